@@ -1,0 +1,201 @@
+"""What a backend is: growable arrays and one JSON document, by name. It knows nothing of steps or trajectories.
+
+A backend is built of two halves. A `Container` says where bytes lie (files of a Zarr directory, places in an HDF5 file)
+and makes them durable. `store.ArrayStore` is the other half, the same for every container: it decides which bytes are written,
+checks and checksums them, and keeps the commit log, which is the only truth about how long each array is.
+
+Row r of a raw array lies at byte r * row_bytes of the array's extents laid side by side. Rows of a coded array lie in encoded
+chunks of `chunk_rows` rows, each encoded once, when it is full.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from replaystore.backends.files import Files
+
+__all__ = ["PAGE", "ArraySpec", "Capabilities", "ChunkEntry", "Codec", "Container", "Extent"]
+
+PAGE = 4096
+"""Runs of raw rows are aligned to this, so that they can be mapped side by side."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a container can do beyond the rest; asked instead of its type."""
+
+    kind: str
+    """"zarr" or "hdf5": the format that other software knows it by."""
+    write: bool = True
+    drop: bool = True
+    """Space of dropped rows is given back, so that a ring is possible."""
+    shards: bool = True
+    """Rows lie in shards (files); otherwise in one file."""
+    default_codec: str = "zstd:1"
+    """What coded arrays get unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """How one array is stored."""
+
+    dtype: np.dtype[Any]
+    """A boolean, integer, float or complex dtype; stored little-endian."""
+    shape: tuple[int, ...]
+    """The shape of one row."""
+    chunk_rows: int
+    """Rows of a chunk, the unit of coding and checksums."""
+    chunks_per_shard: int = 128
+    """Chunks of a shard (Zarr: of a file)."""
+    codec: str | None = None
+    """None: raw bytes. Otherwise "zstd:LEVEL" or "gzip:LEVEL"."""
+    journaled: bool = False
+    """Rows are carried by the commit record first and reach the array in bulk: for small tables that every commit touches."""
+    mutable: bool = False
+    """Rows of a journaled array may change later; the array itself is then only a copy for other software."""
+    dimension: str = "step"
+    """The name of the first dimension, for readers that name dimensions."""
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self.dtype.itemsize) * math.prod(self.shape)
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.chunk_rows * self.row_bytes
+
+    @property
+    def shard_rows(self) -> int:
+        return self.chunk_rows * self.chunks_per_shard
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A run of bytes of an object: of a raw array's rows, one after another."""
+
+    object: str
+    """The name of the object (file) inside the container's `files`."""
+    offset: int
+    """Where the run begins in the object; a multiple of the page size if the run is to be mapped."""
+    length: int
+    """Its length in bytes; a multiple of the page size for all but an array's last run."""
+
+
+@dataclass(frozen=True)
+class ChunkEntry:
+    """Where an encoded chunk lies."""
+
+    object: str
+    offset: int
+    length: int
+
+
+class Codec(Protocol):
+    """How the chunks of one array are encoded in one kind of container. Safe to use from several threads at once."""
+
+    def encode(self, rows: Any) -> bytes:
+        """The stored bytes of a chunk, from its C-order bytes (any contiguous buffer)."""
+
+    def decode(self, data: Any, out: NDArray[np.uint8]) -> None:
+        """Decode stored bytes into `out`, which has the chunk's size in bytes. CorruptError: they do not decode to that."""
+
+    def checksum(self, data: Any) -> int:
+        """crc32c of the stored bytes less the trailing checksum that the container's own format adds."""
+
+
+class Container(Protocol):
+    """Where the bytes of a store lie. One instance serves one open store; only a writer calls the writing half.
+
+    Nothing is durable before `sync`. Methods that write may raise OSError (disk full); calling them again with the same arguments
+    must then be possible. Arrays are named by paths such as "steps/observation/camera" whose parts are already escaped.
+    """
+
+    files: Files
+    """Through which every byte is read and written."""
+    writable: bool
+    capabilities: Capabilities
+    lock_name: str
+    """The name, in `files`, of the lock that a writer holds."""
+
+    def specs(self) -> Mapping[str, ArraySpec]:
+        """All arrays, by name."""
+
+    def refresh(self) -> None:
+        """Look anew at what another process may have changed: arrays, and where their bytes lie."""
+
+    def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
+        """Add empty arrays; one of such a name that no commit knows of (left by a killed writer) is replaced."""
+
+    def codec(self, spec: ArraySpec) -> Codec:
+        """How chunks of a coded array are encoded here. UnsupportedError names the codecs that can be had."""
+
+    def reserve(self, rows: Mapping[str, int]) -> None:
+        """Make room for so many rows of each of these raw arrays."""
+
+    def write_rows(self, name: str, start: int, rows: memoryview) -> None:
+        """Write whole rows (flat bytes, C order) of a raw array from row `start` on, inside the reserved room."""
+
+    def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
+        """Where rows [start, stop) of a raw array lie, in order; `start` is the first row of a shard (of a chunk, without shards).
+
+        The last extent ends with row `stop`. CorruptError names the object that is missing or too short for its rows."""
+
+    def write_chunks(self, chunks: Mapping[str, Mapping[int, bytes]]) -> dict[str, dict[int, ChunkEntry]]:
+        """Store encoded chunks {array: {number: bytes}}; a number seen before (a partly filled last chunk) is superseded, and its
+        old bytes stay as they are."""
+
+    def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
+        """Write the index of a shard of a coded array that is complete: {chunk number: entry} for all its chunks."""
+
+    def entry(self, name: str, chunk: int) -> ChunkEntry | None:
+        """Where an encoded chunk lies, as far as the container itself knows (complete or published shards); None: not known."""
+
+    def append_record(self, record: bytes) -> None:
+        """Append one whole record to the newest segment of the commit log."""
+
+    def begin_segment(self, commit: int, record: bytes) -> None:
+        """Start a new segment of the log, whose first record this is, atomically and durably."""
+
+    def segments(self) -> list[int]:
+        """The commits that the segments of the log begin with, ascending."""
+
+    def read_segment(self, commit: int, start: int = 0) -> bytes:
+        """The bytes of a segment from `start` on; after the last whole record anything may follow."""
+
+    def cut_segment(self, commit: int, length: int) -> None:
+        """Forget what follows `length` bytes of the newest segment: the next record is appended there."""
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document."""
+
+    def replace_document(self, document: Mapping[str, Any]) -> None:
+        """Replace it, atomically and durably."""
+
+    def sync(self) -> None:
+        """Make all that was written durable. OSError: the state of the disk is unknown, the caller must stop writing."""
+
+    def publish(self, lengths: Mapping[str, int], entries: Mapping[str, Mapping[int, ChunkEntry]]) -> None:
+        """Show so many rows of each array to other software (shapes, indexes), durably.
+
+        `entries` has, for coded arrays, the chunks of the last shard, the partly filled last one included. The arrays go on growing
+        afterwards: what other software sees stays at these lengths, or runs ahead, until the next `publish`."""
+
+    def fork(self, rows: Mapping[str, int]) -> None:
+        """Before rows from these on are written anew: give the objects that hold them a new identity (a copy of equal content under
+        the same name), so that whoever has the old ones open keeps them unchanged. Durable on return."""
+
+    def trim(self, rows: Mapping[str, int]) -> None:
+        """Remove whole objects (shards) that lie beyond these rows, left by a killed or rolled back writer."""
+
+    def drop_before(self, name: str, row: int) -> None:
+        """Give back the space of shards whose rows all lie before `row`. UnsupportedError: see `capabilities`."""
+
+    def close(self) -> None:
+        """Release files and locks; write nothing."""

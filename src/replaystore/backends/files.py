@@ -1,0 +1,245 @@
+"""Every byte that is read or written goes through here: named files below one folder, on disk or in memory.
+
+The primitive operations are few and each is one method, so that a test can record them, replay them with unsynced ones lost,
+or make them fail. Names are relative paths with `/`. A write is durable after `sync_file` of the file and, if the file was made or
+renamed, `sync_folder` of the folder that gained the entry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Files", "MemoryFiles"]
+
+OPEN_FILES = 128
+"""Descriptors kept open; reopening costs some microseconds, a process may have 1024."""
+
+
+class Files:
+    """The files below one folder."""
+
+    def __init__(self, root: str | os.PathLike[str], *, writable: bool) -> None:
+        self.root = Path(root)
+        self.writable = writable
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def path(self, name: str) -> str:
+        """The path of a file, for messages and for other libraries."""
+        return os.path.join(self.root, name) if name else str(self.root)
+
+    # --- reading
+
+    def descriptor(self, name: str) -> int:
+        """An open descriptor, owned by this object and valid until the next call. FileNotFoundError if there is no such file."""
+        found = self._open.get(name)
+        if found is not None:
+            self._open.move_to_end(name)
+            return found
+        flags = os.O_RDWR if self.writable else os.O_RDONLY
+        try:
+            opened = os.open(self.path(name), flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        except PermissionError:
+            if not self.writable:
+                raise
+            opened = os.open(self.path(name), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return self._keep(name, opened)
+
+    def duplicate(self, name: str) -> int:
+        """A descriptor that the caller owns."""
+        return os.dup(self.descriptor(name))
+
+    def place(self, name: str) -> tuple[int, int, int]:
+        """Where a file's bytes lie: (descriptor, offset, size). The offset is 0 unless the files are members of a larger one."""
+        fd = self.descriptor(name)
+        return fd, 0, os.fstat(fd).st_size
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Bytes of a file; fewer than asked for where it ends."""
+        fd = self.descriptor(name)
+        if length is None:
+            length = max(0, os.fstat(fd).st_size - offset)
+        pieces: list[bytes] = []
+        while length > 0:
+            piece = os.pread(fd, min(length, 1 << 30), offset)
+            if not piece:
+                break
+            pieces.append(piece)
+            offset += len(piece)
+            length -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def size(self, name: str) -> int:
+        """The size in bytes. FileNotFoundError if there is no such file."""
+        return os.fstat(self.descriptor(name)).st_size
+
+    def exists(self, name: str) -> bool:
+        return os.path.exists(self.path(name))
+
+    def list(self, folder: str = "") -> list[str]:
+        """The names in a folder, sorted; none if it does not exist."""
+        try:
+            return sorted(os.listdir(self.path(folder)))
+        except FileNotFoundError:
+            return []
+
+    def walk(self) -> Iterator[str]:
+        """The names of all files, sorted."""
+        found = []
+        for folder, _, names in os.walk(self.root):
+            found += [os.path.relpath(os.path.join(folder, name), self.root).replace(os.sep, "/") for name in names]
+        return iter(sorted(found))
+
+    # --- writing: the primitive operations
+
+    def create(self, name: str) -> None:
+        """Make an empty file, or empty the one that is there; folders are made as needed."""
+        self.forget(name)
+        os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        self._keep(name, os.open(self.path(name), flags, 0o666))
+
+    def write(self, name: str, offset: int, data: Any) -> None:
+        """Write all of `data` (a buffer of bytes) at `offset`."""
+        fd = self.descriptor(name)
+        written = os.pwrite(fd, data, offset)
+        if written != len(data):  # a signal, a size limit of the system, or the last bytes of a disk
+            rest = memoryview(data)
+            while written < len(rest):
+                written += os.pwrite(fd, rest[written:], offset + written)
+
+    def resize(self, name: str, size: int) -> None:
+        """Cut a file, or extend it by a hole that reads as zeros."""
+        os.ftruncate(self.descriptor(name), size)
+
+    def sync_file(self, name: str) -> None:
+        """Make a file's bytes and size durable."""
+        fd = self.descriptor(name)
+        if sys.platform == "darwin":  # fsync there leaves the bytes in the drive's cache
+            import fcntl
+
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        elif hasattr(os, "fdatasync"):
+            os.fdatasync(fd)
+        else:
+            os.fsync(fd)
+
+    def sync_folder(self, folder: str) -> None:
+        """Make the entries of a folder durable."""
+        if os.name == "nt":  # folders cannot be opened there, and entries are journaled
+            return
+        fd = os.open(self.path(folder), os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name, replacing what has it."""
+        self.forget(old)
+        self.forget(new)
+        os.replace(self.path(old), self.path(new))
+
+    def remove(self, name: str) -> None:
+        """Remove a file; no error if it is not there."""
+        self.forget(name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(name))
+
+    # --- made of them
+
+    def replace(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Replace a file's content at once: a reader sees the old or the new, also after a crash (if durable)."""
+        temporary = name + ".new"
+        self.create(temporary)
+        self.write(temporary, 0, data)
+        if durable:
+            self.sync_file(temporary)
+        self.rename(temporary, name)
+        if durable:
+            self.sync_folder(os.path.dirname(name))
+
+    def forget(self, name: str) -> None:
+        """Close the descriptor kept for a file; the next use opens what then has the name."""
+        found = self._open.pop(name, None)
+        if found is not None:
+            os.close(found)
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for name in list(self._open):
+            self.forget(name)
+
+    def _keep(self, name: str, fd: int) -> int:
+        if len(self._open) >= OPEN_FILES:
+            os.close(self._open.popitem(last=False)[1])
+        self._open[name] = fd
+        return fd
+
+
+class MemoryFiles(Files):
+    """Files that have no name in any folder: they are gone with the process. Made of unlinked temporary files, in memory where the
+    system has a folder for that (Linux: /dev/shm), so that they can be mapped like any other."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(label, writable=True)
+        self._fds: dict[str, int] = {}
+
+    def path(self, name: str) -> str:
+        return f"memory:{self.root}/{name}" if name else f"memory:{self.root}"
+
+    def descriptor(self, name: str) -> int:
+        try:
+            return self._fds[name]
+        except KeyError:
+            raise FileNotFoundError(2, "No such file", self.path(name)) from None
+
+    def exists(self, name: str) -> bool:
+        return name in self._fds or any(known.startswith(name + "/") for known in self._fds)
+
+    def list(self, folder: str = "") -> list[str]:
+        prefix = folder + "/" if folder else ""
+        return sorted({name[len(prefix) :].split("/")[0] for name in self._fds if name.startswith(prefix)})
+
+    def walk(self) -> Iterator[str]:
+        return iter(sorted(self._fds))
+
+    def create(self, name: str) -> None:
+        self.remove(name)
+        folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        with tempfile.TemporaryFile(dir=folder) as file:
+            self._fds[name] = os.dup(file.fileno())
+
+    def sync_file(self, name: str) -> None:
+        self.descriptor(name)
+
+    def sync_folder(self, folder: str) -> None:
+        pass
+
+    def rename(self, old: str, new: str) -> None:
+        self.remove(new)
+        self._fds[new] = self._fds.pop(old)
+
+    def remove(self, name: str) -> None:
+        found = self._fds.pop(name, None)
+        if found is not None:
+            os.close(found)
+
+    def forget(self, name: str) -> None:
+        """Nothing to forget: the descriptor is the file."""
+
+    def close(self) -> None:
+        """Keep the files: the store can be opened again while the process lives."""
+
+    def __del__(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)

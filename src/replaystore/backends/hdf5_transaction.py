@@ -1,0 +1,421 @@
+"""An HDF5 file that changes only by whole transactions, none of which the HDF5 library writes itself.
+
+The library works on an `Overlay`: it reads the file, and what it writes is collected in memory. When it has closed the overlay, the
+complete change is known, and only then is it brought to the disk, with a redo journal that lies before the HDF5 bytes, in the user
+block that HDF5 tools skip. A full disk is therefore an exception before anything happened, never a library stopped half way, and the
+bytes on disk are at every moment those of a cleanly closed HDF5 file, or become so by replaying the journal.
+
+    0        the magic line and constants; never rewritten
+    4096     head slot 0     where the newest segment of the commit log lies and how much of it counts; the slots take turns
+    8192     head slot 1
+    12288    journal header  {sequence, ends, place, length, crc32c}
+    16384    applied marker  the sequence of the newest transaction that is wholly in place
+    20480    journal payload, unless it is too large: then it lies after everything else
+    262144   HDF5
+
+Invariants:
+1. Transaction n is in place and synced before anything of the journal of n + 1 is written.
+2. A transaction has happened if its journal is whole, and has not if it is torn; replaying one that is in place changes nothing.
+3. No byte below the end of the HDF5 bytes (`end`) is overwritten but by replaying a journal, by rows, or by log records:
+   the library is shown an end a little beyond the true one, so that it never finds the last bytes free and gives them away again.
+4. Bytes beyond `end` belong to nobody and are cut off before the next transaction, so new space reads as zeros.
+5. A reader that finds the journal whole and not applied sees its bytes over the file's; it starts anew if another transaction came
+   in between. It takes no lock.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import google_crc32c
+
+from replaystore.backends.files import Files
+from replaystore.backends.hdf5_overlay import Overlay, Pieces, lookup3
+from replaystore.errors import ConflictError, CorruptError, FormatError, FormatVersionError, StorageError
+
+__all__ = ["USERBLOCK", "Head", "TransactionFile", "Version", "front_block"]
+
+USERBLOCK = 1 << 18
+MAGIC = b"REPLAYSTORE HDF5 1\n"
+HEADS = (4096, 8192)
+JOURNAL = 12288
+APPLIED = 16384
+REGION = 20480
+"""Where a journal payload begins; also the length of what precedes it, which is read in one piece."""
+
+DIRECT = 4096
+"""Writes of at least this size into new space are not copied through the journal; it holds their checksums."""
+GAP = 8
+"""How far beyond the true end the library sees the end of the file."""
+INLINE = (1 << 64) - 1
+ATTEMPTS = 200
+
+HEADER = struct.Struct("<8sQQQQQI")
+MARKER = struct.Struct("<8sQ")
+HEAD = struct.Struct("<8sQqQQ")
+PIECE = struct.Struct("<QQ")
+ENTRY = struct.Struct("<QQQ")
+CHECKSUM = struct.Struct("<I")
+SUPERBLOCK = 48
+MOST_PIECES = 28
+
+Result = TypeVar("Result")
+Version = tuple[int, ...]
+"""Says which transaction was the last; equal as long as nothing but rows and log records changed."""
+
+
+def _sealed(data: bytes) -> bytes:
+    return data + CHECKSUM.pack(google_crc32c.value(data))
+
+
+def _opened(block: bytes, offset: int, form: struct.Struct, magic: bytes) -> tuple[Any, ...] | None:
+    """The fields of a sealed record of fixed form, without its magic; None if it is torn or was never written."""
+    data = block[offset : offset + form.size]
+    if data[:8] != magic or block[offset + form.size :][: CHECKSUM.size] != CHECKSUM.pack(google_crc32c.value(data)):
+        return None
+    return form.unpack(data)[1:]
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where the newest segment of the commit log lies."""
+
+    sequence: int
+    commit: int
+    """The commit that the segment begins with."""
+    used: int
+    """Bytes of it that count."""
+    pieces: tuple[tuple[int, int], ...]
+    """(offset, length) of each piece of room, in order."""
+
+    @property
+    def slot(self) -> int:
+        return HEADS[self.sequence % 2]
+
+    @property
+    def room(self) -> int:
+        return sum(length for _, length in self.pieces)
+
+    def pack(self) -> bytes:
+        pieces = b"".join(PIECE.pack(*piece) for piece in self.pieces)
+        return _sealed(HEAD.pack(b"RSHEAD01", self.sequence, self.commit, self.used, len(self.pieces)) + pieces)
+
+    @classmethod
+    def unpack(cls, block: bytes, slot: int) -> Head | None:
+        magic, sequence, commit, used, count = HEAD.unpack_from(block, slot)
+        if magic != b"RSHEAD01" or count > MOST_PIECES:
+            return None
+        stop = slot + HEAD.size + count * PIECE.size
+        if block[stop : stop + CHECKSUM.size] != CHECKSUM.pack(google_crc32c.value(block[slot:stop])):
+            return None
+        return cls(sequence, commit, used, tuple(PIECE.iter_unpack(block[slot + HEAD.size : stop])))
+
+    def inside(self, size: int) -> bool:
+        """Whether what counts lies inside a file of this size."""
+        rest = self.used
+        for offset, length in self.pieces:
+            if rest > 0 and offset + min(rest, length) > size:
+                return False
+            rest -= length
+        return rest <= 0
+
+
+@dataclass(frozen=True)
+class Header:
+    """The journal header."""
+
+    sequence: int
+    old_end: int
+    new_end: int
+    place: int
+    length: int
+    crc: int
+
+    def pack(self) -> bytes:
+        return _sealed(HEADER.pack(b"RSJOURN1", self.sequence, self.old_end, self.new_end, self.place, self.length, self.crc))
+
+
+@dataclass(frozen=True)
+class Front:
+    """What lies before the journal payload, read at one moment."""
+
+    block: bytes
+    journal: Header | None
+    applied: int
+
+    @property
+    def pending(self) -> Header | None:
+        """The header of a journal that is not known to be in place."""
+        return self.journal if self.journal is not None and self.journal.sequence > self.applied else None
+
+
+def front_block() -> bytes:
+    """The user block of a new file. It is written out so that later journals never need new space on the disk."""
+    block = bytearray(USERBLOCK)
+    text = MAGIC + b"The first 262144 bytes belong to replaystore; an ordinary HDF5 file follows them.\n"
+    block[: len(text)] = text
+    marker = _sealed(MARKER.pack(b"RSAPPLY1", 0))
+    block[APPLIED : APPLIED + len(marker)] = marker
+    return bytes(block)
+
+
+class TransactionFile:
+    """One file in this form. Readers use `read`, `head` and `version`; the one writer also the rest, after `recover`."""
+
+    def __init__(self, files: Files, name: str, *, follow: bool) -> None:
+        self.files = files
+        self.name = name
+        self.path = files.path(name)
+        self.generation = 0
+        """Counts how often another file has taken the name, and was turned to (`follow`: what a reader does)."""
+        self.failed = False
+        """A sync failed: what is on the disk is unknown, and nothing more is written."""
+        self.unfinished = False
+        """A transaction may have happened, but is not known to be in place: `recover` before anything else."""
+        self._following = follow
+        self._sequence = 0
+        self._seen = 0
+
+    # --- reading
+
+    def _front(self) -> Front:
+        block = self.files.read(self.name, 0, REGION)
+        if not block.startswith(MAGIC):
+            if block.startswith(MAGIC[:17]):
+                raise FormatVersionError(f"{self.path} is of a newer form of replaystore's HDF5 files; upgrade replaystore")
+            raise FormatError(f"{self.path} is not a replaystore HDF5 file")
+        if len(block) < REGION:
+            raise CorruptError(f"{self.path} is cut short: {len(block)} bytes are left of at least {USERBLOCK}")
+        fields = _opened(block, JOURNAL, HEADER, b"RSJOURN1")
+        marker = _opened(block, APPLIED, MARKER, b"RSAPPLY1")
+        return Front(block, Header(*fields) if fields else None, marker[0] if marker else 0)
+
+    def _payload(self, header: Header) -> Pieces | None:
+        """What a journal says is to be written; None if it is torn."""
+        if header.place + header.length > self.files.size(self.name):
+            return None
+        payload = self.files.read(self.name, header.place, header.length)
+        if len(payload) < CHECKSUM.size or google_crc32c.value(payload) != header.crc:
+            return None
+        (count,) = CHECKSUM.unpack_from(payload)
+        pieces, place = Pieces(), CHECKSUM.size + count * ENTRY.size
+        for offset, length, crc in ENTRY.iter_unpack(payload[CHECKSUM.size : place]):
+            if crc == INLINE:
+                pieces.write(offset, payload[place : place + length])
+                place += length
+            elif google_crc32c.value(self.files.read(self.name, offset, length)) != crc:
+                return None
+        return pieces
+
+    def _superblock(self, pieces: Pieces) -> tuple[bytes, int]:
+        """The superblock of HDF5 and the end of the file that it names."""
+        data = bytearray(self.files.read(self.name, USERBLOCK, SUPERBLOCK).ljust(SUPERBLOCK, b"\0"))
+        pieces.lay_over(USERBLOCK, data)
+        block = bytes(data)
+        if block[:8] != b"\x89HDF\r\n\x1a\n" or block[8] not in (2, 3) or block[9:11] != b"\x08\x08":
+            raise CorruptError(f"{self.path}: the HDF5 superblock at byte {USERBLOCK} is damaged or missing")
+        base, _, end, _, checksum = struct.unpack("<QQQQI", block[12:])
+        if checksum != lookup3(block[:44]) or base != USERBLOCK:
+            raise CorruptError(f"{self.path}: the HDF5 superblock at byte {USERBLOCK} fails its checksum")
+        return block, end
+
+    def _state(self) -> tuple[Front, Pieces]:
+        """The front, and what a pending journal lays over the file."""
+        for _ in range(ATTEMPTS):
+            front = self._front()
+            header = front.pending
+            if header is None:
+                return front, Pieces()
+            pieces = self._payload(header)
+            if pieces is not None:
+                return front, pieces
+            again = self._front()
+            if again.journal == header and again.applied == front.applied:
+                return front, Pieces()  # torn: it did not happen
+        raise self._restless()
+
+    def _restless(self) -> ConflictError:
+        return ConflictError(f"{self.path} was changed again and again while it was read; try again")
+
+    def version(self) -> Version:
+        """Changes with every transaction and when another file takes the name. Cheap."""
+        self._turn()
+        block = self.files.read(self.name, JOURNAL, HEADER.size + CHECKSUM.size)
+        fields = _opened(block, 0, HEADER, b"RSJOURN1")
+        return self._version(Header(*fields) if fields else None)
+
+    def _version(self, journal: Header | None) -> Version:
+        return (self.generation, journal.sequence, journal.crc) if journal else (self.generation, 0, 0)
+
+    def _turn(self) -> None:
+        """Turn to the file that now has the name: a writer may have put a copy there."""
+        if not self._following:
+            return
+        try:
+            named = os.stat(self.path)
+        except OSError:  # removed, or in memory: what is open stays
+            return
+        opened = os.fstat(self.files.descriptor(self.name))
+        if (named.st_dev, named.st_ino) != (opened.st_dev, opened.st_ino):
+            self.files.forget(self.name)
+            self.generation += 1
+            self._seen = 0
+
+    def read(self, action: Callable[[Overlay], Result]) -> tuple[Result, Version]:
+        """What `action` finds in a consistent state of the file, and the version of that state."""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(0.0001 * min(attempt, 50))
+            self._turn()
+            front, pieces = self._state()
+            version = self._version(front.journal)
+            failure: Exception | None = None
+            try:
+                _, end = self._superblock(pieces)
+                size, needed = self.files.size(self.name), front.pending.old_end if pieces and front.pending else end
+                if size < needed:
+                    raise CorruptError(f"{self.path} is cut short: {size} bytes are left of {needed}")
+                result = action(Overlay(lambda offset, length: self.files.read(self.name, offset, length), end, pieces))
+            except Exception as error:
+                failure = error
+            if self._version(self._front().journal) == version:
+                if failure is not None:
+                    raise failure
+                return result, version
+        raise self._restless()
+
+    def head(self) -> Head | None:
+        """The newest valid head; None before the first segment of the log. Cheap."""
+        self._turn()
+        best: Head | None = None
+        for attempt in range(20):
+            front = self._front()
+            block = front.block
+            if front.pending is not None:
+                front, pieces = self._state()
+                overlaid = bytearray(front.block)
+                pieces.lay_over(0, overlaid)
+                block = bytes(overlaid)
+            found = [head for slot in HEADS if (head := Head.unpack(block, slot)) is not None]
+            best = max(found, key=lambda head: head.sequence, default=None)
+            if best is not None and not best.inside(self.files.size(self.name)):
+                found.remove(best)
+                best = max(found, key=lambda head: head.sequence, default=None)
+            if (best.sequence if best else 0) >= self._seen:  # otherwise a slot was read while it was written
+                break
+            time.sleep(0.0001 * attempt)
+        self._seen = best.sequence if best else 0
+        return best
+
+    # --- writing
+
+    def check(self) -> None:
+        """StorageError after a failed sync."""
+        if self.failed:
+            raise StorageError(f"{self.path}: a sync failed earlier, and what is on the disk is unknown; close the store and open it again")
+
+    def sync(self) -> None:
+        """Make everything durable. After a failure nothing is tried again: the system may have thrown the bytes away."""
+        self.check()
+        try:
+            self.files.sync_file(self.name)
+        except OSError:
+            self.failed = True
+            raise
+
+    def recover(self) -> None:
+        """Finish or forget what an interrupted transaction left. To be called before the first write."""
+        self.check()
+        front, pieces = self._state()
+        header = front.pending
+        if header is not None:
+            if pieces:
+                self.sync()  # after a kill the journal may be in the system's memory only
+                self._apply(pieces, header.new_end)
+            self._mark(header.sequence)
+        self._sequence = max(front.applied, front.journal.sequence if front.journal else 0)
+        self.unfinished = False
+
+    def begin(self) -> Overlay:
+        """A file for the library to change; `commit` makes the change, dropping the overlay forgets it."""
+        self.check()
+        pieces = Pieces()
+        block, end = self._superblock(pieces)
+        size = self.files.size(self.name)
+        if size < end:
+            raise CorruptError(f"{self.path} is cut short: {size} bytes are left of {end}")
+        if size > end:
+            self.files.resize(self.name, end)
+        shown = block[:28] + struct.pack("<Q", end + GAP) + block[36:44]
+        pieces.write(USERBLOCK, shown + CHECKSUM.pack(lookup3(shown)))
+        overlay = Overlay(lambda offset, length: self.files.read(self.name, offset, length), end + GAP, pieces)
+        overlay.start = end
+        return overlay
+
+    def commit(self, overlay: Overlay) -> None:
+        """Make a change durable and put it in place. OSError: it did not happen, or (`unfinished`) `recover` decides it."""
+        self.check()
+        old_end, new_end = overlay.start, overlay.end
+        if new_end < old_end + GAP:
+            raise CorruptError(f"{self.path}: HDF5 gave up space that is in use ({new_end} of {old_end} bytes); the file is damaged")
+        pieces = overlay.pieces
+        pieces.cut(new_end)
+        straight = [*overlay.direct, *((offset, data) for offset, data in pieces if offset >= old_end and len(data) >= DIRECT)]
+        journaled = Pieces()
+        for offset, data in pieces:
+            if offset < old_end or len(data) < DIRECT:
+                journaled.write(offset, data)
+        for offset, data in overlay.front.items():
+            journaled.write(offset, data)
+        for offset, data in straight:
+            self.files.write(self.name, offset, data)
+        payload = _payload_of(journaled, straight)
+        place = REGION
+        if len(payload) > USERBLOCK - REGION:
+            beyond = max(new_end, self.files.size(self.name))
+            place = beyond + (-beyond) % 4096
+        header = Header(self._sequence + 1, old_end, new_end, place, len(payload), google_crc32c.value(payload))
+        self.files.write(self.name, place, payload)
+        self.unfinished = True
+        self.files.write(self.name, JOURNAL, header.pack())
+        self.sync()
+        self._apply(journaled, new_end)
+        self._mark(header.sequence)
+        self._sequence = header.sequence
+        self.unfinished = False
+
+    def _apply(self, pieces: Iterable[tuple[int, bytes]], end: int) -> None:
+        start, run = 0, b""
+        for offset, data in pieces:  # neighbours in one write
+            if run and start + len(run) == offset:
+                run += data
+                continue
+            if run:
+                self.files.write(self.name, start, run)
+            start, run = offset, data
+        if run:
+            self.files.write(self.name, start, run)
+        if self.files.size(self.name) < end:
+            self.files.resize(self.name, end)
+        self.sync()
+
+    def _mark(self, sequence: int) -> None:
+        """Say that a transaction is in place. If this is lost, it is replayed, which changes nothing."""
+        self.files.write(self.name, APPLIED, _sealed(MARKER.pack(b"RSAPPLY1", sequence)))
+
+    def write_head(self, head: Head) -> None:
+        """Name the newest state of the log; durable with the next `sync`."""
+        self.check()
+        self.files.write(self.name, head.slot, head.pack())
+        self._seen = head.sequence
+
+
+def _payload_of(journaled: Pieces, straight: Sequence[tuple[int, bytes]]) -> bytes:
+    entries = [ENTRY.pack(offset, len(data), INLINE) for offset, data in journaled]
+    entries += [ENTRY.pack(offset, len(data), google_crc32c.value(bytes(data))) for offset, data in straight]
+    return b"".join([CHECKSUM.pack(len(entries)), *entries, *(data for _, data in journaled)])

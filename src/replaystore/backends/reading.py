@@ -1,0 +1,300 @@
+"""The reading half of an array store: its state as of a commit, its tables, and where the chunks of its arrays lie.
+
+A reader needs no lock and no recovery: it believes the newest valid record of the commit log and nothing beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from google_crc32c import value
+from numpy.typing import NDArray
+
+from replaystore.backends import ArraySpec, ChunkEntry, Container
+from replaystore.backends.records import Piece, State, decode_records
+from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
+
+__all__ = ["StoreReader", "tail_array"]
+
+ATTEMPTS = 16
+"""How often a reader looks again when a writer is faster than it."""
+
+
+def tail_array(slot: int) -> str:
+    """The name of the array that keeps the rows of unfinished chunks; there are two, used in turn."""
+    return f"journal/tail/{slot}"
+
+
+class StoreReader:
+    """The arrays of a container as of a commit."""
+
+    def __init__(self, container: Container, state: State, *, newest: State | None = None) -> None:
+        self.container = container
+        self.state = state
+        self._newest = newest
+        """For a reader of an older commit: the commit that knows where everything lies by now."""
+        self._tables: dict[str, _Table] = {}
+        self._tail_rows: dict[str, tuple[int, NDArray[Any]]] = {}
+
+    @classmethod
+    def load(cls, container: Container) -> State:
+        """The newest state."""
+        for _ in range(ATTEMPTS):
+            segments = container.segments()
+            if not segments:
+                raise CorruptError(f"{container.files.path('')}: there is no commit log; run `replaystore repair`")
+            try:
+                return State.replay(container.read_segment(segments[-1]), container.files.path(""), widths=widths(container.specs()))
+            except (FileNotFoundError, CorruptError):
+                if container.segments() == segments:
+                    raise
+        raise ConflictError(f"{container.files.path('')}: the commit log changed {ATTEMPTS} times while it was read; try again")
+
+    def __str__(self) -> str:
+        return self.container.files.path("")
+
+    # --- what there is
+
+    def specs(self) -> dict[str, ArraySpec]:
+        """The arrays that hold rows of the user's, by name."""
+        specs = self.container.specs()
+        return {name: specs[name] for name in self.state.arrays if name in specs and not name.startswith(("checksums/", "journal/"))}
+
+    @property
+    def places(self) -> State:
+        """The state that says where chunks lie: the newest one known."""
+        return self._newest or self.state
+
+    def rows(self, name: str) -> int:
+        """Rows of an array as of the commit, dropped ones included."""
+        if name.startswith("checksums/"):
+            array = name.removeprefix("checksums/")
+            return self.rows(array) // self.container.specs()[array].chunk_rows
+        return self.state.lengths.get(name.split("/")[0], 0)
+
+    def first(self, name: str) -> int:
+        """The first row of an array that is kept."""
+        return self.state.first.get(name.split("/")[0], 0)
+
+    def refresh(self) -> bool:
+        """Go on to the newest commit; whether there was one."""
+        before = self.state.commit
+        for _ in range(ATTEMPTS):
+            segments = self.container.segments()
+            if segments and segments[-1] == self.state.base:
+                data = self.container.read_segment(self.state.base, self.state.end)
+                start = self.state.end
+                for meta, blobs, end in decode_records(data):
+                    if meta.get("arrays"):
+                        self.container.refresh()
+                    self.state.apply(meta, blobs, widths=widths(self.container.specs()))
+                    self.state.end = start + end
+                break
+            self.container.refresh()
+            generation = self.state.generation
+            self.state = self.load(self.container)
+            self._tables.clear()
+            if self.state.generation == generation and self.container.segments()[-1] == self.state.base:
+                break
+        if self.state.commit != before:
+            self._tail_rows.clear()
+        return self.state.commit != before
+
+    def pin(self, commit: int) -> StoreReader:
+        """A reader of the same container as of an older commit."""
+        return StoreReader(self.container, self.at(commit), newest=self.state)
+
+    def unpinned(self) -> StoreReader:
+        """A reader of the same container as of the newest commit known here."""
+        return StoreReader(self.container, self.places)
+
+    def check_generation(self) -> None:
+        """ConflictError if another process has rolled the store back: what is opened now would not fit what was opened before."""
+        if not self.container.writable and self.load(self.container).generation != self.places.generation:
+            raise ConflictError(f"{self}: another process went back to an older commit; refresh or reopen")
+
+    def at(self, commit: int) -> State:
+        """The state as of an older commit. NotFoundError, EvictedError: it cannot be had any more."""
+        newest = self.state
+        if commit == newest.commit:
+            return newest
+        where = f"{self}: commit {commit}"
+        if commit > newest.commit or commit < 0:
+            raise NotFoundError(f"{where} does not exist; the newest is {newest.commit}")
+        if newest.is_dead(commit):
+            raise NotFoundError(f"{where} was rolled back; `replaystore info` lists what can be opened")
+        segments = [base for base in self.container.segments() if base <= commit]
+        if not segments:
+            raise NotFoundError(f"{where} is older than the history that is kept")
+        data = self.container.read_segment(segments[-1])
+        state = State.replay(data, str(self), widths=widths(self.container.specs()), until=commit)
+        if state.commit != commit:
+            raise NotFoundError(f"{where} is not in the commit log")
+        for group, row in newest.first.items():
+            if row > state.first.get(group, 0):
+                raise EvictedError(f"{where} needs {group} rows before {row}, which have left the ring")
+        return state
+
+    # --- tables
+
+    def table(self, name: str) -> NDArray[Any]:
+        """All rows of a journaled array as of the commit, read-only. CorruptError: its stored rows are damaged."""
+        spec = self.container.specs()[name]
+        rows = self.rows(name)
+        if spec.mutable:
+            data = self.state.mutable.get(name, np.empty((0, spec.row_bytes), np.uint8))
+            return np.ascontiguousarray(data[:rows]).reshape(-1).view(spec.dtype).reshape(rows, *spec.shape)
+        table = self._tables.get(name)
+        if table is None:
+            table = self._tables[name] = _Table(self._stored_rows(name, spec))
+        blobs = self.state.appended.get(name, [])
+        table.extend(blobs)
+        return table.bytes(rows * spec.row_bytes).view(spec.dtype).reshape(rows, *spec.shape)
+
+    def _stored_rows(self, name: str, spec: ArraySpec) -> bytes:
+        rows, checksum = self.state.tables.get(name, (0, 0))
+        data = self.read_raw(name, 0, rows) if rows else b""
+        if rows and value(data) != checksum:
+            if self.load(self.container).generation != self.state.generation:
+                raise ConflictError(f"{self}: rolled back to an older commit by another process; refresh or reopen")
+            raise CorruptError(f"{self}: the table {name} does not match its checksum; run `replaystore verify`")
+        return data
+
+    # --- rows and chunks
+
+    def read_raw(self, name: str, start: int, stop: int) -> bytes:
+        """The bytes of rows [start, stop) of a raw array."""
+        spec = self.container.specs()[name]
+        unit = spec.shard_rows if self.container.capabilities.shards else spec.chunk_rows
+        aligned = start // unit * unit
+        skip = (start - aligned) * spec.row_bytes
+        pieces = []
+        for extent in self.container.extents(name, aligned, stop):
+            if skip >= extent.length:
+                skip -= extent.length
+                continue
+            pieces.append(self.container.files.read(extent.object, extent.offset + skip, extent.length - skip))
+            skip = 0
+        data = b"".join(pieces)
+        if len(data) != (stop - start) * spec.row_bytes:
+            raise CorruptError(f"{self}: {name} has {len(data)} bytes where rows {start} to {stop} need {(stop - start) * spec.row_bytes}")
+        return data
+
+    def locate(self, name: str, chunk: int) -> ChunkEntry | None:
+        """Where a complete chunk of a coded array lies; None: nowhere."""
+        return self.places.entries.get(name, {}).get(chunk) or self.container.entry(name, chunk)
+
+    def checksum(self, name: str, chunk: int) -> int | None:
+        """The crc32c of a complete chunk's stored bytes; None: the chunk is not complete."""
+        table = self.table("checksums/" + name)
+        return int(table[chunk]) if chunk < len(table) else None
+
+    def tail(self, name: str) -> tuple[int, NDArray[Any]]:
+        """The unfinished chunk of a coded array: (its first row, its rows).
+
+        Its place may be reused by a writer that goes on: read it soon after `refresh`, and it is kept here."""
+        known = self._tail_rows.get(name)
+        if known is None:
+            known = self._tail_rows[name] = self._read_tail(name)
+        return known
+
+    def keep_tails(self) -> None:
+        """Read what a writer may reuse, now."""
+        for _ in range(ATTEMPTS):
+            try:
+                for name, spec in self.specs().items():
+                    if spec.codec is not None and not spec.journaled:
+                        self.tail(name)
+                return
+            except CorruptError:
+                if self._newest is None:
+                    moved = self.refresh()
+                else:
+                    known = self._newest.commit
+                    self.container.refresh()
+                    self._newest = self.load(self.container)
+                    moved = self._newest.commit != known
+                if not moved:
+                    raise
+
+    def _read_tail(self, name: str) -> tuple[int, NDArray[Any]]:
+        spec = self.container.specs()[name]
+        rows = self.rows(name)
+        chunk = rows // spec.chunk_rows
+        start = chunk * spec.chunk_rows
+        data = b""
+        if rows > start and chunk < self.places.lengths[name.split("/")[0]] // spec.chunk_rows:  # complete by now
+            data = self.decode(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
+        elif rows > start:
+            pieces = []
+            at = start
+            for piece in self.places.tails.get(name, []):
+                if piece.start < start:
+                    continue
+                found = self.read_raw(tail_array(piece.slot), piece.offset, piece.offset + piece.rows * spec.row_bytes)
+                if value(found) != piece.checksum or piece.start != at:
+                    raise CorruptError(f"{self}: rows {piece.start} to {piece.start + piece.rows} of {name} do not match their checksum")
+                at += piece.rows
+                pieces.append(found)
+            if at < rows:
+                raise CorruptError(f"{self}: rows {at} to {rows} of {name} are missing; run `replaystore verify`")
+            data = b"".join(pieces)[: (rows - start) * spec.row_bytes]
+        return start, np.frombuffer(data, spec.dtype).reshape(rows - start, *spec.shape)
+
+    def attachment(self, name: str) -> bytes | None:
+        """What was attached to the commit under this name; None: nothing, or (an older commit) its place was used for something else."""
+        kept = self.state.attached.get(name)
+        if not isinstance(kept, Piece):
+            return kept
+        try:
+            data = self.read_raw(tail_array(kept.slot), kept.offset, kept.offset + kept.rows)
+        except CorruptError:
+            return None
+        return data if value(data) == kept.checksum else None
+
+    def decode(self, name: str, chunk: int) -> NDArray[np.uint8]:
+        """The bytes of a complete chunk of a coded array."""
+        spec = self.container.specs()[name]
+        entry = self.locate(name, chunk)
+        if entry is None:
+            raise CorruptError(f"{self}: chunk {chunk} of {name} is missing; run `replaystore verify`")
+        out = np.empty(spec.chunk_bytes, np.uint8)
+        self.container.codec(spec).decode(self.container.files.read(entry.object, entry.offset, entry.length), out)
+        return out
+
+    def close(self) -> None:
+        self.container.close()
+
+
+def widths(specs: Mapping[str, ArraySpec]) -> dict[str, int]:
+    """Bytes of a row of each mutable array."""
+    return {name: spec.row_bytes for name, spec in specs.items() if spec.mutable}
+
+
+class _Table:
+    """Bytes that grow at the end, with room ahead so that growing is cheap; what was handed out stays as it is."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = np.frombuffer(data, np.uint8)
+        self._length = len(data)
+        self._blobs = 0
+
+    def extend(self, blobs: list[bytes]) -> None:
+        new = blobs[self._blobs :]
+        if not new:
+            return
+        added = np.frombuffer(b"".join(new), np.uint8)
+        length = self._length + added.size
+        if length > self._data.size or not self._data.flags.writeable:
+            grown = np.empty(max(length, 2 * self._length, 1024), np.uint8)
+            grown[: self._length] = self._data[: self._length]
+            self._data = grown
+        self._data[self._length : length] = added
+        self._length, self._blobs = length, len(blobs)
+
+    def bytes(self, length: int) -> NDArray[np.uint8]:
+        view = self._data[:length]
+        view.flags.writeable = False
+        return view

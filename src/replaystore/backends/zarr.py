@@ -1,0 +1,452 @@
+"""A store as a Zarr v3 hierarchy: a folder (or memory, or a stored zip for reading) that any Zarr v3 reader reads.
+
+    zarr.json                            root group; its attribute `replaystore` is the document
+    steps/reward/zarr.json               array: sharded, dimension names, fill value 0
+    steps/reward/c/0                     shard 0: [index][padding to a page][chunk 0][chunk 1]…
+    journal/log/c/<commit>               a segment of the commit log (the array itself is empty: no Zarr reader looks inside)
+    journal/tail/<slot>/c/0              raw rows of unfinished chunks of coded arrays
+    journal/lock                         held by a writer
+
+Raw arrays: chunk k of a shard lies at HEADER + k * chunk_bytes, always, so that a shard is one run of rows, and the data of all
+shards, mapped side by side, are one array. Coded arrays: chunks lie one after another in the order they were written; a superseded
+chunk (the padded last one of an earlier `publish`) stays where it is.
+
+The index of a shard is written when the shard is complete and, for the last one, by `publish`; shapes in zarr.json are changed by
+`publish` alone. So what other software sees is always one and the same commit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from google_crc32c import value
+
+from replaystore.backends import PAGE, ArraySpec, Capabilities, ChunkEntry, Codec, Extent
+from replaystore.backends.codecs import codec_for, zarr_codecs
+from replaystore.backends.files import Files
+from replaystore.errors import CorruptError, FormatError, UnsupportedError
+
+__all__ = ["ZarrContainer"]
+
+LOG = "journal/log"
+_NOWHERE = 2**64 - 1
+_LOG_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byte")
+CONVENTION = {
+    "uuid": "6a0f6d5c-58a5-4c0a-9a53-0f4f1d0b7a51",
+    "name": "replaystore",
+    "description": "Reinforcement-learning buffer: rows under steps/ are steps; the root attribute `replaystore` describes them.",
+}
+
+
+class ZarrContainer:
+    """A Zarr v3 hierarchy in `files`."""
+
+    lock_name = "journal/lock"
+
+    def __init__(self, files: Files, *, writable: bool) -> None:
+        self.files = files
+        self.writable = writable
+        self.capabilities = Capabilities(kind="zarr", write=writable)
+        self._specs: dict[str, ArraySpec] | None = None
+        self._indexes: dict[tuple[str, int], dict[int, ChunkEntry]] = {}
+        self._dirty: dict[str, None] = {}
+        self._folders: dict[str, None] = {}
+        self._segment: tuple[str, int] | None = None
+        self._made: set[str] = set()
+        self._ends: dict[str, int] = {}
+
+    @classmethod
+    def create(cls, files: Files, document: Mapping[str, Any]) -> ZarrContainer:
+        """An empty hierarchy; not durable before `sync`."""
+        container = cls(files, writable=True)
+        container._write("zarr.json", _json(_group(document)))
+        container._specs = {}
+        container.create_arrays({LOG: _LOG_SPEC})
+        return container
+
+    @classmethod
+    def open(cls, files: Files, *, writable: bool) -> ZarrContainer:
+        """An existing hierarchy. FormatError: it is none of ours."""
+        container = cls(files, writable=writable)
+        container.document()
+        return container
+
+    # --- metadata
+
+    def specs(self) -> Mapping[str, ArraySpec]:
+        if self._specs is None:
+            self._specs = dict(self._walk(""))
+        return self._specs
+
+    def refresh(self) -> None:
+        self._specs = None
+        self._indexes.clear()
+        if not self.writable:
+            self.files.close()  # a rollback gives files a new identity
+
+    def _walk(self, folder: str) -> Iterator[tuple[str, ArraySpec]]:
+        for entry in self.files.list(folder):
+            name = f"{folder}/{entry}" if folder else entry
+            if entry.endswith(".new") or not self.files.exists(f"{name}/zarr.json"):
+                continue
+            metadata = self._metadata(name)
+            if metadata.get("node_type") == "array":
+                yield name, _spec(metadata, self.files.path(f"{name}/zarr.json"))
+            else:
+                yield from self._walk(name)
+
+    def _metadata(self, name: str) -> dict[str, Any]:
+        file = f"{name}/zarr.json" if name else "zarr.json"
+        try:
+            found = json.loads(self.files.read(file))
+        except FileNotFoundError:
+            raise FormatError(f"{self.files.path('')} is not a replaystore store: it has no {file}") from None
+        except ValueError as error:
+            raise CorruptError(f"{self.files.path(file)}: not valid JSON ({error}); run `replaystore repair`") from None
+        finally:
+            self.files.forget(file)  # it is replaced by renaming
+        if not isinstance(found, dict) or found.get("zarr_format") != 3:
+            raise FormatError(f"{self.files.path(file)}: not Zarr v3 metadata")
+        return found
+
+    def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
+        known = dict(self.specs())
+        for name, spec in specs.items():
+            parts = name.split("/")
+            for depth in range(1, len(parts)):
+                group = "/".join(parts[:depth])
+                if not self.files.exists(f"{group}/zarr.json"):
+                    self._write(f"{group}/zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": {}}))
+                    self._note_folders(group)
+            for leftover in self.files.list(f"{name}/c"):
+                self._remove_shard(name, leftover, len(spec.shape))
+            self._write(f"{name}/zarr.json", _json(_array(spec, 0, name)))
+            self._note_folders(name)
+            known[name] = spec
+        self._specs = known
+
+    def codec(self, spec: ArraySpec) -> Codec:
+        return codec_for("zarr", spec)
+
+    def document(self) -> dict[str, Any]:
+        attributes = self._metadata("").get("attributes")
+        if not isinstance(attributes, dict) or not isinstance(attributes.get("replaystore"), dict):
+            raise FormatError(f"{self.files.path('')} is a Zarr hierarchy, but not a replaystore store: no attribute `replaystore`")
+        return dict(attributes["replaystore"])
+
+    def replace_document(self, document: Mapping[str, Any]) -> None:
+        self.files.replace("zarr.json", _json(_group(document)))
+
+    # --- raw rows
+
+    def reserve(self, rows: Mapping[str, int]) -> None:
+        """Nothing to do: files grow as they are written."""
+
+    def write_rows(self, name: str, start: int, rows: memoryview) -> None:
+        spec = self.specs()[name]
+        header, width, per_shard = header_bytes(spec), spec.row_bytes, spec.shard_rows
+        done, count = 0, len(rows) // width
+        while done < count:
+            shard, at = divmod(start + done, per_shard)
+            step = min(per_shard - at, count - done)
+            file = shard_name(name, spec, shard)
+            self._touch(file)
+            self.files.write(file, header + at * width, rows[done * width : (done + step) * width] if step != count else rows)
+            done += step
+            if at + step == per_shard:
+                self.files.write(file, 0, _raw_index(spec, spec.chunks_per_shard))
+
+    def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
+        spec = self.specs()[name]
+        header, found = header_bytes(spec), []
+        for shard in range(start // spec.shard_rows, -(-stop // spec.shard_rows)):
+            file = shard_name(name, spec, shard)
+            length = min(spec.shard_rows, stop - shard * spec.shard_rows) * spec.row_bytes
+            try:
+                size = self.files.size(file)
+            except FileNotFoundError:
+                raise CorruptError(f"{self.files.path(file)} is missing; run `replaystore verify`") from None
+            if size < header + length:
+                raise CorruptError(
+                    f"{self.files.path(file)} has {size} bytes where committed rows need {header + length}; run `replaystore verify`"
+                )
+            found.append(Extent(file, header, length))
+        return found
+
+    # --- encoded chunks
+
+    def write_chunks(self, chunks: Mapping[str, Mapping[int, bytes]]) -> dict[str, dict[int, ChunkEntry]]:
+        placed: dict[str, dict[int, ChunkEntry]] = {}
+        for name, numbered in chunks.items():
+            spec, mine = self.specs()[name], placed.setdefault(name, {})
+            by_file: dict[str, list[int]] = {}
+            for number in numbered:
+                by_file.setdefault(shard_name(name, spec, number // spec.chunks_per_shard), []).append(number)
+            for file, numbers in by_file.items():
+                self._touch(file)
+                begin = at = max(header_bytes(spec), self._ends.get(file) or self.files.size(file))
+                for number in numbers:
+                    mine[number] = ChunkEntry(file, at, len(numbered[number]))
+                    at += len(numbered[number])
+                self.files.write(file, begin, b"".join(numbered[number] for number in numbers))
+                self._ends[file] = at
+        return placed
+
+    def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
+        spec = self.specs()[name]
+        file = shard_name(name, spec, shard)
+        index = np.full((spec.chunks_per_shard, 2), _NOWHERE, "<u8")
+        for number, entry in entries.items():
+            index[number % spec.chunks_per_shard] = entry.offset, entry.length
+        self.files.write(file, 0, _with_checksum(index))
+        self._dirty[file] = None
+        self._indexes.pop((name, shard), None)
+
+    def entry(self, name: str, chunk: int) -> ChunkEntry | None:
+        spec = self.specs()[name]
+        shard = chunk // spec.chunks_per_shard
+        known = self._indexes.get((name, shard))
+        if known is None:
+            known = self._indexes[name, shard] = self.read_index(name, shard)
+        return known.get(chunk)
+
+    def read_index(self, name: str, shard: int) -> dict[int, ChunkEntry]:
+        """The index of a shard. CorruptError: it is missing, damaged, or points outside the file."""
+        spec = self.specs()[name]
+        file = shard_name(name, spec, shard)
+        length = 16 * spec.chunks_per_shard
+        try:
+            data, size = self.files.read(file, 0, length + 4), self.files.size(file)
+        except FileNotFoundError:
+            raise CorruptError(f"{self.files.path(file)} is missing; run `replaystore verify`") from None
+        if len(data) != length + 4 or value(data[:length]) != int.from_bytes(data[length:], "little"):
+            raise CorruptError(f"{self.files.path(file)}: the index of the shard does not match its checksum; run `replaystore verify`")
+        index = np.frombuffer(data, "<u8", count=2 * spec.chunks_per_shard).reshape(-1, 2).tolist()
+        entries = {}
+        for number, (offset, nbytes) in enumerate(index, shard * spec.chunks_per_shard):
+            if offset == nbytes == _NOWHERE:
+                continue
+            if offset + nbytes > size:
+                raise CorruptError(f"{self.files.path(file)}: chunk {number} reaches past the end of the file; run `replaystore verify`")
+            entries[number] = ChunkEntry(file, offset, nbytes)
+        return entries
+
+    # --- the log
+
+    def segments(self) -> list[int]:
+        return sorted(int(name) for name in self.files.list(f"{LOG}/c") if name.isdigit())
+
+    def begin_segment(self, commit: int, record: bytes) -> None:
+        name = f"{LOG}/c/{commit}"
+        self.files.replace(name, record)
+        self._segment = name, len(record)
+
+    def append_record(self, record: bytes) -> None:
+        assert self._segment is not None, "a writer has begun or cut a segment"
+        name, end = self._segment
+        self.files.write(name, end, record)
+        self._dirty[name] = None
+        self._segment = name, end + len(record)
+
+    def read_segment(self, commit: int, start: int = 0) -> bytes:
+        name = f"{LOG}/c/{commit}"
+        if not self.writable:
+            self.files.forget(name)  # an older one of this name may have been replaced
+        return self.files.read(name, start)
+
+    def cut_segment(self, commit: int, length: int) -> None:
+        name = f"{LOG}/c/{commit}"
+        if self.files.size(name) > length:
+            self.files.resize(name, length)
+            self._dirty[name] = None
+        self._segment = name, length
+
+    # --- durability, other software, dropping
+
+    def sync(self) -> None:
+        for name in list(self._dirty):
+            self.files.sync_file(name)
+            del self._dirty[name]
+        for folder in list(self._folders):
+            self.files.sync_folder(folder)
+            del self._folders[folder]
+
+    def publish(self, lengths: Mapping[str, int], entries: Mapping[str, Mapping[int, ChunkEntry]]) -> None:
+        changed = {}
+        for name, rows in lengths.items():
+            spec = self.specs()[name]
+            metadata = self._metadata(name)
+            if metadata["shape"][0] == rows:
+                continue
+            changed[name] = metadata
+            shard, used = divmod(rows, spec.shard_rows)
+            file = shard_name(name, spec, shard)
+            if spec.codec is not None and rows:
+                last = (rows - 1) // spec.shard_rows
+                self.write_index(name, last, entries.get(name, {}))
+            elif used:
+                chunks = -(-used // spec.chunk_rows)
+                whole = header_bytes(spec) + chunks * spec.chunk_bytes
+                if self.files.size(file) < whole:
+                    self.files.resize(file, whole)
+                self.files.write(file, 0, _raw_index(spec, chunks))
+                self._dirty[file] = None
+        self.sync()
+        for name, metadata in changed.items():
+            metadata["shape"][0] = lengths[name]
+            self.files.replace(f"{name}/zarr.json", _json(metadata))
+
+    def fork(self, rows: Mapping[str, int]) -> None:
+        for name, row in rows.items():
+            spec = self.specs()[name]
+            file = shard_name(name, spec, row // spec.shard_rows)
+            if not self.files.exists(file):
+                continue
+            copy, size = file + ".new", self.files.size(file)
+            self.files.create(copy)
+            for offset in range(0, size, 8 << 20):
+                self.files.write(copy, offset, self.files.read(file, offset, min(8 << 20, size - offset)))
+            self.files.sync_file(copy)
+            self.files.rename(copy, file)
+            self.files.sync_folder(os.path.dirname(file))
+            self._ends.pop(file, None)
+        self._indexes.clear()
+
+    def trim(self, rows: Mapping[str, int]) -> None:
+        for name, row in rows.items():
+            spec = self.specs()[name]
+            for entry in self.files.list(f"{name}/c"):
+                if not entry.isdigit() or int(entry) * spec.shard_rows >= row:
+                    self._remove_shard(name, entry, len(spec.shape))
+        self._indexes.clear()
+
+    def drop_before(self, name: str, row: int) -> None:
+        spec = self.specs()[name]
+        for entry in self.files.list(f"{name}/c"):
+            if entry.isdigit() and (int(entry) + 1) * spec.shard_rows <= row:
+                self._remove_shard(name, entry, len(spec.shape))
+
+    def _remove_shard(self, name: str, entry: str, dimensions: int) -> None:
+        file = f"{name}/c/{entry}" + "/0" * dimensions
+        self.files.remove(file)
+        self._made.discard(file)
+        self._ends.pop(file, None)
+        self._dirty.pop(file, None)
+
+    def close(self) -> None:
+        self.files.close()
+
+    # --- small things
+
+    def _touch(self, file: str) -> None:
+        """Make a shard's file if it is not there, and note that it changes."""
+        if file not in self._made:
+            if not self.files.exists(file):
+                self.files.create(file)
+                self._note_folders(os.path.dirname(file))
+            self._made.add(file)
+        self._dirty[file] = None
+
+    def _write(self, name: str, data: bytes) -> None:
+        self.files.create(name)
+        self.files.write(name, 0, data)
+        self._dirty[name] = None
+
+    def _note_folders(self, folder: str) -> None:
+        """The entries of a folder, and those of the folders above it, are new."""
+        while True:
+            self._folders[folder] = None
+            if not folder:
+                return
+            folder = os.path.dirname(folder)
+
+
+def header_bytes(spec: ArraySpec) -> int:
+    """Where the chunks of a shard begin: after the index, on a page."""
+    return -(-(16 * spec.chunks_per_shard + 4) // PAGE) * PAGE
+
+
+def shard_name(name: str, spec: ArraySpec, shard: int) -> str:
+    """The file of a shard: Zarr's default chunk keys."""
+    return f"{name}/c/{shard}" + "/0" * len(spec.shape)
+
+
+def _with_checksum(index: np.ndarray[Any, Any]) -> bytes:
+    data = index.tobytes()
+    return data + value(data).to_bytes(4, "little")
+
+
+def _raw_index(spec: ArraySpec, chunks: int) -> bytes:
+    index = np.full((spec.chunks_per_shard, 2), _NOWHERE, "<u8")
+    index[:chunks, 0] = header_bytes(spec) + np.arange(chunks, dtype="<u8") * spec.chunk_bytes
+    index[:chunks, 1] = spec.chunk_bytes
+    return _with_checksum(index)
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, allow_nan=False).encode()
+
+
+def _group(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"replaystore": dict(document), "zarr_conventions": [CONVENTION]}}
+
+
+def _array(spec: ArraySpec, rows: int, name: str) -> dict[str, Any]:
+    """zarr.json of an array."""
+    kind = spec.dtype.kind
+    zero: Any = False if kind == "b" else [0.0, 0.0] if kind == "c" else 0.0 if kind == "f" else 0
+    plain = [{"name": "bytes", "configuration": {"endian": "little"}} if spec.dtype.itemsize > 1 else {"name": "bytes"}]
+    sharding = {
+        "chunk_shape": [spec.chunk_rows, *spec.shape],
+        "codecs": plain if spec.codec is None else zarr_codecs(spec),
+        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "index_location": "start",
+    }
+    flags = {"journaled": spec.journaled, "mutable": spec.mutable}
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [rows, *spec.shape],
+        "data_type": spec.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [spec.shard_rows, *spec.shape]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": zero,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "dimension_names": [spec.dimension, *(f"{name.split('/', 1)[-1]}_{axis}" for axis in range(len(spec.shape)))],
+        "attributes": {"replaystore": {key: True for key, on in flags.items() if on}} if any(flags.values()) else {},
+    }
+
+
+def _spec(metadata: Mapping[str, Any], where: str) -> ArraySpec:
+    """The inverse of `_array`."""
+    try:
+        sharding = metadata["codecs"][0]
+        if sharding["name"] != "sharding_indexed" or len(metadata["codecs"]) != 1:
+            raise UnsupportedError(f"{where}: not an array of a replaystore store (codec {sharding['name']!r})")
+        inner = sharding["configuration"]
+        shard_rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
+        chunk_rows = inner["chunk_shape"][0]
+        flags = metadata.get("attributes", {}).get("replaystore", {})
+        return ArraySpec(
+            dtype=np.dtype(metadata["data_type"]).newbyteorder("<"),
+            shape=tuple(metadata["shape"][1:]),
+            chunk_rows=chunk_rows,
+            chunks_per_shard=shard_rows // chunk_rows,
+            codec=_codec_name(inner["codecs"]),
+            journaled=bool(flags.get("journaled")),
+            mutable=bool(flags.get("mutable")),
+            dimension=(metadata.get("dimension_names") or ["step"])[0],
+        )
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise CorruptError(f"{where}: not the metadata of an array of ours ({error!r}); run `replaystore verify`") from None
+
+
+def _codec_name(chain: Sequence[Mapping[str, Any]]) -> str | None:
+    """The codec of an array's inner chunks, in our words."""
+    if len(chain) == 1:
+        return None
+    return f"{chain[1]['name']}:{chain[1]['configuration']['level']}"

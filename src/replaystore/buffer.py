@@ -1,0 +1,465 @@
+"""Buffer: a stored, growing run of steps, and the trajectories that they form.
+
+What a buffer shows is always one commit: `len`, the columns, the table of trajectories. A buffer open for writing goes on to each
+commit it makes, one open for reading to the newest when `refresh` is called. Row numbers count from the oldest step that is kept.
+
+Several threads may read one buffer; writing is for one thread at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore import document as documents
+from replaystore.assembler import Assembler, End, Run
+from replaystore.backends.reading import StoreReader
+from replaystore.backends.store import ArrayStore
+from replaystore.errors import ConflictError, ReplayStoreError, SchemaError, UnsupportedError
+from replaystore.layout import array_specs, field_specs, table_spec
+from replaystore.location import Location, parse
+from replaystore.opening import Lock, NewStore, open_container
+from replaystore.reader import BufferReader, Column, Trajectory
+from replaystore.schema import Field, Schema, escape, escape_path, flatten
+from replaystore.writer import Writer
+
+if TYPE_CHECKING:
+    import gymnasium
+
+__all__ = ["Buffer", "Column", "Trajectory", "create", "open"]
+
+FINAL_BYTES = 8 << 20
+"""Final observations waiting for a commit are handed on beyond this size."""
+
+Columns = Mapping[str, Any]
+
+
+def create(
+    location: str | os.PathLike[str] | Location,
+    schema_or_env: Schema | gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any, Any, Any],
+    *,
+    capacity: int | None = None,
+    layout: Literal["live", "archive"] = "live",
+    storage: Mapping[str, Mapping[str, Any]] | None = None,
+    durability: Literal["commit", "none"] = "commit",
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+) -> Buffer:
+    """Make an empty buffer and open it for writing.
+
+    Args:
+        location: "runs/a.zarr", "a.h5", or "memory:a".
+        schema_or_env: what a step holds: a `Schema`, or a Gymnasium environment or vector environment.
+        capacity: keep (at least) this many newest steps and drop older ones; Zarr only.
+        layout: "live" to write to and sample from, "archive" for keeping (all fields coded, large chunks).
+        storage: by field name, {"codec": "raw" | "zstd:LEVEL" | "gzip:LEVEL", "chunk_rows": N} instead of the layout's choice.
+        durability: "commit": committed steps survive a power cut. "none": they survive a kill, but nothing is synced to the disk.
+        metadata: anything of the user's that is JSON, up to 1 MiB.
+        overwrite: replace a store that is there. Anything else that is there is never replaced.
+
+    Raises:
+        AlreadyExistsError, SchemaError, UnsupportedError (a space or capacity that cannot be stored so), StorageError.
+    """
+    place = parse(location)
+    env = None if isinstance(schema_or_env, Schema) else schema_or_env
+    schema = schema_or_env if isinstance(schema_or_env, Schema) else Schema.from_env(env)
+    if capacity is not None:
+        if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
+            raise SchemaError(f"capacity is a positive number of steps, not {capacity!r}")
+        if place.backend == "hdf5":
+            raise UnsupportedError(f"{place}: HDF5 cannot give space back, so it has no ring: use a .zarr location with capacity={capacity}")
+    if durability not in ("commit", "none"):
+        raise SchemaError(f'durability is "commit" or "none", not {durability!r}')
+    document = documents.new(
+        schema,
+        layout={"name": layout, "durability": durability, "overrides": {name: dict(setting) for name, setting in (storage or {}).items()}},
+        ring=None if capacity is None else {"capacity": capacity},
+        environment=None if env is None else documents.environment_of(env),
+        provenance=documents.provenance(provenance),
+        user=metadata,
+    )
+    new = NewStore(place, document.to_json(), overwrite=overwrite)
+    try:
+        specs = array_specs(schema, layout, new.container.capabilities, capacity=capacity, storage=storage)
+        store = ArrayStore.create(new.container, specs, durable=durability == "commit")
+        store.commit({"open": [], "next": 0, "splits": [""], "finals": 0})
+        store.container.sync()
+        new.finish()
+    except BaseException:
+        new.discard()
+        raise
+    return Buffer(place, store, document, lock=new.lock)
+
+
+def open(location: str | os.PathLike[str] | Location, mode: Literal["r", "r+"] = "r", *, commit: int | None = None) -> Buffer:
+    """Open a buffer for reading ("r") or writing ("r+", one writer at a time; what a killed writer left is put in order).
+
+    `commit`: show it as of an older commit (reading only); `buffer.rollback` takes a writer back to one.
+
+    Raises:
+        NotFoundError: nothing there, or no such commit. FormatError: not a store. FormatVersionError, CorruptError, EvictedError.
+        ConflictError: another writer has it.
+    """
+    place = parse(location)
+    if mode not in ("r", "r+"):
+        raise SchemaError(f'mode is "r" or "r+", not {mode!r}')
+    if mode == "r+" and commit is not None:
+        raise SchemaError('an older commit is opened with mode "r"; to go back to it, open with "r+" and call rollback(commit)')
+    container = open_container(place, writable=mode == "r+")
+    lock = None
+    try:
+        document = documents.parse(container.document(), str(place))
+        if mode == "r+":
+            lock = Lock(place, container.files.path(container.lock_name))
+            store: StoreReader = ArrayStore.open(container, durable=document.layout.durability == "commit")
+        else:
+            store = StoreReader(container, StoreReader.load(container))
+            store.keep_tails()
+            if commit is not None:
+                store = store.pin(commit)
+                store.keep_tails()
+        return Buffer(place, store, document, lock=lock)
+    except BaseException:
+        container.close()
+        if lock is not None:
+            lock.release()
+        raise
+
+
+class Buffer(BufferReader):
+    """A buffer. Made by `replaystore.create` and `replaystore.open`; use it with `with`, or call `close`."""
+
+    def __init__(self, place: Location, store: StoreReader, document: documents.Document, *, lock: Lock | None) -> None:
+        super().__init__(place, store, document)
+        self._lock = lock
+        self._writers: list[Writer] = []
+        self._dirty = False
+        if isinstance(store, ArrayStore):
+            self._start()
+
+    def _start(self) -> None:
+        """Set up what a writer keeps track of."""
+        rewards = self.schema.names("reward")
+        shape = self.schema.fields[rewards[0]].shape if rewards else ()
+        self._assembler = Assembler(
+            next_trajectory=self._extra["next"],
+            finals=self._extra["finals"],
+            opened=self._open_trajectories(),
+            components=int(np.prod(shape)) if shape else None,
+        )
+        self._splits: list[str] = list(self._extra["splits"])
+        self._stored = {name: f"steps/{escape_path(name)}" for name in self.schema.fields}
+        self._dirty = False
+
+    @property
+    def mode(self) -> str:
+        """ "r+" if the buffer is open for writing, else "r"."""
+        return "r+" if isinstance(self._store, ArrayStore) else "r"
+
+    # --- writing
+
+    def append(
+        self,
+        columns: Columns,
+        *,
+        final_observation: Any = None,
+        env: int = 0,
+        split: str = "",
+        ends: Sequence[int] | None = None,
+    ) -> None:
+        """Append consecutive steps of one environment. They are safe, and visible, after `commit`.
+
+        Args:
+            columns: one array of shape (steps, *field shape) for each field, of exactly its dtype; nested observations and actions
+                as dicts or tuples of arrays, or by field name.
+            final_observation: one row for each trajectory that the steps touch, in order: the observation after its last step here.
+                For a single trajectory also a single observation. Without it, what followed the last steps is unknown.
+            env: which environment; what follows the last end is an open trajectory that its next `append` continues.
+            split: the split of trajectories that begin here.
+            ends: where trajectories end (places of their last steps in `columns`), if not where `terminated` or `truncated` says so.
+
+        Raises:
+            SchemaError: a missing or unknown field, a wrong dtype or shape; nothing is appended then.
+            StorageError: the disk refused; nothing is appended then.
+        """
+        self._writable()
+        flat: dict[str, Any] = {}
+        for name, value in columns.items():
+            flat.update(flatten(value, name) if isinstance(value, (Mapping, tuple)) else {name: value})
+        count = self.schema.check(flat)
+        if count == 0:
+            return
+        no = np.zeros(count, np.bool_)
+        terminated, truncated = flat.get("terminated", no), flat.get("truncated", no)
+        places = np.flatnonzero(terminated | truncated) if ends is None else np.unique(np.asarray(ends, np.int64))
+        if len(places) and not 0 <= places[0] <= places[-1] < count:
+            raise SchemaError(f"ends must lie among the {count} steps, not at {places.tolist()}")
+        touched = len(places) + (not len(places) or int(places[-1]) != count - 1)
+        finals = self._final_rows(final_observation, touched)
+        run = Run(env, 0, terminated, truncated, flat.get("reward"))
+        run.ends = {int(place): End((int(place), 1), finals[number]) for number, place in enumerate(places.tolist())}
+        run.following = finals[-1] if touched > len(places) else None
+        run.continues = self._continues(env, flat)
+        first = self._append_rows(flat)
+        self._assembler.add_together(first, [run], split=self._split_code(split))
+
+    def _final_rows(self, observation: Any, touched: int) -> list[dict[str, NDArray[Any]] | None]:
+        """The observation after each trajectory that an append touches."""
+        if observation is None:
+            return [None] * touched
+        names = self.schema.names("observation")
+        leaves = {name: np.asarray(value) for name, value in flatten(observation, "observation").items()}
+        if touched == 1 and all(name in leaves and leaves[name].shape == self.schema.fields[name].shape for name in names):
+            leaves = {name: leaf[None] for name, leaf in leaves.items()}
+        rows = self.schema.select(names).check(leaves)
+        if rows != touched:
+            raise SchemaError(
+                f"final_observation has {rows} rows, but these steps touch {touched} trajectories: give the observation after each"
+            )
+        return [{name: leaf[row].copy() for name, leaf in leaves.items()} for row in range(rows)]
+
+    def _continues(self, env: int, columns: Columns) -> bool:
+        """Whether the first observation is, bit for bit, the one that was said to follow the last step."""
+        entry = self._assembler.open.get(env)
+        if entry is None or entry.following is None:
+            return True
+        return all(np.ascontiguousarray(columns[name][0]).tobytes() == row.tobytes() for name, row in entry.following.items())
+
+    def _append_rows(self, columns: Columns) -> int:
+        """Append checked rows; return the number of the first."""
+        assert isinstance(self._store, ArrayStore)
+        count = self.schema.check(columns)
+        first = self._store.next_row("steps")
+        if count:
+            if sum(row.nbytes for final in self._assembler.pending.finals for row in final.values()) > FINAL_BYTES:
+                self._store_finals()
+            self._store.append({self._stored[name]: rows for name, rows in columns.items()})
+            self._dirty = True
+        return first
+
+    def writer(self, num_envs: int = 1, *, split: str = "") -> Writer:
+        """A writer for the steps of several environments. Trajectories that an earlier recording left open are cut off."""
+        self._writable()
+        if self._writers:
+            raise ConflictError(f"{self._place} has a writer already: close it first")
+        for env in list(self._assembler.open):
+            self._assembler.cut(env)
+            self._dirty = True
+        writer = Writer(self, num_envs, split=split)
+        self._writers.append(writer)
+        return writer
+
+    def _writer_closed(self, writer: Writer) -> None:
+        self._writers.remove(writer)
+        self._dirty = True
+
+    def add_field(self, name: str, declared: Field, *, fill: Literal[0, 1] = 0) -> None:
+        """Add a field. In steps recorded before, all bytes of its values are `fill`: zeros (False), or ones (True) for a bool."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        schema = self.schema.with_field(name, declared)
+        for writer in self._writers:
+            writer.flush()
+        spec = field_specs({name: declared}, "live", self._store.container.capabilities, capacity=self.capacity, storage={name: {"codec": "raw"}})
+        stored = f"steps/{escape_path(name)}"
+        self._replace_document(schema=schema)
+        self._store.create_arrays(spec, fill={stored: fill})
+        self._schema = schema
+        self._stored[name] = stored
+        self._dirty = True
+        for writer in self._writers:
+            writer._allocate(schema)
+
+    def set_trajectory_column(self, name: str, values: Any) -> None:
+        """Set a column of the table of trajectories: one number or bool for each that has ended (for "split" one string each).
+
+        A new name makes a new column; trajectories that end later have NaN, 0 or False there until it is set again."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        self.commit()
+        ended = self._store.rows("trajectories/trajectory")
+        array = np.asarray(values)
+        if array.shape[:1] != (ended,):
+            raise SchemaError(f"column {name!r} needs one value for each of the {ended} ended trajectories, not shape {array.shape}")
+        if name == "split":
+            array = np.array([self._split_code(str(value)) for value in array.tolist()], np.int32).reshape(ended)
+        stored = f"trajectories/{escape(name)}"
+        spec = self._store.container.specs().get(stored)
+        if spec is not None and not spec.mutable:
+            raise SchemaError(f"column {name!r} is what was recorded, and cannot be changed: choose another name")
+        if spec is None or stored not in self._store.state.arrays:
+            if array.dtype.kind not in "biuf" or array.ndim != 1:
+                raise UnsupportedError(f"column {name!r}: columns hold one number or bool each, not {array.dtype} of shape {array.shape}")
+            self._store.create_arrays({stored: table_spec(array.dtype, mutable=True)})
+        elif array.dtype != spec.dtype:
+            raise SchemaError(f"column {name!r} is {spec.dtype}, not {array.dtype}: convert the values")
+        self._store.set_rows(stored, np.arange(ended), array)
+        self._dirty = True
+        self.commit()
+
+    # --- commits
+
+    def commit(self) -> int:
+        """Make all steps written so far safe and visible, at once; return the number of the commit (the last one if nothing is new).
+
+        StorageError: the disk refused; what was committed before is safe, nothing is lost, and `commit` may be tried again (after a failed
+        sync only by opening the buffer anew)."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        for writer in self._writers:
+            writer.flush()
+        assembler = self._assembler
+        if not (self._dirty or assembler.pending.trajectories):
+            return self._store.state.commit
+        self._store_finals()
+        self._hand_over_tables()
+        opened = list(assembler.open.values())
+        extra = {
+            "open": [entry.to_json() for entry in opened],
+            "next": assembler.next_trajectory,
+            "splits": self._splits,
+            "finals": assembler.finals,
+        }
+        known = [entry.following for entry in opened if entry.following is not None]
+        attachments = {name: b"".join(row[name].tobytes() for row in known) for name in self.schema.names("observation")} if known else {}
+        first = None
+        if self.capacity is not None and self._store.next_row("steps") > self.capacity:
+            first = {"steps": self._store.next_row("steps") - self.capacity}
+        number = self._store.commit(extra, first=first, attachments=attachments)
+        self._dirty = False
+        self._moved()
+        return number
+
+    def _store_finals(self) -> None:
+        assert isinstance(self._store, ArrayStore)
+        finals = self._assembler.pending.finals
+        if not finals:
+            return
+        specs = self._store.container.specs()
+        columns = {f"final/{escape_path(name)}": np.stack([row[name] for row in finals]) for name in self.schema.names("observation")}
+        self._store.append({name: rows for name, rows in columns.items() if not specs[name].journaled})
+        self._store.append_table({name: rows for name, rows in columns.items() if specs[name].journaled})
+        self._assembler.pending.finals = []
+
+    def _hand_over_tables(self) -> None:
+        assert isinstance(self._store, ArrayStore)
+        pending, store = self._assembler.pending, self._store
+        if pending.parts:
+            columns = zip(("start", "length", "trajectory", "offset", "final"), zip(*pending.parts, strict=True), strict=True)
+            store.append_table({f"parts/{name}": np.array(values, np.int64) for name, values in columns})
+        if pending.trajectories:
+            names = ("trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split")
+            rows = dict(zip(names, zip(*pending.trajectories, strict=True), strict=True))
+            count = len(pending.trajectories)
+            for stored, spec in self._trajectory_specs().items():
+                name = stored.removeprefix("trajectories/")
+                if name in rows:
+                    values = np.array(rows[name], spec.dtype).reshape(count, *spec.shape)
+                else:
+                    values = np.full(count, np.nan if spec.dtype.kind == "f" else 0, spec.dtype)
+                store.append_table({stored: values})
+        pending.parts, pending.trajectories = [], []
+
+    def _trajectory_specs(self) -> dict[str, Any]:
+        assert isinstance(self._store, ArrayStore)
+        return {name: spec for name, spec in self._store.table_specs().items() if name.startswith("trajectories/")}
+
+    def publish(self) -> None:
+        """Commit, and let other software (zarr-python, xarray, h5py) see all steps; `close` does this too."""
+        self.commit()
+        assert isinstance(self._store, ArrayStore)
+        self._store.publish()
+
+    def rollback(self, commit: int) -> None:
+        """Go back to an older commit: what was committed after it, and what is not committed, is given up.
+
+        Readers that have the buffer open keep what they see. NotFoundError, EvictedError: there is no such commit, or not any more."""
+        self._writable()
+        if self._writers:
+            raise ConflictError(f"{self._place} has a writer: close it before rolling back")
+        assert isinstance(self._store, ArrayStore)
+        opened = BufferReader(self._place, self._store.pin(commit), self._document)._open_trajectories()
+        known = [entry.following for entry in opened if entry.following is not None]
+        names = self.schema.names("observation")
+        self._store.rollback(commit, attachments={name: b"".join(row[name].tobytes() for row in known) for name in names} if known else {})
+        self._forget_columns()
+        self._moved()
+        self._start()
+
+    def refresh(self) -> bool:
+        """Go on to the newest commit; whether there was one. A buffer open for writing, or as of an older commit, stays where it is."""
+        if isinstance(self._store, ArrayStore):
+            return False
+        return super().refresh()
+
+    def close(self) -> None:
+        """Commit what is written, let other software see it, and release everything."""
+        if self._closed:
+            return
+        try:
+            if isinstance(self._store, ArrayStore):
+                for writer in list(self._writers):
+                    writer.close()
+                self.commit()
+                self._store.publish()
+                self._store.tidy()
+        finally:
+            self._release()
+
+    def abandon(self) -> None:
+        """Release everything without committing: what is not committed is given up."""
+        self._release()
+
+    def _release(self) -> None:
+        if not self._closed:
+            super().close()
+            if self._lock is not None:
+                self._lock.release()
+
+    def __enter__(self) -> Buffer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close. After an exception what was written is committed as well, since it is whole steps, if the disk lets us."""
+        try:
+            self.close()
+        except ReplayStoreError:
+            if kind is None:
+                raise
+
+    # --- small things
+
+    def _split_code(self, split: str) -> int:
+        if split not in self._splits:
+            self._splits.append(split)
+        return self._splits.index(split)
+
+    def _replace_document(self, **sections: Any) -> None:
+        assert isinstance(self._store, ArrayStore)
+        self._document = self._document.replace(**sections)
+        with self._store.storage("replace the document"):
+            self._store.container.replace_document(self._document.to_json())
+
+    def _writable(self) -> None:
+        self._check_open()
+        if not isinstance(self._store, ArrayStore):
+            raise ConflictError(f'{self._place} is open for reading: open it with mode="r+" to write')
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return (self.trajectory(number) for number in range(self.num_trajectories))
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The user's own metadata (JSON); assign a dict to replace it."""
+        return dict(self._document.user)
+
+    @metadata.setter
+    def metadata(self, value: Mapping[str, Any]) -> None:
+        self._writable()
+        self._replace_document(user=dict(value))
+

@@ -1,0 +1,351 @@
+"""Rows of an array whose chunks are encoded: fetched, checked, decoded in threads, each chunk once where that can be foreseen.
+
+1. No chunk is made up. One that is missing, of another checksum, or that does not decode to its size is a CorruptError; readers of
+   the container's own format would take a missing one for fill values.
+2. A chunk that a request needs as a whole is decoded straight into its place. The others go through a cache of decoded chunks, so
+   that small reads one after another do not decode a chunk again. It is shared by all columns of the process and bounded in bytes.
+3. Files are read, and `locate`, `checksum` and `on_mismatch` are called, in the caller's thread only. Encoded bytes in memory at one
+   time: two jobs a thread, each of one chunk or of JOB_BYTES of decoded bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.backends import ArraySpec, ChunkEntry, Codec
+from replaystore.backends.files import Files
+from replaystore.chunks import Rows, StoredColumn
+from replaystore.errors import CorruptError, SchemaError, StorageError
+
+__all__ = ["CodedColumn", "DecodedChunks"]
+
+CACHE_BYTES = 64 << 20
+JOB_BYTES = 1 << 20
+"""Decoded bytes of a job: handing over less than half of this costs more than it gains."""
+
+Key = tuple[int, int, ChunkEntry, int | None]
+"""Column, chunk, and what tells its versions apart: a partly filled last chunk is replaced, a store may be rolled back."""
+
+
+class DecodedChunks:
+    """The chunks decoded last, at most `limit` bytes of them. Safe to use from several threads."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self._lock = threading.Lock()
+        self._chunks: OrderedDict[Key, NDArray[np.uint8]] = OrderedDict()
+
+    def get(self, key: Key) -> NDArray[np.uint8] | None:
+        """The bytes of a chunk, if they are there."""
+        with self._lock:
+            found = self._chunks.get(key)
+            if found is not None:
+                self._chunks.move_to_end(key)
+            return found
+
+    def put(self, key: Key, chunk: NDArray[np.uint8]) -> None:
+        """Keep the bytes of a chunk, and let go of those not used for the longest time."""
+        if chunk.nbytes > self.limit:
+            return
+        with self._lock:
+            if key not in self._chunks:
+                self._chunks[key] = chunk
+                self.size += chunk.nbytes
+            while self.size > self.limit:
+                self.size -= self._chunks.popitem(last=False)[1].nbytes
+
+    def forget(self, column: int) -> None:
+        """Let go of a column's chunks."""
+        with self._lock:
+            for key in [key for key in self._chunks if key[0] == column]:
+                self.size -= self._chunks.pop(key).nbytes
+
+
+class _Shared:
+    """What the columns of a process share; made anew in a forked child, where threads and held locks did not come along."""
+
+    def __init__(self) -> None:
+        self.cache = DecodedChunks(CACHE_BYTES)
+        self.workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def pool(self) -> ThreadPoolExecutor:
+        """The decoding threads, started on first use."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="replaystore-decode")
+            return self._pool
+
+
+_shared = _Shared()
+
+
+def _after_fork() -> None:
+    global _shared
+    _shared = _Shared()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What a request needs of one chunk."""
+
+    chunk: int
+    to: slice | NDArray[np.intp]
+    """Which rows of the result."""
+    of: slice | NDArray[np.int64]
+    """Which rows of the chunk."""
+    whole: bool = False
+    """All of them, one after another: `to` is a slice."""
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """A piece and the stored bytes of its chunk."""
+
+    piece: _Piece
+    entry: ChunkEntry
+    checksum: int | None
+    data: memoryview
+
+
+Failure = tuple[_Piece, CorruptError]
+
+
+class CodedColumn(StoredColumn):
+    """Rows [first, stop) of a coded array.
+
+    `locate(chunk)` says where a chunk lies (None: there is none) and `checksum(chunk)` what `codec.checksum` of it must be (None: not
+    known). `on_mismatch(chunk)` is called once when a chunk is not as it should be, because the store may have moved on under a live
+    reader: it may refresh, and says where the chunk lies now, or None if nothing has changed.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        spec: ArraySpec,
+        codec: Codec,
+        locate: Callable[[int], ChunkEntry | None],
+        checksum: Callable[[int], int | None],
+        *,
+        name: str = "",
+        first_row: int = 0,
+        on_mismatch: Callable[[int], ChunkEntry | None] | None = None,
+    ) -> None:
+        super().__init__(files, spec, name)
+        self.codec = codec
+        self.chunk_rows = spec.chunk_rows
+        self.chunk_bytes = spec.chunk_bytes
+        self._locate = locate
+        self._checksum = checksum
+        self._on_mismatch = on_mismatch
+        self._number = next(_numbers)
+        self._first = first_row
+        self._tail: tuple[int, Rows] = (first_row, np.empty((0, *self.shape), self.dtype))
+
+    @property
+    def first(self) -> int:
+        """The first row that there is."""
+        return self._first
+
+    @property
+    def stop(self) -> int:
+        """The row after the last."""
+        start, rows = self._tail
+        return start + len(rows)
+
+    def set_tail(self, first_row: int, rows: Rows) -> None:
+        """Rows before `first_row` lie in chunks, and `rows` follow them: those that no chunk holds yet. They are not copied."""
+        if rows.shape[1:] != self.shape or rows.dtype != self.dtype or first_row < self._first:
+            raise SchemaError(
+                f"{self._where}: {rows.dtype} rows of shape {rows.shape[1:]} from row {first_row} on do not continue rows of {self.dtype} "
+                f"and shape {self.shape} from row {self._first} on"
+            )
+        self._tail = (first_row, np.ascontiguousarray(rows))
+
+    def drop_before(self, row: int) -> None:
+        """Rows before `row` are no longer there."""
+        if row > self.stop:
+            self._tail = (row, self._tail[1][:0])
+        self._first = max(self._first, row)
+
+    def close(self) -> None:
+        """Let go of the decoded chunks."""
+        _shared.cache.forget(self._number)
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """A read-only copy of rows [start, stop), of shape (stop - start, *shape)."""
+        rows = self.read(start, stop)
+        rows.flags.writeable = False
+        return rows
+
+    def read(self, start: int, stop: int) -> Rows:
+        """A copy of rows [start, stop), of shape (stop - start, *shape). CorruptError names the chunk that cannot be had."""
+        tail_start, tail = self._tail
+        self._check_range(self._first, tail_start + len(tail), start, stop)
+        out = self._output(stop - start, None)
+        if out.size:
+            coded = min(stop, tail_start)
+            self._gather((self._piece(chunk, start, coded) for chunk in self._chunks(start, coded)), self._items(out))
+            if stop > tail_start:
+                begin = max(start, tail_start)
+                out[begin - start :] = tail[begin - tail_start : stop - tail_start]
+        return out
+
+    def take(self, rows: NDArray[np.int64], out: Rows | None = None) -> Rows:
+        """As `StoredColumn.take` says. CorruptError names the chunk that cannot be had."""
+        tail_start, tail = self._tail
+        self._places(rows, self._first, tail_start + len(tail))
+        out = self._output(len(rows), out)
+        if not out.size:
+            return out
+        items = self._items(out)
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        coded = int(np.searchsorted(ordered, tail_start))
+        if coded < len(rows):
+            items[order[coded:]] = self._items(tail)[ordered[coded:] - tail_start]
+        self._gather(self._scattered(order[:coded], ordered[:coded]), items)
+        return out
+
+    # --- plan
+
+    def _chunks(self, start: int, stop: int) -> range:
+        """The chunks that rows [start, stop) lie in."""
+        return range(start // self.chunk_rows, -(-stop // self.chunk_rows)) if start < stop else range(0)
+
+    def _piece(self, chunk: int, start: int, stop: int) -> _Piece:
+        """What of a chunk lies in rows [start, stop), which are the result's first."""
+        base = chunk * self.chunk_rows
+        low, high = max(base, start), min(base + self.chunk_rows, stop)
+        return _Piece(chunk, slice(low - start, high - start), slice(low - base, high - base), high - low == self.chunk_rows)
+
+    def _scattered(self, order: NDArray[np.intp], ordered: NDArray[np.int64]) -> Iterator[_Piece]:
+        """What of which chunk rows `ordered` are, which go to the places `order` of the result."""
+        chunks, begins = np.unique(ordered // self.chunk_rows, return_index=True)
+        ends = [*begins[1:].tolist(), len(ordered)]
+        for chunk, begin, end in zip(chunks.tolist(), begins.tolist(), ends, strict=False):
+            yield _Piece(chunk, order[begin:end], ordered[begin:end] - chunk * self.chunk_rows)
+
+    # --- fetch and decode
+
+    def _gather(self, pieces: Iterable[_Piece], items: Rows) -> None:
+        """Bring the pieces to their places in the result, whose rows are `items`."""
+        wanted: list[tuple[_Piece, ChunkEntry | None, int | None]] = []
+        for piece in pieces:
+            entry, checksum = self._locate(piece.chunk), self._checksum(piece.chunk)
+            chunk = None if entry is None else _shared.cache.get((self._number, piece.chunk, entry, checksum))
+            if chunk is None:
+                wanted.append((piece, entry, checksum))
+            else:
+                items[piece.to] = chunk.view(self._item)[piece.of]
+        size = max(1, JOB_BYTES // self.chunk_bytes)
+        jobs = [wanted[begin : begin + size] for begin in range(0, len(wanted), size)]
+        if len(jobs) == 1:  # handing over takes longer than many a chunk
+            self._settle(self._decode_all(*self._fetch(jobs[0]), items), items)
+            return
+        running: deque[Future[list[Failure]]] = deque()
+        try:
+            for job in jobs:
+                if len(running) >= 2 * _shared.workers:
+                    self._settle(running.popleft().result(), items)
+                running.append(_shared.pool().submit(self._decode_all, *self._fetch(job), items))
+            while running:
+                self._settle(running.popleft().result(), items)
+        finally:
+            for future in running:  # after an error: nobody writes into the result any more
+                future.cancel()
+            wait(running)
+
+    def _fetch(self, job: Sequence[tuple[_Piece, ChunkEntry | None, int | None]]) -> tuple[list[_Fetched], list[Failure]]:
+        """Read the stored bytes of chunks, those that lie side by side at once."""
+        fetched: list[_Fetched] = []
+        failures: list[Failure] = []
+        known: list[tuple[_Piece, ChunkEntry, int | None]] = []
+        for piece, entry, checksum in job:
+            if entry is None:
+                failures.append((piece, CorruptError(self._damaged(piece.chunk, None, "is missing"))))
+            elif not 0 < entry.length <= self.chunk_bytes + self.chunk_bytes // 8 + 4096 or entry.offset < 0:
+                failures.append((piece, CorruptError(self._damaged(piece.chunk, entry, f"cannot have {entry.length} bytes"))))
+            else:
+                known.append((piece, entry, checksum))
+        begin = 0
+        for number, (_, entry, _) in enumerate(known, 1):
+            if number < len(known) and known[number][1].object == entry.object and known[number][1].offset == entry.offset + entry.length:
+                continue
+            self._fetch_run(known[begin:number], fetched, failures)
+            begin = number
+        return fetched, failures
+
+    def _fetch_run(self, run: list[tuple[_Piece, ChunkEntry, int | None]], fetched: list[_Fetched], failures: list[Failure]) -> None:
+        name, start = run[0][1].object, run[0][1].offset
+        try:
+            data = memoryview(self.files.read(name, start, run[-1][1].offset + run[-1][1].length - start))
+        except FileNotFoundError:
+            failures += [(piece, CorruptError(self._damaged(piece.chunk, entry, "is missing: no such file"))) for piece, entry, _ in run]
+            return
+        except OSError as error:
+            raise StorageError(f"{self.files.path(name)}: chunks of {self.name} cannot be read ({error}); check the disk") from error
+        for piece, entry, checksum in run:
+            part = data[entry.offset - start : entry.offset - start + entry.length]
+            if len(part) == entry.length:
+                fetched.append(_Fetched(piece, entry, checksum, part))
+            else:
+                failures.append((piece, CorruptError(self._damaged(piece.chunk, entry, "lies past the end of the file"))))
+
+    def _decode_all(self, fetched: Iterable[_Fetched], failures: list[Failure], items: Rows) -> list[Failure]:
+        """Decode chunks to their places; those that are not as they should be, besides those known already. Runs in any thread."""
+        for one in fetched:
+            try:
+                self._decode(one, items)
+            except CorruptError as error:
+                failures.append((one.piece, error))
+        return failures
+
+    def _decode(self, one: _Fetched, items: Rows) -> None:
+        piece = one.piece
+        if one.checksum is not None and self.codec.checksum(one.data) != one.checksum:
+            raise CorruptError(self._damaged(piece.chunk, one.entry, "is not the one that was committed (another crc32c)"))
+        try:
+            if piece.whole:
+                self.codec.decode(one.data, items[piece.to].view(np.uint8))
+                return
+            chunk = np.empty(self.chunk_bytes, np.uint8)
+            self.codec.decode(one.data, chunk)
+        except CorruptError as error:
+            raise CorruptError(self._damaged(piece.chunk, one.entry, f"is damaged: {error}")) from error
+        chunk.flags.writeable = False
+        _shared.cache.put((self._number, piece.chunk, one.entry, one.checksum), chunk)
+        items[piece.to] = chunk.view(self._item)[piece.of]
+
+    def _settle(self, failures: list[Failure], items: Rows) -> None:
+        """Look again, once, for chunks that were not as they should be."""
+        for piece, error in failures:
+            entry = self._on_mismatch(piece.chunk) if self._on_mismatch is not None else None
+            if entry is None:
+                raise error
+            again = self._decode_all(*self._fetch([(piece, entry, self._checksum(piece.chunk))]), items)
+            if again:
+                raise again[0][1] from error
+
+    def _damaged(self, chunk: int, entry: ChunkEntry | None, what: str) -> str:
+        place = str(self.files) if entry is None else f"{self.files.path(entry.object)}, byte {entry.offset}"
+        begin = chunk * self.chunk_rows
+        return f"{place}: chunk {chunk} of {self.name} (rows {begin} to {begin + self.chunk_rows}) {what}; run `replaystore verify`"
+
+
+_numbers = itertools.count()

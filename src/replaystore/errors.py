@@ -1,0 +1,97 @@
+"""What can go wrong, grouped by what a caller would do about it.
+
+    ReplayStoreError
+    ├ NotFoundError (also a FileNotFoundError)        nothing there: check the path, field, commit or name
+    ├ AlreadyExistsError (also a FileExistsError)     choose another name, or remove what is there
+    ├ SchemaError (also a ValueError)                 the data do not fit the schema, or an argument is wrong
+    ├ FormatError                                     the file is not what it should be
+    │ ├ FormatVersionError                            written by a newer replaystore: upgrade
+    │ └ CorruptError                                  damaged: `replaystore verify`, `replaystore repair`
+    ├ UnsupportedError (also a NotImplementedError)   cannot be done in this way; the message names one that can
+    ├ ConflictError                                   another writer, or the store changed under a reader: reopen
+    ├ StorageError (also an OSError)                  the disk refused: full, read-only, failing
+    ├ EvictedError (also an IndexError)               the rows have left the ring: refresh
+    └ MissingDependencyError (also an ImportError)    install the named extra
+
+Every message says what was wrong, where (file, field, row), and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AlreadyExistsError",
+    "ConflictError",
+    "CorruptError",
+    "EvictedError",
+    "FormatError",
+    "FormatVersionError",
+    "MissingDependencyError",
+    "NotFoundError",
+    "ReplayStoreError",
+    "ReplayStoreWarning",
+    "SchemaError",
+    "StorageError",
+    "UnsupportedError",
+]
+
+
+class ReplayStoreError(Exception):
+    """The root of all errors of this package."""
+
+
+class NotFoundError(ReplayStoreError, FileNotFoundError):
+    """There is nothing under this path, field, commit or name."""
+
+    __str__ = Exception.__str__  # OSError would print an errno tuple
+
+
+class AlreadyExistsError(ReplayStoreError, FileExistsError):
+    """Something is already there, and it is not replaced unasked."""
+
+    __str__ = Exception.__str__
+
+
+class SchemaError(ReplayStoreError, ValueError):
+    """Data or arguments do not fit: a wrong shape or dtype, a missing or unknown field."""
+
+
+class FormatError(ReplayStoreError):
+    """The file is not of the format it was taken for."""
+
+
+class FormatVersionError(FormatError):
+    """The file is of a newer major version of the format than this library reads."""
+
+
+class CorruptError(FormatError):
+    """Stored bytes are missing or changed."""
+
+
+class UnsupportedError(ReplayStoreError, NotImplementedError):
+    """This cannot be done, or not in this way."""
+
+
+class ConflictError(ReplayStoreError):
+    """Somebody else holds or changed the store."""
+
+
+class StorageError(ReplayStoreError, OSError):
+    """The operating system refused to read or write. `errno` says why, where it is known."""
+
+    __str__ = Exception.__str__
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+class EvictedError(ReplayStoreError, IndexError):
+    """These rows have left the ring."""
+
+
+class MissingDependencyError(ReplayStoreError, ImportError):
+    """An optional package is not installed."""
+
+
+class ReplayStoreWarning(UserWarning):
+    """Something unexpected that does not stop the work."""

@@ -1,0 +1,120 @@
+"""Where a store lies: "runs/a.zarr", "a.zarr.zip", "a.h5", "memory:a" → backend and path.
+
+The suffix decides, so that a name means the same before and after the store exists. Only where there is a suffix that we do not know is
+the content of what exists asked. Nothing is opened for writing, and paths are kept as given (relative ones stay relative, `~` is a name).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from replaystore.errors import FormatError, SchemaError, StorageError, UnsupportedError
+
+__all__ = ["SUFFIXES", "Location", "parse"]
+
+SUFFIXES = {".zarr.zip": "zip", ".zip": "zip", ".zarr": "zarr", ".hdf5": "hdf5", ".h5": "hdf5"}
+"""Suffix → backend; upper and lower case alike. The first that fits decides."""
+
+_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_OWN_HDF5_SIGNATURE = b"REPLAYSTORE HDF5"  # begins the block that our HDF5 files have before HDF5's own signature
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://?")  # at least two characters: one is a Windows drive
+_ONE_SLASH_SCHEMES = frozenset(
+    {"s3", "gs", "gcs", "az", "abfs", "http", "https", "file", "ftp", "sftp", "hf", "r2"}
+)  # Path("s3://a") is s3:/a
+
+
+@dataclass(frozen=True)
+class Location:
+    """A store's backend ("zarr", "zip", "hdf5" or "memory") and its path there (for "memory" its name)."""
+
+    backend: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"memory:{self.path}" if self.backend == "memory" else self.path
+
+
+def parse(location: str | os.PathLike[str] | Location) -> Location:
+    """The backend and path that a location names; a `Location` is returned as it is.
+
+    SchemaError: not a location, or its suffix and content name no backend; FormatError: a folder where the suffix names a file, or the
+    other way round; UnsupportedError: a URL; StorageError: what is there cannot be read.
+    """
+    if isinstance(location, Location):
+        return location
+    try:
+        text = os.fspath(location)
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        raise SchemaError(f"a location must be a string or a path, not {type(location).__name__} {location!r:.80}: give the store's path")
+    if not text.strip() or "\0" in text:
+        raise SchemaError(f"{text!r} is not a location: give the store's path, such as 'runs/a.zarr'")
+    if text.startswith("memory:"):
+        name = text.removeprefix("memory:")
+        if not name:
+            raise SchemaError("'memory:' names no store: write 'memory:name'")
+        return Location("memory", name)
+    _refuse_url(text)
+    path = text.rstrip("/" + os.sep) or text
+    backend = next((backend for suffix, backend in SUFFIXES.items() if path.lower().endswith(suffix)), None)
+    if backend is None:
+        return Location(_sniff(path), path)
+    _check_kind(path, backend)
+    return Location(backend, path)
+
+
+def _refuse_url(text: str) -> None:
+    scheme = _SCHEME.match(text)
+    if scheme is None or not (scheme[0].endswith("//") or scheme[1].lower() in _ONE_SLASH_SCHEMES):
+        return
+    if scheme[1].lower() == "file":
+        raise UnsupportedError(f"{text!r} is a URL: give the path itself, without 'file://'")
+    raise UnsupportedError(f"{text!r}: stores at {scheme[1]}:// cannot be opened: copy it to a local disk and give that path")
+
+
+def _check_kind(path: str, backend: str) -> None:
+    """Refuse a folder named as a file and a file named as a folder; what does not exist may become either."""
+    folder = backend == "zarr"
+    if os.path.isdir(path) if not folder else os.path.isfile(path):
+        there, named = ("file", "folder") if folder else ("folder", "file")
+        remedy = "move it away, or rename it to what it is"
+        raise FormatError(f"{path!r} is a {there}, but its suffix names a {named} ({backend}): {remedy}")
+
+
+def _sniff(path: str) -> str:
+    """The backend of what lies there under a name that does not say it."""
+    try:
+        if os.path.isdir(path):
+            found = "zarr" if os.path.isfile(os.path.join(path, "zarr.json")) else None
+        else:
+            found = _sniff_file(path)
+    except FileNotFoundError:
+        found = None
+    except OSError as error:
+        raise StorageError(f"{path!r} cannot be read ({error.strerror or error}): check its permissions") from error
+    if found is None:
+        what = "is not a store known by its content" if os.path.exists(path) else "does not exist, and its name does not say what to make"
+        raise SchemaError(f"{path!r} {what}: use one of the suffixes {', '.join(SUFFIXES)}, or 'memory:name'")
+    return found
+
+
+def _sniff_file(path: str) -> str | None:
+    if not os.path.isfile(path) and os.path.exists(path):
+        return None  # a pipe or device, which reading would disturb
+    with open(path, "rb") as file:
+        begin = file.read(len(_OWN_HDF5_SIGNATURE))
+        if begin.startswith(_ZIP_SIGNATURES):
+            return "zip"
+        if begin == _OWN_HDF5_SIGNATURE or begin.startswith(_HDF5_SIGNATURE):
+            return "hdf5"
+        size, place = os.fstat(file.fileno()).st_size, 512
+        while place < size:  # HDF5 allows any block before its own at 512, 1024, 2048, …
+            file.seek(place)
+            if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
+                return "hdf5"
+            place *= 2
+    return None

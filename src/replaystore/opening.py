@@ -1,0 +1,212 @@
+"""From a location to a container: what exists is opened, what is new appears whole or not at all, and a writer holds the lock.
+
+A new store is made beside its place, under the name `<name>.partial`, and renamed when its first commit is durable; a process that is
+killed meanwhile leaves only that, and the next `create` removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import filelock
+
+from replaystore.backends import Container
+from replaystore.backends.files import Files, MemoryFiles
+from replaystore.errors import AlreadyExistsError, ConflictError, NotFoundError, ReplayStoreError, StorageError, UnsupportedError
+from replaystore.location import Location
+
+__all__ = ["Lock", "NewStore", "exists", "open_container", "remove"]
+
+_memory: dict[str, Files] = {}
+_memory_locks: set[str] = set()
+_held: weakref.WeakSet[Lock] = weakref.WeakSet()
+
+
+class Lock:
+    """The right to write to a store. Held by one process at a time; released when the process ends, however it ends."""
+
+    def __init__(self, place: Location, path: str) -> None:
+        self._place = place
+        self._lock: filelock.BaseFileLock | None = None
+        busy = f"{place} is open for writing elsewhere: close it there first, or open it for reading"
+        if place.backend == "memory":
+            if place.path in _memory_locks:
+                raise ConflictError(busy)
+            _memory_locks.add(place.path)
+            return
+        lock = filelock.FileLock(path, timeout=0, is_singleton=False)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise ConflictError(busy) from None
+        except OSError as error:
+            raise StorageError(f"{place} cannot be opened for writing: {error.strerror or error}; open it with mode='r'", error.errno) from None
+        self._lock = lock
+        _held.add(self)
+
+    def release(self) -> None:
+        if self._place.backend == "memory":
+            _memory_locks.discard(self._place.path)
+        elif self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def forget_in_child(self) -> None:
+        """A forked child shares the lock's descriptor, and would hold the lock for as long as it lives: close it there."""
+        descriptor = getattr(getattr(self._lock, "_context", None), "lock_file_fd", None)
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._lock = None
+
+
+def _after_fork() -> None:
+    for lock in list(_held):
+        lock.forget_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def exists(place: Location) -> bool:
+    """Whether something is there."""
+    return place.path in _memory if place.backend == "memory" else os.path.lexists(place.path)
+
+
+def open_container(place: Location, *, writable: bool) -> Container:
+    """The container of an existing store. NotFoundError: nothing there; FormatError, CorruptError: not a store, or damaged."""
+    if not exists(place):
+        raise NotFoundError(f"{place} does not exist: check the path, or make it with replaystore.create")
+    try:
+        return _open(place, writable=writable)
+    except ReplayStoreError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{place} cannot be opened: {error.strerror or error}", error.errno) from error
+
+
+def _open(place: Location, *, writable: bool) -> Container:
+    if place.backend == "hdf5":
+        from replaystore.backends.hdf5 import Hdf5Container
+
+        folder, name = os.path.split(place.path)
+        return Hdf5Container.open(Files(folder or ".", writable=writable), name, writable=writable)
+    from replaystore.backends.zarr import ZarrContainer
+
+    if place.backend == "zip":
+        from replaystore.backends.zip import ZipFiles
+
+        if writable:
+            raise UnsupportedError(f"{place} is a zip file, which is read only: convert it to a .zarr folder to write to it")
+        return ZarrContainer.open(ZipFiles(place.path), writable=False)
+    files = _memory[place.path] if place.backend == "memory" else Files(place.path, writable=writable)
+    return ZarrContainer.open(files, writable=writable)
+
+
+class NewStore:
+    """A store that is being made. `finish` puts it in its place; `discard` removes what there is of it."""
+
+    def __init__(self, place: Location, document: Mapping[str, Any], *, overwrite: bool) -> None:
+        self._place = place
+        self._overwrite = overwrite
+        if place.backend == "zip":
+            raise UnsupportedError(f"{place}: a zip file cannot be written to as a buffer grows: create a .zarr folder, and pack it when done")
+        if exists(place) and not overwrite:
+            raise AlreadyExistsError(f"{place} exists: choose another name, open it, or pass overwrite=True")
+        if exists(place):
+            self._check_replaceable()
+        self._path = place.path if place.backend == "memory" else place.path + ".partial"
+        try:
+            self._clear(self._path)
+            self.container = self._create(document)
+            self.lock = Lock(self._here, self.container.files.path(self.container.lock_name) if place.backend != "memory" else "")
+        except OSError as error:
+            self._clear(self._path)
+            raise StorageError(f"{place} cannot be made: {error.strerror or error}", error.errno) from error
+
+    @property
+    def _here(self) -> Location:
+        return Location(self._place.backend, self._path)
+
+    def _check_replaceable(self) -> None:
+        """Only a store of ours that nobody writes to is replaced."""
+        container = open_container(self._place, writable=False)
+        path = container.files.path(container.lock_name)
+        container.close()
+        Lock(self._place, path).release()
+
+    def _create(self, document: Mapping[str, Any]) -> Container:
+        folder = os.path.dirname(self._place.path)
+        if self._place.backend != "memory" and folder:
+            os.makedirs(folder, exist_ok=True)
+        if self._place.backend == "hdf5":
+            from replaystore.backends.hdf5 import Hdf5Container
+
+            return Hdf5Container.create(Files(folder or ".", writable=True), os.path.basename(self._path), document)
+        from replaystore.backends.zarr import ZarrContainer
+
+        if self._place.backend == "memory":
+            files: Files = MemoryFiles(self._path)
+            _memory[self._path] = files
+        else:
+            os.makedirs(self._path)
+            files = Files(self._path, writable=True)
+        return ZarrContainer.create(files, document)
+
+    def finish(self) -> None:
+        """Give the store its name. Everything in it is durable by now."""
+        if self._place.backend == "memory":
+            return
+        try:
+            self.container.files.close()
+            replaced = self._place.path + ".old"
+            if exists(self._place):
+                self._clear(replaced)
+                os.rename(self._place.path, replaced)
+            os.rename(self._path, self._place.path)
+            self._settle()
+            self._clear(replaced)
+        except OSError as error:
+            raise StorageError(f"{self._place} cannot be made: {error.strerror or error}", error.errno) from error
+
+    def _settle(self) -> None:
+        """Make the new name durable, and go on under it."""
+        folder = os.path.dirname(self._place.path) or "."
+        Files(folder, writable=True).sync_folder("")
+        if self._place.backend == "zarr":
+            self.container.files.root = type(self.container.files.root)(self._place.path)
+            return
+        partial = self.container.files.path(self.container.lock_name)
+        self.container.name = os.path.basename(self._place.path)  # type: ignore[attr-defined]
+        self.lock.release()
+        self._clear(partial)
+        self.lock = Lock(self._place, self.container.files.path(self.container.lock_name))
+
+    def discard(self) -> None:
+        """Remove what there is of it."""
+        self.container.close()
+        lock_path = self.container.files.path(self.container.lock_name)
+        self.lock.release()
+        self._clear(self._path)
+        if self._place.backend == "hdf5":
+            self._clear(lock_path)
+
+    def _clear(self, path: str) -> None:
+        if self._place.backend == "memory":
+            _memory.pop(path, None)  # a reader may still have the old one open
+        elif os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def remove(place: Location) -> None:
+    """Remove a store from memory; those on disk are the user's to remove."""
+    _memory.pop(place.path, None)

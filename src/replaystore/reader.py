@@ -1,0 +1,446 @@
+"""The reading half of a buffer: its columns, its table of trajectories, and their steps, as of one commit.
+
+Nothing is read before it is asked for: columns are opened on first use, tables are read whole on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore import document as documents
+from replaystore.assembler import Open
+from replaystore.backends import ArraySpec
+from replaystore.backends.reading import StoreReader
+from replaystore.chunks.coded import CodedColumn
+from replaystore.chunks.mapped import PlainColumn, raw_column
+from replaystore.errors import ConflictError, SchemaError
+from replaystore.location import Location
+from replaystore.schema import Schema, escape_path, unescape
+from replaystore.trajectories import Parts, Trajectories
+
+if TYPE_CHECKING:
+    from replaystore.sampling import Sampler
+    from replaystore.statistics import Statistics
+
+__all__ = ["BufferReader", "Column", "Trajectory"]
+
+Rows = slice | NDArray[Any] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The steps of one trajectory, in memory."""
+
+    info: dict[str, Any]
+    """Its row of the table: length, env, terminated, truncated, seed, return, split, …"""
+    columns: dict[str, NDArray[Any]]
+    """One array of shape (steps, *field shape) for each field. In a ring, without the steps that were dropped."""
+    final_observation: dict[str, NDArray[Any]] | None
+    """The observation after the last step by field name, or None if it is not known."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()))) if self.columns else 0
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
+
+
+class Column:
+    """One field over all steps, read as it is asked for: `column[i]`, `column[a:b]`, `column[[3, 1, 1]]` give arrays in memory."""
+
+    def __init__(self, reader: BufferReader, name: str) -> None:
+        self._reader = reader
+        self.name = name
+        declared = reader.schema.fields[name]
+        self.dtype: np.dtype[Any] = declared.dtype
+        self._row_shape = declared.shape
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Steps first."""
+        return (len(self), *self._row_shape)
+
+    @property
+    def ndim(self) -> int:
+        return 1 + len(self._row_shape)
+
+    def __getitem__(self, key: int | Rows) -> Any:
+        if isinstance(key, (int, np.integer)):
+            row = int(key) + (len(self) if key < 0 else 0)
+            if not 0 <= row < len(self):
+                raise IndexError(f"step {key} of {self.name!r}: there are {len(self)} steps")
+            return self._reader.read(slice(row, row + 1), [self.name])[self.name][0]
+        return self._reader.read(key, [self.name])[self.name]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+    def __repr__(self) -> str:
+        return f"<Column {self.name!r} {self.dtype} {self.shape}>"
+
+
+class BufferReader:
+    """What can be read of a buffer."""
+
+    def __init__(self, place: Location, store: StoreReader, document: documents.Document) -> None:
+        self._place = place
+        self._store = store
+        self._document = document
+        self._columns: dict[str, PlainColumn | CodedColumn] = {}
+        self._closed = False
+        self._moved()
+        self._schema = self._visible_schema()
+
+    def _visible_schema(self) -> Schema:
+        """The fields that exist as of the commit; a killed writer may have announced one more."""
+        fields = self._document.steps.fields
+        arrays = set(self._store.state.arrays)
+        return self._document.steps.select([name for name in fields if f"steps/{escape_path(name)}" in arrays])
+
+    def _moved(self) -> None:
+        """Show the store's commit."""
+        self._extra = self._store.state.extra
+        self._first, self._stop = self._store.first("steps"), self._store.rows("steps")
+        self._parts: Parts | None = None
+        self._trajectories: Trajectories | None = None
+
+    # --- what it is
+
+    def __len__(self) -> int:
+        """The number of steps."""
+        return self._stop - self._first
+
+    @property
+    def location(self) -> str:
+        """Where it is."""
+        return str(self._place)
+
+    @property
+    def schema(self) -> Schema:
+        """What one step holds."""
+        return self._schema
+
+    @property
+    def commit_id(self) -> int:
+        """The commit that is shown."""
+        return self._store.state.commit
+
+    @property
+    def layout(self) -> str:
+        """ "live" or "archive"."""
+        return self._document.layout.name
+
+    @property
+    def capacity(self) -> int | None:
+        """How many newest steps a ring keeps; None: all."""
+        return None if self._document.ring is None else self._document.ring.capacity
+
+    @property
+    def environment(self) -> dict[str, Any] | None:
+        """The environment that was recorded, as far as known: id, spec (Gymnasium's EnvSpec as JSON), num_envs, autoreset."""
+        section = self._document.environment
+        return None if section is None else documents.to_plain(section)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """When and by what it was made, and from what."""
+        return documents.to_plain(self._document.provenance)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._closed
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.location!r}: {len(self)} steps, {self.num_trajectories} trajectories, commit {self.commit_id}>"
+
+    # --- trajectories
+
+    @property
+    def num_trajectories(self) -> int:
+        """Trajectories that have steps here, open ones included."""
+        return len(self.trajectories)
+
+    @property
+    def parts(self) -> Parts:
+        """Which rows belong to which trajectory; rows count from the first step ever written. Rows that were dropped are left out."""
+        self._check_open()
+        if self._parts is None:
+            stored = [self._store.table(f"parts/{name}") for name in ("start", "length", "trajectory", "offset", "final")]
+            opened = [entry for entry in self._opened() if entry.part_length]
+            rows = [[e.part_start, e.part_length, e.trajectory, e.offset, -1] for e in opened]
+            columns = [np.concatenate([known, [row[at] for row in rows]]).astype(np.int64) for at, known in enumerate(stored)]
+            order = np.argsort(columns[0], kind="stable")
+            self._parts = Parts(*(column[order] for column in columns)).since(self._first)
+        return self._parts
+
+    @property
+    def trajectories(self) -> Trajectories:
+        """The table of trajectories: those that have ended, in the order of ending, then those that are open.
+
+        `buffer.trajectories.where("return > 100 and length >= 50")` selects; `buffer.trajectory(i)` reads the steps of row i."""
+        self._check_open()
+        if self._trajectories is None:
+            columns = self._table()
+            kept = np.isin(columns["trajectory"], self.parts.trajectory)
+            self._trajectories = Trajectories({name: values[kept] for name, values in columns.items()})
+        return self._trajectories
+
+    def _table(self) -> dict[str, NDArray[Any]]:
+        """All columns, of ended trajectories and then of open ones."""
+        prefix = "trajectories/"
+        names = [name for name in self._store.specs() if name.startswith(prefix)]
+        columns: dict[str, NDArray[Any]] = {unescape(name.removeprefix(prefix)): self._store.table(name) for name in names}
+        opened = [entry for entry in self._opened() if entry.length]
+        count = len(next(iter(columns.values())))
+        for name, known in columns.items():
+            known_of_open = {"trajectory": [e.trajectory for e in opened], "env": [e.env for e in opened], "seed": [e.seed for e in opened]}
+            known_of_open |= {"length": [e.length for e in opened], "split": [e.split for e in opened], "return": [e.returned for e in opened]}
+            blank = np.nan if known.dtype.kind == "f" else 0
+            more = known_of_open.get(name, [blank] * len(opened))
+            columns[name] = np.concatenate([known, np.asarray(more, known.dtype).reshape(len(opened), *known.shape[1:])])
+        splits = np.array(self._extra["splits"])
+        columns["split"] = splits[columns["split"]] if len(columns["split"]) else np.empty(0, splits.dtype)
+        order = ["trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split"]
+        ordered = {name: columns[name] for name in [*order, *sorted(columns.keys() - set(order))] if name in columns}
+        return ordered | {"open": np.arange(count + len(opened)) >= count}
+
+    def trajectory(self, number: int, fields: Iterable[str] | None = None) -> Trajectory:
+        """The steps of row `number` of `trajectories`."""
+        table = self.trajectories
+        if not -len(table) <= number < len(table):
+            raise IndexError(f"trajectory {number}: there are {len(table)} trajectories")
+        info = table[int(number)]
+        names = self._names(fields)
+        runs = self.parts.rows_of(info["trajectory"])
+        columns = {}
+        for name in names:
+            column = self._column(f"steps/{escape_path(name)}")
+            pieces = [column.read(start, stop) for start, stop in runs]
+            columns[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return Trajectory(info, columns, self._final_observation(info["trajectory"]))
+
+    def _final_observation(self, trajectory: int) -> dict[str, NDArray[Any]] | None:
+        """The observation after the last step of a trajectory."""
+        last = int(self.parts.parts_of(trajectory)[-1])
+        final = int(self.parts.final[last])
+        if final >= 0:
+            return {name: self.final_rows(name, np.array([final]))[0] for name in self.schema.names("observation")}
+        for entry in self._open_trajectories():
+            if entry.trajectory == trajectory:
+                return entry.following
+        return None
+
+    def final_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows of `final/` of an observation field: final observations, as `parts.final` numbers them."""
+        stored = f"final/{escape_path(name)}"
+        if self._store.container.specs()[stored].journaled:
+            found: NDArray[Any] = self._store.table(stored)[rows]
+            return found
+        return self._column(stored).take(rows)
+
+    def _opened(self) -> list[Open]:
+        """The trajectories that are open, without their observations."""
+        rewards = self._document.steps.names("reward")
+        vector = bool(rewards and self._document.steps.fields[rewards[0]].shape)
+        return [Open.from_json(values, vector=vector) for values in self._extra["open"]]
+
+    def _open_trajectories(self) -> list[Open]:
+        """The trajectories that are open, with the observations that follow their last steps."""
+        opened = self._opened()
+        known = [entry for entry, values in zip(opened, self._extra["open"], strict=True) if values[-1]]
+        for name in self.schema.names("observation") if known else ():
+            declared = self.schema.fields[name]
+            data = self._store.attachment(name)
+            for at, entry in enumerate(known):
+                if data is not None:
+                    row = np.frombuffer(data, declared.dtype, declared.row_bytes // declared.dtype.itemsize, at * declared.row_bytes)
+                    found: NDArray[Any] | None = row.reshape(declared.shape)
+                else:  # the place is used for a newer commit's: then the newer commit has a row or final observation for it
+                    found = self._followed_by(entry, name)
+                if found is not None:
+                    entry.following = {**(entry.following or {}), name: found}
+        return opened
+
+    def _followed_by(self, entry: Open, name: str) -> NDArray[Any] | None:
+        """What a newer commit has after the last step of a trajectory that was open in an older one."""
+        newest = self._store.unpinned()
+        view = BufferReader(self._place, newest, self._document)
+        parts = view.parts
+        for part in parts.parts_of(entry.trajectory).tolist():
+            begin, stop = int(parts.offset[part]), int(parts.offset[part] + parts.length[part])
+            if begin <= entry.length < stop:
+                row = int(parts.start[part]) + entry.length - begin
+                return view._column(f"steps/{escape_path(name)}").read(row, row + 1)[0]
+            if stop == entry.length and parts.final[part] >= 0:
+                found: NDArray[Any] = view.final_rows(name, parts.final[part : part + 1])[0]
+                return found
+        for other in view._open_trajectories():
+            if other.trajectory == entry.trajectory and other.length == entry.length and other.following is not None:
+                return other.following[name]
+        return None
+
+    # --- steps
+
+    def __getitem__(self, name: str) -> Column:
+        """The column of a field: `buffer["observation"][1000:2000]`."""
+        self._check_open()
+        if name not in self.schema.fields:
+            raise SchemaError(f"{self._place}: there is no field {name!r}; fields are {', '.join(self.schema.fields)}")
+        return Column(self, name)
+
+    def read(self, rows: Rows, fields: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Steps, as {field: array of shape (steps, *field shape)}.
+
+        Args:
+            rows: a slice, or integers in any order, repeated as you like; 0 is the oldest step kept, negative ones count from the end.
+            fields: names, or beginnings of paths ("observation"); None for all.
+        """
+        self._check_open()
+        names = self._names(fields)
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                stop = max(start, stop)
+                return {name: self._of(name).read(self._first + start, self._first + stop) for name in names}
+            rows = np.arange(start, stop, step)
+        wanted = np.asarray(rows)
+        if wanted.dtype == np.bool_ and wanted.shape == (len(self),):
+            wanted = np.flatnonzero(wanted)
+        if wanted.size == 0:
+            wanted = wanted.astype(np.int64)
+        if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
+            raise SchemaError(f"rows are a slice, a mask, or a flat array of integers, not {wanted.dtype} of shape {wanted.shape}")
+        wanted = wanted.astype(np.int64)
+        if wanted.size and not -len(self) <= int(wanted.min()) <= int(wanted.max()) < len(self):
+            raise IndexError(f"rows from {wanted.min()} to {wanted.max()} were asked for; there are {len(self)} steps")
+        wanted = np.where(wanted < 0, wanted + len(self), wanted) + self._first
+        return {name: self._of(name).take(wanted) for name in names}
+
+    def _of(self, name: str) -> PlainColumn | CodedColumn:
+        return self._column(f"steps/{escape_path(name)}")
+
+    def _names(self, fields: Iterable[str] | None) -> list[str]:
+        if fields is None:
+            return list(self.schema.fields)
+        return list(self.schema.select([fields] if isinstance(fields, str) else fields).fields)
+
+    def _column(self, stored: str) -> PlainColumn | CodedColumn:
+        """The column of a stored array, with all its rows as of the commit."""
+        store, column = self._store, self._columns.get(stored)
+        spec = store.container.specs()[stored]
+        rows, first = store.rows(stored), store.first(stored)
+        if column is None:
+            store.check_generation()
+            column = self._columns[stored] = self._open_column(stored, spec, first)
+        if column.first < first:
+            column.drop_before(first)
+        if isinstance(column, CodedColumn):
+            column.set_tail(*store.tail(stored))
+        elif column.stop < rows:
+            unit = spec.shard_rows if store.container.capabilities.shards else spec.chunk_rows
+            start = max(column.stop // unit * unit, column.first)
+            column.extend(store.container.extents(stored, start, rows), rows, start=start)
+        return column
+
+    def _open_column(self, stored: str, spec: ArraySpec, first: int) -> PlainColumn | CodedColumn:
+        store = self._store
+        if spec.codec is None:
+            unit = spec.shard_rows if store.container.capabilities.shards else spec.chunk_rows
+            return raw_column(store.container.files, spec, name=stored, first_row=first // unit * unit)
+        return CodedColumn(
+            store.container.files,
+            spec,
+            store.container.codec(spec),
+            lambda chunk: store.locate(stored, chunk),
+            lambda chunk: store.checksum(stored, chunk),
+            name=stored,
+            first_row=first,
+        )
+
+    # --- derived
+
+    def statistics(self, fields: Iterable[str] | None = None) -> dict[str, Statistics]:
+        """Mean, standard deviation, smallest and largest value and count of each field, over all steps, element by element."""
+        from replaystore.statistics import Statistics
+
+        names = self._names(fields)
+        found = {}
+        for name in names:
+            total = Statistics.nothing(self.schema.fields[name].shape)
+            step = max(1, (4 << 20) // max(1, self.schema.fields[name].row_bytes))
+            for start in range(0, len(self), step):
+                total = total.merged(Statistics.of(self[name][start : start + step]))
+            found[name] = total
+        return found
+
+    def sampler(
+        self,
+        batch_size: int = 256,
+        *,
+        fields: Iterable[str] | None = None,
+        next_observation: bool = True,
+        where: str | None = None,
+        split: str | None = None,
+        seed: int | None = None,
+    ) -> Sampler:
+        """Random transitions, uniformly over the steps (with replacement): an endless iterator of {field: array}.
+
+        Args:
+            next_observation: add `next_observation` (and its nested fields); steps whose next observation is not known are left out.
+            where, split: only steps of these trajectories, as `trajectories.where` selects them.
+            seed: the same seed and the same commit give the same batches.
+        """
+        from replaystore.sampling import Sampler
+
+        return Sampler(
+            self, batch_size, names=self._names(fields), next_observation=next_observation, where=where, split=split, seed=seed
+        )
+
+    # --- life
+
+    def refresh(self) -> bool:
+        """Go on to the newest commit; whether there was one."""
+        self._check_open()
+        generation, arrays = self._store.state.generation, len(self._store.state.arrays)
+        moved = self._store.refresh()
+        if moved:
+            self._store.keep_tails()
+            if self._store.state.generation != generation:
+                self._forget_columns()
+            if len(self._store.state.arrays) != arrays:
+                self._document = documents.parse(self._store.container.document(), self.location)
+                self._schema = self._visible_schema()
+            self._moved()
+        return moved
+
+    def _forget_columns(self) -> None:
+        for column in self._columns.values():
+            if isinstance(column, CodedColumn):
+                column.close()
+        self._columns = {}
+
+    def close(self) -> None:
+        """Release files and memory."""
+        if not self._closed:
+            self._closed = True
+            self._forget_columns()
+            self._store.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConflictError(f"{self._place} is closed: open it again")
+
+
+def user_columns(names: Mapping[str, Any]) -> list[str]:
+    """Columns of the table of trajectories that are the user's own."""
+    fixed = {"trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split", "open"}
+    return [name for name in names if name not in fixed]

@@ -1,0 +1,431 @@
+"""Info dictionaries become columns: what is recorded, as what, where it is missing, and what is refused."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import gymnasium
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from replaystore.errors import ReplayStoreWarning, SchemaError
+from replaystore.infos import InfoColumns, batch_of_one, exactly
+from replaystore.schema import Field, Schema
+
+if TYPE_CHECKING:
+    from replaystore.buffer import Buffer
+
+Rows = dict[str, list[Any]]
+
+
+class Table:
+    """What InfoColumns needs of a buffer, and the rows that it was given."""
+
+    def __init__(self, fields: Mapping[str, Field] | None = None) -> None:
+        self.schema = Schema({"reward": Field(np.dtype(float), (), "reward"), **(fields or {})})
+        self.rows: Rows = {name: [] for name in self.schema.fields}
+
+    @property
+    def rows_recorded(self) -> int:
+        return len(self.rows["reward"])
+
+    def add_field(self, name: str, declared: Field, *, fill: int = 0) -> None:
+        self.schema = self.schema.with_field(name, declared)
+        self.rows[name] = [np.full(declared.shape, fill, declared.dtype) for _ in range(self.rows_recorded)]
+
+    def add(self, columns: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None = None, rows: int = 1) -> None:
+        columns = {**columns, "reward": np.zeros(len(next(iter(columns.values()), range(rows))))}
+        assert columns.keys() == self.schema.fields.keys()
+        for name, values in columns.items():
+            declared = self.schema.fields[name]
+            assert values.dtype == declared.dtype
+            assert values.shape[1:] == declared.shape
+            self.rows[name].extend(np.array(values if mask is None else values[mask]))
+
+    def column(self, name: str) -> list[Any]:
+        return [value.tolist() for value in self.rows[name]]
+
+
+def columns_of(table: Table, num_envs: int = 1, selected: Any = True, *, masks: bool = True) -> InfoColumns:
+    return InfoColumns(cast("Buffer", table), num_envs, selected, masks=masks, reserved=("final_obs", "final_info"))
+
+
+def record(*infos: Mapping[Any, Any], selected: Any = True, table: Table | None = None) -> Table:
+    """Record the infos of one environment, step after step."""
+    table = Table() if table is None else table
+    columns = columns_of(table, selected=selected, masks=False)
+    for info in infos:
+        table.add(columns.columns(batch_of_one(info)))
+    return table
+
+
+def vector(*infos: Mapping[str, Any]) -> dict[str, Any]:
+    """The infos of a vector environment, as Gymnasium makes them."""
+    env = gymnasium.vector.VectorEnv[Any, Any, Any]()
+    env.num_envs = len(infos)
+    batch: dict[str, Any] = {}
+    for place, info in enumerate(infos):
+        batch = env._add_info(batch, dict(info), place)
+    return batch
+
+
+def fields(table: Table) -> dict[str, str]:
+    return {name: str(declared.dtype) for name, declared in table.schema.fields.items() if name != "reward"}
+
+
+# --- one environment
+
+
+def test_numbers_and_arrays_keep_their_dtype() -> None:
+    info = {
+        "flag": True, "count": 3, "speed": 0.5, "phase": 1j, "small": np.int8(4), "half": np.float16(2), "bit": np.bool_(True),
+        "vector": np.arange(3, dtype="u2"), "big_endian": np.arange(2, dtype=">f4"),
+    }  # fmt: skip
+
+    table = record(info, info)
+
+    assert fields(table) == {
+        "info/flag": "bool", "info/count": "int64", "info/speed": "float64", "info/phase": "complex128", "info/small": "int8",
+        "info/half": "float16", "info/bit": "bool", "info/vector": "uint16", "info/big_endian": "float32",
+    }  # fmt: skip
+    assert table.column("info/vector") == [[0, 1, 2]] * 2
+    assert table.column("info/big_endian") == [[0, 1]] * 2
+    assert table.column("info/phase") == [1j, 1j]
+
+
+def test_a_key_of_a_nested_dict_is_a_path() -> None:
+    table = record({"episode": {"r": 1.5, "a/b": 2}})
+
+    assert fields(table) == {"info/episode/r": "float64", "info/episode/a%2Fb": "int64"}
+
+
+def test_a_key_that_appears_late_is_zero_and_masked_before() -> None:
+    table = record({"x": 1}, {"x": 2, "late": 5.0}, {"x": 3})
+
+    assert table.column("info/late") == [0, 5, 0]
+    assert table.column("info/_late") == [False, True, False]
+    assert "info/_x" not in table.schema.fields
+
+
+def test_a_key_that_is_missing_for_the_first_time_gets_a_mask_that_is_true_before() -> None:
+    table = record({"x": 1, "n": {"y": 1}}, {"x": 2, "n": {"y": 2}}, {}, {"x": 4})
+
+    assert table.column("info/x") == [1, 2, 0, 4]
+    assert table.column("info/_x") == [True, True, False, True]
+    assert table.column("info/n/_y") == [True, True, False, False]
+    assert table.schema.fields["info/_x"].role == "mask"
+
+
+def test_none_is_no_value() -> None:
+    table = record({"x": None}, {"x": 2.0}, {"x": None})
+
+    assert table.column("info/_x") == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("text", "a str"),
+        ([1, 2], "a list"),
+        (object(), "a object"),
+        (np.array(["a"]), "<U1"),
+        (np.array([], dtype=float), r"of shape \(0,\)"),
+        (np.datetime64("2020-01-01"), "datetime64"),
+        (2**70, "int"),
+        (np.ma.masked_array([1.0], [True]), "a MaskedArray"),
+    ],
+)
+def test_what_is_no_number_is_left_out_with_one_warning(value: Any, reason: str) -> None:
+    table = Table()
+    columns = columns_of(table, masks=False)
+
+    info = batch_of_one({"n": {"x": value}, "y": 1})
+    with pytest.warns(ReplayStoreWarning, match=rf"info key 'n/x' is not recorded.*{reason}"):
+        table.add(columns.columns(info))
+    for _ in range(2):  # without a warning, which would be an error
+        table.add(columns.columns(info))
+
+    assert columns.left_out == {"n/x": 3}
+    assert fields(table) == {"info/y": "int64"}
+
+
+def test_a_key_whose_name_is_no_string_is_left_out() -> None:
+    with pytest.warns(ReplayStoreWarning, match="info key '7' is not recorded.*a int, not a string"):
+        assert fields(record({7: 1.0}, {7: 1.0})) == {}
+
+
+def test_a_name_that_no_store_can_hold_is_left_out() -> None:
+    with pytest.warns(ReplayStoreWarning, match="choose a shorter one"):
+        assert fields(record({"x" * 300: 1.0}, {"x" * 300: 1.0})) == {}
+
+
+def test_a_number_that_becomes_text_is_missing_there() -> None:
+    with pytest.warns(ReplayStoreWarning, match="or not in every row"):
+        table = record({"x": 1}, {"x": "one"}, {"x": 3})
+
+    assert table.column("info/_x") == [True, False, True]
+
+
+def test_a_number_that_becomes_a_dict_is_missing_there_and_the_reverse() -> None:
+    with pytest.warns(ReplayStoreWarning, match="'x'.*it is a dict where it was a number"):
+        assert record({"x": 1}, {"x": {"y": 1}}).column("info/_x") == [True, False]
+    with pytest.warns(ReplayStoreWarning, match="'x'.*it is no dict where it was one"):
+        assert record({"x": {"y": 1}}, {"x": 1}).column("info/x/_y") == [True, False]
+
+
+def test_names_that_begin_with_an_underscore_are_recorded_unless_they_are_taken() -> None:
+    assert fields(record({"_x": 1})) == {"info/_x": "int64"}
+    with pytest.warns(ReplayStoreWarning, match="'_x' is not recorded.*kept for the mask of 'x'"):
+        assert fields(record({"_x": 1, "x": 2.0}, {"x": 1.0})) == {"info/x": "float64"}
+    with pytest.warns(ReplayStoreWarning, match="'x' is not recorded.*is taken"):
+        assert fields(record({"_x": 1}, {"x": 2.0})) == {"info/_x": "int64", "info/__x": "bool"}
+    with pytest.warns(ReplayStoreWarning, match="'_x' is not recorded.*is taken"):
+        assert fields(record({"x": 1.0}, {"_x": 2})) == {"info/x": "float64", "info/_x": "bool"}
+
+
+def test_only_selected_keys_are_recorded() -> None:
+    info = {"x": 1, "y": "text", "episode": {"r": 1.0, "l": 2}, "other": {"z": 1}}
+
+    assert set(fields(record(info, selected=["x", "episode/r"]))) == {"info/x", "info/episode/r"}
+    assert set(fields(record(info, selected=("episode",)))) == {"info/episode/r", "info/episode/l"}
+    assert fields(record(info, info, selected=False)) == {}
+    with pytest.raises(SchemaError, match=r"info=\['x'\]"):
+        record(info, selected="x")
+
+
+def test_fields_of_the_buffer_that_nobody_gives_are_missing() -> None:
+    table = record({"x": 1}, {"x": 2})
+
+    record({"y": 1}, table=table, selected=False)
+    record({"y": 1, "x": 4}, table=table, selected=["y"])
+
+    assert table.column("info/_x") == [True, True, False, False]
+    assert table.column("info/_y") == [False, False, False, True]
+
+
+def test_two_recorders_of_one_buffer_see_each_others_fields() -> None:
+    table = Table()
+    first, second = columns_of(table, masks=False), columns_of(table, masks=False)
+    table.add(first.columns(batch_of_one({"x": 1})))
+    table.add(second.columns(batch_of_one({"y": 2})))
+    table.add(first.columns(batch_of_one({"x": 3})))
+
+    assert table.column("info/x") == [1, 0, 3]
+    assert table.column("info/_x") == [True, False, True]
+    assert table.column("info/_y") == [False, True, False]
+
+
+# --- changes of dtype and shape
+
+
+def test_integers_become_the_floats_of_their_field_if_that_is_exact() -> None:
+    table = record({"x": 0.5}, {"x": 2**53}, {"x": True}, {"x": np.float32(0.25)})
+
+    assert table.column("info/x") == [0.5, 2.0**53, 1.0, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (0.5, 2**53 + 1),
+        (1, 0.5),
+        (np.float32(1), 0.1),
+        (np.int8(1), 200),
+        (True, 1),
+        (np.zeros(2), np.zeros(3)),
+        (1.0, np.zeros(1)),
+        (1.0, 1j),
+    ],
+)
+def test_a_key_that_changes_its_dtype_or_shape_is_refused(first: Any, then: Any) -> None:
+    table = Table()
+    columns = columns_of(table, masks=False)
+    table.add(columns.columns(batch_of_one({"n": {"x": first}})))
+
+    with pytest.raises(SchemaError, match=r"info key 'n/x' is .* in step 2 of this recording, not .*info=\[\.\.\.\].*info=False"):
+        columns.columns(batch_of_one({"n": {"x": then}}))
+
+
+numbers = st.one_of(st.integers(-(2**63), 2**64 - 1), st.integers(-300, 300), st.floats(width=32), st.floats(), st.booleans())
+dtypes = st.sampled_from(["bool", "i1", "u1", "i4", "i8", "u8", "f2", "f4", "f8", "c16"])
+
+
+@given(numbers, dtypes, dtypes)
+def test_a_conversion_changes_no_value(number: Any, given_dtype: str, dtype: str) -> None:
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            values = np.array([number, 1]).astype(given_dtype)
+        except OverflowError:
+            return
+    converted = exactly(values, np.dtype(dtype))
+
+    if converted is None:
+        assert not np.can_cast(given_dtype, dtype, "safe") or values.dtype.kind in "iu"
+    else:
+        assert converted.dtype == dtype
+        kept = [a == b or (a != a and b != b) for a, b in zip(converted.tolist(), values.tolist(), strict=True)]
+        assert all(kept)
+
+
+# --- vectors of environments
+
+
+def test_a_vector_is_recorded_as_its_environments_are() -> None:
+    infos = [{"x": 1.0, "bit": np.bool_(True), "n": {"v": np.arange(2)}}, {"x": 2.0, "bit": np.bool_(False), "n": {"v": np.arange(2) + 5}}]
+    table = Table()
+
+    table.add(columns_of(table, 2).columns(vector(*infos)))
+
+    assert fields(table) == {"info/x": "float64", "info/bit": "bool", "info/n/v": "int64"}
+    assert table.column("info/bit") == [True, False]
+    assert table.column("info/n/v") == [[0, 1], [5, 6]]
+
+
+def test_arrays_that_are_all_there_are_passed_on_uncopied() -> None:
+    table = Table()
+    columns = columns_of(table, 2)
+    columns.columns(vector({"x": 1.0}, {"x": 2.0}))
+    infos = vector({"x": 3.0}, {"x": 4.0})
+
+    assert columns.columns(infos)["info/x"] is infos["x"]
+
+
+def test_a_key_that_only_some_environments_have_is_masked() -> None:
+    table = Table()
+    columns = columns_of(table, 3)
+    for infos in (vector({}, {"x": 2}, {"n": {"y": 1.0}}), vector({"x": 1}, {"x": 2}, {"x": 3}), vector({}, {}, {})):
+        table.add(columns.columns(infos))
+
+    assert table.column("info/x") == [0, 2, 0, 1, 2, 3, 0, 0, 0]
+    assert table.column("info/_x") == [False, True, False, True, True, True, False, False, False]
+    assert table.column("info/n/_y") == [False, False, True] + [False] * 6
+
+
+def test_values_behind_a_mask_are_not_recorded() -> None:
+    table = Table()
+
+    table.add(columns_of(table, 2).columns({"x": np.array([7.0, 8.0]), "_x": np.array([False, True])}))
+
+    assert table.column("info/x") == [0, 8]
+
+
+def test_infos_of_a_reset_are_not_recorded() -> None:
+    table = Table()
+    columns = columns_of(table, 2)
+    resetting = np.array([True, False])
+
+    table.add(columns.columns(vector({"x": 1.0, "only_reset": 1}, {"x": 2.0}), resetting), ~resetting)
+
+    assert table.column("info/x") == [2]
+    assert fields(table) == {"info/x": "float64"}
+
+
+def test_what_gymnasium_cast_to_the_dtype_of_a_resets_info_is_left_out() -> None:
+    table = Table()
+    columns = columns_of(table, 2)
+    table.add(columns.columns(vector({"prob": 0.5, "count": 1}, {"prob": 0.25, "count": 2})))
+    infos = vector({"prob": 1, "count": 0.0}, {"prob": 0.25, "count": 3})  # env 0 was reset: 0.25 became 0, and 3 became 3.0
+    resetting = np.array([True, False])
+
+    with pytest.warns(ReplayStoreWarning, match="'prob'.*int64 that a reset's info has"):
+        table.add(columns.columns(infos, resetting), ~resetting)
+
+    assert table.column("info/_prob") == [True, True, False]
+    assert table.column("info/count") == [1, 2, 3]
+    with pytest.raises(SchemaError, match="'count' is float64"):
+        columns.columns(vector({"count": 0.0}, {"count": 3}))
+
+
+def test_the_info_of_an_ended_environment_is_its_final_info() -> None:
+    table = Table()
+    columns = columns_of(table, 3)
+    ended = np.array([True, False, True])
+    infos = vector({"x": -1.0, "reset": 1}, {"x": 2.0, "only": 5}, {"x": -1.0})
+    final = vector({"x": 1.0, "won": True}, {}, {"x": 3.0, "won": False})
+
+    table.add(columns.columns({**infos, "final_obs": np.zeros(3), "final_info": final, "_final_info": ended}, ended, final))
+
+    assert table.column("info/x") == [1, 2, 3]
+    assert table.column("info/_won") == [True, False, True]
+    assert table.column("info/only") == [0, 5, 0]
+    assert "info/reset" not in table.schema.fields
+
+
+def test_what_a_wrapper_adds_without_masks_is_about_the_step_of_ended_environments_too() -> None:
+    table = Table()
+    columns = columns_of(table, 3)
+    ended = np.array([True, False, False])
+    infos = {"episode": {"r": np.array([5.0, 0, 0])}, "_episode": ended, "time": np.array([1, 2, 3])}
+
+    table.add(columns.columns(infos, ended, {"time": np.array([9, 0, 0]), "_time": ended}))
+
+    assert table.column("info/episode/r") == [5, 0, 0]
+    assert table.column("info/episode/_r") == [True, False, False]
+    assert table.column("info/time") == [9, 2, 3]
+
+
+def test_objects_among_the_environments_are_left_out_one_by_one() -> None:
+    table = Table()
+    columns = columns_of(table, 4)
+    infos: dict[str, Any] = {"x": np.array([None, np.float32(1), "text", np.float32(2)], dtype=object)}
+
+    with pytest.warns(ReplayStoreWarning, match="'x'.*a str"):
+        table.add(columns.columns(infos))
+    infos = {"ragged": np.array([None, np.zeros(2), np.ones(3), None], dtype=object)}
+    with pytest.warns(ReplayStoreWarning, match=r"'ragged'.*shape \(3,\) beside"):
+        table.add(columns.columns(infos))
+
+    assert table.column("info/_x") == [False, True, False, True] + [False] * 4
+    assert table.column("info/_ragged") == [False] * 4 + [False, True, False, False]
+    assert fields(table)["info/x"] == "float32"
+
+
+def test_an_array_that_has_no_row_for_each_environment_is_left_out() -> None:
+    with pytest.warns(ReplayStoreWarning, match=r"its shape \(3,\) does not begin with the number of environments, 2"):
+        columns_of(Table(), 2).columns({"x": np.zeros(3)})
+    with pytest.warns(ReplayStoreWarning, match="it holds a float"):
+        columns_of(Table(), 2).columns({"x": 1.0})
+
+
+KEYS: dict[str, Callable[[int], Any]] = {
+    "a": float,
+    "b": bool,
+    "c": lambda n: np.full(2, n, "f4"),
+    "d": np.bool_,
+    "e": lambda n: {"x": n, "y": {}},
+}
+
+
+@given(st.integers(1, 3).flatmap(lambda n: st.lists(st.lists(st.sets(st.sampled_from(sorted(KEYS))), min_size=n, max_size=n), max_size=6)))
+def test_any_presence_of_keys_is_recorded_alike_in_single_environments_and_vectors(steps: list[list[set[str]]]) -> None:
+    def info(step: int, env: int, keys: set[str]) -> dict[str, Any]:
+        return {key: KEYS[key](step + 10 * env) for key in sorted(keys)}
+
+    many, one = Table(), Table()
+    vectors, singles = columns_of(many, len(steps[0]) if steps else 1), columns_of(one, masks=False)
+    for step, envs in enumerate(steps):
+        many.add(vectors.columns(vector(*(info(step, env, keys) for env, keys in enumerate(envs)))), rows=len(envs))
+        for env, keys in enumerate(envs):
+            one.add(singles.columns(batch_of_one(info(step, env, keys))))
+
+    def present(table: Table) -> dict[str, list[Any]]:
+        """For each key its values with None where it is missing."""
+        names = [name for name, declared in table.schema.fields.items() if declared.role == "info"]
+        masks = {name: name.rpartition("/")[0] + "/_" + name.rpartition("/")[2] for name in names}
+        return {
+            name: [value if there else None for value, there in zip(table.column(name), table.column(masks[name]), strict=True)]
+            if masks[name] in table.schema.fields
+            else table.column(name)
+            for name in names
+        }
+
+    assert present(many) == present(one)
+    for name, column in present(many).items():
+        keys = name.split("/")[1]
+        assert [value is not None for value in column] == [keys in envs for step in steps for envs in step]

@@ -1,0 +1,98 @@
+"""The modules form layers, and imports point downwards only."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "src" / "replaystore"
+
+LAYERS: list[set[str]] = [
+    {"errors"},
+    {"compare", "document", "location", "registry", "schema", "where"},
+    {"backends"},
+    {"assembler", "chunks", "formats", "layout", "opening", "statistics", "trajectories"},
+    {"buffer", "infos", "loader", "reader", "sampling", "writer"},
+    {"analysis", "conversion", "verification"},
+    {"cli", "compat", "gymnasium", "testing", "torch"},
+]
+"""What may import what: a module imports from its own layer and from those before it."""
+
+STORAGE = {"zarr", "h5py", "obstore"}
+VAGUE = {"utils", "util", "common", "core", "base", "helpers", "helper", "types", "misc"}
+
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+MODULES = [file for file in FILES if file != Path("__init__.py")]
+LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def name_of(file: Path) -> str:
+    """The module or package of the first level that a file belongs to."""
+    return file.parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The full names of all modules that are imported anywhere in a file, with the name taken from each."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_modules(file: Path) -> set[str]:
+    """The modules of the first level that a file imports from."""
+    names = [name.split(".") for name in imported(ast.parse((ROOT / file).read_text()))]
+    assert ["replaystore"] not in names, f"{file} imports the whole package; import from the module that a name lives in"
+    return {name[1] for name in names if name[0] == "replaystore"}
+
+
+def loaded_with(file: Path) -> set[str]:
+    """The files of the package that are loaded when this one is: what it imports outside of functions and of `if TYPE_CHECKING`."""
+    statements = ast.parse((ROOT / file).read_text()).body
+    names = {name for statement in statements if isinstance(statement, ast.Import | ast.ImportFrom) for name in imported(statement)}
+    found = set()
+    for name in names:
+        parts = name.split(".")[1:]
+        places = [Path(*parts[:end]) for end in range(1, len(parts) + 1)] if name.startswith("replaystore.") else []
+        found |= {str(place.with_suffix(".py")) for place in places} | {str(place / "__init__.py") for place in places}
+    return found & {str(path) for path in FILES} - {str(file)}
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {name_of(file) for file in MODULES} <= LEVELS.keys()
+
+
+@pytest.mark.parametrize("file", MODULES, ids=str)
+def test_imports_point_downwards(file: Path) -> None:
+    level = LEVELS[name_of(file)]
+
+    upward = {name for name in imported_modules(file) if LEVELS.get(name, len(LAYERS)) > level}
+
+    assert not upward, f"{file} is below {', '.join(sorted(upward))}"
+
+
+def test_no_module_is_loaded_by_what_it_loads() -> None:
+    graph = {str(file): loaded_with(file) for file in MODULES}
+
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"these import each other: {' → '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_only_backends_know_the_storage_libraries(file: Path) -> None:
+    libraries = {name.split(".")[0] for name in imported(ast.parse((ROOT / file).read_text()))}
+
+    assert name_of(file) == "backends" or not libraries & STORAGE
+
+
+def test_a_name_says_what_a_module_holds() -> None:
+    assert not [str(file) for file in FILES if VAGUE & set(re.split(r"[/_.]", str(file)))]

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replaystore.errors import FormatError, SchemaError, StorageError, UnsupportedError
+from replaystore.location import SUFFIXES, Location, parse
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "backend", "path"),
+    [
+        ("runs/a.zarr", "zarr", "runs/a.zarr"),
+        ("runs/a.zarr/", "zarr", "runs/a.zarr"),
+        ("runs/A.ZARR", "zarr", "runs/A.ZARR"),
+        ("a.zarr.zip", "zip", "a.zarr.zip"),
+        ("a.zip", "zip", "a.zip"),
+        ("a.h5", "hdf5", "a.h5"),
+        ("a.b.hdf5", "hdf5", "a.b.hdf5"),
+        ("memory:a", "memory", "a"),
+        ("memory:a.zarr", "memory", "a.zarr"),
+        ("C:\\runs\\a.zarr", "zarr", "C:\\runs\\a.zarr"),
+        ("C:/runs/a.h5", "hdf5", "C:/runs/a.h5"),
+        ("a:b.zarr", "zarr", "a:b.zarr"),
+        ("run:7/a.zarr", "zarr", "run:7/a.zarr"),
+        ("~/a.zarr", "zarr", "~/a.zarr"),
+    ],
+)
+def test_the_suffix_or_the_prefix_names_the_backend(text: str, backend: str, path: str) -> None:
+    assert parse(text) == Location(backend, path)
+
+
+def test_a_path_and_a_location_are_locations_too() -> None:
+    assert parse(Path("runs") / "a.h5") == Location("hdf5", os.path.join("runs", "a.h5"))
+    assert parse(Location("memory", "a")) == Location("memory", "a")
+
+
+@pytest.mark.parametrize("text", ["runs/a.zarr", "memory:a", "a.h5"])
+def test_the_text_of_a_location_names_the_same_location(text: str) -> None:
+    assert str(parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["s3://bucket/a.zarr", "gs://b/a.zarr", "https://host/a.zarr.zip", "weird+x://a.h5", Path("s3://bucket/a.zarr")]
+)
+def test_a_url_is_refused_with_what_works_instead(text: str | Path) -> None:
+    with pytest.raises(UnsupportedError, match="local disk"):
+        parse(text)
+
+
+def test_a_file_url_is_refused_with_the_advice_to_give_the_path() -> None:
+    with pytest.raises(UnsupportedError, match="without 'file://'"):
+        parse("file:///runs/a.zarr")
+
+
+@pytest.mark.parametrize("wrong", ["", "  ", "memory:", "a\0.zarr", b"a.zarr", None, 7])
+def test_what_is_no_location_is_refused(wrong: Any) -> None:
+    with pytest.raises(SchemaError):
+        parse(wrong)
+
+
+def test_an_unknown_suffix_of_something_new_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError) as caught:
+        parse(tmp_path / "a.pkl")
+    assert all(suffix in str(caught.value) for suffix in SUFFIXES)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "backend"),
+    [
+        (b"PK\x03\x04rest", "zip"),
+        (b"PK\x05\x06" + bytes(18), "zip"),
+        (HDF5 + bytes(100), "hdf5"),
+        (b"REPLAYSTORE HDF5" + bytes(100), "hdf5"),
+        (bytes(512) + HDF5, "hdf5"),
+        (bytes(4096) + HDF5 + bytes(100), "hdf5"),
+    ],
+)
+def test_an_existing_file_with_an_unknown_suffix_is_known_by_its_content(tmp_path: Path, content: bytes, backend: str) -> None:
+    path = tmp_path / "buffer"
+    path.write_bytes(content)
+    assert parse(path) == Location(backend, str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"text", bytes(1000) + HDF5])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "buffer.dat"
+    path.write_bytes(content)
+    with pytest.raises(SchemaError, match="not a store known by its content"):
+        parse(path)
+
+
+def test_a_folder_with_an_unknown_suffix_is_a_store_if_it_has_a_zarr_json(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="not a store known by its content"):
+        parse(tmp_path)
+    (tmp_path / "zarr.json").write_text("{}")
+    assert parse(tmp_path) == Location("zarr", str(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes on this system")
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SchemaError, match="not a store known by its content"):
+        parse(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.hdf5", "a.zip"])
+def test_a_folder_named_as_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(FormatError, match="is a folder, but its suffix names a file"):
+        parse(tmp_path / name)
+
+
+def test_a_file_named_as_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.zarr").write_bytes(b"PK\x03\x04")
+    with pytest.raises(FormatError, match="is a file, but its suffix names a folder"):
+        parse(tmp_path / "a.zarr")
+
+
+def test_something_unreadable_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot be read"):
+        parse(tmp_path / "file" / "below")

@@ -1,0 +1,645 @@
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+import subprocess
+import sys
+import unicodedata
+from collections import OrderedDict
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replaystore.errors import FormatError, SchemaError, UnsupportedError
+from replaystore.schema import (
+    DTYPES,
+    Field,
+    Schema,
+    escape,
+    escape_path,
+    flatten,
+    join_path,
+    space_from_json,
+    space_to_json,
+    split_path,
+    unescape,
+    unescape_path,
+    unflatten,
+)
+
+KEYS = st.text(max_size=12) | st.text("aB1_-. %/\\\u0301é\u00e9\u212b中\U0001f600\x00", max_size=6)
+WELL_FORMED_KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+NESTED = spaces.Dict(
+    {
+        "camera": spaces.Box(0, 255, (4, 4, 3), np.uint8),
+        "joints": spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.Dict({"a/b": spaces.Discrete(5, start=-2), "50%": spaces.MultiBinary(3)})]),
+    }
+)
+
+
+def columns(schema: Schema, rows: int = 3) -> dict[str, Any]:
+    return {name: np.zeros((rows, *declared.shape), declared.dtype) for name, declared in schema.fields.items()}
+
+
+# --- names
+
+
+@given(st.text())
+def test_an_escaped_name_is_read_back(key: str) -> None:
+    assert unescape(escape(key)) == key
+
+
+@given(st.lists(KEYS, unique=True, max_size=20))
+def test_distinct_names_stay_distinct_in_every_normal_form(keys: list[str]) -> None:
+    escaped = [escape(key) for key in keys]
+    assert len(set(escaped)) == len(keys)
+    assert len({unicodedata.normalize("NFC", name) for name in escaped}) == len(keys)
+    assert len({unicodedata.normalize("NFD", name) for name in escaped}) == len(keys)
+
+
+@given(KEYS)
+def test_an_escaped_name_is_safe_in_stores_and_file_systems(key: str) -> None:
+    name = escape(key)
+    assert name
+    assert not set(name) & set('/\\.:*?"<>|\0')
+    assert not name.startswith("__")
+    assert name == name.strip() == unicodedata.normalize("NFC", name)
+    assert name.isprintable()
+    assert all(char.isalnum() or char in "_- %" or unicodedata.category(char)[0] == "M" for char in name)
+
+
+@pytest.mark.parametrize(
+    ("key", "escaped"),
+    [
+        ("camera", "camera"),
+        ("left camera-2_x", "left camera-2_x"),
+        ("c", "c"),
+        ("_key", "_key"),
+        ("__key", "%5F_key"),
+        ("", "%"),
+        ("%", "%25"),
+        ("a/b", "a%2Fb"),
+        (".", "%2E"),
+        ("..", "%2E%2E"),
+        ("zarr.json", "zarr%2Ejson"),
+        (" a ", "%20a%20"),
+        (" ", "%20"),
+        ("con", "%63on"),
+        ("COM1", "%43OM1"),
+        ("console", "console"),
+        ("a\n", "a%0A"),
+        ("größe", "größe"),
+        ("位置", "位置"),
+        ("e\u0301", "e%CC%81"),
+        ("\u212b", "%E2%84%AB"),
+        ("\u0301a", "%CC%81a"),
+        ("\U0001f600", "%F0%9F%98%80"),
+        ("\ud800", "%ED%A0%80"),
+    ],
+)
+def test_names_are_escaped_as_written_in_stores_since_version_one(key: str, escaped: str) -> None:
+    assert escape(key) == escaped
+
+
+@pytest.mark.parametrize("part", ["", "a.b", "%2f", "%41", "a%", "%%", "%E9", "%G0", "__a", "con", " a", "e\u0301", "a/b"])
+def test_a_name_that_is_not_ours_is_refused(part: str) -> None:
+    with pytest.raises(FormatError, match="not an escaped name"):
+        unescape(part)
+
+
+@given(st.lists(KEYS, min_size=1, max_size=4))
+def test_field_names_and_their_stored_paths_are_read_back(keys: list[str]) -> None:
+    name = join_path(*keys)
+    assert split_path(name) == tuple(keys)
+    assert unescape_path(escape_path(name)) == name
+
+
+def test_a_field_name_escapes_no_more_than_it_must() -> None:
+    assert join_path("info", "a/b", "50%", "x.y", "é", "") == "info/a%2Fb/50%25/x.y/é/%"
+    assert escape_path("info/a%2Fb/x.y") == "info/a%2Fb/x%2Ey"
+
+
+@pytest.mark.parametrize("name", ["", "/", "a//b", "/a", "a/", "50%", "a%2f", "%41", 7, "\ud800", "x" * 201, "info/" + "." * 67])
+def test_a_bad_field_name_is_refused(name: Any) -> None:
+    with pytest.raises(SchemaError, match="field name"):
+        Schema({name: Field(np.dtype("f4"), (), "extra")})
+
+
+# --- nested values
+
+leaf = st.integers()
+nested = st.recursive(
+    leaf,
+    lambda inner: st.dictionaries(WELL_FORMED_KEYS, inner, min_size=1, max_size=3) | st.lists(inner, min_size=1, max_size=12).map(tuple),
+    max_leaves=20,
+)
+
+
+def tuple_paths(value: Any, path: str) -> set[str]:
+    if isinstance(value, tuple):
+        return {path}.union(*(tuple_paths(item, f"{path}/{place}") for place, item in enumerate(value)))
+    if isinstance(value, dict):
+        return set().union(*(tuple_paths(item, f"{path}/{join_path(key)}") for key, item in value.items()))
+    return set()
+
+
+@given(nested)
+def test_nested_values_are_flattened_and_back(value: Any) -> None:
+    assert unflatten(flatten(value, "observation"), "observation", tuple_paths(value, "observation")) == value
+
+
+def test_flattening_names_keys_and_items() -> None:
+    value = {"a/b": 1, "c": ({"": 2}, 3)}
+    assert flatten(value, "observation") == {"observation/a%2Fb": 1, "observation/c/0/%": 2, "observation/c/1": 3}
+    assert flatten(7, "reward") == {"reward": 7}
+
+
+@pytest.mark.parametrize("value", [{}, (), {"a": {}}, {"a": ()}, {1: 2}])
+def test_what_would_be_lost_by_flattening_is_refused(value: Any) -> None:
+    with pytest.raises(SchemaError):
+        flatten(value, "observation")
+
+
+def test_unflattening_a_name_that_is_not_there_is_refused() -> None:
+    with pytest.raises(SchemaError, match="'action'"):
+        unflatten({"observation": 1, "actions/a": 2}, "action")
+
+
+def test_samples_of_a_nested_space_come_back_nested() -> None:
+    schema = Schema.from_spaces(NESTED, spaces.Tuple([spaces.Discrete(2)]))
+    sample = NESTED.sample()
+    flat = flatten(sample, "observation")
+    assert flat.keys() == set(schema.names("observation"))
+    again = schema.unflatten(flat, "observation")
+    assert NESTED.contains(again)
+    assert again["joints"][1]["a/b"] == sample["joints"][1]["a/b"]
+    assert isinstance(schema.unflatten({"action/0": 1}, "action"), tuple)
+
+
+# --- fields
+
+
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_every_dtype_is_kept_little_endian(name: str, order: Any) -> None:
+    declared = Field(np.dtype(name).newbyteorder(order), (2, 3), "extra")
+    assert declared.dtype is DTYPES[name]
+    assert declared.dtype == np.dtype(name).newbyteorder("<")
+    assert declared.row_bytes == 6 * np.dtype(name).itemsize
+    assert Field.from_json(json.loads(json.dumps(declared.to_json()))) == declared
+
+
+def test_a_field_takes_whatever_numpy_takes_for_a_dtype_and_a_list_for_a_shape() -> None:
+    assert Field("float32", [np.int64(2)], "extra") == Field(np.dtype(np.float32), (2,), "extra")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [object, str, "U5", "S5", "V3", [("a", "f4")], "M8[s]", "m8[s]", np.longdouble, np.clongdouble, np.dtypes.StringDType()],
+    ids=str,
+)
+def test_a_dtype_without_fixed_numbers_is_unsupported_with_what_to_do(dtype: Any) -> None:
+    with pytest.raises(UnsupportedError, match="cannot be stored: "):
+        Field(dtype, (), "extra")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "role", "space"),
+    [
+        (None, (), "extra", None),
+        ("float33", (), "extra", None),
+        ("f4", 3, "extra", None),
+        ("f4", (1.5,), "extra", None),
+        ("f4", (0,), "extra", None),
+        ("f4", (2, -1), "extra", None),
+        ("f4", (), "boss", None),
+        ("f4", (), "mask", None),
+        ("f4", (), "terminated", None),
+        ("?", (1,), "truncated", None),
+        ("f4", (), "extra", "Box"),
+        ("f4", (), "extra", {"type": "Dict"}),
+    ],
+)
+def test_a_wrong_field_is_refused(dtype: Any, shape: Any, role: str, space: Any) -> None:
+    with pytest.raises(SchemaError):
+        Field(dtype, shape, role, space)
+
+
+def test_a_field_does_not_share_its_space() -> None:
+    space = space_to_json(spaces.Discrete(3))
+    declared = Field(np.dtype("i8"), (), "action", space)
+    space["n"] = 4
+    declared.to_json()["space"]["n"] = 5
+    assert declared.space is not None
+    assert declared.space["n"] == 3
+    assert hash(declared) == hash(Field(np.dtype("i8"), (), "action"))
+
+
+# --- schemas
+
+
+def test_the_fields_of_an_environment_are_in_the_order_of_a_step() -> None:
+    schema = Schema.from_spaces(NESTED, spaces.Discrete(3), reward_dtype="f4", extra={"info/x": Field(np.dtype("i2"), (2,), "info")})
+    assert list(schema.fields) == [
+        "observation/camera",
+        "observation/joints/0",
+        "observation/joints/1/50%25",
+        "observation/joints/1/a%2Fb",
+        "action",
+        "reward",
+        "terminated",
+        "truncated",
+        "info/x",
+    ]
+    assert schema.tuples == {"observation/joints"}
+    assert schema.fields["reward"].dtype == np.float32
+    assert schema.fields["terminated"].dtype == schema.fields["truncated"].dtype == bool
+    assert schema.names("info") == ("info/x",)
+    assert schema.names("mask") == ()
+
+
+def test_the_reward_is_float64_unless_told_otherwise() -> None:
+    assert Schema.from_spaces(spaces.Discrete(2), spaces.Discrete(2)).fields["reward"].dtype == np.float64
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(None, SchemaError), ("float33", SchemaError), (object, UnsupportedError)])
+def test_a_reward_dtype_that_cannot_be_stored_is_refused(dtype: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="dtype"):
+        Schema.from_spaces(spaces.Discrete(2), spaces.Discrete(2), reward_dtype=dtype)
+
+
+def test_an_environment_and_a_vector_of_them_have_the_same_schema() -> None:
+    one = Schema.from_env(gymnasium.make("CartPole-v1"))
+    assert one == Schema.from_env(gymnasium.make_vec("CartPole-v1", num_envs=3))
+    assert one.fields["observation"].shape == (4,)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", None, gymnasium.spec("CartPole-v1")])
+def test_what_is_no_environment_is_refused_with_what_to_pass(env: Any) -> None:
+    with pytest.raises(SchemaError, match=r"gymnasium\.make"):
+        Schema.from_env(env)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Text(5),
+        spaces.Sequence(spaces.Discrete(2)),
+        spaces.Graph(spaces.Discrete(2), None),
+        spaces.OneOf([spaces.Discrete(2)]),
+        spaces.Box(0, 1, (2,), np.longdouble),
+        spaces.Dict([(1, spaces.Discrete(2))]),  # type: ignore[list-item]
+    ],
+)
+def test_a_space_without_fixed_arrays_is_refused_with_its_path(space: Any) -> None:
+    name = "observation/a/0"
+    with pytest.raises(UnsupportedError, match=name if not isinstance(space, spaces.Dict) else "the key 1"):
+        Schema.from_spaces(spaces.Dict({"a": spaces.Tuple([space])}), spaces.Discrete(2))
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Dict({}), spaces.Tuple([]), spaces.Box(0, 1, (0, 3)), spaces.Dict({"a": spaces.Dict({})}), "Discrete"]
+)
+def test_a_space_without_values_is_refused(space: Any) -> None:
+    with pytest.raises(SchemaError, match="observation"):
+        Schema.from_spaces(space, spaces.Discrete(2))
+
+
+def test_an_extra_field_must_not_replace_another() -> None:
+    with pytest.raises(SchemaError, match="'reward' is already there"):
+        Schema.from_spaces(spaces.Discrete(2), spaces.Discrete(2), extra={"reward": Field(np.dtype("f4"), (), "reward")})
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "role"),
+    [
+        ("observation", "f4", "extra"),
+        ("state", "f4", "observation"),
+        ("observation/a", "f4", "action"),
+        ("terminated/a", "?", "terminated"),
+        ("info/a", "f4", "extra"),
+        ("other", "f4", "info"),
+        ("reward", "?", "mask"),
+    ],
+)
+def test_the_role_must_fit_the_name(name: str, dtype: str, role: str) -> None:
+    with pytest.raises(SchemaError, match=r"role|without further parts"):
+        Schema({name: Field(np.dtype(dtype), (), role)})
+
+
+def test_masks_stand_beside_info_or_anywhere_else() -> None:
+    mask = Field(np.dtype(bool), (), "mask")
+    assert Schema({"info/_key": mask, "valid": mask}).names("mask") == ("info/_key", "valid")
+
+
+def test_a_name_cannot_be_a_field_and_a_path() -> None:
+    one = Field(np.dtype("f4"), (), "observation")
+    with pytest.raises(SchemaError, match="'observation' is a field and also"):
+        Schema({"observation": one, "observation/a": one})
+
+
+@pytest.mark.parametrize(
+    ("names", "tuples"), [(["0", "2"], ["action"]), (["0", "a"], ["action"]), (["0"], ["observation"]), (["00"], ["action"])]
+)
+def test_a_tuple_must_have_all_its_items(names: list[str], tuples: list[str]) -> None:
+    one = Field(np.dtype("f4"), (), "action")
+    with pytest.raises(SchemaError, match="must have the items"):
+        Schema({f"action/{name}": one for name in names}, frozenset(tuples))
+
+
+def test_a_schema_needs_fields() -> None:
+    with pytest.raises(SchemaError, match="at least one"):
+        Schema({})
+    with pytest.raises(SchemaError, match="expected a replaystore Field"):
+        Schema({"a": np.dtype("f4")})  # type: ignore[dict-item]
+
+
+def test_a_schema_cannot_be_changed() -> None:
+    given = {"a": Field(np.dtype("f4"), (), "extra")}
+    schema = Schema(given)
+    given["b"] = given["a"]
+    assert list(schema.fields) == ["a"]
+    with pytest.raises(TypeError):
+        schema.fields["b"] = given["a"]  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        schema.fields = given  # type: ignore[misc]
+
+
+def test_a_schema_is_copied_pickled_hashed_and_written_as_json() -> None:
+    schema = Schema.from_spaces(NESTED, spaces.Discrete(3))
+    for again in (
+        pickle.loads(pickle.dumps(schema)),
+        copy.deepcopy(schema),
+        Schema.from_json(json.loads(json.dumps(schema.to_json(), allow_nan=False))),
+    ):
+        assert again == schema
+        assert hash(again) == hash(schema)
+        assert list(again.fields) == list(schema.fields)
+        assert again.check(columns(schema)) == 3
+    assert schema != schema.select(["reward"])
+    assert schema != Schema(schema.fields)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fields": None},
+        {"fields": {}},
+        {"fields": ["a"]},
+        {"fields": [{"name": "a"}]},
+        {"fields": [{"name": "a", "dtype": "object", "shape": [], "role": "extra"}]},
+        {"fields": [{"name": "a", "dtype": ["f4"], "shape": [], "role": "extra"}]},
+        {"fields": [{"name": "a", "dtype": "float32", "shape": "x", "role": "extra"}]},
+        {"fields": [{"name": ["a"], "dtype": "float32", "shape": [], "role": "extra"}]},
+        {"fields": [{"name": "a", "dtype": "float32", "shape": [], "role": "extra"}] * 2},
+        {"tuples": 3},
+        {"tuples": ["a"]},
+    ],
+)
+def test_json_that_is_no_schema_is_a_format_error(change: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match="does not describe a schema"):
+        Schema.from_json(Schema({"a": Field(np.dtype("f4"), (), "extra")}).to_json() | change)
+    with pytest.raises(FormatError, match="'fields' is missing"):
+        Schema.from_json({})
+
+
+def test_a_field_is_added_as_the_last_one() -> None:
+    schema = Schema.from_spaces(NESTED, spaces.Discrete(3))
+    wider = schema.with_field("score", Field(np.dtype("f4"), (), "extra"))
+    assert list(wider.fields) == [*schema.fields, "score"]
+    assert wider.tuples == schema.tuples
+    with pytest.raises(SchemaError, match="already"):
+        wider.with_field("score", Field(np.dtype("f4"), (), "extra"))
+
+
+def test_a_selection_keeps_the_order_and_takes_paths_for_all_below() -> None:
+    schema = Schema.from_spaces(NESTED, spaces.Discrete(3))
+    assert list(schema.select(["reward", "action"]).fields) == ["action", "reward"]
+    assert schema.select(["observation"]).names("observation") == schema.names("observation")
+    assert schema.select(["observation/joints"]).tuples == {"observation/joints"}
+    with pytest.raises(SchemaError, match="'observ'"):
+        schema.select(["observ"])
+    with pytest.raises(SchemaError, match=r"\['reward'\]"):
+        schema.select("reward")
+
+
+def test_a_tuple_that_loses_items_becomes_a_dict_of_their_numbers() -> None:
+    chosen = Schema.from_spaces(NESTED, spaces.Discrete(3)).select(["observation/joints/0"])
+    assert chosen.tuples == frozenset()
+    assert chosen.observation_space() == spaces.Dict({"joints": spaces.Dict({"0": spaces.Box(-1, 1, (2,))})})
+
+
+# --- check
+
+
+def test_columns_that_fit_have_so_many_rows() -> None:
+    schema = Schema.from_spaces(NESTED, spaces.Discrete(3))
+    for rows in (0, 1, 2048):
+        assert schema.check(columns(schema, rows)) == rows
+    backwards = dict(reversed(columns(schema, 5).items()))
+    assert schema.check(backwards) == 5
+
+
+def test_a_mapped_file_is_as_good_as_an_array(tmp_path: Any) -> None:
+    schema = Schema({"a": Field(np.dtype("f4"), (2,), "extra"), "b": Field(np.dtype("f4"), (), "extra")})
+    mapped = np.memmap(tmp_path / "a", "f4", "w+", shape=(3, 2))
+    assert schema.check({"a": mapped, "b": np.zeros(3, "f4")}) == 3
+    with pytest.raises(SchemaError, match="'b' has 4 rows, but 'a' has 3"):
+        schema.check({"a": mapped, "b": np.zeros(4, "f4")})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("reward", None, "'reward' is missing among 'observation', 'action', 'terminated', 'truncated'"),
+        ("score", np.zeros(3), "no field 'score' in the schema"),
+        (
+            "reward",
+            [0.0, 0.0, 0.0],
+            r"'reward': expected a NumPy array of float64, came a list: pass numpy.asarray\(values, dtype='float64'\)",
+        ),
+        ("reward", 1.0, "came a float"),
+        ("reward", np.float64(1), "came a float64"),
+        (
+            "observation",
+            np.zeros((3, 4)),
+            r"'observation': expected dtype float32, came float64: nothing is cast, use .astype\('float32'\)",
+        ),
+        ("observation", np.zeros((3, 4), ">f4"), "came float32 in big-endian byte order"),
+        ("action", np.zeros(3, np.int32), "expected dtype int64, came int32"),
+        ("terminated", np.zeros(3, np.uint8), "expected dtype bool, came uint8"),
+        ("observation", np.zeros((3, 5), "f4"), r"expected shape \(rows, 4\), came \(3, 5\)"),
+        ("observation", np.zeros((3, 4, 1), "f4"), r"came \(3, 4, 1\)"),
+        ("observation", np.zeros(4, "f4"), r"a single step needs a first dimension of 1: value\[None\]"),
+        ("reward", np.array(1.0), r"expected shape \(rows,\), came \(\)"),
+        ("reward", np.zeros((3, 1)), r"expected shape \(rows,\), came \(3, 1\)"),
+        ("truncated", np.zeros(2, bool), "'truncated' has 2 rows, but 'observation' has 3"),
+        ("reward", np.ma.masked_array(np.zeros(3)), "masked"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused_with_field_and_remedy(name: str, value: Any, message: str) -> None:
+    schema = Schema.from_spaces(spaces.Box(-1, 1, (4,)), spaces.Discrete(2))
+    given = columns(schema) | {name: value}
+    if value is None:
+        del given[name]
+    with pytest.raises(SchemaError, match=message) as caught:
+        schema.check(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_field_under_a_wrong_name_is_reported_as_missing() -> None:
+    schema = Schema({"a": Field(np.dtype("f4"), (), "extra")})
+    with pytest.raises(SchemaError, match="'a' is missing among 'b'"):
+        schema.check({"b": np.zeros(3, "f4")})
+
+
+# --- Gymnasium spaces
+
+BOOL: Any = np.bool_  # which Gymnasium accepts, but its annotations do not
+LIMITS = [np.iinfo(d) for d in ("i1", "i8", "u1", "u8")]
+LEAVES: list[Any] = [
+    spaces.Box(-np.inf, np.inf, (3,)),
+    spaces.Box(0, 1, ()),
+    spaces.Box(-0.1, 0.1, (2, 2), np.float64),
+    spaces.Box(np.array([-0.0, 0.0], "f4"), np.array([0.1, np.inf], "f4")),
+    spaces.Box(np.array([[-np.inf, -1e-45]]), np.array([[1e308, 5e-324]]), dtype=np.float64),
+    spaces.Box(-65504, 65504, (2,), np.float16),
+    spaces.Box(0, 255, (4, 4, 3), np.uint8),
+    spaces.Box(-np.inf, 5, (2,), np.int32),
+    spaces.Box(np.array([-np.inf, -3.0]), np.array([np.inf, 3.0]), dtype=np.int32),
+    *(spaces.Box(np.full(2, limit.min, limit.dtype), np.full(2, limit.max, limit.dtype), dtype=limit.dtype.type) for limit in LIMITS),
+    spaces.Box(np.array([2**63 + 1], "u8"), np.array([2**64 - 1], "u8"), dtype=np.uint64),
+    spaces.Box(np.array([2**53 + 1]), np.array([2**62 + 1]), dtype=np.int64),
+    spaces.Box(0, 1, (2,), dtype=BOOL),
+    spaces.Box(np.array([False, True]), np.array([True, True]), dtype=BOOL),
+    spaces.Box(0, 1, (2,), np.dtype(">f4")),
+    spaces.Discrete(4),
+    spaces.Discrete(4, start=-2),
+    spaces.Discrete(200, dtype=np.uint8),
+    spaces.MultiDiscrete([2, 3]),
+    spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]), dtype="int32", start=np.array([[0, -1], [2, 3]])),
+    spaces.MultiDiscrete([2, 2], dtype=np.uint8),
+    spaces.MultiBinary(3),
+    spaces.MultiBinary([2, 3]),
+]
+
+
+@pytest.mark.parametrize("space", LEAVES, ids=str)
+def test_a_space_is_read_back_from_strict_json(space: Any) -> None:
+    again: Any = space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False)))
+    assert again == space
+    assert type(again) is type(space)
+    assert (again.dtype, again.shape) == (space.dtype, space.shape)
+    if isinstance(space, spaces.Box):
+        for name in ("low", "high", "bounded_below", "bounded_above"):
+            assert getattr(again, name).tobytes() == getattr(space, name).tobytes(), name
+        assert again.low.dtype == space.low.dtype
+        if space.dtype == np.uint64:
+            return  # Gymnasium cannot sample the upper half of these
+        again.seed(1)
+        space.seed(1)
+        assert np.array_equal(again.sample(), space.sample())
+
+
+floats = st.floats(allow_nan=False)
+
+
+@given(st.sampled_from(["f2", "f4", "f8"]), st.lists(st.tuples(floats, floats), min_size=1, max_size=6))
+def test_float_bounds_are_exact(dtype: str, pairs: list[tuple[float, float]]) -> None:
+    with np.errstate(over="ignore"):
+        bounds = np.sort(np.array(pairs).astype(dtype), axis=1)
+    space = spaces.Box(bounds[:, 0].copy(), bounds[:, 1].copy(), dtype=np.dtype(dtype).type)
+    again: Any = space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False)))
+    assert again.low.tobytes() == space.low.tobytes()
+    assert again.high.tobytes() == space.high.tobytes()
+
+
+@given(st.sampled_from(["i8", "u8"]), st.data())
+def test_integer_bounds_are_exact(dtype: str, data: st.DataObject) -> None:
+    limits = np.iinfo(dtype)
+    numbers = st.integers(int(limits.min), int(limits.max))
+    low, high = sorted(data.draw(st.tuples(numbers, numbers)))
+    space = spaces.Box(np.array([low, low], dtype), np.array([low, high], dtype), dtype=np.dtype(dtype).type)
+    again: Any = space_from_json(json.loads(json.dumps(space_to_json(space))))
+    assert (again.low.tolist(), again.high.tolist()) == ([low, low], [low, high])
+
+
+def test_uniform_bounds_are_written_once_and_infinite_ones_as_text() -> None:
+    assert space_to_json(spaces.Box(-math.inf, 1, (84, 84, 4))) == {
+        "type": "Box",
+        "dtype": "float32",
+        "shape": [84, 84, 4],
+        "low": "-Infinity",
+        "high": 1.0,
+    }
+    mixed = space_to_json(spaces.Box(np.array([0.0, -math.inf]), np.array([math.inf, 2.0]), dtype=np.float64))
+    assert (mixed["low"], mixed["high"]) == ([0.0, "-Infinity"], ["Infinity", 2.0])
+
+
+def test_nested_spaces_keep_the_order_of_their_keys() -> None:
+    space = spaces.Dict(OrderedDict(b=spaces.Discrete(2), a=spaces.Tuple([NESTED, spaces.MultiBinary(2)])))
+    again = space_from_json(json.loads(json.dumps(space_to_json(space))))
+    assert again == space
+    assert isinstance(again, spaces.Dict)
+    assert list(again.spaces) == ["b", "a"]
+
+
+@pytest.mark.parametrize("space", [*LEAVES, NESTED, spaces.Tuple([spaces.Discrete(2) for _ in range(11)])], ids=str)
+def test_a_schema_makes_the_spaces_again(space: Any) -> None:
+    schema = Schema.from_json(json.loads(json.dumps(Schema.from_spaces(space, space).to_json())))
+    assert schema.observation_space() == space
+    assert schema.action_space() == space
+
+
+def test_a_space_that_is_not_known_is_none() -> None:
+    schema = Schema({"observation/a": Field(np.dtype("f4"), (), "observation"), "reward": Field(np.dtype("f4"), (), "reward")})
+    assert schema.observation_space() is None
+    assert schema.action_space() is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        None,
+        [],
+        {"type": "Text"},
+        {"type": ["Box"]},
+        {"type": "Box", "dtype": "object", "shape": [2], "low": 0, "high": 1},
+        {"type": "Box", "dtype": "float32", "shape": [2], "low": 0},
+        {"type": "Box", "dtype": "float32", "shape": [2], "low": [0, 0, 0], "high": 1},
+        {"type": "Box", "dtype": "float32", "shape": [2], "low": [[0], [0, 1]], "high": 1},
+        {"type": "Box", "dtype": "float32", "shape": [2], "low": "-inf", "high": 1},
+        {"type": "Box", "dtype": "float32", "shape": [2], "low": True, "high": 1},
+        {"type": "Box", "dtype": "float32", "shape": [2], "low": "NaN", "high": 1},
+        {"type": "Box", "dtype": "float32", "shape": [2], "low": 2, "high": 1},
+        {"type": "Box", "dtype": "int8", "shape": [2], "low": 0, "high": 128},
+        {"type": "Box", "dtype": "int8", "shape": [2], "low": "NaN", "high": 1},
+        {"type": "Box", "dtype": "int8", "shape": [2], "low": 0.5, "high": 1},
+        {"type": "Box", "dtype": "bool", "shape": [2], "low": "-Infinity", "high": True},
+        {"type": "Box", "dtype": "complex64", "shape": [2], "low": 0, "high": 1},
+        {"type": "Discrete", "dtype": "int64", "n": 0, "start": 0},
+        {"type": "Discrete", "dtype": "uint8", "n": 256, "start": 0},
+        {"type": "Discrete", "dtype": "int64", "n": 2.0, "start": 0},
+        {"type": "MultiDiscrete", "dtype": "int64", "shape": [2], "nvec": [0, 1], "start": 0},
+        {"type": "MultiDiscrete", "dtype": "int64", "shape": [2], "nvec": "Infinity", "start": 0},
+        {"type": "MultiBinary", "n": -1},
+        {"type": "Dict", "spaces": {"a": 1}},
+        {"type": "Tuple", "spaces": [1]},
+    ],
+)
+def test_json_that_is_no_space_is_a_format_error(data: Any) -> None:
+    with pytest.raises(FormatError, match="does not describe a Gymnasium space"):
+        space_from_json(data)
+
+
+def test_importing_the_module_imports_no_heavy_library() -> None:
+    code = "import sys, replaystore.schema; print([m for m in ('gymnasium', 'pydantic', 'torch', 'zarr', 'h5py') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
