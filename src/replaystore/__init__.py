@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from replaystore.buffer import Buffer, create, open  # noqa: A004  # rs.open, as in other libraries that open files
     from replaystore.conversion import convert
     from replaystore.schema import Field, Schema
-    from replaystore.verification import repair, verify
+    from replaystore.repairing import repair
+    from replaystore.verification import verify
 
 __version__ = "0.1.0"
 
@@ -32,7 +33,7 @@ _HOMES = {
     "convert": "replaystore.conversion",
     "create": "replaystore.buffer",
     "open": "replaystore.buffer",
-    "repair": "replaystore.verification",
+    "repair": "replaystore.repairing",
     "verify": "replaystore.verification",
 }
 

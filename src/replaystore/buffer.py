@@ -69,7 +69,7 @@ def create(
     env = None if isinstance(schema_or_env, Schema) else schema_or_env
     schema = schema_or_env if isinstance(schema_or_env, Schema) else Schema.from_env(env)
     if capacity is not None:
-        if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
+        if isinstance(capacity, bool) or capacity < 1:
             raise SchemaError(f"capacity is a positive number of steps, not {capacity!r}")
         if place.backend == "hdf5":
             raise UnsupportedError(f"{place}: HDF5 cannot give space back, so it has no ring: use a .zarr location with capacity={capacity}")
@@ -86,9 +86,8 @@ def create(
     new = NewStore(place, document.to_json(), overwrite=overwrite)
     try:
         specs = array_specs(schema, layout, new.container.capabilities, capacity=capacity, storage=storage)
-        store = ArrayStore.create(new.container, specs, durable=durability == "commit")
-        store.commit({"open": [], "next": 0, "splits": [""], "finals": 0})
-        store.container.sync()
+        extra = {"open": [], "next": 0, "splits": [""], "finals": 0}
+        store = ArrayStore.create(new.container, specs, extra, durable=durability == "commit")
         new.finish()
     except BaseException:
         new.discard()
@@ -241,6 +240,13 @@ class Buffer(BufferReader):
             self._store.append({self._stored[name]: rows for name, rows in columns.items()})
             self._dirty = True
         return first
+
+    @property
+    def rows_recorded(self) -> int:
+        """Steps written so far, committed or not, dropped or not; of a buffer open for writing."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        return self._store.next_row("steps") + sum(writer.staged for writer in self._writers)
 
     def writer(self, num_envs: int = 1, *, split: str = "") -> Writer:
         """A writer for the steps of several environments. Trajectories that an earlier recording left open are cut off."""

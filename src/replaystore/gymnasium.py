@@ -125,7 +125,7 @@ class RecordVector(gymnasium.vector.VectorWrapper[Any, Any, Any, Any, Any]):
         self._recorder = _Recorder(env, buffer, env.num_envs, split, infos, commit_every, same_step=mode == _SAME_STEP)
         base = env.unwrapped
         self._is_many = isinstance(base, SyncVectorEnv | AsyncVectorEnv)
-        self._resets_some = self._is_many or mode == _DISABLED
+        self._resets_some = hasattr(base, "autoreset_mode") or mode == _DISABLED  # not before Gymnasium 1.1
         # Without shared memory, a worker of Gymnasium 1.4 forgets on reset() that it reset, and does so again in the next step.
         self._resets_twice = mode == _NEXT_STEP and isinstance(base, AsyncVectorEnv) and not base.shared_memory
 

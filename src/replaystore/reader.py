@@ -147,12 +147,12 @@ class BufferReader:
     def environment(self) -> dict[str, Any] | None:
         """The environment that was recorded, as far as known: id, spec (Gymnasium's EnvSpec as JSON), num_envs, autoreset."""
         section = self._document.environment
-        return None if section is None else documents.to_plain(section)
+        return None if section is None else dict(documents.to_plain(section))
 
     @property
     def provenance(self) -> dict[str, Any]:
         """When and by what it was made, and from what."""
-        return documents.to_plain(self._document.provenance)
+        return dict(documents.to_plain(self._document.provenance))
 
     @property
     def closed(self) -> bool:
@@ -279,10 +279,11 @@ class BufferReader:
             begin, stop = int(parts.offset[part]), int(parts.offset[part] + parts.length[part])
             if begin <= entry.length < stop:
                 row = int(parts.start[part]) + entry.length - begin
-                return view._column(f"steps/{escape_path(name)}").read(row, row + 1)[0]
-            if stop == entry.length and parts.final[part] >= 0:
-                found: NDArray[Any] = view.final_rows(name, parts.final[part : part + 1])[0]
+                found: NDArray[Any] = view._of(name).read(row, row + 1)[0]
                 return found
+            if stop == entry.length and parts.final[part] >= 0:
+                final: NDArray[Any] = view.final_rows(name, parts.final[part : part + 1])[0]
+                return final
         for other in view._open_trajectories():
             if other.trajectory == entry.trajectory and other.length == entry.length and other.following is not None:
                 return other.following[name]

@@ -176,6 +176,11 @@ class Writer:
 
     # --- from steps to rows
 
+    @property
+    def staged(self) -> int:
+        """Steps that are staged."""
+        return int(self._valid[:, : self._time].sum())
+
     def flush(self) -> None:
         """Hand the staged steps over as rows. They are safe after the next commit."""
         if not self._time and not self._resets:

@@ -11,7 +11,7 @@ chunks of `chunk_rows` rows, each encoded once, when it is full.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -186,6 +186,15 @@ class Container(Protocol):
 
         `entries` has, for coded arrays, the chunks of the last shard, the partly filled last one included. The arrays go on growing
         afterwards: what other software sees stays at these lengths, or runs ahead, until the next `publish`."""
+
+    def published(self) -> Mapping[str, int]:
+        """How many rows of each array other software sees (for a container that lets it run ahead: nothing)."""
+
+    def metadata_problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with the document and the metadata of arrays, as (where, what): for `verify`."""
+
+    def index_problems(self, name: str, first: int, rows: int) -> Iterator[tuple[str, str]]:
+        """What is wrong with how other software finds the chunks of rows [first, rows) of an array: for `verify`."""
 
     def fork(self, rows: Mapping[str, int]) -> None:
         """Before rows from these on are written anew: give the objects that hold them a new identity (a copy of equal content under

@@ -19,20 +19,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from replaystore.backends import ArraySpec, Capabilities, ChunkEntry, Codec, Extent
-from replaystore.backends import hdf5_arrays as h5
 from replaystore.backends.codecs import codec_for
 from replaystore.backends.files import Files
+from replaystore.backends.hdf5_arrays import array, arrays, make_array, make_file, read_document, write_document
+from replaystore.backends.hdf5_library import Hdf5File
+from replaystore.backends.hdf5_log import Log
 from replaystore.backends.hdf5_overlay import Overlay
-from replaystore.backends.hdf5_transaction import Head, TransactionFile, Version, front_block
+from replaystore.backends.hdf5_places import ABSENT, ANYWHERE, UNKNOWN, Place, Places, chunk_count, chunk_places, put_chunk, runs
+from replaystore.backends.hdf5_transaction import Version, front_block
 from replaystore.errors import AlreadyExistsError, CorruptError, FormatError, NotFoundError, SchemaError, UnsupportedError
 
 __all__ = ["Hdf5Container"]
@@ -40,14 +40,10 @@ __all__ = ["Hdf5Container"]
 TEMPORARY = ".replaystore-new"
 STEP_BYTES = 1 << 30
 """An array grows by at most so much more than asked for."""
-SEGMENT_BYTES = 64 << 10
-SEGMENT_MOST = 4 << 20
-WINDOW = 512
-"""Places of chunks looked up together when a reader finds its table out of date."""
+WINDOW = 32
+"""Chunks looked up together when a reader finds its table out of date."""
 COPY_BYTES = 4 << 20
 FICLONE = 0x40049409  # Linux: share the blocks of another file (btrfs, XFS)
-
-Result = TypeVar("Result")
 
 
 class Hdf5Container:
@@ -59,22 +55,20 @@ class Hdf5Container:
         self.writable = writable
         self.capabilities = Capabilities(kind="hdf5", write=writable, drop=False, shards=False, default_codec="gzip:1")
         self.lock_name = name + ".lock"
-        self._file = TransactionFile(files, name, follow=not writable)
-        self._head: Head | None = None
-        """The writer's own; readers ask the file."""
+        self._file = Hdf5File(files, name, follow=not writable)
+        self._log = Log(self._file, writable=writable)
         self._specs: dict[str, ArraySpec] | None = None
-        self._places: dict[str, h5.Places] = {}
+        self._places: dict[str, Places] = {}
         self._base: dict[str, int] = {}
         """Chunks that an array had when it last began to grow; steps are in proportion to what came since."""
         self._document: tuple[Version, str] | None = None
-        self._segments: tuple[tuple[int, int], list[int]] | None = None
 
     @classmethod
     def create(cls, files: Files, name: str, document: Mapping[str, Any]) -> Hdf5Container:
         """A file with a document and nothing else; durable on return. AlreadyExistsError: the name is taken."""
         if files.exists(name):
             raise AlreadyExistsError(f"{files.path(name)} exists; choose another name or remove it")
-        overlay, temporary = h5.make_file(document), name + TEMPORARY
+        overlay, temporary = make_file(document), name + TEMPORARY
         files.create(temporary)
         try:
             files.write(temporary, 0, front_block())
@@ -100,30 +94,12 @@ class Hdf5Container:
                 container._file.recover()
                 files.remove(name + TEMPORARY)
             container.document()
-            container._head = container._file.head()
+            container._log.reload()
         except FileNotFoundError:
             raise NotFoundError(f"{files.path(name)} does not exist; check the path") from None
         except IsADirectoryError:
             raise FormatError(f"{files.path(name)} is a folder, not a replaystore HDF5 file") from None
         return container
-
-    # --- reading and changing what the HDF5 library looks after
-
-    def _read(self, action: Callable[[Any, Overlay], Result]) -> tuple[Result, Version]:
-        def look(overlay: Overlay) -> Result:
-            with h5.library(self._file.path, overlay, "r") as file:
-                return action(file, overlay)
-
-        return self._file.read(look)
-
-    def _change(self, action: Callable[[Any, Overlay], Result], *, aligned: bool = True) -> Result:
-        """One transaction: all that `action` does, or nothing."""
-        overlay = self._file.begin()
-        with h5.library(self._file.path, overlay, "r+", aligned=aligned) as file:
-            result = action(file, overlay)
-        if not overlay.cancelled:
-            self._file.commit(overlay)
-        return result
 
     def _ready(self) -> None:
         """To be called before writing: finish a transaction that the system interrupted."""
@@ -132,30 +108,41 @@ class Hdf5Container:
         self._file.check()
         if self._file.unfinished:
             self._file.recover()
-            self._specs, self._places, self._document, self._segments = None, {}, None, None
-            self._head = self._file.head()
+            self._forget()
+            self._log.reload()
+
+    def _forget(self) -> None:
+        self._specs, self._places, self._document = None, {}, None
+
+    def refresh(self) -> None:
+        if not self.writable:
+            self._forget()
 
     # --- arrays
 
     def specs(self) -> Mapping[str, ArraySpec]:
         if self._specs is None:
-            self._specs, _ = self._read(lambda file, _: h5.arrays(file))
+            found, _ = self._file.look(lambda file, _: arrays(file))
+            self._specs = found
+            return found
         return self._specs
 
-    def refresh(self) -> None:
-        if not self.writable:
-            self._specs, self._places, self._document, self._segments = None, {}, None, None
+    def _spec(self, name: str) -> ArraySpec:
+        try:
+            return self.specs()[name]
+        except KeyError:
+            raise CorruptError(f"{self._file.path}: the array {name} is missing; run `replaystore verify`") from None
 
     def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
         self._ready()
+        known = dict(self.specs())
 
         def make(file: Any, _: Overlay) -> None:
             for name, spec in specs.items():
-                h5.make_array(file, name, spec)
+                make_array(file, name, spec)
 
-        known = dict(self.specs())
         if specs:
-            self._change(make)
+            self._file.change(make)
         for name, spec in specs.items():
             known[name] = replace(spec, dtype=spec.dtype.newbyteorder("<"))
             self._places.pop(name, None)
@@ -165,106 +152,107 @@ class Hdf5Container:
     def codec(self, spec: ArraySpec) -> Codec:
         return codec_for("hdf5", spec)
 
-    def _spec(self, name: str) -> ArraySpec:
-        try:
-            return self.specs()[name]
-        except KeyError:
-            raise CorruptError(f"{self._file.path}: the array {name} is missing; run `replaystore verify`") from None
+    # --- where chunks lie
 
-    def _known(self, name: str, start: int, stop: int) -> h5.Places:
-        """Where the chunks [start, stop) of an array lie, ABSENT for those that are not stored; the table may be shorter."""
+    def _known(self, name: str, start: int = 0, stop: int = 0) -> Places:
+        """The table of an array's chunks, good for [start, stop); it ends where the array ends, if that is before `stop`."""
         places = self._places.get(name)
-        if self.writable:
-            if places is None:
-                spec = self._spec(name)
-                places, _ = self._read(lambda file, overlay: h5.all_places(h5.array(file, name), spec, overlay.end, ()))
-                self._places[name] = places
-                self._base.setdefault(name, places.chunks)
-            return places
-        if places is None or stop > places.chunks or not places.sure[start:stop].all() or places.version[0] != self._file.generation:
+        if places is None:
+            places = self._load(name)
+        elif not self.writable and not (
+            stop <= places.chunks and places.sure[start:stop].all() and places.version[0] == self._file.generation
+        ):
             places = self._look_again(name, places, start, stop)
+        if not self.writable:
+            places.sure[start:stop] = places.offsets[start:stop] >= 0
         return places
 
-    def _look_again(self, name: str, places: h5.Places | None, start: int, stop: int) -> h5.Places:
-        """A reader's table. Places that were asked for before hold committed rows and cannot have moved; others may have."""
+    def _load(self, name: str) -> Places:
+        spec = self._spec(name)
+
+        def look(file: Any, overlay: Overlay) -> tuple[int, dict[int, Place]]:
+            dataset = array(file, name)
+            chunks = chunk_count(dataset, spec, overlay.end)
+            return chunks, chunk_places(dataset, spec, overlay.end, range(chunks))
+
+        (chunks, found), version = self._file.look(look)
+        places = self._places[name] = Places(spec, found, chunks, version)
+        self._base.setdefault(name, chunks)
+        return places
+
+    def _look_again(self, name: str, places: Places, start: int, stop: int) -> Places:
+        """Bring a reader's table up to date. Chunks that were asked for before cannot have moved; others may have."""
         version = self._file.version()
-        if places is None or places.version[0] != version[0]:
-            self._specs = self._specs if places is None else None
-            spec = self._spec(name)
-            places, version = self._read(lambda file, overlay: h5.all_places(h5.array(file, name), spec, overlay.end, ()))
-        elif places.version != version or (places.offsets[start:stop] == h5.UNKNOWN).any():
-            known = places
+        if version == places.version and not (places.offsets[start:stop] == UNKNOWN).any():
+            return places
 
-            def look(file: Any, overlay: Overlay) -> tuple[int, dict[int, tuple[int, int]]]:
-                dataset = h5.array(file, name)
-                chunks = h5.chunk_count(dataset, known.spec, overlay.end)
-                numbers = [n for n in range(start, min(max(stop, start + WINDOW), chunks)) if n >= known.chunks or not known.sure[n]]
-                return chunks, h5.some_places(dataset, known.spec, overlay.end, numbers)
+        def look(file: Any, overlay: Overlay) -> tuple[int, dict[int, Place]]:
+            dataset = array(file, name)
+            chunks = chunk_count(dataset, places.spec, overlay.end)
+            wanted = range(start, min(max(stop, start + WINDOW), chunks))
+            return chunks, chunk_places(dataset, places.spec, overlay.end, [n for n in wanted if n >= places.chunks or not places.sure[n]])
 
-            (chunks, found), version = self._read(look)
-            if version[0] != places.version[0]:
-                return self._look_again(name, None, start, stop)
-            if version != places.version:
-                places.offsets[~places.sure] = h5.UNKNOWN
-            places.resize(chunks)
-            places.put(found)
+        if version[0] == places.version[0]:
+            (chunks, found), version = self._file.look(look)
+        if version[0] != places.version[0]:  # another file
+            self._forget()
+            return self._load(name)
+        if version != places.version:
+            places.offsets[~places.sure] = UNKNOWN
+        places.resize(chunks)
+        places.put(found)
         places.version = version
-        places.sure[start:stop] = places.offsets[start:stop] >= 0
-        self._places[name] = places
         return places
 
     # --- raw arrays
 
     def reserve(self, rows: Mapping[str, int]) -> None:
-        if all(name in self._places and wanted <= self._places[name].chunks * self._places[name].chunk_rows for name, wanted in rows.items()):
+        if all(name in self._places and wanted <= self._places[name].rows for name, wanted in rows.items()):
             return
         self._ready()
-        targets: dict[str, int] = {}
-        short = False
+        short, targets = False, {}
         for name, wanted in rows.items():
-            places = self._known(name, 0, 0)
-            spec, base, chunks = places.spec, self._base[name], places.chunks
-            if spec.codec is not None:
+            places, base = self._known(name), self._base[name]
+            if places.spec.codec is not None:
                 raise SchemaError(f"{self._file.path}: {name} is a coded array; room is reserved for raw ones")
-            needed = -(-wanted // spec.chunk_rows)
+            chunks, needed = places.chunks, -(-wanted // places.chunk_rows)
             short = short or needed > chunks
-            if needed > chunks or 4 * chunks < 5 * needed - base:  # a transaction serves those that will need one soon, too
+            if 4 * (chunks - base) < 5 * (needed - base):  # a transaction also serves those that would need one soon
                 ahead = base + (chunks - base) * 3 // 2
-                targets[name] = max(needed, min(ahead, needed + STEP_BYTES // spec.chunk_bytes))
+                targets[name] = max(needed, min(ahead, needed + STEP_BYTES // places.chunk_bytes))
         if short:
-            self._grow({name: target for name, target in targets.items() if target > self._places[name].chunks})
+            self._grow({name: chunks for name, chunks in targets.items() if chunks > self._places[name].chunks})
 
     def _grow(self, targets: Mapping[str, int]) -> None:
         """Give raw arrays so many chunks."""
 
-        def extend(file: Any, _: Overlay) -> dict[str, dict[int, tuple[int, int]]]:
+        def extend(file: Any, _: Overlay) -> dict[str, dict[int, Place]]:
             found = {}
             for name, chunks in targets.items():
-                places, dataset = self._places[name], h5.array(file, name)
+                places, dataset = self._places[name], array(file, name)
                 dataset.set_extent((chunks * places.chunk_rows, *places.spec.shape))
-                found[name] = h5.some_places(dataset, places.spec, h5.ANYWHERE, range(places.chunks, chunks))
+                found[name] = chunk_places(dataset, places.spec, ANYWHERE, range(places.chunks, chunks))
             return found
 
-        for name, found in self._change(extend).items():
-            places = self._places[name]
-            places.resize(targets[name])
-            places.put(found)
+        for name, found in self._file.change(extend).items():
+            self._places[name].resize(targets[name])
+            self._places[name].put(found)
 
     def write_rows(self, name: str, start: int, rows: memoryview) -> None:
-        places = self._places.get(name) or self._known(name, 0, 0)
+        places = self._places.get(name) or self._known(name)
+        whole, size = places.chunk_bytes, len(rows)
         chunk, within = divmod(start, places.chunk_rows)
-        size, at = len(rows), within * places.row_bytes
-        whole = places.spec.chunk_bytes
-        if chunk * whole + at + size > places.chunks * whole or places.spec.codec is not None:
+        within *= places.row_bytes
+        if start * places.row_bytes + size > places.chunks * whole or places.spec.codec is not None:
             raise SchemaError(f"{self._file.path}: rows from {start} on of {name} lie outside its reserved room")
-        if at + size <= whole:
-            self.files.write(self.name, int(places.offsets[chunk]) + at, rows)
+        if within + size <= whole:
+            self.files.write(self.name, int(places.offsets[chunk]) + within, rows)
             return
         done = 0
-        for offset, length in _runs(places.offsets[chunk : chunk - (-(at + size) // whole)], whole):
-            step = min(length - at, size - done)
-            self.files.write(self.name, offset + at, rows[done : done + step])
-            done, at = done + step, 0
+        for offset, length in runs(places.offsets[chunk : chunk - (-(within + size) // whole)], whole):
+            step = min(length - within, size - done)
+            self.files.write(self.name, offset + within, rows[done : done + step])
+            done, within = done + step, 0
 
     def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
         if stop <= start:
@@ -273,11 +261,10 @@ class Hdf5Container:
         first, last = start // spec.chunk_rows, -(-stop // spec.chunk_rows)
         if start % spec.chunk_rows or spec.codec is not None:
             raise SchemaError(f"{self._file.path}: {name} has no extents from row {start} on")
-        places = self._known(name, first, last)
-        offsets = places.offsets[first:last]
+        offsets = self._known(name, first, last).offsets[first:last]
         if len(offsets) < last - first or (offsets < 0).any():
             raise CorruptError(f"{self._file.path}: rows of {name} before {stop} have no place in the file; run `replaystore verify`")
-        found = [Extent(self.name, offset, length) for offset, length in _runs(offsets, spec.chunk_bytes)]
+        found = [Extent(self.name, offset, length) for offset, length in runs(offsets, spec.chunk_bytes)]
         found[-1] = replace(found[-1], length=found[-1].length - (last * spec.chunk_rows - stop) * spec.row_bytes)
         size, end = self.files.size(self.name), max(extent.offset + extent.length for extent in found)
         if end > size:
@@ -288,33 +275,27 @@ class Hdf5Container:
 
     def write_chunks(self, chunks: Mapping[str, Mapping[int, bytes]]) -> dict[str, dict[int, ChunkEntry]]:
         self._ready()
-        chunks = {name: numbered for name, numbered in chunks.items() if numbered}
-        specs = {name: self._spec(name) for name in chunks}
+        specs = {name: self._spec(name) for name, numbered in chunks.items() if numbered}
 
-        def store(file: Any, overlay: Overlay) -> dict[str, dict[int, tuple[int, int]]]:
+        def store(file: Any, overlay: Overlay) -> dict[str, dict[int, Place]]:
             found = {}
-            for name, numbered in chunks.items():
-                dataset, spec = h5.array(file, name), specs[name]
-                rows = (max(numbered) + 1) * spec.chunk_rows
+            for name, spec in specs.items():
+                dataset, rows = array(file, name), (max(chunks[name]) + 1) * spec.chunk_rows
+                stored = -(-int(dataset.shape[0]) // spec.chunk_rows)
                 if dataset.shape[0] < rows:
                     dataset.set_extent((rows, *spec.shape))
-                found[name] = {n: h5.put_chunk(dataset, spec, n, data, overlay) for n, data in numbered.items()}
+                found[name] = {n: put_chunk(dataset, spec, n, data, overlay, replaces=n < stored) for n, data in chunks[name].items()}
             return found
 
-        placed = self._change(store, aligned=False) if chunks else {}
+        placed = self._file.change(store, aligned=False) if specs else {}
         for name, found in placed.items():
-            self._note(name, found)
+            places = self._places.get(name)
+            if places is not None:
+                known = places.chunks
+                places.resize(max(known, max(found) + 1))
+                places.offsets[known:] = ABSENT
+                places.put(found)
         return {name: {n: ChunkEntry(self.name, *place) for n, place in found.items()} for name, found in placed.items()}
-
-    def _note(self, name: str, found: Mapping[int, tuple[int, int]]) -> None:
-        """Bring the table of a coded array up to date, if it is kept."""
-        places = self._places.get(name)
-        if places is not None and found:
-            added = max(found) + 1 - places.chunks
-            if added > 0:
-                places.resize(places.chunks + added)
-                places.offsets[-added:] = h5.ABSENT
-            places.put(found)
 
     def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
         """Nothing is left to do: `write_chunks` has brought the chunks into HDF5's index."""
@@ -329,92 +310,27 @@ class Hdf5Container:
 
     def append_record(self, record: bytes) -> None:
         self._ready()
-        head = self._head
-        if head is None:
-            raise CorruptError(f"{self._file.path}: there is no commit log; run `replaystore repair`")
-        if head.used + len(record) > head.room:
-            head = self._more_room(head, len(record))
-        data, done = memoryview(record), 0
-        for offset, length in _within(head, head.used, head.used + len(record)):
-            self.files.write(self.name, offset, data[done : done + length])
-            done += length
-        self._write_head(replace(head, sequence=head.sequence + 1, used=head.used + len(record)))
-
-    def _write_head(self, head: Head) -> None:
-        self._file.write_head(head)
-        self._head = head
-
-    def _more_room(self, head: Head, size: int) -> Head:
-        """Add a piece to the newest segment, as large as all before, so that there are never many."""
-
-        def extend(file: Any, overlay: Overlay) -> Head:
-            piece = h5.log_piece(file, f"{head.commit}.{len(head.pieces)}", _rounded(max(head.room, 2 * size)))
-            longer = replace(head, sequence=head.sequence + 1, pieces=(*head.pieces, piece))
-            overlay.front[longer.slot] = longer.pack()
-            return longer
-
-        self._head = self._change(extend)
-        return self._head
+        self._log.append(record)
 
     def begin_segment(self, commit: int, record: bytes) -> None:
         self._ready()
-        head = self._head
-        size = _rounded(max(SEGMENT_BYTES, 4 * len(record), min(SEGMENT_MOST, 2 * head.room if head else 0)))
-
-        def begin(file: Any, overlay: Overlay) -> Head:
-            if head is not None:
-                h5.end_log(file, head.commit, head.used, commit)
-            piece = h5.log_piece(file, str(commit), size)
-            fresh = Head(head.sequence + 1 if head else 1, commit, len(record), (piece,))
-            overlay.direct.append((piece[0], record))
-            overlay.front[fresh.slot] = fresh.pack()
-            return fresh
-
-        self._head = self._change(begin)
-        self._segments = None
-
-    def _newest(self) -> Head | None:
-        return self._head if self.writable else self._file.head()
+        self._log.begin(commit, record)
 
     def segments(self) -> list[int]:
-        head = self._newest()
-        if head is None:
-            return []
-        key = (self._file.generation, head.commit)
-        if self._segments is None or self._segments[0] != key:
-            names, _ = self._read(lambda file, _: h5.log_names(file))
-            self._segments = key, [commit for commit in names if commit < head.commit]
-        return [*self._segments[1], head.commit]
+        return self._log.segments()
 
     def read_segment(self, commit: int, start: int = 0) -> bytes:
-        head = self._newest()
-        if head is None or head.commit != commit:
-
-            def look(file: Any, overlay: Overlay) -> Head | None:
-                names = h5.log_names(file).get(commit)
-                pieces, used = h5.log_room(file, names, overlay.end) if names else ((), 0)
-                return Head(0, commit, used, pieces) if names else None
-
-            head, _ = self._read(look)
-        if head is None:
-            raise NotFoundError(f"{self._file.path}: no segment of the commit log begins with commit {commit}")
-        parts = _within(head, start, head.used)
-        return b"".join(self.files.read(self.name, offset, length) for offset, length in parts)
+        return self._log.read(commit, start)
 
     def cut_segment(self, commit: int, length: int) -> None:
         self._ready()
-        head = self._head
-        if head is None or head.commit != commit or length > head.used:
-            raise CorruptError(f"{self._file.path}: the commit log has no byte {length} after commit {commit}; reopen the store")
-        if length < head.used:
-            self._write_head(replace(head, sequence=head.sequence + 1, used=length))
-            self._file.sync()  # the other head names the bytes that the next record overwrites
+        self._log.cut(commit, length)
 
     # --- the document
 
     def document(self) -> dict[str, Any]:
         if self._document is None or self._document[0] != self._file.version():
-            text, version = self._read(lambda file, _: h5.read_document(file))
+            text, version = self._file.look(lambda file, _: read_document(file))
             self._document = version, text
         try:
             found = json.loads(self._document[1])
@@ -426,7 +342,7 @@ class Hdf5Container:
 
     def replace_document(self, document: Mapping[str, Any]) -> None:
         self._ready()
-        self._change(lambda file, _: h5.write_document(file, document))
+        self._file.change(lambda file, _: write_document(file, document))
 
     # --- durability and other software
 
@@ -436,63 +352,61 @@ class Hdf5Container:
     def publish(self, lengths: Mapping[str, int], entries: Mapping[str, Mapping[int, ChunkEntry]]) -> None:
         self._ready()
         specs = {name: self._spec(name) for name in lengths}
-        for name, length in lengths.items():
-            if specs[name].codec is None:
-                self.reserve({name: length})
+        self.reserve({name: length for name, length in lengths.items() if specs[name].codec is None})
 
-        def show(file: Any, overlay: Overlay) -> dict[str, int]:
-            changed = {}
+        def show(file: Any, overlay: Overlay) -> set[str]:
+            changed = set()
             for name, length in lengths.items():
-                dataset, spec = h5.array(file, name), specs[name]
-                if spec.codec is None:
-                    moved = dataset.shape[0] != length
-                    if moved:
-                        self._show_raw(dataset, name, length, overlay)
+                dataset = array(file, name)
+                if specs[name].codec is not None:
+                    moved = self._show_coded(dataset, specs[name], length, entries.get(name, {}), overlay)
                 else:
-                    moved = self._show_coded(dataset, spec, length, entries.get(name, {}), overlay)
+                    moved = self._show_raw(dataset, self._known(name), length, overlay)
                 if moved:
-                    changed[name] = length
+                    changed.add(name)
             overlay.cancelled = not changed
             return changed
 
-        for name, length in self._change(show).items():
-            chunks = -(-length // specs[name].chunk_rows)
-            if specs[name].codec is None:
-                self._places[name].resize(chunks)
-                self._base[name] = chunks
-            else:
+        for name in self._file.change(show, aligned=False):
+            if specs[name].codec is not None:
                 self._places.pop(name, None)
+            else:
+                places = self._places[name]
+                places.resize(-(-lengths[name] // places.chunk_rows))
+                self._base[name] = places.chunks
 
-    def _show_raw(self, dataset: Any, name: str, length: int, overlay: Overlay) -> None:
-        places = self._known(name, 0, 0)
+    def _show_raw(self, dataset: Any, places: Places, length: int, overlay: Overlay) -> bool:
+        if dataset.shape[0] == length:
+            return False
         if length % places.chunk_rows:
-            overlay.drop(int(places.offsets[length // places.chunk_rows]), places.spec.chunk_bytes)
+            overlay.drop(int(places.offsets[length // places.chunk_rows]), places.chunk_bytes)
         dataset.set_extent((length, *places.spec.shape))
+        return True
 
     def _show_coded(self, dataset: Any, spec: ArraySpec, length: int, entries: Mapping[int, ChunkEntry], overlay: Overlay) -> bool:
         """Set the extent of a coded array, and its index to these entries; whether anything changed.
 
-        HDF5 would decode and encode a chunk anew if it cut it (and cannot, without the filter), so it is taken out and put back."""
+        HDF5 would decode and encode a chunk that it cuts (and cannot, without the filter), so it is taken out and put back."""
         rows, whole = int(dataset.shape[0]), length // spec.chunk_rows
+        stored = -(-rows // spec.chunk_rows)
         wanted = {n: (entry.offset, entry.length) for n, entry in entries.items() if n * spec.chunk_rows < length}
-        stored = h5.some_places(dataset, spec, overlay.end, [n for n in wanted if n * spec.chunk_rows < rows])
-        moved = {n: place for n, place in wanted.items() if stored.get(n) != place}
-        cut = rows > length
-        if cut and length % spec.chunk_rows:
-            moved[whole] = wanted.get(whole) or h5.some_places(dataset, spec, overlay.end, [whole])[whole]
-        contents = {n: self._stored(spec, n, *place) for n, place in moved.items()}
-        if cut:
+        cut = {whole} if rows > length and length % spec.chunk_rows else set()
+        there = chunk_places(dataset, spec, ANYWHERE, [n for n in {*wanted, *cut} if n < stored])
+        moved = {n: wanted.get(n, there.get(n)) for n in {*wanted, *cut} if n in cut or wanted[n] != there.get(n)}
+        contents = {n: self._stored(*(place or (ABSENT, 0))) for n, place in moved.items()}
+        if rows > length:
             dataset.set_extent((whole * spec.chunk_rows, *spec.shape))
+            stored = whole
         if rows != length:
             dataset.set_extent((length, *spec.shape))
-        for number, data in contents.items():
-            h5.put_chunk(dataset, spec, number, data, overlay)
+        for number, data in sorted(contents.items()):
+            put_chunk(dataset, spec, number, data, overlay, replaces=number < stored)
         return rows != length or bool(contents)
 
-    def _stored(self, spec: ArraySpec, number: int, offset: int, length: int) -> bytes:
+    def _stored(self, offset: int, length: int) -> bytes:
         data = self.files.read(self.name, offset, length) if offset >= 0 else b""
         if not data or len(data) != length:
-            raise CorruptError(f"chunk {number} of an array of {spec.dtype} rows {spec.shape} is missing; run `replaystore verify`")
+            raise CorruptError(f"an encoded chunk of {length} bytes at byte {offset} is missing; run `replaystore verify`")
         return data
 
     def fork(self, rows: Mapping[str, int]) -> None:
@@ -520,28 +434,6 @@ class Hdf5Container:
         self.files.close()
 
 
-def _rounded(size: int) -> int:
-    return -(-size // h5.ALIGNMENT) * h5.ALIGNMENT
-
-
-def _runs(offsets: NDArray[np.int64], length: int) -> list[tuple[int, int]]:
-    """(offset, length) of the runs that chunks of equal length make."""
-    breaks = np.flatnonzero(np.diff(offsets) != length) + 1
-    starts = np.concatenate([[0], breaks])
-    counts = np.diff(np.concatenate([starts, [len(offsets)]]))
-    return [(int(offsets[start]), int(count) * length) for start, count in zip(starts, counts, strict=True)]
-
-
-def _within(head: Head, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of the parts of the pieces of a segment that hold its bytes [start, stop)."""
-    begin = 0
-    for offset, length in head.pieces:
-        first, last = max(start, begin), min(stop, begin + length)
-        if first < last:
-            yield offset + first - begin, last - first
-        begin += length
-
-
 def _copy(files: Files, source: str, target: str) -> None:
     """A copy of a file, sharing its blocks where the file system can; holes stay holes."""
     size = files.size(source)
@@ -562,7 +454,8 @@ def _data_ranges(descriptor: int, size: int) -> list[tuple[int, int]]:
     """The parts of a file that are no holes."""
     if not hasattr(os, "SEEK_DATA"):
         return [(0, size)]
-    ranges, stop = [], 0
+    ranges: list[tuple[int, int]] = []
+    stop = 0
     while stop < size:
         try:
             start = os.lseek(descriptor, stop, os.SEEK_DATA)

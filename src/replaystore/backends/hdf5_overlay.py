@@ -60,6 +60,10 @@ class Pieces:
             begin, end = max(place, offset), min(place + len(data), stop)
             buffer[begin - offset : end - offset] = data[begin - place : end - place]
 
+    def holds(self, offset: int, data: bytes) -> bool:
+        """Whether just these bytes were written there."""
+        return self._data.get(offset) == data
+
     def cut(self, end: int) -> None:
         """Forget what lies at `end` or beyond."""
         for place in [start for start in self._starts if start + len(self._data[start]) > end]:
@@ -82,6 +86,8 @@ class Overlay(io.RawIOBase):
         """Bytes that the caller puts into space won by the transaction."""
         self.front: dict[int, bytes] = {}
         """Bytes of the user block (a head) that change with it."""
+        self.recent: list[tuple[int, int]] = []
+        """(offset, length) of the library's writes, for a caller that clears it before it looks."""
         self.cancelled = False
         """There turned out to be nothing to change."""
         self.failure: OSError | None = None
@@ -128,6 +134,7 @@ class Overlay(io.RawIOBase):
         start = self._position
         if not any(offset <= start and start + length <= offset + room for offset, room in self._drop):
             self.pieces.write(start, bytes(data))
+            self.recent.append((start, length))
         self._position += length
         self.end = max(self.end, self._position)
         return length
@@ -147,6 +154,9 @@ def lookup3(data: bytes) -> int:
     def turn(value: int, bits: int) -> int:
         return ((value << bits) | (value >> (32 - bits))) & mask
 
+    x: int
+    y: int
+    z: int
     a = b = c = (0xDEADBEEF + len(data)) & mask
     last = max(0, (len(data) - 1) // 12 * 12)
     for place in range(0, last, 12):

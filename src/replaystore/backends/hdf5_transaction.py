@@ -18,7 +18,7 @@ Invariants:
 2. A transaction has happened if its journal is whole, and has not if it is torn; replaying one that is in place changes nothing.
 3. No byte below the end of the HDF5 bytes (`end`) is overwritten but by replaying a journal, by rows, or by log records:
    the library is shown an end a little beyond the true one, so that it never finds the last bytes free and gives them away again.
-4. Bytes beyond `end` belong to nobody and are cut off before the next transaction, so new space reads as zeros.
+4. What a failed transaction left beyond `end` is cut off before the next one, so new space reads as zeros.
 5. A reader that finds the journal whole and not applied sees its bytes over the file's; it starts anew if another transaction came
    in between. It takes no lock.
 """
@@ -36,7 +36,7 @@ import google_crc32c
 
 from replaystore.backends.files import Files
 from replaystore.backends.hdf5_overlay import Overlay, Pieces, lookup3
-from replaystore.errors import ConflictError, CorruptError, FormatError, FormatVersionError, StorageError
+from replaystore.errors import ConflictError, CorruptError, FormatError, FormatVersionError, ReplayStoreError, StorageError
 
 __all__ = ["USERBLOCK", "Head", "TransactionFile", "Version", "front_block"]
 
@@ -180,6 +180,8 @@ class TransactionFile:
         self._following = follow
         self._sequence = 0
         self._seen = 0
+        self._floor = 0
+        """The size at opening: nothing that was there is ever cut off, even if it is not known what it is for."""
 
     # --- reading
 
@@ -211,6 +213,9 @@ class TransactionFile:
             elif google_crc32c.value(self.files.read(self.name, offset, length)) != crc:
                 return None
         return pieces
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        return self.files.read(self.name, offset, length)
 
     def _superblock(self, pieces: Pieces) -> tuple[bytes, int]:
         """The superblock of HDF5 and the end of the file that it names."""
@@ -276,12 +281,14 @@ class TransactionFile:
             version = self._version(front.journal)
             failure: Exception | None = None
             try:
-                _, end = self._superblock(pieces)
+                block, end = self._superblock(pieces)
                 size, needed = self.files.size(self.name), front.pending.old_end if pieces and front.pending else end
                 if size < needed:
                     raise CorruptError(f"{self.path} is cut short: {size} bytes are left of {needed}")
-                result = action(Overlay(lambda offset, length: self.files.read(self.name, offset, length), end, pieces))
-            except Exception as error:
+                if size > end:  # perhaps a copy made while the file grew
+                    end = _show_end(pieces, block, size)
+                result = action(Overlay(self._bytes, end, pieces))
+            except (ReplayStoreError, OSError) as error:
                 failure = error
             if self._version(self._front().journal) == version:
                 if failure is not None:
@@ -339,6 +346,8 @@ class TransactionFile:
                 self._apply(pieces, header.new_end)
             self._mark(header.sequence)
         self._sequence = max(front.applied, front.journal.sequence if front.journal else 0)
+        if not self.unfinished:
+            self._floor = self.files.size(self.name)
         self.unfinished = False
 
     def begin(self) -> Overlay:
@@ -349,11 +358,10 @@ class TransactionFile:
         size = self.files.size(self.name)
         if size < end:
             raise CorruptError(f"{self.path} is cut short: {size} bytes are left of {end}")
+        end = max(end, self._floor)
         if size > end:
             self.files.resize(self.name, end)
-        shown = block[:28] + struct.pack("<Q", end + GAP) + block[36:44]
-        pieces.write(USERBLOCK, shown + CHECKSUM.pack(lookup3(shown)))
-        overlay = Overlay(lambda offset, length: self.files.read(self.name, offset, length), end + GAP, pieces)
+        overlay = Overlay(self._bytes, _show_end(pieces, block, end + GAP), pieces)
         overlay.start = end
         return overlay
 
@@ -419,3 +427,10 @@ def _payload_of(journaled: Pieces, straight: Sequence[tuple[int, bytes]]) -> byt
     entries = [ENTRY.pack(offset, len(data), INLINE) for offset, data in journaled]
     entries += [ENTRY.pack(offset, len(data), google_crc32c.value(bytes(data))) for offset, data in straight]
     return b"".join([CHECKSUM.pack(len(entries)), *entries, *(data for _, data in journaled)])
+
+
+def _show_end(pieces: Pieces, block: bytes, end: int) -> int:
+    """Make a superblock name another end."""
+    shown = block[:28] + struct.pack("<Q", end) + block[36:44]
+    pieces.write(USERBLOCK, shown + CHECKSUM.pack(lookup3(shown)))
+    return end

@@ -86,25 +86,32 @@ class ArrayStore(StoreReader):
     # --- opening
 
     @classmethod
-    def create(cls, container: Container, specs: Mapping[str, ArraySpec], *, durable: bool) -> ArrayStore:
-        """A store in an empty container, with these arrays."""
-        state = State(time=now())
-        store = cls(container, state, durable=durable)
-        with store.storage("create"):
-            container.begin_segment(0, encode_record(*state.to_base()))
-            state.end = len(container.read_segment(0))
+    def create(cls, container: Container, specs: Mapping[str, ArraySpec], extra: Mapping[str, Any], *, durable: bool) -> ArrayStore:
+        """A store in an empty container, with these arrays: commit 0, durable on return."""
+        store = cls(container, State(time=now(), extra=dict(extra)), durable=durable)
         store.create_arrays(specs)
+        with store.storage("create"):
+            container.sync()
+            store.state.arrays = store._new_arrays
+            store._forget_pending()
+            store._start_log(store.state)
         return store
 
     @classmethod
-    def open(cls, container: Container, *, durable: bool) -> ArrayStore:
-        """Open for writing; what a killed writer left half-done is put in order."""
+    def open(cls, container: Container, *, durable: bool, back_to: int | None = None) -> ArrayStore:
+        """Open for writing; what a killed writer left half-done is put in order.
+
+        `back_to`: go back to this commit at once, without reading what only newer ones need (for repairs)."""
         state = cls.load(container)
         store = cls(container, state, durable=durable)
         with store.storage("recover"):
             container.cut_segment(state.base, state.end)
-        store._resume()
-        store.publish()
+        if back_to is None:
+            store._resume()
+            store.publish()
+        else:
+            store._resume(empty=True)
+            store.rollback(back_to)
         with store.storage("recover"):
             store._trim()
             for name, row in ((name, store.first(name)) for name in store._row_counts("steps")):
@@ -115,8 +122,8 @@ class ArrayStore(StoreReader):
     def _trim(self) -> None:
         self.container.trim({name: self.rows(name) for name in self.state.arrays if not name.startswith("journal/")})
 
-    def _resume(self) -> None:
-        """Set up the writing state from the commit."""
+    def _resume(self, *, empty: bool = False) -> None:
+        """Set up the writing state from the commit; `empty`: for a rollback, which brings the rows of unfinished chunks itself."""
         self._raw, self._coded, self._table_rows = {}, {}, {}
         self._forget_pending()
         for name in self.state.arrays:
@@ -127,7 +134,7 @@ class ArrayStore(StoreReader):
             elif spec.codec is None:
                 self._raw[name] = _Raw(spec, rows, self.state.partial.get(name, 0))
             else:
-                self._coded[name] = self._open_coded(name, spec, rows)
+                self._coded[name] = self._open_coded(name, spec, rows, empty)
         width = {name: self.container.specs()[name].row_bytes for name in self.state.tails}
         used = [(p.slot, p.offset + p.rows * width[name]) for name, known in self.state.tails.items() for p in known]
         used += [(kept.slot, kept.offset + kept.rows) for kept in self.state.attached.values() if isinstance(kept, Piece)]
@@ -140,10 +147,11 @@ class ArrayStore(StoreReader):
         self._new_pieces, self._tail_reset = {}, False
         self._tail_rows.clear()
 
-    def _open_coded(self, name: str, spec: ArraySpec, rows: int) -> _Coded:
+    def _open_coded(self, name: str, spec: ArraySpec, rows: int, empty: bool) -> _Coded:
         chunk = np.zeros((spec.chunk_rows, spec.row_bytes), np.uint8)
-        start, tail = self.tail(name)
-        chunk[: rows - start] = np.ascontiguousarray(tail).reshape(-1).view(np.uint8).reshape(rows - start, spec.row_bytes)
+        if not empty:
+            start, tail = self.tail(name)
+            chunk[: rows - start] = np.ascontiguousarray(tail).reshape(-1).view(np.uint8).reshape(rows - start, spec.row_bytes)
         return _Coded(spec, self.container.codec(spec), rows, chunk, kept=rows)
 
     def create_arrays(self, specs: Mapping[str, ArraySpec], *, fill: Mapping[str, int] | None = None) -> None:
@@ -356,7 +364,7 @@ class ArrayStore(StoreReader):
             array = self._coded[name]
             if begin < array.rows:
                 data = array.chunk[begin - starts[name] : array.rows - starts[name]].reshape(-1)
-                self._new_pieces.setdefault(name, []).append(self._write_tail(begin, array.rows - begin, memoryview(data)))
+                self._new_pieces.setdefault(name, []).append(self._write_tail(begin, array.rows - begin, data.data))
                 array.kept = array.rows
         placed = {name: self._write_tail(0, len(data), memoryview(data)) for name, data in large.items()}
         return {name: placed.get(name, data) for name, data in attachments.items()}
@@ -407,7 +415,7 @@ class ArrayStore(StoreReader):
                 self.begin_segment()  # brings the tables' rows to their arrays
                 for name, rows in self.state.mutable.items():
                     self.container.reserve({name: len(rows)})
-                    self.container.write_rows(name, 0, memoryview(rows.reshape(-1)))
+                    self.container.write_rows(name, 0, rows.reshape(-1).data)
             partial, entries = {}, {}
             for name, array in self._coded.items():
                 known = {**self.state.entries.get(name, {}), **self._entries.get(name, {})}
@@ -494,8 +502,8 @@ class ArrayStore(StoreReader):
 
     def _row_counts(self, group: str) -> dict[str, int]:
         """Rows of the arrays of a group, uncommitted ones included."""
-        counts: dict[str, int] = {name: array.rows for name, array in (*self._raw.items(), *self._coded.items())} | self._table_rows
-        return {name: rows for name, rows in counts.items() if name.split("/")[0] == group}
+        counts = {name: array.rows for name, array in self._raw.items()} | {name: array.rows for name, array in self._coded.items()}
+        return {name: rows for name, rows in (counts | self._table_rows).items() if name.split("/")[0] == group}
 
     def _sync(self) -> None:
         if not self.durable:

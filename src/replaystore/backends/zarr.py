@@ -23,10 +23,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from google_crc32c import value
 
 from replaystore.backends import PAGE, ArraySpec, Capabilities, ChunkEntry, Codec, Extent
-from replaystore.backends.codecs import codec_for, zarr_codecs
+from replaystore.backends.codecs import codec_for, crc32c, zarr_codecs
 from replaystore.backends.files import Files
 from replaystore.errors import CorruptError, FormatError, UnsupportedError
 
@@ -34,6 +33,8 @@ __all__ = ["ZarrContainer"]
 
 LOG = "journal/log"
 _NOWHERE = 2**64 - 1
+_GROUP: Mapping[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+_CHECKSUM = "replaystore_crc32c"
 _LOG_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byte")
 CONVENTION = {
     "uuid": "6a0f6d5c-58a5-4c0a-9a53-0f4f1d0b7a51",
@@ -120,7 +121,7 @@ class ZarrContainer:
             for depth in range(1, len(parts)):
                 group = "/".join(parts[:depth])
                 if not self.files.exists(f"{group}/zarr.json"):
-                    self._write(f"{group}/zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": {}}))
+                    self._write(f"{group}/zarr.json", _json(_GROUP))
                     self._note_folders(group)
             for leftover in self.files.list(f"{name}/c"):
                 self._remove_shard(name, leftover, len(spec.shape))
@@ -223,7 +224,7 @@ class ZarrContainer:
             data, size = self.files.read(file, 0, length + 4), self.files.size(file)
         except FileNotFoundError:
             raise CorruptError(f"{self.files.path(file)} is missing; run `replaystore verify`") from None
-        if len(data) != length + 4 or value(data[:length]) != int.from_bytes(data[length:], "little"):
+        if len(data) != length + 4 or crc32c(data[:length]) != int.from_bytes(data[length:], "little"):
             raise CorruptError(f"{self.files.path(file)}: the index of the shard does not match its checksum; run `replaystore verify`")
         index = np.frombuffer(data, "<u8", count=2 * spec.chunks_per_shard).reshape(-1, 2).tolist()
         entries = {}
@@ -299,6 +300,52 @@ class ZarrContainer:
         for name, metadata in changed.items():
             metadata["shape"][0] = lengths[name]
             self.files.replace(f"{name}/zarr.json", _json(metadata))
+
+    def published(self) -> Mapping[str, int]:
+        return {name: int(self._metadata(name)["shape"][0]) for name in self.specs()}
+
+    def metadata_problems(self) -> Iterator[tuple[str, str]]:
+        root = self._metadata("")["attributes"]
+        if root.get(_CHECKSUM) != _document_checksum(root["replaystore"]):
+            yield self.files.path("zarr.json"), "the document does not match its checksum"
+        if root.get("zarr_conventions") != [CONVENTION]:
+            yield self.files.path("zarr.json"), "zarr_conventions is not what was written"
+        groups = {"/".join(name.split("/")[:depth]) for name in self.specs() for depth in range(1, name.count("/") + 1)}
+        for group in sorted(groups):
+            if self._metadata(group) != _GROUP:
+                yield self.files.path(f"{group}/zarr.json"), "the metadata of this group is not what was written"
+        for name, spec in self.specs().items():
+            found = self._metadata(name)
+            if found != _array(spec, found["shape"][0], name):
+                yield self.files.path(f"{name}/zarr.json"), "the metadata of this array is not what was written"
+
+    def index_problems(self, name: str, first: int, rows: int) -> Iterator[tuple[str, str]]:
+        spec = self.specs()[name]
+        shown = int(self._metadata(name)["shape"][0])
+        for shard in range(first // spec.shard_rows, -(-max(rows, 1) // spec.shard_rows)):
+            begin, stop = shard * spec.shard_rows, min((shard + 1) * spec.shard_rows, max(shown, rows // spec.shard_rows * spec.shard_rows))
+            needed = range(begin // spec.chunk_rows, -(-stop // spec.chunk_rows))
+            if stop <= begin:
+                continue
+            try:
+                entries = self.read_index(name, shard)
+            except CorruptError as error:
+                yield f"{name}, shard {shard}", str(error)
+                continue
+            where = self.files.path(shard_name(name, spec, shard))
+            missing = [chunk for chunk in needed if chunk not in entries]
+            if missing:
+                yield where, f"the index of the shard has no chunk {missing[0]}"
+            places = sorted((entry.offset, entry.length) for entry in entries.values())
+            if any(a + length > b for (a, length), (b, _) in zip(places, places[1:], strict=False)):
+                yield where, "chunks overlap in the index of the shard"
+            if places and places[0][0] < header_bytes(spec):
+                yield where, "a chunk overlaps the index of the shard"
+            if spec.codec is None and any(
+                entry.offset != header_bytes(spec) + (chunk % spec.chunks_per_shard) * spec.chunk_bytes or entry.length != spec.chunk_bytes
+                for chunk, entry in entries.items()
+            ):
+                yield where, "the index of the shard points at other places than the rows lie at"
 
     def fork(self, rows: Mapping[str, int]) -> None:
         for name, row in rows.items():
@@ -377,7 +424,7 @@ def shard_name(name: str, spec: ArraySpec, shard: int) -> str:
 
 def _with_checksum(index: np.ndarray[Any, Any]) -> bytes:
     data = index.tobytes()
-    return data + value(data).to_bytes(4, "little")
+    return data + crc32c(data).to_bytes(4, "little")
 
 
 def _raw_index(spec: ArraySpec, chunks: int) -> bytes:
@@ -387,12 +434,18 @@ def _raw_index(spec: ArraySpec, chunks: int) -> bytes:
     return _with_checksum(index)
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=2, allow_nan=False).encode()
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=2, allow_nan=False).encode()
 
 
 def _group(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {"zarr_format": 3, "node_type": "group", "attributes": {"replaystore": dict(document), "zarr_conventions": [CONVENTION]}}
+    attributes = {"replaystore": dict(document), _CHECKSUM: _document_checksum(document), "zarr_conventions": [CONVENTION]}
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def _document_checksum(document: Mapping[str, Any]) -> int:
+    """crc32c of the document as JSON with sorted keys and no spaces."""
+    return crc32c(json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
 def _array(spec: ArraySpec, rows: int, name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from replaystore.errors import EvictedError, SchemaError
 __all__ = ["Rows", "StoredColumn"]
 
 Rows = NDArray[Any]
+INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 
 
 class StoredColumn:
@@ -70,11 +71,11 @@ class StoredColumn:
 
     def _places(self, rows: NDArray[np.int64], first: int, last: int) -> NDArray[np.int64]:
         """Rows counted from `first` on, all of them below `last`."""
-        if rows.dtype != np.int64 or rows.ndim != 1:
+        if rows.dtype != INT64 or rows.ndim != 1:
             raise SchemaError(f"{self._where}: row numbers are a flat int64 array, not {rows.dtype} of shape {rows.shape}")
         places = rows - first if first else rows
         # As unsigned numbers the negative ones are the largest: one comparison for both ends.
-        if rows.size and int(places.view(np.uint64).max()) >= last - first:
+        if len(rows) and np.maximum.reduce(places.view(UINT64)) >= last - first:
             self._check_range(first, last, int(rows.min()), int(rows.max()) + 1)
         return places
 

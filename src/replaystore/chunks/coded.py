@@ -4,8 +4,9 @@
    the container's own format would take a missing one for fill values.
 2. A chunk that a request needs as a whole is decoded straight into its place. The others go through a cache of decoded chunks, so
    that small reads one after another do not decode a chunk again. It is shared by all columns of the process and bounded in bytes.
-3. Files are read, and `locate`, `checksum` and `on_mismatch` are called, in the caller's thread only. Encoded bytes in memory at one
-   time: two jobs a thread, each of one chunk or of JOB_BYTES of decoded bytes.
+3. `locate`, `checksum` and `on_mismatch` are called in the caller's thread only, and nothing else reads the column's files then.
+4. Each thread reads the bytes that it decodes, one job at a time: of one chunk or of JOB_BYTES of decoded bytes. They lie in its own
+   memory and in its core's cache then; fetched by the caller, they made two threads no faster than one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,6 +124,8 @@ class _Fetched:
     data: memoryview
 
 
+Wanted = tuple[_Piece, ChunkEntry | None, int | None]
+"""With where its chunk lies and what its checksum is, as far as known."""
 Failure = tuple[_Piece, CorruptError]
 
 
@@ -154,6 +157,7 @@ class CodedColumn(StoredColumn):
         self._checksum = checksum
         self._on_mismatch = on_mismatch
         self._number = next(_numbers)
+        self._reading = threading.Lock()
         self._first = first_row
         self._tail: tuple[int, Rows] = (first_row, np.empty((0, *self.shape), self.dtype))
 
@@ -245,7 +249,7 @@ class CodedColumn(StoredColumn):
 
     def _gather(self, pieces: Iterable[_Piece], items: Rows) -> None:
         """Bring the pieces to their places in the result, whose rows are `items`."""
-        wanted: list[tuple[_Piece, ChunkEntry | None, int | None]] = []
+        wanted: list[Wanted] = []
         for piece in pieces:
             entry, checksum = self._locate(piece.chunk), self._checksum(piece.chunk)
             chunk = None if entry is None else _shared.cache.get((self._number, piece.chunk, entry, checksum))
@@ -255,23 +259,42 @@ class CodedColumn(StoredColumn):
                 items[piece.to] = chunk.view(self._item)[piece.of]
         size = max(1, JOB_BYTES // self.chunk_bytes)
         jobs = [wanted[begin : begin + size] for begin in range(0, len(wanted), size)]
+        failures: list[Failure] = []
         if len(jobs) == 1:  # handing over takes longer than many a chunk
-            self._settle(self._decode_all(*self._fetch(jobs[0]), items), items)
-            return
-        running: deque[Future[list[Failure]]] = deque()
-        try:
-            for job in jobs:
-                if len(running) >= 2 * _shared.workers:
-                    self._settle(running.popleft().result(), items)
-                running.append(_shared.pool().submit(self._decode_all, *self._fetch(job), items))
-            while running:
-                self._settle(running.popleft().result(), items)
-        finally:
-            for future in running:  # after an error: nobody writes into the result any more
-                future.cancel()
-            wait(running)
+            failures += self._do(jobs[0], items)
+        elif jobs:
+            running = deque(_shared.pool().submit(self._do, job, items) for job in jobs)
+            try:
+                while running:
+                    failures += running.popleft().result()
+            finally:
+                for future in running:  # after an error: nobody writes into the result any more
+                    future.cancel()
+                wait(running)
+        for piece, error in failures:
+            self._look_again(piece, error, items)
 
-    def _fetch(self, job: Sequence[tuple[_Piece, ChunkEntry | None, int | None]]) -> tuple[list[_Fetched], list[Failure]]:
+    def _look_again(self, piece: _Piece, error: CorruptError, items: Rows) -> None:
+        """Once more for a chunk that was not as it should be."""
+        entry = self._on_mismatch(piece.chunk) if self._on_mismatch is not None else None
+        if entry is None:
+            raise error
+        for _, again in self._do([(piece, entry, self._checksum(piece.chunk))], items):
+            raise again from error
+
+    # --- in any thread
+
+    def _do(self, job: Sequence[Wanted], items: Rows) -> list[Failure]:
+        """Fetch chunks and decode them to their places; those that are not as they should be."""
+        fetched, failures = self._fetch(job)
+        for one in fetched:
+            try:
+                self._decode(one, items)
+            except CorruptError as error:
+                failures.append((one.piece, error))
+        return failures
+
+    def _fetch(self, job: Sequence[Wanted]) -> tuple[list[_Fetched], list[Failure]]:
         """Read the stored bytes of chunks, those that lie side by side at once."""
         fetched: list[_Fetched] = []
         failures: list[Failure] = []
@@ -294,7 +317,8 @@ class CodedColumn(StoredColumn):
     def _fetch_run(self, run: list[tuple[_Piece, ChunkEntry, int | None]], fetched: list[_Fetched], failures: list[Failure]) -> None:
         name, start = run[0][1].object, run[0][1].offset
         try:
-            data = memoryview(self.files.read(name, start, run[-1][1].offset + run[-1][1].length - start))
+            with self._reading:  # `Files` may close a descriptor when it opens another
+                data = memoryview(self.files.read(name, start, run[-1][1].offset + run[-1][1].length - start))
         except FileNotFoundError:
             failures += [(piece, CorruptError(self._damaged(piece.chunk, entry, "is missing: no such file"))) for piece, entry, _ in run]
             return
@@ -306,15 +330,6 @@ class CodedColumn(StoredColumn):
                 fetched.append(_Fetched(piece, entry, checksum, part))
             else:
                 failures.append((piece, CorruptError(self._damaged(piece.chunk, entry, "lies past the end of the file"))))
-
-    def _decode_all(self, fetched: Iterable[_Fetched], failures: list[Failure], items: Rows) -> list[Failure]:
-        """Decode chunks to their places; those that are not as they should be, besides those known already. Runs in any thread."""
-        for one in fetched:
-            try:
-                self._decode(one, items)
-            except CorruptError as error:
-                failures.append((one.piece, error))
-        return failures
 
     def _decode(self, one: _Fetched, items: Rows) -> None:
         piece = one.piece
@@ -331,16 +346,6 @@ class CodedColumn(StoredColumn):
         chunk.flags.writeable = False
         _shared.cache.put((self._number, piece.chunk, one.entry, one.checksum), chunk)
         items[piece.to] = chunk.view(self._item)[piece.of]
-
-    def _settle(self, failures: list[Failure], items: Rows) -> None:
-        """Look again, once, for chunks that were not as they should be."""
-        for piece, error in failures:
-            entry = self._on_mismatch(piece.chunk) if self._on_mismatch is not None else None
-            if entry is None:
-                raise error
-            again = self._decode_all(*self._fetch([(piece, entry, self._checksum(piece.chunk))]), items)
-            if again:
-                raise again[0][1] from error
 
     def _damaged(self, chunk: int, entry: ChunkEntry | None, what: str) -> str:
         place = str(self.files) if entry is None else f"{self.files.path(entry.object)}, byte {entry.offset}"

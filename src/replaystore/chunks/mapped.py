@@ -54,8 +54,13 @@ class _Run:
     object: str
     offset: int
     length: int
-    identity: tuple[int, int]
-    """Device and inode: a file of the same name may have replaced this one."""
+    identity: tuple[int, int, int]
+    """Device, inode, and where the object begins in that file: another file of the same name may have replaced this one."""
+
+    @property
+    def place(self) -> int:
+        """Its first byte, counted from the beginning of the file."""
+        return self.identity[2] + self.offset
 
     def continued_by(self, other: _Run) -> bool:
         return self.object == other.object and self.identity == other.identity and self.offset + self.length == other.offset
@@ -84,6 +89,7 @@ class PlainColumn(StoredColumn):
 
     def __init__(self, files: Files, spec: ArraySpec, *, name: str = "", first_row: int = 0) -> None:
         super().__init__(files, spec, name)
+        self._shard_rows = spec.shard_rows
         self._state = self._assemble(first_row, first_row, ())
 
     @property
@@ -118,12 +124,16 @@ class PlainColumn(StoredColumn):
         self._state = self._assemble(old.first, rows, _merged((*kept, *added)), old)
 
     def drop_before(self, row: int) -> None:
-        """Let go of the runs whose rows all lie before `row`; `first` becomes the first row of the first run kept."""
+        """Let go of the runs whose rows all lie before `row`; `first` becomes the first row of the first run kept.
+
+        Where none is kept, the column goes on with the shard that `row` lies in.
+        """
         old = self._state
         if row <= old.first:
             return
         if row >= old.stop:
-            self._state = self._assemble(row, row, ())
+            first = max(old.first, row // self._shard_rows * self._shard_rows)
+            self._state = self._assemble(first, first, ())
         elif not self.row_bytes:
             self._state = self._assemble(row, old.stop, ())
         else:
@@ -170,22 +180,25 @@ class PlainColumn(StoredColumn):
     # --- state
 
     def _checked(self, extent: Extent) -> _Run:
-        """The run of an extent that lies inside its file."""
-        status = os.fstat(self._descriptor(extent.object))
-        if extent.offset < 0 or extent.length < 0 or extent.offset + extent.length > status.st_size:
+        """The run of an extent that lies inside its object."""
+        _, size, identity = self._place(extent.object)
+        if extent.offset < 0 or extent.length < 0 or extent.offset + extent.length > size:
             raise CorruptError(
-                f"{self.files.path(extent.object)}: {status.st_size} bytes, but rows of {self.name} lie in bytes {extent.offset} to "
+                f"{self.files.path(extent.object)}: {size} bytes, but rows of {self.name} lie in bytes {extent.offset} to "
                 f"{extent.offset + extent.length}: it was cut; restore it from a copy"
             )
-        return _Run(extent.object, extent.offset, extent.length, (status.st_dev, status.st_ino))
+        return _Run(extent.object, extent.offset, extent.length, identity)
 
-    def _descriptor(self, name: str) -> int:
+    def _place(self, name: str) -> tuple[int, int, tuple[int, int, int]]:
+        """Descriptor, size and identity of an object."""
         try:
-            return self.files.descriptor(name)
+            fd, base, size = self.files.place(name)
+            status = os.fstat(fd)
         except FileNotFoundError as error:
             raise CorruptError(f"{self.files.path(name)}: missing, and rows of {self.name} lie in it; restore it from a copy") from error
         except OSError as error:
             raise StorageError(f"{self.files.path(name)}: cannot be opened ({error}); check the disk and its permissions") from error
+        return fd, size, (status.st_dev, status.st_ino, base)
 
     def _assemble(self, first: int, stop: int, runs: tuple[_Run, ...], old: _State | None = None) -> _State:
         """The state of these rows; `old` is what a mapping may be continued from."""
@@ -218,7 +231,7 @@ class PlainColumn(StoredColumn):
 
     def _read_run(self, run: _Run, inside: int, length: int) -> NDArray[np.uint8]:
         path = self.files.path(run.object)
-        self._descriptor(run.object)
+        self._place(run.object)
         try:
             data = self.files.read(run.object, run.offset + inside, length)
         except OSError as error:
@@ -269,12 +282,11 @@ class MappedColumn(PlainColumn):
         inside = max(0, _pages(done) - start)
         if inside >= run.length:
             return
-        fd = self._descriptor(run.object)
-        status = os.fstat(fd)
-        if run.identity != (status.st_dev, status.st_ino) or run.offset + run.length > status.st_size:
+        fd, size, identity = self._place(run.object)
+        if run.identity != identity or run.offset + run.length > size:
             raise CorruptError(f"{self.files.path(run.object)}: replaced or cut while it was being mapped; open the store again")
         at = base.ctypes.data + start + inside
-        if _mmap()(at, run.length - inside, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, run.offset + inside) != at:
+        if _mmap()(at, run.length - inside, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, run.place + inside) != at:
             reason = os.strerror(ctypes.get_errno())
             raise StorageError(f"{self.files.path(run.object)}: cannot be mapped ({reason}); close stores, or raise vm.max_map_count")
 
@@ -324,7 +336,7 @@ def _extends(runs: Sequence[_Run], old: Sequence[_Run]) -> bool:
 def _mappable(runs: Sequence[_Run]) -> bool:
     """Each run begins on a page, in its file and behind the run before it."""
     page = mmap.ALLOCATIONGRANULARITY
-    return len(runs) <= MOST_MAPS and all(run.offset % page == 0 for run in runs) and all(run.length % page == 0 for run in runs[:-1])
+    return len(runs) <= MOST_MAPS and all(run.place % page == 0 for run in runs) and all(run.length % page == 0 for run in runs[:-1])
 
 
 # --- addresses

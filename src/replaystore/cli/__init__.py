@@ -1,0 +1,109 @@
+"""The command line: `replaystore COMMAND`.
+
+A command is a thin layer over one function of the library: it parses, calls and prints. Each has a file of its own, which is imported when
+the command is named, and which imports at its top nothing that takes long.
+
+What scripts can rely on:
+1. Facts go to stdout; progress, warnings and errors to stderr, progress only if that is a terminal.
+2. An error of ours is one line, `replaystore: error: …`. A traceback is a bug.
+3. Exit codes: 0 done; 1 an error, or `verify` found problems; 2 wrong usage; 130 interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from replaystore import __version__
+from replaystore.cli.output import one_line
+from replaystore.errors import ReplayStoreError, ReplayStoreWarning
+
+__all__ = ["COMMANDS", "PROGRAM", "cli", "main"]
+
+PROGRAM = "replaystore"
+
+COMMANDS = {
+    "record": "replaystore.cli.record:record",
+    "info": "replaystore.cli.info:info",
+    "show": "replaystore.cli.show:show",
+    "convert": "replaystore.cli.convert:convert",
+    "verify": "replaystore.cli.verify:verify",
+    "repair": "replaystore.cli.repair:repair",
+    "publish": "replaystore.cli.publish:publish",
+    "completion": "replaystore.cli.completion:completion",
+}
+"""Name → "module:function", in the order of the help."""
+
+
+class _LazyGroup(click.Group):
+    """Imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name].partition(":")
+        command = getattr(import_module(module), function)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
+    epilog="A LOCATION is a folder NAME.zarr, a file NAME.h5, or (to read) NAME.zarr.zip. `replaystore COMMAND --help` has examples.",
+)
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Record, look at, convert, check and repair reinforcement-learning buffers."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The program: run a command of the arguments (by default those of the process), and exit."""
+    with warnings.catch_warnings():
+        _show_warnings_in_one_line()
+        sys.exit(_run(args))
+
+
+def _run(args: Sequence[str] | None) -> int:
+    """The exit code."""
+    try:
+        code = cli.main(args, prog_name=PROGRAM, standalone_mode=False)
+    except ReplayStoreError as error:
+        _complain("error", error)
+        return 1
+    except click.UsageError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        _complain("error", error.format_message())
+        return error.exit_code
+    except click.Abort as abort:
+        if isinstance(abort.__cause__, EOFError):  # click takes it for the end of a prompt's input; we have no prompts
+            raise abort.__cause__ from None
+        _complain("error", "interrupted")
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _complain(kind: str, message: object) -> None:
+    click.echo(f"{PROGRAM}: {kind}: {one_line(str(message))}", err=True)
+
+
+def _show_warnings_in_one_line() -> None:
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, ReplayStoreWarning):
+            _complain("warning", message)
+        else:
+            shown(message, category, *place, **more)
+
+    warnings.showwarning = show

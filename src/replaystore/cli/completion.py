@@ -1,0 +1,26 @@
+"""`replaystore completion`: what makes a shell complete commands, options and paths."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+__all__ = ["completion"]
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that makes SHELL complete replaystore's commands.
+
+    \b
+    Examples:
+      replaystore completion bash >> ~/.bashrc
+      replaystore completion zsh >> ~/.zshrc
+      replaystore completion fish > ~/.config/fish/completions/replaystore.fish
+    """
+    from replaystore.cli import PROGRAM, cli
+
+    maker = get_completion_class(shell)
+    assert maker is not None
+    click.echo(maker(cli, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())

@@ -1,0 +1,32 @@
+"""`replaystore publish`: let other software see all steps."""
+
+from __future__ import annotations
+
+import click
+
+from replaystore.cli.output import count, json_option, print_json, printable
+
+__all__ = ["publish"]
+
+
+@click.command()
+@click.argument("location", type=click.Path())
+@json_option
+def publish(location: str, json_: bool) -> None:
+    """Let other software (zarr-python, xarray, h5py) see all committed steps of LOCATION.
+
+    Closing a buffer does this too; it is needed after a writer was killed. What the writer left behind is put in order.
+
+    \b
+    Example:
+      replaystore publish runs/ant.zarr
+    """
+    import replaystore as rs
+
+    with rs.open(location, "r+") as buffer:
+        buffer.publish()
+        facts = {"location": buffer.location, "commit": buffer.commit_id, "steps": len(buffer)}
+    if json_:
+        print_json(facts)
+    else:
+        click.echo(f"{printable(facts['location'])}: {count(facts['steps'])} steps can be seen by other software (commit {facts['commit']})")

@@ -1,0 +1,33 @@
+"""`replaystore repair`: go back to the newest commit that verifies."""
+
+from __future__ import annotations
+
+import click
+
+from replaystore.cli.output import json_option, one_line, print_json
+
+__all__ = ["repair"]
+
+
+@click.command()
+@click.argument("location", type=click.Path())
+@json_option
+def repair(location: str, json_: bool) -> None:
+    """Bring LOCATION back to the newest state that verifies, and say what was dropped.
+
+    The damaged original is kept beside it, until you remove it. Where nothing can be saved, nothing is changed.
+
+    \b
+    Example:
+      replaystore repair runs/ant.zarr
+    """
+    from replaystore.repairing import repair as run
+
+    report = run(location)
+    if json_:
+        print_json(report.to_json())
+        return
+    for action in report.actions:
+        click.echo(one_line(action))
+    for dropped in report.dropped:
+        click.echo(one_line(f"dropped: {dropped}"))

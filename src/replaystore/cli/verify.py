@@ -1,0 +1,35 @@
+"""`replaystore verify`: read everything once and explain each problem."""
+
+from __future__ import annotations
+
+import click
+
+from replaystore.cli.output import count, json_option, one_line, print_json, printable, progress_bar, size
+
+__all__ = ["verify"]
+
+
+@click.command()
+@click.argument("location", type=click.Path())
+@json_option
+@click.pass_context
+def verify(context: click.Context, location: str, json_: bool) -> None:
+    """Read everything in LOCATION once and explain each problem, a line each. Exit code 1 if there is one.
+
+    \b
+    Example:
+      replaystore verify runs/ant.zarr
+    """
+    from replaystore.verification import verify as run
+
+    with progress_bar("verifying", unit=size) as progress:
+        report = run(location, progress=progress)
+    if json_:
+        print_json(report.to_json())
+    else:
+        for problem in report.problems:
+            click.echo(one_line(str(problem)))
+        found = f"{count(len(report.problems))} problem{'s' * (len(report.problems) != 1)}" if report.problems else "no problems"
+        click.echo(f"{printable(location)}: {found} ({size(report.checked_bytes)} checked in {report.seconds:.1f} s)")
+    if report.problems:
+        context.exit(1)

@@ -1,0 +1,248 @@
+"""Repair a store: bring it to the newest commit that verifies, and say exactly what was given up.
+
+The work is done on a second store beside the first, `<name>.repair`, whose files are hard links to those of the first until they are
+written to; only then is a file copied (a reflink where the file system has it). When the result verifies, the two change names: the
+original stays as `<name>.damaged` until the user removes it. If nothing verifies, the original stays where it is, unchanged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from replaystore.backends import Container
+from replaystore.backends.codecs import crc32c
+from replaystore.backends.files import Files
+from replaystore.backends.reading import StoreReader
+from replaystore.backends.records import State, decode_records
+from replaystore.backends.store import ArrayStore
+from replaystore.errors import AlreadyExistsError, CorruptError, ReplayStoreError, StorageError, UnsupportedError
+from replaystore.location import Location, parse
+from replaystore.opening import Lock, open_container
+from replaystore.verification import VerifyReport, verify
+
+__all__ = ["RepairReport", "repair"]
+
+ATTEMPTS = 16
+"""How many commits are tried, newest first."""
+
+
+@dataclass
+class RepairReport:
+    """What `repair` did."""
+
+    location: str
+    commit: int | None = None
+    """The commit that the store now shows."""
+    actions: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    """What is no longer in the store."""
+    original: str | None = None
+    """Where the damaged store is kept; None if it was not changed."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class LinkedFiles(Files):
+    """Files some of which are links to another store's: such a file is copied before it is written to."""
+
+    def write(self, name: str, offset: int, data: Any) -> None:
+        self._own(name)
+        super().write(name, offset, data)
+
+    def resize(self, name: str, size: int) -> None:
+        self._own(name)
+        super().resize(name, size)
+
+    def create(self, name: str) -> None:
+        self.remove(name)
+        super().create(name)
+
+    def _own(self, name: str) -> None:
+        if os.fstat(self.descriptor(name)).st_nlink > 1:
+            copy = name + ".copy"
+            shutil.copyfile(self.path(name), self.path(copy))
+            self.rename(copy, name)
+
+
+def repair(location: str | os.PathLike[str] | Location) -> RepairReport:
+    """Bring a store to the newest commit that verifies.
+
+    Raises:
+        CorruptError: no commit verifies, or the document itself is damaged; the store is as it was.
+        ConflictError: somebody is writing to it. UnsupportedError: it is in memory or a zip file. StorageError: no room for the copy.
+    """
+    place = parse(location)
+    if place.backend not in ("zarr", "hdf5"):
+        raise UnsupportedError(f"{place}: only folders and HDF5 files can be repaired; unpack a zip file first")
+    report = RepairReport(str(place))
+    before = verify(place)
+    if not before.problems:
+        report.commit = before.commit
+        report.actions.append("nothing to do: the store verifies")
+        return report
+    kept = place.path + ".damaged"
+    if os.path.lexists(kept):
+        raise AlreadyExistsError(f"{kept} exists, from an earlier repair: move or remove it first")
+    with _locked(place):
+        after = _first_that_verifies(place, before, report, kept)
+    report.commit, report.original = after.commit, kept
+    _account(before, after, report)
+    return report
+
+
+def _first_that_verifies(place: Location, before: VerifyReport, report: RepairReport, kept: str) -> VerifyReport:
+    """Put the newest commit that can be brought back in the place of the store."""
+    reason = "its commit log cannot be read"
+    for commit in _candidates(place, before):
+        with _working_copy(place) as work:
+            try:
+                action = _bring_back(work, commit)
+                after = verify(work)
+            except (ReplayStoreError, OSError) as error:
+                reason = str(error)
+                continue
+            if after.problems:
+                reason = str(after.problems[0])
+                continue
+            try:
+                os.rename(place.path, kept)
+                os.rename(work.path, place.path)
+                Files(os.path.dirname(place.path) or ".", writable=True).sync_folder("")
+            except OSError as error:
+                raise StorageError(f"{place}: the repaired store cannot take its place: {error.strerror or error}", error.errno) from error
+            report.actions += [action, f"kept what was there as {kept}"]
+            return after
+    raise CorruptError(f"{place}: no commit can be brought back ({reason}); it is as it was: restore it from a copy")
+
+
+@contextlib.contextmanager
+def _locked(place: Location) -> Iterator[None]:
+    name = os.path.join(place.path, "journal", "lock") if place.backend == "zarr" else place.path + ".lock"
+    lock = Lock(place, name)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _working_copy(place: Location) -> Iterator[Location]:
+    """A store beside the first that holds the same."""
+    root = place.path + ".repair"
+    _clear(root)
+    try:
+        if place.backend == "zarr":
+            shutil.copytree(place.path, root, copy_function=_link)
+        else:
+            shutil.copyfile(place.path, root)
+        yield Location(place.backend, root)
+    except OSError as error:
+        raise StorageError(f"{place}: cannot work on a copy of it: {error.strerror or error}", error.errno) from error
+    finally:
+        _clear(root)
+        _clear(root + ".lock")
+
+
+def _link(source: str, target: str) -> str:
+    if source.endswith(os.path.join("journal", "lock")):
+        return target  # a lock belongs to its own store
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+    return target
+
+
+def _clear(path: str) -> None:
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        Path(path).unlink()
+
+
+def _bring_back(work: Location, commit: int) -> str:
+    """Open the copy for writing as of a commit; say what was done."""
+    container = _container(work)
+    try:
+        newest = StoreReader.load(container).commit
+        store = ArrayStore.open(container, durable=True, back_to=None if commit == newest else commit)
+        store.publish()
+        store.begin_segment()
+    finally:
+        container.close()
+    if commit == newest:
+        return f"brought it to commit {commit}, its newest: metadata and indexes written anew, what no commit counts cut off"
+    return f"went back from commit {newest} to commit {commit}"
+
+
+def _candidates(place: Location, before: VerifyReport) -> list[int]:
+    """Commits that may verify, newest first: those that need no row that is known to be damaged."""
+    container = open_container(place, writable=False)
+    try:
+        known: dict[int, tuple[dict[str, int], dict[str, int]]] = {}
+        widths = {name: spec.row_bytes for name, spec in container.specs().items() if spec.mutable}
+        newest: State | None = None
+        for base in container.segments():
+            state: State | None = None
+            for meta, blobs, _ in decode_records(container.read_segment(base)):
+                if state is None and not meta.get("base"):
+                    break
+                if state is None:
+                    state = State.from_base(meta, blobs, widths=widths)
+                else:
+                    state.apply(meta, blobs, widths=widths)
+                known[state.commit] = dict(state.lengths), dict(state.partial)
+            newest = state or newest
+        limits: dict[str, int] = {}
+        for name, row in before.damaged.items():
+            group, spec = name.split("/")[0], container.specs()[name]
+            last = row if spec.codec is not None else row + spec.chunk_rows  # the first rows of a raw chunk may be sound
+            limits[group] = min(limits.get(group, last), last)
+        found: list[int] = []
+        for commit in sorted(known, reverse=True):
+            lengths, partial = known[commit]
+            if newest is None or newest.is_dead(commit) or any(lengths.get(group, 0) > row for group, row in limits.items()):
+                continue
+            if all(_unchanged(container, name, lengths, partial) for name in before.damaged):
+                found.append(commit)
+                if len(found) == ATTEMPTS:
+                    break
+        return found
+    finally:
+        container.close()
+
+
+def _unchanged(container: Container, name: str, lengths: dict[str, int], partial: dict[str, int]) -> bool:
+    """Whether the rows of a raw array's chunk that was unfinished at a commit are what the commit says."""
+    spec, rows = container.specs()[name], lengths.get(name.split("/")[0], 0)
+    start = rows // spec.chunk_rows * spec.chunk_rows
+    if spec.codec is not None or start == rows:
+        return True
+    try:
+        return crc32c(StoreReader(container, State()).read_raw(name, start, rows)) == partial.get(name, 0)
+    except (ReplayStoreError, OSError):
+        return False
+
+
+def _container(work: Location) -> Container:
+    container = open_container(work, writable=True)
+    if work.backend == "zarr":
+        container.files.close()
+        container.files = LinkedFiles(work.path, writable=True)
+    return container
+
+
+def _account(before: VerifyReport, after: VerifyReport, report: RepairReport) -> None:
+    """Say what is no longer there."""
+    if before.commit is not None and after.commit is not None and before.steps > after.steps:
+        report.dropped.append(f"the last {before.steps - after.steps} of {before.steps} steps")
+    if before.trajectories > after.trajectories:
+        report.dropped.append(f"{before.trajectories - after.trajectories} of {before.trajectories} trajectories")
+    report.dropped += [str(problem) for problem in before.problems]

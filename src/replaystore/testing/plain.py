@@ -1,0 +1,281 @@
+"""What a buffer should hold, kept in lists: the methods of `Buffer` and `Writer` that record, and nothing about storage.
+
+It is written for being obviously right. Each step is looked at alone, in the order in which things happen: how calls are cut into
+flushes, parts and commits cannot matter here, so it must not matter in a buffer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.schema import Field, Schema, flatten
+from replaystore.testing.contents import Contents, Story
+
+__all__ = ["PlainBuffer", "PlainWriter"]
+
+Row = dict[str, NDArray[Any]]
+
+
+@dataclass
+class _Life:
+    """A trajectory."""
+
+    number: int
+    env: int
+    seed: int
+    split: str
+    rows: list[int] = field(default_factory=list)
+    returned: Any = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    after: Row | None = None
+    """The observation after its last step, if known."""
+    user: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _State:
+    """All that a commit keeps, and what is not committed yet."""
+
+    schema: Schema
+    rows: list[Row] = field(default_factory=list)
+    following: list[Row | None] = field(default_factory=list)
+    """For each row the observation after it, where that is known."""
+    ended: list[_Life] = field(default_factory=list)
+    open: dict[int, _Life] = field(default_factory=dict)
+    next_number: int = 0
+    first: int = 0
+    user: dict[str, np.dtype[Any]] = field(default_factory=dict)
+
+    def copied(self) -> _State:
+        """A copy that goes its own way; rows never change, and are shared."""
+        lives: list[_Life] = [*self.ended, *self.open.values()]
+        twins = {id(life): copy.copy(life) for life in lives}
+        for twin in twins.values():
+            twin.rows, twin.user = list(twin.rows), dict(twin.user)
+        ended = [twins[id(life)] for life in self.ended]
+        opened = {env: twins[id(life)] for env, life in self.open.items()}
+        return _State(
+            self.schema, list(self.rows), list(self.following), ended, opened, self.next_number, self.first, dict(self.user)
+        )
+
+
+class PlainBuffer:
+    """A buffer without storage. `contents(commit)` is what the real one must show."""
+
+    def __init__(self, schema: Schema, *, capacity: int | None = None) -> None:
+        self.capacity = capacity
+        self.state = _State(schema)
+        self.commit_id = 0
+        self._writer: PlainWriter | None = None
+        self._committed: dict[int, tuple[_State, Contents]] = {}
+        self._dirty = True
+        self.commit()
+
+    @property
+    def schema(self) -> Schema:
+        """What one step holds."""
+        return self.state.schema
+
+    def commits(self) -> list[int]:
+        """Those that can be opened."""
+        newest = self._committed[self.commit_id][0]
+        return [number for number, (state, _) in self._committed.items() if state.first == newest.first]
+
+    def contents(self, commit: int | None = None) -> Contents:
+        """What is seen as of a commit (the newest)."""
+        return self._committed[self.commit_id if commit is None else commit][1]
+
+    # --- recording
+
+    def append(
+        self, columns: Mapping[str, Any], *, final_observation: Any = None, env: int = 0, split: str = "", ends: Sequence[int] | None = None
+    ) -> None:
+        """As `Buffer.append`; arguments are taken to be right."""
+        flat: dict[str, Any] = {}
+        for name, value in columns.items():
+            flat.update(flatten(value, name))
+        count = len(next(iter(flat.values())))
+        flags = flat["terminated"] | flat["truncated"]
+        ending = set(np.flatnonzero(flags).tolist() if ends is None else ends)
+        touched = len(ending) + (count > 0 and count - 1 not in ending)
+        finals = self._finals(final_observation, touched)
+        for at in range(count):
+            row = {name: values[at] for name, values in flat.items()}
+            life = self._life(env, split)
+            if life.rows and life.after is None:
+                life.after = self._observation(row)  # what is there is what followed
+            self._take(life, row)
+            if at in ending:
+                life.after = next(finals)
+                self._end(env, bool(row["terminated"]), bool(row["truncated"]))
+        if count and count - 1 not in ending:
+            self.state.open[env].after = next(finals)
+        self._dirty = self._dirty or count > 0
+
+    def _finals(self, observation: Any, touched: int) -> Any:
+        if observation is None:
+            return iter([None] * touched)
+        leaves = flatten(observation, "observation")
+        single = all(np.shape(leaf) == self.schema.fields[name].shape for name, leaf in leaves.items())
+        if single:
+            leaves = {name: np.asarray(leaf)[None] for name, leaf in leaves.items()}
+        return iter([{name: leaf[at] for name, leaf in leaves.items()} for at in range(touched)])
+
+    def _observation(self, row: Row) -> Row:
+        return {name: row[name] for name in self.schema.names("observation")}
+
+    def _life(self, env: int, split: str, seed: int = -1) -> _Life:
+        """The open trajectory of an environment, or a new one."""
+        if env not in self.state.open:
+            shape = self.schema.fields["reward"].shape
+            self.state.open[env] = _Life(self.state.next_number, env, seed, split, returned=np.zeros(shape))
+            self.state.next_number += 1
+        return self.state.open[env]
+
+    def _take(self, life: _Life, row: Row) -> None:
+        """One more step of a trajectory."""
+        if life.rows:
+            self.state.following[life.rows[-1]] = life.after
+        life.rows.append(len(self.state.rows))
+        self.state.rows.append(row)
+        self.state.following.append(None)
+        life.returned = life.returned + np.asarray(row["reward"], np.float64)
+        life.after = None
+
+    def _end(self, env: int, terminated: bool, truncated: bool) -> None:
+        life = self.state.open.pop(env)
+        if life.rows:
+            self.state.following[life.rows[-1]] = life.after
+            life.terminated, life.truncated = terminated, truncated
+            life.user = {name: np.nan if dtype.kind == "f" else 0 for name, dtype in self.state.user.items()}
+            self.state.ended.append(life)
+            self._dirty = True
+
+    def writer(self, num_envs: int = 1, *, split: str = "") -> PlainWriter:
+        """As `Buffer.writer`."""
+        for env in list(self.state.open):
+            self._end(env, False, False)
+            self._dirty = True
+        self._writer = PlainWriter(self, num_envs, split)
+        return self._writer
+
+    def add_field(self, name: str, declared: Field, *, fill: int = 0) -> None:
+        """As `Buffer.add_field`."""
+        if self._writer is not None:
+            self._writer.flush()
+        self.state.schema = self.schema.with_field(name, declared)
+        value = np.full(declared.row_bytes, fill, np.uint8).view(declared.dtype).reshape(declared.shape)
+        self.state.rows = [{**row, name: value} for row in self.state.rows]
+        self._dirty = True
+
+    def set_trajectory_column(self, name: str, values: Any) -> None:
+        """As `Buffer.set_trajectory_column`."""
+        self.commit()
+        array = np.asarray(values)
+        if name != "split":
+            self.state.user[name] = array.dtype
+        for life, value in zip(self.state.ended, array, strict=True):
+            if name == "split":
+                life.split = str(value)
+            else:
+                life.user[name] = value
+        self._dirty = True
+        self.commit()
+
+    # --- commits
+
+    def commit(self) -> int:
+        """As `Buffer.commit`."""
+        if self._writer is not None:
+            self._writer.flush()
+        if self._dirty:
+            if self.capacity is not None:
+                self.state.first = max(0, len(self.state.rows) - self.capacity)
+            self._keep()
+        return self.commit_id
+
+    def _keep(self) -> None:
+        self.commit_id += 1
+        self._dirty = False
+        self._committed[self.commit_id] = self.state.copied(), self._contents()
+
+    def rollback(self, commit: int) -> None:
+        """As `Buffer.rollback`."""
+        self.abandon()
+        self.state = self._committed[commit][0].copied()
+        self._committed = {number: kept for number, kept in self._committed.items() if number <= commit}
+        self._keep()
+
+    def abandon(self) -> None:
+        """What is not committed is given up, as after a crash."""
+        newest = self.commit_id
+        self._writer = None
+        self.state = self._committed[newest][0].copied()
+        self._dirty = False
+
+    def close(self) -> None:
+        """As `Buffer.close`."""
+        if self._writer is not None:
+            self._writer.close()
+        self.commit()
+
+    # --- what is seen
+
+    def _contents(self) -> Contents:
+        state = self.state
+        first, schema = state.first, state.schema
+        opened = [life for life in state.open.values() if life.rows]
+        lives = [life for life in [*state.ended, *opened] if life.rows[-1] >= first]
+        columns = {name: _stack([row[name] for row in state.rows[first:]], declared) for name, declared in schema.fields.items()}
+        stories = []
+        for life in lives:
+            kept = [state.rows[row] for row in life.rows if row >= first]
+            steps = {name: _stack([row[name] for row in kept], declared) for name, declared in schema.fields.items()}
+            stories.append(Story(steps, life.after))
+        pending = {life.rows[-1] for life in opened}
+        following: dict[str, list[bytes | None]] = {}
+        for name in schema.names("observation"):
+            after = [None if known is None or row in pending else known[name].tobytes() for row, known in enumerate(state.following)]
+            following[name] = after[first:]
+        return Contents(columns, self._table(lives, len(lives) - len([life for life in lives if life in opened])), stories, following)
+
+    def _table(self, lives: list[_Life], ended: int) -> dict[str, NDArray[Any]]:
+        known: dict[str, tuple[Any, list[Any]]] = {
+            "trajectory": (np.int64, [life.number for life in lives]),
+            "env": (np.int64, [life.env for life in lives]),
+            "length": (np.int64, [len(life.rows) for life in lives]),
+            "terminated": (np.bool_, [life.terminated for life in lives]),
+            "truncated": (np.bool_, [life.truncated for life in lives]),
+            "seed": (np.int64, [life.seed for life in lives]),
+            "return": (np.float64, [life.returned for life in lives]),
+            "split": (np.str_, [life.split for life in lives]),
+        }
+        for name, dtype in sorted(self.state.user.items()):
+            blank = np.nan if dtype.kind == "f" else 0
+            known[name] = dtype, [life.user.get(name, blank) for life in lives]
+        table = {name: np.array(values, dtype) for name, (dtype, values) in known.items()}
+        table["return"] = table["return"].reshape(len(lives), *self.schema.fields["reward"].shape)
+        return table | {"open": np.arange(len(lives)) >= ended}
+
+
+def _stack(rows: list[NDArray[Any]], declared: Field) -> NDArray[Any]:
+    return np.array(rows, declared.dtype).reshape(len(rows), *declared.shape)
+
+
+class PlainWriter:
+    """As `Writer`. Rows are handed over grouped by environment, at a commit, because that is where a buffer puts them."""
+
+    def __init__(self, buffer: PlainBuffer, num_envs: int, split: str) -> None:
+        self.num_envs = num_envs
+        self._buffer = buffer
+        self._split = split
+        self._now: list[Row] = []
+        self._staged: list[list[Row]] = [[] for _ in range(num_envs)]
+        self._lives: list[list[tuple[_Life, int]]] = [[] for _ in range(num_envs)]
