@@ -136,7 +136,7 @@ def buffer_for(env: Any, kind: str = "model") -> Buffer:
     return cast("Buffer", Model(env)) if kind == "model" else rs.create(f"memory:{uuid.uuid4()}", env)
 
 
-def trails_of(buffer: Buffer) -> dict[int, list[Trail]]:
+def trails_of(buffer: Any) -> dict[int, list[Trail]]:
     """The trajectories of each environment, in order; without those that have no steps, which a buffer does not keep."""
     if isinstance(buffer, Model):
         trails = [replace(trail, rows=[dict(row) for row in trail.rows]) for trail in buffer.trails if trail.rows]
@@ -170,7 +170,7 @@ class Scripted(gymnasium.Env[NDArray[np.float64], int]):
     """Observations say where they are: environment, episode, steps."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
-    action_space = spaces.Discrete(5)
+    action_space: spaces.Space[Any] = spaces.Discrete(5)
 
     def __init__(self, index: int, script: Script) -> None:
         self.index, self.script = index, script
@@ -872,7 +872,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def replayed(make: Any, trails: Sequence[Trail]) -> list[Trail]:
-    """The same actions again, in an environment of its own. The first trajectory has a seed, those after it go on with its random numbers."""
+    """The same actions in an environment of its own. The first trajectory has a seed, those after it go on with its random numbers."""
     env = make()
     again = []
     for trail in trails:
@@ -962,8 +962,8 @@ def test_a_natively_vectorised_environment_is_recorded_without_its_padding() -> 
     for _ in range(80):
         actions = recorded.action_space.sample()
         following, reward, terminated, truncated, _ = recorded.step(actions)
-        for place in np.flatnonzero(~ended):
-            expected[int(place)].append([v[place].tolist() for v in (observation, actions, reward, terminated, truncated, following)])
+        for place in np.flatnonzero(~ended).tolist():
+            expected[place].append([v[place].tolist() for v in (observation, actions, reward, terminated, truncated, following)])
         observation, ended = following, terminated | truncated
     recorded.close()
 

@@ -427,5 +427,5 @@ def test_any_presence_of_keys_is_recorded_alike_in_single_environments_and_vecto
 
     assert present(many) == present(one)
     for name, column in present(many).items():
-        keys = name.split("/")[1]
-        assert [value is not None for value in column] == [keys in envs for step in steps for envs in step]
+        key = name.split("/")[1]
+        assert [value is not None for value in column] == [key in envs for step in steps for envs in step]

@@ -292,12 +292,12 @@ class _Recorder:
 
     def _with_final(self, observation: Any, infos: Mapping[str, Any], ended: _Mask) -> Any:
         """The observation, with the final one of each environment that ended."""
-        finals, there = infos.get("final_obs"), infos.get("_final_obs")
+        finals, there = infos.get("final_obs"), infos.get("_final_obs", ended)
         leaves = {name: leaf.copy() for name, leaf in flatten(observation, "observation").items()}
         one_by_one = isinstance(finals, list) or (isinstance(finals, np.ndarray) and finals.dtype == object)
-        for place in np.flatnonzero(ended):
-            final = finals[place] if one_by_one else finals
-            if final is None or not (True if there is None else there[place]):
+        for place in np.flatnonzero(ended).tolist():
+            final = None if finals is None or not there[place] else finals[place] if one_by_one else finals
+            if final is None:
                 raise SchemaError(
                     f"environment {place} ended, but infos['final_obs'] does not have its final observation: SAME_STEP needs it; "
                     "give it in the environment, or keep RecordVector inside of the wrapper that removes it"

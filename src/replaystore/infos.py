@@ -107,6 +107,7 @@ class InfoColumns:
         self._false = np.zeros(num_envs, dtype=bool)
         self._true_bytes = self._true.tobytes()
         self._steps = 0
+        self._schema = buffer.schema
         self._read_schema()
 
     @property

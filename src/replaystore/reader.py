@@ -5,6 +5,7 @@ Nothing is read before it is asked for: columns are opened on first use, tables 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,7 @@ class BufferReader:
         self._store = store
         self._document = document
         self._columns: dict[str, PlainColumn | CodedColumn] = {}
+        self._opening = threading.Lock()
         self._closed = False
         self._moved()
         self._schema = self._visible_schema()
@@ -273,6 +275,8 @@ class BufferReader:
     def _followed_by(self, entry: Open, name: str) -> NDArray[Any] | None:
         """What a newer commit has after the last step of a trajectory that was open in an older one."""
         newest = self._store.unpinned()
+        if newest is None:
+            return None
         view = BufferReader(self._place, newest, self._document)
         parts = view.parts
         for part in parts.parts_of(entry.trajectory).tolist():
@@ -336,6 +340,10 @@ class BufferReader:
 
     def _column(self, stored: str) -> PlainColumn | CodedColumn:
         """The column of a stored array, with all its rows as of the commit."""
+        with self._opening:
+            return self._up_to_date(stored)
+
+    def _up_to_date(self, stored: str) -> PlainColumn | CodedColumn:
         store, column = self._store, self._columns.get(stored)
         spec = store.container.specs()[stored]
         rows, first = store.rows(stored), store.first(stored)
@@ -365,6 +373,7 @@ class BufferReader:
             lambda chunk: store.checksum(stored, chunk),
             name=stored,
             first_row=first,
+            on_mismatch=lambda chunk: store.moved(stored, chunk),
         )
 
     # --- derived

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ class Files:
         self.root = Path(root)
         self.writable = writable
         self._open: OrderedDict[str, int] = OrderedDict()
+        self._lock = threading.RLock()
 
     def __str__(self) -> str:
         return str(self.root)
@@ -40,7 +42,9 @@ class Files:
     # --- reading
 
     def descriptor(self, name: str) -> int:
-        """An open descriptor, owned by this object and valid until the next call. FileNotFoundError if there is no such file."""
+        """An open descriptor, owned by this object. FileNotFoundError if there is no such file.
+
+        It is valid until the next call, in any thread: `borrowed` is for more than one thread."""
         found = self._open.get(name)
         if found is not None:
             self._open.move_to_end(name)
@@ -54,9 +58,15 @@ class Files:
             opened = os.open(self.path(name), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         return self._keep(name, opened)
 
-    def duplicate(self, name: str) -> int:
-        """A descriptor that the caller owns."""
-        return os.dup(self.descriptor(name))
+    @contextlib.contextmanager
+    def borrowed(self, name: str) -> Iterator[int]:
+        """A descriptor that no other thread closes meanwhile."""
+        with self._lock:
+            fd = os.dup(self.descriptor(name))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def place(self, name: str) -> tuple[int, int, int]:
         """Where a file's bytes lie: (descriptor, offset, size). The offset is 0 unless the files are members of a larger one."""
@@ -65,22 +75,23 @@ class Files:
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """Bytes of a file; fewer than asked for where it ends."""
-        fd = self.descriptor(name)
-        if length is None:
-            length = max(0, os.fstat(fd).st_size - offset)
-        pieces: list[bytes] = []
-        while length > 0:
-            piece = os.pread(fd, min(length, 1 << 30), offset)
-            if not piece:
-                break
-            pieces.append(piece)
-            offset += len(piece)
-            length -= len(piece)
+        with self.borrowed(name) as fd:
+            if length is None:
+                length = max(0, os.fstat(fd).st_size - offset)
+            pieces: list[bytes] = []
+            while length > 0:
+                piece = os.pread(fd, min(length, 1 << 30), offset)
+                if not piece:
+                    break
+                pieces.append(piece)
+                offset += len(piece)
+                length -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def size(self, name: str) -> int:
         """The size in bytes. FileNotFoundError if there is no such file."""
-        return os.fstat(self.descriptor(name)).st_size
+        with self._lock:
+            return os.fstat(self.descriptor(name)).st_size
 
     def exists(self, name: str) -> bool:
         return os.path.exists(self.path(name))
@@ -110,28 +121,30 @@ class Files:
 
     def write(self, name: str, offset: int, data: Any) -> None:
         """Write all of `data` (a buffer of bytes) at `offset`."""
-        fd = self.descriptor(name)
-        written = os.pwrite(fd, data, offset)
-        if written != len(data):  # a signal, a size limit of the system, or the last bytes of a disk
-            rest = memoryview(data)
-            while written < len(rest):
-                written += os.pwrite(fd, rest[written:], offset + written)
+        with self._lock:
+            fd = self.descriptor(name)
+            written = os.pwrite(fd, data, offset)
+            if written != len(data):  # a signal, a size limit of the system, or the last bytes of a disk
+                rest = memoryview(data)
+                while written < len(rest):
+                    written += os.pwrite(fd, rest[written:], offset + written)
 
     def resize(self, name: str, size: int) -> None:
         """Cut a file, or extend it by a hole that reads as zeros."""
-        os.ftruncate(self.descriptor(name), size)
+        with self._lock:
+            os.ftruncate(self.descriptor(name), size)
 
     def sync_file(self, name: str) -> None:
         """Make a file's bytes and size durable."""
-        fd = self.descriptor(name)
-        if sys.platform == "darwin":  # fsync there leaves the bytes in the drive's cache
-            import fcntl
+        with self.borrowed(name) as fd:
+            if sys.platform == "darwin":  # fsync there leaves the bytes in the drive's cache
+                import fcntl
 
-            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-        elif hasattr(os, "fdatasync"):
-            os.fdatasync(fd)
-        else:
-            os.fsync(fd)
+                fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            elif hasattr(os, "fdatasync"):
+                os.fdatasync(fd)
+            else:
+                os.fsync(fd)
 
     def sync_folder(self, folder: str) -> None:
         """Make the entries of a folder durable."""
@@ -170,9 +183,10 @@ class Files:
 
     def forget(self, name: str) -> None:
         """Close the descriptor kept for a file; the next use opens what then has the name."""
-        found = self._open.pop(name, None)
-        if found is not None:
-            os.close(found)
+        with self._lock:
+            found = self._open.pop(name, None)
+            if found is not None:
+                os.close(found)
 
     def close(self) -> None:
         """Close all descriptors."""

@@ -37,6 +37,7 @@ class StoreReader:
         """For a reader of an older commit: the commit that knows where everything lies by now."""
         self._tables: dict[str, _Table] = {}
         self._tail_rows: dict[str, tuple[int, NDArray[Any]]] = {}
+        self._attached: dict[str, bytes | None] = {}
 
     @classmethod
     def load(cls, container: Container) -> State:
@@ -100,20 +101,29 @@ class StoreReader:
                 break
         if self.state.commit != before:
             self._tail_rows.clear()
+            self._attached.clear()
         return self.state.commit != before
 
     def pin(self, commit: int) -> StoreReader:
         """A reader of the same container as of an older commit."""
         return StoreReader(self.container, self.at(commit), newest=self.state)
 
-    def unpinned(self) -> StoreReader:
-        """A reader of the same container as of the newest commit known here."""
-        return StoreReader(self.container, self.places)
+    def unpinned(self) -> StoreReader | None:
+        """For a reader of an older commit: a reader of the same container as of the newest one known."""
+        return None if self._newest is None else StoreReader(self.container, self._newest)
 
     def check_generation(self) -> None:
         """ConflictError if another process has rolled the store back: what is opened now would not fit what was opened before."""
         if not self.container.writable and self.load(self.container).generation != self.places.generation:
             raise ConflictError(f"{self}: another process went back to an older commit; refresh or reopen")
+
+    def moved(self, name: str, chunk: int) -> ChunkEntry | None:
+        """Where a chunk lies that was not as it should be: somewhere else if the store has gone on meanwhile, else None."""
+        self.check_generation()
+        known = self.locate(name, chunk)
+        self.container.refresh()
+        found = self.locate(name, chunk)
+        return None if found == known else found
 
     def at(self, commit: int) -> State:
         """The state as of an older commit. NotFoundError, EvictedError: it cannot be had any more."""
@@ -207,6 +217,8 @@ class StoreReader:
                 for name, spec in self.specs().items():
                     if spec.codec is not None and not spec.journaled:
                         self.tail(name)
+                for name in self.state.attached:
+                    self.attachment(name)
                 return
             except CorruptError:
                 if self._newest is None:
@@ -245,14 +257,17 @@ class StoreReader:
 
     def attachment(self, name: str) -> bytes | None:
         """What was attached to the commit under this name; None: nothing, or (an older commit) its place was used for something else."""
-        kept = self.state.attached.get(name)
-        if not isinstance(kept, Piece):
-            return kept
-        try:
-            data = self.read_raw(tail_array(kept.slot), kept.offset, kept.offset + kept.rows)
-        except CorruptError:
-            return None
-        return data if value(data) == kept.checksum else None
+        if name not in self._attached:
+            kept = self.state.attached.get(name)
+            if isinstance(kept, Piece):
+                try:
+                    data = self.read_raw(tail_array(kept.slot), kept.offset, kept.offset + kept.rows)
+                except CorruptError:
+                    data = b""
+                self._attached[name] = data if value(data) == kept.checksum else None
+            else:
+                self._attached[name] = kept
+        return self._attached[name]
 
     def decode(self, name: str, chunk: int) -> NDArray[np.uint8]:
         """The bytes of a complete chunk of a coded array."""

@@ -146,6 +146,7 @@ class ArrayStore(StoreReader):
         self._pending, self._changes, self._entries, self._new_arrays = {}, {}, {}, []
         self._new_pieces, self._tail_reset = {}, False
         self._tail_rows.clear()
+        self._attached.clear()
 
     def _open_coded(self, name: str, spec: ArraySpec, rows: int, empty: bool) -> _Coded:
         chunk = np.zeros((spec.chunk_rows, spec.row_bytes), np.uint8)
@@ -185,7 +186,11 @@ class ArrayStore(StoreReader):
         peers = [other for other in self._row_counts(name.split("/")[0]) if other != name]
         rows = self._row_counts(name.split("/")[0])[peers[0]] if peers else 0
         step = max(1, (4 << 20) // spec.row_bytes)
-        for start in range(0, rows, step):
+        first = self.first(name) // spec.shard_rows * spec.shard_rows
+        if first and name in self._raw:  # a ring: shards before its window never exist
+            self._raw[name].rows = first
+            self._add_checksums(name, [0] * (first // spec.chunk_rows))
+        for start in range(first, rows, step):
             count = min(step, rows - start)
             block = np.full(count * spec.row_bytes, value, np.uint8).view(spec.dtype).reshape(count, *spec.shape)
             if spec.journaled:

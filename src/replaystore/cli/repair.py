@@ -21,9 +21,9 @@ def repair(location: str, json_: bool) -> None:
     Example:
       replaystore repair runs/ant.zarr
     """
-    from replaystore.repairing import repair as run
+    import replaystore as rs
 
-    report = run(location)
+    report = rs.repair(location)
     if json_:
         print_json(report.to_json())
         return

@@ -20,10 +20,10 @@ def verify(context: click.Context, location: str, json_: bool) -> None:
     Example:
       replaystore verify runs/ant.zarr
     """
-    from replaystore.verification import verify as run
+    import replaystore as rs
 
     with progress_bar("verifying", unit=size) as progress:
-        report = run(location, progress=progress)
+        report = rs.verify(location, progress=progress)
     if json_:
         print_json(report.to_json())
     else:

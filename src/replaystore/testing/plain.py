@@ -7,7 +7,7 @@ flushes, parts and commits cannot matter here, so it must not matter in a buffer
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class _Life:
     seed: int
     split: str
     rows: list[int] = field(default_factory=list)
+    """The serial numbers of its steps."""
     returned: Any = 0.0
     terminated: bool = False
     truncated: bool = False
@@ -44,9 +45,12 @@ class _State:
     """All that a commit keeps, and what is not committed yet."""
 
     schema: Schema
-    rows: list[Row] = field(default_factory=list)
-    following: list[Row | None] = field(default_factory=list)
-    """For each row the observation after it, where that is known."""
+    rows: dict[int, Row] = field(default_factory=dict)
+    """The steps, by serial number (the order in which they happened)."""
+    order: list[int] = field(default_factory=list)
+    """The order in which they are stored."""
+    following: dict[int, Row | None] = field(default_factory=dict)
+    """For each step the observation after it, where that is known."""
     ended: list[_Life] = field(default_factory=list)
     open: dict[int, _Life] = field(default_factory=dict)
     next_number: int = 0
@@ -62,7 +66,15 @@ class _State:
         ended = [twins[id(life)] for life in self.ended]
         opened = {env: twins[id(life)] for env, life in self.open.items()}
         return _State(
-            self.schema, list(self.rows), list(self.following), ended, opened, self.next_number, self.first, dict(self.user)
+            self.schema,
+            dict(self.rows),
+            list(self.order),
+            dict(self.following),
+            ended,
+            opened,
+            self.next_number,
+            self.first,
+            dict(self.user),
         )
 
 
@@ -107,11 +119,11 @@ class PlainBuffer:
         touched = len(ending) + (count > 0 and count - 1 not in ending)
         finals = self._finals(final_observation, touched)
         for at in range(count):
-            row = {name: values[at] for name, values in flat.items()}
+            row = {name: values[at].copy() for name, values in flat.items()}
             life = self._life(env, split)
             if life.rows and life.after is None:
                 life.after = self._observation(row)  # what is there is what followed
-            self._take(life, row)
+            self.state.order.append(self._take(life, row))
             if at in ending:
                 life.after = next(finals)
                 self._end(env, bool(row["terminated"]), bool(row["truncated"]))
@@ -119,14 +131,13 @@ class PlainBuffer:
             self.state.open[env].after = next(finals)
         self._dirty = self._dirty or count > 0
 
-    def _finals(self, observation: Any, touched: int) -> Any:
+    def _finals(self, observation: Any, touched: int) -> Iterator[Row | None]:
         if observation is None:
             return iter([None] * touched)
-        leaves = flatten(observation, "observation")
-        single = all(np.shape(leaf) == self.schema.fields[name].shape for name, leaf in leaves.items())
-        if single:
-            leaves = {name: np.asarray(leaf)[None] for name, leaf in leaves.items()}
-        return iter([{name: leaf[at] for name, leaf in leaves.items()} for at in range(touched)])
+        leaves = {name: np.asarray(leaf) for name, leaf in flatten(observation, "observation").items()}
+        if all(leaf.shape == self.schema.fields[name].shape for name, leaf in leaves.items()):
+            leaves = {name: leaf[None] for name, leaf in leaves.items()}
+        return iter([{name: leaf[at].copy() for name, leaf in leaves.items()} for at in range(touched)])
 
     def _observation(self, row: Row) -> Row:
         return {name: row[name] for name in self.schema.names("observation")}
@@ -139,15 +150,16 @@ class PlainBuffer:
             self.state.next_number += 1
         return self.state.open[env]
 
-    def _take(self, life: _Life, row: Row) -> None:
-        """One more step of a trajectory."""
+    def _take(self, life: _Life, row: Row) -> int:
+        """One more step of a trajectory; its serial number."""
         if life.rows:
             self.state.following[life.rows[-1]] = life.after
-        life.rows.append(len(self.state.rows))
-        self.state.rows.append(row)
-        self.state.following.append(None)
+        number = len(self.state.rows)
+        life.rows.append(number)
+        self.state.rows[number] = row
         life.returned = life.returned + np.asarray(row["reward"], np.float64)
         life.after = None
+        return number
 
     def _end(self, env: int, terminated: bool, truncated: bool) -> None:
         life = self.state.open.pop(env)
@@ -160,7 +172,7 @@ class PlainBuffer:
 
     def writer(self, num_envs: int = 1, *, split: str = "") -> PlainWriter:
         """As `Buffer.writer`."""
-        for env in list(self.state.open):
+        for env in sorted(self.state.open):
             self._end(env, False, False)
             self._dirty = True
         self._writer = PlainWriter(self, num_envs, split)
@@ -172,7 +184,7 @@ class PlainBuffer:
             self._writer.flush()
         self.state.schema = self.schema.with_field(name, declared)
         value = np.full(declared.row_bytes, fill, np.uint8).view(declared.dtype).reshape(declared.shape)
-        self.state.rows = [{**row, name: value} for row in self.state.rows]
+        self.state.rows = {number: {**row, name: value} for number, row in self.state.rows.items()}
         self._dirty = True
 
     def set_trajectory_column(self, name: str, values: Any) -> None:
@@ -181,7 +193,7 @@ class PlainBuffer:
         array = np.asarray(values)
         if name != "split":
             self.state.user[name] = array.dtype
-        for life, value in zip(self.state.ended, array, strict=True):
+        for life, value in zip(self._kept(self.state.ended), array, strict=True):
             if name == "split":
                 life.split = str(value)
             else:
@@ -197,7 +209,7 @@ class PlainBuffer:
             self._writer.flush()
         if self._dirty:
             if self.capacity is not None:
-                self.state.first = max(0, len(self.state.rows) - self.capacity)
+                self.state.first = max(0, len(self.state.order) - self.capacity)
             self._keep()
         return self.commit_id
 
@@ -208,16 +220,19 @@ class PlainBuffer:
 
     def rollback(self, commit: int) -> None:
         """As `Buffer.rollback`."""
-        self.abandon()
         self.state = self._committed[commit][0].copied()
         self._committed = {number: kept for number, kept in self._committed.items() if number <= commit}
+        self._writer = None
         self._keep()
+
+    def publish(self) -> None:
+        """As `Buffer.publish`."""
+        self.commit()
 
     def abandon(self) -> None:
         """What is not committed is given up, as after a crash."""
-        newest = self.commit_id
+        self.state = self._committed[self.commit_id][0].copied()
         self._writer = None
-        self.state = self._committed[newest][0].copied()
         self._dirty = False
 
     def close(self) -> None:
@@ -228,41 +243,45 @@ class PlainBuffer:
 
     # --- what is seen
 
+    def _kept(self, lives: Iterable[_Life]) -> list[_Life]:
+        """Trajectories of which a step is left."""
+        kept = set(self.state.order[self.state.first :])
+        return [life for life in lives if kept.intersection(life.rows)]
+
     def _contents(self) -> Contents:
-        state = self.state
-        first, schema = state.first, state.schema
-        opened = [life for life in state.open.values() if life.rows]
-        lives = [life for life in [*state.ended, *opened] if life.rows[-1] >= first]
-        columns = {name: _stack([row[name] for row in state.rows[first:]], declared) for name, declared in schema.fields.items()}
+        state, schema = self.state, self.schema
+        kept = state.order[state.first :]
+        here = set(kept)
+        ended, opened = self._kept(state.ended), self._kept(sorted(state.open.values(), key=lambda life: life.number))
         stories = []
-        for life in lives:
-            kept = [state.rows[row] for row in life.rows if row >= first]
-            steps = {name: _stack([row[name] for row in kept], declared) for name, declared in schema.fields.items()}
-            stories.append(Story(steps, life.after))
+        for life in [*ended, *opened]:
+            steps = [state.rows[number] for number in life.rows if number in here]
+            columns = {name: _stack([row[name] for row in steps], declared) for name, declared in schema.fields.items()}
+            stories.append(Story(columns, life.after))
         pending = {life.rows[-1] for life in opened}
         following: dict[str, list[bytes | None]] = {}
         for name in schema.names("observation"):
-            after = [None if known is None or row in pending else known[name].tobytes() for row, known in enumerate(state.following)]
-            following[name] = after[first:]
-        return Contents(columns, self._table(lives, len(lives) - len([life for life in lives if life in opened])), stories, following)
+            after = [None if number in pending else state.following[number] for number in kept]
+            following[name] = [None if row is None else row[name].tobytes() for row in after]
+        columns = {name: _stack([state.rows[number][name] for number in kept], declared) for name, declared in schema.fields.items()}
+        return Contents(columns, self._table(ended, opened), stories, following)
 
-    def _table(self, lives: list[_Life], ended: int) -> dict[str, NDArray[Any]]:
-        known: dict[str, tuple[Any, list[Any]]] = {
-            "trajectory": (np.int64, [life.number for life in lives]),
-            "env": (np.int64, [life.env for life in lives]),
-            "length": (np.int64, [len(life.rows) for life in lives]),
-            "terminated": (np.bool_, [life.terminated for life in lives]),
-            "truncated": (np.bool_, [life.truncated for life in lives]),
-            "seed": (np.int64, [life.seed for life in lives]),
-            "return": (np.float64, [life.returned for life in lives]),
-            "split": (np.str_, [life.split for life in lives]),
+    def _table(self, ended: list[_Life], opened: list[_Life]) -> dict[str, NDArray[Any]]:
+        lives = [*ended, *opened]
+        table = {
+            "trajectory": np.array([life.number for life in lives], np.int64),
+            "env": np.array([life.env for life in lives], np.int64),
+            "length": np.array([len(life.rows) for life in lives], np.int64),
+            "terminated": np.array([life.terminated for life in lives], np.bool_),
+            "truncated": np.array([life.truncated for life in lives], np.bool_),
+            "seed": np.array([life.seed for life in lives], np.int64),
+            "return": np.array([life.returned for life in lives], np.float64).reshape(len(lives), *self.schema.fields["reward"].shape),
+            "split": np.array([life.split for life in lives], np.str_),
         }
         for name, dtype in sorted(self.state.user.items()):
             blank = np.nan if dtype.kind == "f" else 0
-            known[name] = dtype, [life.user.get(name, blank) for life in lives]
-        table = {name: np.array(values, dtype) for name, (dtype, values) in known.items()}
-        table["return"] = table["return"].reshape(len(lives), *self.schema.fields["reward"].shape)
-        return table | {"open": np.arange(len(lives)) >= ended}
+            table[name] = np.array([life.user.get(name, blank) for life in lives], dtype)
+        return table | {"open": np.arange(len(lives)) >= len(ended)}
 
 
 def _stack(rows: list[NDArray[Any]], declared: Field) -> NDArray[Any]:
@@ -270,12 +289,64 @@ def _stack(rows: list[NDArray[Any]], declared: Field) -> NDArray[Any]:
 
 
 class PlainWriter:
-    """As `Writer`. Rows are handed over grouped by environment, at a commit, because that is where a buffer puts them."""
+    """As `Writer`. Steps are stored one environment after another at each commit, because that is where a buffer puts them."""
 
     def __init__(self, buffer: PlainBuffer, num_envs: int, split: str) -> None:
         self.num_envs = num_envs
         self._buffer = buffer
         self._split = split
-        self._now: list[Row] = []
-        self._staged: list[list[Row]] = [[] for _ in range(num_envs)]
-        self._lives: list[list[tuple[_Life, int]]] = [[] for _ in range(num_envs)]
+        self._now: list[Row] = [{} for _ in range(num_envs)]
+        self._staged: list[list[int]] = [[] for _ in range(num_envs)]
+
+    def reset(self, observation: Any, *, seed: int | Sequence[int | None] | None = None, mask: NDArray[np.bool_] | None = None) -> None:
+        """As `Writer.reset`."""
+        leaves = flatten(observation, "observation")
+        seeds = seed if isinstance(seed, Sequence) else [seed] * self.num_envs
+        for env in range(self.num_envs):
+            if mask is None or mask[env]:
+                self._now[env] = {name: leaf[env].copy() for name, leaf in leaves.items()}
+                known = self._buffer.state.open.get(env)
+                if known is not None and known.rows:
+                    self._buffer._end(env, False, False)
+                life = self._buffer._life(env, self._split)
+                chosen = seeds[env]
+                life.seed, life.after = -1 if chosen is None else chosen, self._now[env]
+
+    def step(
+        self,
+        action: Any,
+        reward: NDArray[Any],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        observation: Any,
+        info: Mapping[str, NDArray[Any]] | None = None,
+        *,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """As `Writer.step`."""
+        columns = {"reward": reward, "terminated": terminated, "truncated": truncated, **(info or {}), **flatten(action, "action")}
+        leaves = flatten(observation, "observation")
+        for env in range(self.num_envs):
+            if mask is None or mask[env]:
+                row = {name: values[env].copy() for name, values in columns.items()} | self._now[env]
+                life = self._buffer._life(env, self._split)
+                self._staged[env].append(self._buffer._take(life, row))
+                life.after = self._now[env] = {name: leaf[env].copy() for name, leaf in leaves.items()}
+                if terminated[env] or truncated[env]:
+                    self._buffer._end(env, bool(terminated[env]), bool(truncated[env]))
+
+    def flush(self) -> None:
+        """As `Writer.flush`."""
+        for staged in self._staged:
+            self._buffer.state.order += staged
+            self._buffer._dirty = self._buffer._dirty or bool(staged)
+            staged.clear()
+
+    def close(self) -> None:
+        """As `Writer.close`."""
+        self.flush()
+        for env in range(self.num_envs):
+            if env in self._buffer.state.open:
+                self._buffer._end(env, False, False)
+        self._buffer._writer = None
+        self._buffer._dirty = True

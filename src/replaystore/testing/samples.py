@@ -1,0 +1,108 @@
+"""Small schemas and recordings that reach every corner: made from a seed, and the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.schema import DTYPES, Field, Schema
+
+__all__ = ["Step", "columns", "every_dtype", "play", "recording", "small", "storage"]
+
+Columns = dict[str, NDArray[Any]]
+
+
+def small() -> Schema:
+    """Images that are coded, vectors and numbers that are raw, and a field whose rows fill its chunks and shards quickly."""
+    return Schema(
+        {
+            "observation/camera": Field(np.dtype(np.uint8), (4, 3), "observation"),
+            "observation/joints": Field(np.dtype(np.float32), (3,), "observation"),
+            "action": Field(np.dtype(np.int64), (), "action"),
+            "reward": Field(np.dtype(np.float64), (), "reward"),
+            "terminated": Field(np.dtype(np.bool_), (), "terminated"),
+            "truncated": Field(np.dtype(np.bool_), (), "truncated"),
+            "info/wide": Field(np.dtype(np.uint16), (256,), "info"),
+        }
+    )
+
+
+def storage(codec: str) -> dict[str, dict[str, Any]]:
+    """Settings for `small` with chunks of a few rows."""
+    return {"observation/camera": {"codec": codec, "chunk_rows": 4}, "info/wide": {"codec": "raw", "chunk_rows": 8}}
+
+
+def every_dtype() -> Schema:
+    """One field of each dtype, and the flags; names that need escaping; a tuple."""
+    fields = {f"info/{name}": Field(dtype, (2,), "info") for name, dtype in DTYPES.items()}
+    awkward = ["zarr.json", "__init__", "a.b", "a b", "%25", "%", "é", "con", "c", "0", "..", "x%2Fy"]
+    fields |= {f"info/awkward/{name}": Field(np.dtype(np.int8), (), "info") for name in awkward}
+    fields |= {"observation/0": Field(np.dtype(np.float64), (), "observation"), "observation/1/x": Field(np.dtype("u1"), (2, 1), "observation")}
+    fields |= {"action": Field(np.dtype(np.float32), (2,), "action"), "reward": Field(np.dtype(np.float32), (2,), "reward")}
+    fields |= {name: Field(np.dtype(np.bool_), (), name) for name in ("terminated", "truncated")}
+    return Schema(fields, frozenset({"observation"}))
+
+
+def columns(schema: Schema, count: int, seed: int, *, ends: float = 0.15) -> Columns:
+    """Rows of any bits (NaN and infinities among them), in which a trajectory ends at each step with probability `ends`."""
+    generator = np.random.default_rng(seed)
+    found: Columns = {}
+    for name, declared in schema.fields.items():
+        if declared.role in ("terminated", "truncated"):
+            found[name] = generator.random(count) < ends
+        elif declared.role == "reward":
+            found[name] = generator.normal(size=(count, *declared.shape)).astype(declared.dtype)
+        elif declared.dtype == np.bool_:
+            found[name] = generator.random((count, *declared.shape)) < 0.5
+        else:
+            data = generator.integers(0, 256, count * declared.row_bytes, np.uint8)
+            found[name] = data.view(declared.dtype).reshape(count, *declared.shape)
+    return found
+
+
+def observations(schema: Schema, count: int, seed: int) -> Columns:
+    """Observations alone."""
+    chosen = schema.select(schema.names("observation"))
+    return columns(chosen, count, seed)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a writer: a reset if there is no action, else a step."""
+
+    columns: Columns
+    mask: NDArray[np.bool_] | None
+    seeds: Sequence[int | None] | None = None
+
+
+def recording(schema: Schema, num_envs: int, steps: int, seed: int, *, masks: bool = False) -> Iterator[Step]:
+    """What several environments give. Where a trajectory ends, a reset follows at once, later, or never; some are reset in between."""
+    generator = np.random.default_rng(seed)
+    yield Step(observations(schema, num_envs, seed), None, [int(number) for number in generator.integers(0, 99, num_envs)])
+    for number in range(steps):
+        mask = generator.random(num_envs) < 0.7 if masks and generator.random() < 0.4 else None
+        values = columns(schema, num_envs, seed + 7 * number + 1, ends=0.1)
+        yield Step(values, mask)
+        ended = (values["terminated"] | values["truncated"]) & (True if mask is None else mask)
+        again = ended & (generator.random(num_envs) < 0.7) | (generator.random(num_envs) < 0.03)
+        while again.any():
+            seeds = [None if generator.random() < 0.5 else int(generator.integers(0, 99)) for _ in range(num_envs)]
+            yield Step(observations(schema, num_envs, seed + 7 * number + 2), again, seeds)
+            again = generator.random(num_envs) < 0.1
+
+
+def play(writer: Any, step: Step, schema: Schema) -> None:
+    """Make the call."""
+    observation = schema.unflatten({name: values for name, values in step.columns.items() if name in schema.names("observation")}, "observation")
+    if "action" not in step.columns:
+        writer.reset(observation, seed=step.seeds, mask=step.mask)
+        return
+    plain: Mapping[str, NDArray[Any]] = step.columns
+    info = {name: values for name, values in plain.items() if name.startswith("info/")}
+    writer.step(
+        plain["action"], plain["reward"], plain["terminated"], plain["truncated"], observation, info, mask=step.mask
+    )
