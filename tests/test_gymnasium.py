@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 import replaystore as rs
 from replaystore.errors import ReplayStoreWarning, SchemaError
 from replaystore.gymnasium import Record, RecordVector
-from replaystore.schema import Field, Schema, flatten
+from replaystore.names import flatten
+from replaystore.schema import Field, Schema
 
 if TYPE_CHECKING:
     from replaystore.buffer import Buffer

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "src" / "replaystore"
 
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"compare", "document", "location", "registry", "schema", "where"},
+    {"compare", "document", "location", "names", "registry", "schema", "spaces", "where"},
     {"backends"},
     {"assembler", "chunks", "formats", "layout", "opening", "statistics", "trajectories"},
     {"buffer", "infos", "loader", "reader", "sampling", "writer"},

@@ -2,40 +2,21 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import pickle
 import subprocess
 import sys
-import unicodedata
-from collections import OrderedDict
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given
-from hypothesis import strategies as st
 
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
-from replaystore.schema import (
-    DTYPES,
-    Field,
-    Schema,
-    escape,
-    escape_path,
-    flatten,
-    join_path,
-    space_from_json,
-    space_to_json,
-    split_path,
-    unescape,
-    unescape_path,
-    unflatten,
-)
+from replaystore.names import flatten
+from replaystore.schema import Field, Schema
+from replaystore.spaces import DTYPES, space_to_json
 
-KEYS = st.text(max_size=12) | st.text("aB1_-. %/\\\u0301é\u00e9\u212b中\U0001f600\x00", max_size=6)
-WELL_FORMED_KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 NESTED = spaces.Dict(
     {
         "camera": spaces.Box(0, 255, (4, 4, 3), np.uint8),
@@ -46,141 +27,6 @@ NESTED = spaces.Dict(
 
 def columns(schema: Schema, rows: int = 3) -> dict[str, Any]:
     return {name: np.zeros((rows, *declared.shape), declared.dtype) for name, declared in schema.fields.items()}
-
-
-# --- names
-
-
-@given(st.text())
-def test_an_escaped_name_is_read_back(key: str) -> None:
-    assert unescape(escape(key)) == key
-
-
-@given(st.lists(KEYS, unique=True, max_size=20))
-def test_distinct_names_stay_distinct_in_every_normal_form(keys: list[str]) -> None:
-    escaped = [escape(key) for key in keys]
-    assert len(set(escaped)) == len(keys)
-    assert len({unicodedata.normalize("NFC", name) for name in escaped}) == len(keys)
-    assert len({unicodedata.normalize("NFD", name) for name in escaped}) == len(keys)
-
-
-@given(KEYS)
-def test_an_escaped_name_is_safe_in_stores_and_file_systems(key: str) -> None:
-    name = escape(key)
-    assert name
-    assert not set(name) & set('/\\.:*?"<>|\0')
-    assert not name.startswith("__")
-    assert name == name.strip() == unicodedata.normalize("NFC", name)
-    assert name.isprintable()
-    assert all(char.isalnum() or char in "_- %" or unicodedata.category(char)[0] == "M" for char in name)
-
-
-@pytest.mark.parametrize(
-    ("key", "escaped"),
-    [
-        ("camera", "camera"),
-        ("left camera-2_x", "left camera-2_x"),
-        ("c", "c"),
-        ("_key", "_key"),
-        ("__key", "%5F_key"),
-        ("", "%"),
-        ("%", "%25"),
-        ("a/b", "a%2Fb"),
-        (".", "%2E"),
-        ("..", "%2E%2E"),
-        ("zarr.json", "zarr%2Ejson"),
-        (" a ", "%20a%20"),
-        (" ", "%20"),
-        ("con", "%63on"),
-        ("COM1", "%43OM1"),
-        ("console", "console"),
-        ("a\n", "a%0A"),
-        ("größe", "größe"),
-        ("位置", "位置"),
-        ("e\u0301", "e%CC%81"),
-        ("\u212b", "%E2%84%AB"),
-        ("\u0301a", "%CC%81a"),
-        ("\U0001f600", "%F0%9F%98%80"),
-        ("\ud800", "%ED%A0%80"),
-    ],
-)
-def test_names_are_escaped_as_written_in_stores_since_version_one(key: str, escaped: str) -> None:
-    assert escape(key) == escaped
-
-
-@pytest.mark.parametrize("part", ["", "a.b", "%2f", "%41", "a%", "%%", "%E9", "%G0", "__a", "con", " a", "e\u0301", "a/b"])
-def test_a_name_that_is_not_ours_is_refused(part: str) -> None:
-    with pytest.raises(FormatError, match="not an escaped name"):
-        unescape(part)
-
-
-@given(st.lists(KEYS, min_size=1, max_size=4))
-def test_field_names_and_their_stored_paths_are_read_back(keys: list[str]) -> None:
-    name = join_path(*keys)
-    assert split_path(name) == tuple(keys)
-    assert unescape_path(escape_path(name)) == name
-
-
-def test_a_field_name_escapes_no_more_than_it_must() -> None:
-    assert join_path("info", "a/b", "50%", "x.y", "é", "") == "info/a%2Fb/50%25/x.y/é/%"
-    assert escape_path("info/a%2Fb/x.y") == "info/a%2Fb/x%2Ey"
-
-
-@pytest.mark.parametrize("name", ["", "/", "a//b", "/a", "a/", "50%", "a%2f", "%41", 7, "\ud800", "x" * 201, "info/" + "." * 67])
-def test_a_bad_field_name_is_refused(name: Any) -> None:
-    with pytest.raises(SchemaError, match="field name"):
-        Schema({name: Field(np.dtype("f4"), (), "extra")})
-
-
-# --- nested values
-
-leaf = st.integers()
-nested = st.recursive(
-    leaf,
-    lambda inner: st.dictionaries(WELL_FORMED_KEYS, inner, min_size=1, max_size=3) | st.lists(inner, min_size=1, max_size=12).map(tuple),
-    max_leaves=20,
-)
-
-
-def tuple_paths(value: Any, path: str) -> set[str]:
-    if isinstance(value, tuple):
-        return {path}.union(*(tuple_paths(item, f"{path}/{place}") for place, item in enumerate(value)))
-    if isinstance(value, dict):
-        return set().union(*(tuple_paths(item, f"{path}/{join_path(key)}") for key, item in value.items()))
-    return set()
-
-
-@given(nested)
-def test_nested_values_are_flattened_and_back(value: Any) -> None:
-    assert unflatten(flatten(value, "observation"), "observation", tuple_paths(value, "observation")) == value
-
-
-def test_flattening_names_keys_and_items() -> None:
-    value = {"a/b": 1, "c": ({"": 2}, 3)}
-    assert flatten(value, "observation") == {"observation/a%2Fb": 1, "observation/c/0/%": 2, "observation/c/1": 3}
-    assert flatten(7, "reward") == {"reward": 7}
-
-
-@pytest.mark.parametrize("value", [{}, (), {"a": {}}, {"a": ()}, {1: 2}])
-def test_what_would_be_lost_by_flattening_is_refused(value: Any) -> None:
-    with pytest.raises(SchemaError):
-        flatten(value, "observation")
-
-
-def test_unflattening_a_name_that_is_not_there_is_refused() -> None:
-    with pytest.raises(SchemaError, match="'action'"):
-        unflatten({"observation": 1, "actions/a": 2}, "action")
-
-
-def test_samples_of_a_nested_space_come_back_nested() -> None:
-    schema = Schema.from_spaces(NESTED, spaces.Tuple([spaces.Discrete(2)]))
-    sample = NESTED.sample()
-    flat = flatten(sample, "observation")
-    assert flat.keys() == set(schema.names("observation"))
-    again = schema.unflatten(flat, "observation")
-    assert NESTED.contains(again)
-    assert again["joints"][1]["a/b"] == sample["joints"][1]["a/b"]
-    assert isinstance(schema.unflatten({"action/0": 1}, "action"), tuple)
 
 
 # --- fields
@@ -436,6 +282,29 @@ def test_a_tuple_that_loses_items_becomes_a_dict_of_their_numbers() -> None:
     assert chosen.observation_space() == spaces.Dict({"joints": spaces.Dict({"0": spaces.Box(-1, 1, (2,))})})
 
 
+@pytest.mark.parametrize("name", ["", "/", "a//b", "/a", "a/", "50%", "a%2f", "%41", 7, "\ud800", "x" * 201, "info/" + "." * 67])
+def test_a_bad_field_name_is_refused(name: Any) -> None:
+    with pytest.raises(SchemaError, match="field name"):
+        Schema({name: Field(np.dtype("f4"), (), "extra")})
+
+
+def test_samples_of_a_nested_space_come_back_nested() -> None:
+    schema = Schema.from_spaces(NESTED, spaces.Tuple([spaces.Discrete(2)]))
+    sample = NESTED.sample()
+    flat = flatten(sample, "observation")
+    assert flat.keys() == set(schema.names("observation"))
+    again = schema.unflatten(flat, "observation")
+    assert NESTED.contains(again)
+    assert again["joints"][1]["a/b"] == sample["joints"][1]["a/b"]
+    assert isinstance(schema.unflatten({"action/0": 1}, "action"), tuple)
+
+
+def test_a_space_that_is_not_known_is_none() -> None:
+    schema = Schema({"observation/a": Field(np.dtype("f4"), (), "observation"), "reward": Field(np.dtype("f4"), (), "reward")})
+    assert schema.observation_space() is None
+    assert schema.action_space() is None
+
+
 # --- check
 
 
@@ -498,146 +367,6 @@ def test_a_field_under_a_wrong_name_is_reported_as_missing() -> None:
     schema = Schema({"a": Field(np.dtype("f4"), (), "extra")})
     with pytest.raises(SchemaError, match="'a' is missing among 'b'"):
         schema.check({"b": np.zeros(3, "f4")})
-
-
-# --- Gymnasium spaces
-
-BOOL: Any = np.bool_  # which Gymnasium accepts, but its annotations do not
-LIMITS = [np.iinfo(d) for d in ("i1", "i8", "u1", "u8")]
-LEAVES: list[Any] = [
-    spaces.Box(-np.inf, np.inf, (3,)),
-    spaces.Box(0, 1, ()),
-    spaces.Box(-0.1, 0.1, (2, 2), np.float64),
-    spaces.Box(np.array([-0.0, 0.0], "f4"), np.array([0.1, np.inf], "f4")),
-    spaces.Box(np.array([[-np.inf, -1e-45]]), np.array([[1e308, 5e-324]]), dtype=np.float64),
-    spaces.Box(-65504, 65504, (2,), np.float16),
-    spaces.Box(0, 255, (4, 4, 3), np.uint8),
-    spaces.Box(-np.inf, 5, (2,), np.int32),
-    spaces.Box(np.array([-np.inf, -3.0]), np.array([np.inf, 3.0]), dtype=np.int32),
-    *(spaces.Box(np.full(2, limit.min, limit.dtype), np.full(2, limit.max, limit.dtype), dtype=limit.dtype.type) for limit in LIMITS),
-    spaces.Box(np.array([2**63 + 1], "u8"), np.array([2**64 - 1], "u8"), dtype=np.uint64),
-    spaces.Box(np.array([2**53 + 1]), np.array([2**62 + 1]), dtype=np.int64),
-    spaces.Box(0, 1, (2,), dtype=BOOL),
-    spaces.Box(np.array([False, True]), np.array([True, True]), dtype=BOOL),
-    spaces.Box(0, 1, (2,), np.dtype(">f4")),
-    spaces.Discrete(4),
-    spaces.Discrete(4, start=-2),
-    spaces.Discrete(200, dtype=np.uint8),
-    spaces.MultiDiscrete([2, 3]),
-    spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]), dtype="int32", start=np.array([[0, -1], [2, 3]])),
-    spaces.MultiDiscrete([2, 2], dtype=np.uint8),
-    spaces.MultiBinary(3),
-    spaces.MultiBinary([2, 3]),
-]
-
-
-@pytest.mark.parametrize("space", LEAVES, ids=str)
-def test_a_space_is_read_back_from_strict_json(space: Any) -> None:
-    again: Any = space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False)))
-    assert again == space
-    assert type(again) is type(space)
-    assert (again.dtype, again.shape) == (space.dtype, space.shape)
-    if isinstance(space, spaces.Box):
-        for name in ("low", "high", "bounded_below", "bounded_above"):
-            assert getattr(again, name).tobytes() == getattr(space, name).tobytes(), name
-        assert again.low.dtype == space.low.dtype
-        if space.dtype == np.uint64:
-            return  # Gymnasium cannot sample the upper half of these
-        again.seed(1)
-        space.seed(1)
-        assert np.array_equal(again.sample(), space.sample())
-
-
-floats = st.floats(allow_nan=False)
-
-
-@given(st.sampled_from(["f2", "f4", "f8"]), st.lists(st.tuples(floats, floats), min_size=1, max_size=6))
-def test_float_bounds_are_exact(dtype: str, pairs: list[tuple[float, float]]) -> None:
-    with np.errstate(over="ignore"):
-        bounds = np.sort(np.array(pairs).astype(dtype), axis=1)
-    space = spaces.Box(bounds[:, 0].copy(), bounds[:, 1].copy(), dtype=np.dtype(dtype).type)
-    again: Any = space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False)))
-    assert again.low.tobytes() == space.low.tobytes()
-    assert again.high.tobytes() == space.high.tobytes()
-
-
-@given(st.sampled_from(["i8", "u8"]), st.data())
-def test_integer_bounds_are_exact(dtype: str, data: st.DataObject) -> None:
-    limits = np.iinfo(dtype)
-    numbers = st.integers(int(limits.min), int(limits.max))
-    low, high = sorted(data.draw(st.tuples(numbers, numbers)))
-    space = spaces.Box(np.array([low, low], dtype), np.array([low, high], dtype), dtype=np.dtype(dtype).type)
-    again: Any = space_from_json(json.loads(json.dumps(space_to_json(space))))
-    assert (again.low.tolist(), again.high.tolist()) == ([low, low], [low, high])
-
-
-def test_uniform_bounds_are_written_once_and_infinite_ones_as_text() -> None:
-    assert space_to_json(spaces.Box(-math.inf, 1, (84, 84, 4))) == {
-        "type": "Box",
-        "dtype": "float32",
-        "shape": [84, 84, 4],
-        "low": "-Infinity",
-        "high": 1.0,
-    }
-    mixed = space_to_json(spaces.Box(np.array([0.0, -math.inf]), np.array([math.inf, 2.0]), dtype=np.float64))
-    assert (mixed["low"], mixed["high"]) == ([0.0, "-Infinity"], ["Infinity", 2.0])
-
-
-def test_nested_spaces_keep_the_order_of_their_keys() -> None:
-    space = spaces.Dict(OrderedDict(b=spaces.Discrete(2), a=spaces.Tuple([NESTED, spaces.MultiBinary(2)])))
-    again = space_from_json(json.loads(json.dumps(space_to_json(space))))
-    assert again == space
-    assert isinstance(again, spaces.Dict)
-    assert list(again.spaces) == ["b", "a"]
-
-
-@pytest.mark.parametrize("space", [*LEAVES, NESTED, spaces.Tuple([spaces.Discrete(2) for _ in range(11)])], ids=str)
-def test_a_schema_makes_the_spaces_again(space: Any) -> None:
-    schema = Schema.from_json(json.loads(json.dumps(Schema.from_spaces(space, space).to_json())))
-    assert schema.observation_space() == space
-    assert schema.action_space() == space
-
-
-def test_a_space_that_is_not_known_is_none() -> None:
-    schema = Schema({"observation/a": Field(np.dtype("f4"), (), "observation"), "reward": Field(np.dtype("f4"), (), "reward")})
-    assert schema.observation_space() is None
-    assert schema.action_space() is None
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {},
-        None,
-        [],
-        {"type": "Text"},
-        {"type": ["Box"]},
-        {"type": "Box", "dtype": "object", "shape": [2], "low": 0, "high": 1},
-        {"type": "Box", "dtype": "float32", "shape": [2], "low": 0},
-        {"type": "Box", "dtype": "float32", "shape": [2], "low": [0, 0, 0], "high": 1},
-        {"type": "Box", "dtype": "float32", "shape": [2], "low": [[0], [0, 1]], "high": 1},
-        {"type": "Box", "dtype": "float32", "shape": [2], "low": "-inf", "high": 1},
-        {"type": "Box", "dtype": "float32", "shape": [2], "low": True, "high": 1},
-        {"type": "Box", "dtype": "float32", "shape": [2], "low": "NaN", "high": 1},
-        {"type": "Box", "dtype": "float32", "shape": [2], "low": 2, "high": 1},
-        {"type": "Box", "dtype": "int8", "shape": [2], "low": 0, "high": 128},
-        {"type": "Box", "dtype": "int8", "shape": [2], "low": "NaN", "high": 1},
-        {"type": "Box", "dtype": "int8", "shape": [2], "low": 0.5, "high": 1},
-        {"type": "Box", "dtype": "bool", "shape": [2], "low": "-Infinity", "high": True},
-        {"type": "Box", "dtype": "complex64", "shape": [2], "low": 0, "high": 1},
-        {"type": "Discrete", "dtype": "int64", "n": 0, "start": 0},
-        {"type": "Discrete", "dtype": "uint8", "n": 256, "start": 0},
-        {"type": "Discrete", "dtype": "int64", "n": 2.0, "start": 0},
-        {"type": "MultiDiscrete", "dtype": "int64", "shape": [2], "nvec": [0, 1], "start": 0},
-        {"type": "MultiDiscrete", "dtype": "int64", "shape": [2], "nvec": "Infinity", "start": 0},
-        {"type": "MultiBinary", "n": -1},
-        {"type": "Dict", "spaces": {"a": 1}},
-        {"type": "Tuple", "spaces": [1]},
-    ],
-)
-def test_json_that_is_no_space_is_a_format_error(data: Any) -> None:
-    with pytest.raises(FormatError, match="does not describe a Gymnasium space"):
-        space_from_json(data)
 
 
 def test_importing_the_module_imports_no_heavy_library() -> None:

@@ -73,7 +73,7 @@ class Pending:
 
 
 Time = tuple[int, int]
-"""(step, 0 before it or 1 after it): when something happened, within the runs that are added together."""
+"""(step, order): when something happened, within the runs that are added together; what happens before a step has a lower order."""
 
 
 @dataclass(frozen=True)

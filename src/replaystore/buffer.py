@@ -22,9 +22,10 @@ from replaystore.backends.store import ArrayStore
 from replaystore.errors import ConflictError, ReplayStoreError, SchemaError, UnsupportedError
 from replaystore.layout import array_specs, field_specs, table_spec
 from replaystore.location import Location, parse
+from replaystore.names import escape, escape_path, flatten
 from replaystore.opening import Lock, NewStore, open_container
 from replaystore.reader import BufferReader, Column, Trajectory
-from replaystore.schema import Field, Schema, escape, escape_path, flatten
+from replaystore.schema import Field, Schema
 from replaystore.writer import Writer
 
 if TYPE_CHECKING:
@@ -87,12 +88,12 @@ def create(
     try:
         specs = array_specs(schema, layout, new.container.capabilities, capacity=capacity, storage=storage)
         extra = {"open": [], "next": 0, "splits": [""], "finals": 0}
-        store = ArrayStore.create(new.container, specs, extra, durable=durability == "commit")
-        new.finish()
+        ArrayStore.create(new.container, specs, extra, durable=durability == "commit").close()
     except BaseException:
         new.discard()
         raise
-    return Buffer(place, store, document, lock=new.lock)
+    new.finish()
+    return open(place, "r+")
 
 
 def open(location: str | os.PathLike[str] | Location, mode: Literal["r", "r+"] = "r", *, commit: int | None = None) -> Buffer:
@@ -187,6 +188,8 @@ class Buffer(BufferReader):
             StorageError: the disk refused; nothing is appended then.
         """
         self._writable()
+        if any(env < writer.num_envs for writer in self._writers):
+            raise ConflictError(f"{self._place}: environment {env} belongs to the writer: close it first, or append as another environment")
         flat: dict[str, Any] = {}
         for name, value in columns.items():
             flat.update(flatten(value, name) if isinstance(value, (Mapping, tuple)) else {name: value})
@@ -253,7 +256,7 @@ class Buffer(BufferReader):
         self._writable()
         if self._writers:
             raise ConflictError(f"{self._place} has a writer already: close it first")
-        for env in list(self._assembler.open):
+        for env in sorted(self._assembler.open):
             self._assembler.cut(env)
             self._dirty = True
         writer = Writer(self, num_envs, split=split)
@@ -324,7 +327,7 @@ class Buffer(BufferReader):
             return self._store.state.commit
         self._store_finals()
         self._hand_over_tables()
-        opened = list(assembler.open.values())
+        opened = sorted(assembler.open.values(), key=lambda entry: entry.trajectory)
         extra = {
             "open": [entry.to_json() for entry in opened],
             "next": assembler.next_trajectory,

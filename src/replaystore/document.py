@@ -21,7 +21,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from replaystore.errors import CorruptError, FormatError, FormatVersionError, SchemaError
-from replaystore.schema import DTYPES, LEAF_SPACES, ROLES, Schema
+from replaystore.schema import ROLES, Schema
+from replaystore.spaces import DTYPES, LEAF_SPACES
 
 __all__ = [
     "FORMAT",

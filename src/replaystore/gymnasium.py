@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from replaystore.errors import ReplayStoreWarning, SchemaError
 from replaystore.infos import InfoColumns, batch_of_one, exactly
-from replaystore.schema import Field, Schema, flatten
+from replaystore.names import flatten
+from replaystore.schema import Field, Schema
 
 if TYPE_CHECKING:
     from replaystore.buffer import Buffer
@@ -152,6 +153,10 @@ class RecordVector(gymnasium.vector.VectorWrapper[Any, Any, Any, Any, Any]):
             recorder.step(stored, reward, np.asarray(terminated, dtype=bool), np.asarray(truncated, dtype=bool), observation, infos)
         recorder.count()
         return result
+
+    def skip(self, mask: _Mask) -> None:
+        """Record no row of the next step of the environments where `mask` is True: their trajectories are cut off, and others begin after it."""
+        self._recorder.forget(np.array(mask, dtype=bool))
 
     def close(self, **kwargs: Any) -> None:
         """Close the environments, cut off the open trajectories and commit. The buffer stays open."""

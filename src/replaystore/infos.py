@@ -21,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import ReplayStoreWarning, SchemaError, UnsupportedError
-from replaystore.schema import DTYPES, Field, join_path, split_path
+from replaystore.names import join_path, split_path
+from replaystore.schema import Field
+from replaystore.spaces import DTYPES
 
 if TYPE_CHECKING:
     from replaystore.buffer import Buffer

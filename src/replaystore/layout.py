@@ -18,7 +18,8 @@ import numpy as np
 from replaystore.backends import PAGE, ArraySpec, Capabilities
 from replaystore.backends.codecs import parse_codec
 from replaystore.errors import SchemaError, UnsupportedError
-from replaystore.schema import Field, Schema, escape_path
+from replaystore.names import escape_path
+from replaystore.schema import Field, Schema
 
 __all__ = ["LAYOUTS", "array_specs", "field_specs", "table_spec"]
 

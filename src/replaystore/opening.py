@@ -110,101 +110,99 @@ def _open(place: Location, *, writable: bool) -> Container:
 
 
 class NewStore:
-    """A store that is being made. `finish` puts it in its place; `discard` removes what there is of it."""
+    """A store that is being made, in `container`. `finish` puts it in its place and closes it; `discard` removes what there is of it."""
 
     def __init__(self, place: Location, document: Mapping[str, Any], *, overwrite: bool) -> None:
-        self._place = place
-        self._overwrite = overwrite
         if place.backend == "zip":
-            raise UnsupportedError(f"{place}: a zip file cannot be written to as a buffer grows: create a .zarr folder, and pack it when done")
-        if exists(place) and not overwrite:
-            raise AlreadyExistsError(f"{place} exists: choose another name, open it, or pass overwrite=True")
+            raise UnsupportedError(f"{place}: a zip file cannot be written to as a buffer grows: make a .zarr folder, and convert it when done")
         if exists(place):
-            self._check_replaceable()
-        self._path = place.path if place.backend == "memory" else place.path + ".partial"
+            if not overwrite:
+                raise AlreadyExistsError(f"{place} exists: choose another name, open it, or pass overwrite=True")
+            _check_replaceable(place)
+        self._place = place
+        self._partial = place if place.backend == "memory" else Location(place.backend, place.path + ".partial")
         try:
-            self._clear(self._path)
-            self.container = self._create(document)
-            self.lock = Lock(self._here, self.container.files.path(self.container.lock_name) if place.backend != "memory" else "")
+            folder = os.path.dirname(place.path)
+            if place.backend != "memory" and folder:
+                os.makedirs(folder, exist_ok=True)
+            self._lock = Lock(place, "") if place.backend == "memory" else Lock(self._partial, self._partial.path + ".lock")
         except OSError as error:
-            self._clear(self._path)
             raise StorageError(f"{place} cannot be made: {error.strerror or error}", error.errno) from error
-
-    @property
-    def _here(self) -> Location:
-        return Location(self._place.backend, self._path)
-
-    def _check_replaceable(self) -> None:
-        """Only a store of ours that nobody writes to is replaced."""
-        container = open_container(self._place, writable=False)
-        path = container.files.path(container.lock_name)
-        container.close()
-        Lock(self._place, path).release()
+        try:
+            _clear(self._partial)
+            self.container = self._create(document)
+        except BaseException as error:
+            self._clean_up()
+            if isinstance(error, OSError) and not isinstance(error, ReplayStoreError):
+                raise StorageError(f"{place} cannot be made: {error.strerror or error}", error.errno) from error
+            raise
 
     def _create(self, document: Mapping[str, Any]) -> Container:
-        folder = os.path.dirname(self._place.path)
-        if self._place.backend != "memory" and folder:
-            os.makedirs(folder, exist_ok=True)
+        path = self._partial.path
         if self._place.backend == "hdf5":
             from replaystore.backends.hdf5 import Hdf5Container
 
-            return Hdf5Container.create(Files(folder or ".", writable=True), os.path.basename(self._path), document)
+            return Hdf5Container.create(Files(os.path.dirname(path) or ".", writable=True), os.path.basename(path), document)
         from replaystore.backends.zarr import ZarrContainer
 
         if self._place.backend == "memory":
-            files: Files = MemoryFiles(self._path)
-            _memory[self._path] = files
+            files: Files = MemoryFiles(path)
+            _memory[path] = files
         else:
-            os.makedirs(self._path)
-            files = Files(self._path, writable=True)
+            os.makedirs(path)
+            files = Files(path, writable=True)
         return ZarrContainer.create(files, document)
 
     def finish(self) -> None:
-        """Give the store its name. Everything in it is durable by now."""
-        if self._place.backend == "memory":
-            return
+        """Give the store its name. Everything in it must be durable by now."""
+        self.container.close()
+        place, partial = self._place, self._partial
         try:
-            self.container.files.close()
-            replaced = self._place.path + ".old"
-            if exists(self._place):
-                self._clear(replaced)
-                os.rename(self._place.path, replaced)
-            os.rename(self._path, self._place.path)
-            self._settle()
-            self._clear(replaced)
+            if place.backend != "memory":
+                replaced = Location(place.backend, place.path + ".old")
+                if exists(place):
+                    _clear(replaced)
+                    os.rename(place.path, replaced.path)
+                os.rename(partial.path, place.path)
+                Files(os.path.dirname(place.path) or ".", writable=True).sync_folder("")
+                _clear(replaced)
         except OSError as error:
-            raise StorageError(f"{self._place} cannot be made: {error.strerror or error}", error.errno) from error
-
-    def _settle(self) -> None:
-        """Make the new name durable, and go on under it."""
-        folder = os.path.dirname(self._place.path) or "."
-        Files(folder, writable=True).sync_folder("")
-        if self._place.backend == "zarr":
-            self.container.files.root = type(self.container.files.root)(self._place.path)
-            return
-        partial = self.container.files.path(self.container.lock_name)
-        self.container.name = os.path.basename(self._place.path)  # type: ignore[attr-defined]
-        self.lock.release()
-        self._clear(partial)
-        self.lock = Lock(self._place, self.container.files.path(self.container.lock_name))
+            raise StorageError(f"{place} cannot be made: {error.strerror or error}", error.errno) from error
+        self._release()
 
     def discard(self) -> None:
         """Remove what there is of it."""
         self.container.close()
-        lock_path = self.container.files.path(self.container.lock_name)
-        self.lock.release()
-        self._clear(self._path)
-        if self._place.backend == "hdf5":
-            self._clear(lock_path)
+        self._clean_up()
 
-    def _clear(self, path: str) -> None:
-        if self._place.backend == "memory":
-            _memory.pop(path, None)  # a reader may still have the old one open
-        elif os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
+    def _clean_up(self) -> None:
+        _clear(self._partial)
+        self._release()
+
+    def _release(self) -> None:
+        self._lock.release()
+        if self._place.backend != "memory":
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+                os.unlink(self._partial.path + ".lock")
+
+
+def _check_replaceable(place: Location) -> None:
+    """Only a store of ours that nobody writes to is replaced."""
+    container = open_container(place, writable=False)
+    path = container.files.path(container.lock_name)
+    container.close()
+    Lock(place, path).release()
+
+
+def _clear(place: Location) -> None:
+    """Remove what is there, if anything."""
+    if place.backend == "memory":
+        _memory.pop(place.path, None)  # a reader may still have it open
+    elif os.path.isdir(place.path) and not os.path.islink(place.path):
+        shutil.rmtree(place.path)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(place.path)
 
 
 def remove(place: Location) -> None:

@@ -21,7 +21,8 @@ from replaystore.chunks.coded import CodedColumn
 from replaystore.chunks.mapped import PlainColumn, raw_column
 from replaystore.errors import ConflictError, SchemaError
 from replaystore.location import Location
-from replaystore.schema import Schema, escape_path, unescape
+from replaystore.names import escape_path, unescape
+from replaystore.schema import Schema
 from replaystore.trajectories import Parts, Trajectories
 
 if TYPE_CHECKING:

@@ -171,8 +171,8 @@ def _bring_back(work: Location, commit: int) -> str:
     """Open the copy for writing as of a commit; say what was done."""
     container = _container(work)
     try:
-        newest = StoreReader.load(container).commit
-        store = ArrayStore.open(container, durable=True, back_to=None if commit == newest else commit)
+        newest = StoreReader.load(container, skip_damaged=True).commit
+        store = ArrayStore.open(container, durable=True, back_to=commit)
         store.publish()
         store.begin_segment()
     finally:

@@ -1,15 +1,9 @@
 """What one step holds: named fields of fixed dtype and shape, made from Gymnasium spaces, to and from JSON.
 
-Names. A field name is a path whose parts are joined by `/`: `reward`, `observation/camera`, `observation/joints/0` (item 0 of a Tuple).
-Inside a part only `%` and `/` are written otherwise (`%25`, `%2F`), and the empty key is a lone `%`: `join_path` makes a name of keys,
-`split_path` undoes it. Stores hold a field under `escape_path(name)`, where everything that a file system, Zarr or HDF5 might take
-amiss is percent-encoded too. Names that differ in case only are distinct, so a store with both needs a case-sensitive file system.
-
 Invariants:
 1. A `Schema` and its `Field`s never change; equal schemas have equal JSON up to the order of the fields.
-2. No name is both a field and the beginning of another's path.
+2. No name is both a field and the beginning of another's path; every name is one that `replaystore.names` can take apart.
 3. Every dtype is one of `DTYPES`, little-endian. A big-endian dtype is an accepted declaration of the same values and is normalised.
-4. `unescape(escape(key)) == key` and `space_from_json(space_to_json(space)) == space`, bounds to the last bit.
 """
 
 from __future__ import annotations
@@ -17,9 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
-import re
-import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -27,187 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
+from replaystore.names import check_name, listed, unflatten
+from replaystore.spaces import DTYPES, LEAF_SPACES, nested_space, reason, space_from_json, space_leaves, space_to_json
 
 if TYPE_CHECKING:
     import gymnasium
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = [
-    "DTYPES",
-    "LEAF_SPACES",
-    "ROLES",
-    "Field",
-    "Schema",
-    "escape",
-    "escape_path",
-    "flatten",
-    "join_path",
-    "space_from_json",
-    "space_to_json",
-    "split_path",
-    "unescape",
-    "unescape_path",
-    "unflatten",
-]
+__all__ = ["ROLES", "Field", "Schema"]
 
-_NUMBERS = [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
-_NUMBERS += ["float16", "float32", "float64", "complex64", "complex128"]
-DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType({"bool": np.dtype(bool)} | {n: np.dtype(n).newbyteorder("<") for n in _NUMBERS})
-"""The dtypes that a field may have, by name."""
 ROLES = ("observation", "action", "reward", "terminated", "truncated", "info", "mask", "extra")
 """What a field may be. The first part of a name decides, except for `mask` (bool: where an optional value is present) and `extra`."""
-LEAF_SPACES = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
-"""The Gymnasium spaces that are one array; Dict and Tuple are built of them."""
 
 _FLAGS = ("terminated", "truncated")
 _NAMED_ROLES = frozenset(ROLES[:5])
-_PLAIN = re.compile(r"(?!__)[A-Za-z0-9_\-](?:[A-Za-z0-9_\- ]*[A-Za-z0-9_\-])?")
-_DEVICES = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])")  # names that Windows keeps for itself
-_MAX_PART_BYTES = 200  # file systems allow 255; temporary files need some of them
-_NON_FINITE = ("Infinity", "-Infinity", "NaN")
-_BOUND_TYPES: Mapping[str, tuple[type, ...]] = {"b": (bool,), "i": (int,), "u": (int,), "f": (int, float)}
-_ENDLESS: Mapping[str, tuple[str, ...]] = {"b": (), "i": ("Infinity", "-Infinity"), "u": (), "f": _NON_FINITE}
-
-
-# --- names
-
-
-def escape(key: str) -> str:
-    """The name under which a store holds one path part; equal to `key` if that is plain: letters, digits, `_`, `-`, inner spaces.
-
-    Letters outside ASCII stay readable while no file system can change them: only those of Unicode 3.2 (whose table is the same in every
-    Python, so that the name is too), and only if the part is in normal form NFC. Distinct keys have distinct names.
-    """
-    if not key:
-        return "%"
-    if _PLAIN.fullmatch(key) and not _DEVICES.fullmatch(key):
-        return key
-    escaped = _encode(key, letters=True)
-    if escaped.isascii() or (unicodedata.is_normalized("NFC", key) and unicodedata.is_normalized("NFC", escaped)):
-        return escaped
-    return _encode(key, letters=False)
-
-
-def unescape(part: str) -> str:
-    """The key that `escape` made this of; FormatError if it is not of its making."""
-    try:
-        key = "" if part == "%" else re.sub(r"(?:%[0-9A-F]{2})+", _decode, part)
-    except UnicodeDecodeError:
-        key = None
-    if key is None or escape(key) != part:
-        raise FormatError(f"{part!r} is not an escaped name; it was not written by replaystore: rename or remove it")
-    return key
-
-
-def escape_path(name: str) -> str:
-    """The stored path of a field name."""
-    return "/".join(map(escape, split_path(name)))
-
-
-def unescape_path(path: str) -> str:
-    """The field name of a stored path."""
-    return join_path(*map(unescape, path.split("/")))
-
-
-def join_path(*keys: str) -> str:
-    """The field name of nested keys: `join_path("info", "a/b") == "info/a%2Fb"`."""
-    return "/".join(map(_part, keys))
-
-
-def split_path(name: str) -> tuple[str, ...]:
-    """The keys of a field name; SchemaError if a part is empty or has a `%` that is not followed by 25 or 2F."""
-    keys = []
-    for part in name.split("/"):
-        if part == "%":
-            keys.append("")
-        elif not part:
-            raise SchemaError(f"field name {name!r} has an empty part: name every part, or write '%' for an empty key")
-        elif re.search("%(?!25|2F)", part):
-            raise SchemaError(
-                f"field name {name!r} has a bare '%': make names of keys with replaystore.schema.join_path, which writes '%25'"
-            )
-        else:
-            keys.append(part.replace("%2F", "/").replace("%25", "%"))
-    return tuple(keys)
-
-
-def _part(key: str) -> str:
-    return key.replace("%", "%25").replace("/", "%2F") if key else "%"
-
-
-def _decode(run: re.Match[str]) -> str:
-    return bytes.fromhex(run[0].replace("%", "")).decode("utf-8", "surrogatepass")
-
-
-def _encode(key: str, *, letters: bool) -> str:
-    reserved = key.startswith("__") or _DEVICES.fullmatch(key) is not None
-    parts = []
-    for place, char in enumerate(key):
-        inner = 0 < place < len(key) - 1
-        if char.isascii():
-            keep = (char.isalnum() or char in "_-" or (char == " " and inner)) and not (reserved and place == 0)
-        else:
-            category = unicodedata.ucd_3_2_0.category(char) if letters else ""
-            keep = category[:1] == "L" or category == "Nd" or (category[:1] == "M" and place > 0)  # a leading mark joins what is before
-        parts.append(char if keep else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass")))
-    return "".join(parts)
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str):
-        raise SchemaError(f"a field name must be a string, not {type(name).__name__} {name!r}")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise SchemaError(f"field name {name!r} is not valid Unicode text: choose another") from None
-    for key in split_path(name):
-        if len(escape(key).encode()) > _MAX_PART_BYTES:
-            raise SchemaError(f"field name {name!r}: a part takes over {_MAX_PART_BYTES} bytes in a store: choose a shorter one")
-
-
-# --- nested values
-
-
-def flatten(value: Any, prefix: str) -> dict[str, Any]:
-    """{field name: leaf} of a nested observation or action as Gymnasium gives it; a value that is no dict or tuple is itself a leaf.
-
-    Key `k` of a dict becomes `prefix/k`, item `i` of a tuple `prefix/i`. SchemaError: an empty dict or tuple, a key that is not a string.
-    """
-    leaves: dict[str, Any] = {}
-    _flatten_into(leaves, value, prefix)
-    return leaves
-
-
-def _flatten_into(leaves: dict[str, Any], value: Any, name: str) -> None:
-    if isinstance(value, Mapping):
-        items: Iterable[tuple[Any, Any]] = value.items()
-    elif isinstance(value, tuple):
-        items = ((str(place), item) for place, item in enumerate(value))
-    else:
-        leaves[name] = value
-        return
-    if not value:
-        raise SchemaError(f"{name!r} is an empty {type(value).__name__}: there is nothing to store, leave it out")
-    for key, item in items:
-        if not isinstance(key, str):
-            raise SchemaError(f"{name!r} has the key {key!r}, a {type(key).__name__}: keys must be strings")
-        _flatten_into(leaves, item, f"{name}/{_part(key)}")
-
-
-def unflatten(columns: Mapping[str, Any], prefix: str, tuples: Collection[str] = ()) -> Any:
-    """The inverse of `flatten`: the value under `prefix`, nested as the names say.
-
-    `tuples` are the paths that are tuples (see `Schema.tuples`), all others are dicts. SchemaError: there is no such field.
-    """
-    if prefix in columns:
-        return columns[prefix]
-    begin = prefix + "/"
-    parts = dict.fromkeys(name[len(begin) :].partition("/")[0] for name in columns if name.startswith(begin))
-    if not parts:
-        raise SchemaError(f"there is no field {prefix!r} among {_listed(columns)}: check the name")
-    if prefix in tuples:
-        return tuple(unflatten(columns, f"{begin}{place}", tuples) for place in range(len(parts)))
-    return {split_path(part)[0]: unflatten(columns, begin + part, tuples) for part in parts}
 
 
 # --- fields
@@ -290,7 +115,7 @@ class Field:
                 raise SchemaError(f"unknown dtype {data['dtype']!r}")
             return cls(data["dtype"], tuple(data["shape"]), data["role"], data.get("space"))
         except (KeyError, TypeError, SchemaError) as error:
-            raise FormatError(f"this does not describe a field: {_reason(error)}") from error
+            raise FormatError(f"this does not describe a field: {reason(error)}") from error
 
 
 # --- schemas
@@ -313,7 +138,7 @@ class Schema:
         if not fields:
             raise SchemaError("a schema needs at least one field")
         for name, declared in fields.items():
-            _check_name(name)
+            check_name(name)
             if not isinstance(declared, Field):
                 raise SchemaError(f"field {name!r}: expected a replaystore Field, came a {type(declared).__name__}")
             _check_role(name, declared.role)
@@ -324,7 +149,7 @@ class Schema:
         for path in sorted(tuples):
             items = _items(fields, path)
             if not items or items != set(map(str, range(len(items)))):
-                raise SchemaError(f"tuple {path!r} must have the items 0, 1, 2 and so on, and has {_listed(items)}: declare all of them")
+                raise SchemaError(f"tuple {path!r} must have the items 0, 1, 2 and so on, and has {listed(items)}: declare all of them")
         object.__setattr__(self, "fields", MappingProxyType(fields))
         object.__setattr__(self, "tuples", tuples)
         object.__setattr__(self, "_expected", tuple((name, f.dtype, f.shape) for name, f in fields.items()))
@@ -359,7 +184,7 @@ class Schema:
         leaves: dict[str, tuple[str, gymnasium.Space[Any]]] = {}
         tuples: set[str] = set()
         for role, space in (("observation", observation_space), ("action", action_space)):
-            _space_leaves(space, role, role, leaves, tuples)
+            space_leaves(space, role, role, leaves, tuples)
         fields = {}
         for name, (role, leaf) in leaves.items():
             try:
@@ -395,7 +220,7 @@ class Schema:
         leaves = {name: self.fields[name].space for name in self.names(role)}
         if not leaves or None in leaves.values():
             return None
-        return _nested_space(unflatten({name: space_from_json(space) for name, space in leaves.items() if space}, role, self.tuples))
+        return nested_space(unflatten({name: space_from_json(space) for name, space in leaves.items() if space}, role, self.tuples))
 
     # --- use
 
@@ -425,11 +250,9 @@ class Schema:
         """`check` for subclasses of ndarray, and for whatever is wrong."""
         if missing := self.fields.keys() - columns.keys():
             name = next(name for name in self.fields if name in missing)
-            raise SchemaError(f"field {name!r} is missing among {_listed(columns)}: every field of the schema needs a value in every row")
+            raise SchemaError(f"field {name!r} is missing among {listed(columns)}: every field of the schema needs a value in every row")
         if unknown := [name for name in columns if name not in self.fields]:
-            raise SchemaError(
-                f"there is no field {unknown[0]!r} in the schema ({_listed(self.fields)}): leave it out, or add it as a field"
-            )
+            raise SchemaError(f"there is no field {unknown[0]!r} in the schema ({listed(self.fields)}): leave it out, or add it as a field")
         rows, first = -1, ""
         for name, dtype, shape in self._expected:
             array = columns[name]
@@ -467,7 +290,7 @@ class Schema:
         for wanted in names:
             found = {name for name in self.fields if name == wanted or name.startswith(f"{wanted}/")}
             if not found:
-                raise SchemaError(f"there is no field {wanted!r} among {_listed(self.fields)}: check the name")
+                raise SchemaError(f"there is no field {wanted!r} among {listed(self.fields)}: check the name")
             chosen |= found
         whole = {path for path in self.tuples if _items(self.fields, path) == _items(chosen, path)}
         return Schema({name: declared for name, declared in self.fields.items() if name in chosen}, frozenset(whole))
@@ -489,7 +312,7 @@ class Schema:
         except FormatError as error:
             raise FormatError(f"this does not describe a schema: field {item['name']!r}: {error}") from error
         except (KeyError, TypeError, SchemaError) as error:
-            raise FormatError(f"this does not describe a schema: {_reason(error)}") from error
+            raise FormatError(f"this does not describe a schema: {reason(error)}") from error
 
 
 def _check_role(name: str, role: str) -> None:
@@ -522,157 +345,3 @@ def _check_column(name: str, array: Any, dtype: np.dtype[Any], shape: tuple[int,
 
 def _items(names: Iterable[str], path: str) -> set[str]:
     return {name[len(path) + 1 :].partition("/")[0] for name in names if name.startswith(path + "/")}
-
-
-def _listed(names: Iterable[str]) -> str:
-    """Names for a message, which must stay one readable line."""
-    known = [repr(name) for name in names]
-    return ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "") if known else "none"
-
-
-def _reason(error: Exception) -> str:
-    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-
-
-# --- Gymnasium spaces
-
-
-def space_to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
-    """A Gymnasium space as strict JSON.
-
-    Bounds that are the same everywhere are written once, others as nested lists; bounds that are not finite are the strings "Infinity" and
-    "-Infinity". UnsupportedError: Text, Sequence, Graph, OneOf and other spaces whose values are not arrays of a fixed shape.
-    """
-    from gymnasium import spaces
-
-    if isinstance(space, spaces.Dict):  # pairs keep the order
-        return {"type": "Dict", "spaces": [[_key(key), space_to_json(item)] for key, item in space.spaces.items()]}
-    if isinstance(space, spaces.Tuple):
-        return {"type": "Tuple", "spaces": [space_to_json(item) for item in space.spaces]}
-    if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.n)}
-    if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "dtype": _dtype_to_json(space.dtype), "n": int(space.n), "start": int(space.start)}
-    if isinstance(space, spaces.MultiDiscrete):
-        counts = {"nvec": _bounds_to_json(space.nvec), "start": _bounds_to_json(space.start)}
-        return {"type": "MultiDiscrete", "dtype": _dtype_to_json(space.dtype), "shape": list(space.shape)} | counts
-    if isinstance(space, spaces.Box):
-        low, high = _bounds_to_json(space.low, space.bounded_below), _bounds_to_json(space.high, space.bounded_above, "Infinity")
-        return {"type": "Box", "dtype": _dtype_to_json(space.dtype), "shape": list(space.shape), "low": low, "high": high}
-    if not isinstance(space, spaces.Space):
-        raise SchemaError(f"expected a Gymnasium space, came a {type(space).__name__}: pass an object of gymnasium.spaces")
-    remedy = "encode its values as arrays of a fixed size with a wrapper (gymnasium.wrappers.TransformObservation, TransformAction)"
-    raise UnsupportedError(f"the values of a {type(space).__name__} space have no fixed shape and dtype: {remedy}")
-
-
-def space_from_json(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
-    """The inverse of `space_to_json`; FormatError if that is impossible."""
-    try:
-        return _space_from_json(data)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
-        raise FormatError(f"this does not describe a Gymnasium space: {_reason(error)}") from error
-
-
-def _space_from_json(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
-    from gymnasium import spaces
-
-    kind = data["type"]
-    if kind == "Dict":
-        return spaces.Dict([(key, _space_from_json(item)) for key, item in data["spaces"]])  # pairs, because a dict would be sorted
-    if kind == "Tuple":
-        return spaces.Tuple([_space_from_json(item) for item in data["spaces"]])
-    if kind == "MultiBinary":
-        return spaces.MultiBinary(data["n"])
-    if kind not in LEAF_SPACES:
-        raise ValueError(f"unknown type {kind!r}")
-    dtype = np.dtype(data["dtype"])
-    if dtype.name not in DTYPES:
-        raise ValueError(f"unknown dtype {data['dtype']!r}")
-    if kind == "Discrete":
-        return spaces.Discrete(data["n"], start=data["start"], dtype=dtype.str)
-    shape = tuple(data["shape"])
-    if kind == "MultiDiscrete":
-        (counts, counted), (start, started) = (_bounds_from_json(data[key], dtype, shape) for key in ("nvec", "start"))
-        if not (counted.all() and started.all()):
-            raise ValueError("nvec and start must be numbers")
-        return spaces.MultiDiscrete(counts, dtype=dtype.str, start=start)
-    low, below = _bounds_from_json(data["low"], dtype, shape)
-    high, above = _bounds_from_json(data["high"], dtype, shape)
-    box: spaces.Box[Any] = spaces.Box(low, high, dtype=dtype)
-    if dtype.kind in "iu":  # an integer cannot be infinite, so the array alone does not say that a bound is missing, and sampling asks
-        box.bounded_below, box.bounded_above = below, above
-    return box
-
-
-def _nested_space(nested: Any) -> gymnasium.Space[Any]:
-    from gymnasium import spaces
-
-    if isinstance(nested, dict):
-        return spaces.Dict([(key, _nested_space(item)) for key, item in nested.items()])
-    if isinstance(nested, tuple):
-        return spaces.Tuple([_nested_space(item) for item in nested])
-    leaf: gymnasium.Space[Any] = nested
-    return leaf
-
-
-def _space_leaves(
-    space: gymnasium.Space[Any], name: str, role: str, leaves: dict[str, tuple[str, gymnasium.Space[Any]]], tuples: set[str]
-) -> None:
-    """Add the leaves of `space` to `leaves` by field name, and the paths of tuples to `tuples`."""
-    from gymnasium import spaces
-
-    if isinstance(space, spaces.Dict):
-        items = [(_key(key), item) for key, item in space.spaces.items()]
-    elif isinstance(space, spaces.Tuple):
-        items = [(str(place), item) for place, item in enumerate(space.spaces)]
-        tuples.add(name)
-    else:
-        leaves[name] = (role, space)
-        return
-    if not items:
-        raise SchemaError(f"{name}: an empty {type(space).__name__} space has nothing to store: leave it out with a wrapper")
-    for key, item in items:
-        _space_leaves(item, f"{name}/{_part(key)}", role, leaves, tuples)
-
-
-def _key(key: object) -> str:
-    if not isinstance(key, str):
-        raise UnsupportedError(f"a Dict space with the key {key!r}, a {type(key).__name__}, cannot be stored: rename its keys to strings")
-    return key
-
-
-def _dtype_to_json(dtype: np.dtype[Any]) -> str:
-    if dtype.name not in DTYPES:
-        raise UnsupportedError(f"a space of dtype {dtype} cannot be stored: make it of one of {', '.join(DTYPES)}")
-    return dtype.name if dtype.isnative else dtype.str
-
-
-def _bounds_to_json(array: NDArray[Any], bounded: NDArray[np.bool_] | None = None, missing: str = "-Infinity") -> Any:
-    values = array.astype(object)  # Python numbers, whose JSON is exact
-    if array.dtype.kind == "f":
-        for text, found in zip(_NON_FINITE, (np.isposinf(array), np.isneginf(array), np.isnan(array)), strict=True):
-            values[found] = text
-    elif bounded is not None:
-        values[~bounded] = missing
-    flat = values.ravel().tolist()
-    return flat[0] if flat and all(repr(value) == repr(flat[0]) for value in flat) else values.tolist()  # repr tells 0.0 from -0.0
-
-
-def _bounds_from_json(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """The array, and where it is bounded."""
-    given = np.array(value, dtype=object).reshape(shape) if 0 in shape else np.array(value, dtype=object)
-    flat = given.ravel().tolist()
-    for number in flat:
-        if number not in _ENDLESS.get(dtype.kind, ()) and type(number) not in _BOUND_TYPES.get(dtype.kind, ()):
-            raise ValueError(f"{number!r} is not a bound of dtype {dtype}")
-    bounded = np.array([not isinstance(number, str) for number in flat], dtype=bool).reshape(given.shape)
-    if dtype.kind == "f":
-        flat = [float(number) for number in flat]
-    elif dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        extremes = {"-Infinity": int(limits.min), "Infinity": int(limits.max)}
-        flat = [extremes[number] if isinstance(number, str) else number for number in flat]
-    array = np.array(flat, dtype=dtype).reshape(given.shape)
-    if isinstance(value, list) and array.shape != shape:
-        raise ValueError(f"bounds of shape {array.shape} for a space of shape {shape}")
-    return np.broadcast_to(array, shape).copy(), np.broadcast_to(bounded, shape).copy()

@@ -27,9 +27,9 @@ from replaystore.backends.reading import StoreReader
 from replaystore.backends.records import State, decode_records
 from replaystore.errors import CorruptError, ReplayStoreError
 from replaystore.location import Location, parse
+from replaystore.names import escape_path
 from replaystore.opening import exists, open_container
 from replaystore.reader import BufferReader
-from replaystore.schema import escape_path
 
 __all__ = ["Problem", "VerifyReport", "verify"]
 
@@ -267,10 +267,14 @@ class _Verification:
                     self.damage(name, chunk * spec.chunk_rows)
         start = max(complete * spec.chunk_rows, first)
         if start < rows:
-            data = store.read_raw(name, start, rows)
+            try:
+                data = store.read_raw(name, start, rows)
+                what = "have changed" if crc32c(data) != store.state.partial.get(name, 0) else None
+            except (CorruptError, OSError) as error:
+                data, what = b"", f"cannot be read: {error}"
             self.count(len(data))
-            if crc32c(data) != store.state.partial.get(name, 0):
-                self.problem(name, f"rows {start} to {rows}, those of the unfinished chunk, have changed")
+            if what is not None:
+                self.problem(name, f"rows {start} to {rows}, those of the unfinished chunk, {what}")
                 self.damage(name, start)
         self.check_indexes(name, spec, first, rows)
 

@@ -10,6 +10,7 @@ observation of the next one there; the one that was there is kept as the final o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from replaystore.assembler import Begin, End, Run
 from replaystore.errors import ConflictError, SchemaError
-from replaystore.schema import Schema, flatten
+from replaystore.names import flatten
+from replaystore.schema import Schema
 
 if TYPE_CHECKING:
     from replaystore.buffer import Buffer
@@ -28,15 +30,20 @@ STAGE_BYTES = 16 << 20
 """Staged steps take at most about this much memory."""
 STAGE_STEPS = 1024
 """Steps of each environment staged at most."""
+STEP = 1 << 32
+"""What happens in a step comes after the resets before it, of which there are fewer."""
 
 
+@dataclass(frozen=True)
 class _Reset:
-    """Trajectories that begin at a staged step."""
+    """Trajectories that begin before the step staged at `time`; `number` counts resets, which may be several at one time."""
 
-    def __init__(self, mask: NDArray[np.bool_], seeds: Sequence[int], finals: dict[str, NDArray[Any]]) -> None:
-        self.mask = mask
-        self.seeds = seeds
-        self.finals = finals
+    time: int
+    number: int
+    mask: NDArray[np.bool_]
+    seeds: Sequence[int]
+    finals: Mapping[str, NDArray[Any]]
+    """The observations that were there before."""
 
 
 class Writer:
@@ -53,7 +60,7 @@ class Writer:
         self.split = split
         self._buffer = buffer
         self._time = 0
-        self._resets: dict[int, _Reset] = {}
+        self._resets: list[_Reset] = []
         self._masked = False
         self._started = False
         self._closed = False
@@ -84,19 +91,14 @@ class Writer:
         Those that are open there are cut off: they end neither terminated nor truncated. Observations are batched as Gymnasium does
         (first dimension num_envs; dict or tuple of such arrays). `seed`: what the environments were reset with."""
         self._check_open()
-        chosen = np.ones(self.num_envs, np.bool_) if mask is None else np.asarray(mask, np.bool_)
+        chosen = np.ones(self.num_envs, np.bool_) if mask is None else np.array(mask, np.bool_)
         values = self._checked(flatten(observation, "observation"), self._observations)
         seeds = [-1 if one is None else int(one) for one in (seed if isinstance(seed, Sequence) else [seed] * self.num_envs)]
         if len(seeds) != self.num_envs or chosen.shape != (self.num_envs,):
             raise SchemaError(f"reset takes one seed and one mask entry for each of the {self.num_envs} environments")
         time = self._time
-        known = self._resets.get(time)
-        if known is None:
-            finals = {name: self._stage[name][:, time].copy() for name in self._observations} if self._started else {}
-            self._resets[time] = _Reset(chosen.copy(), seeds, finals)
-        else:
-            known.seeds = [new if now else old for new, old, now in zip(seeds, known.seeds, chosen, strict=True)]
-            known.mask |= chosen
+        finals = self._current() if self._started else {}
+        self._resets.append(_Reset(time, len(self._resets), chosen, seeds, finals))
         for name, value in values.items():
             if mask is None:
                 self._stage[name][:, time] = value
@@ -141,6 +143,8 @@ class Writer:
         expected = self._expected
         if not self._started or self._closed or len(columns) != len(expected):
             self._refuse(columns)
+        if mask is not None and (type(mask) is not np.ndarray or mask.dtype != np.bool_ or mask.shape != (self.num_envs,)):
+            raise SchemaError(f"mask is a bool array of shape ({self.num_envs},), True where a step is recorded, not {mask!r:.80}")
         for name, value in columns.items():
             entry = expected.get(name)
             if entry is None or type(value) is not np.ndarray or value.dtype != entry[1] or value.shape != entry[2]:
@@ -153,6 +157,9 @@ class Writer:
         if mask is not None:
             self._valid[:, time] = mask
             self._masked = True
+            for name in self._observations:  # where nothing is recorded, nothing moves on
+                stage = expected[name][0]
+                stage[~mask, ahead] = stage[~mask, time]
         self._time = ahead
 
     def _refuse(self, columns: Mapping[str, Any]) -> None:
@@ -201,7 +208,7 @@ class Writer:
         self._buffer._assembler.add_together(first, runs, split=self._buffer._split_code(self.split))
         for name, values in current.items():
             self._stage[name][:, 0] = values
-        self._time, self._resets, self._masked = 0, {}, False
+        self._time, self._resets, self._masked = 0, [], False
         self._valid[:] = True
 
     def _run(
@@ -213,20 +220,28 @@ class Writer:
         run = Run(env, mine.start, terminated, truncated, columns["reward"][mine] if "reward" in columns else None)
         run.following = {name: values[env] for name, values in current.items()}
         for place in np.flatnonzero(terminated | truncated).tolist():
-            time = int(times[place])
             row = mine.start + place + 1
             final = {name: columns[name][row] for name in self._observations} if row < mine.stop else run.following
-            run.ends[place] = End((time, 1), final)
-            if row < mine.stop:  # where no reset follows, the next row begins a trajectory nevertheless
-                run.begins[place + 1] = Begin((time + 1, 0), -1)
-        for time, reset in self._resets.items():
-            if reset.mask[env]:
-                place = int(np.searchsorted(times, time))
-                run.begins[place] = Begin((time, 0), reset.seeds[env])
-                if place > 0:
-                    when = run.ends[place - 1].time if place - 1 in run.ends else (time, 0)
-                    run.ends[place - 1] = End(when, {name: values[env] for name, values in reset.finals.items()})
+            run.ends[place] = End((int(times[place]), STEP), final)
+        reset_at: dict[int, Begin] = {}
+        for reset in self._resets:
+            if not reset.mask[env]:
+                continue
+            place, when = int(np.searchsorted(times, reset.time)), (reset.time, reset.number)
+            before = reset_at.get(place)  # reset again before a step: what began then begins otherwise
+            reset_at[place] = Begin(when if before is None else before.time, reset.seeds[env])
+            if place > 0 and before is None:
+                ended = run.ends.get(place - 1)
+                run.ends[place - 1] = End(when if ended is None else ended.time, {name: known[env] for name, known in reset.finals.items()})
+        # Where no reset follows an end, the next step begins a trajectory nevertheless.
+        follow = [0, *(place + 1 for place in run.ends)]
+        run.begins = {place: Begin((int(times[place]), STEP), -1) for place in follow if place < len(times) and self._begins(env, place)}
+        run.begins |= reset_at
         return run
+
+    def _begins(self, env: int, place: int) -> bool:
+        """Whether a trajectory begins with the first staged step of an environment, even without a reset; all those after an end do."""
+        return place > 0 or env not in self._buffer._assembler.open
 
     def close(self) -> None:
         """Hand over what is staged, and cut off the open trajectories. The buffer stays open; commit it to make all of it safe."""

@@ -170,7 +170,7 @@ class Container(Protocol):
         """The bytes of a segment from `start` on; after the last whole record anything may follow."""
 
     def cut_segment(self, commit: int, length: int) -> None:
-        """Forget what follows `length` bytes of the newest segment: the next record is appended there."""
+        """Forget what follows `length` bytes of a segment, later segments included: the next record is appended there."""
 
     def document(self) -> dict[str, Any]:
         """The JSON document."""

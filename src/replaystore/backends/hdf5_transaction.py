@@ -52,6 +52,7 @@ DIRECT = 4096
 """Writes of at least this size into new space are not copied through the journal; it holds their checksums."""
 GAP = 8
 """How far beyond the true end the library sees the end of the file."""
+USERBLOCK_ROOM = USERBLOCK - REGION
 INLINE = (1 << 64) - 1
 ATTEMPTS = 200
 
@@ -384,7 +385,7 @@ class TransactionFile:
             self.files.write(self.name, offset, data)
         payload = _payload_of(journaled, straight)
         place = REGION
-        if len(payload) > USERBLOCK - REGION:
+        if len(payload) > USERBLOCK_ROOM:
             beyond = max(new_end, self.files.size(self.name))
             place = beyond + (-beyond) % 4096
         header = Header(self._sequence + 1, old_end, new_end, place, len(payload), google_crc32c.value(payload))

@@ -40,17 +40,21 @@ class StoreReader:
         self._attached: dict[str, bytes | None] = {}
 
     @classmethod
-    def load(cls, container: Container) -> State:
-        """The newest state."""
+    def load(cls, container: Container, *, skip_damaged: bool = False) -> State:
+        """The newest state. `skip_damaged`: of the newest segment of the log that can be read, for repairs."""
         for _ in range(ATTEMPTS):
             segments = container.segments()
             if not segments:
                 raise CorruptError(f"{container.files.path('')}: there is no commit log; run `replaystore repair`")
-            try:
-                return State.replay(container.read_segment(segments[-1]), container.files.path(""), widths=widths(container.specs()))
-            except (FileNotFoundError, CorruptError):
-                if container.segments() == segments:
-                    raise
+            for segment in reversed(segments):
+                try:
+                    return State.replay(container.read_segment(segment), container.files.path(""), widths=widths(container.specs()))
+                except (FileNotFoundError, CorruptError):
+                    if skip_damaged and segment != segments[0]:
+                        continue
+                    if container.segments() == segments:
+                        raise
+                    break
         raise ConflictError(f"{container.files.path('')}: the commit log changed {ATTEMPTS} times while it was read; try again")
 
     def __str__(self) -> str:

@@ -101,12 +101,12 @@ class ArrayStore(StoreReader):
     def open(cls, container: Container, *, durable: bool, back_to: int | None = None) -> ArrayStore:
         """Open for writing; what a killed writer left half-done is put in order.
 
-        `back_to`: go back to this commit at once, without reading what only newer ones need (for repairs)."""
-        state = cls.load(container)
+        `back_to`: go back to this commit at once, without reading what only newer ones need or damaged segments of the log (for repairs)."""
+        state = cls.load(container, skip_damaged=back_to is not None)
         store = cls(container, state, durable=durable)
         with store.storage("recover"):
             container.cut_segment(state.base, state.end)
-        if back_to is None:
+        if back_to is None or back_to == state.commit:
             store._resume()
             store.publish()
         else:

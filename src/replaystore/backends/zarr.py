@@ -261,6 +261,9 @@ class ZarrContainer:
 
     def cut_segment(self, commit: int, length: int) -> None:
         name = f"{LOG}/c/{commit}"
+        for later in self.segments():
+            if later > commit:
+                self.files.remove(f"{LOG}/c/{later}")
         if self.files.size(name) > length:
             self.files.resize(name, length)
             self._dirty[name] = None
@@ -286,10 +289,11 @@ class ZarrContainer:
             changed[name] = metadata
             shard, used = divmod(rows, spec.shard_rows)
             file = shard_name(name, spec, shard)
-            if spec.codec is not None and rows:
-                last = (rows - 1) // spec.shard_rows
-                self.write_index(name, last, entries.get(name, {}))
-            elif used:
+            if not used:
+                continue  # the index was written when the shard was complete
+            if spec.codec is not None:
+                self.write_index(name, shard, entries.get(name, {}))
+            else:
                 chunks = -(-used // spec.chunk_rows)
                 whole = header_bytes(spec) + chunks * spec.chunk_bytes
                 if self.files.size(file) < whole:

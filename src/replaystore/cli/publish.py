@@ -9,7 +9,7 @@ from replaystore.cli.output import count, json_option, print_json, printable
 __all__ = ["publish"]
 
 
-@click.command()
+@click.command(short_help="Let other software see all steps.")
 @click.argument("location", type=click.Path())
 @json_option
 def publish(location: str, json_: bool) -> None:

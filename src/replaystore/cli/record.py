@@ -6,8 +6,8 @@ import json
 import secrets
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +16,6 @@ from replaystore.cli.output import Progress, count, json_option, number, pairs, 
 from replaystore.errors import AlreadyExistsError, MissingDependencyError, NotFoundError, SchemaError
 
 if TYPE_CHECKING:
-    from replaystore.buffer import Buffer
     from replaystore.gymnasium import RecordVector
 
 __all__ = ["record"]
@@ -49,7 +48,7 @@ def _field_codecs(context: click.Context, option: click.Parameter, given: Sequen
     return {field: {"codec": codec} for field, _, codec in pairs_}
 
 
-@click.command()
+@click.command(short_help="Record environments of Gymnasium.")
 @click.argument("env_id")
 @click.argument("target", type=click.Path())
 @click.option("--steps", type=click.IntRange(min=1), default=10_000, help="How many steps to record, of all environments together.")
@@ -124,41 +123,26 @@ def _record(env_id: str, target: str, **options: Any) -> tuple[dict[str, Any], b
     from replaystore.gymnasium import RecordVector
 
     num_envs = options["num_envs"]
-    env = _make(env_id, num_envs, options["env_args"])
-    with ExitStack() as stack:
+    made_from = {"command": "record", **{name: options[name] for name in ("policy", "seed", "env_args")}}
+    settings = {name: options[name] for name in ("capacity", "storage", "durability", "overwrite")}
+    with _Stop() as stop, ExitStack() as stack:
+        env = _make(env_id, num_envs, options["env_args"])
         stack.callback(env.close)
-        buffer = rs.create(
-            target,
-            env,
-            capacity=options["capacity"],
-            storage=options["storage"],
-            durability=options["durability"],
-            overwrite=options["overwrite"],
-            provenance={"command": "record", "policy": options["policy"], "seed": options["seed"], "env_args": options["env_args"]},
-        )
-        stack.enter_context(_given_up(buffer))
-        calls = max(1, options["commit_every"] // num_envs)
-        recorder = RecordVector(env, buffer, info=options["info"], commit_every=calls)
+        buffer = stack.enter_context(rs.create(target, env, provenance=made_from, **settings))
+        recorder = RecordVector(env, buffer, info=options["info"], commit_every=max(1, options["commit_every"] // num_envs))
         begin = time.perf_counter()
-        with _Stop() as stop, progress_bar("recording") as progress:
-            steps = _run(recorder, options["steps"], options["seed"], stop, progress)
+        try:
+            with progress_bar("recording") as progress:
+                steps = _run(recorder, options["steps"], options["seed"], stop, progress)
             recorder.close()
+        except KeyboardInterrupt:
+            buffer.abandon()  # it may have come in the midst of a write; what was committed before is safe
+            raise
         seconds = time.perf_counter() - begin
         trajectories = buffer.num_trajectories
         width = sum(declared.row_bytes for declared in buffer.schema.fields.values())
     facts = {"steps": steps, "trajectories": trajectories, "bytes": steps * width, "disk_bytes": _bytes_on_disk(target), "seconds": seconds}
     return facts | {"bytes_per_second": steps * width / seconds, "steps_per_second": steps / seconds}, stop.requested
-
-
-@contextmanager
-def _given_up(buffer: Buffer) -> Iterator[None]:
-    """Close the buffer; if the block is broken off, without committing what it may have left half done."""
-    try:
-        yield
-    except BaseException:
-        buffer.abandon()
-        raise
-    buffer.close()
 
 
 def _run(env: RecordVector, steps: int, seed: int, stop: _Stop, progress: Progress) -> int:
@@ -223,8 +207,8 @@ def _make(env_id: str, num_envs: int, env_args: Mapping[str, Any]) -> Any:
         raise NotFoundError(f"there is no environment {env_id!r}{_nearest(env_id, gymnasium.registry)}") from error
     except errors.Error as error:
         raise NotFoundError(f"the environment {env_id!r} cannot be made: {error}") from error
-    except ModuleNotFoundError as error:
-        raise NotFoundError(f"the environment {env_id!r} cannot be made: there is no module {error.name!r}: install it, or check the name") from error
+    except ImportError as error:
+        raise MissingDependencyError(f"the environment {env_id!r} cannot be made: {error}") from error
     except TypeError as error:
         if not env_args:
             raise

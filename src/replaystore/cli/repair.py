@@ -9,7 +9,7 @@ from replaystore.cli.output import json_option, one_line, print_json
 __all__ = ["repair"]
 
 
-@click.command()
+@click.command(short_help="Go back to the newest sound state.")
 @click.argument("location", type=click.Path())
 @json_option
 def repair(location: str, json_: bool) -> None:

@@ -9,7 +9,7 @@ from replaystore.cli.output import count, json_option, one_line, print_json, pri
 __all__ = ["verify"]
 
 
-@click.command()
+@click.command(short_help="Check everything, explain problems.")
 @click.argument("location", type=click.Path())
 @json_option
 @click.pass_context

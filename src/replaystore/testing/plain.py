@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.schema import Field, Schema, flatten
+from replaystore.names import flatten
+from replaystore.schema import Field, Schema
 from replaystore.testing.contents import Contents, Story
 
 __all__ = ["PlainBuffer", "PlainWriter"]
@@ -84,7 +85,7 @@ class PlainBuffer:
     def __init__(self, schema: Schema, *, capacity: int | None = None) -> None:
         self.capacity = capacity
         self.state = _State(schema)
-        self.commit_id = 0
+        self.commit_id = -1
         self._writer: PlainWriter | None = None
         self._committed: dict[int, tuple[_State, Contents]] = {}
         self._dirty = True

@@ -1,0 +1,259 @@
+"""A Zarr folder packed into one zip file, read where it lies: members are stored, not compressed, and begin on pages, so that raw rows
+are mapped straight from the zip. `pack` makes such files; members that begin elsewhere (of other software's zips) are read all the same.
+
+Nothing in the file is believed before it is compared with the file itself: members lie inside it, one behind the other, under names
+that stay inside the store. A compressed or encrypted member is refused by name when the zip is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from replaystore.backends import PAGE
+from replaystore.backends.files import Files
+from replaystore.errors import CorruptError, FormatError, StorageError, UnsupportedError
+
+__all__ = ["ZipFiles", "pack"]
+
+MOST_MEMBERS = 1 << 20
+"""A store of a terabyte has tens of thousands of files."""
+LONGEST_NAME = 4096
+_LOCAL = struct.Struct("<4s5H3I2H")
+"""The header before each member's data."""
+_SIGNATURE = b"PK\x03\x04"
+_ENCRYPTED, _UTF8 = 0x1, 0x800
+"""Flags of a member."""
+_ALIGNMENT = 0xD935
+"""The extra field that Android's zipalign pads with: readers skip it."""
+_ZIP64 = 20
+"""Bytes of the extra field that the zip module adds to a large member's local header."""
+_LARGE = 1 << 30
+_BLOCK = 4 << 20
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_REPACK = "unpack it and convert the folder with `replaystore convert`"
+
+
+@dataclass
+class _Member:
+    header: int
+    """Where its local header begins."""
+    size: int
+    stop: int = 0
+    """Where what follows it in the file begins."""
+    data: int = -1
+    """Where its bytes begin; -1: not looked up yet."""
+
+
+class ZipFiles(Files):
+    """The members of a zip file, for reading. `close` forgets what it says, so that one that has replaced it is read anew."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path, writable=False)
+        self._zip = -1
+        self._members: dict[str, _Member] = {}
+        self._folders: dict[str, set[str]] = {}
+
+    # --- reading
+
+    def descriptor(self, name: str) -> int:
+        """The zip file's descriptor, if it has such a member. `place` says where in it the member lies."""
+        return self.place(name)[0]
+
+    def place(self, name: str) -> tuple[int, int, int]:
+        """(the zip file's descriptor, where the member's bytes begin, their number)."""
+        with self._lock:
+            self._load()
+            member = self._members.get(name)
+            if member is None:
+                raise FileNotFoundError(2, "No such file", self.path(name))
+            if member.data < 0:
+                member.data = self._data(name, member)
+            return self._zip, member.data, member.size
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        with self.borrowed(name) as fd:
+            _, begin, size = self.place(name)
+            stop = size if length is None else min(size, offset + length)
+            pieces: list[bytes] = []
+            while offset < stop:
+                piece = os.pread(fd, min(stop - offset, 1 << 30), begin + offset)
+                if not piece:
+                    break
+                pieces.append(piece)
+                offset += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def size(self, name: str) -> int:
+        return self.place(name)[2]
+
+    def exists(self, name: str) -> bool:
+        with self._lock:
+            self._load()
+            return not name or name in self._members or name in self._folders
+
+    def list(self, folder: str = "") -> list[str]:
+        with self._lock:
+            self._load()
+            return sorted(self._folders.get(folder, ()))
+
+    def walk(self) -> Iterator[str]:
+        with self._lock:
+            self._load()
+            return iter(sorted(self._members))
+
+    def forget(self, name: str) -> None:
+        """Nothing to forget: members are not opened one by one."""
+
+    def close(self) -> None:
+        with self._lock:
+            if self._zip >= 0:
+                os.close(self._zip)
+            self._zip, self._members, self._folders = -1, {}, {}
+
+    # --- writing
+
+    def create(self, name: str) -> None:
+        self._refuse()
+
+    def write(self, name: str, offset: int, data: object) -> None:
+        self._refuse()
+
+    def resize(self, name: str, size: int) -> None:
+        self._refuse()
+
+    def rename(self, old: str, new: str) -> None:
+        self._refuse()
+
+    def remove(self, name: str) -> None:
+        self._refuse()
+
+    def _refuse(self) -> None:
+        raise UnsupportedError(f"{self.root} is a zip file, which is read only: convert it to a .zarr folder to write to it")
+
+    # --- the directory of the zip file
+
+    def _load(self) -> None:
+        if self._zip >= 0:
+            return
+        fd = os.open(self.root, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            with os.fdopen(os.dup(fd), "rb") as file, zipfile.ZipFile(file) as found:
+                infos, end = found.infolist(), found.start_dir
+            self._members = self._checked(infos, end)
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, EOFError)) and not isinstance(
+                error, (FormatError, UnsupportedError)
+            ):
+                raise CorruptError(f"{self.root}: not a zip file that can be read ({error}); restore it from a copy") from error
+            raise
+        self._zip = fd
+        self._folders = _tree(self._members)
+
+    def _checked(self, infos: list[zipfile.ZipInfo], end: int) -> dict[str, _Member]:
+        """The members, if they are such as can be read in place; they must end before `end`, where the directory begins."""
+        if len(infos) > MOST_MEMBERS:
+            raise UnsupportedError(f"{self.root} has {len(infos)} members; at most {MOST_MEMBERS} are read: {_REPACK}")
+        members: dict[str, _Member] = {}
+        for info in infos:
+            name, where = info.filename, f"{self.root}: the member {info.filename[:LONGEST_NAME]!r}"
+            parts = name.rstrip("/").split("/")
+            if info.orig_filename != name or "\\" in name or ":" in parts[0] or len(name) > LONGEST_NAME or {"", ".", ".."} & set(parts):
+                raise CorruptError(f"{where} has a name that no file of a store has: do not trust this zip")
+            if name.endswith("/"):
+                continue
+            if info.flag_bits & _ENCRYPTED:
+                raise UnsupportedError(f"{where} is encrypted: {_REPACK}")
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise UnsupportedError(f"{where} is compressed, so it cannot be read in place: {_REPACK}")
+            if name in members:
+                raise CorruptError(f"{where} is there twice: do not trust this zip")
+            if info.file_size != info.compress_size or info.file_size < 0 or info.header_offset < 0:
+                raise CorruptError(f"{where} has {info.compress_size} bytes, but says {info.file_size}; restore it from a copy")
+            members[name] = _Member(info.header_offset, info.file_size)
+        self._check_places(members, end)
+        return members
+
+    def _check_places(self, members: dict[str, _Member], end: int) -> None:
+        """Members follow each other: none shares its bytes with another or with the directory."""
+        ordered = sorted(members.items(), key=lambda item: item[1].header)
+        stops = [member.header for _, member in ordered[1:]] + [end]
+        for (name, member), stop in zip(ordered, stops, strict=True):
+            member.stop = stop
+            if member.header + _LOCAL.size + len(name) + member.size > stop:
+                raise CorruptError(f"{self.root}: the member {name!r} reaches into what follows it; restore it from a copy")
+
+    def _data(self, name: str, member: _Member) -> int:
+        """Where the bytes of a member begin: behind its local header, whose length only the header itself says."""
+        where = f"{self.root}: the member {name!r}"
+        header = os.pread(self._zip, _LOCAL.size, member.header)
+        if len(header) != _LOCAL.size or header[:4] != _SIGNATURE:
+            raise CorruptError(f"{where} has no header; restore it from a copy")
+        _, _, flags, method, *_, name_length, extra_length = _LOCAL.unpack(header)
+        stored = os.pread(self._zip, name_length, member.header + _LOCAL.size)
+        if method != zipfile.ZIP_STORED or flags & _ENCRYPTED or stored != name.encode("utf-8" if flags & _UTF8 else "cp437"):
+            raise CorruptError(f"{where} is not what the directory of the zip says; restore it from a copy")
+        begin = member.header + _LOCAL.size + int(name_length) + int(extra_length)
+        if begin + member.size > member.stop:
+            raise CorruptError(f"{where} reaches into what follows it; restore it from a copy")
+        return begin
+
+
+def _tree(members: dict[str, _Member]) -> dict[str, set[str]]:
+    """What lies in each folder."""
+    folders: dict[str, set[str]] = {"": set()}
+    for name in members:
+        path = name
+        while path:
+            folder, _, last = path.rpartition("/")
+            known = folders.setdefault(folder, set())
+            if last in known:
+                break
+            known.add(last)
+            path = folder
+    return folders
+
+
+# --- packing
+
+
+def pack(files: Files, target: str, *, leave_out: frozenset[str] = frozenset()) -> None:
+    """Pack files into a zip that appears whole, durably: equal files give equal zips. What is at `target` is replaced.
+
+    StorageError: the disk refused; nothing is left behind."""
+    temporary = target + ".new"
+    try:
+        with open(temporary, "w+b") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as packed:
+                for name in files.walk():
+                    if name not in leave_out:
+                        _add(packed, files, name, file.tell())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        Files(os.path.dirname(target) or ".", writable=True).sync_folder("")
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and not isinstance(error, StorageError):
+            raise StorageError(f"{target} cannot be written: {error.strerror or error}; make room, or choose another place", error.errno) from error
+        raise
+
+
+def _add(packed: zipfile.ZipFile, files: Files, name: str, position: int) -> None:
+    """Write a member at `position`, its header padded so that its data begin on a page."""
+    size = files.size(name)
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.create_system, info.external_attr, info.file_size = 3, 0o644 << 16, size
+    large = size >= _LARGE
+    begin = position + _LOCAL.size + len(name.encode()) + (_ZIP64 if large else 0) + 6  # 6: the padding field's own header
+    info.extra = struct.pack("<3H", _ALIGNMENT, 2 + -begin % PAGE, PAGE) + bytes(-begin % PAGE)
+    with packed.open(info, "w", force_zip64=large) as member:
+        for offset in range(0, size, _BLOCK):
+            member.write(files.read(name, offset, min(_BLOCK, size - offset)))
+    info.extra = b""  # the directory at the end does not need the padding

@@ -1,0 +1,190 @@
+"""`replaystore show`: steps, a trajectory, or the table of trajectories, to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from replaystore.cli.output import as_json, count, json_option, number, pairs, printable, split_names, table
+from replaystore.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from replaystore.buffer import Buffer
+    from replaystore.trajectories import Trajectories
+
+__all__ = ["show"]
+
+DEFAULT_ROWS = 10
+BLOCK_ROWS = 1000
+"""Rows read and aligned at a time."""
+SHOWN = 4
+"""Values of a vector that are shown."""
+
+
+def _rows(context: click.Context, option: click.Parameter, given: str | None) -> slice | None:
+    """A:B, A:, :B or A, as of a Python list."""
+    if given is None:
+        return None
+    try:
+        bounds = [int(bound) if bound.strip() else None for bound in given.split(":")]
+    except ValueError:
+        bounds = []
+    if not 1 <= len(bounds) <= 2 or (len(bounds) == 1 and bounds[0] is None):
+        raise click.BadParameter(f"{given!r} is not A:B, A: or :B (rows A to B - 1; negative ones count from the end) or a row", context, option)
+    if len(bounds) == 1:
+        return slice(bounds[0], None if bounds[0] == -1 else (bounds[0] or 0) + 1)
+    return slice(*bounds)
+
+
+@click.command(short_help="Print steps or trajectories.")
+@click.argument("location", type=click.Path())
+@click.option("--rows", callback=_rows, metavar="A:B", help=f"Steps A to B - 1.  [default: the first {DEFAULT_ROWS}]")
+@click.option("--trajectory", type=int, metavar="I", help="The steps of one trajectory, and what is known of it.")
+@click.option("--trajectories", is_flag=True, help="The table of trajectories instead of steps.")
+@click.option("--fields", multiple=True, metavar="A,B", help="Only these fields, or what is below them.  [default: all]")
+@click.option("--where", metavar="EXPR", help="Choose among the trajectories for which this is true.")
+@json_option
+def show(
+    location: str, rows: slice | None, trajectory: int | None, trajectories: bool, fields: Sequence[str], where: str | None, json_: bool
+) -> None:
+    """Print steps of LOCATION. With --where, only trajectories for which EXPR is true exist, for --rows and --trajectory too.
+
+    \b
+    Examples:
+      replaystore show runs/ant.zarr --rows 1000:1010 --fields action,reward
+      replaystore show runs/ant.zarr --trajectory 0
+      replaystore show runs/ant.zarr --trajectories --where 'return > 100 and length >= 50'
+    """
+    import replaystore as rs
+
+    if (rows is not None) + (trajectory is not None) + trajectories > 1:
+        raise click.UsageError("choose one of --rows, --trajectory and --trajectories")
+    with rs.open(location) as buffer:
+        chosen = buffer.trajectories if where is None else buffer.trajectories.where(where)
+        names = split_names(fields)
+        if trajectories:
+            _show_table(chosen, json_)
+        elif trajectory is not None:
+            _show_trajectory(buffer, _position(chosen, trajectory, where), names, json_)
+        else:
+            _show_rows(buffer, None if where is None else chosen, rows or slice(DEFAULT_ROWS), names, json_)
+
+
+def _position(chosen: Trajectories, number_: int, where: str | None) -> int:
+    """The position of a trajectory in the full table."""
+    if not -len(chosen) <= number_ < len(chosen):
+        which = "" if where is None else f" for which {where} is true"
+        raise NotFoundError(f"there is no trajectory {number_}: there are {len(chosen)} trajectories{which}")
+    return int(chosen.index[number_])
+
+
+# --- the table of trajectories
+
+
+def _show_table(chosen: Trajectories, json_: bool) -> None:
+    columns = {"": chosen.index, **chosen.columns}
+    if json_:
+        _print_objects({}, "trajectories", ({"index": int(chosen.index[at]), **chosen[at]} for at in range(len(chosen))))
+        return
+    rows = [[_cell(values[at]) for values in columns.values()] for at in range(len(chosen))]
+    click.echo(table(list(columns), rows, left=()))
+
+
+# --- steps
+
+
+def _show_trajectory(buffer: Buffer, position: int, names: list[str] | None, json_: bool) -> None:
+    import numpy as np
+
+    found = buffer.trajectories[position]
+    final = buffer._final_observation(found["trajectory"])
+    shown = set(buffer._names(names))
+    final = {name: value for name, value in (final or {}).items() if name in shown} or None
+    rows = buffer.parts.rows([found["trajectory"]]) - buffer._first
+    if json_:
+        _print_objects({"trajectory": {"index": position, **found}, "final_observation": final}, "steps", _objects(buffer, rows, names))
+        return
+    click.echo(pairs({"trajectory": count(position), **{name: _cell(value) for name, value in found.items() if name != "trajectory"}}) + "\n")
+    _print_steps(buffer, rows, names)
+    if final:
+        click.echo("\n" + pairs({f"final {name}": _cell(np.asarray(value)) for name, value in final.items()}))
+
+
+def _show_rows(buffer: Buffer, chosen: Trajectories | None, rows: slice, names: list[str] | None, json_: bool) -> None:
+    import numpy as np
+
+    everything = np.arange(len(buffer)) if chosen is None else buffer.parts.rows(chosen["trajectory"]) - buffer._first
+    wanted = everything[rows]
+    if json_:
+        _print_objects({"rows": len(everything)}, "steps", _objects(buffer, wanted, names))
+        return
+    _print_steps(buffer, wanted, names)
+    click.echo(f"\n{count(len(wanted))} of {count(len(everything))} steps")
+
+
+def _blocks(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> Iterator[dict[str, NDArray[Any]]]:
+    """Columns of at most BLOCK_ROWS rows: the row, its trajectory (-1: none) and its place there, and the fields."""
+    import numpy as np
+
+    parts, ids = buffer.parts, buffer.trajectories["trajectory"]
+    order = np.argsort(ids)
+    widest = max(buffer.schema.fields[name].row_bytes for name in buffer._names(names))
+    size = max(1, min(BLOCK_ROWS, (32 << 20) // widest))
+    for start in range(0, len(rows), size):
+        block = rows[start : start + size]
+        part = parts.part_of(block + buffer._first)
+        inside = part >= 0
+        trajectory, step = np.full(len(block), -1), np.full(len(block), -1)
+        trajectory[inside] = order[np.searchsorted(ids, parts.trajectory[part[inside]], sorter=order)]
+        step[inside] = (parts.offset[part] + block + buffer._first - parts.start[part])[inside]
+        yield {"row": block, "trajectory": trajectory, "step": step, **buffer.read(block, names)}
+
+
+def _objects(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> Iterator[dict[str, Any]]:
+    for block in _blocks(buffer, rows, names):
+        for at in range(len(block["row"])):
+            yield {name: values[at] for name, values in block.items()}
+
+
+def _print_steps(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> None:
+    headers = ["row", "trajectory", "step", *buffer._names(names)]
+    left = [at for at, name in enumerate(headers) if at > 2 and buffer.schema.fields[name].shape]
+    if not len(rows):
+        click.echo(table([printable(name) for name in headers], [], left=left))
+    for block in _blocks(buffer, rows, names):
+        cells = [[_cell(values[at]) for values in block.values()] for at in range(len(block["row"]))]
+        click.echo(table([printable(name) for name in headers], cells, left=left))
+
+
+def _cell(value: Any) -> str:
+    """A number; the first and last ones of a vector; shape and range of anything larger."""
+    import numpy as np
+
+    array = np.asarray(value)
+    if array.ndim == 0:
+        return number(array.item()) if array.dtype.kind == "f" else str(array.item())
+    if array.ndim == 1 or array.size <= SHOWN:
+        texts = [f"{item:.4g}" if array.dtype.kind == "f" else str(item) for item in array.reshape(-1)[: SHOWN + 1].tolist()]
+        if array.size > SHOWN:
+            last = array.reshape(-1)[-1].item()
+            texts = [*texts[: SHOWN - 1], "…", f"{last:.4g}" if array.dtype.kind == "f" else str(last)]
+        return "[" + " ".join(texts) + "]"
+    shape = "×".join(map(str, array.shape))
+    return shape if array.dtype.kind == "c" else f"{shape} {_cell(array.min())}…{_cell(array.max())}"
+
+
+# --- JSON
+
+
+def _print_objects(head: Mapping[str, Any], name: str, objects: Iterator[Mapping[str, Any]]) -> None:
+    """One JSON object with a long list at its end, printed as it comes."""
+    begin = json.dumps(as_json(head), indent=2, allow_nan=False).removesuffix("}").rstrip()
+    click.echo(begin + ("," if head else "") + f'\n  "{name}": [', nl=False)
+    for at, item in enumerate(objects):
+        click.echo(("," if at else "") + "\n    " + json.dumps(as_json(item), allow_nan=False), nl=False)
+    click.echo("\n  ]\n}")

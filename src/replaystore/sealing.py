@@ -1,0 +1,5 @@
+"""Seal an archive (being written)."""
+
+
+def check_manifest(place, container):  # noqa
+    return []

@@ -1,0 +1,180 @@
+"""`repair` brings a damaged store to its newest sound commit, says what it gave up, and keeps the original."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import replaystore as rs
+from replaystore.errors import AlreadyExistsError, ConflictError, CorruptError, UnsupportedError
+from replaystore.schema import Field, Schema
+
+ROWS = 300
+"""Steps of each commit."""
+
+
+def schema() -> Schema:
+    return Schema(
+        {
+            "observation": Field(np.dtype(np.float32), (256,), "observation"),
+            "camera": Field(np.dtype(np.uint8), (8, 8), "extra"),
+            "reward": Field(np.dtype(np.float64), (), "reward"),
+            "terminated": Field(np.dtype(np.bool_), (), "terminated"),
+            "truncated": Field(np.dtype(np.bool_), (), "truncated"),
+        }
+    )
+
+
+def columns(seed: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    terminated = np.zeros(ROWS, bool)
+    terminated[99::100] = True
+    return {
+        "observation": generator.normal(size=(ROWS, 256)).astype(np.float32),
+        "camera": generator.integers(0, 9, (ROWS, 8, 8), np.uint8),
+        "reward": generator.normal(size=ROWS),
+        "terminated": terminated,
+        "truncated": np.zeros(ROWS, bool),
+    }
+
+
+def make(path: Path, commits: int = 4) -> list[int]:
+    """A store with several commits of 300 steps; their numbers."""
+    codec = "zstd:1" if path.suffix == ".zarr" else "gzip:1"
+    settings = {"observation": {"chunk_rows": 64}, "camera": {"codec": codec, "chunk_rows": 64}}
+    with rs.create(path, schema(), storage=settings) as buffer:
+        return [buffer.append(columns(seed), final_observation=np.zeros((3, 256), np.float32)) or buffer.commit() for seed in range(commits)]
+
+
+def assert_first_commits(path: Path, commits: int) -> None:
+    """The store has exactly the steps of its first commits."""
+    assert not rs.verify(path).problems
+    with rs.open(path) as buffer:
+        assert len(buffer) == ROWS * commits
+        assert buffer.num_trajectories == 3 * commits
+        for seed in range(commits):
+            for name, expected in columns(seed).items():
+                assert np.array_equal(buffer[name][ROWS * seed : ROWS * (seed + 1)], expected)
+
+
+def shard(path: Path, field: str) -> Path:
+    return next(file for file in sorted((path / "steps" / field / "c").rglob("*")) if file.is_file())
+
+
+def flip(file: Path, at: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.fixture(params=[".zarr", ".h5"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / f"a{request.param}"
+    make(path)
+    return path
+
+
+def test_a_sound_store_is_left_alone(store: Path) -> None:
+    report = rs.repair(store)
+    assert report.original is None
+    assert not store.with_name(store.name + ".damaged").exists()
+    assert_first_commits(store, 4)
+
+
+def test_rows_that_have_changed_are_given_up_with_what_follows_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    make(path)
+    flip(shard(path, "observation"), 4096 + 1024 * 700)  # in the third commit's rows
+    report = rs.repair(path)
+    assert report.original == str(path) + ".damaged"
+    assert any("600 of 1200 steps" in line for line in report.dropped)
+    assert_first_commits(path, 2)
+
+
+def test_the_original_is_kept_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    make(path)
+    flip(shard(path, "reward"), 4096 + 8 * 1000)
+    before = {file.relative_to(path): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    rs.repair(path)
+    kept = path.with_name("a.zarr.damaged")
+    assert {file.relative_to(kept): file.read_bytes() for file in kept.rglob("*") if file.is_file()} == before
+    assert_first_commits(path, 3)
+    with rs.open(path, "r+") as buffer:  # written to: the original's bytes stay
+        buffer.append(columns(9), final_observation=np.zeros((3, 256), np.float32))
+    assert {file.relative_to(kept): file.read_bytes() for file in kept.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("field", ["observation", "camera", "reward"])
+def test_a_file_that_was_cut_costs_the_commits_that_need_the_rest(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "a.zarr"
+    make(path)
+    file = shard(path, field)
+    os.truncate(file, file.stat().st_size // 2)
+    rs.repair(path)
+    with rs.open(path) as buffer:
+        commits, rest = divmod(len(buffer), ROWS)
+    assert rest == 0
+    assert 1 <= commits < 4
+    assert_first_commits(path, commits)
+
+
+def test_a_damaged_record_of_the_log_costs_the_commits_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    commits = make(path)
+    logs = sorted((path / "journal/log/c").iterdir(), key=lambda file: int(file.name))
+    assert len(commits) == 4
+    flip(logs[-1], logs[-1].stat().st_size // 2)
+    assert rs.verify(path).problems
+    rs.repair(path)
+    with rs.open(path) as buffer:
+        assert_first_commits(path, len(buffer) // ROWS)
+
+
+def test_what_a_killed_writer_left_is_put_in_order(store: Path) -> None:
+    buffer = rs.open(store, "r+")
+    buffer.append(columns(7))
+    copy = store.with_name("copy" + store.suffix)
+    (shutil.copytree if store.is_dir() else shutil.copyfile)(store, copy)
+    buffer.abandon()
+    rs.repair(copy)
+    assert_first_commits(copy, 4)
+
+
+def test_nothing_is_changed_when_no_commit_can_be_brought_back(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    make(path)
+    (path / "zarr.json").write_text("{")
+    with pytest.raises(CorruptError, match=r"zarr\.json"):
+        rs.repair(path)
+    assert (path / "zarr.json").read_text() == "{"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.zarr"]
+
+
+def test_an_earlier_original_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    make(path)
+    flip(shard(path, "observation"), 5000)
+    path.with_name("a.zarr.damaged").mkdir()
+    with pytest.raises(AlreadyExistsError, match="earlier repair"):
+        rs.repair(path)
+
+
+def test_a_store_that_is_written_to_is_not_repaired(store: Path) -> None:
+    with rs.open(store, "r+"):
+        pass
+    if store.is_dir():
+        flip(shard(store, "observation"), 5000)
+        buffer = rs.open(store, "r+")
+        with pytest.raises(ConflictError, match="open for writing"):
+            rs.repair(store)
+        buffer.abandon()
+
+
+def test_memory_cannot_be_repaired() -> None:
+    with pytest.raises(UnsupportedError, match="memory"):
+        rs.repair("memory:nothing")
