@@ -943,7 +943,7 @@ def check_partial(folder: Path, before: State) -> None:
 
 
 def test_a_failed_creation_leaves_nothing(tmp_path: Path) -> None:
-    for number in range(6):
+    for number in range(100):
         files = FailingFiles(tmp_path / "x", writable=True)
         files.left = number
         try:
@@ -1127,7 +1127,7 @@ def test_a_copy_made_block_by_block_while_the_file_grows_is_a_store(tmp_path: Pa
         container = Hdf5Container.create(Files(source, writable=True), NAME, {})
         container.create_arrays(SPECS)
         container.begin_segment(0, b"")
-        rows = 0
+        rows = steps = 0
 
         def grow(count: int) -> None:
             nonlocal rows
@@ -1142,7 +1142,8 @@ def test_a_copy_made_block_by_block_while_the_file_grows_is_a_store(tmp_path: Pa
         with open(source / NAME, "rb") as old, open(tmp_path / "copy" / NAME, "wb") as new:
             while block := os.pread(old.fileno(), 1 << 15, new.tell()):
                 new.write(block)
-                if chance.random() < 0.5:
+                steps += 1
+                if steps < 25 and chance.random() < 0.7:
                     grow(chance.choice([3, 50, 3000]))
         for writable in (False, True):
             copy = Hdf5Container.open(Files(tmp_path / "copy", writable=writable), NAME, writable=writable)

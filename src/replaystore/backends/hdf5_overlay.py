@@ -84,6 +84,8 @@ class Overlay(io.RawIOBase):
         self.end = end
         self.direct: list[tuple[int, bytes]] = []
         """Bytes that the caller puts into space won by the transaction."""
+        self.chunks: set[int] = set()
+        """Where the library's writes are encoded chunks, in new space."""
         self.front: dict[int, bytes] = {}
         """Bytes of the user block (a head) that change with it."""
         self.recent: list[tuple[int, int]] = []

@@ -118,6 +118,7 @@ def put_chunk(dataset: Any, spec: ArraySpec, number: int, data: bytes, overlay: 
     places = [(offset, length) for offset, length in overlay.recent if length == len(data) and overlay.pieces.holds(offset, data)]
     if len(places) != 1 or places[0][0] < overlay.start:
         raise CorruptError("HDF5 did not put a chunk into new space; run `replaystore verify`")
+    overlay.chunks.add(places[0][0])
     return places[0]
 
 

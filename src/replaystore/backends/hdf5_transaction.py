@@ -49,7 +49,8 @@ REGION = 20480
 """Where a journal payload begins; also the length of what precedes it, which is read in one piece."""
 
 DIRECT = 4096
-"""Writes of at least this size into new space are not copied through the journal; it holds their checksums."""
+"""Writes of at least this size into new space are not copied through the journal; it holds their checksums. Encoded chunks and log
+records never are, whatever their size: readers find them without looking at the journal."""
 GAP = 8
 """How far beyond the true end the library sees the end of the file."""
 USERBLOCK_ROOM = USERBLOCK - REGION
@@ -374,10 +375,11 @@ class TransactionFile:
             raise CorruptError(f"{self.path}: HDF5 gave up space that is in use ({new_end} of {old_end} bytes); the file is damaged")
         pieces = overlay.pieces
         pieces.cut(new_end)
-        straight = [*overlay.direct, *((offset, data) for offset, data in pieces if offset >= old_end and len(data) >= DIRECT)]
-        journaled = Pieces()
+        straight, journaled = list(overlay.direct), Pieces()
         for offset, data in pieces:
-            if offset < old_end or len(data) < DIRECT:
+            if offset in overlay.chunks or (offset >= old_end and len(data) >= DIRECT):
+                straight.append((offset, data))
+            else:
                 journaled.write(offset, data)
         for offset, data in overlay.front.items():
             journaled.write(offset, data)

@@ -11,12 +11,12 @@ import contextlib
 import os
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from replaystore.backends import PAGE
 from replaystore.backends.files import Files
-from replaystore.errors import CorruptError, FormatError, StorageError, UnsupportedError
+from replaystore.errors import CorruptError, StorageError, UnsupportedError
 
 __all__ = ["ZipFiles", "pack"]
 
@@ -142,20 +142,22 @@ class ZipFiles(Files):
             return
         fd = os.open(self.root, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         try:
-            with os.fdopen(os.dup(fd), "rb") as file, zipfile.ZipFile(file) as found:
-                infos, end = found.infolist(), found.start_dir
-            self._members = self._checked(infos, end)
-        except BaseException as error:
+            self._members = self._checked(*self._directory(fd))
+        except BaseException:
             os.close(fd)
-            if isinstance(error, (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, EOFError)) and not isinstance(
-                error, (FormatError, UnsupportedError)
-            ):
-                raise CorruptError(f"{self.root}: not a zip file that can be read ({error}); restore it from a copy") from error
             raise
         self._zip = fd
         self._folders = _tree(self._members)
 
-    def _checked(self, infos: list[zipfile.ZipInfo], end: int) -> dict[str, _Member]:
+    def _directory(self, fd: int) -> tuple[Sequence[zipfile.ZipInfo], int]:
+        """What the directory at the end of the file says of each member, and where it begins."""
+        try:
+            with os.fdopen(os.dup(fd), "rb") as file, zipfile.ZipFile(file) as found:
+                return found.infolist(), found.start_dir
+        except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, EOFError) as error:
+            raise CorruptError(f"{self.root}: not a zip file that can be read ({error}); restore it from a copy") from error
+
+    def _checked(self, infos: Sequence[zipfile.ZipInfo], end: int) -> dict[str, _Member]:
         """The members, if they are such as can be read in place; they must end before `end`, where the directory begins."""
         if len(infos) > MOST_MEMBERS:
             raise UnsupportedError(f"{self.root} has {len(infos)} members; at most {MOST_MEMBERS} are read: {_REPACK}")
@@ -241,7 +243,8 @@ def pack(files: Files, target: str, *, leave_out: frozenset[str] = frozenset()) 
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError) and not isinstance(error, StorageError):
-            raise StorageError(f"{target} cannot be written: {error.strerror or error}; make room, or choose another place", error.errno) from error
+            reason = error.strerror or str(error)
+            raise StorageError(f"{target} cannot be written: {reason}; make room, or choose another place", error.errno) from error
         raise
 
 
