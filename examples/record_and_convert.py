@@ -90,9 +90,9 @@ def main() -> None:
     if HAS_MUJOCO:
         import mujoco
 
-        mujoco.set_mju_user_warning(lambda message: None)  # MuJoCo 4 finds fault with Gymnasium's models, once for each environment
+        mujoco.set_mju_user_warning(lambda _: None)  # MuJoCo 4 finds fault with Gymnasium's models, once for each environment
 
-    print(f"recording {STEPS:,} steps of {NUM_ENVS} × {ENV_ID} with random actions …", flush=True)
+    print(f"recording {STEPS:,} steps of {NUM_ENVS} {ENV_ID} environments with random actions ...", flush=True)
     times = {"record into Zarr": (seconds_of(lambda: record(first)), first)}
     times["convert to HDF5"] = (seconds_of(lambda: rs.convert(first, hdf5, overwrite=True)), hdf5)
     times["convert back to Zarr"] = (seconds_of(lambda: rs.convert(hdf5, back, overwrite=True)), back)
@@ -108,7 +108,9 @@ def main() -> None:
         speed = f"{seconds:>9.2f}{steps * row_bytes / seconds / 1e6:>8.1f}{steps / seconds:>13,.0f}"
         print(f"{what:<22}{steps:>9,}{trajectories:>14,}{bytes_on_disk(path):>15,}{speed}")
     drawn = 1000 * 256
-    print(f"{'sample 1000 × 256':<22}{drawn:>9,}{'':>29}{sampling:>9.2f}{drawn * row_bytes / sampling / 1e6:>8.1f}{drawn / sampling:>13,.0f}")
+    print(
+        f"{'sample 1000 x 256':<22}{drawn:>9,}{'':>29}{sampling:>9.2f}{drawn * row_bytes / sampling / 1e6:>8.1f}{drawn / sampling:>13,.0f}"
+    )
     print(f"\nThe three are identical, bit for bit:\n  {first}\n  {hdf5}\n  {back}")
 
 

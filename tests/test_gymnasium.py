@@ -5,12 +5,13 @@ Recordings go into a model of a buffer, written for clarity, and into real buffe
 
 from __future__ import annotations
 
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -133,8 +134,19 @@ def row_of(columns: Mapping[str, NDArray[Any]], place: int) -> Row:
     return {name: values[place].tolist() for name, values in columns.items()}
 
 
+places = cycle(f"memory:recorded-{number}" for number in range(4))
+buffers: dict[str, Buffer] = {}
+
+
 def buffer_for(env: Any, kind: str = "model") -> Buffer:
-    return cast("Buffer", Model(env)) if kind == "model" else rs.create(f"memory:{uuid.uuid4()}", env)
+    """An empty buffer; of the real ones only the last four are kept."""
+    if kind == "model":
+        return cast("Buffer", Model(env))
+    place = next(places)
+    if place in buffers:
+        buffers[place].close()
+    buffers[place] = rs.create(place, env, overwrite=True)
+    return buffers[place]
 
 
 def trails_of(buffer: Any) -> dict[int, list[Trail]]:
@@ -274,6 +286,7 @@ def trails_by_hand(scripts: Sequence[Script], mode: AutoresetMode, turns: int, r
 @given(scripts=scripts, turns=st.integers(0, 14), resets=user_resets, commit_every=st.none() | st.integers(1, 5))
 @example(scripts=ENDINGS, turns=14, resets={}, commit_every=None)
 @example(scripts=[[(2, "end"), (3, "end")], [(9, "end")]], turns=8, resets={3: (7, {0})}, commit_every=None)  # right after an automatic one
+@example(scripts=[[(9, "end")], [(2, "end"), (3, "cut")]], turns=6, resets={2: (7, {0})}, commit_every=None)  # of one, while another waits
 @settings(max_examples=60)
 def test_every_autoreset_mode_records_the_trajectories_of_a_plain_loop(
     mode: AutoresetMode, kind: str, scripts: list[Script], turns: int, resets: Resets, commit_every: int | None
@@ -331,6 +344,17 @@ def test_the_autoreset_wrapper_may_be_inside() -> None:
     env.close()
 
     assert trails_of(buffer) == trails_by_hand(ENDINGS[:1], AutoresetMode.NEXT_STEP, 12, {})
+
+
+def test_the_action_that_an_automatic_reset_ignores_may_be_anything() -> None:
+    buffer = buffer_for(Scripted(0, [(1, "end")]))
+    env = Record(gymnasium.wrappers.Autoreset(Scripted(0, [(1, "end")])), buffer)
+    env.reset()
+    for action in (1, None, 2):
+        env.step(action)
+    env.close()
+
+    assert [[row["action"] for row in trail.rows] for trail in trails_of(buffer)[0]] == [[1], [2]]
 
 
 # --- the caller
@@ -455,6 +479,22 @@ def test_after_an_error_of_the_environment_only_true_transitions_are_recorded(
             assert [row["info/t"] for row in trail.rows] == [place[2] for place in places[1:]]
 
 
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
+def test_recording_goes_on_after_an_error(mode: AutoresetMode) -> None:
+    env = SyncVectorEnv([partial(Scripted, 0, [(9, "end")]), partial(Failing, 1, [(9, "end")], 3)], autoreset_mode=mode)
+    buffer = buffer_for(env, "real")
+    recorded = RecordVector(env, buffer)
+    recorded.reset()
+    for step in range(6):
+        with pytest.raises(RuntimeError) if step == 2 else nullcontext():
+            recorded.step(np.array([0, 0]))
+    recorded.close()
+
+    for trails in trails_of(buffer).values():
+        assert [[row["observation"][2] for row in trail.rows] for trail in trails] == [[0, 1], [4, 5]]
+        assert [trail.final["observation"][2] for trail in trails] == [2, 6]
+
+
 def test_recording_may_begin_in_the_middle() -> None:
     env = Scripted(0, [(5, "end")])
     buffer = buffer_for(env)
@@ -469,6 +509,21 @@ def test_recording_may_begin_in_the_middle() -> None:
     assert [row["observation"][2] for row in trail.rows] == [1, 2, 3]
     assert trail.final == {"observation": [0, 0, 4]}
     assert trail.seed == -1
+
+
+def test_a_step_may_be_skipped() -> None:
+    env = SyncVectorEnv([partial(Scripted, place, [(9, "end")]) for place in range(2)])
+    buffer = buffer_for(env)
+    recorded = RecordVector(env, buffer)
+    recorded.reset()
+    for step in range(4):
+        if step == 1:
+            recorded.skip(np.array([False, True]))
+        recorded.step(np.array([0, 0]))
+    recorded.close()
+
+    places = [[[row["observation"][2] for row in trail.rows] for trail in trails] for trails in trails_of(buffer).values()]
+    assert places == [[[0, 1, 2, 3]], [[0], [2, 3]]]
 
 
 def test_steps_after_an_end_are_not_recorded_until_a_reset() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -515,14 +516,14 @@ def test_forked_readers_keep_the_old_bytes_and_find_the_new(container: Hdf5Conta
     container.reserve({OBS: 128})
     container.write_rows(OBS, 0, flat(rows_of(ALL[OBS], 128, 1)))
     container.publish({OBS: 128}, {})
-    reader, pinned = reader_of(container), Files(container.files.root, writable=False)
-    (extent,) = reader.extents(OBS, 0, 128)
+    reader = reader_of(container)
+    extent = reader.extents(OBS, 64, 128)[0]
     assert reader.segments() == [0]
-    descriptor = pinned.duplicate(NAME)
+    descriptor = os.open(container.files.path(NAME), os.O_RDONLY)
     container.fork({OBS: 64})
     container.write_rows(OBS, 64, flat(rows_of(ALL[OBS], 64, 2)))
     container.append_record(b"forked")
-    assert os.pread(descriptor, extent.length, extent.offset) == flat(rows_of(ALL[OBS], 128, 1)).tobytes()
+    assert os.pread(descriptor, extent.length, extent.offset) == flat(rows_of(ALL[OBS], 128, 1)[64:]).tobytes()
     os.close(descriptor)
     assert reader.read_segment(0) == b"baseforked"
     expected = flat(rows_of(ALL[OBS], 128, 1)).tobytes()[: 64 * 64] + flat(rows_of(ALL[OBS], 64, 2)).tobytes()
@@ -858,21 +859,22 @@ def test_a_crash_during_recovery_is_recovered_from(tmp_path: Path) -> None:
         after = step(container, state)
         for operation in files.operations:
             if operation[0] == "sync_file" and operation[1] == NAME:
-                crashed = disk.crash(lambda count: chance.choice([0, count, count]))
-                put(tmp_path / "crash", crashed)
-                again = RecordingFiles(tmp_path / "crash")
-                Hdf5Container.open(again, NAME, writable=True).close()
-                second = Disk(crashed)
-                for small in again.operations:
-                    if recovered < 40 and small[0] in ("write", "sync_file"):
-                        put(tmp_path / "again", second.crash(lambda count: chance.randint(0, count)))
-                        check_either(tmp_path / "again", state, after)
-                        recovered += 1
-                    second.do(small)
+                for killed in (True, False):  # after a kill the system still holds what is not on the disk; after a power cut it does not
+                    way = everything if killed else lambda count: chance.choice([0, count, count])
+                    put(tmp_path / "crash", crashed := disk.crash(way))
+                    again = RecordingFiles(tmp_path / "crash")
+                    Hdf5Container.open(again, NAME, writable=True).close()
+                    second = copy.deepcopy(disk) if killed else Disk(crashed)
+                    for small in again.operations:
+                        if chance.random() < 0.2 or small[0] == "sync_file":
+                            put(tmp_path / "again", second.crash(lambda count: chance.randint(0, count)))
+                            check_either(tmp_path / "again", state, after, deep=False)
+                            recovered += 1
+                        second.do(small)
             disk.do(operation)
         files.operations.clear()
         state = after
-    assert recovered > 20
+    assert recovered > 50
 
 
 # --- errors of the system
@@ -899,36 +901,33 @@ class FailingFiles(Files):
         super().resize(name, size)
 
 
-@pytest.mark.parametrize("part", range(3))
-def test_after_any_failed_write_a_step_can_be_tried_again(tmp_path: Path, no_reflinks: None, part: int) -> None:
-    total = 10_000
-    number = part
-    while number < total:
-        folder = tmp_path / str(number)
-        files = FailingFiles(folder, writable=True)
-        state = State({"format_version": 1})
-        container = Hdf5Container.create(files, NAME, state.document)
-        files.left = number
-        failed = False
-        for step in STORY:
+@pytest.mark.parametrize("first", [0, 6, 12])
+def test_after_any_failed_write_a_step_can_be_tried_again(tmp_path: Path, no_reflinks: None, first: int) -> None:
+    state = State({"format_version": 1})
+    Hdf5Container.create(Files(tmp_path / "before", writable=True), NAME, state.document).close()
+    failures = 0
+    for index, step in enumerate(STORY[: first + 6]):
+        for number in range(1000 if index >= first else 0):
+            shutil.copytree(tmp_path / "before", tmp_path / "now")
+            files = FailingFiles(tmp_path / "now", writable=True)
+            container = Hdf5Container.open(files, NAME, writable=True)
+            files.left = number
             try:
-                after = step(container, state)
+                step(container, state)
             except OSError as error:
                 assert error.errno == errno.ENOSPC
-                failed = True
-                check_partial(folder, state)
+                failures += 1
+                check_partial(tmp_path / "now", state)
                 after = step(container, state)
-            if failed:
                 after.check(container)
                 after.check(reader_of(container))
-                failed = False
-            state = after
-        state.check(reader_of(container))
+            shutil.rmtree(tmp_path / "now")
+            if files.left >= 0:
+                break
+        container = Hdf5Container.open(Files(tmp_path / "before", writable=True), NAME, writable=True)
+        state = step(container, state)
         container.close()
-        if files.left >= 0:
-            total = 0
-        shutil.rmtree(folder)
-        number += 9
+    assert failures > 15
 
 
 def check_partial(folder: Path, before: State) -> None:
@@ -1052,12 +1051,9 @@ def test_a_reader_sees_each_step_wholly_or_not_at_all(tmp_path: Path) -> None:
             seen.append(True)
 
     for step in STORY:
-        copy = tmp_path / "copy"
-        shutil.rmtree(copy, ignore_errors=True)
-        copy.mkdir()
-        shutil.copy(tmp_path / NAME, copy / NAME)
-        expected = [step(Hdf5Container.open(Files(copy, writable=True), NAME, writable=True), state)]
-        shutil.rmtree(copy)
+        other = tmp_path / "other"
+        put(other, {NAME: (tmp_path / NAME).read_bytes()})
+        expected = [step(Hdf5Container.open(Files(other, writable=True), NAME, writable=True), state)]
         files.hook = look
         after = step(container, state)
         files.hook = None
@@ -1146,13 +1142,13 @@ def test_a_copy_made_block_by_block_while_the_file_grows_is_a_store(tmp_path: Pa
                 if steps < 25 and chance.random() < 0.7:
                     grow(chance.choice([3, 50, 3000]))
         for writable in (False, True):
-            copy = Hdf5Container.open(Files(tmp_path / "copy", writable=writable), NAME, writable=writable)
-            known = int(copy.read_segment(0)[-8:])
+            found = Hdf5Container.open(Files(tmp_path / "copy", writable=writable), NAME, writable=writable)
+            known = int(found.read_segment(0)[-8:])
             assert known >= 5000
-            assert read_rows(copy, OBS, known) == flat(np.arange(known * 16).astype("f4")).tobytes()
+            assert read_rows(found, OBS, known) == flat(np.arange(known * 16).astype("f4")).tobytes()
             if writable:
-                copy.publish({OBS: known}, {})
-            copy.close()
+                found.publish({OBS: known}, {})
+            found.close()
         with h5py.File(tmp_path / "copy" / NAME) as file:
             np.testing.assert_array_equal(file[OBS][:].reshape(-1), np.arange(known * 16))
 
@@ -1279,7 +1275,6 @@ def test_a_store_may_live_in_memory() -> None:
     reader = Hdf5Container.open(files, NAME, writable=False)
     assert read_rows(reader, OBS, 10) == flat(rows_of(SPECS[OBS], 10)).tobytes()
     assert reader.read_segment(0) == b"base"
-    files.discard()
 
 
 # --- the parts

@@ -340,6 +340,8 @@ def test_what_gymnasium_cast_to_the_dtype_of_a_resets_info_is_left_out() -> None
     assert table.column("info/count") == [1, 2, 3]
     with pytest.raises(SchemaError, match="'count' is float64"):
         columns.columns(vector({"count": 0.0}, {"count": 3}))
+    with pytest.raises(SchemaError, match="'count' is float64"):
+        columns.columns(vector({"count": 0.0}, {"count": 3.5}), resetting)
 
 
 def test_the_info_of_an_ended_environment_is_its_final_info() -> None:
@@ -368,6 +370,20 @@ def test_what_a_wrapper_adds_without_masks_is_about_the_step_of_ended_environmen
     assert table.column("info/episode/r") == [5, 0, 0]
     assert table.column("info/episode/_r") == [True, False, False]
     assert table.column("info/time") == [9, 2, 3]
+
+    ended = np.array([True, True, True])
+    table.add(columns.columns({"time": np.array([1, 2, 3])}, ended, {"time": np.array([7, 8, 9]), "_time": ended}))
+    assert table.column("info/time")[3:] == [7, 8, 9]
+
+
+def test_a_value_is_there_if_it_and_all_dicts_around_it_are() -> None:
+    table = Table()
+    inner, outer = np.array([True, True, False]), np.array([False, True, True])
+
+    table.add(columns_of(table, 3).columns({"n": {"x": np.array([1, 2, 3]), "_x": inner}, "_n": outer}))
+
+    assert table.column("info/n/x") == [0, 2, 0]
+    assert table.column("info/n/_x") == [False, True, False]
 
 
 def test_objects_among_the_environments_are_left_out_one_by_one() -> None:

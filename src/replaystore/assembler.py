@@ -150,7 +150,7 @@ class Assembler:
 
     def _add(self, first: int, run: Run, numbers: Mapping[tuple[int, int], int], split: int) -> None:
         count, env = len(run.terminated), run.env
-        rewards = None if run.reward is None else np.asarray(run.reward, np.float64)
+        rewards = None if run.reward is None else np.asarray(run.reward)
         begin = 0
         if 0 in run.begins:
             self._begin(env, run.begins[0], numbers[env, 0], split)
@@ -188,9 +188,12 @@ class Assembler:
             entry.part_start = start
         entry.part_length += stop - begin
         if rewards is not None and stop > begin:
-            mine = rewards[begin:stop].reshape(stop - begin, -1)
-            total = np.add.accumulate(np.concatenate((np.reshape(np.asarray(entry.returned, np.float64), (1, -1)), mine)), axis=0)[-1]
-            entry.returned = float(total[0]) if self._components is None else total.tolist()
+            shape = rewards.shape[1:]
+            sums = np.empty((stop - begin + 1, *shape))
+            sums[0] = entry.returned if self._components is None else np.reshape(entry.returned, shape)
+            sums[1:] = rewards[begin:stop]
+            np.add.accumulate(sums, axis=0, out=sums)
+            entry.returned = float(sums[-1]) if self._components is None else sums[-1].reshape(-1).tolist()
 
     def _close_part(self, entry: Open, final: Observation | None) -> None:
         number = -1

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore import document as documents
+from replaystore import sealing
 from replaystore.assembler import Assembler, End, Run
 from replaystore.backends.reading import StoreReader
 from replaystore.backends.store import ArrayStore
@@ -57,7 +58,7 @@ def create(
         location: "runs/a.zarr", "a.h5", or "memory:a".
         schema_or_env: what a step holds: a `Schema`, or a Gymnasium environment or vector environment.
         capacity: keep (at least) this many newest steps and drop older ones; Zarr only.
-        layout: "live" to write to and sample from, "archive" for keeping (all fields coded, large chunks).
+        layout: "live" to write to and sample from, "archive" for keeping (all fields coded, large chunks; sealed when it is closed).
         storage: by field name, {"codec": "raw" | "zstd:LEVEL" | "gzip:LEVEL", "chunk_rows": N} instead of the layout's choice.
         durability: "commit": committed steps survive a power cut. "none": they survive a kill, but nothing is synced to the disk.
         metadata: anything of the user's that is JSON, up to 1 MiB.
@@ -103,7 +104,7 @@ def open(location: str | os.PathLike[str] | Location, mode: Literal["r", "r+"] =
 
     Raises:
         NotFoundError: nothing there, or no such commit. FormatError: not a store. FormatVersionError, CorruptError, EvictedError.
-        ConflictError: another writer has it.
+        ConflictError: another writer has it. UnsupportedError: an archive, which is only read, or a zip file, is to be written to.
     """
     place = parse(location)
     if mode not in ("r", "r+"):
@@ -113,8 +114,10 @@ def open(location: str | os.PathLike[str] | Location, mode: Literal["r", "r+"] =
     container = open_container(place, writable=mode == "r+")
     lock = None
     try:
+        sealing.check_metadata(container)
         document = documents.parse(container.document(), str(place))
         if mode == "r+":
+            sealing.refuse_writing(place, container)
             lock = Lock(place, container.files.path(container.lock_name))
             store: StoreReader = ArrayStore.open(container, durable=document.layout.durability == "commit")
         else:
@@ -192,7 +195,10 @@ class Buffer(BufferReader):
             raise ConflictError(f"{self._place}: environment {env} belongs to the writer: close it first, or append as another environment")
         flat: dict[str, Any] = {}
         for name, value in columns.items():
-            flat.update(flatten(value, name) if isinstance(value, (Mapping, tuple)) else {name: value})
+            if type(value) is not np.ndarray and isinstance(value, (Mapping, tuple)):
+                flat.update(flatten(value, name))
+            else:
+                flat[name] = value
         count = self.schema.check(flat)
         if count == 0:
             return
@@ -207,7 +213,7 @@ class Buffer(BufferReader):
         run.ends = {int(place): End((int(place), 1), finals[number]) for number, place in enumerate(places.tolist())}
         run.following = finals[-1] if touched > len(places) else None
         run.continues = self._continues(env, flat)
-        first = self._append_rows(flat)
+        first = self._append_rows(flat, count)
         self._assembler.add_together(first, [run], split=self._split_code(split))
 
     def _final_rows(self, observation: Any, touched: int) -> list[dict[str, NDArray[Any]] | None]:
@@ -232,13 +238,13 @@ class Buffer(BufferReader):
             return True
         return all(np.ascontiguousarray(columns[name][0]).tobytes() == row.tobytes() for name, row in entry.following.items())
 
-    def _append_rows(self, columns: Columns) -> int:
-        """Append checked rows; return the number of the first."""
+    def _append_rows(self, columns: Columns, count: int) -> int:
+        """Append so many checked rows; return the number of the first."""
         assert isinstance(self._store, ArrayStore)
-        count = self.schema.check(columns)
         first = self._store.next_row("steps")
         if count:
-            if sum(row.nbytes for final in self._assembler.pending.finals for row in final.values()) > FINAL_BYTES:
+            finals = len(self._assembler.pending.finals)
+            if finals and finals * sum(self.schema.fields[name].row_bytes for name in self.schema.names("observation")) > FINAL_BYTES:
                 self._store_finals()
             self._store.append({self._stored[name]: rows for name, rows in columns.items()})
             self._dirty = True
@@ -291,23 +297,24 @@ class Buffer(BufferReader):
         self._writable()
         assert isinstance(self._store, ArrayStore)
         self.commit()
-        ended = self._store.rows("trajectories/trajectory")
+        ended = self._store.table("trajectories/trajectory")
+        at = np.flatnonzero(np.isin(ended, self.parts.trajectory))  # in a ring: those of which a step is left
         array = np.asarray(values)
-        if array.shape[:1] != (ended,):
-            raise SchemaError(f"column {name!r} needs one value for each of the {ended} ended trajectories, not shape {array.shape}")
+        if array.shape != at.shape:
+            raise SchemaError(f"column {name!r} needs one value for each of the {len(at)} ended trajectories, not shape {array.shape}")
         if name == "split":
-            array = np.array([self._split_code(str(value)) for value in array.tolist()], np.int32).reshape(ended)
+            array = np.array([self._split_code(str(value)) for value in array.tolist()], np.int32)
         stored = f"trajectories/{escape(name)}"
         spec = self._store.container.specs().get(stored)
         if spec is not None and not spec.mutable:
             raise SchemaError(f"column {name!r} is what was recorded, and cannot be changed: choose another name")
         if spec is None or stored not in self._store.state.arrays:
-            if array.dtype.kind not in "biuf" or array.ndim != 1:
-                raise UnsupportedError(f"column {name!r}: columns hold one number or bool each, not {array.dtype} of shape {array.shape}")
+            if array.dtype.kind not in "biuf":
+                raise UnsupportedError(f"column {name!r}: columns hold one number or bool each, not {array.dtype}")
             self._store.create_arrays({stored: table_spec(array.dtype, mutable=True)})
         elif array.dtype != spec.dtype:
             raise SchemaError(f"column {name!r} is {spec.dtype}, not {array.dtype}: convert the values")
-        self._store.set_rows(stored, np.arange(ended), array)
+        self._store.set_rows(stored, at, array)
         self._dirty = True
         self.commit()
 
@@ -387,7 +394,8 @@ class Buffer(BufferReader):
     def rollback(self, commit: int) -> None:
         """Go back to an older commit: what was committed after it, and what is not committed, is given up.
 
-        Readers that have the buffer open keep what they see. NotFoundError, EvictedError: there is no such commit, or not any more."""
+        Readers that have the buffer open go on seeing what they saw, or get a ConflictError until they refresh.
+        NotFoundError, EvictedError: there is no such commit, or not any more."""
         self._writable()
         if self._writers:
             raise ConflictError(f"{self._place} has a writer: close it before rolling back")
@@ -398,6 +406,7 @@ class Buffer(BufferReader):
         self._store.rollback(commit, attachments={name: b"".join(row[name].tobytes() for row in known) for name in names} if known else {})
         self._forget_columns()
         self._moved()
+        self._schema = self._visible_schema()
         self._start()
 
     def refresh(self) -> bool:
@@ -407,7 +416,7 @@ class Buffer(BufferReader):
         return super().refresh()
 
     def close(self) -> None:
-        """Commit what is written, let other software see it, and release everything."""
+        """Commit what is written, let other software see it, and release everything. An archive is sealed: it is only read from now on."""
         if self._closed:
             return
         try:
@@ -415,10 +424,15 @@ class Buffer(BufferReader):
                 for writer in list(self._writers):
                     writer.close()
                 self.commit()
-                self._store.publish()
-                self._store.tidy()
+                if self.layout == "archive":
+                    sealing.seal_store(self._store)
+                else:
+                    self._store.publish()
+                    self._store.tidy()
         finally:
             self._release()
+        if isinstance(self._store, ArrayStore) and self.layout == "archive" and self._place.backend == "hdf5":
+            sealing.write_sidecar(self._place)
 
     def abandon(self) -> None:
         """Release everything without committing: what is not committed is given up."""

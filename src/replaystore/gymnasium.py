@@ -28,6 +28,10 @@ from replaystore.schema import Field, Schema
 if TYPE_CHECKING:
     from replaystore.buffer import Buffer
 
+    _VectorWrapper = gymnasium.vector.VectorWrapper[Any, Any, Any, Any, Any]
+else:
+    _VectorWrapper = gymnasium.vector.VectorWrapper  # generic in later versions of Gymnasium only
+
 __all__ = ["Record", "RecordVector"]
 
 _Mask = NDArray[np.bool_]
@@ -97,7 +101,7 @@ class Record(gymnasium.Wrapper[Any, Any, Any, Any]):
         return dict(self._recorder.infos.left_out)
 
 
-class RecordVector(gymnasium.vector.VectorWrapper[Any, Any, Any, Any, Any]):
+class RecordVector(_VectorWrapper):
     """Records the environments of a vector environment into a buffer, as `Record` does with one.
 
     `autoreset_mode`: "NextStep", "SameStep" or "Disabled" (or Gymnasium's AutoresetMode) of an environment whose
@@ -155,7 +159,7 @@ class RecordVector(gymnasium.vector.VectorWrapper[Any, Any, Any, Any, Any]):
         return result
 
     def skip(self, mask: _Mask) -> None:
-        """Record no row of the next step of the environments where `mask` is True: their trajectories are cut off, and others begin after it."""
+        """Record no row of the next step where `mask` (num_envs,) is True: trajectories are cut off there, and others begin after it."""
         self._recorder.forget(np.array(mask, dtype=bool))
 
     def close(self, **kwargs: Any) -> None:

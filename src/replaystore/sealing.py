@@ -1,5 +1,184 @@
-"""Seal an archive (being written)."""
+"""An archive is sealed when it is complete: nobody writes to it again, and a manifest has the SHA-256 of every file.
+
+    archive.zarr/journal/manifest-sha256.txt     of all files in the folder, to be checked there with `sha256sum -c`
+    archive.h5.sha256, archive.zarr.zip.sha256   of the file of that name, beside it
+
+That a store is sealed is said by its last commit. Opening a sealed folder or zip compares its metadata with the manifest (the log, and
+what Zarr knows of the arrays: what no chunk's checksum can speak of); `verify` compares everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+
+from replaystore.backends import Container
+from replaystore.backends.copying import SEALED, commit_whole, seal
+from replaystore.backends.files import Files
+from replaystore.backends.reading import StoreReader
+from replaystore.backends.records import State
+from replaystore.backends.store import ArrayStore
+from replaystore.errors import CorruptError, StorageError, UnsupportedError
+from replaystore.location import Location
+
+__all__ = [
+    "MANIFEST",
+    "check_manifest",
+    "check_metadata",
+    "commit_sealed",
+    "is_sealed",
+    "refuse_writing",
+    "remove_sidecar",
+    "seal_store",
+    "write_sidecar",
+]
+
+MANIFEST = "journal/manifest-sha256.txt"
+SIDECAR = ".sha256"
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\0\n]+)")
+_BLOCK = 4 << 20
 
 
-def check_manifest(place, container):  # noqa
-    return []
+# --- sealing
+
+
+def commit_sealed(store: ArrayStore, extra: dict[str, object], attachments: dict[str, bytes]) -> None:
+    """Commit what was written into a new store, and seal it. If this fails, the store is to be discarded."""
+    commit_whole(store, extra, attachments)
+    _write_manifest(store)
+
+
+def seal_store(store: ArrayStore) -> None:
+    """Seal a store all of which is committed. If this fails, it goes on to be a store that can be written to, and sealed later."""
+    seal(store)
+    _write_manifest(store)
+
+
+def _write_manifest(store: ArrayStore) -> None:
+    """A store in one file has a sidecar instead, which is written when the file is complete and has its name."""
+    container = store.container
+    if not container.capabilities.shards:
+        return
+    with store.storage("write the manifest"):
+        files = container.files
+        listed = [name for name in files.walk() if name not in (MANIFEST, container.lock_name)]
+        lines = [f"{_digest(files, name)}  {name}\n" for name in listed]
+        files.replace(MANIFEST, "".join(lines).encode())
+
+
+def write_sidecar(place: Location) -> None:
+    """The manifest of a sealed store in one file, beside it. StorageError: the disk refused."""
+    folder, name = os.path.split(place.path)
+    files = Files(folder or ".", writable=True)
+    try:
+        files.replace(name + SIDECAR, f"{_digest(files, name)}  {name}\n".encode())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"{place.path + SIDECAR} cannot be written: {reason}; run `sha256sum {name}`", error.errno) from error
+    finally:
+        files.close()
+
+
+def remove_sidecar(place: Location) -> None:
+    """Before another store takes the place of a sealed one."""
+    if place.backend in ("hdf5", "zip"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(place.path + SIDECAR)
+
+
+def _digest(files: Files, name: str) -> str:
+    found, size = hashlib.sha256(), files.size(name)
+    for offset in range(0, size, _BLOCK):
+        found.update(files.read(name, offset, min(_BLOCK, size - offset)))
+    return found.hexdigest()
+
+
+# --- opening
+
+
+def is_sealed(state: State) -> bool:
+    """Whether a store as of this commit is sealed."""
+    return state.extra.get(SEALED) is True
+
+
+def refuse_writing(place: Location, container: Container) -> None:
+    """UnsupportedError if a store is sealed. (A folder whose manifest was not written, by a killed writer, can be sealed again.)"""
+    sealed = is_sealed(StoreReader.load(container))
+    if sealed and (not container.capabilities.shards or container.files.exists(MANIFEST)):
+        remedy = f"make a live one with `replaystore convert {place} live.zarr --layout live`"
+        raise UnsupportedError(f"{place} is an archive, which nobody writes to again: {remedy}")
+
+
+def check_metadata(container: Container) -> None:
+    """Compare the metadata of a store that has a manifest inside with it. CorruptError: the manifest or metadata are damaged."""
+    if container.capabilities.shards and container.files.exists(MANIFEST):  # HDF5 has checksums in its own metadata
+        for where, what in _differences(container, metadata_only=True):
+            raise CorruptError(f"{where}: {what}; restore it from a copy")
+
+
+def _is_metadata(name: str) -> bool:
+    return name == "zarr.json" or name.endswith("/zarr.json") or name.startswith("journal/log/")
+
+
+def _differences(container: Container, *, metadata_only: bool = False) -> Iterator[tuple[str, str]]:
+    """In what a folder or zip is not what its manifest says."""
+    files = container.files
+    path = files.path(MANIFEST)
+    try:
+        text = files.read(MANIFEST).decode()
+    except FileNotFoundError:
+        yield path, "the manifest of the archive is missing"
+        return
+    except UnicodeDecodeError:
+        text = "?"
+    finally:
+        files.forget(MANIFEST)
+    lines = [_LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
+    listed = {line[2]: line[1] for line in lines if line is not None}
+    if len(listed) != len(lines) or "zarr.json" not in listed:
+        yield path, "the manifest of the archive is damaged"
+        return
+    for name, digest in listed.items():
+        if metadata_only and not _is_metadata(name):
+            continue
+        try:
+            if _digest(files, name) != digest:
+                yield files.path(name), "its SHA-256 is not that of the manifest"
+        except FileNotFoundError:
+            yield files.path(name), "the file is missing"
+        files.forget(name)
+    if not metadata_only:
+        for name in sorted(set(files.walk()) - listed.keys() - {MANIFEST, container.lock_name}):
+            yield files.path(name), "the file is not in the manifest"
+
+
+# --- verifying
+
+
+def check_manifest(place: Location, container: Container) -> Iterator[tuple[str, str]]:
+    """In what a store is not what its manifest says, as (where, what); nothing if it is not sealed. Reads everything."""
+    if not is_sealed(StoreReader.load(container)):
+        return
+    if container.capabilities.shards:
+        yield from _differences(container)
+    if place.backend in ("hdf5", "zip"):
+        yield from _sidecar_differences(place)
+
+
+def _sidecar_differences(place: Location) -> Iterator[tuple[str, str]]:
+    """A file may have been copied without its sidecar; that is no damage."""
+    folder, name = os.path.split(place.path)
+    files = Files(folder or ".", writable=False)
+    try:
+        if not files.exists(name + SIDECAR):
+            return
+        line = _LINE.fullmatch(files.read(name + SIDECAR).decode("utf-8", "replace").removesuffix("\n"))
+        if line is None:
+            yield place.path + SIDECAR, "it is not a line of `sha256sum`"
+        elif _digest(files, name) != line[1]:
+            yield place.path, f"its SHA-256 is not that in {name + SIDECAR}"
+    finally:
+        files.close()

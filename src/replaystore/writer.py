@@ -200,7 +200,7 @@ class Writer:
         else:
             columns = {name: stage[:, :time].reshape(self.num_envs * time, *stage.shape[2:]) for name, stage in self._stage.items()}
             counts = np.full(self.num_envs, time)
-        first = self._buffer._append_rows(columns)
+        first = self._buffer._append_rows(columns, int(counts.sum()))
         begins = np.concatenate(([0], np.cumsum(counts)))
         runs = [
             self._run(env, columns, slice(int(begins[env]), int(begins[env + 1])), valid[env], current) for env in range(self.num_envs)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -63,15 +64,15 @@ class ArraySpec:
     dimension: str = "step"
     """The name of the first dimension, for readers that name dimensions."""
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         return int(self.dtype.itemsize) * math.prod(self.shape)
 
-    @property
+    @cached_property
     def chunk_bytes(self) -> int:
         return self.chunk_rows * self.row_bytes
 
-    @property
+    @cached_property
     def shard_rows(self) -> int:
         return self.chunk_rows * self.chunks_per_shard
 
@@ -201,10 +202,15 @@ class Container(Protocol):
         the same name), so that whoever has the old ones open keeps them unchanged. Durable on return."""
 
     def trim(self, rows: Mapping[str, int]) -> None:
-        """Remove whole objects (shards) that lie beyond these rows, left by a killed or rolled back writer."""
+        """Remove what a killed or rolled back writer has left: whole objects (shards) beyond these rows, and arrays that are neither
+        named here nor of the journal."""
 
     def drop_before(self, name: str, row: int) -> None:
         """Give back the space of shards whose rows all lie before `row`. UnsupportedError: see `capabilities`."""
+
+    def seal(self) -> None:
+        """The newest segment of the log is all that is needed, and nothing will be written again: remove older segments and the arrays
+        under `journal/` as far as the container can, and help other software to open it quickly. Durable on return."""
 
     def close(self) -> None:
         """Release files and locks; write nothing."""

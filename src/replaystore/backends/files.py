@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,39 @@ OPEN_FILES = 128
 """Descriptors kept open; reopening costs some microseconds, a process may have 1024."""
 
 
+SYNCING = 8
+"""Files synced at the same time."""
+
+_pool: ThreadPoolExecutor | None = None
+_starting = threading.Lock()
+
+
+def _syncing() -> ThreadPoolExecutor:
+    """The threads of the process that wait for the disk, started on first use."""
+    global _pool
+    with _starting:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(SYNCING, thread_name_prefix="replaystore-sync")
+        return _pool
+
+
+def _after_fork() -> None:
+    global _pool, _starting
+    _pool, _starting = None, threading.Lock()  # threads and held locks did not come along
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class Files:
     """The files below one folder."""
 
     def __init__(self, root: str | os.PathLike[str], *, writable: bool) -> None:
         self.root = Path(root)
         self.writable = writable
+        self.durable = True
+        """Whether syncing does anything; a store whose durability is "none" turns it off."""
         self._open: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -136,6 +164,8 @@ class Files:
 
     def sync_file(self, name: str) -> None:
         """Make a file's bytes and size durable."""
+        if not self.durable:
+            return
         with self.borrowed(name) as fd:
             if sys.platform == "darwin":  # fsync there leaves the bytes in the drive's cache
                 import fcntl
@@ -148,7 +178,7 @@ class Files:
 
     def sync_folder(self, folder: str) -> None:
         """Make the entries of a folder durable."""
-        if os.name == "nt":  # folders cannot be opened there, and entries are journaled
+        if os.name == "nt" or not self.durable:  # folders cannot be opened there, and entries are journaled
             return
         fd = os.open(self.path(folder), os.O_RDONLY)
         try:
@@ -168,7 +198,34 @@ class Files:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(name))
 
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder that has become empty; no error if it is not there, or not empty."""
+        with contextlib.suppress(OSError):
+            os.rmdir(self.path(folder))
+
     # --- made of them
+
+    def sync_files(self, names: Iterable[str]) -> None:
+        """Make several files durable, side by side: the disk then takes hardly longer than for one. OSError: not all of them are."""
+        several = list(names)
+        if len(several) == 1 or not self.durable:
+            for name in several:
+                self.sync_file(name)
+            return
+        jobs = [_syncing().submit(self.sync_file, name) for name in several]
+        wait(jobs)
+        for job in jobs:
+            job.result()
+
+    def clear(self, folder: str) -> None:
+        """Remove all files below a folder, in the order of their names, and the folders that are empty then."""
+        folders = {folder}
+        for name in [name for name in self.walk() if name.startswith(folder + "/")]:
+            self.remove(name)
+            while (name := os.path.dirname(name)) != folder:
+                folders.add(name)
+        for name in sorted(folders, reverse=True):
+            self.remove_folder(name)
 
     def replace(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Replace a file's content at once: a reader sees the old or the new, also after a crash (if durable)."""
@@ -236,6 +293,10 @@ class MemoryFiles(Files):
     def sync_file(self, name: str) -> None:
         self.descriptor(name)
 
+    def sync_files(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.sync_file(name)
+
     def sync_folder(self, folder: str) -> None:
         pass
 
@@ -247,6 +308,9 @@ class MemoryFiles(Files):
         found = self._fds.pop(name, None)
         if found is not None:
             os.close(found)
+
+    def remove_folder(self, folder: str) -> None:
+        """Nothing to remove: there are only files."""
 
     def forget(self, name: str) -> None:
         """Nothing to forget: the descriptor is the file."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -62,6 +63,8 @@ class Hdf5Container:
         self._base: dict[str, int] = {}
         """Chunks that an array had when it last began to grow; steps are in proportion to what came since."""
         self._document: tuple[Version, str] | None = None
+        self._lock = threading.RLock()
+        """Between reading the file and changing `_specs` or `_places`: threads may read while one writes."""
 
     @classmethod
     def create(cls, files: Files, name: str, document: Mapping[str, Any]) -> Hdf5Container:
@@ -135,19 +138,20 @@ class Hdf5Container:
 
     def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
         self._ready()
-        known = dict(self.specs())
 
         def make(file: Any, _: Overlay) -> None:
             for name, spec in specs.items():
                 make_array(file, name, spec)
 
-        if specs:
-            self._file.change(make)
-        for name, spec in specs.items():
-            known[name] = replace(spec, dtype=spec.dtype.newbyteorder("<"))
-            self._places.pop(name, None)
-            self._base.pop(name, None)
-        self._specs = known
+        with self._lock:
+            known = dict(self.specs())
+            if specs:
+                self._file.change(make)
+            for name, spec in specs.items():
+                known[name] = replace(spec, dtype=spec.dtype.newbyteorder("<"))
+                self._places.pop(name, None)
+                self._base.pop(name, None)
+            self._specs = known
 
     def codec(self, spec: ArraySpec) -> Codec:
         return codec_for("hdf5", spec)
@@ -157,13 +161,14 @@ class Hdf5Container:
     def _known(self, name: str, start: int = 0, stop: int = 0) -> Places:
         """The table of an array's chunks, good for [start, stop); it ends where the array ends, if that is before `stop`."""
         places = self._places.get(name)
-        if places is None:
-            places = self._load(name)
-        elif not self.writable and not (
-            stop <= places.chunks and places.sure[start:stop].all() and places.version[0] == self._file.generation
-        ):
-            places = self._look_again(name, places, start, stop)
-        if not self.writable:
+        if self.writable and places is not None:
+            return places
+        with self._lock:
+            places = self._places.get(name)
+            if places is None:
+                places = self._load(name)
+            elif stop > places.chunks or not places.sure[start:stop].all() or places.version[0] != self._file.generation:
+                places = self._look_again(name, places, start, stop)
             places.sure[start:stop] = places.offsets[start:stop] >= 0
         return places
 
@@ -234,9 +239,10 @@ class Hdf5Container:
                 found[name] = chunk_places(dataset, places.spec, ANYWHERE, range(places.chunks, chunks))
             return found
 
-        for name, found in self._file.change(extend).items():
-            self._places[name].resize(targets[name])
-            self._places[name].put(found)
+        with self._lock:
+            for name, found in self._file.change(extend).items():
+                self._places[name].resize(targets[name])
+                self._places[name].put(found)
 
     def write_rows(self, name: str, start: int, rows: memoryview) -> None:
         places = self._places.get(name) or self._known(name)
@@ -287,14 +293,15 @@ class Hdf5Container:
                 found[name] = {n: put_chunk(dataset, spec, n, data, overlay, replaces=n < stored) for n, data in chunks[name].items()}
             return found
 
-        placed = self._file.change(store, aligned=False) if specs else {}
-        for name, found in placed.items():
-            places = self._places.get(name)
-            if places is not None:
-                known = places.chunks
-                places.resize(max(known, max(found) + 1))
-                places.offsets[known:] = ABSENT
-                places.put(found)
+        with self._lock:
+            placed = self._file.change(store, aligned=False) if specs else {}
+            for name, found in placed.items():
+                places = self._places.get(name)
+                if places is not None:
+                    known = places.chunks
+                    places.resize(max(known, max(found) + 1))
+                    places.offsets[known:] = ABSENT
+                    places.put(found)
         return {name: {n: ChunkEntry(self.name, *place) for n, place in found.items()} for name, found in placed.items()}
 
     def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
@@ -367,13 +374,14 @@ class Hdf5Container:
             overlay.cancelled = not changed
             return changed
 
-        for name in self._file.change(show, aligned=False):
-            if specs[name].codec is not None:
-                self._places.pop(name, None)
-            else:
-                places = self._places[name]
-                places.resize(-(-lengths[name] // places.chunk_rows))
-                self._base[name] = places.chunks
+        with self._lock:
+            for name in self._file.change(show, aligned=False):
+                if specs[name].codec is not None:
+                    self._places.pop(name, None)
+                else:
+                    places = self._places[name]
+                    places.resize(-(-lengths[name] // places.chunk_rows))
+                    self._base[name] = places.chunks
 
     def _show_raw(self, dataset: Any, places: Places, length: int, overlay: Overlay) -> bool:
         if dataset.shape[0] == length:
@@ -429,6 +437,9 @@ class Hdf5Container:
     def drop_before(self, name: str, row: int) -> None:
         if row > 0:
             raise UnsupportedError(f"{self._file.path}: HDF5 cannot give back the space of old rows of {name}; use a Zarr store for a ring")
+
+    def seal(self) -> None:
+        """Nothing can be given back, and HDF5's own metadata is in one file already."""
 
     def close(self) -> None:
         self.files.close()

@@ -267,7 +267,8 @@ class TransactionFile:
             named = os.stat(self.path)
         except OSError:  # removed, or in memory: what is open stays
             return
-        opened = os.fstat(self.files.descriptor(self.name))
+        with self.files.borrowed(self.name) as descriptor:
+            opened = os.fstat(descriptor)
         if (named.st_dev, named.st_ino) != (opened.st_dev, opened.st_ino):
             self.files.forget(self.name)
             self.generation += 1

@@ -84,7 +84,9 @@ class StoreReader:
         return self.state.first.get(name.split("/")[0], 0)
 
     def refresh(self) -> bool:
-        """Go on to the newest commit; whether there was one."""
+        """Go on to the newest commit; whether there was one. A reader of an older commit stays where it is."""
+        if self._newest is not None:
+            return False
         before = self.state.commit
         for _ in range(ATTEMPTS):
             segments = self.container.segments()
@@ -243,6 +245,8 @@ class StoreReader:
         data = b""
         if rows > start and chunk < self.places.lengths[name.split("/")[0]] // spec.chunk_rows:  # complete by now
             data = self.decode(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
+        elif rows > start and not self.places.tails.get(name):  # a sealed store
+            data = self._padded(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
         elif rows > start:
             pieces = []
             at = start
@@ -281,6 +285,19 @@ class StoreReader:
             raise CorruptError(f"{self}: chunk {chunk} of {name} is missing; run `replaystore verify`")
         out = np.empty(spec.chunk_bytes, np.uint8)
         self.container.codec(spec).decode(self.container.files.read(entry.object, entry.offset, entry.length), out)
+        return out
+
+    def _padded(self, name: str, chunk: int) -> NDArray[np.uint8]:
+        """The bytes of the last chunk of a coded array of a sealed store, where it is stored like the others."""
+        spec, entry = self.container.specs()[name], self.container.entry(name, chunk)
+        if entry is None:
+            raise CorruptError(f"{self}: chunk {chunk} of {name} is missing; run `replaystore verify`")
+        codec, data = self.container.codec(spec), self.container.files.read(entry.object, entry.offset, entry.length)
+        if len(data) != entry.length or codec.checksum(data) != self.places.partial.get(name):
+            where = f"{self.container.files.path(entry.object)}, byte {entry.offset}"
+            raise CorruptError(f"{where}: chunk {chunk} of {name} is not the one that was committed; run `replaystore verify`")
+        out = np.empty(spec.chunk_bytes, np.uint8)
+        codec.decode(data, out)
         return out
 
     def close(self) -> None:

@@ -93,7 +93,7 @@ class State:
     extra: dict[str, Any] = field(default_factory=dict)
     """What the caller of `commit` keeps with it."""
     partial: dict[str, int] = field(default_factory=dict)
-    """Raw arrays: crc32c of the rows of the unfinished chunk."""
+    """Raw arrays: crc32c of the rows of the unfinished chunk. Coded arrays of a sealed store: the checksum of the padded last chunk."""
     tails: dict[str, list[Piece]] = field(default_factory=dict)
     entries: dict[str, dict[int, ChunkEntry]] = field(default_factory=dict)
     """Coded arrays: where chunks lie that the container may not know of."""

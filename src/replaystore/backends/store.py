@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from replaystore.backends.codecs import crc32c as value
-from replaystore.backends.codecs import extend
+from google_crc32c import extend
 from numpy.typing import ArrayLike, NDArray
 
 from replaystore.backends import ArraySpec, ChunkEntry, Codec, Container
+from replaystore.backends.codecs import crc32c as value
 from replaystore.backends.encoding import Encoder
 from replaystore.backends.reading import StoreReader, tail_array, widths
 from replaystore.backends.records import Piece, State, encode_record, now
@@ -68,7 +68,7 @@ class ArrayStore(StoreReader):
 
     def __init__(self, container: Container, state: State, *, durable: bool) -> None:
         super().__init__(container, state)
-        self.durable = durable
+        self.durable = container.files.durable = durable
         self.lock = threading.RLock()
         self._poison: str | None = None
         self._encoder = Encoder()
@@ -205,21 +205,32 @@ class ArrayStore(StoreReader):
         with self.lock, self.storage("append"):
             if self._encoder.encoded_bytes > BATCH_BYTES:
                 self._store_chunks()
-            flat = {name: np.ascontiguousarray(rows).reshape(-1).view(np.uint8) for name, rows in columns.items()}
-            counts = {name: len(rows) for name, rows in columns.items()}
-            raw = [(name, array) for name in columns if (array := self._raw.get(name)) is not None]
-            self.container.reserve({name: array.rows + counts[name] for name, array in raw})
-            for name, array in raw:
-                self.container.write_rows(name, array.rows, flat[name].data)
-            for name, array in raw:
-                self._advance(name, array, flat[name], counts[name])
-            for name in columns:
-                if name in self._coded:
-                    self._gather(name, self._coded[name], flat[name], counts[name])
+            raw: list[tuple[str, _Raw, NDArray[np.uint8], int]] = []
+            coded: list[tuple[str, _Coded, NDArray[np.uint8], int]] = []
+            room: dict[str, int] = {}
+            for name, rows in columns.items():
+                data, count = np.ascontiguousarray(rows).reshape(-1).view(np.uint8), len(rows)
+                array = self._raw.get(name)
+                if array is None:
+                    coded.append((name, self._coded[name], data, count))
+                else:
+                    raw.append((name, array, data, count))
+                    room[name] = array.rows + count
+            self.container.reserve(room)
+            for name, array, data, _ in raw:
+                self.container.write_rows(name, array.rows, data.data)
+            for name, array, data, count in raw:
+                self._advance(name, array, data, count)
+            for name, unfinished, data, count in coded:
+                self._gather(name, unfinished, data, count)
 
     def _advance(self, name: str, array: _Raw, data: NDArray[np.uint8], count: int) -> None:
         """Count rows that are written, and their checksums."""
         spec, done = array.spec, 0
+        if count < spec.chunk_rows - array.rows % spec.chunk_rows:  # the usual case
+            array.crc = extend(array.crc, data)
+            array.rows += count
+            return
         finished = []
         while done < count:
             room = spec.chunk_rows - array.rows % spec.chunk_rows
@@ -385,18 +396,16 @@ class ArrayStore(StoreReader):
     def begin_segment(self) -> None:
         """Bring the rows of the tables to their arrays and begin a new segment of the log. Changes nothing that can be seen."""
         with self.lock, self.storage("end a segment of the log"):
-            state = self.state
-            for name, blobs in state.appended.items():
-                spec = self.container.specs()[name]
-                data = b"".join(blobs)
+            state, tables = self.state, {}
+            appended = {name: b"".join(blobs) for name, blobs in state.appended.items()}
+            for name, data in appended.items():
                 rows, checksum = state.tables.get(name, (0, 0))
-                self.container.reserve({name: rows + len(data) // spec.row_bytes})
-                self.container.write_rows(name, rows, memoryview(data))
+                tables[name] = (rows + len(data) // self.container.specs()[name].row_bytes, extend(checksum, data))
+            self.container.reserve({name: rows for name, (rows, _) in tables.items()})
+            for name, data in appended.items():
+                self.container.write_rows(name, state.tables.get(name, (0, 0))[0], memoryview(data))
             self._sync()
-            for name, blobs in state.appended.items():
-                data = b"".join(blobs)
-                rows, checksum = state.tables.get(name, (0, 0))
-                state.tables[name] = (rows + len(data) // self.container.specs()[name].row_bytes, extend(checksum, data))
+            state.tables |= tables
             state.appended = {}
             self._tables.clear()
             for name, entries in state.entries.items():
@@ -418,8 +427,8 @@ class ArrayStore(StoreReader):
         with self.lock, self.storage("publish"):
             if self.state.appended or self.state.mutable:
                 self.begin_segment()  # brings the tables' rows to their arrays
+                self.container.reserve({name: len(rows) for name, rows in self.state.mutable.items()})
                 for name, rows in self.state.mutable.items():
-                    self.container.reserve({name: len(rows)})
                     self.container.write_rows(name, 0, rows.reshape(-1).data)
             partial, entries = {}, {}
             for name, array in self._coded.items():
@@ -447,7 +456,7 @@ class ArrayStore(StoreReader):
                 tables = {name: old.table(name).tobytes() for name in rows if specs[name].journaled and not specs[name].mutable}
                 tails = {name: old.tail(name) for name in self._coded if name in rows}
                 state = State(newest.commit + 1, commit, now(), dict(old.state.lengths), dict(newest.first), old.state.extra)
-                state.arrays = newest.arrays
+                state.arrays = [name for name in newest.arrays if name in rows or name.startswith("journal/")]
                 state.dead = [*newest.dead, [commit + 1, newest.commit]]
                 state.mutable = old.state.mutable
                 state.tables = {name: (rows[name], value(data)) for name, data in tables.items()}
@@ -455,8 +464,9 @@ class ArrayStore(StoreReader):
                 state.entries = {name: self._kept_entries(name, rows[name]) for name in tails}
                 self.container.fork(rows)
                 for name, data in tables.items():
-                    self.container.reserve({name: rows[name]})
-                    self.container.write_rows(name, 0, memoryview(data))
+                    if data:
+                        self.container.reserve({name: rows[name]})
+                        self.container.write_rows(name, 0, memoryview(data))
                 self._forget_pending()
                 self._tail_used = _FULL
                 for name, (start, tail) in tails.items():
@@ -494,7 +504,12 @@ class ArrayStore(StoreReader):
 
     def next_row(self, group: str) -> int:
         """Rows of the arrays of a group, uncommitted ones included."""
-        return next(iter(self._row_counts(group).values()), 0)
+        prefix = group + "/"
+        for arrays in (self._raw, self._coded):
+            for name, array in arrays.items():
+                if name.startswith(prefix):
+                    return array.rows
+        return next((rows for name, rows in self._table_rows.items() if name.startswith(prefix)), 0)
 
     def table_specs(self) -> dict[str, ArraySpec]:
         """The journaled arrays, those of no commit yet included."""

@@ -31,10 +31,12 @@ from replaystore.errors import CorruptError, FormatError, UnsupportedError
 
 __all__ = ["ZarrContainer"]
 
-LOG = "journal/log"
+LOG, TAIL = "journal/log", "journal/tail"
 _NOWHERE = 2**64 - 1
 _GROUP: Mapping[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 _CHECKSUM = "replaystore_crc32c"
+_NOTHING_INSIDE: Mapping[str, Any] = {"kind": "inline", "must_understand": False, "metadata": {}}
+"""Consolidated metadata of a group whose members are listed by the root."""
 _LOG_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byte")
 CONVENTION = {
     "uuid": "6a0f6d5c-58a5-4c0a-9a53-0f4f1d0b7a51",
@@ -105,13 +107,15 @@ class ZarrContainer:
         try:
             found = json.loads(self.files.read(file))
         except FileNotFoundError:
+            if name or self.files.exists(LOG):
+                raise CorruptError(f"{self.files.path(file)} is missing; restore it from a copy") from None
             raise FormatError(f"{self.files.path('')} is not a replaystore store: it has no {file}") from None
         except ValueError as error:
             raise CorruptError(f"{self.files.path(file)}: not valid JSON ({error}); run `replaystore repair`") from None
         finally:
             self.files.forget(file)  # it is replaced by renaming
         if not isinstance(found, dict) or found.get("zarr_format") != 3:
-            raise FormatError(f"{self.files.path(file)}: not Zarr v3 metadata")
+            raise (CorruptError if name else FormatError)(f"{self.files.path(file)}: not Zarr v3 metadata; restore it from a copy")
         return found
 
     def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
@@ -123,8 +127,7 @@ class ZarrContainer:
                 if not self.files.exists(f"{group}/zarr.json"):
                     self._write(f"{group}/zarr.json", _json(_GROUP))
                     self._note_folders(group)
-            for leftover in self.files.list(f"{name}/c"):
-                self._remove_shard(name, leftover, len(spec.shape))
+            self._remove(name)
             self._write(f"{name}/zarr.json", _json(_array(spec, 0, name)))
             self._note_folders(name)
             known[name] = spec
@@ -272,9 +275,9 @@ class ZarrContainer:
     # --- durability, other software, dropping
 
     def sync(self) -> None:
-        for name in list(self._dirty):
-            self.files.sync_file(name)
-            del self._dirty[name]
+        if self._dirty:
+            self.files.sync_files(self._dirty)
+            self._dirty.clear()
         for folder in list(self._folders):
             self.files.sync_folder(folder)
             del self._folders[folder]
@@ -373,6 +376,10 @@ class ZarrContainer:
             for entry in self.files.list(f"{name}/c"):
                 if not entry.isdigit() or int(entry) * spec.shard_rows >= row:
                     self._remove_shard(name, entry, len(spec.shape))
+        for name in self.specs().keys() - rows.keys():
+            if not name.startswith("journal/"):
+                self._remove(name)
+        self._specs = None
         self._indexes.clear()
 
     def drop_before(self, name: str, row: int) -> None:
@@ -381,12 +388,26 @@ class ZarrContainer:
             if entry.isdigit() and (int(entry) + 1) * spec.shard_rows <= row:
                 self._remove_shard(name, entry, len(spec.shape))
 
+    def _remove(self, name: str) -> None:
+        """Remove an array; its metadata, which makes it one, last."""
+        self.files.clear(name)
+        for known in (self._made, self._ends, self._dirty):
+            for file in [file for file in known if file.startswith(name + "/")]:
+                known.discard(file) if isinstance(known, set) else known.pop(file)
+
     def _remove_shard(self, name: str, entry: str, dimensions: int) -> None:
         file = f"{name}/c/{entry}" + "/0" * dimensions
         self.files.remove(file)
         self._made.discard(file)
         self._ends.pop(file, None)
         self._dirty.pop(file, None)
+
+    def seal(self) -> None:
+        for commit in self.segments()[:-1]:
+            self.files.remove(f"{LOG}/c/{commit}")
+        self.files.clear(TAIL)
+        self._specs = None
+        self.files.replace("zarr.json", _json(consolidated(self.files)))
 
     def close(self) -> None:
         self.files.close()
@@ -424,6 +445,16 @@ def header_bytes(spec: ArraySpec) -> int:
 def shard_name(name: str, spec: ArraySpec, shard: int) -> str:
     """The file of a shard: Zarr's default chunk keys."""
     return f"{name}/c/{shard}" + "/0" * len(spec.shape)
+
+
+def consolidated(files: Files) -> dict[str, Any]:
+    """The metadata of the root with a copy of all other metadata in it, as zarr-python writes and reads it."""
+    nodes = {}
+    for name in files.walk():
+        if name.endswith("/zarr.json"):
+            node = json.loads(files.read(name))
+            nodes[name.removesuffix("/zarr.json")] = node if node["node_type"] == "array" else {**node, "consolidated_metadata": _NOTHING_INSIDE}
+    return {**json.loads(files.read("zarr.json")), "consolidated_metadata": {**_NOTHING_INSIDE, "metadata": nodes}}
 
 
 def _with_checksum(index: np.ndarray[Any, Any]) -> bytes:

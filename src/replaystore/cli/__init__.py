@@ -11,6 +11,7 @@ What scripts can rely on:
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,13 +20,10 @@ from typing import Any
 
 import click
 
-from replaystore import __version__
-from replaystore.cli.output import one_line
+from replaystore.cli.output import PROGRAM, one_line
 from replaystore.errors import ReplayStoreError, ReplayStoreWarning
 
-__all__ = ["COMMANDS", "PROGRAM", "cli", "main"]
-
-PROGRAM = "replaystore"
+__all__ = ["COMMANDS", "cli", "main"]
 
 COMMANDS = {
     "record": "replaystore.cli.record:record",
@@ -60,13 +58,15 @@ class _LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
     epilog="A LOCATION is a folder NAME.zarr, a file NAME.h5, or (to read) NAME.zarr.zip. `replaystore COMMAND --help` has examples.",
 )
-@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+@click.version_option(import_module("replaystore").__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
     """Record, look at, convert, check and repair reinforcement-learning buffers."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The program: run a command of the arguments (by default those of the process), and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character of a name is no reason to stop
     with warnings.catch_warnings():
         _show_warnings_in_one_line()
         sys.exit(_run(args))

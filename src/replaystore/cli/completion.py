@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from replaystore.cli.output import PROGRAM
+
 __all__ = ["completion"]
 
 
@@ -19,7 +21,7 @@ def completion(shell: str) -> None:
       replaystore completion zsh >> ~/.zshrc
       replaystore completion fish > ~/.config/fish/completions/replaystore.fish
     """
-    from replaystore.cli import PROGRAM, cli
+    from replaystore.cli import cli
 
     maker = get_completion_class(shell)
     assert maker is not None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from replaystore.cli.output import json_option, one_line, pairs, print_json, progress_bar, size, split_names
+from replaystore.cli.output import count, json_option, number, one_line, pairs, print_json, progress_bar, size, split_names
 
 __all__ = ["convert"]
 
@@ -32,14 +32,24 @@ def convert(source: str, target: str, fields: Sequence[str], json_: bool, **opti
       replaystore convert runs/ant.zarr ant.h5
       replaystore convert runs/ant.zarr best.zarr --where 'return > 100 and length >= 50' --layout archive
     """
-    import replaystore as rs
+    from replaystore.conversion import convert as run
 
     with progress_bar("converting", unit=size) as progress:
-        report = rs.convert(source, target, fields=split_names(fields), progress=progress, **options)
+        report = run(source, target, fields=split_names(fields), progress=progress, **options)
     if json_:
         print_json(report.to_json())
         return
-    facts: Mapping[str, Any] = report.to_json()
-    click.echo(pairs({name: value for name, value in facts.items() if name != "notes" and not isinstance(value, (dict, list))}))
+    facts = {
+        "location": report.target,
+        "steps": count(report.steps),
+        "trajectories": count(report.trajectories),
+        "read": size(report.bytes_read),
+        "written": size(report.bytes_written),
+        "seconds": f"{report.seconds:.1f}",
+        "MB/s": number(round(report.bytes_read / max(report.seconds, 1e-9) / 1e6, 1)),
+        "copied as they are": ", ".join(report.copied) or None,
+        "coded anew": ", ".join(report.recoded) or None,
+    }
+    click.echo(pairs(facts))
     for note in report.notes:
         click.echo(one_line(f"note: {note}"))

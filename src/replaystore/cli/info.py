@@ -35,9 +35,9 @@ def info(location: str, commits: bool, json_: bool) -> None:
       replaystore info runs/ant.zarr
       replaystore info runs/ant.zarr --json
     """
-    import replaystore as rs
+    from replaystore.buffer import open as open_buffer
 
-    with rs.open(location) as buffer:
+    with open_buffer(location) as buffer:
         facts = _facts(buffer)
         if commits:
             facts["commits"] = _commits(buffer._store)
@@ -118,7 +118,9 @@ def bytes_on_disk(location: str) -> int:
     """The sizes of all files of a store."""
     if not os.path.isdir(location):
         return os.path.getsize(location) if os.path.isfile(location) else 0
-    return sum(entry.stat().st_size for folder, _, _ in os.walk(location) for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False))
+    return sum(
+        entry.stat().st_size for folder, _, _ in os.walk(location) for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)
+    )
 
 
 def _commits(store: StoreReader) -> list[Facts]:
@@ -190,14 +192,16 @@ def _environment(section: Mapping[str, Any] | None) -> str | None:
 
 
 def _source(source: Mapping[str, Any] | None) -> str | None:
-    return None if source is None else ", ".join(f"{name} {value}" for name, value in source.items() if isinstance(value, (str, int, float)))
+    return (
+        None if source is None else ", ".join(f"{name} {value}" for name, value in source.items() if isinstance(value, (str, int, float)))
+    )
 
 
 def _fields(facts: Facts) -> str:
     rows = []
     for field in facts["fields"]:
         ratio = f"{field['bytes'] / field['stored_bytes']:.2f}" if field["stored_bytes"] else "-"
-        shape = "×".join(map(str, field["shape"])) or "-"
+        shape = "x".join(map(str, field["shape"])) or "-"
         storage = (field["codec"], count(field["chunk_rows"]), size(field["bytes"]), size(field["stored_bytes"]), ratio)
         rows.append((printable(field["name"]), field["dtype"], shape, *storage))
     return table(["field", "dtype", "shape", "codec", "chunk rows", "bytes", "stored", "ratio"], rows, left=(0, 1, 2, 3))

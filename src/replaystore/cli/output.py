@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 __all__ = [
+    "PROGRAM",
     "Progress",
     "as_json",
     "count",
@@ -30,6 +31,8 @@ __all__ = [
     "split_names",
     "table",
 ]
+
+PROGRAM = "replaystore"
 
 Progress = Callable[[int, int], None]
 """Called with (what is done, all there is to do)."""
@@ -117,14 +120,19 @@ def print_json(facts: Mapping[str, Any]) -> None:
 # --- progress
 
 
+def _ignored(done: int, total: int) -> None:
+    pass
+
+
 @contextmanager
 def progress_bar(label: str, *, unit: Callable[[int], str] = count) -> Iterator[Progress]:
     """A bar on stderr while the block runs, if that is a terminal; what it gives is called with (done, all)."""
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield _ignored
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress as Bars, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:

@@ -21,12 +21,12 @@ def publish(location: str, json_: bool) -> None:
     Example:
       replaystore publish runs/ant.zarr
     """
-    import replaystore as rs
+    from replaystore.buffer import open as open_buffer
 
-    with rs.open(location, "r+") as buffer:
+    with open_buffer(location, "r+") as buffer:
         buffer.publish()
-        facts = {"location": buffer.location, "commit": buffer.commit_id, "steps": len(buffer)}
+        commit, steps = buffer.commit_id, len(buffer)
     if json_:
-        print_json(facts)
+        print_json({"location": location, "commit": commit, "steps": steps})
     else:
-        click.echo(f"{printable(facts['location'])}: {count(facts['steps'])} steps can be seen by other software (commit {facts['commit']})")
+        click.echo(f"{printable(location)}: {count(steps)} steps can be seen by other software (commit {commit})")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import secrets
+import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from replaystore.cli.output import Progress, count, json_option, number, pairs, print_json, progress_bar, size
+from replaystore.cli.output import PROGRAM, Progress, count, json_option, number, pairs, print_json, printable, progress_bar, size
 from replaystore.errors import AlreadyExistsError, MissingDependencyError, NotFoundError, SchemaError
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ def _field_codecs(context: click.Context, option: click.Parameter, given: Sequen
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
 @json_option
 @click.pass_context
-def record(context: click.Context, env_id: str, target: str, layout: str, overwrite: bool, json_: bool, **options: Any) -> None:
+def record(context: click.Context, /, env_id: str, target: str, layout: str, overwrite: bool, json_: bool, **options: Any) -> None:
     """Run environments of Gymnasium and record every step into TARGET.
 
     Exactly --steps steps are recorded. Ctrl-C stops early and keeps the steps recorded so far.
@@ -99,27 +102,30 @@ def record(context: click.Context, env_id: str, target: str, layout: str, overwr
 
 def _record_archive(env_id: str, target: str, *, overwrite: bool, **options: Any) -> tuple[dict[str, Any], bool]:
     """Record into a live store beside the target, and convert that."""
-    import shutil
-
-    import replaystore as rs
+    from replaystore.conversion import convert
 
     temporary = f"{target}.recording.zarr"
     storage = options.pop("storage")
     codecs = {setting["codec"] for setting in storage.values()}
     if codecs:
-        raise click.UsageError("--codec is for --layout live; to choose the codec of an archive, record it live and use `replaystore convert`")
+        raise click.UsageError(
+            "--codec is for --layout live; to choose the codec of an archive, record it live and use `replaystore convert`"
+        )
     try:
-        facts, interrupted = _record(env_id, temporary, overwrite=True, storage={}, **options)
+        facts, interrupted = _record(env_id, temporary, overwrite=False, storage={}, **options)
         with progress_bar("converting", unit=size) as progress:
-            rs.convert(temporary, target, layout="archive", overwrite=overwrite, progress=progress)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            convert(temporary, target, layout="archive", overwrite=overwrite, progress=progress)
+    except BaseException:
+        if os.path.exists(temporary):
+            click.echo(f"{PROGRAM}: the steps that were committed are kept in {printable(temporary)}", err=True)
+        raise
+    shutil.rmtree(temporary)
     return facts | {"disk_bytes": _bytes_on_disk(target)}, interrupted
 
 
 def _record(env_id: str, target: str, **options: Any) -> tuple[dict[str, Any], bool]:
     """What was recorded, and whether it was interrupted."""
-    import replaystore as rs
+    from replaystore.buffer import create
     from replaystore.gymnasium import RecordVector
 
     num_envs = options["num_envs"]
@@ -128,7 +134,7 @@ def _record(env_id: str, target: str, **options: Any) -> tuple[dict[str, Any], b
     with _Stop() as stop, ExitStack() as stack:
         env = _make(env_id, num_envs, options["env_args"])
         stack.callback(env.close)
-        buffer = stack.enter_context(rs.create(target, env, provenance=made_from, **settings))
+        buffer = stack.enter_context(create(target, env, provenance=made_from, **settings))
         recorder = RecordVector(env, buffer, info=options["info"], commit_every=max(1, options["commit_every"] // num_envs))
         begin = time.perf_counter()
         try:
@@ -172,7 +178,7 @@ class _Stop:
 
     requested = False
 
-    def __enter__(self) -> _Stop:
+    def __enter__(self) -> Self:
         self._before = signal.getsignal(signal.SIGINT)
         signal.signal(signal.SIGINT, self._request)
         return self
@@ -196,7 +202,7 @@ def _make(env_id: str, num_envs: int, env_args: Mapping[str, Any]) -> Any:
 
     if env_id.startswith("ALE/"):
         try:
-            import ale_py  # noqa: F401  # registers its environments
+            importlib.import_module("ale_py")  # registers its environments
         except ImportError:
             raise MissingDependencyError(f"{env_id} needs a package that is not installed: run `pip install replaystore[atari]`") from None
     try:

@@ -21,9 +21,9 @@ def repair(location: str, json_: bool) -> None:
     Example:
       replaystore repair runs/ant.zarr
     """
-    import replaystore as rs
+    from replaystore.repairing import repair as run
 
-    report = rs.repair(location)
+    report = run(location)
     if json_:
         print_json(report.to_json())
         return

@@ -35,7 +35,9 @@ def _rows(context: click.Context, option: click.Parameter, given: str | None) ->
     except ValueError:
         bounds = []
     if not 1 <= len(bounds) <= 2 or (len(bounds) == 1 and bounds[0] is None):
-        raise click.BadParameter(f"{given!r} is not A:B, A: or :B (rows A to B - 1; negative ones count from the end) or a row", context, option)
+        raise click.BadParameter(
+            f"{given!r} is not A:B, A: or :B (rows A to B - 1; negative ones count from the end) or a row", context, option
+        )
     if len(bounds) == 1:
         return slice(bounds[0], None if bounds[0] == -1 else (bounds[0] or 0) + 1)
     return slice(*bounds)
@@ -60,11 +62,11 @@ def show(
       replaystore show runs/ant.zarr --trajectory 0
       replaystore show runs/ant.zarr --trajectories --where 'return > 100 and length >= 50'
     """
-    import replaystore as rs
+    from replaystore.buffer import open as open_buffer
 
     if (rows is not None) + (trajectory is not None) + trajectories > 1:
         raise click.UsageError("choose one of --rows, --trajectory and --trajectories")
-    with rs.open(location) as buffer:
+    with open_buffer(location) as buffer:
         chosen = buffer.trajectories if where is None else buffer.trajectories.where(where)
         names = split_names(fields)
         if trajectories:
@@ -109,7 +111,9 @@ def _show_trajectory(buffer: Buffer, position: int, names: list[str] | None, jso
     if json_:
         _print_objects({"trajectory": {"index": position, **found}, "final_observation": final}, "steps", _objects(buffer, rows, names))
         return
-    click.echo(pairs({"trajectory": count(position), **{name: _cell(value) for name, value in found.items() if name != "trajectory"}}) + "\n")
+    click.echo(
+        pairs({"trajectory": count(position), **{name: _cell(value) for name, value in found.items() if name != "trajectory"}}) + "\n"
+    )
     _print_steps(buffer, rows, names)
     if final:
         click.echo("\n" + pairs({f"final {name}": _cell(np.asarray(value)) for name, value in final.items()}))
@@ -174,7 +178,7 @@ def _cell(value: Any) -> str:
             last = array.reshape(-1)[-1].item()
             texts = [*texts[: SHOWN - 1], "…", f"{last:.4g}" if array.dtype.kind == "f" else str(last)]
         return "[" + " ".join(texts) + "]"
-    shape = "×".join(map(str, array.shape))
+    shape = "x".join(map(str, array.shape))
     return shape if array.dtype.kind == "c" else f"{shape} {_cell(array.min())}…{_cell(array.max())}"
 
 

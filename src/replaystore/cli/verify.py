@@ -13,17 +13,17 @@ __all__ = ["verify"]
 @click.argument("location", type=click.Path())
 @json_option
 @click.pass_context
-def verify(context: click.Context, location: str, json_: bool) -> None:
+def verify(context: click.Context, /, location: str, json_: bool) -> None:
     """Read everything in LOCATION once and explain each problem, a line each. Exit code 1 if there is one.
 
     \b
     Example:
       replaystore verify runs/ant.zarr
     """
-    import replaystore as rs
+    from replaystore.verification import verify as run
 
     with progress_bar("verifying", unit=size) as progress:
-        report = rs.verify(location, progress=progress)
+        report = run(location, progress=progress)
     if json_:
         print_json(report.to_json())
     else:

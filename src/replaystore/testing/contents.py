@@ -114,6 +114,8 @@ def _differing(where: str, expected: Arrays, found: Arrays) -> str:
 
 def _bytes_equal(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:
     """For each row, whether all bytes are the same (for one value without rows: one answer)."""
+    if not left.size:
+        return np.ones(len(left), np.bool_)
     rows = len(left) if left.ndim else 1
     flat = [np.ascontiguousarray(side).reshape(-1).view(np.uint8).reshape(rows, -1) for side in (left, right)]
     return np.asarray((flat[0] == flat[1]).all(axis=1))

@@ -1,0 +1,359 @@
+"""Convert a buffer: to another container, another layout, or to a part of it.
+
+1. The source is only read. The target appears under its name when it is complete and durable, or not at all.
+2. What is not changed on purpose is copied bit for bit: raw rows and encoded chunks as they are stored, where the target stores them in
+   the same way (`replaystore.backends.copying`), so that nothing is decoded that need not be. All of it is compared with the checksums
+   it was committed with.
+3. A few blocks of rows are in memory at a time, however large the buffer is; tables are whole.
+
+Older commits are not carried over: the target begins with the commit that the source shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from replaystore import document as documents
+from replaystore import sealing
+from replaystore.backends import ArraySpec, Capabilities, Container
+from replaystore.backends.codecs import parse_codec
+from replaystore.backends.files import Files
+from replaystore.backends.store import ArrayStore
+from replaystore.buffer import Buffer
+from replaystore.buffer import open as open_buffer
+from replaystore.errors import AlreadyExistsError, SchemaError
+from replaystore.excerpt import PARTS, Excerpt, selection, whole
+from replaystore.layout import array_specs, field_specs, table_spec
+from replaystore.location import Location, parse
+from replaystore.names import escape_path
+from replaystore.opening import NewStore, exists, open_container
+from replaystore.reader import BufferReader
+from replaystore.schema import Schema
+from replaystore.transfer import Transfer
+
+__all__ = ["Report", "convert"]
+
+HISTORY = 16
+"""Earlier conversions that the provenance goes back to."""
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes of rows done, bytes of rows in all)."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `convert` did."""
+
+    source: str
+    target: str
+    steps: int
+    trajectories: int
+    bytes_read: int
+    """Of rows, as they are stored in the source."""
+    bytes_written: int
+    """The size of the target."""
+    seconds: float
+    copied: list[str]
+    """Fields whose bytes were copied as they were."""
+    recoded: list[str]
+    """Fields that were decoded, or encoded, or both."""
+    notes: list[str]
+    """What is not as it was in the source."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def convert(
+    source: str | os.PathLike[str] | Location | Buffer,
+    target: str | os.PathLike[str] | Location,
+    *,
+    fields: Iterable[str] | None = None,
+    split: str | None = None,
+    where: str | None = None,
+    codec: str | None = None,
+    layout: Literal["live", "archive"] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Write a buffer, or a part of it, to a new place.
+
+    Without `split` and `where` rows and trajectories keep their order and numbers, and all else is carried over too: parts, splits, final
+    observations, columns of the user's, open trajectories (which can be continued in the target), metadata, environment. A ring is
+    written as its window.
+
+    Args:
+        source: a location, or an open buffer (its last commit is converted).
+        target: a location; "a.zarr.zip" makes a zip file, which is read in place.
+        fields: names, or beginnings of paths ("observation"); None for all.
+        split, where: only these trajectories, as `trajectories.where` selects them: in the order of the table, each as one run of rows.
+            They keep their numbers; those still open are cut off.
+        codec: "raw", "zstd:LEVEL" or "gzip:LEVEL" for all fields that are coded. By default as they are; where a field has the default
+            codec of its container, it gets that of the target's (Zarr zstd:1, HDF5 gzip:1, which all software reads).
+        layout: "live" or "archive" (all fields coded in large chunks, sealed, with a manifest); None: as it is.
+        overwrite: replace a store that is there.
+        progress: called with (bytes done, bytes in all) after each block; an exception from it ends the conversion.
+
+    Raises:
+        NotFoundError, FormatError, CorruptError: the source cannot be read, or its rows have changed since they were committed.
+        AlreadyExistsError, SchemaError, UnsupportedError, StorageError: the target cannot be made. There is none then.
+    """
+    begin = time.perf_counter()
+    place = parse(target)
+    if codec is not None and codec != "raw":
+        codec = ":".join(map(str, parse_codec(codec)))
+    with _opened(source) as buffer:
+        if _same(buffer, place):
+            raise SchemaError(f"{place} is the source itself: choose another target")
+        job = _Conversion(buffer, place, fields=fields, split=split, where=where, codec=codec, layout=layout, progress=progress)
+        if place.backend == "zip":
+            job.write_zip(overwrite=overwrite)
+        else:
+            job.write(overwrite=overwrite)
+        return job.report(time.perf_counter() - begin)
+
+
+@contextlib.contextmanager
+def _opened(source: str | os.PathLike[str] | Location | Buffer) -> Iterator[Buffer]:
+    if isinstance(source, Buffer):
+        yield source
+        return
+    buffer = open_buffer(source)
+    try:
+        yield buffer
+    finally:
+        buffer.close()
+
+
+def _same(buffer: BufferReader, place: Location) -> bool:
+    known = buffer._place
+    if "memory" in (known.backend, place.backend):
+        return known == place
+    return os.path.realpath(known.path) == os.path.realpath(place.path)
+
+
+class _Conversion:
+    """One conversion, decided on and then carried out."""
+
+    def __init__(
+        self,
+        buffer: BufferReader,
+        place: Location,
+        *,
+        fields: Iterable[str] | None,
+        split: str | None,
+        where: str | None,
+        codec: str | None,
+        layout: str | None,
+        progress: Progress | None,
+    ) -> None:
+        self.buffer, self.place, self.codec, self.progress = buffer, place, codec, progress
+        self.schema: Schema = (
+            buffer.schema if fields is None else buffer.schema.select([fields] if isinstance(fields, str) else list(fields))
+        )
+        self.layout = layout or buffer.layout
+        if self.layout == "archive" and codec == "raw":
+            raise SchemaError("all fields of an archive are coded: choose another codec, or layout='live'")
+        observations = self.schema.names("observation")
+        if split is None and where is None:
+            self.excerpt: Excerpt = whole(buffer, observations)
+        else:
+            equals = {} if split is None else {"split": split}
+            self.excerpt = selection(buffer, buffer.trajectories.where(where, **equals), observations)
+        self.selected = {"fields": None if fields is None else list(self.schema.fields), "split": split, "where": where}
+        self.notes = list(self.excerpt.notes)
+        self.transfer: Transfer | None = None
+        self._note_fields()
+
+    def _note_fields(self) -> None:
+        left_out = [name for name in self.buffer.schema.fields if name not in self.schema.fields]
+        if left_out:
+            self.notes.append(f"fields left out: {', '.join(left_out)}")
+        if set(left_out) & set(self.buffer.schema.names("reward")):
+            self.notes.append("returns are left out with the reward")
+        if isinstance(self.buffer, Buffer) and self.buffer.mode == "r+":
+            waiting = self.buffer.rows_recorded - self.buffer._stop
+            if waiting:
+                self.notes.append(f"{waiting} steps that are not committed are not in it")
+
+    # --- what the target is
+
+    def document(self) -> documents.Document:
+        """The target's document."""
+        known = self.buffer._document
+        overrides: dict[str, dict[str, Any]] = {}
+        if self.layout == self.buffer.layout:
+            given = documents.to_plain(known.layout.overrides)
+            overrides = {name: _given(setting) for name, setting in given.items() if name in self.schema.fields}
+        if self.codec is not None:
+            for name in self._coded_fields():
+                kept = {} if self.codec == "raw" else overrides.get(name, {})
+                overrides[name] = {**kept, "codec": self.codec}
+        durability = "commit" if self.layout == "archive" else known.layout.durability
+        return documents.new(
+            self.schema,
+            layout={"name": self.layout, "durability": durability, "overrides": overrides},
+            environment=None if known.environment is None else documents.to_plain(known.environment),
+            provenance=documents.provenance(self._source()),
+            user=known.user,
+            extensions=known.extensions,
+        )
+
+    def _coded_fields(self) -> list[str]:
+        if self.layout == "archive":
+            return list(self.schema.fields)
+        if self.layout != self.buffer.layout:
+            live = field_specs(self.schema.fields, self.layout, self._capabilities())
+            return [name for name in self.schema.fields if live[f"steps/{escape_path(name)}"].codec is not None]
+        specs = self.buffer._store.container.specs()
+        return [name for name in self.schema.fields if specs[f"steps/{escape_path(name)}"].codec is not None]
+
+    def _capabilities(self) -> Capabilities:
+        """As far as the choice of codecs goes."""
+        return Capabilities("hdf5", default_codec="gzip:1") if self.place.backend == "hdf5" else Capabilities("zarr")
+
+    def _source(self) -> dict[str, Any]:
+        """What the provenance says of the source."""
+        earlier = self.buffer.provenance
+        before = earlier.get("source") or {}
+        history = before.pop("history", []) if isinstance(before, dict) else []
+        return {
+            "format": "replaystore",
+            "location": self.buffer.location,
+            "container": self.buffer._store.container.capabilities.kind,
+            "commit": self.buffer.commit_id,
+            "steps": len(self.buffer),
+            "trajectories": self.buffer.num_trajectories,
+            "selection": {key: value for key, value in self.selected.items() if value is not None},
+            "ring": None if self.buffer.capacity is None else {"capacity": self.buffer.capacity},
+            "history": [earlier, *history][:HISTORY],
+        }
+
+    def specs(self, container: Container, document: documents.Document) -> dict[str, ArraySpec]:
+        """The target's arrays."""
+        storage = {name: _given(setting) for name, setting in documents.to_plain(document.layout.overrides).items()}
+        chosen = array_specs(self.schema, self.layout, container.capabilities, capacity=None, storage=storage)
+        known = self.buffer._store.specs()
+        if self.layout == self.buffer.layout:
+            for name, spec in chosen.items():
+                if name in known:
+                    chosen[name] = self._like(known[name], spec, storage.get(self._field(name), {}), container.capabilities)
+        for name, spec in known.items():
+            if name.startswith("trajectories/") and spec.mutable and name not in chosen:
+                chosen[name] = table_spec(spec.dtype, shape=spec.shape, mutable=True)
+        if self.codec not in (None, "raw"):
+            chosen |= {name: replace(spec, codec=self.codec) for name, spec in chosen.items() if name.startswith("final/") and spec.codec}
+        return chosen
+
+    def _field(self, stored: str) -> str:
+        return next((name for name in self.schema.fields if stored == f"steps/{escape_path(name)}"), "")
+
+    def _like(self, known: ArraySpec, chosen: ArraySpec, override: dict[str, Any], capabilities: Capabilities) -> ArraySpec:
+        """How an array is stored in the target if the layout stays: as in the source, but for what the container or the user wants."""
+        if self.buffer.capacity is not None:  # chunks and shards were made small for the ring
+            if known.codec is None and chosen.codec is not None and "codec" not in override:
+                return replace(chosen, codec=None, chunk_rows=known.chunk_rows)
+            return chosen
+        if known.codec is None or chosen.codec is None:
+            return known if known.codec is None else chosen
+        default = self.buffer._store.container.capabilities.default_codec
+        codec = override.get("codec", capabilities.default_codec if known.codec == default else known.codec)
+        return replace(known, codec=codec)
+
+    # --- making it
+
+    def write(self, *, overwrite: bool) -> None:
+        """Make the target. If anything goes wrong, there is none."""
+        document = self.document()
+        new = NewStore(self.place, document.to_json(), overwrite=overwrite)
+        try:
+            self._fill(new.container, document)
+        except BaseException:
+            new.discard()
+            raise
+        sealing.remove_sidecar(self.place)
+        new.finish()
+        if self.layout == "archive" and self.place.backend == "hdf5":
+            sealing.write_sidecar(self.place)
+
+    def write_zip(self, *, overwrite: bool) -> None:
+        """Make a folder beside the target and pack it."""
+        from replaystore.backends.zip import pack
+
+        if exists(self.place):
+            if not overwrite:
+                raise AlreadyExistsError(f"{self.place} exists: choose another name, or pass overwrite=True")
+            open_container(self.place, writable=False).close()  # only a store of ours is replaced
+        document = self.document()
+        new = NewStore(Location("zarr", self.place.path + ".folder"), document.to_json(), overwrite=True)
+        try:
+            self._fill(new.container, document)
+            sealing.remove_sidecar(self.place)
+            pack(new.container.files, self.place.path, leave_out=frozenset({new.container.lock_name}))
+        finally:
+            new.discard()
+        if self.layout == "archive":
+            sealing.write_sidecar(self.place)
+
+    def _fill(self, container: Container, document: documents.Document) -> None:
+        """Bring everything to the target, and make it durable."""
+        specs, excerpt = self.specs(container, document), self.excerpt
+        store = ArrayStore.create(container, specs, {"open": [], "next": 0, "splits": [""], "finals": 0}, durable=True)
+        try:
+            self.transfer = Transfer(self.buffer, store, excerpt, self.progress)
+            self.transfer.rows(list(self.schema.fields))
+            self.transfer.final_observations(list(self.schema.names("observation")))
+            for name in PARTS:
+                store.append_table({f"parts/{name}": getattr(excerpt.parts, name)})
+            for name, column in excerpt.table.items():
+                if name in specs:
+                    store.append_table({name: np.asarray(column, specs[name].dtype)})
+            attachments = excerpt.attachments(self.schema.names("observation"))
+            if self.layout == "archive":
+                sealing.commit_sealed(store, excerpt.extra, attachments)
+            else:
+                store.commit(excerpt.extra, attachments=attachments)
+                store.publish()
+                store.tidy()
+        finally:
+            store.close()
+
+    def report(self, seconds: float) -> Report:
+        assert self.transfer is not None
+        transfer = self.transfer
+        return Report(
+            source=self.buffer.location,
+            target=str(self.place),
+            steps=self.excerpt.rows,
+            trajectories=self.excerpt.trajectories,
+            bytes_read=transfer.bytes_read,
+            bytes_written=_size(self.place),
+            seconds=round(seconds, 3),
+            copied=transfer.copied,
+            recoded=transfer.recoded,
+            notes=self.notes + transfer.notes,
+        )
+
+
+def _given(setting: dict[str, Any]) -> dict[str, Any]:
+    """Without the keys that are not set."""
+    return {key: value for key, value in setting.items() if value is not None}
+
+
+def _size(place: Location) -> int:
+    """The bytes that a store takes."""
+    if place.backend in ("hdf5", "zip"):
+        return os.path.getsize(place.path)
+    container = open_container(place, writable=False)
+    files: Files = container.files
+    try:
+        return sum(files.size(name) for name in files.walk())
+    finally:
+        container.close()

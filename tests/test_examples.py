@@ -1,0 +1,65 @@
+"""The examples do what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import replaystore as rs
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location("example", EXAMPLES / request.param)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tested() -> None:
+    assert [file.name for file in sorted(EXAMPLES.glob("*.py"))] == ["record_and_convert.py"]
+
+
+@pytest.mark.parametrize("example", ["record_and_convert.py"], indirect=True)
+def test_the_demo_records_converts_and_compares(
+    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(example, "STEPS", 2000)
+    monkeypatch.setattr(example, "ENV_ID", "Pendulum-v1")
+    monkeypatch.setattr(example, "HAS_MUJOCO", False)
+    monkeypatch.setattr(sys, "argv", ["record_and_convert.py", str(tmp_path / "out")])
+
+    example.main()
+
+    assert "identical, bit for bit" in capsys.readouterr().out
+    for name in ("recorded.zarr", "converted.h5", "converted_back.zarr"):
+        with rs.open(tmp_path / "out" / name) as buffer:
+            assert len(buffer) >= 2000
+
+
+@pytest.mark.parametrize("example", ["record_and_convert.py"], indirect=True)
+@pytest.mark.parametrize(("last", "what"), [(1.0, "reward"), (float("nan"), "reward"), (0.0, "length")])
+def test_the_demo_would_notice_a_difference(example: ModuleType, last: float, what: str, tmp_path: Path) -> None:
+    schema = rs.Schema(
+        {"reward": rs.Field(np.dtype(np.float64), (), "reward"), "observation": rs.Field(np.dtype(np.uint8), (), "observation")}
+    )
+    for name, value, count in (("a.zarr", 0.0, 4), ("b.zarr", last, 4 + (what == "length"))):
+        with rs.create(tmp_path / name, schema) as buffer:
+            rewards = np.zeros(count)
+            rewards[-1] = value
+            buffer.append({"reward": rewards, "observation": np.zeros(count, np.uint8)})
+
+    with pytest.raises(SystemExit, match="differ"):
+        example.check_identical(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    example.check_identical(tmp_path / "a.zarr", tmp_path / "a.zarr")
