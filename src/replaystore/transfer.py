@@ -52,13 +52,15 @@ class Transfer:
         room = {f"steps/{escape_path(name)}": self.excerpt.rows for name, spec in specs.items() if self._target(name).codec is None}
         with self.store.storage("make room"):
             self.store.container.reserve(room)
+        changed: dict[str, list[str]] = {}
         for name, spec in specs.items():
             stored = f"steps/{escape_path(name)}"
             as_it_is = self._array(stored, self.excerpt.starts, self.excerpt.stops)
             (self.copied if as_it_is else self.recoded).append(name)
             before, after = spec.codec or "raw", self._target(name).codec or "raw"
             if before != after:
-                self.notes.append(f"field {name}: {before} became {after}")
+                changed.setdefault(f"{before} became {after}", []).append(name)
+        self.notes += [f"{change}: {', '.join(several)}" for change, several in changed.items()]
 
     def final_observations(self, names: Sequence[str]) -> None:
         """The final observations, in these fields."""

@@ -20,6 +20,8 @@ from typing import Any
 
 __all__ = ["Files", "MemoryFiles"]
 
+SMALL_BYTES = 1 << 16
+"""Files in memory up to this size take no descriptor."""
 OPEN_FILES = 128
 """Descriptors kept open; reopening costs some microseconds, a process may have 1024."""
 
@@ -258,59 +260,98 @@ class Files:
 
 
 class MemoryFiles(Files):
-    """Files that have no name in any folder: they are gone with the process. Made of unlinked temporary files, in memory where the
-    system has a folder for that (Linux: /dev/shm), so that they can be mapped like any other."""
+    """Files that have no name in any folder: they are gone with the process.
+
+    A small file is an array of bytes. A larger one, and one that is to be mapped, is an unlinked temporary file, in memory where the
+    system has a folder for that (Linux: /dev/shm), so that a store takes few descriptors and yet can be mapped like any other."""
 
     def __init__(self, label: str) -> None:
         super().__init__(label, writable=True)
-        self._fds: dict[str, int] = {}
+        self._small: dict[str, bytearray] = {}
+        self._large: dict[str, int] = {}
 
     def path(self, name: str) -> str:
         return f"memory:{self.root}/{name}" if name else f"memory:{self.root}"
 
     def descriptor(self, name: str) -> int:
-        try:
-            return self._fds[name]
-        except KeyError:
-            raise FileNotFoundError(2, "No such file", self.path(name)) from None
+        with self._lock:
+            if name in self._small:
+                folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    file.write(self._small[name])
+                    file.flush()
+                    self._large[name] = os.dup(file.fileno())
+                del self._small[name]
+            try:
+                return self._large[name]
+            except KeyError:
+                raise FileNotFoundError(2, "No such file", self.path(name)) from None
 
     def exists(self, name: str) -> bool:
-        return name in self._fds or any(known.startswith(name + "/") for known in self._fds)
+        return any(known == name or known.startswith(name + "/") for known in self.walk())
 
     def list(self, folder: str = "") -> list[str]:
         prefix = folder + "/" if folder else ""
-        return sorted({name[len(prefix) :].split("/")[0] for name in self._fds if name.startswith(prefix)})
+        return sorted({name[len(prefix) :].split("/")[0] for name in self.walk() if name.startswith(prefix)})
 
     def walk(self) -> Iterator[str]:
-        return iter(sorted(self._fds))
+        with self._lock:
+            return iter(sorted([*self._small, *self._large]))
 
     def create(self, name: str) -> None:
-        self.remove(name)
-        folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
-        with tempfile.TemporaryFile(dir=folder) as file:
-            self._fds[name] = os.dup(file.fileno())
+        with self._lock:
+            self.remove(name)
+            self._small[name] = bytearray()
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        with self._lock:
+            small = self._small.get(name)
+            if small is not None:
+                return bytes(small[offset:] if length is None else small[offset : offset + length])
+        return super().read(name, offset, length)
+
+    def size(self, name: str) -> int:
+        with self._lock:
+            return len(self._small[name]) if name in self._small else super().size(name)
+
+    def write(self, name: str, offset: int, data: Any) -> None:
+        with self._lock:
+            small = self._small.get(name)
+            if small is None or offset + len(data) > SMALL_BYTES:
+                super().write(name, offset, data)
+            else:
+                small.extend(bytes(max(0, offset - len(small))))
+                small[offset : offset + len(data)] = data
+
+    def resize(self, name: str, size: int) -> None:
+        with self._lock:
+            small = self._small.get(name)
+            if small is None or size > SMALL_BYTES:
+                super().resize(name, size)
+            else:
+                del small[size:]
+                small.extend(bytes(size - len(small)))
 
     def sync_file(self, name: str) -> None:
-        self.descriptor(name)
-
-    def sync_files(self, names: Iterable[str]) -> None:
-        for name in names:
-            self.sync_file(name)
+        """Nothing outlives the process."""
 
     def sync_folder(self, folder: str) -> None:
-        pass
+        """Nothing outlives the process."""
 
     def rename(self, old: str, new: str) -> None:
-        self.remove(new)
-        self._fds[new] = self._fds.pop(old)
+        with self._lock:
+            self.remove(new)
+            if old in self._small:
+                self._small[new] = self._small.pop(old)
+            else:
+                self._large[new] = self._large.pop(old)
 
     def remove(self, name: str) -> None:
-        found = self._fds.pop(name, None)
-        if found is not None:
-            os.close(found)
-
-    def remove_folder(self, folder: str) -> None:
-        """Nothing to remove: there are only files."""
+        with self._lock:
+            self._small.pop(name, None)
+            found = self._large.pop(name, None)
+            if found is not None:
+                os.close(found)
 
     def forget(self, name: str) -> None:
         """Nothing to forget: the descriptor is the file."""
@@ -318,6 +359,6 @@ class MemoryFiles(Files):
     def close(self) -> None:
         """Keep the files: the store can be opened again while the process lives."""
 
-    def __del__(self) -> None:
-        for fd in self._fds.values():
-            os.close(fd)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # bound early: modules may be gone when this runs
+        for fd in self._large.values():
+            close(fd)

@@ -268,7 +268,8 @@ class ArrayStore(StoreReader):
         """Change rows of a mutable table, by the next commit."""
         spec = self.container.specs()[name]
         values = np.ascontiguousarray(rows, spec.dtype).reshape(-1).view(np.uint8).reshape(-1, spec.row_bytes)
-        self._changes.setdefault(name, []).append((np.asarray(at, np.int64), values))
+        if len(values):
+            self._changes.setdefault(name, []).append((np.asarray(at, np.int64), values))
 
     def _add_checksums(self, name: str, checksums: Sequence[int]) -> None:
         self.append_table({"checksums/" + name: np.array(checksums, np.uint32)})

@@ -88,6 +88,8 @@ class PlainBuffer:
         self.commit_id = -1
         self._writer: PlainWriter | None = None
         self._committed: dict[int, tuple[_State, Contents]] = {}
+        self.history: dict[int, PlainBuffer] = {}
+        """The buffer as it was at each commit, those that were rolled back included."""
         self._dirty = True
         self.commit()
 
@@ -218,6 +220,16 @@ class PlainBuffer:
         self.commit_id += 1
         self._dirty = False
         self._committed[self.commit_id] = self.state.copied(), self._contents()
+        then = copy.copy(self)
+        then._committed, then._writer = dict(self._committed), None
+        self.history[self.commit_id] = then
+
+    def resumed(self, commit: int) -> PlainBuffer:
+        """A buffer that goes on from a commit, as after a crash: nothing newer has happened."""
+        found = copy.copy(self.history[commit])
+        found._committed, found.history = dict(found._committed), dict(self.history)
+        found.abandon()
+        return found
 
     def rollback(self, commit: int) -> None:
         """As `Buffer.rollback`."""

@@ -1,0 +1,171 @@
+"""Files that fail, or that remember what was done to them. Give them to a store with `using`.
+
+`Faults` says at which of the primitive operations that change something (create, write, resize, sync_file, sync_folder, rename,
+remove) what happens; all files made by `Faults.files` share it, and are counted together.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+from replaystore import opening
+from replaystore.backends.files import Files
+
+__all__ = ["FailingFiles", "Faults", "Operation", "RecordingFiles", "using"]
+
+OPERATIONS = ("create", "write", "resize", "sync_file", "sync_folder", "rename", "remove")
+GROWING = ("create", "write", "rename")
+"""What a full disk refuses."""
+
+
+@contextmanager
+def using(files: Callable[..., Files]) -> Iterator[None]:
+    """Stores that are opened meanwhile use these files."""
+    with patch.object(opening, "Files", files):
+        yield
+
+
+@dataclass
+class Faults:
+    """What goes wrong, and when."""
+
+    kill_at: int | None = None
+    """Kill the process at the operation of this number, from 1 on."""
+    kill_phase: float = 0.0
+    """How much of that operation is done before: 0 nothing, 1 all of it; in between, a part of what is to be written."""
+    full_at: int | None = None
+    """From the operation of this number on, there is no space left."""
+    failing: tuple[str, ...] = GROWING
+    """What is refused then."""
+    error: int = errno.ENOSPC
+    count: int = 0
+    """Operations so far."""
+
+    def files(self, root: str | os.PathLike[str], *, writable: bool) -> FailingFiles:
+        """Files that these faults happen to."""
+        return FailingFiles(root, writable=writable, faults=self)
+
+    def happens(self, operation: str) -> float | None:
+        """Count an operation: how much of it is done before the fault, or None if there is none."""
+        self.count += 1
+        if self.count == self.kill_at:
+            return self.kill_phase
+        if self.full_at is not None and self.count >= self.full_at and operation in self.failing:
+            return self.kill_phase
+        return None
+
+    def strike(self) -> None:
+        """Kill the process, or refuse."""
+        if self.count == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(self.error, os.strerror(self.error))
+
+
+class FailingFiles(Files):
+    """Files to which `faults` happen."""
+
+    def __init__(self, root: str | os.PathLike[str], *, writable: bool, faults: Faults) -> None:
+        super().__init__(root, writable=writable)
+        self.faults = faults
+
+    def create(self, name: str) -> None:
+        self._do("create", lambda: Files.create(self, name))
+
+    def write(self, name: str, offset: int, data: Any) -> None:
+        done = self.faults.happens("write")
+        if done is None:
+            super().write(name, offset, data)
+            return
+        part = bytes(memoryview(data).cast("B"))
+        super().write(name, offset, part[: int(len(part) * done)])
+        self.faults.strike()
+
+    def resize(self, name: str, size: int) -> None:
+        self._do("resize", lambda: Files.resize(self, name, size))
+
+    def sync_file(self, name: str) -> None:
+        self._do("sync_file", lambda: Files.sync_file(self, name))
+
+    def sync_folder(self, folder: str) -> None:
+        self._do("sync_folder", lambda: Files.sync_folder(self, folder))
+
+    def rename(self, old: str, new: str) -> None:
+        self._do("rename", lambda: Files.rename(self, old, new))
+
+    def remove(self, name: str) -> None:
+        self._do("remove", lambda: Files.remove(self, name))
+
+    def _do(self, operation: str, action: Callable[[], None]) -> None:
+        done = self.faults.happens(operation)
+        if done is None or (done == 1 and self.faults.count == self.faults.kill_at):
+            action()
+        if done is not None:
+            self.faults.strike()
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One primitive operation."""
+
+    kind: str
+    name: str
+    other: str = ""
+    """rename: the new name."""
+    offset: int = 0
+    """write: where; resize: the size."""
+    data: bytes = b""
+
+
+@dataclass
+class RecordingFiles:
+    """Makes files that note every operation in `operations`. Marks of one's own may be put between them."""
+
+    operations: list[Operation] = field(default_factory=list)
+
+    def files(self, root: str | os.PathLike[str], *, writable: bool) -> Files:
+        """Files that are recorded."""
+        return _RecordedFiles(root, writable=writable, operations=self.operations)
+
+
+class _RecordedFiles(Files):
+    def __init__(self, root: str | os.PathLike[str], *, writable: bool, operations: list[Operation]) -> None:
+        super().__init__(root, writable=writable)
+        self._operations = operations
+
+    def create(self, name: str) -> None:
+        super().create(name)
+        self._operations.append(Operation("create", name))
+
+    def write(self, name: str, offset: int, data: Any) -> None:
+        super().write(name, offset, data)
+        self._operations.append(Operation("write", name, offset=offset, data=bytes(memoryview(data).cast("B"))))
+
+    def resize(self, name: str, size: int) -> None:
+        super().resize(name, size)
+        self._operations.append(Operation("resize", name, offset=size))
+
+    def sync_file(self, name: str) -> None:
+        self._operations.append(Operation("content", name, data=Files.read(self, name)))  # also of what was written by other means
+        super().sync_file(name)
+        self._operations.append(Operation("sync_file", name))
+
+    def sync_folder(self, folder: str) -> None:
+        super().sync_folder(folder)
+        self._operations.append(Operation("sync_folder", folder))
+
+    def rename(self, old: str, new: str) -> None:
+        super().rename(old, new)
+        self._operations.append(Operation("rename", old, other=new))
+
+    def remove(self, name: str) -> None:
+        there = self.exists(name)
+        super().remove(name)
+        if there:
+            self._operations.append(Operation("remove", name))
