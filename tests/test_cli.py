@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -295,6 +296,21 @@ def test_recording_an_archive_leaves_nothing_else(facts: Callable[..., Any], tmp
     assert {path.name for path in tmp_path.iterdir()} == {"a.h5", "a.h5.sha256"}
 
 
+def test_a_recording_that_cannot_be_converted_is_kept(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise rs.errors.StorageError("the disk is full")
+
+    monkeypatch.setattr("replaystore.conversion.convert", full)
+
+    code, _, err = run("record", "CartPole-v1", tmp_path / "a.h5", "--steps", 300, "--layout", "archive")
+
+    assert code == 1
+    assert err.endswith("replaystore: error: the disk is full\n")
+    assert "a.h5.recording.zarr" in err
+    with rs.open(tmp_path / "a.h5.recording.zarr") as buffer:
+        assert len(buffer) == 300
+
+
 def test_an_argument_reaches_the_environment(facts: Callable[..., Any], tmp_path: Path) -> None:
     facts(
         "record",
@@ -537,6 +553,25 @@ def test_converting_a_part(recorded: Path, facts: Callable[..., Any], tmp_path: 
     with rs.open(recorded) as a, rs.open(tmp_path / "a.zarr") as b:
         assert list(b.schema.fields) == ["observation", "reward", "terminated", "truncated"]
         assert b.trajectories["length"].tolist() == a.trajectories.where("length > 20")["length"].tolist()
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5", "a.zarr.zip"])
+def test_ctrl_c_in_a_conversion_leaves_nothing(
+    name: str, recorded: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def interrupted(*_: object, **__: object) -> Iterator[Callable[[int, int], None]]:
+        def press(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        yield press
+
+    monkeypatch.setattr("replaystore.cli.convert.progress_bar", interrupted)
+
+    code, out, err = run("convert", recorded, tmp_path / name)
+
+    assert (code, out, err.strip()) == (130, "", "replaystore: error: interrupted")
+    assert not list(tmp_path.iterdir())
 
 
 def damage(store: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import itertools
 import json
 import os
 import random
@@ -20,9 +21,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from replaystore.backends import ArraySpec, ChunkEntry, Container, Extent, hdf5, hdf5_overlay, hdf5_transaction
+from replaystore.backends import ArraySpec, ChunkEntry, Container, Extent, hdf5, hdf5_transaction
 from replaystore.backends.files import Files, MemoryFiles
 from replaystore.backends.hdf5 import Hdf5Container
+from replaystore.backends.hdf5_arrays import array
 from replaystore.backends.hdf5_overlay import Pieces, lookup3
 from replaystore.errors import (
     AlreadyExistsError,
@@ -61,7 +63,7 @@ def rows_of(spec: ArraySpec, count: int, seed: int = 0) -> NDArray[Any]:
 
 
 def flat(rows: NDArray[Any]) -> memoryview:
-    return memoryview(np.ascontiguousarray(rows).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
 
 
 def encoded(container: Hdf5Container, name: str, seed: int) -> bytes:
@@ -124,7 +126,7 @@ def test_raw_rows_are_read_as_written_over_growth_and_chunk_borders(container: H
     written = {name: rows_of(ALL[name], 1500, seed) for seed, name in enumerate(raw)}
     done = 0
     for count in (1, 31, 200, 7, 561, 700):
-        container.reserve({name: done + count for name in raw})
+        container.reserve(dict.fromkeys(raw, done + count))
         for name in raw:
             container.write_rows(name, done, flat(written[name][done : done + count]))
         done += count
@@ -235,6 +237,40 @@ def test_room_is_as_large_as_asked_for_at_first_and_at_most_half_more_later(cont
         assert container._places[OBS].rows <= 1.5 * rows + 64
 
 
+def test_new_space_reads_as_zeros_even_after_a_failed_write(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = Hdf5Container.create(files, NAME, {})
+    container.create_arrays(SPECS)
+    size = files.size(NAME)
+    real, count = files.write, iter(range(100))
+
+    def fail(name: str, offset: int, data: Any) -> None:
+        if next(count) == 2:  # two chunks are in place, their journal is not
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(name, offset, data)
+
+    for _ in range(3):
+        count = iter(range(100))
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "write", fail)
+            with pytest.raises(OSError, match="No space"):
+                container.write_chunks({IMAGE: {0: b"x" * 3000, 1: b"y" * 3000}})
+    assert files.size(NAME) < size + 7000
+    container.reserve({OBS: 640})
+    assert read_rows(container, OBS, 640) == bytes(640 * 64)
+
+
+def test_a_reader_notices_that_reserved_room_was_given_up_and_taken_anew(container: Hdf5Container) -> None:
+    container.reserve({OBS: 6400})
+    container.write_rows(OBS, 0, flat(rows_of(ALL[OBS], 64)))
+    reader = reader_of(container)
+    assert read_rows(reader, OBS, 64) == flat(rows_of(ALL[OBS], 64)).tobytes()
+    container.publish({OBS: 64}, {})
+    container.reserve({OBS: 6400})
+    container.write_rows(OBS, 64, flat(rows_of(ALL[OBS], 6336, 1)))
+    expected = flat(rows_of(ALL[OBS], 64)).tobytes() + flat(rows_of(ALL[OBS], 6336, 1)).tobytes()
+    assert read_rows(reader, OBS, 6400) == expected
+
+
 def test_extents_begin_anywhere_and_end_with_the_last_row(container: Hdf5Container) -> None:
     container.reserve({OBS: 200})
     container.reserve({FLAG: 5000})
@@ -312,6 +348,67 @@ def test_a_cut_record_is_forgotten(container: Hdf5Container) -> None:
     assert reader_of(container).read_segment(0) == b"baseok"
     with pytest.raises(CorruptError, match="no byte 100"):
         container.cut_segment(0, 100)
+
+
+def test_a_cut_may_go_back_to_an_older_segment(container: Hdf5Container) -> None:
+    container.begin_segment(0, b"base")
+    container.append_record(b"a" * 70_000)
+    container.begin_segment(5, b"five")
+    container.begin_segment(9, b"nine")
+    reader = reader_of(container)
+    assert reader.segments() == [0, 5, 9]
+    with pytest.raises(CorruptError, match="no byte 99999"):
+        container.cut_segment(0, 99_999)
+    container.cut_segment(0, 30_000)
+    container.append_record(b"more")
+    for one in (container, reader, reader_of(container)):
+        assert one.segments() == [0]
+        assert one.read_segment(0) == b"base" + b"a" * 29_996 + b"more"
+
+
+def test_after_power_loss_no_record_follows_that_was_cut(tmp_path: Path) -> None:
+    files = RecordingFiles(tmp_path / "live")
+    container = Hdf5Container.create(files, NAME, {})
+    container.begin_segment(0, b"base")
+    container.append_record(b"old1")
+    container.append_record(b"old2")
+    container.sync()
+    disk = Disk()
+    for operation in files.operations:
+        disk.do(operation)
+    files.operations.clear()
+    container.cut_segment(0, 4)
+    container.append_record(b"new1")
+    for operation in files.operations:
+        disk.do(operation)
+    chance, found = random.Random(0), set()
+    for _ in range(40):
+        put(tmp_path / "crash", disk.crash(lambda count: chance.randint(0, count)))
+        found.add(Hdf5Container.open(Files(tmp_path / "crash", writable=False), NAME, writable=False).read_segment(0))
+    assert found == {b"base", b"basenew1"} | ({b"baseold1"} & found)
+
+
+def test_a_sealed_file_has_no_older_segments_and_no_tails(container: Hdf5Container) -> None:
+    container.begin_segment(0, b"base")
+    container.append_record(b"x" * 100_000)
+    container.begin_segment(3, b"newest")
+    container.create_arrays({"journal/tail/0": SPECS[FLAG], "journal/tail/1": SPECS[FLAG]})
+    container.seal()
+    for one in (container, reader_of(container)):
+        assert one.segments() == [3]
+        assert one.read_segment(3) == b"newest"
+        assert dict(one.specs()) == ALL
+    with plain(container) as file:
+        assert list(file["journal"]) == ["log"]
+        assert list(file["journal/log"]) == ["3"]
+
+
+def test_arrays_that_no_commit_knows_of_are_trimmed(container: Hdf5Container) -> None:
+    container.create_arrays({"steps/left/over": ALL[OBS], "journal/tail/0": SPECS[FLAG]})
+    container.trim(dict.fromkeys(ALL, 0))
+    assert dict(container.specs()) == {**ALL, "journal/tail/0": SPECS[FLAG]} == dict(reader_of(container).specs())
+    with plain(container) as file:
+        assert "left" not in file["steps"]
 
 
 def test_segments_from_the_new_one_on_are_replaced(container: Hdf5Container) -> None:
@@ -395,7 +492,7 @@ def test_links_and_storage_outside_the_file_are_never_followed(container: Hdf5Co
     assert dict(reader.specs()) == ALL
     with pytest.raises(CorruptError, match="elsewhere"):
         Hdf5Container.open(Files(container.files.root, writable=True), NAME, writable=True)._file.look(
-            lambda file, _: hdf5.array(file, "elsewhere/pose")
+            lambda file, _: array(file, "elsewhere/pose")
         )
     for name in ("external", "virtual"):
         with h5py.File(path, "r+") as file:
@@ -472,10 +569,10 @@ def test_stored_bytes_are_never_overwritten(tmp_path: Path, seed: int) -> None:
             rows += count
         elif action in ("chunks", "again"):
             numbers = range(max(0, chunks - 1), chunks) if action == "again" else range(chunks, chunks + chance.randint(1, 4))
-            data = {n: chance.choice([encoded(container, IMAGE, n), bytes([step]) * 700]) for n in numbers}
-            placed = container.write_chunks({IMAGE: data}).get(IMAGE, {})
+            stored = {n: chance.choice([encoded(container, IMAGE, n), bytes([step]) * 700]) for n in numbers}
+            placed = container.write_chunks({IMAGE: stored}).get(IMAGE, {})
             guard(files, *placed.values())
-            content |= {placed[n]: data[n] for n in placed}
+            content |= {placed[n]: stored[n] for n in placed}
             entries |= placed
             chunks = max([chunks, *(n + 1 for n in placed)])
         elif action == "publish":
@@ -835,6 +932,37 @@ def crash_story(tmp_path: Path, seed: int, *, every: int) -> None:
         put(tmp_path / "crash", disk.crash(nothing))
         check_either(tmp_path / "crash", after, after)
         state = after
+
+
+def test_a_journal_that_is_not_in_place_is_read_over_the_file(tmp_path: Path, no_reflinks: None) -> None:
+    """As on a medium that cannot be written to. The journal is on the disk, and nothing that it says is in place."""
+    files = RecordingFiles(tmp_path / "live")
+    state = State({"format_version": 1})
+    container = Hdf5Container.create(files, NAME, state.document)
+    disk = Disk()
+    seen, journal = 0, ("write", NAME, 12288)
+    for step in [*STORY, step_segment(8), step_segment(9)]:
+        after = step(container, state)
+        for number, operation in enumerate(files.operations):
+            disk.do(operation)
+            journaled = operation[:3] == ("write", NAME, 12288)
+            if (
+                journaled
+                and sum(other[:3] == operation[:3] for other in files.operations[number:]) == 1
+                and after.log.keys() != state.log.keys()
+            ):
+                put(tmp_path / "crash", disk.crash(everything))
+                reader = Hdf5Container.open(Files(tmp_path / "crash", writable=False), NAME, writable=False)
+                after.check(reader)
+                reader.close()
+                Hdf5Container.open(Files(tmp_path / "crash", writable=True), NAME, writable=True).close()
+                recovered = RecordingFiles(tmp_path / "crash")
+                after.check(Hdf5Container.open(recovered, NAME, writable=True))
+                assert {kind for kind, *_ in recovered.operations} <= {"remove"}
+                seen += 1
+        files.operations.clear()
+        state = after
+    assert seen == 4
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -1199,7 +1327,7 @@ def test_truncated_files_are_refused_and_never_stop_the_interpreter(small: tuple
 def test_flipped_bits_of_metadata_are_noticed_or_harmless(small: tuple[Path, bytes, State]) -> None:
     folder, data, state = small
     chance = random.Random(1)
-    metadata = [place for place in range(262144, 262144 + 6000) if data[place]] + list(range(0, 24)) + list(range(12288, 12360))
+    metadata = [place for place in range(262144, 262144 + 6000) if data[place]] + list(range(24)) + list(range(12288, 12360))
     noticed = 0
     for place in chance.sample(metadata, 250):
         changed = bytearray(data)
@@ -1297,7 +1425,7 @@ def test_pieces_hold_what_was_written_last() -> None:
         pieces.lay_over(0, found)
         assert found == expected
         starts = [(offset, offset + len(data)) for offset, data in pieces]
-        assert all(first[1] <= second[0] for first, second in zip(starts, starts[1:], strict=False))
+        assert all(first[1] <= second[0] for first, second in itertools.pairwise(starts))
 
 
 @pytest.mark.parametrize(
@@ -1306,4 +1434,3 @@ def test_pieces_hold_what_was_written_last() -> None:
 )
 def test_lookup3_is_the_published_function(data: bytes, value: int) -> None:
     assert lookup3(data) == value
-    assert hdf5_overlay.lookup3(data) == value

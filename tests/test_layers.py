@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"backends"},
     {"assembler", "chunks", "formats", "layout", "opening", "sealing", "statistics", "trajectories"},
     {"buffer", "infos", "loader", "reader", "sampling", "writer"},
-    {"analysis", "conversion", "excerpt", "repairing", "verification"},
+    {"analysis", "conversion", "excerpt", "repairing", "transfer", "verification"},
     {"cli", "compat", "gymnasium", "testing", "torch"},
 ]
 """What may import what: a module imports from its own layer and from those before it."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from replaystore import document as documents
 from replaystore import sealing
 from replaystore.backends import ArraySpec, Capabilities, Container
 from replaystore.backends.codecs import parse_codec
+from replaystore.backends.copying import append_rows
 from replaystore.backends.files import Files
 from replaystore.backends.store import ArrayStore
 from replaystore.buffer import Buffer
@@ -97,7 +98,8 @@ def convert(
             They keep their numbers; those still open are cut off.
         codec: "raw", "zstd:LEVEL" or "gzip:LEVEL" for all fields that are coded. By default as they are; where a field has the default
             codec of its container, it gets that of the target's (Zarr zstd:1, HDF5 gzip:1, which all software reads).
-        layout: "live" or "archive" (all fields coded in large chunks, sealed, with a manifest); None: as it is.
+        layout: "live" or "archive" (all fields coded in large chunks, sealed, with a manifest): all fields are stored as that layout has
+            it. None: as they are in the source.
         overwrite: replace a store that is there.
         progress: called with (bytes done, bytes in all) after each block; an exception from it ends the conversion.
 
@@ -158,7 +160,7 @@ class _Conversion:
         self.schema: Schema = (
             buffer.schema if fields is None else buffer.schema.select([fields] if isinstance(fields, str) else list(fields))
         )
-        self.layout = layout or buffer.layout
+        self.layout, self.as_it_was = layout or buffer.layout, layout is None
         if self.layout == "archive" and codec == "raw":
             raise SchemaError("all fields of an archive are coded: choose another codec, or layout='live'")
         observations = self.schema.names("observation")
@@ -189,7 +191,7 @@ class _Conversion:
         """The target's document."""
         known = self.buffer._document
         overrides: dict[str, dict[str, Any]] = {}
-        if self.layout == self.buffer.layout:
+        if self.as_it_was:
             given = documents.to_plain(known.layout.overrides)
             overrides = {name: _given(setting) for name, setting in given.items() if name in self.schema.fields}
         if self.codec is not None:
@@ -207,12 +209,10 @@ class _Conversion:
         )
 
     def _coded_fields(self) -> list[str]:
-        if self.layout == "archive":
-            return list(self.schema.fields)
-        if self.layout != self.buffer.layout:
-            live = field_specs(self.schema.fields, self.layout, self._capabilities())
-            return [name for name in self.schema.fields if live[f"steps/{escape_path(name)}"].codec is not None]
-        specs = self.buffer._store.container.specs()
+        if not self.as_it_was:
+            specs: Mapping[str, ArraySpec] = field_specs(self.schema.fields, self.layout, self._capabilities())
+        else:
+            specs = self.buffer._store.container.specs()
         return [name for name in self.schema.fields if specs[f"steps/{escape_path(name)}"].codec is not None]
 
     def _capabilities(self) -> Capabilities:
@@ -238,34 +238,39 @@ class _Conversion:
 
     def specs(self, container: Container, document: documents.Document) -> dict[str, ArraySpec]:
         """The target's arrays."""
+        known, capabilities = self.buffer._store.specs(), container.capabilities
         storage = {name: _given(setting) for name, setting in documents.to_plain(document.layout.overrides).items()}
-        chosen = array_specs(self.schema, self.layout, container.capabilities, capacity=None, storage=storage)
-        known = self.buffer._store.specs()
-        if self.layout == self.buffer.layout:
-            for name, spec in chosen.items():
-                if name in known:
-                    chosen[name] = self._like(known[name], spec, storage.get(self._field(name), {}), container.capabilities)
-        for name, spec in known.items():
-            if name.startswith("trajectories/") and spec.mutable and name not in chosen:
-                chosen[name] = table_spec(spec.dtype, shape=spec.shape, mutable=True)
-        if self.codec not in (None, "raw"):
-            chosen |= {name: replace(spec, codec=self.codec) for name, spec in chosen.items() if name.startswith("final/") and spec.codec}
-        return chosen
+        if self.as_it_was:
+            for name in self.schema.fields:
+                codec = self._codec(known[f"steps/{escape_path(name)}"], capabilities, storage.get(name, {}))
+                storage[name] = {**storage.get(name, {}), "codec": codec or "raw"}
+        chosen = array_specs(self.schema, self.layout, capabilities, capacity=None, storage=storage)
+        if self.as_it_was:
+            final = {
+                name: self._codec(known[name], capabilities, {})
+                for name, spec in chosen.items()
+                if name.startswith("final/") and spec.codec
+            }
+        else:
+            final = {name: self.codec for name, spec in chosen.items() if name.startswith("final/") and spec.codec and self.codec}
+        chosen |= {name: replace(chosen[name], codec=codec) for name, codec in final.items() if codec not in (None, "raw")}
+        if self.as_it_was and self.buffer.capacity is None:  # of a ring, chunks and shards were made small for it
+            for name, spec in known.items():
+                if name in chosen and (spec.codec is None) == (chosen[name].codec is None):
+                    chosen[name] = replace(spec, codec=chosen[name].codec)
+        user = {name: spec for name, spec in known.items() if name.startswith("trajectories/") and spec.mutable and name not in chosen}
+        return chosen | {name: table_spec(spec.dtype, shape=spec.shape, mutable=True) for name, spec in user.items()}
 
-    def _field(self, stored: str) -> str:
-        return next((name for name in self.schema.fields if stored == f"steps/{escape_path(name)}"), "")
-
-    def _like(self, known: ArraySpec, chosen: ArraySpec, override: dict[str, Any], capabilities: Capabilities) -> ArraySpec:
-        """How an array is stored in the target if the layout stays: as in the source, but for what the container or the user wants."""
-        if self.buffer.capacity is not None:  # chunks and shards were made small for the ring
-            if known.codec is None and chosen.codec is not None and "codec" not in override:
-                return replace(chosen, codec=None, chunk_rows=known.chunk_rows)
-            return chosen
-        if known.codec is None or chosen.codec is None:
-            return known if known.codec is None else chosen
+    def _codec(self, known: ArraySpec, capabilities: Capabilities, override: Mapping[str, Any]) -> str | None:
+        """How an array is coded in the target if its layout stays."""
+        if known.codec is None:
+            return None
+        if self.codec is not None:
+            return None if self.codec == "raw" else self.codec
+        if override.get("codec", "raw") != "raw":
+            return str(override["codec"])
         default = self.buffer._store.container.capabilities.default_codec
-        codec = override.get("codec", capabilities.default_codec if known.codec == default else known.codec)
-        return replace(known, codec=codec)
+        return capabilities.default_codec if known.codec == default else known.codec
 
     # --- making it
 
@@ -311,10 +316,10 @@ class _Conversion:
             self.transfer.rows(list(self.schema.fields))
             self.transfer.final_observations(list(self.schema.names("observation")))
             for name in PARTS:
-                store.append_table({f"parts/{name}": getattr(excerpt.parts, name)})
+                append_rows(store, f"parts/{name}", getattr(excerpt.parts, name))
             for name, column in excerpt.table.items():
                 if name in specs:
-                    store.append_table({name: np.asarray(column, specs[name].dtype)})
+                    append_rows(store, name, np.asarray(column, specs[name].dtype))
             attachments = excerpt.attachments(self.schema.names("observation"))
             if self.layout == "archive":
                 sealing.commit_sealed(store, excerpt.extra, attachments)

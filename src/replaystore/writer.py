@@ -1,16 +1,17 @@
 """Steps of several environments, staged until there are enough of them, become rows.
 
-A step is copied once, into arrays of shape (environments, steps); when these are full, or at a commit, each environment's steps become a
-run of adjacent rows. So the cost of a step is that of copying it, and an environment's steps lie together.
+A step is staged as the bytes of its arrays, which is the quickest copy there is; when there are enough steps, or at a commit, each
+environment's steps become a run of adjacent rows. So the cost of a step is that of copying it, and an environment's steps lie together.
 
-The observation after a step is staged in the place of the next step's observation. When a trajectory ends, `reset` puts the first
-observation of the next one there; the one that was there is kept as the final observation of the trajectory that ended.
+The observation after a step is that of the next step. When a trajectory ends, `reset` puts the first observation of the next one in
+its place; the one that was there is kept as the final observation of the trajectory that ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,8 @@ STAGE_BYTES = 16 << 20
 """Staged steps take at most about this much memory."""
 STAGE_STEPS = 1024
 """Steps of each environment staged at most."""
+PLAIN = ("observation", "action", "reward", "terminated", "truncated")
+"""The fields of most buffers, whose steps are checked and copied in the fewest operations."""
 STEP = 1 << 32
 """What happens in a step comes after the resets before it, of which there are fewer."""
 
@@ -43,7 +46,9 @@ class _Reset:
     mask: NDArray[np.bool_]
     seeds: Sequence[int]
     finals: Mapping[str, NDArray[Any]]
-    """The observations that were there before."""
+    """The observations that were there before, of all environments."""
+    begins: Mapping[str, NDArray[Any]]
+    """The observations that are there now."""
 
 
 class Writer:
@@ -59,31 +64,34 @@ class Writer:
         self.num_envs = num_envs
         self.split = split
         self._buffer = buffer
-        self._time = 0
+        self._staged: list[tuple[bytes, ...]] = []
+        """For each step, the bytes of each field, in the order of `_names`; of an observation those of the one after the step."""
+        self._masks: dict[int, NDArray[np.bool_]] = {}
+        """The masks of staged steps that not all environments record."""
         self._resets: list[_Reset] = []
-        self._masked = False
+        self._scratch: dict[str, tuple[BytesIO, NDArray[Any]]] = {}
+        """Room in which the staged steps of a field are put in order; new memory each time would take longer than the work."""
+        self._start: dict[str, NDArray[Any]] = {}
+        """The observations that the first staged step starts from."""
         self._started = False
         self._closed = False
+        self._like: tuple[Any, ...] | None = None
+        """dtype and shape of each field, in the order of PLAIN, while `step` takes these fields and no others."""
         self._allocate(buffer.schema)
 
     def _allocate(self, schema: Schema) -> None:
-        """Arrays for the staged steps; the current observations are carried over."""
+        """Be ready for steps of this schema; nothing is staged."""
         rows = sum(declared.row_bytes for declared in schema.fields.values()) * self.num_envs
-        steps = int(min(max(STAGE_BYTES // max(rows, 1), 1), STAGE_STEPS))
-        current = self._current() if self._started else {}
-        self._schema, self._steps = schema, steps
+        self._schema = schema
+        self._steps = int(min(max(STAGE_BYTES // max(rows, 1), 1), STAGE_STEPS))
         self._observations = schema.names("observation")
-        self._stage: dict[str, NDArray[Any]] = {}
-        for name, declared in schema.fields.items():
-            room = steps + 1 if declared.role == "observation" else steps
-            self._stage[name] = np.zeros((self.num_envs, room, *declared.shape), declared.dtype)
-        self._valid = np.ones((self.num_envs, steps), np.bool_)
-        self._expected = {
-            name: (self._stage[name], declared.dtype, (self.num_envs, *declared.shape)) for name, declared in schema.fields.items()
-        }
-        self._others = {name for name, declared in schema.fields.items() if declared.role not in ("observation", "action")}
-        for name, values in current.items():
-            self._stage[name][:, 0] = values
+        self._expected = {name: (declared.dtype, (self.num_envs, *declared.shape)) for name, declared in schema.fields.items()}
+        zeros = {name: np.zeros(self._expected[name][1], self._expected[name][0]) for name in self._observations}
+        self._start, self._scratch = zeros | self._start, {}
+        plain = self._expected.keys() == set(PLAIN)
+        self._names = PLAIN if plain else tuple(schema.fields)
+        self._plain = tuple(part for name in PLAIN for part in self._expected[name]) if plain else None
+        self._like = self._plain if self._started else None
 
     def reset(self, observation: Any, *, seed: int | Sequence[int | None] | None = None, mask: NDArray[np.bool_] | None = None) -> None:
         """Trajectories begin with these observations, in all environments or in those where `mask` (shape (num_envs,)) is True.
@@ -96,15 +104,12 @@ class Writer:
         seeds = [-1 if one is None else int(one) for one in (seed if isinstance(seed, Sequence) else [seed] * self.num_envs)]
         if len(seeds) != self.num_envs or chosen.shape != (self.num_envs,):
             raise SchemaError(f"reset takes one seed and one mask entry for each of the {self.num_envs} environments")
-        time = self._time
-        finals = self._current() if self._started else {}
-        self._resets.append(_Reset(time, len(self._resets), chosen, seeds, finals))
-        for name, value in values.items():
-            if mask is None:
-                self._stage[name][:, time] = value
-            else:
-                self._stage[name][chosen, time] = value[chosen]
-        self._started = True
+        before = self._current()
+        begins = {name: value.copy() for name, value in values.items()}
+        for name, value in begins.items():
+            value[~chosen] = before[name][~chosen]
+        self._resets.append(_Reset(len(self._staged), len(self._resets), chosen, seeds, before if self._started else {}, begins))
+        self._started, self._like = True, self._plain
 
     def step(
         self,
@@ -128,46 +133,52 @@ class Writer:
             SchemaError: a wrong dtype or shape, a missing or unknown field; nothing is recorded then.
             StorageError: the disk refused; nothing is lost, and the step may be repeated.
         """
-        if self._time == self._steps:
+        if len(self._staged) >= self._steps:
             self.flush()
-        time = self._time
-        columns = {"reward": reward, "terminated": terminated, "truncated": truncated}
-        if info:
-            columns.update(info)
-        if type(action) is np.ndarray and type(observation) is np.ndarray:
-            columns["action"] = action
-            columns["observation"] = observation
-        else:
-            columns.update(flatten(action, "action"))
-            columns.update(flatten(observation, "observation"))
-        expected = self._expected
-        if not self._started or self._closed or len(columns) != len(expected):
-            self._refuse(columns)
-        if mask is not None and (type(mask) is not np.ndarray or mask.dtype != np.bool_ or mask.shape != (self.num_envs,)):
-            raise SchemaError(f"mask is a bool array of shape ({self.num_envs},), True where a step is recorded, not {mask!r:.80}")
-        for name, value in columns.items():
-            entry = expected.get(name)
-            if entry is None or type(value) is not np.ndarray or value.dtype != entry[1] or value.shape != entry[2]:
-                self._refuse(columns)
-        ahead = time + 1
-        for name in self._observations:
-            expected[name][0][:, ahead] = columns.pop(name)
-        for name, value in columns.items():
-            expected[name][0][:, time] = value
-        if mask is not None:
-            self._valid[:, time] = mask
-            self._masked = True
-            for name in self._observations:  # where nothing is recorded, nothing moves on
-                stage = expected[name][0]
-                stage[~mask, ahead] = stage[~mask, time]
-        self._time = ahead
+        if (
+            type(observation) is type(action) is type(reward) is type(terminated) is type(truncated) is np.ndarray
+            and mask is None
+            and not info
+            # One comparison of tuples: a step of small arrays costs little more than the checks it needs.
+            and self._like
+            == (
+                observation.dtype,
+                observation.shape,
+                action.dtype,
+                action.shape,
+                reward.dtype,
+                reward.shape,
+                terminated.dtype,
+                terminated.shape,
+                truncated.dtype,
+                truncated.shape,
+            )
+        ):
+            self._staged.append((observation.tobytes(), action.tobytes(), reward.tobytes(), terminated.tobytes(), truncated.tobytes()))
+            return
+        columns = flatten(observation, "observation") | flatten(action, "action")
+        columns |= {"reward": reward, "terminated": terminated, "truncated": truncated} | dict(info or {})
+        self._stage(columns, mask)
 
-    def _refuse(self, columns: Mapping[str, Any]) -> None:
-        """Say what is wrong with a step."""
+    def _stage(self, columns: Mapping[str, Any], mask: NDArray[np.bool_] | None) -> None:
+        """Check a step and stage it."""
         self._check_open()
         if not self._started:
             raise SchemaError("step before reset: call reset with the first observations")
-        self._checked(columns, self._schema.fields)
+        if mask is not None and (type(mask) is not np.ndarray or mask.dtype != np.bool_ or mask.shape != (self.num_envs,)):
+            raise SchemaError(f"mask is a bool array of shape ({self.num_envs},), True where a step is recorded, not {mask!r:.80}")
+        arrays = dict(columns)
+        for name, value in columns.items():
+            if type(value) is not np.ndarray or (value.dtype, value.shape) != self._expected.get(name):
+                arrays = {}
+        if len(arrays) != len(self._expected):
+            arrays = self._checked(columns, self._schema.fields)
+        if mask is not None:
+            before = self._current()
+            for name in self._observations:  # where nothing is recorded, nothing moves on
+                arrays[name] = np.where(mask.reshape(-1, *[1] * (before[name].ndim - 1)), arrays[name], before[name])
+            self._masks[len(self._staged)] = mask.copy()
+        self._staged.append(tuple(arrays[name].tobytes() for name in self._names))
 
     def _checked(self, columns: Mapping[str, Any], names: Any) -> dict[str, NDArray[Any]]:
         arrays = {name: np.asarray(value) for name, value in columns.items()}
@@ -178,42 +189,63 @@ class Writer:
         return arrays
 
     def _current(self) -> dict[str, NDArray[Any]]:
-        """The observations that the next step starts from."""
-        return {name: self._stage[name][:, self._time].copy() for name in self._observations}
+        """The observations that the next step starts from, not to be written to."""
+        if self._resets and self._resets[-1].time == len(self._staged):
+            return dict(self._resets[-1].begins)
+        if not self._staged:
+            return dict(self._start)
+        last = self._staged[-1]
+        return {name: self._array(name, last[self._names.index(name)], 1)[0] for name in self._observations}
+
+    def _array(self, name: str, data: bytes, steps: int) -> NDArray[Any]:
+        dtype, shape = self._expected[name]
+        return np.frombuffer(data, dtype).reshape(steps, *shape)
 
     # --- from steps to rows
 
     @property
     def staged(self) -> int:
         """Steps that are staged."""
-        return int(self._valid[:, : self._time].sum())
+        return len(self._staged) * self.num_envs - sum(int((~mask).sum()) for mask in self._masks.values())
 
     def flush(self) -> None:
         """Hand the staged steps over as rows. They are safe after the next commit."""
-        if not self._time and not self._resets:
+        if not self._staged and not self._resets:
             return
-        time, valid = self._time, self._valid[:, : self._time]
-        current = self._current() if self._started else {}
-        if self._masked and not valid.all():
-            columns = {name: stage[:, :time][valid] for name, stage in self._stage.items()}
-            counts = valid.sum(axis=1)
-        else:
-            columns = {name: stage[:, :time].reshape(self.num_envs * time, *stage.shape[2:]) for name, stage in self._stage.items()}
-            counts = np.full(self.num_envs, time)
+        time, current = len(self._staged), self._current()
+        valid = np.ones((self.num_envs, time), np.bool_)
+        for at, mask in self._masks.items():
+            valid[:, at] = mask
+        columns = {name: self._rows(name, valid) for name in self._names}
+        counts = valid.sum(axis=1)
         first = self._buffer._append_rows(columns, int(counts.sum()))
         begins = np.concatenate(([0], np.cumsum(counts)))
-        runs = [
-            self._run(env, columns, slice(int(begins[env]), int(begins[env + 1])), valid[env], current) for env in range(self.num_envs)
-        ]
+        runs = [self._run(env, columns, slice(int(begins[env]), int(begins[env + 1])), valid[env], current) for env in range(self.num_envs)]
         self._buffer._assembler.add_together(first, runs, split=self._buffer._split_code(self.split))
-        for name, values in current.items():
-            self._stage[name][:, 0] = values
-        self._time, self._resets, self._masked = 0, [], False
-        self._valid[:] = True
+        self._staged, self._resets, self._masks, self._start = [], [], {}, current
 
-    def _run(
-        self, env: int, columns: Mapping[str, NDArray[Any]], mine: slice, valid: NDArray[np.bool_], current: Mapping[str, Any]
-    ) -> Run:
+    def _rows(self, name: str, valid: NDArray[np.bool_]) -> NDArray[Any]:
+        """The staged rows of a field, those of the first environment first; valid until the next call for this field."""
+        place, (dtype, (_, *shape)) = self._names.index(name), self._expected[name]
+        pieces: list[Any] = [step[place] for step in self._staged]
+        if name in self._observations and pieces:
+            pieces = [self._start[name].tobytes(), *pieces[:-1]]
+            for reset in self._resets:
+                if reset.time < len(pieces):
+                    pieces[reset.time] = reset.begins[name].tobytes()
+        row = np.dtype((np.void, self._schema.fields[name].row_bytes))  # moved as a whole, twice as fast as its elements
+        joined, rows = self._scratch.setdefault(name, (BytesIO(), np.empty(self._steps * self.num_envs, row)))
+        joined.seek(0)
+        joined.writelines(pieces)
+        items = np.frombuffer(joined.getbuffer(), row, valid.size).reshape(len(pieces), self.num_envs).T
+        rows = rows[: int(valid.sum())]
+        if self._masks:
+            rows[:] = items[valid]
+        else:
+            rows.reshape(valid.shape)[:] = items
+        return rows.view(dtype).reshape(-1, *shape)
+
+    def _run(self, env: int, columns: Mapping[str, NDArray[Any]], mine: slice, valid: NDArray[np.bool_], current: Mapping[str, Any]) -> Run:
         """One environment's rows, with what is known of the ends and beginnings among them."""
         terminated, truncated = columns["terminated"][mine], columns["truncated"][mine]
         times = np.flatnonzero(valid)
@@ -221,7 +253,8 @@ class Writer:
         run.following = {name: values[env] for name, values in current.items()}
         for place in np.flatnonzero(terminated | truncated).tolist():
             row = mine.start + place + 1
-            final = {name: columns[name][row] for name in self._observations} if row < mine.stop else run.following
+            # A copy, for what waits for a commit would keep all staged rows in memory otherwise.
+            final = {name: columns[name][row].copy() for name in self._observations} if row < mine.stop else run.following
             run.ends[place] = End((int(times[place]), STEP), final)
         reset_at: dict[int, Begin] = {}
         for reset in self._resets:
@@ -249,7 +282,7 @@ class Writer:
             self.flush()
             for env in range(self.num_envs):
                 self._buffer._assembler.cut(env)
-            self._closed = True
+            self._closed, self._like = True, None
             self._buffer._writer_closed(self)
 
     def _check_open(self) -> None:

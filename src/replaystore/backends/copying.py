@@ -172,6 +172,8 @@ def append_encoded(store: ArrayStore, name: str, chunks: Sequence[Chunk]) -> Non
 
 def append_rows(store: ArrayStore, name: str, rows: NDArray[Any]) -> None:
     """Append rows of an array of any kind, table or not."""
+    if not len(rows):
+        return
     if name in store._table_rows:
         store.append_table({name: rows})
         return

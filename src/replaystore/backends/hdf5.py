@@ -20,7 +20,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,16 @@ from typing import Any
 from replaystore.backends import ArraySpec, Capabilities, ChunkEntry, Codec, Extent
 from replaystore.backends.codecs import codec_for
 from replaystore.backends.files import Files
-from replaystore.backends.hdf5_arrays import array, arrays, make_array, make_file, read_document, write_document
+from replaystore.backends.hdf5_arrays import (
+    array,
+    array_problems,
+    arrays,
+    make_array,
+    make_file,
+    read_document,
+    remove_array,
+    write_document,
+)
 from replaystore.backends.hdf5_library import Hdf5File
 from replaystore.backends.hdf5_log import Log
 from replaystore.backends.hdf5_overlay import Overlay
@@ -417,6 +426,33 @@ class Hdf5Container:
             raise CorruptError(f"an encoded chunk of {length} bytes at byte {offset} is missing; run `replaystore verify`")
         return data
 
+    def published(self) -> Mapping[str, int]:
+        """Nothing: extents run ahead of the commits while a store is written."""
+        return {}
+
+    def metadata_problems(self) -> Iterator[tuple[str, str]]:
+        def look(file: Any, _: Overlay) -> list[tuple[str, str]]:
+            read_document(file)
+            return array_problems(file)
+
+        try:
+            problems, _ = self._file.look(look)
+        except CorruptError as error:
+            problems = [(self._file.path, str(error))]
+        yield from problems
+
+    def index_problems(self, name: str, first: int, rows: int) -> Iterator[tuple[str, str]]:
+        try:
+            chunk_rows = self._spec(name).chunk_rows
+            needed = range(first // chunk_rows, rows // chunk_rows)
+            places = self._known(name, needed.start, needed.stop)
+            missing = [n for n in needed if n >= places.chunks or places.offsets[n] < 0]
+        except CorruptError as error:
+            yield name, str(error)
+        else:
+            if missing:
+                yield name, f"HDF5's index has no chunk {missing[0]}"
+
     def fork(self, rows: Mapping[str, int]) -> None:
         if not rows:
             return
@@ -432,14 +468,36 @@ class Hdf5Container:
         self.files.sync_folder(os.path.dirname(self.name))
 
     def trim(self, rows: Mapping[str, int]) -> None:
-        """Nothing is left over: one file holds everything."""
+        self._ready()
+        self._remove([name for name in self.specs() if name not in rows and not name.startswith("journal/")])
+
+    def seal(self) -> None:
+        self._ready()
+        self._remove([name for name in self.specs() if name.startswith("journal/")], older_segments=True)
+
+    def _remove(self, names: Sequence[str], *, older_segments: bool = False) -> None:
+        """Remove arrays from HDF5's sight; their bytes stay, as old readers know them."""
+
+        def drop(file: Any, _: Overlay) -> None:
+            for name in names:
+                remove_array(file, name)
+            if older_segments:
+                self._log.keep_newest(file)
+
+        with self._lock:
+            if names or older_segments:
+                self._file.change(drop)
+            known = dict(self.specs())
+            for name in names:
+                del known[name]
+                self._places.pop(name, None)
+                self._base.pop(name, None)
+            self._specs = known
+            self._log.changed()
 
     def drop_before(self, name: str, row: int) -> None:
         if row > 0:
             raise UnsupportedError(f"{self._file.path}: HDF5 cannot give back the space of old rows of {name}; use a Zarr store for a ring")
-
-    def seal(self) -> None:
-        """Nothing can be given back, and HDF5's own metadata is in one file already."""
 
     def close(self) -> None:
         self.files.close()

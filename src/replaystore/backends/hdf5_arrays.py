@@ -22,7 +22,7 @@ from replaystore.backends.hdf5_overlay import Overlay
 from replaystore.backends.hdf5_transaction import USERBLOCK
 from replaystore.errors import CorruptError, SchemaError
 
-__all__ = ["array", "arrays", "make_array", "make_file", "read_document", "write_document"]
+__all__ = ["array", "array_problems", "arrays", "make_array", "make_file", "read_document", "remove_array", "write_document"]
 
 OWN = "replaystore"
 CHECKSUM = "replaystore_crc32c"
@@ -70,6 +70,27 @@ def array(file: Any, name: str) -> Any:
     if not isinstance(found, h5py.h5d.DatasetID):
         raise CorruptError(f"the array {name} is missing; run `replaystore verify`")
     return found
+
+
+def remove_array(file: Any, name: str) -> None:
+    """Remove an array, and groups that are then empty."""
+    path, _, last = name.rpartition("/")
+    remove(group(file, path), last)
+    while path and not list(group(file, path)):
+        path, _, last = path.rpartition("/")
+        remove(group(file, path), last)
+
+
+def array_problems(file: Any) -> list[tuple[str, str]]:
+    """What other software sees of arrays that is not as it was made, as (where, what)."""
+    problems = []
+    for name, spec in arrays(file).items():
+        dataset = h5py.Dataset(array(file, name))
+        if dataset.dims[0].label != spec.dimension:
+            problems.append((name, f"the label of its first dimension is {dataset.dims[0].label!r}, not {spec.dimension!r}"))
+        if dataset.maxshape != (None, *spec.shape):
+            problems.append((name, f"it cannot grow: its largest shape is {dataset.maxshape}"))
+    return problems
 
 
 def make_array(file: Any, name: str, spec: ArraySpec) -> None:

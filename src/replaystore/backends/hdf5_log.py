@@ -24,6 +24,7 @@ __all__ = ["LOG", "Log"]
 
 LOG = "journal/log"
 USED = "used"
+NO_COMMIT = 1 << 62
 LEAST, MOST = 64 << 10, 4 << 20
 """Room that a segment begins with."""
 
@@ -109,11 +110,39 @@ class Log:
 
     def cut(self, commit: int, length: int) -> None:
         head = self._head
-        if head is None or head.commit != commit or not 0 <= length <= head.used:
-            raise CorruptError(f"{self._file.path}: the commit log has no byte {length} after commit {commit}; reopen the store")
-        if length < head.used:
+        if head is not None and commit < head.commit:
+            self._back_to(head, commit, length)
+        elif head is None or commit != head.commit or not 0 <= length <= head.used:
+            raise self._nowhere(commit, length)
+        elif length < head.used:
             self._write_head(replace(head, sequence=head.sequence + 1, used=length))
             self._file.sync()  # the other head names the bytes that the next record overwrites
+
+    def _back_to(self, head: Head, commit: int, length: int) -> None:
+        """Make an older segment the newest."""
+
+        def change(file: Any, overlay: Overlay) -> Head:
+            found = _segment(file, commit, overlay.start)
+            if found is None or not 0 <= length <= found.used:
+                raise self._nowhere(commit, length)
+            _drop(file, commit + 1, head.commit)
+            older = replace(found, sequence=head.sequence + 1, used=length)
+            overlay.front[older.slot] = older.pack()
+            return older
+
+        self._head = self._file.change(change)
+        self._older = None
+
+    def _nowhere(self, commit: int, length: int) -> CorruptError:
+        return CorruptError(f"{self._file.path}: the commit log has no byte {length} after commit {commit}; reopen the store")
+
+    def keep_newest(self, file: Any) -> None:
+        """In a transaction: remove all segments but the newest."""
+        _drop(file, 0, self._head.commit - 1 if self._head is not None else -1)
+
+    def changed(self) -> None:
+        """Segments were removed."""
+        self._older = None
 
 
 def _rounded(size: int) -> int:
@@ -173,12 +202,17 @@ def _segment(file: Any, commit: int, end: int) -> Head | None:
     return Head(0, commit, room if used is None else min(used, room), tuple(pieces)) if pieces else None
 
 
-def _end(file: Any, head: Head, successor: int) -> None:
-    """Before a segment begins: note how much counts of the one that was the newest, and remove those that come after the new one."""
+def _drop(file: Any, first: int, last: int) -> None:
+    """Remove the segments that begin with these commits."""
     owner = group(file, LOG)
     for commit, names in _names(file).items():
-        if commit >= successor:
-            for name in names:
-                remove(owner, name)
-        elif commit == head.commit:
-            h5py.Dataset(child(owner, names[0])).attrs[USED] = np.uint64(head.used)
+        for name in names if first <= commit <= last else ():
+            remove(owner, name)
+
+
+def _end(file: Any, head: Head, successor: int) -> None:
+    """Before a segment begins: note how much counts of the one that was the newest, and remove those that come after the new one."""
+    names = _names(file).get(head.commit)
+    if names and head.commit < successor:
+        h5py.Dataset(child(group(file, LOG), names[0])).attrs[USED] = np.uint64(head.used)
+    _drop(file, successor, NO_COMMIT)

@@ -120,15 +120,16 @@ class ZarrContainer:
 
     def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
         known = dict(self.specs())
+        write = self._write if self._segment is None else self.files.replace  # a store that others may open: whole or not at all
         for name, spec in specs.items():
             parts = name.split("/")
             for depth in range(1, len(parts)):
                 group = "/".join(parts[:depth])
                 if not self.files.exists(f"{group}/zarr.json"):
-                    self._write(f"{group}/zarr.json", _json(_GROUP))
+                    write(f"{group}/zarr.json", _json(_GROUP))
                     self._note_folders(group)
             self._remove(name)
-            self._write(f"{name}/zarr.json", _json(_array(spec, 0, name)))
+            write(f"{name}/zarr.json", _json(_array(spec, 0, name)))
             self._note_folders(name)
             known[name] = spec
         self._specs = known

@@ -56,7 +56,7 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
-    epilog="A LOCATION is a folder NAME.zarr, a file NAME.h5, or (to read, or convert to) NAME.zarr.zip. `replaystore COMMAND --help` has examples.",
+    epilog="A LOCATION is a folder NAME.zarr, a file NAME.h5, or (to read) NAME.zarr.zip. `replaystore COMMAND --help` has examples.",
 )
 @click.version_option(import_module("replaystore").__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:

@@ -23,7 +23,6 @@ __all__ = [
     "number",
     "one_line",
     "pairs",
-    "percent",
     "print_json",
     "printable",
     "progress_bar",
@@ -71,10 +70,6 @@ def size(value: float) -> str:
 def number(value: float) -> str:
     """A number with as many digits as one reads."""
     return f"{value:.6g}"
-
-
-def percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.0f} %" if whole else "-"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, left: Sequence[int] = (0,)) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,10 +65,19 @@ class Faults:
         """Kill the process, or refuse."""
         if self.count == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+            signal.pause()  # until it arrives
         raise OSError(self.error, os.strerror(self.error))
 
 
-class FailingFiles(Files):
+class _OneByOne(Files):
+    """Files that are synced in order, so that operations can be counted."""
+
+    def sync_files(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            self.sync_file(name)
+
+
+class FailingFiles(_OneByOne):
     """Files to which `faults` happen."""
 
     def __init__(self, root: str | os.PathLike[str], *, writable: bool, faults: Faults) -> None:
@@ -134,7 +143,7 @@ class RecordingFiles:
         return _RecordedFiles(root, writable=writable, operations=self.operations)
 
 
-class _RecordedFiles(Files):
+class _RecordedFiles(_OneByOne):
     def __init__(self, root: str | os.PathLike[str], *, writable: bool, operations: list[Operation]) -> None:
         super().__init__(root, writable=writable)
         self._operations = operations
