@@ -21,7 +21,7 @@ from replaystore.assembler import Assembler, End, Run
 from replaystore.backends.reading import StoreReader
 from replaystore.backends.store import ArrayStore
 from replaystore.errors import ConflictError, ReplayStoreError, SchemaError, UnsupportedError
-from replaystore.layout import array_specs, field_specs, table_spec
+from replaystore.layout import array_specs, check_storage, field_specs, table_spec
 from replaystore.location import Location, parse
 from replaystore.names import escape, escape_path, flatten
 from replaystore.opening import Lock, NewStore, open_container
@@ -77,6 +77,7 @@ def create(
             raise UnsupportedError(f"{place}: HDF5 cannot give space back, so it has no ring: use a .zarr location with capacity={capacity}")
     if durability not in ("commit", "none"):
         raise SchemaError(f'durability is "commit" or "none", not {durability!r}')
+    check_storage(schema.fields, layout, storage)
     document = documents.new(
         schema,
         layout={"name": layout, "durability": durability, "overrides": {name: dict(setting) for name, setting in (storage or {}).items()}},

@@ -366,6 +366,8 @@ def environment_of(env: Any) -> dict[str, Any] | None:
             section["id"] = str(spec.id)
             text = spec.to_json()
             section["spec"] = _strict(json.loads(text, parse_constant=str))  # a limit of infinity becomes the string
+            for added in ("num_envs", "vectorization_mode") if vector else ():
+                section["spec"].get("kwargs", {}).pop(added, None)  # make_vec's own, which the environment does not know
     except Exception as error:  # noqa: BLE001  # specs hold whatever users pass to make(), so anything can go wrong; the section says what did
         section["spec_error"] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode") if vector else None

@@ -68,12 +68,8 @@ def field_specs(
     storage: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, ArraySpec]:
     """The arrays of fields under `steps/`. SchemaError: an override names no field, or has no sense."""
-    if layout not in LAYOUTS:
-        raise SchemaError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
+    check_storage(fields, layout, storage)
     overrides = dict(storage or {})
-    unknown = [name for name in overrides if name not in fields]
-    if unknown:
-        raise SchemaError(f"storage: there is no field {unknown[0]!r}; fields are {', '.join(fields)}")
     small = [declared.row_bytes for declared in fields.values() if declared.row_bytes <= RAW_BYTES]
     specs = {}
     for name, declared in fields.items():
@@ -84,13 +80,22 @@ def field_specs(
     return specs
 
 
+def check_storage(fields: Mapping[str, Field], layout: str, storage: Mapping[str, Mapping[str, Any]] | None) -> None:
+    """SchemaError: there is no such layout, or an override names no field or setting."""
+    if layout not in LAYOUTS:
+        raise SchemaError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
+    for name, override in (storage or {}).items():
+        if name not in fields:
+            raise SchemaError(f"storage: there is no field {name!r}; fields are {', '.join(fields)}")
+        wrong = override.keys() - {"codec", "chunk_rows"}
+        if wrong:
+            raise SchemaError(f"storage of {name!r}: unknown setting {sorted(wrong)[0]!r}; there are codec and chunk_rows")
+
+
 def _choose(
     name: str, declared: Field, layout: str, capabilities: Capabilities, widest: int, override: Mapping[str, Any]
 ) -> tuple[str | None, int]:
     """The codec and the number of rows of a chunk."""
-    wrong = override.keys() - {"codec", "chunk_rows"}
-    if wrong:
-        raise SchemaError(f"storage of {name!r}: unknown setting {sorted(wrong)[0]!r}; there are codec and chunk_rows")
     size, archive = declared.row_bytes, layout == "archive"
     coded = archive or size > RAW_BYTES
     codec = override.get("codec", capabilities.default_codec if coded else "raw")

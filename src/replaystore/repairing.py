@@ -41,7 +41,7 @@ class RepairReport:
     """The commit that the store now shows."""
     actions: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
-    """What is no longer in the store."""
+    """What is no longer in the store, and what was wrong with it."""
     original: str | None = None
     """Where the damaged store is kept; None if it was not changed."""
 
@@ -245,4 +245,4 @@ def _account(before: VerifyReport, after: VerifyReport, report: RepairReport) ->
         report.dropped.append(f"the last {before.steps - after.steps} of {before.steps} steps")
     if before.trajectories > after.trajectories:
         report.dropped.append(f"{before.trajectories - after.trajectories} of {before.trajectories} trajectories")
-    report.dropped += [str(problem) for problem in before.problems]
+    report.dropped += [f"{problem.where}: {problem.what}" for problem in before.problems]

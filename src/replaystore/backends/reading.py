@@ -6,6 +6,7 @@ A reader needs no lock and no recovery: it believes the newest valid record of t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,21 @@ from replaystore.backends import ArraySpec, ChunkEntry, Container
 from replaystore.backends.records import Piece, State, decode_records
 from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
 
-__all__ = ["StoreReader", "tail_array"]
+__all__ = ["Commit", "StoreReader", "tail_array", "widths"]
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit of the log, in short."""
+
+    commit: int
+    time: float
+    lengths: dict[str, int]
+    first: dict[str, int]
+
+    def rows(self, group: str) -> int:
+        """Rows of a group that it shows."""
+        return self.lengths.get(group, 0) - self.first.get(group, 0)
+
 
 ATTEMPTS = 16
 """How often a reader looks again when a writer is faster than it."""
@@ -109,6 +124,18 @@ class StoreReader:
             self._tail_rows.clear()
             self._attached.clear()
         return self.state.commit != before
+
+    def commits(self) -> list[Commit]:
+        """The commits that can be opened, oldest first."""
+        newest, found = self.state, {}
+        for segment in self.container.segments():
+            first: dict[str, int] = {}
+            for meta, _, _ in decode_records(self.container.read_segment(segment)):
+                number, first = meta["commit"], first | meta.get("first", {})
+                evicted = any(row > first.get(group, 0) for group, row in newest.first.items())
+                if number <= newest.commit and not newest.is_dead(number) and not evicted:
+                    found[number] = Commit(number, meta["time"], dict(meta["lengths"]), first)
+        return [found[number] for number in sorted(found)]
 
     def pin(self, commit: int) -> StoreReader:
         """A reader of the same container as of an older commit."""

@@ -125,18 +125,7 @@ def bytes_on_disk(location: str) -> int:
 
 def _commits(store: StoreReader) -> list[Facts]:
     """The commits that can be opened, oldest first."""
-    from replaystore.backends.records import decode_records
-
-    newest, found = store.state, {}
-    for segment in store.container.segments():
-        first: dict[str, int] = {}
-        for meta, _, _ in decode_records(store.container.read_segment(segment)):
-            number_, first = meta["commit"], first | meta.get("first", {})
-            evicted = any(row > first.get(group, 0) for group, row in newest.first.items())
-            if number_ <= newest.commit and not newest.is_dead(number_) and not evicted:
-                steps = meta["lengths"].get("steps", 0) - first.get("steps", 0)
-                found[number_] = {"commit": number_, "committed": _moment(meta["time"]), "steps": steps}
-    return [found[number_] for number_ in sorted(found)]
+    return [{"commit": found.commit, "committed": _moment(found.time), "steps": found.rows("steps")} for found in store.commits()]
 
 
 def _moment(seconds: float) -> str:
