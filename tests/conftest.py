@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 
 # No deadline: how long an example takes says more about a busy machine than about the code.
 settings.register_profile("replaystore", deadline=None)
 settings.register_profile("thorough", deadline=None, max_examples=5000)  # pytest --hypothesis-profile=thorough
 settings.load_profile("replaystore")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--crash-points", type=int, default=200, help="kills per backend in tests/test_crash.py")
+    parser.addoption("--crash-seed", type=int, default=0, help="another seed gives other kills")

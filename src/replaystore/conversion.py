@@ -31,7 +31,7 @@ from replaystore.buffer import Buffer
 from replaystore.buffer import open as open_buffer
 from replaystore.errors import AlreadyExistsError, SchemaError
 from replaystore.excerpt import PARTS, Excerpt, selection, whole
-from replaystore.layout import array_specs, field_specs, table_spec
+from replaystore.layout import LAYOUTS, array_specs, field_specs, table_spec
 from replaystore.location import Location, parse
 from replaystore.names import escape_path
 from replaystore.opening import NewStore, exists, open_container
@@ -161,6 +161,8 @@ class _Conversion:
             buffer.schema if fields is None else buffer.schema.select([fields] if isinstance(fields, str) else list(fields))
         )
         self.layout, self.as_it_was = layout or buffer.layout, layout is None
+        if self.layout not in LAYOUTS:
+            raise SchemaError(f"there is no layout {self.layout!r}: choose one of {', '.join(LAYOUTS)}")
         if self.layout == "archive" and codec == "raw":
             raise SchemaError("all fields of an archive are coded: choose another codec, or layout='live'")
         observations = self.schema.names("observation")
@@ -280,11 +282,11 @@ class _Conversion:
         new = NewStore(self.place, document.to_json(), overwrite=overwrite)
         try:
             self._fill(new.container, document)
+            sealing.remove_sidecar(self.place)
+            new.finish()
         except BaseException:
             new.discard()
             raise
-        sealing.remove_sidecar(self.place)
-        new.finish()
         if self.layout == "archive" and self.place.backend == "hdf5":
             sealing.write_sidecar(self.place)
 

@@ -25,7 +25,7 @@ __all__ = ["LOG", "Log"]
 LOG = "journal/log"
 USED = "used"
 NO_COMMIT = 1 << 62
-LEAST, MOST = 64 << 10, 4 << 20
+LEAST, MOST = 64 << 10, 2 << 20
 """Room that a segment begins with."""
 
 
@@ -94,7 +94,7 @@ class Log:
 
     def begin(self, commit: int, record: bytes) -> None:
         head = self._head
-        size = _rounded(max(LEAST, 4 * len(record), min(MOST, 2 * head.room if head else 0)))
+        size = _rounded(max(LEAST, 4 * len(record), min(MOST, 2 * head.used if head else 0)))
 
         def change(file: Any, overlay: Overlay) -> Head:
             if head is not None:

@@ -370,7 +370,7 @@ class ArrayStore(StoreReader):
         starts = {name: array.rows // array.spec.chunk_rows * array.spec.chunk_rows for name, array in self._coded.items()}
         waiting = {name: max(starts[name], array.kept) for name, array in self._coded.items()}
         size = sum((array.rows - waiting[name]) * array.spec.row_bytes for name, array in self._coded.items()) + sum(map(len, large.values()))
-        if size and tail_array(0) not in self.container.specs():
+        if size and tail_array(0) not in self._raw:  # the container may hold one of them, if an earlier writer was killed
             self._create({tail_array(0): _TAIL, tail_array(1): _TAIL})
         once = sum(array.spec.chunk_bytes for array in self._coded.values()) + sum(map(len, large.values()))
         if size and self._tail_used + size > max(TAIL_BYTES, 4 * once) and not self._tail_reset:

@@ -107,16 +107,18 @@ class ZarrContainer:
         try:
             found = json.loads(self.files.read(file))
         except FileNotFoundError:
-            if name or self.files.exists(LOG):
-                raise CorruptError(f"{self.files.path(file)} is missing; restore it from a copy") from None
-            raise FormatError(f"{self.files.path('')} is not a replaystore store: it has no {file}") from None
+            raise self._not_ours(name, f"{self.files.path('')} is not a replaystore store: it has no {file}") from None
         except ValueError as error:
             raise CorruptError(f"{self.files.path(file)}: not valid JSON ({error}); run `replaystore repair`") from None
         finally:
             self.files.forget(file)  # it is replaced by renaming
         if not isinstance(found, dict) or found.get("zarr_format") != 3:
-            raise (CorruptError if name else FormatError)(f"{self.files.path(file)}: not Zarr v3 metadata; restore it from a copy")
+            raise self._not_ours(name, f"{self.files.path(file)}: not Zarr v3 metadata")
         return found
+
+    def _not_ours(self, name: str, what: str) -> FormatError:
+        """Where there is a commit log there was a store."""
+        return CorruptError(f"{what}; restore it from a copy") if name or self.files.exists(LOG) else FormatError(what)
 
     def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
         known = dict(self.specs())
@@ -140,7 +142,7 @@ class ZarrContainer:
     def document(self) -> dict[str, Any]:
         attributes = self._metadata("").get("attributes")
         if not isinstance(attributes, dict) or not isinstance(attributes.get("replaystore"), dict):
-            raise FormatError(f"{self.files.path('')} is a Zarr hierarchy, but not a replaystore store: no attribute `replaystore`")
+            raise self._not_ours("", f"{self.files.path('')} is a Zarr hierarchy, but not a replaystore store: no attribute `replaystore`")
         return dict(attributes["replaystore"])
 
     def replace_document(self, document: Mapping[str, Any]) -> None:
@@ -454,7 +456,8 @@ def consolidated(files: Files) -> dict[str, Any]:
     for name in files.walk():
         if name.endswith("/zarr.json"):
             node = json.loads(files.read(name))
-            nodes[name.removesuffix("/zarr.json")] = node if node["node_type"] == "array" else {**node, "consolidated_metadata": _NOTHING_INSIDE}
+            inside = {} if node["node_type"] == "array" else {"consolidated_metadata": _NOTHING_INSIDE}
+            nodes[name.removesuffix("/zarr.json")] = node | inside
     return {**json.loads(files.read("zarr.json")), "consolidated_metadata": {**_NOTHING_INSIDE, "metadata": nodes}}
 
 

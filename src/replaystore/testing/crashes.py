@@ -35,12 +35,13 @@ from replaystore.testing.faults import Faults, using
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import small, storage
 from replaystore.testing.workloads import Workload, act
+from replaystore.verification import verify
 
 __all__ = ["Campaign", "forked", "tiny"]
 
 SUFFIXES = {"zarr": (".zarr", "zstd:1"), "hdf5": (".h5", "gzip:1")}
 POINTS_PER_WORKLOAD = 20
-ACTIONS = 10
+ACTIONS = 8
 MAKING, BY_TIME, RECOVERY = 0.07, 0.2, 0.25
 """Of the kills, those while a store is being made; those at a random time; those followed by one during recovery, and so on."""
 
@@ -109,10 +110,9 @@ class Point:
 class Campaign:
     """Crashes of stores of one backend, below a folder."""
 
-    def __init__(self, backend: str, folder: str, *, verify: Callable[[str], list[str]] | None = None) -> None:
+    def __init__(self, backend: str, folder: str) -> None:
         suffix, self._codec = SUFFIXES[backend]
         self._rings = backend == "zarr"
-        self._verify = verify
         self._folder, self._place = folder, os.path.join(folder, "now")
         self.location = os.path.join(self._place, "store" + suffix)
         _load_everything()
@@ -228,15 +228,16 @@ class Campaign:
         with tiny():
             buffer: Buffer = buffers.open(self.location, "r+")
             _same(plain, buffer)
-            more = Workload(seed, 3, start=plain)
+            more = Workload(seed, 2, start=plain)
             for action in more.actions:
                 buffer = act(buffer, action, reopen=lambda _: buffers.open(self.location, "r+"))
             buffer.close()
         with buffers.open(self.location) as reader:
             _same(plain, reader)
-        problems = self._verify(self.location) if self._verify is not None else []
+        with patch("replaystore.verification._probe", lambda *_: True):  # we are in a process of our own already
+            problems = verify(self.location).problems
         if problems:
-            raise AssertionError(f"verify: {problems}")
+            raise AssertionError(f"verify: {problems[0]}")
 
 
 def _same(plain: PlainBuffer, buffer: Buffer, commit: int | None = None) -> None:
@@ -262,7 +263,8 @@ def main() -> int:
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108  # a kill loses nothing that was written: syncing is not tested here
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         failures = Campaign(options.backend, folder).run(options.points, options.seed)
-    sys.stdout.write("".join(f"{failure}\n" for failure in failures))
+    survived = options.points - len(failures)
+    sys.stdout.write("".join(f"{failure}\n" for failure in failures) + f"{survived} of {options.points} crashes were survived\n")
     return 1 if failures else 0
 
 
