@@ -22,8 +22,8 @@ import replaystore as rs
 from replaystore import errors
 from replaystore.backends.files import Files
 from replaystore.backends.reading import StoreReader
-from replaystore.opening import remove
 from replaystore.location import Location
+from replaystore.opening import remove
 from replaystore.testing import Contents, samples
 
 NAMES = ["b.zarr", "b.h5", "b.zarr.zip", "memory:b"]
@@ -40,11 +40,11 @@ def _nothing_in_memory() -> Any:
         remove(Location("memory", name))
 
 
-def record(location: str, *, steps: int = 120, seed: int = 3, finish: bool = False, **settings: Any) -> None:
+def record(location: str, *, steps: int = 120, seed: int = 3, **options: Any) -> None:
     """A recording with all that a buffer can hold: splits, columns of the user's, several parts, open trajectories."""
     schema = samples.small()
-    settings = {"storage": samples.storage("zstd:1"), "metadata": {"note": ["é", 1.5, None]}, **settings}
-    with rs.create(location, schema, **settings) as buffer:
+    options = {"storage": samples.storage("zstd:1"), "metadata": {"note": ["é", 1.5, None]}, **options}
+    with rs.create(location, schema, **options) as buffer:
         writer = buffer.writer(3, split="train")
         for number, step in enumerate(samples.recording(schema, 3, steps, seed)):
             samples.play(writer, step, schema)
@@ -56,7 +56,6 @@ def record(location: str, *, steps: int = 120, seed: int = 3, finish: bool = Fal
         last = {"camera": np.full((4, 3), 7, np.uint8), "joints": np.array([1, np.nan, -0.0], np.float32)}
         columns = samples.columns(schema, 9, seed + 1, ends=0.0)
         buffer.append(columns, env=6, final_observation=last)
-        ended = int((~buffer.trajectories.open).sum()) if finish else buffer.num_trajectories
         buffer.commit()
         ended = int((~buffer.trajectories.open).sum())
         buffer.set_trajectory_column("score", np.linspace(-1, 1, ended))
@@ -339,9 +338,9 @@ def test_a_damaged_encoded_chunk_does_not_reach_the_target(tmp_path: Path) -> No
         path = buffer._store.container.files.path(entry.object)
     flip(path, entry.offset + 3)
 
-    for settings in ({}, {"codec": "raw"}):
+    for codec in (None, "raw"):
         with pytest.raises(errors.CorruptError, match=r"chunk 2 of steps/observation/camera \(rows 8 to 12\)"):
-            rs.convert(first, tmp_path / "b.zarr", **settings)
+            rs.convert(first, tmp_path / "b.zarr", codec=codec)
     assert os.listdir(tmp_path) == ["a.zarr"]
 
 

@@ -9,9 +9,10 @@ its place; the one that was there is kept as the final observation of the trajec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,13 +65,17 @@ class Writer:
         self.num_envs = num_envs
         self.split = split
         self._buffer = buffer
-        self._staged: list[tuple[bytes, ...]] = []
-        """For each step, the bytes of each field, in the order of `_names`; of an observation those of the one after the step."""
+        self._time = 0
+        """How many steps are staged."""
+        self._staged = BytesIO()
+        """The staged steps: the arrays of all fields in the order of `_names`; of an observation those of the one after the step.
+
+        Nothing takes an array's bytes more quickly. It cannot be written to while a view of it is left."""
         self._masks: dict[int, NDArray[np.bool_]] = {}
         """The masks of staged steps that not all environments record."""
         self._resets: list[_Reset] = []
-        self._scratch: dict[str, tuple[BytesIO, NDArray[Any]]] = {}
-        """Room in which the staged steps of a field are put in order; new memory each time would take longer than the work."""
+        self._rooms: dict[str, NDArray[Any]] = {}
+        """Where the rows of a field are put in order; to take new memory each time would cost more than the work."""
         self._start: dict[str, NDArray[Any]] = {}
         """The observations that the first staged step starts from."""
         self._started = False
@@ -81,15 +86,18 @@ class Writer:
 
     def _allocate(self, schema: Schema) -> None:
         """Be ready for steps of this schema; nothing is staged."""
-        rows = sum(declared.row_bytes for declared in schema.fields.values()) * self.num_envs
         self._schema = schema
-        self._steps = int(min(max(STAGE_BYTES // max(rows, 1), 1), STAGE_STEPS))
+        self._step_bytes = sum(declared.row_bytes for declared in schema.fields.values()) * self.num_envs
+        self._steps = int(min(max(STAGE_BYTES // self._step_bytes, 1), STAGE_STEPS))
         self._observations = schema.names("observation")
         self._expected = {name: (declared.dtype, (self.num_envs, *declared.shape)) for name, declared in schema.fields.items()}
-        zeros = {name: np.zeros(self._expected[name][1], self._expected[name][0]) for name in self._observations}
-        self._start, self._scratch = zeros | self._start, {}
+        self._seen = {name: self._expected[name] for name in self._observations}
+        zeros = {name: np.zeros(shape, dtype) for name, (dtype, shape) in self._seen.items()}
+        self._start, self._rooms = zeros | self._start, {}
         plain = self._expected.keys() == set(PLAIN)
         self._names = PLAIN if plain else tuple(schema.fields)
+        sizes = [schema.fields[name].row_bytes * self.num_envs for name in self._names]
+        self._offsets = dict(zip(self._names, accumulate(sizes, initial=0), strict=False))
         self._plain = tuple(part for name in PLAIN for part in self._expected[name]) if plain else None
         self._like = self._plain if self._started else None
 
@@ -108,7 +116,7 @@ class Writer:
         begins = {name: value.copy() for name, value in values.items()}
         for name, value in begins.items():
             value[~chosen] = before[name][~chosen]
-        self._resets.append(_Reset(len(self._staged), len(self._resets), chosen, seeds, before if self._started else {}, begins))
+        self._resets.append(_Reset(self._time, len(self._resets), chosen, seeds, before if self._started else {}, begins))
         self._started, self._like = True, self._plain
 
     def step(
@@ -133,7 +141,7 @@ class Writer:
             SchemaError: a wrong dtype or shape, a missing or unknown field; nothing is recorded then.
             StorageError: the disk refused; nothing is lost, and the step may be repeated.
         """
-        if len(self._staged) >= self._steps:
+        if self._time >= self._steps:
             self.flush()
         if (
             type(observation) is type(action) is type(reward) is type(terminated) is type(truncated) is np.ndarray
@@ -154,8 +162,21 @@ class Writer:
                 truncated.shape,
             )
         ):
-            self._staged.append((observation.tobytes(), action.tobytes(), reward.tobytes(), terminated.tobytes(), truncated.tobytes()))
-            return
+            write: Callable[[Any], int] = self._staged.write
+            try:
+                write(observation)
+                write(action)
+                write(reward)
+                write(terminated)
+                write(truncated)
+                self._time += 1
+            except (BufferError, ValueError):  # not contiguous: _stage copies it
+                self._rewind()
+            except BaseException:
+                self._rewind()
+                raise
+            else:
+                return
         columns = flatten(observation, "observation") | flatten(action, "action")
         columns |= {"reward": reward, "terminated": terminated, "truncated": truncated} | dict(info or {})
         self._stage(columns, mask)
@@ -177,8 +198,16 @@ class Writer:
             before = self._current()
             for name in self._observations:  # where nothing is recorded, nothing moves on
                 arrays[name] = np.where(mask.reshape(-1, *[1] * (before[name].ndim - 1)), arrays[name], before[name])
-            self._masks[len(self._staged)] = mask.copy()
-        self._staged.append(tuple(arrays[name].tobytes() for name in self._names))
+            self._masks[self._time] = mask.copy()
+        try:
+            self._staged.write(b"".join(arrays[name].tobytes() for name in self._names))
+            self._time += 1
+        finally:
+            self._rewind()
+
+    def _rewind(self) -> None:
+        """Go on behind the last step that is staged as a whole."""
+        self._staged.seek(self._time * self._step_bytes)
 
     def _checked(self, columns: Mapping[str, Any], names: Any) -> dict[str, NDArray[Any]]:
         arrays = {name: np.asarray(value) for name, value in columns.items()}
@@ -190,29 +219,26 @@ class Writer:
 
     def _current(self) -> dict[str, NDArray[Any]]:
         """The observations that the next step starts from, not to be written to."""
-        if self._resets and self._resets[-1].time == len(self._staged):
+        if self._resets and self._resets[-1].time == self._time:
             return dict(self._resets[-1].begins)
-        if not self._staged:
+        if not self._time:
             return dict(self._start)
-        last = self._staged[-1]
-        return {name: self._array(name, last[self._names.index(name)], 1)[0] for name in self._observations}
-
-    def _array(self, name: str, data: bytes, steps: int) -> NDArray[Any]:
-        dtype, shape = self._expected[name]
-        return np.frombuffer(data, dtype).reshape(steps, *shape)
+        begin = (self._time - 1) * self._step_bytes
+        last = bytes(self._staged.getbuffer()[begin : begin + self._step_bytes])
+        return {name: np.ndarray(shape, dtype, last, self._offsets[name]) for name, (dtype, shape) in self._seen.items()}
 
     # --- from steps to rows
 
     @property
     def staged(self) -> int:
         """Steps that are staged."""
-        return len(self._staged) * self.num_envs - sum(int((~mask).sum()) for mask in self._masks.values())
+        return self._time * self.num_envs - sum(int((~mask).sum()) for mask in self._masks.values())
 
     def flush(self) -> None:
         """Hand the staged steps over as rows. They are safe after the next commit."""
-        if not self._staged and not self._resets:
+        if not self._time and not self._resets:
             return
-        time, current = len(self._staged), self._current()
+        time, current = self._time, self._current()
         valid = np.ones((self.num_envs, time), np.bool_)
         for at, mask in self._masks.items():
             valid[:, at] = mask
@@ -222,28 +248,31 @@ class Writer:
         begins = np.concatenate(([0], np.cumsum(counts)))
         runs = [self._run(env, columns, slice(int(begins[env]), int(begins[env + 1])), valid[env], current) for env in range(self.num_envs)]
         self._buffer._assembler.add_together(first, runs, split=self._buffer._split_code(self.split))
-        self._staged, self._resets, self._masks, self._start = [], [], {}, current
+        self._time, self._resets, self._masks, self._start = 0, [], {}, current
+        self._rewind()
 
     def _rows(self, name: str, valid: NDArray[np.bool_]) -> NDArray[Any]:
         """The staged rows of a field, those of the first environment first; valid until the next call for this field."""
-        place, (dtype, (_, *shape)) = self._names.index(name), self._expected[name]
-        pieces: list[Any] = [step[place] for step in self._staged]
-        if name in self._observations and pieces:
-            pieces = [self._start[name].tobytes(), *pieces[:-1]]
-            for reset in self._resets:
-                if reset.time < len(pieces):
-                    pieces[reset.time] = reset.begins[name].tobytes()
-        row = np.dtype((np.void, self._schema.fields[name].row_bytes))  # moved as a whole, twice as fast as its elements
-        joined, rows = self._scratch.setdefault(name, (BytesIO(), np.empty(self._steps * self.num_envs, row)))
-        joined.seek(0)
-        joined.writelines(pieces)
-        items = np.frombuffer(joined.getbuffer(), row, valid.size).reshape(len(pieces), self.num_envs).T
-        rows = rows[: int(valid.sum())]
-        if self._masks:
-            rows[:] = items[valid]
+        (dtype, (_, *shape)), row_bytes = self._expected[name], self._schema.fields[name].row_bytes
+        if not self._time:
+            return np.empty((0, *shape), dtype)
+        row = np.dtype((np.void, row_bytes))  # moved as a whole, twice as fast as its elements
+        room = self._rooms.get(name)
+        if room is None:
+            room = self._rooms[name] = np.empty(self._steps * self.num_envs, row)
+        rows = room[: valid.size].reshape(valid.shape)
+        strides = row_bytes, self._step_bytes
+        staged = np.ndarray(valid.shape, row, self._staged.getbuffer(), self._offsets[name], strides)
+        if name not in self._seen:
+            rows[:] = staged
         else:
-            rows.reshape(valid.shape)[:] = items
-        return rows.view(dtype).reshape(-1, *shape)
+            rows[:, 0] = self._start[name].reshape(-1).view(row)
+            rows[:, 1:] = staged[:, :-1]
+            for reset in self._resets:
+                if reset.time < self._time:
+                    rows[:, reset.time] = reset.begins[name].reshape(-1).view(row)
+        flat = rows[valid] if self._masks else rows.reshape(-1)
+        return flat.view(dtype).reshape(-1, *shape)
 
     def _run(self, env: int, columns: Mapping[str, NDArray[Any]], mine: slice, valid: NDArray[np.bool_], current: Mapping[str, Any]) -> Run:
         """One environment's rows, with what is known of the ends and beginnings among them."""

@@ -25,6 +25,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from replaystore.backends import ArraySpec, Capabilities, ChunkEntry, Codec, Extent
 from replaystore.backends.codecs import codec_for
 from replaystore.backends.files import Files
@@ -41,7 +43,7 @@ from replaystore.backends.hdf5_arrays import (
 from replaystore.backends.hdf5_library import Hdf5File
 from replaystore.backends.hdf5_log import Log
 from replaystore.backends.hdf5_overlay import Overlay
-from replaystore.backends.hdf5_places import ABSENT, ANYWHERE, UNKNOWN, Place, Places, chunk_count, chunk_places, put_chunk, runs
+from replaystore.backends.hdf5_places import ABSENT, ANYWHERE, UNKNOWN, Place, Places, Table, chunk_count, chunk_places, put_chunk, runs
 from replaystore.backends.hdf5_transaction import Version, front_block
 from replaystore.errors import AlreadyExistsError, CorruptError, FormatError, NotFoundError, SchemaError, UnsupportedError
 
@@ -184,7 +186,7 @@ class Hdf5Container:
     def _load(self, name: str) -> Places:
         spec = self._spec(name)
 
-        def look(file: Any, overlay: Overlay) -> tuple[int, dict[int, Place]]:
+        def look(file: Any, overlay: Overlay) -> tuple[int, Table]:
             dataset = array(file, name)
             chunks = chunk_count(dataset, spec, overlay.end)
             return chunks, chunk_places(dataset, spec, overlay.end, range(chunks))
@@ -200,7 +202,7 @@ class Hdf5Container:
         if version == places.version and not (places.offsets[start:stop] == UNKNOWN).any():
             return places
 
-        def look(file: Any, overlay: Overlay) -> tuple[int, dict[int, Place]]:
+        def look(file: Any, overlay: Overlay) -> tuple[int, Table]:
             dataset = array(file, name)
             chunks = chunk_count(dataset, places.spec, overlay.end)
             wanted = range(start, min(max(stop, start + WINDOW), chunks))
@@ -240,7 +242,7 @@ class Hdf5Container:
     def _grow(self, targets: Mapping[str, int]) -> None:
         """Give raw arrays so many chunks."""
 
-        def extend(file: Any, _: Overlay) -> dict[str, dict[int, Place]]:
+        def extend(file: Any, _: Overlay) -> dict[str, Table]:
             found = {}
             for name, chunks in targets.items():
                 places, dataset = self._places[name], array(file, name)
@@ -310,7 +312,7 @@ class Hdf5Container:
                     known = places.chunks
                     places.resize(max(known, max(found) + 1))
                     places.offsets[known:] = ABSENT
-                    places.put(found)
+                    places.put(np.array([(n, *place) for n, place in found.items()], np.int64))
         return {name: {n: ChunkEntry(self.name, *place) for n, place in found.items()} for name, found in placed.items()}
 
     def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
@@ -408,7 +410,8 @@ class Hdf5Container:
         stored = -(-rows // spec.chunk_rows)
         wanted = {n: (entry.offset, entry.length) for n, entry in entries.items() if n * spec.chunk_rows < length}
         cut = {whole} if rows > length and length % spec.chunk_rows else set()
-        there = chunk_places(dataset, spec, ANYWHERE, [n for n in {*wanted, *cut} if n < stored])
+        found = chunk_places(dataset, spec, ANYWHERE, [n for n in {*wanted, *cut} if n < stored])
+        there: dict[int, Place] = {n: (offset, length) for n, offset, length in found.tolist()}
         moved = {n: wanted.get(n, there.get(n)) for n in {*wanted, *cut} if n in cut or wanted[n] != there.get(n)}
         contents = {n: self._stored(*(place or (ABSENT, 0))) for n, place in moved.items()}
         if rows > length:

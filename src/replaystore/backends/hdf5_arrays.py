@@ -2,6 +2,9 @@
 
 An array is a chunked dataset with an attribute `replaystore` (JSON) for what HDF5 has no word for; other datasets are not ours and
 are left alone. The document is the root attribute `replaystore`; its checksum lies beside it, since HDF5 keeps none of long strings.
+
+Strings that are read have a fixed length: those of variable length lie in HDF5's global heap, where a flipped bit can make the
+library search for ever, or stop the interpreter.
 """
 
 from __future__ import annotations
@@ -158,7 +161,7 @@ def write_document(file: Any, document: Mapping[str, Any]) -> None:
         text = json.dumps(document, allow_nan=False)  # ASCII, so that every string can be stored
     except (TypeError, ValueError) as error:
         raise SchemaError(f"the document cannot be written as JSON ({error})") from None
-    file.attrs[OWN] = text
+    file.attrs[OWN] = np.bytes_(text)
     file.attrs[CHECKSUM] = np.uint32(google_crc32c.value(text.encode()))
 
 

@@ -102,13 +102,14 @@ def remove(owner: Any, name: str) -> None:
 
 
 def text_attribute(owner: Any, name: str, limit: int) -> str:
-    """A scalar string attribute, read only if it is one: an attribute may declare any type and size."""
+    """A scalar string attribute of fixed length, read only if it is one: an attribute may declare any type and size."""
     attribute = h5py.h5a.open(owner, name.encode())
     kind = attribute.get_type()
-    if attribute.shape != () or not isinstance(kind, h5py.h5t.TypeStringID) or kind.get_size() > limit:
-        raise CorruptError(f"the attribute `{name}` is not a string; run `replaystore verify`")
-    value = h5py.AttributeManager(h5py.Dataset(owner) if isinstance(owner, h5py.h5d.DatasetID) else h5py.Group(owner))[name]
-    return value.decode() if isinstance(value, bytes) else str(value)
+    if attribute.shape != () or not isinstance(kind, h5py.h5t.TypeStringID) or kind.is_variable_str() or kind.get_size() > limit:
+        raise CorruptError(f"the attribute `{name}` is not a string of fixed length; run `replaystore verify`")
+    value = np.empty((), f"S{kind.get_size()}")
+    attribute.read(value)
+    return bytes(value[()]).decode()
 
 
 # --- addresses

@@ -5,7 +5,7 @@ Asking the library for one chunk takes 40 µs, going through all of them 2.5 µs
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from replaystore.backends.hdf5_overlay import Overlay
 from replaystore.backends.hdf5_transaction import USERBLOCK, Version
 from replaystore.errors import CorruptError
 
-__all__ = ["ABSENT", "ANYWHERE", "UNKNOWN", "Places", "chunk_count", "chunk_places", "put_chunk", "runs"]
+__all__ = ["ABSENT", "ANYWHERE", "UNKNOWN", "Place", "Places", "Table", "chunk_count", "chunk_places", "put_chunk", "runs"]
 
 UNKNOWN, ABSENT = -1, -2
 ANYWHERE = 1 << 62
@@ -25,12 +25,14 @@ ANYWHERE = 1 << 62
 
 Place = tuple[int, int]
 """(offset, length) of a stored chunk; (ABSENT, 0) of one that is not stored."""
+Table = NDArray[np.int64]
+"""A row (number, offset, length) for each of some chunks."""
 
 
 class Places:
     """The places of the chunks of one array, as far as they are known."""
 
-    def __init__(self, spec: ArraySpec, found: Mapping[int, Place], chunks: int, version: Version) -> None:
+    def __init__(self, spec: ArraySpec, found: Table, chunks: int, version: Version) -> None:
         self.spec = spec
         self.row_bytes = spec.row_bytes
         self.chunk_rows = spec.chunk_rows
@@ -59,11 +61,8 @@ class Places:
         self.lengths = np.concatenate([self.lengths[:chunks], np.zeros(more, np.int64)])
         self.sure = np.concatenate([self.sure[:chunks], np.zeros(more, np.bool_)])
 
-    def put(self, found: Mapping[int, Place]) -> None:
-        if found:
-            numbers = np.fromiter(found, np.int64, len(found))
-            table = np.array(list(found.values()), np.int64)
-            self.offsets[numbers], self.lengths[numbers] = table[:, 0], table[:, 1]
+    def put(self, found: Table) -> None:
+        self.offsets[found[:, 0]], self.lengths[found[:, 0]] = found[:, 1], found[:, 2]
 
 
 def chunk_count(dataset: Any, spec: ArraySpec, end: int) -> int:
@@ -74,37 +73,39 @@ def chunk_count(dataset: Any, spec: ArraySpec, end: int) -> int:
     return chunks
 
 
-def chunk_places(dataset: Any, spec: ArraySpec, end: int, numbers: Collection[int]) -> dict[int, Place]:
+def chunk_places(dataset: Any, spec: ArraySpec, end: int, numbers: Sequence[int]) -> Table:
     """Where these chunks lie, which are among those that the dataset's rows need. CorruptError: where none of ours can be."""
-    found = dict.fromkeys(numbers, (ABSENT, 0))
-    masks: list[int] = []
+    found: list[Any] = []
     if 16 * len(numbers) < chunk_count(dataset, spec, end):
+        shift = origins().asked
         for number in numbers:
             info = dataset.get_chunk_info_by_coord((number * spec.chunk_rows, *(0 for _ in spec.shape)))
             if info.size and info.byte_offset is not None:
-                found[number] = info.byte_offset + origins().asked, info.size
-                masks.append(info.filter_mask)
+                found.append(info)
     elif numbers:
-        infos: list[Any] = []
-        dataset.chunk_iter(infos.append)
         shift = origins().iterated
-        for info in infos:
-            number = info.chunk_offset[0] // spec.chunk_rows
-            if number in found:
-                found[number] = info.byte_offset + shift, info.size
-                masks.append(info.filter_mask)
-    _check([place for place in found.values() if place[0] != ABSENT], spec, end, masks)
-    return found
+        dataset.chunk_iter(found.append)
+    table = np.empty((len(numbers), 3), np.int64)
+    table[:] = (0, ABSENT, 0)
+    table[:, 0] = numbers
+    if found:
+        stored = np.array([(info.chunk_offset[0], info.byte_offset, info.size) for info in found], np.int64)
+        stored[:, 0] //= spec.chunk_rows
+        stored[:, 1] += shift
+        _, rows, places = np.intersect1d(table[:, 0], stored[:, 0], assume_unique=True, return_indices=True)
+        table[rows] = stored[places]
+        _check(stored[places], spec, end)
+        if any(info.filter_mask for info in found):
+            raise CorruptError("chunks of a dataset were stored without its filters; run `replaystore verify`")
+    return table
 
 
-def _check(places: Collection[Place], spec: ArraySpec, end: int, masks: Iterable[int]) -> None:
-    if not places:
-        return
-    table = np.array(sorted(places), np.int64)
-    offsets, lengths = table[:, 0], table[:, 1]
+def _check(stored: Table, spec: ArraySpec, end: int) -> None:
+    stored = stored[np.argsort(stored[:, 1])]
+    offsets, lengths = stored[:, 1], stored[:, 2]
     smallest, largest = (spec.chunk_bytes, spec.chunk_bytes) if spec.codec is None else (1, 2 * spec.chunk_bytes + 4096)
     wrong = (offsets < USERBLOCK) | (offsets > end - lengths) | (lengths < smallest) | (lengths > largest)
-    if wrong.any() or (offsets[:-1] + lengths[:-1] > offsets[1:]).any() or any(masks):
+    if wrong.any() or (offsets[:-1] + lengths[:-1] > offsets[1:]).any():
         raise CorruptError("the chunk index of a dataset names places that its chunks cannot have; run `replaystore verify`")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,9 +68,9 @@ class CommitSuite:
     def test_leaving_with_commits(self, store: Store) -> None:
         with store.create() as buffer:
             buffer.append(columns(small(), 10, seed=1))
-        with pytest.raises(RuntimeError, match="stop"), store.open("r+") as buffer:
+        with contextlib.suppress(KeyError), store.open("r+") as buffer:
             buffer.append(columns(small(), 5, seed=2))
-            raise RuntimeError("stop")
+            raise KeyError
 
         assert len(store.open()) == 15
 
@@ -178,10 +179,8 @@ class CommitSuite:
             recorder.commit()
 
         for view, seen in ((reader, expected), (old, older), (unread, expected)):
-            try:
-                assert seen.difference(Contents.of(view)) == "", "a reader sees what it saw"
-            except ConflictError as error:
-                assert "older commit" in str(error)
+            with contextlib.suppress(ConflictError):
+                assert seen.difference(Contents.of(view)) == "", "a reader sees what it saw, or is told"
         assert plain.contents().difference(Contents.of(store.open())) == ""
         assert reader.refresh()
         assert plain.contents().difference(Contents.of(reader)) == ""

@@ -101,11 +101,13 @@ def _differing(where: str, expected: Arrays, found: Arrays) -> str:
         return f"{where}: {list(found)} instead of {list(expected)}"
     for name, mine in expected.items():
         theirs = found[name]
-        if mine.dtype.kind == "U" and theirs.dtype.kind == "U":  # widths of strings depend on what else there is
-            mine, theirs = mine.astype(object), theirs.astype(object)
+        if mine.dtype.kind == theirs.dtype.kind == "U":  # widths of strings depend on what else there is
+            if mine.tolist() != theirs.tolist():
+                return f"{where}: {name} is {theirs.tolist()} instead of {mine.tolist()}"
+            continue
         if mine.dtype != theirs.dtype or mine.shape != theirs.shape:
             return f"{where}: {name} is {theirs.dtype}{list(theirs.shape)} instead of {mine.dtype}{list(mine.shape)}"
-        same = mine == theirs if mine.dtype == object else _bytes_equal(mine, theirs)
+        same = _bytes_equal(mine, theirs)
         if not np.all(same):
             row = int(np.flatnonzero(~np.asarray(same))[0])
             return f"{where}: row {row} of {name} is {theirs[row]!r} instead of {mine[row]!r}" if mine.ndim else f"{where}: {name} differs"

@@ -14,7 +14,6 @@ import argparse
 import importlib
 import os
 import pickle
-import random
 import shutil
 import signal
 import sys
@@ -26,6 +25,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
+
+import numpy as np
 
 from replaystore import buffer as buffers
 from replaystore.buffer import Buffer
@@ -70,7 +71,7 @@ def forked(action: Callable[[Callable[[Any], None]], None], *, kill_after: float
             os.close(reading)
             action(lambda message: _tell(writing, message))
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001  # whatever it is, the parent is told
             _tell(writing, traceback.format_exc())
         finally:
             os._exit(status)
@@ -120,10 +121,10 @@ class Campaign:
     def run(self, points: int, seed: int) -> list[str]:
         """Crash so many times: one line for each that lost something or could not go on."""
         failures: list[str] = []
-        generator = random.Random(seed)
+        generator = np.random.default_rng(seed)
         done = 0
         while done < points:
-            number = generator.randrange(1 << 30)
+            number = int(generator.integers(1 << 30))
             workload = Workload(number, ACTIONS, capacity=60 if self._rings and number % 3 == 0 else None)
             template = self._template(workload)
             self._restore(template)
@@ -136,8 +137,12 @@ class Campaign:
                 done += 1
                 self._restore(None if generator.random() < MAKING else template)
                 by_time = generator.random() < BY_TIME
-                phase = generator.choice([0.0, 0.3, 0.9, 1.0])
-                point = Point(None, 0, generator.uniform(0, duration)) if by_time else Point(generator.randint(1, operations), phase, None)
+                phase = float(generator.choice([0.0, 0.3, 0.9, 1.0]))
+                point = (
+                    Point(None, 0, generator.uniform(0, duration))
+                    if by_time
+                    else Point(int(generator.integers(operations)) + 1, phase, None)
+                )
                 problem = self._crash(workload, point, generator)
                 if problem:
                     failures.append(f"workload {number}, {point}: {problem}")
@@ -148,7 +153,7 @@ class Campaign:
         folder = os.path.join(self._folder, f"template-{workload.plain.capacity}")
         if not os.path.exists(folder):
             self._restore(None)
-            status, told = forked(lambda tell: self._make(workload).close())
+            status, told = forked(lambda _: self._make(workload).close())
             if status:
                 raise AssertionError(told[-1])
             shutil.copytree(self._place, folder)
@@ -164,21 +169,22 @@ class Campaign:
 
     def _make(self, workload: Workload) -> Buffer:
         with tiny():
-            return buffers.create(
-                self.location, small(), storage=storage(self._codec), capacity=workload.plain.capacity, overwrite=True
-            )
+            return buffers.create(self.location, small(), storage=storage(self._codec), capacity=workload.plain.capacity, overwrite=True)
+
+    def _open(self) -> Buffer:
+        return buffers.open(self.location, "r+")
 
     def _record(self, workload: Workload, faults: Faults, tell: Callable[[Any], None], *, new: bool) -> None:
         """The workload, in a child."""
         with tiny(), using(faults.files):
-            buffer = self._make(workload) if new else buffers.open(self.location, "r+")
+            buffer = self._make(workload) if new else self._open()
             tell((0, 0))
             for action in workload.actions:
-                buffer = act(buffer, action, acknowledge=lambda commit: tell((0, commit)), reopen=lambda _: buffers.open(self.location, "r+"))
+                buffer = act(buffer, action, acknowledge=lambda commit: tell((0, commit)), reopen=lambda _: self._open())
             buffer.close()
         tell(faults.count)
 
-    def _crash(self, workload: Workload, point: Point, generator: random.Random) -> str:
+    def _crash(self, workload: Workload, point: Point, generator: np.random.Generator) -> str:
         """Kill at this point, and look. The problem found, or nothing."""
         faults = Faults(kill_at=point.operation, kill_phase=point.phase)
         new = not os.listdir(self._place)
@@ -188,12 +194,12 @@ class Campaign:
         acknowledged = max((message[1] for message in told if isinstance(message, tuple)), default=None if new else 0)
         recoveries = []
         while generator.random() < RECOVERY:
-            recoveries.append(Faults(kill_at=generator.randint(1, 40), kill_phase=generator.choice([0.0, 0.3, 1.0])))
+            recoveries.append(Faults(kill_at=int(generator.integers(1, 41)), kill_phase=float(generator.choice([0.0, 0.3, 1.0]))))
         for recovery in recoveries:
-            status, told = forked(lambda tell, recovery=recovery: self._recover(workload, acknowledged, recovery))  # type: ignore[misc]
+            status, told = forked(lambda _, recovery=recovery: self._recover(workload, acknowledged, recovery))  # type: ignore[misc]
             if status not in (0, -signal.SIGKILL):
                 return f"recovering after commit {acknowledged}: {told[-1]}"
-        status, told = forked(lambda tell: self._continue(workload, acknowledged, generator.randrange(1 << 30)))
+        status, told = forked(lambda _: self._continue(workload, acknowledged, int(generator.integers(1 << 30))))
         return "" if status == 0 else f"after commit {acknowledged}: {told[-1] if told else status}"
 
     def _look(self, workload: Workload, acknowledged: int | None) -> int | None:
@@ -209,7 +215,7 @@ class Campaign:
             raise AssertionError(f"it shows commit {commit}")
         then = workload.plain.history[commit]
         _same(then, reader)
-        old = random.Random(commit).choice(then.commits())
+        old = then.commits()[commit * 7 % len(then.commits())]
         _same(then, buffers.open(self.location, commit=old), old)
         return commit
 
@@ -230,7 +236,7 @@ class Campaign:
             _same(plain, buffer)
             more = Workload(seed, 2, start=plain)
             for action in more.actions:
-                buffer = act(buffer, action, reopen=lambda _: buffers.open(self.location, "r+"))
+                buffer = act(buffer, action, reopen=lambda _: self._open())
             buffer.close()
         with buffers.open(self.location) as reader:
             _same(plain, reader)

@@ -59,12 +59,14 @@ class BufferMachine(RuleBasedStateMachine):
         number = next(_numbers)
         return f"memory:machine-{number}" if self.suffix == "memory:" else f"{self._folder}/{number}{self.suffix}"
 
-    @initialize(ring=st.booleans(), coded=st.booleans(), layout=st.sampled_from(["live", "archive"]))
-    def create(self, ring: bool, coded: bool, layout: str) -> None:
+    @initialize(ring=st.booleans(), coded=st.sampled_from(["nothing", "images", "everything"]))
+    def create(self, ring: bool, coded: str) -> None:
         """A new buffer."""
         capacity = 45 if ring and self.rings else None
-        settings: dict[str, Any] = {"storage": storage(self.codec)} if coded else {"layout": layout}
-        self.buffer = buffers.create(self._location, small(), capacity=capacity, **settings)
+        chosen: dict[str, Any] = {} if coded == "nothing" else storage(self.codec)
+        if coded == "everything":
+            chosen = {name: {"codec": self.codec, "chunk_rows": 3} for name in small().fields}
+        self.buffer = buffers.create(self._location, small(), capacity=capacity, storage=chosen)
         self.plain = PlainBuffer(small(), capacity=capacity)
 
     # --- recording

@@ -206,7 +206,7 @@ class RowSuite:
     def test_open_refuses_what_is_absent(self, store: Store) -> None:
         for mode in ("r", "r+"):
             with pytest.raises(NotFoundError, match="does not exist"):
-                store.open(mode)  # type: ignore[arg-type]
+                store.open(mode)
 
     def test_a_failed_create_leaves_nothing(self, store: Store) -> None:
         odd = Schema({**small().fields, "info/x": Field(np.dtype(np.int8), (), "info")})
@@ -220,7 +220,7 @@ class RowSuite:
         with store.create(metadata={"run": 7, "note": "ü"}) as buffer:
             assert buffer.metadata == {"run": 7, "note": "ü"}
             buffer.metadata = {"tags": ["a", None, 1.5]}
-            with pytest.raises(SchemaError, match="metadata|user"):
+            with pytest.raises(SchemaError, match=r"metadata|user"):
                 buffer.metadata = {"large": "x" * (2 << 20)}
             with pytest.raises(SchemaError):
                 buffer.metadata = {"object": object()}

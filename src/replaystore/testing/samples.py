@@ -42,7 +42,10 @@ def every_dtype() -> Schema:
     fields = {f"info/{name}": Field(dtype, (2,), "info") for name, dtype in DTYPES.items()}
     awkward = ["zarr.json", "__init__", "a.b", "a b", "%25", "%", "é", "con", "c", "0", "..", "x%2Fy"]
     fields |= {f"info/awkward/{name}": Field(np.dtype(np.int8), (), "info") for name in awkward}
-    fields |= {"observation/0": Field(np.dtype(np.float64), (), "observation"), "observation/1/x": Field(np.dtype("u1"), (2, 1), "observation")}
+    fields |= {
+        "observation/0": Field(np.dtype(np.float64), (), "observation"),
+        "observation/1/x": Field(np.dtype("u1"), (2, 1), "observation"),
+    }
     fields |= {"action": Field(np.dtype(np.float32), (2,), "action"), "reward": Field(np.dtype(np.float32), (2,), "reward")}
     fields |= {name: Field(np.dtype(np.bool_), (), name) for name in ("terminated", "truncated")}
     return Schema(fields, frozenset({"observation"}))
@@ -98,12 +101,12 @@ def recording(schema: Schema, num_envs: int, steps: int, seed: int, *, masks: bo
 
 def play(writer: Any, step: Step, schema: Schema) -> None:
     """Make the call."""
-    observation = schema.unflatten({name: values for name, values in step.columns.items() if name in schema.names("observation")}, "observation")
+    observation = schema.unflatten(
+        {name: values for name, values in step.columns.items() if name in schema.names("observation")}, "observation"
+    )
     if "action" not in step.columns:
         writer.reset(observation, seed=step.seeds, mask=step.mask)
         return
     plain: Mapping[str, NDArray[Any]] = step.columns
     info = {name: values for name, values in plain.items() if name.startswith("info/")}
-    writer.step(
-        plain["action"], plain["reward"], plain["terminated"], plain["truncated"], observation, info, mask=step.mask
-    )
+    writer.step(plain["action"], plain["reward"], plain["terminated"], plain["truncated"], observation, info, mask=step.mask)

@@ -73,14 +73,16 @@ def act(
             rows = columns(recorder.schema, count, seed)
             recorder.append(rows, env=env, split=["", "a"][seed % 2], final_observation=_finals(recorder, rows, seed, finals))
         case "record":
-            _record(recorder, *arguments, acknowledge)
+            seed, num_envs, steps, every = arguments
+            _record(recorder, seed, num_envs, steps, every, acknowledge)
         case "rollback":
-            recorder.rollback(*arguments)
+            recorder.rollback(arguments[0])
         case "field":
             name, dtype, fill = arguments
             recorder.add_field(name, Field(np.dtype(dtype), (), "info"), fill=fill)
         case "column":
-            _set_column(recorder, *arguments)
+            name, seed = arguments
+            _set_column(recorder, name, seed)
         case "reopen" if isinstance(recorder, Buffer):
             recorder.close()
             acknowledge(recorder.commit_id)

@@ -1,0 +1,109 @@
+"""The rows of a buffer in memory: tensors of a fixed number of places, written round and round.
+
+What was written since is told from what was changed behind the ring's back by the version that torch counts for each tensor: so a save
+that brings only the new rows to a store knows when that is not enough. (A change through `tensor.numpy()` is not counted by torch.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from replaystore.compat.lazy import Rows
+
+if TYPE_CHECKING:
+    from replaystore.compat.stored import StoredRing
+
+__all__ = ["FieldAttribute", "HasRing", "TensorRing"]
+
+
+class TensorRing:
+    """Fields of `capacity` rows each, as tensors of shape (capacity, width) on one device."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], capacity: int) -> None:
+        self.tensors = dict(tensors)
+        self.capacity = capacity
+        self.size = 0
+        self.position = 0
+        self.written = 0
+        """Rows written by `append`, those no longer here included."""
+        self.changes = 0
+        """How often something else than `append` changed rows, as far as could be seen."""
+        self._seen: dict[str, tuple[torch.Tensor, int]] = {}
+        self._expected = (0, 0)
+        self._look()
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor of a field."""
+        return self.tensors[name]
+
+    def set_tensor(self, name: str, value: Any) -> None:
+        """Replace the tensor of a field."""
+        self.tensors[name] = value
+
+    def append(self, rows: Mapping[str, torch.Tensor]) -> None:
+        """Write checked rows (count, width) of each field from `position` on; of more than `capacity` rows the last ones stay."""
+        self.notice()
+        count = len(next(iter(rows.values())))
+        kept = min(count, self.capacity)
+        places = self.places(self.position + count - kept, kept)
+        for name, tensor in self.tensors.items():
+            tensor[places] = rows[name][count - kept :]
+        self.position = (self.position + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
+        self.written += count
+        self._look()
+
+    def places(self, start: int, count: int) -> Any:
+        """Places from `start` on, round the end: a slice where they lie side by side."""
+        start %= max(self.capacity, 1)
+        if start + count <= self.capacity:
+            return slice(start, start + count)
+        return torch.arange(start, start + count) % self.capacity
+
+    def read(self, name: str, places: Rows) -> NDArray[Any]:
+        """Rows of a field, as an array."""
+        return np.asarray(self.tensors[name][torch.from_numpy(places)].cpu().numpy())
+
+    def set_rows(self, name: str, places: Rows, values: NDArray[Any]) -> None:
+        """Change rows of a field."""
+        self.tensors[name][torch.from_numpy(places)] = torch.from_numpy(values).to(self.tensors[name].device)
+
+    def notice(self) -> None:
+        """Count what others have changed since."""
+        known = {name: (tensor, _version(tensor)) for name, tensor in self.tensors.items()}
+        same = all(known[name][0] is tensor and known[name][1] == version for name, (tensor, version) in self._seen.items())
+        if not same or self._expected != (self.position, self.size):
+            self.changes += 1
+            self._look()
+
+    def _look(self) -> None:
+        self._seen = {name: (tensor, _version(tensor)) for name, tensor in self.tensors.items()}
+        self._expected = (self.position, self.size)
+
+
+def _version(tensor: Any) -> int:
+    return int(tensor._version) if isinstance(tensor, torch.Tensor) and not tensor.is_inference() else -1
+
+
+class HasRing(Protocol):
+    """A buffer with rows in a ring, in memory or in a store."""
+
+    _ring: TensorRing | StoredRing
+
+
+class FieldAttribute:
+    """An attribute of a buffer that is a field of its ring: a tensor, or a `LazyTensor` if the ring lies in a store."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, buffer: HasRing | None, owner: type) -> Any:
+        return self if buffer is None else buffer._ring.tensor(self._name)
+
+    def __set__(self, buffer: HasRing, value: Any) -> None:
+        buffer._ring.set_tensor(self._name, value)

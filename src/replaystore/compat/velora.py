@@ -1,0 +1,236 @@
+"""A drop-in replacement for `velora.buffer`: change the import, and a buffer may lie in a store.
+
+    from replaystore.compat.velora import ReplayBuffer
+
+Results, seeded batches and errors are those of velora 0.2.0, except that hidden states may be left out (zeros), that an error leaves the
+buffer as it was, that `warm` refuses what it could never reach, and that `load` checks what it loads.
+
+`save` and `load` go by the suffix: a folder as velora does it (two files), or a store ("runs/x/buffer.zarr", "buffer.h5"):
+
+* A buffer loaded from a store is lazy: `states`, `actions`, … are `LazyTensor`s, of which only the rows asked for are read.
+* `load(..., mode="r+")` opens the store for writing: `add` writes to it. Rows become safe, and visible to others, in blocks of
+  `PENDING_ROWS`, and at `save` to the same place, `commit` and `close`.
+* Saving again to the same store, from the same process, writes only what is new; see `replaystore.compat.saving`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import gymnasium
+import torch
+
+from replaystore.compat.lazy import LazyTensor, checked_device
+from replaystore.compat.ring import FieldAttribute, TensorRing
+from replaystore.compat.saving import Stores, is_store
+from replaystore.compat.stored import StoredRing
+from replaystore.errors import SchemaError
+
+__all__ = ["BatchExperience", "BufferConfig", "ReplayBuffer"]
+
+FIELDS = ("states", "actions", "rewards", "next_states", "dones", "hiddens")
+KEYS = ("capacity", "state_dim", "action_dim", "hidden_dim", "position", "size", "device")
+
+
+@dataclass
+class BatchExperience:
+    """A batch of transitions; each tensor has the shape (batch_size, features) and is float32."""
+
+    states: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    next_states: torch.Tensor
+    dones: torch.Tensor
+    hiddens: torch.Tensor
+
+
+@dataclass(frozen=True)
+class BufferConfig:
+    """What `ReplayBuffer.config` gives where velora is not installed; otherwise it is velora's own model of the same fields."""
+
+    type: str
+    capacity: int
+    state_dim: int
+    action_dim: int
+    hidden_dim: int
+
+
+class ReplayBuffer:
+    """A ring of `capacity` transitions: of tensors on `device`, or, after `load` from a store, of rows on the disk.
+
+    Args:
+        capacity: how many newest transitions are kept.
+        state_dim, action_dim, hidden_dim: the numbers of components of a state, an action and a hidden state.
+        device: where tensors and batches are; None: the CPU.
+
+    Raises:
+        SchemaError: a capacity or dimension that is no positive number (a `hidden_dim` of 0 is accepted). UnsupportedError: no such device.
+    """
+
+    states = FieldAttribute("states")
+    actions = FieldAttribute("actions")
+    rewards = FieldAttribute("rewards")
+    next_states = FieldAttribute("next_states")
+    dones = FieldAttribute("dones")
+    hiddens = FieldAttribute("hiddens")
+
+    _ring: TensorRing | StoredRing
+
+    def __init__(
+        self, capacity: int, state_dim: int, action_dim: int, hidden_dim: int, *, device: torch.device | str | None = None
+    ) -> None:
+        self._set_up(capacity, state_dim, action_dim, hidden_dim, device)
+        where = self._device
+        self._ring = TensorRing({name: torch.zeros((capacity, width), device=where) for name, width in self._widths.items()}, capacity)
+
+    def _set_up(self, capacity: int, state_dim: int, action_dim: int, hidden_dim: int, device: torch.device | str | None) -> None:
+        for name, value, least in (
+            ("capacity", capacity, 1),
+            ("state_dim", state_dim, 1),
+            ("action_dim", action_dim, 1),
+            ("hidden_dim", hidden_dim, 0),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SchemaError(f"{name} must be a number of at least {least}, not {value!r}")
+        self._device = checked_device(device)
+        self.capacity = capacity
+        self.state_dim = state_dim
+        self.action_dim = action_dim
+        self.hidden_dim = hidden_dim
+        self.device = device
+        self._widths = dict(zip(FIELDS, (state_dim, action_dim, 1, state_dim, 1, hidden_dim), strict=True))
+        self._stores = Stores("velora")
+
+    # --- state
+
+    @property
+    def position(self) -> int:
+        """The row that is written next."""
+        return self._ring.position
+
+    @position.setter
+    def position(self, value: int) -> None:
+        self._memory("position").position = value
+
+    @property
+    def size(self) -> int:
+        """How many transitions there are."""
+        return self._ring.size
+
+    @size.setter
+    def size(self, value: int) -> None:
+        self._memory("size").size = value
+
+    def _memory(self, what: str) -> TensorRing:
+        """The ring, in memory."""
+        if isinstance(self._ring, StoredRing):
+            raise SchemaError(f"{what} of a buffer in a store follows from its rows: add rows, or load a copy that was saved to a folder")
+        return self._ring
+
+    def __len__(self) -> int:
+        return self.size
+
+    def metadata(self) -> dict[str, Any]:
+        """What velora writes to buffer_metadata.json."""
+        return {name: getattr(self, name) for name in KEYS[:-1]} | {"device": str(self.device) if self.device else None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors by name; of a buffer in a store `LazyTensor`s, which `.cpu()` reads."""
+        return {name: self._ring.tensor(name) for name in FIELDS}
+
+    def config(self) -> Any:
+        """What the buffer is, as velora's `BufferConfig` (or, without velora, as ours of the same fields)."""
+        try:
+            from velora.models.config import BufferConfig as Config
+        except ImportError:
+            Config = BufferConfig
+        dimensions = {"state_dim": self.state_dim, "action_dim": self.action_dim, "hidden_dim": self.hidden_dim}
+        return Config(type="ReplayBuffer", capacity=self.capacity, **dimensions)
+
+    # --- adding
+
+    def add(
+        self,
+        state: torch.Tensor,
+        action: torch.Tensor | float,
+        reward: torch.Tensor | float,
+        next_state: torch.Tensor,
+        done: torch.Tensor | bool,
+        hidden: torch.Tensor | None = None,
+    ) -> None:
+        """Add one transition; each value must broadcast to its row. `hidden` None: zeros. Torch's errors; nothing is added then."""
+        float32 = torch.float32
+        values = (state.to(float32), action, reward, next_state.to(float32), done, 0.0 if hidden is None else hidden)
+        rows = self._rows(1)
+        for row, value in zip(rows.values(), values, strict=True):
+            row[0] = value
+        self._ring.append(rows)
+
+    def add_multi(
+        self,
+        states: torch.Tensor,
+        actions: torch.Tensor,
+        rewards: torch.Tensor,
+        next_states: torch.Tensor,
+        dones: torch.Tensor,
+        hiddens: torch.Tensor | None = None,
+    ) -> None:
+        """Add as many transitions as `states` has rows; actions, rewards and dones may have one dimension only. `hiddens` None: zeros.
+
+        Torch's errors (hidden states must be float32 already); nothing is added then."""
+        columns = [values.unsqueeze(-1) if values.dim() == 1 else values for values in (actions, rewards, dones)]
+        plain = (states, columns[0], columns[1], next_states, columns[2])
+        values = [value.to(torch.float32) for value in plain]
+        rows = self._rows(states.shape[0])
+        index = torch.arange(states.shape[0])
+        if hiddens is not None:
+            values.append(hiddens)
+        else:
+            rows["hiddens"].zero_()
+        for row, value in zip(rows.values(), values, strict=False):
+            row[index] = value
+        self._ring.append(rows)
+
+    def _rows(self, count: int) -> dict[str, torch.Tensor]:
+        """Room for rows, in which they are complete before the first of them is written."""
+        known = {name: self._ring.tensor(name) for name in FIELDS}
+        return {name: torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device) for name, tensor in known.items()}
+
+    def warm(self, agent: Any, n_samples: int, num_envs: int = 8) -> None:
+        """Let the agent act in `num_envs` copies of its environment until there are `n_samples` transitions, or a few more.
+
+        ValueError: `num_envs` below 2. SchemaError: more samples than the capacity."""
+        if num_envs < 2:
+            raise ValueError(f"'{num_envs=}' cannot be smaller than 2.")
+        if n_samples > self.capacity:
+            raise SchemaError(f"n_samples={n_samples} is more than the capacity of {self.capacity}: ask for at most that many")
+        envs = gymnasium.make_vec(agent.env.spec.id, num_envs=num_envs, vectorization_mode="sync")
+        try:
+            hidden = None
+            states = self._seen(envs.reset()[0], agent.device)
+            while len(self) < n_samples:
+                actions, hidden = agent.predict(states, hidden, train_mode=True)
+                after, *outcome, _ = envs.step(actions.detach().cpu().numpy())
+                next_states, rewards, terminated, truncated = (self._seen(values, agent.device) for values in (after, *outcome))
+                self.add_multi(states, actions, rewards, next_states, terminated | truncated, hidden)
+                states = next_states
+        finally:
+            envs.close()
+
+    @staticmethod
+    def _seen(values: Any, device: torch.device | str | None) -> torch.Tensor:
+        return torch.tensor(values, device=device)  # a copy: the environments use their arrays again
+
+    # --- sampling
+
+    def sample(self, batch_size: int) -> BatchExperience:
+        """Transitions drawn with replacement by torch's global generator (that of `device`).
+
+        ValueError: there are fewer than `batch_size`."""
+        if len(self) < batch_size:
+            raise ValueError(f"Buffer does not contain enough experiences. Available: {len(self)}, Requested: {batch_size}")
+        indices = torch.randint(0, self.size, (batch_size,), device=self.device)
+        return BatchExperience(**{name: self._ring.tensor(name)[indices] for name in FIELDS})
