@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from replaystore.backends import ArraySpec, ChunkEntry, Container, Extent, hdf5, hdf5_transaction
+from replaystore.backends import ArraySpec, ChunkEntry, Container, Extent, hdf5_copy, hdf5_transaction
 from replaystore.backends.files import Files, MemoryFiles
 from replaystore.backends.hdf5 import Hdf5Container
 from replaystore.backends.hdf5_arrays import array
@@ -233,10 +233,10 @@ def test_growth_takes_few_transactions_and_makes_few_runs(container: Hdf5Contain
 
 def test_room_is_as_large_as_asked_for_at_first_and_at_most_half_more_later(container: Hdf5Container) -> None:
     container.reserve({OBS: 640})
-    assert container._places[OBS].rows == 640
+    assert container._index.known(OBS).rows == 640
     for rows in range(641, 20000, 100):
         container.reserve({OBS: rows})
-        assert container._places[OBS].rows <= 1.5 * rows + 64
+        assert container._index.known(OBS).rows <= 1.5 * rows + 64
 
 
 def test_new_space_reads_as_zeros_even_after_a_failed_write(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -906,7 +906,7 @@ def check_either(folder: Path, before: State, after: State, *, deep: bool = True
 @pytest.fixture
 def no_reflinks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that every byte of a copy is seen."""
-    monkeypatch.setattr(hdf5, "FICLONE", 0)
+    monkeypatch.setattr(hdf5_copy, "FICLONE", 0)
 
 
 def crash_story(tmp_path: Path, seed: int, *, every: int) -> None:
@@ -974,7 +974,7 @@ def test_what_is_acknowledged_survives_kills_and_power_loss(tmp_path: Path, no_r
 
 def test_journals_too_large_for_their_region_survive_too(tmp_path: Path, no_reflinks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hdf5_transaction, "DIRECT", 1 << 40)
-    monkeypatch.setattr(hdf5_transaction, "USERBLOCK_ROOM", 600)
+    monkeypatch.setattr(hdf5_transaction, "ROOM", 600)
     crash_story(tmp_path, 7, every=6)
 
 

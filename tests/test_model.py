@@ -5,7 +5,7 @@ More examples: pytest tests/test_model.py --hypothesis-profile=thorough
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from replaystore.testing import BufferMachine
 
@@ -40,8 +40,13 @@ class TestHdf5(Hdf5Machine.TestCase):
     pass
 
 
-examples = max(EXAMPLES, settings.default.max_examples if settings.default.max_examples > 100 else 0)
-for case in (TestZarr, TestMemory, TestHdf5):
-    case.settings = settings(
-        max_examples=examples, stateful_step_count=STEPS, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+thorough = settings.default.max_examples > 100
+for tests in (TestZarr, TestMemory, TestHdf5):
+    tests.settings = settings(
+        max_examples=settings.default.max_examples if thorough else EXAMPLES,
+        stateful_step_count=STEPS,
+        # Shrinking takes minutes: a failure in the usual run is for the thorough profile to make small.
+        phases=tuple(Phase) if thorough else (Phase.explicit, Phase.reuse, Phase.generate),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
+del tests

@@ -160,10 +160,15 @@ class NewStore:
         try:
             if place.backend != "memory":
                 replaced = Location(place.backend, place.path + ".old")
+                _clear(replaced)
                 if exists(place):
-                    _clear(replaced)
                     os.rename(place.path, replaced.path)
-                os.rename(partial.path, place.path)
+                try:
+                    os.rename(partial.path, place.path)
+                except BaseException:
+                    if exists(replaced):
+                        os.rename(replaced.path, place.path)
+                    raise
                 Files(os.path.dirname(place.path) or ".", writable=True).sync_folder("")
                 _clear(replaced)
         except OSError as error:

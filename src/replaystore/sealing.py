@@ -1,6 +1,6 @@
 """An archive is sealed when it is complete: nobody writes to it again, and a manifest has the SHA-256 of every file.
 
-    archive.zarr/journal/manifest-sha256.txt     of all files in the folder, to be checked there with `sha256sum -c`
+    archive.zarr/journal/log/c/manifest-sha256.txt   of all files in the folder, to be checked there with `sha256sum -c`
     archive.h5.sha256, archive.zarr.zip.sha256   of the file of that name, beside it
 
 That a store is sealed is said by its last commit. Opening a sealed folder or zip compares its metadata with the manifest (the log, and
@@ -36,7 +36,7 @@ __all__ = [
     "write_sidecar",
 ]
 
-MANIFEST = "journal/manifest-sha256.txt"
+MANIFEST = "journal/log/c/manifest-sha256.txt"
 SIDECAR = ".sha256"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\0\n]+)")
 _BLOCK = 4 << 20

@@ -13,7 +13,7 @@ import numpy as np
 
 import replaystore as rs
 from store_measures import Context, Result, interleaved, peers, ratio, skipped
-from store_measures.data import EPISODE, FIELDS, Columns, cheetah_steps, schema, vector_steps
+from store_measures.data import FIELDS, Columns, cheetah_steps, schema, vector_steps
 
 __all__ = ["append", "commit", "step"]
 
@@ -70,11 +70,13 @@ def _append(place: Path, rollouts: list[Columns], count: int) -> float:
 def step(context: Context) -> list[Result]:
     """One step of 8 environments."""
     what, num_envs = "one step of 8 environments", 8
-    columns, _ = cheetah_steps(num_envs * 8192)
+    columns, _ = cheetah_steps(num_envs * 256)
     columns["truncated"][:] = False
-    steps = vector_steps(columns, num_envs)
-    for number in range(EPISODE - 1, len(steps), EPISODE):
-        steps[number][3][:] = True
+    # The same few steps again and again: an environment's arrays have just been written, too, and are in the processor's cache.
+    steps = vector_steps(columns, num_envs) * 32
+    last = list(steps[-1])
+    last[3] = ~last[3]
+    steps[-1] = tuple(last)
     context.say(f"{what}: {len(steps)} of them")
     room = {name: np.ones((len(steps), num_envs, *shape), dtype) for name, (dtype, shape) in FIELDS.items()}  # touched, so that it exists
 
@@ -90,13 +92,14 @@ def step(context: Context) -> list[Result]:
             cut[number] = truncated
         return (time.perf_counter() - begin) / len(steps)
 
-    variants = {
-        "NumPy": reference,
-        "replaystore, Zarr": lambda: _step(context.folder / "steps.zarr", steps),
-        "replaystore, HDF5": lambda: _step(context.folder / "steps.h5", steps),
-        "np.memmap": lambda: peers.memmap_steps(context.folder, steps),
+    stores = {
+        "replaystore, Zarr": _Stepping(context.folder / "steps.zarr", steps),
+        "replaystore, HDF5": _Stepping(context.folder / "steps.h5", steps),
     }
-    seconds = interleaved(variants, context.choose(15, 5))
+    memmap = {"np.memmap": lambda: peers.memmap_steps(context.folder, steps)}
+    seconds = interleaved({"NumPy": reference, **{name: store.run for name, store in stores.items()}, **memmap}, context.choose(15, 5))
+    for store in stores.values():
+        store.close()
     micro = {name: statistics.median(values) * 1e6 for name, values in seconds.items()}
     results = [Result(what, "copies into preallocated NumPy arrays", 1.0, "x", detail=f"{micro['NumPy']:.2f} us; the reference")]
     for name, target in (("replaystore, Zarr", 2.0), ("replaystore, HDF5", 2.0), ("np.memmap", None)):
@@ -104,36 +107,42 @@ def step(context: Context) -> list[Result]:
     return results
 
 
-def _step(place: Path, steps: list[tuple[np.ndarray, ...]]) -> float:
-    """Seconds a step, with everything but the commit."""
-    num_envs = len(steps[0][1])
-    with rs.create(place, schema(), durability="none") as buffer:
-        writer = buffer.writer(num_envs)
-        first = steps[-1][4]
-        writer.reset(first)
+class _Stepping:
+    """A buffer that is given the same steps in each round; each round ends all trajectories."""
+
+    def __init__(self, place: Path, steps: list[tuple[np.ndarray, ...]]) -> None:
+        self._place, self._steps, self._rounds = place, steps, 0
+        self._buffer = rs.create(place, schema(), durability="none")
+        self._writer = self._buffer.writer(len(steps[0][1]))
+        self._writer.reset(steps[-1][4])
+
+    def run(self) -> float:
+        """Seconds a step, with everything but the commit."""
+        writer = self._writer
         begin = time.perf_counter()
-        for action, reward, terminated, truncated, observation in steps:
+        for action, reward, terminated, truncated, observation in self._steps:
             writer.step(action, reward, terminated, truncated, observation)
         writer.flush()
         taken = time.perf_counter() - begin
-        writer.close()
-        buffer.commit()
-        _compare_steps(buffer, steps, first)
-    _remove(place)
-    return taken / len(steps)
+        self._buffer.commit()
+        self._rounds += 1
+        return taken / len(self._steps)
 
-
-def _compare_steps(buffer: rs.Buffer, steps: list[tuple[np.ndarray, ...]], first: np.ndarray) -> None:
-    """Each environment's trajectories, put together, are its steps."""
-    table = buffer.trajectories
-    for env in range(len(first)):
-        mine = [buffer.trajectory(number).columns for number in np.flatnonzero(table["env"] == env).tolist()]
-        found = {name: np.concatenate([columns[name] for columns in mine]) for name in FIELDS}
-        wanted = {"action": 0, "reward": 1, "terminated": 2, "truncated": 3}
-        for name, place in wanted.items():
-            peers.check(np.array_equal(found[name], np.stack([one[place][env] for one in steps])), buffer.location, name)
-        before = np.stack([first[env], *(one[4][env] for one in steps[:-1])])
-        peers.check(np.array_equal(found["observation"], before), buffer.location, "observation")
+    def close(self) -> None:
+        """Compare the trajectories with the steps."""
+        steps, place = self._steps, str(self._place)
+        wanted = {name: np.stack([one[at] for one in steps]) for at, name in enumerate(("action", "reward", "terminated", "truncated"))}
+        wanted["observation"] = np.stack([steps[-1][4], *(one[4] for one in steps[:-1])])
+        self._writer.close()
+        self._buffer.commit()
+        num_envs = len(steps[0][1])
+        peers.check(self._buffer.num_trajectories == self._rounds * num_envs, place, "trajectories")
+        for number in range(self._buffer.num_trajectories):
+            trajectory = self._buffer.trajectory(number)
+            for name in FIELDS:
+                peers.check(np.array_equal(trajectory[name], wanted[name][:, trajectory.info["env"]]), place, name)
+        self._buffer.close()
+        _remove(self._place)
 
 
 def commit(context: Context) -> list[Result]:

@@ -18,10 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -40,11 +37,14 @@ from replaystore.backends.hdf5_arrays import (
     remove_array,
     write_document,
 )
+from replaystore.backends.hdf5_copy import copy_file
+from replaystore.backends.hdf5_front import front_block
+from replaystore.backends.hdf5_index import ChunkIndex
 from replaystore.backends.hdf5_library import Hdf5File
 from replaystore.backends.hdf5_log import Log
 from replaystore.backends.hdf5_overlay import Overlay
-from replaystore.backends.hdf5_places import ABSENT, ANYWHERE, UNKNOWN, Place, Places, Table, chunk_count, chunk_places, put_chunk, runs
-from replaystore.backends.hdf5_transaction import Version, front_block
+from replaystore.backends.hdf5_places import ABSENT, ANYWHERE, Place, Places, Table, chunk_places, put_chunk, runs
+from replaystore.backends.hdf5_transaction import Version
 from replaystore.errors import AlreadyExistsError, CorruptError, FormatError, NotFoundError, SchemaError, UnsupportedError
 
 __all__ = ["Hdf5Container"]
@@ -52,14 +52,10 @@ __all__ = ["Hdf5Container"]
 TEMPORARY = ".replaystore-new"
 STEP_BYTES = 1 << 30
 """An array grows by at most so much more than asked for."""
-WINDOW = 32
-"""Chunks looked up together when a reader finds its table out of date."""
-COPY_BYTES = 4 << 20
-FICLONE = 0x40049409  # Linux: share the blocks of another file (btrfs, XFS)
 
 
 class Hdf5Container:
-    """The HDF5 file `name` in `files`."""
+    """The HDF5 file `name` in `files`. It has as many methods as the protocol asks for; most of the work is in the hdf5_* modules."""
 
     def __init__(self, files: Files, name: str, *, writable: bool) -> None:
         self.files = files
@@ -69,13 +65,10 @@ class Hdf5Container:
         self.lock_name = name + ".lock"
         self._file = Hdf5File(files, name, follow=not writable)
         self._log = Log(self._file, writable=writable)
-        self._specs: dict[str, ArraySpec] | None = None
-        self._places: dict[str, Places] = {}
-        self._base: dict[str, int] = {}
-        """Chunks that an array had when it last began to grow; steps are in proportion to what came since."""
+        self._index = ChunkIndex(self._file, self._spec, writable=writable)
+        self._specs: tuple[int, dict[str, ArraySpec]] | None = None
+        """The generation of the file, and its arrays."""
         self._document: tuple[Version, str] | None = None
-        self._lock = threading.RLock()
-        """Between reading the file and changing `_specs` or `_places`: threads may read while one writes."""
 
     @classmethod
     def create(cls, files: Files, name: str, document: Mapping[str, Any]) -> Hdf5Container:
@@ -126,7 +119,8 @@ class Hdf5Container:
             self._log.reload()
 
     def _forget(self) -> None:
-        self._specs, self._places, self._document = None, {}, None
+        self._specs, self._document = None, None
+        self._index.forget()
 
     def refresh(self) -> None:
         if not self.writable:
@@ -135,11 +129,11 @@ class Hdf5Container:
     # --- arrays
 
     def specs(self) -> Mapping[str, ArraySpec]:
-        if self._specs is None:
-            found, _ = self._file.look(lambda file, _: arrays(file))
-            self._specs = found
-            return found
-        return self._specs
+        known = self._specs
+        if known is None or known[0] != self._file.generation:
+            found, version = self._file.look(lambda file, _: arrays(file))
+            known = self._specs = version[0], found
+        return known[1]
 
     def _spec(self, name: str) -> ArraySpec:
         try:
@@ -154,81 +148,28 @@ class Hdf5Container:
             for name, spec in specs.items():
                 make_array(file, name, spec)
 
-        with self._lock:
+        with self._index.lock:
             known = dict(self.specs())
             if specs:
                 self._file.change(make)
             for name, spec in specs.items():
                 known[name] = replace(spec, dtype=spec.dtype.newbyteorder("<"))
-                self._places.pop(name, None)
-                self._base.pop(name, None)
-            self._specs = known
+                self._index.forget(name)
+            self._specs = self._file.generation, known
 
     def codec(self, spec: ArraySpec) -> Codec:
         return codec_for("hdf5", spec)
 
-    # --- where chunks lie
-
-    def _known(self, name: str, start: int = 0, stop: int = 0) -> Places:
-        """The table of an array's chunks, good for [start, stop); it ends where the array ends, if that is before `stop`."""
-        places = self._places.get(name)
-        if self.writable and places is not None:
-            return places
-        with self._lock:
-            places = self._places.get(name)
-            if places is None:
-                places = self._load(name)
-            elif stop > places.chunks or not places.sure[start:stop].all() or places.version[0] != self._file.generation:
-                places = self._look_again(name, places, start, stop)
-            places.sure[start:stop] = places.offsets[start:stop] >= 0
-        return places
-
-    def _load(self, name: str) -> Places:
-        spec = self._spec(name)
-
-        def look(file: Any, overlay: Overlay) -> tuple[int, Table]:
-            dataset = array(file, name)
-            chunks = chunk_count(dataset, spec, overlay.end)
-            return chunks, chunk_places(dataset, spec, overlay.end, range(chunks))
-
-        (chunks, found), version = self._file.look(look)
-        places = self._places[name] = Places(spec, found, chunks, version)
-        self._base.setdefault(name, chunks)
-        return places
-
-    def _look_again(self, name: str, places: Places, start: int, stop: int) -> Places:
-        """Bring a reader's table up to date. Chunks that were asked for before cannot have moved; others may have."""
-        version = self._file.version()
-        if version == places.version and not (places.offsets[start:stop] == UNKNOWN).any():
-            return places
-
-        def look(file: Any, overlay: Overlay) -> tuple[int, Table]:
-            dataset = array(file, name)
-            chunks = chunk_count(dataset, places.spec, overlay.end)
-            wanted = range(start, min(max(stop, start + WINDOW), chunks))
-            return chunks, chunk_places(dataset, places.spec, overlay.end, [n for n in wanted if n >= places.chunks or not places.sure[n]])
-
-        if version[0] == places.version[0]:
-            (chunks, found), version = self._file.look(look)
-        if version[0] != places.version[0]:  # another file
-            self._forget()
-            return self._load(name)
-        if version != places.version:
-            places.offsets[~places.sure] = UNKNOWN
-        places.resize(chunks)
-        places.put(found)
-        places.version = version
-        return places
-
     # --- raw arrays
 
     def reserve(self, rows: Mapping[str, int]) -> None:
-        if all(name in self._places and wanted <= self._places[name].rows for name, wanted in rows.items()):
+        if all((known := self._index.get(name)) is not None and wanted <= known.rows for name, wanted in rows.items()):
             return
         self._ready()
         short, targets = False, {}
         for name, wanted in rows.items():
-            places, base = self._known(name), self._base[name]
+            places = self._index.known(name)
+            base = places.base
             if places.spec.codec is not None:
                 raise SchemaError(f"{self._file.path}: {name} is a coded array; room is reserved for raw ones")
             chunks, needed = places.chunks, -(-wanted // places.chunk_rows)
@@ -237,7 +178,7 @@ class Hdf5Container:
                 ahead = base + (chunks - base) * 3 // 2
                 targets[name] = max(needed, min(ahead, needed + STEP_BYTES // places.chunk_bytes))
         if short:
-            self._grow({name: chunks for name, chunks in targets.items() if chunks > self._places[name].chunks})
+            self._grow({name: chunks for name, chunks in targets.items() if chunks > self._index.known(name).chunks})
 
     def _grow(self, targets: Mapping[str, int]) -> None:
         """Give raw arrays so many chunks."""
@@ -245,18 +186,19 @@ class Hdf5Container:
         def extend(file: Any, _: Overlay) -> dict[str, Table]:
             found = {}
             for name, chunks in targets.items():
-                places, dataset = self._places[name], array(file, name)
+                places, dataset = self._index.known(name), array(file, name)
                 dataset.set_extent((chunks * places.chunk_rows, *places.spec.shape))
                 found[name] = chunk_places(dataset, places.spec, ANYWHERE, range(places.chunks, chunks))
             return found
 
-        with self._lock:
+        with self._index.lock:
             for name, found in self._file.change(extend).items():
-                self._places[name].resize(targets[name])
-                self._places[name].put(found)
+                places = self._index.known(name)
+                places.resize(targets[name])
+                places.put(found)
 
     def write_rows(self, name: str, start: int, rows: memoryview) -> None:
-        places = self._places.get(name) or self._known(name)
+        places = self._index.get(name) or self._index.known(name)
         whole, size = places.chunk_bytes, len(rows)
         chunk, within = divmod(start, places.chunk_rows)
         within *= places.row_bytes
@@ -278,7 +220,7 @@ class Hdf5Container:
         first, last = start // spec.chunk_rows, -(-stop // spec.chunk_rows)
         if start % spec.chunk_rows or spec.codec is not None:
             raise SchemaError(f"{self._file.path}: {name} has no extents from row {start} on")
-        offsets = self._known(name, first, last).offsets[first:last]
+        offsets = self._index.known(name, first, last).offsets[first:last]
         if len(offsets) < last - first or (offsets < 0).any():
             raise CorruptError(f"{self._file.path}: rows of {name} before {stop} have no place in the file; run `replaystore verify`")
         found = [Extent(self.name, offset, length) for offset, length in runs(offsets, spec.chunk_bytes)]
@@ -304,10 +246,10 @@ class Hdf5Container:
                 found[name] = {n: put_chunk(dataset, spec, n, data, overlay, replaces=n < stored) for n, data in chunks[name].items()}
             return found
 
-        with self._lock:
+        with self._index.lock:
             placed = self._file.change(store, aligned=False) if specs else {}
             for name, found in placed.items():
-                places = self._places.get(name)
+                places = self._index.get(name)
                 if places is not None:
                     known = places.chunks
                     places.resize(max(known, max(found) + 1))
@@ -319,7 +261,7 @@ class Hdf5Container:
         """Nothing is left to do: `write_chunks` has brought the chunks into HDF5's index."""
 
     def entry(self, name: str, chunk: int) -> ChunkEntry | None:
-        places = self._known(name, chunk, chunk + 1)
+        places = self._index.known(name, chunk, chunk + 1)
         if chunk >= places.chunks or places.offsets[chunk] < 0:
             return None
         return ChunkEntry(self.name, int(places.offsets[chunk]), int(places.lengths[chunk]))
@@ -379,20 +321,20 @@ class Hdf5Container:
                 if specs[name].codec is not None:
                     moved = self._show_coded(dataset, specs[name], length, entries.get(name, {}), overlay)
                 else:
-                    moved = self._show_raw(dataset, self._known(name), length, overlay)
+                    moved = self._show_raw(dataset, self._index.known(name), length, overlay)
                 if moved:
                     changed.add(name)
             overlay.cancelled = not changed
             return changed
 
-        with self._lock:
+        with self._index.lock:
             for name in self._file.change(show, aligned=False):
                 if specs[name].codec is not None:
-                    self._places.pop(name, None)
+                    self._index.forget(name)
                 else:
-                    places = self._places[name]
+                    places = self._index.known(name)
                     places.resize(-(-lengths[name] // places.chunk_rows))
-                    self._base[name] = places.chunks
+                    places.base = places.chunks
 
     def _show_raw(self, dataset: Any, places: Places, length: int, overlay: Overlay) -> bool:
         if dataset.shape[0] == length:
@@ -448,7 +390,7 @@ class Hdf5Container:
         try:
             chunk_rows = self._spec(name).chunk_rows
             needed = range(first // chunk_rows, rows // chunk_rows)
-            places = self._known(name, needed.start, needed.stop)
+            places = self._index.known(name, needed.start, needed.stop)
             missing = [n for n in needed if n >= places.chunks or places.offsets[n] < 0]
         except CorruptError as error:
             yield name, str(error)
@@ -462,7 +404,7 @@ class Hdf5Container:
         self._ready()
         temporary = self.name + TEMPORARY
         try:
-            _copy(self.files, self.name, temporary)
+            copy_file(self.files, self.name, temporary)
             self.files.sync_file(temporary)
             self.files.rename(temporary, self.name)
         except OSError:
@@ -487,15 +429,14 @@ class Hdf5Container:
             if older_segments:
                 self._log.keep_newest(file)
 
-        with self._lock:
+        with self._index.lock:
             if names or older_segments:
                 self._file.change(drop)
             known = dict(self.specs())
             for name in names:
                 del known[name]
-                self._places.pop(name, None)
-                self._base.pop(name, None)
-            self._specs = known
+                self._index.forget(name)
+            self._specs = self._file.generation, known
             self._log.changed()
 
     def drop_before(self, name: str, row: int) -> None:
@@ -504,35 +445,3 @@ class Hdf5Container:
 
     def close(self) -> None:
         self.files.close()
-
-
-def _copy(files: Files, source: str, target: str) -> None:
-    """A copy of a file, sharing its blocks where the file system can; holes stay holes."""
-    size = files.size(source)
-    files.create(target)
-    if sys.platform == "linux":
-        import fcntl
-
-        with suppress(OSError):
-            fcntl.ioctl(files.descriptor(target), FICLONE, files.descriptor(source))
-            return
-    for start, stop in _data_ranges(files.descriptor(source), size):
-        for place in range(start, stop, COPY_BYTES):
-            files.write(target, place, files.read(source, place, min(COPY_BYTES, stop - place)))
-    files.resize(target, size)
-
-
-def _data_ranges(descriptor: int, size: int) -> list[tuple[int, int]]:
-    """The parts of a file that are no holes."""
-    if not hasattr(os, "SEEK_DATA"):
-        return [(0, size)]
-    ranges: list[tuple[int, int]] = []
-    stop = 0
-    while stop < size:
-        try:
-            start = os.lseek(descriptor, stop, os.SEEK_DATA)
-            stop = os.lseek(descriptor, start, os.SEEK_HOLE)
-        except OSError:  # nothing but a hole is left
-            break
-        ranges.append((start, min(stop, size)))
-    return ranges

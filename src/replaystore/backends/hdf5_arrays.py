@@ -19,10 +19,10 @@ import numpy as np
 
 from replaystore.backends import ArraySpec
 from replaystore.backends.codecs import HDF5_DEFLATE, HDF5_ZSTD, hdf5_filters
+from replaystore.backends.hdf5_front import USERBLOCK
 from replaystore.backends.hdf5_library import LIBVER, child, group, remove, text_attribute
 from replaystore.backends.hdf5_log import LOG
 from replaystore.backends.hdf5_overlay import Overlay
-from replaystore.backends.hdf5_transaction import USERBLOCK
 from replaystore.errors import CorruptError, SchemaError
 
 __all__ = ["array", "array_problems", "arrays", "make_array", "make_file", "read_document", "remove_array", "write_document"]

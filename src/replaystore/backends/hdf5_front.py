@@ -1,6 +1,14 @@
-"""The user block of an HDF5 file of ours: heads, journal header, applied marker. Where they lie is said in hdf5_transaction.py.
+"""The user block of an HDF5 file of ours: heads, journal header, applied marker.
 
-Each is a sealed record (its crc32c follows it) within one sector of a page of its own, so that a torn write spoils one at most.
+    0        the magic line; never rewritten
+    4096     head slot 0     where the newest segment of the commit log lies and how much of it counts; the slots take turns
+    8192     head slot 1
+    12288    journal header  {sequence, ends, place, length, crc32c}
+    16384    applied marker  the sequence of the newest transaction that is wholly in place
+    20480    journal payload, unless it is too large: then it lies after everything else
+    262144   HDF5
+
+Each is a sealed record (its crc32c follows it) in one sector of a page of its own, so that a torn write spoils one at most.
 """
 
 from __future__ import annotations
@@ -13,7 +21,7 @@ import google_crc32c
 
 from replaystore.errors import CorruptError, FormatError, FormatVersionError
 
-__all__ = ["APPLIED", "HEADS", "JOURNAL", "JOURNAL_BYTES", "REGION", "USERBLOCK", "Front", "Head", "Header", "front_block", "pack_marker"]
+__all__ = ["APPLIED", "HEADS", "JOURNAL", "REGION", "USERBLOCK", "Front", "Head", "Header", "front_block", "pack_marker"]
 
 USERBLOCK = 1 << 18
 MAGIC = b"REPLAYSTORE HDF5 1\n"
@@ -22,36 +30,31 @@ JOURNAL = 12288
 APPLIED = 16384
 REGION = 20480
 """Where a journal payload begins; also the length of what precedes it, which is read in one piece."""
-
-DIRECT = 4096
-"""Writes of at least this size into new space are not copied through the journal; it holds their checksums. Encoded chunks and log
-records never are, whatever their size: readers find them without looking at the journal."""
-GAP = 8
-"""How far beyond the true end the library sees the end of the file."""
-USERBLOCK_ROOM = USERBLOCK - REGION
-INLINE = (1 << 64) - 1
-ATTEMPTS = 200
-
-HEADER = struct.Struct("<8sQQQQQI")
-MARKER = struct.Struct("<8sQ")
-HEAD = struct.Struct("<8sQqQQ")
-PIECE = struct.Struct("<QQ")
-ENTRY = struct.Struct("<QQQ")
-CHECKSUM = struct.Struct("<I")
-SUPERBLOCK = 48
 MOST_PIECES = 28
+"""Of a head, in a sector."""
+
+_HEADER = struct.Struct("<8sQQQQQI")
+_MARKER = struct.Struct("<8sQ")
+_HEAD = struct.Struct("<8sQqQQ")
+_PIECE = struct.Struct("<QQ")
+_CHECKSUM = struct.Struct("<I")
+_HEADER_MAGIC, _MARKER_MAGIC, _HEAD_MAGIC = b"RSJOURN1", b"RSAPPLY1", b"RSHEAD01"
 
 
 def _sealed(data: bytes) -> bytes:
-    return data + CHECKSUM.pack(google_crc32c.value(data))
+    return data + _CHECKSUM.pack(google_crc32c.value(data))
+
+
+def _intact(block: bytes, start: int, stop: int) -> bool:
+    return block[stop : stop + _CHECKSUM.size] == _CHECKSUM.pack(google_crc32c.value(block[start:stop]))
 
 
 def _opened(block: bytes, offset: int, form: struct.Struct, magic: bytes) -> tuple[Any, ...] | None:
     """The fields of a sealed record of fixed form, without its magic; None if it is torn or was never written."""
-    data = block[offset : offset + form.size]
-    if data[:8] != magic or block[offset + form.size :][: CHECKSUM.size] != CHECKSUM.pack(google_crc32c.value(data)):
+    stop = offset + form.size
+    if block[offset : offset + 8] != magic or not _intact(block, offset, stop):
         return None
-    return form.unpack(data)[1:]
+    return form.unpack(block[offset:stop])[1:]
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,19 @@ class Head:
         return sum(length for _, length in self.pieces)
 
     def pack(self) -> bytes:
-        pieces = b"".join(PIECE.pack(*piece) for piece in self.pieces)
-        return _sealed(HEAD.pack(b"RSHEAD01", self.sequence, self.commit, self.used, len(self.pieces)) + pieces)
+        if len(self.pieces) > MOST_PIECES:  # each is as large as those before it together
+            raise CorruptError(f"a segment of the commit log in {len(self.pieces)} pieces; reopen the store")
+        pieces = b"".join(_PIECE.pack(*piece) for piece in self.pieces)
+        return _sealed(_HEAD.pack(_HEAD_MAGIC, self.sequence, self.commit, self.used, len(self.pieces)) + pieces)
 
     @classmethod
     def unpack(cls, block: bytes, slot: int) -> Head | None:
-        magic, sequence, commit, used, count = HEAD.unpack_from(block, slot)
-        if magic != b"RSHEAD01" or count > MOST_PIECES:
+        """The head in this slot of the front; None if it is torn or was never written."""
+        magic, sequence, commit, used, count = _HEAD.unpack_from(block, slot)
+        stop = slot + _HEAD.size + min(count, MOST_PIECES) * _PIECE.size
+        if magic != _HEAD_MAGIC or count > MOST_PIECES or not _intact(block, slot, stop):
             return None
-        stop = slot + HEAD.size + count * PIECE.size
-        if block[stop : stop + CHECKSUM.size] != CHECKSUM.pack(google_crc32c.value(block[slot:stop])):
-            return None
-        return cls(sequence, commit, used, tuple(PIECE.iter_unpack(block[slot + HEAD.size : stop])))
+        return cls(sequence, commit, used, tuple(_PIECE.iter_unpack(block[slot + _HEAD.size : stop])))
 
     def inside(self, size: int) -> bool:
         """Whether what counts lies inside a file of this size."""
@@ -109,8 +113,15 @@ class Header:
     length: int
     crc: int
 
+    SIZE = _HEADER.size + _CHECKSUM.size
+
     def pack(self) -> bytes:
-        return _sealed(HEADER.pack(b"RSJOURN1", self.sequence, self.old_end, self.new_end, self.place, self.length, self.crc))
+        return _sealed(_HEADER.pack(_HEADER_MAGIC, self.sequence, self.old_end, self.new_end, self.place, self.length, self.crc))
+
+    @classmethod
+    def unpack(cls, block: bytes, offset: int) -> Header | None:
+        fields = _opened(block, offset, _HEADER, _HEADER_MAGIC)
+        return cls(*fields) if fields else None
 
 
 @dataclass(frozen=True)
@@ -121,10 +132,27 @@ class Front:
     journal: Header | None
     applied: int
 
+    @classmethod
+    def unpack(cls, block: bytes, path: str) -> Front:
+        """FormatError: not a file of ours; `path` is for the message."""
+        if not block.startswith(MAGIC):
+            if block.startswith(MAGIC[:17]):
+                raise FormatVersionError(f"{path} is of a newer form of replaystore's HDF5 files; upgrade replaystore")
+            raise FormatError(f"{path} is not a replaystore HDF5 file")
+        if len(block) < REGION:
+            raise CorruptError(f"{path} is cut short: {len(block)} bytes are left of at least {USERBLOCK}")
+        marker = _opened(block, APPLIED, _MARKER, _MARKER_MAGIC)
+        return cls(block, Header.unpack(block, JOURNAL), marker[0] if marker else 0)
+
     @property
     def pending(self) -> Header | None:
         """The header of a journal that is not known to be in place."""
         return self.journal if self.journal is not None and self.journal.sequence > self.applied else None
+
+
+def pack_marker(sequence: int) -> bytes:
+    """The applied marker."""
+    return _sealed(_MARKER.pack(_MARKER_MAGIC, sequence))
 
 
 def front_block() -> bytes:
@@ -132,8 +160,5 @@ def front_block() -> bytes:
     block = bytearray(USERBLOCK)
     text = MAGIC + b"The first 262144 bytes belong to replaystore; an ordinary HDF5 file follows them.\n"
     block[: len(text)] = text
-    marker = _sealed(MARKER.pack(b"RSAPPLY1", 0))
-    block[APPLIED : APPLIED + len(marker)] = marker
+    block[APPLIED : APPLIED + len(pack_marker(0))] = pack_marker(0)
     return bytes(block)
-
-

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
+from replaystore.backends.hdf5_front import USERBLOCK
 from replaystore.backends.hdf5_overlay import Overlay
-from replaystore.backends.hdf5_transaction import USERBLOCK, TransactionFile, Version
+from replaystore.backends.hdf5_transaction import TransactionFile, Version
 from replaystore.errors import CorruptError, ReplayStoreError
 
 __all__ = ["ALIGNMENT", "LIBVER", "Hdf5File", "child", "group", "origins", "remove", "text_attribute"]

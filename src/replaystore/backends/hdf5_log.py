@@ -15,9 +15,9 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
+from replaystore.backends.hdf5_front import USERBLOCK, Head
 from replaystore.backends.hdf5_library import ALIGNMENT, Hdf5File, child, group, origins, remove
 from replaystore.backends.hdf5_overlay import Overlay
-from replaystore.backends.hdf5_transaction import USERBLOCK, Head
 from replaystore.errors import CorruptError, NotFoundError
 
 __all__ = ["LOG", "Log"]

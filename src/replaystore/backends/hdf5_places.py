@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.backends import ArraySpec
+from replaystore.backends.hdf5_front import USERBLOCK
 from replaystore.backends.hdf5_library import origins
 from replaystore.backends.hdf5_overlay import Overlay
-from replaystore.backends.hdf5_transaction import USERBLOCK, Version
+from replaystore.backends.hdf5_transaction import Version
 from replaystore.errors import CorruptError
 
 __all__ = ["ABSENT", "ANYWHERE", "UNKNOWN", "Place", "Places", "Table", "chunk_count", "chunk_places", "put_chunk", "runs"]
@@ -38,6 +39,8 @@ class Places:
         self.chunk_rows = spec.chunk_rows
         self.chunk_bytes = spec.chunk_bytes
         self.version = version
+        self.base = chunks
+        """Chunks that there were when the array last began to grow; steps are in proportion to what came since."""
         self.offsets = np.full(0, UNKNOWN, np.int64)
         self.lengths = np.zeros(0, np.int64)
         self.sure = np.zeros(0, np.bool_)

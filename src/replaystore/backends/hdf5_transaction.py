@@ -5,13 +5,7 @@ complete change is known, and only then is it brought to the disk, with a redo j
 block that HDF5 tools skip. A full disk is therefore an exception before anything happened, never a library stopped half way, and the
 bytes on disk are at every moment those of a cleanly closed HDF5 file, or become so by replaying the journal.
 
-    0        the magic line and constants; never rewritten
-    4096     head slot 0     where the newest segment of the commit log lies and how much of it counts; the slots take turns
-    8192     head slot 1
-    12288    journal header  {sequence, ends, place, length, crc32c}
-    16384    applied marker  the sequence of the newest transaction that is wholly in place
-    20480    journal payload, unless it is too large: then it lies after everything else
-    262144   HDF5
+hdf5_front.py says what lies where in the user block.
 
 Invariants:
 1. Transaction n is in place and synced before anything of the journal of n + 1 is written.
@@ -29,16 +23,16 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import google_crc32c
 
 from replaystore.backends.files import Files
+from replaystore.backends.hdf5_front import APPLIED, HEADS, JOURNAL, REGION, USERBLOCK, Front, Head, Header, pack_marker
 from replaystore.backends.hdf5_overlay import Overlay, Pieces, lookup3
-from replaystore.errors import ConflictError, CorruptError, FormatError, FormatVersionError, ReplayStoreError, StorageError
+from replaystore.errors import ConflictError, CorruptError, ReplayStoreError, StorageError
 
-__all__ = ["USERBLOCK", "Head", "TransactionFile", "Version", "front_block"]
+__all__ = ["TransactionFile", "Version"]
 
 DIRECT = 4096
 """Writes of at least this size into new space are not copied through the journal; it holds their checksums. Encoded chunks and log
@@ -81,27 +75,18 @@ class TransactionFile:
     # --- reading
 
     def _front(self) -> Front:
-        block = self.files.read(self.name, 0, REGION)
-        if not block.startswith(MAGIC):
-            if block.startswith(MAGIC[:17]):
-                raise FormatVersionError(f"{self.path} is of a newer form of replaystore's HDF5 files; upgrade replaystore")
-            raise FormatError(f"{self.path} is not a replaystore HDF5 file")
-        if len(block) < REGION:
-            raise CorruptError(f"{self.path} is cut short: {len(block)} bytes are left of at least {USERBLOCK}")
-        fields = _opened(block, JOURNAL, HEADER, b"RSJOURN1")
-        marker = _opened(block, APPLIED, MARKER, b"RSAPPLY1")
-        return Front(block, Header(*fields) if fields else None, marker[0] if marker else 0)
+        return Front.unpack(self.files.read(self.name, 0, REGION), self.path)
 
     def _payload(self, header: Header) -> Pieces | None:
         """What a journal says is to be written; None if it is torn."""
         if header.place + header.length > self.files.size(self.name):
             return None
         payload = self.files.read(self.name, header.place, header.length)
-        if len(payload) < CHECKSUM.size or google_crc32c.value(payload) != header.crc:
+        if len(payload) < COUNT.size or google_crc32c.value(payload) != header.crc:
             return None
-        (count,) = CHECKSUM.unpack_from(payload)
-        pieces, place = Pieces(), CHECKSUM.size + count * ENTRY.size
-        for offset, length, crc in ENTRY.iter_unpack(payload[CHECKSUM.size : place]):
+        (count,) = COUNT.unpack_from(payload)
+        pieces, place = Pieces(), COUNT.size + count * ENTRY.size
+        for offset, length, crc in ENTRY.iter_unpack(payload[COUNT.size : place]):
             if crc == INLINE:
                 pieces.write(offset, payload[place : place + length])
                 place += length
@@ -145,9 +130,7 @@ class TransactionFile:
     def version(self) -> Version:
         """Changes with every transaction and when another file takes the name. Cheap."""
         self._turn()
-        block = self.files.read(self.name, JOURNAL, HEADER.size + CHECKSUM.size)
-        fields = _opened(block, 0, HEADER, b"RSJOURN1")
-        return self._version(Header(*fields) if fields else None)
+        return self._version(Header.unpack(self.files.read(self.name, JOURNAL, Header.SIZE), 0))
 
     def _version(self, journal: Header | None) -> Version:
         return (self.generation, journal.sequence, journal.crc) if journal else (self.generation, 0, 0)
@@ -281,7 +264,7 @@ class TransactionFile:
             self.files.write(self.name, offset, data)
         payload = _payload_of(journaled, straight)
         place = REGION
-        if len(payload) > USERBLOCK_ROOM:
+        if len(payload) > ROOM:
             beyond = max(new_end, self.files.size(self.name))
             place = beyond + (-beyond) % 4096
         header = Header(self._sequence + 1, old_end, new_end, place, len(payload), google_crc32c.value(payload))
@@ -311,7 +294,7 @@ class TransactionFile:
 
     def _mark(self, sequence: int) -> None:
         """Say that a transaction is in place. If this is lost, it is replayed, which changes nothing."""
-        self.files.write(self.name, APPLIED, _sealed(MARKER.pack(b"RSAPPLY1", sequence)))
+        self.files.write(self.name, APPLIED, pack_marker(sequence))
 
     def write_head(self, head: Head) -> None:
         """Name the newest state of the log; durable with the next `sync`."""
@@ -323,11 +306,11 @@ class TransactionFile:
 def _payload_of(journaled: Pieces, straight: Sequence[tuple[int, bytes]]) -> bytes:
     entries = [ENTRY.pack(offset, len(data), INLINE) for offset, data in journaled]
     entries += [ENTRY.pack(offset, len(data), google_crc32c.value(bytes(data))) for offset, data in straight]
-    return b"".join([CHECKSUM.pack(len(entries)), *entries, *(data for _, data in journaled)])
+    return b"".join([COUNT.pack(len(entries)), *entries, *(data for _, data in journaled)])
 
 
 def _show_end(pieces: Pieces, block: bytes, end: int) -> int:
     """Make a superblock name another end."""
     shown = block[:28] + struct.pack("<Q", end) + block[36:44]
-    pieces.write(USERBLOCK, shown + CHECKSUM.pack(lookup3(shown)))
+    pieces.write(USERBLOCK, shown + COUNT.pack(lookup3(shown)))
     return end

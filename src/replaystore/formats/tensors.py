@@ -84,3 +84,11 @@ class FileRows:
                 return begin + int(found[-1]) + 1
             stop = begin
         return start
+
+    def read_around(self, begin: int, start: int, stop: int) -> NDArray[Any]:
+        """Rows begin + start to begin + stop, going on with row 0 after the last one."""
+        first = (begin + start) % self.count
+        head = min(stop - start, self.count - first)
+        if head == stop - start:
+            return self.read(first, first + head)
+        return np.concatenate([self.read(first, self.count), self.read(0, stop - start - head)])

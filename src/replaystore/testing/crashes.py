@@ -136,13 +136,9 @@ class Campaign:
             for _ in range(min(POINTS_PER_WORKLOAD, points - done)):
                 done += 1
                 self._restore(None if generator.random() < MAKING else template)
-                by_time = generator.random() < BY_TIME
-                phase = float(generator.choice([0.0, 0.3, 0.9, 1.0]))
-                point = (
-                    Point(None, 0, generator.uniform(0, duration))
-                    if by_time
-                    else Point(int(generator.integers(operations)) + 1, phase, None)
-                )
+                point = Point(int(generator.integers(operations)) + 1, float(generator.choice([0.0, 0.3, 0.9, 1.0])), None)
+                if generator.random() < BY_TIME:
+                    point = Point(None, 0, generator.uniform(0, duration))
                 problem = self._crash(workload, point, generator)
                 if problem:
                     failures.append(f"workload {number}, {point}: {problem}")

@@ -1,0 +1,92 @@
+"""What the scripts in this folder share: arguments out of a dataclass, errors in one line, replay buffers of every kind of file.
+
+Arguments are spelled as tyro spells them: `--env_id` or `--env-id`, a value after every name, booleans as `True` or `False`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gymnasium
+
+import replaystore as rs
+from replaystore.compat.active_rlhf import ReplayBuffer
+from replaystore.errors import NotFoundError, ReplayStoreError, UnsupportedError
+
+Arguments = TypeVar("Arguments")
+
+
+def argument(default: Any = dataclasses.MISSING, text: str = "", *, choices: Sequence[str] | None = None) -> Any:
+    """A field of a dataclass of arguments; without a default it must be given."""
+    metadata = {"help": text, "choices": choices}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse(kind: type[Arguments], argv: Sequence[str] | None, description: str) -> Arguments:
+    """The arguments of a command line. What is wrong with them is said on stderr, and the exit code is 2."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(typing.cast(Any, kind)):
+        _add(parser, field, hints[field.name])
+    words = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    values = vars(parser.parse_args(words))
+    for name, hint in hints.items():
+        if hint == list[int] and values[name] and isinstance(values[name][0], str):
+            try:
+                values[name] = [int(number) for number in " ".join(values[name]).strip("[]").replace(",", " ").split()]
+            except ValueError:
+                parser.error(f"argument --{name}: expected whole numbers, such as 128 64 32, not {' '.join(values[name])!r}")
+    return kind(**values)
+
+
+def _with_underscores(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else word
+
+
+def _add(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
+    text = field.metadata.get("help", "")
+    options: dict[str, Any] = {"required": True}
+    if field.default is not dataclasses.MISSING:
+        options = {"default": field.default}
+    elif field.default_factory is not dataclasses.MISSING:
+        options = {"default": field.default_factory()}
+    if "default" in options:
+        text += f" (default: {options['default']})"
+    kinds = [one for one in typing.get_args(hint) if one is not type(None)] if hint != list[int] else []
+    kind = kinds[0] if kinds else hint
+    if hint == list[int]:
+        options |= {"nargs": "+", "metavar": "N"}
+    elif kind is bool:
+        options |= {"type": _boolean, "metavar": "{True,False}"}
+    else:
+        options |= {"type": kind, "metavar": kind.__name__.upper()}
+    if field.metadata.get("choices"):
+        options |= {"choices": field.metadata["choices"], "metavar": None}
+    parser.add_argument(f"--{field.name}", help=text.strip().replace("%", "%%"), **options)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected True or False, not {text!r}")
+    return text.lower() == "true"
+
+
+def run(main: Callable[[], int]) -> None:
+    """Run a script and exit: 0 if all is well, 1 after an error, which is told in one line, 130 after Ctrl-C."""
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        code = 130
+    except (ReplayStoreError, OSError, gymnasium.error.Error) as error:
+        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 1
+    raise SystemExit(code)

@@ -1,0 +1,94 @@
+"""The tables of where chunks lie, for all arrays of a file: made when they are first needed, then kept.
+
+The writer changes its tables with each transaction. A reader asks whether a transaction came in between, but not for chunks that it
+was asked for before: they hold committed rows, and those never move. Threads may ask while one writes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from replaystore.backends import ArraySpec
+from replaystore.backends.hdf5_arrays import array
+from replaystore.backends.hdf5_library import Hdf5File
+from replaystore.backends.hdf5_overlay import Overlay
+from replaystore.backends.hdf5_places import UNKNOWN, Places, Table, chunk_count, chunk_places
+
+__all__ = ["ChunkIndex"]
+
+WINDOW = 32
+"""Chunks looked up together when a reader finds its table out of date."""
+
+
+class ChunkIndex:
+    """The tables of a file."""
+
+    def __init__(self, file: Hdf5File, spec: Callable[[str], ArraySpec], *, writable: bool) -> None:
+        self._file = file
+        self._spec = spec
+        self._writable = writable
+        self._tables: dict[str, Places] = {}
+        self.lock = threading.RLock()
+        """Held from looking at the file, or changing it, until the tables say the same."""
+
+    def forget(self, name: str | None = None) -> None:
+        """Look anew at one array, or at all."""
+        if name is None:
+            self._tables = {}
+        else:
+            self._tables.pop(name, None)
+
+    def get(self, name: str) -> Places | None:
+        """A table, if it is kept."""
+        return self._tables.get(name)
+
+    def known(self, name: str, start: int = 0, stop: int = 0) -> Places:
+        """The table of an array, good for the chunks [start, stop); it ends where the array ends, if that is before `stop`."""
+        places = self._tables.get(name)
+        if self._writable and places is not None:
+            return places
+        with self.lock:
+            places = self._tables.get(name)
+            if places is None:
+                places = self._load(name)
+            elif stop > places.chunks or not places.sure[start:stop].all() or places.version[0] != self._file.generation:
+                places = self._look_again(name, places, start, stop)
+            places.sure[start:stop] = places.offsets[start:stop] >= 0
+        return places
+
+    def _load(self, name: str) -> Places:
+        spec = self._spec(name)
+
+        def look(file: Any, overlay: Overlay) -> tuple[int, Table]:
+            dataset = array(file, name)
+            chunks = chunk_count(dataset, spec, overlay.end)
+            return chunks, chunk_places(dataset, spec, overlay.end, range(chunks))
+
+        (chunks, found), version = self._file.look(look)
+        places = self._tables[name] = Places(spec, found, chunks, version)
+        return places
+
+    def _look_again(self, name: str, places: Places, start: int, stop: int) -> Places:
+        """Bring a reader's table up to date."""
+        version = self._file.version()
+        if version == places.version and not (places.offsets[start:stop] == UNKNOWN).any():
+            return places
+
+        def look(file: Any, overlay: Overlay) -> tuple[int, Table]:
+            dataset = array(file, name)
+            chunks = chunk_count(dataset, places.spec, overlay.end)
+            wanted = range(start, min(max(stop, start + WINDOW), chunks))
+            return chunks, chunk_places(dataset, places.spec, overlay.end, [n for n in wanted if n >= places.chunks or not places.sure[n]])
+
+        if version[0] == places.version[0]:
+            (chunks, found), version = self._file.look(look)
+        if version[0] != places.version[0]:  # another file
+            return self._load(name)
+        if version != places.version:
+            places.offsets[~places.sure] = UNKNOWN
+        places.resize(chunks)
+        places.put(found)
+        places.version = version
+        return places
