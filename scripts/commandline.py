@@ -17,7 +17,7 @@ import gymnasium
 
 import replaystore as rs
 from replaystore.compat.active_rlhf import ReplayBuffer
-from replaystore.errors import NotFoundError, ReplayStoreError, UnsupportedError
+from replaystore.errors import MissingDependencyError, ReplayStoreError
 
 Arguments = TypeVar("Arguments")
 
@@ -90,3 +90,12 @@ def run(main: Callable[[], int]) -> None:
         print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
         code = 1
     raise SystemExit(code)
+
+
+def summary_writer(folder: Path) -> Any:
+    """A SummaryWriter of TensorBoard. MissingDependencyError: it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingDependencyError("tensorboard is not installed: pip install 'replaystore[training]'") from None
+    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]

@@ -635,6 +635,24 @@ def test_forked_readers_keep_the_old_bytes_and_find_the_new(container: Hdf5Conta
     assert os.listdir(container.files.root) == [NAME]
 
 
+def test_a_reader_that_follows_to_a_copy_forgets_where_chunks_lay(container: Hdf5Container) -> None:
+    container.begin_segment(0, b"base")
+    container.reserve({OBS: 640})
+    container.write_rows(OBS, 0, flat(rows_of(ALL[OBS], 640, 1)))
+    reader = reader_of(container)
+    assert read_rows(reader, OBS, 640) == flat(rows_of(ALL[OBS], 640, 1)).tobytes()
+    assert dict(reader.specs()) == ALL
+    container.fork({OBS: 64})
+    container.publish({OBS: 64}, {})
+    container.create_arrays({"steps/new": ALL[OBS]})
+    container.reserve({OBS: 640})
+    container.write_rows(OBS, 64, flat(rows_of(ALL[OBS], 576, 2)))
+    assert reader.segments() == [0]
+    assert dict(reader.specs()) == {**ALL, "steps/new": ALL[OBS]}
+    expected = flat(rows_of(ALL[OBS], 640, 1)).tobytes()[: 64 * 64] + flat(rows_of(ALL[OBS], 576, 2)).tobytes()
+    assert read_rows(reader, OBS, 640) == expected
+
+
 # --- crashes: a story of steps, each durable when it returns, and what a reader may find when it is cut off
 
 

@@ -16,9 +16,9 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"compare", "document", "location", "names", "registry", "schema", "spaces", "where"},
     {"backends"},
-    {"assembler", "chunks", "formats", "layout", "opening", "sealing", "statistics", "trajectories"},
-    {"buffer", "infos", "loader", "reader", "sampling", "writer"},
-    {"analysis", "conversion", "excerpt", "repairing", "transfer", "verification"},
+    {"assembler", "chunks", "layout", "opening", "sealing", "statistics", "trajectories"},
+    {"buffer", "formats", "infos", "loader", "reader", "sampling", "writer"},
+    {"analysis", "conversion", "excerpt", "foreign", "making", "repairing", "transfer", "verification"},
     {"cli", "compat", "gymnasium", "testing", "torch"},
 ]
 """What may import what: a module imports from its own layer and from those before it."""

@@ -21,25 +21,25 @@ from typing import Any, Literal
 import numpy as np
 
 from replaystore import document as documents
-from replaystore import sealing
+from replaystore import formats, sealing
 from replaystore.backends import ArraySpec, Capabilities, Container
 from replaystore.backends.codecs import parse_codec
 from replaystore.backends.copying import append_rows
-from replaystore.backends.files import Files
 from replaystore.backends.store import ArrayStore
 from replaystore.buffer import Buffer
 from replaystore.buffer import open as open_buffer
-from replaystore.errors import AlreadyExistsError, SchemaError
+from replaystore.errors import SchemaError
 from replaystore.excerpt import PARTS, Excerpt, selection, whole
+from replaystore.formats.ring import carried
 from replaystore.layout import LAYOUTS, array_specs, field_specs, table_spec
 from replaystore.location import Location, parse
+from replaystore.making import make, size_of
 from replaystore.names import escape_path
-from replaystore.opening import NewStore, exists, open_container
 from replaystore.reader import BufferReader
 from replaystore.schema import Schema
 from replaystore.transfer import Transfer
 
-__all__ = ["Report", "convert"]
+__all__ = ["Progress", "Report", "convert", "opened"]
 
 HISTORY = 16
 """Earlier conversions that the provenance goes back to."""
@@ -82,9 +82,13 @@ def convert(
     codec: str | None = None,
     layout: Literal["live", "archive"] | None = None,
     overwrite: bool = False,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Write a buffer, or a part of it, to a new place.
+    """Write a buffer, or a part of it, to a new place; or a buffer of other software to a new store, or a store to a file of that.
+
+    Files of other software (`replaystore.formats`) are known by their names: "replay_buffer.pkl" is a pickle of active_rlhf,
+    "buffer_state.safetensors" (or a folder with it) a buffer of velora, whose metadata lie beside it.
 
     Without `split` and `where` rows and trajectories keep their order and numbers, and all else is carried over too: parts, splits, final
     observations, columns of the user's, open trajectories (which can be continued in the target), metadata, environment. A ring is
@@ -100,7 +104,8 @@ def convert(
             codec of its container, it gets that of the target's (Zarr zstd:1, HDF5 gzip:1, which all software reads).
         layout: "live" or "archive" (all fields coded in large chunks, sealed, with a manifest): all fields are stored as that layout has
             it. None: as they are in the source.
-        overwrite: replace a store that is there.
+        overwrite: replace a store that is there, or a file of the same format.
+        strict: refuse what a file of other software cannot hold exactly. Without it, the notes of the report say what was lost or made up.
         progress: called with (bytes done, bytes in all) after each block; an exception from it ends the conversion.
 
     Raises:
@@ -108,22 +113,25 @@ def convert(
         AlreadyExistsError, SchemaError, UnsupportedError, StorageError: the target cannot be made. There is none then.
     """
     begin = time.perf_counter()
-    place = parse(target)
     if codec is not None and codec != "raw":
         codec = ":".join(map(str, parse_codec(codec)))
-    with _opened(source) as buffer:
+    if formats.of(source) or formats.of(target):
+        from replaystore import foreign
+
+        selected = foreign.Selected(fields, split, where)
+        return foreign.convert(source, target, selected, codec, layout, overwrite=overwrite, strict=strict, progress=progress)
+    place = parse(target)
+    with opened(source) as buffer:
         if _same(buffer, place):
             raise SchemaError(f"{place} is the source itself: choose another target")
         job = _Conversion(buffer, place, fields=fields, split=split, where=where, codec=codec, layout=layout, progress=progress)
-        if place.backend == "zip":
-            job.write_zip(overwrite=overwrite)
-        else:
-            job.write(overwrite=overwrite)
+        make(place, job, overwrite=overwrite)
         return job.report(time.perf_counter() - begin)
 
 
 @contextlib.contextmanager
-def _opened(source: str | os.PathLike[str] | Location | Buffer) -> Iterator[Buffer]:
+def opened(source: str | os.PathLike[str] | Location | Buffer) -> Iterator[Buffer]:
+    """The buffer at a location, closed in the end; an open one is left open."""
     if isinstance(source, Buffer):
         yield source
         return
@@ -172,7 +180,8 @@ class _Conversion:
             equals = {} if split is None else {"split": split}
             self.excerpt = selection(buffer, buffer.trajectories.where(where, **equals), observations)
         self.selected = {"fields": None if fields is None else list(self.schema.fields), "split": split, "where": where}
-        self.notes = list(self.excerpt.notes)
+        self.extensions, lost = carried(buffer, buffer._document.extensions, whole=split is None and where is None)
+        self.notes = self.excerpt.notes + lost
         self.transfer: Transfer | None = None
         self._note_fields()
 
@@ -207,7 +216,7 @@ class _Conversion:
             environment=None if known.environment is None else documents.to_plain(known.environment),
             provenance=documents.provenance(self._source()),
             user=known.user,
-            extensions=known.extensions,
+            extensions=self.extensions,
         )
 
     def _coded_fields(self) -> list[str]:
@@ -276,40 +285,7 @@ class _Conversion:
 
     # --- making it
 
-    def write(self, *, overwrite: bool) -> None:
-        """Make the target. If anything goes wrong, there is none."""
-        document = self.document()
-        new = NewStore(self.place, document.to_json(), overwrite=overwrite)
-        try:
-            self._fill(new.container, document)
-            sealing.remove_sidecar(self.place)
-            new.finish()
-        except BaseException:
-            new.discard()
-            raise
-        if self.layout == "archive" and self.place.backend == "hdf5":
-            sealing.write_sidecar(self.place)
-
-    def write_zip(self, *, overwrite: bool) -> None:
-        """Make a folder beside the target and pack it."""
-        from replaystore.backends.zip import pack
-
-        if exists(self.place):
-            if not overwrite:
-                raise AlreadyExistsError(f"{self.place} exists: choose another name, or pass overwrite=True")
-            open_container(self.place, writable=False).close()  # only a store of ours is replaced
-        document = self.document()
-        new = NewStore(Location("zarr", self.place.path + ".folder"), document.to_json(), overwrite=True)
-        try:
-            self._fill(new.container, document)
-            sealing.remove_sidecar(self.place)
-            pack(new.container.files, self.place.path, leave_out=frozenset({new.container.lock_name}))
-        finally:
-            new.discard()
-        if self.layout == "archive":
-            sealing.write_sidecar(self.place)
-
-    def _fill(self, container: Container, document: documents.Document) -> None:
+    def fill(self, container: Container, document: documents.Document) -> None:
         """Bring everything to the target, and make it durable."""
         specs, excerpt = self.specs(container, document), self.excerpt
         store = ArrayStore.create(container, specs, {"open": [], "next": 0, "splits": [""], "finals": 0}, durable=True)
@@ -341,7 +317,7 @@ class _Conversion:
             steps=self.excerpt.rows,
             trajectories=self.excerpt.trajectories,
             bytes_read=transfer.bytes_read,
-            bytes_written=_size(self.place),
+            bytes_written=size_of(self.place),
             seconds=round(seconds, 3),
             copied=transfer.copied,
             recoded=transfer.recoded,
@@ -352,15 +328,3 @@ class _Conversion:
 def _given(setting: dict[str, Any]) -> dict[str, Any]:
     """Without the keys that are not set."""
     return {key: value for key, value in setting.items() if value is not None}
-
-
-def _size(place: Location) -> int:
-    """The bytes that a store takes."""
-    if place.backend in ("hdf5", "zip"):
-        return os.path.getsize(place.path)
-    container = open_container(place, writable=False)
-    files: Files = container.files
-    try:
-        return sum(files.size(name) for name in files.walk())
-    finally:
-        container.close()

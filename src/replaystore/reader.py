@@ -421,13 +421,14 @@ class BufferReader:
     def refresh(self) -> bool:
         """Go on to the newest commit; whether there was one."""
         self._check_open()
-        generation, arrays = self._store.state.generation, len(self._store.state.arrays)
+        generation, arrays = self._store.state.generation, self._store.state.arrays
         moved = self._store.refresh()
         if moved:
             self._store.keep_tails()
-            if self._store.state.generation != generation:
+            rolled_back = self._store.state.generation != generation
+            if rolled_back:
                 self._forget_columns()
-            if len(self._store.state.arrays) != arrays:
+            if rolled_back or self._store.state.arrays != arrays:
                 self._document = documents.parse(self._store.container.document(), self.location)
                 self._schema = self._visible_schema()
             self._moved()

@@ -187,7 +187,6 @@ def _candidates(place: Location, before: VerifyReport) -> list[int]:
     container = open_container(place, writable=False)
     try:
         known: dict[int, tuple[dict[str, int], dict[str, int]]] = {}
-        widths = {name: spec.row_bytes for name, spec in container.specs().items() if spec.mutable}
         newest: State | None = None
         for base in container.segments():
             state: State | None = None
@@ -195,9 +194,9 @@ def _candidates(place: Location, before: VerifyReport) -> list[int]:
                 if state is None and not meta.get("base"):
                     break
                 if state is None:
-                    state = State.from_base(meta, blobs, widths=widths)
+                    state = State.from_base(meta, blobs)
                 else:
-                    state.apply(meta, blobs, widths=widths)
+                    state.apply(meta, blobs)
                 known[state.commit] = dict(state.lengths), dict(state.partial)
             newest = state or newest
         limits: dict[str, int] = {}

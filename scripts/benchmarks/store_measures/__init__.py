@@ -6,13 +6,14 @@ after round; a ratio is the median of the ratios of the rounds, and never that o
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Context", "Result", "interleaved", "ratio", "skipped"]
+__all__ = ["Context", "Result", "clean", "interleaved", "ratio", "remove", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,18 @@ def interleaved(variants: Mapping[str, Callable[[], float]], rounds: int) -> dic
 def ratio(seconds: Mapping[str, Sequence[float]], variant: str, reference: str) -> float:
     """How many times as long as the reference a variant takes: the median over the rounds."""
     return statistics.median(a / b for a, b in zip(seconds[variant], seconds[reference], strict=True))
+
+
+def remove(place: Path) -> None:
+    """Remove a store, a folder or a file."""
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+        Path(f"{place}.lock").unlink(missing_ok=True)
+
+
+def clean(folder: Path) -> None:
+    """Remove everything in a folder."""
+    for entry in list(folder.iterdir()):
+        remove(entry)

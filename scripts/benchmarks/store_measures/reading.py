@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import replaystore as rs
-from store_measures import Context, Result, interleaved, peers, ratio
+from store_measures import Context, Result, clean, interleaved, peers, ratio, remove
 from store_measures.data import EPISODE, FIELDS, Columns, cheetah_steps, schema
 
 __all__ = ["conversion", "opening", "read"]
@@ -83,7 +82,7 @@ def read(context: Context) -> list[Result]:
         buffer.close()
         value = 100 / ratio(seconds, variant, "np.memmap")
         results.append(Result(what, variant, value, "%", 80.0, at_most=False, detail=f"{speed[variant]:.2f} GB/s"))
-    _clean(context.folder)
+    clean(context.folder)
     return results
 
 
@@ -111,7 +110,7 @@ def conversion(context: Context) -> list[Result]:
         detail = f"{speed['replaystore']:.2f} GB/s, synced; {cp}"
         value = 100 / ratio(seconds, "replaystore", "cp, sync")
         results.append(Result(what, f"{source} to {target}, of cp and sync", value, "%", 60.0, at_most=False, detail=detail))
-    _clean(context.folder)
+    clean(context.folder)
     return results
 
 
@@ -122,7 +121,7 @@ def _copy(place: Path, target: Path, *, sync: bool = False) -> float:
         files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
         subprocess.run(["sync", *map(str, files)], check=True)
     taken = time.perf_counter() - begin
-    _remove(target)
+    remove(target)
     _sync()
     return taken
 
@@ -136,7 +135,7 @@ def _convert(place: Path, target: Path, columns: Columns) -> float:
         for start in range(0, len(buffer), BLOCK):
             for name, rows in buffer.read(slice(start, start + BLOCK)).items():
                 peers.check(np.array_equal(rows, columns[name]), str(target), name)
-    _remove(target)
+    remove(target)
     _sync()
     return taken
 
@@ -186,18 +185,5 @@ def opening(context: Context) -> list[Result]:
         opened, row, table = (statistics.median(times) * 1e3 for times in zip(*found[name], strict=True))
         detail = f"beyond the imports; then {row:.1f} ms for a step, {table:.1f} ms for the table of trajectories"
         results.append(Result(what, name, opened, "ms", target, detail=detail))
-    _clean(context.folder)
+    clean(context.folder)
     return results
-
-
-def _clean(folder: Path) -> None:
-    for entry in folder.iterdir():
-        _remove(entry)
-
-
-def _remove(place: Path) -> None:
-    if place.is_dir():
-        shutil.rmtree(place)
-    else:
-        place.unlink()
-        Path(f"{place}.lock").unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import replaystore as rs
-from store_measures import Context, Result, interleaved, peers, ratio, skipped
+from store_measures import Context, Result, interleaved, peers, ratio, remove, skipped
 from store_measures.data import FIELDS, Columns, cheetah_steps, schema, vector_steps
 
 __all__ = ["append", "commit", "step"]
@@ -63,7 +62,7 @@ def _append(place: Path, rollouts: list[Columns], count: int) -> float:
         taken = time.perf_counter() - begin
         buffer.commit()
         peers.compare(buffer.read(slice(None)), rollouts, count, str(place))
-    _remove(place)
+    remove(place)
     return taken / count
 
 
@@ -142,7 +141,7 @@ class _Stepping:
             for name in FIELDS:
                 peers.check(np.array_equal(trajectory[name], wanted[name][:, trajectory.info["env"]]), place, name)
         self._buffer.close()
-        _remove(self._place)
+        remove(self._place)
 
 
 def commit(context: Context) -> list[Result]:
@@ -180,14 +179,6 @@ def commit(context: Context) -> list[Result]:
     for name, buffer in buffers.items():
         peers.compare(buffer.read(slice(None)), [columns], count + 10, name)
         buffer.close()
-        _remove(places[name])
+        remove(places[name])
     os.unlink(context.folder / "bare")
     return results
-
-
-def _remove(place: Path) -> None:
-    if place.is_dir():
-        shutil.rmtree(place)
-        return
-    place.unlink()
-    Path(f"{place}.lock").unlink(missing_ok=True)

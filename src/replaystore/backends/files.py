@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -25,30 +25,36 @@ SMALL_BYTES = 1 << 16
 OPEN_FILES = 128
 """Descriptors kept open; reopening costs some microseconds, a process may have 1024."""
 
-
 SYNCING = 8
 """Files synced at the same time."""
 
-_pool: ThreadPoolExecutor | None = None
-_starting = threading.Lock()
 
-
-def _syncing() -> ThreadPoolExecutor:
+class _Syncing:
     """The threads of the process that wait for the disk, started on first use."""
-    global _pool
-    with _starting:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(SYNCING, thread_name_prefix="replaystore-sync")
-        return _pool
+
+    def __init__(self) -> None:
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """As in a forked child, where threads and held locks did not come along."""
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, sync: Callable[[str], None], names: Sequence[str]) -> None:
+        """Call `sync` with each name, and return when all calls have; raise what one of them raised."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(SYNCING, thread_name_prefix="replaystore-sync")
+            pool = self._pool
+        jobs = [pool.submit(sync, name) for name in names]
+        wait(jobs)
+        for job in jobs:
+            job.result()
 
 
-def _after_fork() -> None:
-    global _pool, _starting
-    _pool, _starting = None, threading.Lock()  # threads and held locks did not come along
-
-
+_syncing = _Syncing()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_syncing.start_anew)
 
 
 class Files:
@@ -209,15 +215,18 @@ class Files:
 
     def sync_files(self, names: Iterable[str]) -> None:
         """Make several files durable, side by side: the disk then takes hardly longer than for one. OSError: not all of them are."""
-        several = list(names)
-        if len(several) == 1 or not self.durable:
-            for name in several:
-                self.sync_file(name)
-            return
-        jobs = [_syncing().submit(self.sync_file, name) for name in several]
-        wait(jobs)
-        for job in jobs:
-            job.result()
+        self._side_by_side(self.sync_file, list(names))
+
+    def sync_folders(self, folders: Iterable[str]) -> None:
+        """Make the entries of several folders durable, side by side. OSError: not all of them are."""
+        self._side_by_side(self.sync_folder, list(folders))
+
+    def _side_by_side(self, sync: Callable[[str], None], names: Sequence[str]) -> None:
+        if self.durable and len(names) > 1:
+            _syncing.run(sync, names)
+        else:
+            for name in names:
+                sync(name)
 
     def clear(self, folder: str) -> None:
         """Remove all files below a folder, in the order of their names, and the folders that are empty then."""
@@ -229,16 +238,19 @@ class Files:
         for name in sorted(folders, reverse=True):
             self.remove_folder(name)
 
-    def replace(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        """Replace a file's content at once: a reader sees the old or the new, also after a crash (if durable)."""
-        temporary = name + ".new"
-        self.create(temporary)
-        self.write(temporary, 0, data)
-        if durable:
-            self.sync_file(temporary)
-        self.rename(temporary, name)
-        if durable:
-            self.sync_folder(os.path.dirname(name))
+    def replace(self, name: str, data: bytes) -> None:
+        """Replace a file's content at once: a reader sees the old or the new, also after a crash."""
+        self.replace_files({name: data})
+
+    def replace_files(self, contents: Mapping[str, bytes]) -> None:
+        """Replace the contents of several files, each at once, in this order."""
+        for name, data in contents.items():
+            self.create(name + ".new")
+            self.write(name + ".new", 0, data)
+        self.sync_files([name + ".new" for name in contents])
+        for name in contents:
+            self.rename(name + ".new", name)
+        self.sync_folders(dict.fromkeys(os.path.dirname(name) for name in contents))
 
     def forget(self, name: str) -> None:
         """Close the descriptor kept for a file; the next use opens what then has the name."""
@@ -336,6 +348,9 @@ class MemoryFiles(Files):
         """Nothing outlives the process."""
 
     def sync_folder(self, folder: str) -> None:
+        """Nothing outlives the process."""
+
+    def _side_by_side(self, sync: Callable[[str], None], names: Sequence[str]) -> None:
         """Nothing outlives the process."""
 
     def rename(self, old: str, new: str) -> None:

@@ -5,7 +5,6 @@ A reader needs no lock and no recovery: it believes the newest valid record of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from replaystore.backends import ArraySpec, ChunkEntry, Container
 from replaystore.backends.records import Piece, State, decode_records
 from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
 
-__all__ = ["Commit", "StoreReader", "tail_array", "widths"]
+__all__ = ["Commit", "StoreReader", "tail_array"]
 
 @dataclass(frozen=True)
 class Commit:
@@ -63,7 +62,7 @@ class StoreReader:
                 raise CorruptError(f"{container.files.path('')}: there is no commit log; run `replaystore repair`")
             for segment in reversed(segments):
                 try:
-                    return State.replay(container.read_segment(segment), container.files.path(""), widths=widths(container.specs()))
+                    return State.replay(container.read_segment(segment), container.files.path(""))
                 except (FileNotFoundError, CorruptError):
                     if skip_damaged and segment != segments[0]:
                         continue
@@ -111,7 +110,7 @@ class StoreReader:
                 for meta, blobs, end in decode_records(data):
                     if meta.get("arrays"):
                         self.container.refresh()
-                    self.state.apply(meta, blobs, widths=widths(self.container.specs()))
+                    self.state.apply(meta, blobs)
                     self.state.end = start + end
                 break
             self.container.refresh()
@@ -172,7 +171,7 @@ class StoreReader:
         if not segments:
             raise NotFoundError(f"{where} is older than the history that is kept")
         data = self.container.read_segment(segments[-1])
-        state = State.replay(data, str(self), widths=widths(self.container.specs()), until=commit)
+        state = State.replay(data, str(self), until=commit)
         if state.commit != commit:
             raise NotFoundError(f"{where} is not in the commit log")
         for group, row in newest.first.items():
@@ -329,11 +328,6 @@ class StoreReader:
 
     def close(self) -> None:
         self.container.close()
-
-
-def widths(specs: Mapping[str, ArraySpec]) -> dict[str, int]:
-    """Bytes of a row of each mutable array."""
-    return {name: spec.row_bytes for name, spec in specs.items() if spec.mutable}
 
 
 class _Table:

@@ -122,8 +122,8 @@ class State:
     def is_dead(self, commit: int) -> bool:
         return any(first <= commit <= last for first, last in self.dead)
 
-    def apply(self, meta: Mapping[str, Any], blobs: Blobs, *, widths: Mapping[str, int]) -> None:
-        """Go on to the next commit. `widths`: bytes of a row of each mutable array."""
+    def apply(self, meta: Mapping[str, Any], blobs: Blobs) -> None:
+        """Go on to the next commit."""
         self.commit, self.parent, self.time = meta["commit"], meta["parent"], meta["time"]
         self.lengths.update(meta["lengths"])
         self.first.update(meta.get("first", {}))
@@ -145,13 +145,13 @@ class State:
             elif kind == "rows":
                 self.appended.setdefault(array, []).append(blob)
             elif kind == "grow":
-                rows = np.frombuffer(blob, np.uint8).reshape(-1, widths[array])
                 before = self.mutable.get(array)
-                self.mutable[array] = rows.copy() if before is None else np.concatenate([before, rows])
+                rows = _rows(blob, self.lengths[array.split("/", 1)[0]] - (0 if before is None else len(before)))
+                self.mutable[array] = rows if before is None or not len(before) else np.concatenate([before, rows]) if len(rows) else before
             elif kind == "at":
                 at = np.frombuffer(blob, "<i8")
                 changed = self.mutable[array].copy()
-                changed[at] = np.frombuffer(blobs["set:" + array], np.uint8).reshape(len(at), widths[array])
+                changed[at] = _rows(blobs["set:" + array], len(at))
                 self.mutable[array] = changed
 
     def to_base(self) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -177,7 +177,7 @@ class State:
         return meta, blobs | {"keep:" + name: kept for name, kept in self.attached.items() if isinstance(kept, bytes)}
 
     @classmethod
-    def from_base(cls, meta: Mapping[str, Any], blobs: Blobs, *, widths: Mapping[str, int]) -> State:
+    def from_base(cls, meta: Mapping[str, Any], blobs: Blobs) -> State:
         mutable = {name.removeprefix("mutable:"): blob for name, blob in blobs.items() if name.startswith("mutable:")}
         kept = {name.removeprefix("keep:"): blob for name, blob in blobs.items() if name.startswith("keep:")}
         return cls(
@@ -194,27 +194,32 @@ class State:
             arrays=meta["arrays"],
             dead=[list(pair) for pair in meta["dead"]],
             base=meta["commit"],
-            mutable={name: np.frombuffer(blob, np.uint8).reshape(-1, widths[name]) for name, blob in mutable.items()},
+            mutable={name: _rows(blob, meta["lengths"][name.split("/", 1)[0]]) for name, blob in mutable.items()},
             attached={name: Piece(*numbers) for name, numbers in meta["attached"].items()} | kept,
         )
 
     @classmethod
-    def replay(cls, data: bytes, where: str, *, widths: Mapping[str, int], until: int | None = None) -> State:
+    def replay(cls, data: bytes, where: str, *, until: int | None = None) -> State:
         """The state at the end of a segment (or at commit `until` of it). CorruptError: not even its base record is valid."""
         state: State | None = None
         for meta, blobs, end in decode_records(data):
             if state is None:
                 if not meta.get("base"):
                     break
-                state = cls.from_base(meta, blobs, widths=widths)
+                state = cls.from_base(meta, blobs)
             else:
-                state.apply(meta, blobs, widths=widths)
+                state.apply(meta, blobs)
             state.end = end
             if until is not None and state.commit >= until:
                 break
         if state is None:
             raise CorruptError(f"{where}: this segment of the commit log has no valid base record; run `replaystore repair`")
         return state
+
+
+def _rows(data: bytes, count: int) -> NDArray[np.uint8]:
+    """Bytes as so many rows. A record says enough to be read without knowing the arrays: a reader may learn of a new one by it."""
+    return np.frombuffer(data, np.uint8).reshape(count, -1) if count else np.empty((0, 0), np.uint8)
 
 
 def now() -> float:

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from replaystore.backends import ArraySpec, ChunkEntry, Codec, Container
 from replaystore.backends.codecs import crc32c as value
 from replaystore.backends.encoding import Encoder
-from replaystore.backends.reading import StoreReader, tail_array, widths
+from replaystore.backends.reading import StoreReader, tail_array
 from replaystore.backends.records import Piece, State, encode_record, now
 from replaystore.errors import SchemaError, StorageError
 
@@ -310,7 +310,7 @@ class ArrayStore(StoreReader):
             self._sync()
             self.container.append_record(record)
             self._sync()
-            self.state.apply(meta, blobs, widths=widths(self.container.specs()))
+            self.state.apply(meta, blobs)
             self.state.end += len(record)
             self._forget_pending()
         with suppress(StorageError, OSError):  # the commit is made; what tidies up after it is tried again by the next one

@@ -281,9 +281,9 @@ class ZarrContainer:
         if self._dirty:
             self.files.sync_files(self._dirty)
             self._dirty.clear()
-        for folder in list(self._folders):
-            self.files.sync_folder(folder)
-            del self._folders[folder]
+        if self._folders:
+            self.files.sync_folders(self._folders)
+            self._folders.clear()
 
     def publish(self, lengths: Mapping[str, int], entries: Mapping[str, Mapping[int, ChunkEntry]]) -> None:
         changed = {}
@@ -309,7 +309,7 @@ class ZarrContainer:
         self.sync()
         for name, metadata in changed.items():
             metadata["shape"][0] = lengths[name]
-            self.files.replace(f"{name}/zarr.json", _json(metadata))
+        self.files.replace_files({f"{name}/zarr.json": _json(metadata) for name, metadata in changed.items()})
 
     def published(self) -> Mapping[str, int]:
         return {name: int(self._metadata(name)["shape"][0]) for name in self.specs()}

@@ -20,17 +20,20 @@ __all__ = ["convert"]
 @click.option("--where", metavar="EXPR", help="Only the trajectories for which this is true.")
 @click.option("--codec", help="raw, zstd:LEVEL or gzip:LEVEL, for all fields.  [default: what the layout says]")
 @click.option("--layout", type=click.Choice(["live", "archive"]), help="To write to and sample from, or to keep.  [default: the source's]")
+@click.option("--strict", is_flag=True, help="Refuse what a file of other software cannot hold exactly.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
 @json_option
 def convert(source: str, target: str, fields: Sequence[str], json_: bool, **options: Any) -> None:
     """Convert SOURCE to TARGET: between Zarr and HDF5, live and archive, or only a part of it.
 
+    Either may be a file of other software: replay_buffer.pkl of active_rlhf, buffer_state.safetensors of velora (or a folder with it).
     TARGET appears when it is complete. What it cannot hold of SOURCE is listed.
 
     \b
     Examples:
       replaystore convert runs/ant.zarr ant.h5
       replaystore convert runs/ant.zarr best.zarr --where 'return > 100 and length >= 50' --layout archive
+      replaystore convert runs/x/replay_buffer.pkl buffer.zarr
     """
     from replaystore.conversion import convert as run
 

@@ -128,7 +128,9 @@ class LazyTensor:
         if found.size == 0 and found.dtype.kind == "f":
             found = found.astype(np.int64)
         if found.dtype.kind not in "iu":
-            raise IndexError(f"{self._name} of {count} rows is indexed by integers, slices or a mask of {count}, not {found.dtype}{list(found.shape)}")
+            raise IndexError(
+                f"{self._name} of {count} rows is indexed by integers, slices or a mask of {count}, not {found.dtype}{list(found.shape)}"
+            )
         flat = found.astype(np.int64).reshape(-1)
         if flat.size and not -count <= int(flat.min()) <= int(flat.max()) < count:
             wrong = int(flat[(flat < -count) | (flat >= count)][0])

@@ -52,7 +52,7 @@ class TensorRing:
         kept = min(count, self.capacity)
         places = self.places(self.position + count - kept, kept)
         for name, tensor in self.tensors.items():
-            tensor[places] = rows[name][count - kept :]
+            tensor[places] = rows[name][count - kept :].to(tensor.device)
         self.position = (self.position + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
         self.written += count
@@ -72,6 +72,9 @@ class TensorRing:
     def set_rows(self, name: str, places: Rows, values: NDArray[Any]) -> None:
         """Change rows of a field."""
         self.tensors[name][torch.from_numpy(places)] = torch.from_numpy(values).to(self.tensors[name].device)
+
+    def close(self) -> None:
+        """There is nothing to release."""
 
     def notice(self) -> None:
         """Count what others have changed since."""

@@ -15,23 +15,31 @@ buffer as it was, that `warm` refuses what it could never reach, and that `load`
 
 from __future__ import annotations
 
+import json
 import os
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import gymnasium
 import torch
 
-from replaystore.compat.lazy import LazyTensor, checked_device
+from replaystore.buffer import Buffer
+from replaystore.compat.layouts import VELORA
+from replaystore.compat.lazy import checked_device
 from replaystore.compat.ring import FieldAttribute, TensorRing
-from replaystore.compat.saving import Stores, is_store
+from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
-from replaystore.errors import SchemaError
+from replaystore.errors import FormatError, SchemaError
+from replaystore.formats.source import Source
+from replaystore.location import Location
 
 __all__ = ["BatchExperience", "BufferConfig", "ReplayBuffer"]
 
 FIELDS = ("states", "actions", "rewards", "next_states", "dones", "hiddens")
+FILES = (("state", ".safetensors"), ("metadata", ".json"))
 KEYS = ("capacity", "state_dim", "action_dim", "hidden_dim", "position", "size", "device")
 
 
@@ -67,7 +75,7 @@ class ReplayBuffer:
         device: where tensors and batches are; None: the CPU.
 
     Raises:
-        SchemaError: a capacity or dimension that is no positive number (a `hidden_dim` of 0 is accepted). UnsupportedError: no such device.
+        SchemaError: a capacity or dimension that is no positive number. UnsupportedError: no such device.
     """
 
     states = FieldAttribute("states")
@@ -87,14 +95,10 @@ class ReplayBuffer:
         self._ring = TensorRing({name: torch.zeros((capacity, width), device=where) for name, width in self._widths.items()}, capacity)
 
     def _set_up(self, capacity: int, state_dim: int, action_dim: int, hidden_dim: int, device: torch.device | str | None) -> None:
-        for name, value, least in (
-            ("capacity", capacity, 1),
-            ("state_dim", state_dim, 1),
-            ("action_dim", action_dim, 1),
-            ("hidden_dim", hidden_dim, 0),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SchemaError(f"{name} must be a number of at least {least}, not {value!r}")
+        given = {"capacity": capacity, "state_dim": state_dim, "action_dim": action_dim, "hidden_dim": hidden_dim}
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SchemaError(f"{name} must be a positive number, not {value!r}")
         self._device = checked_device(device)
         self.capacity = capacity
         self.state_dim = state_dim
@@ -102,7 +106,7 @@ class ReplayBuffer:
         self.hidden_dim = hidden_dim
         self.device = device
         self._widths = dict(zip(FIELDS, (state_dim, action_dim, 1, state_dim, 1, hidden_dim), strict=True))
-        self._stores = Stores("velora")
+        self._saved = Saved()
 
     # --- state
 
@@ -234,3 +238,118 @@ class ReplayBuffer:
             raise ValueError(f"Buffer does not contain enough experiences. Available: {len(self)}, Requested: {batch_size}")
         indices = torch.randint(0, self.size, (batch_size,), device=self.device)
         return BatchExperience(**{name: self._ring.tensor(name)[indices] for name in FIELDS})
+
+    # --- saving and loading
+
+    def save(self, dirpath: str | os.PathLike[str], prefix: str = "buffer_") -> None:
+        """Write `{prefix}state.safetensors` and `{prefix}metadata.json` into a folder, as velora does, or a store (`.zarr`, `.h5`).
+
+        Nothing is half-written. StorageError; AlreadyExistsError: something else than a store is there; ConflictError: the store is open for
+        writing elsewhere, or this buffer was loaded from it for reading."""
+        place = store_of(dirpath)
+        if place is not None:
+            self._saved.save(place, self)
+            return
+        state, metadata = (str(Path(dirpath, prefix + name).with_suffix(suffix)) for name, suffix in FILES)
+        VELORA.write_files(self._ring, state, metadata, json.dumps(self.metadata(), indent=2))
+
+    @classmethod
+    def load(
+        cls,
+        state_path: str | os.PathLike[str],
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        device: torch.device | str | None = None,
+        mode: Literal["r", "r+"] = "r",
+    ) -> Self:
+        """Load the files of a buffer into memory, or open a store.
+
+        Args:
+            state_path: the safetensors file, with any suffix or none; or a store, also one that was recorded.
+            metadata: what buffer_metadata.json, or the entry "buffer" of an agent's metadata.json, holds. None: it is looked for beside the
+                file. A store has its own, which these must not contradict.
+            device: where batches are, and of files the tensors; None: the one that the metadata name.
+            mode: of a store, "r+" to add to it.
+
+        Raises:
+            NotFoundError, FormatError, StorageError: no such file, it is something else, damaged, or without metadata. SchemaError: metadata
+            that are incomplete or not of this file. UnsupportedError: no such device, or a store of something else, or one that cannot be
+            added to. ConflictError: another writer.
+        """
+        place = store_of(state_path)
+        if place is not None:
+            return cls._load_store(place, metadata, device, mode)
+        if mode != "r":
+            raise SchemaError(f"{state_path} is read into memory, so mode={mode!r} has no sense: save it to a .zarr store and load that")
+        if metadata is not None:
+            missing = [key for key in KEYS if key not in metadata]
+            if missing:
+                raise SchemaError(f"the metadata have no {missing[0]!r}: pass what buffer_metadata.json holds, which has {', '.join(KEYS)}")
+        path = str(Path(state_path).with_suffix(".safetensors"))
+        with VELORA.read_file(path, metadata) as (known, files):
+            missing = [name for name in FIELDS if name not in files]
+            if missing:
+                raise FormatError(
+                    f"{path} has no {missing[0]}, as buffers of velora 0.1 have none: `replaystore convert` makes a store of it"
+                )
+            chosen = torch.device(device or known["device"] or "cpu")
+            dimensions = {key: known[key] for key in KEYS[:4]}
+            ring = TensorRing(VELORA.tensors(files, checked_device(chosen)), known["capacity"])
+        ring.size, ring.position = known["size"], known["position"]
+        return cls._of(ring, dimensions, chosen)
+
+    @classmethod
+    def _load_store(
+        cls, place: Location, metadata: Mapping[str, Any] | None, device: torch.device | str | None, mode: Literal["r", "r+"]
+    ) -> Self:
+        named = (metadata or {}).get("device")
+        ring = open_ring(place, VELORA, mode, checked_device(device or named or "cpu"))
+        known = dict(ring.view.numbers)
+        try:
+            for key in KEYS[:-1]:
+                if metadata is not None and key in metadata and metadata[key] != known[key]:
+                    raise SchemaError(
+                        f"{place} has {key}={known[key]}, and the metadata say {metadata[key]!r}: leave them out, or pass its own"
+                    )
+            chosen = torch.device(device or named or known["device"] or "cpu")
+            ring.move(checked_device(chosen))
+            buffer = cls._of(ring, {key: known[key] for key in KEYS[:4]}, chosen)
+        except BaseException:
+            ring.close()
+            raise
+        weakref.finalize(buffer, ring.close)
+        return buffer
+
+    @classmethod
+    def _of(cls, ring: TensorRing | StoredRing, dimensions: Mapping[str, int], device: torch.device) -> Self:
+        buffer = cls.__new__(cls)
+        buffer._set_up(**dimensions, device=device)
+        buffer._ring = ring
+        return buffer
+
+    def commit(self) -> None:
+        """Make everything safe in the store that the buffer was loaded from; of a buffer in memory there is nothing to do."""
+        if isinstance(self._ring, StoredRing):
+            commit_in_place(self._ring, self)
+
+    def close(self) -> None:
+        """Commit, if the buffer was loaded for writing, and release its store."""
+        if isinstance(self._ring, StoredRing) and self._ring.writable:
+            commit_in_place(self._ring, self)
+        self._ring.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _source(self) -> Source:
+        return VELORA.source(self._ring, str(self.device) if self.device else None)
+
+    def _append_since(self, buffer: Buffer, count: int) -> bool:
+        VELORA.append_newest(buffer, self._ring, count)
+        return True
+
+    def _reconcile(self, buffer: Buffer) -> bool:
+        return True

@@ -19,7 +19,7 @@ from replaystore.formats.tensors import BLOCK_BYTES
 from replaystore.reader import BufferReader, user_columns
 from replaystore.trajectories import Trajectories
 
-__all__ = ["Options", "Outgoing", "Output", "refuse_losses"]
+__all__ = ["Options", "Outgoing", "Output", "Written", "refuse_losses"]
 
 Rows = NDArray[np.int64]
 Progress = Callable[[int, int], None]
@@ -37,6 +37,19 @@ class Options:
     """Refuse if anything would be lost or made up."""
     overwrite: bool = False
     progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a foreign file has."""
+
+    paths: list[str]
+    steps: int
+    trajectories: int
+    fields: list[str]
+    """Those that went into it."""
+    lost: list[str]
+    """What was lost or made up."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,7 @@ class Output:
             block = np.zeros((stop - start, self.width), self.dtype)
             if there.any():
                 block[there] = self.read(rows[there])
-            file.write(block)  # type: ignore[arg-type]  # an array is a buffer
+            file.write(block.data)
             done(block.nbytes)
 
 
@@ -158,7 +171,7 @@ class Outgoing:
 
         return Output(dtype, width, read)
 
-    def extra(self, name: str, kinds: tuple[str, ...]) -> Output | None:
+    def kept(self, name: str, kinds: tuple[str, ...]) -> Output | None:
         """An extra field that is kept as it was in the foreign file; None if it is not there, or is something else."""
         declared = self.fields.get(name)
         if declared is None or len(declared.shape) > 1 or declared.dtype not in map(np.dtype, kinds):
@@ -169,7 +182,9 @@ class Outgoing:
 
     def note_losses(self, *, kept_columns: Iterable[str], flags: str) -> None:
         """What else a buffer may hold and a foreign file cannot. `flags`: what becomes of terminated and truncated."""
-        left = [name for name, declared in self.fields.items() if name not in self.used and declared.role not in ("terminated", "truncated")]
+        left = [
+            name for name, declared in self.fields.items() if name not in self.used and declared.role not in ("terminated", "truncated")
+        ]
         if left:
             self.lost.append(f"fields left out: {', '.join(left)}")
         if {"terminated", "truncated"} & self.fields.keys() and flags:

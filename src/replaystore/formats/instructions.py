@@ -66,7 +66,7 @@ class Stream:
         try:
             return data.decode()
         except UnicodeDecodeError:
-            raise self.error("text in it is not valid Unicode")
+            raise self.error("text in it is not valid Unicode") from None
 
     def error(self, what: str) -> FormatError:
         remedy = "it is damaged, or was not written by active_rlhf; nothing in it was run"

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import FormatError
-from replaystore.formats.export import Options, refuse_losses
+from replaystore.formats.export import Options, Written, refuse_losses
 from replaystore.formats.pickle_export import Plan
 from replaystore.formats.pickling import write_pickle
 from replaystore.formats.source import Source
@@ -156,7 +156,9 @@ def _rows(content: Mapping[str, Any], key: str, path: str, descriptor: int, capa
     shape, one = tensor.shape, key in ("rews", "dones")
     if len(shape) != 2 or shape[0] != capacity or shape[1] < 1 or (one and shape[1] != 1):
         wanted = f"({capacity}, {'1' if one else 'n'})"
-        raise FormatError(f"{path}: {key!r} has the shape {shape}, and with a capacity of {capacity} it must be {wanted}: the file is damaged")
+        raise FormatError(
+            f"{path}: {key!r} has the shape {shape}, and with a capacity of {capacity} it must be {wanted}: the file is damaged"
+        )
     if (tensor.dtype == np.bool_) != (key == "dones"):
         raise FormatError(f"{path}: {key!r} has the dtype {tensor.dtype}: the file is damaged")
     return FileRows(descriptor, f"{path}, {key!r}", tensor.dtype, () if one else (shape[1],), capacity, tensor.offset)
@@ -220,8 +222,8 @@ def _irregular(infos: Infos, regular: NDArray[np.bool_], path: str) -> list[list
 # --- writing
 
 
-def write(buffer: BufferReader, path: str, options: Options) -> tuple[list[str], int]:
-    """Write a buffer; notes of what was lost or made up, and how many rows the file has.
+def write(buffer: BufferReader, path: str, options: Options) -> Written:
+    """Write a buffer.
 
     Where the buffer was such a file, it is one again, with what was appended since. SchemaError, UnsupportedError: it cannot be one (or not
     exactly, if that is wanted). AlreadyExistsError, StorageError: there is no new file then.
@@ -238,4 +240,4 @@ def write(buffer: BufferReader, path: str, options: Options) -> tuple[list[str],
 
     with NewFiles([path], overwrite=options.overwrite) as new:
         write_pickle(new.files[0], plan.numbers, plan.tensors, plan.placement, plan.infos, plan.shapes, done)
-    return plan.out.lost, plan.numbers["size"]
+    return Written([path], plan.numbers["size"], len(plan.infos), sorted(plan.out.used), plan.out.lost)

@@ -24,7 +24,7 @@ _FLOATS = ("<f4", "<f8", "<f2")
 
 
 class Plan:
-    """Everything that goes into the file: `numbers`, `tensors` with their `placement`, `infos`, `shapes`. `out.lost` says what is not exact."""
+    """Everything that goes into the file: `numbers`, `tensors` with their `placement`, `infos`, `shapes`. `out.lost`: what is not exact."""
 
     def __init__(self, buffer: BufferReader, options: Options, where: str) -> None:
         self.out = out = Outgoing(buffer, options)
@@ -51,7 +51,7 @@ class Plan:
 
     def _dones(self) -> Output:
         out = self.out
-        kept = out.extra("dones", ("?",)) if self.known else None
+        kept = out.kept("dones", ("?",)) if self.known else None
         if kept is None and self.known:
             out.lost.append("dones are made up: no episode ends")
         return kept or Output(np.dtype(np.bool_), 1, lambda rows: (rows >= out.count)[:, None])
@@ -138,7 +138,13 @@ class Plan:
         whole = np.bincount(owner[part >= 0], lengths[part >= 0], int(first.sum())).astype(np.int64)
         scores, updates = self._columns(place[first], number[first])
         splits = dict(zip(out.table["trajectory"].tolist(), out.table["split"].tolist(), strict=True))
-        columns = (place[first].tolist(), whole.tolist(), [str(splits[n]) for n in number[first].tolist()], scores.tolist(), updates.tolist())
+        columns = (
+            place[first].tolist(),
+            whole.tolist(),
+            [str(splits[n]) for n in number[first].tolist()],
+            scores.tolist(),
+            updates.tolist(),
+        )
         self.infos = list(zip(*columns, strict=True))
 
     def _ended(self, numbers: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -94,7 +94,7 @@ class _Writer:
             self._frame += (b"\x8c" + bytes([len(data)]) if short else b"X" + len(data).to_bytes(4, "little")) + data
             self.memoize(text)
 
-    def integer(self, number: int) -> None:
+    def integer(self, number: Any) -> None:
         self._frame += _integer(number)
 
     def name(self, module: str, name: str) -> None:

@@ -77,7 +77,8 @@ class Ring:
 
     def place(self, rows: Rows) -> Rows:
         """The places of rows, which count from the buffer's first row ever."""
-        return np.asarray(np.where(rows < self.rows, self.begin + rows, self.then + rows - self.rows) % self.capacity)
+        moved = np.where(rows < self.rows, self.begin, self.then - self.rows)
+        return (rows + moved) % self.capacity
 
 
 def ring_of(buffer: BufferReader, known: Mapping[str, Any]) -> Ring | None:

@@ -181,7 +181,9 @@ class _Outer(Machine):
         if type(target) is not _Info or target.state is not None or type(state) is not dict:
             raise self.stream.error("it sets the state of what is no new trajectory")
         if state.keys() != _INFO_KEYS.keys() or any(type(state[key]) is not kind for key, kind in _INFO_KEYS.items()):
-            raise self.stream.error("a trajectory has other values than start_pos, length, split, on_policiness_score and last_updated_step")
+            raise self.stream.error(
+                "a trajectory has other values than start_pos, length, split, on_policiness_score and last_updated_step"
+            )
         if any(state[key] not in _INT64 for key, kind in _INFO_KEYS.items() if kind is int):
             raise self.stream.error("a number of a trajectory is beyond 64 bits")
         target.state = tuple(state[key] for key in _INFO_KEYS)
@@ -258,5 +260,7 @@ def _storage(outer: Stream, payload: Payload) -> _Storage:
         raise stream.error("a torch stream holds something else than one storage")
     dtype, count, written = _STORAGES[stored[0]], stored[2], stream.number(8)
     if written != count or count * dtype.itemsize != payload.stop - stream.at:
-        raise stream.error(f"a storage says that it has {count} and {written} elements of {dtype}, and has {payload.stop - stream.at} bytes")
+        raise stream.error(
+            f"a storage says that it has {count} and {written} elements of {dtype}, and has {payload.stop - stream.at} bytes"
+        )
     return _Storage(dtype, stream.at, count)

@@ -33,7 +33,7 @@ class NewFiles:
             try:
                 for path in self.paths:
                     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-                    self.files.append(open(path + ".partial", "wb"))  # noqa: SIM115  # closed by __exit__
+                    self.files.append(open(path + ".partial", "wb"))  # closed by __exit__
             except OSError:
                 self._discard()
                 raise

@@ -76,6 +76,10 @@ class _OneByOne(Files):
         for name in list(names):
             self.sync_file(name)
 
+    def sync_folders(self, folders: Iterable[str]) -> None:
+        for folder in list(folders):
+            self.sync_folder(folder)
+
 
 class FailingFiles(_OneByOne):
     """Files to which `faults` happen."""

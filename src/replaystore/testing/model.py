@@ -52,7 +52,9 @@ class BufferMachine(RuleBasedStateMachine):
         self._tiny.enter_context(tiny())
         self._folder = "" if self.suffix == "memory:" else tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)  # noqa: S108
         self._location = self._place()
-        self._readers: list[Buffer] = []
+        self._readers: dict[Buffer, int] = {}
+        """And how often the buffer had gone back to an older commit when each looked last."""
+        self._rollbacks = 0
         self._writers: tuple[Writer, PlainWriter] | None = None
 
     def _place(self) -> str:
@@ -190,6 +192,7 @@ class BufferMachine(RuleBasedStateMachine):
         commits = self.plain.commits()
         for recorder in (self.buffer, self.plain):
             recorder.rollback(commits[place % len(commits)])
+        self._rollbacks += 1
         self._compare(self.buffer)
 
     def _open(self) -> None:
@@ -207,19 +210,21 @@ class BufferMachine(RuleBasedStateMachine):
         assert reader.commit_id == self.plain.commit_id
         if read:
             self._compare(reader)
-        self._readers.append(reader)
+        self._readers[reader] = self._rollbacks
 
     @precondition(lambda self: self._readers)
     @rule(place=st.integers(0, 2), refresh=st.booleans())
     def look(self, place: int, refresh: bool) -> None:
         """A reader shows the commit it showed before, or the newest."""
-        reader = self._readers[place % len(self._readers)]
+        reader = list(self._readers)[place % len(self._readers)]
         if refresh:
+            self._readers[reader] = self._rollbacks
             assert reader.refresh() == (reader.commit_id != self.plain.commit_id) or reader.commit_id == self.plain.commit_id
             assert reader.commit_id == self.plain.commit_id
             self._compare(reader)
         else:
-            self._compare(reader, may_be_gone=reader.commit_id not in self.plain.commits())
+            rolled_back = self._readers[reader] != self._rollbacks
+            self._compare(reader, may_be_gone=rolled_back or reader.commit_id not in self.plain.commits())
 
     @rule(place=st.integers(0, 10**6))
     def open_older(self, place: int) -> None:
@@ -238,7 +243,7 @@ class BufferMachine(RuleBasedStateMachine):
             assert self.buffer.schema == self.plain.schema
 
     def _compare(self, view: Buffer, *, may_be_gone: bool = False) -> None:
-        """The view shows what its commit holds. If that commit was rolled back or has left the ring, it may say so instead."""
+        """The view shows what its commit holds. After a rollback, or if rows have left the ring, it may say so instead."""
         try:
             difference = self.plain.history[view.commit_id].contents().difference(Contents.of(view))
         except (ConflictError, IndexError):
@@ -250,7 +255,7 @@ class BufferMachine(RuleBasedStateMachine):
     def _forget_readers(self) -> None:
         for reader in self._readers:
             reader.close()
-        self._readers = []
+        self._readers = {}
 
     def teardown(self) -> None:
         """Close the buffer, read it once more, and remove it."""

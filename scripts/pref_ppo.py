@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+"""Train an agent with PPO on a reward that is learned from preferences, and keep what it saw in a replay buffer.
+
+    python scripts/pref_ppo.py --env_id HalfCheetah-v5 --total_timesteps 20000 --replay_buffer_save_path runs/x/replay_buffer.zarr
+
+A teacher that knows the true reward compares pairs of fragments out of the replay buffer; an ensemble of networks learns a reward from its
+answers; PPO follows the learned reward. With a .zarr or .h5 path the replay buffer is committed after every rollout, so that it survives a
+crash; a .pkl or .safetensors file is written at the end, and also when the training stops with an error or by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from commandline import argument, parse, run, summary_writer
+from ppo import Agent, Collector, Rollout, Settings, advantages, make_envs, update
+from preferences import Answers, RewardEnsemble, RewardSettings, Session, Teacher
+
+from replaystore.compat.active_rlhf import ReplayBuffer
+from replaystore.errors import SchemaError, UnsupportedError
+
+STORES = (".zarr", ".h5", ".hdf5")
+FIRST_PAIRS = 32
+"""Asked in the first session, which has nothing to build on."""
+VAL_ROLLOUTS = 0.1
+"""The part of the rollouts that goes to the split "val"."""
+
+
+@dataclass
+class Arguments:
+    exp_name: str = argument("pref_ppo", "name of the experiment, a part of the run's name")
+    seed: int = argument(1, "of everything that is random")
+    torch_deterministic: bool = argument(True, "only deterministic algorithms of cuDNN")
+    cuda: bool = argument(True, "use a GPU if there is one")
+    track: bool = argument(False, "not here: logs go to TensorBoard only")
+    wandb_project_name: str = argument("cleanRL", "of use only with --track")
+    wandb_entity: str | None = argument(None, "of use only with --track")
+    capture_video: bool = argument(False, "record episodes of the first environment into videos/ (needs moviepy)")
+    save_model: bool = argument(False, "save the agent's state dict beside the logs")
+    upload_model: bool = argument(False, "not here")
+    hf_entity: str = argument("", "of use only with --upload_model")
+    env_id: str = argument("HalfCheetah-v5", "an environment of Gymnasium with continuous actions")
+    total_timesteps: int = argument(1_000_000, "steps of training")
+    learning_rate: float = argument(3e-4, "of the agent")
+    num_envs: int = argument(1, "environments stepped together")
+    num_steps: int = argument(2048, "steps of each environment in a rollout")
+    anneal_lr: bool = argument(True, "let the learning rate fall to zero")
+    gamma: float = argument(0.99, "discount")
+    gae_lambda: float = argument(0.95, "of generalised advantage estimation")
+    num_minibatches: int = argument(32, "that a rollout is cut into")
+    update_epochs: int = argument(10, "over each rollout")
+    norm_adv: bool = argument(True, "normalise advantages in each minibatch")
+    clip_coef: float = argument(0.2, "how far the policy may move from the one that acted")
+    clip_vloss: bool = argument(True, "clip the value loss as well")
+    ent_coef: float = argument(0.0, "weight of the entropy")
+    vf_coef: float = argument(0.5, "weight of the value loss")
+    max_grad_norm: float = argument(0.5, "of the agent's gradients")
+    target_kl: float | None = argument(None, "stop the epochs over a rollout beyond this divergence")
+    replay_buffer_capacity: int = argument(1_000_000, "rows")
+    reward_net_epochs: int = argument(3, "over all answers, after each session")
+    reward_net_lr: float = argument(1e-3, "learning rate of the ensemble")
+    reward_net_weight_decay: float = argument(0.0, "of the ensemble")
+    reward_net_max_grad_norm: float = argument(1.0, "of the ensemble")
+    reward_net_batch_size: int = argument(32, "pairs per step of the optimiser")
+    reward_net_minibatch_size: int = argument(32, "pairs that are computed together")
+    reward_net_ensemble_size: int = argument(3, "networks")
+    reward_net_hidden_dims: list[int] = argument([256, 256, 256], "layers of each network, such as '[256,256,256]'")
+    reward_net_dropout: float = argument(0.0, "in each network")
+    reward_net_val_split: float = argument(0.2, "part of the answers that are not learned from, but judged by")
+    preference_equality_threshold: float = argument(0.0, "returns of fragments that differ by no more are equal to the teacher")
+    query_schedule: str = argument("linear", "sessions are spread evenly over the training", choices=["linear"])
+    total_queries: int = argument(400, "pairs that the teacher may be asked about in all")
+    queries_per_session: int = argument(10, f"pairs per session (in the first one {FIRST_PAIRS})")
+    selector_type: str = argument("random", "how pairs are chosen: random (no other here)")
+    sampling_strategy: str = argument("uniform", "which fragments they are chosen from", choices=["uniform", "priority"])
+    oversampling_factor: float = argument(2.0, "fragments sampled per pair")
+    fragment_length: int = argument(50, "steps of a fragment")
+    save_replay_buffer: bool = argument(True, "keep the replay buffer")
+    replay_buffer_save_path: str | None = argument(None, "a .zarr, .h5, .pkl or .safetensors path (default: runs/RUN/replay_buffer.pkl)")
+
+
+def check(args: Arguments) -> None:
+    """SchemaError or UnsupportedError about arguments that cannot be."""
+    if args.selector_type != "random":
+        known = "it chooses pairs in another project" if args.selector_type in ("variquery", "duo", "hybrid") else "there is no such selector"
+        raise UnsupportedError(f"--selector_type {args.selector_type}: {known}; use --selector_type random")
+    for name in ("track", "upload_model"):
+        if getattr(args, name):
+            raise UnsupportedError(f"--{name} True: this script sends nothing anywhere; its logs are in runs/, for TensorBoard")
+    counts = [field.name for field in fields(args) if field.type == "int" and field.name not in ("seed", "reward_net_epochs")]
+    for name in counts:
+        if getattr(args, name) < 1:
+            raise SchemaError(f"--{name} must be at least 1, not {getattr(args, name)}")
+    if args.num_steps < args.fragment_length:
+        raise SchemaError(f"--num_steps {args.num_steps} is less than --fragment_length {args.fragment_length}: no fragment would fit")
+    if args.replay_buffer_capacity < 2 * args.num_steps * args.num_envs:
+        rollout = f"a rollout has num_steps * num_envs = {args.num_steps * args.num_envs}"
+        raise SchemaError(f"--replay_buffer_capacity {args.replay_buffer_capacity} must hold at least two rollouts: {rollout} rows")
+    if args.total_timesteps < args.num_steps * args.num_envs:
+        raise SchemaError(f"--total_timesteps {args.total_timesteps} is less than one rollout of {args.num_steps * args.num_envs} steps")
+    if not 0 <= args.reward_net_val_split < 1 or args.oversampling_factor < 1:
+        raise SchemaError("--reward_net_val_split must be in [0, 1) and --oversampling_factor at least 1")
+
+
+def environments(args: Arguments, run_name: str) -> gymnasium.vector.SyncVectorEnv:
+    """The vector environment, whose observations and actions are flat vectors of numbers."""
+    envs = make_envs(args.env_id, args.num_envs, args.gamma, f"videos/{run_name}" if args.capture_video else None)
+    actions = envs.single_action_space
+    if not isinstance(actions, gymnasium.spaces.Box) or len(actions.shape) != 1:
+        envs.close()
+        raise UnsupportedError(f"{args.env_id} has the actions {actions}: only vectors of real numbers can be learned here (a flat Box)")
+    return envs
+
+
+class Keeper:
+    """Saves the replay buffer: a store after every rollout, which writes only what is new, another file at the end."""
+
+    def __init__(self, buffer: ReplayBuffer, args: Arguments, run_folder: Path) -> None:
+        self._buffer = buffer
+        self._path = Path(args.replay_buffer_save_path or run_folder / "replay_buffer.pkl") if args.save_replay_buffer else None
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    def after_rollout(self) -> None:
+        """Make a store hold all that was added."""
+        if self._path is not None and self._path.suffix in STORES:
+            self._buffer.save(str(self._path))
+
+    def at_end(self) -> None:
+        """Write the file, whatever its kind."""
+        if self._path is not None:
+            self._buffer.save(str(self._path))
+            print(f"replay buffer: {self._path}")
+
+
+class Questions:
+    """When the teacher is asked, about which fragments, and what the ensemble makes of the answers."""
+
+    def __init__(self, args: Arguments, buffer: ReplayBuffer, agent: Agent, ensemble: RewardEnsemble) -> None:
+        self._args, self._buffer, self._agent, self._ensemble = args, buffer, agent, ensemble
+        self._generator = np.random.default_rng(args.seed)
+        self._teacher = Teacher(args.preference_equality_threshold, self._generator)
+        self._answers = Answers()
+        sessions = max(1, args.total_queries // args.queries_per_session)
+        self._due = list(np.linspace(0, 1, sessions + 1, endpoint=False)[1:] * args.total_timesteps)
+
+    def ask(self, step: int, writer: Any) -> None:
+        """Hold the sessions that are due at a step of the training."""
+        args = self._args
+        lengths = [info.length for info in self._buffer.trajectories if info.split == "train"]
+        while self._due and step >= self._due[0] and max(lengths, default=0) >= args.fragment_length:
+            del self._due[0]
+            pairs = FIRST_PAIRS if not self._answers else args.queries_per_session
+            pairs = min(pairs, args.total_queries - len(self._answers))
+            count = int(pairs * args.oversampling_factor)
+            if pairs < 1:
+                continue
+            if args.sampling_strategy == "priority":
+                self._buffer.update_on_policiness_scores(self._agent)
+                fragments = self._buffer.sample_by_on_policiness(max(2, count), self._agent, split="train")
+            else:
+                fragments = self._buffer.sample2(max(2, count), split="train")
+            session = self._teacher.ask(fragments, pairs, self._answers)
+            self._log(session, self._ensemble.learn(self._answers, self._generator), step, writer)
+
+    def _log(self, session: Session, learned: dict[str, float], step: int, writer: Any) -> None:
+        differences = np.abs(session.differences)
+        writer.add_scalar("prefs/num_pairs", len(self._answers), step)
+        writer.add_scalar("prefs/num_equal_labels", session.equal, step)
+        writer.add_scalar("prefs/equal_pref_threshold", self._args.preference_equality_threshold, step)
+        writer.add_scalar("prefs/mean_return_delta", differences.mean(), step)
+        writer.add_histogram("prefs/return_deltas", differences, step)
+        for name, value in learned.items():
+            writer.add_scalar(f"reward/{name}", value, step)
+
+
+def compare(learned: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """How well the learned reward follows the true one, for the logs."""
+    ranks = [values.argsort().argsort() for values in (learned, true)]
+    varied = learned.std() > 0 and true.std() > 0
+    found = {
+        "corr_pearson": float(np.corrcoef(learned, true)[0, 1]) if varied else 0.0,
+        "corr_spearman": float(np.corrcoef(*ranks)[0, 1]) if varied else 0.0,
+    }
+    for prefix, values in (("reward", learned), ("ground_truth_reward", true)):
+        found |= {f"{prefix}_{name}": float(getattr(values, name)()) for name in ("mean", "std", "min", "max")}
+    return found | {"reward_diff_mean": float((learned - true).mean()), "reward_diff_std": float((learned - true).std())}
+
+
+def add(buffer: ReplayBuffer, rollout: Rollout, split: str) -> None:
+    """Add the rollout of each environment as a trajectory of its own, so that no fragment mixes environments."""
+    for env in range(rollout.obs.shape[1]):
+        buffer.add(rollout.obs[:, env], rollout.actions[:, env], rollout.rewards[:, env], rollout.dones[:, env], split)
+
+
+def train(args: Arguments, envs: gymnasium.vector.SyncVectorEnv, run_folder: Path) -> None:
+    """Train, log and keep the replay buffer."""
+    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    sizes = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
+    agent = Agent(*sizes).to(device)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
+    given = {field.name: getattr(args, f"reward_net_{field.name}") for field in fields(RewardSettings)}
+    ensemble = RewardEnsemble(sum(sizes), RewardSettings(**given), device)
+    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    buffer = ReplayBuffer(envs, capacity=args.replay_buffer_capacity, fragment_length=args.fragment_length, device=device)
+    questions = Questions(args, buffer, agent, ensemble)
+    keeper = Keeper(buffer, args, run_folder)
+    writer = summary_writer(run_folder)
+    rows = "\n".join(f"|{name}|{json.dumps(value)}|" for name, value in asdict(args).items())
+    writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
+    try:
+        collector = Collector(envs, device, args.seed)
+        add(buffer, collector.collect(agent, args.num_steps), "val")
+        begin, batch = time.monotonic(), args.num_steps * args.num_envs
+        for iteration in range(args.total_timesteps // batch):
+            step = (iteration + 1) * batch
+            if args.anneal_lr:
+                optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / (args.total_timesteps // batch))
+            rollout = collector.collect(agent, args.num_steps)
+            add(buffer, rollout, "val" if random.random() < VAL_ROLLOUTS else "train")  # noqa: S311
+            keeper.after_rollout()
+            questions.ask(step, writer)
+            rewards = ensemble.rewards(rollout.obs, rollout.actions)
+            measured = compare(rewards.flatten().cpu().numpy(), rollout.rewards.flatten().cpu().numpy())
+            # Preferences say nothing of the scale of a reward.
+            advantage = advantages(rollout, rewards / (rewards.std() + 1e-8), agent, args.gamma, args.gae_lambda)
+            losses = update(agent, optimizer, rollout, advantage, settings)
+            scalars = {f"debug/{name}": value for name, value in measured.items()} | {f"losses/{name}": losses[name] for name in losses}
+            scalars |= {"charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/SPS": int(step / (time.monotonic() - begin))}
+            for name, value in scalars.items():
+                writer.add_scalar(name, value, step)
+            for episode_return, length in rollout.episodes:
+                print(f"global_step={step}, episodic_return={episode_return:.1f}")
+                writer.add_scalar("charts/episodic_return", episode_return, step)
+                writer.add_scalar("charts/episodic_length", length, step)
+            buffer.log_trajectory_statistics(writer, step)
+    finally:
+        keeper.at_end()
+        writer.close()
+        envs.close()
+    if args.save_model:
+        torch.save(agent.state_dict(), run_folder / f"{args.exp_name}.cleanrl_model")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(Arguments, argv, __doc__.splitlines()[0])
+    check(args)
+    random.seed(args.seed)
+    np.random.seed(args.seed)  # noqa: NPY002  # sample2 draws from the global generator, as its users expect
+    torch.manual_seed(args.seed)
+    torch.backends.cudnn.deterministic = args.torch_deterministic
+    run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    train(args, environments(args, run_name), Path("runs") / run_name)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,328 @@
+"""How the buffers of the two projects lie in stores and in their own files: between rings of tensors and `replaystore.formats`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from replaystore.buffer import Buffer
+from replaystore.compat.ring import TensorRing
+from replaystore.compat.stored import Arrays, StoredRing
+from replaystore.errors import UnsupportedError
+from replaystore.formats import pickle, pickle_export, safetensors, safetensors_export
+from replaystore.formats.export import Options, Output
+from replaystore.formats.pickling import Info, write_pickle
+from replaystore.formats.ring import Placement, ring_of
+from replaystore.formats.source import Source, no_parts
+from replaystore.formats.tensors import FileRows, opened
+from replaystore.formats.unpickling import Infos, scan
+from replaystore.formats.writing import NewFiles
+from replaystore.schema import Field, Schema
+
+__all__ = ["ACTIVE", "VELORA", "ActiveLayout", "ActiveState", "VeloraLayout", "StoreView"]
+
+ROWS_PER_TRAJECTORY = 8
+"""Rows that a velora buffer gets at once are taken for steps of one environment if they form runs of so many steps on average."""
+
+BLOCK_BYTES = 4 << 20
+"""Rows on their way to a store are so many bytes at once."""
+
+AnyRing = TensorRing | StoredRing
+
+
+@dataclass
+class StoreView:
+    """A store as a ring, as of its commit."""
+
+    placement: Placement
+    tensors: Mapping[str, Output]
+    size: int
+    position: int
+    living: bool
+    numbers: Mapping[str, Any]
+    infos: Sequence[Info] = ()
+
+
+@dataclass
+class ActiveState:
+    """What a buffer of active_rlhf is beside its rows."""
+
+    fragment_length: int
+    global_step: int
+    infos: Sequence[Info]
+
+
+def _whole(ring: AnyRing, name: str) -> Output:
+    """A field of a ring, by places."""
+    tensor = ring.tensor(name)
+    dtype = np.dtype(torch.empty(0, dtype=tensor.dtype).numpy().dtype)
+    return Output(dtype, int(tensor.shape[1]), lambda places: ring.read(name, places))
+
+
+def _every_place(capacity: int) -> Placement:
+    zero = np.zeros(1, np.int64)
+    return Placement(capacity, zero, zero, np.array([capacity]))
+
+
+def _rows_in_use(ring: AnyRing, names: Sequence[str]) -> int:
+    """Rows from the first place on that are in use, or are not zeros though they are not."""
+    if ring.size == ring.capacity or isinstance(ring, StoredRing):
+        return ring.size
+    rest = (ring.tensors[name][ring.size :].reshape(ring.capacity - ring.size, -1).ne(0).any(dim=1) for name in names)
+    used = torch.nonzero(torch.stack([found.cpu() for found in rest]).any(dim=0)).reshape(-1)
+    return ring.size if not len(used) else ring.size + int(used[-1]) + 1
+
+
+def _around(ring: AnyRing, name: str, start: int, stop: int) -> NDArray[Any]:
+    """Rows in the order of their age."""
+    begin = ring.position if ring.size == ring.capacity else 0
+    return ring.read(name, (begin + np.arange(start, stop)) % ring.capacity)
+
+
+def _ring_source(ring: AnyRing, names: Mapping[str, str], scalars: Sequence[str], known: dict[str, Any], project: str) -> Source:
+    """A ring as a source of rows of no trajectory. `names`: field of the store → tensor."""
+    rows = _rows_in_use(ring, list(names.values()))
+    begin = ring.position if ring.size == ring.capacity else 0
+    living = rows == ring.size and (begin + rows - ring.position) % ring.capacity == 0
+    known |= {"capacity": ring.capacity, "size": ring.size, "position": ring.position, "rows": rows}
+    outputs = {field: _whole(ring, name) for field, name in names.items()}
+    roles = ("observation", "action", "reward")
+    fields = {
+        field: Field(output.dtype, () if field in scalars else (output.width,), field if field in roles else "extra")
+        for field, output in outputs.items()
+    }
+    return Source(
+        schema=Schema(fields),
+        rows=rows,
+        read=lambda field, start, stop: _around(ring, names[field], start, stop).reshape(stop - start, *fields[field].shape),
+        parts=no_parts(),
+        table={"trajectory": np.zeros(0, np.int64), "length": np.zeros(0, np.int64), "split": np.zeros(0, np.int64)},
+        splits=[""],
+        extensions={project: known},
+        details={"format": project, "location": "a buffer in memory"},
+        capacity=ring.capacity if living else None,
+        position=ring.position if living else None,
+    )
+
+
+def _columns(buffer: Buffer, rows: Arrays, names: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """Rows of tensors as columns of a store."""
+    fields = buffer.schema.fields
+    return {
+        field: np.ascontiguousarray(rows[name].astype(fields[field].dtype, copy=False).reshape(len(rows[name]), *fields[field].shape))
+        for field, name in names.items()
+        if field in fields
+    }
+
+
+def _physical(tensors: Mapping[str, FileRows], device: torch.device) -> dict[str, torch.Tensor]:
+    """Tensors of a file in memory."""
+    found = {}
+    for name, rows in tensors.items():
+        width = int(np.prod(rows.shape)) if rows.shape else 1
+        array = np.empty((rows.count, width), rows.dtype)
+        step = max(1, (4 << 20) // max(1, rows.row_bytes))
+        for start in range(0, rows.count, step):
+            stop = min(start + step, rows.count)
+            array[start:stop] = rows.read(start, stop).reshape(stop - start, width)
+        found[name] = torch.from_numpy(array).to(device)
+    return found
+
+
+class ActiveLayout:
+    """Buffers of active_rlhf."""
+
+    project = "active_rlhf"
+    fields = {"observation": "obs", "action": "acts", "reward": "rews", "dones": "dones"}
+
+    def view(self, buffer: Buffer) -> StoreView:
+        """The store as a ring."""
+        plan = pickle_export.Plan(buffer, Options(), buffer.location)
+        living = ring_of(buffer, plan.known) is not None if plan.known else False
+        numbers = plan.numbers
+        return StoreView(plan.placement, plan.tensors, numbers["size"], numbers["pos"], living, numbers, list(plan.infos))
+
+    def append(self, buffer: Buffer, rows: Arrays, splits: Sequence[tuple[int, str]]) -> None:
+        """Append rows: one trajectory for each of `splits`."""
+        columns, begin = _columns(buffer, rows, self.fields), 0
+        for count, split in splits:
+            piece = {name: column[begin : begin + count] for name, column in columns.items()}
+            buffer.append(piece, ends=[count - 1], split=split)
+            begin += count
+
+    def append_trajectory(self, buffer: Buffer, ring: AnyRing, start: int, length: int, split: str) -> None:
+        """Append one trajectory of a ring, in blocks."""
+        width = sum(declared.row_bytes for declared in buffer.schema.fields.values())
+        step = max(1, BLOCK_BYTES // width)
+        for begin in range(0, length, step):
+            places = (start + np.arange(begin, min(begin + step, length))) % ring.capacity
+            rows = {name: ring.read(name, places) for name in self.fields.values()}
+            last = begin + len(places) == length
+            buffer.append(_columns(buffer, rows, self.fields), ends=[len(places) - 1] if last else [], split=split)
+
+    def reconcile(self, buffer: Buffer, state: ActiveState) -> bool:
+        """Bring scores and splits to a store that has all rows. False: it does not have just these trajectories."""
+        stored, wanted = self.view(buffer).infos, list(state.infos)
+        if [info[:2] for info in stored] != [info[:2] for info in wanted]:
+            return False
+        changed = [at for at, info in enumerate(wanted) if repr(info) != repr(stored[at])]
+        if not changed:
+            return True
+        row_of = _table_rows(buffer)
+        if any(wanted[at][0] not in row_of for at in changed):
+            return False
+        table = buffer.trajectories
+        for place, name in ((2, "split"), (3, "on_policiness_score"), (4, "last_updated_step")):
+            if all(wanted[at][place] == stored[at][place] for at in changed):
+                continue
+            values = table[name][~table.open].astype(object if name == "split" else table[name].dtype)
+            for info in wanted:
+                if info[0] in row_of:
+                    values[row_of[info[0]]] = info[place]
+            buffer.set_trajectory_column(name, values)
+        return True
+
+    def source(self, ring: AnyRing, state: ActiveState) -> Source:
+        """What a store of the buffer is to hold."""
+        infos = Infos()
+        for info in state.infos:
+            infos.append(*info)
+        known: dict[str, Any] = {"global_step": state.global_step, "fragment_length": state.fragment_length}
+        for key, name in (("env_obs_shape", "obs"), ("env_act_shape", "acts")):
+            known[key] = [int(ring.tensor(name).shape[1])]
+        source = _ring_source(ring, self.fields, ("reward", "dones"), known, self.project)
+        parts, table, regular = pickle._trajectories(infos, ring.capacity, ring.size, ring.position)
+        known |= {"trajectories": int(regular.sum()), "irregular": pickle._irregular(infos, regular, "the buffer")}
+        source.parts, source.table, source.splits = parts, table, ["", *infos.splits]
+        return source
+
+    def write_file(self, ring: AnyRing, state: ActiveState, path: str) -> None:
+        """Write the pickle, atomically."""
+        numbers = {"capacity": ring.capacity, "fragment_length": state.fragment_length, "size": ring.size, "pos": ring.position}
+        numbers["global_step"] = state.global_step
+        tensors = {name: _whole(ring, name) for name in self.fields.values()}
+        shapes = {"env_obs_shape": (tensors["obs"].width,), "env_act_shape": (tensors["acts"].width,)}
+        with NewFiles([path], overwrite=True) as new:
+            write_pickle(new.files[0], numbers, tensors, _every_place(ring.capacity), state.infos, shapes, lambda _: None)
+
+    def read_file(self, path: str, device: torch.device) -> tuple[TensorRing, ActiveState]:
+        """A pickle in memory. FormatError: it is something else, or damaged."""
+        with opened(path) as (descriptor, size):
+            content = scan(descriptor, size, path) if size else {}
+        with pickle.read(path) as source:
+            known: dict[str, Any] = source.extensions[self.project]
+            with opened(path) as (descriptor, _):
+                files = {key: pickle._rows(content, key, path, descriptor, known["capacity"]) for key in self.fields.values()}
+                ring = TensorRing(_physical(files, device), known["capacity"])
+        ring.size, ring.position = known["size"], known["position"]
+        infos: Infos = content["trajectories"]
+        listed = zip(infos.start, infos.length, infos.split, infos.score, infos.updated, strict=True)
+        found = [(start, length, infos.splits[split], score, updated) for start, length, split, score, updated in listed]
+        return ring, ActiveState(known.get("fragment_length", pickle_export.FRAGMENT_LENGTH), known["global_step"], found)
+
+
+def _table_rows(buffer: Buffer) -> dict[int, int]:
+    """The row of the table for the trajectory that begins at a place of the ring."""
+    ring = ring_of(buffer, buffer._document.extensions[ActiveLayout.project])
+    if ring is None:
+        return {}
+    parts, table = buffer.parts, buffer.trajectories
+    rows = {number: row for row, number in enumerate(table["trajectory"].tolist())}
+    begins = zip(ring.place(parts.start).tolist(), parts.offset.tolist(), parts.trajectory.tolist(), strict=True)
+    return {place: rows[number] for place, offset, number in begins if not offset}
+
+
+class VeloraLayout:
+    """Buffers of velora."""
+
+    project = "velora"
+    fields = {
+        "observation": "states",
+        "action": "actions",
+        "reward": "rewards",
+        "dones": "dones",
+        "hiddens": "hiddens",
+        "next_states": "next_states",
+    }
+
+    def view(self, buffer: Buffer) -> StoreView:
+        """The store as a ring."""
+        plan = safetensors_export.Plan(buffer, Options(), buffer.location)
+        living = ring_of(buffer, plan.known) is not None and "hiddens" in buffer.schema.fields if plan.known else False
+        metadata = plan.metadata
+        return StoreView(plan.placement, plan.tensors, metadata["size"], metadata["position"], living, metadata)
+
+    def append(self, buffer: Buffer, rows: Arrays, splits: Sequence[tuple[int, str]] = ()) -> None:
+        """Append rows. Where the next state of a row is the state of the row after it, they are steps of one trajectory; if rows of several
+        environments lie in turn, they are rows of none (if the store has next states as a field; otherwise they are short trajectories)."""
+        columns = _columns(buffer, rows, self.fields)
+        states, after, count = rows["states"], rows["next_states"], len(rows["states"])
+        if not count:
+            return
+        ends = rows["dones"].reshape(count) != 0
+        ends[:-1] |= (states[1:].view(np.uint8) != after[:-1].view(np.uint8)).any(axis=1)
+        places = np.flatnonzero(ends)
+        if "next_states" in columns and len(places) * ROWS_PER_TRAJECTORY > max(count, 4 * ROWS_PER_TRAJECTORY):
+            buffer._assembler.cut(0)
+            buffer._append_rows(columns, count)
+            return
+        touched = [*places.tolist()] if ends[-1] else [*places.tolist(), count - 1]
+        final = {"observation": np.ascontiguousarray(after[touched]).astype(buffer.schema.fields["observation"].dtype, copy=False)}
+        buffer.append(columns, ends=places.tolist(), final_observation=final["observation"])
+
+    def append_newest(self, buffer: Buffer, ring: AnyRing, count: int) -> None:
+        """Append the newest rows of a ring, in blocks."""
+        step = max(1, BLOCK_BYTES // sum(declared.row_bytes for declared in buffer.schema.fields.values()))
+        for begin in range(0, count, step):
+            places = (ring.position - count + np.arange(begin, min(begin + step, count))) % ring.capacity
+            self.append(buffer, {name: ring.read(name, places) for name in self.fields.values()})
+
+    def source(self, ring: AnyRing, device: str | None) -> Source:
+        """What a store of the buffer is to hold: next states as a field, whatever is added later."""
+        widths = {name: int(ring.tensor(name).shape[1]) for name in self.fields.values()}
+        known: dict[str, Any] = {"state_dim": widths["states"], "action_dim": widths["actions"], "hidden_dim": widths["hiddens"]}
+        known["device"] = device
+        return _ring_source(ring, self.fields, ("reward", "dones"), known, self.project)
+
+    def write_files(self, ring: AnyRing, state_path: str, metadata_path: str, text: str) -> None:
+        """Write both files as velora does, atomically."""
+        tensors = {name: _whole(ring, name) for name in safetensors_export.TENSORS}
+        for name, tensor in tensors.items():
+            if tensor.dtype != np.float32:
+                raise UnsupportedError(f"{name} is {tensor.dtype}, and files of velora hold float32: convert it, or save to a .zarr store")
+        plan: Any = SimpleNamespace(tensors=tensors, placement=_every_place(ring.capacity))
+        header, _ = safetensors._encoded_header(plan)
+        with NewFiles([state_path, metadata_path], overwrite=True) as new:
+            new.files[0].write(header)
+            for tensor in tensors.values():
+                tensor.write(new.files[0], plan.placement, lambda _: None)
+            new.files[1].write(text.encode())
+
+    @contextmanager
+    def read_file(self, path: str, metadata: Mapping[str, Any] | None) -> Iterator[tuple[dict[str, Any], dict[str, FileRows]]]:
+        """The checked metadata of a file, and its tensors. FormatError, NotFoundError: it is something else, damaged, or without metadata."""
+        with opened(path) as (descriptor, size):
+            header = safetensors._header(descriptor, size, path)
+            given, beside = (metadata, "the metadata given") if metadata is not None else safetensors._metadata(path)
+            known = safetensors._checked(given, header, path, beside)
+            files = {}
+            for name in safetensors_export.TENSORS:
+                if name in header:
+                    shape, offset = header[name]
+                    files[name] = FileRows(descriptor, f"{path}, {name!r}", np.dtype("<f4"), shape[1:], shape[0], offset)
+            yield known, files
+
+    def tensors(self, files: Mapping[str, FileRows], device: torch.device) -> dict[str, torch.Tensor]:
+        """Tensors of a file in memory."""
+        return _physical(files, device)
+
+
+ACTIVE = ActiveLayout()
+VELORA = VeloraLayout()

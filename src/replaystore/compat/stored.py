@@ -1,0 +1,249 @@
+"""The rows of a buffer that lie in a store: read when they are asked for, and written to it if it is open for writing.
+
+* Reading goes by places of the ring; which row of the store lies at a place is told by `replaystore.formats.ring`, whatever was appended
+  since. A store that never was such a ring (one that was recorded) is shown as the ring that its export would be, and only read.
+* New rows wait in memory (at most `PENDING_ROWS` and `PENDING_BYTES`), are read from there, and then go to the store in one commit.
+* Rows of a store are never overwritten. Rows that were set (`tensor[rows] = values`) are kept in memory, shown, and the store is written
+  anew, whole and atomically, when it is committed next. This is for corrections; it costs as much as saving the buffer.
+* A Zarr store gives the space of rows that left the ring back. An HDF5 file cannot, and grows by every row that is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from replaystore.buffer import Buffer
+from replaystore.buffer import open as open_buffer
+from replaystore.compat.lazy import LazyTensor, Rows
+from replaystore.errors import ConflictError, UnsupportedError
+from replaystore.formats.export import Output
+from replaystore.formats.ring import Placement
+
+__all__ = ["PENDING_BYTES", "PENDING_ROWS", "Layout", "StoredRing", "View"]
+
+PENDING_ROWS = 4096
+"""So many new rows wait for a commit at most."""
+PENDING_BYTES = 8 << 20
+"""Or so many bytes of them."""
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class View(Protocol):
+    """A store as a ring, as of its commit."""
+
+    placement: Placement
+    tensors: Mapping[str, Output]
+    size: int
+    position: int
+    numbers: Mapping[str, Any]
+    """What else the ring's files say of it."""
+    infos: Sequence[Any]
+    """The trajectories of the ring, as its files list them."""
+    living: bool
+    """Whether rows that are appended go where the ring has them."""
+
+
+class Layout(Protocol):
+    """How the buffers of one project lie in a store."""
+
+    def view(self, buffer: Buffer) -> View:
+        """The store as a ring. UnsupportedError: it holds something else."""
+
+    def append(self, buffer: Buffer, rows: Arrays, splits: Sequence[tuple[int, str]]) -> None:
+        """Append rows, of which each of `splits` says how many make a trajectory of which split (none: that is for the layout to say)."""
+
+
+class _Edits:
+    """Rows that were set, by place; the last one counts."""
+
+    def __init__(self) -> None:
+        self.places: Rows = np.zeros(0, np.int64)
+        self.values: NDArray[Any] = np.zeros((0, 1))
+
+    def set(self, places: Rows, values: NDArray[Any]) -> None:
+        both = np.concatenate([places[::-1], self.places[::-1]])
+        rows = np.concatenate([values[::-1], self.values[::-1]]) if len(self.places) else values[::-1]
+        self.places, first = np.unique(both, return_index=True)
+        self.values = rows[first]
+
+    def drop(self, places: Rows) -> None:
+        kept = ~np.isin(self.places, places)
+        self.places, self.values = self.places[kept], self.values[kept]
+
+    def apply(self, places: Rows, rows: NDArray[Any]) -> None:
+        at = np.searchsorted(self.places, places)
+        at[at == len(self.places)] = 0
+        found = self.places[at] == places
+        rows[found] = self.values[at[found]]
+
+
+class StoredRing:
+    """Fields of `capacity` places each, in a store."""
+
+    def __init__(self, buffer: Buffer, layout: Layout, device: torch.device) -> None:
+        self.buffer = buffer
+        self._layout = layout
+        self._pending: list[Arrays] = []
+        self._splits: list[tuple[int, str]] = []
+        self._waiting = 0
+        self._edits: dict[str, _Edits] = {}
+        self._look()
+        self.capacity = self.view.placement.capacity
+        self.move(device)
+        if buffer.mode == "r+" and not self.view.living:
+            raise UnsupportedError(
+                f"{buffer.location} was not saved as a ring, so rows cannot be added to it: load it with mode='r', and save it to a new place"
+            )
+
+    def move(self, device: torch.device) -> None:
+        """Give rows on another device."""
+        dtypes = {name: torch.from_numpy(np.zeros(0, output.dtype)).dtype for name, output in self.view.tensors.items()}
+        self.tensors = {name: LazyTensor(self, name, dtypes[name], (output.width,), device) for name, output in self.view.tensors.items()}
+
+    def _look(self) -> None:
+        self.view = self._layout.view(self.buffer)
+
+    # --- what it holds
+
+    @property
+    def size(self) -> int:
+        """How many places are in use."""
+        return min(self.view.size + self._waiting, self.capacity)
+
+    @property
+    def position(self) -> int:
+        """The place of the next row."""
+        return (self.view.position + self._waiting) % self.capacity
+
+    def tensor(self, name: str) -> LazyTensor:
+        """A field."""
+        return self.tensors[name]
+
+    def set_tensor(self, name: str, value: Any) -> None:
+        """Set all rows of a field."""
+        self.tensors[name][:] = value
+
+    def read(self, name: str, places: Rows) -> NDArray[Any]:
+        """Rows of a field, (len(places), width); zeros where none was written."""
+        output, placement = self.view.tensors[name], self.view.placement
+        rows = np.zeros((len(places), output.width), output.dtype)
+        newest = (places - self.view.position) % self.capacity
+        stored = newest >= self._waiting
+        if len(placement.place):
+            at = np.maximum(np.searchsorted(placement.place, places, side="right") - 1, 0)
+            within = places - placement.place[at]
+            there = np.flatnonzero(stored & (within >= 0) & (within < placement.count[at]))
+            if len(there) == len(places) > 0:
+                rows = output.read(placement.row[at] + within)
+            elif len(there):
+                rows[there] = output.read((placement.row[at] + within)[there])
+        if not stored.all():
+            begin = 0
+            for block in self._pending:
+                mine = np.flatnonzero((newest >= begin) & (newest < begin + len(block[name])) & ~stored)
+                rows[mine] = block[name][newest[mine] - begin]
+                begin += len(block[name])
+        if name in self._edits and len(self._edits[name].places):
+            if not rows.flags.writeable:
+                rows = rows.copy()
+            self._edits[name].apply(places, rows)
+        return rows
+
+    # --- writing
+
+    @property
+    def writable(self) -> bool:
+        """Whether rows can be added."""
+        return not self.buffer.closed and self.buffer.mode == "r+"
+
+    def check_writable(self) -> None:
+        """ConflictError: the store was loaded for reading."""
+        if not self.writable:
+            advice = (
+                "it is closed: load it again" if self.buffer.closed else "it was loaded for reading: load it with mode='r+' to write to it"
+            )
+            raise ConflictError(f"{self.buffer.location}: {advice}, or save it elsewhere and load that")
+
+    def append(self, rows: Mapping[str, torch.Tensor], split: str | None = None) -> None:
+        """Write checked rows from `position` on. With a `split` they are a trajectory, and safe on return."""
+        self.check_writable()
+        count = len(next(iter(rows.values())))
+        if count > self.capacity:
+            raise UnsupportedError(
+                f"{count} rows at once are more than the capacity of {self.capacity}: add them to a store in smaller pieces"
+            )
+        if not count:
+            return
+        if self._waiting + count > self.capacity:
+            self.flush()
+        places = (self.position + np.arange(count)) % self.capacity
+        for edits in self._edits.values():
+            edits.drop(places)
+        block = {name: value.detach().cpu().numpy().copy() for name, value in rows.items()}
+        self._pending.append(block)
+        self._waiting += count
+        if split is not None:
+            self._splits.append((count, split))
+        size = self._waiting * sum(array[:1].nbytes for array in block.values())
+        if split is not None or self._waiting >= PENDING_ROWS or size >= PENDING_BYTES:
+            self.flush()
+        elif len(self._pending) > 64:
+            self._pending = [self._joined()]
+
+    def set_rows(self, name: str, places: Rows, values: NDArray[Any]) -> None:
+        """Change rows; they reach the store with the next commit."""
+        self.check_writable()
+        self._edits.setdefault(name, _Edits()).set(places, values)
+
+    @property
+    def edited(self) -> bool:
+        """Whether rows were set that the store does not have."""
+        return any(len(edits.places) for edits in self._edits.values())
+
+    def _joined(self) -> dict[str, NDArray[Any]]:
+        return {name: np.concatenate([block[name] for block in self._pending]) for name in self._pending[0]}
+
+    def flush(self) -> None:
+        """Bring the new rows to the store, and commit."""
+        if self._pending:
+            self._layout.append(self.buffer, self._joined(), self._splits)
+            self._pending, self._splits, self._waiting = [], [], 0  # before the commit, which a failed one may repeat
+        if self.buffer.mode == "r+":
+            self.buffer.commit()
+            self._look()
+
+    def refresh(self) -> bool:
+        """Show what another process has added since; whether there was something."""
+        moved = self.buffer.refresh()
+        if moved:
+            self._look()
+        return moved
+
+    def replace(self, write: Callable[[], object]) -> None:
+        """Let `write` replace the store by one that has the rows shown here, and go on with that."""
+        place, old = self.buffer._place, self.buffer
+        self.buffer = reader = open_buffer(place)
+        self._look()
+        old.close()
+        try:
+            write()
+            self._edits = {}
+        finally:
+            reader.close()
+            self.buffer = open_buffer(place, "r+")
+            self._look()
+
+    def close(self) -> None:
+        """Bring new rows to the store, and release it."""
+        if not self.buffer.closed:
+            try:
+                if self.writable:
+                    self.flush()
+            finally:
+                self.buffer.close()
