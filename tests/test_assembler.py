@@ -41,7 +41,9 @@ def play(script: list[tuple[int, int, int]], commits: set[int]) -> list[tuple[di
             cut = np.array([flag == 4 for flag in flags])
             skipped = np.array([flag == 5 for flag in flags])
             reward = np.array([1e8, 0.1, -3.7], np.float32) * (time + 1)
-            writer.step(np.zeros(ENVS, np.int64), reward, terminated, truncated, observation(), mask=None if not skipped.any() else ~skipped)
+            writer.step(
+                np.zeros(ENVS, np.int64), reward, terminated, truncated, observation(), mask=None if not skipped.any() else ~skipped
+            )
             if time in commits:
                 buffer.commit()
             begins = ((terminated | truncated) & ~skipped) | cut
@@ -94,7 +96,12 @@ def test_a_single_environment_has_one_part_per_trajectory() -> None:
 
 def test_an_observation_that_is_not_the_one_announced_is_kept_beside_it() -> None:
     name = f"memory:{next(_names)}"
-    row = {"action": np.zeros(1, np.int64), "reward": np.ones(1, np.float32), "terminated": np.zeros(1, bool), "truncated": np.zeros(1, bool)}
+    row = {
+        "action": np.zeros(1, np.int64),
+        "reward": np.ones(1, np.float32),
+        "terminated": np.zeros(1, bool),
+        "truncated": np.zeros(1, bool),
+    }
     with rs.create(name, SCHEMA) as buffer:
         buffer.append({"observation": np.zeros((1, 2), np.float32), **row}, final_observation=np.full(2, 5, np.float32))
         buffer.append({"observation": np.ones((1, 2), np.float32), **row}, final_observation=np.full(2, 6, np.float32))

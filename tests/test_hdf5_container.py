@@ -421,6 +421,8 @@ def test_segments_from_the_new_one_on_are_replaced(container: Hdf5Container) -> 
     assert container.segments() == reader_of(container).segments() == [0, 5]
     assert reader_of(container).read_segment(5) == b"new"
     assert reader_of(container).read_segment(0) == b"old0"
+    container.begin_segment(12, b"newer")
+    assert container.segments() == reader_of(container).segments() == [0, 5, 12]
 
 
 def test_reading_the_end_of_the_log_needs_no_hdf5(container: Hdf5Container, monkeypatch: pytest.MonkeyPatch) -> None:

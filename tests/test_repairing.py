@@ -47,7 +47,9 @@ def make(path: Path, commits: int = 4) -> list[int]:
     codec = "zstd:1" if path.suffix == ".zarr" else "gzip:1"
     settings = {"observation": {"chunk_rows": 64}, "camera": {"codec": codec, "chunk_rows": 64}}
     with rs.create(path, schema(), storage=settings) as buffer:
-        return [buffer.append(columns(seed), final_observation=np.zeros((3, 256), np.float32)) or buffer.commit() for seed in range(commits)]
+        return [
+            buffer.append(columns(seed), final_observation=np.zeros((3, 256), np.float32)) or buffer.commit() for seed in range(commits)
+        ]
 
 
 def assert_first_commits(path: Path, commits: int) -> None:

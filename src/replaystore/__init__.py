@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from replaystore import errors
     from replaystore.buffer import Buffer, create, open  # noqa: A004  # rs.open, as in other libraries that open files
     from replaystore.conversion import convert
-    from replaystore.schema import Field, Schema
     from replaystore.repairing import repair
+    from replaystore.schema import Field, Schema
     from replaystore.verification import verify
 
 __version__ = "0.1.0"

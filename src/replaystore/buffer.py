@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,9 @@ def create(
         if isinstance(capacity, bool) or capacity < 1:
             raise SchemaError(f"capacity is a positive number of steps, not {capacity!r}")
         if place.backend == "hdf5":
-            raise UnsupportedError(f"{place}: HDF5 cannot give space back, so it has no ring: use a .zarr location with capacity={capacity}")
+            raise UnsupportedError(
+                f"{place}: HDF5 cannot give space back, so it has no ring: use a .zarr location with capacity={capacity}"
+            )
     if durability not in ("commit", "none"):
         raise SchemaError(f'durability is "commit" or "none", not {durability!r}')
     check_storage(schema.fields, layout, storage)
@@ -98,7 +100,9 @@ def create(
     return open(place, "r+")
 
 
-def open(location: str | os.PathLike[str] | Location, mode: Literal["r", "r+"] = "r", *, commit: int | None = None) -> Buffer:
+def open(  # noqa: A001  # as in other libraries that open files
+    location: str | os.PathLike[str] | Location, mode: Literal["r", "r+"] = "r", *, commit: int | None = None
+) -> Buffer:
     """Open a buffer for reading ("r") or writing ("r+", one writer at a time; what a killed writer left is put in order).
 
     `commit`: show it as of an older commit (reading only); `buffer.rollback` takes a writer back to one.
@@ -281,7 +285,9 @@ class Buffer(BufferReader):
         schema = self.schema.with_field(name, declared)
         for writer in self._writers:
             writer.flush()
-        spec = field_specs({name: declared}, "live", self._store.container.capabilities, capacity=self.capacity, storage={name: {"codec": "raw"}})
+        spec = field_specs(
+            {name: declared}, "live", self._store.container.capabilities, capacity=self.capacity, storage={name: {"codec": "raw"}}
+        )
         stored = f"steps/{escape_path(name)}"
         self._replace_document(schema=schema)
         self._store.create_arrays(spec, fill={stored: fill})
@@ -445,7 +451,7 @@ class Buffer(BufferReader):
             if self._lock is not None:
                 self._lock.release()
 
-    def __enter__(self) -> Buffer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -486,4 +492,3 @@ class Buffer(BufferReader):
     def metadata(self, value: Mapping[str, Any]) -> None:
         self._writable()
         self._replace_document(user=dict(value))
-

@@ -25,7 +25,8 @@ from replaystore.buffer import Buffer
 from replaystore.conversion import Progress, Report, opened
 from replaystore.errors import AlreadyExistsError, SchemaError, UnsupportedError
 from replaystore.excerpt import PARTS
-from replaystore.formats.export import refuse_losses
+from replaystore.formats.export import Options, refuse_losses
+from replaystore.formats.source import Source
 from replaystore.formats.tensors import BLOCK_BYTES
 from replaystore.layout import array_specs, field_specs, table_spec
 from replaystore.location import Location, parse
@@ -98,7 +99,7 @@ def _export(buffer: Buffer, target: object, selected: Selected, *, overwrite: bo
         trajectories = buffer.trajectories.where(selected.where, **equals)
     fields = selected.fields
     names = None if fields is None else tuple([fields] if isinstance(fields, str) else fields)
-    options = formats.Options(trajectories, names, strict=strict, overwrite=overwrite, progress=progress)
+    options = Options(trajectories, names, strict=strict, overwrite=overwrite, progress=progress)
     written = module.write(buffer, path, options)
     notes = list(written.lost)
     if buffer.mode == "r+" and buffer.rows_recorded > buffer._stop:
@@ -154,7 +155,7 @@ def _import(
 class _Import:
     """A store that is made of a foreign buffer."""
 
-    def __init__(self, source: formats.Source, place: Location, codec: str | None, layout: str, progress: Progress | None) -> None:
+    def __init__(self, source: Source, place: Location, codec: str | None, layout: str, progress: Progress | None) -> None:
         if layout == "archive" and codec == "raw":
             raise SchemaError("all fields of an archive are coded: choose another codec, or layout='live'")
         self.source, self.place, self.codec, self.layout, self.progress = source, place, codec, layout, progress
@@ -240,7 +241,7 @@ class _Import:
 class _Returns:
     """The sums of rewards of trajectories of one part each, step after step; unknown where first steps are gone."""
 
-    def __init__(self, source: formats.Source) -> None:
+    def __init__(self, source: Source) -> None:
         self.parts = source.parts
         self.stop = self.parts.start + self.parts.length
         order = np.argsort(source.table["trajectory"])

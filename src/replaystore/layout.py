@@ -40,7 +40,7 @@ def array_specs(
     for name in ("start", "length", "trajectory", "offset", "final"):
         specs[f"parts/{name}"] = table_spec(np.int64, dimension="part")
     for name in schema.names("observation"):
-        specs[f"final/{escape_path(name)}"] = _final_spec(schema.fields[name], layout, capabilities)
+        specs[f"final/{escape_path(name)}"] = _final_spec(schema.fields[name], capabilities)
     columns: dict[str, Any] = {"trajectory": np.int64, "env": np.int64, "length": np.int64}
     columns |= {"terminated": np.bool_, "truncated": np.bool_, "seed": np.int64}
     for column, dtype in columns.items():
@@ -55,7 +55,13 @@ def array_specs(
 def table_spec(dtype: Any, *, shape: tuple[int, ...] = (), dimension: str = "trajectory", mutable: bool = False) -> ArraySpec:
     """A column of a table."""
     return ArraySpec(
-        np.dtype(dtype).newbyteorder("<"), shape, chunk_rows=16384, chunks_per_shard=64, journaled=True, mutable=mutable, dimension=dimension
+        np.dtype(dtype).newbyteorder("<"),
+        shape,
+        chunk_rows=16384,
+        chunks_per_shard=64,
+        journaled=True,
+        mutable=mutable,
+        dimension=dimension,
     )
 
 
@@ -89,7 +95,7 @@ def check_storage(fields: Mapping[str, Field], layout: str, storage: Mapping[str
             raise SchemaError(f"storage: there is no field {name!r}; fields are {', '.join(fields)}")
         wrong = override.keys() - {"codec", "chunk_rows"}
         if wrong:
-            raise SchemaError(f"storage of {name!r}: unknown setting {sorted(wrong)[0]!r}; there are codec and chunk_rows")
+            raise SchemaError(f"storage of {name!r}: unknown setting {min(wrong)!r}; there are codec and chunk_rows")
 
 
 def _choose(
@@ -113,7 +119,9 @@ def _choose(
         raise SchemaError(f"storage of {name!r}: chunk_rows is a positive number of rows, not {wanted!r}")
     if chosen is None and wanted * size % PAGE:
         unit = PAGE // math.gcd(PAGE, size)
-        raise SchemaError(f"storage of {name!r}: chunk_rows of a raw field of {size} bytes a row must be a multiple of {unit}, not {wanted}")
+        raise SchemaError(
+            f"storage of {name!r}: chunk_rows of a raw field of {size} bytes a row must be a multiple of {unit}, not {wanted}"
+        )
     return chosen, wanted
 
 
@@ -129,7 +137,7 @@ def _fit(declared: Field, codec: str | None, rows: int, capacity: int | None, *,
     return ArraySpec(declared.dtype, declared.shape, chunk_rows=rows, chunks_per_shard=shards, codec=codec)
 
 
-def _final_spec(declared: Field, layout: str, capabilities: Capabilities) -> ArraySpec:
+def _final_spec(declared: Field, capabilities: Capabilities) -> ArraySpec:
     """Final observations: one row per trajectory, so that small ones are kept as a table is."""
     if declared.row_bytes <= RAW_BYTES:
         rows = PAGE // math.gcd(PAGE, declared.row_bytes)

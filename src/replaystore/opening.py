@@ -45,7 +45,9 @@ class Lock:
         except filelock.Timeout:
             raise ConflictError(busy) from None
         except OSError as error:
-            raise StorageError(f"{place} cannot be opened for writing: {error.strerror or error}; open it with mode='r'", error.errno) from None
+            raise StorageError(
+                f"{place} cannot be opened for writing: {error.strerror or error}; open it with mode='r'", error.errno
+            ) from None
         self._lock = lock
         _held.add(self)
 
@@ -114,7 +116,9 @@ class NewStore:
 
     def __init__(self, place: Location, document: Mapping[str, Any], *, overwrite: bool) -> None:
         if place.backend == "zip":
-            raise UnsupportedError(f"{place}: a zip file cannot be written to as a buffer grows: make a .zarr folder, and convert it when done")
+            raise UnsupportedError(
+                f"{place}: a zip file cannot be written to as a buffer grows: make a .zarr folder, and convert it when done"
+            )
         if exists(place):
             if not overwrite:
                 raise AlreadyExistsError(f"{place} exists: choose another name, open it, or pass overwrite=True")

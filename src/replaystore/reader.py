@@ -163,7 +163,9 @@ class BufferReader:
         return self._closed
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.location!r}: {len(self)} steps, {self.num_trajectories} trajectories, commit {self.commit_id}>"
+        return (
+            f"<{type(self).__name__} {self.location!r}: {len(self)} steps, {self.num_trajectories} trajectories, commit {self.commit_id}>"
+        )
 
     # --- trajectories
 
@@ -206,7 +208,11 @@ class BufferReader:
         count = len(next(iter(columns.values())))
         for name, known in columns.items():
             known_of_open = {"trajectory": [e.trajectory for e in opened], "env": [e.env for e in opened], "seed": [e.seed for e in opened]}
-            known_of_open |= {"length": [e.length for e in opened], "split": [e.split for e in opened], "return": [e.returned for e in opened]}
+            known_of_open |= {
+                "length": [e.length for e in opened],
+                "split": [e.split for e in opened],
+                "return": [e.returned for e in opened],
+            }
             blank = np.nan if known.dtype.kind == "f" else 0
             more = known_of_open.get(name, [blank] * len(opened))
             columns[name] = np.concatenate([known, np.asarray(more, known.dtype).reshape(len(opened), *known.shape[1:])])
@@ -412,9 +418,7 @@ class BufferReader:
         """
         from replaystore.sampling import Sampler
 
-        return Sampler(
-            self, batch_size, names=self._names(fields), next_observation=next_observation, where=where, split=split, seed=seed
-        )
+        return Sampler(self, batch_size, names=self._names(fields), next_observation=next_observation, where=where, split=split, seed=seed)
 
     # --- life
 

@@ -18,7 +18,7 @@ from typing import Any
 from replaystore.backends import Container
 from replaystore.backends.codecs import crc32c
 from replaystore.backends.files import Files
-from replaystore.backends.reading import StoreReader
+from replaystore.backends.reading import StoreReader, group_of
 from replaystore.backends.records import State, decode_records
 from replaystore.backends.store import ArrayStore
 from replaystore.errors import AlreadyExistsError, CorruptError, ReplayStoreError, StorageError, UnsupportedError
@@ -201,7 +201,7 @@ def _candidates(place: Location, before: VerifyReport) -> list[int]:
             newest = state or newest
         limits: dict[str, int] = {}
         for name, row in before.damaged.items():
-            group, spec = name.split("/")[0], container.specs()[name]
+            group, spec = group_of(name), container.specs()[name]
             last = row if spec.codec is not None else row + spec.chunk_rows  # the first rows of a raw chunk may be sound
             limits[group] = min(limits.get(group, last), last)
         found: list[int] = []
@@ -220,7 +220,7 @@ def _candidates(place: Location, before: VerifyReport) -> list[int]:
 
 def _unchanged(container: Container, name: str, lengths: dict[str, int], partial: dict[str, int]) -> bool:
     """Whether the rows of a raw array's chunk that was unfinished at a commit are what the commit says."""
-    spec, rows = container.specs()[name], lengths.get(name.split("/")[0], 0)
+    spec, rows = container.specs()[name], lengths.get(group_of(name), 0)
     start = rows // spec.chunk_rows * spec.chunk_rows
     if spec.codec is not None or start == rows:
         return True

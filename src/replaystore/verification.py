@@ -187,9 +187,9 @@ class _Verification:
             commits: list[int] = []
             dead: list[list[int]] = []
             end = 0
-            for meta, _, end in decode_records(data):
+            for meta, _, stop in decode_records(data):
                 commits.append(meta["commit"])
-                dead = meta.get("dead", dead)
+                dead, end = meta.get("dead", dead), stop
             rest = data[end:]
             if not commits:
                 self.problem(where, "its first record is damaged")
@@ -224,7 +224,9 @@ class _Verification:
         for name, rows in self.container.published().items():
             if name in store.state.arrays and rows > store.rows(name):
                 what = f"shows {rows} rows to other software, but the newest commit {store.state.commit} has {store.rows(name)}"
-                self.problem(name, what, "the record of a later commit is lost: restore the commit log from a copy, or run `replaystore repair`")
+                self.problem(
+                    name, what, "the record of a later commit is lost: restore the commit log from a copy, or run `replaystore repair`"
+                )
         return sound
 
     def check_tables(self, store: StoreReader) -> None:
@@ -263,7 +265,9 @@ class _Verification:
             last = min(block + per_block, complete)
             for chunk, data in self._chunks(store, name, spec, block, last):
                 if crc32c(data) != int(checksums[chunk]):
-                    self.problem(f"{name}, chunk {chunk}", f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows} have changed")
+                    self.problem(
+                        f"{name}, chunk {chunk}", f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows} have changed"
+                    )
                     self.damage(name, chunk * spec.chunk_rows)
         start = max(complete * spec.chunk_rows, first)
         if start < rows:
@@ -319,7 +323,9 @@ class _Verification:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for block in range(first, complete, per_block):
                 chunks = range(block, min(block + per_block, complete))
-                for chunk, what in zip(chunks, pool.map(check, chunks, [self._stored(store, name, chunk) for chunk in chunks]), strict=True):
+                for chunk, what in zip(
+                    chunks, pool.map(check, chunks, [self._stored(store, name, chunk) for chunk in chunks]), strict=True
+                ):
                     if what is not None:
                         self.problem(f"{name}, chunk {chunk}", what)
                         self.damage(name, chunk * spec.chunk_rows)
@@ -394,7 +400,9 @@ class _Verification:
             stored = view._column(f"steps/{name}").take(rows)
             for wrong in np.flatnonzero(stored != ended[name])[:5]:
                 number = int(ended.trajectory[wrong])
-                self.problem(f"trajectory {number}", f"the table says {name}={bool(ended[name][wrong])}, its last step {bool(stored[wrong])}")
+                self.problem(
+                    f"trajectory {number}", f"the table says {name}={bool(ended[name][wrong])}, its last step {bool(stored[wrong])}"
+                )
 
 
 def _later_records(data: bytes) -> Iterator[int]:
@@ -406,4 +414,3 @@ def _later_records(data: bytes) -> Iterator[int]:
             yield found[0]["commit"]
             at += found[2] - 1
         at = data.find(b"RSC1", at + 1)
-

@@ -22,6 +22,7 @@ __all__ = ["Files", "MemoryFiles"]
 
 SMALL_BYTES = 1 << 16
 """Files in memory up to this size take no descriptor."""
+MEMORY_FOLDER = "/dev/shm"  # noqa: S108  # files there are unlinked as soon as they are made
 OPEN_FILES = 128
 """Descriptors kept open; reopening costs some microseconds, a process may have 1024."""
 
@@ -288,7 +289,7 @@ class MemoryFiles(Files):
     def descriptor(self, name: str) -> int:
         with self._lock:
             if name in self._small:
-                folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+                folder = MEMORY_FOLDER if os.path.isdir(MEMORY_FOLDER) else None
                 with tempfile.TemporaryFile(dir=folder) as file:
                     file.write(self._small[name])
                     file.flush()

@@ -18,6 +18,7 @@ from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFou
 
 __all__ = ["Commit", "StoreReader", "tail_array"]
 
+
 @dataclass(frozen=True)
 class Commit:
     """A commit of the log, in short."""
@@ -34,6 +35,11 @@ class Commit:
 
 ATTEMPTS = 16
 """How often a reader looks again when a writer is faster than it."""
+
+
+def group_of(name: str) -> str:
+    """The group of an array, whose arrays all have the same number of rows: the first part of its name."""
+    return name.partition("/")[0]
 
 
 def tail_array(slot: int) -> str:
@@ -91,11 +97,11 @@ class StoreReader:
         if name.startswith("checksums/"):
             array = name.removeprefix("checksums/")
             return self.rows(array) // self.container.specs()[array].chunk_rows
-        return self.state.lengths.get(name.split("/")[0], 0)
+        return self.state.lengths.get(group_of(name), 0)
 
     def first(self, name: str) -> int:
         """The first row of an array that is kept."""
-        return self.state.first.get(name.split("/")[0], 0)
+        return self.state.first.get(group_of(name), 0)
 
     def refresh(self) -> bool:
         """Go on to the newest commit; whether there was one. A reader of an older commit stays where it is."""
@@ -269,7 +275,7 @@ class StoreReader:
         chunk = rows // spec.chunk_rows
         start = chunk * spec.chunk_rows
         data = b""
-        if rows > start and chunk < self.places.lengths[name.split("/")[0]] // spec.chunk_rows:  # complete by now
+        if rows > start and chunk < self.places.lengths[group_of(name)] // spec.chunk_rows:  # complete by now
             data = self.decode(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
         elif rows > start and not self.places.tails.get(name):  # a sealed store
             data = self._padded(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]

@@ -39,7 +39,9 @@ Blobs = Mapping[str, bytes]
 
 def encode_record(meta: Mapping[str, Any], blobs: Blobs) -> bytes:
     """The bytes of one record."""
-    text = json.dumps({**meta, "blobs": [[name, len(blob)] for name, blob in blobs.items()]}, separators=(",", ":"), allow_nan=False).encode()
+    text = json.dumps(
+        {**meta, "blobs": [[name, len(blob)] for name, blob in blobs.items()]}, separators=(",", ":"), allow_nan=False
+    ).encode()
     payload = b"".join((_JSON.pack(len(text)), text, *blobs.values()))
     length = _LENGTH.pack(len(payload))
     return b"".join((MAGIC, struct.pack("<I", extend(value(length), payload)), length, payload))

@@ -101,7 +101,8 @@ class ArrayStore(StoreReader):
     def open(cls, container: Container, *, durable: bool, back_to: int | None = None) -> ArrayStore:
         """Open for writing; what a killed writer left half-done is put in order.
 
-        `back_to`: go back to this commit at once, without reading what only newer ones need or damaged segments of the log (for repairs)."""
+        `back_to`: go back to this commit at once, without reading what only newer ones need, or damaged segments of the log (for repairs).
+        """
         state = cls.load(container, skip_damaged=back_to is not None)
         store = cls(container, state, durable=durable)
         with store.storage("recover"):
@@ -183,8 +184,8 @@ class ArrayStore(StoreReader):
                 self._coded[name] = _Coded(spec, self.container.codec(spec), 0, chunk, kept=0)
 
     def _fill(self, name: str, spec: ArraySpec, value: int) -> None:
-        peers = [other for other in self._row_counts(name.split("/")[0]) if other != name]
-        rows = self._row_counts(name.split("/")[0])[peers[0]] if peers else 0
+        peers = [other for other in self._row_counts(group_of(name)) if other != name]
+        rows = self._row_counts(group_of(name))[peers[0]] if peers else 0
         step = max(1, (4 << 20) // spec.row_bytes)
         first = self.first(name) // spec.shard_rows * spec.shard_rows
         if first and name in self._raw:  # a ring: shards before its window never exist
@@ -329,7 +330,7 @@ class ArrayStore(StoreReader):
     def _describe(self, extra: Mapping[str, Any], first: Mapping[str, int]) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The record of a commit: its JSON and its blobs."""
         lengths: dict[str, int] = {}
-        groups = {name.split("/")[0] for name in (*self._raw, *self._coded, *self._table_rows)}
+        groups = {group_of(name) for name in (*self._raw, *self._coded, *self._table_rows)}
         for group in sorted(groups - {"checksums", "journal"}):
             counts = self._row_counts(group)
             if len(set(counts.values())) > 1:
@@ -369,7 +370,9 @@ class ArrayStore(StoreReader):
         large = {name: data for name, data in attachments.items() if len(data) > ATTACHED_BYTES}
         starts = {name: array.rows // array.spec.chunk_rows * array.spec.chunk_rows for name, array in self._coded.items()}
         waiting = {name: max(starts[name], array.kept) for name, array in self._coded.items()}
-        size = sum((array.rows - waiting[name]) * array.spec.row_bytes for name, array in self._coded.items()) + sum(map(len, large.values()))
+        size = sum((array.rows - waiting[name]) * array.spec.row_bytes for name, array in self._coded.items()) + sum(
+            map(len, large.values())
+        )
         if size and tail_array(0) not in self._raw:  # the container may hold one of them, if an earlier writer was killed
             self._create({tail_array(0): _TAIL, tail_array(1): _TAIL})
         once = sum(array.spec.chunk_bytes for array in self._coded.values()) + sum(map(len, large.values()))
@@ -473,7 +476,9 @@ class ArrayStore(StoreReader):
                 for name, (start, tail) in tails.items():
                     array = self._coded[name]
                     array.rows, array.kept = rows[name], start
-                    array.chunk[: len(tail)] = np.ascontiguousarray(tail).reshape(-1).view(np.uint8).reshape(len(tail), array.spec.row_bytes)
+                    array.chunk[: len(tail)] = (
+                        np.ascontiguousarray(tail).reshape(-1).view(np.uint8).reshape(len(tail), array.spec.row_bytes)
+                    )
                 state.attached = self._write_tails(attachments or {})
                 state.tails = self._new_pieces
                 self._sync()
@@ -524,7 +529,7 @@ class ArrayStore(StoreReader):
     def _row_counts(self, group: str) -> dict[str, int]:
         """Rows of the arrays of a group, uncommitted ones included."""
         counts = {name: array.rows for name, array in self._raw.items()} | {name: array.rows for name, array in self._coded.items()}
-        return {name: rows for name, rows in (counts | self._table_rows).items() if name.split("/")[0] == group}
+        return {name: rows for name, rows in (counts | self._table_rows).items() if group_of(name) == group}
 
     def _sync(self) -> None:
         if not self.durable:
@@ -532,7 +537,9 @@ class ArrayStore(StoreReader):
         try:
             self.container.sync()
         except OSError as error:
-            self._poison = f"{self}: the disk failed to store what was written ({error}); reopen the store, which goes on from its last commit"
+            self._poison = (
+                f"{self}: the disk failed to store what was written ({error}); reopen the store, which goes on from its last commit"
+            )
             raise StorageError(self._poison) from error
 
     @contextmanager
@@ -554,4 +561,3 @@ class ArrayStore(StoreReader):
 
 def _of_shard(entries: Mapping[int, ChunkEntry], shard: int, per_shard: int) -> dict[int, ChunkEntry]:
     return {n: entry for n, entry in sorted(entries.items()) if n // per_shard == shard}
-

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -347,7 +348,7 @@ class ZarrContainer:
             if missing:
                 yield where, f"the index of the shard has no chunk {missing[0]}"
             places = sorted((entry.offset, entry.length) for entry in entries.values())
-            if any(a + length > b for (a, length), (b, _) in zip(places, places[1:], strict=False)):
+            if any(a + length > b for (a, length), (b, _) in pairwise(places)):
                 yield where, "chunks overlap in the index of the shard"
             if places and places[0][0] < header_bytes(spec):
                 yield where, "a chunk overlaps the index of the shard"

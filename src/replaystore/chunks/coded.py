@@ -93,7 +93,7 @@ _shared = _Shared()
 
 
 def _after_fork() -> None:
-    global _shared
+    global _shared  # noqa: PLW0603  # what a child inherited is of no use to it
     _shared = _Shared()
 
 

@@ -1,0 +1,7 @@
+"""Drop-in replacements for the replay buffers of other projects: one module for each, named after it.
+
+    replaystore.compat.active_rlhf    for active_rlhf.data.buffers
+    replaystore.compat.velora         for velora.buffer
+
+Torch is imported with them.
+"""

@@ -2,8 +2,8 @@
 
     from replaystore.compat.active_rlhf import ReplayBuffer
 
-What a trajectory is (the rows of one call of `add`, not an episode), which ones an `add` removes, which batches a seed gives: all of that is
-as in the original, which draws from the global generators of torch (`sample`) and NumPy (all else). What it does otherwise:
+What a trajectory is (the rows of one call of `add`, not an episode), which ones an `add` removes, which batches a seed gives: all of that
+is as in the original, which draws from the global generators of torch (`sample`) and NumPy (all else). What it does otherwise:
 
 * `load` needs neither `fragment_length` nor environments; with environments it compares their spaces with the file.
 * Rewards and dones may have the shape (n, 1) as well. What does not fit is refused before anything is written.
@@ -31,8 +31,8 @@ import torch
 from numpy.typing import NDArray
 
 from replaystore.buffer import Buffer
+from replaystore.compat.checks import check_spaces, checked_device, checked_rows, positive, width_of
 from replaystore.compat.layouts import ACTIVE, ActiveState
-from replaystore.compat.lazy import checked_device, checked_rows
 from replaystore.compat.ring import FieldAttribute, TensorRing
 from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
@@ -91,8 +91,8 @@ class ReplayBuffer:
         self, envs: Any, capacity: int = 500000, fragment_length: int = FRAGMENT_LENGTH, device: torch.device | str = DEVICE
     ) -> None:
         where = checked_device(device)
-        widths = (_width(envs, "observation"), _width(envs, "action"))
-        capacity = _positive("capacity", capacity)
+        widths = (width_of(envs, "observation"), width_of(envs, "action"))
+        capacity = positive("capacity", capacity)
         tensors = {name: torch.zeros((capacity, width), device=where) for name, width in zip(NAMES, (*widths, 1), strict=False)}
         tensors["dones"] = torch.zeros((capacity, 1), dtype=torch.bool, device=where)
         self._set_up(TensorRing(tensors, capacity), ActiveState(fragment_length, 0, ()), device)
@@ -101,7 +101,7 @@ class ReplayBuffer:
         self._ring = ring
         self._saved = Saved()
         self.capacity = ring.capacity
-        self.fragment_length = _positive("fragment_length", state.fragment_length)
+        self.fragment_length = positive("fragment_length", state.fragment_length)
         self.device = device
         self.global_step = state.global_step
         self.trajectories = [TrajectoryInfo(*info) for info in state.infos]
@@ -190,11 +190,14 @@ class ReplayBuffer:
         if split is None:
             starts = torch.randint(0, self.size, (batch_size,))
             return self._batch((starts.unsqueeze(1) + steps) % self.size)
-        places = np.concatenate([self._places(known) for known in self._listed(split)])
-        if not len(places):
+        listed = self._listed(split)
+        ends = np.cumsum([known.length for known in listed], dtype=np.int64)
+        if not listed or not ends[-1]:
             raise ValueError(f"No trajectories found for split: {split}")
-        starts = torch.randint(0, len(places), (batch_size,))
-        return self._batch(torch.from_numpy(places)[(starts.unsqueeze(1) + steps) % len(places)])
+        rows = (torch.randint(0, int(ends[-1]), (batch_size,)).unsqueeze(1) + steps).numpy() % ends[-1]
+        owner = np.searchsorted(ends, rows, side="right")
+        first = np.array([known.start_pos - end + known.length for known, end in zip(listed, ends.tolist(), strict=True)])
+        return self._batch(torch.from_numpy((first[owner] + rows) % self.capacity))
 
     def sample2(self, batch_size: int, split: str = "train") -> ReplayBufferBatch:
         """Fragments of trajectories of a split that are long enough, each of which is as likely as the others (NumPy's generator).
@@ -204,7 +207,7 @@ class ReplayBuffer:
         if not eligible and batch_size:
             lengths = f"{self.fragment_length} rows"
             raise ValueError(f"a must be greater than 0 unless no samples are taken: no trajectory of split {split!r} has {lengths}")
-        return self._fragments(eligible, np.random.choice(len(eligible), size=batch_size))
+        return self._fragments(eligible, np.random.choice(len(eligible), size=batch_size))  # noqa: NPY002  # the original's generator
 
     def sample_by_on_policiness(self, batch_size: int, agent: Any, split: str = "train") -> ReplayBufferBatch:
         """As `sample2`, after scoring all trajectories anew; the more a score is above the mean, the likelier, below it never.
@@ -219,7 +222,7 @@ class ReplayBuffer:
         weights = np.maximum(0, (scores - scores.mean()) / spread) if spread > 0 else np.ones(len(scores))
         total = weights.sum()
         likely = weights / total if total > 0 else np.full(len(scores), 1 / len(scores))
-        return self._fragments(eligible, np.random.choice(len(eligible), size=batch_size, p=likely))
+        return self._fragments(eligible, np.random.choice(len(eligible), size=batch_size, p=likely))  # noqa: NPY002  # the original's generator
 
     def _listed(self, split: str | None) -> list[TrajectoryInfo]:
         return [known for known in self.trajectories if split is None or known.split == split]
@@ -230,7 +233,7 @@ class ReplayBuffer:
     def _fragments(self, eligible: Sequence[TrajectoryInfo], chosen: NDArray[np.int64]) -> ReplayBufferBatch:
         length = self.fragment_length
         drawn = [eligible[number] for number in chosen.tolist()]
-        starts = [known.start_pos + np.random.randint(0, known.length - length + 1) for known in drawn]
+        starts = [known.start_pos + np.random.randint(0, known.length - length + 1) for known in drawn]  # noqa: NPY002  # the original's generator
         places = (np.array(starts, np.int64)[:, None] + np.arange(length)) % self.capacity
         return self._batch(torch.from_numpy(places))
 
@@ -292,8 +295,8 @@ class ReplayBuffer:
     def save(self, filepath: str | os.PathLike[str]) -> None:
         """Write a pickle, which opens in the original, or a store (`.zarr`, `.h5`), which is loaded without being read.
 
-        Nothing is half-written: what was there before stays until the new file is complete. StorageError; AlreadyExistsError: something else
-        than a store is there; ConflictError: the store is open for writing elsewhere, or this buffer was loaded from it for reading."""
+        What was there stays until the new file is complete. StorageError; AlreadyExistsError: something else than a store is there;
+        ConflictError: the store is open for writing elsewhere, or this buffer was loaded from it for reading."""
         place = store_of(filepath)
         if place is None:
             ACTIVE.write_file(self._ring, self._state(), os.fspath(filepath))
@@ -320,8 +323,9 @@ class ReplayBuffer:
             mode: of a store, "r+" to add to it.
 
         Raises:
-            NotFoundError, FormatError, StorageError: no such file, or it is something else, or damaged. UnsupportedError: a store of something
-            else, or one that cannot be added to; or no such device. SchemaError: another environment. ConflictError: another writer.
+            NotFoundError, FormatError, StorageError: no such file, or it is something else, or damaged. UnsupportedError: a store of
+            something else, or one that cannot be added to; or no such device. SchemaError: another environment. ConflictError: another
+            writer.
         """
         where, place = checked_device(device), store_of(filepath)
         if place is None:
@@ -334,7 +338,7 @@ class ReplayBuffer:
             numbers = stored.view.numbers
             state = ActiveState(numbers["fragment_length"], numbers["global_step"], stored.view.infos)
         try:
-            _check_spaces(envs, ring, filepath)
+            check_spaces(envs, (int(ring.tensor("obs").shape[1]), int(ring.tensor("acts").shape[1])), filepath)
             if fragment_length is not None:
                 state.fragment_length = fragment_length
             buffer = cls.__new__(cls)
@@ -388,33 +392,3 @@ class ReplayBuffer:
 
 def _info(known: TrajectoryInfo) -> tuple[int, int, str, float, int]:
     return int(known.start_pos), int(known.length), known.split, float(known.on_policiness_score), int(known.last_updated_step)
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise SchemaError(f"{name} must be a positive number, not {value!r}")
-    return int(value)
-
-
-def _width(envs: Any, role: str) -> int:
-    """The number of components of an observation or action."""
-    try:
-        space = getattr(envs, f"single_{role}_space")
-    except AttributeError:
-        raise SchemaError(f"envs must be a vector environment, not {type(envs).__name__}: pass gym.vector.SyncVectorEnv([...])") from None
-    shape = getattr(space, "shape", None)
-    if shape is None or len(shape) != 1 or shape[0] < 1:
-        raise SchemaError(f"the {role} space {space} has not one dimension: flatten it (gymnasium.wrappers.FlattenObservation)")
-    return int(shape[0])
-
-
-def _check_spaces(envs: Any, ring: TensorRing | StoredRing, path: object) -> None:
-    if envs is None:
-        return
-    here = tuple(int(ring.tensor(name).shape[1]) for name in ("obs", "acts"))
-    given = (_width(envs, "observation"), _width(envs, "action"))
-    if here != given:
-        raise SchemaError(
-            f"{path} holds observations of {here[0]} numbers and actions of {here[1]}, and envs has {given[0]} and {given[1]}: "
-            f"pass the environment that it was recorded in"
-        )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from replaystore.formats.unpickling import Infos, scan
 from replaystore.formats.writing import NewFiles
 from replaystore.schema import Field, Schema
 
-__all__ = ["ACTIVE", "VELORA", "ActiveLayout", "ActiveState", "VeloraLayout", "StoreView"]
+__all__ = ["ACTIVE", "VELORA", "ActiveLayout", "ActiveState", "StoreView", "VeloraLayout"]
 
 ROWS_PER_TRAJECTORY = 8
 """Rows that a velora buffer gets at once are taken for steps of one environment if they form runs of so many steps on average."""
@@ -140,7 +140,7 @@ class ActiveLayout:
     """Buffers of active_rlhf."""
 
     project = "active_rlhf"
-    fields = {"observation": "obs", "action": "acts", "reward": "rews", "dones": "dones"}
+    fields: ClassVar[dict[str, str]] = {"observation": "obs", "action": "acts", "reward": "rews", "dones": "dones"}
 
     def view(self, buffer: Buffer) -> StoreView:
         """The store as a ring."""
@@ -243,7 +243,7 @@ class VeloraLayout:
     """Buffers of velora."""
 
     project = "velora"
-    fields = {
+    fields: ClassVar[dict[str, str]] = {
         "observation": "states",
         "action": "actions",
         "reward": "rewards",
@@ -307,7 +307,7 @@ class VeloraLayout:
 
     @contextmanager
     def read_file(self, path: str, metadata: Mapping[str, Any] | None) -> Iterator[tuple[dict[str, Any], dict[str, FileRows]]]:
-        """The checked metadata of a file, and its tensors. FormatError, NotFoundError: it is something else, damaged, or without metadata."""
+        """The checked metadata of a file, and its tensors. FormatError, NotFoundError: something else, damaged, or without metadata."""
         with opened(path) as (descriptor, size):
             header = safetensors._header(descriptor, size, path)
             given, beside = (metadata, "the metadata given") if metadata is not None else safetensors._metadata(path)

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.errors import UnsupportedError
 
-__all__ = ["LazyTensor", "Ring", "Rows", "checked_device"]
+__all__ = ["LazyTensor", "Ring", "Rows"]
 
 Rows = NDArray[np.int64]
 BLOCK_BYTES = 4 << 20
@@ -44,17 +44,6 @@ class Ring(Protocol):
 
     def set_rows(self, name: str, places: Rows, values: NDArray[Any]) -> None:
         """Change rows."""
-
-
-def checked_device(device: torch.device | str | int | None) -> torch.device:
-    """The device, None meaning the CPU. UnsupportedError: there is no such device here."""
-    try:
-        found = torch.device("cpu" if device is None else device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise UnsupportedError(f"device {str(device)!r} cannot be used here ({reason}): pass device='cpu'") from None
-    return found
 
 
 class LazyTensor:
@@ -202,8 +191,50 @@ def _operator(name: str) -> Callable[..., Any]:
 
 
 for _name in (
-    *("add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul".split()),
-    *("and rand or ror xor rxor eq ne lt le gt ge neg pos abs invert bool float int contains".split()),
+    *(
+        [
+            "add",
+            "radd",
+            "sub",
+            "rsub",
+            "mul",
+            "rmul",
+            "truediv",
+            "rtruediv",
+            "floordiv",
+            "rfloordiv",
+            "mod",
+            "rmod",
+            "pow",
+            "rpow",
+            "matmul",
+            "rmatmul",
+        ]
+    ),
+    *(
+        [
+            "and",
+            "rand",
+            "or",
+            "ror",
+            "xor",
+            "rxor",
+            "eq",
+            "ne",
+            "lt",
+            "le",
+            "gt",
+            "ge",
+            "neg",
+            "pos",
+            "abs",
+            "invert",
+            "bool",
+            "float",
+            "int",
+            "contains",
+        ]
+    ),
 ):
     setattr(LazyTensor, f"__{_name}__", _operator(f"__{_name}__"))
 LazyTensor.__hash__ = object.__hash__  # type: ignore[method-assign]  # __eq__ compares rows, and would take it away
@@ -228,18 +259,3 @@ def _split(key: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     return np.dtype(torch.empty(0, dtype=dtype).numpy().dtype)
-
-
-def checked_rows(name: str, values: Any, count: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-    """Values of a field as a tensor (count, width) of a dtype on the CPU or where they are; (count,) too if width is 1.
-
-    SchemaError: another shape, or not numbers."""
-    try:
-        tensor = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SchemaError(f"{name}: {type(values).__name__} is no tensor of numbers ({str(error).splitlines()[0]})") from None
-    if width == 1 and tensor.shape == (count,):
-        tensor = tensor.unsqueeze(-1)
-    if tensor.shape != (count, width):
-        raise SchemaError(f"{name} has shape {tuple(tensor.shape)}: expected {(count, width)}")
-    return tensor.to(dtype)

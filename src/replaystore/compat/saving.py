@@ -6,15 +6,14 @@ the same place does, in the same process:
 * It appends the rows that were added since, brings changed scores and splits to the table of trajectories, and commits.
 * It writes the store anew if that would not be the buffer: rows were set or tensors replaced, more rows were added than the ring holds,
   trajectories were removed or are longer than the ring, or somebody else has changed the store.
-* In Zarr the store is a ring of the buffer's capacity, whose dropped rows give their space back. HDF5 has no rings: the file grows by what is
-  added, and is written anew when it holds more than twice the capacity.
+* In Zarr the store is a ring of the buffer's capacity, whose dropped rows give their space back. HDF5 has no rings: the file grows by what
+  is added, and is written anew when it holds more than twice the capacity.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -24,8 +23,8 @@ from replaystore.buffer import Buffer
 from replaystore.buffer import open as open_buffer
 from replaystore.compat.ring import TensorRing
 from replaystore.compat.stored import Layout, StoredRing
-from replaystore.errors import CorruptError, FormatError, NotFoundError
-from replaystore.formats.importing import Import
+from replaystore.errors import FormatError, NotFoundError
+from replaystore.foreign import _Import
 from replaystore.formats.source import Source
 from replaystore.location import SUFFIXES, Location, parse
 from replaystore.making import make
@@ -138,7 +137,7 @@ def _write(place: Location, subject: Subject) -> str:
     """Write a new store; what it is known by."""
     source, token = subject._source(), uuid.uuid4().hex
     source.details["saved"] = token
-    make(place, Import(source), overwrite=True)
+    make(place, _Import(source, place, None, "live", None), overwrite=True)
     return token
 
 
@@ -155,7 +154,3 @@ def _same(one: Location, other: Location) -> bool:
     if "memory" in (one.backend, other.backend):
         return one == other
     return os.path.realpath(one.path) == os.path.realpath(other.path)
-
-
-Write = Callable[[], object]
-_ = CorruptError

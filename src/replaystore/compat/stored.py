@@ -98,7 +98,7 @@ class StoredRing:
         self.move(device)
         if buffer.mode == "r+" and not self.view.living:
             raise UnsupportedError(
-                f"{buffer.location} was not saved as a ring, so rows cannot be added to it: load it with mode='r', and save it to a new place"
+                f"{buffer.location} was not saved as a ring, so nothing can be added: load it with mode='r', and save it to a new place"
             )
 
     def move(self, device: torch.device) -> None:

@@ -15,6 +15,7 @@ buffer as it was, that `warm` refuses what it could never reach, and that `load`
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import weakref
@@ -27,8 +28,8 @@ import gymnasium
 import torch
 
 from replaystore.buffer import Buffer
+from replaystore.compat.checks import checked_device, positive
 from replaystore.compat.layouts import VELORA
-from replaystore.compat.lazy import checked_device
 from replaystore.compat.ring import FieldAttribute, TensorRing
 from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
@@ -97,8 +98,7 @@ class ReplayBuffer:
     def _set_up(self, capacity: int, state_dim: int, action_dim: int, hidden_dim: int, device: torch.device | str | None) -> None:
         given = {"capacity": capacity, "state_dim": state_dim, "action_dim": action_dim, "hidden_dim": hidden_dim}
         for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SchemaError(f"{name} must be a positive number, not {value!r}")
+            positive(name, value)
         self._device = checked_device(device)
         self.capacity = capacity
         self.state_dim = state_dim
@@ -148,11 +148,11 @@ class ReplayBuffer:
     def config(self) -> Any:
         """What the buffer is, as velora's `BufferConfig` (or, without velora, as ours of the same fields)."""
         try:
-            from velora.models.config import BufferConfig as Config
+            model = importlib.import_module("velora.models.config").BufferConfig
         except ImportError:
-            Config = BufferConfig
+            model = BufferConfig
         dimensions = {"state_dim": self.state_dim, "action_dim": self.action_dim, "hidden_dim": self.hidden_dim}
-        return Config(type="ReplayBuffer", capacity=self.capacity, **dimensions)
+        return model(type="ReplayBuffer", capacity=self.capacity, **dimensions)
 
     # --- adding
 
@@ -244,8 +244,8 @@ class ReplayBuffer:
     def save(self, dirpath: str | os.PathLike[str], prefix: str = "buffer_") -> None:
         """Write `{prefix}state.safetensors` and `{prefix}metadata.json` into a folder, as velora does, or a store (`.zarr`, `.h5`).
 
-        Nothing is half-written. StorageError; AlreadyExistsError: something else than a store is there; ConflictError: the store is open for
-        writing elsewhere, or this buffer was loaded from it for reading."""
+        Nothing is half-written. StorageError; AlreadyExistsError: something else than a store is there; ConflictError: the store is open
+        for writing elsewhere, or this buffer was loaded from it for reading."""
         place = store_of(dirpath)
         if place is not None:
             self._saved.save(place, self)
@@ -272,9 +272,9 @@ class ReplayBuffer:
             mode: of a store, "r+" to add to it.
 
         Raises:
-            NotFoundError, FormatError, StorageError: no such file, it is something else, damaged, or without metadata. SchemaError: metadata
-            that are incomplete or not of this file. UnsupportedError: no such device, or a store of something else, or one that cannot be
-            added to. ConflictError: another writer.
+            NotFoundError, FormatError, StorageError: no such file, it is something else, damaged, or without metadata. SchemaError:
+            metadata that are incomplete or not of this file. UnsupportedError: no such device, or a store of something else, or one that
+            cannot be added to. ConflictError: another writer.
         """
         place = store_of(state_path)
         if place is not None:

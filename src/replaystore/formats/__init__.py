@@ -24,14 +24,16 @@ from __future__ import annotations
 import importlib
 import os
 from contextlib import AbstractContextManager
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from replaystore.formats.export import Options, Written
-from replaystore.formats.source import Source
 from replaystore.location import SUFFIXES
-from replaystore.reader import BufferReader
 
-__all__ = ["FORMATS", "Format", "Options", "Source", "Written", "of"]
+if TYPE_CHECKING:
+    from replaystore.formats.export import Options, Written
+    from replaystore.formats.source import Source
+    from replaystore.reader import BufferReader
+
+__all__ = ["FORMATS", "Format", "of"]
 
 FORMATS = {"active_rlhf": "replaystore.formats.pickle", "velora": "replaystore.formats.safetensors"}
 """What a format is called → its module."""

@@ -77,8 +77,9 @@ class Ring:
 
     def place(self, rows: Rows) -> Rows:
         """The places of rows, which count from the buffer's first row ever."""
-        moved = np.where(rows < self.rows, self.begin, self.then - self.rows)
-        return (rows + moved) % self.capacity
+        moved = rows + np.where(rows < self.rows, self.begin, self.then - self.rows).astype(np.int64)
+        places: Rows = np.remainder(moved, self.capacity)
+        return places
 
 
 def ring_of(buffer: BufferReader, known: Mapping[str, Any]) -> Ring | None:

@@ -263,9 +263,8 @@ def _checked(metadata: Mapping[str, Any], header: Mapping[str, tuple[tuple[int, 
         shape = header[name][0] if name in header else None
         width = known.get(wanted[name]) if name in wanted else 1
         if (shape is not None or width is not None) and shape != (known["capacity"], width):
-            raise FormatError(
-                f"{path}: the tensor {name!r} has the shape {shape}, and {beside} says {(known['capacity'], width)}: they are not of one buffer"
-            )
+            said = (known["capacity"], width)
+            raise FormatError(f"{path}: the tensor {name!r} has the shape {shape}, and {beside} says {said}: they are not of one buffer")
     if known["position"] >= known["capacity"] or known["size"] > known["capacity"]:
         raise FormatError(
             f"{beside}: size {known['size']} or position {known['position']} is beyond the capacity {known['capacity']}: it is damaged"

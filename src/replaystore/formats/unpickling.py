@@ -131,6 +131,7 @@ class _Outer(Machine):
             0x95: self.frame,
             0x94: lambda: self.remember(len(self.memo)),  # MEMOIZE
             0x47: lambda: self.push(struct.unpack(">d", stream.take(8))[0]),  # BINFLOAT
+            0x43: lambda: self.payload(stream.number(1)),  # SHORT_BINBYTES
             0x42: lambda: self.payload(stream.number(4)),  # BINBYTES
             0x8E: lambda: self.payload(stream.number(8)),  # BINBYTES8
             0x93: lambda: self.named(*self.popped(2)),  # STACK_GLOBAL

@@ -1,0 +1,69 @@
+"""What is refused before it does harm: devices that are not there, spaces and values of other shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from replaystore.errors import SchemaError, UnsupportedError
+
+__all__ = ["check_spaces", "checked_device", "checked_rows", "positive", "width_of"]
+
+
+def checked_device(device: torch.device | str | int | None) -> torch.device:
+    """The device, None meaning the CPU. UnsupportedError: there is no such device here."""
+    try:
+        found = torch.device("cpu" if device is None else device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise UnsupportedError(f"device {str(device)!r} cannot be used here ({reason}): pass device='cpu'") from None
+    return found
+
+
+def checked_rows(name: str, values: Any, count: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """Values of a field as a tensor (count, width) of a dtype on the CPU or where they are; (count,) too if width is 1.
+
+    SchemaError: another shape, or not numbers."""
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SchemaError(f"{name}: {type(values).__name__} is no tensor of numbers ({str(error).splitlines()[0]})") from None
+    if width == 1 and tensor.shape == (count,):
+        tensor = tensor.unsqueeze(-1)
+    if tensor.shape != (count, width):
+        raise SchemaError(f"{name} has shape {tuple(tensor.shape)}: expected {(count, width)}")
+    return tensor.to(dtype)
+
+
+def positive(name: str, value: Any) -> int:
+    """A number that must be positive; SchemaError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise SchemaError(f"{name} must be a positive number, not {value!r}")
+    return int(value)
+
+
+def width_of(envs: Any, role: str) -> int:
+    """The number of components of an observation or action of a vector environment; SchemaError: they have not one dimension."""
+    try:
+        space = getattr(envs, f"single_{role}_space")
+    except AttributeError:
+        raise SchemaError(f"envs must be a vector environment, not {type(envs).__name__}: pass gym.vector.SyncVectorEnv([...])") from None
+    shape = getattr(space, "shape", None)
+    if shape is None or len(shape) != 1 or shape[0] < 1:
+        raise SchemaError(f"the {role} space {space} has not one dimension: flatten it (gymnasium.wrappers.FlattenObservation)")
+    return int(shape[0])
+
+
+def check_spaces(envs: Any, widths: tuple[int, int], path: object) -> None:
+    """SchemaError: a file of observations and actions of these widths is not of this environment; None is any."""
+    if envs is None:
+        return
+    given = (width_of(envs, "observation"), width_of(envs, "action"))
+    if widths != given:
+        raise SchemaError(
+            f"{path} holds observations of {widths[0]} numbers and actions of {widths[1]}, and envs has {given[0]} and {given[1]}: "
+            f"pass the environment that it was recorded in"
+        )

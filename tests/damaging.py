@@ -1,0 +1,322 @@
+"""Stores, ways to damage them, and children that look at what is left: a crash of the interpreter or a hang is a finding like others."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import h5py
+import numpy as np
+import zarr
+
+import replaystore as rs
+from replaystore.errors import FormatError, NotFoundError, ReplayStoreError
+from replaystore.testing import Contents, samples
+from replaystore.testing.crashes import forked, tiny
+
+SECONDS = 30
+"""How long looking at one damaged store may take."""
+SMALL = 3 << 10
+"""Files up to this size are cut at every length, and a bit of each of their bytes is flipped; of others some."""
+SAMPLED = 400
+
+Files = Mapping[str, bytes]
+
+
+# --- stores
+
+
+def make(path: Path, layout: str, seed: int = 1) -> None:
+    """A closed store with several commits, ended and open trajectories, columns of the user's, and chunks and shards that are not full."""
+    schema = samples.small()
+    codec = "gzip:1" if path.suffix == ".h5" else "zstd:1"
+    storage = samples.storage(codec)
+    if layout == "archive":
+        storage["info/wide"]["codec"] = codec
+    with tiny(), rs.create(path, schema, layout=layout, storage=storage, metadata={"made": [seed, "é"]}) as buffer:  # type: ignore[arg-type]
+        for env in range(3):
+            columns = samples.columns(schema, 13 + env, 10 * seed + env, ends=0.3)
+            flags = columns["terminated"] | columns["truncated"]
+            touched = int(flags.sum()) + (not flags[-1])
+            finals = samples.columns(schema, touched, 10 * seed + env + 5)
+            observation = {name: finals[name] for name in schema.names("observation")}
+            buffer.append(columns, env=env, final_observation=observation, split=f"split{env}")
+            buffer.commit()
+        ended = int((~buffer.trajectories["open"]).sum())
+        buffer.set_trajectory_column("score", np.arange(ended) / 3)
+        last = samples.columns(schema, 1, seed + 7, ends=0)
+        buffer.append(last, env=3, final_observation={name: last[name] for name in schema.names("observation")})
+
+
+def contents(path: Path) -> tuple[Contents, dict[str, Any]]:
+    """All that our reader shows."""
+    with rs.open(path) as buffer:
+        return Contents.of(buffer), dict(buffer._document.to_json())
+
+
+def foreign(path: Path) -> dict[str, Any]:
+    """All that zarr-python or h5py shows, but for the journal, which is not for them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = _by_h5py(path) if path.suffix == ".h5" else _by_zarr(path)
+    return {name: values for name, values in found.items() if not name.startswith("journal")}
+
+
+def _by_zarr(path: Path) -> dict[str, Any]:
+    root = zarr.open_group(str(path), mode="r")
+    found: dict[str, Any] = {"": dict(root.attrs)}
+    for name, node in root.members(max_depth=None):
+        if isinstance(node, zarr.Array):
+            values = np.asarray(node[:])
+            dimensions = getattr(node.metadata, "dimension_names", None)
+            found[name] = values.dtype.str, values.shape, values.tobytes(), dict(node.attrs), dimensions
+        else:
+            found[name] = dict(node.attrs)
+    return found
+
+
+def _by_h5py(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def note(name: str, node: Any) -> None:
+        attributes = {key: node.attrs[key] for key in node.attrs}
+        shown = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in attributes.items() if "REF" not in repr(value)}
+        found[name] = str(shown)
+        if isinstance(node, h5py.Dataset) and not name.startswith("journal"):
+            values = node[:]
+            found[name] = values.dtype.str, values.shape, values.tobytes(), node.compression, node.chunks
+
+    with h5py.File(path, "r") as file:
+        note("", file)
+        file.visititems(note)
+    return found
+
+
+# --- damage
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something that happens to a file."""
+
+    kind: str
+    name: str
+    at: int = 0
+    other: str = ""
+
+    def of(self, files: Files) -> dict[str, bytes | None]:
+        """The files that are changed, and their new content; None: the file is gone."""
+        data = files[self.name]
+        if self.kind == "swapped":
+            return {self.name: files[self.other], self.other: data}
+        changed: dict[str, bytes | None] = {
+            "removed": None,
+            "cut": data[: self.at],
+            "extended": data + bytes(range(1, 1 + self.at)),
+            "flipped": data[: self.at // 8] + bytes([data[self.at // 8] ^ 1 << self.at % 8]) + data[self.at // 8 + 1 :] if data else data,
+            "zeroed": data[: self.at] + bytes(min(512, len(data) - self.at)) + data[self.at + 512 :],
+        }
+        return {self.name: changed[self.kind]}
+
+
+def certain(files: Files) -> list[Damage]:
+    """What is done to every file."""
+    found = []
+    for name, data in files.items():
+        half = len(data) // 2
+        found += [Damage("removed", name), Damage("cut", name, 0), Damage("cut", name, half), Damage("cut", name, max(0, len(data) - 1))]
+        found += [Damage("extended", name, 1), Damage("extended", name, 200), Damage("flipped", name, 8 * half + 3), Damage("zeroed", name, 0)]
+    return found
+
+
+def possible(files: Files, draw: random.Random) -> list[Damage]:
+    """What else there is to choose from."""
+    found = []
+    for name, data in files.items():
+        size = len(data)
+        whole = size <= SMALL
+        used = range(size) if whole else np.flatnonzero(np.frombuffer(data, np.uint8)).tolist()
+        share = 10 if len(files) == 1 else 1
+        cuts = range(size) if whole else [*draw.sample(range(size), SAMPLED * share), *range(4096, size, 4096)]
+        flips = used if len(used) <= SAMPLED * share else draw.sample(used, SAMPLED * share)
+        found += [Damage("cut", name, length) for length in cuts]
+        found += [Damage("flipped", name, 8 * byte + draw.randrange(8)) for byte in flips]
+        found += [] if whole else [Damage("zeroed", name, byte // 512 * 512) for byte in flips[:: 8]]
+    return found + swaps(files, draw)
+
+
+def swaps(files: Files, draw: random.Random) -> list[Damage]:
+    """Pairs of files that differ: those of one kind, and any."""
+    kinds: dict[str, list[str]] = {}
+    for name in files:
+        kinds.setdefault("zarr.json" if name.endswith("zarr.json") else "log" if "journal/log" in name else "data", []).append(name)
+    pairs = [tuple(draw.sample(names, 2)) for names in [*kinds.values(), list(files)] if len(names) > 1 for _ in range(2 * len(names))]
+    return [Damage("swapped", left, other=right) for left, right in pairs if files[left] != files[right]]
+
+
+def choose(files: Files, count: int, seed: int) -> list[Damage]:
+    """So many damages that change something, in any order."""
+    draw = random.Random(seed)
+    chosen, more = certain(files), possible(files, draw)
+    chosen += draw.sample(more, min(max(0, count - len(chosen)), len(more)))
+    draw.shuffle(chosen)
+    return [damage for damage in dict.fromkeys(chosen) if any(files[name] != data for name, data in damage.of(files).items())]
+
+
+# --- looking
+
+
+@dataclass
+class Store:
+    """A store that is damaged and mended again and again: all of a folder, or one file in it."""
+
+    path: Path
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.files = self.content()
+
+    def content(self) -> dict[str, bytes]:
+        if self.path.is_file():
+            return {"": self.path.read_bytes()}
+        return {str(path.relative_to(self.path)): path.read_bytes() for path in sorted(self.path.rglob("*")) if path.is_file()}
+
+    def change(self, contents: Mapping[str, bytes | None]) -> None:
+        for name, data in contents.items():
+            place = self.path / name if name else self.path
+            if data is None:
+                place.unlink()
+            else:
+                place.write_bytes(data)
+
+    def listed(self) -> list[str]:
+        return sorted(os.listdir(self.path.parent)) + sorted(str(path) for path in self.path.rglob("*"))
+
+
+def campaign(path: Path, damages: Sequence[Damage], *, archive: bool) -> list[str]:
+    """Do all these damages to a store, one after another, in a child: a line for each that is not treated as it should be."""
+    findings: list[str] = []
+    done = 0
+    while done < len(damages):
+        status, told = forked(lambda tell, done=done: _look_at_all(path, damages[done:], archive, tell))  # type: ignore[misc]
+        if not told or isinstance(told[-1], str):
+            return [*findings, told[-1] if told else f"status {status}"]
+        for begun, finding in told:
+            if finding:
+                findings.append(f"{damages[done + begun]}: {finding}")
+        begun, finding = told[-1]
+        if status:
+            findings.append(f"{damages[done + begun]}: " + ("it hangs" if status == -signal.SIGALRM else f"it kills the interpreter ({status})"))
+        done += begun + 1
+    return findings
+
+
+def _look_at_all(path: Path, damages: Sequence[Damage], archive: bool, tell: Callable[[Any], None]) -> None:
+    store = Store(path)
+    expected = contents(path), foreign(path)
+    for number, damage in enumerate(damages):
+        tell((number, ""))
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)  # nobody handles it: it ends this process wherever that is
+        changed = damage.of(store.files)
+        store.change(changed)
+        listed = store.listed()
+        names = (path.name,) if path.is_file() else tuple(changed)
+        finding = examine(store, expected, archive=archive, names=names)
+        if not finding and store.listed() != listed:
+            finding = "looking at it has changed it"
+        tell((number, finding))
+        store.change({name: store.files[name] for name in changed})
+    if store.content() != store.files:
+        raise AssertionError("looking at a store has changed it")
+
+
+def examine(store: Store, expected: tuple[Any, Any], *, archive: bool, names: tuple[str, ...]) -> str:
+    """What is wrong with how a damaged store is treated; empty if nothing is."""
+    reported, problem = _verified(store)
+    if problem:
+        return problem
+    shown, problem = _read(store, expected[0])
+    if problem:
+        return problem
+    if archive and shown.startswith("wrong"):
+        return f"the archive gives {shown}"
+    if archive and shown != "right" and not any(name in shown for name in names):
+        return f"the file is not named in: {shown}"
+    if reported:
+        return ""
+    if shown != "right":
+        return f"verify finds nothing, but reading gives {shown}"
+    try:
+        same = foreign(store.path) == expected[1]
+    except Exception as error:
+        return f"verify finds nothing, but other software cannot read it: {error!r}"
+    return "" if same else "verify finds nothing, but other software sees something else"
+
+
+def _verified(store: Store) -> tuple[bool, str]:
+    """Whether verify reports anything, and what is wrong with how it does that."""
+    with patch("replaystore.verification._probe", lambda *_: True):  # we are in a process of our own already
+        try:
+            return bool(rs.verify(store.path).problems), ""
+        except (NotFoundError, FormatError) as error:
+            return True, _one_line(error)
+        except BaseException as error:  # noqa: BLE001  # of any kind
+            return True, f"verify raises {_place(error)}"
+
+
+def _read(store: Store, expected: tuple[Contents, dict[str, Any]]) -> tuple[str, str]:
+    """ "right", or what is wrong with the values, or the error; and what is wrong with that error."""
+    try:
+        found, document = contents(store.path)
+    except ReplayStoreError as error:
+        kinds = (FormatError, NotFoundError)
+        return str(error), _one_line(error) if isinstance(error, kinds) else f"reading raises {_place(error)}"
+    except BaseException as error:  # noqa: BLE001  # of any kind
+        return "", f"reading raises {_place(error)}"
+    difference = expected[0].difference(found) or ("" if document == expected[1] else "wrong document")
+    return ("wrong " + difference if difference else "right"), ""
+
+
+def _one_line(error: BaseException) -> str:
+    return f"the message has more than one line: {error}" if "\n" in str(error) else ""
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{error!r} at " + " < ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in frames[:-4:-1])
+
+
+def main() -> int:
+    """Print what was found; the exit status says whether anything was."""
+    parser = argparse.ArgumentParser(description="Damage stores, and see that no damage goes unnoticed.")
+    parser.add_argument("suffix", choices=[".zarr", ".h5"])
+    parser.add_argument("layout", choices=["live", "archive"])
+    parser.add_argument("--cases", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        path = Path(folder) / ("store" + options.suffix)
+        status, told = forked(lambda _: make(path, options.layout))
+        if status:
+            sys.stdout.write(told[-1])
+            return 1
+        damages = choose(Store(path).files, options.cases, options.seed)
+        findings = campaign(path, damages, archive=options.layout == "archive")
+    sys.stdout.write("".join(f"{finding}\n" for finding in findings) + f"{len(damages)} damages, {len(findings)} findings\n")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
