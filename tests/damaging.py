@@ -50,13 +50,14 @@ def make(path: Path, layout: str, seed: int = 1) -> None:
             flags = columns["terminated"] | columns["truncated"]
             touched = int(flags.sum()) + (not flags[-1])
             finals = samples.columns(schema, touched, 10 * seed + env + 5)
-            observation = {name: finals[name] for name in schema.names("observation")}
+            observation = schema.unflatten({name: finals[name] for name in schema.names("observation")}, "observation")
             buffer.append(columns, env=env, final_observation=observation, split=f"split{env}")
             buffer.commit()
         ended = int((~buffer.trajectories["open"]).sum())
         buffer.set_trajectory_column("score", np.arange(ended) / 3)
         last = samples.columns(schema, 1, seed + 7, ends=0)
-        buffer.append(last, env=3, final_observation={name: last[name] for name in schema.names("observation")})
+        following = schema.unflatten({name: last[name] for name in schema.names("observation")}, "observation")
+        buffer.append(last, env=3, final_observation=following)
 
 
 def contents(path: Path) -> tuple[Contents, dict[str, Any]]:
@@ -117,17 +118,18 @@ class Damage:
 
     def of(self, files: Files) -> dict[str, bytes | None]:
         """The files that are changed, and their new content; None: the file is gone."""
-        data = files[self.name]
+        data, at = files[self.name], self.at
         if self.kind == "swapped":
             return {self.name: files[self.other], self.other: data}
-        changed: dict[str, bytes | None] = {
-            "removed": None,
-            "cut": data[: self.at],
-            "extended": data + bytes(range(1, 1 + self.at)),
-            "flipped": data[: self.at // 8] + bytes([data[self.at // 8] ^ 1 << self.at % 8]) + data[self.at // 8 + 1 :] if data else data,
-            "zeroed": data[: self.at] + bytes(min(512, len(data) - self.at)) + data[self.at + 512 :],
-        }
-        return {self.name: changed[self.kind]}
+        if self.kind == "removed":
+            return {self.name: None}
+        if self.kind == "cut":
+            return {self.name: data[:at]}
+        if self.kind == "extended":
+            return {self.name: data + random.Random(at).randbytes(at)}
+        if self.kind == "zeroed":
+            return {self.name: data[:at] + bytes(min(512, len(data) - at)) + data[at + 512 :]}
+        return {self.name: data[: at // 8] + bytes([data[at // 8] ^ 1 << at % 8]) + data[at // 8 + 1 :] if data else data}
 
 
 def certain(files: Files) -> list[Damage]:

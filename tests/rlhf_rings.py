@@ -102,7 +102,10 @@ class Ring:
 def rows(count: int, seed: int, dtype: str = "f4") -> dict[str, NDArray[Any]]:
     """So many random rows, to be added."""
     rng = np.random.default_rng(seed)
-    made: dict[str, NDArray[Any]] = {"obs": rng.normal(size=(count, OBS)).astype(dtype), "acts": rng.normal(size=(count, ACT)).astype(dtype)}
+    made: dict[str, NDArray[Any]] = {
+        "obs": rng.normal(size=(count, OBS)).astype(dtype),
+        "acts": rng.normal(size=(count, ACT)).astype(dtype),
+    }
     return made | {"rews": rng.normal(size=(count, 1)).astype(dtype), "dones": rng.random((count, 1)) < 0.1}
 
 

@@ -203,7 +203,7 @@ def test_velora_loads_what_we_save_and_goes_on_with_it(tmp_path: Path) -> None:
     assert_equal(ours, real)
 
 
-SAMPLES = Path(__file__).parent / "samples" / "velora"
+SAMPLES = Path(__file__).parent / "data" / "velora"
 
 
 def sample_names() -> list[str]:

@@ -8,9 +8,11 @@ import os
 import pickletools
 import subprocess
 import sys
+import tempfile
 import textwrap
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +40,18 @@ def sample(name: str) -> Path:
 
 
 def digest(array: NDArray[Any]) -> str:
-    return hashlib.sha256(f"{array.dtype.str}|{array.shape}|".encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
-@pytest.fixture(autouse=True)
-def _nothing_in_memory() -> Iterator[None]:
-    yield
-    remove(Location("memory", "ring"))
-    remove(Location("memory", "other"))
+@contextmanager
+def fresh() -> Iterator[Path]:
+    """A folder, and places in memory, for one example."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    finally:
+        remove(Location("memory", "ring"))
+        remove(Location("memory", "other"))
 
 
 # --- the samples
@@ -153,7 +159,7 @@ def histories(draw: st.DrawFn) -> Ring:
 
 @given(histories(), st.sampled_from([3, 4, 5]), st.booleans())
 def test_every_history_survives(ring: Ring, protocol: int, again: bool) -> None:
-    with _folder() as folder:
+    with fresh() as folder:
         ring.save(folder / "a.pkl", protocol)
         rs.convert(folder / "a.pkl", "memory:ring")
         source = "memory:ring"
@@ -162,7 +168,6 @@ def test_every_history_survives(ring: Ring, protocol: int, again: bool) -> None:
             source = "memory:other"
         rs.convert(source, folder / "b.pkl", strict=True)
         assert load(folder / "b.pkl") == load(folder / "a.pkl")
-        _forget()
 
 
 @given(st.data())
@@ -173,15 +178,12 @@ def test_rings_that_no_program_should_have_saved_survive(data: st.DataObject) ->
         begin = data.draw(st.integers(0, capacity))
         getattr(ring, name)[begin:] = values[begin:]
     info = st.builds(TrajectoryInfo, st.integers(-3, 15), st.integers(-1, 30), st.sampled_from(["train", "x"]), st.floats(), st.integers())
-    ring.trajectories = [
-        info for info in data.draw(st.lists(info, max_size=6)) if -(2**63) <= info.last_updated_step < 2**63
-    ]
-    with _folder() as folder:
+    ring.trajectories = [info for info in data.draw(st.lists(info, max_size=6)) if -(2**63) <= info.last_updated_step < 2**63]
+    with fresh() as folder:
         ring.save(folder / "a.pkl")
         rs.convert(folder / "a.pkl", "memory:ring")
         rs.convert("memory:ring", folder / "b.pkl", strict=True)
         assert load(folder / "b.pkl") == load(folder / "a.pkl")
-        _forget()
 
 
 def _append(location: str, added: dict[str, NDArray[Any]], split: str) -> None:
@@ -191,10 +193,10 @@ def _append(location: str, added: dict[str, NDArray[Any]], split: str) -> None:
         buffer.append(columns, split=split, ends=[len(added["rews"]) - 1])
 
 
-@settings(max_examples=50)
+@settings(max_examples=60)
 @given(histories(), st.lists(st.integers(1, 30), max_size=5), st.booleans())
 def test_what_is_appended_goes_where_the_ring_would_have_put_it(ring: Ring, counts: list[int], carry: bool) -> None:
-    with _folder() as folder:
+    with fresh() as folder:
         ring.save(folder / "a.pkl")
         rs.convert(folder / "a.pkl", "memory:ring")
         source = "memory:ring"
@@ -209,7 +211,6 @@ def test_what_is_appended_goes_where_the_ring_would_have_put_it(ring: Ring, coun
         ring.save(folder / "b.pkl")
         rs.convert(source, folder / "c.pkl", strict=True)
         assert load(folder / "c.pkl") == load(folder / "b.pkl")
-        _forget()
 
 
 def test_hdf5_records_the_ring_and_goes_on_as_one(tmp_path: Path) -> None:
@@ -251,21 +252,6 @@ def test_an_older_commit_without_the_ring_is_an_empty_buffer(tmp_path: Path) -> 
         rs.convert(buffer, tmp_path / "c.pkl")
 
     assert load(tmp_path / "c.pkl")["size"] == 0
-
-
-def _folder() -> Any:
-    import tempfile
-
-    class Folder(tempfile.TemporaryDirectory[str]):
-        def __enter__(self) -> Path:  # type: ignore[override]
-            return Path(super().__enter__())
-
-    return Folder()
-
-
-def _forget() -> None:
-    remove(Location("memory", "ring"))
-    remove(Location("memory", "other"))
 
 
 # --- any other buffer
@@ -513,7 +499,8 @@ def test_the_real_class_samples_the_same(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(program)]
     env = {**os.environ, "PYTHONPATH": os.environ["ACTIVE_RLHF_SRC"]}
     ours, theirs = (
-        subprocess.run([*command, str(path)], env=env, capture_output=True, text=True, check=True).stdout for path in (tmp_path / "b.pkl", sample(name))
+        subprocess.run([*command, str(path)], env=env, capture_output=True, text=True, check=True).stdout
+        for path in (tmp_path / "b.pkl", sample(name))
     )
     assert ours == theirs
 

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from replaystore.backends import ArraySpec, ChunkEntry, Codec, Container
 from replaystore.backends.codecs import crc32c as value
 from replaystore.backends.encoding import Encoder
-from replaystore.backends.reading import StoreReader, tail_array
+from replaystore.backends.reading import StoreReader, group_of, tail_array
 from replaystore.backends.records import Piece, State, encode_record, now
 from replaystore.errors import SchemaError, StorageError
 

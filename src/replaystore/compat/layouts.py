@@ -71,15 +71,6 @@ def _every_place(capacity: int) -> Placement:
     return Placement(capacity, zero, zero, np.array([capacity]))
 
 
-def _rows_in_use(ring: AnyRing, names: Sequence[str]) -> int:
-    """Rows from the first place on that are in use, or are not zeros though they are not."""
-    if ring.size == ring.capacity or isinstance(ring, StoredRing):
-        return ring.size
-    rest = (ring.tensors[name][ring.size :].reshape(ring.capacity - ring.size, -1).ne(0).any(dim=1) for name in names)
-    used = torch.nonzero(torch.stack([found.cpu() for found in rest]).any(dim=0)).reshape(-1)
-    return ring.size if not len(used) else ring.size + int(used[-1]) + 1
-
-
 def _around(ring: AnyRing, name: str, start: int, stop: int) -> NDArray[Any]:
     """Rows in the order of their age."""
     begin = ring.position if ring.size == ring.capacity else 0
@@ -88,7 +79,7 @@ def _around(ring: AnyRing, name: str, start: int, stop: int) -> NDArray[Any]:
 
 def _ring_source(ring: AnyRing, names: Mapping[str, str], scalars: Sequence[str], known: dict[str, Any], project: str) -> Source:
     """A ring as a source of rows of no trajectory. `names`: field of the store → tensor."""
-    rows = _rows_in_use(ring, list(names.values()))
+    rows = ring.used()
     begin = ring.position if ring.size == ring.capacity else 0
     living = rows == ring.size and (begin + rows - ring.position) % ring.capacity == 0
     known |= {"capacity": ring.capacity, "size": ring.size, "position": ring.position, "rows": rows}

@@ -69,6 +69,14 @@ class TensorRing:
         """Rows of a field, as an array."""
         return np.asarray(self.tensors[name][torch.from_numpy(places)].cpu().numpy())
 
+    def used(self) -> int:
+        """Rows from the first place on that are in use, or are not zeros though they are not."""
+        if self.size == self.capacity:
+            return self.size
+        rest = [tensor[self.size :].ne(0).reshape(self.capacity - self.size, -1).any(dim=1).cpu() for tensor in self.tensors.values()]
+        found = torch.nonzero(torch.stack(rest).any(dim=0)).reshape(-1)
+        return self.size + (int(found[-1]) + 1 if len(found) else 0)
+
     def set_rows(self, name: str, places: Rows, values: NDArray[Any]) -> None:
         """Change rows of a field."""
         self.tensors[name][torch.from_numpy(places)] = torch.from_numpy(values).to(self.tensors[name].device)

@@ -32,7 +32,7 @@ from replaystore.making import make
 __all__ = ["Saved", "Subject", "open_ring", "store_of"]
 
 GROWTH = 2
-"""An HDF5 file is written anew beyond so many times the capacity."""
+"""A store that is no ring is written anew beyond so many times the capacity."""
 
 
 def store_of(path: str | os.PathLike[str]) -> Location | None:
@@ -109,7 +109,7 @@ class Saved:
         except (NotFoundError, FormatError):
             return False
         try:
-            grown = place.backend == "hdf5" and len(buffer) + count > GROWTH * ring.capacity
+            grown = buffer.capacity is None and len(buffer) + count > GROWTH * ring.capacity
             same = buffer.commit_id == mark.commit and _token(buffer) == mark.token
             if grown or not same or not subject._append_since(buffer, count):
                 buffer.abandon()

@@ -155,6 +155,13 @@ class StoredRing:
             self._edits[name].apply(places, rows)
         return rows
 
+    def used(self) -> int:
+        """Rows from the first place on that are in use, or were set though they are not."""
+        placement = self.view.placement
+        ends = [self.size, *(placement.place + placement.count).tolist()]
+        ends += [int(edits.places[-1]) + 1 for edits in self._edits.values() if len(edits.places)]
+        return max(ends)
+
     # --- writing
 
     @property

@@ -21,6 +21,9 @@ from replaystore.trajectories import Trajectories
 
 __all__ = ["Options", "Outgoing", "Output", "Written", "refuse_losses"]
 
+BLOCK_ROWS = 1 << 17
+"""Of small rows no more are written at once, because the numbers of rows take memory too."""
+
 Rows = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
@@ -66,7 +69,7 @@ class Output:
 
     def write(self, file: BinaryIO, placement: Placement, done: Callable[[int], None]) -> None:
         """All places, in blocks; zeros where nothing is."""
-        step = max(1, BLOCK_BYTES // self.row_bytes)
+        step = min(max(1, BLOCK_BYTES // self.row_bytes), BLOCK_ROWS)
         for start in range(0, placement.capacity, step):
             stop = min(start + step, placement.capacity)
             rows = placement.rows(start, stop)

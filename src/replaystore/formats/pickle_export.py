@@ -79,7 +79,7 @@ class Plan:
             kept &= ~((row == out.first) & (offset > 0))  # its first rows have left the ring
         own = row < ring.rows
         place = ring.place(row)
-        for at in np.flatnonzero(kept & own).tolist():
+        for at in np.flatnonzero(kept & own).tolist() if not ring.orderly else ():
             kept[at] = survives(ring, int(place[at]), int(length[at] + offset[at]))
         whole = np.where(own, offset, 0)  # of a trajectory longer than the ring
         start, length = (place - whole) % ring.capacity, length + whole

@@ -72,8 +72,15 @@ class Ring:
     """The place of the first row then."""
     then: int
     """The position then."""
+    adds: Rows
+    """Where what was appended at once begins and ends, counted from place 0 without going round: shape (adds, 2)."""
     placement: Placement
     """Of rows as the buffer numbers them, from its oldest on."""
+
+    @property
+    def orderly(self) -> bool:
+        """Whether the rows that it began with are those in use, and end at its position, as they should."""
+        return (self.begin + self.rows - self.then) % self.capacity == 0
 
     def place(self, rows: Rows) -> Rows:
         """The places of rows, which count from the buffer's first row ever."""
@@ -98,7 +105,19 @@ def ring_of(buffer: BufferReader, known: Mapping[str, Any]) -> Ring | None:
         pieces += _without(piece, over)
     table = np.array(sorted((place, row - first, count) for place, row, count in pieces if count > 0), np.int64).reshape(-1, 3)
     placement = Placement(capacity, *(np.ascontiguousarray(column) for column in table.T))
-    return Ring(capacity, min(size + added, capacity), (then + added) % capacity, added, rows, begin, then, placement)
+    adds = _adds(buffer, rows, stop)
+    adds = (adds[:, :1] - rows + then) % capacity + adds - adds[:, :1]
+    return Ring(capacity, min(size + added, capacity), (then + added) % capacity, added, rows, begin, then, adds, placement)
+
+
+def _adds(buffer: BufferReader, rows: int, stop: int) -> Rows:
+    """Rows from `rows` on, as runs [start, stop) that were appended at once: parts, and what lies between them."""
+    if stop == rows:
+        return np.zeros((0, 2), np.int64)
+    parts = buffer.parts
+    edges = np.concatenate([parts.start, parts.start + parts.length, [rows, stop]])
+    edges = np.unique(edges[edges >= rows])
+    return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
 def _wrapped(run: Rows, capacity: int) -> list[tuple[int, int, int]]:
@@ -146,13 +165,8 @@ def carried(buffer: BufferReader, extensions: Mapping[str, Any], *, whole: bool)
 
 
 def survives(ring: Ring, start: int, length: int) -> bool:
-    """Whether rows appended since have left alone a trajectory at [start, start + length), as the ring's own rules have it: what they
-    overlap is removed."""
-    if not ring.added:
-        return True
-    if ring.added >= ring.capacity:
-        return False
-    end, stop = ring.then + ring.added, start + length
-    if end <= ring.capacity:
-        return not (start < end and stop > ring.then)
-    return not (stop > ring.then or start < end - ring.capacity)
+    """Whether what was appended since has left alone a trajectory at [start, start + length): the ring's own rule for what is removed."""
+    begin, end, stop = ring.adds[:, 0], ring.adds[:, 1], start + length
+    flat = (start < end) & (stop > begin)
+    around = (stop > begin) | (start < end - ring.capacity)
+    return not np.where(end <= ring.capacity, flat, around).any()

@@ -1,0 +1,64 @@
+"""Pictures: the only module that knows matplotlib, whose figures are drawn without a display and without any global state."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["COLOURS", "colour", "colours", "figure", "histogram", "note", "save"]
+
+DPI = 200
+COLOURS = {"train": "#2f6db3", "val": "#e07b28"}
+"""Of splits; the others are drawn in the rest of the colours."""
+OTHERS = ("#3f9b5d", "#8a63b8", "#b84a5f", "#6d6d6d")
+
+
+def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, NDArray[Any]]:
+    """An empty figure of this size in inches, and its axes (rows, columns). MissingDependencyError: matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependencyError("pictures need matplotlib: pip install 'replaystore[analysis]'") from None
+    made = Figure(figsize=(width, height), layout="constrained")
+    return made, made.subplots(rows, columns, squeeze=False, **options)
+
+
+def save(made: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a PNG."""
+    made.savefig(path, dpi=DPI, bbox_inches="tight")
+
+
+def colour(split: str, number: int = 0) -> str:
+    """The colour of a split."""
+    return COLOURS.get(split, OTHERS[number % len(OTHERS)])
+
+
+def colours(count: int) -> list[Any]:
+    """So many colours that are told apart, as far as that is possible."""
+    from matplotlib import colormaps
+
+    if count <= 10:
+        return [colormaps["tab10"](number) for number in range(count)]
+    if count <= 20:
+        return [colormaps["tab20"](number) for number in range(count)]
+    return [colormaps["turbo"](place) for place in np.linspace(0.05, 0.95, count)]
+
+
+def histogram(axes: Axes, edges: NDArray[np.float64], counts: NDArray[Any], colour: Any, label: str | None = None) -> None:
+    """Draw counts between edges as an outline that is filled lightly, so that several in one picture can be told apart."""
+    axes.stairs(counts, edges, color=colour, fill=True, alpha=0.25)
+    axes.stairs(counts, edges, color=colour, linewidth=1.5, label=label)
+
+
+def note(axes: Axes, text: str) -> None:
+    """Say in the middle of an empty picture why it is empty."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=12, color="#6d6d6d")

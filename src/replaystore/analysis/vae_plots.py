@@ -1,0 +1,117 @@
+"""Five pictures of what a `FragmentVAE` makes of some fragments: latent numbers, reconstructions and their errors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from replaystore.analysis.figures import colours, figure, histogram, save
+from replaystore.analysis.vae import FragmentVAE, kl_divergence
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_all"]
+
+SHOWN = 5
+"""Fragments whose reconstructions are drawn."""
+MAX_NAMED = 24
+"""Of more dimensions, the lines are not named."""
+BINS = 50
+
+
+@torch.no_grad()
+def draw_all(model: FragmentVAE, fragments: Tensor, folder: str | os.PathLike[str]) -> list[Path]:
+    """Draw all pictures of fragments (n, steps, state) into a folder, which is made; their paths."""
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    model.eval()
+    found = [(*model(batch.to(model.mean.device)), batch) for batch in fragments.split(256)]
+    reconstructed, mean, log_variance = (torch.cat([one[number].cpu() for one in found]) for number in range(3))
+    kl = kl_divergence(mean, log_variance).mean(dim=0).numpy()
+    scale = model.std.cpu()
+    pictures = {
+        "latent_space_2d": _scatter(mean.numpy()),
+        "latent_space_heatmap": _heatmap(mean.numpy()),
+        "reconstructions": _reconstructions(fragments.cpu().numpy(), reconstructed.numpy()),
+        "reconstruction_errors": _errors(((fragments.cpu() - reconstructed).abs() / scale).numpy()),
+        "kl_per_dimension": _kl(kl),
+    }
+    for name, made in pictures.items():
+        save(made, place / f"{name}.png")
+    return [place / f"{name}.png" for name in pictures]
+
+
+def _scatter(mean: NDArray[Any]) -> Any:
+    made, axes = figure(10, 8)
+    only = axes[0, 0]
+    second = mean[:, 1] if mean.shape[1] > 1 else np.zeros(len(mean))
+    only.scatter(mean[:, 0], second, s=50, alpha=0.6, color="#2f6db3", edgecolor="none")
+    only.set(xlabel="latent dimension 0", ylabel="latent dimension 1", title=f"VAE Latent Space (First 2 Dimensions)\n{len(mean)} samples")
+    only.grid(alpha=0.3)
+    return made
+
+
+def _heatmap(mean: NDArray[Any]) -> Any:
+    made, axes = figure(12, 8)
+    only = axes[0, 0]
+    image = only.imshow(mean.T, aspect="auto", cmap="viridis", interpolation="nearest")
+    made.colorbar(image, ax=only, label="Latent Value")
+    only.set(xlabel="Sample Index", ylabel="Latent Dimension", title=f"Latent Means of {len(mean)} Fragments")
+    only.yaxis.get_major_locator().set_params(integer=True)
+    return made
+
+
+def _reconstructions(original: NDArray[Any], reconstructed: NDArray[Any]) -> Any:
+    count, _, width = original[:SHOWN].shape
+    made, axes = figure(12, 3 * count, count, 2, sharex=True, sharey="row")
+    paint = colours(width)
+    for row in range(count):
+        for place, states, what in zip(axes[row], (original[row], reconstructed[row]), ("Original", "Reconstruction"), strict=True):
+            _states(place, states, paint)
+            place.set_title(f"{what} {row + 1}", fontsize=11)
+        axes[row, 0].set_ylabel("state")
+    for place in axes[-1]:
+        place.set_xlabel("step")
+    if width <= MAX_NAMED:
+        lines = axes[0, 0].get_lines()
+        made.legend(lines, [str(number) for number in range(width)], title="dimension", loc="outside right upper", fontsize=9)
+    return made
+
+
+def _states(axes: Axes, states: NDArray[Any], paint: list[Any]) -> None:
+    for number, colour in enumerate(paint):
+        axes.plot(states[:, number], color=colour, linewidth=1.1)
+    axes.grid(alpha=0.2)
+
+
+def _errors(errors: NDArray[Any]) -> Any:
+    made, axes = figure(10, 6)
+    only = axes[0, 0]
+    high = float(np.percentile(errors, 99.9)) or 1.0
+    edges = np.linspace(0, high, BINS + 1)
+    histogram(only, edges, np.histogram(np.minimum(errors, high), edges)[0], "#2f6db3")
+    middle, mean = float(np.median(errors)), float(errors.mean())
+    only.axvline(middle, color="#17375e", linestyle="--", label=f"median {middle:.3g}")
+    only.axvline(mean, color="#e07b28", label=f"mean {mean:.3g}")
+    title = f"Reconstruction Errors of {errors.size:,} States"
+    only.set(xlabel="absolute error, in standard deviations of its dimension", ylabel="states", title=title)
+    only.set_xlim(0, high)
+    only.legend()
+    return made
+
+
+def _kl(kl: NDArray[Any]) -> Any:
+    made, axes = figure(10, 6)
+    only = axes[0, 0]
+    only.bar(np.arange(len(kl)), kl, color="#2f6db3")
+    title = f"KL Divergence per Latent Dimension (sum {kl.sum():.1f} nats)"
+    only.set(xlabel="latent dimension", ylabel="mean KL divergence in nats", title=title)
+    only.xaxis.get_major_locator().set_params(integer=True)
+    return made
