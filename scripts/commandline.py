@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import tempfile
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +19,7 @@ import gymnasium
 
 import replaystore as rs
 from replaystore.compat.active_rlhf import ReplayBuffer
-from replaystore.errors import MissingDependencyError, ReplayStoreError
+from replaystore.errors import MissingDependencyError, NotFoundError, ReplayStoreError, SchemaError
 
 Arguments = TypeVar("Arguments")
 
@@ -99,3 +101,66 @@ def summary_writer(folder: Path) -> Any:
     except ImportError:
         raise MissingDependencyError("tensorboard is not installed: pip install 'replaystore[training]'") from None
     return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+
+# --- replay buffers
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A replay buffer, and where it came from."""
+
+    buffer: ReplayBuffer
+    folder: Path
+    """Where what is made of it goes."""
+    environment: str
+    """The id of its environment, or "unknown environment"."""
+
+
+@contextmanager
+def loaded(path: str, env_id: str | None, fragment_length: int | None = None, device: str = "cpu") -> Iterator[Loaded]:
+    """Open a replay buffer: a store (.zarr, .h5), which is read as it is needed, a pickle, or a safetensors file or the folder with it.
+
+    Its environment is `env_id`, whose spaces must be those of the file, or what the store says, or what the name of its folder says
+    (`<env_id>__...`). NotFoundError, FormatError, SchemaError: no such file, or not such a file, or one of another environment."""
+    place = Path(path)
+    if not place.exists():
+        raise NotFoundError(f"{path}: there is no such file or folder: check --replay_buffer_path")
+    found = sorted(place.glob("*.safetensors")) if place.is_dir() and place.suffix != ".zarr" else []
+    if place.is_dir() and place.suffix != ".zarr" and len(found) != 1:
+        raise NotFoundError(f"{path}: a folder must hold one .safetensors file, this one has {len(found)}: name the file")
+    source = found[0] if found else place
+    with tempfile.TemporaryDirectory(prefix="replay-buffer-") as between:
+        if source.suffix == ".safetensors":
+            rs.convert(source, store := Path(between) / "replay_buffer.zarr")
+        else:
+            store = source
+        buffer = ReplayBuffer.load(store, None, fragment_length, device)
+        try:
+            if env_id is not None:
+                _check_environment(buffer, env_id, path)
+            yield Loaded(buffer, source.absolute().parent, env_id or _environment(store, source) or "unknown environment")
+        finally:
+            buffer.close()
+
+
+def _environment(store: Path, source: Path) -> str | None:
+    """What a store says, or the name of the folder."""
+    if store.suffix != ".pkl":
+        with rs.open(store) as opened:
+            known = (opened.environment or {}).get("id")
+        if known:
+            return str(known)
+    name, separator, _ = source.absolute().parent.name.partition("__")
+    return name if separator and name in gymnasium.registry else None
+
+
+def _check_environment(buffer: ReplayBuffer, env_id: str, path: str) -> None:
+    env = gymnasium.make(env_id)
+    spaces = (env.observation_space, env.action_space)
+    env.close()
+    widths = [1 if isinstance(space, gymnasium.spaces.Discrete) else gymnasium.spaces.flatdim(space) for space in spaces]
+    held = [int(buffer.obs.shape[1]), int(buffer.acts.shape[1])]
+    if widths != held:
+        needed = f"{env_id} has {widths[0]} observations and {widths[1]} actions"
+        raise SchemaError(f"{path} has {held[0]} observations and {held[1]} actions, but {needed}: pass the --env_id that it was made with")

@@ -91,7 +91,9 @@ class Arguments:
 def check(args: Arguments) -> None:
     """SchemaError or UnsupportedError about arguments that cannot be."""
     if args.selector_type != "random":
-        known = "it chooses pairs in another project" if args.selector_type in ("variquery", "duo", "hybrid") else "there is no such selector"
+        known = (
+            "it chooses pairs in another project" if args.selector_type in ("variquery", "duo", "hybrid") else "there is no such selector"
+        )
         raise UnsupportedError(f"--selector_type {args.selector_type}: {known}; use --selector_type random")
     for name in ("track", "upload_model"):
         if getattr(args, name):

@@ -226,7 +226,7 @@ class Buffer(BufferReader):
         if observation is None:
             return [None] * touched
         names = self.schema.names("observation")
-        leaves = {name: np.asarray(value) for name, value in flatten(observation, "observation").items()}
+        leaves = {name: np.asarray(value) for name, value in self.schema.flatten(observation, "observation").items()}
         if touched == 1 and all(name in leaves and leaves[name].shape == self.schema.fields[name].shape for name in names):
             leaves = {name: leaf[None] for name, leaf in leaves.items()}
         rows = self.schema.select(names).check(leaves)

@@ -20,7 +20,7 @@ from replaystore.backends.files import Files, MemoryFiles
 from replaystore.errors import AlreadyExistsError, ConflictError, NotFoundError, ReplayStoreError, StorageError, UnsupportedError
 from replaystore.location import Location
 
-__all__ = ["Lock", "NewStore", "exists", "open_container", "remove"]
+__all__ = ["Lock", "NewStore", "exists", "lock_path", "open_container", "remove"]
 
 _memory: dict[str, Files] = {}
 _memory_locks: set[str] = set()
@@ -74,6 +74,15 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def lock_path(place: Location) -> str:
+    """The file that a writer of a folder or an HDF5 file locks."""
+    if place.backend == "zarr":
+        from replaystore.backends.zarr import ZarrContainer
+
+        return os.path.join(place.path, ZarrContainer.lock_name)
+    return place.path + ".lock"
 
 
 def exists(place: Location) -> bool:
@@ -160,20 +169,22 @@ class NewStore:
     def finish(self) -> None:
         """Give the store its name. Everything in it must be durable by now."""
         self.container.close()
-        place, partial = self._place, self._partial
+        place = self._place
         try:
             if place.backend != "memory":
+                folder, name = os.path.split(place.path)
+                files = Files(folder or ".", writable=True)
                 replaced = Location(place.backend, place.path + ".old")
                 _clear(replaced)
                 if exists(place):
-                    os.rename(place.path, replaced.path)
+                    files.rename(name, name + ".old")
                 try:
-                    os.rename(partial.path, place.path)
+                    files.rename(name + ".partial", name)
                 except BaseException:
                     if exists(replaced):
-                        os.rename(replaced.path, place.path)
+                        files.rename(name + ".old", name)
                     raise
-                Files(os.path.dirname(place.path) or ".", writable=True).sync_folder("")
+                files.sync_folder("")
                 _clear(replaced)
         except OSError as error:
             raise StorageError(f"{place} cannot be made: {error.strerror or error}", error.errno) from error

@@ -23,7 +23,7 @@ from replaystore.backends.records import State, decode_records
 from replaystore.backends.store import ArrayStore
 from replaystore.errors import AlreadyExistsError, CorruptError, ReplayStoreError, StorageError, UnsupportedError
 from replaystore.location import Location, parse
-from replaystore.opening import Lock, open_container
+from replaystore.opening import Lock, lock_path, open_container
 from replaystore.verification import VerifyReport, verify
 
 __all__ = ["RepairReport", "repair"]
@@ -124,8 +124,7 @@ def _first_that_verifies(place: Location, before: VerifyReport, report: RepairRe
 
 @contextlib.contextmanager
 def _locked(place: Location) -> Iterator[None]:
-    name = os.path.join(place.path, "journal", "lock") if place.backend == "zarr" else place.path + ".lock"
-    lock = Lock(place, name)
+    lock = Lock(place, lock_path(place))
     try:
         yield
     finally:
@@ -151,7 +150,7 @@ def _working_copy(place: Location) -> Iterator[Location]:
 
 
 def _link(source: str, target: str) -> str:
-    if source.endswith(os.path.join("journal", "lock")):
+    if os.path.basename(source) == "lock":
         return target  # a lock belongs to its own store
     try:
         os.link(source, target)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
-from replaystore.names import check_name, listed, unflatten
+from replaystore.names import check_name, flatten, listed, unflatten
 from replaystore.spaces import DTYPES, LEAF_SPACES, nested_space, reason, space_from_json, space_leaves, space_to_json
 
 if TYPE_CHECKING:
@@ -268,6 +268,12 @@ class Schema:
     def names(self, role: str) -> tuple[str, ...]:
         """The names of the fields with this role, in order."""
         return tuple(name for name, declared in self.fields.items() if declared.role == role)
+
+    def flatten(self, value: Any, prefix: str) -> dict[str, Any]:
+        """{field name: leaf} of a nested value as Gymnasium gives it, or of a dict that is by field name already."""
+        if isinstance(value, Mapping) and value and all(name in self.fields for name in value):
+            return dict(value)
+        return flatten(value, prefix)
 
     def unflatten(self, columns: Mapping[str, Any], prefix: str) -> Any:
         """The nested value under `prefix` ("observation", "action", …) as Gymnasium gives it; `flatten` is the inverse."""

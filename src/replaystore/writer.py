@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from replaystore.assembler import Begin, End, Run
 from replaystore.errors import ConflictError, SchemaError
-from replaystore.names import flatten
 from replaystore.schema import Schema
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class Writer:
         (first dimension num_envs; dict or tuple of such arrays). `seed`: what the environments were reset with."""
         self._check_open()
         chosen = np.ones(self.num_envs, np.bool_) if mask is None else np.array(mask, np.bool_)
-        values = self._checked(flatten(observation, "observation"), self._observations)
+        values = self._checked(self._schema.flatten(observation, "observation"), self._observations)
         seeds = [-1 if one is None else int(one) for one in (seed if isinstance(seed, Sequence) else [seed] * self.num_envs)]
         if len(seeds) != self.num_envs or chosen.shape != (self.num_envs,):
             raise SchemaError(f"reset takes one seed and one mask entry for each of the {self.num_envs} environments")
@@ -177,7 +176,7 @@ class Writer:
                 raise
             else:
                 return
-        columns = flatten(observation, "observation") | flatten(action, "action")
+        columns = self._schema.flatten(observation, "observation") | self._schema.flatten(action, "action")
         columns |= {"reward": reward, "terminated": terminated, "truncated": truncated} | dict(info or {})
         self._stage(columns, mask)
 

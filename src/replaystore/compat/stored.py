@@ -185,6 +185,8 @@ class StoredRing:
             raise UnsupportedError(
                 f"{count} rows at once are more than the capacity of {self.capacity}: add them to a store in smaller pieces"
             )
+        if not count and split is not None:
+            raise UnsupportedError("a trajectory with no rows cannot be added to a store: leave it out")
         if not count:
             return
         if self._waiting + count > self.capacity:

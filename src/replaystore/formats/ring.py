@@ -111,11 +111,12 @@ def ring_of(buffer: BufferReader, known: Mapping[str, Any]) -> Ring | None:
 
 
 def _adds(buffer: BufferReader, rows: int, stop: int) -> Rows:
-    """Rows from `rows` on, as runs [start, stop) that were appended at once: parts, and what lies between them."""
+    """Rows from `rows` on, dropped or not, as runs [start, stop) that were appended at once: parts, and what lies between them."""
     if stop == rows:
         return np.zeros((0, 2), np.int64)
-    parts = buffer.parts
-    edges = np.concatenate([parts.start, parts.start + parts.length, [rows, stop]])
+    start, length = (buffer._store.table(f"parts/{name}") for name in ("start", "length"))
+    opened = [edge for entry in buffer._opened() for edge in (entry.part_start, entry.part_start + entry.part_length)]
+    edges = np.concatenate([start, start + length, opened, [rows, stop]]).astype(np.int64)
     edges = np.unique(edges[edges >= rows])
     return np.stack([edges[:-1], edges[1:]], axis=1)
 

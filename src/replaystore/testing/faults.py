@@ -141,44 +141,61 @@ class RecordingFiles:
     """Makes files that note every operation in `operations`. Marks of one's own may be put between them."""
 
     operations: list[Operation] = field(default_factory=list)
+    below: str | None = None
+    """Names in operations are relative to this folder, whatever the files are below. None: to the folder of the files."""
 
     def files(self, root: str | os.PathLike[str], *, writable: bool) -> Files:
         """Files that are recorded."""
-        return _RecordedFiles(root, writable=writable, operations=self.operations)
+        folder = "." if self.below is None else os.path.relpath(root, self.below)
+        return _RecordedFiles(root, writable=writable, operations=self.operations, folder=folder)
 
 
 class _RecordedFiles(_OneByOne):
-    def __init__(self, root: str | os.PathLike[str], *, writable: bool, operations: list[Operation]) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, writable: bool, operations: list[Operation], folder: str) -> None:
         super().__init__(root, writable=writable)
         self._operations = operations
+        self._folder = folder
 
     def create(self, name: str) -> None:
         super().create(name)
-        self._operations.append(Operation("create", name))
+        self._note("create", name)
 
     def write(self, name: str, offset: int, data: Any) -> None:
         super().write(name, offset, data)
-        self._operations.append(Operation("write", name, offset=offset, data=bytes(memoryview(data).cast("B"))))
+        self._note("write", name, offset=offset, data=bytes(memoryview(data).cast("B")))
 
     def resize(self, name: str, size: int) -> None:
         super().resize(name, size)
-        self._operations.append(Operation("resize", name, offset=size))
+        self._note("resize", name, offset=size)
 
     def sync_file(self, name: str) -> None:
-        self._operations.append(Operation("content", name, data=Files.read(self, name)))  # also of what was written by other means
         super().sync_file(name)
-        self._operations.append(Operation("sync_file", name))
+        if self.durable:
+            self._note("sync_file", name)
 
     def sync_folder(self, folder: str) -> None:
         super().sync_folder(folder)
-        self._operations.append(Operation("sync_folder", folder))
+        if self.durable:
+            self._note("sync_folder", folder)
 
     def rename(self, old: str, new: str) -> None:
         super().rename(old, new)
-        self._operations.append(Operation("rename", old, other=new))
+        self._note("rename", old, other=self._name(new))
 
     def remove(self, name: str) -> None:
         there = self.exists(name)
         super().remove(name)
         if there:
-            self._operations.append(Operation("remove", name))
+            self._note("remove", name)
+
+    def remove_folder(self, folder: str) -> None:
+        there = self.exists(folder)
+        super().remove_folder(folder)
+        if there and not self.exists(folder):
+            self._note("remove", folder)
+
+    def _name(self, name: str) -> str:
+        return os.path.normpath(os.path.join(self._folder, name)).replace(os.sep, "/")
+
+    def _note(self, kind: str, name: str, **more: Any) -> None:
+        self._operations.append(Operation(kind, self._name(name), **more))

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Check that a replay buffer loads, that every way of sampling works, and that every index is a row that is there.
+
+    python scripts/test_replay_buffer_loading.py --replay_buffer_path runs/x/replay_buffer.zarr
+
+It prints statistics and one line for each check; the exit code is 0 if all of them hold, and 1 if not. This is a program and not a test
+of the package. The replay buffer may be larger than memory: all rows are read, but never more than a block at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from commandline import argument, loaded, parse, run
+from ppo import Agent
+
+from replaystore.analysis.fragments import blocks, statistics
+from replaystore.compat.active_rlhf import ReplayBuffer, ReplayBufferBatch
+
+NAMES = ("obs", "acts", "rews", "dones")
+BATCH = 32
+BATCHES = 20
+MAX_BYTES = 256 << 20
+"""All trajectories are read together, as `get_all_trajectories` does it, only up to so many bytes."""
+
+__test__ = False
+
+
+@dataclass
+class Arguments:
+    replay_buffer_path: str = argument(text="a .pkl, .zarr, .h5 or .safetensors file, or a folder with the latter")
+    env_id: str | None = argument(None, "the environment, if neither the file nor its folder says it")
+    fragment_length: int | None = argument(None, "steps of a fragment (default: what the file says)")
+    seed: int = argument(0, "of what is sampled")
+
+
+class Wrong(Exception):
+    """What a check found."""
+
+
+def require(holds: bool, problem: str) -> None:
+    """Wrong, unless it holds."""
+    if not holds:
+        raise Wrong(problem)
+
+
+def check_places(buffer: ReplayBuffer) -> str:
+    """Every row of every trajectory lies in the ring and was written; no row belongs to two trajectories."""
+    starts = np.array([info.start_pos for info in buffer.trajectories], np.int64)
+    lengths = np.minimum([info.length for info in buffer.trajectories], buffer.capacity).astype(np.int64)
+    wrong = np.flatnonzero((starts < 0) | (starts >= buffer.capacity) | (lengths < 0))
+    require(not len(wrong), f"trajectories {wrong[:5].tolist()} begin outside of the ring of {buffer.capacity} rows")
+    heads = np.minimum(lengths, buffer.capacity - starts)  # what is left of a trajectory goes on at place 0
+    begins = np.concatenate([starts, np.zeros_like(starts)])
+    ends = begins + np.concatenate([heads, lengths - heads])
+    order = np.argsort(begins, kind="stable")
+    order = order[ends[order] > begins[order]]
+    require(
+        not len(order) or int(ends[order].max()) <= buffer.size, f"a trajectory has row {ends[order].max(initial=1) - 1} of {buffer.size}"
+    )
+    shared = np.flatnonzero(begins[order][1:] < ends[order][:-1])
+    numbers = order[shared[:1]] % max(1, len(starts))
+    require(not len(shared), f"trajectory {numbers.tolist()} has rows that belong to another one too")
+    owned = int(lengths.sum())
+    return f"{owned:,} rows of {len(starts):,} trajectories; {buffer.size - owned:,} rows of none"
+
+
+def check_rows(buffer: ReplayBuffer) -> str:
+    """All rows can be read and are numbers."""
+    for name in NAMES:
+        for block in blocks(buffer, name, buffer.trajectories):
+            require(block.dtype == bool or bool(np.isfinite(block).all()), f"{name} has values that are not finite")
+    return "all fields of all trajectories were read; all values are finite"
+
+
+def check_batch(buffer: ReplayBuffer, batch: ReplayBufferBatch) -> None:
+    """A batch has the shapes and types that are promised."""
+    for name in NAMES:
+        values = getattr(batch, name)
+        shape = (BATCH, buffer.fragment_length, int(getattr(buffer, name).shape[1]))
+        require(tuple(values.shape) == shape, f"{name} has shape {tuple(values.shape)}, not {shape}")
+        dtype = torch.bool if name == "dones" else torch.float32
+        require(values.dtype == dtype, f"{name} is {values.dtype}, not {dtype}")
+        require(bool(values.isfinite().all()), f"{name} has values that are not finite")
+
+
+def sampling(buffer: ReplayBuffer) -> Iterator[tuple[str, Callable[[], str]]]:
+    """The ways of sampling that this buffer has data for."""
+    agent = Agent(int(buffer.obs.shape[1]), int(buffer.acts.shape[1]))
+
+    def drawn(draw: Callable[[], ReplayBufferBatch], times: int) -> Callable[[], str]:
+        def check() -> str:
+            for _ in range(times):
+                check_batch(buffer, draw())
+            return f"{times} x {BATCH} fragments of {buffer.fragment_length} steps"
+
+        return check
+
+    def scored() -> str:
+        buffer.update_on_policiness_scores(agent)
+        scores = [info.on_policiness_score for info in buffer.trajectories]
+        require(bool(np.isfinite(scores).all()), "a score is not finite")
+        return f"{len(scores):,} trajectories, scores from {min(scores):.1f} to {max(scores):.1f}"
+
+    yield "sample", drawn(lambda: buffer.sample(BATCH), BATCHES)
+    yield "update_on_policiness_scores", scored
+    for split in dict.fromkeys(info.split for info in buffer.trajectories if info.length >= buffer.fragment_length):
+        yield f"sample2, split {split!r}", drawn(lambda split=split: buffer.sample2(BATCH, split), BATCHES)  # type: ignore[misc]
+        priority = drawn(lambda split=split: buffer.sample_by_on_policiness(BATCH, agent, split), 1)  # type: ignore[misc]
+        yield f"sample_by_on_policiness, split {split!r}", priority
+    for chosen in (None, *dict.fromkeys(info.split for info in buffer.trajectories)):
+        yield f"get_all_trajectories, split {chosen!r}", lambda chosen=chosen: check_all(buffer, chosen)  # type: ignore[misc]
+
+
+def check_all(buffer: ReplayBuffer, split: str | None) -> str:
+    """All rows of a split, together."""
+    infos = [info for info in buffer.trajectories if split is None or info.split == split]
+    rows = sum(info.length for info in infos)
+    size = rows * sum(int(getattr(buffer, name).shape[1]) * 4 for name in NAMES)
+    if size > MAX_BYTES:
+        return f"left out: {rows:,} rows would take {size / 1e9:.1f} GB of memory (they were read in blocks above)"
+    batch = buffer.get_all_trajectories(split)
+    require(all(len(getattr(batch, name)) == rows for name in NAMES), f"{len(batch.obs)} rows came, not {rows}")
+    means = statistics(buffer, "obs", infos).mean
+    found = batch.obs.double().mean(dim=0).cpu().numpy()
+    require(bool(np.allclose(found, means, rtol=1e-5, atol=1e-6)), "the rows are not those that are read one by one")
+    return f"{rows:,} rows"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(Arguments, argv, __doc__.splitlines()[0])
+    np.random.seed(args.seed)  # noqa: NPY002  # what the buffers sample with
+    torch.manual_seed(args.seed)
+    with loaded(args.replay_buffer_path, args.env_id, args.fragment_length) as source:
+        buffer = source.buffer
+        print(f"loaded {args.replay_buffer_path}: {buffer.size:,} of {buffer.capacity:,} rows, {source.environment}")
+        for name, value in buffer.get_trajectory_statistics().items():
+            print(f"  {name}: {value:,.6g}")
+        checks: list[tuple[str, Callable[[], str]]] = [("places", lambda: check_places(buffer)), ("rows", lambda: check_rows(buffer))]
+        longest = max((info.length for info in buffer.trajectories), default=0)
+        if longest >= buffer.fragment_length:
+            checks += sampling(buffer)
+        failed = 0
+        for name, check in checks:
+            try:
+                print(f"ok      {name}: {check()}", flush=True)
+            except (Wrong, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
+                failed += 1
+                print(f"FAILED  {name}: {' '.join(str(error).split())}", flush=True)
+        if longest < buffer.fragment_length:
+            failed += 1
+            hint = f"pass --fragment_length {longest} or less" if longest else "record more"
+            print(f"FAILED  sampling: no trajectory has a fragment of {buffer.fragment_length} steps: {hint}")
+    print("all checks hold" if not failed else f"{failed} checks failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run(main)
