@@ -22,13 +22,13 @@ from replaystore.compat.active_rlhf import ReplayBuffer
 from replaystore.errors import MissingDependencyError, NotFoundError, ReplayStoreError, SchemaError
 
 Arguments = TypeVar("Arguments")
+NUMBERS = tuple[int, ...]
+"""The type of an argument that takes several numbers, as 128 64 32 or as '[128,64,32]'."""
 
 
 def argument(default: Any = dataclasses.MISSING, text: str = "", *, choices: Sequence[str] | None = None) -> Any:
     """A field of a dataclass of arguments; without a default it must be given."""
     metadata = {"help": text, "choices": choices}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -36,14 +36,14 @@ def parse(kind: type[Arguments], argv: Sequence[str] | None, description: str) -
     """The arguments of a command line. What is wrong with them is said on stderr, and the exit code is 2."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(typing.cast(Any, kind)):
+    for field in dataclasses.fields(typing.cast("Any", kind)):
         _add(parser, field, hints[field.name])
     words = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
     values = vars(parser.parse_args(words))
     for name, hint in hints.items():
-        if hint == list[int] and values[name] and isinstance(values[name][0], str):
+        if hint == NUMBERS and isinstance(values[name], list):
             try:
-                values[name] = [int(number) for number in " ".join(values[name]).strip("[]").replace(",", " ").split()]
+                values[name] = tuple(int(number) for number in " ".join(values[name]).strip("[]").replace(",", " ").split())
             except ValueError:
                 parser.error(f"argument --{name}: expected whole numbers, such as 128 64 32, not {' '.join(values[name])!r}")
     return kind(**values)
@@ -59,13 +59,11 @@ def _add(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     options: dict[str, Any] = {"required": True}
     if field.default is not dataclasses.MISSING:
         options = {"default": field.default}
-    elif field.default_factory is not dataclasses.MISSING:
-        options = {"default": field.default_factory()}
     if "default" in options:
         text += f" (default: {options['default']})"
-    kinds = [one for one in typing.get_args(hint) if one is not type(None)] if hint != list[int] else []
+    kinds = [one for one in typing.get_args(hint) if one is not type(None)]
     kind = kinds[0] if kinds else hint
-    if hint == list[int]:
+    if hint == NUMBERS:
         options |= {"nargs": "+", "metavar": "N"}
     elif kind is bool:
         options |= {"type": _boolean, "metavar": "{True,False}"}
@@ -100,7 +98,7 @@ def summary_writer(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingDependencyError("tensorboard is not installed: pip install 'replaystore[training]'") from None
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder))
 
 
 # --- replay buffers
@@ -126,32 +124,29 @@ def loaded(path: str, env_id: str | None, fragment_length: int | None = None, de
     place = Path(path)
     if not place.exists():
         raise NotFoundError(f"{path}: there is no such file or folder: check --replay_buffer_path")
-    found = sorted(place.glob("*.safetensors")) if place.is_dir() and place.suffix != ".zarr" else []
-    if place.is_dir() and place.suffix != ".zarr" and len(found) != 1:
-        raise NotFoundError(f"{path}: a folder must hold one .safetensors file, this one has {len(found)}: name the file")
-    source = found[0] if found else place
+    holds_files = place.is_dir() and place.suffix != ".zarr"
+    folder = place.absolute() if holds_files else place.absolute().parent
     with tempfile.TemporaryDirectory(prefix="replay-buffer-") as between:
-        if source.suffix == ".safetensors":
-            rs.convert(source, store := Path(between) / "replay_buffer.zarr")
-        else:
-            store = source
+        store = place
+        if holds_files or place.suffix == ".safetensors":
+            rs.convert(place, store := Path(between) / "replay_buffer.zarr")
         buffer = ReplayBuffer.load(store, None, fragment_length, device)
         try:
             if env_id is not None:
                 _check_environment(buffer, env_id, path)
-            yield Loaded(buffer, source.absolute().parent, env_id or _environment(store, source) or "unknown environment")
+            yield Loaded(buffer, folder, env_id or _environment(store, folder) or "unknown environment")
         finally:
             buffer.close()
 
 
-def _environment(store: Path, source: Path) -> str | None:
-    """What a store says, or the name of the folder."""
+def _environment(store: Path, folder: Path) -> str | None:
+    """What a store says, or the name of a folder."""
     if store.suffix != ".pkl":
         with rs.open(store) as opened:
             known = (opened.environment or {}).get("id")
         if known:
             return str(known)
-    name, separator, _ = source.absolute().parent.name.partition("__")
+    name, separator, _ = folder.name.partition("__")
     return name if separator and name in gymnasium.registry else None
 
 

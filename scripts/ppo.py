@@ -11,6 +11,7 @@ import copy
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
@@ -39,15 +40,16 @@ class Agent(nn.Module):
 
     def get_action_and_value(self, obs: Tensor, action: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Actions (n, action_size), drawn if not given, their log-probabilities (n,), the policy's entropy (n,), values (n,)."""
-        policy = Normal(self.policy(obs), self.log_std.exp())
+        policy: Any = Normal(self.policy(obs), self.log_std.exp())
         if action is None:
             action = policy.sample()
         return action, policy.log_prob(action).sum(-1), policy.entropy().sum(-1).expand(len(obs)), self.get_value(obs)
 
 
 def _network(inputs: int, outputs: int, *, last_gain: float) -> nn.Sequential:
-    sizes, layers = [inputs, 64, 64, outputs], []
-    for number, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    sizes = [inputs, 64, 64, outputs]
+    layers: list[nn.Module] = []
+    for number, (before, after) in enumerate(pairwise(sizes)):
         linear = nn.Linear(before, after)
         nn.init.orthogonal_(linear.weight, last_gain if number == len(sizes) - 2 else 2**0.5)
         nn.init.zeros_(linear.bias)
@@ -58,7 +60,7 @@ def _network(inputs: int, outputs: int, *, last_gain: float) -> nn.Sequential:
 def make_envs(env_id: str, num_envs: int, gamma: float, video_folder: str | None = None) -> gymnasium.vector.SyncVectorEnv:
     """Environments with flat, normalised and clipped observations and rewards. gymnasium.error.Error: there is no such environment."""
     if importlib.util.find_spec("mujoco") is not None:
-        import mujoco
+        import mujoco  # type: ignore[import-untyped]
 
         mujoco.set_mju_user_warning(lambda _: None)  # MuJoCo 4 finds fault with Gymnasium's models, once for each environment
     spec = copy.deepcopy(gymnasium.spec(env_id))
@@ -67,6 +69,7 @@ def make_envs(env_id: str, num_envs: int, gamma: float, video_folder: str | None
 
     def make(number: int) -> Callable[[], gymnasium.Env[Any, Any]]:
         def one() -> gymnasium.Env[Any, Any]:
+            env: gymnasium.Env[Any, Any]
             wrappers = gymnasium.wrappers
             if video_folder is not None and number == 0:
                 env = wrappers.RecordVideo(gymnasium.make(spec, render_mode="rgb_array"), video_folder)
@@ -78,13 +81,11 @@ def make_envs(env_id: str, num_envs: int, gamma: float, video_folder: str | None
             env = wrappers.NormalizeObservation(env)
             env = wrappers.TransformObservation(env, lambda obs: np.clip(obs, -10, 10), env.observation_space)
             env = wrappers.NormalizeReward(env, gamma=gamma)
-            return wrappers.TransformReward(env, lambda reward: np.clip(reward, -10, 10))
+            return wrappers.TransformReward(env, lambda reward: float(np.clip(float(reward), -10, 10)))
 
         return one
 
-    envs = gymnasium.vector.SyncVectorEnv([make(number) for number in range(num_envs)])
-    envs.spec = spec  # a vector of wrapped environments has none of its own, and the stored buffer says what it was recorded in
-    return envs
+    return gymnasium.vector.SyncVectorEnv([make(number) for number in range(num_envs)])
 
 
 @dataclass
@@ -124,15 +125,15 @@ class Collector:
         episodes = []
         for _ in range(num_steps):
             action, log_prob, _, value = agent.get_action_and_value(self._obs)
-            obs, reward, terminated, truncated, infos = self._envs.step(action.cpu().numpy())
+            after, reward, terminated, truncated, infos = self._envs.step(action.cpu().numpy())
             steps.append((self._obs, action, self._tensor(reward), self._done, log_prob, value))
-            self._obs = self._tensor(obs)
+            self._obs = self._tensor(after)
             self._done = torch.as_tensor(terminated | truncated, device=self._device)
             if "episode" in infos:
                 ended = np.flatnonzero(infos["_episode"])
                 episodes += [(float(infos["episode"]["r"][env]), int(infos["episode"]["l"][env])) for env in ended]
-        columns = [torch.stack(column) for column in zip(*steps, strict=True)]
-        return Rollout(*columns, next_obs=self._obs, next_done=self._done, episodes=episodes)
+        obs, actions, rewards, dones, log_probs, values = (torch.stack(column) for column in zip(*steps, strict=True))
+        return Rollout(obs, actions, rewards, dones, log_probs, values, self._obs, self._done, episodes)
 
 
 @torch.no_grad()
@@ -189,7 +190,7 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, adv
             value_loss = 0.5 * error.mean()
             loss = policy_loss - settings.ent_coef * entropy.mean() + settings.vf_coef * value_loss
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(agent.parameters(), settings.max_grad_norm)
             optimizer.step()
             clipped.append(((ratio - 1).abs() > settings.clip_coef).float().mean().item())

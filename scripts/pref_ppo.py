@@ -22,6 +22,7 @@ import gymnasium
 import numpy as np
 import torch
 from commandline import argument, parse, run, summary_writer
+from numpy.typing import NDArray
 from ppo import Agent, Collector, Rollout, Settings, advantages, make_envs, update
 from preferences import Answers, RewardEnsemble, RewardSettings, Session, Teacher
 
@@ -73,7 +74,7 @@ class Arguments:
     reward_net_batch_size: int = argument(32, "pairs per step of the optimiser")
     reward_net_minibatch_size: int = argument(32, "pairs that are computed together")
     reward_net_ensemble_size: int = argument(3, "networks")
-    reward_net_hidden_dims: list[int] = argument([256, 256, 256], "layers of each network, such as '[256,256,256]'")
+    reward_net_hidden_dims: tuple[int, ...] = argument((256, 256, 256), "layers of each network, such as '[256,256,256]'")
     reward_net_dropout: float = argument(0.0, "in each network")
     reward_net_val_split: float = argument(0.2, "part of the answers that are not learned from, but judged by")
     preference_equality_threshold: float = argument(0.0, "returns of fragments that differ by no more are equal to the teacher")
@@ -185,13 +186,13 @@ class Questions:
             writer.add_scalar(f"reward/{name}", value, step)
 
 
-def compare(learned: np.ndarray, true: np.ndarray) -> dict[str, float]:
+def compare(learned: NDArray[np.float32], true: NDArray[np.float32]) -> dict[str, float]:
     """How well the learned reward follows the true one, for the logs."""
-    ranks = [values.argsort().argsort() for values in (learned, true)]
+    ranks = [values.argsort().argsort().astype(np.float64) for values in (learned, true)]
     varied = learned.std() > 0 and true.std() > 0
     found = {
         "corr_pearson": float(np.corrcoef(learned, true)[0, 1]) if varied else 0.0,
-        "corr_spearman": float(np.corrcoef(*ranks)[0, 1]) if varied else 0.0,
+        "corr_spearman": float(np.corrcoef(ranks[0], ranks[1])[0, 1]) if varied else 0.0,
     }
     for prefix, values in (("reward", learned), ("ground_truth_reward", true)):
         found |= {f"{prefix}_{name}": float(getattr(values, name)()) for name in ("mean", "std", "min", "max")}
@@ -207,7 +208,7 @@ def add(buffer: ReplayBuffer, rollout: Rollout, split: str) -> None:
 def train(args: Arguments, envs: gymnasium.vector.SyncVectorEnv, run_folder: Path) -> None:
     """Train, log and keep the replay buffer."""
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
-    sizes = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
+    sizes = [gymnasium.spaces.flatdim(space) for space in (envs.single_observation_space, envs.single_action_space)]
     agent = Agent(*sizes).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     given = {field.name: getattr(args, f"reward_net_{field.name}") for field in fields(RewardSettings)}

@@ -69,7 +69,7 @@ class RewardSettings:
     batch_size: int
     minibatch_size: int
     ensemble_size: int
-    hidden_dims: list[int]
+    hidden_dims: tuple[int, ...]
     dropout: float
     val_split: float
 
@@ -113,7 +113,7 @@ class RewardEnsemble(nn.Module):
                     for place in range(0, len(batch), settings.minibatch_size):  # a batch may be too large for the device
                         rows = torch.from_numpy(batch[place : place + settings.minibatch_size])
                         loss = _loss(member, first[rows], second[rows], preferred[rows])
-                        (loss * (len(rows) / len(batch))).backward()
+                        (loss * (len(rows) / len(batch))).backward()  # type: ignore[no-untyped-call]
                         losses.append(loss.item())
                     nn.utils.clip_grad_norm_(member.parameters(), settings.max_grad_norm)
                     optimizer.step()
@@ -133,7 +133,7 @@ class RewardEnsemble(nn.Module):
         return {"val_loss": float(np.mean(losses)), "accuracy": right[clear].float().mean().item() if clear.any() else float("nan")}
 
 
-def _network(inputs: int, hidden: list[int], dropout: float) -> nn.Sequential:
+def _network(inputs: int, hidden: tuple[int, ...], dropout: float) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in zip([inputs, *hidden], hidden, strict=False):
         layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]

@@ -17,7 +17,7 @@ import torch
 from commandline import argument, loaded, parse, run
 from ppo import Agent
 
-from replaystore.analysis.fragments import blocks, statistics
+from replaystore.analysis.fragments import blocks, statistics, unowned
 from replaystore.compat.active_rlhf import ReplayBuffer, ReplayBufferBatch
 
 NAMES = ("obs", "acts", "rews", "dones")
@@ -37,14 +37,14 @@ class Arguments:
     seed: int = argument(0, "of what is sampled")
 
 
-class Wrong(Exception):
+class CheckError(Exception):
     """What a check found."""
 
 
 def require(holds: bool, problem: str) -> None:
-    """Wrong, unless it holds."""
+    """CheckError, unless it holds."""
     if not holds:
-        raise Wrong(problem)
+        raise CheckError(problem)
 
 
 def check_places(buffer: ReplayBuffer) -> str:
@@ -71,9 +71,9 @@ def check_places(buffer: ReplayBuffer) -> str:
 def check_rows(buffer: ReplayBuffer) -> str:
     """All rows can be read and are numbers."""
     for name in NAMES:
-        for block in blocks(buffer, name, buffer.trajectories):
+        for block in blocks(buffer, name, [*buffer.trajectories, *unowned(buffer)]):
             require(block.dtype == bool or bool(np.isfinite(block).all()), f"{name} has values that are not finite")
-    return "all fields of all trajectories were read; all values are finite"
+    return "all fields of all rows were read; all values are finite"
 
 
 def check_batch(buffer: ReplayBuffer, batch: ReplayBufferBatch) -> None:
@@ -105,7 +105,10 @@ def sampling(buffer: ReplayBuffer) -> Iterator[tuple[str, Callable[[], str]]]:
         require(bool(np.isfinite(scores).all()), "a score is not finite")
         return f"{len(scores):,} trajectories, scores from {min(scores):.1f} to {max(scores):.1f}"
 
-    yield "sample", drawn(lambda: buffer.sample(BATCH), BATCHES)
+    if buffer.size:
+        yield "sample", drawn(lambda: buffer.sample(BATCH), BATCHES)
+    if not buffer.trajectories:
+        return
     yield "update_on_policiness_scores", scored
     for split in dict.fromkeys(info.split for info in buffer.trajectories if info.length >= buffer.fragment_length):
         yield f"sample2, split {split!r}", drawn(lambda split=split: buffer.sample2(BATCH, split), BATCHES)  # type: ignore[misc]
@@ -140,20 +143,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, value in buffer.get_trajectory_statistics().items():
             print(f"  {name}: {value:,.6g}")
         checks: list[tuple[str, Callable[[], str]]] = [("places", lambda: check_places(buffer)), ("rows", lambda: check_rows(buffer))]
-        longest = max((info.length for info in buffer.trajectories), default=0)
-        if longest >= buffer.fragment_length:
-            checks += sampling(buffer)
+        checks += sampling(buffer)
         failed = 0
         for name, check in checks:
             try:
                 print(f"ok      {name}: {check()}", flush=True)
-            except (Wrong, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
+            except (CheckError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
                 failed += 1
                 print(f"FAILED  {name}: {' '.join(str(error).split())}", flush=True)
-        if longest < buffer.fragment_length:
+        longest = max((info.length for info in buffer.trajectories), default=0)
+        if buffer.size and not buffer.trajectories:
+            print("note    the rows belong to no trajectory, so they have no splits and no fragments of one episode")
+        elif longest < buffer.fragment_length:
             failed += 1
             hint = f"pass --fragment_length {longest} or less" if longest else "record more"
-            print(f"FAILED  sampling: no trajectory has a fragment of {buffer.fragment_length} steps: {hint}")
+            print(f"FAILED  fragments: no trajectory has one of {buffer.fragment_length} steps: {hint}")
     print("all checks hold" if not failed else f"{failed} checks failed")
     return 1 if failed else 0
 

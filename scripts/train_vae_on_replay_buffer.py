@@ -33,7 +33,7 @@ class Arguments:
     replay_buffer_path: str = argument(text="a .pkl, .zarr, .h5 or .safetensors file, or a folder with the latter")
     env_id: str | None = argument(None, "the environment, if neither the file nor its folder says it")
     vae_latent_dim: int = argument(32, "latent numbers of a fragment")
-    vae_hidden_dims: list[int] = argument([128, 64, 32], "widths of the layers between the convolutions and the latent numbers")
+    vae_hidden_dims: tuple[int, ...] = argument((128, 64, 32), "widths of the layers between the convolutions and the latent numbers")
     vae_lr: float = argument(1e-3, "learning rate")
     vae_weight_decay: float = argument(1e-4, "weight decay")
     vae_batch_size: int = argument(32, "fragments in a batch")

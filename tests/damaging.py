@@ -116,9 +116,11 @@ class Damage:
     at: int = 0
     other: str = ""
 
-    def of(self, files: Files) -> dict[str, bytes | None]:
-        """The files that are changed, and their new content; None: the file is gone."""
+    def of(self, files: Files, others: Files) -> dict[str, bytes | None]:
+        """The files that are changed, and their new content; None: the file is gone. `others`: those of another store of the same schema."""
         data, at = files[self.name], self.at
+        if self.kind == "foreign":
+            return {self.name: others[self.name]}
         if self.kind == "swapped":
             return {self.name: files[self.other], self.other: data}
         if self.kind == "removed":
@@ -132,9 +134,9 @@ class Damage:
         return {self.name: data[: at // 8] + bytes([data[at // 8] ^ 1 << at % 8]) + data[at // 8 + 1 :] if data else data}
 
 
-def certain(files: Files) -> list[Damage]:
-    """What is done to every file."""
-    found = []
+def certain(files: Files, others: Files) -> list[Damage]:
+    """What is done to every file. (A document of another store of the same schema is one that fits, and so is a whole store.)"""
+    found = [Damage("foreign", name) for name in files if name in others and name not in ("", "zarr.json")]
     for name, data in files.items():
         half = len(data) // 2
         found += [Damage("removed", name), Damage("cut", name, 0), Damage("cut", name, half), Damage("cut", name, max(0, len(data) - 1))]
@@ -167,13 +169,13 @@ def swaps(files: Files, draw: random.Random) -> list[Damage]:
     return [Damage("swapped", left, other=right) for left, right in pairs if files[left] != files[right]]
 
 
-def choose(files: Files, count: int, seed: int) -> list[Damage]:
+def choose(files: Files, others: Files, count: int, seed: int) -> list[Damage]:
     """So many damages that change something, in any order."""
     draw = random.Random(seed)
-    chosen, more = certain(files), possible(files, draw)
+    chosen, more = certain(files, others), possible(files, draw)
     chosen += draw.sample(more, min(max(0, count - len(chosen)), len(more)))
     draw.shuffle(chosen)
-    return [damage for damage in dict.fromkeys(chosen) if any(files[name] != data for name, data in damage.of(files).items())]
+    return [damage for damage in dict.fromkeys(chosen) if any(files[name] != data for name, data in damage.of(files, others).items())]
 
 
 # --- looking
@@ -206,12 +208,12 @@ class Store:
         return sorted(os.listdir(self.path.parent)) + sorted(str(path) for path in self.path.rglob("*"))
 
 
-def campaign(path: Path, damages: Sequence[Damage], *, archive: bool) -> list[str]:
+def campaign(path: Path, others: Files, damages: Sequence[Damage], *, archive: bool) -> list[str]:
     """Do all these damages to a store, one after another, in a child: a line for each that is not treated as it should be."""
     findings: list[str] = []
     done = 0
     while done < len(damages):
-        status, told = forked(lambda tell, done=done: _look_at_all(path, damages[done:], archive, tell))  # type: ignore[misc]
+        status, told = forked(lambda tell, done=done: _look_at_all(path, others, damages[done:], archive, tell))  # type: ignore[misc]
         if not told or isinstance(told[-1], str):
             return [*findings, told[-1] if told else f"status {status}"]
         for begun, finding in told:
@@ -224,16 +226,16 @@ def campaign(path: Path, damages: Sequence[Damage], *, archive: bool) -> list[st
     return findings
 
 
-def _look_at_all(path: Path, damages: Sequence[Damage], archive: bool, tell: Callable[[Any], None]) -> None:
+def _look_at_all(path: Path, others: Files, damages: Sequence[Damage], archive: bool, tell: Callable[[Any], None]) -> None:
     store = Store(path)
     expected = contents(path), foreign(path)
     for number, damage in enumerate(damages):
         tell((number, ""))
         signal.setitimer(signal.ITIMER_REAL, SECONDS)  # nobody handles it: it ends this process wherever that is
-        changed = damage.of(store.files)
+        changed = damage.of(store.files, others)
         store.change(changed)
         listed = store.listed()
-        names = (path.name,) if path.is_file() else tuple(changed)
+        names = (path.name,) if path.is_file() or damage.name.endswith("manifest-sha256.txt") else tuple(changed)
         finding = examine(store, expected, archive=archive, names=names)
         if not finding and store.listed() != listed:
             finding = "looking at it has changed it"
@@ -309,13 +311,15 @@ def main() -> int:
     options = parser.parse_args()
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
-        path = Path(folder) / ("store" + options.suffix)
-        status, told = forked(lambda _: make(path, options.layout))
-        if status:
-            sys.stdout.write(told[-1])
-            return 1
-        damages = choose(Store(path).files, options.cases, options.seed)
-        findings = campaign(path, damages, archive=options.layout == "archive")
+        path, other = (Path(folder) / name / ("store" + options.suffix) for name in ("one", "other"))
+        for seed, place in enumerate((path, other)):
+            status, told = forked(lambda _, place=place, seed=seed: make(place, options.layout, seed))  # type: ignore[misc]
+            if status:
+                sys.stdout.write(told[-1])
+                return 1
+        files, others = Store(path).files, Store(other).files
+        damages = choose(files, others, options.cases, options.seed)
+        findings = campaign(path, others, damages, archive=options.layout == "archive")
     sys.stdout.write("".join(f"{finding}\n" for finding in findings) + f"{len(damages)} damages, {len(findings)} findings\n")
     return 1 if findings else 0
 

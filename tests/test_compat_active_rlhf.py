@@ -258,9 +258,7 @@ def test_the_likelier_fragments_are_those_above_the_mean(counts: list[int]) -> N
         step(buffer, model, "add", count, "train", Path())
     model.score()
     if any(known["length"] >= LENGTH for known in model.trajectories):
-        assert_batch(
-            lambda: buffer.sample_by_on_policiness(5, Teacher()), lambda: model.fragments(5, "train", by_score=True), model
-        )
+        assert_batch(lambda: buffer.sample_by_on_policiness(5, Teacher()), lambda: model.fragments(5, "train", by_score=True), model)
         assert [vars(info) for info in buffer.trajectories] == model.trajectories
 
 
@@ -447,7 +445,9 @@ def test_a_bare_file_name_can_be_saved_to(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_rollout_is_one_trajectory_in_which_environments_take_turns() -> None:
     obs, acts, rews, dones = rows(0, 6)
-    rollout = SimpleNamespace(obs=obs.reshape(3, 2, 2), actions=acts.reshape(3, 2, 1), rewards=rews.reshape(3, 2), dones=dones.reshape(3, 2))
+    rollout = SimpleNamespace(
+        obs=obs.reshape(3, 2, 2), actions=acts.reshape(3, 2, 1), rewards=rews.reshape(3, 2), dones=dones.reshape(3, 2)
+    )
     buffer = new(10)
 
     buffer.add_rollout(rollout, "val")
@@ -505,7 +505,7 @@ def test_a_lazy_tensor_does_what_a_tensor_does(lazy: ReplayBuffer) -> None:
     for function in (
         lambda x: x.cpu(),
         lambda x: x.to(torch.float64),
-        lambda x: torch.as_tensor(x),
+        torch.as_tensor,
         lambda x: torch.from_numpy(x.numpy()),
         lambda x: torch.from_numpy(np.asarray(x)),
         lambda x: torch.stack(list(x)),
@@ -515,7 +515,7 @@ def test_a_lazy_tensor_does_what_a_tensor_does(lazy: ReplayBuffer) -> None:
         lambda x: x == 1,
         lambda x: x.mean(dim=0),
         lambda x: torch.cat([x, x]),
-        lambda x: torch.nn.functional.relu(x),
+        torch.nn.functional.relu,
     ):
         assert torch.equal(function(obs), function(expected))
     with pytest.raises(IndexError, match="index 10 is out of bounds"):

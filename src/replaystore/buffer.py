@@ -9,6 +9,7 @@ Several threads may read one buffer; writing is for one thread at a time.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 from replaystore import document as documents
 from replaystore import sealing
 from replaystore.assembler import Assembler, End, Run
+from replaystore.backends.incomplete import newest_whole
 from replaystore.backends.reading import StoreReader
 from replaystore.backends.store import ArrayStore
-from replaystore.errors import ConflictError, ReplayStoreError, SchemaError, UnsupportedError
+from replaystore.errors import ConflictError, ReplayStoreError, ReplayStoreWarning, SchemaError, UnsupportedError
 from replaystore.layout import array_specs, check_storage, field_specs, table_spec
 from replaystore.location import Location, parse
 from replaystore.names import escape, escape_path, flatten
@@ -71,7 +73,7 @@ def create(
     env = None if isinstance(schema_or_env, Schema) else schema_or_env
     schema = schema_or_env if isinstance(schema_or_env, Schema) else Schema.from_env(env)
     if capacity is not None:
-        if isinstance(capacity, bool) or capacity < 1:
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
             raise SchemaError(f"capacity is a positive number of steps, not {capacity!r}")
         if place.backend == "hdf5":
             raise UnsupportedError(
@@ -114,6 +116,8 @@ def open(  # noqa: A001  # as in other libraries that open files
     place = parse(location)
     if mode not in ("r", "r+"):
         raise SchemaError(f'mode is "r" or "r+", not {mode!r}')
+    if commit is not None and (isinstance(commit, bool) or not isinstance(commit, int)):
+        raise SchemaError(f"commit is the number of a commit, not {commit!r}; `replaystore info` lists what can be opened")
     if mode == "r+" and commit is not None:
         raise SchemaError('an older commit is opened with mode "r"; to go back to it, open with "r+" and call rollback(commit)')
     container = open_container(place, writable=mode == "r+")
@@ -127,10 +131,12 @@ def open(  # noqa: A001  # as in other libraries that open files
             store: StoreReader = ArrayStore.open(container, durable=document.layout.durability == "commit")
         else:
             store = StoreReader(container, StoreReader.load(container))
-            store.keep_tails()
+            store.check_arrays()
             if commit is not None:
                 store = store.pin(commit)
-                store.keep_tails()
+            elif container.capabilities.shards and not sealing.is_sealed(store.state):
+                store = _whole(store)
+            store.keep_tails()
         return Buffer(place, store, document, lock=lock)
     except BaseException:
         container.close()
@@ -196,6 +202,7 @@ class Buffer(BufferReader):
             StorageError: the disk refused; nothing is appended then.
         """
         self._writable()
+        _check_kinds(columns, env, split, ends)
         if any(env < writer.num_envs for writer in self._writers):
             raise ConflictError(f"{self._place}: environment {env} belongs to the writer: close it first, or append as another environment")
         flat: dict[str, Any] = {}
@@ -209,7 +216,7 @@ class Buffer(BufferReader):
             return
         no = np.zeros(count, np.bool_)
         terminated, truncated = flat.get("terminated", no), flat.get("truncated", no)
-        places = np.flatnonzero(terminated | truncated) if ends is None else np.unique(np.asarray(ends, np.int64))
+        places = np.flatnonzero(terminated | truncated) if ends is None else np.unique(np.array(ends, np.int64))
         if len(places) and not 0 <= places[0] <= places[-1] < count:
             raise SchemaError(f"ends must lie among the {count} steps, not at {places.tolist()}")
         touched = len(places) + (not len(places) or int(places[-1]) != count - 1)
@@ -229,7 +236,10 @@ class Buffer(BufferReader):
         leaves = {name: np.asarray(value) for name, value in self.schema.flatten(observation, "observation").items()}
         if touched == 1 and all(name in leaves and leaves[name].shape == self.schema.fields[name].shape for name in names):
             leaves = {name: leaf[None] for name, leaf in leaves.items()}
-        rows = self.schema.select(names).check(leaves)
+        try:
+            rows = self.schema.select(names).check(leaves)
+        except SchemaError as error:
+            raise SchemaError(f"final_observation: {error}") from None
         if rows != touched:
             raise SchemaError(
                 f"final_observation has {rows} rows, but these steps touch {touched} trajectories: give the observation after each"
@@ -491,4 +501,28 @@ class Buffer(BufferReader):
     @metadata.setter
     def metadata(self, value: Mapping[str, Any]) -> None:
         self._writable()
+        if not isinstance(value, Mapping):
+            raise SchemaError(f"metadata are a dict, not a {type(value).__name__}")
         self._replace_document(user=dict(value))
+
+
+def _whole(store: StoreReader) -> StoreReader:
+    """A reader of the newest commit that the files satisfy: a copy of a store in use may lack what its newest commit says."""
+    found, lacking = newest_whole(store)
+    if lacking:
+        known, newest = found.state.commit, store.state.commit
+        text = f"{store} is read as of commit {known}, not {newest}, its newest, since its files do not have all of that ({lacking})"
+        warnings.warn(f"{text}; if it is not a copy of a store in use, run `replaystore verify`", ReplayStoreWarning, stacklevel=3)
+    return found
+
+
+def _check_kinds(columns: Any, env: Any, split: Any, ends: Any) -> None:
+    """SchemaError: an argument of `append` is not of the kind that it should be."""
+    if not isinstance(columns, Mapping):
+        raise SchemaError(f"steps are a dict {{field name: array}}, not a {type(columns).__name__}")
+    if isinstance(env, bool) or not isinstance(env, (int, np.integer)) or env < 0:
+        raise SchemaError(f"env is the number of an environment, from 0 on, not {env!r}")
+    if not isinstance(split, str):
+        raise SchemaError(f"split is a string, not {split!r}")
+    if ends is not None and len(ends) and (np.ndim(ends) != 1 or np.asarray(ends).dtype.kind not in "iu"):
+        raise SchemaError("ends are the places of last steps: a flat sequence of integers")

@@ -362,6 +362,8 @@ def environment_of(env: Any) -> dict[str, Any] | None:
     }
     try:
         spec = env.spec
+        if spec is None and vector and getattr(env, "envs", None):  # put together by hand, and not by make_vec
+            spec = env.envs[0].spec
         if spec is not None:
             section["id"] = str(spec.id)
             text = spec.to_json()

@@ -90,9 +90,13 @@ def check_storage(fields: Mapping[str, Field], layout: str, storage: Mapping[str
     """SchemaError: there is no such layout, or an override names no field or setting."""
     if layout not in LAYOUTS:
         raise SchemaError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
+    if not isinstance(storage or {}, Mapping):
+        raise SchemaError(f"storage is a dict {{field name: settings}}, not {storage!r}")
     for name, override in (storage or {}).items():
         if name not in fields:
             raise SchemaError(f"storage: there is no field {name!r}; fields are {', '.join(fields)}")
+        if not isinstance(override, Mapping):
+            raise SchemaError(f"storage of {name!r} is a dict with codec and chunk_rows, not {override!r}")
         wrong = override.keys() - {"codec", "chunk_rows"}
         if wrong:
             raise SchemaError(f"storage of {name!r}: unknown setting {min(wrong)!r}; there are codec and chunk_rows")

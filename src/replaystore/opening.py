@@ -95,7 +95,11 @@ def open_container(place: Location, *, writable: bool) -> Container:
     if not exists(place):
         raise NotFoundError(f"{place} does not exist: check the path, or make it with replaystore.create")
     try:
-        return _open(place, writable=writable)
+        container = _open(place, writable=writable)
+        folder = os.path.dirname(place.path) or "."
+        if writable and place.backend != "memory" and os.access(folder, os.R_OK):
+            Files(folder, writable=True).sync_folder("")  # it was given its name, perhaps, by a writer that was killed before this
+        return container
     except ReplayStoreError:
         raise
     except OSError as error:
@@ -135,9 +139,7 @@ class NewStore:
         self._place = place
         self._partial = place if place.backend == "memory" else Location(place.backend, place.path + ".partial")
         try:
-            folder = os.path.dirname(place.path)
-            if place.backend != "memory" and folder:
-                os.makedirs(folder, exist_ok=True)
+            self._folders = [] if place.backend == "memory" else _make_folders(os.path.dirname(place.path))
             self._lock = Lock(place, "") if place.backend == "memory" else Lock(self._partial, self._partial.path + ".lock")
         except OSError as error:
             raise StorageError(f"{place} cannot be made: {error.strerror or error}", error.errno) from error
@@ -185,6 +187,8 @@ class NewStore:
                         files.rename(name + ".old", name)
                     raise
                 files.sync_folder("")
+                for made in self._folders:
+                    Files(os.path.dirname(made) or ".", writable=True).sync_folder("")
                 _clear(replaced)
         except OSError as error:
             raise StorageError(f"{place} cannot be made: {error.strerror or error}", error.errno) from error
@@ -204,6 +208,17 @@ class NewStore:
         if self._place.backend != "memory":
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._partial.path + ".lock")
+
+
+def _make_folders(folder: str) -> list[str]:
+    """Make a folder and those above it that are not there; what was made, the lowest first."""
+    missing = []
+    while folder and not os.path.exists(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    if missing:
+        os.makedirs(missing[0], exist_ok=True)
+    return missing
 
 
 def _check_replaceable(place: Location) -> None:

@@ -14,6 +14,7 @@ from replaystore.backends.copying import (
     append_raw,
     append_rows,
     encoded_chunks,
+    raw_chunks,
     resealed,
     same_payload,
     stored_bytes,
@@ -25,8 +26,6 @@ from replaystore.reader import BufferReader
 
 __all__ = ["Transfer"]
 
-COPY_BYTES = 1 << 20
-"""Raw bytes copied at once: they stay in the processor's cache between being compared and being written."""
 BLOCK_BYTES = 4 << 20
 """Rows taken to memory at once."""
 
@@ -118,18 +117,11 @@ class Transfer:
 
     def _copy_raw(self, stored: str, spec: ArraySpec, start: int, stop: int) -> int:
         """Append the complete chunks of rows [start, stop) with the checksums they have; the row after them."""
-        column, checks = self.buffer._column(stored), CheckedChunks(self.buffer._store, stored)
-        size, first, last = spec.chunk_rows, start // spec.chunk_rows, stop // spec.chunk_rows
-        step = max(1, COPY_BYTES // spec.chunk_bytes)
-        for chunk in range(first, last, step):
-            end = min(chunk + step, last)
-            rows = column.rows(chunk * size, end * size)
-            checksums = [
-                checks.compare(number, rows[(number - chunk) * size : (number - chunk + 1) * size]) for number in range(chunk, end)
-            ]
-            append_raw(self.store, stored, rows, checksums)
-            self._count(rows.nbytes)
-        return max(start, last * size)
+        first, last = start // spec.chunk_rows, stop // spec.chunk_rows
+        for _, data, checksums in raw_chunks(self.buffer._store, stored, first, last):
+            append_raw(self.store, stored, data, checksums)
+            self._count(data.size)
+        return max(start, last * spec.chunk_rows)
 
     def _copy_encoded(self, stored: str, spec: ArraySpec, start: int, stop: int) -> int:
         """Append the complete chunks of rows [start, stop) as they are encoded; the row after them."""

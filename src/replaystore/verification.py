@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -124,6 +124,7 @@ class _Verification:
         self.report = report
         self.progress = progress
         self.total = 0
+        self.published: Mapping[str, int] = {}
 
     def problem(self, where: str, what: str, remedy: str = "run `replaystore repair`, or restore it from a copy") -> None:
         self.report.problems.append(Problem(where, what, remedy))
@@ -221,7 +222,8 @@ class _Verification:
                     what = f"the array holds {spec.dtype} {spec.shape}, the schema says {declared.dtype} {declared.shape}"
                     self.problem(stored, what)
                     sound = False
-        for name, rows in self.container.published().items():
+        self.published = self.container.published()
+        for name, rows in self.published.items() if sound else ():
             if name in store.state.arrays and rows > store.rows(name):
                 what = f"shows {rows} rows to other software, but the newest commit {store.state.commit} has {store.rows(name)}"
                 self.problem(
@@ -240,8 +242,10 @@ class _Verification:
                 self.problem(name, str(error))
                 continue
             self.count(table.nbytes)
-            rows = self.container.published().get(name, 0) if spec.mutable else 0
+            rows = self.published.get(name, 0)
             if rows:
+                self.check_indexes(name, spec, 0, rows)
+            if rows and spec.mutable:
                 self.guarded(name, lambda name=name, table=table, rows=rows: self.check_copy(store, name, table, rows))  # type: ignore[misc]
 
     def check_copy(self, store: StoreReader, name: str, table: Any, rows: int) -> None:

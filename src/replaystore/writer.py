@@ -59,8 +59,10 @@ class Writer:
     """
 
     def __init__(self, buffer: Buffer, num_envs: int, *, split: str = "") -> None:
-        if num_envs < 1:
-            raise SchemaError(f"num_envs must be at least 1, not {num_envs}")
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            raise SchemaError(f"num_envs is a number of environments, at least 1, not {num_envs!r}")
+        if not isinstance(split, str):
+            raise SchemaError(f"split is a string, not {split!r}")
         self.num_envs = num_envs
         self.split = split
         self._buffer = buffer

@@ -12,12 +12,13 @@ from replaystore.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "colour", "colours", "figure", "histogram", "note", "save"]
+__all__ = ["COLOURS", "colour", "colours", "figure", "histogram", "note", "save", "whole_numbers"]
 
 DPI = 200
-COLOURS = {"train": "#2f6db3", "val": "#e07b28"}
+COLOURS = {"train": "#2f6db3", "val": "#e07b28", "in no trajectory": "#8c8c8c"}
 """Of splits; the others are drawn in the rest of the colours."""
 OTHERS = ("#3f9b5d", "#8a63b8", "#b84a5f", "#6d6d6d")
 
@@ -61,4 +62,12 @@ def histogram(axes: Axes, edges: NDArray[np.float64], counts: NDArray[Any], colo
 
 def note(axes: Axes, text: str) -> None:
     """Say in the middle of an empty picture why it is empty."""
+    axes.set(xticks=[], yticks=[])
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=12, color="#6d6d6d")
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Put no ticks between whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))

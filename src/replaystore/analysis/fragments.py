@@ -7,6 +7,7 @@ the end. Whether its tensors are in memory or in a store makes no difference: on
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from replaystore.errors import SchemaError
 from replaystore.statistics import Statistics
 
-__all__ = ["Fragments", "TrajectoryBuffer", "TrajectoryLike", "blocks", "places", "random_rows", "statistics"]
+__all__ = ["Fragments", "TrajectoryBuffer", "TrajectoryLike", "blocks", "places", "random_rows", "statistics", "unowned"]
 
 BLOCK_BYTES = 8 << 20
 """About so much of a tensor is read at once."""
@@ -28,10 +29,14 @@ Rows = NDArray[np.int64]
 class TrajectoryLike(Protocol):
     """Rows `start_pos` to `start_pos + length` of a ring."""
 
-    start_pos: int
-    length: int
-    split: str
-    on_policiness_score: float
+    @property
+    def start_pos(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def on_policiness_score(self) -> float: ...
 
 
 class TrajectoryBuffer(Protocol):
@@ -50,6 +55,30 @@ class TrajectoryBuffer(Protocol):
     @property
     def trajectories(self) -> Sequence[TrajectoryLike]:
         """From the oldest to the newest."""
+
+
+@dataclass(frozen=True)
+class Unowned:
+    """Rows side by side that belong to no trajectory; otherwise like one."""
+
+    start_pos: int
+    length: int
+    split: str = "in no trajectory"
+    on_policiness_score: float = 0.0
+
+
+def unowned(buffer: TrajectoryBuffer) -> list[Unowned]:
+    """The rows in use that belong to no trajectory: what is left of overwritten ones, or rows that came without any."""
+    starts = np.array([info.start_pos for info in buffer.trajectories], np.int64)
+    lengths = np.minimum([info.length for info in buffer.trajectories], buffer.capacity).astype(np.int64)
+    heads = np.minimum(lengths, buffer.capacity - starts)  # what is left of a trajectory goes on at place 0
+    begins = np.concatenate([starts, np.zeros_like(starts)])
+    ends = begins + np.concatenate([heads, lengths - heads])
+    order = np.argsort(begins, kind="stable")
+    covered = np.maximum.accumulate(np.concatenate([[0], ends[order]]))
+    next_begins = np.minimum(np.concatenate([begins[order], [buffer.size]]), buffer.size)
+    gaps = np.flatnonzero(next_begins > covered)
+    return [Unowned(int(covered[gap]), int(next_begins[gap] - covered[gap])) for gap in gaps]
 
 
 class _Runs:
@@ -115,7 +144,7 @@ class Fragments:
         kept = [info for info in trajectories if info.length >= length]
         if not kept:
             longest = max((info.length for info in trajectories), default=0)
-            hint = f"pass a fragment length of at most {longest}" if longest else "record more"
+            hint = f"pass a fragment length of at most {longest}" if longest else "rows that belong to no trajectory have no fragments"
             raise SchemaError(f"none of {len(trajectories)} trajectories has a fragment of {length} steps: {hint}")
         self._buffer, self._runs, self.length, self.trajectories = buffer, _Runs(buffer, kept), length, kept
 

@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.analysis.figures import colour, figure, histogram, note, save
-from replaystore.analysis.fragments import TrajectoryBuffer, TrajectoryLike, blocks, random_rows, statistics
+from replaystore.analysis.figures import colour, figure, histogram, note, save, whole_numbers
+from replaystore.analysis.fragments import TrajectoryBuffer, TrajectoryLike, Unowned, blocks, random_rows, statistics, unowned
 from replaystore.statistics import Statistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_all", "by_split"]
+__all__ = ["by_split", "draw_all"]
 
 BINS = 60
 SAMPLE = 20_000
 """Rows drawn at random for quantiles."""
 MAX_BOXES = 40
 """Observations of more dimensions are drawn as lines and not as boxes."""
+MAX_POINTS = 20_000
 QUANTILES = (1, 25, 50, 75, 99)
 
 Splits = dict[str, list[TrajectoryLike]]
@@ -63,6 +64,12 @@ def draw_all(buffer: TrajectoryBuffer, folder: str | os.PathLike[str], title: st
     return written
 
 
+def _with_unowned(buffer: TrajectoryBuffer, splits: Splits) -> Splits:
+    """Splits, and the rows of no trajectory as one more, so that no row in use is left out."""
+    rest: list[TrajectoryLike] = [*unowned(buffer)]
+    return {**splits, rest[0].split: rest} if rest else splits
+
+
 def _label(split: str) -> str:
     return split or "(no split)"
 
@@ -86,8 +93,22 @@ def _compare(axes: Axes, values: dict[str, NDArray[Any]], xlabel: str, ylabel: s
         axes.set_xticks([low], [f"{low:g}"])
         axes.set_xlim(low - 2, low + 2)
     axes.set_ylim(bottom=0)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(axes.yaxis)
     axes.legend()
+
+
+def _ages(buffer: TrajectoryBuffer) -> dict[str, NDArray[np.int64]]:
+    """The places of each split's trajectories among all of them, which are sorted by age."""
+    found: dict[str, list[int]] = {}
+    for number, info in enumerate(buffer.trajectories):
+        found.setdefault(info.split, []).append(number)
+    return {split: np.array(numbers) for split, numbers in found.items()}
+
+
+def _points(axes: Axes, x: NDArray[Any], y: NDArray[Any], colour: str, label: str) -> None:
+    """Points; of more than can be told apart some, evenly chosen."""
+    shown = slice(None, None, max(1, len(x) // MAX_POINTS))
+    axes.scatter(x[shown], y[shown], s=16, color=colour, label=label)
 
 
 def _lengths(buffer: TrajectoryBuffer, splits: Splits) -> Any:
@@ -118,11 +139,11 @@ def _scores(buffer: TrajectoryBuffer, splits: Splits) -> Any:
     _compare(axes[0, 0], scores, "score (sum of log-probabilities)", "trajectories", "On-policiness scores")
     over_age = axes[0, 1]
     over_age.set(xlabel="trajectory, from the oldest to the newest", ylabel="score", title="Scores over the age of trajectories")
-    age = {id(info): number for number, info in enumerate(buffer.trajectories)}
-    for number, (split, infos) in enumerate(splits.items()):
-        over_age.scatter([age[id(info)] for info in infos], scores[split], s=16, color=colour(split, number), label=_label(split))
+    ages = _ages(buffer)
+    for number, split in enumerate(splits):
+        _points(over_age, ages[split], scores[split], colour(split, number), _label(split))
     if splits:
-        over_age.xaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(over_age.xaxis)
         over_age.legend()
         if not any(found.any() for found in scores.values()):
             over_age.text(0.5, 0.75, "no trajectory has been scored", transform=over_age.transAxes, ha="center", color="#6d6d6d")
@@ -138,7 +159,7 @@ def _distribution(buffer: TrajectoryBuffer, splits: Splits) -> Any:
     rows = [sum(info.length for info in infos) for infos in splits.values()]
     orphans = max(0, buffer.size - sum(rows))
     counts = [len(infos) for infos in splits.values()]
-    bars = [("trajectories", names, counts, paint), ("rows", [*names, "in none"], [*rows, orphans], [*paint, "#b0b0b0"])]
+    bars = [("trajectories", names, counts, paint), ("rows", [*names, Unowned.split], [*rows, orphans], [*paint, colour(Unowned.split)])]
     for place, (what, labels, values, painted) in zip(axes[0], bars, strict=True):
         total = max(1, sum(values))
         place.set(ylabel=what, title=f"{what.capitalize()} by split ({sum(values):,})")
@@ -148,6 +169,7 @@ def _distribution(buffer: TrajectoryBuffer, splits: Splits) -> Any:
         drawn = place.bar(labels, values, color=painted, width=0.6)
         place.bar_label(drawn, [f"{value:,}\n{value / total:.1%}" for value in values], padding=3)
         place.margins(y=0.18)
+        whole_numbers(place.yaxis)
     return made
 
 
@@ -156,27 +178,33 @@ def _rewards(buffer: TrajectoryBuffer, splits: Splits) -> Any:
     each, over_age = axes[0]
     each.set(xlabel="reward of a step", ylabel="share of the split's steps, log scale", title="Rewards")
     over_age.set(xlabel="trajectory, from the oldest to the newest", ylabel="mean reward of a step", title="Mean rewards of trajectories")
+    splits = _with_unowned(buffer, splits)
     known = {split: statistics(buffer, "rews", infos) for split, infos in splits.items()}
     known = {split: found for split, found in known.items() if found.count}
-    if not known:
-        note(each, "none")
-        note(over_age, "none")
+    if not known or not all(np.isfinite(found.mean).all() for found in known.values()):
+        reason = "some rewards are not finite" if known else "none"
+        note(each, reason)
+        note(over_age, reason)
         return made
     low = min(float(np.min(found.min)) for found in known.values() if found.min is not None)
     high = max(float(np.max(found.max)) for found in known.values() if found.max is not None)
     edges = np.linspace(low, high, BINS + 1) if high > low else np.array([low - 0.5, low + 0.5])
-    age = {id(info): number for number, info in enumerate(buffer.trajectories)}
+    ages = _ages(buffer)
     for number, (split, found) in enumerate(known.items()):
         infos = splits[split]
         counts, sums = _reward_sums(buffer, infos, edges)
         label = f"{_label(split)}: mean {float(found.mean[0]):.3g}, std {float(found.std[0]):.3g}"
         histogram(each, edges, counts / found.count, colour(split, number), label)
-        lengths = np.array([max(1, info.length) for info in infos])
-        over_age.scatter([age[id(info)] for info in infos], sums / lengths, s=16, color=colour(split, number), label=_label(split))
+        if split in ages:
+            lengths = np.array([max(1, info.length) for info in infos])
+            _points(over_age, ages[split], sums / lengths, colour(split, number), _label(split))
     each.set_yscale("log")
-    each.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=len(known), frameon=False)
-    over_age.xaxis.get_major_locator().set_params(integer=True)
-    over_age.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=len(known), frameon=False)
+    each.legend(loc="upper left", bbox_to_anchor=(0, -0.14), frameon=False)
+    if not ages:
+        note(over_age, "none")
+        return made
+    whole_numbers(over_age.xaxis)
+    over_age.legend(loc="upper left", bbox_to_anchor=(0, -0.14), frameon=False)
     return made
 
 
@@ -196,7 +224,7 @@ def _reward_sums(
 
 
 def _observations(buffer: TrajectoryBuffer, splits: Splits) -> Any:
-    infos = [info for infos in splits.values() for info in infos if info.length]
+    infos = [info for infos in _with_unowned(buffer, splits).values() for info in infos if info.length]
     found = statistics(buffer, "obs", infos)
     width = len(found.mean)
     made, axes = figure(min(18.0, max(10.0, 0.42 * width)), 8, 2, 1, sharex=True)

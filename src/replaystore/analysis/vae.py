@@ -8,6 +8,7 @@ States come and go in their own units: the model keeps the mean and the standard
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -97,6 +98,6 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 def _layers(widths: Sequence[int], dropout: float) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from replaystore.analysis.figures import colours, figure, histogram, save
+from replaystore.analysis.figures import colours, figure, histogram, save, whole_numbers
 from replaystore.analysis.vae import FragmentVAE, kl_divergence
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ def draw_all(model: FragmentVAE, fragments: Tensor, folder: str | os.PathLike[st
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     model.eval()
-    found = [(*model(batch.to(model.mean.device)), batch) for batch in fragments.split(256)]
-    reconstructed, mean, log_variance = (torch.cat([one[number].cpu() for one in found]) for number in range(3))
+    batches = (fragments[start : start + 256].to(model.mean.device) for start in range(0, len(fragments), 256))
+    found = zip(*(model(batch) for batch in batches), strict=True)
+    reconstructed, mean, log_variance = (torch.cat(parts).cpu() for parts in found)
     kl = kl_divergence(mean, log_variance).mean(dim=0).numpy()
     scale = model.std.cpu()
     pictures = {
@@ -64,7 +65,7 @@ def _heatmap(mean: NDArray[Any]) -> Any:
     image = only.imshow(mean.T, aspect="auto", cmap="viridis", interpolation="nearest")
     made.colorbar(image, ax=only, label="Latent Value")
     only.set(xlabel="Sample Index", ylabel="Latent Dimension", title=f"Latent Means of {len(mean)} Fragments")
-    only.yaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(only.yaxis)
     return made
 
 
@@ -79,6 +80,7 @@ def _reconstructions(original: NDArray[Any], reconstructed: NDArray[Any]) -> Any
         axes[row, 0].set_ylabel("state")
     for place in axes[-1]:
         place.set_xlabel("step")
+        whole_numbers(place.xaxis)
     if width <= MAX_NAMED:
         lines = axes[0, 0].get_lines()
         made.legend(lines, [str(number) for number in range(width)], title="dimension", loc="outside right upper", fontsize=9)
@@ -113,5 +115,5 @@ def _kl(kl: NDArray[Any]) -> Any:
     only.bar(np.arange(len(kl)), kl, color="#2f6db3")
     title = f"KL Divergence per Latent Dimension (sum {kl.sum():.1f} nats)"
     only.set(xlabel="latent dimension", ylabel="mean KL divergence in nats", title=title)
-    only.xaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(only.xaxis)
     return made

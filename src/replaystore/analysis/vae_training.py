@@ -114,6 +114,8 @@ def train(
     generator = np.random.default_rng(settings.seed)
     device = model.mean.device
     scale = statistics(buffer, "obs", train_data.trajectories)
+    if not np.isfinite(scale.mean).all():
+        raise SchemaError("some observations to learn from are not finite: leave out the trajectories that have them")
     model.set_scale(torch.as_tensor(scale.mean, dtype=torch.float32), torch.as_tensor(scale.std, dtype=torch.float32))
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     best, best_epoch, best_recon, waited, epoch = float("inf"), 0, float("nan"), 0, 0
@@ -154,7 +156,7 @@ def _epoch(
         recon, kl = _losses(model, fragments)
         loss = recon + kl_weight * kl / fragments[0].numel()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         rows.append((len(batch), recon.item(), kl.item(), loss.item()))

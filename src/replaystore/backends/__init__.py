@@ -122,6 +122,8 @@ class Container(Protocol):
     """Through which every byte is read and written."""
     writable: bool
     capabilities: Capabilities
+    path: str
+    """Where it is, for messages."""
     lock_name: str
     """The name, in `files`, of the lock that a writer holds."""
 
@@ -189,7 +191,7 @@ class Container(Protocol):
         afterwards: what other software sees stays at these lengths, or runs ahead, until the next `publish`."""
 
     def published(self) -> Mapping[str, int]:
-        """How many rows of each array other software sees (for a container that lets it run ahead: nothing)."""
+        """How many rows of each array other software sees, as far as `publish` has said so (where it runs ahead: those of few arrays)."""
 
     def metadata_problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with the document and the metadata of arrays, as (where, what): for `verify`."""

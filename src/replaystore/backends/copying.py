@@ -29,6 +29,7 @@ __all__ = [
     "append_rows",
     "commit_whole",
     "encoded_chunks",
+    "raw_chunks",
     "resealed",
     "same_payload",
     "seal",
@@ -37,6 +38,8 @@ __all__ = [
 
 BLOCK_BYTES = 4 << 20
 """Encoded bytes read at once."""
+RAW_BYTES = 1 << 20
+"""Raw bytes copied at once."""
 SEALED = "sealed"
 """The key of `extra` that says that a store is never written to again."""
 
@@ -85,6 +88,34 @@ def _read(store: StoreReader, name: str, block: Sequence[tuple[int, ChunkEntry]]
             raise CorruptError(f"{path}, byte {entry.offset}: chunk {chunk} of {name} ({rows}) is damaged; run `replaystore verify`")
         found.append((bytes(part), checksum))
     return found
+
+
+def raw_chunks(store: StoreReader, name: str, first: int, stop: int) -> Iterator[tuple[int, NDArray[np.uint8], list[int]]]:
+    """Complete chunks [first, stop) of a raw array, checked: (number of the first, bytes, checksums), in blocks of a bounded size.
+
+    The bytes lie in a buffer that is used again: they are read and written while the processor's cache has them."""
+    spec, container = store.container.specs()[name], store.container
+    unit = spec.shard_rows if container.capabilities.shards else spec.chunk_rows
+    aligned = first * spec.chunk_rows // unit * unit
+    buffer = np.empty(max(1, RAW_BYTES // spec.chunk_bytes) * spec.chunk_bytes, np.uint8)
+    begin = aligned * spec.row_bytes  # where the extent begins, in bytes of the array
+    for extent in container.extents(name, aligned, stop * spec.chunk_rows):
+        at = max(0, first * spec.chunk_bytes - begin)
+        while at < extent.length:
+            data = buffer[: min(buffer.size, extent.length - at)]
+            found = container.files.read_into(extent.object, extent.offset + at, data.data)
+            number = (begin + at) // spec.chunk_bytes
+            checksums = []
+            for place in range(0, data.size, spec.chunk_bytes):
+                chunk = number + place // spec.chunk_bytes
+                expected = store.checksum(name, chunk)
+                if place + spec.chunk_bytes > found or expected is None or crc32c(data[place : place + spec.chunk_bytes]) != expected:
+                    rows = f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows} of {name}"
+                    raise CorruptError(f"{store}: {rows} have changed since they were committed; run `replaystore verify`")
+                checksums.append(expected)
+            yield number, data, checksums
+            at += data.size
+        begin += extent.length
 
 
 def stored_bytes(store: StoreReader, name: str, chunks: NDArray[np.int64]) -> int:
@@ -142,15 +173,16 @@ class CheckedChunks:
 # --- into the target
 
 
-def append_raw(store: ArrayStore, name: str, rows: NDArray[Any], checksums: Sequence[int]) -> None:
-    """Append complete chunks of a raw array, whose checksums these are; it must hold nothing but complete chunks so far."""
+def append_raw(store: ArrayStore, name: str, data: NDArray[np.uint8], checksums: Sequence[int]) -> None:
+    """Append the bytes of complete chunks of a raw array, whose checksums these are; it must hold nothing but complete chunks so far."""
     array = store._raw[name]
-    if array.rows % array.spec.chunk_rows or len(rows) != len(checksums) * array.spec.chunk_rows:
-        raise ValueError(f"{name}: {len(rows)} rows are not {len(checksums)} complete chunks behind row {array.rows}")
+    count = len(checksums) * array.spec.chunk_rows
+    if array.rows % array.spec.chunk_rows or data.size != count * array.spec.row_bytes:
+        raise ValueError(f"{name}: {data.size} bytes are not {len(checksums)} complete chunks behind row {array.rows}")
     with store.lock, store.storage("append"):
-        store.container.reserve({name: array.rows + len(rows)})
-        store.container.write_rows(name, array.rows, rows.reshape(-1).view(np.uint8).data)
-        array.rows += len(rows)
+        store.container.reserve({name: array.rows + count})
+        store.container.write_rows(name, array.rows, data.data)
+        array.rows += count
         store._add_checksums(name, checksums)
 
 

@@ -60,6 +60,7 @@ class Hdf5Container:
     def __init__(self, files: Files, name: str, *, writable: bool) -> None:
         self.files = files
         self.name = name
+        self.path = files.path(name)
         self.writable = writable
         self.capabilities = Capabilities(kind="hdf5", write=writable, drop=False, shards=False, default_codec="gzip:1")
         self.lock_name = name + ".lock"
@@ -372,8 +373,10 @@ class Hdf5Container:
         return data
 
     def published(self) -> Mapping[str, int]:
-        """Nothing: extents run ahead of the commits while a store is written."""
-        return {}
+        """Extents run ahead of the commits, by whole chunks, while a store is written: those of mutable arrays that end within a chunk."""
+        mutable = {name: spec.chunk_rows for name, spec in self.specs().items() if spec.mutable}
+        rows, _ = self._file.look(lambda file, _: {name: int(array(file, name).shape[0]) for name in mutable})
+        return {name: count for name, count in rows.items() if count % mutable[name]}
 
     def metadata_problems(self) -> Iterator[tuple[str, str]]:
         def look(file: Any, _: Overlay) -> list[tuple[str, str]]:

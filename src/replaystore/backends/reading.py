@@ -55,6 +55,8 @@ class StoreReader:
         self.state = state
         self._newest = newest
         """For a reader of an older commit: the commit that knows where everything lies by now."""
+        self.stays = newest is not None
+        """Whether `refresh` leaves it at its commit."""
         self._tables: dict[str, _Table] = {}
         self._tail_rows: dict[str, tuple[int, NDArray[Any]]] = {}
         self._attached: dict[str, bytes | None] = {}
@@ -65,22 +67,29 @@ class StoreReader:
         for _ in range(ATTEMPTS):
             segments = container.segments()
             if not segments:
-                raise CorruptError(f"{container.files.path('')}: there is no commit log; run `replaystore repair`")
+                raise CorruptError(f"{container.path}: there is no commit log; run `replaystore repair`")
             for segment in reversed(segments):
                 try:
-                    return State.replay(container.read_segment(segment), container.files.path(""))
+                    return State.replay(container.read_segment(segment), container.path)
                 except (FileNotFoundError, CorruptError):
                     if skip_damaged and segment != segments[0]:
                         continue
                     if container.segments() == segments:
                         raise
                     break
-        raise ConflictError(f"{container.files.path('')}: the commit log changed {ATTEMPTS} times while it was read; try again")
+        raise ConflictError(f"{container.path}: the commit log changed {ATTEMPTS} times while it was read; try again")
 
     def __str__(self) -> str:
-        return self.container.files.path("")
+        return self.container.path
 
     # --- what there is
+
+    def check_arrays(self) -> None:
+        """CorruptError: an array that the commit speaks of is missing."""
+        specs = self.container.specs()
+        for name in self.state.arrays:
+            if name not in specs:
+                raise CorruptError(f"{self}: the array {name} or its metadata is missing; restore it from a copy (`replaystore verify` has more)")
 
     def specs(self) -> dict[str, ArraySpec]:
         """The arrays that hold rows of the user's, by name."""
@@ -105,7 +114,7 @@ class StoreReader:
 
     def refresh(self) -> bool:
         """Go on to the newest commit; whether there was one. A reader of an older commit stays where it is."""
-        if self._newest is not None:
+        if self.stays:
             return False
         before = self.state.commit
         for _ in range(ATTEMPTS):

@@ -25,9 +25,10 @@ from numpy.typing import ArrayLike, NDArray
 from replaystore.backends import ArraySpec, ChunkEntry, Codec, Container
 from replaystore.backends.codecs import crc32c as value
 from replaystore.backends.encoding import Encoder
+from replaystore.backends.incomplete import missing
 from replaystore.backends.reading import StoreReader, group_of, tail_array
 from replaystore.backends.records import Piece, State, encode_record, now
-from replaystore.errors import SchemaError, StorageError
+from replaystore.errors import CorruptError, SchemaError, StorageError
 
 __all__ = ["ArrayStore"]
 
@@ -105,6 +106,10 @@ class ArrayStore(StoreReader):
         """
         state = cls.load(container, skip_damaged=back_to is not None)
         store = cls(container, state, durable=durable)
+        store.check_arrays()
+        lacking = missing(store) if back_to is None and container.capabilities.shards else ""
+        if lacking:  # before anything is changed
+            raise CorruptError(f"{lacking}; commit {state.commit}, the newest, is not whole: run `replaystore repair`")
         with store.storage("recover"):
             container.cut_segment(state.base, state.end)
         if back_to is None or back_to == state.commit:

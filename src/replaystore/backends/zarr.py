@@ -53,6 +53,7 @@ class ZarrContainer:
 
     def __init__(self, files: Files, *, writable: bool) -> None:
         self.files = files
+        self.path = files.path("")
         self.writable = writable
         self.capabilities = Capabilities(kind="zarr", write=writable)
         self._specs: dict[str, ArraySpec] | None = None
@@ -210,8 +211,8 @@ class ZarrContainer:
         index = np.full((spec.chunks_per_shard, 2), _NOWHERE, "<u8")
         for number, entry in entries.items():
             index[number % spec.chunks_per_shard] = entry.offset, entry.length
+        self._touch(file)
         self.files.write(file, 0, _with_checksum(index))
-        self._dirty[file] = None
         self._indexes.pop((name, shard), None)
 
     def entry(self, name: str, chunk: int) -> ChunkEntry | None:
@@ -251,6 +252,8 @@ class ZarrContainer:
     def begin_segment(self, commit: int, record: bytes) -> None:
         name = f"{LOG}/c/{commit}"
         self.files.replace(name, record)
+        if self._segment is None:
+            self.files.sync_folder(LOG)  # the first one has made a folder there
         self._segment = name, len(record)
 
     def append_record(self, record: bytes) -> None:
@@ -273,7 +276,8 @@ class ZarrContainer:
                 self.files.remove(f"{LOG}/c/{later}")
         if self.files.size(name) > length:
             self.files.resize(name, length)
-            self._dirty[name] = None
+        self._dirty[name] = None  # whole or cut: a killed writer may not have synced what it says
+        self._folders[f"{LOG}/c"] = None
         self._segment = name, length
 
     # --- durability, other software, dropping
@@ -305,8 +309,8 @@ class ZarrContainer:
                 whole = header_bytes(spec) + chunks * spec.chunk_bytes
                 if self.files.size(file) < whole:
                     self.files.resize(file, whole)
+                self._touch(file)
                 self.files.write(file, 0, _raw_index(spec, chunks))
-                self._dirty[file] = None
         self.sync()
         for name, metadata in changed.items():
             metadata["shape"][0] = lengths[name]
@@ -423,7 +427,7 @@ class ZarrContainer:
         if file not in self._made:
             if not self.files.exists(file):
                 self.files.create(file)
-                self._note_folders(os.path.dirname(file))
+            self._note_folders(os.path.dirname(file))  # of one that is there too: a killed writer made it, perhaps, and did not sync
             self._made.add(file)
         self._dirty[file] = None
 

@@ -36,6 +36,7 @@ from replaystore.compat.layouts import ACTIVE, ActiveState
 from replaystore.compat.ring import FieldAttribute, TensorRing
 from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
+from replaystore.document import environment_of
 from replaystore.errors import SchemaError
 from replaystore.formats.source import Source
 
@@ -95,9 +96,11 @@ class ReplayBuffer:
         capacity = positive("capacity", capacity)
         tensors = {name: torch.zeros((capacity, width), device=where) for name, width in zip(NAMES, (*widths, 1), strict=False)}
         tensors["dones"] = torch.zeros((capacity, 1), dtype=torch.bool, device=where)
-        self._set_up(TensorRing(tensors, capacity), ActiveState(fragment_length, 0, ()), device)
+        self._set_up(TensorRing(tensors, capacity), ActiveState(fragment_length, 0, ()), device, environment_of(envs))
 
-    def _set_up(self, ring: TensorRing | StoredRing, state: ActiveState, device: torch.device | str) -> None:
+    def _set_up(
+        self, ring: TensorRing | StoredRing, state: ActiveState, device: torch.device | str, environment: dict[str, Any] | None
+    ) -> None:
         self._ring = ring
         self._saved = Saved()
         self.capacity = ring.capacity
@@ -107,6 +110,8 @@ class ReplayBuffer:
         self.trajectories = [TrajectoryInfo(*info) for info in state.infos]
         self.env_obs_shape = (int(ring.tensor("obs").shape[1]),)
         self.env_act_shape = (int(ring.tensor("acts").shape[1]),)
+        self.environment = environment
+        """What a store says of the environment: its id, and its spec as far as that can be written down."""
 
     @property
     def pos(self) -> int:
@@ -238,7 +243,7 @@ class ReplayBuffer:
         return self._batch(torch.from_numpy(places))
 
     def _batch(self, places: torch.Tensor) -> ReplayBufferBatch:
-        return ReplayBufferBatch(*(self._ring.tensor(name)[places] for name in NAMES))
+        return ReplayBufferBatch(**self._ring.gather(NAMES, places))
 
     def _places(self, known: TrajectoryInfo) -> NDArray[np.int64]:
         """The rows of a trajectory; of one that is longer than the ring some are there twice."""
@@ -342,7 +347,8 @@ class ReplayBuffer:
             if fragment_length is not None:
                 state.fragment_length = fragment_length
             buffer = cls.__new__(cls)
-            buffer._set_up(ring, state, device)
+            recorded = ring.buffer.environment if isinstance(ring, StoredRing) else None
+            buffer._set_up(ring, state, device, recorded or environment_of(envs))
         except BaseException:
             ring.close()
             raise
@@ -370,7 +376,9 @@ class ReplayBuffer:
         return ActiveState(self.fragment_length, self.global_step, [_info(known) for known in self.trajectories])
 
     def _source(self) -> Source:
-        return ACTIVE.source(self._ring, self._state())
+        source = ACTIVE.source(self._ring, self._state())
+        source.environment = self.environment
+        return source
 
     def _append_since(self, buffer: Buffer, count: int) -> bool:
         """Append the newest trajectories, if they are just the last `count` rows."""

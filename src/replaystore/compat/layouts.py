@@ -113,6 +113,26 @@ def _columns(buffer: Buffer, rows: Arrays, names: Mapping[str, str]) -> dict[str
     }
 
 
+def _direct(buffer: Buffer, outputs: Mapping[str, Output], names: Mapping[str, str]) -> dict[str, Output]:
+    """The same outputs; those that are just a field of steps, without what an export does beside reading it."""
+    return {**outputs, **{name: _plain(buffer, field, outputs[name]) for field, name in names.items()}}
+
+
+def _plain(buffer: Buffer, field: str, output: Output) -> Output:
+    declared, steps = buffer.schema.fields.get(field), len(buffer)
+    if declared is None or declared.dtype != output.dtype or int(np.prod(declared.shape)) != output.width:
+        return output
+    first, width = buffer._first, output.width
+
+    def read(rows: NDArray[np.int64]) -> NDArray[Any]:
+        if int(rows.max()) >= steps:  # an observation after the last step of a trajectory
+            return output.read(rows)
+        buffer._check_open()
+        return buffer._of(field).take(rows + first).reshape(len(rows), width)
+
+    return Output(output.dtype, width, read)
+
+
 def _physical(tensors: Mapping[str, FileRows], device: torch.device) -> dict[str, torch.Tensor]:
     """Tensors of a file in memory."""
     found = {}
@@ -138,7 +158,9 @@ class ActiveLayout:
         plan = pickle_export.Plan(buffer, Options(), buffer.location)
         living = ring_of(buffer, plan.known) is not None if plan.known else False
         numbers = plan.numbers
-        return StoreView(plan.placement, plan.tensors, numbers["size"], numbers["pos"], living, numbers, list(plan.infos))
+        return StoreView(
+            plan.placement, _direct(buffer, plan.tensors, self.fields if plan.known else {}), numbers["size"], numbers["pos"], living, numbers, list(plan.infos)
+        )
 
     def append(self, buffer: Buffer, rows: Arrays, splits: Sequence[tuple[int, str]]) -> None:
         """Append rows: one trajectory for each of `splits`."""
@@ -248,7 +270,9 @@ class VeloraLayout:
         plan = safetensors_export.Plan(buffer, Options(), buffer.location)
         living = ring_of(buffer, plan.known) is not None and "hiddens" in buffer.schema.fields if plan.known else False
         metadata = plan.metadata
-        return StoreView(plan.placement, plan.tensors, metadata["size"], metadata["position"], living, metadata)
+        return StoreView(
+            plan.placement, _direct(buffer, plan.tensors, self.fields if plan.known else {}), metadata["size"], metadata["position"], living, metadata
+        )
 
     def append(self, buffer: Buffer, rows: Arrays, splits: Sequence[tuple[int, str]] = ()) -> None:
         """Append rows. Where the next state of a row is the state of the row after it, they are steps of one trajectory; if rows of several

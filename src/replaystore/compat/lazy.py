@@ -89,7 +89,7 @@ class LazyTensor:
         if first is None:
             return self.materialize()[key]
         places, shape = self._places(first)
-        rows = self._tensor(self._ring.read(self._name, places)).reshape(*shape, *self.shape[1:])
+        rows = self.of(self._ring.read(self._name, places), shape)
         return rows[(slice(None),) * len(shape) + rest] if rest else rows
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -126,10 +126,11 @@ class LazyTensor:
             raise IndexError(f"index {wrong} is out of bounds for {self._name} with {count} rows")
         return np.where(flat < 0, flat + count, flat), found.shape
 
-    def _tensor(self, rows: NDArray[Any]) -> torch.Tensor:
+    def of(self, rows: NDArray[Any], shape: Sequence[int]) -> torch.Tensor:
+        """Rows that were read, as a tensor of this field, (*shape, *row shape)."""
         if not rows.flags.writeable or not rows.flags.c_contiguous:
             rows = rows.copy()
-        return torch.from_numpy(rows).to(self.device)
+        return torch.from_numpy(rows).to(self.device).reshape(*shape, *self.shape[1:])
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         step = max(1, BLOCK_BYTES // max(1, self.shape[1:].numel() * self.dtype.itemsize))

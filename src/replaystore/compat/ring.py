@@ -6,7 +6,7 @@ that brings only the new rows to a store knows when that is not enough. (A chang
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -33,7 +33,7 @@ class TensorRing:
         """Rows written by `append`, those no longer here included."""
         self.changes = 0
         """How often something else than `append` changed rows, as far as could be seen."""
-        self._seen: dict[str, tuple[torch.Tensor, int]] = {}
+        self._seen: list[tuple[torch.Tensor, int]] = []
         self._expected = (0, 0)
         self._look()
 
@@ -44,6 +44,10 @@ class TensorRing:
     def set_tensor(self, name: str, value: Any) -> None:
         """Replace the tensor of a field."""
         self.tensors[name] = value
+
+    def gather(self, names: Sequence[str], index: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Rows of several fields at places, of any shape."""
+        return {name: self.tensors[name][index] for name in names}
 
     def append(self, rows: Mapping[str, torch.Tensor]) -> None:
         """Write checked rows (count, width) of each field from `position` on; of more than `capacity` rows the last ones stay."""
@@ -86,19 +90,24 @@ class TensorRing:
 
     def notice(self) -> None:
         """Count what others have changed since."""
-        known = {name: (tensor, _version(tensor)) for name, tensor in self.tensors.items()}
-        same = all(known[name][0] is tensor and known[name][1] == version for name, (tensor, version) in self._seen.items())
-        if not same or self._expected != (self.position, self.size):
+        known = zip(self._seen, self.tensors.values(), strict=True)
+        if (self.position, self.size) != self._expected or any(
+            tensor is not now or version != _version(now) for (tensor, version), now in known
+        ):
             self.changes += 1
             self._look()
 
     def _look(self) -> None:
-        self._seen = {name: (tensor, _version(tensor)) for name, tensor in self.tensors.items()}
+        self._seen = [(tensor, _version(tensor)) for tensor in self.tensors.values()]
         self._expected = (self.position, self.size)
 
 
 def _version(tensor: Any) -> int:
-    return int(tensor._version) if isinstance(tensor, torch.Tensor) and not tensor.is_inference() else -1
+    """How often torch has seen it changed; -1 if it does not count."""
+    try:
+        return int(tensor._version)
+    except (AttributeError, RuntimeError):  # no tensor, or one made in inference mode
+        return -1
 
 
 class HasRing(Protocol):

@@ -130,7 +130,7 @@ def commit_in_place(ring: StoredRing, subject: Subject) -> None:
     if ring.edited or not subject._reconcile(ring.buffer):
         ring.replace(lambda: _write(ring.buffer._place, subject))
     else:
-        ring.flush()
+        ring.look()
 
 
 def _write(place: Location, subject: Subject) -> str:

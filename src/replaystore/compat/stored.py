@@ -89,11 +89,11 @@ class StoredRing:
     def __init__(self, buffer: Buffer, layout: Layout, device: torch.device) -> None:
         self.buffer = buffer
         self._layout = layout
-        self._pending: list[Arrays] = []
-        self._splits: list[tuple[int, str]] = []
+        self._pending: dict[str, NDArray[Any]] = {}
+        """New rows, the first `_waiting` of each array."""
         self._waiting = 0
         self._edits: dict[str, _Edits] = {}
-        self._look()
+        self.look()
         self.capacity = self.view.placement.capacity
         self.move(device)
         if buffer.mode == "r+" and not self.view.living:
@@ -106,7 +106,8 @@ class StoredRing:
         dtypes = {name: torch.from_numpy(np.zeros(0, output.dtype)).dtype for name, output in self.view.tensors.items()}
         self.tensors = {name: LazyTensor(self, name, dtypes[name], (output.width,), device) for name, output in self.view.tensors.items()}
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Show the store's commit."""
         self.view = self._layout.view(self.buffer)
 
     # --- what it holds
@@ -131,28 +132,47 @@ class StoredRing:
 
     def read(self, name: str, places: Rows) -> NDArray[Any]:
         """Rows of a field, (len(places), width); zeros where none was written."""
-        output, placement = self.view.tensors[name], self.view.placement
-        rows = np.zeros((len(places), output.width), output.dtype)
-        newest = (places - self.view.position) % self.capacity
-        stored = newest >= self._waiting
-        if len(placement.place):
+        return self._read(name, places, self._locate(places))
+
+    def gather(self, names: Sequence[str], index: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Rows of several fields at places, of any shape."""
+        places = index.cpu().numpy().reshape(-1)
+        located = self._locate(places)
+        shape = tuple(index.shape)
+        return {name: self.tensors[name].of(self._read(name, places, located), shape) for name in names}
+
+    def _locate(self, places: Rows) -> Rows:
+        """For each place a row of the store, -1 for none, or -2 - p for row p of those that wait."""
+        placement = self.view.placement
+        if len(placement.place) == 1:
+            within = places - placement.place[0]
+            rows = np.where((within >= 0) & (within < placement.count[0]), within + placement.row[0], -1)
+        elif len(placement.place):
             at = np.maximum(np.searchsorted(placement.place, places, side="right") - 1, 0)
             within = places - placement.place[at]
-            there = np.flatnonzero(stored & (within >= 0) & (within < placement.count[at]))
-            if len(there) == len(places) > 0:
-                rows = output.read(placement.row[at] + within)
-            elif len(there):
-                rows[there] = output.read((placement.row[at] + within)[there])
-        if not stored.all():
-            begin = 0
-            for block in self._pending:
-                mine = np.flatnonzero((newest >= begin) & (newest < begin + len(block[name])) & ~stored)
-                rows[mine] = block[name][newest[mine] - begin]
-                begin += len(block[name])
-        if name in self._edits and len(self._edits[name].places):
-            if not rows.flags.writeable:
-                rows = rows.copy()
-            self._edits[name].apply(places, rows)
+            rows = np.where((within >= 0) & (within < placement.count[at]), within + placement.row[at], -1)
+        else:
+            rows = np.full(len(places), -1, np.int64)
+        if self._waiting:
+            newest = (places - self.view.position) % self.capacity
+            rows = np.where(newest < self._waiting, -2 - newest, rows)
+        return rows
+
+    def _read(self, name: str, places: Rows, located: Rows) -> NDArray[Any]:
+        output = self.view.tensors[name]
+        if not len(located) or located.min() >= 0:
+            rows = output.read(located) if len(located) else np.zeros((0, output.width), output.dtype)
+        else:
+            rows = np.zeros((len(located), output.width), output.dtype)
+            stored, waiting = np.flatnonzero(located >= 0), np.flatnonzero(located < -1)
+            if len(stored):
+                rows[stored] = output.read(located[stored])
+            if len(waiting):
+                rows[waiting] = self._pending[name][-2 - located[waiting]]
+        edits = self._edits.get(name)
+        if edits is not None and len(edits.places):
+            rows = rows if rows.flags.writeable else rows.copy()
+            edits.apply(places, rows)
         return rows
 
     def used(self) -> int:
@@ -160,7 +180,7 @@ class StoredRing:
         placement = self.view.placement
         ends = [self.size, *(placement.place + placement.count).tolist()]
         ends += [int(edits.places[-1]) + 1 for edits in self._edits.values() if len(edits.places)]
-        return max(ends)
+        return int(max(ends))
 
     # --- writing
 
@@ -178,7 +198,9 @@ class StoredRing:
             raise ConflictError(f"{self.buffer.location}: {advice}, or save it elsewhere and load that")
 
     def append(self, rows: Mapping[str, torch.Tensor], split: str | None = None) -> None:
-        """Write checked rows from `position` on. With a `split` they are a trajectory, and safe on return."""
+        """Write checked rows from `position` on. With a `split` they are a trajectory, and safe on return.
+
+        If the store cannot be written to (StorageError), they are not added."""
         self.check_writable()
         count = len(next(iter(rows.values())))
         if count > self.capacity:
@@ -187,23 +209,20 @@ class StoredRing:
             )
         if not count and split is not None:
             raise UnsupportedError("a trajectory with no rows cannot be added to a store: leave it out")
-        if not count:
-            return
-        if self._waiting + count > self.capacity:
+        room = min(self.capacity, PENDING_ROWS, max(1, PENDING_BYTES // sum(output.row_bytes for output in self.view.tensors.values())))
+        if split is not None or self._waiting + count > room:
             self.flush()
         places = (self.position + np.arange(count)) % self.capacity
+        if split is not None or count > room:
+            self._bring({name: value.detach().cpu().numpy() for name, value in rows.items()}, [] if split is None else [(count, split)])
+        else:
+            if not self._pending:
+                self._pending = {name: np.empty((room, output.width), output.dtype) for name, output in self.view.tensors.items()}
+            for name, value in rows.items():
+                self._pending[name][self._waiting : self._waiting + count] = value.detach().cpu().numpy()
+            self._waiting += count
         for edits in self._edits.values():
             edits.drop(places)
-        block = {name: value.detach().cpu().numpy().copy() for name, value in rows.items()}
-        self._pending.append(block)
-        self._waiting += count
-        if split is not None:
-            self._splits.append((count, split))
-        size = self._waiting * sum(array[:1].nbytes for array in block.values())
-        if split is not None or self._waiting >= PENDING_ROWS or size >= PENDING_BYTES:
-            self.flush()
-        elif len(self._pending) > 64:
-            self._pending = [self._joined()]
 
     def set_rows(self, name: str, places: Rows, values: NDArray[Any]) -> None:
         """Change rows; they reach the store with the next commit."""
@@ -215,30 +234,35 @@ class StoredRing:
         """Whether rows were set that the store does not have."""
         return any(len(edits.places) for edits in self._edits.values())
 
-    def _joined(self) -> dict[str, NDArray[Any]]:
-        return {name: np.concatenate([block[name] for block in self._pending]) for name in self._pending[0]}
-
     def flush(self) -> None:
-        """Bring the new rows to the store, and commit."""
-        if self._pending:
-            self._layout.append(self.buffer, self._joined(), self._splits)
-            self._pending, self._splits, self._waiting = [], [], 0  # before the commit, which a failed one may repeat
-        if self.buffer.mode == "r+":
+        """Bring the rows that wait to the store."""
+        if self._waiting:
+            self._bring({name: rows[: self._waiting] for name, rows in self._pending.items()}, [])
+
+    def _bring(self, rows: Arrays, splits: Sequence[tuple[int, str]]) -> None:
+        """Commit rows. If that fails, the store is as it was before."""
+        try:
+            self._layout.append(self.buffer, rows, splits)
             self.buffer.commit()
-            self._look()
+        except BaseException:
+            self.buffer.abandon()
+            self.buffer = open_buffer(self.buffer._place, "r+")
+            raise
+        self._waiting = 0
+        self.look()
 
     def refresh(self) -> bool:
         """Show what another process has added since; whether there was something."""
         moved = self.buffer.refresh()
         if moved:
-            self._look()
+            self.look()
         return moved
 
     def replace(self, write: Callable[[], object]) -> None:
         """Let `write` replace the store by one that has the rows shown here, and go on with that."""
         place, old = self.buffer._place, self.buffer
         self.buffer = reader = open_buffer(place)
-        self._look()
+        self.look()
         old.close()
         try:
             write()
@@ -246,7 +270,7 @@ class StoredRing:
         finally:
             reader.close()
             self.buffer = open_buffer(place, "r+")
-            self._look()
+            self.look()
 
     def close(self) -> None:
         """Bring new rows to the store, and release it."""

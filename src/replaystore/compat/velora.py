@@ -237,7 +237,7 @@ class ReplayBuffer:
         if len(self) < batch_size:
             raise ValueError(f"Buffer does not contain enough experiences. Available: {len(self)}, Requested: {batch_size}")
         indices = torch.randint(0, self.size, (batch_size,), device=self.device)
-        return BatchExperience(**{name: self._ring.tensor(name)[indices] for name in FIELDS})
+        return BatchExperience(**self._ring.gather(FIELDS, indices))
 
     # --- saving and loading
 

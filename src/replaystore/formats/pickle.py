@@ -11,8 +11,9 @@
 |                       | and so none of them is marked as terminated or truncated                                                 |
 | capacity, pos, size … | `extensions["active_rlhf"]` of the document (see `replaystore.formats.ring`)                             |
 
-Rows of no trajectory stay rows of no trajectory. Of a trajectory that is longer than the ring, the first rows are gone. What cannot be a
-trajectory here (no rows, rows of another one, rows on both sides of the position) is kept literally in the extension, as `irregular`.
+Rows of no trajectory stay rows of no trajectory. Of a trajectory that is longer than the ring (`longer`) the first rows are gone. What
+cannot be a trajectory here (no rows, rows of another one, rows on both sides of the position) is kept literally in the extension, as
+`irregular`.
 """
 
 from __future__ import annotations
@@ -102,6 +103,10 @@ def _source(content: Mapping[str, Any], path: str, descriptor: int, size: int) -
         raise FormatError(f"{path}: 'trajectories' is no list: the file is damaged")
     parts, table, regular = _trajectories(infos, capacity, used, position)
     known["trajectories"] = int(regular.sum())
+    known["longer"] = None
+    if len(parts) and parts.offset[0]:
+        at = int(np.flatnonzero(regular)[0])
+        known["longer"] = [0, infos.start[at], infos.length[at]]  # its number, start_pos, length
     known["irregular"] = _irregular(infos, regular, path)
     fields = {name: Field(rows.dtype, rows.shape, "extra" if name == "dones" else name) for name, rows in tensors.items()}
     living = rows == used and (begin + rows - position) % capacity == 0  # what is appended then goes where the ring would have put it

@@ -73,16 +73,15 @@ class Plan:
         out, table, parts = self.out, self.out.table, self.out.parts
         order = parts.parts_of(table["trajectory"])
         row, length, offset = parts.start[order], parts.length[order], parts.offset[order]
-        stop = out.first + out.count
-        kept = row >= stop - ring.capacity
-        if ring.added:
-            kept &= ~((row == out.first) & (offset > 0))  # its first rows have left the ring
-        own = row < ring.rows
-        place = ring.place(row)
-        for at in np.flatnonzero(kept & own).tolist() if not ring.orderly else ():
-            kept[at] = survives(ring, int(place[at]), int(length[at] + offset[at]))
-        whole = np.where(own, offset, 0)  # of a trajectory longer than the ring
+        kept = row >= out.first + out.count - ring.capacity
+        kept &= (row != out.first) | (offset == 0)  # else its first rows have left the ring
+        own, place = row < ring.rows, ring.place(row)
+        number, *_ = self.known.get("longer") or [-1]
+        longer = own & (parts.trajectory[order] == number)
+        whole = np.where(longer, offset, 0)
         start, length = (place - whole) % ring.capacity, length + whole
+        for at in np.flatnonzero(own & (longer | (not ring.orderly))).tolist():
+            kept[at] = survives(ring, int(start[at]), int(length[at])) and bool(kept[at] or longer[at])
         position = {number: at for at, number in enumerate(table["trajectory"].tolist())}
         scores, updates = self._columns(self.known["global_step"] + row - ring.rows, parts.trajectory[order])
         irregular = [entry for entry in self.known["irregular"] if survives(ring, entry[1], entry[2])]

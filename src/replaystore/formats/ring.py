@@ -162,6 +162,8 @@ def carried(buffer: BufferReader, extensions: Mapping[str, Any], *, whole: bool)
             kept[name] = {**known, **moved}
             if "irregular" in known:
                 kept[name]["irregular"] = [entry for entry in known["irregular"] if survives(ring, entry[1], entry[2])]
+            if known.get("longer") and not survives(ring, *known["longer"][1:]):
+                kept[name]["longer"] = None
     return kept, notes
 
 

@@ -1,0 +1,93 @@
+"""A folder that was copied while somebody wrote to it: its newest commit may speak of rows that its files do not have yet.
+
+Rows are written before the commit that counts them, so that one of the commits is whole in any copy, unless the disk was damaged as well.
+Whether a commit is whole is told by what is cheap to look at: the sizes of the files, small tables, and the last chunks of raw rows, where
+a file may have room already for rows that come later.
+"""
+
+from __future__ import annotations
+
+from replaystore.backends import ArraySpec
+from replaystore.backends.codecs import crc32c
+from replaystore.backends.reading import ATTEMPTS, StoreReader
+from replaystore.errors import CorruptError, ReplayStoreError
+
+__all__ = ["missing", "newest_whole"]
+
+TABLE_BYTES = 1 << 20
+"""Tables up to this size are read when a store is opened; of larger ones the file must be long enough."""
+CANDIDATES = 256
+"""How many commits are looked at."""
+
+
+def missing(store: StoreReader) -> str:
+    """What the files lack of the store's commit, as far as can be told quickly, in one line; empty if nothing."""
+    try:
+        for name, spec in store.specs().items():
+            if spec.mutable:
+                continue
+            if spec.journaled:
+                _check_table(store, name, spec)
+            elif spec.codec is None:
+                _check_raw(store, name, spec)
+            else:
+                _check_coded(store, name, spec)
+        for name in store.state.attached:
+            if store.attachment(name) is None:
+                return f"{store}: what commit {store.state.commit} keeps of open trajectories is overwritten"
+    except (ReplayStoreError, FileNotFoundError) as error:
+        return str(error)
+    return ""
+
+
+def _check_table(store: StoreReader, name: str, spec: ArraySpec) -> None:
+    rows = store.state.tables.get(name, (0, 0))[0]
+    if rows * spec.row_bytes <= TABLE_BYTES:
+        store.table(name)
+    else:
+        store.container.extents(name, 0, rows)
+
+
+def _check_raw(store: StoreReader, name: str, spec: ArraySpec) -> None:
+    """The files are long enough, and the last chunk is the one that was committed."""
+    rows, first = store.rows(name), store.first(name) // spec.shard_rows * spec.shard_rows
+    if rows <= first:
+        return
+    store.container.extents(name, first, rows)
+    complete, rest = divmod(rows, spec.chunk_rows)
+    start = complete * spec.chunk_rows
+    if rest and crc32c(store.read_raw(name, start, rows)) != store.state.partial.get(name, 0):
+        raise CorruptError(f"{store}: rows {start} to {rows} of {name} are not those that were committed")
+    known = store.checksum(name, complete - 1) if start > first else None
+    if known is not None and crc32c(store.read_raw(name, start - spec.chunk_rows, start)) != known:
+        raise CorruptError(f"{store}: rows {start - spec.chunk_rows} to {start} of {name} are not those that were committed")
+
+
+def _check_coded(store: StoreReader, name: str, spec: ArraySpec) -> None:
+    """The chunks of the last two shards lie inside their files, and the tail is there."""
+    complete, first = store.rows(name) // spec.chunk_rows, store.first(name) // spec.chunk_rows
+    shard = max(0, complete - 1) // spec.chunks_per_shard - 1
+    for chunk in range(max(first, shard * spec.chunks_per_shard, 0), complete):
+        entry = store.locate(name, chunk)
+        if entry is None or store.container.files.size(entry.object) < entry.offset + entry.length:
+            raise CorruptError(f"{store}: chunk {chunk} of {name} is missing")
+    store.tail(name)
+
+
+def newest_whole(store: StoreReader) -> tuple[StoreReader, str]:
+    """A reader of the newest commit that is whole, and what the newest of all lacks; empty if it is that one.
+
+    If no commit with steps is whole, it is the newest of all: what can be read of it is read."""
+    for _ in range(ATTEMPTS):
+        lacking, seen = missing(store), store.state.commit
+        if not lacking:
+            return store, ""
+        if not store.refresh() and store.state.commit == seen:  # it is not that a writer is faster than we look
+            break
+    for known in reversed(store.commits()[:-1][-CANDIDATES:]):
+        if known.rows("steps"):
+            candidate = StoreReader(store.container, store.at(known.commit))
+            candidate.state.dead, candidate.stays = store.state.dead, True
+            if not missing(candidate):
+                return candidate, lacking
+    return store, ""
