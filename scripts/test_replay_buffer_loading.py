@@ -82,7 +82,7 @@ def check_batch(buffer: ReplayBuffer, batch: ReplayBufferBatch) -> None:
         values = getattr(batch, name)
         shape = (BATCH, buffer.fragment_length, int(getattr(buffer, name).shape[1]))
         require(tuple(values.shape) == shape, f"{name} has shape {tuple(values.shape)}, not {shape}")
-        dtype = torch.bool if name == "dones" else torch.float32
+        dtype = getattr(buffer, name).dtype
         require(values.dtype == dtype, f"{name} is {values.dtype}, not {dtype}")
         require(bool(values.isfinite().all()), f"{name} has values that are not finite")
 

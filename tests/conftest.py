@@ -15,6 +15,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--crash-points", type=int, default=200, help="kills per backend in tests/test_crash.py")
     parser.addoption("--crash-seed", type=int, default=0, help="another seed gives other kills")
     parser.addoption(
-        "--power-cuts", type=int, default=40, help="power cuts per workload in tests/test_power_loss.py, besides those at syncs"
+        "--power-cuts", type=int, default=24, help="power cuts per workload in tests/test_power_loss.py, besides those at syncs"
     )
     parser.addoption("--power-seed", type=int, default=0, help="another seed leaves other things on the disk")

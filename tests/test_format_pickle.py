@@ -13,12 +13,14 @@ import textwrap
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import rlhf_rings
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from rlhf_rings import ACT, OBS, Ring, TrajectoryInfo, load, rows
 
 import replaystore as rs
 from replaystore import errors
+from replaystore.cli import main as cli
 from replaystore.location import Location
 from replaystore.opening import remove
 
@@ -78,7 +81,7 @@ def test_a_sample_is_the_same_after_the_way_through_a_store(name: str, store: st
 def test_a_sample_survives_the_way_through_both_containers_and_an_archive(name: str, tmp_path: Path) -> None:
     steps = ["a.zarr", "b.h5", "c.zarr", "back.pkl", "d.h5", "again.pkl"]
     places = [str(sample(name)), *(str(tmp_path / step) for step in steps)]
-    for source, target in zip(places, places[1:], strict=False):
+    for source, target in pairwise(places):
         rs.convert(source, target, layout="archive" if target.endswith("c.zarr") else None)
 
     assert load(places[-1]) == load(sample(name))
@@ -408,6 +411,20 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         rs.convert(sample("wrapped"), str(tmp_path / "a.zarr"), split="val")
     with pytest.raises(errors.NotFoundError, match=r"nothing\.pkl"):
         rs.convert(tmp_path / "nothing.pkl", str(tmp_path / "a.zarr"))
+
+
+def test_the_command_line_converts_there_and_back(tmp_path: Path) -> None:
+    place, back = str(tmp_path / "a.h5"), str(tmp_path / "back.pkl")
+    there = CliRunner().invoke(cli, ["convert", str(sample("wrapped")), place])
+    assert there.exit_code == 0, there.output
+    assert "note: the environment HalfCheetah-v5 is taken from the name of the folder" in there.output
+    assert CliRunner().invoke(cli, ["convert", place, back, "--strict"]).exit_code == 0
+    assert load(back) == load(sample("wrapped"))
+    with rs.open(place, "r+") as buffer:
+        buffer.metadata = {"note": 1}
+    refused = CliRunner().invoke(cli, ["convert", place, back, "--strict", "--overwrite"])
+    assert refused.exit_code == 1
+    assert "metadata is left out" in refused.output
 
 
 def test_a_part_of_a_store_is_no_ring_any_more(tmp_path: Path) -> None:

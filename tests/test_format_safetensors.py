@@ -10,6 +10,7 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_a_sample_is_the_same_after_the_way_through_a_store(name: str, store: st
 def test_a_sample_survives_the_way_through_both_containers_and_an_archive(name: str, tmp_path: Path) -> None:
     steps = ["a.zarr", "b.h5", "c.zarr", "d/buffer_state.safetensors", "e.h5", "f/buffer_state.safetensors"]
     places = [str(sample(name)), *(str(tmp_path / step) for step in steps)]
-    for source, target in zip(places, places[1:], strict=False):
+    for source, target in pairwise(places):
         rs.convert(source, target, layout="archive" if target.endswith("c.zarr") else None)
 
     assert Path(places[-1]).read_bytes() == sample(name).read_bytes()
@@ -403,11 +404,11 @@ def tensor(name: str, **changes: Any) -> Any:
 
 
 BROKEN = {
-    "no header": lambda header, rest: (b"", b""),
-    "a header that is no JSON": lambda header, rest: (b"{" * 50, rest),
-    "a header nested without end": lambda header, rest: (b"[" * 100_000, rest),
-    "a header that is a list": lambda header, rest: ([1], rest),
-    "a header of numbers": lambda header, rest: ({"actions": 1}, rest),
+    "no header": lambda _, __: (b"", b""),
+    "a header that is no JSON": lambda _, rest: (b"{" * 50, rest),
+    "a header nested without end": lambda _, rest: (b"[" * 100_000, rest),
+    "a header that is a list": lambda _, rest: ([1], rest),
+    "a header of numbers": lambda _, rest: ({"actions": 1}, rest),
     "a key twice": lambda header, rest: (json.dumps(header).encode()[:-1] + b',"actions":{}}', rest),
     "a tensor is missing": lambda header, rest: ({k: v for k, v in header.items() if k != "actions"}, rest),
     "it ends in the middle": lambda header, rest: (header, rest[:-4]),

@@ -1,4 +1,4 @@
-"""What was acknowledged survives power cuts, whatever is left of what was not synced; `replaystore.testing.power` says how that is tested."""
+"""What was acknowledged survives power cuts, whatever they leave of the rest; `replaystore.testing.power` says how that is tested."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from replaystore.testing.faults import Operation
-from replaystore.testing.power import Disk, PowerCuts
+from replaystore.testing.disks import Disk
+from replaystore.testing.power import COMMIT, PowerCuts
 
 WORKLOADS = {"zarr": ("zarr", None), "ring": ("zarr", 40), "hdf5": ("hdf5", None)}
 
@@ -32,16 +32,15 @@ def test_no_power_cut_loses_what_was_acknowledged(request: pytest.FixtureRequest
 
 
 @pytest.mark.timeout(3600)
-def test_nor_does_a_power_cut_after_a_writer_that_went_on_where_another_was_stopped(
-    request: pytest.FixtureRequest, cuts: PowerCuts
-) -> None:
+def test_nor_does_one_after_a_writer_that_went_on_where_another_was_stopped(request: pytest.FixtureRequest, cuts: PowerCuts) -> None:
     assert cuts.run_twice(*options(request)) == []
 
 
 def test_every_operation_of_a_store_is_recorded(cuts: PowerCuts) -> None:
     disk = Disk()
     for operation in cuts.operations:
-        disk.do(operation)
+        if operation.kind != COMMIT:
+            disk.do(operation)
 
     assert disk.everything() == cuts.live()
     assert {operation.kind for operation in cuts.operations} >= {"create", "write", "resize", "sync_file", "sync_folder", "rename"}

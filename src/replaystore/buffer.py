@@ -23,7 +23,7 @@ from replaystore.backends.incomplete import newest_whole
 from replaystore.backends.reading import StoreReader
 from replaystore.backends.store import ArrayStore
 from replaystore.errors import ConflictError, ReplayStoreError, ReplayStoreWarning, SchemaError, UnsupportedError
-from replaystore.layout import array_specs, check_storage, field_specs, table_spec
+from replaystore.layout import array_specs, check_capacity, check_storage, field_specs, table_spec
 from replaystore.location import Location, parse
 from replaystore.names import escape, escape_path, flatten
 from replaystore.opening import Lock, NewStore, open_container
@@ -73,8 +73,7 @@ def create(
     env = None if isinstance(schema_or_env, Schema) else schema_or_env
     schema = schema_or_env if isinstance(schema_or_env, Schema) else Schema.from_env(env)
     if capacity is not None:
-        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
-            raise SchemaError(f"capacity is a positive number of steps, not {capacity!r}")
+        check_capacity(capacity)
         if place.backend == "hdf5":
             raise UnsupportedError(
                 f"{place}: HDF5 cannot give space back, so it has no ring: use a .zarr location with capacity={capacity}"

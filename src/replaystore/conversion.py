@@ -1,6 +1,7 @@
 """Convert a buffer: to another container, another layout, or to a part of it.
 
-1. The source is only read. The target appears under its name when it is complete and durable, or not at all.
+1. The source is only read. The target appears under its name when it is complete and durable, or not at all. (A buffer of durability
+   "none" makes one that is not synced either.)
 2. What is not changed on purpose is copied bit for bit: raw rows and encoded chunks as they are stored, where the target stores them in
    the same way (`replaystore.backends.copying`), so that nothing is decoded that need not be. All of it is compared with the checksums
    it was committed with.
@@ -288,7 +289,8 @@ class _Conversion:
     def fill(self, container: Container, document: documents.Document) -> None:
         """Bring everything to the target, and make it durable."""
         specs, excerpt = self.specs(container, document), self.excerpt
-        store = ArrayStore.create(container, specs, {"open": [], "next": 0, "splits": [""], "finals": 0}, durable=True)
+        extra = {"open": [], "next": 0, "splits": [""], "finals": 0}
+        store = ArrayStore.create(container, specs, extra, durable=document.layout.durability == "commit")
         try:
             self.transfer = Transfer(self.buffer, store, excerpt, self.progress)
             self.transfer.rows(list(self.schema.fields))

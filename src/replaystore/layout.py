@@ -86,6 +86,12 @@ def field_specs(
     return specs
 
 
+def check_capacity(capacity: object) -> None:
+    """SchemaError: not a capacity."""
+    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
+        raise SchemaError(f"capacity is a positive number of steps, not {capacity!r}")
+
+
 def check_storage(fields: Mapping[str, Field], layout: str, storage: Mapping[str, Mapping[str, Any]] | None) -> None:
     """SchemaError: there is no such layout, or an override names no field or setting."""
     if layout not in LAYOUTS:

@@ -212,7 +212,10 @@ class ActiveLayout:
             known[key] = [int(ring.tensor(name).shape[1])]
         source = _ring_source(ring, self.fields, ("reward", "dones"), known, self.project)
         parts, table, regular = pickle._trajectories(infos, ring.capacity, ring.size, ring.position)
-        known |= {"trajectories": int(regular.sum()), "irregular": pickle._irregular(infos, regular, "the buffer")}
+        known |= {"trajectories": int(regular.sum()), "longer": None, "irregular": pickle._irregular(infos, regular, "the buffer")}
+        if len(parts) and parts.offset[0]:
+            at = int(np.flatnonzero(regular)[0])
+            known["longer"] = [0, infos.start[at], infos.length[at]]
         source.parts, source.table, source.splits = parts, table, ["", *infos.splits]
         return source
 

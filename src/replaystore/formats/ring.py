@@ -54,7 +54,8 @@ def runs(starts: Rows, lengths: Rows) -> Rows:
     """start, start + 1, … of each run, one run after another."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    numbers: Rows = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    return numbers
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,17 @@
 """Cut the power at any moment of a workload, and see that nothing is lost that was acknowledged.
 
-A kill leaves what the system was told to write; a power cut leaves what was synced, and of the rest any part. `Disk` is told every
-operation of a workload (`RecordingFiles`) and says what a cut could leave:
-
-* of a file, what it was at its last sync, and of each sector any version since; its size any since
-* of a folder, the entries at its last sync, and any of the changes since (a rename happens whole or not at all); a new folder is an
-  entry of the one above it
-
-From what is left, the store must open, for reading as it is and for writing with recovery, as the last acknowledged commit or a later
-one that the workload made, bit for bit, go on from there, and verify.
+A kill leaves what the system was told to write; a power cut leaves what was synced, and of the rest any part. A `Disk` is told every
+operation of a workload (`RecordingFiles`) and says what a cut could leave. From that the store must open, for reading as it is and for
+writing with recovery, as the last acknowledged commit or a later one that the workload made, bit for bit, go on from there, and verify.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -30,211 +22,18 @@ from replaystore.buffer import Buffer
 from replaystore.errors import NotFoundError
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import SUFFIXES, tiny
+from replaystore.testing.disks import Disk, Left, put, read
 from replaystore.testing.faults import Operation, RecordingFiles, using
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import small, storage
 from replaystore.testing.workloads import Action, Workload, act
 from replaystore.verification import verify
 
-__all__ = ["Disk", "PowerCuts", "reference"]
+__all__ = ["COMMIT", "PowerCuts", "reference"]
 
-SECTOR = 512
-"""What a disk writes whole or not at all."""
 COMMIT = "acknowledged"
 """The kind of the marks that stand where a commit has returned; the name is its number."""
 GENERATOR = np.random.Generator
-
-Left = dict[str, bytes | None]
-"""What a cut leaves: the content of each file, None for a folder."""
-
-
-# --- the disk
-
-
-@dataclass
-class _File:
-    """Its content when it was last synced, and what was written since: (offset, bytes), or (size, None)."""
-
-    synced: bytearray = field(default_factory=bytearray)
-    since: list[tuple[int, bytes | None]] = field(default_factory=list)
-
-    def sync(self) -> None:
-        for offset, data in self.since:
-            _write(self.synced, offset, data)
-        self.since = []
-
-    def left(self, keep: Callable[[int], np.ndarray[tuple[int], np.dtype[np.bool_]]]) -> bytes:
-        """The bytes after a cut; `keep(n)` says of n sectors which reached the disk, each time something was written."""
-        if not self.since:
-            return bytes(self.synced)
-        now, disk, size = bytearray(self.synced), bytearray(self.synced), len(self.synced)
-        for offset, data in self.since:
-            before, first = len(now), min(len(now), offset)
-            last = max(before, offset) if data is None else offset + len(data)
-            _write(now, offset, data)
-            sectors = range(first // SECTOR, -(-last // SECTOR))
-            kept = keep(len(sectors) + 1)
-            for sector in np.flatnonzero(kept[1:]).tolist():
-                begin = (sectors.start + sector) * SECTOR
-                disk.extend(bytes(max(0, begin + SECTOR - len(disk))))
-                disk[begin : begin + SECTOR] = now[begin : begin + SECTOR].ljust(SECTOR, b"\0")
-            if len(now) != before and kept[0]:
-                size = len(now)
-        return bytes(disk[:size].ljust(size, b"\0"))
-
-
-def _write(content: bytearray, offset: int, data: bytes | None) -> None:
-    """Write to a file, or (None) give it this size."""
-    if data is None:
-        del content[offset:]
-    content.extend(bytes(max(0, offset - len(content))))
-    if data is not None:
-        content[offset : offset + len(data)] = data
-
-
-Change = dict[str, "_File | _Folder | None"]
-"""Entries that are set together; None: removed."""
-
-
-@dataclass
-class _Folder:
-    """Its entries, what they were when it was last synced, and the changes since."""
-
-    entries: dict[str, _File | _Folder] = field(default_factory=dict)
-    synced: dict[str, _File | _Folder] = field(default_factory=dict)
-    since: list[Change] = field(default_factory=list)
-
-    def change(self, entries: Change) -> None:
-        self.since.append(entries)
-        _apply(self.entries, entries)
-
-    def sync(self) -> None:
-        self.synced, self.since = dict(self.entries), []
-
-
-def _apply(entries: dict[str, _File | _Folder], change: Change) -> None:
-    for name, node in change.items():
-        if node is None:
-            entries.pop(name, None)
-        else:
-            entries[name] = node
-
-
-class Disk:
-    """Folders and files, of which a power cut leaves only a part."""
-
-    def __init__(self, left: Left | None = None) -> None:
-        self.syncs = 0
-        """How often anything was synced."""
-        self._root = _Folder()
-        for name, data in sorted((left or {}).items()):
-            folder = self._folder(os.path.dirname(name))
-            folder.change({os.path.basename(name): _Folder() if data is None else _File(bytearray(data))})
-            folder.sync()
-
-    def _folder(self, name: str) -> _Folder:
-        """A folder; made, with those above it, if it is not there."""
-        folder = self._root
-        for part in name.split("/") if name not in ("", ".") else ():
-            found = folder.entries.get(part)
-            if not isinstance(found, _Folder):
-                found = _Folder()
-                folder.change({part: found})
-            folder = found
-        return folder
-
-    def do(self, operation: Operation) -> None:
-        """One more operation; marks are none."""
-        if operation.kind == COMMIT:
-            return
-        self.syncs += operation.kind.startswith("sync")
-        if operation.kind == "sync_folder":
-            self._folder(operation.name).sync()
-            return
-        folder, name = self._folder(os.path.dirname(operation.name)), os.path.basename(operation.name)
-        node = folder.entries.get(name)
-        match operation.kind:
-            case "create" if node is None:
-                folder.change({name: _File()})
-            case "rename":
-                if os.path.dirname(operation.other) != os.path.dirname(operation.name):
-                    raise ValueError(f"{operation.name} is renamed to another folder, {operation.other}: that is not known here")
-                folder.change({name: None, os.path.basename(operation.other): node})
-            case "remove":
-                folder.change({name: None})
-            case _ if not isinstance(node, _File):
-                raise ValueError(f"{operation.kind} of {operation.name}, which is no file")
-            case "create":
-                node.since.append((0, None))
-            case "write":
-                node.since.append((operation.offset, operation.data))
-            case "resize":
-                node.since.append((operation.offset, None))
-            case "sync_file":
-                node.sync()
-            case kind:
-                raise ValueError(f"an operation {kind!r} is not known here")
-
-    def everything(self) -> Left:
-        """What is left when the writer is only killed."""
-        return self._left(lambda: 1.0, np.random.default_rng(0))
-
-    def synced(self) -> Left:
-        """What is left at least."""
-        return self._left(lambda: 0.0, np.random.default_rng(0))
-
-    def cut(self, generator: GENERATOR) -> Left:
-        """What could be left: of each file and folder nothing since it was synced, or everything, or this and that."""
-
-        def rate() -> float:
-            return float(generator.choice([0.0, 1.0, 0.5]))
-
-        return self._left(rate, generator)
-
-    def _left(self, rate: Callable[[], float], generator: GENERATOR) -> Left:
-        found: Left = {}
-        for name, node in _survivors(self._root, "", rate, generator):
-            found[name] = None if isinstance(node, _Folder) else node.left(_keeping(rate(), generator))
-        return found
-
-
-def _survivors(folder: _Folder, path: str, rate: Callable[[], float], generator: GENERATOR) -> Iterator[tuple[str, _File | _Folder]]:
-    entries, kept = dict(folder.synced), rate()
-    for change in folder.since:
-        if generator.random() < kept:
-            _apply(entries, change)
-    for name, node in sorted(entries.items()):
-        yield path + name, node
-        if isinstance(node, _Folder):
-            yield from _survivors(node, f"{path}{name}/", rate, generator)
-
-
-def _keeping(rate: float, generator: GENERATOR) -> Callable[[int], np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-    """Each time something is written: nothing of it reaches the disk, or all, or some sectors."""
-
-    def keep(count: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        share = rate if rate in (0.0, 1.0) else float(generator.choice([0.0, 1.0, 0.5]))
-        return generator.random(count) < share
-
-    return keep
-
-
-def put(folder: str, left: Left) -> None:
-    """Make a folder of what is left."""
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    for name, data in left.items():
-        path = Path(folder, name)
-        if data is None:
-            path.mkdir()
-        else:
-            path.write_bytes(data)
-
-
-def read(folder: str) -> Left:
-    """The inverse."""
-    paths = sorted(Path(folder).rglob("*"))
-    return {path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_bytes() for path in paths}
 
 
 # --- the workload
@@ -321,10 +120,7 @@ class PowerCuts:
         generator, disk, problems = np.random.default_rng(seed), Disk(), list[str]()
         done, acknowledged, seen = 0, None, set[tuple[int, bool]]()
         for moment, writing in self.moments(count, generator):
-            for operation in self.operations[done:moment]:
-                disk.do(operation)
-                acknowledged = int(operation.name) if operation.kind == COMMIT else acknowledged
-            done = moment
+            acknowledged, done = _go(disk, self.operations[done:moment], acknowledged), moment
             least = generator.random() < 0.3 and (disk.syncs, writing) not in seen
             seen.add((disk.syncs, writing))
             left = disk.synced() if least else disk.cut(generator)
@@ -338,10 +134,7 @@ class PowerCuts:
         generator, disk, problems = np.random.default_rng(seed), Disk(), list[str]()
         done, acknowledged = 0, None
         for moment in sorted(generator.integers(1, len(self.operations) + 1, -(-count // 4)).tolist()):
-            for operation in self.operations[done:moment]:
-                disk.do(operation)
-                acknowledged = int(operation.name) if operation.kind == COMMIT else acknowledged
-            done = moment
+            acknowledged, done = _go(disk, self.operations[done:moment], acknowledged), moment
             killed = bool(generator.random() < 0.7)
             left = disk.everything() if killed else disk.cut(generator)
             put(self._cut, left)
@@ -358,10 +151,7 @@ class PowerCuts:
     ) -> list[str]:
         problems, done = list[str](), 0
         for moment in sorted(generator.integers(1, len(more) + 1, 4).tolist()):
-            for operation in more[done:moment]:
-                disk.do(operation)
-                acknowledged = int(operation.name) if operation.kind == COMMIT else acknowledged
-            done = moment
+            acknowledged, done = _go(disk, more[done:moment], acknowledged), moment
             where = f"{what}, power cut before operation {moment} of {len(more)}"
             problems += self._survives(disk.cut(generator), acknowledged, generator, where, plain=plain)
         return problems
@@ -435,6 +225,16 @@ class PowerCuts:
             problems = verify(self.location).problems
         if problems:
             raise AssertionError(f"verify: {problems[0]}")
+
+
+def _go(disk: Disk, operations: Sequence[Operation], acknowledged: int | None) -> int | None:
+    """Do these operations; the newest commit that is acknowledged then."""
+    for operation in operations:
+        if operation.kind == COMMIT:
+            acknowledged = int(operation.name)
+        else:
+            disk.do(operation)
+    return acknowledged
 
 
 @contextmanager
