@@ -329,7 +329,7 @@ def test_where_addresses_are_scarce_only_what_is_needed_is_reserved(monkeypatch:
     column.extend(shards.extents(300, 600), 600)
     assert same(column.read(0, 600), np.concatenate([model, model]))
     monkeypatch.setattr(mapped, "RESERVE_TIMES", 1 << 40)
-    monkeypatch.setattr(mapped, "_pages", lambda size: 1 << 60)
+    monkeypatch.setattr(mapped, "_pages", lambda _: 1 << 60)
     with pytest.raises(StorageError, match="raise the limit of address space"):
         grown(MemoryFiles("other"), 300)
 

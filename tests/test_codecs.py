@@ -345,7 +345,7 @@ def test_nothing_may_follow_a_deflated_chunk(kind: Kind, second: bytes) -> None:
         assert np.array_equal(decoded(codec, data, spec), rows_of(spec, 7))
 
 
-# --- checksums and imports
+# --- the rest
 
 
 def test_crc32c_is_the_one_of_rfc_3720_for_every_kind_of_buffer() -> None:

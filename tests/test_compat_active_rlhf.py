@@ -190,7 +190,7 @@ def step(buffer: ReplayBuffer, model: Model, kind: str, count: int, split: str, 
 # --- the rules
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(capacity=st.integers(1, 12), operations=st.lists(adding | adding | other, max_size=10))
 def test_a_buffer_in_memory_follows_the_rules(
     tmp_path_factory: pytest.TempPathFactory, capacity: int, operations: list[tuple[str, int, str]]
@@ -205,7 +205,7 @@ def test_a_buffer_in_memory_follows_the_rules(
     shutil.rmtree(place.parent)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(capacity=st.integers(1, 12), operations=st.lists(adding | adding | other, max_size=9), suffix=st.sampled_from(STORES))
 def test_a_buffer_saved_again_and_again_is_the_same_when_loaded(
     tmp_path_factory: pytest.TempPathFactory, capacity: int, operations: list[tuple[str, int, str]], suffix: str
@@ -220,7 +220,7 @@ def test_a_buffer_saved_again_and_again_is_the_same_when_loaded(
     shutil.rmtree(place.parent)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(
     capacity=st.integers(1, 12),
     before=st.lists(st.tuples(st.integers(0, 12), splits), max_size=4),

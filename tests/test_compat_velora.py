@@ -236,7 +236,7 @@ def test_files_of_velora_are_loaded_and_sampled_as_velora_does(name: str, suffix
 # --- stores
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(capacity=st.integers(1, 12), operations=st.lists(one | many | saving, max_size=9), suffix=st.sampled_from(STORES))
 def test_a_buffer_saved_again_and_again_is_the_same_when_loaded(
     tmp_path_factory: pytest.TempPathFactory, capacity: int, operations: list[tuple[str, int, int]], suffix: str
@@ -256,7 +256,7 @@ def test_a_buffer_saved_again_and_again_is_the_same_when_loaded(
     shutil.rmtree(folder)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(
     capacity=st.integers(1, 12),
     before=st.integers(0, 20),

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pytest
 import rlhf_rings
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from rlhf_rings import ACT, OBS, Ring, TrajectoryInfo, load, rows
 
 import replaystore as rs
 from replaystore import errors
-from replaystore.cli import main as cli
+from replaystore.cli import main
 from replaystore.location import Location
 from replaystore.opening import remove
 
@@ -413,18 +412,23 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         rs.convert(tmp_path / "nothing.pkl", str(tmp_path / "a.zarr"))
 
 
-def test_the_command_line_converts_there_and_back(tmp_path: Path) -> None:
+def test_the_command_line_converts_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["convert", *arguments])
+        captured = capsys.readouterr()
+        return f"{ended.value.code} {captured.out}{captured.err}"
+
     place, back = str(tmp_path / "a.h5"), str(tmp_path / "back.pkl")
-    there = CliRunner().invoke(cli, ["convert", str(sample("wrapped")), place])
-    assert there.exit_code == 0, there.output
-    assert "note: the environment HalfCheetah-v5 is taken from the name of the folder" in there.output
-    assert CliRunner().invoke(cli, ["convert", place, back, "--strict"]).exit_code == 0
+    assert "the environment HalfCheetah-v5 is taken from the name of the folder" in run(str(sample("wrapped")), place)
+    assert run(place, back, "--strict").startswith("0 ")
     assert load(back) == load(sample("wrapped"))
     with rs.open(place, "r+") as buffer:
         buffer.metadata = {"note": 1}
-    refused = CliRunner().invoke(cli, ["convert", place, back, "--strict", "--overwrite"])
-    assert refused.exit_code == 1
-    assert "metadata is left out" in refused.output
+    refused = run(place, back, "--strict", "--overwrite")
+    assert refused.startswith("1 ")
+    assert "metadata is left out" in " ".join(refused.split())
 
 
 def test_a_part_of_a_store_is_no_ring_any_more(tmp_path: Path) -> None:

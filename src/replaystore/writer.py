@@ -59,10 +59,7 @@ class Writer:
     """
 
     def __init__(self, buffer: Buffer, num_envs: int, *, split: str = "") -> None:
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise SchemaError(f"num_envs is a number of environments, at least 1, not {num_envs!r}")
-        if not isinstance(split, str):
-            raise SchemaError(f"split is a string, not {split!r}")
+        _check_arguments(num_envs, split)
         self.num_envs = num_envs
         self.split = split
         self._buffer = buffer
@@ -318,3 +315,11 @@ class Writer:
     def _check_open(self) -> None:
         if self._closed:
             raise ConflictError("this writer is closed: make another with buffer.writer()")
+
+
+def _check_arguments(num_envs: object, split: object) -> None:
+    """SchemaError: what a writer is made of is of no use."""
+    if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
+        raise SchemaError(f"num_envs is a number of environments, at least 1, not {num_envs!r}")
+    if not isinstance(split, str):
+        raise SchemaError(f"split is a string, not {split!r}")

@@ -159,7 +159,13 @@ class ActiveLayout:
         living = ring_of(buffer, plan.known) is not None if plan.known else False
         numbers = plan.numbers
         return StoreView(
-            plan.placement, _direct(buffer, plan.tensors, self.fields if plan.known else {}), numbers["size"], numbers["pos"], living, numbers, list(plan.infos)
+            plan.placement,
+            _direct(buffer, plan.tensors, self.fields if plan.known else {}),
+            numbers["size"],
+            numbers["pos"],
+            living,
+            numbers,
+            list(plan.infos),
         )
 
     def append(self, buffer: Buffer, rows: Arrays, splits: Sequence[tuple[int, str]]) -> None:
@@ -189,15 +195,15 @@ class ActiveLayout:
         if not changed:
             return True
         row_of = _table_rows(buffer)
-        if any(wanted[at][0] not in row_of for at in changed):
-            return False
+        if any(not wanted[at][1] or wanted[at][0] not in row_of for at in changed):
+            return False  # one without rows of its own, which is not in the table
         table = buffer.trajectories
         for place, name in ((2, "split"), (3, "on_policiness_score"), (4, "last_updated_step")):
             if all(wanted[at][place] == stored[at][place] for at in changed):
                 continue
             values = table[name][~table.open].astype(object if name == "split" else table[name].dtype)
             for info in wanted:
-                if info[0] in row_of:
+                if info[1] and info[0] in row_of:
                     values[row_of[info[0]]] = info[place]
             buffer.set_trajectory_column(name, values)
         return True
@@ -274,7 +280,12 @@ class VeloraLayout:
         living = ring_of(buffer, plan.known) is not None and "hiddens" in buffer.schema.fields if plan.known else False
         metadata = plan.metadata
         return StoreView(
-            plan.placement, _direct(buffer, plan.tensors, self.fields if plan.known else {}), metadata["size"], metadata["position"], living, metadata
+            plan.placement,
+            _direct(buffer, plan.tensors, self.fields if plan.known else {}),
+            metadata["size"],
+            metadata["position"],
+            living,
+            metadata,
         )
 
     def append(self, buffer: Buffer, rows: Arrays, splits: Sequence[tuple[int, str]] = ()) -> None:

@@ -74,6 +74,9 @@ class LazyTensor:
         """As of a tensor."""
         return len(self.shape)
 
+    is_cuda = property(lambda self: self.device.type == "cuda")
+    requires_grad = False
+
     def numel(self) -> int:
         """As of a tensor."""
         return self.shape.numel()
