@@ -129,8 +129,9 @@ def random_rows(
 def statistics(buffer: TrajectoryBuffer, name: str, trajectories: Sequence[TrajectoryLike]) -> Statistics:
     """Of each column of a tensor over these trajectories."""
     total = Statistics.nothing((int(getattr(buffer, name).shape[1]),))
-    for block in blocks(buffer, name, trajectories):
-        total = total.merged(Statistics.of(block))
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities show in the result
+        for block in blocks(buffer, name, trajectories):
+            total = total.merged(Statistics.of(block))
     return total
 
 

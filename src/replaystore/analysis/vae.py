@@ -49,10 +49,13 @@ class FragmentVAE(nn.Module):
         self.register_buffer("mean", torch.zeros(state_dim))
         self.register_buffer("std", torch.ones(state_dim))
         flat = fragment_length * state_dim
+        around = ((kernel_size - 1) // 2, kernel_size // 2)  # so that even sizes keep the number of steps, too
         self.convolutions = nn.Sequential(
-            nn.Conv1d(state_dim, CHANNELS[0], kernel_size, padding="same"),
+            nn.ConstantPad1d(around, 0.0),
+            nn.Conv1d(state_dim, CHANNELS[0], kernel_size),
             nn.ReLU(),
-            nn.Conv1d(CHANNELS[0], CHANNELS[1], kernel_size, padding="same"),
+            nn.ConstantPad1d(around, 0.0),
+            nn.Conv1d(CHANNELS[0], CHANNELS[1], kernel_size),
             nn.ReLU(),
             nn.Flatten(),
         )

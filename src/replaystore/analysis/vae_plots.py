@@ -103,7 +103,7 @@ def _errors(errors: NDArray[Any]) -> Any:
     only.axvline(middle, color="#17375e", linestyle="--", label=f"median {middle:.3g}")
     only.axvline(mean, color="#e07b28", label=f"mean {mean:.3g}")
     title = f"Reconstruction Errors of {errors.size:,} States"
-    only.set(xlabel="absolute error, in standard deviations of its dimension", ylabel="states", title=title)
+    only.set(xlabel="absolute error, in standard deviations of its dimension (last bar: and beyond)", ylabel="states", title=title)
     only.set_xlim(0, high)
     only.legend()
     return made
