@@ -18,3 +18,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--power-cuts", type=int, default=24, help="power cuts per workload in tests/test_power_loss.py, besides those at syncs"
     )
     parser.addoption("--power-seed", type=int, default=0, help="another seed leaves other things on the disk")
+    parser.addoption("--damage-cases", type=int, default=500, help="damages of each store in tests/test_damage.py")

@@ -21,7 +21,7 @@ import numpy as np
 import zarr
 
 import replaystore as rs
-from replaystore.errors import FormatError, NotFoundError, ReplayStoreError
+from replaystore.errors import FormatError, NotFoundError, ReplayStoreError, ReplayStoreWarning
 from replaystore.testing import Contents, samples
 from replaystore.testing.crashes import forked, tiny
 
@@ -62,7 +62,7 @@ def make(path: Path, layout: str, seed: int = 1) -> None:
 
 def contents(path: Path) -> tuple[Contents, dict[str, Any]]:
     """All that our reader shows."""
-    with rs.open(path) as buffer:
+    with warnings.catch_warnings(action="ignore", category=ReplayStoreWarning), rs.open(path) as buffer:
         return Contents.of(buffer), dict(buffer._document.to_json())
 
 
@@ -135,8 +135,8 @@ class Damage:
 
 
 def certain(files: Files, others: Files) -> list[Damage]:
-    """What is done to every file. (A document of another store of the same schema is one that fits, and so is a whole store.)"""
-    found = [Damage("foreign", name) for name in files if name in others and name not in ("", "zarr.json")]
+    """What is done to every file. (Metadata of another store of the same schema fit, and so does a whole store.)"""
+    found = [Damage("foreign", name) for name in files if name in others and name and not name.endswith("zarr.json")]
     for name, data in files.items():
         half = len(data) // 2
         found += [Damage("removed", name), Damage("cut", name, 0), Damage("cut", name, half), Damage("cut", name, max(0, len(data) - 1))]

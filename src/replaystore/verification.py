@@ -150,13 +150,14 @@ class _Verification:
                 self.guarded(name, lambda name=name, spec=spec, check=check: check(store, name, spec))  # type: ignore[misc]
         self.check_trajectories(store, document)
 
-    def guarded(self, name: str, check: Callable[[], None]) -> None:
-        """Run a check; what it cannot read is a problem of the array."""
+    def guarded(self, name: str, check: Callable[[], None], *, rows: bool = True) -> None:
+        """Run a check; what it cannot read is a problem of the array, and of its `rows` unless it is a check of something else."""
         try:
             check()
         except (ReplayStoreError, OSError) as error:
             self.problem(name, str(error))
-            self.damage(name, 0)
+            if rows:
+                self.damage(name, 0)
 
     def damage(self, name: str, row: int) -> None:
         known = self.report.damaged.get(name)
@@ -335,11 +336,22 @@ class _Verification:
                         self.damage(name, chunk * spec.chunk_rows)
                 self.count(len(chunks) * spec.chunk_bytes)
         try:
-            store.tail(name)
+            start, tail = store.tail(name)
         except CorruptError as error:
             self.problem(name, str(error))
             self.damage(name, complete * spec.chunk_rows)
+        else:
+            if len(tail) and self.published.get(name) == rows:
+                self.guarded(name, lambda: self.check_last(name, spec, complete, tail.tobytes()), rows=False)
         self.check_indexes(name, spec, first * spec.chunk_rows, rows)
+
+    def check_last(self, name: str, spec: ArraySpec, chunk: int, rows: bytes) -> None:
+        """The unfinished chunk as other software sees it, filled up, is what it is."""
+        entry, shown = self.container.entry(name, chunk), np.zeros(spec.chunk_bytes, np.uint8)
+        if entry is not None:
+            self.container.codec(spec).decode(self.container.files.read(entry.object, entry.offset, entry.length), shown)
+        if entry is None or shown[: len(rows)].tobytes() != rows:
+            self.problem(name, "what other software sees of its last rows is not what the commit says", "run `replaystore publish`")
 
     def _stored(self, store: StoreReader, name: str, chunk: int) -> bytes | str:
         """The stored bytes of a chunk, or why they cannot be had."""

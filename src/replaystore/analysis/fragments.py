@@ -22,6 +22,8 @@ __all__ = ["Fragments", "TrajectoryBuffer", "TrajectoryLike", "blocks", "places"
 
 BLOCK_BYTES = 8 << 20
 """About so much of a tensor is read at once."""
+BLOCK_ROWS = 1 << 17
+"""And no more rows than these, whose numbers take memory as well."""
 
 Rows = NDArray[np.int64]
 
@@ -109,7 +111,7 @@ def places(buffer: TrajectoryBuffer, trajectories: Sequence[TrajectoryLike], blo
 def blocks(buffer: TrajectoryBuffer, name: str, trajectories: Sequence[TrajectoryLike]) -> Iterator[NDArray[Any]]:
     """A tensor's rows in these trajectories, one trajectory after another, as arrays (rows, width)."""
     tensor = getattr(buffer, name)
-    step = max(1, BLOCK_BYTES // max(1, tensor.shape[1] * 4))
+    step = min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(1, tensor.shape[1] * 4)))
     for rows in places(buffer, trajectories, step):
         yield tensor[torch.from_numpy(rows)].cpu().numpy()
 
@@ -119,9 +121,7 @@ def random_rows(
 ) -> NDArray[Any]:
     """At most `count` different rows of a tensor, drawn uniformly from these trajectories, as an array (rows, width)."""
     runs = _Runs(buffer, trajectories)
-    # Of very many rows a few may be drawn twice, which saves a permutation of all of them.
-    many = len(runs) > 1 << 24
-    drawn = generator.integers(0, len(runs), count) if many else generator.permutation(len(runs))[:count]
+    drawn = generator.choice(len(runs), min(count, len(runs)), replace=False, shuffle=False)
     found: NDArray[Any] = getattr(buffer, name)[torch.from_numpy(runs.rows(np.sort(drawn)))].cpu().numpy()
     return found
 

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.backends import ArraySpec, ChunkEntry
+from replaystore.backends.appending import BATCH_BYTES
 from replaystore.backends.codecs import TRAILER, codec_for, crc32c, parse_codec
 from replaystore.backends.reading import StoreReader
 from replaystore.backends.records import State
-from replaystore.backends.store import BATCH_BYTES, ArrayStore
+from replaystore.backends.store import ArrayStore
 from replaystore.errors import CorruptError, StorageError
 
 __all__ = [

@@ -373,10 +373,12 @@ class Hdf5Container:
         return data
 
     def published(self) -> Mapping[str, int]:
-        """Extents run ahead of the commits, by whole chunks, while a store is written: those of mutable arrays that end within a chunk."""
-        mutable = {name: spec.chunk_rows for name, spec in self.specs().items() if spec.mutable}
-        rows, _ = self._file.look(lambda file, _: {name: int(array(file, name).shape[0]) for name in mutable})
-        return {name: count for name, count in rows.items() if count % mutable[name]}
+        """Extents run ahead of the commits, by whole chunks, while a store is written: those that end within a chunk.
+
+        Asked of arrays whose last chunk other software has a copy of."""
+        copied = {name: spec.chunk_rows for name, spec in self.specs().items() if spec.mutable or spec.codec is not None}
+        rows, _ = self._file.look(lambda file, _: {name: int(array(file, name).shape[0]) for name in copied})
+        return {name: count for name, count in rows.items() if count % copied[name]}
 
     def metadata_problems(self) -> Iterator[tuple[str, str]]:
         def look(file: Any, _: Overlay) -> list[tuple[str, str]]:

@@ -89,7 +89,9 @@ class StoreReader:
         specs = self.container.specs()
         for name in self.state.arrays:
             if name not in specs:
-                raise CorruptError(f"{self}: the array {name} or its metadata is missing; restore it from a copy (`replaystore verify` has more)")
+                raise CorruptError(
+                    f"{self}: the array {name} or its metadata is missing; restore it from a copy (`replaystore verify` has more)"
+                )
 
     def specs(self) -> dict[str, ArraySpec]:
         """The arrays that hold rows of the user's, by name."""

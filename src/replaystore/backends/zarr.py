@@ -28,7 +28,7 @@ import numpy as np
 from replaystore.backends import PAGE, ArraySpec, Capabilities, ChunkEntry, Codec, Extent
 from replaystore.backends.codecs import codec_for, crc32c, zarr_codecs
 from replaystore.backends.files import Files
-from replaystore.errors import CorruptError, FormatError, UnsupportedError
+from replaystore.errors import CorruptError, FormatError
 
 __all__ = ["ZarrContainer"]
 
@@ -523,7 +523,7 @@ def _spec(metadata: Mapping[str, Any], where: str) -> ArraySpec:
     try:
         sharding = metadata["codecs"][0]
         if sharding["name"] != "sharding_indexed" or len(metadata["codecs"]) != 1:
-            raise UnsupportedError(f"{where}: not an array of a replaystore store (codec {sharding['name']!r})")
+            raise CorruptError(f"{where}: not the metadata of an array of ours (codec {sharding['name']!r}); run `replaystore verify`")
         inner = sharding["configuration"]
         shard_rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
         chunk_rows = inner["chunk_shape"][0]

@@ -54,7 +54,7 @@ def tiny() -> Iterator[None]:
         patch("replaystore.layout.CHUNKS_PER_SHARD", 2),
         patch("replaystore.backends.store.SEGMENT_BYTES", 3000),
         patch("replaystore.backends.store.TIDY_BYTES", 1000),
-        patch("replaystore.backends.store.TAIL_BYTES", 512),
+        patch("replaystore.backends.appending.TAIL_BYTES", 512),
     ):
         yield
 

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import numpy as np
 
 from replaystore import buffer as buffers
-from replaystore.backends.store import _TAIL as TAIL
+from replaystore.backends.appending import TAIL_SPEC as TAIL
 from replaystore.buffer import Buffer
 from replaystore.errors import NotFoundError
 from replaystore.testing.contents import Contents
@@ -241,7 +241,7 @@ def _go(disk: Disk, operations: Sequence[Operation], acknowledged: int | None) -
 def _smallest() -> Iterator[None]:
     """Stores are tiny, and what they keep free for later is small too: most of the time goes into writing what is left by cuts."""
     tail = replace(TAIL, chunk_rows=1 << 14)
-    with tiny(), patch("replaystore.backends.store._TAIL", tail), patch("replaystore.backends.hdf5_log.LEAST", 1 << 13):
+    with tiny(), patch("replaystore.backends.appending.TAIL_SPEC", tail), patch("replaystore.backends.hdf5_log.LEAST", 1 << 13):
         yield
 
 

@@ -1,0 +1,115 @@
+"""Damage of any kind is noticed: by reading an archive, by `verify` of a live store; it never ends the interpreter. See `damaging`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import replaystore as rs
+from replaystore.errors import CorruptError, ReplayStoreWarning
+
+DAMAGING = Path(__file__).with_name("damaging.py")
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("layout", ["live", "archive"])
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_no_damage_goes_unnoticed(request: pytest.FixtureRequest, suffix: str, layout: str) -> None:
+    cases, seed = request.config.getoption("--damage-cases"), request.config.getoption("--crash-seed")
+    command = [sys.executable, str(DAMAGING), suffix, layout, f"--cases={cases}", f"--seed={seed}"]
+    environment = os.environ | {"PYTHONPATH": str(Path(rs.__file__).parents[1])}
+
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert done.stdout.endswith(" damages, 0 findings\n"), done.stdout[-4000:]
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+# --- copies of stores in use, whose files are older than their log
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Three commits of 10, 20 and 30 steps; the rows of each are its number."""
+    flag = rs.Field("?", (), "terminated")
+    fields = {"observation": rs.Field("f4", (2,), "observation"), "action": rs.Field("i8", (), "action"), "terminated": flag}
+    storage = {"observation": {"codec": "zstd:1", "chunk_rows": 4}}
+    with rs.create(tmp_path / "a.zarr", rs.Schema(fields), storage=storage) as buffer:
+        for number in range(1, 4):
+            append(buffer, number)
+            buffer.publish()
+    return tmp_path / "a.zarr"
+
+
+def append(buffer: rs.Buffer, number: int) -> None:
+    buffer.append({"observation": np.full((10, 2), number, "f4"), "action": np.full(10, number), "terminated": np.arange(10) == 9})
+
+
+def actions(path: Path, **settings: int) -> list[int]:
+    with rs.open(path, **settings) as buffer:
+        found: list[int] = buffer["action"][::10].tolist()
+        assert buffer["observation"][::10, 0].tolist() == found if len(buffer) else True
+    return found
+
+
+def test_a_copy_whose_rows_are_older_than_its_log_is_read_as_of_an_earlier_commit(store: Path) -> None:
+    rows = store / "steps" / "action" / "c" / "0"
+    data = rows.read_bytes()
+    for kept, expected in ((30, [1, 2, 3]), (29, [1, 2]), (20, [1, 2]), (19, [1]), (10, [1])):
+        rows.write_bytes(data[: 4096 + kept * 8])
+        if kept == 30:
+            assert actions(store) == expected
+            continue
+        with pytest.warns(ReplayStoreWarning, match=r"a\.zarr is read as of commit .*run `replaystore verify`") as noted:
+            assert actions(store) == expected
+        assert "\n" not in str(noted[0].message)
+    rows.write_bytes(data)
+    assert actions(store) == [1, 2, 3]
+
+
+def test_room_that_was_made_for_rows_is_not_taken_for_them(store: Path) -> None:
+    rows = store / "steps" / "action" / "c" / "0"
+    data = rows.read_bytes()
+    rows.write_bytes(data[: 4096 + 20 * 8] + bytes(len(data) - 4096 - 20 * 8))
+
+    with pytest.warns(ReplayStoreWarning, match="are not those that were committed"):
+        assert actions(store) == [1, 2]
+
+
+def test_such_a_copy_stays_at_its_commit(store: Path) -> None:
+    rows = store / "steps" / "action" / "c" / "0"
+    rows.write_bytes(rows.read_bytes()[: 4096 + 25 * 8])
+
+    with pytest.warns(ReplayStoreWarning), rs.open(store) as buffer:
+        assert len(buffer) == 20
+        assert not buffer.refresh()
+        assert buffer.trajectories["length"].tolist() == [10, 10]
+    assert rs.verify(store).problems
+
+
+def test_a_writer_does_not_go_back_unasked(store: Path) -> None:
+    rows = store / "steps" / "action" / "c" / "0"
+    rows.write_bytes(rows.read_bytes()[: 4096 + 25 * 8])
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file() and path.name != "lock"}
+
+    with pytest.raises(CorruptError, match=r"steps/action/c/0 .* run `replaystore repair`"):
+        rs.open(store, "r+")
+
+    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file() and path.name != "lock"} == before
+    rs.repair(store)
+    assert actions(store) == [1, 2]
+
+
+def test_a_store_of_which_no_rows_are_left_is_not_taken_for_an_empty_one(store: Path) -> None:
+    (store / "steps" / "action" / "c" / "0").unlink()
+
+    with rs.open(store) as buffer:
+        assert len(buffer) == 30
+        with pytest.raises(CorruptError, match="steps/action/c/0 is missing"):
+            buffer["action"][0]
+        assert buffer["observation"][29].tolist() == [3, 3]
