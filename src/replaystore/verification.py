@@ -336,7 +336,7 @@ class _Verification:
                         self.damage(name, chunk * spec.chunk_rows)
                 self.count(len(chunks) * spec.chunk_bytes)
         try:
-            start, tail = store.tail(name)
+            _, tail = store.tail(name)
         except CorruptError as error:
             self.problem(name, str(error))
             self.damage(name, complete * spec.chunk_rows)
