@@ -21,6 +21,7 @@ DAMAGING = Path(__file__).with_name("damaging.py")
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
 def test_no_damage_goes_unnoticed(request: pytest.FixtureRequest, suffix: str, layout: str) -> None:
     cases, seed = request.config.getoption("--damage-cases"), request.config.getoption("--crash-seed")
+    cases = cases if suffix == ".zarr" else cases // 2
     command = [sys.executable, str(DAMAGING), suffix, layout, f"--cases={cases}", f"--seed={seed}"]
     environment = os.environ | {"PYTHONPATH": str(Path(rs.__file__).parents[1])}
 
@@ -53,7 +54,7 @@ def append(buffer: rs.Buffer, number: int) -> None:
 def actions(path: Path, **settings: int) -> list[int]:
     with rs.open(path, **settings) as buffer:
         found: list[int] = buffer["action"][::10].tolist()
-        assert buffer["observation"][::10, 0].tolist() == found if len(buffer) else True
+        assert buffer["observation"][::10][:, 0].tolist() == found
     return found
 
 
