@@ -92,7 +92,9 @@ def _by_h5py(path: Path) -> dict[str, Any]:
 
     def note(name: str, node: Any) -> None:
         attributes = {key: node.attrs[key] for key in node.attrs}
-        shown = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in attributes.items() if "REF" not in repr(value)}
+        shown = {
+            key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in attributes.items() if "REF" not in repr(value)
+        }
         found[name] = str(shown)
         if isinstance(node, h5py.Dataset) and not name.startswith("journal"):
             values = node[:]
@@ -117,7 +119,7 @@ class Damage:
     other: str = ""
 
     def of(self, files: Files, others: Files) -> dict[str, bytes | None]:
-        """The files that are changed, and their new content; None: the file is gone. `others`: those of another store of the same schema."""
+        """The files that are changed, and their new content; None: it is gone. `others`: those of another store of the same schema."""
         data, at = files[self.name], self.at
         if self.kind == "foreign":
             return {self.name: others[self.name]}
@@ -140,7 +142,12 @@ def certain(files: Files, others: Files) -> list[Damage]:
     for name, data in files.items():
         half = len(data) // 2
         found += [Damage("removed", name), Damage("cut", name, 0), Damage("cut", name, half), Damage("cut", name, max(0, len(data) - 1))]
-        found += [Damage("extended", name, 1), Damage("extended", name, 200), Damage("flipped", name, 8 * half + 3), Damage("zeroed", name, 0)]
+        found += [
+            Damage("extended", name, 1),
+            Damage("extended", name, 200),
+            Damage("flipped", name, 8 * half + 3),
+            Damage("zeroed", name, 0),
+        ]
     return found
 
 
@@ -156,7 +163,7 @@ def possible(files: Files, draw: random.Random) -> list[Damage]:
         flips = used if len(used) <= SAMPLED * share else draw.sample(used, SAMPLED * share)
         found += [Damage("cut", name, length) for length in cuts]
         found += [Damage("flipped", name, 8 * byte + draw.randrange(8)) for byte in flips]
-        found += [] if whole else [Damage("zeroed", name, byte // 512 * 512) for byte in flips[:: 8]]
+        found += [] if whole else [Damage("zeroed", name, byte // 512 * 512) for byte in flips[::8]]
     return found + swaps(files, draw)
 
 
@@ -221,7 +228,9 @@ def campaign(path: Path, others: Files, damages: Sequence[Damage], *, archive: b
                 findings.append(f"{damages[done + begun]}: {finding}")
         begun, finding = told[-1]
         if status:
-            findings.append(f"{damages[done + begun]}: " + ("it hangs" if status == -signal.SIGALRM else f"it kills the interpreter ({status})"))
+            findings.append(
+                f"{damages[done + begun]}: " + ("it hangs" if status == -signal.SIGALRM else f"it kills the interpreter ({status})")
+            )
         done += begun + 1
     return findings
 
@@ -263,7 +272,7 @@ def examine(store: Store, expected: tuple[Any, Any], *, archive: bool, names: tu
         return f"verify finds nothing, but reading gives {shown}"
     try:
         same = foreign(store.path) == expected[1]
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # of any kind
         return f"verify finds nothing, but other software cannot read it: {error!r}"
     return "" if same else "verify finds nothing, but other software sees something else"
 

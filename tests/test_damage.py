@@ -86,7 +86,9 @@ def test_such_a_copy_stays_at_its_commit(store: Path) -> None:
     rows = store / "steps" / "action" / "c" / "0"
     rows.write_bytes(rows.read_bytes()[: 4096 + 25 * 8])
 
-    with pytest.warns(ReplayStoreWarning), rs.open(store) as buffer:
+    with pytest.warns(ReplayStoreWarning):
+        buffer = rs.open(store)
+    with buffer:
         assert len(buffer) == 20
         assert not buffer.refresh()
         assert buffer.trajectories["length"].tolist() == [10, 10]

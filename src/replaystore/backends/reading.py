@@ -218,7 +218,8 @@ class StoreReader:
         if rows and value(data) != checksum:
             if self.load(self.container).generation != self.state.generation:
                 raise ConflictError(f"{self}: rolled back to an older commit by another process; refresh or reopen")
-            raise CorruptError(f"{self}: the table {name} does not match its checksum; run `replaystore verify`")
+            files = {self.container.files.path(extent.object) for extent in self.container.extents(name, 0, rows)}
+            raise CorruptError(f"{min(files)}: the table {name} does not match its checksum; run `replaystore verify`")
         return data
 
     # --- rows and chunks
