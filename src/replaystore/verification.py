@@ -216,6 +216,12 @@ class _Verification:
             if name not in specs:
                 self.problem(name, "the array is missing")
                 sound = False
+        if sound:
+            try:
+                store.check_arrays()
+            except CorruptError as error:
+                self.problem(str(self.place), str(error))
+                return False
         for name, declared in document.steps.fields.items():
             for stored in (f"steps/{escape_path(name)}", f"final/{escape_path(name)}"):
                 spec = specs.get(stored)

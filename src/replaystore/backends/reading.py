@@ -85,13 +85,16 @@ class StoreReader:
     # --- what there is
 
     def check_arrays(self) -> None:
-        """CorruptError: an array that the commit speaks of is missing."""
-        specs = self.container.specs()
+        """CorruptError: an array that the commit speaks of is missing, or was not an array of this kind."""
+        specs, known = self.container.specs(), set(self.state.arrays)
         for name in self.state.arrays:
             if name not in specs:
-                raise CorruptError(
-                    f"{self}: the array {name} or its metadata is missing; restore it from a copy (`replaystore verify` has more)"
-                )
+                what = "or its metadata is missing"
+            elif specs[name].journaled == ("checksums/" + name in known or name.startswith("journal/")):
+                what = "is of another kind than it was"
+            else:
+                continue
+            raise CorruptError(f"{self}: the array {name} {what}; restore its metadata from a copy (`replaystore verify` has more)")
 
     def specs(self) -> dict[str, ArraySpec]:
         """The arrays that hold rows of the user's, by name."""
@@ -204,12 +207,16 @@ class StoreReader:
         rows = self.rows(name)
         if spec.mutable:
             data = self.state.mutable.get(name, np.empty((0, spec.row_bytes), np.uint8))
+            if len(data) < rows or (rows and data.shape[1] != spec.row_bytes):
+                raise CorruptError(f"{self}: the commit log does not have {rows} rows of the table {name}; run `replaystore verify`")
             return np.ascontiguousarray(data[:rows]).reshape(-1).view(spec.dtype).reshape(rows, *spec.shape)
         table = self._tables.get(name)
         if table is None:
             table = self._tables[name] = _Table(self._stored_rows(name, spec))
         blobs = self.state.appended.get(name, [])
         table.extend(blobs)
+        if rows * spec.row_bytes > len(table):
+            raise CorruptError(f"{self}: the table {name} has {len(table)} bytes where {rows} rows need more; run `replaystore verify`")
         return table.bytes(rows * spec.row_bytes).view(spec.dtype).reshape(rows, *spec.shape)
 
     def _stored_rows(self, name: str, spec: ArraySpec) -> bytes:
@@ -355,6 +362,9 @@ class _Table:
         self._data = np.frombuffer(data, np.uint8)
         self._length = len(data)
         self._blobs = 0
+
+    def __len__(self) -> int:
+        return self._length
 
     def extend(self, blobs: list[bytes]) -> None:
         new = blobs[self._blobs :]
