@@ -40,7 +40,7 @@ def records(log: bytes) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
 
 
 def zarr_log(store: Path) -> bytes:
-    segments = sorted((store / "journal/log/c").iterdir(), key=lambda file: int(file.name))
+    segments = sorted((file for file in (store / "journal/log/c").iterdir() if file.name.isdigit()), key=lambda file: int(file.name))
     return segments[-1].read_bytes()
 
 
