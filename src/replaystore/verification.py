@@ -36,6 +36,8 @@ __all__ = ["Problem", "VerifyReport", "verify"]
 PROBE_SECONDS = 60
 """How long opening a damaged HDF5 file may take before it is given up."""
 BLOCK_BYTES = 8 << 20
+DIMENSIONS = {"steps": "step", "parts": "part", "trajectories": "trajectory", "final": "final", "checksums": "chunk"}
+"""What the rows of each group are, as readers that name dimensions call it."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes checked, bytes in all)."""
@@ -229,6 +231,10 @@ class _Verification:
                     what = f"the array holds {spec.dtype} {spec.shape}, the schema says {declared.dtype} {declared.shape}"
                     self.problem(stored, what)
                     sound = False
+        for name, spec in specs.items() if self.container.capabilities.shards else ():
+            known = DIMENSIONS.get(name.partition("/")[0])
+            if known not in (None, spec.dimension):
+                self.problem(name, f"the name of its first dimension is {spec.dimension!r}, not {known!r}")
         self.published = self.container.published()
         for name, rows in self.published.items() if sound else ():
             if name in store.state.arrays and rows > store.rows(name):

@@ -335,8 +335,15 @@ class StoreReader:
         if entry is None:
             raise CorruptError(f"{self}: chunk {chunk} of {name} is missing; run `replaystore verify`")
         out = np.empty(spec.chunk_bytes, np.uint8)
-        self.container.codec(spec).decode(self.container.files.read(entry.object, entry.offset, entry.length), out)
+        self._decode(spec, chunk, entry, self.container.files.read(entry.object, entry.offset, entry.length), out)
         return out
+
+    def _decode(self, spec: ArraySpec, chunk: int, entry: ChunkEntry, data: bytes, out: NDArray[np.uint8]) -> None:
+        try:
+            self.container.codec(spec).decode(data, out)
+        except CorruptError as error:
+            where = f"{self.container.files.path(entry.object)}, byte {entry.offset}"
+            raise CorruptError(f"{where}: chunk {chunk}: {error}; run `replaystore verify`") from None
 
     def _padded(self, name: str, chunk: int) -> NDArray[np.uint8]:
         """The bytes of the last chunk of a coded array of a sealed store, where it is stored like the others."""
@@ -348,7 +355,7 @@ class StoreReader:
             where = f"{self.container.files.path(entry.object)}, byte {entry.offset}"
             raise CorruptError(f"{where}: chunk {chunk} of {name} is not the one that was committed; run `replaystore verify`")
         out = np.empty(spec.chunk_bytes, np.uint8)
-        codec.decode(data, out)
+        self._decode(spec, chunk, entry, data, out)
         return out
 
     def close(self) -> None:
