@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,9 +119,15 @@ class Transfer:
     def _copy_raw(self, stored: str, spec: ArraySpec, start: int, stop: int) -> int:
         """Append the complete chunks of rows [start, stop) with the checksums they have; the row after them."""
         first, last = start // spec.chunk_rows, stop // spec.chunk_rows
-        for _, data, checksums in raw_chunks(self.buffer._store, stored, first, last):
-            append_raw(self.store, stored, data, checksums)
-            self._count(data.size)
+        with ThreadPoolExecutor(1, "replaystore-copy") as writing:  # one block is written while the next one is read and checked
+            written: Future[None] | None = None
+            for _, data, checksums in raw_chunks(self.buffer._store, stored, first, last):
+                if written is not None:
+                    written.result()
+                written = writing.submit(append_raw, self.store, stored, data, checksums)
+                self._count(data.size)
+            if written is not None:
+                written.result()
         return max(start, last * spec.chunk_rows)
 
     def _copy_encoded(self, stored: str, spec: ArraySpec, start: int, stop: int) -> int:

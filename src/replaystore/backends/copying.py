@@ -39,7 +39,7 @@ __all__ = [
 
 BLOCK_BYTES = 4 << 20
 """Encoded bytes read at once."""
-RAW_BYTES = 1 << 20
+RAW_BYTES = 4 << 20
 """Raw bytes copied at once."""
 SEALED = "sealed"
 """The key of `extra` that says that a store is never written to again."""
@@ -94,26 +94,28 @@ def _read(store: StoreReader, name: str, block: Sequence[tuple[int, ChunkEntry]]
 def raw_chunks(store: StoreReader, name: str, first: int, stop: int) -> Iterator[tuple[int, NDArray[np.uint8], list[int]]]:
     """Complete chunks [first, stop) of a raw array, checked: (number of the first, bytes, checksums), in blocks of a bounded size.
 
-    The bytes lie in a buffer that is used again: they are read and written while the processor's cache has them."""
+    The bytes lie in one of two buffers, used in turn: a block is good until the one after the next is asked for."""
     spec, container = store.container.specs()[name], store.container
     unit = spec.shard_rows if container.capabilities.shards else spec.chunk_rows
     aligned = first * spec.chunk_rows // unit * unit
-    buffer = np.empty(max(1, RAW_BYTES // spec.chunk_bytes) * spec.chunk_bytes, np.uint8)
+    buffers = np.empty((2, max(1, RAW_BYTES // spec.chunk_bytes) * spec.chunk_bytes), np.uint8)
     begin = aligned * spec.row_bytes  # where the extent begins, in bytes of the array
+    expected = store.table("checksums/" + name).tolist()
     for extent in container.extents(name, aligned, stop * spec.chunk_rows):
         at = max(0, first * spec.chunk_bytes - begin)
         while at < extent.length:
-            data = buffer[: min(buffer.size, extent.length - at)]
+            buffers = buffers[::-1]
+            data = buffers[0, : min(buffers.shape[1], extent.length - at)]
             found = container.files.read_into(extent.object, extent.offset + at, data.data)
             number = (begin + at) // spec.chunk_bytes
             checksums = []
             for place in range(0, data.size, spec.chunk_bytes):
                 chunk = number + place // spec.chunk_bytes
-                expected = store.checksum(name, chunk)
-                if place + spec.chunk_bytes > found or expected is None or crc32c(data[place : place + spec.chunk_bytes]) != expected:
+                wrong = place + spec.chunk_bytes > found or chunk >= len(expected)
+                if wrong or crc32c(data[place : place + spec.chunk_bytes]) != expected[chunk]:
                     rows = f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows} of {name}"
                     raise CorruptError(f"{store}: {rows} have changed since they were committed; run `replaystore verify`")
-                checksums.append(expected)
+                checksums.append(expected[chunk])
             yield number, data, checksums
             at += data.size
         begin += extent.length

@@ -250,6 +250,8 @@ class Files:
 
     def clear(self, folder: str) -> None:
         """Remove all files below a folder, in the order of their names, and the folders that are empty then."""
+        if not self.exists(folder):
+            return
         folders = {folder}
         for name in [name for name in self.walk() if name.startswith(folder + "/")]:
             self.remove(name)
