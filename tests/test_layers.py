@@ -16,8 +16,8 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"compare", "document", "location", "names", "registry", "schema", "spaces", "where"},
     {"backends"},
-    {"assembler", "chunks", "layout", "opening", "sealing", "statistics", "trajectories"},
-    {"buffer", "formats", "infos", "loader", "reader", "sampling", "writer"},
+    {"assembler", "chunks", "layout", "opening", "sealing", "statistics", "trajectories", "weights"},
+    {"batches", "buffer", "formats", "gathering", "infos", "loader", "reader", "sampling", "writer"},
     {"analysis", "conversion", "excerpt", "foreign", "making", "repairing", "transfer", "verification"},
     {"cli", "compat", "gymnasium", "testing", "torch"},
 ]

@@ -94,10 +94,10 @@ def create(
         specs = array_specs(schema, layout, new.container.capabilities, capacity=capacity, storage=storage)
         extra = {"open": [], "next": 0, "splits": [""], "finals": 0}
         ArrayStore.create(new.container, specs, extra, durable=durability == "commit").close()
+        new.finish()
     except BaseException:
         new.discard()
         raise
-    new.finish()
     return open(place, "r+")
 
 
@@ -348,6 +348,7 @@ class Buffer(BufferReader):
         assembler = self._assembler
         if not (self._dirty or assembler.pending.trajectories):
             return self._store.state.commit
+        self._dirty = True  # until it is committed, for nothing else tells of tables that have been handed over
         self._store_finals()
         self._hand_over_tables()
         opened = sorted(assembler.open.values(), key=lambda entry: entry.trajectory)
@@ -419,11 +420,16 @@ class Buffer(BufferReader):
         opened = BufferReader(self._place, self._store.pin(commit), self._document)._open_trajectories()
         known = [entry.following for entry in opened if entry.following is not None]
         names = self.schema.names("observation")
-        self._store.rollback(commit, attachments={name: b"".join(row[name].tobytes() for row in known) for name in names} if known else {})
-        self._forget_columns()
-        self._moved()
-        self._schema = self._visible_schema()
-        self._start()
+        attachments = {name: b"".join(row[name].tobytes() for row in known) for name in names} if known else {}
+        before = self._store.state
+        try:
+            self._store.rollback(commit, attachments=attachments)
+        finally:
+            if self._store.state is not before:  # it is done, even if the disk refuses what tidies up after it
+                self._forget_columns()
+                self._moved()
+                self._schema = self._visible_schema()
+                self._start()
 
     def refresh(self) -> bool:
         """Go on to the newest commit; whether there was one. A buffer open for writing, or as of an older commit, stays where it is."""

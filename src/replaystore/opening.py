@@ -178,13 +178,13 @@ class NewStore:
                 files = Files(folder or ".", writable=True)
                 replaced = Location(place.backend, place.path + ".old")
                 _clear(replaced)
-                if exists(place):
+                if os.path.isdir(place.path):  # which nothing can be renamed to; a file is replaced at once
                     files.rename(name, name + ".old")
                 try:
                     files.rename(name + ".partial", name)
                 except BaseException:
                     if exists(replaced):
-                        files.rename(name + ".old", name)
+                        self._put_back(files, name)
                     raise
                 files.sync_folder("")
                 for made in self._folders:
@@ -193,6 +193,15 @@ class NewStore:
         except OSError as error:
             raise StorageError(f"{place} cannot be made: {error.strerror or error}", error.errno) from error
         self._release()
+
+    def _put_back(self, files: Files, name: str) -> None:
+        try:
+            files.rename(name + ".old", name)
+        except OSError as error:
+            old = f"{self._place}.old"
+            raise StorageError(
+                f"{old} is what was at {name}, and cannot get its name back: {error.strerror}; rename it", error.errno
+            ) from error
 
     def discard(self) -> None:
         """Remove what there is of it."""

@@ -6,12 +6,12 @@ Nothing is read before it is asked for: columns are opened on first use, tables 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from replaystore import document as documents
 from replaystore.assembler import Open
@@ -26,7 +26,7 @@ from replaystore.schema import Schema
 from replaystore.trajectories import Parts, Trajectories
 
 if TYPE_CHECKING:
-    from replaystore.sampling import Sampler
+    from replaystore.loader import Sampler
     from replaystore.statistics import Statistics
 
 __all__ = ["BufferReader", "Column", "Trajectory"]
@@ -405,20 +405,64 @@ class BufferReader:
         *,
         fields: Iterable[str] | None = None,
         next_observation: bool = True,
+        fragment_length: int | None = None,
+        frame_stack: int | None = None,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        order: Literal["uniform", "trajectory", "epoch"] | ArrayLike = "uniform",
+        beta: float = 0.0,
         where: str | None = None,
         split: str | None = None,
         seed: int | None = None,
+        prefetch: int | None = None,
+        device: Any = None,
+        slab_bytes: int = 256 << 20,
     ) -> Sampler:
-        """Random transitions, uniformly over the steps (with replacement): an endless iterator of {field: array}.
+        """Batches of steps as an iterator of {field: array of shape (batch_size, *field shape)}, from the commit that is shown now.
 
         Args:
-            next_observation: add `next_observation` (and its nested fields); steps whose next observation is not known are left out.
+            fields: names, or beginnings of paths; None for all.
+            next_observation: add `next_observation` (and its nested fields). Steps that no observation is known to follow are left out.
+            fragment_length: so many consecutive steps of one trajectory from each step on: arrays of shape (batch_size, length, ...).
+            frame_stack: so many observations up to each step, oldest first: (batch_size, depth, ...). The first of a trajectory stands
+                in for those before it. An observation and its next are views of the same memory.
+            n_step: the reward is the discounted sum of so many rewards, up to the end of the trajectory; the next observation and the
+                flags are those of its last step; `discount` is what to multiply the next value with: gamma ** steps, 0 if terminated.
+            order: "uniform" over steps, with replacement; "trajectory": uniform over trajectories, then over steps; "epoch": each step
+                once, shuffled in blocks; or an array of weights, one for each step (or each row of `trajectories`): in proportion to
+                them, and the batch has `index` (whose weights they were, for `update_weights`) and `weight` (importance weights).
+            beta: the exponent of importance weights.
             where, split: only steps of these trajectories, as `trajectories.where` selects them.
             seed: the same seed and the same commit give the same batches.
-        """
-        from replaystore.sampling import Sampler
+            prefetch: batches to be made ahead by a thread; None: 2 if fields have to be decoded, else none.
+            device: give PyTorch tensors on this device.
+            slab_bytes: memory for decoded chunks.
 
-        return Sampler(self, batch_size, names=self._names(fields), next_observation=next_observation, where=where, split=split, seed=seed)
+        Raises:
+            SchemaError: a setting that makes no sense, or nothing to draw from.
+        """
+        from replaystore.batches import Recipe
+        from replaystore.loader import Sampler
+
+        named = order if isinstance(order, str) else "weights"
+        if named not in ("uniform", "trajectory", "epoch") and isinstance(order, str):
+            raise SchemaError(f'order is "uniform", "trajectory", "epoch" or an array of weights, not {order!r}')
+        self._check_open()
+        recipe = Recipe(
+            batch_size,
+            tuple(self._names(fields)),
+            next_observation,
+            fragment_length,
+            frame_stack,
+            n_step,
+            gamma,
+            named,  # type: ignore[arg-type]
+            beta,
+            where=where,
+            split=split,
+            slab_bytes=slab_bytes,
+        )
+        return Sampler(self, recipe, seed=seed, weights=None if isinstance(order, str) else order, prefetch=prefetch, device=device)
 
     # --- life
 
@@ -454,9 +498,3 @@ class BufferReader:
     def _check_open(self) -> None:
         if self._closed:
             raise ConflictError(f"{self._place} is closed: open it again")
-
-
-def user_columns(names: Mapping[str, Any]) -> list[str]:
-    """Columns of the table of trajectories that are the user's own."""
-    fixed = {"trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split", "open"}
-    return [name for name in names if name not in fixed]

@@ -74,14 +74,14 @@ class Parts:
         _refuse_part(self.length < 1, "holds no rows")
         _refuse_part((self.start < 0) | (self.offset < 0) | (self.final < -1), "has a negative start, offset or final row")
         _refuse_part(self.start[1:] < stop[:-1], "overlaps the next one, or comes after it")
-        current, following = self._order[:-1], self._order[1:]
+        current, following = self.order[:-1], self.order[1:]
         same = self.trajectory[current] == self.trajectory[following]
         gap = same & (self.offset[current] + self.length[current] != self.offset[following])
         _refuse_part(gap, "is not continued by the next part of its trajectory", current)
         _refuse_part(same & (stop[current] > self.start[following]), "lies behind the next part of its trajectory", current)
 
     @cached_property
-    def _order(self) -> Rows:
+    def order(self) -> Rows:
         """The parts sorted by trajectory, then offset."""
         ordered = self.trajectory[1:] > self.trajectory[:-1]
         ordered |= (self.trajectory[1:] == self.trajectory[:-1]) & (self.offset[1:] >= self.offset[:-1])
@@ -91,12 +91,12 @@ class Parts:
 
     @cached_property
     def _ordered_trajectory(self) -> Rows:
-        return self.trajectory[self._order]
+        return self.trajectory[self.order]
 
     @cached_property
     def _next_start(self) -> Rows:
         """For each part, the first row of its trajectory's next part, or -1."""
-        current, following = self._order[:-1], self._order[1:]
+        current, following = self.order[:-1], self.order[1:]
         answer = np.full(len(self), -1, np.int64)
         answer[current] = np.where(self.trajectory[current] == self.trajectory[following], self.start[following], -1)
         return answer
@@ -113,7 +113,7 @@ class Parts:
         ids = np.asarray(trajectories, np.int64).reshape(-1)
         first = np.searchsorted(self._ordered_trajectory, ids, side="left")
         last = np.searchsorted(self._ordered_trajectory, ids, side="right")
-        return self._order[_runs(first, last - first)]
+        return self.order[_runs(first, last - first)]
 
     def rows_of(self, trajectory: int) -> list[tuple[int, int]]:
         """The runs of rows [start, stop) of one trajectory, in the order of its steps; none if the id is unknown."""

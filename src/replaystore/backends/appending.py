@@ -76,6 +76,8 @@ class Appender(StoreReader):
         self._new_pieces: dict[str, list[Piece]] = {}
         self._tail_reset = False
         self._tail_slot, self._tail_used = 0, 0
+        self._rolling_back = False
+        """A rollback was refused half way: whether it has happened is not known, nor are there rows that something could follow."""
 
     def create_arrays(self, specs: Mapping[str, ArraySpec], *, fill: Mapping[str, int] | None = None) -> None:
         """Add arrays. In a group that has rows already, the new array gets as many, all bytes of them `fill` (default 0).
@@ -89,8 +91,19 @@ class Appender(StoreReader):
                         np.dtype(np.uint32), (), chunk_rows=16384, chunks_per_shard=64, journaled=True, dimension="chunk"
                     )
             self._create(everything)
-        for name, spec in specs.items():
-            self._fill(name, spec, (fill or {}).get(name, 0))
+        try:
+            for name, spec in specs.items():
+                self._fill(name, spec, (fill or {}).get(name, 0))
+        except BaseException:
+            for name in everything:
+                self._forget_array(name)
+            raise
+
+    def _forget_array(self, name: str) -> None:
+        """Take an array that no commit has out of the store; what the container has of it is left over."""
+        for known in (self._raw, self._coded, self._table_rows, self._pending, self._changes):
+            known.pop(name, None)
+        self._new_arrays = [other for other in self._new_arrays if other != name]
 
     def _create(self, specs: Mapping[str, ArraySpec]) -> None:
         self.container.create_arrays(specs)
@@ -208,6 +221,7 @@ class Appender(StoreReader):
                 everything = {**self.state.entries.get(name, {}), **known}
                 for shard in sorted({n // per_shard for n in entries if n % per_shard == per_shard - 1}):
                     self.container.write_index(name, shard, of_shard(everything, shard, per_shard))
+        for name in placed:  # only now, since all of it is done again if a write fails
             self._add_checksums(name, [checksum for _, checksum in ready[name].values()])
         self._encoder.stored()
 
@@ -228,6 +242,8 @@ class Appender(StoreReader):
             self._tail_slot, self._tail_used, self._tail_reset = 1 - self._tail_slot, 0, True
             self._new_pieces = {}
             waiting = starts
+            for name, array in self._coded.items():
+                array.kept = starts[name]  # also if a write fails now: the pieces in the other one count no more
         for name, begin in waiting.items():
             array = self._coded[name]
             if begin < array.rows:
@@ -276,16 +292,19 @@ class Appender(StoreReader):
         try:
             self.container.sync()
         except OSError as error:
+            reason = f"{self}: the disk failed to store what was written ({error.strerror or error})"
             self._poison = (
-                f"{self}: the disk failed to store what was written ({error}); reopen the store, which goes on from its last commit"
+                str(error) if isinstance(error, StorageError) else f"{reason}; reopen the store, which goes on from its last commit"
             )
-            raise StorageError(self._poison) from error
+            raise StorageError(self._poison, error.errno) from error
 
     @contextmanager
     def storage(self, what: str) -> Iterator[None]:
         """Errors of the operating system as ours."""
         if self._poison is not None:
             raise StorageError(self._poison)
+        if self._rolling_back and what != "roll back":
+            raise StorageError(f"{self}: cannot {what} after a rollback that did not finish: roll back again, or reopen the store")
         try:
             yield
         except StorageError:

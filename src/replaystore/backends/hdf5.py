@@ -164,7 +164,9 @@ class Hdf5Container:
     # --- raw arrays
 
     def reserve(self, rows: Mapping[str, int]) -> None:
-        if all((known := self._index.get(name)) is not None and wanted <= known.rows for name, wanted in rows.items()):
+        if not self._file.unfinished and all(
+            (known := self._index.get(name)) is not None and wanted <= known.rows for name, wanted in rows.items()
+        ):
             return
         self._ready()
         short, targets = False, {}
@@ -199,6 +201,7 @@ class Hdf5Container:
                 places.put(found)
 
     def write_rows(self, name: str, start: int, rows: memoryview) -> None:
+        self._file.check()
         places = self._index.get(name) or self._index.known(name)
         whole, size = places.chunk_bytes, len(rows)
         chunk, within = divmod(start, places.chunk_rows)

@@ -48,6 +48,8 @@ SUPERBLOCK = 48
 COUNT = struct.Struct("<I")
 ENTRY = struct.Struct("<QQQ")
 
+_UNKNOWN = "and what is on the disk is unknown: reopen the store, which goes on from its last commit"
+
 Result = TypeVar("Result")
 Version = tuple[int, ...]
 """Says which transaction was the last; equal as long as nothing but rows and log records changed."""
@@ -203,16 +205,16 @@ class TransactionFile:
     def check(self) -> None:
         """StorageError after a failed sync."""
         if self.failed:
-            raise StorageError(f"{self.path}: a sync failed earlier, and what is on the disk is unknown; close the store and open it again")
+            raise StorageError(f"{self.path}: a sync failed earlier, {_UNKNOWN}")
 
     def sync(self) -> None:
         """Make everything durable. After a failure nothing is tried again: the system may have thrown the bytes away."""
         self.check()
         try:
             self.files.sync_file(self.name)
-        except OSError:
+        except OSError as error:
             self.failed = True
-            raise
+            raise StorageError(f"{self.path}: a sync failed ({error.strerror or error}), {_UNKNOWN}", error.errno) from error
 
     def recover(self) -> None:
         """Finish or forget what an interrupted transaction left. To be called before the first write."""

@@ -91,6 +91,10 @@ class ArrayStore(Appender):
                 self._raw[name] = RawArray(spec, rows, self.state.partial.get(name, 0))
             else:
                 self._coded[name] = self._open_coded(name, spec, rows, empty)
+        self._resume_tails()
+
+    def _resume_tails(self) -> None:
+        """Go on in the tail array that the commit's pieces lie in, after them."""
         width = {name: self.container.specs()[name].row_bytes for name in self.state.tails}
         used = [(p.slot, p.offset + p.rows * width[name]) for name, known in self.state.tails.items() for p in known]
         used += [(kept.slot, kept.offset + kept.rows) for kept in self.state.attached.values() if isinstance(kept, Piece)]
@@ -233,7 +237,6 @@ class ArrayStore(Appender):
         with self.lock:
             newest, old = self.state, self.pin(commit)
             with self.storage("roll back"):
-                self._encoder.discard()
                 specs = self.container.specs()
                 rows = {name: old.rows(name) for name in old.state.arrays if not name.startswith("journal/")}
                 tables = {name: old.table(name).tobytes() for name in rows if specs[name].journaled and not specs[name].mutable}
@@ -250,8 +253,11 @@ class ArrayStore(Appender):
                     if data:
                         self.container.reserve({name: rows[name]})
                         self.container.write_rows(name, 0, memoryview(data))
+                self._rolling_back = True  # so far nothing has changed but where things lie
+                self._encoder.discard()
                 self._forget_pending()
-                self._tail_used = _FULL
+                self._resume_tails()
+                self._tail_used = _FULL  # the other one: until the rollback is known, the newest commit needs its own
                 for name, (start, tail) in tails.items():
                     array = self._coded[name]
                     array.rows, array.kept = rows[name], start
@@ -264,6 +270,7 @@ class ArrayStore(Appender):
                 self._start_log(state)
                 self.state = state
                 self._tables.clear()
+                self._rolling_back = False
         self._resume()
         self.publish()
         with self.storage("roll back"):

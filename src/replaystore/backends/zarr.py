@@ -250,11 +250,16 @@ class ZarrContainer:
         return sorted(int(name) for name in self.files.list(f"{LOG}/c") if name.isdigit())
 
     def begin_segment(self, commit: int, record: bytes) -> None:
-        name = f"{LOG}/c/{commit}"
-        self.files.replace(name, record)
-        if self._segment is None:
-            self.files.sync_folder(LOG)  # the first one has made a folder there
-        self._segment = name, len(record)
+        name, first = f"{LOG}/c/{commit}", self._segment is None
+        self.files.create(name + ".new")
+        self.files.write(name + ".new", 0, record)
+        self.files.sync_file(name + ".new")
+        self.files.rename(name + ".new", name)
+        self._segment = name, len(record)  # whatever happens now: it is there, so nothing that goes to an older one would be seen
+        for folder in (f"{LOG}/c", LOG) if first else (f"{LOG}/c",):  # the first one has made a folder
+            self._folders[folder] = None
+            self.files.sync_folder(folder)
+            del self._folders[folder]
 
     def append_record(self, record: bytes) -> None:
         assert self._segment is not None, "a writer has begun or cut a segment"
@@ -369,11 +374,16 @@ class ZarrContainer:
             if not self.files.exists(file):
                 continue
             copy, size = file + ".new", self.files.size(file)
-            self.files.create(copy)
-            for offset in range(0, size, 8 << 20):
-                self.files.write(copy, offset, self.files.read(file, offset, min(8 << 20, size - offset)))
-            self.files.sync_file(copy)
-            self.files.rename(copy, file)
+            try:
+                self.files.create(copy)
+                for offset in range(0, size, 8 << 20):
+                    self.files.write(copy, offset, self.files.read(file, offset, min(8 << 20, size - offset)))
+                self.files.sync_file(copy)
+                self._folders[os.path.dirname(file)] = None
+                self.files.rename(copy, file)
+            except OSError:
+                self.files.remove(copy)
+                raise
             self.files.sync_folder(os.path.dirname(file))
             self._ends.pop(file, None)
         self._indexes.clear()

@@ -172,6 +172,11 @@ class CodedColumn(StoredColumn):
         start, rows = self._tail
         return start + len(rows)
 
+    @property
+    def tail(self) -> tuple[int, Rows]:
+        """The first row that no chunk holds yet, and those rows."""
+        return self._tail
+
     def set_tail(self, first_row: int, rows: Rows) -> None:
         """Rows before `first_row` lie in chunks, and `rows` follow them: those that no chunk holds yet. They are not copied."""
         if rows.shape[1:] != self.shape or rows.dtype != self.dtype or first_row < self._first:
@@ -225,6 +230,12 @@ class CodedColumn(StoredColumn):
             items[order[coded:]] = self._items(tail)[ordered[coded:] - tail_start]
         self._gather(self._scattered(order[:coded], ordered[:coded]), items)
         return out
+
+    def decode(self, chunks: NDArray[np.int64], out: Rows, places: NDArray[np.int64]) -> None:
+        """Decode complete chunks to places in `out`, which are counted in chunks; its items are rows. CorruptError as `take`."""
+        rows = self.chunk_rows
+        targets = zip(chunks.tolist(), (places * rows).tolist(), strict=True)
+        self._gather((_Piece(chunk, slice(place, place + rows), slice(0, rows), whole=True) for chunk, place in targets), out)
 
     # --- plan
 

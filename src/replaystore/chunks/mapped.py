@@ -107,6 +107,16 @@ class PlainColumn(StoredColumn):
         """The rows are mapped, so that `rows` copies nothing."""
         return self._state.items is not None
 
+    @property
+    def items(self) -> Rows | None:
+        """All rows as items of one flat read-only array that goes on showing them, if they are mapped; the first is row `first`."""
+        return self._state.items
+
+    @property
+    def window(self) -> mmap.mmap | None:
+        """The range of addresses that `items` begins, to give the system advice on."""
+        return self._state.window
+
     def extend(self, extents: Sequence[Extent], rows: int, *, start: int | None = None) -> None:
         """The array now ends with row `rows` - 1, and `extents` hold its rows from `start` on (by default: from `stop` on).
 

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from replaystore.errors import UnsupportedError
 from replaystore.formats.ring import Placement
 from replaystore.formats.tensors import BLOCK_BYTES
-from replaystore.reader import BufferReader, user_columns
+from replaystore.reader import BufferReader
 from replaystore.trajectories import Trajectories
 
 __all__ = ["Options", "Outgoing", "Output", "Written", "refuse_losses"]
 
 BLOCK_ROWS = 1 << 17
 """Of small rows no more are written at once, because the numbers of rows take memory too."""
+RECORDED = {"trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split", "open"}
+"""Columns of the table of trajectories that every buffer has; the others are the user's."""
 
 Rows = NDArray[np.int64]
 Progress = Callable[[int, int], None]
@@ -192,7 +194,7 @@ class Outgoing:
             self.lost.append(f"fields left out: {', '.join(left)}")
         if {"terminated", "truncated"} & self.fields.keys() and flags:
             self.lost.append(flags)
-        columns = [name for name in user_columns(self.table.columns) if name not in set(kept_columns)]
+        columns = [name for name in self.table.columns if name not in {*RECORDED, *kept_columns}]
         if columns:
             self.lost.append(f"columns of trajectories left out: {', '.join(columns)}")
         if len(self.table) and (self.table["seed"] != -1).any():

@@ -1,0 +1,386 @@
+"""The batches of one commit: which items each is made of, and what they show. The next observation, stacks, fragments and n-step
+returns are made here, from rows that are stored once.
+
+Batches are planned a window at a time, so that drawing costs little for each, and chunks are decoded for many batches at once. What a
+batch holds depends on the seed, the epoch and its number only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.errors import SchemaError
+from replaystore.gathering import SLAB_BYTES, Batch, Gather, check_out
+from replaystore.names import escape_path
+from replaystore.sampling import POOL_ROWS, Drawn, EpochOrder, Steps, TrajectoryOrder, UniformOrder, WeightedOrder
+
+if TYPE_CHECKING:
+    from replaystore.reader import BufferReader
+
+__all__ = ["Batches", "Recipe"]
+
+WINDOW_ROWS = 8192
+"""Items that are drawn at once."""
+WINDOW_BATCHES = 32
+
+Rows = NDArray[np.int64]
+Out = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a batch is to hold; `BufferReader.sampler` says what each setting means."""
+
+    batch_size: int
+    names: tuple[str, ...]
+    next_observation: bool = True
+    fragment_length: int | None = None
+    frame_stack: int | None = None
+    n_step: int = 1
+    gamma: float = 0.99
+    order: Literal["uniform", "trajectory", "epoch", "weights"] = "uniform"
+    beta: float = 0.0
+    per_trajectory: bool = False
+    """Weights are for trajectories."""
+    where: str | None = None
+    split: str | None = None
+    slab_bytes: int = SLAB_BYTES
+
+    def check(self) -> None:
+        """SchemaError: settings that make no sense, alone or together."""
+        for name, least in (("batch_size", 1), ("fragment_length", 1), ("frame_stack", 1), ("n_step", 1)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least):
+                raise SchemaError(f"{name} must be at least {least}, and an integer, not {value!r}")
+        if self.fragment_length is not None and (self.frame_stack is not None or self.n_step > 1):
+            raise SchemaError("fragments hold single steps as they are: leave out frame_stack and n_step, or fragment_length")
+        if not 0 <= self.gamma <= 1:
+            raise SchemaError(f"gamma must lie between 0 and 1, not {self.gamma!r}")
+        if not 0 <= self.beta < np.inf:
+            raise SchemaError(f"beta must be a number that is not negative, not {self.beta!r}")
+
+
+@dataclass
+class _Window:
+    """Items drawn at once."""
+
+    epoch: int
+    first: int
+    """The number of its first batch."""
+    drawn: Drawn
+    following: Rows
+    """Of transitions: the row with the next observation."""
+    final: Rows
+    """Or the number of the final observation; else -1."""
+    held: int = 0
+    """Items whose chunks have been decoded."""
+
+
+class Batches:
+    """Makes batches from what a buffer shows now.
+
+    Args:
+        weights: with order "weights": one for each step of the buffer, or for each row of its table of trajectories.
+
+    Raises:
+        SchemaError: there is nothing that can be drawn so.
+    """
+
+    def __init__(self, buffer: BufferReader, recipe: Recipe, seed: int, weights: NDArray[np.float64] | None = None) -> None:
+        self.recipe, self.commit = recipe, buffer.commit_id
+        self._schema = buffer.schema
+        self._observations = [name for name in recipe.names if buffer.schema.fields[name].role == "observation"]
+        self._next = self._observations if recipe.next_observation else []
+        self._others = [name for name in recipe.names if name not in self._observations]
+        roles = {role: buffer.schema.names(role) for role in ("reward", "terminated", "truncated")}
+        self._roles = {role: names[0] for role, names in roles.items() if names}
+        extra = list(self._roles.values()) if recipe.n_step > 1 else []
+        self.gather = Gather(buffer, list(dict.fromkeys([*recipe.names, *extra])), recipe.slab_bytes)
+        self._finals = _Finals(buffer, self._next)
+        self.steps = Steps(
+            buffer.parts,
+            _selected(buffer, recipe),
+            span=recipe.fragment_length or 1,
+            history=(recipe.frame_stack or 1) - 1,
+            following=bool(self._next),
+            pending=self._finals.numbers,
+        )
+        if not self.steps.total:
+            raise SchemaError(f"{buffer.location}: {self._nothing(buffer)}")
+        self.first_row = buffer._first
+        self.order = self._ordered(buffer, seed, weights)
+        self._window: _Window | None = None
+        size = recipe.batch_size
+        self._ahead = max(1, min(WINDOW_BATCHES, WINDOW_ROWS // size)) if self.order.ahead else 1
+        """Batches of a window; it may depend on nothing but the recipe, or batches would."""
+
+    def _nothing(self, buffer: BufferReader) -> str:
+        """Why nothing can be drawn."""
+        recipe = self.recipe
+        if not len(buffer):
+            return "there is no step to sample: the buffer is empty, or nothing was committed yet"
+        selection = [f"{name} {value!r}" for name, value in (("split", recipe.split), ("where", recipe.where)) if value is not None]
+        lengths = buffer.trajectories.where(recipe.where, **({} if recipe.split is None else {"split": recipe.split})).length
+        if not len(lengths):
+            return f"there is no step to sample: no trajectory has {' and '.join(selection)}"
+        of = f" with {' and '.join(selection)}" if selection else ""
+        if recipe.fragment_length is not None and int(lengths.max()) < recipe.fragment_length:
+            return (
+                f"no trajectory{of} has {recipe.fragment_length} steps; the longest has {int(lengths.max())}: use a smaller fragment_length"
+            )
+        return f"there is no step to sample{of}: no next observation is known; ask for next_observation=False"
+
+    def _ordered(self, buffer: BufferReader, seed: int, weights: NDArray[np.float64] | None) -> Any:
+        recipe, steps = self.recipe, self.steps
+        if recipe.order == "trajectory":
+            return TrajectoryOrder(steps, seed)
+        if recipe.order == "epoch":
+            unit = self.gather.block_rows
+            span = (recipe.fragment_length or 1) + (recipe.frame_stack or 1)
+            block = unit * max(1, -(-8 * span // unit))
+            return EpochOrder(steps, seed, block_rows=block, pool_rows=min(POOL_ROWS, max(block, self.gather.room // 2)))
+        if recipe.order == "weights":
+            assert weights is not None
+            trajectories = buffer.trajectories["trajectory"] if recipe.per_trajectory else None
+            order = WeightedOrder(steps, seed, weights, first=buffer._first, trajectories=trajectories, beta=recipe.beta)
+            if not order.weights.total > 0:
+                raise SchemaError(f"{buffer.location}: all weights are 0 where there is something to sample")
+            return order
+        return UniformOrder(steps, seed)
+
+    @property
+    def per_epoch(self) -> int | None:
+        """How many batches an epoch has; None: it does not end."""
+        return -(-self.steps.total // self.recipe.batch_size) if self.recipe.order == "epoch" else None
+
+    # --- batches
+
+    def make(self, epoch: int, number: int, out: Out | None = None) -> Batch:
+        """Batch `number` of an epoch. `out`: what an earlier call returned, to be filled again."""
+        size = self.recipe.batch_size
+        window = self._window
+        if window is None or window.epoch != epoch or not window.first <= number < window.first + self._ahead or not self.order.ahead:
+            window = self._window = self._plan(epoch, number // self._ahead * self._ahead)
+        begin = (number - window.first) * size
+        end = min(begin + size, len(window.drawn.rows))
+        if self.gather.coded and end > window.held:
+            self._hold(window, begin)
+        drawn = Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end])
+        if self.recipe.fragment_length is not None:
+            batch = self._fragments(drawn, self.recipe.fragment_length)
+        elif self.recipe.frame_stack is not None:
+            batch = self._stacks(drawn, self.recipe.frame_stack)
+        elif self.recipe.n_step > 1:
+            batch = self._n_step(drawn)
+        else:
+            return self._labelled(self._transitions(window, begin, end, out), window, begin, end)
+        if out is not None:
+            batch = self._copied(batch, out)
+        return self._labelled(batch, window, begin, end)
+
+    def _plan(self, epoch: int, first: int) -> _Window:
+        size = self.recipe.batch_size
+        start, stop = first * size, (first + self._ahead) * size
+        drawn = self.order.draw(epoch, start, min(stop, self.steps.total) if self.per_epoch is not None else stop)
+        window = _Window(epoch, first, drawn, drawn.rows, drawn.rows)
+        if self._next and self._plain:
+            window.following, window.final = self.steps.after(drawn.rows, drawn.part)
+        return window
+
+    @property
+    def _plain(self) -> bool:
+        """Batches are of transitions as they are stored."""
+        return self.recipe.fragment_length is None and self.recipe.frame_stack is None and self.recipe.n_step == 1
+
+    def _hold(self, window: _Window, begin: int) -> None:
+        """Decode for the rest of the window, or for so many of its batches as there is room for."""
+        recipe = self.recipe
+        rows = window.drawn.rows
+        before, behind = (recipe.frame_stack or 1) - 1, (recipe.fragment_length or recipe.n_step) - 1 + bool(self._next)
+        count = len(rows) - begin
+        while count > recipe.batch_size:
+            some = rows[begin : begin + count]
+            if self.gather.hold(np.maximum(some - before, self.first_row), some + behind):
+                break
+            count = -(-count // 2 // recipe.batch_size) * recipe.batch_size
+        window.held = begin + count
+
+    def _labelled(self, batch: Batch, window: _Window, begin: int, end: int) -> Batch:
+        """With what weighted draws are told by."""
+        drawn = window.drawn
+        if drawn.index is not None and drawn.importance is not None:
+            batch["index"], batch["weight"] = drawn.index[begin:end], drawn.importance[begin:end]
+        return batch
+
+    def _copied(self, batch: Batch, out: Out) -> Batch:
+        for name, values in batch.items():
+            given = out.get(name)
+            check_out(name, given, values.shape, values.dtype)
+            np.copyto(out[name], values)
+        return {name: out[name] for name in batch}
+
+    # --- transitions
+
+    def _transitions(self, window: _Window, begin: int, end: int, out: Out | None) -> Batch:
+        names, rows = self.recipe.names, window.drawn.rows[begin:end]
+        if out is not None:
+            for name in names:
+                declared = self._schema.fields[name]
+                check_out(name, out.get(name), (len(rows), *declared.shape), declared.dtype)
+                if name in self._next:
+                    check_out(f"next_{name}", out.get(f"next_{name}"), (len(rows), *declared.shape), declared.dtype)
+        batch = self.gather.take(names, rows, out)
+        if self._next:
+            again = None if out is None else {name: out[f"next_{name}"] for name in self._next}
+            found = self.gather.take(self._next, window.following[begin:end], again)
+            self._finals.put(found, window.final[begin:end])
+            batch |= {f"next_{name}": values for name, values in found.items()}
+        return batch
+
+    def _after(self, rows: Rows, part: Rows) -> Batch:
+        """The observations after these rows, of any shape: {field: array of that shape and the field's}."""
+        following, final = self.steps.after(rows.reshape(-1), part.reshape(-1))
+        found = self.gather.take(self._next, following)
+        self._finals.put(found, final)
+        return {name: values.reshape(*rows.shape, *values.shape[1:]) for name, values in found.items()}
+
+    # --- n-step returns
+
+    def _n_step(self, drawn: Drawn) -> Batch:
+        names = [name for name in self.recipe.names if name not in self._roles.values()]
+        batch = self.gather.take(names, drawn.rows)
+        more, last, part = self._returns(drawn)
+        batch |= more
+        if self._next:
+            batch |= {f"next_{name}": values for name, values in self._after(last, part).items()}
+        return batch
+
+    def _returns(self, drawn: Drawn) -> tuple[Batch, Rows, Rows]:
+        """Discounted sums of rewards up to n steps on or the end of the trajectory, flags of the last step, the discount of the value of
+        what follows; the row of the last step, and its part."""
+        count, steps = self.recipe.n_step, np.arange(self.recipe.n_step)
+        left = np.minimum(self.steps.left(drawn), count)
+        rows, part = self.steps.advance(drawn.rows[:, None], drawn.part[:, None], np.minimum(steps, left[:, None] - 1))
+        names = list(self._roles.values())
+        read = self.gather.take(names, rows.reshape(-1))
+        values = {role: read[name].reshape(len(rows), count, *read[name].shape[1:]) for role, name in self._roles.items()}
+        none = np.zeros((len(rows), count), np.bool_)
+        terminated, truncated = values.get("terminated", none), values.get("truncated", none)
+        ends = (terminated | truncated) & (steps < left[:, None])  # flags may stand within a trajectory, where its source says so
+        used = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, left)
+        item = np.arange(len(rows))
+        batch: Batch = {}
+        wanted = self.recipe.names
+        if "reward" in values and self._roles["reward"] in wanted:
+            reward = values["reward"]
+            kind = reward.dtype if reward.dtype.kind == "f" else np.dtype(np.float64)
+            factors = np.where(steps < used[:, None], self.recipe.gamma**steps, 0.0)
+            summed = np.einsum(
+                "ij,ij...->i...", factors, np.where(factors.reshape(*factors.shape, *[1] * (reward.ndim - 2)) > 0, reward, 0)
+            )
+            batch[self._roles["reward"]] = summed.astype(kind)
+        for role, flags in (("terminated", terminated), ("truncated", truncated)):
+            if role in self._roles and self._roles[role] in wanted:
+                batch[self._roles[role]] = flags[item, used - 1]
+        batch["discount"] = self.recipe.gamma**used * ~terminated[item, used - 1]
+        return batch, rows[item, used - 1], part[item, used - 1]
+
+    # --- fragments
+
+    def _fragments(self, drawn: Drawn, length: int) -> Batch:
+        inside = drawn.rows + length + bool(self._next) <= self.steps.stop[drawn.part]
+        if inside.all():
+            batch = self.gather.runs(self.recipe.names, drawn.rows, length)
+            return batch | {f"next_{name}": values for name, values in self.gather.runs(self._next, drawn.rows + 1, length).items()}
+        batch = self._empty(len(drawn.rows), length)
+        whole, cut = np.flatnonzero(inside), np.flatnonzero(~inside)
+        for name, values in self.gather.runs(self.recipe.names, drawn.rows[whole], length).items():
+            batch[name][whole] = values
+        for name, values in self.gather.runs(self._next, drawn.rows[whole] + 1, length).items():
+            batch[f"next_{name}"][whole] = values
+        rows, part = self.steps.advance(drawn.rows[cut, None], drawn.part[cut, None], np.arange(length))
+        for name, values in self.gather.take(self.recipe.names, rows.reshape(-1)).items():
+            batch[name][cut] = values.reshape(len(cut), length, *values.shape[1:])
+        for name, values in (self._after(rows, part) if self._next else {}).items():
+            batch[f"next_{name}"][cut] = values
+        return batch
+
+    def _empty(self, count: int, length: int) -> Batch:
+        fields = {name: self._schema.fields[name] for name in self.recipe.names}
+        batch = {name: np.empty((count, length, *declared.shape), declared.dtype) for name, declared in fields.items()}
+        return batch | {f"next_{name}": np.empty_like(batch[name]) for name in self._next}
+
+    # --- stacks
+
+    def _stacks(self, drawn: Drawn, depth: int) -> Batch:
+        """Observations as (batch, depth, ...), the newest last; two views of the same frames where the next one is asked for."""
+        if self.recipe.n_step == 1:
+            batch = self.gather.take(self._others, drawn.rows)
+            shown = self._frames(drawn.rows, drawn.part, depth, following=bool(self._next))
+            batch |= {name: values[:, :depth] for name, values in shown.items()}
+            return batch | {f"next_{name}": shown[name][:, 1:] for name in self._next}
+        batch = self.gather.take([name for name in self._others if name not in self._roles.values()], drawn.rows)
+        batch |= self._frames(drawn.rows, drawn.part, depth, following=False)
+        more, last, part = self._returns(drawn)
+        batch |= more
+        shown = self._frames(last, part, depth, following=True) if self._next else {}
+        return batch | {f"next_{name}": values[:, 1:] for name, values in shown.items()}
+
+    def _frames(self, rows: Rows, part: Rows, depth: int, *, following: bool) -> Batch:
+        """The observations at these rows and the depth - 1 before, and the one after: (count, depth (+ 1), ...)."""
+        count, length = len(rows), depth + following
+        inside = (rows - depth + 1 >= self.steps.start[part]) & (rows + following < self.steps.stop[part])
+        if inside.all():
+            return self.gather.runs(self._observations, rows - depth + 1, length)
+        fields = {name: self._schema.fields[name] for name in self._observations}
+        shown = {name: np.empty((count, length, *declared.shape), declared.dtype) for name, declared in fields.items()}
+        whole, cut = np.flatnonzero(inside), np.flatnonzero(~inside)
+        for name, values in self.gather.runs(self._observations, rows[whole] - depth + 1, length).items():
+            shown[name][whole] = values
+        earlier = self.steps.back(rows[cut, None], part[cut, None], np.arange(depth - 1, -1, -1))
+        for name, values in self.gather.take(self._observations, earlier.reshape(-1)).items():
+            shown[name][cut, :depth] = values.reshape(len(cut), depth, *values.shape[1:])
+        for name, values in (self._after(rows[cut], part[cut]) if following else {}).items():
+            shown[name][cut, depth] = values
+        return shown
+
+
+class _Finals:
+    """Final observations by number: those that are stored, and behind them those pending with the commit."""
+
+    def __init__(self, buffer: BufferReader, names: list[str]) -> None:
+        self._buffer = buffer
+        store = buffer._store
+        stored = [store.rows(f"final/{escape_path(name)}") for name in names]
+        self._stored = max(stored, default=0)
+        opened = [entry for entry in buffer._open_trajectories() if names and entry.following is not None]
+        self.numbers = {entry.trajectory: self._stored + number for number, entry in enumerate(opened)}
+        self._pending = {name: [entry.following[name] for entry in opened if entry.following is not None] for name in names}
+
+    def put(self, found: Batch, final: Rows) -> None:
+        """Replace values where there is a final observation."""
+        at = np.flatnonzero(final >= 0)
+        if not len(at):
+            return
+        numbers = final[at]
+        pending = np.flatnonzero(numbers >= self._stored)
+        ended = numbers < self._stored
+        for name, values in found.items():
+            if len(pending) < len(at):
+                values[at[ended]] = self._buffer.final_rows(name, numbers[ended])
+            for place in pending.tolist():
+                values[at[place]] = self._pending[name][int(numbers[place]) - self._stored]
+
+
+def _selected(buffer: BufferReader, recipe: Recipe) -> NDArray[np.bool_] | None:
+    """Of each part, whether its trajectory is selected; None: all are."""
+    if recipe.where is None and recipe.split is None:
+        return None
+    equals = {} if recipe.split is None else {"split": recipe.split}
+    chosen = buffer.trajectories.where(recipe.where, **equals)["trajectory"]
+    return np.isin(buffer.parts.trajectory, chosen)

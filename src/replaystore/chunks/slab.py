@@ -1,0 +1,140 @@
+"""Random rows of coded arrays at the speed of memory: decoded chunks side by side in one block for each array, under one table.
+
+Rows are gathered by one `take` for each array, however many chunks they lie in; a dictionary of chunks, looked up one by one, takes
+fifty times as long. What is not there is decoded straight into its place, and what was not used for the longest time makes room.
+
+Invariants:
+(1) A chunk is in the table only if all arrays have it decoded.
+(2) A slab shows the rows that its arrays had when it was made; memory is touched as it is filled, and never more than `limit` bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.chunks import Rows
+from replaystore.chunks.coded import CodedColumn
+from replaystore.errors import EvictedError
+
+__all__ = ["Slab"]
+
+
+class Slab:
+    """Decoded chunks of columns whose chunks have the same number of rows.
+
+    Args:
+        columns: by name; all have the same rows. They may go on growing.
+        limit: bytes of decoded chunks that may be kept, of all columns together; one chunk of each is kept in any case.
+    """
+
+    def __init__(self, columns: Mapping[str, CodedColumn], limit: int) -> None:
+        self._columns = dict(columns)
+        some = next(iter(columns.values()))
+        self.chunk_rows = some.chunk_rows
+        self._tails = {name: column.tail for name, column in columns.items()}
+        self.tail_start = next(iter(self._tails.values()))[0]
+        self._first_chunk = some.first // self.chunk_rows
+        chunks = max(0, self.tail_start // self.chunk_rows - self._first_chunk)
+        self.chunk_bytes = sum(column.chunk_bytes for column in columns.values())
+        """Of all columns together."""
+        self.slots = max(1, min(chunks, limit // max(1, self.chunk_bytes)))
+        self._slot = np.full(chunks, -1, np.int32)
+        """Where each chunk is, or -1."""
+        self._chunk = np.full(self.slots, -1, np.int64)
+        self._used = np.zeros(self.slots, np.int64)
+        """When each slot was asked for last."""
+        self._now = 0
+        self._items: dict[str, Rows] = {}
+        self.decoded = 0
+        """Chunks that were decoded so far, of each column."""
+
+    @property
+    def nbytes(self) -> int:
+        """The most memory that it takes."""
+        return self.slots * self.chunk_bytes
+
+    def hold(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> bool:
+        """Decode the chunks that the rows from each of `first` to each of `last` lie in, side by side in threads; whether they fit."""
+        low, high = self._chunks_of(first), self._chunks_of(np.minimum(last, self.tail_start - 1))
+        wanted = [low + step for step in range(int((high - low).max(initial=0)) + 1)]
+        chunks = np.unique(np.concatenate([np.minimum(chunk, high) for chunk in wanted]))
+        chunks = chunks[(chunks >= 0) & (chunks < len(self._slot))]
+        if len(chunks) > self.slots:
+            return False
+        self._hold(chunks)
+        return True
+
+    def _chunks_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows // self.chunk_rows - self._first_chunk
+
+    def _hold(self, chunks: NDArray[np.int64]) -> None:
+        """Decode those of these chunks that are not there; they are distinct and no more than there are slots."""
+        slots = self._slot[chunks]
+        there = slots >= 0
+        self._now += 1
+        self._used[slots[there]] = self._now
+        missing = chunks[~there]
+        if not len(missing):
+            return
+        if len(missing) < self.slots:
+            free = np.argpartition(self._used, len(missing) - 1)[: len(missing)]
+        else:
+            free = np.arange(self.slots)
+        old = self._chunk[free]
+        self._slot[old[old >= 0]] = -1
+        self._chunk[free], self._used[free] = -1, 0
+        for name, column in self._columns.items():
+            if name not in self._items:
+                self._items[name] = np.empty(self.slots * self.chunk_rows, np.dtype((np.void, column.row_bytes)))
+            begin = (missing + self._first_chunk) * self.chunk_rows
+            if begin[0] < column.first:
+                raise EvictedError(f"{column.files}: row {begin[0]} of {column.name} has left the ring; refresh")
+            column.decode(missing + self._first_chunk, self._items[name], free)
+        self._chunk[free], self._used[free] = missing, self._now
+        self._slot[missing] = free
+        self.decoded += len(missing)
+
+    def take(self, rows: NDArray[np.int64], outs: Mapping[str, Rows]) -> None:
+        """Fill the arrays of `outs`, by name of column, with rows of any order; EvictedError, CorruptError: a chunk cannot be had."""
+        tail = rows >= self.tail_start
+        if not tail.any():
+            self._take(rows, None, outs)
+            return
+        for name, out in outs.items():
+            out[tail] = self._tails[name][1][rows[tail] - self.tail_start]
+        coded = np.flatnonzero(~tail)
+        self._take(rows[coded], coded, outs)
+
+    def _take(self, rows: NDArray[np.int64], to: NDArray[np.intp] | None, outs: Mapping[str, Rows]) -> None:
+        """Rows of complete chunks to these places of the arrays; None: to all, in order."""
+        chunk = self._chunks_of(rows)
+        for some in self._rounds(chunk):
+            places = self._slot[chunk if some is None else chunk[some]].astype(np.int64) * self.chunk_rows
+            places += (rows if some is None else rows[some]) % self.chunk_rows
+            target = to if some is None else some if to is None else to[some]
+            for name, out in outs.items():
+                items = out.reshape(-1).view(self._items[name].dtype)
+                if target is None:
+                    self._items[name].take(places, out=items, mode="clip")
+                else:
+                    items[target] = self._items[name].take(places)
+
+    def _rounds(self, chunk: NDArray[np.int64]) -> Iterable[NDArray[np.int64] | None]:
+        """Hold the chunks of all these rows, as many at a time as there is room for; which rows (None: all) can be taken then."""
+        if not len(chunk):
+            return
+        if int(self._slot[chunk].min()) >= 0:
+            yield None
+            return
+        distinct = np.unique(chunk)
+        if len(distinct) <= self.slots:
+            self._hold(distinct)
+            yield None
+            return
+        for begin in range(0, len(distinct), self.slots):
+            some = distinct[begin : begin + self.slots]
+            self._hold(some)
+            yield np.flatnonzero((chunk >= some[0]) & (chunk <= some[-1]))

@@ -1,0 +1,176 @@
+"""From rows to the arrays of a batch: each field by the quickest way that its storage allows.
+
+Raw fields that are mapped are gathered by one `take`, or a run of rows as one item; coded fields through slabs of decoded chunks, one
+for all fields whose chunks are alike; raw fields that cannot be mapped by system calls. All show one commit, whatever the buffer that
+they come from goes on to.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.chunks.coded import CodedColumn
+from replaystore.chunks.mapped import PlainColumn
+from replaystore.chunks.readahead import read_ahead
+from replaystore.chunks.slab import Slab
+from replaystore.errors import SchemaError
+from replaystore.names import escape_path
+
+if TYPE_CHECKING:
+    from replaystore.reader import BufferReader
+
+__all__ = ["SLAB_BYTES", "Batch", "Gather", "check_out"]
+
+SLAB_BYTES = 256 << 20
+"""Decoded chunks that a sampler keeps, unless it is told otherwise."""
+
+Rows = NDArray[np.int64]
+Batch = dict[str, NDArray[Any]]
+
+
+class _Mapped:
+    """A raw field whose rows are mapped."""
+
+    def __init__(self, column: PlainColumn, items: NDArray[Any]) -> None:
+        self.items, self.first = items, column.first
+        self.dtype, self.shape = column.dtype, column.shape
+        self._item = items.dtype
+        self.ahead = read_ahead(items, column.window)
+        self._runs: dict[int, NDArray[Any]] = {}
+
+    def take(self, rows: Rows, out: NDArray[Any] | None) -> NDArray[Any]:
+        places = rows - self.first if self.first else rows
+        if self.ahead is not None:
+            self.ahead.want(places)
+        if out is None:
+            return self.items.take(places).view(self.dtype).reshape(len(rows), *self.shape)
+        # mode: NumPy would otherwise gather into a buffer first, so as to leave `out` alone should a row be out of bounds.
+        self.items.take(places, out=out.reshape(-1).view(self._item), mode="clip")
+        return out
+
+    def runs(self, rows: Rows, length: int) -> NDArray[Any]:
+        """From each row on so many rows, as one item of a view in which items overlap."""
+        places = rows - self.first if self.first else rows
+        if self.ahead is not None:
+            self.ahead.want(places, length)
+        view = self._runs.get(length)
+        if view is None:
+            size = self._item.itemsize
+            count, item = len(self.items) - length + 1, np.dtype((np.void, size * length))
+            view = self._runs[length] = np.ndarray((count,), item, self.items.view(np.uint8), strides=(size,))
+        return view[places].view(self.dtype).reshape(len(rows), length, *self.shape)
+
+
+class Gather:
+    """Gathers rows of some fields of a buffer, as of the commit that it shows now.
+
+    Args:
+        names: fields.
+        slab_bytes: memory for decoded chunks.
+    """
+
+    def __init__(self, buffer: BufferReader, names: Sequence[str], slab_bytes: int = SLAB_BYTES) -> None:
+        columns = {name: buffer._of(name) for name in names}
+        self.columns = columns
+        self.schema = buffer.schema
+        self._codecs = {name: buffer._store.container.specs()[f"steps/{escape_path(name)}"].codec for name in names}
+        self._mapped: dict[str, _Mapped] = {}
+        self._plain: dict[str, PlainColumn] = {}
+        self.slabs: list[Slab] = []
+        self._slab: dict[str, Slab] = {}
+        coded: dict[int, dict[str, CodedColumn]] = {}
+        for name, column in columns.items():
+            if isinstance(column, CodedColumn):
+                coded.setdefault(column.chunk_rows, {})[name] = column
+            elif column.items is not None:
+                self._mapped[name] = _Mapped(column, column.items)
+            else:
+                self._plain[name] = copy.copy(column)  # its state is immutable: the copy stays as it is
+        total = sum(column.row_bytes for several in coded.values() for column in several.values())
+        for several in coded.values():
+            share = slab_bytes * sum(column.row_bytes for column in several.values()) // max(1, total)
+            slab = Slab(several, share)
+            self.slabs.append(slab)
+            self._slab |= dict.fromkeys(several, slab)
+
+    # --- rows
+
+    def take(self, names: Sequence[str], rows: Rows, outs: Mapping[str, NDArray[Any]] | None = None) -> Batch:
+        """Rows of these fields, {field: array of shape (len(rows), *field shape)}; they must be rows of the commit.
+
+        `outs`: arrays to fill, as `check_out` wants them."""
+        batch: Batch = {}
+        for name in names:
+            out = None if outs is None else outs[name]
+            if name in self._mapped:
+                batch[name] = self._mapped[name].take(rows, out)
+            elif name in self._plain:
+                batch[name] = self._plain[name].take(rows, out)
+            else:
+                declared = self.schema.fields[name]
+                batch[name] = np.empty((len(rows), *declared.shape), declared.dtype) if out is None else out
+        for slab in self.slabs:
+            outputs = {name: batch[name] for name in names if self._slab.get(name) is slab}
+            if outputs and len(rows):
+                slab.take(rows, outputs)
+        return batch
+
+    def runs(self, names: Sequence[str], rows: Rows, length: int) -> Batch:
+        """From each of `rows` on so many rows that lie side by side: {field: array of shape (len(rows), length, *field shape)}."""
+        batch = {name: self._mapped[name].runs(rows, length) for name in names if name in self._mapped}
+        others = [name for name in names if name not in batch]
+        if others:
+            found = self.take(others, (rows[:, None] + np.arange(length)).reshape(-1))
+            batch |= {name: values.reshape(len(rows), length, *values.shape[1:]) for name, values in found.items()}
+        return {name: batch[name] for name in names}
+
+    def hold(self, first: Rows, last: Rows) -> bool:
+        """Decode what is needed of the rows from each of `first` to each of `last`, if there is room for it at one time."""
+        return all(slab.hold(first, last) for slab in self.slabs)
+
+    # --- what it is like
+
+    @property
+    def coded(self) -> bool:
+        """Whether any field is coded."""
+        return bool(self.slabs)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that are best read together: whole chunks of every coded field."""
+        return max((slab.chunk_rows for slab in self.slabs), default=1)
+
+    @property
+    def room(self) -> int:
+        """Rows whose chunks there is room for; of fields that are not coded as many as you like."""
+        return min((slab.slots * slab.chunk_rows for slab in self.slabs), default=1 << 62)
+
+    def explain(self) -> list[str]:
+        """A line for each field: how it is read."""
+        lines = []
+        for name in self.columns:
+            if name in self._mapped:
+                ahead = self._mapped[name].ahead
+                cold = ahead is not None and ahead.cold
+                how = "raw, mapped: one take" + (f", pages asked for ahead ({ahead.resident:.0%} in memory)" if cold and ahead else "")
+            elif name in self._plain:
+                how = "raw, but not mapped (its place is not aligned to pages): system calls"
+            else:
+                slab = self._slab[name]
+                room = f"a slab of {slab.slots} decoded chunks ({slab.nbytes / 1e6:.0f} MB)"
+                how = f"{self._codecs[name]}, chunks of {slab.chunk_rows} rows: {room}"
+            lines.append(f"{name}: {how}")
+        return lines
+
+
+def check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """SchemaError unless an array can be filled with values of this shape and dtype."""
+    fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == dtype
+    if not fits or not (out.flags.c_contiguous and out.flags.writeable):
+        found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise SchemaError(f"out[{name!r}] is {found}; it has to be a writable C-contiguous array of {dtype} and shape {shape}")
