@@ -7,7 +7,7 @@ batch holds depends on the seed, the epoch and its number only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,9 +94,9 @@ class Batches:
     def __init__(self, buffer: BufferReader, recipe: Recipe, seed: int, weights: NDArray[np.float64] | None = None) -> None:
         self.recipe, self.commit = recipe, buffer.commit_id
         self._schema = buffer.schema
-        self._observations = [name for name in recipe.names if buffer.schema.fields[name].role == "observation"]
-        self._next = self._observations if recipe.next_observation else []
-        self._others = [name for name in recipe.names if name not in self._observations]
+        self._observations = tuple(name for name in recipe.names if buffer.schema.fields[name].role == "observation")
+        self._next = self._observations if recipe.next_observation else ()
+        self._others = tuple(name for name in recipe.names if name not in self._observations)
         roles = {role: buffer.schema.names(role) for role in ("reward", "terminated", "truncated")}
         self._roles = {role: names[0] for role, names in roles.items() if names}
         extra = list(self._roles.values()) if recipe.n_step > 1 else []
@@ -353,7 +353,7 @@ class Batches:
 class _Finals:
     """Final observations by number: those that are stored, and behind them those pending with the commit."""
 
-    def __init__(self, buffer: BufferReader, names: list[str]) -> None:
+    def __init__(self, buffer: BufferReader, names: Sequence[str]) -> None:
         self._buffer = buffer
         store = buffer._store
         stored = [store.rows(f"final/{escape_path(name)}") for name in names]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from replaystore.chunks.coded import CodedColumn
 from replaystore.chunks.mapped import PlainColumn
-from replaystore.chunks.readahead import read_ahead
+from replaystore.chunks.readahead import RESIDENT, read_ahead
 from replaystore.chunks.slab import Slab
 from replaystore.errors import SchemaError
 from replaystore.names import escape_path
@@ -29,6 +29,9 @@ __all__ = ["SLAB_BYTES", "Batch", "Gather", "check_out"]
 SLAB_BYTES = 256 << 20
 """Decoded chunks that a sampler keeps, unless it is told otherwise."""
 
+WARM_CALLS, COLD_CALLS = 4096, 64
+"""Rows are gathered so many times before it is looked again what is in memory."""
+
 Rows = NDArray[np.int64]
 Batch = dict[str, NDArray[Any]]
 
@@ -39,31 +42,18 @@ class _Mapped:
     def __init__(self, column: PlainColumn, items: NDArray[Any]) -> None:
         self.items, self.first = items, column.first
         self.dtype, self.shape = column.dtype, column.shape
-        self._item = items.dtype
+        self.item = items.dtype
         self.ahead = read_ahead(items, column.window)
         self._runs: dict[int, NDArray[Any]] = {}
 
-    def take(self, rows: Rows, out: NDArray[Any] | None) -> NDArray[Any]:
-        places = rows - self.first if self.first else rows
-        if self.ahead is not None:
-            self.ahead.want(places)
-        if out is None:
-            return self.items.take(places).view(self.dtype).reshape(len(rows), *self.shape)
-        # mode: NumPy would otherwise gather into a buffer first, so as to leave `out` alone should a row be out of bounds.
-        self.items.take(places, out=out.reshape(-1).view(self._item), mode="clip")
-        return out
-
     def runs(self, rows: Rows, length: int) -> NDArray[Any]:
         """From each row on so many rows, as one item of a view in which items overlap."""
-        places = rows - self.first if self.first else rows
-        if self.ahead is not None:
-            self.ahead.want(places, length)
         view = self._runs.get(length)
         if view is None:
-            size = self._item.itemsize
+            size = self.item.itemsize
             count, item = len(self.items) - length + 1, np.dtype((np.void, size * length))
             view = self._runs[length] = np.ndarray((count,), item, self.items.view(np.uint8), strides=(size,))
-        return view[places].view(self.dtype).reshape(len(rows), length, *self.shape)
+        return view[rows - self.first].view(self.dtype).reshape(len(rows), length, *self.shape)
 
 
 class Gather:
@@ -83,6 +73,8 @@ class Gather:
         self._plain: dict[str, PlainColumn] = {}
         self.slabs: list[Slab] = []
         self._slab: dict[str, Slab] = {}
+        self._ways: dict[tuple[str, ...], list[tuple[str, int, Any, Any, Any, tuple[int, ...]]]] = {}
+        self._cold, self._until_look = False, 0
         coded: dict[int, dict[str, CodedColumn]] = {}
         for name, column in columns.items():
             if isinstance(column, CodedColumn):
@@ -104,30 +96,73 @@ class Gather:
         """Rows of these fields, {field: array of shape (len(rows), *field shape)}; they must be rows of the commit.
 
         `outs`: arrays to fill, as `check_out` wants them."""
+        self._until_look -= 1
+        if self._cold or self._until_look < 0:
+            self._advise(names, rows, 1)
         batch: Batch = {}
-        for name in names:
-            out = None if outs is None else outs[name]
-            if name in self._mapped:
-                batch[name] = self._mapped[name].take(rows, out)
-            elif name in self._plain:
-                batch[name] = self._plain[name].take(rows, out)
+        count, known, places = len(rows), 0, rows
+        for name, first, take, item, dtype, shape in self._way(names):
+            if take is None:
+                batch[name] = self._other(name, rows, None if outs is None else outs[name])
+                continue
+            if first != known:
+                known, places = first, rows - first
+            if outs is None:
+                batch[name] = take(places).view(dtype).reshape(count, *shape)
             else:
-                declared = self.schema.fields[name]
-                batch[name] = np.empty((len(rows), *declared.shape), declared.dtype) if out is None else out
+                out = batch[name] = outs[name]
+                # clip: NumPy would otherwise gather into a buffer first, so as to leave `out` alone should a row be out of bounds.
+                take(places, None, out.reshape(-1).view(item), "clip")
         for slab in self.slabs:
             outputs = {name: batch[name] for name in names if self._slab.get(name) is slab}
-            if outputs and len(rows):
+            if outputs and count:
                 slab.take(rows, outputs)
         return batch
 
+    def _way(self, names: Sequence[str]) -> list[tuple[str, int, Any, Any, Any, tuple[int, ...]]]:
+        """What `take` needs of each field, found once: for five fields, looking it up would take as long as gathering two of them."""
+        key = names if type(names) is tuple else tuple(names)
+        way = self._ways.get(key)
+        if way is None:
+            way = self._ways[key] = []
+            for name in key:
+                column = self._mapped.get(name)
+                if column is None:
+                    way.append((name, 0, None, None, None, ()))
+                else:
+                    way.append((name, column.first, column.items.take, column.item, column.dtype, column.shape))
+        return way
+
+    def _other(self, name: str, rows: Rows, out: NDArray[Any] | None) -> NDArray[Any]:
+        """Rows that are read by system calls, or an array for those that a slab is going to give."""
+        if name in self._plain:
+            return self._plain[name].take(rows, out)
+        declared = self.schema.fields[name]
+        return np.empty((len(rows), *declared.shape), declared.dtype) if out is None else out
+
     def runs(self, names: Sequence[str], rows: Rows, length: int) -> Batch:
         """From each of `rows` on so many rows that lie side by side: {field: array of shape (len(rows), length, *field shape)}."""
+        self._until_look -= 1
+        if self._cold or self._until_look < 0:
+            self._advise(names, rows, length)
         batch = {name: self._mapped[name].runs(rows, length) for name in names if name in self._mapped}
         others = [name for name in names if name not in batch]
         if others:
             found = self.take(others, (rows[:, None] + np.arange(length)).reshape(-1))
             batch |= {name: values.reshape(len(rows), length, *values.shape[1:]) for name, values in found.items()}
         return {name: batch[name] for name in names}
+
+    def _advise(self, names: Sequence[str], rows: Rows, span: int) -> None:
+        """Have what is not in memory read ahead; it is looked now and then whether anything is not."""
+        if self._until_look < 0:
+            looked = [column.ahead.look() for column in self._mapped.values() if column.ahead is not None]
+            self._cold = min(looked, default=1.0) < RESIDENT
+            self._until_look = COLD_CALLS if self._cold else WARM_CALLS
+        if self._cold:
+            for name in names:
+                column = self._mapped.get(name)
+                if column is not None and column.ahead is not None:
+                    column.ahead.want(rows - column.first, span)
 
     def hold(self, first: Rows, last: Rows) -> bool:
         """Decode what is needed of the rows from each of `first` to each of `last`, if there is room for it at one time."""

@@ -18,6 +18,10 @@ TOP = 4096
 
 Floats = NDArray[np.float64]
 
+_ALL = np.ones(FAN)
+_BEFORE = np.triu(np.ones((FAN, FAN + 1)), 1)
+"""Times the weights of FAN children: the sums of those before each, and of all."""
+
 
 class WeightTree:
     """Weights by position; those that are 0 are never drawn.
@@ -69,14 +73,16 @@ class WeightTree:
     def draw(self, uniform: Floats) -> tuple[NDArray[np.int64], Floats]:
         """The positions for these numbers in [0, 1), and their shares."""
         top = self._cumulated()
-        target = uniform * top[-1]
-        node = np.minimum(np.searchsorted(top, target, side="right"), np.searchsorted(top, top[-1]))
+        target = np.minimum(uniform * top[-1], np.nextafter(top[-1], 0))
+        node = np.searchsorted(top, target, side="right")
         target = target - np.where(node > 0, top[node - 1], 0.0)
-        for level in range(len(self._sums) - 2, -1, -1):
-            sums = self._sums[level].reshape(-1, FAN)[node].cumsum(axis=1)
-            # Rounding may leave a target at or behind the last sum: then it is the last child that weighs anything.
-            child = np.minimum((sums <= target[:, None]).sum(axis=1), (sums < sums[:, -1:]).sum(axis=1))
-            target = target - np.where(child > 0, sums[np.arange(len(node)), child - 1], 0.0)
+        item = np.arange(len(node))
+        for sums in reversed(self._sums[:-1]):
+            before = sums.reshape(-1, FAN).take(node, axis=0) @ _BEFORE
+            # Rounding may leave a target at or behind the sum of all: then it is the last child that weighs anything.
+            target = np.minimum(target, np.nextafter(before[:, -1], 0))
+            child = (before[:, 1:] <= target[:, None]).argmin(axis=1)
+            target = target - before[item, child]
             node = node * FAN + child
         return node, self._shares(node)
 
@@ -87,8 +93,10 @@ class WeightTree:
         self._least[0][node] = self._shares(node)
         for level in range(1, len(self._sums)):
             node = node // FAN
-            self._sums[level][node] = self._sums[level - 1].reshape(-1, FAN)[node].sum(axis=1)
-            self._least[level][node] = self._least[level - 1].reshape(-1, FAN)[node].min(axis=1)
+            self._sums[level][node] = self._sums[level - 1].reshape(-1, FAN).take(node, axis=0) @ _ALL
+            # The copy lets NumPy go along the 16 rows, which takes a quarter of the time of going along short columns.
+            children = self._least[level - 1].reshape(-1, FAN).take(node, axis=0).T.copy()
+            self._least[level][node] = children.min(axis=0)
         self._top = None
 
 

@@ -18,15 +18,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ReadAhead", "read_ahead"]
+__all__ = ["RESIDENT", "ReadAhead", "read_ahead"]
 
 PROBES = 64
 """Places that are looked at to see how much is in memory."""
 PROBE_PAGES = 16
 RESIDENT = 0.9
 """The share of pages in memory from which on nothing is asked for."""
-WARM_BATCHES, COLD_BATCHES = 2048, 32
-"""After so many batches it is looked again."""
 SEQUENTIAL_BYTES = 16 << 10
 """Reading so many bytes in order takes as long as one page at random."""
 STRETCH = 8 << 20
@@ -44,13 +42,11 @@ class ReadAhead:
         self._items, self._window = items, window
         self._bytes, self._row = items.nbytes, items.dtype.itemsize
         self._address = items.ctypes.data
-        self._batches = 0
         self._asked = 0
         self._filled = 0
         self.resident = 1.0
         """The share of pages that were in memory when it was looked last."""
         self._advised = False
-        self._look()
 
     @property
     def cold(self) -> bool:
@@ -59,9 +55,6 @@ class ReadAhead:
 
     def want(self, rows: NDArray[np.int64], span: int = 1) -> None:
         """Rows (places in `items`) are going to be touched, each with the `span` - 1 behind it."""
-        self._batches -= 1
-        if self._batches < 0:
-            self._look()
         if not self.cold or not len(rows):
             return
         begin = rows * self._row // mmap.PAGESIZE
@@ -84,8 +77,8 @@ class ReadAhead:
         self._window.madvise(mmap.MADV_WILLNEED, self._filled, length)
         self._filled += length
 
-    def _look(self) -> None:
-        """See how much is in memory."""
+    def look(self) -> float:
+        """See how much is in memory: the share of a sample of pages."""
         last = max(1, -(-self._bytes // mmap.PAGESIZE))
         probed = min(PROBE_PAGES, last)
         found = ctypes.create_string_buffer(probed)
@@ -97,12 +90,12 @@ class ReadAhead:
                 continue
             here += sum(byte & 1 for byte in found.raw)
         self.resident = here / (PROBES * probed)
-        self._batches = COLD_BATCHES if self.cold else WARM_BATCHES
         if self.cold and not self._advised:
             self._window.madvise(mmap.MADV_RANDOM, 0, _pages(self._bytes))
             self._advised = True
         if not self.cold:
             self._asked = self._filled = 0
+        return self.resident
 
 
 def read_ahead(items: NDArray[np.void] | None, window: mmap.mmap | None) -> ReadAhead | None:
