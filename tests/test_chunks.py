@@ -627,9 +627,9 @@ class Counting:
         self.codec, self.before, self.decoded = codec, before, 0
         self.encode, self.checksum = codec.encode, codec.checksum
 
-    def decode(self, data: Any, out: NDArray[np.uint8]) -> None:
+    def decode(self, data: Any, out: NDArray[np.uint8], *, checked: bool = False) -> None:
         self.before()
-        self.codec.decode(data, out)
+        self.codec.decode(data, out, checked=checked)
         self.decoded += 1
 
 

@@ -112,7 +112,7 @@ class Batches:
         )
         if not self.steps.total:
             raise SchemaError(f"{buffer.location}: {self._nothing(buffer)}")
-        self.first_row = buffer._first
+        self.first_row, self.stop_row = buffer._first, buffer._stop
         self.order = self._ordered(buffer, seed, weights)
         self._window: _Window | None = None
         size = recipe.batch_size
@@ -293,16 +293,11 @@ class Batches:
     # --- fragments
 
     def _fragments(self, drawn: Drawn, length: int) -> Batch:
-        inside = drawn.rows + length + bool(self._next) <= self.steps.stop[drawn.part]
-        if inside.all():
-            batch = self.gather.runs(self.recipe.names, drawn.rows, length)
-            return batch | {f"next_{name}": values for name, values in self.gather.runs(self._next, drawn.rows + 1, length).items()}
-        batch = self._empty(len(drawn.rows), length)
-        whole, cut = np.flatnonzero(inside), np.flatnonzero(~inside)
-        for name, values in self.gather.runs(self.recipe.names, drawn.rows[whole], length).items():
-            batch[name][whole] = values
-        for name, values in self.gather.runs(self._next, drawn.rows[whole] + 1, length).items():
-            batch[f"next_{name}"][whole] = values
+        batch = self._runs(self.recipe.names, drawn.rows, length)
+        batch |= {f"next_{name}": values for name, values in self._runs(self._next, drawn.rows + 1, length).items()}
+        cut = np.flatnonzero(drawn.rows + length + bool(self._next) > self.steps.stop[drawn.part])
+        if not len(cut):
+            return batch
         rows, part = self.steps.advance(drawn.rows[cut, None], drawn.part[cut, None], np.arange(length))
         for name, values in self.gather.take(self.recipe.names, rows.reshape(-1)).items():
             batch[name][cut] = values.reshape(len(cut), length, *values.shape[1:])
@@ -310,10 +305,15 @@ class Batches:
             batch[f"next_{name}"][cut] = values
         return batch
 
-    def _empty(self, count: int, length: int) -> Batch:
-        fields = {name: self._schema.fields[name] for name in self.recipe.names}
-        batch = {name: np.empty((count, length, *declared.shape), declared.dtype) for name, declared in fields.items()}
-        return batch | {f"next_{name}": np.empty_like(batch[name]) for name in self._next}
+    def _runs(self, names: Sequence[str], rows: Rows, length: int) -> Batch:
+        """From each row on so many that lie side by side, or some others where the buffer ends before."""
+        if not names:
+            return {}
+        last = self.stop_row - length
+        if last < self.first_row:
+            shapes = {name: self._schema.fields[name] for name in names}
+            return {name: np.empty((len(rows), length, *field.shape), field.dtype) for name, field in shapes.items()}
+        return self.gather.runs(names, np.maximum(np.minimum(rows, last), self.first_row), length)
 
     # --- stacks
 
@@ -333,15 +333,10 @@ class Batches:
 
     def _frames(self, rows: Rows, part: Rows, depth: int, *, following: bool) -> Batch:
         """The observations at these rows and the depth - 1 before, and the one after: (count, depth (+ 1), ...)."""
-        count, length = len(rows), depth + following
-        inside = (rows - depth + 1 >= self.steps.start[part]) & (rows + following < self.steps.stop[part])
-        if inside.all():
-            return self.gather.runs(self._observations, rows - depth + 1, length)
-        fields = {name: self._schema.fields[name] for name in self._observations}
-        shown = {name: np.empty((count, length, *declared.shape), declared.dtype) for name, declared in fields.items()}
-        whole, cut = np.flatnonzero(inside), np.flatnonzero(~inside)
-        for name, values in self.gather.runs(self._observations, rows[whole] - depth + 1, length).items():
-            shown[name][whole] = values
+        shown = self._runs(self._observations, rows - depth + 1, depth + following)
+        cut = np.flatnonzero((rows - depth + 1 < self.steps.start[part]) | (rows + following >= self.steps.stop[part]))
+        if not len(cut):
+            return shown
         earlier = self.steps.back(rows[cut, None], part[cut, None], np.arange(depth - 1, -1, -1))
         for name, values in self.gather.take(self._observations, earlier.reshape(-1)).items():
             shown[name][cut, :depth] = values.reshape(len(cut), depth, *values.shape[1:])

@@ -310,29 +310,40 @@ class Buffer(BufferReader):
         """Set a column of the table of trajectories: one number or bool for each that has ended (for "split" one string each).
 
         A new name makes a new column; trajectories that end later have NaN, 0 or False there until it is set again."""
+        self._set_trajectory_columns({name: values})
+
+    def _set_trajectory_columns(self, columns: Mapping[str, Any]) -> None:
+        """Set several columns in one commit; none is set if one of them does not fit."""
         self._writable()
         assert isinstance(self._store, ArrayStore)
         self.commit()
         ended = self._store.table("trajectories/trajectory")
         at = np.flatnonzero(np.isin(ended, self.parts.trajectory))  # in a ring: those of which a step is left
-        array = np.asarray(values)
-        if array.shape != at.shape:
-            raise SchemaError(f"column {name!r} needs one value for each of the {len(at)} ended trajectories, not shape {array.shape}")
+        arrays = {name: self._trajectory_column(name, np.asarray(values), len(at)) for name, values in columns.items()}
+        for name, array in arrays.items():
+            stored = f"trajectories/{escape(name)}"
+            if stored not in self._store.state.arrays:
+                self._store.create_arrays({stored: table_spec(array.dtype, mutable=True)})
+            self._store.set_rows(stored, at, array)
+            self._dirty = True
+        self.commit()
+
+    def _trajectory_column(self, name: str, values: NDArray[Any], count: int) -> NDArray[Any]:
+        """The values of a column of the table, checked."""
+        if values.shape != (count,):
+            raise SchemaError(f"column {name!r} needs one value for each of the {count} ended trajectories, not shape {values.shape}")
         if name == "split":
-            array = np.array([self._split_code(str(value)) for value in array.tolist()], np.int32)
+            values = np.array([self._split_code(str(value)) for value in values.tolist()], np.int32)
         stored = f"trajectories/{escape(name)}"
         spec = self._store.container.specs().get(stored)
         if spec is not None and not spec.mutable:
             raise SchemaError(f"column {name!r} is what was recorded, and cannot be changed: choose another name")
         if spec is None or stored not in self._store.state.arrays:
-            if array.dtype.kind not in "biuf":
-                raise UnsupportedError(f"column {name!r}: columns hold one number or bool each, not {array.dtype}")
-            self._store.create_arrays({stored: table_spec(array.dtype, mutable=True)})
-        elif array.dtype != spec.dtype:
-            raise SchemaError(f"column {name!r} is {spec.dtype}, not {array.dtype}: convert the values")
-        self._store.set_rows(stored, at, array)
-        self._dirty = True
-        self.commit()
+            if values.dtype.kind not in "biuf":
+                raise UnsupportedError(f"column {name!r}: columns hold one number or bool each, not {values.dtype}")
+        elif values.dtype != spec.dtype:
+            raise SchemaError(f"column {name!r} is {spec.dtype}, not {values.dtype}: convert the values")
+        return values
 
     # --- commits
 

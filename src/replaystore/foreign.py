@@ -33,7 +33,7 @@ from replaystore.location import Location, parse
 from replaystore.making import make, size_of
 from replaystore.names import escape, escape_path
 
-__all__ = ["Selected", "convert"]
+__all__ = ["Import", "Selected", "convert"]
 
 _KEPT = ("trajectory", "length", "split")
 
@@ -136,7 +136,7 @@ def _import(
     assert found is not None
     with found[1].read(path) as read:
         refuse_losses(read.lost, str(place), strict=strict)
-        job = _Import(read, place, codec, layout or "live", progress)
+        job = Import(read, place, codec, layout or "live", progress)
         make(place, job, overwrite=overwrite)
         return Report(
             source=path,
@@ -152,7 +152,7 @@ def _import(
         )
 
 
-class _Import:
+class Import:
     """A store that is made of a foreign buffer."""
 
     def __init__(self, source: Source, place: Location, codec: str | None, layout: str, progress: Progress | None) -> None:

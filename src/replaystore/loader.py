@@ -70,7 +70,8 @@ class Sampler:
         self._batches = Batches(buffer, recipe, self.seed, values)
         self._generation = buffer._store.state.generation
         self._place: Place = (0, 0)
-        self._asked_prefetch = prefetch
+        coded = self._batches.gather.coded and self._batches.order.ahead
+        self._depth = int(prefetch) if prefetch is not None else AHEAD if coded else 0
         self._thread: _Thread | None = None
 
     # --- batches
@@ -87,9 +88,9 @@ class Sampler:
             raise SchemaError(f"batches that are {what} are new arrays: leave out `out`, or make the sampler with prefetch=0 and no device")
         place = self._place
         try:
-            if self.prefetch:
+            if self._depth:
                 if self._thread is None or self._thread.process != os.getpid():  # a forked child has no threads
-                    self._thread = _Thread(self, self.prefetch)
+                    self._thread = _Thread(self, self._depth)
                 batch = self._thread.next()
             else:
                 batch = self._batches.make(*place, out)
@@ -132,9 +133,7 @@ class Sampler:
     @property
     def prefetch(self) -> int:
         """How many batches are made ahead."""
-        if self._asked_prefetch is not None:
-            return self._asked_prefetch
-        return AHEAD if self._batches.gather.coded and self._batches.order.ahead else 0
+        return self._depth
 
     # --- weights
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,8 +89,7 @@ class Extent:
     """Its length in bytes; a multiple of the page size for all but an array's last run."""
 
 
-@dataclass(frozen=True)
-class ChunkEntry:
+class ChunkEntry(NamedTuple):
     """Where an encoded chunk lies."""
 
     object: str
@@ -104,8 +103,10 @@ class Codec(Protocol):
     def encode(self, rows: Any) -> bytes:
         """The stored bytes of a chunk, from its C-order bytes (any contiguous buffer)."""
 
-    def decode(self, data: Any, out: NDArray[np.uint8]) -> None:
-        """Decode stored bytes into `out`, which has the chunk's size in bytes. CorruptError: they do not decode to that."""
+    def decode(self, data: Any, out: NDArray[np.uint8], *, checked: bool = False) -> None:
+        """Decode stored bytes into `out`, which has the chunk's size in bytes. CorruptError: they do not decode to that.
+
+        `checked`: `checksum` was what it had to be, so that the container's own need not be looked at."""
 
     def checksum(self, data: Any) -> int:
         """crc32c of the stored bytes less the trailing checksum that the container's own format adds."""

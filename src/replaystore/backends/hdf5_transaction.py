@@ -48,7 +48,7 @@ SUPERBLOCK = 48
 COUNT = struct.Struct("<I")
 ENTRY = struct.Struct("<QQQ")
 
-_UNKNOWN = "and what is on the disk is unknown: reopen the store, which goes on from its last commit"
+_UNKNOWN = "and what is on the disk is unknown; close the store and open it again"
 
 Result = TypeVar("Result")
 Version = tuple[int, ...]

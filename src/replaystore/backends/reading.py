@@ -58,6 +58,8 @@ class StoreReader:
         self.stays = newest is not None
         """Whether `refresh` leaves it at its commit."""
         self._tables: dict[str, _Table] = {}
+        self._checksums: dict[str, NDArray[Any]] = {}
+        """Those of complete chunks, which do not change before the tables do."""
         self._tail_rows: dict[str, tuple[int, NDArray[Any]]] = {}
         self._attached: dict[str, bytes | None] = {}
 
@@ -137,6 +139,7 @@ class StoreReader:
             generation = self.state.generation
             self.state = self.load(self.container)
             self._tables.clear()
+            self._checksums.clear()
             if self.state.generation == generation and self.container.segments()[-1] == self.state.base:
                 break
         if self.state.commit != before:
@@ -255,8 +258,10 @@ class StoreReader:
 
     def checksum(self, name: str, chunk: int) -> int | None:
         """The crc32c of a complete chunk's stored bytes; None: the chunk is not complete."""
-        table = self.table("checksums/" + name)
-        return int(table[chunk]) if chunk < len(table) else None
+        known = self._checksums.get(name)
+        if known is None or chunk >= len(known):
+            known = self._checksums[name] = self.table("checksums/" + name)
+        return int(known[chunk]) if chunk < len(known) else None
 
     def tail(self, name: str) -> tuple[int, NDArray[Any]]:
         """The unfinished chunk of a coded array: (its first row, its rows).

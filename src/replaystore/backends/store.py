@@ -192,6 +192,7 @@ class ArrayStore(Appender):
             state.tables |= tables
             state.appended = {}
             self._tables.clear()
+            self._checksums.clear()
             for name, entries in state.entries.items():
                 shard = self.rows(name) // self.container.specs()[name].shard_rows
                 state.entries[name] = (
@@ -270,6 +271,7 @@ class ArrayStore(Appender):
                 self._start_log(state)
                 self.state = state
                 self._tables.clear()
+                self._checksums.clear()
                 self._rolling_back = False
         self._resume()
         self.publish()

@@ -17,7 +17,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,8 +101,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """What a request needs of one chunk."""
 
     chunk: int
@@ -112,16 +111,6 @@ class _Piece:
     """Which rows of the chunk."""
     whole: bool = False
     """All of them, one after another: `to` is a slice."""
-
-
-@dataclass(frozen=True)
-class _Fetched:
-    """A piece and the stored bytes of its chunk."""
-
-    piece: _Piece
-    entry: ChunkEntry
-    checksum: int | None
-    data: memoryview
 
 
 Wanted = tuple[_Piece, ChunkEntry | None, int | None]
@@ -263,7 +252,7 @@ class CodedColumn(StoredColumn):
         wanted: list[Wanted] = []
         for piece in pieces:
             entry, checksum = self._locate(piece.chunk), self._checksum(piece.chunk)
-            chunk = None if entry is None else _shared.cache.get((self._number, piece.chunk, entry, checksum))
+            chunk = None if entry is None or piece.whole else _shared.cache.get((self._number, piece.chunk, entry, checksum))
             if chunk is None:
                 wanted.append((piece, entry, checksum))
             else:
@@ -296,67 +285,64 @@ class CodedColumn(StoredColumn):
     # --- in any thread
 
     def _do(self, job: Sequence[Wanted], items: Rows) -> list[Failure]:
-        """Fetch chunks and decode them to their places; those that are not as they should be."""
-        fetched, failures = self._fetch(job)
-        for one in fetched:
-            try:
-                self._decode(one, items)
-            except CorruptError as error:
-                failures.append((one.piece, error))
+        """Fetch chunks, those that lie side by side at once, and decode them to their places; those that are not as they should be."""
+        failures: list[Failure] = []
+        begin = 0
+        for number in range(1, len(job) + 1):
+            if number == len(job) or not self._adjoining(job[number - 1][1], job[number][1]):
+                self._do_run(job[begin:number], items, failures)
+                begin = number
         return failures
 
-    def _fetch(self, job: Sequence[Wanted]) -> tuple[list[_Fetched], list[Failure]]:
-        """Read the stored bytes of chunks, those that lie side by side at once."""
-        fetched: list[_Fetched] = []
-        failures: list[Failure] = []
-        known: list[tuple[_Piece, ChunkEntry, int | None]] = []
-        for piece, entry, checksum in job:
-            if entry is None:
-                failures.append((piece, CorruptError(self._damaged(piece.chunk, None, "is missing"))))
-            elif not 0 < entry.length <= self.chunk_bytes + self.chunk_bytes // 8 + 4096 or entry.offset < 0:
-                failures.append((piece, CorruptError(self._damaged(piece.chunk, entry, f"cannot have {entry.length} bytes"))))
-            else:
-                known.append((piece, entry, checksum))
-        begin = 0
-        for number, (_, entry, _) in enumerate(known, 1):
-            if number < len(known) and known[number][1].object == entry.object and known[number][1].offset == entry.offset + entry.length:
-                continue
-            self._fetch_run(known[begin:number], fetched, failures)
-            begin = number
-        return fetched, failures
+    def _possible(self, entry: ChunkEntry | None) -> bool:
+        """A chunk may have that size."""
+        return entry is not None and entry.offset >= 0 and 0 < entry.length <= self.chunk_bytes + self.chunk_bytes // 8 + 4096
 
-    def _fetch_run(self, run: list[tuple[_Piece, ChunkEntry, int | None]], fetched: list[_Fetched], failures: list[Failure]) -> None:
-        name, start = run[0][1].object, run[0][1].offset
+    def _adjoining(self, entry: ChunkEntry | None, other: ChunkEntry | None) -> bool:
+        if entry is None or other is None or entry.object != other.object or entry.offset + entry.length != other.offset:
+            return False
+        return self._possible(entry) and self._possible(other)
+
+    def _do_run(self, run: Sequence[Wanted], items: Rows, failures: list[Failure]) -> None:
+        """Chunks that lie one behind the other; of those that cannot exist there is one in a run."""
+        first, last = run[0][1], run[-1][1]
+        if first is None or last is None:
+            failures.append((run[0][0], CorruptError(self._damaged(run[0][0].chunk, None, "is missing"))))
+            return
+        if not self._possible(first):
+            failures.append((run[0][0], CorruptError(self._damaged(run[0][0].chunk, first, f"cannot have {first.length} bytes"))))
+            return
+        name, start = first.object, first.offset
         try:
             with self._reading:  # `Files` may close a descriptor when it opens another
-                data = memoryview(self.files.read(name, start, run[-1][1].offset + run[-1][1].length - start))
+                data = np.frombuffer(self.files.read(name, start, last.offset + last.length - start), np.uint8)
         except FileNotFoundError:
-            failures += [(piece, CorruptError(self._damaged(piece.chunk, entry, "is missing: no such file"))) for piece, entry, _ in run]
+            gone = "is missing: no such file"
+            failures += [(piece, CorruptError(self._damaged(piece.chunk, entry, gone))) for piece, entry, _ in run]
             return
         except OSError as error:
             raise StorageError(f"{self.files.path(name)}: chunks of {self.name} cannot be read ({error}); check the disk") from error
         for piece, entry, checksum in run:
-            part = data[entry.offset - start : entry.offset - start + entry.length]
-            if len(part) == entry.length:
-                fetched.append(_Fetched(piece, entry, checksum, part))
-            else:
-                failures.append((piece, CorruptError(self._damaged(piece.chunk, entry, "lies past the end of the file"))))
+            assert entry is not None
+            try:
+                self._decode(piece, entry, checksum, data[entry.offset - start : entry.offset - start + entry.length], items)
+            except CorruptError as error:
+                failures.append((piece, error))
 
-    def _decode(self, one: _Fetched, items: Rows) -> None:
-        piece = one.piece
-        if one.checksum is not None and self.codec.checksum(one.data) != one.checksum:
-            raise CorruptError(self._damaged(piece.chunk, one.entry, "is not the one that was committed (another crc32c)"))
+    def _decode(self, piece: _Piece, entry: ChunkEntry, checksum: int | None, data: NDArray[np.uint8], items: Rows) -> None:
+        if len(data) != entry.length:
+            raise CorruptError(self._damaged(piece.chunk, entry, "lies past the end of the file"))
+        if checksum is not None and self.codec.checksum(data) != checksum:
+            raise CorruptError(self._damaged(piece.chunk, entry, "is not the one that was committed (another crc32c)"))
+        chunk = items[piece.to].view(np.uint8) if piece.whole else np.empty(self.chunk_bytes, np.uint8)
         try:
-            if piece.whole:
-                self.codec.decode(one.data, items[piece.to].view(np.uint8))
-                return
-            chunk = np.empty(self.chunk_bytes, np.uint8)
-            self.codec.decode(one.data, chunk)
+            self.codec.decode(data, chunk, checked=checksum is not None)
         except CorruptError as error:
-            raise CorruptError(self._damaged(piece.chunk, one.entry, f"is damaged: {error}")) from error
-        chunk.flags.writeable = False
-        _shared.cache.put((self._number, piece.chunk, one.entry, one.checksum), chunk)
-        items[piece.to] = chunk.view(self._item)[piece.of]
+            raise CorruptError(self._damaged(piece.chunk, entry, f"is damaged: {error}")) from error
+        if not piece.whole:
+            chunk.flags.writeable = False
+            _shared.cache.put((self._number, piece.chunk, entry, checksum), chunk)
+            items[piece.to] = chunk.view(self._item)[piece.of]
 
     def _damaged(self, chunk: int, entry: ChunkEntry | None, what: str) -> str:
         place = str(self.files) if entry is None else f"{self.files.path(entry.object)}, byte {entry.offset}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,8 +20,8 @@ from replaystore.formats.export import Options, Output
 from replaystore.formats.pickling import Info, write_pickle
 from replaystore.formats.ring import Placement, ring_of
 from replaystore.formats.source import Source, no_parts
-from replaystore.formats.tensors import FileRows, opened
-from replaystore.formats.unpickling import Infos, scan
+from replaystore.formats.tensors import FileRows
+from replaystore.formats.unpickling import Infos
 from replaystore.formats.writing import NewFiles
 from replaystore.schema import Field, Schema
 
@@ -197,7 +196,7 @@ class ActiveLayout:
         row_of = _table_rows(buffer)
         if any(not wanted[at][1] or wanted[at][0] not in row_of for at in changed):
             return False  # one without rows of its own, which is not in the table
-        table = buffer.trajectories
+        table, columns = buffer.trajectories, {}
         for place, name in ((2, "split"), (3, "on_policiness_score"), (4, "last_updated_step")):
             if all(wanted[at][place] == stored[at][place] for at in changed):
                 continue
@@ -205,7 +204,8 @@ class ActiveLayout:
             for info in wanted:
                 if info[1] and info[0] in row_of:
                     values[row_of[info[0]]] = info[place]
-            buffer.set_trajectory_column(name, values)
+            columns[name] = values
+        buffer._set_trajectory_columns(columns)
         return True
 
     def source(self, ring: AnyRing, state: ActiveState) -> Source:
@@ -217,12 +217,9 @@ class ActiveLayout:
         for key, name in (("env_obs_shape", "obs"), ("env_act_shape", "acts")):
             known[key] = [int(ring.tensor(name).shape[1])]
         source = _ring_source(ring, self.fields, ("reward", "dones"), known, self.project)
-        parts, table, regular = pickle._trajectories(infos, ring.capacity, ring.size, ring.position)
-        known |= {"trajectories": int(regular.sum()), "longer": None, "irregular": pickle._irregular(infos, regular, "the buffer")}
-        if len(parts) and parts.offset[0]:
-            at = int(np.flatnonzero(regular)[0])
-            known["longer"] = [0, infos.start[at], infos.length[at]]
-        source.parts, source.table, source.splits = parts, table, ["", *infos.splits]
+        table = pickle.trajectories_of(infos, ring.capacity, ring.size, ring.position, "the buffer")
+        known |= table.known
+        source.parts, source.table, source.splits = table.parts, table.columns, ["", *infos.splits]
         return source
 
     def write_file(self, ring: AnyRing, state: ActiveState, path: str) -> None:
@@ -236,15 +233,11 @@ class ActiveLayout:
 
     def read_file(self, path: str, device: torch.device) -> tuple[TensorRing, ActiveState]:
         """A pickle in memory. FormatError: it is something else, or damaged."""
-        with opened(path) as (descriptor, size):
-            content = scan(descriptor, size, path) if size else {}
-        with pickle.read(path) as source:
-            known: dict[str, Any] = source.extensions[self.project]
-            with opened(path) as (descriptor, _):
-                files = {key: pickle._rows(content, key, path, descriptor, known["capacity"]) for key in self.fields.values()}
-                ring = TensorRing(_physical(files, device), known["capacity"])
+        with pickle.contents(path) as held:
+            known, infos = held.known, held.infos
+            pickle.trajectories_of(infos, known["capacity"], known["size"], known["position"], path)  # it says if the file is damaged
+            ring = TensorRing(_physical(held.tensors, device), known["capacity"])
         ring.size, ring.position = known["size"], known["position"]
-        infos: Infos = content["trajectories"]
         listed = zip(infos.start, infos.length, infos.split, infos.score, infos.updated, strict=True)
         found = [(start, length, infos.splits[split], score, updated) for start, length, split, score, updated in listed]
         return ring, ActiveState(known.get("fragment_length", pickle_export.FRAGMENT_LENGTH), known["global_step"], found)
@@ -326,27 +319,15 @@ class VeloraLayout:
         for name, tensor in tensors.items():
             if tensor.dtype != np.float32:
                 raise UnsupportedError(f"{name} is {tensor.dtype}, and files of velora hold float32: convert it, or save to a .zarr store")
-        plan: Any = SimpleNamespace(tensors=tensors, placement=_every_place(ring.capacity))
-        header, _ = safetensors._encoded_header(plan)
         with NewFiles([state_path, metadata_path], overwrite=True) as new:
-            new.files[0].write(header)
-            for tensor in tensors.values():
-                tensor.write(new.files[0], plan.placement, lambda _: None)
+            safetensors.write_tensors(new.files[0], tensors, _every_place(ring.capacity), lambda _: None)
             new.files[1].write(text.encode())
 
     @contextmanager
-    def read_file(self, path: str, metadata: Mapping[str, Any] | None) -> Iterator[tuple[dict[str, Any], dict[str, FileRows]]]:
+    def read_file(self, path: str, metadata: Mapping[str, Any] | None) -> Iterator[tuple[dict[str, Any], Mapping[str, FileRows]]]:
         """The checked metadata of a file, and its tensors. FormatError, NotFoundError: something else, damaged, or without metadata."""
-        with opened(path) as (descriptor, size):
-            header = safetensors._header(descriptor, size, path)
-            given, beside = (metadata, "the metadata given") if metadata is not None else safetensors._metadata(path)
-            known = safetensors._checked(given, header, path, beside)
-            files = {}
-            for name in safetensors_export.TENSORS:
-                if name in header:
-                    shape, offset = header[name]
-                    files[name] = FileRows(descriptor, f"{path}, {name!r}", np.dtype("<f4"), shape[1:], shape[0], offset)
-            yield known, files
+        with safetensors.contents(path, metadata) as held:
+            yield held.known, held.tensors
 
     def tensors(self, files: Mapping[str, FileRows], device: torch.device) -> dict[str, torch.Tensor]:
         """Tensors of a file in memory."""

@@ -24,7 +24,7 @@ from replaystore.buffer import open as open_buffer
 from replaystore.compat.ring import TensorRing
 from replaystore.compat.stored import Layout, StoredRing
 from replaystore.errors import FormatError, NotFoundError
-from replaystore.foreign import _Import
+from replaystore.foreign import Import
 from replaystore.formats.source import Source
 from replaystore.location import SUFFIXES, Location, parse
 from replaystore.making import make
@@ -137,7 +137,7 @@ def _write(place: Location, subject: Subject) -> str:
     """Write a new store; what it is known by."""
     source, token = subject._source(), uuid.uuid4().hex
     source.details["saved"] = token
-    make(place, _Import(source, place, None, "live", None), overwrite=True)
+    make(place, Import(source, place, None, "live", None), overwrite=True)
     return token
 
 

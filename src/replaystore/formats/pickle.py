@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from replaystore.reader import BufferReader
 from replaystore.schema import Field, Schema
 from replaystore.trajectories import Parts
 
-__all__ = ["read", "replaceable", "sniff", "write"]
+__all__ = ["Contents", "Table", "contents", "read", "replaceable", "sniff", "trajectories_of", "write"]
 
 NAME = "a pickle of active_rlhf"
 SUFFIXES = (".pkl", ".pickle")
@@ -66,8 +67,23 @@ def replaceable(path: str) -> bool:
 # --- reading
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a pickle holds, checked. Rows are read while the file is open."""
+
+    size: int
+    """Bytes of the file."""
+    known: dict[str, Any]
+    """`capacity`, `size`, `position`, `global_step`; where the file has them, `fragment_length`, `env_obs_shape`, `env_act_shape`."""
+    tensors: Mapping[str, FileRows]
+    """By the names of the file."""
+    infos: Infos
+    unknown: list[str]
+    """Other keys."""
+
+
 @contextmanager
-def read(path: str) -> Iterator[Source]:
+def contents(path: str) -> Iterator[Contents]:
     """Open a pickle, without running anything in it, and without its rows in memory.
 
     NotFoundError, StorageError; FormatError: it is something else, or damaged, or hostile.
@@ -76,58 +92,61 @@ def read(path: str) -> Iterator[Source]:
         if not size:
             raise FormatError(f"{path} is empty: the program that saved it was stopped; save it again")
         content = scan(descriptor, size, path)
-        yield _source(content, path, descriptor, size)
+        needed = [*NUMBERS, *TENSORS, "trajectories"]
+        missing = [key for key in needed if key not in content and key not in _OPTIONAL]
+        if missing:
+            raise FormatError(f"{path}: the key {missing[0]!r} is missing: this is not a buffer of active_rlhf")
+        capacity = _number(content, "capacity", path, 1, MAX_CAPACITY)
+        known: dict[str, Any] = {"capacity": capacity, "size": _number(content, "size", path, 0, capacity + 1)}
+        known["position"] = _number(content, "pos", path, 0, capacity)
+        known["global_step"] = _number(content, "global_step", path, 0, 1 << 62)
+        if "fragment_length" in content:
+            known["fragment_length"] = _number(content, "fragment_length", path, -(1 << 62), 1 << 62)
+        for key in ("env_obs_shape", "env_act_shape"):
+            if key in content:
+                known[key] = _shape(content, key, path)
+        infos = content["trajectories"]
+        if type(infos) is not Infos:
+            raise FormatError(f"{path}: 'trajectories' is no list: the file is damaged")
+        tensors = {key: _rows(content, key, path, descriptor, capacity) for key in TENSORS}
+        unknown = sorted(content.keys() - {*NUMBERS, *TENSORS, "trajectories", *_OPTIONAL})
+        yield Contents(size, known, tensors, infos, unknown)
 
 
-def _source(content: Mapping[str, Any], path: str, descriptor: int, size: int) -> Source:
-    needed = [*NUMBERS, *TENSORS, "trajectories"]
-    missing = [key for key in needed if key not in content and key not in _OPTIONAL]
-    if missing:
-        raise FormatError(f"{path}: the key {missing[0]!r} is missing: this is not a buffer of active_rlhf")
-    capacity = _number(content, "capacity", path, 1, MAX_CAPACITY)
-    used = _number(content, "size", path, 0, capacity + 1)
-    position = _number(content, "pos", path, 0, capacity)
-    known: dict[str, Any] = {"capacity": capacity, "size": used, "position": position}
-    known["global_step"] = _number(content, "global_step", path, 0, 1 << 62)
-    if "fragment_length" in content:
-        known["fragment_length"] = _number(content, "fragment_length", path, -(1 << 62), 1 << 62)
-    for key in ("env_obs_shape", "env_act_shape"):
-        if key in content:
-            known[key] = _shape(content, key, path)
-    tensors = {name: _rows(content, key, path, descriptor, capacity) for key, name in TENSORS.items()}
+@contextmanager
+def read(path: str) -> Iterator[Source]:
+    """Open a pickle as a source of rows. The errors of `contents`."""
+    with contents(path) as found:
+        yield _source(found, path)
+
+
+def _source(found: Contents, path: str) -> Source:
+    known = dict(found.known)
+    capacity, used, position = known["capacity"], known["size"], known["position"]
+    tensors = {name: found.tensors[key] for key, name in TENSORS.items()}
     begin = position if used == capacity else 0
-    rows = max(tensor.used(used) for tensor in tensors.values())
-    known["rows"] = rows
-    infos = content["trajectories"]
-    if type(infos) is not Infos:
-        raise FormatError(f"{path}: 'trajectories' is no list: the file is damaged")
-    parts, table, regular = _trajectories(infos, capacity, used, position)
-    known["trajectories"] = int(regular.sum())
-    known["longer"] = None
-    if len(parts) and parts.offset[0]:
-        at = int(np.flatnonzero(regular)[0])
-        known["longer"] = [0, infos.start[at], infos.length[at]]  # its number, start_pos, length
-    known["irregular"] = _irregular(infos, regular, path)
+    rows = known["rows"] = max(tensor.used(used) for tensor in tensors.values())
+    table = trajectories_of(found.infos, capacity, used, position, path)
     fields = {name: Field(rows.dtype, rows.shape, "extra" if name == "dones" else name) for name, rows in tensors.items()}
     living = rows == used and (begin + rows - position) % capacity == 0  # what is appended then goes where the ring would have put it
     source = Source(
         schema=Schema(fields),
         rows=rows,
         read=lambda name, start, stop: tensors[name].read_around(begin, start, stop),
-        parts=parts,
-        table=table,
-        splits=["", *infos.splits],
-        extensions={"active_rlhf": known},
-        details={"format": "active_rlhf", "location": path, "bytes": size},
+        parts=table.parts,
+        table=table.columns,
+        splits=["", *found.infos.splits],
+        extensions={"active_rlhf": known | table.known},
+        details={"format": "active_rlhf", "location": path, "bytes": found.size},
         capacity=capacity if living else None,
         position=position if living else None,
         environment=_environment(path),
     )
-    _note(source, content, used)
+    _note(source, found.unknown, used)
     return source
 
 
-def _note(source: Source, content: Mapping[str, Any], used: int) -> None:
+def _note(source: Source, unknown: list[str], used: int) -> None:
     if source.rows > used:
         source.notes.append(f"{source.rows - used} rows beyond those in use are not zeros: they are kept as rows of no trajectory")
     irregular = source.extensions["active_rlhf"]["irregular"]
@@ -135,7 +154,6 @@ def _note(source: Source, content: Mapping[str, Any], used: int) -> None:
         source.notes.append(f"{len(irregular)} trajectories without rows of their own are kept in the extension 'active_rlhf' only")
     if source.environment:
         source.notes.append(f"the environment {source.environment['id']} is taken from the name of the folder")
-    unknown = sorted(content.keys() - {*NUMBERS, *TENSORS, "trajectories", *_OPTIONAL})
     if unknown:
         source.lost.append(f"keys left out: {', '.join(unknown)}")
 
@@ -178,8 +196,18 @@ def _environment(path: str) -> dict[str, Any] | None:
 # --- trajectories
 
 
-def _trajectories(infos: Infos, capacity: int, used: int, position: int) -> tuple[Parts, dict[str, NDArray[Any]], NDArray[np.bool_]]:
-    """Those that are trajectories here: their parts, their table, and which of the list they are."""
+@dataclass(frozen=True)
+class Table:
+    """The list of trajectories, as far as these are trajectories here."""
+
+    parts: Parts
+    columns: dict[str, NDArray[Any]]
+    known: dict[str, Any]
+    """What the extension says of the list: `trajectories`, how many there are here; `longer`; `irregular`, the others."""
+
+
+def trajectories_of(infos: Infos, capacity: int, used: int, position: int, where: str) -> Table:
+    """The trajectories of a ring of which `used` rows are in use. FormatError: so many have no rows that the ring, `where`, is damaged."""
     start, length = np.array(infos.start, np.int64), np.array(infos.length, np.int64)
     full = used == capacity
     with np.errstate(over="ignore"):
@@ -202,14 +230,19 @@ def _trajectories(infos: Infos, capacity: int, used: int, position: int) -> tupl
         order = order[regular[order]]
     number = np.cumsum(regular) - 1
     parts = Parts(row[order], (length - offset)[order], number[order], offset[order], np.full(len(order), -1, np.int64))
-    table: dict[str, NDArray[Any]] = {
+    columns: dict[str, NDArray[Any]] = {
         "trajectory": np.arange(int(regular.sum())),
         "length": length[regular],
         "split": np.array(infos.split, np.int64)[regular] + 1,
         "on_policiness_score": np.array(infos.score, np.float64)[regular],
         "last_updated_step": np.array(infos.updated, np.int64)[regular],
     }
-    return parts, table, regular
+    known: dict[str, Any] = {"trajectories": int(regular.sum()), "longer": None}
+    if len(parts) and parts.offset[0]:
+        at = int(np.flatnonzero(regular)[0])
+        known["longer"] = [0, infos.start[at], infos.length[at]]  # its number, start_pos, length
+    known["irregular"] = _irregular(infos, regular, where)
+    return Table(parts, columns, known)
 
 
 def _irregular(infos: Infos, regular: NDArray[np.bool_], path: str) -> list[list[Any]]:

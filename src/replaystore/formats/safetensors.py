@@ -22,15 +22,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import FormatError, NotFoundError, ReplayStoreError
-from replaystore.formats.export import Options, Written, refuse_losses
+from replaystore.formats.export import Options, Output, Written, refuse_losses
+from replaystore.formats.ring import Placement
 from replaystore.formats.safetensors_export import TENSORS, Plan
 from replaystore.formats.source import Source, no_parts
 from replaystore.formats.tensors import BLOCK_BYTES, FileRows, opened
@@ -39,7 +41,7 @@ from replaystore.reader import BufferReader
 from replaystore.schema import Field, Schema
 from replaystore.trajectories import Parts
 
-__all__ = ["read", "replaceable", "sniff", "write"]
+__all__ = ["Contents", "contents", "read", "replaceable", "sniff", "write", "write_tensors"]
 
 NAME = "a velora buffer"
 SUFFIX = ".safetensors"
@@ -89,19 +91,55 @@ def replaceable(path: str) -> bool:
 # --- reading
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What the files of a buffer hold, checked. Rows are read while they are open."""
+
+    size: int
+    """Bytes of the tensors' file."""
+    known: dict[str, Any]
+    """`capacity`, `state_dim`, `action_dim`, `hidden_dim` (where there are hiddens), `position`, `size`, `device`."""
+    tensors: Mapping[str, FileRows]
+    """By the names of the file."""
+    beside: str
+    """Where the metadata are."""
+    unknown: list[str]
+    """Other tensors."""
+    more: list[str]
+    """Other metadata."""
+
+
+@contextmanager
+def contents(path: str, metadata: Mapping[str, Any] | None = None) -> Iterator[Contents]:
+    """Open a file of tensors, without its rows in memory. `metadata`: those that belong to it; None: they are looked for beside it.
+
+    NotFoundError, StorageError; FormatError: it is something else, or damaged, or the metadata are of another one.
+    """
+    with opened(path) as (descriptor, size):
+        header = _header(descriptor, size, path)
+        given, beside = (metadata, "the metadata given") if metadata is not None else _metadata(path)
+        known = _checked(given, header, path, beside)
+        tensors = {}
+        for name in TENSORS:
+            if name in header:
+                shape, offset = header[name]
+                row = () if name in ("rewards", "dones") else (shape[1],)
+                tensors[name] = FileRows(descriptor, f"{path}, {name!r}", np.dtype("<f4"), row, known["capacity"], offset)
+        more = sorted(map(str, given.keys() - {*_KEYS, "device"}))
+        yield Contents(size, known, tensors, beside, sorted(header.keys() - set(TENSORS)), more)
+
+
 @contextmanager
 def read(path: str) -> Iterator[Source]:
-    """Open a buffer, without its rows in memory. NotFoundError, StorageError; FormatError: it is something else, or damaged."""
+    """Open a buffer, or the folder with it, as a source of rows. The errors of `contents`."""
     if os.path.isdir(path):
         names = _inside(path)
         if len(names) != 1:
             found = ", ".join(names) or "none"
             raise FormatError(f"{path}: of the files *{STATE} one must be a buffer, and there is {found}: give the path of the file")
         path = os.path.join(path, names[0])
-    with opened(path) as (descriptor, size):
-        header = _header(descriptor, size, path)
-        metadata, beside = _metadata(path)
-        yield _source(path, descriptor, size, header, metadata, beside)
+    with contents(path) as held:
+        yield _source(held, path)
 
 
 def _header(descriptor: int, size: int, path: str) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -195,17 +233,10 @@ def _json(place: str) -> dict[str, Any]:
     return content
 
 
-def _source(
-    path: str, descriptor: int, size: int, header: Mapping[str, tuple[tuple[int, ...], int]], metadata: Mapping[str, Any], beside: str
-) -> Source:
-    known = _checked(metadata, header, path, beside)
+def _source(held: Contents, path: str) -> Source:
+    known = dict(held.known)
     capacity, used, position = known["capacity"], known["size"], known["position"]
-    tensors = {}
-    for name in TENSORS:
-        if name in header:
-            shape, offset = header[name]
-            rows = () if name in ("rewards", "dones") else (shape[1],)
-            tensors[FIELDS[name]] = FileRows(descriptor, f"{path}, {name!r}", np.dtype("<f4"), rows, capacity, offset)
+    tensors = {FIELDS[name]: rows for name, rows in held.tensors.items()}
     begin = position if used == capacity else 0
     count = max(tensor.used(used) for tensor in tensors.values())
     known["rows"] = count
@@ -225,7 +256,7 @@ def _source(
         table=table,
         splits=[""],
         extensions={"velora": known},
-        details={"format": "velora", "location": path, "metadata": beside, "bytes": size},
+        details={"format": "velora", "location": path, "metadata": held.beside, "bytes": held.size},
         capacity=capacity if living else None,
         position=position if living else None,
         finals=np.zeros(0, np.int64) if ends is None else ends,
@@ -235,12 +266,10 @@ def _source(
         source.notes.append(f"{count - used} rows beyond those in use are not zeros: they are kept as rows of no trajectory")
     if ends is None and count:
         source.notes.append("most next states are not the state of the next row: next_states is a field, and rows are of no trajectory")
-    unknown = sorted(header.keys() - set(TENSORS))
-    if unknown:
-        source.lost.append(f"tensors left out: {', '.join(unknown)}")
-    more = sorted(map(str, metadata.keys() - {*_KEYS, "device"}))
-    if more:
-        source.lost.append(f"metadata left out: {', '.join(more)}")
+    if held.unknown:
+        source.lost.append(f"tensors left out: {', '.join(held.unknown)}")
+    if held.more:
+        source.lost.append(f"metadata left out: {', '.join(held.more)}")
     return source
 
 
@@ -314,8 +343,7 @@ def write(buffer: BufferReader, path: str, options: Options) -> Written:
     """
     plan = Plan(buffer, options, path)
     refuse_losses(plan.out.lost, path, strict=options.strict)
-    header, total = _encoded_header(plan)
-    written = 0
+    total, written = sum(tensor.row_bytes for tensor in plan.tensors.values()) * plan.placement.capacity, 0
 
     def done(count: int) -> None:
         nonlocal written
@@ -326,20 +354,20 @@ def write(buffer: BufferReader, path: str, options: Options) -> Written:
     paths = [path, _beside(path)]
     with NewFiles(paths, overwrite=options.overwrite) as new:
         state, metadata = new.files
-        state.write(header)
-        for tensor in plan.tensors.values():
-            tensor.write(state, plan.placement, done)
+        write_tensors(state, plan.tensors, plan.placement, done)
         metadata.write(json.dumps(plan.metadata, indent=2).encode())
     return Written(paths, plan.metadata["size"], len(plan.out.table), sorted(plan.out.used), plan.out.lost)
 
 
-def _encoded_header(plan: Plan) -> tuple[bytes, int]:
-    """The header as the safetensors library writes it, and the bytes that follow it."""
+def write_tensors(file: BinaryIO, tensors: Mapping[str, Output], placement: Placement, done: Callable[[int], None]) -> None:
+    """Write float32 tensors, in this order, byte for byte as the safetensors library does. `done` is told bytes of rows."""
     content, end = {}, 0
-    for name, tensor in plan.tensors.items():
-        size = plan.placement.capacity * tensor.row_bytes
-        content[name] = {"dtype": "F32", "shape": [plan.placement.capacity, tensor.width], "data_offsets": [end, end + size]}
+    for name, tensor in tensors.items():
+        size = placement.capacity * tensor.row_bytes
+        content[name] = {"dtype": "F32", "shape": [placement.capacity, tensor.width], "data_offsets": [end, end + size]}
         end += size
     data = json.dumps(content, separators=(",", ":")).encode()
     data += b" " * (-len(data) % 8)
-    return len(data).to_bytes(8, "little") + data, end
+    file.write(len(data).to_bytes(8, "little") + data)
+    for tensor in tensors.values():
+        tensor.write(file, placement, done)
