@@ -170,27 +170,37 @@ class Batches:
         end = min(begin + size, len(window.drawn.rows))
         if self.gather.coded and end > window.held:
             self._hold(window, begin)
+        batch = self._show(window, begin, end, out)
+        if window.drawn.index is not None and window.drawn.importance is not None:
+            batch["index"], batch["weight"] = window.drawn.index[begin:end], window.drawn.importance[begin:end]
+        return batch
+
+    def items(self, numbers: Rows) -> Batch:
+        """The items of these numbers, from 0 to `steps.total` - 1 in the order of rows, as a batch."""
+        return self._show(self._window_of(-1, 0, self.steps.at(numbers)), 0, len(numbers), None)
+
+    def _plan(self, epoch: int, first: int) -> _Window:
+        size = self.recipe.batch_size
+        start, stop = first * size, (first + self._ahead) * size
+        stop = min(stop, self.steps.total) if self.per_epoch is not None else stop
+        return self._window_of(epoch, first, self.order.draw(epoch, start, stop))
+
+    def _window_of(self, epoch: int, first: int, drawn: Drawn) -> _Window:
+        following = self.steps.after(drawn.rows, drawn.part) if self._next and self._plain else (drawn.rows, drawn.rows)
+        return _Window(epoch, first, drawn, *following)
+
+    def _show(self, window: _Window, begin: int, end: int, out: Out | None) -> Batch:
+        """What the fields of some of a window's items are."""
+        if self._plain:
+            return self._transitions(window, begin, end, out)
         drawn = Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end])
         if self.recipe.fragment_length is not None:
             batch = self._fragments(drawn, self.recipe.fragment_length)
         elif self.recipe.frame_stack is not None:
             batch = self._stacks(drawn, self.recipe.frame_stack)
-        elif self.recipe.n_step > 1:
-            batch = self._n_step(drawn)
         else:
-            return self._labelled(self._transitions(window, begin, end, out), window, begin, end)
-        if out is not None:
-            batch = self._copied(batch, out)
-        return self._labelled(batch, window, begin, end)
-
-    def _plan(self, epoch: int, first: int) -> _Window:
-        size = self.recipe.batch_size
-        start, stop = first * size, (first + self._ahead) * size
-        drawn = self.order.draw(epoch, start, min(stop, self.steps.total) if self.per_epoch is not None else stop)
-        window = _Window(epoch, first, drawn, drawn.rows, drawn.rows)
-        if self._next and self._plain:
-            window.following, window.final = self.steps.after(drawn.rows, drawn.part)
-        return window
+            batch = self._n_step(drawn)
+        return batch if out is None else self._copied(batch, out)
 
     @property
     def _plain(self) -> bool:
@@ -209,13 +219,6 @@ class Batches:
                 break
             count = -(-count // 2 // recipe.batch_size) * recipe.batch_size
         window.held = begin + count
-
-    def _labelled(self, batch: Batch, window: _Window, begin: int, end: int) -> Batch:
-        """With what weighted draws are told by."""
-        drawn = window.drawn
-        if drawn.index is not None and drawn.importance is not None:
-            batch["index"], batch["weight"] = drawn.index[begin:end], drawn.importance[begin:end]
-        return batch
 
     def _copied(self, batch: Batch, out: Out) -> Batch:
         for name, values in batch.items():

@@ -1,0 +1,169 @@
+"""Datasets for `torch.utils.data.DataLoader`: whole batches, or single items.
+
+`BatchDataset` gives the batches of a sampler, in the same order however many workers make them; give it to a DataLoader with
+batch_size=None, or call `data_loader`. `ItemDataset` gives items by number, for the samplers and collate functions of PyTorch. Where no
+worker processes are needed, `for batch in buffer.sampler(..., device="cpu")` is quicker than either.
+
+Each process opens the store for itself: neither files nor locks nor threads come along when a process is forked. All show one commit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from replaystore import buffer as buffers
+from replaystore.batches import Batches, Recipe
+from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.loader import Sampler
+from replaystore.location import parse
+from replaystore.reader import BufferReader
+
+__all__ = ["BatchDataset", "ItemDataset", "data_loader"]
+
+WORKERS = 1024
+"""The most worker processes that epochs are counted for."""
+
+Tensors = dict[str, torch.Tensor]
+
+
+class _Shown:
+    """One commit of a store, opened anew in each process.
+
+    Args:
+        source: an open buffer, or where it is.
+        commit: which commit to show; by default the one that the buffer shows, or the newest.
+        settings: as for `buffer.sampler`.
+    """
+
+    def __init__(self, source: BufferReader | str | os.PathLike[str], commit: int | None, settings: dict[str, Any]) -> None:
+        refused = {"prefetch", "device"} & settings.keys()
+        if refused:
+            raise SchemaError(f"{', '.join(sorted(refused))}: the DataLoader does that")
+        self._location = os.path.abspath(source.location) if isinstance(source, BufferReader) else os.fspath(source)
+        if parse(str(source.location if isinstance(source, BufferReader) else source)).backend == "memory":
+            raise UnsupportedError(f"{self._location}: other processes do not see a store in memory; iterate over buffer.sampler() instead")
+        if isinstance(source, BufferReader):
+            made = self._sampler(source, settings)
+        else:
+            with buffers.open(source, commit=commit) as buffer:
+                made = self._sampler(buffer, settings)
+        self.recipe, self.seed, self.commit = made
+        self._process = -1
+        self._batches: Batches | None = None
+        self.total, self.per_epoch = self._counts
+
+    def _sampler(self, buffer: BufferReader, settings: dict[str, Any]) -> tuple[Recipe, int, int]:
+        """What a sampler makes of the settings."""
+        sampler: Sampler = buffer.sampler(**settings)
+        if sampler._recipe.order == "weights":
+            raise UnsupportedError("weights change in one process and are not seen in others: iterate over buffer.sampler() instead")
+        self._counts = sampler.num_items, sampler._batches.per_epoch
+        return sampler._recipe, sampler.seed, sampler.commit_id
+
+    def batches(self) -> Batches:
+        """This process's batches."""
+        if self._batches is None or self._process != os.getpid():
+            self._batches = Batches(buffers.open(self._location, commit=self.commit), self.recipe, self.seed)
+            self._process = os.getpid()
+        return self._batches
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_process": -1, "_batches": None}
+
+
+class BatchDataset(IterableDataset[Tensors]):
+    """Batches {field: tensor} of one commit; with order "epoch" (the default) each item once in an epoch, whatever the number of workers.
+
+    A DataLoader gets the batches that `buffer.sampler` with the same seed gives, in the same order: of W workers, each makes every W-th.
+
+    Args:
+        source: an open buffer, or the location of one.
+        commit: the commit to show, by default the buffer's or the newest.
+        settings: as for `buffer.sampler`, but for prefetch and device.
+    """
+
+    def __init__(
+        self,
+        source: BufferReader | str | os.PathLike[str],
+        batch_size: int = 256,
+        *,
+        order: str = "epoch",
+        commit: int | None = None,
+        **settings: Any,
+    ) -> None:
+        self._shown = _Shown(source, commit, {"batch_size": batch_size, "order": order, **settings})
+        self._begun = torch.zeros(WORKERS, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        """How many epochs each worker has begun. Workers may be new in each epoch, and the dataset is not asked in their parent."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next iteration is over this epoch; without it, over one after the other."""
+        self._begun.fill_(epoch)
+
+    def __len__(self) -> int:
+        """How many batches an epoch has; TypeError if the order has no end."""
+        if self._shown.per_epoch is None:
+            raise TypeError(f'order "{self._shown.recipe.order}" has no end')
+        return self._shown.per_epoch
+
+    def __iter__(self) -> Iterator[Tensors]:
+        worker = get_worker_info()
+        number, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        if number >= WORKERS:
+            raise UnsupportedError(f"there can be {WORKERS} workers, not {step}")
+        epoch = int(self._begun[number])  # now, and not when the first batch is asked for
+        self._begun[number] = epoch + 1
+        return self._iterate(epoch, number, step)
+
+    def _iterate(self, epoch: int, number: int, step: int) -> Iterator[Tensors]:
+        batches, last = self._shown.batches(), self._shown.per_epoch
+        while last is None or number < last:
+            yield _tensors(batches.make(epoch, number))
+            number += step
+
+
+class ItemDataset(Dataset[Tensors]):
+    """Items {field: tensor} of one commit by number, in the order of rows.
+
+    Args:
+        source: an open buffer, or the location of one.
+        commit: the commit to show, by default the buffer's or the newest.
+        settings: as for `buffer.sampler`, but for batch_size, order, seed, prefetch and device.
+    """
+
+    def __init__(self, source: BufferReader | str | os.PathLike[str], *, commit: int | None = None, **settings: Any) -> None:
+        refused = {"batch_size", "order", "seed"} & settings.keys()
+        if refused:
+            raise SchemaError(f"{', '.join(sorted(refused))}: the DataLoader says which items come next; see BatchDataset")
+        self._shown = _Shown(source, commit, settings)
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        return self._shown.total
+
+    def __getitem__(self, number: int) -> Tensors:
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[Tensors]:
+        """Several items, read together; DataLoader calls this for each batch."""
+        wanted = np.asarray(numbers, np.int64)
+        wrong = wanted[(wanted < -len(self)) | (wanted >= len(self))]
+        if len(wrong):
+            raise IndexError(f"item {wrong[0]}: there are {len(self)} items")
+        batch = _tensors(self._shown.batches().items(np.where(wanted < 0, wanted + len(self), wanted)))
+        return [{name: values[at] for name, values in batch.items()} for at in range(len(wanted))]
+
+
+def data_loader(dataset: BatchDataset, num_workers: int = 0, **settings: Any) -> DataLoader[Tensors]:
+    """A DataLoader of a dataset's batches: kept workers, and pinned memory where there is a GPU. `settings` are DataLoader's."""
+    chosen: dict[str, Any] = {"pin_memory": torch.cuda.is_available(), "persistent_workers": num_workers > 0}
+    return DataLoader(dataset, batch_size=None, num_workers=num_workers, **(chosen | settings))
+
+
+def _tensors(batch: dict[str, Any]) -> Tensors:
+    return {name: torch.from_numpy(values) for name, values in batch.items()}

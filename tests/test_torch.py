@@ -1,0 +1,154 @@
+"""Datasets in DataLoaders: every item once, in one order, whatever the number of workers and however they are started."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import replaystore as rs
+from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.schema import Field
+from replaystore.torch import BatchDataset, ItemDataset, data_loader
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning", "ignore:This DataLoader will create:UserWarning")
+STORAGE = {".zarr": {}, ".h5": {}, " .zarr": {"observation": {"codec": "zstd:1", "chunk_rows": 16}}}
+
+
+@pytest.fixture(params=STORAGE)
+def buffer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[rs.Buffer]:
+    """300 steps whose number is in every field, in trajectories of 7."""
+    fields = {
+        "observation": Field("i4", (3,), "observation"),
+        "action": Field("i8", (), "action"),
+        "terminated": Field("?", (), "terminated"),
+    }
+    path = tmp_path / f"a{request.param.strip()}"
+    with rs.create(path, rs.Schema(fields), storage=STORAGE[request.param]) as buffer:
+        numbers = np.arange(300)
+        finals = np.repeat(1000 + numbers[6::7, None], 3, axis=1).astype("i4")
+        last = np.array([[1299] * 3], "i4")
+        observations = np.repeat(numbers[:, None], 3, axis=1).astype("i4")
+        buffer.append(
+            {"observation": observations, "action": numbers, "terminated": numbers % 7 == 6},
+            final_observation=np.concatenate([finals, last]),
+        )
+    with rs.open(path) as buffer:
+        yield buffer
+
+
+def shown(loader: Any) -> list[list[int]]:
+    batches = []
+    for batch in loader:
+        assert torch.equal(batch["observation"][:, 0].long(), batch["action"])
+        following = batch["next_observation"][:, 0].long() - batch["action"]
+        assert torch.equal(following, torch.where(batch["terminated"] | (batch["action"] == 299), 1000, 1))
+        batches.append(batch["action"].tolist())
+    return batches
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("kept", [False, True])
+def test_every_row_comes_once_an_epoch_in_the_order_of_the_sampler(buffer: rs.Buffer, workers: int, kept: bool) -> None:
+    expected = [
+        [batch["action"].tolist() for batch in epoch]
+        for sampler in [buffer.sampler(32, order="epoch", seed=3)]
+        for epoch in (sampler, sampler)
+    ]
+    loader = data_loader(BatchDataset(buffer, 32, seed=3), workers, persistent_workers=kept and workers > 0)
+
+    assert len(loader) == 10
+    for epoch in range(2):
+        batches = shown(loader)
+        assert batches == expected[epoch]
+        assert Counter(number for batch in batches for number in batch) == Counter(range(300))
+
+
+def test_workers_that_are_started_anew_open_the_store_for_themselves(buffer: rs.Buffer) -> None:
+    dataset = BatchDataset(buffer.location, 64, seed=1)
+    alone = shown(dataset)
+    dataset.set_epoch(0)
+
+    assert shown(DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="spawn")) == alone
+
+
+def test_workers_are_forked_while_a_sampler_is_working(buffer: rs.Buffer) -> None:
+    sampler = buffer.sampler(32, seed=2, prefetch=3)
+    sampler.sample()
+    dataset = BatchDataset(buffer, 32, order="uniform", seed=3)
+    batches = iter(data_loader(dataset, 2))
+    for number in range(6):
+        assert next(batches)["action"].tolist() == uniform(buffer, number)
+        sampler.sample()
+
+
+def uniform(buffer: rs.Buffer, number: int) -> list[int]:
+    sampler = buffer.sampler(32, seed=3)
+    found: list[int] = [sampler.sample()["action"].tolist() for _ in range(number + 1)][-1]
+    return found
+
+
+def test_an_epoch_can_be_chosen(buffer: rs.Buffer) -> None:
+    dataset = BatchDataset(buffer, 32, seed=3)
+    epochs = [shown(dataset) for _ in range(3)]
+    dataset.set_epoch(1)
+    assert shown(dataset) == epochs[1]
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_items_are_found_by_number(buffer: rs.Buffer, workers: int) -> None:
+    dataset = ItemDataset(buffer)
+    assert len(dataset) == 300
+    assert dataset[7]["action"].item() == 7
+    assert dataset[-1]["next_observation"].tolist() == [1299] * 3
+    with pytest.raises(IndexError, match="there are 300 items"):
+        dataset[300]
+    loader = DataLoader(dataset, batch_size=32, shuffle=True, num_workers=workers)
+    assert sorted(number for batch in shown(loader) for number in batch) == list(range(300))
+
+
+def test_fragments_and_stacks_come_as_batches(buffer: rs.Buffer) -> None:
+    fragments = ItemDataset(buffer, fragment_length=5, split="")
+    assert len(fragments) == 42 * 3 + 2
+    assert fragments[0]["observation"].shape == (5, 3)
+    batch = next(iter(data_loader(BatchDataset(buffer, 8, frame_stack=4, order="uniform"), 1)))
+    assert batch["observation"].shape == batch["next_observation"].shape == (8, 4, 3)
+
+
+def test_what_makes_no_sense_is_refused(buffer: rs.Buffer) -> None:
+    for settings in ({"prefetch": 2}, {"device": "cpu"}):
+        with pytest.raises(SchemaError, match="the DataLoader does that"):
+            BatchDataset(buffer, 32, **settings)
+    with pytest.raises(SchemaError, match="BatchDataset"):
+        ItemDataset(buffer, order="epoch")
+    with pytest.raises(UnsupportedError, match=r"buffer\.sampler"):
+        BatchDataset(buffer, 32, order=np.ones(300))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="no end"):
+        len(BatchDataset(buffer, 32, order="uniform"))
+    with rs.create("memory:datasets", buffer.schema, overwrite=True) as memory, pytest.raises(UnsupportedError, match="in memory"):
+        BatchDataset(memory)
+
+
+def test_a_dataset_shows_one_commit(tmp_path: Path) -> None:
+    with rs.create(
+        tmp_path / "a.zarr", rs.Schema({"action": Field("i8", (), "action"), "terminated": Field("?", (), "terminated")})
+    ) as writer:
+        columns = {"action": np.arange(10), "terminated": np.arange(10) == 9}
+        writer.append(columns)
+        writer.commit()
+        dataset = BatchDataset(writer, 4)
+        writer.append(columns)
+        writer.commit()
+        assert sum(len(batch["action"]) for batch in data_loader(dataset, 1)) == 10
+        assert sum(len(batch["action"]) for batch in BatchDataset(tmp_path / "a.zarr", 4)) == 20
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert sum(len(batch["action"]) for batch in BatchDataset(tmp_path / "a.zarr", 4, commit=1)) == 10
