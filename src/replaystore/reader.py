@@ -182,9 +182,13 @@ class BufferReader:
             stored = [self._store.table(f"parts/{name}") for name in ("start", "length", "trajectory", "offset", "final")]
             opened = [entry for entry in self._opened() if entry.part_length]
             rows = [[e.part_start, e.part_length, e.trajectory, e.offset, -1] for e in opened]
-            columns = [np.concatenate([known, [row[at] for row in rows]]).astype(np.int64) for at, known in enumerate(stored)]
-            order = np.argsort(columns[0], kind="stable")
-            self._parts = Parts(*(column[order] for column in columns)).since(self._first)
+            columns = stored
+            if opened:
+                columns = [np.concatenate([known, [row[at] for row in rows]]).astype(np.int64) for at, known in enumerate(stored)]
+            if not (columns[0][1:] > columns[0][:-1]).all():
+                order = np.argsort(columns[0], kind="stable")
+                columns = [column[order] for column in columns]
+            self._parts = Parts(*columns).since(self._first)
         return self._parts
 
     @property

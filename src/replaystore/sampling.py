@@ -27,6 +27,8 @@ __all__ = ["Drawn", "EpochOrder", "Order", "Steps", "TrajectoryOrder", "UniformO
 
 Rows = NDArray[np.int64]
 
+MOST_BLOCKS = 1 << 16
+"""Of an epoch: blocks are larger where there are more rows."""
 POOL_ROWS = 1 << 17
 """Rows among which an epoch is shuffled at a time, where memory for decoded chunks does not ask for less."""
 
@@ -68,35 +70,41 @@ class Steps:
         pending: Mapping[int, int] | None = None,
     ) -> None:
         order, count = parts.order, len(parts)
+        in_order = bool((order[1:] > order[:-1]).all())
         self.start, self.stop = parts.start, parts.start + parts.length
-        self._order = order
-        ordered = parts.trajectory[order]
+        self._order: Rows | slice = slice(None) if in_order else order
+        """Parts by trajectory and the order of steps; a slice makes views."""
+        ordered, length = parts.trajectory[self._order], parts.length[self._order]
         begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[:count])
         sizes = np.diff(np.append(begins, count))
         """Of each trajectory, the place of its first part in the order, and how many parts it has."""
         ids = ordered[begins]
-        self._place = np.cumsum(parts.length[order]) - parts.length[order]
+        self._place = np.cumsum(length) - length
         """Where each part would begin if trajectories lay one behind the other, by its place in the order."""
         lasts = order[begins + sizes - 1] if count else order
-        self.final = parts.final.copy()
-        for trajectory, number in (pending or {}).items():
-            at = int(np.searchsorted(ids, trajectory))
-            if at < len(ids) and ids[at] == trajectory and self.final[lasts[at]] < 0:
-                self.final[lasts[at]] = number
+        self.final = parts.final
+        if pending:
+            self.final = parts.final.copy()
+            for trajectory, number in pending.items():
+                at = int(np.searchsorted(ids, trajectory))
+                if at < len(ids) and ids[at] == trajectory and self.final[lasts[at]] < 0:
+                    self.final[lasts[at]] = number
         self.next = np.full(count, -1, np.int64)
         """The part that goes on with the same trajectory, or -1."""
-        inner = ordered[1:] == ordered[:-1]
-        self.next[order[:-1][inner]] = order[1:][inner]
-        length = np.add.reduceat(parts.length[order], begins) if count else np.zeros(0, np.int64)
+        inner = np.flatnonzero(ordered[1:] == ordered[:-1])
+        self.next[order[inner]] = order[inner + 1]
+        lengths = np.add.reduceat(length, begins) if count else np.zeros(0, np.int64)
         low = np.where(parts.offset[order[begins]] > 0, history, 0)  # what a ring has dropped cannot be shown
-        known = length - (self.final[lasts] < 0) if following else length
+        known = lengths - (self.final[lasts] < 0) if following else lengths
         high = known - span + 1
         if selected is not None:
-            high = np.where(selected[order[begins]], high, 0)
-        self.left_out = int((length if selected is None else length[selected[order[begins]]]).sum())
+            chosen = selected[order[begins]]
+            high, lengths = np.where(chosen, high, 0), lengths[chosen]
         beyond = self._place - np.repeat(self._place[begins], sizes)
-        skipped = np.clip(np.repeat(low, sizes) - beyond, 0, parts.length[order])
-        items = np.maximum(np.clip(np.repeat(high, sizes) - beyond, 0, parts.length[order]) - skipped, 0)
+        """The place of each part in its trajectory."""
+        skipped = np.minimum(np.maximum(np.repeat(low, sizes) - beyond, 0), length)
+        items = np.minimum(np.maximum(np.repeat(high, sizes) - beyond, 0), length)
+        items = np.maximum(items - skipped, 0)
         self.first = self._by_part(skipped) + parts.start
         """The first row of each part that is an item's."""
         self.items = self._by_part(items)
@@ -105,7 +113,7 @@ class Steps:
         """The row behind the last known step of its trajectory, if that went on in this part."""
         self.before = np.cumsum(self.items) - self.items
         self.total = int(self.items.sum())
-        self.left_out -= self.total
+        self.left_out = int(lengths.sum()) - self.total
         """Steps of the selected trajectories that are no item's."""
         chosen = np.maximum(high - low, 0)
         self._trajectories = np.flatnonzero(chosen)
@@ -115,6 +123,8 @@ class Steps:
         self._trajectory_place = (self._place[begins] + low)[self._trajectories]
 
     def _by_part(self, ordered: Rows) -> Rows:
+        if isinstance(self._order, slice):
+            return ordered
         found = np.empty_like(ordered)
         found[self._order] = ordered
         return found
@@ -130,7 +140,7 @@ class Steps:
         """The items of these numbers of trajectories, which are named by their place in `trajectory_items`."""
         place = self._trajectory_place[trajectories] + numbers
         at = np.searchsorted(self._place, place, side="right") - 1
-        part = self._order[at]
+        part = at if isinstance(self._order, slice) else self._order[at]
         return Drawn(self.start[part] + place - self._place[at], part)
 
     def where(self, rows: Rows) -> tuple[Rows, NDArray[np.bool_]]:
@@ -239,7 +249,7 @@ class EpochOrder:
     """Every item once, in an order that reads each block of rows once: blocks at random, pools of them shuffled.
 
     Args:
-        block_rows: rows of a block; whole chunks.
+        block_rows: rows of a block, or a divisor of them; whole chunks.
         pool_rows: rows of the blocks that are shuffled together.
     """
 
@@ -247,6 +257,8 @@ class EpochOrder:
 
     def __init__(self, steps: Steps, seed: int, *, block_rows: int, pool_rows: int = POOL_ROWS) -> None:
         self._steps, self._seed = steps, seed
+        rows = int(steps.stop[-1] - steps.start[0]) if steps.total else 0
+        block_rows *= max(1, -(-rows // (MOST_BLOCKS * block_rows)))
         self._pool_blocks = max(1, pool_rows // block_rows)
         edges = np.unique(np.concatenate([_items_before(steps, block_rows), [0, steps.total]]))
         self._edges = edges

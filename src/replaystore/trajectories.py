@@ -150,6 +150,8 @@ class Parts:
 
     def since(self, row: int) -> Parts:
         """The parts without the rows before this one; a part that holds it is cut, and its offset moves accordingly."""
+        if not len(self) or row <= self.start[0]:
+            return self
         cut = np.maximum(row - self.start, 0)
         kept = cut < self.length
         start, length, offset = (self.start + cut)[kept], (self.length - cut)[kept], (self.offset + cut)[kept]
