@@ -61,6 +61,11 @@ def filled(capacity: int, *counts: int, split: str = "train") -> ReplayBuffer:
     return buffer
 
 
+def commit_of(path: Path) -> int:
+    with open_buffer(path) as store:
+        return store.commit_id
+
+
 class Teacher:
     """An agent whose log-probabilities are easy to tell."""
 
@@ -610,6 +615,31 @@ def test_a_store_that_was_recorded_can_be_sampled_but_not_added_to(tmp_path: Pat
         assert lazy.sample2(4).obs.shape == (4, 5, 2)
     with pytest.raises(UnsupportedError, match="was not saved as a ring"):
         ReplayBuffer.load(tmp_path / "b.zarr", device="cpu", mode="r+")
+
+
+@pytest.mark.parametrize("suffix", STORES)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_score_is_committed_together_with_when_it_was_updated(in_place: bool, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / ("a" + suffix)
+    buffer = filled(20, 4, 5)
+    buffer.save(path)
+    before = commit_of(path)
+    if in_place:
+        buffer = ReplayBuffer.load(path, device="cpu", mode="r+")
+    for number, info in enumerate(buffer.trajectories):
+        info.on_policiness_score, info.last_updated_step, info.split = -5.0 - number, 9, "val"
+    buffer.save(path)
+    buffer.close()
+
+    seen = []
+    for commit in range(before, commit_of(path) + 1):
+        with open_buffer(path, commit=commit) as store:
+            table = store.trajectories
+            names = ("on_policiness_score", "last_updated_step", "split")
+            seen.append([tuple(row) for row in zip(*(table[name].tolist() for name in names), strict=True)])
+    assert seen[0] == [(0.0, 0, "train"), (0.0, 4, "train")]
+    assert seen[-1] == [(-5.0, 9, "val"), (-6.0, 9, "val")]
+    assert all(rows in (seen[0], seen[-1]) for rows in seen), "a kill leaves the old ones or the new ones"
 
 
 def test_a_killed_writer_leaves_all_that_was_added(tmp_path: Path) -> None:

@@ -89,9 +89,9 @@ class Slab:
         for name, column in self._columns.items():
             if name not in self._items:
                 self._items[name] = np.empty(self.slots * self.chunk_rows, np.dtype((np.void, column.row_bytes)))
-            begin = (missing + self._first_chunk) * self.chunk_rows
-            if begin[0] < column.first:
-                raise EvictedError(f"{column.files}: row {begin[0]} of {column.name} has left the ring; refresh")
+            end = (int(missing[0]) + self._first_chunk + 1) * self.chunk_rows
+            if end <= column.first:
+                raise EvictedError(f"{column.files}: row {end - 1} of {column.name} has left the ring; call the sampler's refresh()")
             column.decode(missing + self._first_chunk, self._items[name], free)
         self._chunk[free], self._used[free] = missing, self._now
         self._slot[missing] = free

@@ -1,0 +1,168 @@
+"""Sampling from stores that change meanwhile: that grow, lose their oldest steps, are cut short, or damaged."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import replaystore as rs
+from replaystore.errors import CorruptError, EvictedError, ReplayStoreError, ReplayStoreWarning
+from replaystore.schema import Field
+
+FIELDS = {
+    "observation": Field("i8", (3,), "observation"),
+    "action": Field("i8", (), "action"),
+    "terminated": Field("?", (), "terminated"),
+}
+CODED = {"observation": {"codec": "zstd:1", "chunk_rows": 16}}
+KINDS: dict[str, dict[str, Any]] = {"a.zarr": {}, "coded.zarr": {"storage": CODED}, "a.h5": {}, "coded.h5": {"storage": CODED}}
+
+
+def append(buffer: rs.Buffer, count: int) -> None:
+    """Steps that say their number in every field; trajectories of 10."""
+    first = buffer.rows_recorded
+    numbers = np.arange(first, first + count)
+    observations = np.repeat(numbers[:, None], 3, axis=1)
+    ends = numbers % 10 == 9
+    finals = observations[np.append(np.flatnonzero(ends), [] if ends[-1] else count - 1).astype(int)] + 1
+    buffer.append({"observation": observations, "action": numbers, "terminated": ends}, final_observation=finals)
+    buffer.commit()
+
+
+def check(batch: dict[str, Any], low: int, high: int) -> None:
+    rows = batch["action"]
+    assert low <= rows.min() <= rows.max() < high
+    assert (batch["observation"] == rows.reshape(-1, 1)).all()
+    assert (batch["next_observation"] == rows.reshape(-1, 1) + 1).all()
+    assert (batch["terminated"] == (rows % 10 == 9)).all()
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("name", KINDS)
+def test_sampling_goes_on_while_the_store_grows(tmp_path: Path, name: str, prefetch: int) -> None:
+    with rs.create(tmp_path / name, rs.Schema(FIELDS), durability="none", **KINDS[name]) as writer:
+        append(writer, 100)
+        done = threading.Event()
+
+        def write() -> None:
+            for size in np.random.default_rng(0).integers(1, 90, 60).tolist():
+                append(writer, size)
+            done.set()
+
+        thread = threading.Thread(target=write)
+        with rs.open(tmp_path / name) as reader:
+            sampler = reader.sampler(32, seed=0, prefetch=prefetch)
+            thread.start()
+            refreshed, number = 0, 0
+            while not done.is_set() or number < 50:
+                check(sampler.sample(), 0, len(reader))
+                number += 1
+                refreshed += number % 5 == 0 and sampler.refresh()
+            thread.join()
+            sampler.refresh()
+            assert sampler.num_items == len(writer)
+            assert max(sampler.sample()["action"].max() for _ in range(40)) > 1500
+            assert refreshed > 0
+
+
+@pytest.mark.parametrize("order", ["uniform", "epoch", "weights"])
+@pytest.mark.parametrize("name", ["a.zarr", "coded.zarr"])
+def test_what_has_left_a_ring_is_not_sampled_after_refreshing(tmp_path: Path, name: str, order: str) -> None:
+    with rs.create(tmp_path / name, rs.Schema(FIELDS), capacity=200, **KINDS[name]) as writer:
+        for _ in range(4):
+            append(writer, 80)
+        with rs.open(tmp_path / name) as reader:
+            sampler = reader.sampler(32, order=np.ones(len(reader)) if order == "weights" else order, seed=0)
+            for _ in range(30):
+                low = writer.rows_recorded - len(writer)
+                assert sampler.refresh() or low == 320 - len(reader)
+                for _ in range(10):
+                    check(sampler.sample(), low, writer.rows_recorded)
+                append(writer, 50)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_chunks_that_have_left_the_ring_are_said_to_have(tmp_path: Path, prefetch: int) -> None:
+    storage = {name: {"codec": "zstd:1", "chunk_rows": 16} for name in FIELDS}
+    with rs.create(tmp_path / "a.zarr", rs.Schema(FIELDS), capacity=200, storage=storage) as writer:
+        append(writer, 200)
+        with rs.open(tmp_path / "a.zarr") as reader:
+            sampler = reader.sampler(32, seed=0, prefetch=prefetch, slab_bytes=1)
+            for _ in range(20):
+                append(writer, 100)
+            with pytest.raises(EvictedError, match=r"left the ring; call the sampler's refresh\(\)"):
+                sampler.sample()
+            sampler.refresh()
+            for _ in range(5):
+                check(sampler.sample(), writer.rows_recorded - len(writer), writer.rows_recorded)
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5"])
+def test_a_file_that_was_cut_is_an_error_and_not_the_end_of_the_process(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with rs.create(path, rs.Schema(FIELDS), durability="none") as writer:
+        for _ in range(3):
+            append(writer, 40_000)
+    rows = path / "steps" / "observation" / "c" / "0" / "0" if path.is_dir() else path
+    kept = rows.read_bytes()
+    for length in (len(kept) // 2, 4096, 0):
+        os.truncate(rows, length)
+        with warnings.catch_warnings(action="ignore", category=ReplayStoreWarning):
+            try:
+                with rs.open(path) as reader:  # perhaps as of an earlier commit, of which everything is there
+                    for number in range(10):
+                        check(reader.sampler(64, seed=number).sample(), 0, len(reader))
+                    assert reader.commit_id < 3
+            except ReplayStoreError as error:
+                assert path.name in str(error)  # noqa: PT017  # an error there may be, and nothing else
+        rows.write_bytes(kept)
+    with rs.open(path) as reader:
+        check(reader.sampler(64, seed=0).sample(), 0, 120_000)
+
+
+def test_a_file_that_was_cut_before_refreshing_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    with rs.create(path, rs.Schema(FIELDS), durability="none") as writer:
+        append(writer, 40_000)
+        with rs.open(path) as reader:
+            sampler = reader.sampler(64, seed=0)
+            append(writer, 40_000)
+            rows = path / "steps" / "observation" / "c" / "0" / "0"
+            size = rows.stat().st_size
+            os.truncate(rows, size // 2)
+            with pytest.raises(CorruptError, match="cut"):
+                sampler.refresh()
+            os.truncate(rows, size)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_damaged_chunk_is_an_error_each_time(tmp_path: Path, prefetch: int) -> None:
+    path = tmp_path / "a.zarr"
+    with rs.create(path, rs.Schema(FIELDS), storage=CODED) as writer:
+        append(writer, 1000)
+    chunks = path / "steps" / "observation" / "c" / "0" / "0"
+    data = bytearray(chunks.read_bytes())
+    data[len(data) // 2] ^= 1
+    chunks.write_bytes(data)
+    with rs.open(path) as reader:
+        sampler = reader.sampler(500, order="epoch", seed=0, prefetch=prefetch)
+        for _ in range(3):
+            with pytest.raises(CorruptError, match="run `replaystore verify`"):
+                list(sampler)
+
+
+def test_a_sampler_that_nobody_has_any_more_ends_its_thread(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", rs.Schema(FIELDS), storage=CODED) as writer:
+        append(writer, 1000)
+        sampler = writer.sampler(32, prefetch=3)
+        sampler.sample()
+        thread = next(thread for thread in threading.enumerate() if thread.name == "replaystore-sampler")
+        del sampler
+        thread.join(5)
+        assert not thread.is_alive()
