@@ -6,27 +6,15 @@ those that the project sets itself. All files are written below one temporary fo
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import click
-import numpy as np
-from rich.console import Console
-from rich.table import Table
-from store_measures import Context, Result
+from measuring.command import Measure, run
 from store_measures.memory import memory
 from store_measures.reading import conversion, opening, read
 from store_measures.recording import append, commit, step
 
-import replaystore
-
-MEASURES: dict[str, Callable[[Context], list[Result]]] = {
+MEASURES: dict[str, Measure] = {
     "append": append,
     "step": step,
     "commit": commit,
@@ -37,28 +25,6 @@ MEASURES: dict[str, Callable[[Context], list[Result]]] = {
 }
 
 
-def table(results: Sequence[Result]) -> Table:
-    found = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("measure", "variant", "measured", "target", "", "detail"):
-        found.add_column(column, justify="right" if column in ("measured", "target") else "left", overflow="fold")
-    before = ""
-    for result in results:
-        if before and before != result.measure:
-            found.add_section()
-        sign = "≤" if result.at_most else "≥"
-        unit = "\N{MULTIPLICATION SIGN}" if result.unit == "x" else f" {result.unit}"
-        found.add_row(
-            result.measure if result.measure != before else "",
-            result.variant,
-            "—" if result.value is None else f"{result.value:.3g}{unit}" if result.value < 1000 else f"{result.value:.0f}{unit}",
-            "" if result.target is None else f"{sign} {result.target:g}{unit}",
-            {None: "", True: "[green]met[/]", False: "[bold red]missed[/]"}[result.met],
-            result.detail,
-        )
-        before = result.measure
-    return found
-
-
 @click.command()
 @click.option("--quick", is_flag=True, help="Less data and fewer rounds: to see that it works.")
 @click.option("--json", "path", type=click.Path(dir_okay=False), help="Write the results there, too.")
@@ -67,26 +33,7 @@ def table(results: Sequence[Result]) -> Table:
 @click.option("--torchrl", default=sys.executable, help="A Python interpreter that has TorchRL; by default this one.")
 def main(quick: bool, path: str | None, only: tuple[str, ...], folder: str | None, torchrl: str) -> None:
     """Compare the store with plain files, NumPy and other libraries."""
-    console, progress = Console(), Console(stderr=True)
-    if not console.is_terminal:
-        console.width = 180
-    place = Path(tempfile.mkdtemp(prefix="replaystore-bench-", dir=folder))
-    versions = f"replaystore {replaystore.__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
-    progress.print(f"{versions}, {os.cpu_count()} cores")
-    results: list[Result] = []
-    try:
-        for name in only or MEASURES:
-            mine = place / name
-            mine.mkdir()
-            context = Context(mine, quick, torchrl, lambda text: progress.print(f"[dim]{text}[/]"))
-            results += MEASURES[name](context)
-            shutil.rmtree(mine)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-        console.print(table(results))
-        if path is not None:
-            facts = {"quick": quick, "machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-            Path(path).write_text(json.dumps({**facts, "results": [result.to_json() for result in results]}, indent=2) + "\n")
+    run({name: MEASURES[name] for name in only or MEASURES}, quick=quick, path=path, folder=folder, torchrl=torchrl)
 
 
 if __name__ == "__main__":

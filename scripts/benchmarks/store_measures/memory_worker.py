@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -17,35 +16,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from measuring.data import frames
+from measuring.peak import Peak
+
 import replaystore as rs
 import replaystore.backends.hdf5
 import replaystore.conversion
-from store_measures.data import frames
 
 NUM_ENVS = 8
 EPISODE = 900
 COMMIT_EVERY = 500
-
-
-class Peak(threading.Thread):
-    """Looks at the anonymous memory of this process every two milliseconds."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.base = self.peak = self.now()
-        self.start()
-
-    @staticmethod
-    def now() -> int:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("RssAnon"):
-                return int(line.split()[1]) * 1024
-        raise SystemExit("bench store: /proc/self/status does not tell RssAnon")
-
-    def run(self) -> None:
-        while True:
-            self.peak = max(self.peak, self.now())
-            time.sleep(0.002)
 
 
 def record(place: str, size: int) -> int:

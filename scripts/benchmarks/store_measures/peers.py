@@ -17,19 +17,13 @@ from typing import Any
 import h5py
 import numpy as np
 import zarr
+from measuring import check
+from measuring.data import FIELDS, Columns
 from numpy.typing import NDArray
 
-from store_measures.data import FIELDS, Columns
-
-__all__ = ["QUICK", "SLOW", "TorchRL", "check", "compare", "memmap_steps", "plain_files"]
+__all__ = ["QUICK", "SLOW", "TorchRL", "compare", "memmap_steps", "plain_files"]
 
 WORKER = Path(__file__).with_name("torchrl_worker.py")
-
-
-def check(same: bool, where: str, name: str) -> None:
-    """What was read is what was written; a benchmark that is wrong is worth nothing."""
-    if not same:
-        raise SystemExit(f"bench store: {where} gave back other values of {name} than were written")
 
 
 def compare(found: Columns, rollouts: list[Columns], count: int, where: str) -> None:

@@ -12,23 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from measuring import Context, Result, check, clean, interleaved, ratio, remove
+from measuring.data import BLOCK, EPISODE, FIELDS, Columns, cheetah_steps, write
 
 import replaystore as rs
-from store_measures import Context, Result, clean, interleaved, peers, ratio, remove
-from store_measures.data import EPISODE, FIELDS, Columns, cheetah_steps, schema
 
 __all__ = ["conversion", "opening", "read"]
-
-BLOCK = 100 * EPISODE
-
-
-def _write(place: Path, steps: int, columns: Columns, durability: str = "none") -> None:
-    """A buffer of so many steps, `columns` again and again."""
-    finals = np.repeat(columns["observation"][:1], BLOCK // EPISODE, axis=0)
-    with rs.create(place, schema(), durability=durability) as buffer:
-        for _ in range(steps // BLOCK):
-            buffer.append(columns, final_observation=finals)
-            buffer.commit()
 
 
 def _size(place: Path) -> int:
@@ -65,13 +54,13 @@ def read(context: Context) -> list[Result]:
             begin = time.perf_counter()
             found = buffer[name][:]
             taken += time.perf_counter() - begin
-            peers.check(np.array_equal(found, maps[name]), buffer.location, name)
+            check(np.array_equal(found, maps[name]), buffer.location, name)
         return taken
 
     variants["np.memmap"] = copy
     buffers = []
     for variant, place in places.items():
-        _write(place, steps, columns)
+        write(place, steps, columns)
         buffers.append(rs.open(place))
         variants[variant] = lambda buffer=buffers[-1]: ours(buffer)
     seconds = interleaved(variants, context.choose(11, 5))
@@ -94,7 +83,7 @@ def conversion(context: Context) -> list[Result]:
     kinds = {"Zarr": ".zarr", "HDF5": ".h5"}
     for suffix in kinds.values():  # what is converted has the durability of its source: synced at the end, or not
         for durability in ("none", "commit"):
-            _write(context.folder / f"{durability}{suffix}", steps, columns, durability)
+            write(context.folder / f"{durability}{suffix}", steps, columns, durability)
     _sync()
     results = []
     for source, target in (("Zarr", "HDF5"), ("HDF5", "Zarr")):
@@ -108,10 +97,10 @@ def conversion(context: Context) -> list[Result]:
         }
         seconds = interleaved(variants, context.choose(7, 3))
         speed = {name: _size(place) / statistics.median(values) / 1e9 for name, values in seconds.items()}
-        for variant, reference, target in (("replaystore", "cp", 60.0), ("replaystore, synced", "cp, sync", None)):
+        for variant, reference, goal in (("replaystore", "cp", 60.0), ("replaystore, synced", "cp, sync", None)):
             value = 100 / ratio(seconds, variant, reference)
             detail = f"{speed[variant]:.2f} GB/s; {reference} {speed[reference]:.2f} GB/s"
-            results.append(Result(what, f"{source} to {target}, of {reference}", value, "%", target, at_most=False, detail=detail))
+            results.append(Result(what, f"{source} to {target}, of {reference}", value, "%", goal, at_most=False, detail=detail))
     clean(context.folder)
     return results
 
@@ -132,11 +121,11 @@ def _convert(place: Path, target: Path, columns: Columns) -> float:
     begin = time.perf_counter()
     report = rs.convert(place, target)
     taken = time.perf_counter() - begin
-    peers.check(not report.recoded, str(target), "fields that should have been copied as bytes")
+    check(not report.recoded, str(target), "fields that should have been copied as bytes")
     with rs.open(target) as buffer:
         for start in range(0, len(buffer), BLOCK):
             for name, rows in buffer.read(slice(start, start + BLOCK)).items():
-                peers.check(np.array_equal(rows, columns[name]), str(target), name)
+                check(np.array_equal(rows, columns[name]), str(target), name)
     remove(target)
     _sync()
     return taken
@@ -173,13 +162,13 @@ def opening(context: Context) -> list[Result]:
     places = {"replaystore, Zarr": context.folder / "large.zarr", "replaystore, HDF5": context.folder / "large.h5"}
     found: dict[str, list[list[float]]] = {name: [] for name in places}
     for place in places.values():
-        _write(place, steps, columns)
+        write(place, steps, columns)
     wanted = [float(rows[steps // 2 % BLOCK].sum()) for rows in columns.values()]
     for number in range(context.choose(11, 5) + 1):
         for name, place in places.items():
             answer = subprocess.run([sys.executable, "-c", OPEN, str(place)], check=True, capture_output=True, text=True).stdout
             *times, length, trajectories, rows = json.loads(answer)
-            peers.check(length == steps and trajectories == steps // EPISODE and rows == wanted, name, "steps")
+            check(length == steps and trajectories == steps // EPISODE and rows == wanted, name, "steps")
             if number:
                 found[name].append(times)
     results = []

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from measuring import Context, Result, check, interleaved, ratio, remove, skipped
+from measuring.data import FIELDS, Columns, cheetah_steps, schema, vector_steps
 
 import replaystore as rs
-from store_measures import Context, Result, interleaved, peers, ratio, remove, skipped
-from store_measures.data import FIELDS, Columns, cheetah_steps, schema, vector_steps
+from store_measures import peers
 
 __all__ = ["append", "commit", "step"]
 
@@ -135,11 +136,11 @@ class _Stepping:
         self._writer.close()
         self._buffer.commit()
         num_envs = len(steps[0][1])
-        peers.check(self._buffer.num_trajectories == self._rounds * num_envs, place, "trajectories")
+        check(self._buffer.num_trajectories == self._rounds * num_envs, place, "trajectories")
         for number in range(self._buffer.num_trajectories):
             trajectory = self._buffer.trajectory(number)
             for name in FIELDS:
-                peers.check(np.array_equal(trajectory[name], wanted[name][:, trajectory.info["env"]]), place, name)
+                check(np.array_equal(trajectory[name], wanted[name][:, trajectory.info["env"]]), place, name)
         self._buffer.close()
         remove(self._place)
 
