@@ -6,10 +6,11 @@ begun, and so is whether that is exact enough.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +24,7 @@ from replaystore.backends.copying import append_rows
 from replaystore.backends.store import ArrayStore
 from replaystore.buffer import Buffer
 from replaystore.conversion import Progress, Report, opened
-from replaystore.errors import AlreadyExistsError, SchemaError, UnsupportedError
+from replaystore.errors import AlreadyExistsError, SchemaError, StorageError, UnsupportedError
 from replaystore.excerpt import PARTS
 from replaystore.formats.export import Options, refuse_losses
 from replaystore.formats.source import Source
@@ -72,13 +73,24 @@ def convert(
             raise UnsupportedError(f"{source} can only be converted to a store as a whole: do that first, and then select from the store")
         return _import(source, parse(target), codec, layout, overwrite=overwrite, strict=strict, progress=progress)
     folder = os.path.dirname(os.fspath(target)) or "."  # type: ignore[arg-type]  # a path
-    os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as between:
+    with _between(folder) as between:
         place = Location("zarr", os.path.join(between, "buffer.zarr"))
         first = _import(source, place, None, None, overwrite=False, strict=strict, progress=None)
         with opened(place) as buffer:
             second = _export(buffer, target, selected, overwrite=overwrite, strict=strict, progress=progress)
     return replace(second, source=first.source, seconds=round(first.seconds + second.seconds, 3), notes=first.notes + second.notes)
+
+
+@contextlib.contextmanager
+def _between(folder: str) -> Iterator[str]:
+    """A temporary folder in a folder that is made if it is not there. StorageError: it cannot be made."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix=".converting-", dir=folder)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written to: {error.strerror or error}; choose another place", error.errno) from error
+    with made as between:
+        yield between
 
 
 # --- out of a store
@@ -90,7 +102,7 @@ def _export(buffer: Buffer, target: object, selected: Selected, *, overwrite: bo
     assert found is not None
     _, module = found
     if os.path.isdir(path):
-        raise AlreadyExistsError(f"{path} is a folder: name the file, such as {os.path.join(path, 'buffer_state.safetensors')}")
+        raise AlreadyExistsError(f"{path} is a folder: name the file, such as {os.path.join(path, module.EXAMPLE)}")
     if overwrite and os.path.lexists(path) and not module.replaceable(path):
         raise AlreadyExistsError(f"{path} is something else than such a buffer, and is not replaced: move it away, or choose another name")
     trajectories = None

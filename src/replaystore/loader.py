@@ -151,7 +151,7 @@ class Sampler:
         places, values = np.asarray(index), np.asarray(weights, np.float64)
         if places.dtype.kind not in "iu" or places.ndim != 1 or values.shape != places.shape:
             raise SchemaError(f"index and weights are flat arrays of one length, not {places.dtype} {places.shape} and {values.shape}")
-        if len(places) and not 0 <= int(places.min()) <= int(places.max()) < len(order.weights):
+        if len(places) and not (places.min() >= 0 and places.max() < len(order.weights)):
             raise SchemaError(f"index from {places.min()} to {places.max()}: there are {len(order.weights)} weights")
         _check_weights(values)
         order.update(places.astype(np.int64, copy=False), values)
@@ -354,6 +354,9 @@ def _weights(buffer: BufferReader, weights: ArrayLike) -> NDArray[np.float64]:
 
 
 def _check_weights(weights: NDArray[np.float64]) -> None:
+    if not len(weights) or (weights.min() >= 0 and np.isfinite(weights.sum())):  # of large numbers the sum alone may be infinite
+        return
     wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if len(wrong):
         raise SchemaError(f"weight {wrong[0]} is {weights[wrong[0]]}: weights are finite and not negative")
+    raise SchemaError("the sum of the weights is too large for a float64: divide them")

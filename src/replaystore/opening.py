@@ -7,6 +7,7 @@ killed meanwhile leaves only that, and the next `create` removes it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import weakref
@@ -43,6 +44,10 @@ class Lock:
         try:
             lock.acquire()
         except filelock.Timeout:
+            if not os.path.exists(path):  # where no file can be made, filelock waits for a folder
+                raise StorageError(
+                    f"{place} cannot be opened for writing: {path} cannot be made; choose another place", errno.ENOENT
+                ) from None
             raise ConflictError(busy) from None
         except OSError as error:
             raise StorageError(
@@ -142,7 +147,10 @@ class NewStore:
             self._folders = [] if place.backend == "memory" else _make_folders(os.path.dirname(place.path))
             self._lock = Lock(place, "") if place.backend == "memory" else Lock(self._partial, self._partial.path + ".lock")
         except OSError as error:
-            raise StorageError(f"{place} cannot be made: {error.strerror or error}", error.errno) from error
+            reason = os.strerror(error.errno) if error.errno else error
+            raise StorageError(
+                f"{place} cannot be made: {reason}; choose another place, or make its folder one that can be written to", error.errno
+            ) from error
         try:
             _clear(self._partial)
             self.container = self._create(document)
@@ -225,6 +233,8 @@ def _make_folders(folder: str) -> list[str]:
     while folder and not os.path.exists(folder):
         missing.append(folder)
         folder = os.path.dirname(folder)
+    if folder and not os.path.isdir(folder):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder)
     if missing:
         os.makedirs(missing[0], exist_ok=True)
     return missing

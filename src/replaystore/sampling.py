@@ -27,6 +27,8 @@ __all__ = ["Drawn", "EpochOrder", "Order", "Steps", "TrajectoryOrder", "UniformO
 
 Rows = NDArray[np.int64]
 
+BATCHES = 32
+"""Random numbers for so many weighted batches are made at once."""
 MOST_BLOCKS = 1 << 16
 """Of an epoch: blocks are larger where there are more rows."""
 POOL_ROWS = 1 << 17
@@ -314,6 +316,8 @@ class WeightedOrder:
     ) -> None:
         self._steps, self._seed, self._first, self._beta = steps, seed, first, beta
         self.trajectories = trajectories
+        self._numbers: NDArray[np.float64] | None = None
+        self._block = (-1, -1, -1)
         self._items: Rows | None = None
         if trajectories is None:
             self._allowed = np.zeros(len(weights), np.bool_)
@@ -329,14 +333,25 @@ class WeightedOrder:
 
     def draw(self, epoch: int, start: int, stop: int) -> Drawn:
         """As `Order.draw` says, by the weights of this moment."""
-        generator, steps = _generator(self._seed, epoch, start), self._steps
-        index, weights = self.weights.draw(generator.random(stop - start))
+        steps = self._steps
+        uniform = self._uniform(epoch, start, stop)
+        index, weights = self.weights.draw(uniform[0])
         importance = (weights / self.weights.smallest) ** -self._beta
         if self._items is None:
             rows = index + self._first
             return Drawn(rows, np.searchsorted(steps.start, rows, side="right") - 1, index, importance)
-        drawn = steps.of(self._trajectory[index], generator.integers(0, self._items[index]))
+        items = self._items[index]
+        drawn = steps.of(self._trajectory[index], np.minimum((uniform[1] * items).astype(np.int64), items - 1))
         return Drawn(drawn.rows, drawn.part, index, importance)
+
+    def _uniform(self, epoch: int, start: int, stop: int) -> NDArray[np.float64]:
+        """Numbers in [0, 1) for a batch, of which several are made at once."""
+        size = stop - start
+        block, at = divmod(start // size, BATCHES)
+        if self._numbers is None or self._block != (epoch, block, size):
+            self._block = epoch, block, size
+            self._numbers = _generator(self._seed, epoch, block).random((2, BATCHES * size))
+        return self._numbers[:, at * size : (at + 1) * size]
 
     def update(self, index: Rows, weights: NDArray[np.float64]) -> None:
         """Set weights; where there is no item they stay 0."""

@@ -115,5 +115,6 @@ def _kl(kl: NDArray[Any]) -> Any:
     only.bar(np.arange(len(kl)), kl, color="#2f6db3")
     title = f"KL Divergence per Latent Dimension (sum {kl.sum():.1f} nats)"
     only.set(xlabel="latent dimension", ylabel="mean KL divergence in nats", title=title)
+    only.set_xlim(-0.6, len(kl) - 0.4)
     whole_numbers(only.xaxis)
     return made

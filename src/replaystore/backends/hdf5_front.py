@@ -138,9 +138,9 @@ class Front:
         if not block.startswith(MAGIC):
             if block.startswith(MAGIC[:17]):
                 raise FormatVersionError(f"{path} is of a newer form of replaystore's HDF5 files; upgrade replaystore")
-            raise FormatError(f"{path} is not a replaystore HDF5 file")
+            raise FormatError(f"{path} is not a replaystore HDF5 file; check the path, or choose another name")
         if len(block) < REGION:
-            raise CorruptError(f"{path} is cut short: {len(block)} bytes are left of at least {USERBLOCK}")
+            raise CorruptError(f"{path} is cut short: {len(block)} bytes are left of at least {USERBLOCK}; restore it from a copy")
         marker = _opened(block, APPLIED, _MARKER, _MARKER_MAGIC)
         return cls(block, Header.unpack(block, JOURNAL), marker[0] if marker else 0)
 

@@ -120,7 +120,9 @@ class ZarrContainer:
 
     def _not_ours(self, name: str, what: str) -> FormatError:
         """Where there is a commit log there was a store."""
-        return CorruptError(f"{what}; restore it from a copy") if name or self.files.exists(LOG) else FormatError(what)
+        if name or self.files.exists(LOG):
+            return CorruptError(f"{what}; restore it from a copy")
+        return FormatError(f"{what}; check the path, or choose another name")
 
     def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
         known = dict(self.specs())

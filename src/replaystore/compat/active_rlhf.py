@@ -30,14 +30,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from replaystore import formats
 from replaystore.buffer import Buffer
-from replaystore.compat.checks import check_spaces, checked_device, checked_rows, positive, width_of
+from replaystore.compat import scoring
+from replaystore.compat.checks import check_spaces, checked_device, checked_rows, positive, width_of, zeros
 from replaystore.compat.layouts import ACTIVE, ActiveState
 from replaystore.compat.ring import FieldAttribute, TensorRing
 from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
 from replaystore.document import environment_of
-from replaystore.errors import SchemaError
+from replaystore.errors import FormatError, SchemaError
 from replaystore.formats.source import Source
 
 __all__ = ["ReplayBuffer", "ReplayBufferBatch", "TrajectoryInfo"]
@@ -94,7 +96,7 @@ class ReplayBuffer:
         where = checked_device(device)
         widths = (width_of(envs, "observation"), width_of(envs, "action"))
         capacity = positive("capacity", capacity)
-        tensors = {name: torch.zeros((capacity, width), device=where) for name, width in zip(NAMES, (*widths, 1), strict=False)}
+        tensors = zeros(capacity, dict(zip(NAMES, (*widths, 1), strict=False)), where)
         tensors["dones"] = torch.zeros((capacity, 1), dtype=torch.bool, device=where)
         self._set_up(TensorRing(tensors, capacity), ActiveState(fragment_length, 0, ()), device, environment_of(envs))
 
@@ -190,15 +192,17 @@ class ReplayBuffer:
     def sample(self, batch_size: int, split: str | None = None) -> ReplayBufferBatch:
         """Fragments that begin at any row, and go on over ends of trajectories, splits and the write position (torch's generator).
 
-        With a `split` only its rows count, one trajectory after another. RuntimeError: the buffer is empty; ValueError: the split is."""
+        With a `split` only its rows count, one trajectory after another. RuntimeError: the buffer is empty; SchemaError: the split is."""
         steps = torch.arange(self.fragment_length)
         if split is None:
+            if not self.size:
+                raise RuntimeError("random_ expects 'from' to be less than 'to', and the buffer is empty: add rows first")
             starts = torch.randint(0, self.size, (batch_size,))
             return self._batch((starts.unsqueeze(1) + steps) % self.size)
         listed = self._listed(split)
         ends = np.cumsum([known.length for known in listed], dtype=np.int64)
         if not listed or not ends[-1]:
-            raise ValueError(f"No trajectories found for split: {split}")
+            raise self._no_trajectories(split)
         rows = (torch.randint(0, int(ends[-1]), (batch_size,)).unsqueeze(1) + steps).numpy() % ends[-1]
         owner = np.searchsorted(ends, rows, side="right")
         first = np.array([known.start_pos - end + known.length for known, end in zip(listed, ends.tolist(), strict=True)])
@@ -207,11 +211,13 @@ class ReplayBuffer:
     def sample2(self, batch_size: int, split: str = "train") -> ReplayBufferBatch:
         """Fragments of trajectories of a split that are long enough, each of which is as likely as the others (NumPy's generator).
 
-        ValueError: there is none."""
+        SchemaError (a ValueError): there is none."""
         eligible = self._eligible(split)
         if not eligible and batch_size:
-            lengths = f"{self.fragment_length} rows"
-            raise ValueError(f"a must be greater than 0 unless no samples are taken: no trajectory of split {split!r} has {lengths}")
+            longest = max((known.length for known in self._listed(split)), default=0)
+            hint = f"load it with fragment_length={longest} or less" if longest else f"there are the splits {self._splits()}"
+            lacking = f"no trajectory of split {split!r} has {self.fragment_length} rows"
+            raise SchemaError(f"a must be greater than 0 unless no samples are taken: {lacking}; {hint}")
         return self._fragments(eligible, np.random.choice(len(eligible), size=batch_size))  # noqa: NPY002  # the original's generator
 
     def sample_by_on_policiness(self, batch_size: int, agent: Any, split: str = "train") -> ReplayBufferBatch:
@@ -222,15 +228,17 @@ class ReplayBuffer:
         eligible = self._eligible(split)
         if not eligible:
             return self.sample(batch_size, split=split)
-        scores = np.array([known.on_policiness_score for known in eligible])
-        spread = scores.std()
-        weights = np.maximum(0, (scores - scores.mean()) / spread) if spread > 0 else np.ones(len(scores))
-        total = weights.sum()
-        likely = weights / total if total > 0 else np.full(len(scores), 1 / len(scores))
+        likely = scoring.likelihoods([known.on_policiness_score for known in eligible])
         return self._fragments(eligible, np.random.choice(len(eligible), size=batch_size, p=likely))  # noqa: NPY002  # the original's generator
 
     def _listed(self, split: str | None) -> list[TrajectoryInfo]:
         return [known for known in self.trajectories if split is None or known.split == split]
+
+    def _splits(self) -> str:
+        return ", ".join(sorted({repr(known.split) for known in self.trajectories})) or "of no trajectory"
+
+    def _no_trajectories(self, split: str | None) -> SchemaError:
+        return SchemaError(f"No trajectories found for split: {split}; there are the splits {self._splits()}")
 
     def _eligible(self, split: str) -> list[TrajectoryInfo]:
         return [known for known in self.trajectories if known.split == split and known.length >= self.fragment_length]
@@ -263,37 +271,19 @@ class ReplayBuffer:
                 known.last_updated_step = self.global_step
 
     def get_all_trajectories(self, split: str | None = None) -> ReplayBufferBatch:
-        """The rows of all trajectories (of a split), one after another, in memory. ValueError: there is none."""
+        """The rows of all trajectories (of a split), one after another, in memory. SchemaError (a ValueError): there is none."""
         listed = self._listed(split)
         if not listed:
-            raise ValueError(f"No trajectories found for split: {split}")
+            raise self._no_trajectories(split)
         return self._batch(torch.from_numpy(np.concatenate([self._places(known) for known in listed])))
 
     def get_trajectory_statistics(self) -> dict[str, Any]:
         """Numbers of trajectories, and of lengths and scores the mean, standard deviation, smallest and largest value."""
-        if not self.trajectories:
-            names = ("mean_length", *(f"{kind}_on_policiness_score" for kind in ("mean", "std", "min", "max")))
-            return {"num_trajectories": 0} | dict.fromkeys(names, 0.0)
-        scores = [known.on_policiness_score for known in self.trajectories]
-        return {
-            "num_trajectories": len(self.trajectories),
-            "num_train_trajectories": len(self._listed("train")),
-            "num_val_trajectories": len(self._listed("val")),
-            "mean_length": np.mean([known.length for known in self.trajectories]),
-            "mean_on_policiness_score": np.mean(scores),
-            "std_on_policiness_score": np.std(scores),
-            "min_on_policiness_score": np.min(scores),
-            "max_on_policiness_score": np.max(scores),
-        }
+        return scoring.summary(self.trajectories)
 
     def log_trajectory_statistics(self, writer: Any, step: int) -> None:
         """Write the statistics to a TensorBoard `SummaryWriter`, under replay_buffer/."""
-        found = {"num_train_trajectories": 0, "num_val_trajectories": 0} | self.get_trajectory_statistics()
-        for name in ("num_trajectories", "num_train_trajectories", "num_val_trajectories"):
-            writer.add_scalar(f"replay_buffer/{name}", found[name], step)
-        writer.add_scalar("replay_buffer/mean_trajectory_length", found["mean_length"], step)
-        for kind in ("mean", "std", "min", "max"):
-            writer.add_scalar(f"replay_buffer/{kind}_on_policiness_score", found[f"{kind}_on_policiness_score"], step)
+        scoring.log(self.trajectories, writer, step)
 
     # --- saving and loading
 
@@ -301,9 +291,14 @@ class ReplayBuffer:
         """Write a pickle, which opens in the original, or a store (`.zarr`, `.h5`), which is loaded without being read.
 
         What was there stays until the new file is complete. StorageError; AlreadyExistsError: something else than a store is there;
-        ConflictError: the store is open for writing elsewhere, or this buffer was loaded from it for reading."""
+        ConflictError: the store is open for writing elsewhere, or this buffer was loaded from it for reading. SchemaError: a path of a
+        file that this class does not write."""
         place = store_of(filepath)
         if place is None:
+            if os.fspath(filepath).lower().endswith(".safetensors"):
+                raise SchemaError(
+                    f"{filepath}: that is a file of velora; save a store (.zarr, .h5), and make one of it with `replaystore convert`"
+                )
             ACTIVE.write_file(self._ring, self._state(), os.fspath(filepath))
         else:
             self._saved.save(place, self)
@@ -336,6 +331,12 @@ class ReplayBuffer:
         if place is None:
             if mode != "r":
                 raise SchemaError(f"{filepath} is read into memory, so mode={mode!r} has no sense: save it to a .zarr store and load that")
+            found = formats.of(filepath)
+            if found is not None and found[0] != ACTIVE.project and os.path.lexists(filepath):
+                raise FormatError(
+                    f"{filepath} is a buffer of {found[0]}: load it with replaystore.compat.{found[0]}, or make a store of it with "
+                    f"`replaystore convert` and load that"
+                )
             memory, state = ACTIVE.read_file(os.fspath(filepath), where)
             ring: TensorRing | StoredRing = memory
         else:

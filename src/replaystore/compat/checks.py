@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ import torch
 
 from replaystore.errors import SchemaError, UnsupportedError
 
-__all__ = ["check_spaces", "checked_device", "checked_rows", "positive", "width_of"]
+__all__ = ["check_spaces", "checked_device", "checked_path", "checked_rows", "positive", "width_of", "zeros"]
 
 
 def checked_device(device: torch.device | str | int | None) -> torch.device:
@@ -17,10 +20,34 @@ def checked_device(device: torch.device | str | int | None) -> torch.device:
     try:
         found = torch.device("cpu" if device is None else device)
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = textwrap.shorten(str(error).strip().split("\n")[0].split(". ")[0].rstrip("."), 100, placeholder=" …")
         raise UnsupportedError(f"device {str(device)!r} cannot be used here ({reason}): pass device='cpu'") from None
+    if found.type == "meta":
+        raise UnsupportedError("device 'meta' holds no numbers: pass device='cpu'")
     return found
+
+
+def checked_path(path: Any) -> str:
+    """A path as text; SchemaError: it is none."""
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise SchemaError(f"{path!r:.80} is no path: give a string or a Path, such as 'runs/x/replay_buffer.zarr'")
+    return text
+
+
+def zeros(capacity: int, widths: Mapping[str, int], device: torch.device) -> dict[str, torch.Tensor]:
+    """float32 tensors (capacity, width); SchemaError: they are more than the device has room for."""
+    try:
+        return {name: torch.zeros((capacity, width), device=device) for name, width in widths.items()}
+    except (RuntimeError, MemoryError):  # which is what torch raises where memory is short
+        size = capacity * sum(widths.values()) * 4 / 1e9
+        raise SchemaError(
+            f"capacity={capacity} takes {size:,.1f} GB, which {device} has no room for: choose a smaller one, or load a .zarr store"
+        ) from None
 
 
 def checked_rows(name: str, values: Any, count: int, width: int, dtype: torch.dtype) -> torch.Tensor:

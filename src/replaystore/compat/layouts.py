@@ -137,7 +137,13 @@ def _physical(tensors: Mapping[str, FileRows], device: torch.device) -> dict[str
     found = {}
     for name, rows in tensors.items():
         width = int(np.prod(rows.shape)) if rows.shape else 1
-        array = np.empty((rows.count, width), rows.dtype)
+        try:
+            array = np.empty((rows.count, width), rows.dtype)
+        except MemoryError:
+            size = rows.count * rows.row_bytes / 1e9
+            raise UnsupportedError(
+                f"{rows.where} takes {size:.1f} GB of memory, which is not there: load a store that `replaystore convert` makes of it"
+            ) from None
         step = max(1, (4 << 20) // max(1, rows.row_bytes))
         for start in range(0, rows.count, step):
             stop = min(start + step, rows.count)

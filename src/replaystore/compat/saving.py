@@ -21,6 +21,7 @@ import torch
 
 from replaystore.buffer import Buffer
 from replaystore.buffer import open as open_buffer
+from replaystore.compat.checks import checked_path
 from replaystore.compat.ring import TensorRing
 from replaystore.compat.stored import Layout, StoredRing
 from replaystore.errors import FormatError, NotFoundError
@@ -36,8 +37,8 @@ GROWTH = 2
 
 
 def store_of(path: str | os.PathLike[str]) -> Location | None:
-    """The store that a path names by its suffix; None if it names none."""
-    text = os.fspath(path)
+    """The store that a path names by its suffix; None if it names none. SchemaError: it is no path."""
+    text = checked_path(path)
     named = text.startswith("memory:") or text.rstrip("/" + os.sep).lower().endswith(tuple(SUFFIXES))
     return parse(text) if named else None
 

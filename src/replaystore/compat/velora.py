@@ -27,13 +27,14 @@ from typing import Any, Literal, Self
 import gymnasium
 import torch
 
+from replaystore import formats
 from replaystore.buffer import Buffer
-from replaystore.compat.checks import checked_device, positive
+from replaystore.compat.checks import checked_device, positive, zeros
 from replaystore.compat.layouts import VELORA
 from replaystore.compat.ring import FieldAttribute, TensorRing
 from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
-from replaystore.errors import FormatError, SchemaError
+from replaystore.errors import FormatError, NotFoundError, SchemaError
 from replaystore.formats.source import Source
 from replaystore.location import Location
 
@@ -92,8 +93,7 @@ class ReplayBuffer:
         self, capacity: int, state_dim: int, action_dim: int, hidden_dim: int, *, device: torch.device | str | None = None
     ) -> None:
         self._set_up(capacity, state_dim, action_dim, hidden_dim, device)
-        where = self._device
-        self._ring = TensorRing({name: torch.zeros((capacity, width), device=where) for name, width in self._widths.items()}, capacity)
+        self._ring = TensorRing(zeros(capacity, self._widths, self._device), capacity)
 
     def _set_up(self, capacity: int, state_dim: int, action_dim: int, hidden_dim: int, device: torch.device | str | None) -> None:
         given = {"capacity": capacity, "state_dim": state_dim, "action_dim": action_dim, "hidden_dim": hidden_dim}
@@ -246,7 +246,7 @@ class ReplayBuffer:
 
         Nothing is half-written. StorageError; AlreadyExistsError: something else than a store is there; ConflictError: the store is open
         for writing elsewhere, or this buffer was loaded from it for reading."""
-        place = store_of(dirpath)
+        place = store_of(dirpath or ".")
         if place is not None:
             self._saved.save(place, self)
             return
@@ -277,6 +277,10 @@ class ReplayBuffer:
             cannot be added to. ConflictError: another writer.
         """
         place = store_of(state_path)
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise SchemaError(f"metadata is the dict that json.load gives for buffer_metadata.json, not {metadata!r:.60}")
+        if device is not None:
+            checked_device(device)
         if place is not None:
             return cls._load_store(place, metadata, device, mode)
         if mode != "r":
@@ -285,16 +289,16 @@ class ReplayBuffer:
             missing = [key for key in KEYS if key not in metadata]
             if missing:
                 raise SchemaError(f"the metadata have no {missing[0]!r}: pass what buffer_metadata.json holds, which has {', '.join(KEYS)}")
-        path = str(Path(state_path).with_suffix(".safetensors"))
+        path = _state_file(os.fspath(state_path))
         with VELORA.read_file(path, metadata) as (known, files):
             missing = [name for name in FIELDS if name not in files]
             if missing:
                 raise FormatError(
                     f"{path} has no {missing[0]}, as buffers of velora 0.1 have none: `replaystore convert` makes a store of it"
                 )
-            chosen = torch.device(device or known["device"] or "cpu")
+            chosen = checked_device(device or known["device"])
             dimensions = {key: known[key] for key in KEYS[:4]}
-            ring = TensorRing(VELORA.tensors(files, checked_device(chosen)), known["capacity"])
+            ring = TensorRing(VELORA.tensors(files, chosen), known["capacity"])
         ring.size, ring.position = known["size"], known["position"]
         return cls._of(ring, dimensions, chosen)
 
@@ -303,7 +307,7 @@ class ReplayBuffer:
         cls, place: Location, metadata: Mapping[str, Any] | None, device: torch.device | str | None, mode: Literal["r", "r+"]
     ) -> Self:
         named = (metadata or {}).get("device")
-        ring = open_ring(place, VELORA, mode, checked_device(device or named or "cpu"))
+        ring = open_ring(place, VELORA, mode, checked_device(device or named))
         known = dict(ring.view.numbers)
         try:
             for key in KEYS[:-1]:
@@ -311,8 +315,8 @@ class ReplayBuffer:
                     raise SchemaError(
                         f"{place} has {key}={known[key]}, and the metadata say {metadata[key]!r}: leave them out, or pass its own"
                     )
-            chosen = torch.device(device or named or known["device"] or "cpu")
-            ring.move(checked_device(chosen))
+            chosen = checked_device(device or named or known["device"])
+            ring.move(chosen)
             buffer = cls._of(ring, {key: known[key] for key in KEYS[:4]}, chosen)
         except BaseException:
             ring.close()
@@ -353,3 +357,18 @@ class ReplayBuffer:
 
     def _reconcile(self, buffer: Buffer) -> bool:
         return True
+
+
+def _state_file(given: str) -> str:
+    """The file that velora would load: with the suffix .safetensors, whatever is given. NotFoundError or FormatError: what is given is
+    there, and is something else."""
+    if not Path(given).name:
+        raise SchemaError(f"{given!r} is no file: give the path of one, such as 'checkpoints/nf/buffer_state'")
+    path = str(Path(given).with_suffix(".safetensors"))
+    if not os.path.lexists(path) and os.path.lexists(given):
+        if os.path.isdir(given):
+            raise NotFoundError(f"{given} is a folder: give the path of the file in it, such as {os.path.join(given, 'buffer_state')}")
+        found = formats.of(given)
+        if found is not None:
+            raise FormatError(f"{given} is a file of {found[0]}: make a store of it with `replaystore convert`, and load that")
+    return path

@@ -42,6 +42,9 @@ FORMATS = {"active_rlhf": "replaystore.formats.pickle", "velora": "replaystore.f
 class Format(Protocol):
     """What each module has."""
 
+    EXAMPLE: str
+    """What such a file is usually called."""
+
     def sniff(self, path: str) -> bool: ...
     def read(self, path: str) -> AbstractContextManager[Source]: ...
     def write(self, buffer: BufferReader, path: str, options: Options) -> Written: ...

@@ -43,6 +43,7 @@ __all__ = ["Contents", "Table", "contents", "read", "replaceable", "sniff", "tra
 
 NAME = "a pickle of active_rlhf"
 SUFFIXES = (".pkl", ".pickle")
+EXAMPLE = "replay_buffer.pkl"
 MAX_CAPACITY = 1 << 48
 MAX_IRREGULAR = 10_000
 NUMBERS = ("capacity", "fragment_length", "size", "pos", "global_step")

@@ -47,6 +47,7 @@ NAME = "a velora buffer"
 SUFFIX = ".safetensors"
 STATE = "state" + SUFFIX
 METADATA = "metadata.json"
+EXAMPLE = "buffer_state.safetensors"
 MAX_HEADER = 1 << 20
 MAX_METADATA = 64 << 20
 MAX_CAPACITY = 1 << 48

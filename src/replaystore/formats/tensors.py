@@ -33,6 +33,8 @@ def opened(path: str) -> Iterator[tuple[int, int]]:
         raise StorageError(f"{path} cannot be read: {error.strerror or error}", error.errno) from error
     try:
         status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise FormatError(f"{path} is a folder: give the path of the file in it, or of a store (.zarr, .h5)")
         if not stat.S_ISREG(status.st_mode):
             raise FormatError(f"{path} is no regular file: give the path of the file that was saved")
         yield descriptor, status.st_size

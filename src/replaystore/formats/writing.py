@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -16,17 +17,20 @@ __all__ = ["NewFiles"]
 class NewFiles:
     """New files, in `files` while they are written; leaving `with` without an exception puts them in place, otherwise nothing changes.
 
-    Of several the first appears first: whoever finds the last one finds all. AlreadyExistsError: one is there, and is not to be replaced.
+    Of several the first appears first: whoever finds the last one finds all. What a symbolic link names is replaced, and not the link.
+    AlreadyExistsError: one is there, and is not to be replaced; StorageError.
     """
 
     def __init__(self, paths: Sequence[str], *, overwrite: bool) -> None:
-        self.paths = list(paths)
         self.files: list[BinaryIO] = []
-        for path in self.paths:
+        for path in paths:
             if os.path.lexists(path) and not overwrite:
                 raise AlreadyExistsError(f"{path} exists: choose another name, or pass overwrite=True")
             if os.path.isdir(path):
                 raise AlreadyExistsError(f"{path} is a folder: choose another name")
+            if os.path.exists(path) and not os.path.isfile(path):
+                raise AlreadyExistsError(f"{path} is no regular file, and is not replaced: choose another name")
+        self.paths = [os.path.realpath(path) if os.path.islink(path) else path for path in paths]
 
     def __enter__(self) -> Self:
         with self._storage():
@@ -98,4 +102,10 @@ class NewFiles:
             raise self._error(error) from error
 
     def _error(self, error: OSError) -> StorageError:
-        return StorageError(f"{' and '.join(self.paths)} cannot be written: {error.strerror or error}", error.errno)
+        reason = error.strerror or error
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = "a folder in its path is a file"
+        advice = (
+            "make room, or choose another disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose a place that can be written to"
+        )
+        return StorageError(f"{' and '.join(self.paths)} cannot be written: {reason}; {advice}", error.errno)
