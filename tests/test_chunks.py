@@ -625,7 +625,7 @@ class Counting:
 
     def __init__(self, codec: ChunkCodec, before: Callable[[], None] = lambda: None) -> None:
         self.codec, self.before, self.decoded = codec, before, 0
-        self.encode, self.checksum = codec.encode, codec.checksum
+        self.encode, self.checksum, self.decode_if = codec.encode, codec.checksum, codec.decode_if
 
     def decode(self, data: Any, out: NDArray[np.uint8], *, checked: bool = False) -> None:
         self.before()

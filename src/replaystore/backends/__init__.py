@@ -108,6 +108,9 @@ class Codec(Protocol):
 
         `checked`: `checksum` was what it had to be, so that the container's own need not be looked at."""
 
+    def decode_if(self, data: bytes, checksum: int, out: NDArray[np.uint8]) -> bool:
+        """Decode stored bytes into `out` if `checksum` is theirs and they decode to its size; whether they did."""
+
     def checksum(self, data: Any) -> int:
         """crc32c of the stored bytes less the trailing checksum that the container's own format adds."""
 

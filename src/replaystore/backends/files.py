@@ -7,6 +7,7 @@ renamed, `sync_folder` of the folder that gained the entry.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import sys
@@ -129,6 +130,12 @@ class Files:
                 offset += len(piece)
                 length -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_places(self, name: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes at several (offset, length) of a file, which is looked up once; fewer than asked for where it ends."""
+        with self.borrowed(name) as fd:
+            base = self.place(name)[1]
+            return [os.pread(fd, length, base + offset) for offset, length in places]
 
     def read_into(self, name: str, offset: int, target: memoryview) -> int:
         """Fill a buffer with the bytes of a file from `offset` on; how many there were.
@@ -336,6 +343,9 @@ class MemoryFiles(Files):
         with self._lock:
             self.remove(name)
             self._small[name] = bytearray()
+
+    def read_places(self, name: str, places: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
+        return [self.read(name, offset, length) for offset, length in places]
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         with self._lock:

@@ -221,10 +221,46 @@ class CodedColumn(StoredColumn):
         return out
 
     def decode(self, chunks: NDArray[np.int64], out: Rows, places: NDArray[np.int64]) -> None:
-        """Decode complete chunks to places in `out`, which are counted in chunks; its items are rows. CorruptError as `take`."""
+        """Decode complete chunks to places in `out`, which are counted in chunks; its items are rows. CorruptError as `take`.
+
+        As little as can be is done for each chunk: it is the way that sampling goes. What goes wrong is done again, as `take` does it."""
         rows = self.chunk_rows
-        targets = zip(chunks.tolist(), (places * rows).tolist(), strict=True)
-        self._gather((_Piece(chunk, slice(place, place + rows), slice(0, rows), whole=True) for chunk, place in targets), out)
+        wanted: list[tuple[str, int, int, int, int, int]] = []
+        again: list[tuple[int, int]] = []
+        for chunk, place in zip(chunks.tolist(), (places * rows).tolist(), strict=True):
+            entry, checksum = self._locate(chunk), self._checksum(chunk)
+            if entry is None or checksum is None or not self._possible(entry):
+                again.append((chunk, place))
+            else:
+                wanted.append((*entry, checksum, chunk, place))
+        wanted.sort()
+        count = max(1, JOB_BYTES // self.chunk_bytes, -(-len(wanted) // (4 * _shared.workers)))
+        jobs = [wanted[begin : begin + count] for begin in range(0, len(wanted), count)]
+        if len(jobs) == 1:
+            again += self._decode_job(jobs[0], out)
+        else:
+            running = [_shared.pool().submit(self._decode_job, job, out) for job in jobs]
+            wait(running)
+            again += itertools.chain.from_iterable(future.result() for future in running)
+        if again:
+            self._gather((_Piece(chunk, slice(place, place + rows), slice(0, rows), whole=True) for chunk, place in again), out)
+
+    def _decode_job(self, job: Sequence[tuple[str, int, int, int, int, int]], out: Rows) -> list[tuple[int, int]]:
+        """Decode chunks (object, offset, length, checksum, chunk, place); those that could not be."""
+        again = []
+        decode, octets, size = self.codec.decode_if, out.view(np.uint8), self.row_bytes
+        for name, group in itertools.groupby(job, key=lambda entry: entry[0]):
+            entries = list(group)
+            try:
+                stored = self.files.read_places(name, [(offset, length) for _, offset, length, _, _, _ in entries])
+            except OSError:
+                again += [(chunk, place) for *_, chunk, place in entries]
+                continue
+            for data, (_, _, length, checksum, chunk, place) in zip(stored, entries, strict=True):
+                begin = place * size
+                if len(data) != length or not decode(data, checksum, octets[begin : begin + self.chunk_bytes]):
+                    again.append((chunk, place))
+        return again
 
     # --- plan
 
