@@ -19,7 +19,7 @@ import zarr
 import replaystore as rs
 from replaystore import errors, sealing
 from replaystore.backends.files import Files
-from replaystore.backends.zarr import consolidated
+from replaystore.backends.zarr_metadata import consolidated
 from replaystore.location import Location
 from replaystore.opening import remove
 from replaystore.testing import Contents, samples

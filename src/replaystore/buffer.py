@@ -22,12 +22,13 @@ from replaystore.assembler import Assembler, End, Run
 from replaystore.backends.incomplete import newest_whole
 from replaystore.backends.reading import StoreReader
 from replaystore.backends.store import ArrayStore
+from replaystore.column import Column, Trajectory
 from replaystore.errors import ConflictError, ReplayStoreError, ReplayStoreWarning, SchemaError, UnsupportedError
 from replaystore.layout import array_specs, check_capacity, check_storage, field_specs, table_spec
 from replaystore.location import Location, parse
 from replaystore.names import escape, escape_path, flatten
 from replaystore.opening import Lock, NewStore, open_container
-from replaystore.reader import BufferReader, Column, Trajectory
+from replaystore.reader import BufferReader
 from replaystore.schema import Field, Schema
 from replaystore.writer import Writer
 

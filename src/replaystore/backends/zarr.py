@@ -25,25 +25,31 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.backends import PAGE, ArraySpec, Capabilities, ChunkEntry, Codec, Extent
-from replaystore.backends.codecs import codec_for, crc32c, zarr_codecs
+from replaystore.backends import ArraySpec, Capabilities, ChunkEntry, Codec, Extent
+from replaystore.backends.codecs import codec_for, crc32c
 from replaystore.backends.files import Files
+from replaystore.backends.zarr_metadata import (
+    CHECKSUM,
+    CONVENTION,
+    GROUP,
+    NOWHERE,
+    array_metadata,
+    as_json,
+    consolidated,
+    document_checksum,
+    group_metadata,
+    header_bytes,
+    raw_index,
+    shard_name,
+    spec_of,
+    with_checksum,
+)
 from replaystore.errors import CorruptError, FormatError
 
 __all__ = ["ZarrContainer"]
 
 LOG, TAIL = "journal/log", "journal/tail"
-_NOWHERE = 2**64 - 1
-_GROUP: Mapping[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-_CHECKSUM = "replaystore_crc32c"
-_NOTHING_INSIDE: Mapping[str, Any] = {"kind": "inline", "must_understand": False, "metadata": {}}
-"""Consolidated metadata of a group whose members are listed by the root."""
 _LOG_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byte")
-CONVENTION = {
-    "uuid": "6a0f6d5c-58a5-4c0a-9a53-0f4f1d0b7a51",
-    "name": "replaystore",
-    "description": "Reinforcement-learning buffer: rows under steps/ are steps; the root attribute `replaystore` describes them.",
-}
 
 
 class ZarrContainer:
@@ -68,7 +74,7 @@ class ZarrContainer:
     def create(cls, files: Files, document: Mapping[str, Any]) -> ZarrContainer:
         """An empty hierarchy; not durable before `sync`."""
         container = cls(files, writable=True)
-        container._write("zarr.json", _json(_group(document)))
+        container._write("zarr.json", as_json(group_metadata(document)))
         container._specs = {}
         container.create_arrays({LOG: _LOG_SPEC})
         return container
@@ -100,7 +106,7 @@ class ZarrContainer:
                 continue
             metadata = self._metadata(name)
             if metadata.get("node_type") == "array":
-                yield name, _spec(metadata, self.files.path(f"{name}/zarr.json"))
+                yield name, spec_of(metadata, self.files.path(f"{name}/zarr.json"))
             else:
                 yield from self._walk(name)
 
@@ -132,10 +138,10 @@ class ZarrContainer:
             for depth in range(1, len(parts)):
                 group = "/".join(parts[:depth])
                 if not self.files.exists(f"{group}/zarr.json"):
-                    write(f"{group}/zarr.json", _json(_GROUP))
+                    write(f"{group}/zarr.json", as_json(GROUP))
                     self._note_folders(group)
             self._remove(name)
-            write(f"{name}/zarr.json", _json(_array(spec, 0, name)))
+            write(f"{name}/zarr.json", as_json(array_metadata(spec, 0, name)))
             self._note_folders(name)
             known[name] = spec
         self._specs = known
@@ -150,7 +156,7 @@ class ZarrContainer:
         return dict(attributes["replaystore"])
 
     def replace_document(self, document: Mapping[str, Any]) -> None:
-        self.files.replace("zarr.json", _json(_group(document)))
+        self.files.replace("zarr.json", as_json(group_metadata(document)))
 
     # --- raw rows
 
@@ -169,7 +175,7 @@ class ZarrContainer:
             self.files.write(file, header + at * width, rows[done * width : (done + step) * width] if step != count else rows)
             done += step
             if at + step == per_shard:
-                self.files.write(file, 0, _raw_index(spec, spec.chunks_per_shard))
+                self.files.write(file, 0, raw_index(spec, spec.chunks_per_shard))
 
     def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
         spec = self.specs()[name]
@@ -210,11 +216,11 @@ class ZarrContainer:
     def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
         spec = self.specs()[name]
         file = shard_name(name, spec, shard)
-        index = np.full((spec.chunks_per_shard, 2), _NOWHERE, "<u8")
+        index = np.full((spec.chunks_per_shard, 2), NOWHERE, "<u8")
         for number, entry in entries.items():
             index[number % spec.chunks_per_shard] = entry.offset, entry.length
         self._touch(file)
-        self.files.write(file, 0, _with_checksum(index))
+        self.files.write(file, 0, with_checksum(index))
         self._indexes.pop((name, shard), None)
 
     def entry(self, name: str, chunk: int) -> ChunkEntry | None:
@@ -239,7 +245,7 @@ class ZarrContainer:
         index = np.frombuffer(data, "<u8", count=2 * spec.chunks_per_shard).reshape(-1, 2).tolist()
         entries = {}
         for number, (offset, nbytes) in enumerate(index, shard * spec.chunks_per_shard):
-            if offset == nbytes == _NOWHERE:
+            if offset == nbytes == NOWHERE:
                 continue
             if offset + nbytes > size:
                 raise CorruptError(f"{self.files.path(file)}: chunk {number} reaches past the end of the file; run `replaystore verify`")
@@ -317,28 +323,28 @@ class ZarrContainer:
                 if self.files.size(file) < whole:
                     self.files.resize(file, whole)
                 self._touch(file)
-                self.files.write(file, 0, _raw_index(spec, chunks))
+                self.files.write(file, 0, raw_index(spec, chunks))
         self.sync()
         for name, metadata in changed.items():
             metadata["shape"][0] = lengths[name]
-        self.files.replace_files({f"{name}/zarr.json": _json(metadata) for name, metadata in changed.items()})
+        self.files.replace_files({f"{name}/zarr.json": as_json(metadata) for name, metadata in changed.items()})
 
     def published(self) -> Mapping[str, int]:
         return {name: int(self._metadata(name)["shape"][0]) for name in self.specs()}
 
     def metadata_problems(self) -> Iterator[tuple[str, str]]:
         root = self._metadata("")["attributes"]
-        if root.get(_CHECKSUM) != _document_checksum(root["replaystore"]):
+        if root.get(CHECKSUM) != document_checksum(root["replaystore"]):
             yield self.files.path("zarr.json"), "the document does not match its checksum"
         if root.get("zarr_conventions") != [CONVENTION]:
             yield self.files.path("zarr.json"), "zarr_conventions is not what was written"
         groups = {"/".join(name.split("/")[:depth]) for name in self.specs() for depth in range(1, name.count("/") + 1)}
         for group in sorted(groups):
-            if self._metadata(group) != _GROUP:
+            if self._metadata(group) != GROUP:
                 yield self.files.path(f"{group}/zarr.json"), "the metadata of this group is not what was written"
         for name, spec in self.specs().items():
             found = self._metadata(name)
-            if found != _array(spec, found["shape"][0], name):
+            if found != array_metadata(spec, found["shape"][0], name):
                 yield self.files.path(f"{name}/zarr.json"), "the metadata of this array is not what was written"
 
     def index_problems(self, name: str, first: int, rows: int) -> Iterator[tuple[str, str]]:
@@ -427,7 +433,7 @@ class ZarrContainer:
             self.files.remove(f"{LOG}/c/{commit}")
         self.files.clear(TAIL)
         self._specs = None
-        self.files.replace("zarr.json", _json(consolidated(self.files)))
+        self.files.replace("zarr.json", as_json(consolidated(self.files)))
 
     def close(self) -> None:
         self.files.close()
@@ -455,107 +461,3 @@ class ZarrContainer:
             if not folder:
                 return
             folder = os.path.dirname(folder)
-
-
-def header_bytes(spec: ArraySpec) -> int:
-    """Where the chunks of a shard begin: after the index, on a page."""
-    return -(-(16 * spec.chunks_per_shard + 4) // PAGE) * PAGE
-
-
-def shard_name(name: str, spec: ArraySpec, shard: int) -> str:
-    """The file of a shard: Zarr's default chunk keys."""
-    return f"{name}/c/{shard}" + "/0" * len(spec.shape)
-
-
-def consolidated(files: Files) -> dict[str, Any]:
-    """The metadata of the root with a copy of all other metadata in it, as zarr-python writes and reads it."""
-    nodes = {}
-    for name in files.walk():
-        if name.endswith("/zarr.json"):
-            node = json.loads(files.read(name))
-            inside = {} if node["node_type"] == "array" else {"consolidated_metadata": _NOTHING_INSIDE}
-            nodes[name.removesuffix("/zarr.json")] = node | inside
-    return {**json.loads(files.read("zarr.json")), "consolidated_metadata": {**_NOTHING_INSIDE, "metadata": nodes}}
-
-
-def _with_checksum(index: np.ndarray[Any, Any]) -> bytes:
-    data = index.tobytes()
-    return data + crc32c(data).to_bytes(4, "little")
-
-
-def _raw_index(spec: ArraySpec, chunks: int) -> bytes:
-    index = np.full((spec.chunks_per_shard, 2), _NOWHERE, "<u8")
-    index[:chunks, 0] = header_bytes(spec) + np.arange(chunks, dtype="<u8") * spec.chunk_bytes
-    index[:chunks, 1] = spec.chunk_bytes
-    return _with_checksum(index)
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, indent=2, allow_nan=False).encode()
-
-
-def _group(document: Mapping[str, Any]) -> dict[str, Any]:
-    attributes = {"replaystore": dict(document), _CHECKSUM: _document_checksum(document), "zarr_conventions": [CONVENTION]}
-    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-
-
-def _document_checksum(document: Mapping[str, Any]) -> int:
-    """crc32c of the document as JSON with sorted keys and no spaces."""
-    return crc32c(json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
-
-
-def _array(spec: ArraySpec, rows: int, name: str) -> dict[str, Any]:
-    """zarr.json of an array."""
-    kind = spec.dtype.kind
-    zero: Any = False if kind == "b" else [0.0, 0.0] if kind == "c" else 0.0 if kind == "f" else 0
-    plain = [{"name": "bytes", "configuration": {"endian": "little"}} if spec.dtype.itemsize > 1 else {"name": "bytes"}]
-    sharding = {
-        "chunk_shape": [spec.chunk_rows, *spec.shape],
-        "codecs": plain if spec.codec is None else zarr_codecs(spec),
-        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
-        "index_location": "start",
-    }
-    flags = {"journaled": spec.journaled, "mutable": spec.mutable}
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": [rows, *spec.shape],
-        "data_type": spec.dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [spec.shard_rows, *spec.shape]}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": zero,
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "dimension_names": [spec.dimension, *(f"{name.split('/', 1)[-1]}_{axis}" for axis in range(len(spec.shape)))],
-        "attributes": {"replaystore": {key: True for key, on in flags.items() if on}} if any(flags.values()) else {},
-    }
-
-
-def _spec(metadata: Mapping[str, Any], where: str) -> ArraySpec:
-    """The inverse of `_array`."""
-    try:
-        sharding = metadata["codecs"][0]
-        if sharding["name"] != "sharding_indexed" or len(metadata["codecs"]) != 1:
-            raise CorruptError(f"{where}: not the metadata of an array of ours (codec {sharding['name']!r}); run `replaystore verify`")
-        inner = sharding["configuration"]
-        shard_rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
-        chunk_rows = inner["chunk_shape"][0]
-        flags = metadata.get("attributes", {}).get("replaystore", {})
-        return ArraySpec(
-            dtype=np.dtype(metadata["data_type"]).newbyteorder("<"),
-            shape=tuple(metadata["shape"][1:]),
-            chunk_rows=chunk_rows,
-            chunks_per_shard=shard_rows // chunk_rows,
-            codec=_codec_name(inner["codecs"]),
-            journaled=bool(flags.get("journaled")),
-            mutable=bool(flags.get("mutable")),
-            dimension=(metadata.get("dimension_names") or ["step"])[0],
-        )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise CorruptError(f"{where}: not the metadata of an array of ours ({error!r}); run `replaystore verify`") from None
-
-
-def _codec_name(chain: Sequence[Mapping[str, Any]]) -> str | None:
-    """The codec of an array's inner chunks, in our words."""
-    if len(chain) == 1:
-        return None
-    return f"{chain[1]['name']}:{chain[1]['configuration']['level']}"
