@@ -90,6 +90,13 @@ class Gather:
             self.slabs.append(slab)
             self._slab |= dict.fromkeys(several, slab)
 
+    def adopt(self, old: Gather) -> None:
+        """Go on with what is known from another of the same fields and an earlier commit; it is not to be used any more."""
+        for slab, known in zip(self.slabs, old.slabs, strict=False):
+            slab.adopt(known)
+        if not old._cold:
+            self._until_look = old._until_look
+
     # --- rows
 
     def take(self, names: Sequence[str], rows: Rows, outs: Mapping[str, NDArray[Any]] | None = None) -> Batch:

@@ -202,7 +202,9 @@ class Sampler:
             return False
         self._stop()
         weights = self._carried() if self._recipe.order == "weights" else None
-        self._batches = Batches(buffer, self._recipe, self.seed, weights)
+        old, self._batches = self._batches, Batches(buffer, self._recipe, self.seed, weights)
+        if buffer._store.state.generation == self._generation:
+            self._batches.gather.adopt(old.gather)
         self._generation = buffer._store.state.generation
         epoch, number = self._place
         self._place = (epoch + 1, 0) if self._batches.per_epoch is not None and number else (epoch, number)

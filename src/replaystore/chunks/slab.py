@@ -21,6 +21,9 @@ from replaystore.errors import EvictedError
 
 __all__ = ["Slab"]
 
+MOST_SLOTS = 1 << 16
+"""Finding those used longest ago takes a millisecond then."""
+
 
 class Slab:
     """Decoded chunks of columns whose chunks have the same number of rows.
@@ -40,7 +43,7 @@ class Slab:
         chunks = max(0, self.tail_start // self.chunk_rows - self._first_chunk)
         self.chunk_bytes = sum(column.chunk_bytes for column in columns.values())
         """Of all columns together."""
-        self.slots = max(1, min(chunks, limit // max(1, self.chunk_bytes)))
+        self.slots = max(1, min(MOST_SLOTS, limit // max(1, self.chunk_bytes)))
         self._slot = np.full(chunks, -1, np.int32)
         """Where each chunk is, or -1."""
         self._chunk = np.full(self.slots, -1, np.int64)
@@ -50,6 +53,17 @@ class Slab:
         self._items: dict[str, Rows] = {}
         self.decoded = 0
         """Chunks that were decoded so far, of each column."""
+
+    def adopt(self, old: Slab) -> None:
+        """Go on with what another slab of the same columns has decoded; it is not to be used any more."""
+        if old._columns != self._columns or old.slots != self.slots:
+            return
+        self._items, self._used, self._now = old._items, old._used, old._now
+        chunk = np.where(old._chunk < 0, -1, old._chunk + old._first_chunk - self._first_chunk)
+        kept = (chunk >= 0) & (chunk < len(self._slot))
+        self._chunk = np.where(kept, chunk, -1)
+        self._used[~kept] = 0
+        self._slot[chunk[kept]] = np.flatnonzero(kept)
 
     @property
     def nbytes(self) -> int:
