@@ -19,11 +19,22 @@ import gymnasium
 
 import replaystore as rs
 from replaystore.compat.active_rlhf import ReplayBuffer
-from replaystore.errors import MissingDependencyError, NotFoundError, ReplayStoreError, SchemaError
+from replaystore.errors import (
+    AlreadyExistsError,
+    MissingDependencyError,
+    NotFoundError,
+    ReplayStoreError,
+    SchemaError,
+    StorageError,
+)
 
 Arguments = TypeVar("Arguments")
 NUMBERS = tuple[int, ...]
 """The type of an argument that takes several numbers, as 128 64 32 or as '[128,64,32]'."""
+
+
+MAX_SEED = 2**32 - 1
+"""What NumPy takes at most."""
 
 
 def argument(default: Any = dataclasses.MISSING, text: str = "", *, choices: Sequence[str] | None = None) -> Any:
@@ -46,6 +57,8 @@ def parse(kind: type[Arguments], argv: Sequence[str] | None, description: str) -
                 values[name] = tuple(int(number) for number in " ".join(values[name]).strip("[]").replace(",", " ").split())
             except ValueError:
                 parser.error(f"argument --{name}: expected whole numbers, such as 128 64 32, not {' '.join(values[name])!r}")
+    if not 0 <= values.get("seed", 0) <= MAX_SEED:
+        parser.error(f"argument --seed: expected a number from 0 to {MAX_SEED}, not {values['seed']}")
     return kind(**values)
 
 
@@ -87,9 +100,27 @@ def run(main: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         code = 130
     except (ReplayStoreError, OSError, gymnasium.error.Error) as error:
-        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {_said(error)}", file=sys.stderr)
         code = 1
     raise SystemExit(code)
+
+
+def _said(error: Exception) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, OSError) and not isinstance(error, ReplayStoreError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}: choose another place"
+    return " ".join(str(error).split())
+
+
+def check_target(path: Path) -> None:
+    """StorageError or AlreadyExistsError: a file cannot be written there, which is better known before hours of work."""
+    if path.is_dir():
+        raise AlreadyExistsError(f"{path} is a folder: name a file in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}; choose another place") from None
 
 
 def summary_writer(folder: Path) -> Any:

@@ -5,7 +5,7 @@
 
 A teacher that knows the true reward compares pairs of fragments out of the replay buffer; an ensemble of networks learns a reward from its
 answers; PPO follows the learned reward. With a .zarr or .h5 path the replay buffer is committed after every rollout, so that it survives a
-crash; a .pkl or .safetensors file is written at the end, and also when the training stops with an error or by Ctrl-C.
+crash; a .pkl file is written at the end, and also when the training stops with an error or by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from commandline import argument, parse, run, summary_writer
+from commandline import argument, check_target, parse, run, summary_writer
 from numpy.typing import NDArray
 from ppo import Agent, Collector, Rollout, Settings, advantages, make_envs, update
 from preferences import Answers, RewardEnsemble, RewardSettings, Session, Teacher
@@ -30,6 +30,7 @@ from replaystore.compat.active_rlhf import ReplayBuffer
 from replaystore.errors import SchemaError, UnsupportedError
 
 STORES = (".zarr", ".h5", ".hdf5")
+PICKLES = (".pkl", ".pickle")
 FIRST_PAIRS = 32
 """Asked in the first session, which has nothing to build on."""
 VAL_ROLLOUTS = 0.1
@@ -86,7 +87,7 @@ class Arguments:
     oversampling_factor: float = argument(2.0, "fragments sampled per pair")
     fragment_length: int = argument(50, "steps of a fragment")
     save_replay_buffer: bool = argument(True, "keep the replay buffer")
-    replay_buffer_save_path: str | None = argument(None, "a .zarr, .h5, .pkl or .safetensors path (default: runs/RUN/replay_buffer.pkl)")
+    replay_buffer_save_path: str | None = argument(None, "a .zarr, .h5 or .pkl path (default: runs/RUN/replay_buffer.pkl)")
 
 
 def check(args: Arguments) -> None:
@@ -99,6 +100,9 @@ def check(args: Arguments) -> None:
     for name in ("track", "upload_model"):
         if getattr(args, name):
             raise UnsupportedError(f"--{name} True: this script sends nothing anywhere; its logs are in runs/, for TensorBoard")
+    path = args.replay_buffer_save_path
+    if args.save_replay_buffer and path is not None and not path.endswith((*STORES, *PICKLES)):
+        raise SchemaError(f"--replay_buffer_save_path {path!r} has none of the suffixes {', '.join((*PICKLES, *STORES))}")
     counts = [field.name for field in fields(args) if field.type == "int" and field.name not in ("seed", "reward_net_epochs")]
     for name in counts:
         if getattr(args, name) < 1:
@@ -110,6 +114,8 @@ def check(args: Arguments) -> None:
         raise SchemaError(f"--replay_buffer_capacity {args.replay_buffer_capacity} must hold at least two rollouts: {rollout} rows")
     if args.total_timesteps < args.num_steps * args.num_envs:
         raise SchemaError(f"--total_timesteps {args.total_timesteps} is less than one rollout of {args.num_steps * args.num_envs} steps")
+    if not (args.learning_rate > 0 and args.reward_net_lr > 0 and 0 <= args.reward_net_dropout < 1):
+        raise SchemaError("--learning_rate and --reward_net_lr must be positive, and --reward_net_dropout in [0, 1)")
     if not 0 <= args.reward_net_val_split < 1 or args.oversampling_factor < 1:
         raise SchemaError("--reward_net_val_split must be in [0, 1) and --oversampling_factor at least 1")
 
@@ -130,8 +136,10 @@ class Keeper:
     def __init__(self, buffer: ReplayBuffer, args: Arguments, run_folder: Path) -> None:
         self._buffer = buffer
         self._path = Path(args.replay_buffer_save_path or run_folder / "replay_buffer.pkl") if args.save_replay_buffer else None
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path is not None and self._path.suffix in STORES:
+            self.after_rollout()  # so that a place that is of no use is known at once
+        elif self._path is not None:
+            check_target(self._path)
 
     def after_rollout(self) -> None:
         """Make a store hold all that was added."""

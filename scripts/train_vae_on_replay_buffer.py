@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from commandline import Loaded, argument, loaded, parse, run, summary_writer
+from commandline import Loaded, argument, check_target, loaded, parse, run, summary_writer
 
 from replaystore.analysis import vae_plots
 from replaystore.analysis.fragments import Fragments
@@ -77,10 +77,12 @@ def split(source: Loaded, args: Arguments) -> tuple[Fragments, Fragments]:
     return Fragments(buffer, learned or everything, length), Fragments(buffer, judged or everything, length)
 
 
-def fit(source: Loaded, args: Arguments, device: torch.device, writer: Any) -> tuple[FragmentVAE, Fragments, Result]:
-    """Train, and log each epoch."""
+def settings_of(args: Arguments) -> Settings:
+    """How to train. SchemaError: numbers without sense."""
+    if args.num_visualization_samples < 1:
+        raise SchemaError(f"--num_visualization_samples must be at least 1, not {args.num_visualization_samples}")
     unlocking = Unlocking(args.initial_data_fraction, args.final_data_fraction, args.unlock_schedule, args.unlock_steps)
-    settings = Settings(
+    return Settings(
         epochs=args.vae_num_epochs,
         batch_size=args.vae_batch_size,
         lr=args.vae_lr,
@@ -91,21 +93,27 @@ def fit(source: Loaded, args: Arguments, device: torch.device, writer: Any) -> t
         unlocking=unlocking if args.enable_gradual_unlocking else None,
         seed=args.seed,
     )
-    train_data, val_data = split(source, args)
-    print(f"{len(train_data):,} fragments of {args.fragment_length} steps to learn from, {len(val_data):,} to validate with")
+
+
+def new_model(source: Loaded, args: Arguments, device: torch.device) -> FragmentVAE:
+    """A model that has learned nothing. SchemaError: sizes without sense."""
     torch.manual_seed(args.seed)
     state_dim = int(source.buffer.obs.shape[1])
     shape = (state_dim, args.fragment_length, args.vae_latent_dim, args.vae_hidden_dims, args.vae_dropout, args.vae_conv_kernel_size)
-    model = FragmentVAE(*shape).to(device)
+    return FragmentVAE(*shape).to(device)
+
+
+def fit(model: FragmentVAE, source: Loaded, data: tuple[Fragments, Fragments], settings: Settings, writer: Any) -> Result:
+    """Train, and log each epoch."""
 
     def report(epoch: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             writer.add_scalar(f"vae/{name}", value, epoch)
         train_losses, val_losses = ([values[f"{part}_{name}_loss"] for name in ("recon", "kl", "total")] for part in ("train", "val"))
         shown = "  ".join(f"{part} {a:.4f} {b:.2f} {c:.4f}" for part, (a, b, c) in (("train", train_losses), ("val", val_losses)))
-        print(f"epoch {epoch + 1}/{args.vae_num_epochs}  {shown}  (reconstruction, KL, total)", flush=True)
+        print(f"epoch {epoch + 1}/{settings.epochs}  {shown}  (reconstruction, KL, total)", flush=True)
 
-    return model, train_data, train(model, source.buffer, train_data, val_data, settings, report)
+    return train(model, source.buffer, *data, settings, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,9 +121,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     with loaded(args.replay_buffer_path, args.env_id, args.fragment_length, wanted) as source:
         print(f"{args.replay_buffer_path}: {source.buffer.size:,} rows of {source.environment}")
+        path = Path(args.vae_save_path or source.folder / "trained_vae.pth")
+        settings, data = settings_of(args), split(source, args)
+        print(f"{len(data[0]):,} fragments of {args.fragment_length} steps to learn from, {len(data[1]):,} to validate with")
+        model = new_model(source, args, torch.device(wanted))
+        if args.save_vae:
+            check_target(path)
         writer = summary_writer(source.folder / "vae_training")
         try:
-            model, data, result = fit(source, args, torch.device(wanted), writer)
+            result = fit(model, source, data, settings, writer)
             print(f"{result.epochs} epochs, of which number {result.best_epoch + 1} was the best")
             share = result.recon / result.mean_recon
             print(f"validation error: {result.recon:.4f}; of predicting the mean: {result.mean_recon:.4f}; that is {share:.1%} of it")
@@ -123,13 +137,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             writer.close()
         if args.save_vae:
-            path = Path(args.vae_save_path or source.folder / "trained_vae.pth")
-            path.parent.mkdir(parents=True, exist_ok=True)
             state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-            torch.save({"vae_state_dict": state, "vae_config": model.config, "training_args": asdict(args)}, path)
+            partial = path.with_name(path.name + ".partial")
+            torch.save({"vae_state_dict": state, "vae_config": model.config, "training_args": asdict(args)}, partial)
+            partial.replace(path)
             print(f"saved {path}")
         if args.create_visualizations:
-            drawn = data.draw(args.num_visualization_samples, np.random.default_rng(args.seed))
+            drawn = data[0].draw(args.num_visualization_samples, np.random.default_rng(args.seed))
             for picture in vae_plots.draw_all(model, drawn, source.folder / "vae_visualizations"):
                 print(f"saved {picture}")
     return 0

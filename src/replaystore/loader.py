@@ -196,8 +196,7 @@ class Sampler:
         New steps and trajectories get the largest weight that there is."""
         buffer = self._buffer
         buffer._check_open()
-        if not hasattr(buffer, "mode") or buffer.mode == "r":
-            buffer.refresh()
+        buffer.refresh()
         if buffer.commit_id == self.commit_id and buffer._store.state.generation == self._generation:
             return False
         self._stop()

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py  # noqa: F401  # memory that the imports take is not the store's
 import numcodecs.zstd  # noqa: F401
 import numpy as np
+import zstandard  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
