@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import gymnasium
 
@@ -43,9 +43,14 @@ def argument(default: Any = dataclasses.MISSING, text: str = "", *, choices: Seq
     return dataclasses.field(default=default, metadata=metadata)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
+
+
 def parse(kind: type[Arguments], argv: Sequence[str] | None, description: str) -> Arguments:
-    """The arguments of a command line. What is wrong with them is said on stderr, and the exit code is 2."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    """The arguments of a command line. What is wrong with them is said on stderr, in one line, and the exit code is 2."""
+    parser = _Parser(description=description, allow_abbrev=False)
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(typing.cast("Any", kind)):
         _add(parser, field, hints[field.name])

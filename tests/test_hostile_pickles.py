@@ -341,8 +341,8 @@ def test_a_real_file_with_a_changed_byte_is_refused_or_read_and_never_more(tmp_p
 def test_files_that_are_no_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pkl")
     (tmp_path / "folder.pkl").mkdir()
-    for name_ in ("pipe.pkl", "folder.pkl"):
-        with pytest.raises(errors.FormatError, match="no regular file"):
+    for name_, what in (("pipe.pkl", "is no regular file"), ("folder.pkl", "is a folder")):
+        with pytest.raises(errors.FormatError, match=what):
             rs.convert(tmp_path / name_, str(tmp_path / "a.zarr"))
 
 

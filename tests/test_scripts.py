@@ -345,6 +345,25 @@ MISTAKES = {
     "short rollouts": ("pref_ppo", "--num_steps 20", 1, "--num_steps 20 is less than --fragment_length 50"),
     "small ring": ("pref_ppo", "--replay_buffer_capacity 3000", 1, "must hold at least two rollouts"),
     "short training": ("pref_ppo", "--total_timesteps 100", 1, "less than one rollout"),
+    "a number too many": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --num_visualization_samples 0", 1, "at least 1, not 0"),
+    "a folder for the model": (
+        "train_vae_on_replay_buffer",
+        f"{PATH} BUFFER --vae_save_path {SCRIPTS}",
+        1,
+        "is a folder: name a file in it",
+    ),
+    "no folder for the model": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --vae_save_path {__file__}/x.pth", 1, "choose another place"),
+    "a seed": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --seed -1", 2, "expected a number from 0"),
+    "another suffix": (
+        "pref_ppo",
+        "--replay_buffer_save_path x.safetensors",
+        1,
+        "has none of the suffixes .pkl, .pickle, .zarr, .h5, .hdf5",
+    ),
+    "a folder for the buffer": ("pref_ppo", "--replay_buffer_save_path a_folder.pkl", 1, "a_folder.pkl is a folder: name a file in it"),
+    "no folder for the buffer": ("pref_ppo", f"--replay_buffer_save_path {__file__}/x.zarr", 1, "cannot be made: Not a directory"),
+    "a learning rate": ("pref_ppo", "--learning_rate nan", 1, "--learning_rate and --reward_net_lr must be positive"),
+    "a huge ring": ("pref_ppo", "--replay_buffer_capacity 1000000000000000", 1, "has no room for: choose a smaller one"),
     "no envs": ("pref_ppo", "--num_envs 0", 1, "--num_envs must be at least 1, not 0"),
 }
 
@@ -354,14 +373,16 @@ def test_mistakes_are_told_in_one_line(
     mistake: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if "a_folder.pkl" in MISTAKES[mistake][1]:
+        (tmp_path / "a_folder.pkl").mkdir()
     name, arguments, code, message = MISTAKES[mistake]
 
     assert run(name, arguments.replace("BUFFER", str(trained / "replay_buffer.zarr"))) == code
 
     last = capsys.readouterr().err.strip().split("\n")
     assert message in last[-1]
-    assert code == 2 or len(last) == 1
-    assert not list(tmp_path.rglob("replay_buffer*"))
+    assert len(last) == 1
+    assert not [path for path in tmp_path.rglob("*") if path.name not in ("runs", "a_folder.pkl")], "nothing is half-written"
 
 
 def test_a_missing_library_is_named_with_its_extra(

@@ -115,6 +115,8 @@ class Batches:
         self.first_row, self.stop_row = buffer._first, buffer._stop
         self.order = self._ordered(buffer, seed, weights)
         self._window: _Window | None = None
+        self._coming: _Window | None = None
+        """The one after it, once its chunks are being decoded."""
         size = recipe.batch_size
         self._ahead = max(1, min(WINDOW_BATCHES, WINDOW_ROWS // size)) if self.order.ahead else 1
         """Batches of a window; it may depend on nothing but the recipe, or batches would."""
@@ -143,7 +145,7 @@ class Batches:
             unit = self.gather.block_rows
             span = (recipe.fragment_length or 1) + (recipe.frame_stack or 1)
             block = unit * max(1, -(-8 * span // unit))
-            return EpochOrder(steps, seed, block_rows=block, pool_rows=min(POOL_ROWS, max(block, self.gather.room // 2)))
+            return EpochOrder(steps, seed, block_rows=block, pool_rows=min(POOL_ROWS, max(block, self.gather.room * 2 // 5)))
         if recipe.order == "weights":
             assert weights is not None
             trajectories = buffer.trajectories["trajectory"] if recipe.per_trajectory else None
@@ -165,7 +167,7 @@ class Batches:
         size = self.recipe.batch_size
         window = self._window
         if window is None or window.epoch != epoch or not window.first <= number < window.first + self._ahead or not self.order.ahead:
-            window = self._window = self._plan(epoch, number // self._ahead * self._ahead)
+            window = self._window = self._entered(epoch, number // self._ahead * self._ahead)
         begin = (number - window.first) * size
         end = min(begin + size, len(window.drawn.rows))
         if self.gather.coded and end > window.held:
@@ -178,6 +180,13 @@ class Batches:
     def items(self, numbers: Rows) -> Batch:
         """The items of these numbers, from 0 to `steps.total` - 1 in the order of rows, as a batch."""
         return self._show(self._window_of(-1, 0, self.steps.at(numbers)), 0, len(numbers), None)
+
+    def _entered(self, epoch: int, first: int) -> _Window:
+        """The window that begins with batch `first`; it may be drawn already."""
+        coming, self._coming = self._coming, None
+        if coming is not None and (coming.epoch, coming.first) == (epoch, first) and self.order.ahead:
+            return coming
+        return self._plan(epoch, first)
 
     def _plan(self, epoch: int, first: int) -> _Window:
         size = self.recipe.batch_size
@@ -208,17 +217,33 @@ class Batches:
         return self.recipe.fragment_length is None and self.recipe.frame_stack is None and self.recipe.n_step == 1
 
     def _hold(self, window: _Window, begin: int) -> None:
-        """Decode for the rest of the window, or for so many of its batches as there is room for."""
-        recipe = self.recipe
-        rows = window.drawn.rows
-        before, behind = (recipe.frame_stack or 1) - 1, (recipe.fragment_length or recipe.n_step) - 1 + bool(self._next)
-        count = len(rows) - begin
-        while count > recipe.batch_size:
-            some = rows[begin : begin + count]
-            if self.gather.hold(np.maximum(some - before, self.first_row), some + behind):
-                break
-            count = -(-count // 2 // recipe.batch_size) * recipe.batch_size
+        """Decode for the rest of the window, or for so many of its batches as there is room for; begin with the next window then."""
+        count = len(window.drawn.rows) - begin
+        while count > self.recipe.batch_size and not self.gather.hold(*self._reach(window, begin, begin + count)):
+            count = -(-count // 2 // self.recipe.batch_size) * self.recipe.batch_size
         window.held = begin + count
+        if window.held < len(window.drawn.rows) or not self.order.ahead:
+            return
+        before, behind = self._around
+        if isinstance(self.order, EpochOrder):
+            first, last = self.order.following(window.epoch, (window.first + self._ahead) * self.recipe.batch_size - 1)
+        else:
+            self._coming = self._plan(window.epoch, window.first + self._ahead)
+            first = last = self._coming.drawn.rows
+        if len(first):
+            self.gather.expect(np.maximum(first - before, self.first_row), last + behind)
+
+    def _reach(self, window: _Window, begin: int, end: int) -> tuple[Rows, Rows]:
+        """The first and last row that each of some items shows, if its trajectory lies in one part."""
+        before, behind = self._around
+        rows = window.drawn.rows[begin:end]
+        return np.maximum(rows - before, self.first_row), rows + behind
+
+    @property
+    def _around(self) -> tuple[int, int]:
+        """How many rows before and behind its own an item shows."""
+        recipe = self.recipe
+        return (recipe.frame_stack or 1) - 1, (recipe.fragment_length or recipe.n_step) - 1 + bool(self._next)
 
     def _copied(self, batch: Batch, out: Out) -> Batch:
         for name, values in batch.items():

@@ -88,7 +88,8 @@ def _between(folder: str) -> Iterator[str]:
         os.makedirs(folder, exist_ok=True)
         made = tempfile.TemporaryDirectory(prefix=".converting-", dir=folder)
     except OSError as error:
-        raise StorageError(f"{folder} cannot be written to: {error.strerror or error}; choose another place", error.errno) from error
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
+        raise StorageError(f"{folder} cannot be written to: {reason}; choose another place", error.errno) from error
     with made as between:
         yield between
 

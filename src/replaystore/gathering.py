@@ -175,6 +175,11 @@ class Gather:
         """Decode what is needed of the rows from each of `first` to each of `last`, if there is room for it at one time."""
         return all(slab.hold(first, last) for slab in self.slabs)
 
+    def expect(self, first: Rows, last: Rows) -> None:
+        """Begin to decode what `hold` is going to be asked for next."""
+        for slab in self.slabs:
+            slab.expect(first, last)
+
     # --- what it is like
 
     @property

@@ -285,6 +285,12 @@ class EpochOrder:
             pool += 1
         return self._steps.at(np.concatenate(pieces) if pieces else np.empty(0, np.int64))
 
+    def following(self, epoch: int, start: int) -> tuple[Rows, Rows]:
+        """The first and last row of each block of the pool behind the one that an item drawn last lies in; none in the last pool."""
+        first = (int(np.searchsorted(self._starts, start, side="right"))) * self._pool_blocks
+        blocks = self._blocks[first : first + self._pool_blocks]
+        return self._steps.at(self._edges[blocks]).rows, self._steps.at(self._edges[blocks + 1] - 1).rows
+
     def _pool(self, number: int) -> Rows:
         """The items of a pool, shuffled."""
         found = self._pools.get(number)

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "colour", "colours", "figure", "histogram", "note", "save", "whole_numbers"]
+__all__ = ["COLOURS", "colour", "colours", "figure", "histogram", "legend_below", "note", "save", "whole_numbers"]
 
 DPI = 200
 COLOURS = {"train": "#2f6db3", "val": "#e07b28", "in no trajectory": "#8c8c8c"}
 """Of splits; the others are drawn in the rest of the colours."""
-OTHERS = ("#3f9b5d", "#8a63b8", "#b84a5f", "#6d6d6d")
+OTHERS = ("#3f9b5d", "#8a63b8", "#b84a5f", "#1b9aa0")
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, NDArray[Any]]:
@@ -60,6 +60,11 @@ def histogram(axes: Axes, edges: NDArray[np.float64], counts: NDArray[Any], colo
     axes.stairs(counts, edges, color=colour, linewidth=1.5, label=label)
 
 
+def legend_below(axes: Axes) -> None:
+    """Name what is drawn below the axes, where no name hides anything."""
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14), frameon=False)
+
+
 def note(axes: Axes, text: str) -> None:
     """Say in the middle of an empty picture why it is empty."""
     axes.set(xticks=[], yticks=[])
@@ -70,4 +75,4 @@ def whole_numbers(axis: Axis) -> None:
     """Put no ticks between whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

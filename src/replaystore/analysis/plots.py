@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.analysis.figures import colour, figure, histogram, note, save, whole_numbers
+from replaystore.analysis.figures import colour, figure, histogram, legend_below, note, save, whole_numbers
 from replaystore.analysis.fragments import TrajectoryBuffer, TrajectoryLike, Unowned, blocks, random_rows, statistics, unowned
 from replaystore.statistics import Statistics
 
@@ -26,6 +26,8 @@ __all__ = ["by_split", "draw_all"]
 BINS = 60
 SAMPLE = 20_000
 """Rows drawn at random for quantiles."""
+MAX_LETTERS = 56
+"""So many letters fit below an axis side by side."""
 MAX_BOXES = 40
 """Observations of more dimensions are drawn as lines and not as boxes."""
 MAX_POINTS = 20_000
@@ -94,7 +96,7 @@ def _compare(axes: Axes, values: dict[str, NDArray[Any]], xlabel: str, ylabel: s
         axes.set_xlim(low - 2, low + 2)
     axes.set_ylim(bottom=0)
     whole_numbers(axes.yaxis)
-    axes.legend()
+    legend_below(axes)
 
 
 def _ages(buffer: TrajectoryBuffer) -> dict[str, NDArray[np.int64]]:
@@ -144,7 +146,7 @@ def _scores(buffer: TrajectoryBuffer, splits: Splits) -> Any:
         _points(over_age, ages[split], scores[split], colour(split, number), _label(split))
     if splits:
         whole_numbers(over_age.xaxis)
-        over_age.legend()
+        legend_below(over_age)
         if not any(found.any() for found in scores.values()):
             over_age.text(0.5, 0.75, "no trajectory has been scored", transform=over_age.transAxes, ha="center", color="#6d6d6d")
     else:
@@ -169,6 +171,8 @@ def _distribution(buffer: TrajectoryBuffer, splits: Splits) -> Any:
         drawn = place.bar(labels, values, color=painted, width=0.6)
         place.bar_label(drawn, [f"{value:,}\n{value / total:.1%}" for value in values], padding=3)
         place.margins(y=0.18)
+        if len(labels) * max(map(len, labels)) > MAX_LETTERS:
+            place.set_xticks(range(len(labels)), labels, rotation=20, ha="right", rotation_mode="anchor")
         whole_numbers(place.yaxis)
     return made
 
@@ -199,12 +203,12 @@ def _rewards(buffer: TrajectoryBuffer, splits: Splits) -> Any:
             lengths = np.array([max(1, info.length) for info in infos])
             _points(over_age, ages[split], sums / lengths, colour(split, number), _label(split))
     each.set_yscale("log")
-    each.legend(loc="upper left", bbox_to_anchor=(0, -0.14), frameon=False)
+    legend_below(each)
     if not ages:
         note(over_age, "none")
         return made
     whole_numbers(over_age.xaxis)
-    over_age.legend(loc="upper left", bbox_to_anchor=(0, -0.14), frameon=False)
+    legend_below(over_age)
     return made
 
 

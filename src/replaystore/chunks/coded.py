@@ -14,9 +14,10 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from replaystore.backends.files import Files
 from replaystore.chunks import Rows, StoredColumn
 from replaystore.errors import CorruptError, SchemaError, StorageError
 
-__all__ = ["CodedColumn", "DecodedChunks"]
+__all__ = ["CodedColumn", "DecodedChunks", "Decoding"]
 
 CACHE_BYTES = 64 << 20
 JOB_BYTES = 1 << 20
@@ -118,6 +119,38 @@ Wanted = tuple[_Piece, ChunkEntry | None, int | None]
 Failure = tuple[_Piece, CorruptError]
 
 
+_Place = tuple[str, int, int, int, int, int]
+"""Object, offset and length of a chunk, its checksum, its number, and the first of the items that it goes to."""
+
+
+class Decoding:
+    """Chunks that are being decoded in threads. Where they go to is undefined until `finish` has returned."""
+
+    def __init__(self, column: CodedColumn, out: Rows, again: list[tuple[int, int]], running: list[Future[list[tuple[int, int]]]]) -> None:
+        self._column, self._out, self._again, self._running = column, out, again, running
+        self._process = os.getpid()
+
+    def finish(self) -> bool:
+        """Wait until they are there; whether they are: a forked child must begin anew. CorruptError as `CodedColumn.take`."""
+        if self._process != os.getpid():
+            return False
+        wait(self._running)
+        if any(future.cancelled() for future in self._running):
+            return False
+        again = [*self._again, *itertools.chain.from_iterable(future.result() for future in self._running)]
+        self._running, rows = [], self._column.chunk_rows
+        pieces = [_Piece(chunk, slice(place, place + rows), slice(0, rows), whole=True) for chunk, place in again]
+        self._column._gather(pieces, self._out)
+        return True
+
+    def abandon(self) -> None:
+        """End it, as soon as no thread is at it."""
+        if self._process == os.getpid():
+            for future in self._running:
+                future.cancel()
+            wait(self._running)
+
+
 class CodedColumn(StoredColumn):
     """Rows [first, stop) of a coded array.
 
@@ -148,6 +181,7 @@ class CodedColumn(StoredColumn):
         self._number = next(_numbers)
         self._reading = threading.Lock()
         self._first = first_row
+        self._decoding: weakref.WeakSet[Decoding] = weakref.WeakSet()
         self._tail: tuple[int, Rows] = (first_row, np.empty((0, *self.shape), self.dtype))
 
     @property
@@ -182,7 +216,9 @@ class CodedColumn(StoredColumn):
         self._first = max(self._first, row)
 
     def close(self) -> None:
-        """Let go of the decoded chunks."""
+        """Let go of the decoded chunks; nothing reads the column's files any more."""
+        for decoding in list(self._decoding):
+            decoding.abandon()
         _shared.cache.forget(self._number)
 
     def rows(self, start: int, stop: int) -> Rows:
@@ -220,14 +256,13 @@ class CodedColumn(StoredColumn):
         self._gather(self._scattered(order[:coded], ordered[:coded]), items)
         return out
 
-    def decode(self, chunks: NDArray[np.int64], out: Rows, places: NDArray[np.int64]) -> None:
-        """Decode complete chunks to places in `out`, which are counted in chunks; its items are rows. CorruptError as `take`.
+    def decode(self, chunks: NDArray[np.int64], out: Rows, places: NDArray[np.int64]) -> Decoding:
+        """Begin to decode complete chunks to places in `out`, which are counted in chunks; its items are rows. `finish` it.
 
         As little as can be is done for each chunk: it is the way that sampling goes. What goes wrong is done again, as `take` does it."""
-        rows = self.chunk_rows
-        wanted: list[tuple[str, int, int, int, int, int]] = []
+        wanted: list[_Place] = []
         again: list[tuple[int, int]] = []
-        for chunk, place in zip(chunks.tolist(), (places * rows).tolist(), strict=True):
+        for chunk, place in zip(chunks.tolist(), (places * self.chunk_rows).tolist(), strict=True):
             entry, checksum = self._locate(chunk), self._checksum(chunk)
             if entry is None or checksum is None or not self._possible(entry):
                 again.append((chunk, place))
@@ -236,17 +271,12 @@ class CodedColumn(StoredColumn):
         wanted.sort()
         count = max(1, JOB_BYTES // self.chunk_bytes, -(-len(wanted) // (4 * _shared.workers)))
         jobs = [wanted[begin : begin + count] for begin in range(0, len(wanted), count)]
-        if len(jobs) == 1:
-            again += self._decode_job(jobs[0], out)
-        else:
-            running = [_shared.pool().submit(self._decode_job, job, out) for job in jobs]
-            wait(running)
-            again += itertools.chain.from_iterable(future.result() for future in running)
-        if again:
-            self._gather((_Piece(chunk, slice(place, place + rows), slice(0, rows), whole=True) for chunk, place in again), out)
+        decoding = Decoding(self, out, again, [_shared.pool().submit(self._decode_job, job, out) for job in jobs])
+        self._decoding.add(decoding)
+        return decoding
 
-    def _decode_job(self, job: Sequence[tuple[str, int, int, int, int, int]], out: Rows) -> list[tuple[int, int]]:
-        """Decode chunks (object, offset, length, checksum, chunk, place); those that could not be."""
+    def _decode_job(self, job: Sequence[_Place], out: Rows) -> list[tuple[int, int]]:
+        """Decode chunks; those that could not be, with their places."""
         again = []
         decode, octets, size = self.codec.decode_if, out.view(np.uint8), self.row_bytes
         for name, group in itertools.groupby(job, key=lambda entry: entry[0]):

@@ -11,18 +11,27 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.chunks import Rows
-from replaystore.chunks.coded import CodedColumn
+from replaystore.chunks.coded import CodedColumn, Decoding
 from replaystore.errors import EvictedError
 
 __all__ = ["Slab"]
 
 MOST_SLOTS = 1 << 16
 """Finding those used longest ago takes a millisecond then."""
+
+
+class _Coming(NamedTuple):
+    """Chunks that are being decoded."""
+
+    chunks: NDArray[np.int64]
+    slots: NDArray[np.intp]
+    decodings: list[Decoding]
 
 
 class Slab:
@@ -51,13 +60,13 @@ class Slab:
         """When each slot was asked for last."""
         self._now = 0
         self._items: dict[str, Rows] = {}
-        self.decoded = 0
-        """Chunks that were decoded so far, of each column."""
+        self._coming: _Coming | None = None
 
     def adopt(self, old: Slab) -> None:
         """Go on with what another slab of the same columns has decoded; it is not to be used any more."""
         if old._columns != self._columns or old.slots != self.slots:
             return
+        old._finish()
         self._items, self._used, self._now = old._items, old._used, old._now
         chunk = np.where(old._chunk < 0, -1, old._chunk + old._first_chunk - self._first_chunk)
         kept = (chunk >= 0) & (chunk < len(self._slot))
@@ -72,44 +81,91 @@ class Slab:
 
     def hold(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> bool:
         """Decode the chunks that the rows from each of `first` to each of `last` lie in, side by side in threads; whether they fit."""
-        low, high = self._chunks_of(first), self._chunks_of(np.minimum(last, self.tail_start - 1))
-        wanted = [low + step for step in range(int((high - low).max(initial=0)) + 1)]
-        chunks = np.unique(np.concatenate([np.minimum(chunk, high) for chunk in wanted]))
-        chunks = chunks[(chunks >= 0) & (chunks < len(self._slot))]
+        chunks = self._chunks_between(first, last)
         if len(chunks) > self.slots:
             return False
         self._hold(chunks)
         return True
 
+    def expect(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
+        """Begin to decode what `hold` is going to be asked for, if there is room beside what was asked for last."""
+        if self._coming is not None:
+            return
+        chunks = self._chunks_between(first, last)
+        missing = chunks[self._slot[chunks] < 0]
+        if not len(missing) or np.count_nonzero(self._used < self._now) < len(missing):
+            return
+        there = self._slot[chunks[self._slot[chunks] >= 0]]
+        self._used[there] = self._now
+        if np.count_nonzero(self._used < self._now) >= len(missing) and self._gone(missing) is None:
+            self._coming = self._begin(missing)
+
+    def _chunks_between(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+        low, high = self._chunks_of(first), self._chunks_of(np.minimum(last, self.tail_start - 1))
+        wanted = [low + step for step in range(int((high - low).max(initial=0)) + 1)]
+        chunks = np.unique(np.concatenate([np.minimum(chunk, high) for chunk in wanted]))
+        return chunks[(chunks >= 0) & (chunks < len(self._slot))]
+
     def _chunks_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows // self.chunk_rows - self._first_chunk
 
     def _hold(self, chunks: NDArray[np.int64]) -> None:
-        """Decode those of these chunks that are not there; they are distinct and no more than there are slots."""
+        """Have all of these chunks; they are distinct and no more than there are slots."""
         slots = self._slot[chunks]
+        if self._coming is not None and (slots < 0).any():
+            self._finish()
+            slots = self._slot[chunks]
         there = slots >= 0
         self._now += 1
         self._used[slots[there]] = self._now
         missing = chunks[~there]
         if not len(missing):
             return
-        if len(missing) < self.slots:
-            free = np.argpartition(self._used, len(missing) - 1)[: len(missing)]
-        else:
-            free = np.arange(self.slots)
+        gone = self._gone(missing)
+        if gone is not None:
+            raise EvictedError(gone)
+        self._coming = self._begin(missing)
+        self._finish()
+
+    def _gone(self, missing: NDArray[np.int64]) -> str | None:
+        """Of which chunk all rows have been dropped."""
+        end = (int(missing[0]) + self._first_chunk + 1) * self.chunk_rows
+        for column in self._columns.values():
+            if end <= column.first:
+                return f"{column.files}: row {end - 1} of {column.name} has left the ring; call the sampler's refresh()"
+        return None
+
+    def _begin(self, missing: NDArray[np.int64]) -> _Coming:
+        """Begin to decode chunks into the slots that were not asked for for the longest time."""
+        some = len(missing) < self.slots
+        free = np.argpartition(self._used, len(missing) - 1)[: len(missing)] if some else np.arange(self.slots)
         old = self._chunk[free]
         self._slot[old[old >= 0]] = -1
-        self._chunk[free], self._used[free] = -1, 0
+        self._chunk[free], self._used[free] = -1, self._now
+        decodings = []
         for name, column in self._columns.items():
             if name not in self._items:
                 self._items[name] = np.empty(self.slots * self.chunk_rows, np.dtype((np.void, column.row_bytes)))
-            end = (int(missing[0]) + self._first_chunk + 1) * self.chunk_rows
-            if end <= column.first:
-                raise EvictedError(f"{column.files}: row {end - 1} of {column.name} has left the ring; call the sampler's refresh()")
-            column.decode(missing + self._first_chunk, self._items[name], free)
-        self._chunk[free], self._used[free] = missing, self._now
-        self._slot[missing] = free
-        self.decoded += len(missing)
+            decodings.append(column.decode(missing + self._first_chunk, self._items[name], free))
+        return _Coming(missing, free, decodings)
+
+    def _finish(self) -> None:
+        """Have what is being decoded."""
+        coming, self._coming = self._coming, None
+        if coming is None:
+            return
+        try:
+            finished = [decoding.finish() for decoding in coming.decodings]  # each: no thread may write to its slots any more
+        except BaseException:
+            for decoding in coming.decodings:
+                decoding.abandon()
+            self._used[coming.slots] = 0
+            raise
+        if all(finished):
+            self._chunk[coming.slots], self._used[coming.slots] = coming.chunks, self._now
+            self._slot[coming.chunks] = coming.slots
+        else:
+            self._used[coming.slots] = 0
 
     def take(self, rows: NDArray[np.int64], outs: Mapping[str, Rows]) -> None:
         """Fill the arrays of `outs`, by name of column, with rows of any order; EvictedError, CorruptError: a chunk cannot be had."""

@@ -196,7 +196,9 @@ class ReplayBuffer:
         steps = torch.arange(self.fragment_length)
         if split is None:
             if not self.size:
-                raise RuntimeError("random_ expects 'from' to be less than 'to', and the buffer is empty: add rows first")
+                raise RuntimeError(
+                    "random_ expects 'from' to be less than 'to', but got from=0 >= to=0; the buffer is empty: add rows first"
+                )
             starts = torch.randint(0, self.size, (batch_size,))
             return self._batch((starts.unsqueeze(1) + steps) % self.size)
         listed = self._listed(split)

@@ -4,7 +4,8 @@
 2. Indexing reads just the rows that the first index names, and gives a torch tensor of its own on the buffer's device: writing to it
    changes nothing that is stored.
 3. All else that a tensor can do (methods, operators, functions of torch, `numpy`, `torch.as_tensor`, iteration in blocks) works on what
-   `materialize` gives: all rows of the field in memory, once, for that one operation. Sampling never does that.
+   `materialize` gives: all rows of the field in memory, once, for that one operation. So do `copy`, `pickle` and `torch.save`. Sampling
+   never does that.
 4. Rows are set with `tensor[rows] = values` if the store is open for writing.
 """
 
@@ -162,6 +163,15 @@ class LazyTensor:
         if copy is False:
             raise ValueError("the rows of a store cannot be had as an array without a copy")
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
+    def __deepcopy__(self, memo: Any) -> torch.Tensor:
+        return self.materialize()
+
+    __copy__ = materialize
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        tensor: Any = self.materialize()  # what is unpickled is a tensor with all rows
+        return tensor.__reduce_ex__(protocol)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         return self.materialize().__dlpack__(**kwargs)

@@ -110,6 +110,11 @@ class StoredRing:
         """Show the store's commit."""
         self.view = self._layout.view(self.buffer)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise UnsupportedError(
+            f"{self.buffer.location}: a buffer in a store is neither copied nor pickled: load it where it is needed, or save it elsewhere"
+        )
+
     # --- what it holds
 
     @property

@@ -246,7 +246,7 @@ class ReplayBuffer:
 
         Nothing is half-written. StorageError; AlreadyExistsError: something else than a store is there; ConflictError: the store is open
         for writing elsewhere, or this buffer was loaded from it for reading."""
-        place = store_of(dirpath or ".")
+        place = store_of("." if dirpath == "" else dirpath)
         if place is not None:
             self._saved.save(place, self)
             return

@@ -1,0 +1,1 @@
+"""What the benchmark `compat` measures: the memory of drop-in buffers."""

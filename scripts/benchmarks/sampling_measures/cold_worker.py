@@ -1,0 +1,73 @@
+"""Takes one batch of random rows from files that are not in memory, and prints how long it took, as JSON.
+
+cold_worker.py PLACE SEED SIZE STEPS; a place that is a file holds bare rows, any other is a store.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import replaystore as rs
+import replaystore.backends.zarr  # importing is not what is measured
+import replaystore.loader
+
+WIDTH = 17
+
+
+def forget(paths: list[Path]) -> None:
+    """Have the system forget the files."""
+    for path in paths:
+        file = os.open(path, os.O_RDONLY)
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+
+
+def resident(paths: list[Path]) -> float:
+    """The share of their pages that is in memory."""
+    library, here, pages = ctypes.CDLL(None), 0, 0
+    for path in paths:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            count = -(-len(mapped) // mmap.PAGESIZE)
+            found, address = (ctypes.c_ubyte * count)(), np.frombuffer(mapped, np.uint8).ctypes.data
+            library.mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(mapped)), found)
+            here, pages = here + sum(byte & 1 for byte in found), pages + count
+    return here / pages
+
+
+def main() -> None:
+    place, seed, size, steps = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    rng = np.random.default_rng(seed)
+    if place.is_file():
+        forget([place])
+        share = resident([place])
+        array = np.memmap(place, np.float32, "r", shape=(steps, WIDTH))
+        begin = time.perf_counter()
+        rows = rng.integers(0, steps, size)
+        found = array[rows]
+        seconds = time.perf_counter() - begin
+    else:
+        files = [file for file in (place / "steps").rglob("*") if file.is_file() and file.name != "zarr.json"]
+        forget(files)
+        share = resident([file for file in files if "observation" in file.parts])
+        sampler = rs.open(place).sampler(size, fields=["observation"], next_observation=False, seed=seed)
+        begin = time.perf_counter()
+        found = sampler.sample()["observation"]
+        seconds = time.perf_counter() - begin
+        window = sampler._batches._window
+        assert window is not None
+        rows = window.drawn.rows[:size]
+    answer = {"seconds": seconds, "resident": share, "rows": rows.tolist(), "sum": float(found.astype(np.float64).sum())}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""A training loop: batches while an agent learns from them, beside a loop that has its data in memory.
+
+The learning is a fixed amount of work for one thread, about 5 ms on this machine when nothing else runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import Context, Result, check, interleaved
+from numpy.typing import NDArray
+
+import replaystore as rs
+from replaystore.loader import Sampler
+from sampling_measures.material import CODEC, atari, cheetah, drawn
+from sampling_measures.peers import rows_of
+from sampling_measures.timing import Lookup, results
+from sampling_measures.transitions import MEMORY
+
+__all__ = ["training"]
+
+SECONDS = 0.005
+VECTORS, FRAMES, DEPTH = 256, 32, 4
+
+
+class Learner:
+    """Gradient steps of a small network, on the same numbers again and again."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        self._network = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.Tanh(), torch.nn.Linear(256, 256), torch.nn.Tanh())
+        self._optimizer = torch.optim.SGD(self._network.parameters(), 1e-4)
+        self._data = torch.randn(256, 64)
+        self._count = 1
+        self.step()
+        taken = []
+        for _ in range(50):
+            begin = time.perf_counter()
+            self.step()
+            taken.append(time.perf_counter() - begin)
+        self._count = max(1, round(SECONDS / float(np.median(taken))))
+
+    def step(self) -> None:
+        for _ in range(self._count):
+            self._optimizer.zero_grad(set_to_none=True)
+            self._network(self._data).square().mean().backward()
+            self._optimizer.step()
+
+
+def training(context: Context) -> list[Result]:
+    """With batches from raw fields, and with batches that a thread decodes meanwhile."""
+    learner = Learner()
+    return _transitions(context, learner) + _stacks(context, learner)
+
+
+def _transitions(context: Context, learner: Learner) -> list[Result]:
+    vectors = cheetah(context)
+    columns, rows, rng = vectors.columns, len(vectors.columns["reward"]), np.random.default_rng(0)
+    slab = sum(values.nbytes for values in columns.values()) // 3
+    samplers = {
+        "replaystore, raw": rs.open(vectors.raw).sampler(VECTORS, next_observation=False),
+        f"replaystore, {CODEC}, epoch, prefetch=2": rs.open(vectors.coded).sampler(
+            VECTORS, next_observation=False, order="epoch", prefetch=2, slab_bytes=slab
+        ),
+    }
+    lookup = Lookup(columns)
+    for name, sampler in samplers.items():
+        lookup.check(sampler.sample(), name)
+    what = f"loop of {VECTORS} transitions x 5 fields and {SECONDS * 1e3:g} ms of learning"
+    return _compare(context, what, learner, lambda: rows_of(columns, rng.integers(0, rows, VECTORS)), samplers)
+
+
+def _stacks(context: Context, learner: Learner) -> list[Result]:
+    frames = atari(context)
+    shown, rng, depth = frames.observations, np.random.default_rng(0), np.arange(DEPTH + 1)
+    samplers = {}
+    for name, place, ahead in (
+        ("replaystore, raw", frames.raw, 0),
+        (f"replaystore, {CODEC} in chunks of 4, uniform, prefetch=2", frames.small, 2),
+    ):
+        settings: dict[str, Any] = {"fields": ["observation"], "frame_stack": DEPTH, "seed": 0}
+        batch, rows = next(drawn(rs.open(place).sampler(FRAMES, **settings, prefetch=0)))
+        check(np.array_equal(batch["next_observation"], frames.stacks(rows, DEPTH)[:, 1:]), name, "observation")
+        samplers[name] = rs.open(place).sampler(FRAMES, **settings, prefetch=ahead)
+        check(np.array_equal(samplers[name].sample()["observation"], batch["observation"]), name, "observation")
+    what = f"loop of {FRAMES} stacks of {DEPTH} + 1 frames and {SECONDS * 1e3:g} ms of learning"
+
+    def memory() -> NDArray[np.uint8]:
+        return shown[rng.integers(0, len(shown) - DEPTH, FRAMES)[:, None] + depth]
+
+    return _compare(context, what, learner, memory, samplers)
+
+
+def _compare(context: Context, what: str, learner: Learner, memory: Callable[[], object], samplers: Mapping[str, Sampler]) -> list[Result]:
+    context.say(what)
+    count = context.choose(300, 60)
+    variants = {MEMORY: _loop(memory, learner, count, lambda: None)}
+    variants |= {name: _loop(sampler.sample, learner, count, sampler.close) for name, sampler in samplers.items()}
+    seconds = interleaved(variants, context.choose(11, 3))
+    return results(what, seconds, MEMORY, dict.fromkeys(samplers, 1.05), notes={MEMORY: f"{count} steps a round"})
+
+
+def _loop(batch: Callable[[], object], learner: Learner, count: int, close: Callable[[], None]) -> Callable[[], float]:
+    """`close`: what is to be done before other variants take their turn: nothing is made ahead then."""
+
+    def run() -> float:
+        begin = time.perf_counter()
+        for _ in range(count):
+            batch()
+            learner.step()
+        taken = (time.perf_counter() - begin) / count
+        close()
+        return taken
+
+    return run
