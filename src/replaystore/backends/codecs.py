@@ -37,6 +37,7 @@ LEVELS = {"zstd": range(1, 23), "gzip": range(1, 10)}
 DEFAULT_LEVELS = {"zstd": 1, "gzip": 1}
 """Higher levels gain a few per cent on floats and take two to seven times as long."""
 
+DIRECT_BYTES = 128 << 10
 TRAILER = 4
 ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 
@@ -172,8 +173,10 @@ def _compress_zstd(plain: Octets, *, level: int) -> bytes:
 
 
 def _expand_zstd(payload: Octets, out: Octets) -> None:
-    """With a context kept for each thread: numcodecs makes a new one for each chunk, which takes as long as decoding 30 KB."""
+    """Large chunks straight into place by numcodecs; small ones with a context kept for each thread, which numcodecs makes anew each
+    time: that takes as long as decoding 30 KB."""
     import zstandard
+    from numcodecs import zstd
 
     known = _headers.get(out.size, b"-")
     if payload[: len(known)].tobytes() != known:
@@ -183,14 +186,24 @@ def _expand_zstd(payload: Octets, out: Octets) -> None:
             raise CorruptError(f"a zstd frame says that it holds {size} bytes where a chunk has {out.size}")
         _headers[out.size] = head[:length]
     try:
-        context = _threads.decompressor
-    except AttributeError:
-        context = _threads.decompressor = zstandard.ZstdDecompressor()
-    try:
-        # Bounded by the size that the header says: a frame that holds more, or a second frame, is an error.
-        out[:] = np.frombuffer(context.decompress(payload, allow_extra_data=False), np.uint8)
-    except (zstandard.ZstdError, ValueError) as error:
+        # Bounded by `out`, or the size that the header says: a frame that holds more, or a second frame, is an error.
+        if out.size >= DIRECT_BYTES:
+            zstd.decompress(payload, out)
+        else:
+            out[:] = np.frombuffer(_decompressor().decompress(payload, allow_extra_data=False), np.uint8)
+    except (zstandard.ZstdError, RuntimeError, ValueError) as error:
         raise CorruptError(f"the zstd frame of a chunk cannot be read ({error})") from error
+
+
+def _decompressor() -> Any:
+    """This thread's context."""
+    try:
+        return _threads.decompressor
+    except AttributeError:
+        import zstandard
+
+        _threads.decompressor = zstandard.ZstdDecompressor()
+        return _threads.decompressor
 
 
 _threads = threading.local()

@@ -256,8 +256,10 @@ class CodedColumn(StoredColumn):
         self._gather(self._scattered(order[:coded], ordered[:coded]), items)
         return out
 
-    def decode(self, chunks: NDArray[np.int64], out: Rows, places: NDArray[np.int64]) -> Decoding:
+    def decode(self, chunks: NDArray[np.int64], out: Rows, places: NDArray[np.int64], *, urgent: bool) -> Decoding:
         """Begin to decode complete chunks to places in `out`, which are counted in chunks; its items are rows. `finish` it.
+
+        `urgent`: it is going to be waited for, so that all threads take part; else one is left to whoever goes on meanwhile.
 
         As little as can be is done for each chunk: it is the way that sampling goes. What goes wrong is done again, as `take` does it."""
         wanted: list[_Place] = []
@@ -269,7 +271,8 @@ class CodedColumn(StoredColumn):
             else:
                 wanted.append((*entry, checksum, chunk, place))
         wanted.sort()
-        count = max(1, JOB_BYTES // self.chunk_bytes, -(-len(wanted) // (4 * _shared.workers)))
+        most_jobs = 4 * _shared.workers if urgent else max(1, _shared.workers - 1)
+        count = max(1, JOB_BYTES // self.chunk_bytes, -(-len(wanted) // most_jobs))
         jobs = [wanted[begin : begin + count] for begin in range(0, len(wanted), count)]
         decoding = Decoding(self, out, again, [_shared.pool().submit(self._decode_job, job, out) for job in jobs])
         self._decoding.add(decoding)

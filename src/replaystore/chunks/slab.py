@@ -98,7 +98,7 @@ class Slab:
         there = self._slot[chunks[self._slot[chunks] >= 0]]
         self._used[there] = self._now
         if np.count_nonzero(self._used < self._now) >= len(missing) and self._gone(missing) is None:
-            self._coming = self._begin(missing)
+            self._coming = self._begin(missing, urgent=False)
 
     def _chunks_between(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
         low, high = self._chunks_of(first), self._chunks_of(np.minimum(last, self.tail_start - 1))
@@ -124,7 +124,7 @@ class Slab:
         gone = self._gone(missing)
         if gone is not None:
             raise EvictedError(gone)
-        self._coming = self._begin(missing)
+        self._coming = self._begin(missing, urgent=True)
         self._finish()
 
     def _gone(self, missing: NDArray[np.int64]) -> str | None:
@@ -135,7 +135,7 @@ class Slab:
                 return f"{column.files}: row {end - 1} of {column.name} has left the ring; call the sampler's refresh()"
         return None
 
-    def _begin(self, missing: NDArray[np.int64]) -> _Coming:
+    def _begin(self, missing: NDArray[np.int64], *, urgent: bool) -> _Coming:
         """Begin to decode chunks into the slots that were not asked for for the longest time."""
         some = len(missing) < self.slots
         free = np.argpartition(self._used, len(missing) - 1)[: len(missing)] if some else np.arange(self.slots)
@@ -146,7 +146,7 @@ class Slab:
         for name, column in self._columns.items():
             if name not in self._items:
                 self._items[name] = np.empty(self.slots * self.chunk_rows, np.dtype((np.void, column.row_bytes)))
-            decodings.append(column.decode(missing + self._first_chunk, self._items[name], free))
+            decodings.append(column.decode(missing + self._first_chunk, self._items[name], free, urgent=urgent))
         return _Coming(missing, free, decodings)
 
     def _finish(self) -> None:
