@@ -1,8 +1,8 @@
 """How fast batches are made, as ratios to NumPy arrays in memory, in one run: ./scripts/bench sampling [--quick] [--only NAME].
 
 All variants of a line take their turns in one process, round after round, each with random rows of its own; what they give is compared
-with what was written. Numbers are medians over rounds. Targets are those that the project sets
-itself. All files are written below one temporary folder (--folder chooses where), which is removed.
+with what was written. Numbers are medians over rounds. Targets are those that the project sets itself. All files are written below one
+temporary folder (--folder chooses where), which is removed.
 """
 
 from __future__ import annotations

@@ -117,9 +117,8 @@ def _atari(folder: Path, recorded: int, times: int) -> Frames:
     lengths = np.concatenate([lengths] * times)
     stops = np.cumsum(lengths)
     last = dict(zip((stops - 1).tolist(), finals * times, strict=True))
-    raw, coded, small, hdf5 = found
     shown, first = np.concatenate([columns["observation"]] * times), np.repeat(stops - lengths, lengths)
-    return Frames(shown, source, raw, coded, small, hdf5, first, last)
+    return Frames(shown, source, found[0], found[1], found[2], found[3], first, last)
 
 
 def _final(trajectory: Trajectory) -> NDArray[Any]:
