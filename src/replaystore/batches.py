@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,22 @@ class Recipe:
             raise SchemaError(f"beta must be a number that is not negative, not {self.beta!r}")
 
 
+class _Edges(NamedTuple):
+    """Items of which not all lies side by side."""
+
+    at: Rows
+    """Their places among the items."""
+    rows: Rows
+    """The rows that each shows."""
+    final: Rows
+    """The number of the final observation that each shows last, or -1."""
+
+    def between(self, begin: int, end: int) -> _Edges:
+        """Those of some of the items."""
+        first, last = np.searchsorted(self.at, (begin, end))
+        return _Edges(self.at[first:last] - begin, self.rows[first:last], self.final[first:last])
+
+
 @dataclass
 class _Window:
     """Items drawn at once."""
@@ -75,8 +91,8 @@ class _Window:
     drawn: Drawn
     following: Rows
     """Of transitions: the row with the next observation."""
-    final: Rows
-    """Or the number of the final observation; else -1."""
+    edges: _Edges | None
+    """Of transitions those with a final observation, of stacks those at the edge of a part."""
     held: int = 0
     """Items whose chunks have been decoded."""
 
@@ -195,18 +211,26 @@ class Batches:
         return self._window_of(epoch, first, self.order.draw(epoch, start, stop))
 
     def _window_of(self, epoch: int, first: int, drawn: Drawn) -> _Window:
-        following = self.steps.after(drawn.rows, drawn.part) if self._next and self._plain else (drawn.rows, drawn.rows)
-        return _Window(epoch, first, drawn, *following)
+        following, edges = drawn.rows, None
+        if self._plain and self._next:
+            following, final = self.steps.after(drawn.rows, drawn.part)
+            at = np.flatnonzero(final >= 0)
+            edges = _Edges(at, following[at], final[at])
+        elif self.recipe.frame_stack is not None and self.recipe.n_step == 1:
+            edges = self._edges(drawn.rows, drawn.part, self.recipe.frame_stack, following=bool(self._next))
+        return _Window(epoch, first, drawn, following, edges)
 
     def _show(self, window: _Window, begin: int, end: int, out: Out | None) -> Batch:
         """What the fields of some of a window's items are."""
         if self._plain:
             return self._transitions(window, begin, end, out)
         drawn = Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end])
-        if self.recipe.fragment_length is not None:
+        if window.edges is not None:
+            batch = self._stacks(drawn, window.edges.between(begin, end))
+        elif self.recipe.fragment_length is not None:
             batch = self._fragments(drawn, self.recipe.fragment_length)
         elif self.recipe.frame_stack is not None:
-            batch = self._stacks(drawn, self.recipe.frame_stack)
+            batch = self._stacked_n_step(drawn, self.recipe.frame_stack)
         else:
             batch = self._n_step(drawn)
         return batch if out is None else self._copied(batch, out)
@@ -266,15 +290,19 @@ class Batches:
         if self._next:
             again = None if out is None else {name: out[f"next_{name}"] for name in self._next}
             found = self.gather.take(self._next, window.following[begin:end], again)
-            self._finals.put(found, window.final[begin:end])
-            batch |= {f"next_{name}": values for name, values in found.items()}
+            if window.edges is not None and len(window.edges.at):
+                edges = window.edges.between(begin, end)
+                self._finals.put(found, edges.at, edges.final)
+            for name, values in found.items():
+                batch[f"next_{name}"] = values
         return batch
 
     def _after(self, rows: Rows, part: Rows) -> Batch:
         """The observations after these rows, of any shape: {field: array of that shape and the field's}."""
         following, final = self.steps.after(rows.reshape(-1), part.reshape(-1))
         found = self.gather.take(self._next, following)
-        self._finals.put(found, final)
+        at = np.flatnonzero(final >= 0)
+        self._finals.put(found, at, final[at])
         return {name: values.reshape(*rows.shape, *values.shape[1:]) for name, values in found.items()}
 
     # --- n-step returns
@@ -345,31 +373,44 @@ class Batches:
 
     # --- stacks
 
-    def _stacks(self, drawn: Drawn, depth: int) -> Batch:
+    def _stacks(self, drawn: Drawn, edges: _Edges) -> Batch:
         """Observations as (batch, depth, ...), the newest last; two views of the same frames where the next one is asked for."""
-        if self.recipe.n_step == 1:
-            batch = self.gather.take(self._others, drawn.rows)
-            shown = self._frames(drawn.rows, drawn.part, depth, following=bool(self._next))
-            batch |= {name: values[:, :depth] for name, values in shown.items()}
-            return batch | {f"next_{name}": shown[name][:, 1:] for name in self._next}
+        depth = self.recipe.frame_stack or 1
+        batch = self.gather.take(self._others, drawn.rows) if self._others else {}
+        shown = self._frames(drawn.rows, depth, edges, following=bool(self._next))
+        for name, values in shown.items():
+            batch[name] = values[:, :depth]
+            if self._next:
+                batch[f"next_{name}"] = values[:, 1:]
+        return batch
+
+    def _stacked_n_step(self, drawn: Drawn, depth: int) -> Batch:
         batch = self.gather.take([name for name in self._others if name not in self._roles.values()], drawn.rows)
-        batch |= self._frames(drawn.rows, drawn.part, depth, following=False)
+        batch |= self._frames(drawn.rows, depth, self._edges(drawn.rows, drawn.part, depth, following=False), following=False)
         more, last, part = self._returns(drawn)
         batch |= more
-        shown = self._frames(last, part, depth, following=True) if self._next else {}
+        shown = self._frames(last, depth, self._edges(last, part, depth, following=True), following=True) if self._next else {}
         return batch | {f"next_{name}": values[:, 1:] for name, values in shown.items()}
 
-    def _frames(self, rows: Rows, part: Rows, depth: int, *, following: bool) -> Batch:
+    def _edges(self, rows: Rows, part: Rows, depth: int, *, following: bool) -> _Edges:
+        """The stacks that do not lie in one part, with the observation after them."""
+        steps = self.steps
+        at = np.flatnonzero((rows - depth + 1 < steps.start[part]) | (rows + following >= steps.stop[part]))
+        shown = steps.back(rows[at, None], part[at, None], np.arange(depth - 1, -1, -1))
+        if not following:
+            return _Edges(at, shown, np.full(len(at), -1))
+        after, final = steps.after(rows[at], part[at])
+        return _Edges(at, np.concatenate([shown, after[:, None]], axis=1), final)
+
+    def _frames(self, rows: Rows, depth: int, edges: _Edges, *, following: bool) -> Batch:
         """The observations at these rows and the depth - 1 before, and the one after: (count, depth (+ 1), ...)."""
         shown = self._runs(self._observations, rows - depth + 1, depth + following)
-        cut = np.flatnonzero((rows - depth + 1 < self.steps.start[part]) | (rows + following >= self.steps.stop[part]))
-        if not len(cut):
-            return shown
-        earlier = self.steps.back(rows[cut, None], part[cut, None], np.arange(depth - 1, -1, -1))
-        for name, values in self.gather.take(self._observations, earlier.reshape(-1)).items():
-            shown[name][cut, :depth] = values.reshape(len(cut), depth, *values.shape[1:])
-        for name, values in (self._after(rows[cut], part[cut]) if following else {}).items():
-            shown[name][cut, depth] = values
+        if len(edges.at):
+            for name, values in self.gather.take(self._observations, edges.rows.reshape(-1)).items():
+                shown[name][edges.at] = values.reshape(*edges.rows.shape, *values.shape[1:])
+            ended = edges.final >= 0
+            if ended.any():
+                self._finals.put({name: values[:, depth] for name, values in shown.items()}, edges.at[ended], edges.final[ended])
         return shown
 
 
@@ -385,12 +426,10 @@ class _Finals:
         self.numbers = {entry.trajectory: self._stored + number for number, entry in enumerate(opened)}
         self._pending = {name: [entry.following[name] for entry in opened if entry.following is not None] for name in names}
 
-    def put(self, found: Batch, final: Rows) -> None:
-        """Replace values where there is a final observation."""
-        at = np.flatnonzero(final >= 0)
+    def put(self, found: Batch, at: Rows, numbers: Rows) -> None:
+        """Put the final observations of these numbers to these places."""
         if not len(at):
             return
-        numbers = final[at]
         pending = np.flatnonzero(numbers >= self._stored)
         ended = numbers < self._stored
         for name, values in found.items():

@@ -24,7 +24,7 @@ __all__ = ["Files", "MemoryFiles"]
 SMALL_BYTES = 1 << 16
 """Files in memory up to this size take no descriptor."""
 MEMORY_FOLDER = "/dev/shm"  # noqa: S108  # files there are unlinked as soon as they are made
-OPEN_FILES = 128
+OPEN_FILES = 256
 """Descriptors kept open; reopening costs some microseconds, a process may have 1024."""
 
 SYNCING = 8
