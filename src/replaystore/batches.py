@@ -420,10 +420,12 @@ class _Finals:
     def __init__(self, buffer: BufferReader, names: Sequence[str]) -> None:
         self._buffer = buffer
         store = buffer._store
-        stored = [store.rows(f"final/{escape_path(name)}") for name in names]
-        self._stored = max(stored, default=0)
+        places = {name: f"final/{escape_path(name)}" for name in names}
+        self._stored = max((store.rows(place) for place in places.values()), default=0)
         opened = [entry for entry in buffer._open_trajectories() if names and entry.following is not None]
         self.numbers = {entry.trajectory: self._stored + number for number, entry in enumerate(opened)}
+        specs = store.container.specs()
+        self._tables = {name: store.table(place) for name, place in places.items() if specs[place].journaled}
         self._pending = {name: [entry.following[name] for entry in opened if entry.following is not None] for name in names}
 
     def put(self, found: Batch, at: Rows, numbers: Rows) -> None:
@@ -434,7 +436,8 @@ class _Finals:
         ended = numbers < self._stored
         for name, values in found.items():
             if len(pending) < len(at):
-                values[at[ended]] = self._buffer.final_rows(name, numbers[ended])
+                table, known = self._tables.get(name), numbers[ended]
+                values[at[ended]] = self._buffer.final_rows(name, known) if table is None else table[known]
             for place in pending.tolist():
                 values[at[place]] = self._pending[name][int(numbers[place]) - self._stored]
 

@@ -27,6 +27,8 @@ __all__ = ["Drawn", "EpochOrder", "Order", "Steps", "TrajectoryOrder", "UniformO
 
 Rows = NDArray[np.int64]
 
+GUESSES = 4
+"""Parts that are looked at for an item before they are searched."""
 BATCHES = 32
 """Random numbers for so many weighted batches are made at once."""
 MOST_BLOCKS = 1 << 16
@@ -135,8 +137,29 @@ class Steps:
 
     def at(self, numbers: Rows) -> Drawn:
         """The items of these numbers, from 0 to `total` - 1, in the order of rows."""
-        part = np.searchsorted(self.before, numbers, side="right") - 1
-        return Drawn(self.first[part] + numbers - self.before[part], part)
+        shift, guesses, ends = self._guesses
+        part = guesses[numbers >> shift]
+        for _ in range(GUESSES):
+            wrong = numbers >= ends[part]
+            if not wrong.any():
+                break
+            part += wrong
+        else:  # parts of very different lengths
+            part = np.searchsorted(self.before, numbers, side="right") - 1
+        return Drawn(numbers + self._shift_of[part], part)
+
+    @cached_property
+    def _guesses(self) -> tuple[int, Rows, Rows]:
+        """For runs of 2 ** shift items, the part of the first; and where each part's items end. Most items are in the part that is guessed,
+        which is found in a fifth of the time that a search takes."""
+        shift = max(0, (max(1, self.total) // (4 * max(1, len(self.items)))).bit_length() - 1)
+        starts = np.arange((max(1, self.total) - 1 >> shift) + 1) << shift
+        return shift, np.searchsorted(self.before, starts, side="right") - 1, self.before + self.items
+
+    @cached_property
+    def _shift_of(self) -> Rows:
+        """The row of an item is its number and this, of its part."""
+        return self.first - self.before
 
     def of(self, trajectories: Rows, numbers: Rows) -> Drawn:
         """The items of these numbers of trajectories, which are named by their place in `trajectory_items`."""
