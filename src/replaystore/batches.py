@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import SchemaError
+from replaystore.finals import Finals
 from replaystore.gathering import SLAB_BYTES, Batch, Gather, check_out
-from replaystore.names import escape_path
 from replaystore.sampling import POOL_ROWS, Drawn, EpochOrder, Steps, TrajectoryOrder, UniformOrder, WeightedOrder
 
 if TYPE_CHECKING:
@@ -75,10 +76,13 @@ class _Edges(NamedTuple):
     final: Rows
     """The number of the final observation that each shows last, or -1."""
 
-    def between(self, begin: int, end: int) -> _Edges:
-        """Those of some of the items."""
-        first, last = np.searchsorted(self.at, (begin, end))
-        return _Edges(self.at[first:last] - begin, self.rows[first:last], self.final[first:last])
+    def split(self, size: int, count: int) -> list[_Edges | None]:
+        """Those of each batch of so many items; None where there are none."""
+        bounds = np.searchsorted(self.at, np.arange(0, count + size, size)).tolist()
+        return [
+            _Edges(self.at[first:last] - batch * size, self.rows[first:last], self.final[first:last]) if first < last else None
+            for batch, (first, last) in enumerate(pairwise(bounds))
+        ]
 
 
 @dataclass
@@ -91,8 +95,8 @@ class _Window:
     drawn: Drawn
     following: Rows
     """Of transitions: the row with the next observation."""
-    edges: _Edges | None
-    """Of transitions those with a final observation, of stacks those at the edge of a part."""
+    edges: list[_Edges | None]
+    """Of each batch; of transitions those with a final observation, of stacks those at the edge of a part. Empty if nobody asks."""
     held: int = 0
     """Items whose chunks have been decoded."""
 
@@ -117,7 +121,7 @@ class Batches:
         self._roles = {role: names[0] for role, names in roles.items() if names}
         extra = list(self._roles.values()) if recipe.n_step > 1 else []
         self.gather = Gather(buffer, list(dict.fromkeys([*recipe.names, *extra])), recipe.slab_bytes)
-        self._finals = _Finals(buffer, self._next)
+        self._finals = Finals(buffer, self._next, recipe.slab_bytes)
         self.steps = Steps(
             buffer.parts,
             _selected(buffer, recipe),
@@ -195,7 +199,7 @@ class Batches:
 
     def items(self, numbers: Rows) -> Batch:
         """The items of these numbers, from 0 to `steps.total` - 1 in the order of rows, as a batch."""
-        return self._show(self._window_of(-1, 0, self.steps.at(numbers)), 0, len(numbers), None)
+        return self._show(self._window_of(-1, 0, self.steps.at(numbers), len(numbers)), 0, len(numbers), None) if len(numbers) else {}
 
     def _entered(self, epoch: int, first: int) -> _Window:
         """The window that begins with batch `first`; it may be drawn already."""
@@ -208,16 +212,16 @@ class Batches:
         size = self.recipe.batch_size
         start, stop = first * size, (first + self._ahead) * size
         stop = min(stop, self.steps.total) if self.per_epoch is not None else stop
-        return self._window_of(epoch, first, self.order.draw(epoch, start, stop))
+        return self._window_of(epoch, first, self.order.draw(epoch, start, stop), size)
 
-    def _window_of(self, epoch: int, first: int, drawn: Drawn) -> _Window:
-        following, edges = drawn.rows, None
+    def _window_of(self, epoch: int, first: int, drawn: Drawn, size: int) -> _Window:
+        following, edges, count = drawn.rows, list[_Edges | None](), len(drawn.rows)
         if self._plain and self._next:
             following, final = self.steps.after(drawn.rows, drawn.part)
             at = np.flatnonzero(final >= 0)
-            edges = _Edges(at, following[at], final[at])
+            edges = _Edges(at, following[at], final[at]).split(size, count)
         elif self.recipe.frame_stack is not None and self.recipe.n_step == 1:
-            edges = self._edges(drawn.rows, drawn.part, self.recipe.frame_stack, following=bool(self._next))
+            edges = self._edges(drawn.rows, drawn.part, self.recipe.frame_stack, following=bool(self._next)).split(size, count)
         return _Window(epoch, first, drawn, following, edges)
 
     def _show(self, window: _Window, begin: int, end: int, out: Out | None) -> Batch:
@@ -225,8 +229,8 @@ class Batches:
         if self._plain:
             return self._transitions(window, begin, end, out)
         drawn = Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end])
-        if window.edges is not None:
-            batch = self._stacks(drawn, window.edges.between(begin, end))
+        if window.edges:
+            batch = self._stacks(drawn, window.edges[begin // self.recipe.batch_size])
         elif self.recipe.fragment_length is not None:
             batch = self._fragments(drawn, self.recipe.fragment_length)
         elif self.recipe.frame_stack is not None:
@@ -290,8 +294,8 @@ class Batches:
         if self._next:
             again = None if out is None else {name: out[f"next_{name}"] for name in self._next}
             found = self.gather.take(self._next, window.following[begin:end], again)
-            if window.edges is not None and len(window.edges.at):
-                edges = window.edges.between(begin, end)
+            edges = window.edges[begin // self.recipe.batch_size]
+            if edges is not None:
                 self._finals.put(found, edges.at, edges.final)
             for name, values in found.items():
                 batch[f"next_{name}"] = values
@@ -373,7 +377,7 @@ class Batches:
 
     # --- stacks
 
-    def _stacks(self, drawn: Drawn, edges: _Edges) -> Batch:
+    def _stacks(self, drawn: Drawn, edges: _Edges | None) -> Batch:
         """Observations as (batch, depth, ...), the newest last; two views of the same frames where the next one is asked for."""
         depth = self.recipe.frame_stack or 1
         batch = self.gather.take(self._others, drawn.rows) if self._others else {}
@@ -402,44 +406,16 @@ class Batches:
         after, final = steps.after(rows[at], part[at])
         return _Edges(at, np.concatenate([shown, after[:, None]], axis=1), final)
 
-    def _frames(self, rows: Rows, depth: int, edges: _Edges, *, following: bool) -> Batch:
+    def _frames(self, rows: Rows, depth: int, edges: _Edges | None, *, following: bool) -> Batch:
         """The observations at these rows and the depth - 1 before, and the one after: (count, depth (+ 1), ...)."""
         shown = self._runs(self._observations, rows - depth + 1, depth + following)
-        if len(edges.at):
+        if edges is not None and len(edges.at):
             for name, values in self.gather.take(self._observations, edges.rows.reshape(-1)).items():
                 shown[name][edges.at] = values.reshape(*edges.rows.shape, *values.shape[1:])
             ended = edges.final >= 0
             if ended.any():
                 self._finals.put({name: values[:, depth] for name, values in shown.items()}, edges.at[ended], edges.final[ended])
         return shown
-
-
-class _Finals:
-    """Final observations by number: those that are stored, and behind them those pending with the commit."""
-
-    def __init__(self, buffer: BufferReader, names: Sequence[str]) -> None:
-        self._buffer = buffer
-        store = buffer._store
-        places = {name: f"final/{escape_path(name)}" for name in names}
-        self._stored = max((store.rows(place) for place in places.values()), default=0)
-        opened = [entry for entry in buffer._open_trajectories() if names and entry.following is not None]
-        self.numbers = {entry.trajectory: self._stored + number for number, entry in enumerate(opened)}
-        specs = store.container.specs()
-        self._tables = {name: store.table(place) for name, place in places.items() if specs[place].journaled}
-        self._pending = {name: [entry.following[name] for entry in opened if entry.following is not None] for name in names}
-
-    def put(self, found: Batch, at: Rows, numbers: Rows) -> None:
-        """Put the final observations of these numbers to these places."""
-        if not len(at):
-            return
-        pending = np.flatnonzero(numbers >= self._stored)
-        ended = numbers < self._stored
-        for name, values in found.items():
-            if len(pending) < len(at):
-                table, known = self._tables.get(name), numbers[ended]
-                values[at[ended]] = self._buffer.final_rows(name, known) if table is None else table[known]
-            for place in pending.tolist():
-                values[at[place]] = self._pending[name][int(numbers[place]) - self._stored]
 
 
 def _selected(buffer: BufferReader, recipe: Recipe) -> NDArray[np.bool_] | None:

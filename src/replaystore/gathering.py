@@ -24,7 +24,7 @@ from replaystore.names import escape_path
 if TYPE_CHECKING:
     from replaystore.reader import BufferReader
 
-__all__ = ["SLAB_BYTES", "Batch", "Gather", "check_out"]
+__all__ = ["SLAB_BYTES", "Batch", "Gather", "Rows", "check_out"]
 
 SLAB_BYTES = 256 << 20
 """Decoded chunks that a sampler keeps, unless it is told otherwise."""

@@ -75,6 +75,11 @@ class Slab:
         self._slot[chunk[kept]] = np.flatnonzero(kept)
 
     @property
+    def names(self) -> Iterable[str]:
+        """Of the columns."""
+        return self._columns.keys()
+
+    @property
     def nbytes(self) -> int:
         """The most memory that it takes."""
         return self.slots * self.chunk_bytes
