@@ -31,6 +31,8 @@ from replaystore.errors import CorruptError, SchemaError, StorageError
 __all__ = ["CodedColumn", "DecodedChunks", "Decoding"]
 
 CACHE_BYTES = 64 << 20
+MOST_KNOWN = 1 << 16
+"""Chunks whose places are remembered: finding them anew takes as long as decoding a small one."""
 JOB_BYTES = 1 << 20
 """Decoded bytes of a job: handing over less than half of this costs more than it gains."""
 
@@ -138,6 +140,8 @@ class Decoding:
         if any(future.cancelled() for future in self._running):
             return False
         again = [*self._again, *itertools.chain.from_iterable(future.result() for future in self._running)]
+        for chunk, _ in again:  # it may lie somewhere else by now
+            self._column._known.pop(chunk, None)
         self._running, rows = [], self._column.chunk_rows
         pieces = [_Piece(chunk, slice(place, place + rows), slice(0, rows), whole=True) for chunk, place in again]
         self._column._gather(pieces, self._out)
@@ -181,6 +185,9 @@ class CodedColumn(StoredColumn):
         self._number = next(_numbers)
         self._reading = threading.Lock()
         self._first = first_row
+        self._known: dict[int, tuple[str, int, int, int, int]] = {}
+        """Chunks that were decoded: object, offset, length, checksum, number. Complete chunks stay where they are, or the column is made
+        anew."""
         self._decoding: weakref.WeakSet[Decoding] = weakref.WeakSet()
         self._tail: tuple[int, Rows] = (first_row, np.empty((0, *self.shape), self.dtype))
 
@@ -264,12 +271,17 @@ class CodedColumn(StoredColumn):
         As little as can be is done for each chunk: it is the way that sampling goes. What goes wrong is done again, as `take` does it."""
         wanted: list[_Place] = []
         again: list[tuple[int, int]] = []
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
         for chunk, place in zip(chunks.tolist(), (places * self.chunk_rows).tolist(), strict=True):
-            entry, checksum = self._locate(chunk), self._checksum(chunk)
-            if entry is None or checksum is None or not self._possible(entry):
-                again.append((chunk, place))
-            else:
-                wanted.append((*entry, checksum, chunk, place))
+            known = self._known.get(chunk)
+            if known is None:
+                entry, checksum = self._locate(chunk), self._checksum(chunk)
+                if entry is None or checksum is None or not self._possible(entry):
+                    again.append((chunk, place))
+                    continue
+                known = self._known[chunk] = (*entry, checksum, chunk)
+            wanted.append((*known, place))
         wanted.sort()
         most_jobs = 4 * _shared.workers if urgent else max(1, _shared.workers - 1)
         count = max(1, JOB_BYTES // self.chunk_bytes, -(-len(wanted) // most_jobs))
