@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,3 +252,60 @@ def test_hdf5_has_no_ring(tmp_path: Path) -> None:
         lambda: rs.create(tmp_path / "a.h5", samples.small(), capacity=10),
     )
     assert list(tmp_path.iterdir()) == []
+
+
+# --- processes, copies, and indexes that other libraries take
+
+
+def test_a_forked_child_does_not_write_for_its_parent(tmp_path: Path) -> None:
+    for name in ("a.zarr", "a.h5"):
+        columns = {"action": np.arange(10), "terminated": np.zeros(10, bool)}
+        flag = rs.Field("?", (), "terminated")
+        with rs.create(tmp_path / name, rs.Schema({"action": rs.Field("i8", (), "action"), "terminated": flag})) as writer:
+            writer.append(columns)
+            writer.commit()
+            writer.append(columns)
+            child = os.fork()
+            if child == 0:
+                refused = 0
+                for attempt in (writer.commit, lambda writer=writer, columns=columns: writer.append(columns)):
+                    try:
+                        attempt()
+                    except ConflictError:
+                        refused += 1
+                writer.close()
+                os._exit(0 if refused == 2 else 1)
+            assert os.waitpid(child, 0)[1] == 0
+            with rs.open(tmp_path / name) as reader:
+                assert len(reader) == 10
+            writer.append(columns)
+        with rs.open(tmp_path / name) as reader:
+            assert reader["action"][:].tolist() == [*range(10)] * 3
+        assert rs.verify(tmp_path / name).problems == []
+
+
+def test_buffers_and_samplers_are_not_pickled_and_say_what_to_do(tmp_path: Path) -> None:
+    flag = rs.Field("?", (), "terminated")
+    buffer = rs.create(tmp_path / "a.zarr", rs.Schema({"action": rs.Field("i8", (), "action"), "terminated": flag}))
+    buffer.append({"action": np.arange(10), "terminated": np.zeros(10, bool)})
+    buffer.commit()
+    for thing in (buffer, buffer.sampler(4)):
+        for copied in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(UnsupportedError, match="BatchDataset"):
+                copied(thing)
+    for index in ((0, 1), (slice(3), 0), ..., None):
+        with pytest.raises(SchemaError, match=r"write column\[steps\]\[:, \.\.\.\]"):
+            buffer["action"][index]
+    buffer.close()
+    assert repr(buffer).endswith("closed>")
+
+
+def test_a_split_that_does_not_exist_replaces_nothing(tmp_path: Path) -> None:
+    flag = rs.Field("?", (), "terminated")
+    for name in ("a.zarr", "b.zarr"):
+        with rs.create(tmp_path / name, rs.Schema({"action": rs.Field("i8", (), "action"), "terminated": flag})) as buffer:
+            buffer.append({"action": np.arange(10), "terminated": np.arange(10) == 9}, split="train")
+    with pytest.raises(SchemaError, match="no trajectory has split 'typo'; splits are 'train'"):
+        rs.convert(tmp_path / "a.zarr", tmp_path / "b.zarr", split="typo", overwrite=True)
+    with rs.open(tmp_path / "b.zarr") as buffer:
+        assert len(buffer) == 10

@@ -151,6 +151,7 @@ class Buffer(BufferReader):
     def __init__(self, place: Location, store: StoreReader, document: documents.Document, *, lock: Lock | None) -> None:
         super().__init__(place, store, document)
         self._lock = lock
+        self._process = os.getpid()
         self._writers: list[Writer] = []
         self._dirty = False
         if isinstance(store, ArrayStore):
@@ -453,6 +454,9 @@ class Buffer(BufferReader):
         """Commit what is written, let other software see it, and release everything. An archive is sealed: it is only read from now on."""
         if self._closed:
             return
+        if os.getpid() != self._process:  # a forked child has no part in what its parent writes
+            self._release()
+            return
         try:
             if isinstance(self._store, ArrayStore):
                 for writer in list(self._writers):
@@ -506,6 +510,8 @@ class Buffer(BufferReader):
         self._check_open()
         if not isinstance(self._store, ArrayStore):
             raise ConflictError(f'{self._place} is open for reading: open it with mode="r+" to write')
+        if os.getpid() != self._process:  # two processes that believe to be the writer would write over each other's commits
+            raise ConflictError(f"{self._place} was opened for writing by the process that this one was forked from: only that one writes")
 
     def __iter__(self) -> Iterator[Trajectory]:
         return (self.trajectory(number) for number in range(self.num_trajectories))

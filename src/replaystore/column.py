@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.errors import SchemaError
+
 if TYPE_CHECKING:
     from replaystore.reader import BufferReader
 
@@ -58,6 +60,9 @@ class Column:
         return 1 + len(self._row_shape)
 
     def __getitem__(self, key: int | Rows) -> Any:
+        given: object = key
+        if isinstance(given, tuple) or given is Ellipsis or given is None:
+            raise SchemaError(f"{self.name!r} is indexed by steps alone: write column[steps][:, ...] for parts of what they hold")
         if isinstance(key, (int, np.integer)):
             row = int(key) + (len(self) if key < 0 else 0)
             if not 0 <= row < len(self):

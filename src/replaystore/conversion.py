@@ -179,6 +179,10 @@ class _Conversion:
             self.excerpt: Excerpt = whole(buffer, observations)
         else:
             equals = {} if split is None else {"split": split}
+            known = sorted(set(buffer.trajectories["split"].tolist()))
+            if split is not None and split not in known:
+                named = ", ".join(repr(name) for name in known) if len(known) > 1 or known != [""] else "none"
+                raise SchemaError(f"{buffer.location}: no trajectory has split {split!r}; splits are {named}")
             self.excerpt = selection(buffer, buffer.trajectories.where(where, **equals), observations)
         self.selected = {"fields": None if fields is None else list(self.schema.fields), "split": split, "where": where}
         self.extensions, lost = carried(buffer, buffer._document.extensions, whole=split is None and where is None)

@@ -153,10 +153,11 @@ class Gather:
         if self._cold or self._until_look < 0:
             self._advise(names, rows, length)
         batch = {name: self._mapped[name].runs(rows, length) for name in names if name in self._mapped}
+        if len(batch) == len(names):
+            return batch
         others = [name for name in names if name not in batch]
-        if others:
-            found = self.take(others, (rows[:, None] + np.arange(length)).reshape(-1))
-            batch |= {name: values.reshape(len(rows), length, *values.shape[1:]) for name, values in found.items()}
+        found = self.take(others, (rows[:, None] + np.arange(length)).reshape(-1))
+        batch |= {name: values.reshape(len(rows), length, *values.shape[1:]) for name, values in found.items()}
         return {name: batch[name] for name in names}
 
     def _advise(self, names: Sequence[str], rows: Rows, span: int) -> None:

@@ -106,6 +106,8 @@ def check_storage(fields: Mapping[str, Field], layout: str, storage: Mapping[str
         wrong = override.keys() - {"codec", "chunk_rows"}
         if wrong:
             raise SchemaError(f"storage of {name!r}: unknown setting {min(wrong)!r}; there are codec and chunk_rows")
+        if isinstance(override.get("codec"), str) and override["codec"] != "raw":
+            parse_codec(override["codec"])
 
 
 def _choose(

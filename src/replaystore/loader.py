@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaystore.batches import Batches, Recipe
-from replaystore.errors import ConflictError, CorruptError, EvictedError, MissingDependencyError, SchemaError
+from replaystore.errors import ConflictError, CorruptError, EvictedError, MissingDependencyError, SchemaError, UnsupportedError
 from replaystore.gathering import Batch
 
 if TYPE_CHECKING:
@@ -191,7 +191,9 @@ class Sampler:
         self._place = (int(state["epoch"]), int(state["batch"]))
 
     def refresh(self) -> bool:
-        """Go on to the newest commit, and the buffer with it; whether there was one. An order "epoch" begins a new epoch then.
+        """Go on to the newest commit, and the buffer with it; whether there was one.
+
+        An order "epoch" begins a new epoch then, and a `for` loop over the one before ends.
 
         New steps and trajectories get the largest weight that there is."""
         buffer = self._buffer
@@ -259,6 +261,11 @@ class Sampler:
         lines += self._batches.gather.explain()
         ahead = f"{self.prefetch} batches, by a thread" if self.prefetch else "nothing"
         return "\n".join([*lines, f"made ahead: {ahead}"])
+
+    def __reduce__(self) -> str:
+        raise UnsupportedError(
+            "a sampler cannot be copied or sent to another process: use replaystore.torch.BatchDataset with a DataLoader"
+        )
 
     def __repr__(self) -> str:
         return f"<Sampler of {self._buffer.location!r}: {self._recipe.order}, batches of {self._recipe.batch_size}>"

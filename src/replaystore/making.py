@@ -52,7 +52,7 @@ def _make_zip(place: Location, contents: Contents, *, overwrite: bool) -> None:
 
     if exists(place):
         if not overwrite:
-            raise AlreadyExistsError(f"{place} exists: choose another name, or pass overwrite=True")
+            raise AlreadyExistsError(f"{place} exists: choose another name, or pass overwrite=True (--overwrite)")
         open_container(place, writable=False).close()  # only a store of ours is replaced
     document = contents.document()
     new = NewStore(Location("zarr", place.path + ".folder"), document.to_json(), overwrite=True)

@@ -139,7 +139,7 @@ class NewStore:
             )
         if exists(place):
             if not overwrite:
-                raise AlreadyExistsError(f"{place} exists: choose another name, open it, or pass overwrite=True")
+                raise AlreadyExistsError(f"{place} exists: choose another name, open it, or pass overwrite=True (--overwrite)")
             _check_replaceable(place)
         self._place = place
         self._partial = place if place.backend == "memory" else Location(place.backend, place.path + ".partial")

@@ -19,7 +19,7 @@ from replaystore.backends.reading import StoreReader
 from replaystore.chunks.coded import CodedColumn
 from replaystore.chunks.mapped import PlainColumn, raw_column
 from replaystore.column import Column, Rows, Trajectory
-from replaystore.errors import ConflictError, SchemaError
+from replaystore.errors import ConflictError, SchemaError, UnsupportedError
 from replaystore.location import Location
 from replaystore.names import escape_path, unescape
 from replaystore.schema import Schema
@@ -105,7 +105,15 @@ class BufferReader:
         """Whether it has been closed."""
         return self._closed
 
+    def __reduce__(self) -> str:
+        raise UnsupportedError(
+            f"{self._place}: an open buffer cannot be copied or sent to another process: open it there by its location, "
+            "or use replaystore.torch.BatchDataset"
+        )
+
     def __repr__(self) -> str:
+        if self._closed:
+            return f"<{type(self).__name__} {self.location!r}: closed>"
         return (
             f"<{type(self).__name__} {self.location!r}: {len(self)} steps, {self.num_trajectories} trajectories, commit {self.commit_id}>"
         )

@@ -112,7 +112,7 @@ def _record_archive(env_id: str, target: str, *, overwrite: bool, **options: Any
             "--codec is for --layout live; to choose the codec of an archive, record it live and use `replaystore convert`"
         )
     try:
-        facts, interrupted = _record(env_id, temporary, overwrite=False, storage={}, **options)
+        facts, interrupted = _record(env_id, temporary, overwrite=overwrite, storage={}, **options)
         with progress_bar("converting", unit=size) as progress:
             convert(temporary, target, layout="archive", overwrite=overwrite, progress=progress)
     except BaseException:

@@ -25,7 +25,7 @@ class NewFiles:
         self.files: list[BinaryIO] = []
         for path in paths:
             if os.path.lexists(path) and not overwrite:
-                raise AlreadyExistsError(f"{path} exists: choose another name, or pass overwrite=True")
+                raise AlreadyExistsError(f"{path} exists: choose another name, or pass overwrite=True (--overwrite)")
             if os.path.isdir(path):
                 raise AlreadyExistsError(f"{path} is a folder: choose another name")
             if os.path.exists(path) and not os.path.isfile(path):
