@@ -107,7 +107,10 @@ def check_storage(fields: Mapping[str, Field], layout: str, storage: Mapping[str
         if wrong:
             raise SchemaError(f"storage of {name!r}: unknown setting {min(wrong)!r}; there are codec and chunk_rows")
         if isinstance(override.get("codec"), str) and override["codec"] != "raw":
-            parse_codec(override["codec"])
+            try:
+                parse_codec(override["codec"])
+            except SchemaError as error:
+                raise SchemaError(f"storage of {name!r}: {error}") from None
 
 
 def _choose(
