@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -390,6 +391,27 @@ def test_weighted_sampling_goes_on_where_it_was(stored: tuple[rs.Buffer, list[Li
     again.load_state_dict(sampler.state_dict())
     for _ in range(10):
         assert np.array_equal(again.sample()["index"], sampler.sample()["index"])
+
+
+def test_a_state_belongs_to_its_settings(stored: tuple[rs.Buffer, list[Life]]) -> None:
+    buffer, _ = stored
+    state = json.loads(json.dumps(buffer.sampler(7, n_step=3, seed=3).state_dict()))
+    buffer.sampler(7, n_step=3).load_state_dict(state)
+    for chosen, message in (({"n_step": 2}, "n_step 3; this one has 2"), ({"n_step": 3, "fields": ["action"]}, "sampler with names")):
+        with pytest.raises(SchemaError, match=message):
+            buffer.sampler(7, **chosen).load_state_dict(state)
+    with pytest.raises(SchemaError, match="weights are missing"):
+        buffer.sampler(7, order=np.ones(len(buffer))).load_state_dict(state)
+
+
+def test_weights_that_have_all_become_0_are_an_error(stored: tuple[rs.Buffer, list[Life]]) -> None:
+    buffer, _ = stored
+    sampler = buffer.sampler(7, order=np.ones(len(buffer)))
+    sampler.update_weights(np.arange(len(buffer)), np.zeros(len(buffer)))
+    with pytest.raises(SchemaError, match="all weights have become 0"):
+        sampler.sample()
+    sampler.update_weights([3], [1.0])
+    assert set(sampler.sample()["index"]) == {3}
 
 
 def test_each_epoch_is_another_permutation(stored: tuple[rs.Buffer, list[Life]]) -> None:

@@ -13,7 +13,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -166,8 +166,8 @@ class Sampler:
     def state_dict(self) -> dict[str, Any]:
         """Where the sampler stands; another one of the same settings and commit goes on from there with `load_state_dict`."""
         epoch, number = self._place
-        state = {"seed": self.seed, "commit": self.commit_id, "epoch": epoch, "batch": number, "batch_size": self._recipe.batch_size}
-        return state | {"order": self._recipe.order} | ({"weights": self.weights} if self._recipe.order == "weights" else {})
+        state = {"seed": self.seed, "commit": self.commit_id, "epoch": epoch, "batch": number, "settings": asdict(self._recipe)}
+        return state | ({"weights": self.weights} if self._recipe.order == "weights" else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where another sampler stood.
@@ -175,12 +175,15 @@ class Sampler:
         Raises:
             SchemaError: not such a state, or one of a sampler with other settings.
             ConflictError: it was of another commit."""
-        missing = {"seed", "commit", "epoch", "batch", "batch_size", "order"} - state.keys()
+        settings = asdict(self._recipe)
+        wanted = {"seed", "commit", "epoch", "batch", "settings", *(["weights"] if self._recipe.order == "weights" else [])}
+        missing = wanted - state.keys()
         if missing:
-            raise SchemaError(f"this is not the state of a sampler: {', '.join(sorted(missing))} are missing")
-        for name, value in (("batch_size", self._recipe.batch_size), ("order", self._recipe.order)):
-            if state[name] != value:
-                raise SchemaError(f"the state is of a sampler with {name} {state[name]!r}; this one has {value!r}")
+            raise SchemaError(f"this is not the state of a sampler like this one: {', '.join(sorted(missing))} are missing")
+        for name, value in settings.items():
+            known = state["settings"].get(name)
+            if known != value and list(np.atleast_1d(known)) != list(np.atleast_1d(value)):  # JSON makes lists of tuples
+                raise SchemaError(f"the state is of a sampler with {name} {known!r}; this one has {value!r}")
         if state["commit"] != self.commit_id:
             where = f"{self._buffer.location}: the state is of commit {state['commit']}, this sampler shows {self.commit_id}"
             raise ConflictError(f"{where}; open the buffer with commit={state['commit']}")

@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.errors import SchemaError
 from replaystore.trajectories import Parts
 from replaystore.weights import WeightTree
 
@@ -363,6 +364,8 @@ class WeightedOrder:
     def draw(self, epoch: int, start: int, stop: int) -> Drawn:
         """As `Order.draw` says, by the weights of this moment."""
         steps = self._steps
+        if not self.weights.total > 0:
+            raise SchemaError("all weights have become 0: there is nothing to draw")
         uniform = self._uniform(epoch, start, stop)
         index, weights = self.weights.draw(uniform[0])
         importance = (weights / self.weights.smallest) ** -self._beta
