@@ -27,7 +27,9 @@ __all__ = ["Batches", "Recipe"]
 
 WINDOW_ROWS = 8192
 """Items that are drawn at once."""
-WINDOW_BATCHES = 32
+WINDOW_BATCHES = 256
+HOLD_BATCHES = 32
+"""Batches that chunks are decoded for at once."""
 
 Rows = NDArray[np.int64]
 Out = Mapping[str, NDArray[Any]]
@@ -66,21 +68,21 @@ class Recipe:
             raise SchemaError(f"beta must be a number that is not negative, not {self.beta!r}")
 
 
-class _Edges(NamedTuple):
-    """Items of which not all lies side by side."""
+class _Ends(NamedTuple):
+    """Items that show a final observation last."""
 
     at: Rows
     """Their places among the items."""
-    rows: Rows
-    """The rows that each shows."""
     final: Rows
-    """The number of the final observation that each shows last, or -1."""
+    """The numbers of those observations."""
 
-    def split(self, size: int, count: int) -> list[_Edges | None]:
-        """Those of each batch of so many items; None where there are none."""
-        bounds = np.searchsorted(self.at, np.arange(0, count + size, size)).tolist()
+    @staticmethod
+    def of_batches(final: Rows, size: int) -> list[_Ends | None]:
+        """Those of each batch of so many items; None where there are none. `final`: of each item the number, or -1."""
+        at = np.flatnonzero(final >= 0)
+        bounds = np.searchsorted(at, np.arange(0, len(final) + size, size)).tolist()
         return [
-            _Edges(self.at[first:last] - batch * size, self.rows[first:last], self.final[first:last]) if first < last else None
+            _Ends(at[first:last] - batch * size, final[at[first:last]]) if first < last else None
             for batch, (first, last) in enumerate(pairwise(bounds))
         ]
 
@@ -93,10 +95,10 @@ class _Window:
     first: int
     """The number of its first batch."""
     drawn: Drawn
-    following: Rows
-    """Of transitions: the row with the next observation."""
-    edges: list[_Edges | None]
-    """Of each batch; of transitions those with a final observation, of stacks those at the edge of a part. Empty if nobody asks."""
+    shown: Rows
+    """Of transitions the row with the next observation; of stacks the rows of their observations, (items, depth (+ 1))."""
+    ends: list[_Ends | None]
+    """Of each batch, where there is a final observation among those. Empty if nobody asks."""
     held: int = 0
     """Items whose chunks have been decoded."""
 
@@ -215,23 +217,24 @@ class Batches:
         return self._window_of(epoch, first, self.order.draw(epoch, start, stop), size)
 
     def _window_of(self, epoch: int, first: int, drawn: Drawn, size: int) -> _Window:
-        following, edges, count = drawn.rows, list[_Edges | None](), len(drawn.rows)
+        shown, ends, depth = drawn.rows, list[_Ends | None](), self.recipe.frame_stack
         if self._plain and self._next:
-            following, final = self.steps.after(drawn.rows, drawn.part)
-            at = np.flatnonzero(final >= 0)
-            edges = _Edges(at, following[at], final[at]).split(size, count)
-        elif self.recipe.frame_stack is not None and self.recipe.n_step == 1:
-            edges = self._edges(drawn.rows, drawn.part, self.recipe.frame_stack, following=bool(self._next)).split(size, count)
-        return _Window(epoch, first, drawn, following, edges)
+            shown, final = self.steps.after(drawn.rows, drawn.part)
+            ends = _Ends.of_batches(final, size)
+        elif depth is not None and self.recipe.n_step == 1:
+            shown, final = self._stacked(drawn.rows, drawn.part, depth, following=bool(self._next))
+            ends = _Ends.of_batches(final, size)
+        return _Window(epoch, first, drawn, shown, ends)
 
     def _show(self, window: _Window, begin: int, end: int, out: Out | None) -> Batch:
         """What the fields of some of a window's items are."""
         if self._plain:
             return self._transitions(window, begin, end, out)
+        if window.ends:
+            batch = self._stacks(window, begin, end)
+            return batch if out is None else self._copied(batch, out)
         drawn = Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end])
-        if window.edges:
-            batch = self._stacks(drawn, window.edges[begin // self.recipe.batch_size])
-        elif self.recipe.fragment_length is not None:
+        if self.recipe.fragment_length is not None:
             batch = self._fragments(drawn, self.recipe.fragment_length)
         elif self.recipe.frame_stack is not None:
             batch = self._stacked_n_step(drawn, self.recipe.frame_stack)
@@ -245,27 +248,37 @@ class Batches:
         return self.recipe.fragment_length is None and self.recipe.frame_stack is None and self.recipe.n_step == 1
 
     def _hold(self, window: _Window, begin: int) -> None:
-        """Decode for the rest of the window, or for so many of its batches as there is room for; begin with the next window then."""
-        count = len(window.drawn.rows) - begin
-        while count > self.recipe.batch_size and not self.gather.hold(*self._reach(window, begin, begin + count)):
-            count = -(-count // 2 // self.recipe.batch_size) * self.recipe.batch_size
-        window.held = begin + count
-        if window.held < len(window.drawn.rows) or not self.order.ahead:
+        """Decode for the next batches, or for so many of them as there is room for; begin with those behind them then."""
+        size = self.recipe.batch_size
+        count = min(HOLD_BATCHES * size, len(window.drawn.rows) - begin)
+        while count > size and not self.gather.hold(*self._reach(window, begin, begin + count)):
+            count = -(-count // 2 // size) * size
+        end = window.held = begin + count
+        if not self.order.ahead:
             return
-        before, behind = self._around
         if isinstance(self.order, EpochOrder):
-            first, last = self.order.following(window.epoch, (window.first + self._ahead) * self.recipe.batch_size - 1)
+            pool = self.order.pools(0, window.first * size + end)[1]
+            first, last = self._widened(*self.order.reach(pool, pool + 1))
         else:
-            self._coming = self._plan(window.epoch, window.first + self._ahead)
-            first = last = self._coming.drawn.rows
+            if end == len(window.drawn.rows):
+                window = self._coming = self._plan(window.epoch, window.first + self._ahead)
+                end = 0
+            first, last = self._reach(window, end, end + HOLD_BATCHES * size)
         if len(first):
-            self.gather.expect(np.maximum(first - before, self.first_row), last + behind)
+            self.gather.expect(first, last)
 
     def _reach(self, window: _Window, begin: int, end: int) -> tuple[Rows, Rows]:
-        """The first and last row that each of some items shows, if its trajectory lies in one part."""
+        """The first and last row that each of some items shows, if its trajectory lies in one part; of an epoch those of whole pools,
+        which are about to be needed."""
+        if isinstance(self.order, EpochOrder):
+            start = window.first * self.recipe.batch_size
+            return self._widened(*self.order.reach(*self.order.pools(start + begin, start + end)))
+        return self._widened(window.drawn.rows[begin:end], window.drawn.rows[begin:end])
+
+    def _widened(self, first: Rows, last: Rows) -> tuple[Rows, Rows]:
+        """From items' own rows to those that they show."""
         before, behind = self._around
-        rows = window.drawn.rows[begin:end]
-        return np.maximum(rows - before, self.first_row), rows + behind
+        return np.maximum(first - before, self.first_row), last + behind
 
     @property
     def _around(self) -> tuple[int, int]:
@@ -293,10 +306,10 @@ class Batches:
         batch = self.gather.take(names, rows, out)
         if self._next:
             again = None if out is None else {name: out[f"next_{name}"] for name in self._next}
-            found = self.gather.take(self._next, window.following[begin:end], again)
-            edges = window.edges[begin // self.recipe.batch_size]
-            if edges is not None:
-                self._finals.put(found, edges.at, edges.final)
+            found = self.gather.take(self._next, window.shown[begin:end], again)
+            ends = window.ends[begin // self.recipe.batch_size]
+            if ends is not None:
+                self._finals.put(found, ends.at, ends.final)
             for name, values in found.items():
                 batch[f"next_{name}"] = values
         return batch
@@ -377,12 +390,11 @@ class Batches:
 
     # --- stacks
 
-    def _stacks(self, drawn: Drawn, edges: _Edges | None) -> Batch:
+    def _stacks(self, window: _Window, begin: int, end: int) -> Batch:
         """Observations as (batch, depth, ...), the newest last; two views of the same frames where the next one is asked for."""
         depth = self.recipe.frame_stack or 1
-        batch = self.gather.take(self._others, drawn.rows) if self._others else {}
-        shown = self._frames(drawn.rows, depth, edges, following=bool(self._next))
-        for name, values in shown.items():
+        batch = self.gather.take(self._others, window.drawn.rows[begin:end]) if self._others else {}
+        for name, values in self._frames(window.shown[begin:end], window.ends[begin // self.recipe.batch_size]).items():
             batch[name] = values[:, :depth]
             if self._next:
                 batch[f"next_{name}"] = values[:, 1:]
@@ -390,32 +402,33 @@ class Batches:
 
     def _stacked_n_step(self, drawn: Drawn, depth: int) -> Batch:
         batch = self.gather.take([name for name in self._others if name not in self._roles.values()], drawn.rows)
-        batch |= self._frames(drawn.rows, depth, self._edges(drawn.rows, drawn.part, depth, following=False), following=False)
+        batch |= self._frames(self._stacked(drawn.rows, drawn.part, depth, following=False)[0], None)
         more, last, part = self._returns(drawn)
         batch |= more
-        shown = self._frames(last, depth, self._edges(last, part, depth, following=True), following=True) if self._next else {}
-        return batch | {f"next_{name}": values[:, 1:] for name, values in shown.items()}
+        if self._next:
+            shown, final = self._stacked(last, part, depth, following=True)
+            found = self._frames(shown[:, 1:], _Ends.of_batches(final, len(final))[0])
+            batch |= {f"next_{name}": values for name, values in found.items()}
+        return batch
 
-    def _edges(self, rows: Rows, part: Rows, depth: int, *, following: bool) -> _Edges:
-        """The stacks that do not lie in one part, with the observation after them."""
-        steps = self.steps
-        at = np.flatnonzero((rows - depth + 1 < steps.start[part]) | (rows + following >= steps.stop[part]))
-        shown = steps.back(rows[at, None], part[at, None], np.arange(depth - 1, -1, -1))
-        if not following:
-            return _Edges(at, shown, np.full(len(at), -1))
-        after, final = steps.after(rows[at], part[at])
-        return _Edges(at, np.concatenate([shown, after[:, None]], axis=1), final)
+    def _stacked(self, rows: Rows, part: Rows, depth: int, *, following: bool) -> tuple[Rows, Rows]:
+        """The rows whose observations stacks show, oldest first, with the one that follows: (stacks, depth (+ 1)); and the number of the
+        final observation that stands for the last, or -1."""
+        steps, back = self.steps, np.arange(depth - 1, -1, -1)
+        shown, final = rows[:, None] - np.arange(depth - 1, -1 - following, -1), np.full(len(rows), -1)
+        cut = np.flatnonzero((rows - depth + 1 < steps.start[part]) | (rows + following >= steps.stop[part]))
+        shown[cut, :depth] = steps.back(rows[cut, None], part[cut, None], back)
+        if following:
+            shown[cut, depth], final[cut] = steps.after(rows[cut], part[cut])
+        return shown, final
 
-    def _frames(self, rows: Rows, depth: int, edges: _Edges | None, *, following: bool) -> Batch:
-        """The observations at these rows and the depth - 1 before, and the one after: (count, depth (+ 1), ...)."""
-        shown = self._runs(self._observations, rows - depth + 1, depth + following)
-        if edges is not None and len(edges.at):
-            for name, values in self.gather.take(self._observations, edges.rows.reshape(-1)).items():
-                shown[name][edges.at] = values.reshape(*edges.rows.shape, *values.shape[1:])
-            ended = edges.final >= 0
-            if ended.any():
-                self._finals.put({name: values[:, depth] for name, values in shown.items()}, edges.at[ended], edges.final[ended])
-        return shown
+    def _frames(self, shown: Rows, ends: _Ends | None) -> Batch:
+        """The observations at these rows, arrays of this shape and the field's. Taking stacks that lie side by side whole is no quicker."""
+        found = self.gather.take(self._observations, shown.reshape(-1))
+        found = {name: values.reshape(*shown.shape, *values.shape[1:]) for name, values in found.items()}
+        if ends is not None:
+            self._finals.put({name: values[:, -1] for name, values in found.items()}, ends.at, ends.final)
+        return found
 
 
 def _selected(buffer: BufferReader, recipe: Recipe) -> NDArray[np.bool_] | None:

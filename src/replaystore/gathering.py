@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class _Mapped:
             size = self.item.itemsize
             count, item = len(self.items) - length + 1, np.dtype((np.void, size * length))
             view = self._runs[length] = np.ndarray((count,), item, self.items.view(np.uint8), strides=(size,))
-        return view[rows - self.first].view(self.dtype).reshape(len(rows), length, *self.shape)
+        return view[rows - self.first if self.first else rows].view(self.dtype).reshape(len(rows), length, *self.shape)
 
 
 class Gather:
@@ -62,13 +62,17 @@ class Gather:
     Args:
         names: fields.
         slab_bytes: memory for decoded chunks.
+        group: which of the arrays of these names: "steps", or "final" with the observations after the last steps of trajectories.
     """
 
-    def __init__(self, buffer: BufferReader, names: Sequence[str], slab_bytes: int = SLAB_BYTES) -> None:
-        columns = {name: buffer._of(name) for name in names}
+    def __init__(
+        self, buffer: BufferReader, names: Sequence[str], slab_bytes: int = SLAB_BYTES, *, group: Literal["steps", "final"] = "steps"
+    ) -> None:
+        stored = {name: f"{group}/{escape_path(name)}" for name in names}
+        columns = {name: buffer._column(place) for name, place in stored.items()}
         self.columns = columns
         self.schema = buffer.schema
-        self._codecs = {name: buffer._store.container.specs()[f"steps/{escape_path(name)}"].codec for name in names}
+        self._codecs = {name: buffer._store.container.specs()[place].codec for name, place in stored.items()}
         self._mapped: dict[str, _Mapped] = {}
         self._plain: dict[str, PlainColumn] = {}
         self.slabs: list[Slab] = []

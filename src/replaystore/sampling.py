@@ -309,10 +309,14 @@ class EpochOrder:
             pool += 1
         return self._steps.at(np.concatenate(pieces) if pieces else np.empty(0, np.int64))
 
-    def following(self, epoch: int, start: int) -> tuple[Rows, Rows]:
-        """The first and last row of each block of the pool behind the one that an item drawn last lies in; none in the last pool."""
-        first = (int(np.searchsorted(self._starts, start, side="right"))) * self._pool_blocks
-        blocks = self._blocks[first : first + self._pool_blocks]
+    def pools(self, start: int, stop: int) -> tuple[int, int]:
+        """The first pool that items [start, stop) of the epoch drawn last lie in, and the one after the last."""
+        first, last = np.searchsorted(self._starts, [start, stop - 1], side="right").tolist()
+        return first - 1, last
+
+    def reach(self, first: int, last: int) -> tuple[Rows, Rows]:
+        """The first and last row of each block of pools [first, last); there may be none."""
+        blocks = self._blocks[first * self._pool_blocks : last * self._pool_blocks]
         return self._steps.at(self._edges[blocks]).rows, self._steps.at(self._edges[blocks + 1] - 1).rows
 
     def _pool(self, number: int) -> Rows:

@@ -133,9 +133,13 @@ class Files:
 
     def read_places(self, name: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes at several (offset, length) of a file, which is looked up once; fewer than asked for where it ends."""
-        with self.borrowed(name) as fd:
-            base = self.place(name)[1]
+        with self._lock:
+            found, base, _ = self.place(name)
+            fd = os.dup(found)  # another thread may close the first meanwhile
+        try:
             return [os.pread(fd, length, base + offset) for offset, length in places]
+        finally:
+            os.close(fd)
 
     def read_into(self, name: str, offset: int, target: memoryview) -> int:
         """Fill a buffer with the bytes of a file from `offset` on; how many there were.

@@ -17,7 +17,7 @@ import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import numpy as np
@@ -126,33 +126,47 @@ _Place = tuple[str, int, int, int, int, int]
 
 
 class Decoding:
-    """Chunks that are being decoded in threads. Where they go to is undefined until `finish` has returned."""
+    """Chunks that are being decoded, by threads and by who waits for them. Where they go to is undefined until `finish` has returned."""
 
-    def __init__(self, column: CodedColumn, out: Rows, again: list[tuple[int, int]], running: list[Future[list[tuple[int, int]]]]) -> None:
-        self._column, self._out, self._again, self._running = column, out, again, running
-        self._process = os.getpid()
+    def __init__(
+        self, column: CodedColumn, out: Rows, jobs: Iterable[Sequence[_Place]], again: list[tuple[int, int]], threads: int
+    ) -> None:
+        self._column, self._out, self._again = column, out, again
+        self._jobs = deque(jobs)
+        self._process, self._abandoned = os.getpid(), False
+        self._running = [_shared.pool().submit(self._work) for _ in range(min(threads, len(self._jobs)))]
+
+    def _work(self) -> None:
+        """Do what nobody has begun yet."""
+        while True:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
+                return
+            self._again.extend(self._column._decode_job(job, self._out))
 
     def finish(self) -> bool:
-        """Wait until they are there; whether they are: a forked child must begin anew. CorruptError as `CodedColumn.take`."""
+        """Decode what is left; whether all are there: a forked child must begin anew. CorruptError as `CodedColumn.take`."""
         if self._process != os.getpid():
             return False
-        wait(self._running)
-        if any(future.cancelled() for future in self._running):
+        self._work()
+        for future in self._running:
+            if not future.cancel():
+                future.result()
+        if self._abandoned:
             return False
-        again = [*self._again, *itertools.chain.from_iterable(future.result() for future in self._running)]
+        again, self._again, self._running, rows = self._again, [], [], self._column.chunk_rows
         for chunk, _ in again:  # it may lie somewhere else by now
             self._column._known.pop(chunk, None)
-        self._running, rows = [], self._column.chunk_rows
-        pieces = [_Piece(chunk, slice(place, place + rows), slice(0, rows), whole=True) for chunk, place in again]
-        self._column._gather(pieces, self._out)
+        self._column._gather([_Piece(chunk, slice(place, place + rows), slice(0, rows), whole=True) for chunk, place in again], self._out)
         return True
 
     def abandon(self) -> None:
         """End it, as soon as no thread is at it."""
         if self._process == os.getpid():
-            for future in self._running:
-                future.cancel()
-            wait(self._running)
+            self._abandoned = True
+            self._jobs.clear()
+            wait([future for future in self._running if not future.cancel()])
 
 
 class CodedColumn(StoredColumn):
@@ -263,10 +277,8 @@ class CodedColumn(StoredColumn):
         self._gather(self._scattered(order[:coded], ordered[:coded]), items)
         return out
 
-    def decode(self, chunks: NDArray[np.int64], out: Rows, places: NDArray[np.int64], *, urgent: bool) -> Decoding:
+    def decode(self, chunks: NDArray[np.int64], out: Rows, places: NDArray[np.int64]) -> Decoding:
         """Begin to decode complete chunks to places in `out`, which are counted in chunks; its items are rows. `finish` it.
-
-        `urgent`: it is going to be waited for, so that all threads take part; else one is left to whoever goes on meanwhile.
 
         As little as can be is done for each chunk: it is the way that sampling goes. What goes wrong is done again, as `take` does it."""
         wanted: list[_Place] = []
@@ -283,29 +295,24 @@ class CodedColumn(StoredColumn):
                 known = self._known[chunk] = (*entry, checksum, chunk)
             wanted.append((*known, place))
         wanted.sort()
-        most_jobs = 4 * _shared.workers if urgent else max(1, _shared.workers - 1)
-        count = max(1, JOB_BYTES // self.chunk_bytes, -(-len(wanted) // most_jobs))
-        jobs = [wanted[begin : begin + count] for begin in range(0, len(wanted), count)]
-        decoding = Decoding(self, out, again, [_shared.pool().submit(self._decode_job, job, out) for job in jobs])
+        count = max(1, JOB_BYTES // self.chunk_bytes)
+        jobs = (wanted[begin : begin + count] for begin in range(0, len(wanted), count))
+        decoding = Decoding(self, out, jobs, again, max(1, _shared.workers - 1))
         self._decoding.add(decoding)
         return decoding
 
     def _decode_job(self, job: Sequence[_Place], out: Rows) -> list[tuple[int, int]]:
         """Decode chunks; those that could not be, with their places."""
-        again = []
-        decode, octets, size = self.codec.decode_if, out.view(np.uint8), self.row_bytes
+        octets, size, read = out.view(np.uint8), self.row_bytes, list[bytes]()
         for name, group in itertools.groupby(job, key=lambda entry: entry[0]):
-            entries = list(group)
+            places = [(offset, length) for _, offset, length, _, _, _ in group]
             try:
-                stored = self.files.read_places(name, [(offset, length) for _, offset, length, _, _, _ in entries])
+                read += self.files.read_places(name, places)
             except OSError:
-                again += [(chunk, place) for *_, chunk, place in entries]
-                continue
-            for data, (_, _, length, checksum, chunk, place) in zip(stored, entries, strict=True):
-                begin = place * size
-                if len(data) != length or not decode(data, checksum, octets[begin : begin + self.chunk_bytes]):
-                    again.append((chunk, place))
-        return again
+                read += [b""] * len(places)
+        outs = [octets[place * size : place * size + self.chunk_bytes] for *_, place in job]
+        wrong = self.codec.decode_all(read, [checksum for *_, checksum, _, _ in job], outs)
+        return [job[number][4:] for number in wrong]
 
     # --- plan
 

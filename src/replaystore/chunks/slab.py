@@ -24,6 +24,8 @@ __all__ = ["Slab"]
 
 MOST_SLOTS = 1 << 16
 """Finding those used longest ago takes a millisecond then."""
+COMING = np.iinfo(np.int64).max
+"""When slots were used that are being filled."""
 
 
 class _Coming(NamedTuple):
@@ -58,7 +60,7 @@ class Slab:
         self._chunk = np.full(self.slots, -1, np.int64)
         self._used = np.zeros(self.slots, np.int64)
         """When each slot was asked for last."""
-        self._now = 0
+        self._now = 1
         self._items: dict[str, Rows] = {}
         self._coming: _Coming | None = None
 
@@ -98,12 +100,15 @@ class Slab:
             return
         chunks = self._chunks_between(first, last)
         missing = chunks[self._slot[chunks] < 0]
-        if not len(missing) or np.count_nonzero(self._used < self._now) < len(missing):
+        if not len(missing):
             return
         there = self._slot[chunks[self._slot[chunks] >= 0]]
-        self._used[there] = self._now
+        before, self._used[there] = self._used[there], self._now
         if np.count_nonzero(self._used < self._now) >= len(missing) and self._gone(missing) is None:
-            self._coming = self._begin(missing, urgent=False)
+            self._coming = self._begin(missing)
+            self._used[self._coming.slots] = COMING
+        else:
+            self._used[there] = before
 
     def _chunks_between(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
         low, high = self._chunks_of(first), self._chunks_of(np.minimum(last, self.tail_start - 1))
@@ -116,10 +121,12 @@ class Slab:
 
     def _hold(self, chunks: NDArray[np.int64]) -> None:
         """Have all of these chunks; they are distinct and no more than there are slots."""
-        slots = self._slot[chunks]
-        if self._coming is not None and (slots < 0).any():
-            self._finish()
-            slots = self._slot[chunks]
+        slots, coming = self._slot[chunks], self._coming
+        if coming is not None and (slots < 0).any():
+            crowded = len(chunks) + len(coming.chunks) > self.slots
+            if crowded or np.isin(chunks[slots < 0], coming.chunks, assume_unique=True).any():
+                self._finish()
+                slots = self._slot[chunks]
         there = slots >= 0
         self._now += 1
         self._used[slots[there]] = self._now
@@ -129,8 +136,7 @@ class Slab:
         gone = self._gone(missing)
         if gone is not None:
             raise EvictedError(gone)
-        self._coming = self._begin(missing, urgent=True)
-        self._finish()
+        self._have(self._begin(missing))
 
     def _gone(self, missing: NDArray[np.int64]) -> str | None:
         """Of which chunk all rows have been dropped."""
@@ -140,7 +146,7 @@ class Slab:
                 return f"{column.files}: row {end - 1} of {column.name} has left the ring; call the sampler's refresh()"
         return None
 
-    def _begin(self, missing: NDArray[np.int64], *, urgent: bool) -> _Coming:
+    def _begin(self, missing: NDArray[np.int64]) -> _Coming:
         """Begin to decode chunks into the slots that were not asked for for the longest time."""
         some = len(missing) < self.slots
         free = np.argpartition(self._used, len(missing) - 1)[: len(missing)] if some else np.arange(self.slots)
@@ -151,14 +157,17 @@ class Slab:
         for name, column in self._columns.items():
             if name not in self._items:
                 self._items[name] = np.empty(self.slots * self.chunk_rows, np.dtype((np.void, column.row_bytes)))
-            decodings.append(column.decode(missing + self._first_chunk, self._items[name], free, urgent=urgent))
+            decodings.append(column.decode(missing + self._first_chunk, self._items[name], free))
         return _Coming(missing, free, decodings)
 
     def _finish(self) -> None:
-        """Have what is being decoded."""
+        """Have what was expected."""
         coming, self._coming = self._coming, None
-        if coming is None:
-            return
+        if coming is not None:
+            self._have(coming)
+
+    def _have(self, coming: _Coming) -> None:
+        """Wait for what is being decoded."""
         try:
             finished = [decoding.finish() for decoding in coming.decodings]  # each: no thread may write to its slots any more
         except BaseException:
