@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"compare", "document", "location", "names", "registry", "schema", "spaces", "where"},
     {"backends"},
     {"assembler", "chunks", "layout", "opening", "sealing", "statistics", "trajectories", "weights"},
-    {"batches", "buffer", "column", "finals", "formats", "gathering", "infos", "loader", "reader", "sampling", "writer"},
+    {"batches", "buffer", "column", "finals", "formats", "gathering", "infos", "loader", "reader", "recipe", "sampling", "writer"},
     {"analysis", "conversion", "excerpt", "foreign", "making", "repairing", "transfer", "verification"},
     {"cli", "compat", "gymnasium", "testing", "torch"},
 ]

@@ -115,6 +115,27 @@ def test_items_are_found_by_number(buffer: rs.Buffer, workers: int) -> None:
     assert sorted(number for batch in shown(loader) for number in batch) == list(range(300))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_batches_come_to_a_gpu_as_they_are(buffer: rs.Buffer, prefetch: int) -> None:
+    """Pinned memory is used again while copies are under way: what arrives must be each batch's own."""
+    batches = [*buffer.sampler(32, order="epoch", seed=3, prefetch=prefetch, device="cuda")]
+    expected = [*buffer.sampler(32, order="epoch", seed=3)]
+    torch.cuda.synchronize()
+    for batch, wanted in zip(batches, expected, strict=True):
+        assert batch.keys() == wanted.keys()
+        for name, values in batch.items():
+            assert values.is_cuda
+            np.testing.assert_array_equal(values.cpu().numpy(), wanted[name])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_pins_memory_where_there_is_a_gpu(buffer: rs.Buffer, workers: int) -> None:
+    for batch in data_loader(BatchDataset(buffer, 32, seed=3), workers):
+        assert all(values.is_pinned() for values in batch.values())
+
+
 def test_fragments_and_stacks_come_as_batches(buffer: rs.Buffer) -> None:
     fragments = ItemDataset(buffer, fragment_length=5, split="")
     assert len(fragments) == 42 * 3 + 2

@@ -10,62 +10,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import SchemaError
 from replaystore.finals import Finals
-from replaystore.gathering import SLAB_BYTES, Batch, Gather, check_out
+from replaystore.gathering import Batch, Gather, check_out
+from replaystore.recipe import Recipe
 from replaystore.sampling import POOL_ROWS, Drawn, EpochOrder, Steps, TrajectoryOrder, UniformOrder, WeightedOrder
 
 if TYPE_CHECKING:
     from replaystore.reader import BufferReader
 
-__all__ = ["Batches", "Recipe"]
+__all__ = ["Batches"]
 
 WINDOW_ROWS = 8192
 """Items that are drawn at once."""
 WINDOW_BATCHES = 256
 HOLD_BATCHES = 32
 """Batches that chunks are decoded for at once."""
+BESIDE = 4
+"""Chunks of a block of an epoch for each one beside it that its items show."""
+LEAST_BLOCK = 16
+"""Rows."""
 
 Rows = NDArray[np.int64]
 Out = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a batch is to hold; `BufferReader.sampler` says what each setting means."""
-
-    batch_size: int
-    names: tuple[str, ...]
-    next_observation: bool = True
-    fragment_length: int | None = None
-    frame_stack: int | None = None
-    n_step: int = 1
-    gamma: float = 0.99
-    order: Literal["uniform", "trajectory", "epoch", "weights"] = "uniform"
-    beta: float = 0.0
-    per_trajectory: bool = False
-    """Weights are for trajectories."""
-    where: str | None = None
-    split: str | None = None
-    slab_bytes: int = SLAB_BYTES
-
-    def check(self) -> None:
-        """SchemaError: settings that make no sense, alone or together."""
-        for name, least in (("batch_size", 1), ("fragment_length", 1), ("frame_stack", 1), ("n_step", 1)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least):
-                raise SchemaError(f"{name} must be at least {least}, and an integer, not {value!r}")
-        if self.fragment_length is not None and (self.frame_stack is not None or self.n_step > 1):
-            raise SchemaError("fragments hold single steps as they are: leave out frame_stack and n_step, or fragment_length")
-        if not 0 <= self.gamma <= 1:
-            raise SchemaError(f"gamma must lie between 0 and 1, not {self.gamma!r}")
-        if not 0 <= self.beta < np.inf:
-            raise SchemaError(f"beta must be a number that is not negative, not {self.beta!r}")
 
 
 class _Ends(NamedTuple):
@@ -164,10 +136,7 @@ class Batches:
         if recipe.order == "trajectory":
             return TrajectoryOrder(steps, seed)
         if recipe.order == "epoch":
-            unit = self.gather.block_rows
-            span = (recipe.fragment_length or 1) + (recipe.frame_stack or 1)
-            block = unit * max(1, -(-8 * span // unit))
-            return EpochOrder(steps, seed, block_rows=block, pool_rows=min(POOL_ROWS, max(block, self.gather.room * 2 // 5)))
+            return self._blocks(seed)
         if recipe.order == "weights":
             assert weights is not None
             trajectories = buffer.trajectories["trajectory"] if recipe.per_trajectory else None
@@ -176,6 +145,15 @@ class Batches:
                 raise SchemaError(f"{buffer.location}: all weights are 0 where there is something to sample")
             return order
         return UniformOrder(steps, seed)
+
+    def _blocks(self, seed: int) -> EpochOrder:
+        """Blocks of so many chunks that those beside them, which their first and last items show too, are few; pools of which two fit in
+        the memory for decoded chunks: one that is used, and the next."""
+        unit = self.gather.block_rows
+        beside = sum(-(-rows // unit) for rows in self._around)
+        chunks = max(1, BESIDE * beside, -(-LEAST_BLOCK // unit))
+        room = self.gather.room * 2 // 5 * chunks // (chunks + beside)
+        return EpochOrder(self.steps, seed, block_rows=unit * chunks, pool_rows=min(POOL_ROWS, max(unit * chunks, room)))
 
     @property
     def per_epoch(self) -> int | None:

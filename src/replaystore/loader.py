@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from replaystore.batches import Batches, Recipe
+from replaystore.batches import Batches
 from replaystore.errors import ConflictError, CorruptError, EvictedError, MissingDependencyError, SchemaError, UnsupportedError
 from replaystore.gathering import Batch
+from replaystore.recipe import Recipe
 
 if TYPE_CHECKING:
     from replaystore.reader import BufferReader

@@ -396,8 +396,8 @@ class BufferReader:
         Raises:
             SchemaError: a setting that makes no sense, or nothing to draw from.
         """
-        from replaystore.batches import Recipe
         from replaystore.loader import Sampler
+        from replaystore.recipe import Recipe
 
         named = order if isinstance(order, str) else "weights"
         if named not in ("uniform", "trajectory", "epoch") and isinstance(order, str):

@@ -18,11 +18,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from replaystore import buffer as buffers
-from replaystore.batches import Batches, Recipe
+from replaystore.batches import Batches
 from replaystore.errors import SchemaError, UnsupportedError
 from replaystore.loader import Sampler
 from replaystore.location import parse
 from replaystore.reader import BufferReader
+from replaystore.recipe import Recipe
 
 __all__ = ["BatchDataset", "ItemDataset", "data_loader"]
 
