@@ -468,16 +468,16 @@ def test_rows_are_chosen_as_of_a_list(rows: str, expected: list[int], recorded: 
     with rs.open(recorded) as buffer:
         for step in found["steps"]:
             assert step["observation"] == buffer["observation"][step["row"]].tolist()
-            trajectory = buffer.trajectory(step["trajectory"])
+            trajectory = buffer.trajectory(step["index"])
             assert trajectory["observation"][step["step"]].tolist() == step["observation"]
-            assert step.keys() == {"row", "trajectory", "step", "observation", "reward"}
+            assert step.keys() == {"row", "index", "step", "observation", "reward"}
 
 
 def test_rows_are_aligned(recorded: Path, run: Run) -> None:
     _, out, _ = run("show", recorded)
     lines = out.splitlines()
 
-    assert lines[0].split() == ["row", "trajectory", "step", "observation", "action", "reward", "terminated", "truncated"]
+    assert lines[0].split() == ["row", "index", "step", "observation", "action", "reward", "terminated", "truncated"]
     assert [line.split()[0] for line in lines[1:11]] == [str(row) for row in range(10)]
     assert len({len(line) for line in lines[1:11]}) == 1
     assert lines[-1] == "10 of 600 steps"

@@ -46,7 +46,7 @@ def _rows(context: click.Context, option: click.Parameter, given: str | None) ->
 @click.command(short_help="Print steps or trajectories.")
 @click.argument("location", type=click.Path())
 @click.option("--rows", callback=_rows, metavar="A:B", help=f"Steps A to B - 1.  [default: the first {DEFAULT_ROWS}]")
-@click.option("--trajectory", type=int, metavar="I", help="The steps of one trajectory, and what is known of it.")
+@click.option("--trajectory", type=int, metavar="I", help="The steps of one trajectory, by its index in the table, and what is known of it.")
 @click.option("--trajectories", is_flag=True, help="The table of trajectories instead of steps.")
 @click.option("--fields", multiple=True, metavar="A,B", help="Only these fields, or what is below them.  [default: all]")
 @click.option("--where", metavar="EXPR", help="Choose among the trajectories for which this is true.")
@@ -89,7 +89,7 @@ def _position(chosen: Trajectories, number_: int, where: str | None) -> int:
 
 
 def _show_table(chosen: Trajectories, json_: bool) -> None:
-    columns = {"": chosen.index, **chosen.columns}
+    columns = {"index": chosen.index, **chosen.columns}
     if json_:
         _print_objects({}, "trajectories", ({"index": int(chosen.index[at]), **chosen[at]} for at in range(len(chosen))))
         return
@@ -111,9 +111,7 @@ def _show_trajectory(buffer: Buffer, position: int, names: list[str] | None, jso
     if json_:
         _print_objects({"trajectory": {"index": position, **found}, "final_observation": final}, "steps", _objects(buffer, rows, names))
         return
-    click.echo(
-        pairs({"trajectory": count(position), **{name: _cell(value) for name, value in found.items() if name != "trajectory"}}) + "\n"
-    )
+    click.echo(pairs({"index": count(position), **{name: _cell(value) for name, value in found.items()}}) + "\n")
     _print_steps(buffer, rows, names)
     if final:
         click.echo("\n" + pairs({f"final {name}": _cell(np.asarray(value)) for name, value in final.items()}))
@@ -132,7 +130,7 @@ def _show_rows(buffer: Buffer, chosen: Trajectories | None, rows: slice, names: 
 
 
 def _blocks(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> Iterator[dict[str, NDArray[Any]]]:
-    """Columns of at most BLOCK_ROWS rows: the row, its trajectory (-1: none) and its place there, and the fields."""
+    """Columns of at most BLOCK_ROWS rows: the row, the index of its trajectory (-1: none), its place there, and the fields."""
     import numpy as np
 
     parts, ids = buffer.parts, buffer.trajectories["trajectory"]
@@ -143,10 +141,10 @@ def _blocks(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> Iter
         block = rows[start : start + size]
         part = parts.part_of(block + buffer._first)
         inside = part >= 0
-        trajectory, step = np.full(len(block), -1), np.full(len(block), -1)
-        trajectory[inside] = order[np.searchsorted(ids, parts.trajectory[part[inside]], sorter=order)]
+        index, step = np.full(len(block), -1), np.full(len(block), -1)
+        index[inside] = order[np.searchsorted(ids, parts.trajectory[part[inside]], sorter=order)]
         step[inside] = (parts.offset[part] + block + buffer._first - parts.start[part])[inside]
-        yield {"row": block, "trajectory": trajectory, "step": step, **buffer.read(block, names)}
+        yield {"row": block, "index": index, "step": step, **buffer.read(block, names)}
 
 
 def _objects(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> Iterator[dict[str, Any]]:
@@ -156,7 +154,7 @@ def _objects(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> Ite
 
 
 def _print_steps(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> None:
-    headers = ["row", "trajectory", "step", *buffer._names(names)]
+    headers = ["row", "index", "step", *buffer._names(names)]
     left = [at for at, name in enumerate(headers) if at > 2 and buffer.schema.fields[name].shape]
     if not len(rows):
         click.echo(table([printable(name) for name in headers], [], left=left))
