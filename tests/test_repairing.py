@@ -157,6 +157,27 @@ def test_nothing_is_changed_when_no_commit_can_be_brought_back(tmp_path: Path) -
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.zarr"]
 
 
+def test_a_repair_that_would_keep_no_step_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    make(path)
+    flip(shard(path, "observation"), 4096 + 5)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with pytest.raises(CorruptError, match="no commit can be brought back .there is none with steps that are sound.; it is as it was"):
+        rs.repair(path)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    assert not path.with_name("a.zarr.damaged").exists()
+
+
+def test_a_file_that_cannot_be_repaired_is_not_sent_round_in_circles(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    make(path)
+    os.truncate(path, path.stat().st_size // 2)
+    for read in (rs.open, rs.repair):
+        with pytest.raises(CorruptError, match="restore it from a copy") as caught:
+            read(path)
+        assert "replaystore repair" not in str(caught.value)
+
+
 def test_an_earlier_original_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     make(path)

@@ -99,8 +99,12 @@ def repair(location: str | os.PathLike[str] | Location) -> RepairReport:
 
 def _first_that_verifies(place: Location, before: VerifyReport, report: RepairReport, kept: str) -> VerifyReport:
     """Put the newest commit that can be brought back in the place of the store."""
-    reason = "its commit log cannot be read"
-    for commit in _candidates(place, before):
+    reason = "there is none with steps that are sound"
+    try:
+        candidates = _candidates(place, before)
+    except CorruptError as error:
+        candidates, reason = [], str(error)
+    for commit in candidates:
         with _working_copy(place) as work:
             try:
                 action = _bring_back(work, commit)
@@ -119,6 +123,8 @@ def _first_that_verifies(place: Location, before: VerifyReport, report: RepairRe
                 raise StorageError(f"{place}: the repaired store cannot take its place: {error.strerror or error}", error.errno) from error
             report.actions += [action, f"kept what was there as {kept}"]
             return after
+    for advice in ("; run `replaystore repair`", ": run `replaystore repair`"):  # which has just been followed
+        reason = reason.removesuffix(advice)
     raise CorruptError(f"{place}: no commit can be brought back ({reason}); it is as it was: restore it from a copy")
 
 
@@ -206,7 +212,8 @@ def _candidates(place: Location, before: VerifyReport) -> list[int]:
         found: list[int] = []
         for commit in sorted(known, reverse=True):
             lengths, partial = known[commit]
-            if newest is None or newest.is_dead(commit) or any(lengths.get(group, 0) > row for group, row in limits.items()):
+            empty = newest is not None and not lengths.get("steps") and bool(newest.lengths.get("steps"))  # nothing would be saved
+            if newest is None or empty or newest.is_dead(commit) or any(lengths.get(group, 0) > row for group, row in limits.items()):
                 continue
             if all(_unchanged(container, name, lengths, partial) for name in before.damaged):
                 found.append(commit)

@@ -165,7 +165,7 @@ class TransactionFile:
                 block, end = self._superblock(pieces)
                 size, needed = self.files.size(self.name), front.pending.old_end if pieces and front.pending else end
                 if size < needed:
-                    raise CorruptError(f"{self.path} is cut short: {size} bytes are left of {needed}; run `replaystore repair`")
+                    raise CorruptError(f"{self.path} is cut short: {size} bytes are left of {needed}; restore it from a copy")
                 if size > end:  # perhaps a copy made while the file grew
                     end = _show_end(pieces, block, size)
                 result = action(Overlay(self._bytes, end, pieces))
@@ -238,7 +238,7 @@ class TransactionFile:
         block, end = self._superblock(pieces)
         size = self.files.size(self.name)
         if size < end:
-            raise CorruptError(f"{self.path} is cut short: {size} bytes are left of {end}; run `replaystore repair`")
+            raise CorruptError(f"{self.path} is cut short: {size} bytes are left of {end}; restore it from a copy")
         end = max(end, self._floor)
         if size > end:
             self.files.resize(self.name, end)

@@ -46,7 +46,9 @@ def _rows(context: click.Context, option: click.Parameter, given: str | None) ->
 @click.command(short_help="Print steps or trajectories.")
 @click.argument("location", type=click.Path())
 @click.option("--rows", callback=_rows, metavar="A:B", help=f"Steps A to B - 1.  [default: the first {DEFAULT_ROWS}]")
-@click.option("--trajectory", type=int, metavar="I", help="The steps of one trajectory, by its index in the table, and what is known of it.")
+@click.option(
+    "--trajectory", type=int, metavar="I", help="The steps of one trajectory, by its index in the table, and what is known of it."
+)
 @click.option("--trajectories", is_flag=True, help="The table of trajectories instead of steps.")
 @click.option("--fields", multiple=True, metavar="A,B", help="Only these fields, or what is below them.  [default: all]")
 @click.option("--where", metavar="EXPR", help="Choose among the trajectories for which this is true.")
