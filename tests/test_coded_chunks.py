@@ -283,9 +283,12 @@ def test_a_tail_has_to_continue_the_column(wide: ArraySpec) -> None:
     assert column.first == 128
     with pytest.raises(EvictedError, match="row 127 has been dropped"):
         column.read(127, 130)
-    for first, rows in ((256, np.empty((1, 32, 31), "f4")), (256, np.empty((1, 32, 32), "f8")), (127, np.empty((1, 32, 32), "f4"))):
+    for first, rows in ((256, np.empty((1, 32, 31), "f4")), (256, np.empty((1, 32, 32), "f8")), (126, np.empty((1, 32, 32), "f4"))):
         with pytest.raises(SchemaError, match="do not continue rows of float32"):
             column.set_tail(first, rows)
+    column.set_tail(100, store.rows[100:200])  # of a ring: rows that it has dropped
+    assert (column.first, column.stop) == (128, 200)
+    assert same(column.take(ints(128, 199)), store.rows[[128, 199]])
     column.set_tail(250, store.rows[250:260])  # rows that a chunk holds too
     assert same(column.read(200, 260), store.rows[200:260])
     column.drop_before(400)

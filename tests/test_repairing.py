@@ -162,7 +162,7 @@ def test_a_repair_that_would_keep_no_step_changes_nothing(tmp_path: Path) -> Non
     make(path)
     flip(shard(path, "observation"), 4096 + 5)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    with pytest.raises(CorruptError, match="no commit can be brought back .there is none with steps that are sound.; it is as it was"):
+    with pytest.raises(CorruptError, match=r"no commit can be brought back .there is none with steps that are sound.; it is as it was"):
         rs.repair(path)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     assert not path.with_name("a.zarr.damaged").exists()

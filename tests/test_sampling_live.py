@@ -157,6 +157,65 @@ def test_a_damaged_chunk_is_an_error_each_time(tmp_path: Path, prefetch: int) ->
                 list(sampler)
 
 
+@pytest.mark.parametrize("order", ["uniform", "epoch"])
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_only_batches_that_show_a_damaged_chunk_are_errors(tmp_path: Path, prefetch: int, order: str) -> None:
+    path = tmp_path / "a.zarr"
+    with rs.create(path, rs.Schema(FIELDS), storage=CODED) as writer:
+        append(writer, 4000)
+        entry = writer._store.locate("steps/observation", 100)
+        assert entry is not None
+    with open(path / entry.object, "r+b") as file:
+        file.seek(entry.offset + 8)
+        file.write(b"\xff\x00\xff")
+    with rs.open(path) as reader:
+        sampler = reader.sampler(8, order=order, seed=0, prefetch=prefetch)
+        rows = reader.sampler(8, order=order, seed=0, fields=["action", "observation"], next_observation=True, prefetch=0)._batches
+        refused = 0
+        for number in range(500):
+            drawn = rows._plan(0, number // rows._ahead * rows._ahead).drawn.rows[number % rows._ahead * 8 :][:8]
+            needed = bool(((drawn // 16 == 100) | ((drawn + 1) // 16 == 100) & (drawn % 10 != 9)).any())
+            try:
+                check(sampler.sample(), 0, 4000)
+                assert not needed
+            except CorruptError:
+                assert needed
+                refused += 1
+                sampler.load_state_dict(sampler.state_dict() | {"epoch": 0, "batch": number + 1})
+        assert refused
+
+
+def test_a_ring_may_be_smaller_than_a_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    storage = {"observation": {"codec": "zstd:1", "chunk_rows": 64}}
+    with rs.create(path, rs.Schema(FIELDS), capacity=20, storage=storage, durability="none") as writer:
+        for count in range(1, 40):
+            append(writer, 5)
+            with rs.open(path) as reader:
+                for buffer in (reader, writer):
+                    low, high = max(0, 5 * count - 20), 5 * count
+                    assert buffer["action"][:].tolist() == buffer["observation"][:][:, 0].tolist() == list(range(low, high))
+                    check(buffer.sampler(64, seed=count).sample(), low, high)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_what_was_decoded_ahead_may_leave_the_ring(tmp_path: Path, prefetch: int) -> None:
+    path = tmp_path / "a.zarr"
+    with rs.create(path, rs.Schema(FIELDS), capacity=6000, storage=CODED, durability="none") as writer:
+        append(writer, 6000)
+        with rs.open(path) as reader:
+            sampler = reader.sampler(32, order="epoch", seed=0, prefetch=prefetch, slab_bytes=100 * 16 * 24)
+            for refreshes in range(1, 5):
+                for _ in range(30):
+                    sampler.sample()
+                append(writer, 6000)
+                assert sampler.refresh()
+                assert sampler.epoch == refreshes
+                seen = np.concatenate([batch["action"] for batch in sampler])
+                assert sorted(seen.tolist()) == list(range(6000 * refreshes, 6000 * refreshes + 6000))
+                sampler.load_state_dict(sampler.state_dict() | {"epoch": refreshes, "batch": 0})
+
+
 def test_a_sampler_that_nobody_has_any_more_ends_its_thread(tmp_path: Path) -> None:
     with rs.create(tmp_path / "a.zarr", rs.Schema(FIELDS), storage=CODED) as writer:
         append(writer, 1000)

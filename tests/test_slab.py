@@ -126,6 +126,9 @@ def test_a_damaged_chunk_among_those_expected_is_an_error_where_it_is_asked_for(
     entry = store.entries[2]
     store.files.write(entry.object, entry.offset + 5, b"\xff\x00")
     slab.expect(chunk_of([1, 2, 3]), chunk_of([1, 2, 3]))
+    assert same(taken(slab, chunk_of([1])), model[chunk_of([1])])
+    assert slab.hold(chunk_of([1, 2, 4]), chunk_of([1, 2, 4]))
+    assert same(taken(slab, chunk_of([4])), model[chunk_of([4])])
     for _ in range(2):
         with pytest.raises(CorruptError, match="chunk 2 of steps/x"):
             taken(slab, chunk_of([1, 2, 3]))

@@ -162,6 +162,14 @@ class Batches:
 
     # --- batches
 
+    def forget(self) -> None:
+        """Begin anew in a forked child: a thread may have been half through with a batch, and nobody decodes what was expected."""
+        self._window = self._coming = None
+        self.gather.forget()
+        self._finals.forget()
+        if isinstance(self.order, EpochOrder):
+            self.order.forget()
+
     def make(self, epoch: int, number: int, out: Out | None = None) -> Batch:
         """Batch `number` of an epoch. `out`: what an earlier call returned, to be filled again."""
         size = self.recipe.batch_size

@@ -355,6 +355,10 @@ class Buffer(BufferReader):
         StorageError: the disk refused; what was committed before is safe, nothing is lost, and `commit` may be tried again (after a failed
         sync only by opening the buffer anew)."""
         self._writable()
+        with self._turn:
+            return self._commit()
+
+    def _commit(self) -> int:
         assert isinstance(self._store, ArrayStore)
         for writer in self._writers:
             writer.flush()
@@ -435,14 +439,15 @@ class Buffer(BufferReader):
         names = self.schema.names("observation")
         attachments = {name: b"".join(row[name].tobytes() for row in known) for name in names} if known else {}
         before = self._store.state
-        try:
-            self._store.rollback(commit, attachments=attachments)
-        finally:
-            if self._store.state is not before:  # it is done, even if the disk refuses what tidies up after it
-                self._forget_columns()
-                self._moved()
-                self._schema = self._visible_schema()
-                self._start()
+        with self._turn:
+            try:
+                self._store.rollback(commit, attachments=attachments)
+            finally:
+                if self._store.state is not before:  # it is done, even if the disk refuses what tidies up after it
+                    self._forget_columns()
+                    self._moved()
+                    self._schema = self._visible_schema()
+                    self._start()
 
     def refresh(self) -> bool:
         """Go on to the newest commit; whether there was one. A buffer open for writing, or as of an older commit, stays where it is."""

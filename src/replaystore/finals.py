@@ -34,6 +34,10 @@ class Finals:
         self._gather = Gather(buffer, others, slab_bytes // SHARE, group="final")
         self._pending = {name: [entry.following[name] for entry in opened if entry.following is not None] for name in names}
 
+    def forget(self) -> None:
+        """Hold no decoded chunks, as in a forked child."""
+        self._gather.forget()
+
     def put(self, found: Batch, at: Rows, numbers: Rows) -> None:
         """Put the final observations of these numbers to these places."""
         if not len(at):

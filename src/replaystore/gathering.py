@@ -101,6 +101,11 @@ class Gather:
         if not old._cold:
             self._until_look = old._until_look
 
+    def forget(self) -> None:
+        """Hold no decoded chunks, as in a forked child."""
+        for slab in self.slabs:
+            slab.forget()
+
     # --- rows
 
     def take(self, names: Sequence[str], rows: Rows, outs: Mapping[str, NDArray[Any]] | None = None) -> Batch:

@@ -68,12 +68,14 @@ class Sampler:
         values = None if weights is None else _weights(buffer, weights)
         if values is not None:
             recipe = self._recipe = replace(recipe, per_trajectory=len(values) != len(buffer))
-        self._batches = Batches(buffer, recipe, self.seed, values)
-        self._generation = buffer._store.state.generation
+        with buffer._turn:
+            self._batches = Batches(buffer, recipe, self.seed, values)
+            self._generation = buffer._store.state.generation
         self._place: Place = (0, 0)
         coded = self._batches.gather.coded and self._batches.order.ahead
         self._depth = int(prefetch) if prefetch is not None else AHEAD if coded else 0
         self._thread: _Thread | None = None
+        self._process = os.getpid()
 
     # --- batches
 
@@ -90,7 +92,7 @@ class Sampler:
         place = self._place
         try:
             if self._depth:
-                if self._thread is None or self._thread.process != os.getpid():  # a forked child has no threads
+                if self._thread is None:
                     self._thread = _Thread(self, self._depth)
                 batch = self._thread.next()
             else:
@@ -190,8 +192,13 @@ class Sampler:
             raise ConflictError(f"{where}; open the buffer with commit={state['commit']}")
         self._stop()
         self.seed = int(state["seed"])
-        weights = _weights(self._buffer, state["weights"]) if self._recipe.order == "weights" else None
-        self._batches = Batches(self._buffer, self._recipe, self.seed, weights)
+        with self._buffer._turn:
+            if self._buffer.commit_id != self.commit_id:
+                raise ConflictError(
+                    f"{self._buffer.location}: shows commit {self._buffer.commit_id} by now; open it with commit={self.commit_id}"
+                )
+            weights = _weights(self._buffer, state["weights"]) if self._recipe.order == "weights" else None
+            self._batches = Batches(self._buffer, self._recipe, self.seed, weights)
         self._place = (int(state["epoch"]), int(state["batch"]))
 
     def refresh(self) -> bool:
@@ -202,17 +209,19 @@ class Sampler:
         New steps and trajectories get the largest weight that there is."""
         buffer = self._buffer
         buffer._check_open()
+        self._check_process()
         buffer.refresh()
         if buffer.commit_id == self.commit_id and buffer._store.state.generation == self._generation:
             return False
         self._stop()
-        weights = self._carried() if self._recipe.order == "weights" else None
-        old, self._batches = self._batches, Batches(buffer, self._recipe, self.seed, weights)
-        if buffer._store.state.generation == self._generation:
-            self._batches.gather.adopt(old.gather)
-        self._generation = buffer._store.state.generation
+        with buffer._turn:
+            weights = self._carried() if self._recipe.order == "weights" else None
+            old, self._batches = self._batches, Batches(buffer, self._recipe, self.seed, weights)
+            before, self._generation = self._generation, buffer._store.state.generation
         epoch, number = self._place
         self._place = (epoch + 1, 0) if self._batches.per_epoch is not None and number else (epoch, number)
+        if self._generation == before:
+            self._batches.gather.adopt(old.gather)
         return True
 
     def _carried(self) -> NDArray[np.float64]:
@@ -234,6 +243,7 @@ class Sampler:
         self._stop()
 
     def _stop(self) -> None:
+        self._check_process()
         if self._thread is not None:
             self._thread.stop()
             self._thread = None
@@ -241,8 +251,15 @@ class Sampler:
     def _check(self) -> None:
         buffer = self._buffer
         buffer._check_open()
+        self._check_process()
         if buffer._store.state.generation != self._generation:
             raise ConflictError(f"{buffer.location}: went back to an older commit, which this sampler does not show; call its refresh()")
+
+    def _check_process(self) -> None:
+        """In a forked child, which has no threads, leave what they were doing."""
+        if self._process != os.getpid():
+            self._process, self._thread = os.getpid(), None
+            self._batches.forget()
 
     def _check_eviction(self) -> None:
         """EvictedError if what could not be read has left the ring."""
@@ -279,7 +296,6 @@ class _Thread:
     """Makes batches ahead."""
 
     def __init__(self, sampler: Sampler, depth: int) -> None:
-        self.process = os.getpid()
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
         self._unwanted = threading.Event()
         arguments = (sampler._batches, sampler._place, self._ready, self._unwanted)
@@ -298,8 +314,7 @@ class _Thread:
     def stop(self) -> None:
         """End the thread; returns when it has."""
         self._unwanted.set()
-        if self.process == os.getpid():
-            self._thread.join()
+        self._thread.join()
 
 
 def _make_ahead(batches: Batches, place: Place, ready: queue.Queue[Batch | BaseException], unwanted: threading.Event) -> None:

@@ -20,6 +20,7 @@ from replaystore.chunks.coded import CodedColumn
 from replaystore.chunks.mapped import PlainColumn, raw_column
 from replaystore.column import Column, Rows, Trajectory
 from replaystore.errors import ConflictError, SchemaError, UnsupportedError
+from replaystore.forks import renew_in_children
 from replaystore.location import Location
 from replaystore.names import escape_path, unescape
 from replaystore.schema import Schema
@@ -40,7 +41,10 @@ class BufferReader:
         self._store = store
         self._document = document
         self._columns: dict[str, PlainColumn | CodedColumn] = {}
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
+        self._turn = threading.RLock()
+        """Held while the commit that is shown changes, and while something is made of several things that it shows."""
+        renew_in_children(self, "_opening", "_turn")
         self._closed = False
         self._moved()
         self._schema = self._visible_schema()
@@ -424,6 +428,10 @@ class BufferReader:
     def refresh(self) -> bool:
         """Go on to the newest commit; whether there was one."""
         self._check_open()
+        with self._turn:
+            return self._refresh()
+
+    def _refresh(self) -> bool:
         generation, arrays = self._store.state.generation, self._store.state.arrays
         moved = self._store.refresh()
         if moved:

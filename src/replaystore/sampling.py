@@ -291,6 +291,11 @@ class EpochOrder:
         self._epoch = -1
         self._pools: OrderedDict[int, Rows] = OrderedDict()
 
+    def forget(self) -> None:
+        """Begin anew, as in a forked child: a thread may have been drawing."""
+        self._epoch = -1
+        self._pools.clear()
+
     def draw(self, epoch: int, start: int, stop: int) -> Drawn:
         """Items [start, stop) of the epoch's permutation."""
         if epoch != self._epoch:

@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from replaystore.forks import renew_in_children
+
 __all__ = ["Files", "MemoryFiles"]
 
 SMALL_BYTES = 1 << 16
@@ -74,6 +76,7 @@ class Files:
         """Whether syncing does anything; a store whose durability is "none" turns it off."""
         self._open: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.RLock()
+        renew_in_children(self, "_lock")
 
     def __str__(self) -> str:
         return str(self.root)

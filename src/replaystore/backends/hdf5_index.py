@@ -15,6 +15,7 @@ from replaystore.backends.hdf5_arrays import array
 from replaystore.backends.hdf5_library import Hdf5File
 from replaystore.backends.hdf5_overlay import Overlay
 from replaystore.backends.hdf5_places import UNKNOWN, Places, Table, chunk_count, chunk_places
+from replaystore.forks import renew_in_children
 
 __all__ = ["ChunkIndex"]
 
@@ -31,6 +32,7 @@ class ChunkIndex:
         self._writable = writable
         self._tables: dict[str, Places] = {}
         self.lock = threading.RLock()
+        renew_in_children(self, "lock")
         """Held from looking at the file, or changing it, until the tables say the same."""
 
     def forget(self, name: str | None = None) -> None:
@@ -53,6 +55,8 @@ class ChunkIndex:
             places = self._tables.get(name)
             if places is None:
                 places = self._load(name)
+            elif self._writable:  # another thread has looked meanwhile
+                return places
             elif stop > places.chunks or not places.sure[start:stop].all() or places.version[0] != self._file.generation:
                 places = self._look_again(name, places, start, stop)
             places.sure[start:stop] = places.offsets[start:stop] >= 0

@@ -5,6 +5,7 @@ A reader needs no lock and no recovery: it believes the newest valid record of t
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from replaystore.backends import ArraySpec, ChunkEntry, Container
 from replaystore.backends.records import Piece, State, decode_records
 from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
+from replaystore.forks import renew_in_children
 
 __all__ = ["Commit", "StoreReader", "tail_array"]
 
@@ -62,6 +64,9 @@ class StoreReader:
         """Those of complete chunks, which do not change before the tables do."""
         self._tail_rows: dict[str, tuple[int, NDArray[Any]]] = {}
         self._attached: dict[str, bytes | None] = {}
+        self.state_lock = threading.RLock()
+        """Held while the state changes, and while a table is made of it: a thread may sample while another one commits."""
+        renew_in_children(self, "state_lock")
 
     @classmethod
     def load(cls, container: Container, *, skip_damaged: bool = False) -> State:
@@ -123,6 +128,10 @@ class StoreReader:
         """Go on to the newest commit; whether there was one. A reader of an older commit stays where it is."""
         if self.stays:
             return False
+        with self.state_lock:
+            return self._refresh()
+
+    def _refresh(self) -> bool:
         before = self.state.commit
         for _ in range(ATTEMPTS):
             segments = self.container.segments()
@@ -206,6 +215,10 @@ class StoreReader:
 
     def table(self, name: str) -> NDArray[Any]:
         """All rows of a journaled array as of the commit, read-only. CorruptError: its stored rows are damaged."""
+        with self.state_lock:
+            return self._table(name)
+
+    def _table(self, name: str) -> NDArray[Any]:
         spec = self.container.specs()[name]
         rows = self.rows(name)
         if spec.mutable:
@@ -260,7 +273,8 @@ class StoreReader:
         """The crc32c of a complete chunk's stored bytes; None: the chunk is not complete."""
         known = self._checksums.get(name)
         if known is None or chunk >= len(known):
-            known = self._checksums[name] = self.table("checksums/" + name)
+            with self.state_lock:
+                known = self._checksums[name] = self.table("checksums/" + name)
         return int(known[chunk]) if chunk < len(known) else None
 
     def tail(self, name: str) -> tuple[int, NDArray[Any]]:

@@ -125,8 +125,9 @@ class ArrayStore(Appender):
             self._sync()
             self.container.append_record(record)
             self._sync()
-            self.state.apply(meta, blobs)
-            self.state.end += len(record)
+            with self.state_lock:
+                self.state.apply(meta, blobs)
+                self.state.end += len(record)
             self._forget_pending()
         with suppress(StorageError, OSError):  # the commit is made; what tidies up after it is tried again by the next one
             self._tidy(first or {})
@@ -189,10 +190,11 @@ class ArrayStore(Appender):
             for name, data in appended.items():
                 self.container.write_rows(name, state.tables.get(name, (0, 0))[0], memoryview(data))
             self._sync()
-            state.tables |= tables
-            state.appended = {}
-            self._tables.clear()
-            self._checksums.clear()
+            with self.state_lock:
+                state.tables |= tables
+                state.appended = {}
+                self._tables.clear()
+                self._checksums.clear()
             for name, entries in state.entries.items():
                 shard = self.rows(name) // self.container.specs()[name].shard_rows
                 state.entries[name] = (
@@ -269,9 +271,10 @@ class ArrayStore(Appender):
                 state.tails = self._new_pieces
                 self._sync()
                 self._start_log(state)
-                self.state = state
-                self._tables.clear()
-                self._checksums.clear()
+                with self.state_lock:
+                    self.state = state
+                    self._tables.clear()
+                    self._checksums.clear()
                 self._rolling_back = False
         self._resume()
         self.publish()

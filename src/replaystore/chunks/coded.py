@@ -27,6 +27,7 @@ from replaystore.backends import ArraySpec, ChunkEntry, Codec
 from replaystore.backends.files import Files
 from replaystore.chunks import Rows, StoredColumn
 from replaystore.errors import CorruptError, SchemaError, StorageError
+from replaystore.forks import renew_in_children
 
 __all__ = ["CodedColumn", "DecodedChunks", "Decoding"]
 
@@ -197,7 +198,8 @@ class CodedColumn(StoredColumn):
         self._checksum = checksum
         self._on_mismatch = on_mismatch
         self._number = next(_numbers)
-        self._reading = threading.Lock()
+        self._reading = threading.RLock()
+        renew_in_children(self, "_reading")
         self._first = first_row
         self._known: dict[int, tuple[str, int, int, int, int]] = {}
         """Chunks that were decoded: object, offset, length, checksum, number. Complete chunks stay where they are, or the column is made
@@ -223,6 +225,8 @@ class CodedColumn(StoredColumn):
 
     def set_tail(self, first_row: int, rows: Rows) -> None:
         """Rows before `first_row` lie in chunks, and `rows` follow them: those that no chunk holds yet. They are not copied."""
+        if first_row < self._first <= first_row + len(rows):  # those before it have left a ring
+            rows, first_row = rows[self._first - first_row :], self._first
         if rows.shape[1:] != self.shape or rows.dtype != self.dtype or first_row < self._first:
             raise SchemaError(
                 f"{self._where}: {rows.dtype} rows of shape {rows.shape[1:]} from row {first_row} on do not continue rows of {self.dtype} "

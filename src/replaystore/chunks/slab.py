@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from replaystore.chunks import Rows
 from replaystore.chunks.coded import CodedColumn, Decoding
-from replaystore.errors import EvictedError
+from replaystore.errors import ConflictError, EvictedError, ReplayStoreError
 
 __all__ = ["Slab"]
 
@@ -64,6 +65,13 @@ class Slab:
         self._items: dict[str, Rows] = {}
         self._coming: _Coming | None = None
 
+    def forget(self) -> None:
+        """Hold nothing, whatever was under way: in a forked child, where nobody goes on with it."""
+        self._slot.fill(-1)
+        self._chunk.fill(-1)
+        self._used.fill(0)
+        self._coming = None
+
     def adopt(self, old: Slab) -> None:
         """Go on with what another slab of the same columns has decoded; it is not to be used any more."""
         if old._columns != self._columns or old.slots != self.slots:
@@ -87,11 +95,14 @@ class Slab:
         return self.slots * self.chunk_bytes
 
     def hold(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> bool:
-        """Decode the chunks that the rows from each of `first` to each of `last` lie in, side by side in threads; whether they fit."""
+        """Decode the chunks that the rows from each of `first` to each of `last` lie in, side by side in threads; whether they fit.
+
+        What cannot be had is an error where it is taken."""
         chunks = self._chunks_between(first, last)
         if len(chunks) > self.slots:
             return False
-        self._hold(chunks)
+        with contextlib.suppress(ReplayStoreError):
+            self._hold(chunks)
         return True
 
     def expect(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
@@ -136,7 +147,8 @@ class Slab:
         gone = self._gone(missing)
         if gone is not None:
             raise EvictedError(gone)
-        self._have(self._begin(missing))
+        if not self._have(self._begin(missing)):
+            raise ConflictError(f"{next(iter(self._columns.values())).files}: was closed, or went back to an older commit, meanwhile")
 
     def _gone(self, missing: NDArray[np.int64]) -> str | None:
         """Of which chunk all rows have been dropped."""
@@ -161,13 +173,14 @@ class Slab:
         return _Coming(missing, free, decodings)
 
     def _finish(self) -> None:
-        """Have what was expected."""
+        """Have what was expected. A chunk that cannot be had is decoded again, and is an error, where it is taken."""
         coming, self._coming = self._coming, None
         if coming is not None:
-            self._have(coming)
+            with contextlib.suppress(ReplayStoreError):
+                self._have(coming)
 
-    def _have(self, coming: _Coming) -> None:
-        """Wait for what is being decoded."""
+    def _have(self, coming: _Coming) -> bool:
+        """Wait for what is being decoded; whether it is there."""
         try:
             finished = [decoding.finish() for decoding in coming.decodings]  # each: no thread may write to its slots any more
         except BaseException:
@@ -180,6 +193,7 @@ class Slab:
             self._slot[coming.chunks] = coming.slots
         else:
             self._used[coming.slots] = 0
+        return all(finished)
 
     def take(self, rows: NDArray[np.int64], outs: Mapping[str, Rows]) -> None:
         """Fill the arrays of `outs`, by name of column, with rows of any order; EvictedError, CorruptError: a chunk cannot be had."""
