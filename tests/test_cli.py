@@ -574,11 +574,11 @@ def test_ctrl_c_in_a_conversion_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def damage(store: Path) -> None:
-    """Flip a bit of the first step's observation."""
-    file = store / "steps/observation/c/0/0"
+def damage(store: Path, at: int = 0) -> None:
+    """Flip a bit of the observations, by default of the first."""
+    file = next(file for file in sorted((store / "steps/observation/c").rglob("*")) if file.is_file())
     data = bytearray(file.read_bytes())
-    data[4096] ^= 1
+    data[4096 + at] ^= 1
     file.write_bytes(data)
 
 
@@ -601,15 +601,24 @@ def test_verify_explains_what_is_wrong(facts: Callable[..., Any], run: Run, tmp_
 
 
 def test_repair_says_what_it_did(facts: Callable[..., Any], run: Run, tmp_path: Path) -> None:
-    assert run("record", "CartPole-v1", tmp_path / "a.zarr", "--steps", 300)[0] == 0
+    with rs.create(tmp_path / "a.zarr", own_schema()) as buffer:
+        for _ in range(3):
+            buffer.append(own_rows([1.0] * 10))
+            buffer.commit()
     assert "nothing to do" in run("repair", tmp_path / "a.zarr")[1]
 
-    damage(tmp_path / "a.zarr")
+    damage(tmp_path / "a.zarr", at=15 * 64)
     found = facts("repair", tmp_path / "a.zarr")
 
     assert found["actions"]
-    assert found["dropped"]
+    assert found["dropped"][0] == "the last 20 of 30 steps"
     assert run("verify", tmp_path / "a.zarr")[0] == 0
+    damage(tmp_path / "a.zarr")
+    (tmp_path / "a.zarr.damaged").rename(tmp_path / "b.zarr")
+    code, _, err = run("repair", tmp_path / "a.zarr")
+    assert code == 1
+    assert "no commit can be brought back" in err
+    assert "it is as it was: restore it from a copy" in err
 
 
 def test_publishing_what_a_killed_writer_left(facts: Callable[..., Any], run: Run, tmp_path: Path) -> None:

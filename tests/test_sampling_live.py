@@ -221,7 +221,8 @@ def test_a_sampler_that_nobody_has_any_more_ends_its_thread(tmp_path: Path) -> N
         append(writer, 1000)
         sampler = writer.sampler(32, prefetch=3)
         sampler.sample()
-        thread = next(thread for thread in threading.enumerate() if thread.name == "replaystore-sampler")
+        assert sampler._thread is not None
+        thread = sampler._thread._thread
         del sampler
         thread.join(5)
         assert not thread.is_alive()

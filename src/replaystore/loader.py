@@ -39,7 +39,9 @@ Place = tuple[int, int]
 
 
 class Sampler:
-    """Batches of a buffer, made by `buffer.sampler`; an iterator that ends with the epoch if the order is "epoch", and else never."""
+    """Batches of a buffer, made by `buffer.sampler`; an iterator that ends with the epoch if the order is "epoch", and else never.
+
+    It is for one thread at a time, beside others that sample, or write, the same buffer. A forked child goes on with its own copy."""
 
     def __init__(
         self,
