@@ -75,6 +75,10 @@ class Files:
         self.durable = True
         """Whether syncing does anything; a store whose durability is "none" turns it off."""
         self._open: OrderedDict[str, int] = OrderedDict()
+        self._users: dict[int, int] = {}
+        """How many threads read from a descriptor."""
+        self._unwanted: set[int] = set()
+        """Descriptors that the last of them closes."""
         self._lock = threading.RLock()
         renew_in_children(self, "_lock")
 
@@ -137,11 +141,30 @@ class Files:
     def read_places(self, name: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes at several (offset, length) of a file, which is looked up once; fewer than asked for where it ends."""
         with self._lock:
-            found, base, _ = self.place(name)
-            fd = os.dup(found)  # another thread may close the first meanwhile
+            fd, base = self._beginning(name)
+            self._users[fd] = (
+                self._users.get(fd, 0) + 1
+            )  # a duplicate would cost two system calls more, and each lets other threads go first
         try:
             return [os.pread(fd, length, base + offset) for offset, length in places]
         finally:
+            with self._lock:
+                self._users[fd] -= 1
+                if not self._users[fd]:
+                    del self._users[fd]
+                    if fd in self._unwanted:
+                        self._unwanted.remove(fd)
+                        os.close(fd)
+
+    def _beginning(self, name: str) -> tuple[int, int]:
+        """The descriptor of a file, and where in it the file's bytes begin."""
+        return self.descriptor(name), 0
+
+    def _close(self, fd: int) -> None:
+        """Close a descriptor as soon as nobody reads from it; the lock is held."""
+        if fd in self._users:
+            self._unwanted.add(fd)
+        else:
             os.close(fd)
 
     def read_into(self, name: str, offset: int, target: memoryview) -> int:
@@ -293,7 +316,7 @@ class Files:
         with self._lock:
             found = self._open.pop(name, None)
             if found is not None:
-                os.close(found)
+                self._close(found)
 
     def close(self) -> None:
         """Close all descriptors."""
@@ -302,7 +325,7 @@ class Files:
 
     def _keep(self, name: str, fd: int) -> int:
         if len(self._open) >= OPEN_FILES:
-            os.close(self._open.popitem(last=False)[1])
+            self._close(self._open.popitem(last=False)[1])
         self._open[name] = fd
         return fd
 

@@ -75,6 +75,10 @@ class ZipFiles(Files):
                 member.data = self._data(name, member)
             return self._zip, member.data, member.size
 
+    def _beginning(self, name: str) -> tuple[int, int]:
+        fd, begin, _ = self.place(name)
+        return fd, begin
+
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         with self.borrowed(name) as fd:
             _, begin, size = self.place(name)
@@ -112,7 +116,7 @@ class ZipFiles(Files):
     def close(self) -> None:
         with self._lock:
             if self._zip >= 0:
-                os.close(self._zip)
+                self._close(self._zip)
             self._zip, self._members, self._folders = -1, {}, {}
 
     # --- writing
