@@ -112,11 +112,19 @@ class Files:
     def borrowed(self, name: str) -> Iterator[int]:
         """A descriptor that no other thread closes meanwhile."""
         with self._lock:
-            fd = os.dup(self.descriptor(name))
+            fd = self.descriptor(name)
+            # A duplicate would cost two system calls more, and each of them lets other threads go first.
+            self._users[fd] = self._users.get(fd, 0) + 1
         try:
             yield fd
         finally:
-            os.close(fd)
+            with self._lock:
+                self._users[fd] -= 1
+                if not self._users[fd]:
+                    del self._users[fd]
+                    if fd in self._unwanted:
+                        self._unwanted.remove(fd)
+                        os.close(fd)
 
     def place(self, name: str) -> tuple[int, int, int]:
         """Where a file's bytes lie: (descriptor, offset, size). The offset is 0 unless the files are members of a larger one."""
@@ -140,25 +148,13 @@ class Files:
 
     def read_places(self, name: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes at several (offset, length) of a file, which is looked up once; fewer than asked for where it ends."""
-        with self._lock:
-            fd, base = self._beginning(name)
-            self._users[fd] = (
-                self._users.get(fd, 0) + 1
-            )  # a duplicate would cost two system calls more, and each lets other threads go first
-        try:
+        with self.borrowed(name) as fd:
+            base = self._beginning(name)
             return [os.pread(fd, length, base + offset) for offset, length in places]
-        finally:
-            with self._lock:
-                self._users[fd] -= 1
-                if not self._users[fd]:
-                    del self._users[fd]
-                    if fd in self._unwanted:
-                        self._unwanted.remove(fd)
-                        os.close(fd)
 
-    def _beginning(self, name: str) -> tuple[int, int]:
-        """The descriptor of a file, and where in it the file's bytes begin."""
-        return self.descriptor(name), 0
+    def _beginning(self, name: str) -> int:
+        """Where in its descriptor a file's bytes begin."""
+        return 0
 
     def _close(self, fd: int) -> None:
         """Close a descriptor as soon as nobody reads from it; the lock is held."""
@@ -428,7 +424,7 @@ class MemoryFiles(Files):
             self._small.pop(name, None)
             found = self._large.pop(name, None)
             if found is not None:
-                os.close(found)
+                self._close(found)
 
     def forget(self, name: str) -> None:
         """Nothing to forget: the descriptor is the file."""

@@ -75,9 +75,8 @@ class ZipFiles(Files):
                 member.data = self._data(name, member)
             return self._zip, member.data, member.size
 
-    def _beginning(self, name: str) -> tuple[int, int]:
-        fd, begin, _ = self.place(name)
-        return fd, begin
+    def _beginning(self, name: str) -> int:
+        return self.place(name)[1]
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         with self.borrowed(name) as fd:
