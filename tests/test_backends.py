@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import pytest
 
+from replaystore.backends.files import Files
 from replaystore.testing import BackendSuite
 
 LOCATIONS = {"zarr": "{tmp}/buffer.zarr", "hdf5": "{tmp}/buffer.h5", "memory": "memory:test-{number}"}
@@ -17,3 +19,20 @@ class TestBackends(BackendSuite):
     @pytest.fixture(params=LOCATIONS)
     def location(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return LOCATIONS[request.param].format(tmp=tmp_path, number=next(numbers))
+
+
+def test_a_descriptor_is_closed_when_nobody_reads_from_it_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replaystore.backends.files.OPEN_FILES", 1)
+    store = Files(tmp_path, writable=True)
+    for name in ("a", "b"):
+        store.create(name)
+        store.write(name, 0, name.encode() * 4)
+    with store.borrowed("a") as outer, store.borrowed("a") as inner:
+        assert outer == inner
+        assert store.read_places("b", [(0, 2), (2, 9)]) == [b"bb", b"bb"]  # makes room for its own descriptor
+        assert os.pread(outer, 4, 0) == b"aaaa"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(outer)
+    store.close()
+    assert not store._users
+    assert not store._unwanted

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.errors import CorruptError, EvictedError, ReplayStoreError, ReplayStoreWarning
+from replaystore.errors import ConflictError, CorruptError, EvictedError, ReplayStoreError, ReplayStoreWarning
 from replaystore.schema import Field
 
 FIELDS = {
@@ -183,6 +183,17 @@ def test_only_batches_that_show_a_damaged_chunk_are_errors(tmp_path: Path, prefe
                 refused += 1
                 sampler.load_state_dict(sampler.state_dict() | {"epoch": 0, "batch": number + 1})
         assert refused
+
+
+def test_a_state_is_not_taken_up_once_the_buffer_has_moved_on(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", rs.Schema(FIELDS)) as writer:
+        append(writer, 100)
+        sampler = writer.sampler(32, seed=0)
+        state = sampler.state_dict()
+        append(writer, 100)
+        with pytest.raises(ConflictError, match=r"shows commit 2 by now.*commit=1"):
+            sampler.load_state_dict(state)
+        check(sampler.sample(), 0, 100)
 
 
 def test_a_ring_may_be_smaller_than_a_chunk(tmp_path: Path) -> None:
