@@ -72,12 +72,12 @@ def gated(slots: int) -> tuple[Slab, Rows, threading.Event, Callable[[], int]]:
     store = Coded(MemoryFiles("test"), "zarr", SPEC, model)
     codec = Counting(store.codec)
 
-    def decode_all(stored: list[bytes], checksums: list[int], outs: list[NDArray[np.uint8]]) -> list[int]:
+    def decode_all(stored: list[bytes], checksums: list[int], out: NDArray[np.uint8], places: list[int]) -> list[int]:
         if threading.get_ident() == caller:
             own[0] += len(stored)
         else:
             opened.wait(30)
-        return store.codec.decode_all(stored, checksums, outs)
+        return store.codec.decode_all(stored, checksums, out, places)
 
     codec.decode_all = decode_all  # type: ignore[assignment]
     return Slab({"x": store.column(codec=codec)}, slots * SPEC.chunk_bytes), model, opened, lambda: own[0]

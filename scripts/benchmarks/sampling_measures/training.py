@@ -28,22 +28,31 @@ VECTORS, FRAMES, DEPTH = 256, 32, 4
 
 
 class Learner:
-    """Gradient steps of a small network, on the same numbers again and again."""
+    """Gradient steps of a small network, on the same numbers again and again: as many rows of them as take so long."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(0)
         self._network = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.Tanh(), torch.nn.Linear(256, 256), torch.nn.Tanh())
         self._optimizer = torch.optim.SGD(self._network.parameters(), 1e-4)
-        self._data = torch.randn(256, 64)
-        self._count = 1
+        self._count, rows = 1, VECTORS
+        self._data = torch.randn(rows, 64)
+        taken = self._taken()
+        self._count = max(1, round(SECONDS / taken))
+        for _ in range(2):  # the time is not quite proportional to the rows
+            taken = self._taken()
+            rows = max(1, round(rows * SECONDS / taken))
+            self._data = torch.randn(rows, 64)
+
+    def _taken(self) -> float:
+        """Seconds of `step`, the median."""
         self.step()
         taken = []
         for _ in range(50):
             begin = time.perf_counter()
             self.step()
             taken.append(time.perf_counter() - begin)
-        self._count = max(1, round(SECONDS / float(np.median(taken))))
+        return float(np.median(taken))
 
     def step(self) -> None:
         for _ in range(self._count):
@@ -98,10 +107,10 @@ def _stacks(context: Context, learner: Learner) -> list[Result]:
 
 def _compare(context: Context, what: str, learner: Learner, memory: Callable[[], object], samplers: Mapping[str, Sampler]) -> list[Result]:
     context.say(what)
-    count = context.choose(300, 60)
+    count = context.choose(100, 60)
     variants = {MEMORY: _loop(memory, learner, count, lambda: None)}
     variants |= {name: _loop(sampler.sample, learner, count, sampler.close) for name, sampler in samplers.items()}
-    seconds = interleaved(variants, context.choose(11, 3))
+    seconds = interleaved(variants, context.choose(33, 3))  # many: it is a difference of per cents
     return results(what, seconds, MEMORY, dict.fromkeys(samplers, 1.05), notes={MEMORY: f"{count} steps a round"})
 
 

@@ -108,8 +108,9 @@ class Codec(Protocol):
 
         `checked`: `checksum` was what it had to be, so that the container's own need not be looked at."""
 
-    def decode_all(self, stored: Sequence[bytes], checksums: Sequence[int], outs: Sequence[NDArray[np.uint8]]) -> list[int]:
-        """Decode the stored bytes of several chunks, each if its checksum is theirs and they decode to its size; which were not."""
+    def decode_all(self, stored: Sequence[bytes], checksums: Sequence[int], out: NDArray[np.uint8], places: Sequence[int]) -> list[int]:
+        """Decode the stored bytes of several chunks to these places of `out`, of shape (chunks, bytes of one), each if its checksum is
+        theirs and they decode to its size; which were not."""
 
     def checksum(self, data: Any) -> int:
         """crc32c of the stored bytes less the trailing checksum that the container's own format adds."""

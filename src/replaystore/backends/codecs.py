@@ -54,8 +54,8 @@ class ChunkCodec:
     expand: Callable[[Octets, Octets], None]
     seal: Callable[[Octets], bytes]
     """The stored checksum of a payload."""
-    expand_all: Callable[[Sequence[bytes], Sequence[Octets]], bool] | None = None
-    """As `expand`, of several payloads, where that is quicker; False: it did not."""
+    expand_all: Callable[[Sequence[bytes], Octets, Sequence[int]], bool] | None = None
+    """As `expand`, of several payloads to these places of an array, (chunks, bytes of one), where that is quicker; False: it did not."""
 
     def encode(self, rows: Any) -> bytes:
         """The stored bytes of a chunk, from its C-order bytes (any contiguous buffer)."""
@@ -74,16 +74,17 @@ class ChunkCodec:
             raise CorruptError(f"the stored checksum of an encoded chunk is not that of its {payload.size} bytes")
         self.expand(payload, out)
 
-    def decode_all(self, stored: Sequence[bytes], checksums: Sequence[int], outs: Sequence[Octets]) -> list[int]:
-        """Decode the stored bytes of several chunks, each if its checksum is theirs and they decode to its size; which were not."""
+    def decode_all(self, stored: Sequence[bytes], checksums: Sequence[int], out: Octets, places: Sequence[int]) -> list[int]:
+        """Decode the stored bytes of several chunks to these places of `out`, of shape (chunks, bytes of one), each if its checksum is
+        theirs and they decode to its size; which were not."""
         payloads = [data[:-TRAILER] for data in stored]
         wrong = [payload == b"" or google_crc32c.value(payload) != known for payload, known in zip(payloads, checksums, strict=True)]
-        if self.expand_all is not None and not any(wrong) and self.expand_all(payloads, outs):
+        if self.expand_all is not None and not any(wrong) and self.expand_all(payloads, out, places):
             return []
-        for number, (payload, out) in enumerate(zip(payloads, outs, strict=True)):
+        for number, (payload, place) in enumerate(zip(payloads, places, strict=True)):
             try:
                 if not wrong[number]:
-                    self.expand(np.frombuffer(payload, np.uint8), out)
+                    self.expand(np.frombuffer(payload, np.uint8), out[place])
             except CorruptError:
                 wrong[number] = True
         return [number for number, is_wrong in enumerate(wrong) if is_wrong]
@@ -201,23 +202,32 @@ def _expand_zstd(payload: Octets, out: Octets) -> None:
         raise CorruptError(f"the zstd frame of a chunk cannot be read ({error})") from error
 
 
-def _expand_all_zstd(payloads: Sequence[bytes], outs: Sequence[Octets]) -> bool:
-    """Small chunks by one call. One by one they ask for the GIL so often that two threads are slower than one.
+def _expand_all_zstd(payloads: Sequence[bytes], out: Octets, places: Sequence[int]) -> bool:
+    """Small chunks as one stream of frames, by one call, and to their places by another. One by one they ask for the GIL so often that
+    two threads are slower than one, and a learner beside them waits for it as long as for the batches themselves.
 
-    What follows a frame in its chunk is not looked at here; the checksum is that of the commit all the same."""
-    import zstandard
+    Each begins with the header of a frame of its size, and all together have the sizes of all: none can hold more or less than that."""
+    from numcodecs import zstd
 
-    size = outs[0].size if outs else DIRECT_BYTES
+    size, count = out.shape[1], len(payloads)
     known = _headers.get(size, b"")
     if size >= DIRECT_BYTES or not known or any(payload[: len(known)] != known for payload in payloads):
         return False
+    found = _scratch(count * size)
     try:
-        found = _decompressor().multi_decompress_to_buffer(payloads, decompressed_sizes=np.full(len(payloads), size, np.uint64))
-    except zstandard.ZstdError:
+        zstd.decompress(b"".join(payloads), found)
+    except (RuntimeError, ValueError):
         return False
-    for number, out in enumerate(outs):
-        out[:] = np.frombuffer(found[number], np.uint8)
+    out[np.asarray(places, np.intp)] = found.reshape(count, size)  # rows of bytes: of items the GIL would be kept
     return True
+
+
+def _scratch(size: int) -> Octets:
+    """This thread's memory, of so many bytes."""
+    found: Octets | None = getattr(_threads, "scratch", None)
+    if found is None or found.size < size:
+        found = _threads.scratch = np.empty(size, np.uint8)
+    return found[:size]
 
 
 def _decompressor() -> Any:

@@ -122,17 +122,15 @@ Wanted = tuple[_Piece, ChunkEntry | None, int | None]
 Failure = tuple[_Piece, CorruptError]
 
 
-_Place = tuple[str, int, int, int, int, int]
-"""Object, offset and length of a chunk, its checksum, its number, and the first of the items that it goes to."""
+_Place = tuple[int, int]
+"""The number of a chunk, and where it goes to, counted in chunks."""
 
 
 class Decoding:
     """Chunks that are being decoded, by threads and by who waits for them. Where they go to is undefined until `finish` has returned."""
 
-    def __init__(
-        self, column: CodedColumn, out: Rows, jobs: Iterable[Sequence[_Place]], again: list[tuple[int, int]], threads: int
-    ) -> None:
-        self._column, self._out, self._again = column, out, again
+    def __init__(self, column: CodedColumn, out: Rows, jobs: Iterable[Sequence[_Place]], threads: int) -> None:
+        self._column, self._out, self._again = column, out, list[_Place]()
         self._jobs = deque(jobs)
         self._process, self._abandoned = os.getpid(), False
         self._running = [_shared.pool().submit(self._work) for _ in range(min(threads, len(self._jobs)))]
@@ -159,7 +157,8 @@ class Decoding:
         again, self._again, self._running, rows = self._again, [], [], self._column.chunk_rows
         for chunk, _ in again:  # it may lie somewhere else by now
             self._column._known.pop(chunk, None)
-        self._column._gather([_Piece(chunk, slice(place, place + rows), slice(0, rows), whole=True) for chunk, place in again], self._out)
+        pieces = [_Piece(chunk, slice(place * rows, (place + 1) * rows), slice(0, rows), whole=True) for chunk, place in again]
+        self._column._gather(pieces, self._out)
         return True
 
     def abandon(self) -> None:
@@ -201,8 +200,8 @@ class CodedColumn(StoredColumn):
         self._reading = threading.RLock()
         renew_in_children(self, "_reading")
         self._first = first_row
-        self._known: dict[int, tuple[str, int, int, int, int]] = {}
-        """Chunks that were decoded: object, offset, length, checksum, number. Complete chunks stay where they are, or the column is made
+        self._known: dict[int, tuple[str, int, int, int]] = {}
+        """Chunks that were decoded: object, offset, length, checksum. Complete chunks stay where they are, or the column is made
         anew."""
         self._decoding: weakref.WeakSet[Decoding] = weakref.WeakSet()
         self._tail: tuple[int, Rows] = (first_row, np.empty((0, *self.shape), self.dtype))
@@ -285,38 +284,34 @@ class CodedColumn(StoredColumn):
         """Begin to decode complete chunks to places in `out`, which are counted in chunks; its items are rows. `finish` it.
 
         As little as can be is done for each chunk: it is the way that sampling goes. What goes wrong is done again, as `take` does it."""
-        wanted: list[_Place] = []
-        again: list[tuple[int, int]] = []
         if len(self._known) > MOST_KNOWN:
             self._known.clear()
-        for chunk, place in zip(chunks.tolist(), (places * self.chunk_rows).tolist(), strict=True):
-            known = self._known.get(chunk)
-            if known is None:
-                entry, checksum = self._locate(chunk), self._checksum(chunk)
-                if entry is None or checksum is None or not self._possible(entry):
-                    again.append((chunk, place))
-                    continue
-                known = self._known[chunk] = (*entry, checksum, chunk)
-            wanted.append((*known, place))
-        wanted.sort()
+        wanted = list(zip(chunks.tolist(), places.tolist(), strict=True))
+        for chunk in [chunk for chunk, _ in wanted if chunk not in self._known]:
+            entry, checksum = self._locate(chunk), self._checksum(chunk)
+            if entry is not None and checksum is not None and self._possible(entry):
+                self._known[chunk] = (*entry, checksum)
         count = max(1, JOB_BYTES // self.chunk_bytes)
         jobs = (wanted[begin : begin + count] for begin in range(0, len(wanted), count))
-        decoding = Decoding(self, out, jobs, again, max(1, _shared.workers - 1))
+        decoding = Decoding(self, out, jobs, max(1, _shared.workers - 1))
         self._decoding.add(decoding)
         return decoding
 
-    def _decode_job(self, job: Sequence[_Place], out: Rows) -> list[tuple[int, int]]:
-        """Decode chunks; those that could not be, with their places."""
-        octets, size, read = out.view(np.uint8), self.row_bytes, list[bytes]()
-        for name, group in itertools.groupby(job, key=lambda entry: entry[0]):
-            places = [(offset, length) for _, offset, length, _, _, _ in group]
+    def _decode_job(self, job: Sequence[_Place], out: Rows) -> list[_Place]:
+        """Decode chunks; those that could not be. What is done for each chunk is done here, beside others, and not in `decode`: there
+        it kept a learner waiting for milliseconds."""
+        entries = [self._known.get(chunk) for chunk, _ in job]
+        known, read = [entry for entry in entries if entry is not None], list[bytes]()
+        for name, group in itertools.groupby(known, key=lambda entry: entry[0]):
+            lies = [(offset, length) for _, offset, length, _ in group]
             try:
-                read += self.files.read_places(name, places)
+                read += self.files.read_places(name, lies)
             except OSError:
-                read += [b""] * len(places)
-        outs = [octets[place * size : place * size + self.chunk_bytes] for *_, place in job]
-        wrong = self.codec.decode_all(read, [checksum for *_, checksum, _, _ in job], outs)
-        return [job[number][4:] for number in wrong]
+                read += [b""] * len(lies)
+        there = [to for to, entry in zip(job, entries, strict=True) if entry is not None]
+        chunks, checksums = out.view(np.uint8).reshape(-1, self.chunk_bytes), [checksum for *_, checksum in known]
+        wrong = self.codec.decode_all(read, checksums, chunks, [place for _, place in there])
+        return [there[number] for number in wrong] + [to for to, entry in zip(job, entries, strict=True) if entry is None]
 
     # --- plan
 
