@@ -110,7 +110,7 @@ class Batches:
         self.order = self._ordered(buffer, seed, weights)
         self._window: _Window | None = None
         self._coming: _Window | None = None
-        """The one after it, once its chunks are being decoded."""
+        """The one after it, once it is drawn."""
         size = recipe.batch_size
         self._ahead = max(1, min(WINDOW_BATCHES, WINDOW_ROWS // size)) if self.order.ahead else 1
         """Batches of a window; it may depend on nothing but the recipe, or batches would."""
@@ -236,6 +236,10 @@ class Batches:
     def _hold(self, window: _Window, begin: int) -> None:
         """Decode for the next batches, or for so many of them as there is room for; begin with those behind them then."""
         size = self.recipe.batch_size
+        if self.order.ahead and not isinstance(self.order, EpochOrder):  # which asks for nothing again
+            coming = self._coming = self._coming or self._plan(window.epoch, window.first + self._ahead)
+            rows = np.concatenate([window.drawn.rows[begin:], coming.drawn.rows])
+            self.gather.foresee(*self._widened(rows, rows))
         count = min(HOLD_BATCHES * size, len(window.drawn.rows) - begin)
         while count > size and not self.gather.hold(*self._reach(window, begin, begin + count)):
             count = -(-count // 2 // size) * size
@@ -246,9 +250,8 @@ class Batches:
             pool = self.order.pools(0, window.first * size + end)[1]
             first, last = self._widened(*self.order.reach(pool, pool + 1))
         else:
-            if end == len(window.drawn.rows):
-                window = self._coming = self._plan(window.epoch, window.first + self._ahead)
-                end = 0
+            if end == len(window.drawn.rows) and self._coming is not None:
+                window, end = self._coming, 0
             first, last = self._reach(window, end, end + HOLD_BATCHES * size)
         if len(first):
             self.gather.expect(first, last)

@@ -185,6 +185,11 @@ class Gather:
         """Decode what is needed of the rows from each of `first` to each of `last`, if there is room for it at one time."""
         return all(slab.hold(first, last) for slab in self.slabs)
 
+    def foresee(self, first: Rows, last: Rows) -> None:
+        """Rows that are going to be asked for after those that are there already, as far as is known, in order."""
+        for slab in self.slabs:
+            slab.foresee(first, last)
+
     def expect(self, first: Rows, last: Rows) -> None:
         """Begin to decode what `hold` is going to be asked for next."""
         for slab in self.slabs:

@@ -63,8 +63,7 @@ class Learner:
 
 def training(context: Context) -> list[Result]:
     """With batches from raw fields, and with batches that a thread decodes meanwhile."""
-    learner = Learner()
-    return _transitions(context, learner) + _stacks(context, learner)
+    return _transitions(context, Learner()) + _stacks(context, Learner())
 
 
 def _transitions(context: Context, learner: Learner) -> list[Result]:
