@@ -45,13 +45,15 @@ def epoch(context: Context) -> list[Result]:
             size, order="epoch", fields=list(columns), next_observation=False, prefetch=0, slab_bytes=slab, seed=0
         )
         _compare(sampler, columns, what)
+        for _ in sampler:  # an epoch, after which each chunk has been looked at, and the memory for them has been used
+            pass
         rng, rows, pool = np.random.default_rng(0), len(next(iter(columns.values()))), _pool(sampler)
         variants = {
             MEMORY: lambda columns=columns, rng=rng, rows=rows, size=size: rows_of(columns, rng.integers(0, rows, size)),
             "replaystore, Zarr": sampler.sample,
         }
         count = pools * pool // size
-        seconds = interleaved({name: each(step, count) for name, step in variants.items()}, context.choose(9, 5))
+        seconds = interleaved({name: each(step, count) for name, step in variants.items()}, context.choose(33, 5))
         notes = {"replaystore, Zarr": f"{count} batches a round, pools of {pool} rows; {note}"}
         found += results(what, seconds, MEMORY, {"replaystore, Zarr": 2.0}, notes=notes)
     return found

@@ -65,5 +65,5 @@ def stacks(context: Context) -> list[Result]:
     }
     for _ in range(context.choose(3000, 100)):  # until the pages of the files are mapped, as those of the arrays that were filled just now
         sampler.sample()
-    seconds = interleaved({name: each(step, 64) for name, step in variants.items()}, context.choose(41, 9))
+    seconds = interleaved({name: each(step, 64) for name, step in variants.items()}, context.choose(121, 9))
     return results(STACKS, seconds, MEMORY, {"replaystore, Zarr": 1.2}, notes={MEMORY: frames.source})

@@ -63,10 +63,10 @@ class Learner:
 
 def training(context: Context) -> list[Result]:
     """With batches from raw fields, and with batches that a thread decodes meanwhile."""
-    return _transitions(context, Learner()) + _stacks(context, Learner())
+    return _transitions(context) + _stacks(context)
 
 
-def _transitions(context: Context, learner: Learner) -> list[Result]:
+def _transitions(context: Context) -> list[Result]:
     vectors = cheetah(context)
     columns, rows, rng = vectors.columns, len(vectors.columns["reward"]), np.random.default_rng(0)
     slab = sum(values.nbytes for values in columns.values()) // 3
@@ -80,10 +80,10 @@ def _transitions(context: Context, learner: Learner) -> list[Result]:
     for name, sampler in samplers.items():
         lookup.check(sampler.sample(), name)
     what = f"loop of {VECTORS} transitions x 5 fields and {SECONDS * 1e3:g} ms of learning"
-    return _compare(context, what, learner, lambda: rows_of(columns, rng.integers(0, rows, VECTORS)), samplers)
+    return _compare(context, what, lambda: rows_of(columns, rng.integers(0, rows, VECTORS)), samplers)
 
 
-def _stacks(context: Context, learner: Learner) -> list[Result]:
+def _stacks(context: Context) -> list[Result]:
     frames = atari(context)
     shown, rng, depth = frames.observations, np.random.default_rng(0), np.arange(DEPTH + 1)
     samplers = {}
@@ -101,11 +101,12 @@ def _stacks(context: Context, learner: Learner) -> list[Result]:
     def memory() -> NDArray[np.uint8]:
         return shown[rng.integers(0, len(shown) - DEPTH, FRAMES)[:, None] + depth]
 
-    return _compare(context, what, learner, memory, samplers)
+    return _compare(context, what, memory, samplers)
 
 
-def _compare(context: Context, what: str, learner: Learner, memory: Callable[[], object], samplers: Mapping[str, Sampler]) -> list[Result]:
+def _compare(context: Context, what: str, memory: Callable[[], object], samplers: Mapping[str, Sampler]) -> list[Result]:
     context.say(what)
+    learner = Learner()
     count = context.choose(100, 60)
     variants = {MEMORY: _loop(memory, learner, count, lambda: None)}
     variants |= {name: _loop(sampler.sample, learner, count, sampler.close) for name, sampler in samplers.items()}
