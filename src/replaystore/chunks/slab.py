@@ -29,6 +29,8 @@ MOST_SLOTS = 1 << 16
 """Finding those used longest ago takes a millisecond then."""
 FORESEEN = 16
 """Groups of what is foreseen, as they are told apart by when they are asked for."""
+FAR = 6
+"""How far it is looked ahead, in slabs full of chunks: what is asked for later than that is not kept for it anyway."""
 COMING = np.iinfo(np.int64).max
 """When slots were used that are being filled."""
 
@@ -129,6 +131,9 @@ class Slab:
 
     def foresee(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
         """Rows that are going to be asked for, from each of `first` to each of `last`, in this order, as far as is known."""
+        each = int((last - first).max(initial=0)) // self.chunk_rows + 2
+        known = max(1, FAR * self.slots // each)
+        first, last = first[:known], last[:known]
         count, most = max(1, -(-len(first) // FORESEEN)), len(self._slot) - 1
         steps = [chunk.clip(0, most) for chunk in self._steps(first, last)] if most >= 0 else []
         self._foreseen = [chunk[begin : begin + count] for begin in range(0, len(first), count) for chunk in steps][::-1]
