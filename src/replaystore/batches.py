@@ -111,6 +111,8 @@ class Batches:
         self._window: _Window | None = None
         self._coming: _Window | None = None
         """The one after it, once it is drawn."""
+        self._pools: tuple[int, int, int] | None = None
+        """The epoch, and the pools of it, that were held last."""
         size = recipe.batch_size
         self._ahead = max(1, min(WINDOW_BATCHES, WINDOW_ROWS // size)) if self.order.ahead else 1
         """Batches of a window; it may depend on nothing but the recipe, or batches would."""
@@ -164,7 +166,7 @@ class Batches:
 
     def forget(self) -> None:
         """Begin anew in a forked child: a thread may have been half through with a batch, and nobody decodes what was expected."""
-        self._window = self._coming = None
+        self._window = self._coming = self._pools = None
         self.gather.forget()
         self._finals.forget()
         if isinstance(self.order, EpochOrder):
@@ -241,9 +243,15 @@ class Batches:
             rows = np.concatenate([window.drawn.rows[begin:], coming.drawn.rows])
             self.gather.foresee(*self._widened(rows, rows))
         count = min(HOLD_BATCHES * size, len(window.drawn.rows) - begin)
+        most, start = count, window.first * size + begin
+        pools = (window.epoch, *self.order.pools(start, start + count)) if isinstance(self.order, EpochOrder) else None
+        if pools is not None and pools == self._pools:  # all of them is there already
+            window.held = begin + count
+            return
         while count > size and not self.gather.hold(*self._reach(window, begin, begin + count)):
             count = -(-count // 2 // size) * size
         end = window.held = begin + count
+        self._pools = pools if size < count == most else None
         if not self.order.ahead:
             return
         if isinstance(self.order, EpochOrder):
