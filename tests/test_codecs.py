@@ -349,6 +349,7 @@ def test_of_several_chunks_those_that_are_wrong_are_told(kind: Kind, name: str, 
         return wrong, [out[place].tobytes() for place in places]
 
     for _ in range(2):  # the second time the frames' header is known
+        assert codec.decode_all([], [], np.zeros((1, spec.chunk_bytes), np.uint8), []) == []
         assert decoded_all() == ([], [chunk.tobytes() for chunk in chunks])
     short = ArraySpec(spec.dtype, spec.shape, chunk_rows - 1, codec=name)
     stored[1] = codec.encode(rows_of(short, chunk_rows - 1))

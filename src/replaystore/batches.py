@@ -245,7 +245,7 @@ class Batches:
         count = min(HOLD_BATCHES * size, len(window.drawn.rows) - begin)
         most, start = count, window.first * size + begin
         pools = (window.epoch, *self.order.pools(start, start + count)) if isinstance(self.order, EpochOrder) else None
-        if pools is not None and pools == self._pools:  # all of them is there already
+        if pools is not None and pools == self._pools:  # which were held as wholes
             window.held = begin + count
             return
         while count > size and not self.gather.hold(*self._reach(window, begin, begin + count)):

@@ -186,7 +186,7 @@ class Gather:
         return all(slab.hold(first, last) for slab in self.slabs)
 
     def foresee(self, first: Rows, last: Rows) -> None:
-        """Rows that are going to be asked for after those that are there already, as far as is known, in order."""
+        """Rows that are going to be asked for, from each of `first` to each of `last`, in this order, as far as is known."""
         for slab in self.slabs:
             slab.foresee(first, last)
 

@@ -211,7 +211,7 @@ def _expand_all_zstd(payloads: Sequence[bytes], out: Octets, places: Sequence[in
 
     size, count = out.shape[1], len(payloads)
     known = _headers.get(size, b"")
-    if size >= DIRECT_BYTES or not known or any(payload[: len(known)] != known for payload in payloads):
+    if not count or size >= DIRECT_BYTES or not known or any(payload[: len(known)] != known for payload in payloads):
         return False
     found = _scratch(count * size)
     try:
