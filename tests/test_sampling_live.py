@@ -28,7 +28,7 @@ def append(buffer: rs.Buffer, count: int) -> None:
     """Steps that say their number in every field; trajectories of 10."""
     first = buffer.rows_recorded
     numbers = np.arange(first, first + count)
-    observations = np.repeat(numbers[:, None], 3, axis=1)
+    observations = np.repeat(numbers[:, None], *buffer.schema.fields["observation"].shape, axis=1)
     ends = numbers % 10 == 9
     finals = observations[np.append(np.flatnonzero(ends), [] if ends[-1] else count - 1).astype(int)] + 1
     buffer.append({"observation": observations, "action": numbers, "terminated": ends}, final_observation=finals)
@@ -183,6 +183,39 @@ def test_only_batches_that_show_a_damaged_chunk_are_errors(tmp_path: Path, prefe
                 refused += 1
                 sampler.load_state_dict(sampler.state_dict() | {"epoch": 0, "batch": number + 1})
         assert refused
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("depth", [None, 3])
+def test_only_batches_that_show_a_damaged_final_observation_are_errors(tmp_path: Path, prefetch: int, depth: int | None) -> None:
+    path, wide = tmp_path / "a.zarr", Field("i8", (600,), "observation")  # final observations that are small are kept in a journal
+    with rs.create(path, rs.Schema(FIELDS | {"observation": wide})) as writer:
+        append(writer, 4000)
+        entry, chunk_rows = writer._store.locate("final/observation", 5), writer._store.container.specs()["final/observation"].chunk_rows
+        assert entry is not None
+    with open(path / entry.object, "r+b") as file:
+        file.seek(entry.offset + 8)
+        file.write(b"\xff\x00\xff")
+    with rs.open(path) as reader:
+        sampler = reader.sampler(8, seed=0, frame_stack=depth, prefetch=prefetch)
+        plan = reader.sampler(8, seed=0, frame_stack=depth, prefetch=0)._batches
+        refused = shown = 0
+        for number in range(500):
+            rows = plan._plan(0, number // plan._ahead * plan._ahead).drawn.rows[number % plan._ahead * 8 :][:8]
+            final = rows[rows % 10 == 9] // 10
+            damaged = bool((final // chunk_rows == 5).any())
+            try:
+                batch = sampler.sample()
+                assert not damaged
+                following = batch["next_observation"] if depth is None else batch["next_observation"][:, -1]
+                assert (following == rows[:, None] + 1).all()
+                shown += len(final)
+            except CorruptError:
+                assert damaged
+                refused += 1
+                sampler.load_state_dict(sampler.state_dict() | {"epoch": 0, "batch": number + 1})
+        assert refused
+        assert shown
 
 
 def test_a_state_is_not_taken_up_once_the_buffer_has_moved_on(tmp_path: Path) -> None:

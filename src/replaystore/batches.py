@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import SchemaError
-from replaystore.finals import Finals
+from replaystore.finals import Ends, Finals
 from replaystore.gathering import Batch, Gather, check_out
 from replaystore.recipe import Recipe
 from replaystore.sampling import POOL_ROWS, Drawn, EpochOrder, Steps, TrajectoryOrder, UniformOrder, WeightedOrder
@@ -40,25 +39,6 @@ Rows = NDArray[np.int64]
 Out = Mapping[str, NDArray[Any]]
 
 
-class _Ends(NamedTuple):
-    """Items that show a final observation last."""
-
-    at: Rows
-    """Their places among the items."""
-    final: Rows
-    """The numbers of those observations."""
-
-    @staticmethod
-    def of_batches(final: Rows, size: int) -> list[_Ends | None]:
-        """Those of each batch of so many items; None where there are none. `final`: of each item the number, or -1."""
-        at = np.flatnonzero(final >= 0)
-        bounds = np.searchsorted(at, np.arange(0, len(final) + size, size)).tolist()
-        return [
-            _Ends(at[first:last] - batch * size, final[at[first:last]]) if first < last else None
-            for batch, (first, last) in enumerate(pairwise(bounds))
-        ]
-
-
 @dataclass
 class _Window:
     """Items drawn at once."""
@@ -69,8 +49,8 @@ class _Window:
     drawn: Drawn
     shown: Rows
     """Of transitions the row with the next observation; of stacks the rows of their observations, (items, depth (+ 1))."""
-    ends: list[_Ends | None]
-    """Of each batch, where there is a final observation among those. Empty if nobody asks."""
+    ends: Ends | None
+    """Where there are final observations among those; None if nobody asks."""
     held: int = 0
     """Items whose chunks have been decoded."""
 
@@ -205,35 +185,28 @@ class Batches:
         return self._window_of(epoch, first, self.order.draw(epoch, start, stop), size)
 
     def _window_of(self, epoch: int, first: int, drawn: Drawn, size: int) -> _Window:
-        shown, ends, depth = drawn.rows, list[_Ends | None](), self.recipe.frame_stack
-        if self._plain and self._next:
+        recipe, following = self.recipe, bool(self._next)
+        if recipe.fragment_length is not None or recipe.n_step > 1 or not (recipe.frame_stack or following):
+            return _Window(epoch, first, drawn, drawn.rows, None)
+        if recipe.frame_stack is None:
             shown, final = self.steps.after(drawn.rows, drawn.part)
-            ends = _Ends.of_batches(final, size)
-        elif depth is not None and self.recipe.n_step == 1:
-            shown, final = self._stacked(drawn.rows, drawn.part, depth, following=bool(self._next))
-            ends = _Ends.of_batches(final, size)
-        return _Window(epoch, first, drawn, shown, ends)
+            return _Window(epoch, first, drawn, shown, Ends(self._finals, final, size))
+        shown, final = self._stacked(drawn.rows, drawn.part, recipe.frame_stack, following=following)
+        return _Window(epoch, first, drawn, shown, Ends(self._finals, final, size, recipe.frame_stack + 1) if following else None)
 
     def _show(self, window: _Window, begin: int, end: int, out: Out | None) -> Batch:
         """What the fields of some of a window's items are."""
-        if self._plain:
-            return self._transitions(window, begin, end, out)
-        if window.ends:
+        recipe = self.recipe
+        if recipe.fragment_length is not None:
+            batch = self._fragments(Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end]), recipe.fragment_length)
+        elif recipe.n_step > 1:
+            drawn = Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end])
+            batch = self._n_step(drawn) if recipe.frame_stack is None else self._stacked_n_step(drawn, recipe.frame_stack)
+        elif recipe.frame_stack is not None:
             batch = self._stacks(window, begin, end)
-            return batch if out is None else self._copied(batch, out)
-        drawn = Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end])
-        if self.recipe.fragment_length is not None:
-            batch = self._fragments(drawn, self.recipe.fragment_length)
-        elif self.recipe.frame_stack is not None:
-            batch = self._stacked_n_step(drawn, self.recipe.frame_stack)
         else:
-            batch = self._n_step(drawn)
+            return self._transitions(window, begin, end, out)
         return batch if out is None else self._copied(batch, out)
-
-    @property
-    def _plain(self) -> bool:
-        """Batches are of transitions as they are stored."""
-        return self.recipe.fragment_length is None and self.recipe.frame_stack is None and self.recipe.n_step == 1
 
     def _hold(self, window: _Window, begin: int) -> None:
         """Decode for the next batches, or for so many of them as there is room for; begin with those behind them then."""
@@ -304,9 +277,8 @@ class Batches:
         if self._next:
             again = None if out is None else {name: out[f"next_{name}"] for name in self._next}
             found = self.gather.take(self._next, window.shown[begin:end], again)
-            ends = window.ends[begin // self.recipe.batch_size]
-            if ends is not None:
-                self._finals.put(found, ends.at, ends.final)
+            if window.ends is not None:
+                window.ends.put(found, begin // self.recipe.batch_size)
             for name, values in found.items():
                 batch[f"next_{name}"] = values
         return batch
@@ -314,9 +286,14 @@ class Batches:
     def _after(self, rows: Rows, part: Rows) -> Batch:
         """The observations after these rows, of any shape: {field: array of that shape and the field's}."""
         following, final = self.steps.after(rows.reshape(-1), part.reshape(-1))
-        found = self.gather.take(self._next, following)
-        at = np.flatnonzero(final >= 0)
-        self._finals.put(found, at, final[at])
+        return self._observed(following.reshape(rows.shape), final)
+
+    def _observed(self, rows: Rows, final: Rows | None = None) -> Batch:
+        """The observations at these rows, of any shape: {field: array of that shape and the field's}. `final`: for each row, in order,
+        the number of the final observation that stands for it, or -1."""
+        found = self.gather.take(self._observations, rows.reshape(-1))
+        if final is not None:
+            self._finals.put(found, final)
         return {name: values.reshape(*rows.shape, *values.shape[1:]) for name, values in found.items()}
 
     # --- n-step returns
@@ -391,21 +368,26 @@ class Batches:
         """Observations as (batch, depth, ...), the newest last; two views of the same frames where the next one is asked for."""
         depth = self.recipe.frame_stack or 1
         batch = self.gather.take(self._others, window.drawn.rows[begin:end]) if self._others else {}
-        for name, values in self._frames(window.shown[begin:end], window.ends[begin // self.recipe.batch_size]).items():
-            batch[name] = values[:, :depth]
+        shown = window.shown[begin:end]
+        found = self.gather.take(self._observations, shown.reshape(-1))  # taking stacks that lie side by side whole is no quicker
+        if window.ends is not None:
+            window.ends.put(found, begin // self.recipe.batch_size)
+        for name, values in found.items():
+            stacks = values.reshape(*shown.shape, *values.shape[1:])
+            batch[name] = stacks[:, :depth]
             if self._next:
-                batch[f"next_{name}"] = values[:, 1:]
+                batch[f"next_{name}"] = stacks[:, 1:]
         return batch
 
     def _stacked_n_step(self, drawn: Drawn, depth: int) -> Batch:
         batch = self.gather.take([name for name in self._others if name not in self._roles.values()], drawn.rows)
-        batch |= self._frames(self._stacked(drawn.rows, drawn.part, depth, following=False)[0], None)
+        batch |= self._observed(self._stacked(drawn.rows, drawn.part, depth, following=False)[0])
         more, last, part = self._returns(drawn)
         batch |= more
         if self._next:
             shown, final = self._stacked(last, part, depth, following=True)
-            found = self._frames(shown[:, 1:], _Ends.of_batches(final, len(final))[0])
-            batch |= {f"next_{name}": values for name, values in found.items()}
+            final = np.where(np.arange(depth) == depth - 1, final[:, None], -1)
+            batch |= {f"next_{name}": values for name, values in self._observed(shown[:, 1:], final.reshape(-1)).items()}
         return batch
 
     def _stacked(self, rows: Rows, part: Rows, depth: int, *, following: bool) -> tuple[Rows, Rows]:
@@ -418,14 +400,6 @@ class Batches:
         if following:
             shown[cut, depth], final[cut] = steps.after(rows[cut], part[cut])
         return shown, final
-
-    def _frames(self, shown: Rows, ends: _Ends | None) -> Batch:
-        """The observations at these rows, arrays of this shape and the field's. Taking stacks that lie side by side whole is no quicker."""
-        found = self.gather.take(self._observations, shown.reshape(-1))
-        found = {name: values.reshape(*shown.shape, *values.shape[1:]) for name, values in found.items()}
-        if ends is not None:
-            self._finals.put({name: values[:, -1] for name, values in found.items()}, ends.at, ends.final)
-        return found
 
 
 def _selected(buffer: BufferReader, recipe: Recipe) -> NDArray[np.bool_] | None:
