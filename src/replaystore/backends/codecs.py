@@ -203,22 +203,28 @@ def _expand_zstd(payload: Octets, out: Octets) -> None:
 
 
 def _expand_all_zstd(payloads: Sequence[bytes], out: Octets, places: Sequence[int]) -> bool:
-    """Small chunks as one stream of frames, by one call, and to their places by another. One by one they ask for the GIL so often that
-    two threads are slower than one, and a learner beside them waits for it as long as for the batches themselves.
+    """Chunks as one stream of frames, by one call: straight into place if they go side by side, else, if they are small, through other
+    memory by one assignment. One by one they ask for the GIL so often that two threads are slower than one, and a learner beside them
+    waits for it as long as for the batches themselves.
 
     Each begins with the header of a frame of its size, and all together have the sizes of all: none can hold more or less than that."""
     from numcodecs import zstd
 
     size, count = out.shape[1], len(payloads)
     known = _headers.get(size, b"")
-    if not count or size >= DIRECT_BYTES or not known or any(payload[: len(known)] != known for payload in payloads):
+    if not count or not known or any(payload[: len(known)] != known for payload in payloads):
         return False
-    found = _scratch(count * size)
+    begin = places[0]
+    side_by_side = list(places) == list(range(begin, begin + count))
+    if size >= DIRECT_BYTES and not side_by_side:
+        return False
+    found = out[begin : begin + count].reshape(-1) if side_by_side else _scratch(count * size)
     try:
         zstd.decompress(b"".join(payloads), found)
     except (RuntimeError, ValueError):
         return False
-    out[np.asarray(places, np.intp)] = found.reshape(count, size)  # rows of bytes: of items the GIL would be kept
+    if not side_by_side:
+        out[np.asarray(places, np.intp)] = found.reshape(count, size)  # rows of bytes: of items the GIL would be kept
     return True
 
 

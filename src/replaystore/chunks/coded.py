@@ -37,6 +37,9 @@ MOST_KNOWN = 1 << 16
 JOB_BYTES = 1 << 20
 """Decoded bytes of a job: handing over less than half of this costs more than it gains."""
 
+JOB_CHUNKS = 4
+"""Chunks of a job, be they large, if there are many: if they go side by side, one call decodes them all."""
+
 Key = tuple[int, int, ChunkEntry, int | None]
 """Column, chunk, and what tells its versions apart: a partly filled last chunk is replaced, a store may be rolled back."""
 
@@ -291,9 +294,10 @@ class CodedColumn(StoredColumn):
             entry, checksum = self._locate(chunk), self._checksum(chunk)
             if entry is not None and checksum is not None and self._possible(entry):
                 self._known[chunk] = (*entry, checksum)
-        count = max(1, JOB_BYTES // self.chunk_bytes)
+        threads = max(1, _shared.workers - 1)
+        count = max(1, JOB_BYTES // self.chunk_bytes, min(JOB_CHUNKS, len(wanted) // (4 * threads)))
         jobs = (wanted[begin : begin + count] for begin in range(0, len(wanted), count))
-        decoding = Decoding(self, out, jobs, max(1, _shared.workers - 1))
+        decoding = Decoding(self, out, jobs, threads)
         self._decoding.add(decoding)
         return decoding
 

@@ -182,6 +182,7 @@ class Slab:
         """Begin to decode chunks into the slots that can best be done without."""
         some = len(missing) < self.slots
         free = np.argpartition(self._worth(), len(missing) - 1)[: len(missing)] if some else np.arange(self.slots)
+        free.sort()  # what goes side by side is decoded by one call
         old = self._chunk[free]
         self._slot[old[old >= 0]] = -1
         self._chunk[free], self._used[free] = -1, self._now
