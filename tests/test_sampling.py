@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import replaystore as rs
+from replaystore.chunks.coded import CodedColumn
+from replaystore.chunks.slab import Slab
 from replaystore.errors import ConflictError, SchemaError
 from replaystore.schema import Field
 
@@ -423,6 +425,24 @@ def test_each_epoch_is_another_permutation(stored: tuple[rs.Buffer, list[Life]])
     orders = [np.concatenate([batch["observation"] for batch in epoch]).tolist() for epoch in (first, second)]
     assert orders[0] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_an_epoch_decodes_each_chunk_once_and_looks_once_for_each_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"observation": np.arange(6000 * 64, dtype="i4").reshape(-1, 64), "terminated": np.arange(6000) % 100 == 99}
+    fields = {"observation": Field("i4", (64,), "observation"), "terminated": FLAG}
+    with rs.create(tmp_path / "a.zarr", rs.Schema(fields), storage={"observation": {"codec": "zstd:1", "chunk_rows": 16}}) as writer:
+        writer.append(columns)
+        writer.commit()
+        decoded, looked, decode, hold = list[int](), list[int](), CodedColumn.decode, Slab.hold
+        monkeypatch.setattr(CodedColumn, "decode", lambda self, chunks, *more: decoded.append(len(chunks)) or decode(self, chunks, *more))
+        monkeypatch.setattr(Slab, "hold", lambda self, *rows: looked.append(1) or hold(self, *rows))
+        third = columns["observation"].nbytes // 3
+        sampler = writer.sampler(4, order="epoch", fields=["observation"], next_observation=False, slab_bytes=third, seed=0, prefetch=0)
+        shown = np.sort(np.concatenate([batch["observation"][:, 0] for batch in sampler]))
+        assert (shown == columns["observation"][:, 0]).all()
+        assert sum(decoded) == 375
+        pools = -(-375 // sampler._batches.order._pool_blocks)
+        assert 5 < pools <= len(looked) <= 2 * pools  # one more where batches begin to show the next pool
 
 
 def test_endless_orders_have_no_length(stored: tuple[rs.Buffer, list[Life]]) -> None:
