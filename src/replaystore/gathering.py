@@ -18,6 +18,7 @@ from replaystore.chunks.coded import CodedColumn
 from replaystore.chunks.mapped import PlainColumn
 from replaystore.chunks.readahead import RESIDENT, read_ahead
 from replaystore.chunks.slab import Slab
+from replaystore.chunks.taking import LONG, taker, touch
 from replaystore.errors import SchemaError
 from replaystore.names import escape_path
 
@@ -42,7 +43,7 @@ class _Mapped:
     def __init__(self, column: PlainColumn, items: NDArray[Any]) -> None:
         self.items, self.first = items, column.first
         self.dtype, self.shape = column.dtype, column.shape
-        self.item = items.dtype
+        self.item, self._octets = items.dtype, items.view(np.uint8)
         self.ahead = read_ahead(items, column.window)
         self._runs: dict[int, NDArray[Any]] = {}
 
@@ -52,8 +53,11 @@ class _Mapped:
         if view is None:
             size = self.item.itemsize
             count, item = len(self.items) - length + 1, np.dtype((np.void, size * length))
-            view = self._runs[length] = np.ndarray((count,), item, self.items.view(np.uint8), strides=(size,))
-        return view[rows - self.first if self.first else rows].view(self.dtype).reshape(len(rows), length, *self.shape)
+            view = self._runs[length] = np.ndarray((count,), item, self._octets, strides=(size,))
+        places = rows - self.first if self.first else rows
+        if self.item.itemsize * length >= LONG:
+            touch(self._octets, places * self.item.itemsize)
+        return view[places].view(self.dtype).reshape(len(rows), length, *self.shape)
 
 
 class Gather:
@@ -146,7 +150,7 @@ class Gather:
                 if column is None:
                     way.append((name, 0, None, None, None, ()))
                 else:
-                    way.append((name, column.first, column.items.take, column.item, column.dtype, column.shape))
+                    way.append((name, column.first, taker(column.items), column.item, column.dtype, column.shape))
         return way
 
     def _other(self, name: str, rows: Rows, out: NDArray[Any] | None) -> NDArray[Any]:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from replaystore.backends import ArraySpec, Extent
 from replaystore.backends.files import Files
 from replaystore.chunks import Rows, StoredColumn
+from replaystore.chunks.taking import taker
 from replaystore.errors import CorruptError, SchemaError, StorageError
 
 __all__ = ["MappedColumn", "PlainColumn", "raw_column"]
@@ -182,9 +183,9 @@ class PlainColumn(StoredColumn):
                 self._take(state, places, self._items(out))
             return out
         if out is None:
-            return self._view(state.items.take(places), 0, len(rows))
+            return self._view(taker(state.items)(places), 0, len(rows))
         # mode: NumPy would otherwise gather into a buffer first, so as to leave `out` alone should a row be out of bounds.
-        state.items.take(places, out=self._items(self._output(len(rows), out)), mode="clip")
+        taker(state.items)(places, None, self._items(self._output(len(rows), out)), "clip")
         return out
 
     # --- state

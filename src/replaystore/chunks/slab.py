@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from replaystore.chunks import Rows
 from replaystore.chunks.coded import CodedColumn, Decoding
+from replaystore.chunks.taking import taker
 from replaystore.errors import ConflictError, EvictedError, ReplayStoreError
 
 __all__ = ["Slab"]
@@ -244,10 +245,11 @@ class Slab:
             target = to if some is None else some if to is None else to[some]
             for name, out in outs.items():
                 items = out.reshape(-1).view(self._items[name].dtype)
+                take = taker(self._items[name])
                 if target is None:
-                    self._items[name].take(places, out=items, mode="clip")
+                    take(places, None, items, "clip")
                 else:
-                    items[target] = self._items[name].take(places)
+                    items[target] = take(places)
 
     def _rounds(self, chunk: NDArray[np.int64]) -> Iterable[NDArray[np.int64] | None]:
         """Hold the chunks of all these rows, as many at a time as there is room for; which rows (None: all) can be taken then."""
