@@ -72,11 +72,16 @@ def skipped(measure: str, variant: str, reason: str) -> Result:
     return Result(measure, variant, None, "", detail=f"skipped: {reason}")
 
 
-def interleaved(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each variant in each round. A first round warms up and does not count; each round begins with another variant."""
+def interleaved(
+    variants: Mapping[str, Callable[[], float]], rounds: int, *, before: Callable[[], object] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of each variant in each round. A first round warms up and does not count; each round begins with another variant.
+
+    `before`: what is done first in each round."""
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 1):
+        before()
         at = turn % len(names)
         for name in names[at:] + names[:at]:
             taken = variants[name]()

@@ -1,6 +1,7 @@
 """A training loop: batches while an agent learns from them, beside a loop that has its data in memory.
 
-The learning is a fixed amount of work for one thread, about 5 ms on this machine when nothing else runs.
+The learning is work for one thread: the same in all loops of a round, and so much that it takes 5 ms when nothing else runs. That
+is looked up before each round, because what a machine does in 5 ms changes from minute to minute.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ class Learner:
         torch.manual_seed(0)
         self._network = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.Tanh(), torch.nn.Linear(256, 256), torch.nn.Tanh())
         self._optimizer = torch.optim.SGD(self._network.parameters(), 1e-4)
-        self._count, rows = 1, VECTORS
-        self._data = torch.randn(rows, 64)
-        taken = self._taken()
-        self._count = max(1, round(SECONDS / taken))
+        self._count, self._data = 1, torch.randn(VECTORS, 64)
+        self._count = max(1, round(SECONDS / self._taken()))
         for _ in range(2):  # the time is not quite proportional to the rows
-            taken = self._taken()
-            rows = max(1, round(rows * SECONDS / taken))
-            self._data = torch.randn(rows, 64)
+            self.adjust()
+
+    def adjust(self) -> None:
+        """Take as many rows as take so long now."""
+        self._data = torch.randn(max(1, round(len(self._data) * SECONDS / self._taken())), 64)
 
     def _taken(self) -> float:
         """Seconds of `step`, the median."""
         self.step()
         taken = []
-        for _ in range(50):
+        for _ in range(20):
             begin = time.perf_counter()
             self.step()
             taken.append(time.perf_counter() - begin)
@@ -107,10 +108,10 @@ def _stacks(context: Context) -> list[Result]:
 def _compare(context: Context, what: str, memory: Callable[[], object], samplers: Mapping[str, Sampler]) -> list[Result]:
     context.say(what)
     learner = Learner()
-    count = context.choose(100, 60)
+    count = context.choose(50, 30)
     variants = {MEMORY: _loop(memory, learner, count, lambda: None)}
     variants |= {name: _loop(sampler.sample, learner, count, sampler.close) for name, sampler in samplers.items()}
-    seconds = interleaved(variants, context.choose(33, 3))  # many: it is a difference of per cents
+    seconds = interleaved(variants, context.choose(99, 3), before=learner.adjust)  # many: it is a difference of per cents
     return results(what, seconds, MEMORY, dict.fromkeys(samplers, 1.05), notes={MEMORY: f"{count} steps a round"})
 
 
