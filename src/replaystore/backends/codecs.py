@@ -216,7 +216,7 @@ def _expand_all_zstd(payloads: Sequence[bytes], out: Octets, places: Sequence[in
         return False
     begin = places[0]
     side_by_side = list(places) == list(range(begin, begin + count))
-    if size >= DIRECT_BYTES and not side_by_side:
+    if size >= DIRECT_BYTES and not side_by_side:  # copying them once more takes longer than a call for each
         return False
     found = out[begin : begin + count].reshape(-1) if side_by_side else _scratch(count * size)
     try:

@@ -5,7 +5,7 @@
 2. A chunk that a request needs as a whole is decoded straight into its place. The others go through a cache of decoded chunks, so
    that small reads one after another do not decode a chunk again. It is shared by all columns of the process and bounded in bytes.
 3. `locate`, `checksum` and `on_mismatch` are called in the caller's thread only, and nothing else reads the column's files then.
-4. Each thread reads the bytes that it decodes, one job at a time: of one chunk or of JOB_BYTES of decoded bytes. They lie in its own
+4. Each thread reads the bytes that it decodes, one job at a time: of JOB_BYTES of decoded bytes or of a few chunks. They lie in its own
    memory and in its core's cache then; fetched by the caller, they made two threads no faster than one.
 """
 
@@ -36,7 +36,6 @@ MOST_KNOWN = 1 << 16
 """Chunks whose places are remembered: finding them anew takes as long as decoding a small one."""
 JOB_BYTES = 1 << 20
 """Decoded bytes of a job: handing over less than half of this costs more than it gains."""
-
 JOB_CHUNKS = 4
 """Chunks of a job, be they large, if there are many: if they go side by side, one call decodes them all."""
 
