@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
+# So that what they assert is told as fully as what tests assert.
+pytest.register_assert_rewrite("columns", "damaging", "hdf5_story", "rlhf_buffers", "rlhf_rings", "scripted")
+
 # No deadline: how long an example takes says more about a busy machine than about the code.
 settings.register_profile("replaystore", deadline=None)
 settings.register_profile("thorough", deadline=None, max_examples=5000)  # pytest --hypothesis-profile=thorough
