@@ -214,16 +214,9 @@ class _Verification:
     def check_arrays(self, store: StoreReader, document: documents.Document) -> bool:
         """The arrays that the commit and the schema speak of are there, and are what they say."""
         specs, sound = self.container.specs(), True
-        for name in store.state.arrays:
-            if name not in specs:
-                self.problem(name, "the array is missing")
-                sound = False
-        if sound:
-            try:
-                store.check_arrays()
-            except CorruptError as error:
-                self.problem(str(self.place), str(error))
-                return False
+        for name, what in store.array_problems():
+            self.problem(name, f"the array {what}")
+            sound = False
         for name, declared in document.steps.fields.items():
             for stored in (f"steps/{escape_path(name)}", f"final/{escape_path(name)}"):
                 spec = specs.get(stored)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.errors import CorruptError
+
 if TYPE_CHECKING:
     from replaystore.backends.files import Files
 
@@ -64,6 +66,26 @@ class ArraySpec:
     dimension: str = "step"
     """The name of the first dimension, for readers that name dimensions."""
 
+    def to_json(self) -> dict[str, Any]:
+        """What the commit log says of an array: the one place that is believed. What is usual is left out."""
+        found = {"dtype": self.dtype.name, "shape": list(self.shape), "chunk_rows": self.chunk_rows}
+        return found | {key: getattr(self, key) for key, usual in _USUAL.items() if getattr(self, key) != usual}
+
+    @classmethod
+    def from_json(cls, values: Any) -> ArraySpec:
+        """The inverse. CorruptError: no array of ours is like that."""
+        try:
+            given = {key: values.get(key, usual) for key, usual in _USUAL.items()}
+            dtype, sizes = np.dtype(values["dtype"]), [*values["shape"], values["chunk_rows"], given["chunks_per_shard"]]
+            wrong = dtype.kind not in "biufc" or any(type(size) is not int or size < 1 for size in sizes)
+            wrong = wrong or any(type(given[key]) is not type(_USUAL[key]) for key in ("journaled", "mutable", "dimension"))
+            wrong = wrong or not isinstance(given["codec"], str | None)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            wrong = True
+        if wrong:
+            raise CorruptError(f"the commit log describes an array that there cannot be: {values!r:.200}")
+        return cls(dtype, tuple(values["shape"]), values["chunk_rows"], **given)
+
     @cached_property
     def row_bytes(self) -> int:
         return int(self.dtype.itemsize) * math.prod(self.shape)
@@ -75,6 +97,9 @@ class ArraySpec:
     @cached_property
     def shard_rows(self) -> int:
         return self.chunk_rows * self.chunks_per_shard
+
+
+_USUAL: dict[str, Any] = {"chunks_per_shard": 128, "codec": None, "journaled": False, "mutable": False, "dimension": "step"}
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Appender(StoreReader):
         self._pending: dict[str, list[bytes]] = {}
         self._changes: dict[str, list[tuple[NDArray[np.int64], NDArray[np.uint8]]]] = {}
         self._entries: dict[str, dict[int, ChunkEntry]] = {}
-        self._new_arrays: list[str] = []
+        self._new_arrays: dict[str, ArraySpec] = {}
         self._new_pieces: dict[str, list[Piece]] = {}
         self._tail_reset = False
         self._tail_slot, self._tail_used = 0, 0
@@ -103,11 +103,11 @@ class Appender(StoreReader):
         """Take an array that no commit has out of the store; what the container has of it is left over."""
         for known in (self._raw, self._coded, self._table_rows, self._pending, self._changes):
             known.pop(name, None)
-        self._new_arrays = [other for other in self._new_arrays if other != name]
+        self._new_arrays.pop(name, None)
 
     def _create(self, specs: Mapping[str, ArraySpec]) -> None:
         self.container.create_arrays(specs)
-        self._new_arrays += [name for name in specs if name not in self._new_arrays]
+        self._new_arrays |= specs
         for name, spec in specs.items():
             if spec.journaled:
                 self._table_rows[name] = 0
@@ -263,7 +263,7 @@ class Appender(StoreReader):
 
     def _forget_pending(self) -> None:
         """What was waiting for a commit is in it, or given up."""
-        self._pending, self._changes, self._entries, self._new_arrays = {}, {}, {}, []
+        self._pending, self._changes, self._entries, self._new_arrays = {}, {}, {}, {}
         self._new_pieces, self._tail_reset = {}, False
         self._tail_rows.clear()
         self._attached.clear()

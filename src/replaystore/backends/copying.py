@@ -267,7 +267,7 @@ def _seal(store: ArrayStore, attachments: Mapping[str, bytes], *, carried: bool)
     state: State = store.state
     state.partial |= checksums
     state.tails, state.entries, state.attached = {}, {}, dict(attachments)
-    state.arrays = [name for name in state.arrays if not name.startswith("journal/")]
+    state.arrays = {name: spec for name, spec in state.arrays.items() if not name.startswith("journal/")}
     store.begin_segment()
     with store.storage("seal"):
         store.container.seal()

@@ -6,6 +6,7 @@ A reader needs no lock and no recovery: it believes the newest valid record of t
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,16 +93,22 @@ class StoreReader:
     # --- what there is
 
     def check_arrays(self) -> None:
-        """CorruptError: an array that the commit speaks of is missing, or was not an array of this kind."""
-        specs, known = self.container.specs(), set(self.state.arrays)
-        for name in self.state.arrays:
-            if name not in specs:
-                what = "or its metadata is missing"
-            elif specs[name].journaled == ("checksums/" + name in known or name.startswith("journal/")):
-                what = "is of another kind than it was"
-            else:
-                continue
-            raise CorruptError(f"{self}: the array {name} {what}; restore its metadata from a copy (`replaystore verify` has more)")
+        """CorruptError: an array that the commit speaks of is missing, or its metadata say something else than the commit."""
+        for name, what in self.array_problems():
+            raise CorruptError(f"{self}: the array {name} {what}; run `replaystore repair`")
+
+    def array_problems(self) -> Iterator[tuple[str, str]]:
+        """In what the metadata of arrays are not what the commit log, which has a checksum, says of them."""
+        specs = self.container.specs()
+        for name, spec in self.state.arrays.items():
+            found = specs.get(name)
+            if found is None:
+                yield name, "or its metadata is missing"
+            elif found != spec:
+                was, now = spec.to_json(), found.to_json()
+                differing = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+                told = ", ".join(f"{key} {now.get(key)}, not {was.get(key)}" for key in differing)
+                yield name, f"is described as something else than what was made: {told}"
 
     def specs(self) -> dict[str, ArraySpec]:
         """The arrays that hold rows of the user's, by name."""

@@ -24,7 +24,7 @@ import numpy as np
 from google_crc32c import extend, value
 from numpy.typing import NDArray
 
-from replaystore.backends import ChunkEntry
+from replaystore.backends import ArraySpec, ChunkEntry
 from replaystore.errors import CorruptError
 
 __all__ = ["Piece", "State", "decode_records", "encode_record"]
@@ -105,8 +105,8 @@ class State:
     """Journaled arrays: rows of the records since."""
     attached: dict[str, bytes | Piece] = field(default_factory=dict)
     """Bytes kept with this commit alone: here if they are few, else in a tail array."""
-    arrays: list[str] = field(default_factory=list)
-    """The arrays that exist as of this commit; others in the container are left over from a killed writer."""
+    arrays: dict[str, ArraySpec] = field(default_factory=dict)
+    """The arrays that exist as of this commit, and what they are; others in the container are left over from a killed writer."""
     dead: list[list[int]] = field(default_factory=list)
     """Commits that were rolled back, as [first, last]."""
     base: int = 0
@@ -131,7 +131,7 @@ class State:
         self.first.update(meta.get("first", {}))
         self.extra = meta["extra"]
         self.partial = meta["partial"]
-        self.arrays = self.arrays + meta.get("arrays", [])
+        self.arrays = self.arrays | _arrays(meta.get("arrays", {}))
         if meta.get("tail_reset"):
             self.tails = {}
         self.attached = {name: Piece(*numbers) for name, numbers in meta.get("attached", {}).items()}
@@ -172,7 +172,7 @@ class State:
             "entries": {name: [[n, e.object, e.offset, e.length] for n, e in known.items()] for name, known in self.entries.items()},
             "tables": {name: list(known) for name, known in self.tables.items()},
             "attached": pieces,
-            "arrays": self.arrays,
+            "arrays": {name: spec.to_json() for name, spec in self.arrays.items()},
             "dead": self.dead,
         }
         blobs = {"mutable:" + name: rows.tobytes() for name, rows in self.mutable.items()}
@@ -193,7 +193,7 @@ class State:
             tails={name: [Piece(*numbers) for numbers in pieces] for name, pieces in meta["tails"].items()},
             entries={name: {n: ChunkEntry(*place) for n, *place in known} for name, known in meta["entries"].items()},
             tables={name: (rows, checksum) for name, (rows, checksum) in meta["tables"].items()},
-            arrays=meta["arrays"],
+            arrays=_arrays(meta["arrays"]),
             dead=[list(pair) for pair in meta["dead"]],
             base=meta["commit"],
             mutable={name: _rows(blob, meta["lengths"][name.split("/", 1)[0]]) for name, blob in mutable.items()},
@@ -217,6 +217,10 @@ class State:
         if state is None:
             raise CorruptError(f"{where}: this segment of the commit log has no valid base record; run `replaystore repair`")
         return state
+
+
+def _arrays(described: Mapping[str, Any]) -> dict[str, ArraySpec]:
+    return {name: ArraySpec.from_json(values) for name, values in described.items()}
 
 
 def _rows(data: bytes, count: int) -> NDArray[np.uint8]:

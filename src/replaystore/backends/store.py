@@ -169,7 +169,7 @@ class ArrayStore(Appender):
         if first:
             meta["first"] = dict(first)
         if self._new_arrays:
-            meta["arrays"] = self._new_arrays
+            meta["arrays"] = {name: spec.to_json() for name, spec in self._new_arrays.items()}
         blobs: dict[str, bytes] = {}
         for name, pieces in self._pending.items():
             blobs[("grow:" if self.container.specs()[name].mutable else "rows:") + name] = b"".join(pieces)
@@ -245,7 +245,7 @@ class ArrayStore(Appender):
                 tables = {name: old.table(name).tobytes() for name in rows if specs[name].journaled and not specs[name].mutable}
                 tails = {name: old.tail(name) for name in self._coded if name in rows}
                 state = State(newest.commit + 1, commit, now(), dict(old.state.lengths), dict(newest.first), old.state.extra)
-                state.arrays = [name for name in newest.arrays if name in rows or name.startswith("journal/")]
+                state.arrays = {name: spec for name, spec in newest.arrays.items() if name in rows or name.startswith("journal/")}
                 state.dead = [*newest.dead, [commit + 1, newest.commit]]
                 state.mutable = old.state.mutable
                 state.tables = {name: (rows[name], value(data)) for name, data in tables.items()}

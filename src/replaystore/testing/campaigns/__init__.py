@@ -2,10 +2,13 @@
 
 A campaign is a module here with
 
-    PROMISE: str                                                   what is promised, in a few words
-    def run(folder: str, *, count: int, seed: int) -> Tally        try it so many times, in an empty folder of its own
-    def control(folder: str, *, seed: int) -> Tally                the same with the promise broken on purpose (a sync left out, a lock
-                                                                   not taken, a checksum not compared): it must fail, or the campaign is blind
+    PROMISE: str
+        what is promised, in a few words
+    def run(folder: str, *, count: int, seed: int) -> Tally
+        try it so many times, in an empty folder of its own
+    def control(folder: str, *, seed: int) -> Tally
+        the same with the promise broken on purpose (a sync left out, a lock not taken, a checksum not
+        compared): it must fail, or the campaign is blind
 
 The same seed tries the same. `CAMPAIGNS` lists the modules by name; the tests run a share of each, `./scripts/campaign` any number.
 """
