@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "replaystore"
 
 LAYERS: list[set[str]] = [
-    {"errors", "forks"},
+    {"errors", "forks", "interrupts"},
     {"compare", "document", "location", "names", "registry", "schema", "spaces", "where"},
     {"backends"},
     {"assembler", "chunks", "layout", "opening", "sealing", "statistics", "trajectories", "weights"},

@@ -24,6 +24,7 @@ from replaystore.backends.reading import StoreReader
 from replaystore.backends.store import ArrayStore
 from replaystore.column import Column, Trajectory
 from replaystore.errors import ConflictError, ReplayStoreError, ReplayStoreWarning, SchemaError, UnsupportedError
+from replaystore.interrupts import Operations
 from replaystore.layout import array_specs, check_capacity, check_storage, field_specs, table_spec
 from replaystore.location import Location, parse
 from replaystore.names import escape, escape_path, flatten
@@ -152,6 +153,9 @@ class Buffer(BufferReader):
         super().__init__(place, store, document)
         self._lock = lock
         self._process = os.getpid()
+        self._operations = Operations(place)
+        self._gone_back = ""
+        """Says what was interrupted, and given up by it, once the last commit is shown again."""
         self._writers: list[Writer] = []
         self._dirty = False
         if isinstance(store, ArrayStore):
@@ -226,8 +230,9 @@ class Buffer(BufferReader):
         run.ends = {int(place): End((int(place), 1), finals[number]) for number, place in enumerate(places.tolist())}
         run.following = finals[-1] if touched > len(places) else None
         run.continues = self._continues(env, flat)
-        first = self._append_rows(flat, count)
-        self._assembler.add_together(first, [run], split=self._split_code(split))
+        with self._operations("append"):
+            first = self._append_rows(flat, count)
+            self._assembler.add_together(first, [run], split=self._split_code(split))
 
     def _final_rows(self, observation: Any, touched: int) -> list[dict[str, NDArray[Any]] | None]:
         """The observation after each trajectory that an append touches."""
@@ -278,11 +283,12 @@ class Buffer(BufferReader):
         self._writable()
         if self._writers:
             raise ConflictError(f"{self._place} has a writer already: close it first")
-        for env in sorted(self._assembler.open):
-            self._assembler.cut(env)
-            self._dirty = True
-        writer = Writer(self, num_envs, split=split)
-        self._writers.append(writer)
+        with self._operations("writer"):
+            for env in sorted(self._assembler.open):
+                self._assembler.cut(env)
+                self._dirty = True
+            writer = Writer(self, num_envs, split=split)
+            self._writers.append(writer)
         return writer
 
     def _writer_closed(self, writer: Writer) -> None:
@@ -294,19 +300,20 @@ class Buffer(BufferReader):
         self._writable()
         assert isinstance(self._store, ArrayStore)
         schema = self.schema.with_field(name, declared)
-        for writer in self._writers:
-            writer.flush()
         spec = field_specs(
             {name: declared}, "live", self._store.container.capabilities, capacity=self.capacity, storage={name: {"codec": "raw"}}
         )
         stored = f"steps/{escape_path(name)}"
-        self._replace_document(schema=schema)
-        self._store.create_arrays(spec, fill={stored: fill})
-        self._schema = schema
-        self._stored[name] = stored
-        self._dirty = True
-        for writer in self._writers:
-            writer._allocate(schema)
+        with self._operations("add_field"):
+            for writer in self._writers:
+                writer._hand_over()
+            self._replace_document(schema=schema)
+            self._store.create_arrays(spec, fill={stored: fill})
+            self._schema = schema
+            self._stored[name] = stored
+            self._dirty = True
+            for writer in self._writers:
+                writer._allocate(schema)
 
     def set_trajectory_column(self, name: str, values: Any) -> None:
         """Set a column of the table of trajectories: one number or bool for each that has ended (for "split" one string each).
@@ -322,13 +329,15 @@ class Buffer(BufferReader):
         ended = self._store.table("trajectories/trajectory")
         at = np.flatnonzero(np.isin(ended, self.parts.trajectory))  # in a ring: those of which a step is left
         arrays = {name: self._trajectory_column(name, np.asarray(values), len(at)) for name, values in columns.items()}
-        for name, array in arrays.items():
-            stored = f"trajectories/{escape(name)}"
-            if stored not in self._store.state.arrays:
-                self._store.create_arrays({stored: table_spec(array.dtype, mutable=True)})
-            self._store.set_rows(stored, at, array)
-            self._dirty = True
-        self.commit()
+        with self._operations("set_trajectory_column"):
+            for name, array in arrays.items():
+                stored = f"trajectories/{escape(name)}"
+                if stored not in self._store.state.arrays:
+                    self._store.create_arrays({stored: table_spec(array.dtype, mutable=True)})
+                self._store.set_rows(stored, at, array)
+                self._dirty = True
+            with self._turn:
+                self._commit()
 
     def _trajectory_column(self, name: str, values: NDArray[Any], count: int) -> NDArray[Any]:
         """The values of a column of the table, checked."""
@@ -355,13 +364,13 @@ class Buffer(BufferReader):
         StorageError: the disk refused; what was committed before is safe, nothing is lost, and `commit` may be tried again (after a failed
         sync only by opening the buffer anew)."""
         self._writable()
-        with self._turn:
+        with self._operations("commit"), self._turn:
             return self._commit()
 
     def _commit(self) -> int:
         assert isinstance(self._store, ArrayStore)
         for writer in self._writers:
-            writer.flush()
+            writer._hand_over()
         assembler = self._assembler
         if not (self._dirty or assembler.pending.trajectories):
             return self._store.state.commit
@@ -421,9 +430,11 @@ class Buffer(BufferReader):
 
     def publish(self) -> None:
         """Commit, and let other software (zarr-python, xarray, h5py) see all steps; `close` does this too."""
-        self.commit()
+        self._writable()
         assert isinstance(self._store, ArrayStore)
-        self._store.publish()
+        with self._operations("publish"), self._turn:
+            self._commit()
+            self._store.publish()
 
     def rollback(self, commit: int) -> None:
         """Go back to an older commit: what was committed after it, and what is not committed, is given up.
@@ -439,7 +450,7 @@ class Buffer(BufferReader):
         names = self.schema.names("observation")
         attachments = {name: b"".join(row[name].tobytes() for row in known) for name in names} if known else {}
         before = self._store.state
-        with self._turn:
+        with self._operations("rollback"), self._turn:
             try:
                 self._store.rollback(commit, attachments=attachments)
             finally:
@@ -462,20 +473,27 @@ class Buffer(BufferReader):
         if os.getpid() != self._process:  # a forked child has no part in what its parent writes
             self._release()
             return
+        if self._is_interrupted():
+            self._release()
+            raise ConflictError(self._gone_back)
         try:
             if isinstance(self._store, ArrayStore):
-                for writer in list(self._writers):
-                    writer.close()
-                self.commit()
-                if self.layout == "archive":
-                    sealing.seal_store(self._store)
-                else:
-                    self._store.publish()
-                    self._store.tidy()
+                with self._operations("close"), self._turn:
+                    self._close(self._store)
         finally:
             self._release()
         if isinstance(self._store, ArrayStore) and self.layout == "archive" and self._place.backend == "hdf5":
             sealing.write_sidecar(self._place)
+
+    def _close(self, store: ArrayStore) -> None:
+        for writer in list(self._writers):
+            writer._finish()
+        self._commit()
+        if self.layout == "archive":
+            sealing.seal_store(store)
+        else:
+            store.publish()
+            store.tidy()
 
     def abandon(self) -> None:
         """Release everything without committing: what is not committed is given up."""
@@ -491,12 +509,15 @@ class Buffer(BufferReader):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close. After an exception what was written is committed as well, since it is whole steps, if the disk lets us."""
+        """Close. After an exception what was written is committed as well, since it is whole steps, if the disk lets us.
+
+        If the exception has interrupted an operation of the buffer, so that what was written is not known, a warning says what is lost."""
         try:
             self.close()
-        except ReplayStoreError:
+        except ReplayStoreError as error:
             if kind is None:
                 raise
+            warnings.warn(str(error), ReplayStoreWarning, stacklevel=2)
 
     # --- small things
 
@@ -507,12 +528,43 @@ class Buffer(BufferReader):
 
     def _replace_document(self, **sections: Any) -> None:
         assert isinstance(self._store, ArrayStore)
-        self._document = self._document.replace(**sections)
+        document = self._document.replace(**sections)
         with self._store.storage("replace the document"):
-            self._store.container.replace_document(self._document.to_json())
+            self._store.container.replace_document(document.to_json())
+        self._document = document
+
+    def _is_interrupted(self) -> bool:
+        """Whether an operation was interrupted, so that what is in memory may be half of it. Then the last commit is shown again."""
+        if self._gone_back or not (what := self._operations.interrupted):
+            return bool(self._gone_back)
+        half = self._store
+        container = open_container(self._place, writable=False)
+        try:
+            self._store = StoreReader(container, StoreReader.load(container))
+            self._store.keep_tails()
+            self._document = documents.parse(container.document(), str(self._place))
+            self._forget_columns()
+            self._moved()
+            self._schema = self._visible_schema()
+        except BaseException:
+            container.close()
+            self._store = half
+            raise
+        self._gone_back = (
+            f"{self._place}: {what} was interrupted, so that steps since commit {self.commit_id} that were not committed are lost; "
+            "close it, and open it again to go on"
+        )
+        half.close()
+        return True
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        self._is_interrupted()
 
     def _writable(self) -> None:
         self._check_open()
+        if self._gone_back:
+            raise ConflictError(self._gone_back)
         if not isinstance(self._store, ArrayStore):
             raise ConflictError(f'{self._place} is open for reading: open it with mode="r+" to write')
         if os.getpid() != self._process:  # two processes that believe to be the writer would write over each other's commits
@@ -531,7 +583,8 @@ class Buffer(BufferReader):
         self._writable()
         if not isinstance(value, Mapping):
             raise SchemaError(f"metadata are a dict, not a {type(value).__name__}")
-        self._replace_document(user=dict(value))
+        with self._operations("metadata"):
+            self._replace_document(user=dict(value))
 
 
 def _whole(store: StoreReader) -> StoreReader:

@@ -141,6 +141,8 @@ class Writer:
         """
         if self._time >= self._steps:
             self.flush()
+        if self._staged.tell() != self._time * self._step_bytes:
+            self._rewind()
         if (
             type(observation) is type(action) is type(reward) is type(terminated) is type(truncated) is np.ndarray
             and mask is None
@@ -196,15 +198,18 @@ class Writer:
             before = self._current()
             for name in self._observations:  # where nothing is recorded, nothing moves on
                 arrays[name] = np.where(mask.reshape(-1, *[1] * (before[name].ndim - 1)), arrays[name], before[name])
-            self._masks[self._time] = mask.copy()
+            mask = mask.copy()
         try:
             self._staged.write(b"".join(arrays[name].tobytes() for name in self._names))
+            if mask is not None:
+                self._masks[self._time] = mask
             self._time += 1
         finally:
             self._rewind()
 
     def _rewind(self) -> None:
-        """Go on behind the last step that is staged as a whole."""
+        """Go on behind the last step that is staged as a whole; one that was interrupted was not."""
+        self._masks.pop(self._time, None)
         self._staged.seek(self._time * self._step_bytes)
 
     def _checked(self, columns: Mapping[str, Any], names: Any) -> dict[str, NDArray[Any]]:
@@ -234,8 +239,17 @@ class Writer:
 
     def flush(self) -> None:
         """Hand the staged steps over as rows. They are safe after the next commit."""
-        if not self._time and not self._resets:
-            return
+        if self._time or self._resets:
+            self._buffer._writable()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """As `flush`, in whatever operation this is a part of."""
+        if self._time or self._resets:
+            with self._buffer._operations("flush"):
+                self._flush()
+
+    def _flush(self) -> None:
         time, current = self._time, self._current()
         valid = np.ones((self.num_envs, time), np.bool_)
         for at, mask in self._masks.items():
@@ -306,7 +320,13 @@ class Writer:
     def close(self) -> None:
         """Hand over what is staged, and cut off the open trajectories. The buffer stays open; commit it to make all of it safe."""
         if not self._closed:
-            self.flush()
+            self._buffer._writable()
+            self._finish()
+
+    def _finish(self) -> None:
+        """As `close`, in whatever operation this is a part of."""
+        with self._buffer._operations("close the writer"):
+            self._hand_over()
             for env in range(self.num_envs):
                 self._buffer._assembler.cut(env)
             self._closed, self._like = True, None
