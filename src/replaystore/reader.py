@@ -314,16 +314,22 @@ class BufferReader:
         spec = store.container.specs()[stored]
         rows, first = store.rows(stored), store.first(stored)
         if column is None:
-            store.check_generation()
-            column = self._columns[stored] = self._open_column(stored, spec, first)
+            column = self._open_column(stored, spec, first)
         if column.first < first:
             column.drop_before(first)
         if isinstance(column, CodedColumn):
             column.set_tail(*store.tail(stored))
+            if stored not in self._columns:
+                store.check_generation()
         elif column.stop < rows:
             unit = spec.shard_rows if store.container.capabilities.shards else spec.chunk_rows
             start = max(column.stop // unit * unit, column.first)
-            column.extend(store.container.extents(stored, start, rows), rows, start=start)
+            self._columns.pop(stored, None)  # it is kept only if nothing was rolled back while its files were opened
+            try:
+                column.extend(store.container.extents(stored, start, rows), rows, start=start)
+            finally:
+                store.check_generation()
+        self._columns[stored] = column
         return column
 
     def _open_column(self, stored: str, spec: ArraySpec, first: int) -> PlainColumn | CodedColumn:
@@ -432,11 +438,11 @@ class BufferReader:
             return self._refresh()
 
     def _refresh(self) -> bool:
-        generation, arrays = self._store.state.generation, self._store.state.arrays
+        identity, arrays = self._store.state.identity, self._store.state.arrays
         moved = self._store.refresh()
         if moved:
             self._store.keep_tails()
-            rolled_back = self._store.state.generation != generation
+            rolled_back = self._store.state.identity != identity
             if rolled_back:
                 self._forget_columns()
             if rolled_back or self._store.state.arrays != arrays:

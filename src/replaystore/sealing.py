@@ -16,10 +16,10 @@ import re
 from collections.abc import Iterator
 
 from replaystore.backends import Container
-from replaystore.backends.copying import SEALED, commit_whole, seal
+from replaystore.backends.copying import commit_whole, seal
 from replaystore.backends.files import Files
 from replaystore.backends.reading import StoreReader
-from replaystore.backends.records import State
+from replaystore.backends.records import SEALED, State
 from replaystore.backends.store import ArrayStore
 from replaystore.errors import CorruptError, StorageError, UnsupportedError
 from replaystore.location import Location
@@ -64,6 +64,8 @@ def _write_manifest(store: ArrayStore) -> None:
         return
     with store.storage("write the manifest"):
         files = container.files
+        for name in [name for name in files.walk() if name.endswith(".new")]:  # of a replacement that failed
+            files.remove(name)
         listed = [name for name in files.walk() if name not in (MANIFEST, container.lock_name)]
         lines = [f"{_digest(files, name)}  {name}\n" for name in listed]
         files.replace(MANIFEST, "".join(lines).encode())

@@ -192,8 +192,10 @@ class _Verification:
             dead: list[list[int]] = []
             end = 0
             for meta, _, stop in decode_records(data):
-                commits.append(meta["commit"])
-                dead, end = meta.get("dead", dead), stop
+                end = stop
+                if not meta.get("forked"):
+                    commits.append(meta["commit"])
+                    dead = meta.get("dead", dead)
             rest = data[end:]
             if not commits:
                 self.problem(where, "its first record is damaged")

@@ -62,7 +62,7 @@ class Appender(StoreReader):
 
     def __init__(self, container: Container, state: State, *, durable: bool) -> None:
         super().__init__(container, state)
-        self.durable = container.files.durable = durable
+        self.durable = durable
         self.lock = threading.RLock()
         self._poison: str | None = None
         self._encoder = Encoder()
@@ -76,6 +76,8 @@ class Appender(StoreReader):
         self._new_pieces: dict[str, list[Piece]] = {}
         self._tail_reset = False
         self._tail_slot, self._tail_used = 0, 0
+        self._dropped: dict[str, int] = {}
+        """Without durability: the rows of each group before which space was last given back."""
         self._rolling_back = False
         """A rollback was refused half way: whether it has happened is not known, nor are there rows that something could follow."""
 
@@ -286,8 +288,9 @@ class Appender(StoreReader):
         counts = {name: array.rows for name, array in self._raw.items()} | {name: array.rows for name, array in self._coded.items()}
         return {name: rows for name, rows in (counts | self._table_rows).items() if group_of(name) == group}
 
-    def _sync(self) -> None:
-        if not self.durable:
+    def _sync(self, *, always: bool = False) -> None:
+        """Make all that was written durable; without durability, only what `always` has to be."""
+        if not (self.durable or always):
             return
         try:
             self.container.sync()
@@ -303,7 +306,7 @@ class Appender(StoreReader):
         """Errors of the operating system as ours."""
         if self._poison is not None:
             raise StorageError(self._poison)
-        if self._rolling_back and what != "roll back":
+        if (self._rolling_back or self.state.unforked) and what not in ("roll back", "recover"):
             raise StorageError(f"{self}: cannot {what} after a rollback that did not finish: roll back again, or reopen the store")
         try:
             yield

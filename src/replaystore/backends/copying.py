@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,11 @@ from replaystore.backends import ArraySpec, ChunkEntry
 from replaystore.backends.appending import BATCH_BYTES
 from replaystore.backends.codecs import TRAILER, codec_for, crc32c, parse_codec
 from replaystore.backends.reading import StoreReader
-from replaystore.backends.records import State
+from replaystore.backends.records import SEALED, now
 from replaystore.backends.store import ArrayStore
 from replaystore.errors import CorruptError, StorageError
 
 __all__ = [
-    "SEALED",
     "CheckedChunks",
     "append_encoded",
     "append_raw",
@@ -41,8 +41,6 @@ BLOCK_BYTES = 4 << 20
 """Encoded bytes read at once."""
 RAW_BYTES = 4 << 20
 """Raw bytes copied at once."""
-SEALED = "sealed"
-"""The key of `extra` that says that a store is never written to again."""
 
 Chunk = tuple[bytes, int]
 """The stored bytes of a chunk and their checksum, as `Codec.checksum` has it."""
@@ -242,7 +240,7 @@ def commit_whole(store: ArrayStore, extra: Mapping[str, Any], attachments: Mappi
             array.kept = array.rows
         store.commit(extra)
         store._tail_rows.update(tails)
-        _seal(store, attachments, carried=False)
+        _seal(store, attachments)
 
 
 def seal(store: ArrayStore) -> None:
@@ -253,23 +251,33 @@ def seal(store: ArrayStore) -> None:
         for name in store._coded:
             store.tail(name)
         kept = {name: store.attachment(name) for name in store.state.attached}
-        _seal(store, {name: data for name, data in kept.items() if data is not None}, carried=True)
+        _seal(store, {name: data for name, data in kept.items() if data is not None})
 
 
-def _seal(store: ArrayStore, attachments: Mapping[str, bytes], *, carried: bool) -> None:
-    """The rows of unfinished chunks are known to the store; `attachments` are to be carried by the next commit too."""
+def _seal(store: ArrayStore, attachments: Mapping[str, bytes]) -> None:
+    """The rows of unfinished chunks are known to the store."""
     chunks = {name: array.rows // array.spec.chunk_rows for name, array in store._coded.items()}
     unfinished = {name: chunk for name, chunk in chunks.items() if len(store.tail(name)[1])}
     store.publish()
     with store.storage("seal"):
         checksums = {name: _stored_checksum(store, name, chunk) for name, chunk in unfinished.items()}
-    store.commit({**store.state.extra, SEALED: True}, attachments=attachments if carried else None)
-    state: State = store.state
-    state.partial |= checksums
-    state.tails, state.entries, state.attached = {}, {}, dict(attachments)
-    state.arrays = {name: spec for name, spec in state.arrays.items() if not name.startswith("journal/")}
-    store.begin_segment()
     with store.storage("seal"):
+        # One record makes the store a sealed one. Until it is on the disk nothing has changed, here or there.
+        sealed = replace(
+            store.state,
+            commit=store.state.commit + 1,
+            parent=store.state.commit,
+            time=now(),
+            extra={**store.state.extra, SEALED: True},
+            partial=store.state.partial | checksums,
+            tails={},
+            entries={},
+            attached=dict(attachments),
+            arrays={name: spec for name, spec in store.state.arrays.items() if not name.startswith("journal/")},
+        )
+        store._start_log(sealed)
+        with store.state_lock:
+            store.state = sealed
         store.container.seal()
 
 

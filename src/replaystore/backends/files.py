@@ -72,8 +72,6 @@ class Files:
     def __init__(self, root: str | os.PathLike[str], *, writable: bool) -> None:
         self.root = Path(root)
         self.writable = writable
-        self.durable = True
-        """Whether syncing does anything; a store whose durability is "none" turns it off."""
         self._open: OrderedDict[str, int] = OrderedDict()
         self._users: dict[int, int] = {}
         """How many threads read from a descriptor."""
@@ -225,8 +223,6 @@ class Files:
 
     def sync_file(self, name: str) -> None:
         """Make a file's bytes and size durable."""
-        if not self.durable:
-            return
         with self.borrowed(name) as fd:
             if sys.platform == "darwin":  # fsync there leaves the bytes in the drive's cache
                 import fcntl
@@ -239,7 +235,7 @@ class Files:
 
     def sync_folder(self, folder: str) -> None:
         """Make the entries of a folder durable."""
-        if os.name == "nt" or not self.durable:  # folders cannot be opened there, and entries are journaled
+        if os.name == "nt":  # folders cannot be opened there, and entries are journaled
             return
         fd = os.open(self.path(folder), os.O_RDONLY)
         try:
@@ -275,7 +271,7 @@ class Files:
         self._side_by_side(self.sync_folder, list(folders))
 
     def _side_by_side(self, sync: Callable[[str], None], names: Sequence[str]) -> None:
-        if self.durable and len(names) > 1:
+        if len(names) > 1:
             _syncing.run(sync, names)
         else:
             for name in names:

@@ -1,6 +1,10 @@
-"""A folder that was copied while somebody wrote to it: its newest commit may speak of rows that its files do not have yet.
+"""Which commit is the newest that is whole, where that need not be the newest of all.
 
-Rows are written before the commit that counts them, so that one of the commits is whole in any copy, unless the disk was damaged as well.
+A store that was written without syncs and did not end by being closed: after a power cut any part of what was written since the base
+record of the newest segment of the log may be missing, so all of that is compared with its checksums.
+
+A folder that was copied while somebody wrote to it: its newest commit may speak of rows that its files do not have yet. Rows are
+written before the commit that counts them, so that one of the commits is whole in any copy, unless the disk was damaged as well.
 Whether a commit is whole is told by what is cheap to look at: the sizes of the files, small tables, and the last chunks of raw rows, where
 a file may have room already for rows that come later.
 """
@@ -9,10 +13,11 @@ from __future__ import annotations
 
 from replaystore.backends import ArraySpec
 from replaystore.backends.codecs import crc32c
-from replaystore.backends.reading import ATTEMPTS, StoreReader
+from replaystore.backends.reading import ATTEMPTS, StoreReader, group_of
+from replaystore.backends.records import State, decode_records
 from replaystore.errors import CorruptError, ReplayStoreError
 
-__all__ = ["missing", "newest_whole"]
+__all__ = ["missing", "newest_sound", "newest_whole"]
 
 TABLE_BYTES = 1 << 20
 """Tables up to this size are read when a store is opened; of larger ones the file must be long enough."""
@@ -72,6 +77,45 @@ def _check_coded(store: StoreReader, name: str, spec: ArraySpec) -> None:
         if entry is None or store.container.files.size(entry.object) < entry.offset + entry.length:
             raise CorruptError(f"{store}: chunk {chunk} of {name} is missing")
     store.tail(name)
+
+
+def newest_sound(store: StoreReader) -> int | None:
+    """Of a store that was written without syncs: the newest commit all of whose rows are there; None if that is its newest one."""
+    base, newest = store.state.base, store.state
+    if newest.commit == base:
+        return None
+    data = store.container.read_segment(base)
+    durable = State.replay(data, str(store), until=base)
+    limits: dict[str, int] = {}
+    for name, spec in store.specs().items():
+        group = group_of(name)
+        if not spec.journaled:
+            sound = _sound_rows(store, name, spec, max(durable.lengths.get(group, 0), store.first(name)))
+            limits[group] = min(limits.get(group, sound), sound)
+    known = [meta for meta, _, _ in decode_records(data) if meta["commit"] > base and not meta.get("forked")]
+    for meta in reversed(known):
+        if any(meta["lengths"].get(group, 0) > rows for group, rows in limits.items()):
+            continue
+        if not missing(StoreReader(store.container, State.replay(data, str(store), until=meta["commit"]))):
+            return None if meta["commit"] == newest.commit else int(meta["commit"])
+    return base
+
+
+def _sound_rows(store: StoreReader, name: str, spec: ArraySpec, start: int) -> int:
+    """How many rows of an array can be sound: up to the end of the first chunk, from row `start` on, that is not."""
+    for chunk in range(start // spec.chunk_rows, store.rows(name) // spec.chunk_rows):
+        try:
+            if spec.codec is None:
+                sound = crc32c(store.read_raw(name, chunk * spec.chunk_rows, (chunk + 1) * spec.chunk_rows))
+            else:
+                entry = store.locate(name, chunk)
+                stored = store.container.files.read(*entry) if entry is not None else b""
+                sound = store.container.codec(spec).checksum(stored)
+        except (ReplayStoreError, OSError, ValueError):
+            return chunk * spec.chunk_rows if spec.codec is not None else (chunk + 1) * spec.chunk_rows
+        if sound != store.checksum(name, chunk):
+            return chunk * spec.chunk_rows if spec.codec is not None else (chunk + 1) * spec.chunk_rows
+    return store.rows(name)
 
 
 def newest_whole(store: StoreReader) -> tuple[StoreReader, str]:

@@ -146,17 +146,17 @@ class StoreReader:
                 data = self.container.read_segment(self.state.base, self.state.end)
                 start = self.state.end
                 for meta, blobs, end in decode_records(data):
-                    if meta.get("arrays"):
+                    if meta.get("arrays") or meta.get("forked"):
                         self.container.refresh()
                     self.state.apply(meta, blobs)
                     self.state.end = start + end
                 break
             self.container.refresh()
-            generation = self.state.generation
+            identity = self.state.identity
             self.state = self.load(self.container)
             self._tables.clear()
             self._checksums.clear()
-            if self.state.generation == generation and self.container.segments()[-1] == self.state.base:
+            if self.state.identity == identity and self.container.segments()[-1] == self.state.base:
                 break
         if self.state.commit != before:
             self._tail_rows.clear()
@@ -169,6 +169,8 @@ class StoreReader:
         for segment in self.container.segments():
             first: dict[str, int] = {}
             for meta, _, _ in decode_records(self.container.read_segment(segment)):
+                if meta.get("forked"):
+                    continue
                 number, first = meta["commit"], first | meta.get("first", {})
                 evicted = any(row > first.get(group, 0) for group, row in newest.first.items())
                 if number <= newest.commit and not newest.is_dead(number) and not evicted:
@@ -184,8 +186,12 @@ class StoreReader:
         return None if self._newest is None else StoreReader(self.container, self._newest)
 
     def check_generation(self) -> None:
-        """ConflictError if another process has rolled the store back: what is opened now would not fit what was opened before."""
-        if not self.container.writable and self.load(self.container).generation != self.places.generation:
+        """ConflictError if another process has rolled the store back: what was opened last may not fit what was opened before.
+
+        To be called *after* opening: a rollback is in the log before any object gets a new identity, as the base of a new segment."""
+        if self.container.writable or self.container.segments()[-1:] == [self.places.base]:
+            return
+        if self.load(self.container).generation != self.places.generation:
             raise ConflictError(f"{self}: another process went back to an older commit; refresh or reopen")
 
     def moved(self, name: str, chunk: int) -> ChunkEntry | None:

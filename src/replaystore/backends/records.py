@@ -7,6 +7,8 @@ A segment of the log begins with a base record, which says everything; each furt
 its checksum is; the newest valid record of the newest segment is the state of the store, and the only truth about it. All numbers
 are little-endian.
 
+A record `{"commit": N, "forked": true}` says of the rollback that commit N was that all objects have got their new identity.
+
 Invariants: (1) a record is appended only after all bytes that it speaks of are durable; (2) commit numbers grow by one; (3) rows that
 a commit counted are never written again, unless a later record has rolled it back, and then in new objects.
 """
@@ -27,9 +29,11 @@ from numpy.typing import NDArray
 from replaystore.backends import ArraySpec, ChunkEntry
 from replaystore.errors import CorruptError
 
-__all__ = ["Piece", "State", "decode_records", "encode_record"]
+__all__ = ["SEALED", "Piece", "State", "decode_records", "encode_record"]
 
 MAGIC = b"RSC1"
+SEALED = "sealed"
+"""The key of `extra` that says that a store is never written to again."""
 _HEADER = struct.Struct("<4sIQ")
 _LENGTH = struct.Struct("<Q")
 _JSON = struct.Struct("<I")
@@ -109,6 +113,9 @@ class State:
     """The arrays that exist as of this commit, and what they are; others in the container are left over from a killed writer."""
     dead: list[list[int]] = field(default_factory=list)
     """Commits that were rolled back, as [first, last]."""
+    unforked: bool = False
+    """A rollback has been recorded, but the objects that rows will be written to anew are still those that readers of what was given
+    up have open: they get a new identity (`Container.fork`) before anything else is written."""
     base: int = 0
     """The commit that the segment of the log begins with."""
     end: int = 0
@@ -118,14 +125,22 @@ class State:
 
     @property
     def generation(self) -> int:
-        """Grows when a rollback gave objects a new identity."""
+        """Grows with each rollback: from then on objects may get a new identity."""
         return len(self.dead)
+
+    @property
+    def identity(self) -> tuple[int, bool]:
+        """Changes when objects may have got a new identity, and when they all have it."""
+        return len(self.dead), self.unforked
 
     def is_dead(self, commit: int) -> bool:
         return any(first <= commit <= last for first, last in self.dead)
 
     def apply(self, meta: Mapping[str, Any], blobs: Blobs) -> None:
-        """Go on to the next commit."""
+        """Go on to the next commit; or, in the same one, note that objects have got a new identity."""
+        if meta.get("forked"):
+            self.unforked = False
+            return
         self.commit, self.parent, self.time = meta["commit"], meta["parent"], meta["time"]
         self.lengths.update(meta["lengths"])
         self.first.update(meta.get("first", {}))
@@ -175,6 +190,8 @@ class State:
             "arrays": {name: spec.to_json() for name, spec in self.arrays.items()},
             "dead": self.dead,
         }
+        if self.unforked:
+            meta["unforked"] = True
         blobs = {"mutable:" + name: rows.tobytes() for name, rows in self.mutable.items()}
         return meta, blobs | {"keep:" + name: kept for name, kept in self.attached.items() if isinstance(kept, bytes)}
 
@@ -195,6 +212,7 @@ class State:
             tables={name: (rows, checksum) for name, (rows, checksum) in meta["tables"].items()},
             arrays=_arrays(meta["arrays"]),
             dead=[list(pair) for pair in meta["dead"]],
+            unforked=meta.get("unforked") is True,
             base=meta["commit"],
             mutable={name: _rows(blob, meta["lengths"][name.split("/", 1)[0]]) for name, blob in mutable.items()},
             attached={name: Piece(*numbers) for name, numbers in meta["attached"].items()} | kept,

@@ -4,7 +4,11 @@
 * When a segment of the log has grown, the rows of the tables move to their arrays and a new segment begins, with a record that says
   everything.
 * What other software sees (shapes, indexes) is changed by `publish` alone, and lags behind the commits until then.
-* `rollback` never overwrites what a reader may have open: the objects that hold rows to be written anew are first replaced by copies.
+* `rollback` never overwrites what a reader may have open: when it is in the log, the objects that hold rows to be written anew are
+  replaced by copies, and only when that is in the log, too, is anything written to them. A reader looks at the log after it has opened an
+  object: if no rollback is there, what it has opened stays as it is for ever.
+* Without durability only plain commits are not synced. What else changes (a segment of the log begins, arrays, the document, publishing,
+  dropping rows) is synced with all that was written before, so that after a power cut the base record of the newest segment is whole.
 """
 
 from __future__ import annotations
@@ -19,9 +23,9 @@ from replaystore.backends import ArraySpec, ChunkEntry, Container
 from replaystore.backends.appending import Appender, CodedArray, RawArray, of_shard
 from replaystore.backends.codecs import crc32c as value
 from replaystore.backends.codecs import extend
-from replaystore.backends.incomplete import missing
+from replaystore.backends.incomplete import missing, newest_sound
 from replaystore.backends.reading import group_of
-from replaystore.backends.records import Piece, State, encode_record, now
+from replaystore.backends.records import SEALED, Piece, State, encode_record, now
 from replaystore.errors import CorruptError, SchemaError, StorageError
 
 __all__ = ["ArrayStore"]
@@ -57,14 +61,22 @@ class ArrayStore(Appender):
         state = cls.load(container, skip_damaged=back_to is not None)
         store = cls(container, state, durable=durable)
         store.check_arrays()
-        lacking = missing(store) if back_to is None and container.capabilities.shards else ""
+        lacking = ""
+        if back_to is None and not durable and state.commit > state.base:
+            back_to = newest_sound(store)
+        elif back_to is None and container.capabilities.shards:
+            lacking = missing(store)
         if lacking:  # before anything is changed
             raise CorruptError(f"{lacking}; commit {state.commit}, the newest, is not whole: run `replaystore repair`")
         with store.storage("recover"):
             container.cut_segment(state.base, state.end)
         if back_to is None or back_to == state.commit:
-            store._resume()
-            store.publish()
+            with store.storage("recover"):
+                store._resume()
+                if state.unforked:
+                    store._fork()
+            if state.extra.get(SEALED) is not True:  # then everything is published, and readers rely on its being as it is
+                store.publish()
         else:
             store._resume(empty=True)
             store.rollback(back_to)
@@ -82,6 +94,7 @@ class ArrayStore(Appender):
         """Set up the writing state from the commit; `empty`: for a rollback, which brings the rows of unfinished chunks itself."""
         self._raw, self._coded, self._table_rows = {}, {}, {}
         self._forget_pending()
+        self._unseal()
         for name in self.state.arrays:
             spec = self.container.specs()[name]
             rows = self.rows(name) if not name.startswith("journal/") else 0
@@ -92,6 +105,19 @@ class ArrayStore(Appender):
             else:
                 self._coded[name] = self._open_coded(name, spec, rows, empty)
         self._resume_tails()
+
+    def _unseal(self) -> None:
+        """Take up a store again whose sealing did not end: its unfinished chunks are padded, and their places in the indexes alone."""
+        state, specs = self.state, self.container.specs()
+        if state.extra.get(SEALED) is not True:
+            return
+        for name in state.arrays:
+            if specs[name].codec is not None and not specs[name].journaled:
+                self.tail(name)
+                state.partial.pop(name, None)
+                if self.container.capabilities.shards:
+                    state.entries[name] = self._kept_entries(name, self.rows(name))
+        self.container.replace_document(self.container.document())  # without what helps to open a store that does not change
 
     def _resume_tails(self) -> None:
         """Go on in the tail array that the commit's pieces lie in, after them."""
@@ -106,7 +132,9 @@ class ArrayStore(Appender):
         if not empty:
             start, tail = self.tail(name)
             chunk[: rows - start] = np.ascontiguousarray(tail).reshape(-1).view(np.uint8).reshape(rows - start, spec.row_bytes)
-        return CodedArray(spec, self.container.codec(spec), rows, chunk, kept=rows)
+        sealed = self.state.extra.get(SEALED) is True  # then no tail array has the rows of the unfinished chunk
+        kept = rows // spec.chunk_rows * spec.chunk_rows if sealed else rows
+        return CodedArray(spec, self.container.codec(spec), rows, chunk, kept=kept)
 
     def commit(
         self, extra: Mapping[str, Any], *, first: Mapping[str, int] | None = None, attachments: Mapping[str, bytes] | None = None
@@ -135,12 +163,20 @@ class ArrayStore(Appender):
 
     def _tidy(self, first: Mapping[str, int]) -> None:
         """Give back the space of dropped rows; end a long segment of the log."""
+        if not self.durable and any(self._drops(group, row) for group, row in first.items()):
+            self.begin_segment()  # a commit that does without these rows is on the disk before they go
+            self._dropped |= first
         for group, row in first.items():
             for name in self._row_counts(group):
                 if not self.container.specs()[name].journaled:
                     self.container.drop_before(name, row)
         if self.state.end > SEGMENT_BYTES + 2 * sum(rows.size for rows in self.state.mutable.values()):
             self.begin_segment()
+
+    def _drops(self, group: str, row: int) -> bool:
+        """Whether dropping the rows before this one gives back the space of any that were there the last time."""
+        shards = {spec.shard_rows for name, spec in self.container.specs().items() if group_of(name) == group and not spec.journaled}
+        return any(row // rows != self._dropped.get(group, 0) // rows for rows in shards)
 
     def _describe(self, extra: Mapping[str, Any], first: Mapping[str, int]) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The record of a commit: its JSON and its blobs."""
@@ -189,7 +225,7 @@ class ArrayStore(Appender):
             self.container.reserve({name: rows for name, (rows, _) in tables.items()})
             for name, data in appended.items():
                 self.container.write_rows(name, state.tables.get(name, (0, 0))[0], memoryview(data))
-            self._sync()
+            self._sync(always=True)
             with self.state_lock:
                 state.tables |= tables
                 state.appended = {}
@@ -208,8 +244,8 @@ class ArrayStore(Appender):
         state.base, state.end = state.commit, len(record)
 
     def tidy(self) -> None:
-        """Begin a new segment of the log if much would have to be read to open the store."""
-        if self.state.end > TIDY_BYTES:
+        """Begin a new segment of the log if much would have to be read to open the store, or compared with what is on the disk."""
+        if self.state.end > TIDY_BYTES or (not self.durable and self.state.commit > self.state.base):
             self.begin_segment()
 
     def publish(self) -> None:
@@ -231,7 +267,7 @@ class ArrayStore(Appender):
                 entries[name] = of_shard(known, max(0, self.rows(name) - 1) // array.spec.shard_rows, per_shard)
             for name, placed in self.container.write_chunks(partial).items() if partial else ():
                 entries[name] = {**entries[name], **placed}
-            self._sync()
+            self._sync(always=True)
             lengths = {name: self.rows(name) for name in self.state.arrays if not name.startswith("journal/")}
             self.container.publish(lengths, entries)
 
@@ -248,15 +284,12 @@ class ArrayStore(Appender):
                 state.arrays = {name: spec for name, spec in newest.arrays.items() if name in rows or name.startswith("journal/")}
                 state.dead = [*newest.dead, [commit + 1, newest.commit]]
                 state.mutable = old.state.mutable
+                self._complete_tables(tables)
                 state.tables = {name: (rows[name], value(data)) for name, data in tables.items()}
                 state.partial = {name: crc for name in self._raw if name in rows and (crc := self._partial(name, rows[name]))}
                 state.entries = {name: self._kept_entries(name, rows[name]) for name in tails}
-                self.container.fork(rows)
-                for name, data in tables.items():
-                    if data:
-                        self.container.reserve({name: rows[name]})
-                        self.container.write_rows(name, 0, memoryview(data))
-                self._rolling_back = True  # so far nothing has changed but where things lie
+                state.unforked = True
+                self._rolling_back = True  # so far nothing that was committed has changed
                 self._encoder.discard()
                 self._forget_pending()
                 self._resume_tails()
@@ -269,21 +302,41 @@ class ArrayStore(Appender):
                     )
                 state.attached = self._write_tails(attachments or {})
                 state.tails = self._new_pieces
-                self._sync()
+                self._sync(always=True)
                 self._start_log(state)
                 with self.state_lock:
                     self.state = state
                     self._tables.clear()
                     self._checksums.clear()
                 self._rolling_back = False
-        self._resume()
+            with self.storage("roll back"):
+                self._fork()
+                self._resume()
         self.publish()
         with self.storage("roll back"):
             self._trim()
 
+    def _complete_tables(self, tables: Mapping[str, bytes]) -> None:
+        """Bring rows of the tables that are only in the log so far to their arrays: those that the newest commit has there, too."""
+        for name, data in tables.items():
+            width, written = self.container.specs()[name].row_bytes, self.state.tables.get(name, (0, 0))[0]
+            if len(data) > written * width:
+                self.container.reserve({name: len(data) // width})
+                self.container.write_rows(name, written, memoryview(data)[written * width :])
+
+    def _fork(self) -> None:
+        """End a rollback: no object that is written to from now on is one that readers of what was given up have open."""
+        names = [name for name in self.state.arrays if not name.startswith("journal/")]
+        self.container.fork({name: self.state.tables[name][0] if name in self.state.tables else self.rows(name) for name in names})
+        record = encode_record({"commit": self.state.commit, "forked": True}, {})
+        self.container.append_record(record)
+        with self.state_lock:
+            self.state.unforked = False
+            self.state.end += len(record)
+
     def _kept_entries(self, name: str, rows: int) -> dict[int, ChunkEntry]:
         """Entries of the complete chunks of the shard that row `rows` falls into."""
-        spec = self._coded[name].spec
+        spec = self.container.specs()[name]
         numbers = range(rows // spec.shard_rows * spec.chunks_per_shard, rows // spec.chunk_rows)
         return {n: entry for n in numbers if (entry := self.locate(name, n)) is not None}
 

@@ -31,7 +31,7 @@ from replaystore.backends import ArraySpec, Extent
 from replaystore.backends.files import Files
 from replaystore.chunks import Rows, StoredColumn
 from replaystore.chunks.taking import taker
-from replaystore.errors import CorruptError, SchemaError, StorageError
+from replaystore.errors import ConflictError, CorruptError, SchemaError, StorageError
 
 __all__ = ["MappedColumn", "PlainColumn", "raw_column"]
 
@@ -242,7 +242,8 @@ class PlainColumn(StoredColumn):
 
     def _read_run(self, run: _Run, inside: int, length: int) -> NDArray[np.uint8]:
         path = self.files.path(run.object)
-        self._place(run.object)
+        if self._place(run.object)[2] != run.identity:
+            raise ConflictError(f"{path}: another file has taken its place, rows of {self.name} with it; refresh or reopen")
         try:
             data = self.files.read(run.object, run.offset + inside, length)
         except OSError as error:

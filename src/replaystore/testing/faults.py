@@ -170,13 +170,11 @@ class _RecordedFiles(_OneByOne):
 
     def sync_file(self, name: str) -> None:
         super().sync_file(name)
-        if self.durable:
-            self._note("sync_file", name)
+        self._note("sync_file", name)
 
     def sync_folder(self, folder: str) -> None:
         super().sync_folder(folder)
-        if self.durable:
-            self._note("sync_folder", folder)
+        self._note("sync_folder", folder)
 
     def rename(self, old: str, new: str) -> None:
         super().rename(old, new)
