@@ -187,8 +187,10 @@ class Container(Protocol):
     def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
         """Write the index of a shard of a coded array that is complete: {chunk number: entry} for all its chunks."""
 
-    def entry(self, name: str, chunk: int) -> ChunkEntry | None:
-        """Where an encoded chunk lies, as far as the container itself knows (complete or published shards); None: not known."""
+    def entry(self, name: str, chunk: int, *, complete: int = 0) -> ChunkEntry | None:
+        """Where an encoded chunk lies, as far as the container itself knows (complete or published shards); None: not known.
+
+        `complete`: so many chunks of the array are complete as of a commit, and will not move."""
 
     def append_record(self, record: bytes) -> None:
         """Append one whole record to the newest segment of the commit log."""

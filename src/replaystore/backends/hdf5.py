@@ -263,8 +263,8 @@ class Hdf5Container:
     def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
         """Nothing is left to do: `write_chunks` has brought the chunks into HDF5's index."""
 
-    def entry(self, name: str, chunk: int) -> ChunkEntry | None:
-        places = self._index.known(name, chunk, chunk + 1)
+    def entry(self, name: str, chunk: int, *, complete: int = 0) -> ChunkEntry | None:
+        places = self._index.known(name, chunk, chunk + 1, complete=complete)
         if chunk >= places.chunks or places.offsets[chunk] < 0:
             return None
         return ChunkEntry(self.name, int(places.offsets[chunk]), int(places.lengths[chunk]))
@@ -383,6 +383,11 @@ class Hdf5Container:
         return {name: count for name, count in rows.items() if count % copied[name]}
 
     def metadata_problems(self) -> Iterator[tuple[str, str]]:
+        self._file.head()
+        for name in self._file.damaged:
+            what = f"{name} is damaged; the log is read without it, and opening the store for writing mends it"
+            yield self._file.path, what
+
         def look(file: Any, _: Overlay) -> list[tuple[str, str]]:
             read_document(file)
             return array_problems(file)

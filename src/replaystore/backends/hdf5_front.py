@@ -145,6 +145,18 @@ class Front:
         return cls(block, Header.unpack(block, JOURNAL), marker[0] if marker else 0)
 
     @property
+    def damaged(self) -> list[str]:
+        """The records that were written once and are not intact: torn by a power cut, being written just now, or changed since.
+
+        What they said of the log is then looked up in the log itself."""
+        heads = [Head.unpack(self.block, slot) for slot in HEADS]
+        marker = _opened(self.block, APPLIED, _MARKER, _MARKER_MAGIC)
+        found: dict[str, object] = {f"head {number} of the commit log": known for number, known in enumerate(heads)}
+        found |= {"the journal's header": self.journal, "the marker of the applied journal": marker}
+        places = dict(zip(found, (*HEADS, JOURNAL, APPLIED), strict=True))
+        return [name for name, known in found.items() if known is None and any(self.block[places[name] : places[name] + _HEAD.size])]
+
+    @property
     def pending(self) -> Header | None:
         """The header of a journal that is not known to be in place."""
         return self.journal if self.journal is not None and self.journal.sequence > self.applied else None

@@ -1,7 +1,8 @@
 """The tables of where chunks lie, for all arrays of a file: made when they are first needed, then kept.
 
-The writer changes its tables with each transaction. A reader asks whether a transaction came in between, but not for chunks that it
-was asked for before: they hold committed rows, and those never move. Threads may ask while one writes.
+The writer changes its tables with each transaction. A reader asks whether a transaction came in between, but not for chunks that are
+complete as of a commit: those never move. It looks all of them up at once, so that a table is read once for a commit, however many
+transactions a busy writer makes meanwhile. Threads may ask while one writes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from replaystore.backends import ArraySpec
 from replaystore.backends.hdf5_arrays import array
@@ -18,9 +21,6 @@ from replaystore.backends.hdf5_places import UNKNOWN, Places, Table, chunk_count
 from replaystore.forks import renew_in_children
 
 __all__ = ["ChunkIndex"]
-
-WINDOW = 32
-"""Chunks looked up together when a reader finds its table out of date."""
 
 
 class ChunkIndex:
@@ -46,8 +46,10 @@ class ChunkIndex:
         """A table, if it is kept."""
         return self._tables.get(name)
 
-    def known(self, name: str, start: int = 0, stop: int = 0) -> Places:
-        """The table of an array, good for the chunks [start, stop); it ends where the array ends, if that is before `stop`."""
+    def known(self, name: str, start: int = 0, stop: int = 0, *, complete: int = 0) -> Places:
+        """The table of an array, good for the chunks [start, stop); it ends where the array ends, if that is before `stop`.
+
+        `complete`: so many chunks of the array are complete as of a commit."""
         places = self._tables.get(name)
         if self._writable and places is not None:
             return places
@@ -58,8 +60,11 @@ class ChunkIndex:
             elif self._writable:  # another thread has looked meanwhile
                 return places
             elif stop > places.chunks or not places.sure[start:stop].all() or places.version[0] != self._file.generation:
-                places = self._look_again(name, places, start, stop)
-            places.sure[start:stop] = places.offsets[start:stop] >= 0
+                places = self._look_again(name, places, start, stop, complete)
+            else:
+                return places
+            for part in (slice(start, stop), slice(0, complete)):
+                places.sure[part] = places.offsets[part] >= 0
         return places
 
     def _load(self, name: str) -> Places:
@@ -74,7 +79,7 @@ class ChunkIndex:
         places = self._tables[name] = Places(spec, found, chunks, version)
         return places
 
-    def _look_again(self, name: str, places: Places, start: int, stop: int) -> Places:
+    def _look_again(self, name: str, places: Places, start: int, stop: int, complete: int) -> Places:
         """Bring a reader's table up to date."""
         version = self._file.version()
         if version == places.version and not (places.offsets[start:stop] == UNKNOWN).any():
@@ -83,8 +88,9 @@ class ChunkIndex:
         def look(file: Any, overlay: Overlay) -> tuple[int, Table]:
             dataset = array(file, name)
             chunks = chunk_count(dataset, places.spec, overlay.end)
-            wanted = range(start, min(max(stop, start + WINDOW), chunks))
-            return chunks, chunk_places(dataset, places.spec, overlay.end, [n for n in wanted if n >= places.chunks or not places.sure[n]])
+            sure = np.flatnonzero(places.sure[:complete])
+            wanted = np.setdiff1d(np.r_[:complete, start:stop], sure, assume_unique=False)
+            return chunks, chunk_places(dataset, places.spec, overlay.end, wanted[wanted < chunks].tolist())
 
         if version[0] == places.version[0]:
             (chunks, found), version = self._file.look(look)

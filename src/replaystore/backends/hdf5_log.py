@@ -18,6 +18,7 @@ import numpy as np
 from replaystore.backends.hdf5_front import USERBLOCK, Head
 from replaystore.backends.hdf5_library import ALIGNMENT, Hdf5File, child, group, origins, remove
 from replaystore.backends.hdf5_overlay import Overlay
+from replaystore.backends.records import decode_records
 from replaystore.errors import CorruptError, NotFoundError
 
 __all__ = ["LOG", "Log"]
@@ -38,13 +39,45 @@ class Log:
         self._head: Head | None = None
         """The writer's own; readers ask the file."""
         self._older: tuple[tuple[int, int], list[int]] | None = None
+        self._mended: tuple[object, Head | None] | None = None
+        """What was found where a head is damaged, and which heads and transaction that was."""
 
     def reload(self) -> None:
-        """Look anew where the log lies."""
-        self._head, self._older = self._file.head(), None
+        """Look anew where the log lies; a writer mends a damaged head."""
+        self._head, self._older = self._found(), None
+        if self._writable and self._head is not None and (self._file.damaged or self._file.mended):
+            self._write_head(replace(self._head, sequence=self._head.sequence + 1))
+            self._file.mended = False
 
     def _newest(self) -> Head | None:
-        return self._head if self._writable else self._file.head()
+        return self._head if self._writable else self._found()
+
+    def _found(self) -> Head | None:
+        """The newest segment of the log, and how much of it counts. A head says so; where one is damaged, the log itself."""
+        head = self._file.head()
+        if not (self._file.damaged or self._file.mended):
+            return head
+        key = (self._file.version(), head)
+        if self._mended is None or self._mended[0] != key:
+            self._mended = key, self._file.look(lambda file, overlay: self._behind(file, head, overlay.end))[0]
+        return self._mended[1]
+
+    def _behind(self, file: Any, head: Head | None, end: int) -> Head | None:
+        """What a damaged head may have named: a segment behind the one of this head, or records behind those that it counts.
+
+        Nothing else can lie there: space is never used twice, and segments behind the newest one are removed by what makes it that."""
+        sequence = head.sequence if head is not None else 0
+        for commit in sorted(_names(file), reverse=True):
+            later = _segment(file, commit, end) if head is None or commit > head.commit else None
+            used = self._valid(later, 0) if later is not None else 0
+            if later is not None and used:
+                return replace(later, sequence=sequence, used=used)
+        return None if head is None else replace(head, used=self._valid(head, head.used))
+
+    def _valid(self, head: Head, start: int) -> int:
+        """Where the last of the valid records ends that lie one behind the other from byte `start` of a segment on."""
+        data = b"".join(self._file.files.read(self._file.name, *part) for part in _parts(head, start, head.room))
+        return start + max((end for _, _, end in decode_records(data)), default=0)
 
     def segments(self) -> list[int]:
         head = self._newest()

@@ -68,6 +68,10 @@ class TransactionFile:
         """A sync failed: what is on the disk is unknown, and nothing more is written."""
         self.unfinished = False
         """A transaction may have happened, but is not known to be in place: `recover` before anything else."""
+        self.damaged: list[str] = []
+        """The records of the front that were not intact when `head` last looked."""
+        self.mended = False
+        """`recover` found such records, and replayed a journal, perhaps, that was in place: heads may be older than the log."""
         self._following = follow
         self._sequence = 0
         self._seen = 0
@@ -190,6 +194,8 @@ class TransactionFile:
                 pieces.lay_over(0, overlaid)
                 block = bytes(overlaid)
             found = [head for slot in HEADS if (head := Head.unpack(block, slot)) is not None]
+            whole = len(found) == len(HEADS) and front.journal is not None and front.applied
+            self.damaged = [] if whole else front.damaged
             best = max(found, key=lambda head: head.sequence, default=None)
             if best is not None and not best.inside(self.files.size(self.name)):
                 found.remove(best)
@@ -221,12 +227,17 @@ class TransactionFile:
         self.check()
         front, pieces = self._state()
         header = front.pending
+        self.mended = self.mended or bool(front.damaged)
         if header is not None:
             if pieces:
                 self.sync()  # after a kill the journal may be in the system's memory only
                 self._apply(pieces, header.new_end)
             self._mark(header.sequence)
         self._sequence = max(front.applied, front.journal.sequence if front.journal else 0)
+        if front.journal is None and self._sequence:  # it was damaged: the next transaction's is told from none by its number
+            self.files.write(self.name, JOURNAL, Header(self._sequence, USERBLOCK, USERBLOCK, REGION, 0, 0).pack())
+        elif header is None and front.damaged:
+            self._mark(self._sequence)
         if not self.unfinished:
             self._floor = self.files.size(self.name)
         self.unfinished = False

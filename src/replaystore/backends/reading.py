@@ -280,7 +280,11 @@ class StoreReader:
 
     def locate(self, name: str, chunk: int) -> ChunkEntry | None:
         """Where a complete chunk of a coded array lies; None: nowhere."""
-        return self.places.entries.get(name, {}).get(chunk) or self.container.entry(name, chunk)
+        found = self.places.entries.get(name, {}).get(chunk)
+        if found is None:
+            complete = self.places.lengths.get(group_of(name), 0) // self.container.specs()[name].chunk_rows
+            found = self.container.entry(name, chunk, complete=complete)
+        return found
 
     def checksum(self, name: str, chunk: int) -> int | None:
         """The crc32c of a complete chunk's stored bytes; None: the chunk is not complete."""

@@ -223,7 +223,7 @@ class ZarrContainer:
         self.files.write(file, 0, with_checksum(index))
         self._indexes.pop((name, shard), None)
 
-    def entry(self, name: str, chunk: int) -> ChunkEntry | None:
+    def entry(self, name: str, chunk: int, *, complete: int = 0) -> ChunkEntry | None:
         spec = self.specs()[name]
         shard = chunk // spec.chunks_per_shard
         known = self._indexes.get((name, shard))

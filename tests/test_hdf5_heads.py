@@ -1,0 +1,75 @@
+"""What is said twice in the front of an HDF5 file: where one of the two is damaged, nothing acknowledged is lost, and `verify` says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import replaystore as rs
+from replaystore.backends.hdf5_front import APPLIED, HEADS, JOURNAL, Front
+
+SCHEMA = rs.Schema({"observation": rs.Field(np.dtype("f4"), (3,), "observation")})
+CODED = {"observation": {"codec": "gzip:1", "chunk_rows": 4}}
+
+
+def commits(buffer: rs.Buffer) -> None:
+    for value in range(5):
+        buffer.append({"observation": np.full((10, 3), value, "f4")})
+        buffer.commit()
+
+
+def grows(buffer: rs.Buffer) -> None:
+    """The log needs more room, and its newest head names the new piece."""
+    for value in range(40):
+        buffer.append({"observation": np.full((1, 3), value, "f4")})
+        buffer.commit()
+
+
+def rolls_back(buffer: rs.Buffer) -> None:
+    """The newest head is the first that names the newest segment."""
+    commits(buffer)
+    buffer.rollback(2)
+
+
+def closes(buffer: rs.Buffer) -> None:
+    grows(buffer)
+    buffer.close()
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of the log that need more room soon; `verify` in this process."""
+    monkeypatch.setattr("replaystore.backends.hdf5_log.LEAST", 1 << 12)
+    monkeypatch.setattr("replaystore.verification._probe", lambda *_: True)
+
+
+@pytest.mark.parametrize("bit", [3, 90, 250])
+@pytest.mark.parametrize("place", [*HEADS, JOURNAL, APPLIED])
+@pytest.mark.parametrize("story", [commits, grows, rolls_back, closes])
+@pytest.mark.parametrize("storage", [None, CODED], ids=["raw", "coded"])
+def test_a_flipped_bit_before_the_hdf5_bytes_hides_nothing(
+    tmp_path: Path, story: Callable[[rs.Buffer], None], place: int, bit: int, storage: dict[str, dict[str, object]] | None
+) -> None:
+    path = tmp_path / "a.h5"
+    buffer = rs.create(path, SCHEMA, storage=storage)
+    story(buffer)
+    buffer.abandon()
+    with rs.open(path) as read:
+        expected = read.commit_id, read["observation"][:].tolist()
+    data = bytearray(path.read_bytes())
+    data[place + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    flipped = Front.unpack(bytes(data), str(path)).damaged
+
+    with rs.open(path) as read:
+        assert (read.commit_id, read["observation"][:].tolist()) == expected
+    assert any("damaged" in problem.what for problem in rs.verify(path).problems) == bool(flipped)
+    with rs.open(path, "r+") as buffer:
+        assert buffer.commit_id == expected[0]
+        buffer.append({"observation": np.full((3, 3), 77, "f4")})
+    with rs.open(path) as read:
+        assert read["observation"][:].tolist() == [*expected[1], *[[77.0] * 3] * 3]
+    assert rs.verify(path).problems == []
