@@ -3,6 +3,9 @@
 The primitive operations are few and each is one method, so that a test can record them, replay them with unsynced ones lost,
 or make them fail. Names are relative paths with `/`. A write is durable after `sync_file` of the file and, if the file was made or
 renamed, `sync_folder` of the folder that gained the entry.
+
+A store may come from a stranger: below the root no link is followed and only regular files are opened (inside.py). What is read whole
+is bounded (`read_whole`); other reads ask for no more than their caller knows to be there.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from replaystore.backends.inside import DEEPEST, check_folders, open_regular
+from replaystore.errors import CorruptError
 from replaystore.forks import renew_in_children
 
 __all__ = ["Files", "MemoryFiles"]
@@ -72,7 +77,11 @@ class Files:
     def __init__(self, root: str | os.PathLike[str], *, writable: bool) -> None:
         self.root = Path(root)
         self.writable = writable
+        self.entrance = ""
+        """The file that may be a link, if the store is one file and its name that of a link to it."""
         self._open: OrderedDict[str, int] = OrderedDict()
+        self._checked = {""}
+        """Folders that are known to be folders, and no links."""
         self._users: dict[int, int] = {}
         """How many threads read from a descriptor."""
         self._unwanted: set[int] = set()
@@ -87,23 +96,35 @@ class Files:
         """The path of a file, for messages and for other libraries."""
         return os.path.join(self.root, name) if name else str(self.root)
 
+    def _inside(self, name: str, *, make: bool = False) -> str:
+        """The path of a file, whose folders are folders of the store. FileNotFoundError; CorruptError: one is a link."""
+        self._folder_path(name.rpartition("/")[0] if name[:1] != "/" else name, make=make)
+        return self.path(name)
+
+    def _folder_path(self, folder: str, *, make: bool = False) -> str:
+        """The path of a folder, none of whose parts is a link."""
+        if folder not in self._checked:
+            check_folders(str(self.root), folder, make=make)
+            self._checked.add(folder)
+        return self.path(folder)
+
     # --- reading
 
     def descriptor(self, name: str) -> int:
-        """An open descriptor, owned by this object. FileNotFoundError if there is no such file.
+        """An open descriptor, owned by this object. FileNotFoundError if there is no such file; CorruptError: it is no regular file.
 
         It is valid until the next call, in any thread: `borrowed` is for more than one thread."""
         found = self._open.get(name)
         if found is not None:
             self._open.move_to_end(name)
             return found
-        flags = os.O_RDWR if self.writable else os.O_RDONLY
+        path, follow = self._inside(name), name == self.entrance
         try:
-            opened = os.open(self.path(name), flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+            opened = open_regular(path, os.O_RDWR if self.writable else os.O_RDONLY, follow=follow)
         except PermissionError:
             if not self.writable:
                 raise
-            opened = os.open(self.path(name), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            opened = open_regular(path, os.O_RDONLY, follow=follow)
         return self._keep(name, opened)
 
     @contextlib.contextmanager
@@ -144,6 +165,13 @@ class Files:
                 length -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def read_whole(self, name: str, most: int) -> bytes:
+        """All bytes of a file that has a use for at most so many. CorruptError: it has more."""
+        size = self.size(name)
+        if size > most:
+            raise CorruptError(f"{self.path(name)} has {size} bytes, and at most {most} make sense; restore it from a copy")
+        return self.read(name, 0, size)
+
     def read_places(self, name: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes at several (offset, length) of a file, which is looked up once; fewer than asked for where it ends."""
         with self.borrowed(name) as fd:
@@ -181,30 +209,55 @@ class Files:
             return os.fstat(self.descriptor(name)).st_size
 
     def exists(self, name: str) -> bool:
-        return os.path.exists(self.path(name))
+        """Whether something has the name, be it a link that leads nowhere."""
+        try:
+            os.lstat(self._inside(name))
+        except OSError:
+            return False
+        return True
 
     def list(self, folder: str = "") -> list[str]:
-        """The names in a folder, sorted; none if it does not exist."""
+        """The names in a folder, sorted; none if it does not exist, or is a file."""
         try:
-            return sorted(os.listdir(self.path(folder)))
-        except FileNotFoundError:
+            return sorted(os.listdir(self._folder_path(folder)))
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def walk(self) -> Iterator[str]:
-        """The names of all files, sorted."""
-        found = []
-        for folder, _, names in os.walk(self.root):
-            found += [os.path.relpath(os.path.join(folder, name), self.root).replace(os.sep, "/") for name in names]
+        """The names of all files, sorted; links are among them. CorruptError: folders lie too deep in each other."""
+        found: list[str] = []
+        folders = [("", 0)]
+        while folders:
+            folder, depth = folders.pop()
+            if depth > DEEPEST:
+                raise CorruptError(f"{self.root}: folders lie more than {DEEPEST} deep in each other; do not trust this store")
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path(folder)) as entries:
+                for entry in entries:
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append((name, depth + 1))
+                    else:
+                        found.append(name)
         return iter(sorted(found))
 
     # --- writing: the primitive operations
 
     def create(self, name: str) -> None:
-        """Make an empty file, or empty the one that is there; folders are made as needed."""
+        """Make an empty file in place of what has the name; folders are made as needed.
+
+        What was there is never written to: it may be a link, or another name of a file that is none of ours."""
         self.forget(name)
-        os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        self._keep(name, os.open(self.path(name), flags, 0o666))
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        try:
+            opened = open_regular(self._inside(name, make=True), flags)
+        except FileExistsError:
+            os.unlink(self.path(name))
+            opened = open_regular(self.path(name), flags)
+        except FileNotFoundError:  # somebody has removed a folder
+            self._checked = {""}
+            os.makedirs(self.root, exist_ok=True)
+            opened = open_regular(self._inside(name, make=True), flags)
+        self._keep(name, opened)
 
     def write(self, name: str, offset: int, data: Any) -> None:
         """Write all of `data` (a buffer of bytes) at `offset`."""
@@ -237,7 +290,7 @@ class Files:
         """Make the entries of a folder durable."""
         if os.name == "nt":  # folders cannot be opened there, and entries are journaled
             return
-        fd = os.open(self.path(folder), os.O_RDONLY)
+        fd = os.open(self._folder_path(folder), os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:
@@ -247,18 +300,19 @@ class Files:
         """Give a file another name, replacing what has it."""
         self.forget(old)
         self.forget(new)
-        os.replace(self.path(old), self.path(new))
+        os.replace(self._inside(old), self._inside(new))
 
     def remove(self, name: str) -> None:
         """Remove a file; no error if it is not there."""
         self.forget(name)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path(name))
+            os.unlink(self._inside(name))
 
     def remove_folder(self, folder: str) -> None:
         """Remove a folder that has become empty; no error if it is not there, or not empty."""
+        self._checked = {known for known in self._checked if known != folder and not known.startswith(folder + "/")}
         with contextlib.suppress(OSError):
-            os.rmdir(self.path(folder))
+            os.rmdir(self._inside(folder))
 
     # --- made of them
 

@@ -59,7 +59,7 @@ class Hdf5Container:
 
     def __init__(self, files: Files, name: str, *, writable: bool) -> None:
         self.files = files
-        self.name = name
+        files.entrance = self.name = name
         self.path = files.path(name)
         self.writable = writable
         self.capabilities = Capabilities(kind="hdf5", write=writable, drop=False, shards=False, default_codec="gzip:1")

@@ -18,6 +18,7 @@ import numpy as np
 from replaystore.backends.hdf5_front import USERBLOCK, Head
 from replaystore.backends.hdf5_library import ALIGNMENT, Hdf5File, child, group, origins, remove
 from replaystore.backends.hdf5_overlay import Overlay
+from replaystore.backends.record_checks import segment_end
 from replaystore.backends.records import decode_records
 from replaystore.errors import CorruptError, NotFoundError
 
@@ -95,7 +96,12 @@ class Log:
             head, _ = self._file.look(lambda file, overlay: _segment(file, commit, overlay.end))
         if head is None:
             raise NotFoundError(f"{self._file.path}: no segment of the commit log begins with commit {commit}")
-        return b"".join(self._file.files.read(self._file.name, *part) for part in _parts(head, start, head.used))
+        found = head
+
+        def part(offset: int, length: int) -> bytes:
+            return b"".join(self._file.files.read(self._file.name, *part) for part in _parts(found, offset, offset + length))
+
+        return part(start, segment_end(part, start, head.used, self._file.path) - start)
 
     def append(self, record: bytes) -> None:
         head = self._head

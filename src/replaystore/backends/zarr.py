@@ -17,7 +17,6 @@ The index of a shard is written when the shard is complete and, for the last one
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -26,8 +25,10 @@ from typing import Any
 import numpy as np
 
 from replaystore.backends import ArraySpec, Capabilities, ChunkEntry, Codec, Extent
+from replaystore.backends.checks import MOST_JSON, as_number, load_json
 from replaystore.backends.codecs import codec_for, crc32c
 from replaystore.backends.files import Files
+from replaystore.backends.record_checks import segment_end
 from replaystore.backends.zarr_metadata import (
     CHECKSUM,
     CONVENTION,
@@ -84,6 +85,7 @@ class ZarrContainer:
         """An existing hierarchy. FormatError: it is none of ours."""
         container = cls(files, writable=writable)
         container.document()
+        container.segments()  # the lock that a writer takes lies beside them: no link leads elsewhere
         return container
 
     # --- metadata
@@ -113,11 +115,9 @@ class ZarrContainer:
     def _metadata(self, name: str) -> dict[str, Any]:
         file = f"{name}/zarr.json" if name else "zarr.json"
         try:
-            found = json.loads(self.files.read(file))
+            found = load_json(self.files.read_whole(file, MOST_JSON), self.files.path(file))
         except FileNotFoundError:
             raise self._not_ours(name, f"{self.files.path('')} is not a replaystore store: it has no {file}") from None
-        except ValueError as error:
-            raise CorruptError(f"{self.files.path(file)}: not valid JSON ({error}); run `replaystore repair`") from None
         finally:
             self.files.forget(file)  # it is replaced by renaming
         if not isinstance(found, dict) or found.get("zarr_format") != 3:
@@ -247,7 +247,7 @@ class ZarrContainer:
         for number, (offset, nbytes) in enumerate(index, shard * spec.chunks_per_shard):
             if offset == nbytes == NOWHERE:
                 continue
-            if offset + nbytes > size:
+            if offset > size or nbytes > size - offset:
                 raise CorruptError(f"{self.files.path(file)}: chunk {number} reaches past the end of the file; run `replaystore verify`")
             entries[number] = ChunkEntry(file, offset, nbytes)
         return entries
@@ -255,7 +255,7 @@ class ZarrContainer:
     # --- the log
 
     def segments(self) -> list[int]:
-        return sorted(int(name) for name in self.files.list(f"{LOG}/c") if name.isdigit())
+        return sorted(number for name in self.files.list(f"{LOG}/c") if (number := as_number(name)) is not None)
 
     def begin_segment(self, commit: int, record: bytes) -> None:
         name, first = f"{LOG}/c/{commit}", self._segment is None
@@ -280,7 +280,8 @@ class ZarrContainer:
         name = f"{LOG}/c/{commit}"
         if not self.writable:
             self.files.forget(name)  # an older one of this name may have been replaced
-        return self.files.read(name, start)
+        stop = segment_end(lambda offset, length: self.files.read(name, offset, length), start, self.files.size(name), self.path)
+        return self.files.read(name, start, max(0, stop - start))
 
     def cut_segment(self, commit: int, length: int) -> None:
         name = f"{LOG}/c/{commit}"
@@ -400,7 +401,8 @@ class ZarrContainer:
         for name, row in rows.items():
             spec = self.specs()[name]
             for entry in self.files.list(f"{name}/c"):
-                if not entry.isdigit() or int(entry) * spec.shard_rows >= row:
+                number = as_number(entry)
+                if number is None or number * spec.shard_rows >= row:
                     self._remove_shard(name, entry, len(spec.shape))
         for name in self.specs().keys() - rows.keys():
             if not name.startswith("journal/"):
@@ -411,7 +413,8 @@ class ZarrContainer:
     def drop_before(self, name: str, row: int) -> None:
         spec = self.specs()[name]
         for entry in self.files.list(f"{name}/c"):
-            if entry.isdigit() and (int(entry) + 1) * spec.shard_rows <= row:
+            number = as_number(entry)
+            if number is not None and (number + 1) * spec.shard_rows <= row:
                 self._remove_shard(name, entry, len(spec.shape))
 
     def _remove(self, name: str) -> None:

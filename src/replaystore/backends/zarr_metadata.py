@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from replaystore.backends import PAGE, ArraySpec
-from replaystore.backends.codecs import crc32c, zarr_codecs
+from replaystore.backends.checks import MOST_JSON, is_count, little, load_json, spec_problem
+from replaystore.backends.codecs import crc32c, parse_codec, zarr_codecs
 from replaystore.backends.files import Files
 from replaystore.errors import CorruptError
 
@@ -57,10 +58,13 @@ def consolidated(files: Files) -> dict[str, Any]:
     nodes = {}
     for name in files.walk():
         if name.endswith("/zarr.json"):
-            node = json.loads(files.read(name))
-            inside = {} if node["node_type"] == "array" else {"consolidated_metadata": _NOTHING_INSIDE}
+            node = load_json(files.read_whole(name, MOST_JSON), files.path(name))
+            if not isinstance(node, dict):
+                raise CorruptError(f"{files.path(name)}: no metadata of an array or group; run `replaystore verify`")
+            inside = {} if node.get("node_type") == "array" else {"consolidated_metadata": _NOTHING_INSIDE}
             nodes[name.removesuffix("/zarr.json")] = node | inside
-    return {**json.loads(files.read("zarr.json")), "consolidated_metadata": {**_NOTHING_INSIDE, "metadata": nodes}}
+    root = load_json(files.read_whole("zarr.json", MOST_JSON), files.path("zarr.json"))
+    return {**root, "consolidated_metadata": {**_NOTHING_INSIDE, "metadata": nodes}}
 
 
 def with_checksum(index: np.ndarray[Any, Any]) -> bytes:
@@ -116,18 +120,19 @@ def array_metadata(spec: ArraySpec, rows: int, name: str) -> dict[str, Any]:
 
 
 def spec_of(metadata: Mapping[str, Any], where: str) -> ArraySpec:
-    """The inverse of `array_metadata`."""
+    """The inverse of `array_metadata`. CorruptError: no array of ours can have it."""
     try:
-        sharding = metadata["codecs"][0]
-        if sharding["name"] != "sharding_indexed" or len(metadata["codecs"]) != 1:
-            raise CorruptError(f"{where}: not the metadata of an array of ours (codec {sharding['name']!r}); run `replaystore verify`")
-        inner = sharding["configuration"]
-        shard_rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
-        chunk_rows = inner["chunk_shape"][0]
-        flags = metadata.get("attributes", {}).get("replaystore", {})
-        return ArraySpec(
-            dtype=np.dtype(metadata["data_type"]).newbyteorder("<"),
-            shape=tuple(metadata["shape"][1:]),
+        (sharding,) = metadata["codecs"]
+        inner, flags = sharding["configuration"], metadata.get("attributes", {}).get("replaystore", {})
+        (rows, *shape), (shard_rows, *shard_shape) = metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        chunk_rows, *chunk_shape = inner["chunk_shape"]
+        if not (is_count(rows) and is_count(shard_rows) and is_count(chunk_rows) and chunk_rows):
+            raise ValueError(f"{rows!r:.40} rows, {shard_rows!r:.40} of a shard, {chunk_rows!r:.40} of a chunk")
+        if sharding["name"] != "sharding_indexed" or shard_rows % chunk_rows or not shape == shard_shape == chunk_shape:
+            raise ValueError(f"codec {sharding['name']!r:.40}, shards of {shard_rows} rows, chunks of {chunk_rows}")
+        spec = ArraySpec(
+            dtype=little(metadata["data_type"]),
+            shape=tuple(shape),
             chunk_rows=chunk_rows,
             chunks_per_shard=shard_rows // chunk_rows,
             codec=_codec_name(inner["codecs"]),
@@ -135,12 +140,17 @@ def spec_of(metadata: Mapping[str, Any], where: str) -> ArraySpec:
             mutable=bool(flags.get("mutable")),
             dimension=(metadata.get("dimension_names") or ["step"])[0],
         )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise CorruptError(f"{where}: not the metadata of an array of ours ({error!r}); run `replaystore verify`") from None
+        problem = spec_problem(spec)
+        if problem or inner["codecs"] != zarr_codecs(spec):
+            raise ValueError(problem or f"codecs {inner['codecs']!r:.80}")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+        raise CorruptError(f"{where}: not the metadata of an array of ours ({what:.200}); run `replaystore verify`") from None
+    return spec
 
 
 def _codec_name(chain: Sequence[Mapping[str, Any]]) -> str | None:
-    """The codec of an array's inner chunks, in our words."""
+    """The codec of an array's inner chunks, in our words. SchemaError (a ValueError): it is not one of ours."""
     if len(chain) == 1:
         return None
-    return f"{chain[1]['name']}:{chain[1]['configuration']['level']}"
+    return ":".join(map(str, parse_codec(f"{chain[1]['name']}:{chain[1]['configuration']['level']}")))

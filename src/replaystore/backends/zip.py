@@ -8,6 +8,7 @@ that stay inside the store. A compressed or encrypted member is refused by name 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import struct
 import zipfile
@@ -16,12 +17,15 @@ from dataclasses import dataclass
 
 from replaystore.backends import PAGE
 from replaystore.backends.files import Files
+from replaystore.backends.inside import open_regular
 from replaystore.errors import CorruptError, StorageError, UnsupportedError
 
 __all__ = ["ZipFiles", "pack"]
 
 MOST_MEMBERS = 1 << 20
 """A store of a terabyte has tens of thousands of files."""
+MOST_DIRECTORY = 32 << 20
+"""Bytes of the directory at the end of a zip file, some 80 a member: each takes a thousand of memory once it is understood."""
 LONGEST_NAME = 4096
 _LOCAL = struct.Struct("<4s5H3I2H")
 """The header before each member's data."""
@@ -47,6 +51,15 @@ class _Member:
     """Where what follows it in the file begins."""
     data: int = -1
     """Where its bytes begin; -1: not looked up yet."""
+
+
+class _Ending(io.FileIO):
+    """A zip file whose directory is read at once, if that is no larger than one can be."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MOST_DIRECTORY:
+            raise zipfile.BadZipFile(f"a directory of {size} bytes, over the limit of {MOST_DIRECTORY}")
+        return super().read(size) or b""
 
 
 class ZipFiles(Files):
@@ -143,7 +156,7 @@ class ZipFiles(Files):
     def _load(self) -> None:
         if self._zip >= 0:
             return
-        fd = os.open(self.root, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        fd = open_regular(str(self.root), os.O_RDONLY, follow=True)
         try:
             self._members = self._checked(*self._directory(fd))
         except BaseException:
@@ -155,9 +168,9 @@ class ZipFiles(Files):
     def _directory(self, fd: int) -> tuple[Sequence[zipfile.ZipInfo], int]:
         """What the directory at the end of the file says of each member, and where it begins."""
         try:
-            with os.fdopen(os.dup(fd), "rb") as file, zipfile.ZipFile(file) as found:
+            with _Ending(os.dup(fd), "rb") as file, zipfile.ZipFile(file) as found:
                 return found.infolist(), found.start_dir
-        except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, EOFError) as error:
+        except (UnicodeDecodeError, zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, EOFError) as error:
             raise CorruptError(f"{self.root}: not a zip file that can be read ({error}); restore it from a copy") from error
 
     def _checked(self, infos: Sequence[zipfile.ZipInfo], end: int) -> dict[str, _Member]:
@@ -201,12 +214,17 @@ class ZipFiles(Files):
             raise CorruptError(f"{where} has no header; restore it from a copy")
         _, _, flags, method, *_, name_length, extra_length = _LOCAL.unpack(header)
         stored = os.pread(self._zip, name_length, member.header + _LOCAL.size)
-        if method != zipfile.ZIP_STORED or flags & _ENCRYPTED or stored != name.encode("utf-8" if flags & _UTF8 else "cp437"):
+        if method != zipfile.ZIP_STORED or flags & _ENCRYPTED or stored != _encoded(name, flags):
             raise CorruptError(f"{where} is not what the directory of the zip says; restore it from a copy")
         begin = member.header + _LOCAL.size + int(name_length) + int(extra_length)
         if begin + member.size > member.stop:
             raise CorruptError(f"{where} reaches into what follows it; restore it from a copy")
         return begin
+
+
+def _encoded(name: str, flags: int) -> bytes:
+    """A member's name as its header has it."""
+    return name.encode("utf-8" if flags & _UTF8 else "cp437", "replace")
 
 
 def _tree(members: dict[str, _Member]) -> dict[str, set[str]]:
