@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"errors", "forks", "interrupts"},
     {"compare", "document", "location", "names", "registry", "schema", "spaces", "where"},
     {"backends"},
-    {"assembler", "chunks", "layout", "opening", "sealing", "statistics", "trajectories", "weights"},
+    {"assembler", "chunks", "layout", "opening", "sealing", "statistics", "tables", "trajectories", "weights"},
     {"batches", "buffer", "column", "finals", "formats", "gathering", "infos", "loader", "reader", "recipe", "sampling", "writer"},
     {"analysis", "conversion", "excerpt", "foreign", "making", "repairing", "transfer", "verification"},
     {"cli", "compat", "gymnasium", "testing", "torch"},

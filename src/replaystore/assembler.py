@@ -51,12 +51,20 @@ class Open:
         return [*numbers, returned, self.following is not None]
 
     @classmethod
-    def from_json(cls, values: Sequence[Any], *, vector: bool) -> Open:
-        """The inverse, without the observation."""
-        *numbers, returned, _ = values
+    def from_json(cls, values: Sequence[Any], *, components: int | None) -> Open:
+        """The inverse, without the observation. `components`: of a reward, if it is not a scalar. ValueError: it is none of ours."""
+        if not isinstance(values, list) or len(values) != 9:
+            raise ValueError(f"{values!r:.80} is no open trajectory")
+        *numbers, returned, known = values
+        if any(type(number) is not int or not -(1 << 63) <= number < 1 << 62 for number in numbers) or type(known) is not bool:
+            raise ValueError(f"an open trajectory has no numbers such as {numbers!r:.80}")
         trajectory, env, seed, split, part_start, part_length, offset = numbers
+        if not isinstance(returned, list) or len(returned) != (components or 1) or not all(isinstance(value, str) for value in returned):
+            raise ValueError(f"{returned!r:.80} is not the return of an open trajectory")
+        if min(trajectory, split, part_start, part_length, offset) < 0:
+            raise ValueError(f"an open trajectory has no negative numbers such as {numbers!r:.80}")
         total = [float(value) for value in returned]
-        return cls(trajectory, env, seed, split, total if vector else total[0], part_start, part_length, offset)
+        return cls(trajectory, env, seed, split, total[0] if components is None else total, part_start, part_length, offset)
 
 
 TrajectoryRow = tuple[int, int, int, bool, bool, int, Any, int]

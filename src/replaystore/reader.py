@@ -5,6 +5,7 @@ Nothing is read before it is asked for: columns are opened on first use, tables 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,11 +20,12 @@ from replaystore.backends.reading import StoreReader
 from replaystore.chunks.coded import CodedColumn
 from replaystore.chunks.mapped import PlainColumn, raw_column
 from replaystore.column import Column, Rows, Trajectory
-from replaystore.errors import ConflictError, SchemaError, UnsupportedError
+from replaystore.errors import ConflictError, CorruptError, SchemaError, UnsupportedError
 from replaystore.forks import renew_in_children
 from replaystore.location import Location
 from replaystore.names import escape_path, unescape
 from replaystore.schema import Schema
+from replaystore.tables import check_extra, check_parts, check_table
 from replaystore.trajectories import Parts, Trajectories
 
 if TYPE_CHECKING:
@@ -52,12 +54,19 @@ class BufferReader:
     def _visible_schema(self) -> Schema:
         """The fields that exist as of the commit; a killed writer may have announced one more."""
         fields = self._document.steps.fields
-        arrays = set(self._store.state.arrays)
+        arrays, specs = set(self._store.state.arrays), self._store.container.specs()
+        for name, declared in fields.items():
+            for stored in (f"steps/{escape_path(name)}", f"final/{escape_path(name)}"):
+                spec = specs.get(stored) if stored in arrays else None
+                if spec is not None and (spec.dtype != declared.dtype or spec.shape != declared.shape):
+                    what = f"{spec.dtype} {spec.shape}, the schema says {declared.dtype} {declared.shape}"
+                    raise CorruptError(f"{self._place}: the array {stored} holds {what}; run `replaystore verify`")
         return self._document.steps.select([name for name in fields if f"steps/{escape_path(name)}" in arrays])
 
     def _moved(self) -> None:
         """Show the store's commit."""
         self._extra = self._store.state.extra
+        check_extra(self._extra, self.location)
         self._first, self._stop = self._store.first("steps"), self._store.rows("steps")
         self._parts: Parts | None = None
         self._trajectories: Trajectories | None = None
@@ -134,7 +143,7 @@ class BufferReader:
         """Which rows belong to which trajectory; rows count from the first step ever written. Rows that were dropped are left out."""
         self._check_open()
         if self._parts is None:
-            stored = [self._store.table(f"parts/{name}") for name in ("start", "length", "trajectory", "offset", "final")]
+            stored = [self._fixed(f"parts/{name}") for name in ("start", "length", "trajectory", "offset", "final")]
             opened = [entry for entry in self._opened() if entry.part_length]
             rows = [[e.part_start, e.part_length, e.trajectory, e.offset, -1] for e in opened]
             columns = stored
@@ -143,6 +152,7 @@ class BufferReader:
             if not (columns[0][1:] > columns[0][:-1]).all():
                 order = np.argsort(columns[0], kind="stable")
                 columns = [column[order] for column in columns]
+            check_parts(columns, rows=self._stop, finals=self._store.state.lengths.get("final", 0), where=self.location)
             self._parts = Parts(*columns).since(self._first)
         return self._parts
 
@@ -164,7 +174,8 @@ class BufferReader:
         names = [name for name in self._store.specs() if name.startswith(prefix)]
         columns: dict[str, NDArray[Any]] = {unescape(name.removeprefix(prefix)): self._store.table(name) for name in names}
         opened = [entry for entry in self._opened() if entry.length]
-        count = len(next(iter(columns.values())))
+        check_table(columns, self._extra["splits"], self._reward_shape(), self.location)
+        count = len(columns["trajectory"])
         for name, known in columns.items():
             known_of_open = {"trajectory": [e.trajectory for e in opened], "env": [e.env for e in opened], "seed": [e.seed for e in opened]}
             known_of_open |= {
@@ -173,13 +184,21 @@ class BufferReader:
                 "return": [e.returned for e in opened],
             }
             blank = np.nan if known.dtype.kind == "f" else 0
-            more = known_of_open.get(name, [blank] * len(opened))
-            columns[name] = np.concatenate([known, np.asarray(more, known.dtype).reshape(len(opened), *known.shape[1:])])
+            more = np.full((len(opened), *known.shape[1:]), blank, known.dtype)
+            more[...] = np.asarray(known_of_open[name], known.dtype).reshape(more.shape) if name in known_of_open else blank
+            columns[name] = np.concatenate([known, more])
         splits = np.array(self._extra["splits"])
         columns["split"] = splits[columns["split"]] if len(columns["split"]) else np.empty(0, splits.dtype)
         order = ["trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split"]
         ordered = {name: columns[name] for name in [*order, *sorted(columns.keys() - set(order))] if name in columns}
         return ordered | {"open": np.arange(count + len(opened)) >= count}
+
+    def _fixed(self, name: str) -> NDArray[Any]:
+        """A table that every buffer has."""
+        table = self._store.table(name) if name in self._store.state.arrays else None
+        if table is None or table.dtype != np.int64 or table.ndim != 1:
+            raise CorruptError(f"{self._place}: the table {name} of int64 numbers is missing; run `replaystore repair`")
+        return table
 
     def trajectory(self, number: int, fields: Iterable[str] | None = None) -> Trajectory:
         """The steps of row `number` of `trajectories`."""
@@ -215,11 +234,20 @@ class BufferReader:
             return found
         return self._column(stored).take(rows)
 
+    def _reward_shape(self) -> tuple[int, ...]:
+        rewards = self._document.steps.names("reward")
+        return self._document.steps.fields[rewards[0]].shape if rewards else ()
+
     def _opened(self) -> list[Open]:
         """The trajectories that are open, without their observations."""
-        rewards = self._document.steps.names("reward")
-        vector = bool(rewards and self._document.steps.fields[rewards[0]].shape)
-        return [Open.from_json(values, vector=vector) for values in self._extra["open"]]
+        shape = self._reward_shape()
+        try:
+            opened = [Open.from_json(values, components=math.prod(shape) if shape else None) for values in self._extra["open"]]
+        except ValueError as error:
+            raise CorruptError(f"{self._place}: {error}; run `replaystore repair`") from None
+        if any(entry.split >= len(self._extra["splits"]) for entry in opened):
+            raise CorruptError(f"{self._place}: an open trajectory is of a split that there is not; run `replaystore repair`")
+        return opened
 
     def _open_trajectories(self) -> list[Open]:
         """The trajectories that are open, with the observations that follow their last steps."""
@@ -230,6 +258,9 @@ class BufferReader:
             data = self._store.attachment(name)
             for at, entry in enumerate(known):
                 if data is not None:
+                    if len(data) != len(known) * declared.row_bytes:
+                        what = f"{len(data)} bytes of {name} after the last steps of {len(known)} open trajectories"
+                        raise CorruptError(f"{self._place}: the commit keeps {what}; run `replaystore repair`")
                     row = np.frombuffer(data, declared.dtype, declared.row_bytes // declared.dtype.itemsize, at * declared.row_bytes)
                     found: NDArray[Any] | None = row.reshape(declared.shape)
                 else:  # the place is used for a newer commit's: then the newer commit has a row or final observation for it

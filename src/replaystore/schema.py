@@ -142,12 +142,11 @@ class Schema:
             if not isinstance(declared, Field):
                 raise SchemaError(f"field {name!r}: expected a replaystore Field, came a {type(declared).__name__}")
             _check_role(name, declared.role)
-        inner = {name[:place] for name in fields for place in range(len(name)) if name[place] == "/"}
-        if both := inner & fields.keys():
+        tuples, inside = frozenset(self.tuples), _inside(fields)
+        if both := inside.keys() & fields.keys():
             raise SchemaError(f"{min(both)!r} is a field and also the path of other fields: rename one of them")
-        tuples = frozenset(self.tuples)
         for path in sorted(tuples):
-            items = _items(fields, path)
+            items = inside.get(path, set())
             if not items or items != set(map(str, range(len(items)))):
                 raise SchemaError(f"tuple {path!r} must have the items 0, 1, 2 and so on, and has {listed(items)}: declare all of them")
         object.__setattr__(self, "fields", MappingProxyType(fields))
@@ -347,6 +346,16 @@ def _check_column(name: str, array: Any, dtype: np.dtype[Any], shape: tuple[int,
             "a single step needs a first dimension of 1: value[None]" if array.shape == shape else "the first dimension counts the steps"
         )
         raise SchemaError(f"field {name!r}: expected shape {wanted}, came {array.shape}: {remedy}")
+
+
+def _inside(names: Iterable[str]) -> dict[str, set[str]]:
+    """What lies directly below each path."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        parts = name.split("/")
+        for place in range(1, len(parts)):
+            found.setdefault("/".join(parts[:place]), set()).add(parts[place])
+    return found
 
 
 def _items(names: Iterable[str], path: str) -> set[str]:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 
 from replaystore.backends import Container
+from replaystore.backends.checks import MOST_JSON
 from replaystore.backends.copying import commit_whole, seal
 from replaystore.backends.files import Files
 from replaystore.backends.reading import StoreReader
@@ -40,6 +41,8 @@ MANIFEST = "journal/log/c/manifest-sha256.txt"
 SIDECAR = ".sha256"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\0\n]+)")
 _BLOCK = 4 << 20
+MOST_LINE = 8192
+"""Bytes of a sidecar."""
 
 
 # --- sealing
@@ -75,6 +78,7 @@ def write_sidecar(place: Location) -> None:
     """The manifest of a sealed store in one file, beside it. StorageError: the disk refused."""
     folder, name = os.path.split(place.path)
     files = Files(folder or ".", writable=True)
+    files.entrance = name
     try:
         files.replace(name + SIDECAR, f"{_digest(files, name)}  {name}\n".encode())
     except OSError as error:
@@ -130,7 +134,7 @@ def _differences(container: Container, *, metadata_only: bool = False) -> Iterat
     files = container.files
     path = files.path(MANIFEST)
     try:
-        text = files.read(MANIFEST).decode()
+        text = files.read_whole(MANIFEST, MOST_JSON).decode()
     except FileNotFoundError:
         yield path, "the manifest of the archive is missing"
         return
@@ -151,6 +155,8 @@ def _differences(container: Container, *, metadata_only: bool = False) -> Iterat
                 yield files.path(name), "its SHA-256 is not that of the manifest"
         except FileNotFoundError:
             yield files.path(name), "the file is missing"
+        except CorruptError as error:
+            yield files.path(name), str(error)
         files.forget(name)
     if not metadata_only:
         for name in sorted(set(files.walk()) - listed.keys() - {MANIFEST, container.lock_name}):
@@ -174,10 +180,11 @@ def _sidecar_differences(place: Location) -> Iterator[tuple[str, str]]:
     """A file may have been copied without its sidecar; that is no damage."""
     folder, name = os.path.split(place.path)
     files = Files(folder or ".", writable=False)
+    files.entrance = name
     try:
         if not files.exists(name + SIDECAR):
             return
-        line = _LINE.fullmatch(files.read(name + SIDECAR).decode("utf-8", "replace").removesuffix("\n"))
+        line = _LINE.fullmatch(files.read_whole(name + SIDECAR, MOST_LINE).decode("utf-8", "replace").removesuffix("\n"))
         if line is None:
             yield place.path + SIDECAR, "it is not a line of `sha256sum`"
         elif _digest(files, name) != line[1]:

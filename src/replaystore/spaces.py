@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType({"bool": np.dtype(bool)} 
 LEAF_SPACES = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 """The Gymnasium spaces that are one array; Dict and Tuple are built of them."""
 
+MOST_BOUNDS = 1 << 25
+"""Numbers of a space, whose bounds Gymnasium holds one by one."""
+MOST_DIMENSIONS = 31
 _NON_FINITE = ("Infinity", "-Infinity", "NaN")
 _BOUND_TYPES: Mapping[str, tuple[type, ...]] = {"b": (bool,), "i": (int,), "u": (int,), "f": (int, float)}
 _ENDLESS: Mapping[str, tuple[str, ...]] = {"b": (), "i": ("Infinity", "-Infinity"), "u": (), "f": _NON_FINITE}
@@ -68,7 +72,7 @@ def space_from_json(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
     """The inverse of `space_to_json`; FormatError if that is impossible."""
     try:
         return _space_from_json(data)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, AssertionError) as error:
         raise FormatError(f"this does not describe a Gymnasium space: {reason(error)}") from error
 
 
@@ -81,6 +85,7 @@ def _space_from_json(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
     if kind == "Tuple":
         return spaces.Tuple([_space_from_json(item) for item in data["spaces"]])
     if kind == "MultiBinary":
+        _shape(data["n"] if isinstance(data["n"], list) else [data["n"]])
         return spaces.MultiBinary(data["n"])
     if kind not in LEAF_SPACES:
         raise ValueError(f"unknown type {kind!r}")
@@ -89,7 +94,7 @@ def _space_from_json(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
         raise ValueError(f"unknown dtype {data['dtype']!r}")
     if kind == "Discrete":
         return spaces.Discrete(data["n"], start=data["start"], dtype=dtype.str)
-    shape = tuple(data["shape"])
+    shape = _shape(data["shape"])
     if kind == "MultiDiscrete":
         (counts, counted), (start, started) = (_bounds_from_json(data[key], dtype, shape) for key in ("nvec", "start"))
         if not (counted.all() and started.all()):
@@ -101,6 +106,15 @@ def _space_from_json(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
     if dtype.kind in "iu":  # an integer cannot be infinite, so the array alone does not say that a bound is missing, and sampling asks
         box.bounded_below, box.bounded_above = below, above
     return box
+
+
+def _shape(lengths: Any) -> tuple[int, ...]:
+    """A shape whose bounds fit into memory. ValueError: it is none."""
+    if not isinstance(lengths, list) or any(type(length) is not int or length < 0 for length in lengths):
+        raise ValueError(f"{lengths!r:.80} is not a shape")
+    if len(lengths) > MOST_DIMENSIONS or math.prod(lengths) > MOST_BOUNDS:
+        raise ValueError(f"a space has at most {MOST_DIMENSIONS} dimensions and {MOST_BOUNDS} numbers, not {lengths!r:.80}")
+    return tuple(lengths)
 
 
 def nested_space(nested: Any) -> gymnasium.Space[Any]:

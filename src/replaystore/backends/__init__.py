@@ -24,10 +24,23 @@ from replaystore.errors import CorruptError
 if TYPE_CHECKING:
     from replaystore.backends.files import Files
 
-__all__ = ["PAGE", "ArraySpec", "Capabilities", "ChunkEntry", "Codec", "Container", "Extent"]
+__all__ = ["DTYPES", "PAGE", "ArraySpec", "Capabilities", "ChunkEntry", "Codec", "Container", "Extent", "dtype_named"]
 
 PAGE = 4096
 """Runs of raw rows are aligned to this, so that they can be mapped side by side."""
+DTYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {
+    *("bool", "float16", "float32", "float64", "complex64", "complex128")
+}
+"""The dtypes that an array may have, by name."""
+MOST_BYTES = 1 << 30
+"""Of a row, and of a coded chunk: so much memory is taken before it is known what decoding gives."""
+MOST_CHUNK = 1 << 34
+"""Bytes of a raw chunk, which is read in blocks."""
+MOST_ROWS = 1 << 30
+"""Rows of a chunk."""
+MOST_CHUNKS = 1 << 16
+"""Chunks of a shard, whose index is read whole."""
+MOST_DIMENSIONS = 31
 
 
 @dataclass(frozen=True)
@@ -76,15 +89,25 @@ class ArraySpec:
         """The inverse. CorruptError: no array of ours is like that."""
         try:
             given = {key: values.get(key, usual) for key, usual in _USUAL.items()}
-            dtype, sizes = np.dtype(values["dtype"]), [*values["shape"], values["chunk_rows"], given["chunks_per_shard"]]
-            wrong = dtype.kind not in "biufc" or any(type(size) is not int or size < 1 for size in sizes)
-            wrong = wrong or any(type(given[key]) is not type(_USUAL[key]) for key in ("journaled", "mutable", "dimension"))
-            wrong = wrong or not isinstance(given["codec"], str | None)
+            spec = cls(dtype_named(values["dtype"]), tuple(values["shape"]), values["chunk_rows"], **given)
+            if not spec.problem():
+                return spec
         except (AttributeError, KeyError, TypeError, ValueError):
-            wrong = True
-        if wrong:
-            raise CorruptError(f"the commit log describes an array that there cannot be: {values!r:.200}")
-        return cls(dtype, tuple(values["shape"]), values["chunk_rows"], **given)
+            pass
+        raise CorruptError(f"the commit log describes an array that there cannot be: {values!r:.200}; run `replaystore verify`")
+
+    def problem(self) -> str:
+        """Why there can be no such array; empty if there can. Sizes are made of what this lets pass."""
+        for values, most in ((self.shape, MOST_BYTES), ((self.chunk_rows,), MOST_ROWS), ((self.chunks_per_shard,), MOST_CHUNKS)):
+            if any(type(value) is not int or not 1 <= value <= most for value in values) or len(values) > MOST_DIMENSIONS:
+                return (
+                    f"rows of shape {self.shape!r:.80}, {self.chunk_rows!r:.40} in a chunk, {self.chunks_per_shard!r:.40} chunks in a shard"
+                )
+        if self.row_bytes > MOST_BYTES or self.chunk_bytes > (MOST_BYTES if self.codec is not None else MOST_CHUNK):
+            return f"{self.row_bytes} bytes in a row, {self.chunk_bytes} in a chunk"
+        kinds = (self.journaled, bool), (self.mutable, bool), (self.dimension, str), (self.codec, str | None)
+        wrong = [value for value, kind in kinds if not isinstance(value, kind)]
+        return f"{wrong[0]!r:.40} among its settings" if wrong else ""
 
     @cached_property
     def row_bytes(self) -> int:
@@ -97,6 +120,13 @@ class ArraySpec:
     @cached_property
     def shard_rows(self) -> int:
         return self.chunk_rows * self.chunks_per_shard
+
+
+def dtype_named(name: object) -> np.dtype[Any]:
+    """The little-endian dtype of this name. ValueError: an array has none like it."""
+    if not isinstance(name, str) or name not in DTYPES:
+        raise ValueError(f"data type {name!r:.40}")
+    return np.dtype(name).newbyteorder("<")
 
 
 _USUAL: dict[str, Any] = {"chunks_per_shard": 128, "codec": None, "journaled": False, "mutable": False, "dimension": "step"}

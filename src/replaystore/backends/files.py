@@ -80,7 +80,7 @@ class Files:
         self.entrance = ""
         """The file that may be a link, if the store is one file and its name that of a link to it."""
         self._open: OrderedDict[str, int] = OrderedDict()
-        self._checked = {""}
+        self._sound = {""}
         """Folders that are known to be folders, and no links."""
         self._users: dict[int, int] = {}
         """How many threads read from a descriptor."""
@@ -103,9 +103,9 @@ class Files:
 
     def _folder_path(self, folder: str, *, make: bool = False) -> str:
         """The path of a folder, none of whose parts is a link."""
-        if folder not in self._checked:
+        if folder not in self._sound:
             check_folders(str(self.root), folder, make=make)
-            self._checked.add(folder)
+            self._sound.add(folder)
         return self.path(folder)
 
     # --- reading
@@ -254,7 +254,7 @@ class Files:
             os.unlink(self.path(name))
             opened = open_regular(self.path(name), flags)
         except FileNotFoundError:  # somebody has removed a folder
-            self._checked = {""}
+            self._sound = {""}
             os.makedirs(self.root, exist_ok=True)
             opened = open_regular(self._inside(name, make=True), flags)
         self._keep(name, opened)
@@ -310,7 +310,7 @@ class Files:
 
     def remove_folder(self, folder: str) -> None:
         """Remove a folder that has become empty; no error if it is not there, or not empty."""
-        self._checked = {known for known in self._checked if known != folder and not known.startswith(folder + "/")}
+        self._sound = {known for known in self._sound if known != folder and not known.startswith(folder + "/")}
         with contextlib.suppress(OSError):
             os.rmdir(self._inside(folder))
 

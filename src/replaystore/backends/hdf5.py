@@ -16,7 +16,6 @@ to places that are known, inside space that an earlier transaction reserved. So 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from replaystore.backends import ArraySpec, Capabilities, ChunkEntry, Codec, Extent
+from replaystore.backends.checks import load_json
 from replaystore.backends.codecs import codec_for
 from replaystore.backends.files import Files
 from replaystore.backends.hdf5_arrays import (
@@ -295,10 +295,7 @@ class Hdf5Container:
         if self._document is None or self._document[0] != self._file.version():
             text, version = self._file.look(lambda file, _: read_document(file))
             self._document = version, text
-        try:
-            found = json.loads(self._document[1])
-        except (ValueError, RecursionError) as error:
-            raise CorruptError(f"{self._file.path}: the document is not valid JSON ({error}); run `replaystore repair`") from None
+        found = load_json(self._document[1], f"{self._file.path}: the document")
         if not isinstance(found, dict):
             raise CorruptError(f"{self._file.path}: the document is not a JSON object; run `replaystore repair`")
         return found

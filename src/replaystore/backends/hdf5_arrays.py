@@ -17,12 +17,14 @@ import google_crc32c
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
-from replaystore.backends import ArraySpec
+from replaystore.backends import DTYPES, ArraySpec
+from replaystore.backends.checks import load_json
 from replaystore.backends.codecs import HDF5_DEFLATE, HDF5_ZSTD, hdf5_filters
 from replaystore.backends.hdf5_front import USERBLOCK
 from replaystore.backends.hdf5_library import LIBVER, child, group, remove, text_attribute
 from replaystore.backends.hdf5_log import LOG
 from replaystore.backends.hdf5_overlay import Overlay
+from replaystore.backends.inside import DEEPEST
 from replaystore.errors import CorruptError, SchemaError
 
 __all__ = ["array", "array_problems", "arrays", "make_array", "make_file", "read_document", "remove_array", "write_document"]
@@ -30,6 +32,8 @@ __all__ = ["array", "array_problems", "arrays", "make_array", "make_file", "read
 OWN = "replaystore"
 CHECKSUM = "replaystore_crc32c"
 FLAGS = ("journaled", "mutable")
+MOST_TEXT = 128 << 20
+"""Bytes of the document, 16 MiB at most, whose letters may take six each."""
 
 
 def make_file(document: Mapping[str, Any]) -> Overlay:
@@ -52,6 +56,8 @@ def arrays(file: Any) -> dict[str, ArraySpec]:
 
 
 def _walk(owner: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, ArraySpec]]:
+    if prefix.count("/") > DEEPEST:
+        raise CorruptError(f"groups lie more than {DEEPEST} deep in each other; do not trust this store")
     address = h5py.h5o.get_info(owner).addr
     if address in seen:  # hard links can make a circle
         return
@@ -122,23 +128,25 @@ def _spec(dataset: Any, name: str) -> ArraySpec:
     plist = dataset.get_create_plist()
     if plist.get_layout() != h5py.h5d.CHUNKED or plist.get_external_count():
         raise CorruptError(f"{name}: its bytes are not chunks in this file; such datasets are not read")
-    own = json.loads(text_attribute(dataset, OWN, 1 << 16))
-    per_shard, dimension = (own.get("chunks_per_shard"), own.get("dimension")) if isinstance(own, dict) else (None, None)
-    if type(per_shard) is not int or per_shard < 1 or type(dimension) is not str:
+    own = load_json(text_attribute(dataset, OWN, 1 << 16), f"{name}, its attribute `{OWN}`")
+    if not isinstance(own, dict) or not {"chunks_per_shard", "dimension"} <= own.keys():
         raise CorruptError(f"{name}: its attribute `{OWN}` is damaged; run `replaystore verify`")
     dtype, shape, chunk = dataset.dtype, dataset.shape, plist.get_chunk()
     spec = ArraySpec(
         dtype=dtype.newbyteorder("<"),
-        shape=tuple(shape[1:]),
+        shape=tuple(map(int, shape[1:])),
         chunk_rows=int(chunk[0]),
-        chunks_per_shard=per_shard,
+        chunks_per_shard=own["chunks_per_shard"],
         codec=_codec(plist),
         journaled=own.get("journaled") is True,
         mutable=own.get("mutable") is True,
-        dimension=dimension,
+        dimension=own["dimension"],
     )
     filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
-    if dtype.kind not in "biufc" or chunk[1:] != shape[1:] or filters != [code for code, _, _ in hdf5_filters(spec)]:
+    problem = spec.problem() or ("" if dtype.name in DTYPES else f"type {dtype}")
+    if problem:
+        raise CorruptError(f"{name}: there is no array of ours with {problem}; run `replaystore verify`")
+    if dtype != spec.dtype or chunk[1:] != shape[1:] or filters != [code for code, _, _ in hdf5_filters(spec)]:
         raise CorruptError(f"{name}: not stored as replaystore stores arrays (type {dtype}, chunks {chunk}, filters {filters})")
     return spec
 
@@ -167,7 +175,7 @@ def write_document(file: Any, document: Mapping[str, Any]) -> None:
 
 def read_document(file: Any) -> str:
     """The text of the document. CorruptError: it is damaged."""
-    text = text_attribute(file.id, OWN, 1 << 30)
+    text = text_attribute(file.id, OWN, MOST_TEXT)
     attribute = h5py.h5a.open(file.id, CHECKSUM.encode())
     if attribute.shape != () or attribute.dtype != np.uint32 or int(file.attrs[CHECKSUM]) != google_crc32c.value(text.encode()):
         raise CorruptError(f"the document (root attribute `{OWN}`) fails its checksum; run `replaystore repair`")

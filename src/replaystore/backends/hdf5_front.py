@@ -8,7 +8,8 @@
     20480    journal payload, unless it is too large: then it lies after everything else
     262144   HDF5
 
-Each is a sealed record (its crc32c follows it) in one sector of a page of its own, so that a torn write spoils one at most.
+Each is a sealed record (its crc32c follows it) in one sector of a page of its own, so that a torn write spoils one at most. One that
+is sealed but names places or sizes that no file of ours has is taken for torn: it is not of our making.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any
 
 import google_crc32c
 
+from replaystore.backends.checks import MOST_NUMBER
 from replaystore.errors import CorruptError, FormatError, FormatVersionError
 
-__all__ = ["APPLIED", "HEADS", "JOURNAL", "REGION", "USERBLOCK", "Front", "Head", "Header", "front_block", "pack_marker"]
+__all__ = ["APPLIED", "HEADS", "JOURNAL", "MOST_PAYLOAD", "REGION", "USERBLOCK", "Front", "Head", "Header", "front_block", "pack_marker"]
 
 USERBLOCK = 1 << 18
 MAGIC = b"REPLAYSTORE HDF5 1\n"
@@ -32,6 +34,8 @@ REGION = 20480
 """Where a journal payload begins; also the length of what precedes it, which is read in one piece."""
 MOST_PIECES = 28
 """Of a head, in a sector."""
+MOST_PAYLOAD = 256 << 20
+"""Bytes of a journal payload, which is read whole: what the library writes of metadata in one transaction."""
 
 _HEADER = struct.Struct("<8sQQQQQI")
 _MARKER = struct.Struct("<8sQ")
@@ -90,7 +94,9 @@ class Head:
         stop = slot + _HEAD.size + min(count, MOST_PIECES) * _PIECE.size
         if magic != _HEAD_MAGIC or count > MOST_PIECES or not _intact(block, slot, stop):
             return None
-        return cls(sequence, commit, used, tuple(_PIECE.iter_unpack(block[slot + _HEAD.size : stop])))
+        head = cls(sequence, commit, used, tuple(_PIECE.iter_unpack(block[slot + _HEAD.size : stop])))
+        places = all(USERBLOCK <= offset <= MOST_NUMBER and length <= MOST_NUMBER for offset, length in head.pieces)
+        return head if places and sequence <= MOST_NUMBER and 0 <= commit <= MOST_NUMBER and used <= head.room else None
 
     def inside(self, size: int) -> bool:
         """Whether what counts lies inside a file of this size."""
@@ -121,7 +127,11 @@ class Header:
     @classmethod
     def unpack(cls, block: bytes, offset: int) -> Header | None:
         fields = _opened(block, offset, _HEADER, _HEADER_MAGIC)
-        return cls(*fields) if fields else None
+        if fields is None:
+            return None
+        header = cls(*fields)
+        possible = USERBLOCK <= header.old_end <= header.new_end <= MOST_NUMBER and header.length <= MOST_PAYLOAD
+        return header if possible and REGION <= header.place <= MOST_NUMBER and header.sequence <= MOST_NUMBER else None
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ class Front:
         if len(block) < REGION:
             raise CorruptError(f"{path} is cut short: {len(block)} bytes are left of at least {USERBLOCK}; restore it from a copy")
         marker = _opened(block, APPLIED, _MARKER, _MARKER_MAGIC)
-        return cls(block, Header.unpack(block, JOURNAL), marker[0] if marker else 0)
+        return cls(block, Header.unpack(block, JOURNAL), marker[0] if marker and marker[0] <= MOST_NUMBER else 0)
 
     @property
     def damaged(self) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 from replaystore.backends.hdf5_front import USERBLOCK
 from replaystore.backends.hdf5_overlay import Overlay
 from replaystore.backends.hdf5_transaction import TransactionFile, Version
-from replaystore.errors import CorruptError, ReplayStoreError
+from replaystore.errors import CorruptError, ReplayStoreError, StorageError
 
 __all__ = ["ALIGNMENT", "LIBVER", "Hdf5File", "child", "group", "origins", "remove", "text_attribute"]
 
@@ -64,7 +64,9 @@ def _library(path: str, overlay: Overlay, mode: str, *, aligned: bool = True) ->
         if overlay.failure is None:
             if isinstance(error, CorruptError):
                 raise CorruptError(f"{path}: {error}") from error
-            if isinstance(error, (ReplayStoreError, MemoryError)):
+            if isinstance(error, MemoryError):
+                raise StorageError(f"{path}: there is not enough memory to read what it says of itself; run `replaystore verify`") from None
+            if isinstance(error, ReplayStoreError):
                 raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise CorruptError(f"{path}: HDF5 cannot read it ({reason[0]}); run `replaystore verify`") from error

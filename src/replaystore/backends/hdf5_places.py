@@ -21,6 +21,8 @@ from replaystore.errors import CorruptError
 __all__ = ["ABSENT", "ANYWHERE", "UNKNOWN", "Place", "Places", "Table", "chunk_count", "chunk_places", "put_chunk", "runs"]
 
 UNKNOWN, ABSENT = -1, -2
+MOST_CHUNKS = 1 << 25
+"""Of an array: so long a table is made before HDF5's index is asked."""
 ANYWHERE = 1 << 62
 """The end of the HDF5 bytes during a transaction, when only the library knows it."""
 
@@ -71,7 +73,7 @@ class Places:
 def chunk_count(dataset: Any, spec: ArraySpec, end: int) -> int:
     """Chunks that the dataset's rows need; `end`: that of the HDF5 bytes. CorruptError: more than the file can hold."""
     chunks = -(-int(dataset.shape[0]) // spec.chunk_rows)
-    if chunks * (spec.chunk_bytes if spec.codec is None else 1) > end:
+    if chunks * (spec.chunk_bytes if spec.codec is None else 1) > end or chunks > MOST_CHUNKS:
         raise CorruptError(f"a dataset says that it has {dataset.shape[0]} rows, more than the file can hold")
     return chunks
 

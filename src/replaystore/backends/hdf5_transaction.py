@@ -19,6 +19,7 @@ Invariants:
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import time
@@ -28,9 +29,9 @@ from typing import TypeVar
 import google_crc32c
 
 from replaystore.backends.files import Files
-from replaystore.backends.hdf5_front import APPLIED, HEADS, JOURNAL, REGION, USERBLOCK, Front, Head, Header, pack_marker
+from replaystore.backends.hdf5_front import APPLIED, HEADS, JOURNAL, MOST_PAYLOAD, REGION, USERBLOCK, Front, Head, Header, pack_marker
 from replaystore.backends.hdf5_overlay import Overlay, Pieces, lookup3
-from replaystore.errors import ConflictError, CorruptError, ReplayStoreError, StorageError
+from replaystore.errors import ConflictError, CorruptError, ReplayStoreError, StorageError, UnsupportedError
 
 __all__ = ["TransactionFile", "Version"]
 
@@ -44,6 +45,7 @@ ROOM = USERBLOCK - REGION
 INLINE = (1 << 64) - 1
 """Stands for the checksum of bytes that the journal holds itself."""
 ATTEMPTS = 200
+BLOCK = 8 << 20
 SUPERBLOCK = 48
 COUNT = struct.Struct("<I")
 ENTRY = struct.Struct("<QQQ")
@@ -90,15 +92,21 @@ class TransactionFile:
         payload = self.files.read(self.name, header.place, header.length)
         if len(payload) < COUNT.size or google_crc32c.value(payload) != header.crc:
             return None
-        (count,) = COUNT.unpack_from(payload)
-        pieces, place = Pieces(), COUNT.size + count * ENTRY.size
-        for offset, length, crc in ENTRY.iter_unpack(payload[COUNT.size : place]):
+        entries, place = _entries(payload, header.new_end)
+        pieces = Pieces()
+        for offset, length, crc in entries:
             if crc == INLINE:
                 pieces.write(offset, payload[place : place + length])
                 place += length
-            elif google_crc32c.value(self.files.read(self.name, offset, length)) != crc:
+            elif self._checksum(offset, length) != crc:
                 return None
         return pieces
+
+    def _checksum(self, offset: int, length: int) -> int:
+        found = 0
+        for at in range(offset, offset + length, BLOCK):
+            found = google_crc32c.extend(found, self.files.read(self.name, at, min(BLOCK, offset + length - at)))
+        return int(found)
 
     def _bytes(self, offset: int, length: int) -> bytes:
         return self.files.read(self.name, offset, length)
@@ -280,6 +288,8 @@ class TransactionFile:
         if len(payload) > ROOM:
             beyond = max(new_end, self.files.size(self.name))
             place = beyond + (-beyond) % 4096
+        if len(payload) > MOST_PAYLOAD:
+            raise UnsupportedError(f"{self.path}: {len(payload)} bytes of HDF5's metadata change at once; add fewer arrays in one call")
         header = Header(self._sequence + 1, old_end, new_end, place, len(payload), google_crc32c.value(payload))
         self.files.write(self.name, place, payload)
         self.unfinished = True
@@ -320,6 +330,21 @@ def _payload_of(journaled: Pieces, straight: Sequence[tuple[int, bytes]]) -> byt
     entries = [ENTRY.pack(offset, len(data), INLINE) for offset, data in journaled]
     entries += [ENTRY.pack(offset, len(data), google_crc32c.value(bytes(data))) for offset, data in straight]
     return b"".join([COUNT.pack(len(entries)), *entries, *(data for _, data in journaled)])
+
+
+def _entries(payload: bytes, end: int) -> tuple[list[tuple[int, int, int]], int]:
+    """The (offset, length, checksum) of the pieces of a payload, and where in it the bytes of those begin that it holds itself.
+
+    CorruptError: pieces that overlap or lie beyond `end`, or more than the payload holds: no writer of ours has made it."""
+    (count,) = COUNT.unpack_from(payload)
+    begin = COUNT.size + count * ENTRY.size
+    entries = list(ENTRY.iter_unpack(payload[COUNT.size : begin])) if begin <= len(payload) else []
+    ordered = sorted((offset, offset + length) for offset, length, _ in entries)
+    apart = all(stop <= following for (_, stop), (following, _) in itertools.pairwise(ordered))
+    held = sum(length for _, length, crc in entries if crc == INLINE)
+    if len(entries) != count or not apart or (ordered and ordered[-1][1] > end) or begin + held != len(payload):
+        raise CorruptError("the journal of the newest transaction is not of a writer's making; restore the file from a copy")
+    return entries, begin
 
 
 def _show_end(pieces: Pieces, block: bytes, end: int) -> int:

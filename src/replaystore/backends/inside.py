@@ -32,20 +32,24 @@ _KINDS = {
 
 
 def open_regular(path: str, flags: int, *, follow: bool = False) -> int:
-    """A descriptor of a regular file. `follow`: the path itself may be a link. CorruptError: it is something else.
+    """A descriptor of a regular file. CorruptError: it is something else. FileNotFoundError: nothing, or a part of the path is no folder.
 
-    FileNotFoundError: there is nothing, or a part of the path is no folder."""
+    `follow`: the path is that of a store, and may be a link. IsADirectoryError: it is a folder."""
     try:
         opened = os.open(path, flags | _FLAGS | (0 if follow else _NO_LINK), 0o666)
     except OSError as error:
         if error.errno == errno.ENOTDIR:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
-        if error.errno in (errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EOPNOTSUPP, errno.ENODEV):
+        if error.errno in (errno.ENXIO, errno.ELOOP, errno.EOPNOTSUPP, errno.ENODEV):
             raise _refused(path, _mode(path, follow=follow)) from None
+        if error.errno == errno.EISDIR and not follow:
+            raise _refused(path, stat.S_IFDIR) from None
         raise
     mode = os.fstat(opened).st_mode
     if not stat.S_ISREG(mode):
         os.close(opened)
+        if follow and stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         raise _refused(path, mode)
     return opened
 

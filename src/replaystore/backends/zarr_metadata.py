@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.backends import PAGE, ArraySpec
-from replaystore.backends.checks import MOST_JSON, is_count, little, load_json, spec_problem
+from replaystore.backends import PAGE, ArraySpec, dtype_named
+from replaystore.backends.checks import MOST_JSON, is_count, load_json
 from replaystore.backends.codecs import crc32c, parse_codec, zarr_codecs
 from replaystore.backends.files import Files
 from replaystore.errors import CorruptError
@@ -131,7 +131,7 @@ def spec_of(metadata: Mapping[str, Any], where: str) -> ArraySpec:
         if sharding["name"] != "sharding_indexed" or shard_rows % chunk_rows or not shape == shard_shape == chunk_shape:
             raise ValueError(f"codec {sharding['name']!r:.40}, shards of {shard_rows} rows, chunks of {chunk_rows}")
         spec = ArraySpec(
-            dtype=little(metadata["data_type"]),
+            dtype=dtype_named(metadata["data_type"]),
             shape=tuple(shape),
             chunk_rows=chunk_rows,
             chunks_per_shard=shard_rows // chunk_rows,
@@ -140,7 +140,7 @@ def spec_of(metadata: Mapping[str, Any], where: str) -> ArraySpec:
             mutable=bool(flags.get("mutable")),
             dimension=(metadata.get("dimension_names") or ["step"])[0],
         )
-        problem = spec_problem(spec)
+        problem = spec.problem()
         if problem or inner["codecs"] != zarr_codecs(spec):
             raise ValueError(problem or f"codecs {inner['codecs']!r:.80}")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
