@@ -20,6 +20,8 @@ Column = NDArray[Any]
 COLUMNS = {"trajectory": "i8", "env": "i8", "length": "i8", "terminated": "?", "truncated": "?", "seed": "i8", "split": "i4"}
 """The columns of every table of trajectories, and their dtypes."""
 MOST = 1 << 62
+MOST_TEXT = 1 << 32
+"""Bytes of the column of splits, in which each name takes as much as the longest."""
 _ADVICE = "see `replaystore verify`"
 
 
@@ -55,7 +57,9 @@ def check_table(columns: Mapping[str, Column], splits: Sequence[str], reward: tu
     returns = columns.get("return")
     if returns is not None and (returns.dtype != np.float64 or returns.shape[1:] != reward):
         raise CorruptError(f"{where}: returns are {returns.dtype} of shape {returns.shape[1:]}, and rewards of shape {reward}; {_ADVICE}")
-    split = columns["split"]
+    split, longest = columns["split"], max(map(len, splits))
+    if 4 * longest * max(len(split), len(splits)) > MOST_TEXT:
+        raise CorruptError(f"{where}: the name of a split has {longest} letters, too many for {len(split)} trajectories; {_ADVICE}")
     if len(split) and not 0 <= int(split.min()) <= int(split.max()) < len(splits):
         raise CorruptError(f"{where}: a trajectory is of a split that is not one of {len(splits)}; {_ADVICE}")
 

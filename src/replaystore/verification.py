@@ -25,7 +25,7 @@ from replaystore.backends import ArraySpec, Container
 from replaystore.backends.codecs import crc32c
 from replaystore.backends.reading import StoreReader
 from replaystore.backends.records import State, decode_records
-from replaystore.errors import CorruptError, ReplayStoreError
+from replaystore.errors import CorruptError, FormatError, ReplayStoreError, StorageError
 from replaystore.location import Location, parse
 from replaystore.names import escape_path
 from replaystore.opening import exists, open_container
@@ -35,6 +35,9 @@ __all__ = ["Problem", "VerifyReport", "verify"]
 
 PROBE_SECONDS = 60
 """How long opening a damaged HDF5 file may take before it is given up."""
+MOST_PROBLEMS = 100
+"""Of the indexes of one array, in the report."""
+UNEXPECTED = "reading it ended in an error that nobody thought of"
 BLOCK_BYTES = 8 << 20
 DIMENSIONS = {"steps": "step", "parts": "part", "trajectories": "trajectory", "final": "final", "checksums": "chunk"}
 """What the rows of each group are, as readers that name dimensions call it."""
@@ -87,7 +90,7 @@ def verify(location: str | os.PathLike[str] | Location, *, progress: Progress | 
         return report
     try:
         container = open_container(place, writable=False)
-    except CorruptError as error:
+    except (CorruptError, StorageError) as error:
         report.problems.append(Problem(str(place), str(error), "restore it from a copy, or run `replaystore repair`"))
         return report
     try:
@@ -132,6 +135,17 @@ class _Verification:
         self.report.problems.append(Problem(where, what, remedy))
 
     def run(self) -> None:
+        """Check everything; what could not be is a problem, too."""
+        try:
+            self._run()
+        except (CorruptError, OSError, MemoryError) as error:
+            self.problem(str(self.place), str(error) or "there is not enough memory to read it")
+        except FormatError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever a file holds, this is a report about it
+            self.problem(str(self.place), f"{UNEXPECTED} ({type(error).__name__}: {error})", "restore it from a copy, and tell us")
+
+    def _run(self) -> None:
         try:
             document = documents.parse(self.container.document(), str(self.place))
             self.check_manifest()
@@ -156,8 +170,8 @@ class _Verification:
         """Run a check; what it cannot read is a problem of the array, and of its `rows` unless it is a check of something else."""
         try:
             check()
-        except (ReplayStoreError, OSError) as error:
-            self.problem(name, str(error))
+        except (ReplayStoreError, OSError, MemoryError) as error:
+            self.problem(name, str(error) or "there is not enough memory to read it")
             if rows:
                 self.damage(name, 0)
 
@@ -275,8 +289,8 @@ class _Verification:
         per_block = max(1, BLOCK_BYTES // max(1, spec.chunk_bytes))
         for block in range(first // spec.chunk_rows, complete, per_block):
             last = min(block + per_block, complete)
-            for chunk, data in self._chunks(store, name, spec, block, last):
-                if crc32c(data) != int(checksums[chunk]):
+            for chunk, found in self._checksums(store, name, spec, block, last):
+                if found != int(checksums[chunk]):
                     self.problem(
                         f"{name}, chunk {chunk}", f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows} have changed"
                     )
@@ -284,31 +298,35 @@ class _Verification:
         start = max(complete * spec.chunk_rows, first)
         if start < rows:
             try:
-                data = store.read_raw(name, start, rows)
-                what = "have changed" if crc32c(data) != store.state.partial.get(name, 0) else None
-            except (CorruptError, OSError) as error:
-                data, what = b"", f"cannot be read: {error}"
-            self.count(len(data))
+                what = "have changed" if store.raw_checksum(name, start, rows) != store.state.partial.get(name, 0) else None
+            except (ReplayStoreError, OSError) as error:
+                what = f"cannot be read: {error}"
+            self.count((rows - start) * spec.row_bytes)
             if what is not None:
                 self.problem(name, f"rows {start} to {rows}, those of the unfinished chunk, {what}")
                 self.damage(name, start)
         self.check_indexes(name, spec, first, rows)
 
-    def _chunks(self, store: StoreReader, name: str, spec: ArraySpec, block: int, last: int) -> Iterator[tuple[int, Any]]:
+    def _checksums(self, store: StoreReader, name: str, spec: ArraySpec, block: int, last: int) -> Iterator[tuple[int, int]]:
+        """Those of the chunks of a raw array as they are; one that cannot be read is a problem."""
         try:
+            if last - block == 1:
+                yield block, store.raw_checksum(name, block * spec.chunk_rows, last * spec.chunk_rows)
+                self.count(spec.chunk_bytes)
+                return
             data = memoryview(store.read_raw(name, block * spec.chunk_rows, last * spec.chunk_rows))
-        except (CorruptError, OSError) as error:
+        except (ReplayStoreError, OSError) as error:
             if last - block == 1:
                 self.problem(f"{name}, chunk {block}", str(error))
                 self.damage(name, block * spec.chunk_rows)
                 return
             for chunk in range(block, last):
-                yield from self._chunks(store, name, spec, chunk, chunk + 1)
+                yield from self._checksums(store, name, spec, chunk, chunk + 1)
             return
         self.count(len(data))
         for chunk in range(block, last):
             at = (chunk - block) * spec.chunk_bytes
-            yield chunk, data[at : at + spec.chunk_bytes]
+            yield chunk, crc32c(data[at : at + spec.chunk_bytes])
 
     def check_coded(self, store: StoreReader, name: str, spec: ArraySpec) -> None:
         rows = store.rows(name)
@@ -367,13 +385,16 @@ class _Verification:
             if entry is None:
                 return "it is missing"
             data: bytes = self.container.files.read(entry.object, entry.offset, entry.length)
-        except (CorruptError, OSError) as error:
+        except (ReplayStoreError, OSError) as error:
             return str(error)
         return data if len(data) == entry.length else "it reaches past the end of its file"
 
     def check_indexes(self, name: str, spec: ArraySpec, first: int, rows: int) -> None:
         """What other software finds chunks by."""
-        for where, what in self.container.index_problems(name, first, rows):
+        for number, (where, what) in enumerate(self.container.index_problems(name, first, rows)):
+            if number == MOST_PROBLEMS:
+                self.problem(name, "its indexes have more problems than are listed")
+                break
             self.problem(where, what)
 
     # --- trajectories

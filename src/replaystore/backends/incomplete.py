@@ -40,7 +40,7 @@ def missing(store: StoreReader) -> str:
         for name in store.state.attached:
             if store.attachment(name) is None:
                 return f"{store}: what commit {store.state.commit} keeps of open trajectories is overwritten"
-    except (ReplayStoreError, FileNotFoundError) as error:
+    except (ReplayStoreError, OSError) as error:
         return str(error)
     return ""
 
@@ -61,10 +61,10 @@ def _check_raw(store: StoreReader, name: str, spec: ArraySpec) -> None:
     store.container.extents(name, first, rows)
     complete, rest = divmod(rows, spec.chunk_rows)
     start = complete * spec.chunk_rows
-    if rest and crc32c(store.read_raw(name, start, rows)) != store.state.partial.get(name, 0):
+    if rest and store.raw_checksum(name, start, rows) != store.state.partial.get(name, 0):
         raise CorruptError(f"{store}: rows {start} to {rows} of {name} are not those that were committed")
     known = store.checksum(name, complete - 1) if start > first else None
-    if known is not None and crc32c(store.read_raw(name, start - spec.chunk_rows, start)) != known:
+    if known is not None and store.raw_checksum(name, start - spec.chunk_rows, start) != known:
         raise CorruptError(f"{store}: rows {start - spec.chunk_rows} to {start} of {name} are not those that were committed")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from google_crc32c import value
+from google_crc32c import extend, value
 from numpy.typing import NDArray
 
 from replaystore.backends import ArraySpec, ChunkEntry, Container
@@ -36,6 +36,7 @@ class Commit:
         return self.lengths.get(group, 0) - self.first.get(group, 0)
 
 
+BLOCK_BYTES = 8 << 20
 ATTEMPTS = 16
 """How often a reader looks again when a writer is faster than it."""
 
@@ -278,12 +279,21 @@ class StoreReader:
             raise CorruptError(f"{self}: {name} has {len(data)} bytes where rows {start} to {stop} need {(stop - start) * spec.row_bytes}")
         return data
 
+    def raw_checksum(self, name: str, start: int, stop: int) -> int:
+        """The crc32c of rows [start, stop) of a raw array, of which only a block is in memory at a time."""
+        found, step = 0, max(1, BLOCK_BYTES // self.container.specs()[name].row_bytes)
+        for at in range(start, stop, step):
+            found = extend(found, self.read_raw(name, at, min(stop, at + step)))
+        return int(found)
+
     def locate(self, name: str, chunk: int) -> ChunkEntry | None:
         """Where a complete chunk of a coded array lies; None: nowhere."""
-        found = self.places.entries.get(name, {}).get(chunk)
+        spec, found = self.container.specs()[name], self.places.entries.get(name, {}).get(chunk)
         if found is None:
-            complete = self.places.lengths.get(group_of(name), 0) // self.container.specs()[name].chunk_rows
+            complete = self.places.lengths.get(group_of(name), 0) // spec.chunk_rows
             found = self.container.entry(name, chunk, complete=complete)
+        if found is not None and not 0 < found.length <= 2 * spec.chunk_bytes + 4096:
+            raise CorruptError(f"{self}: chunk {chunk} of {name} cannot have {found.length} bytes; run `replaystore verify`")
         return found
 
     def checksum(self, name: str, chunk: int) -> int | None:
