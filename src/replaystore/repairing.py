@@ -201,7 +201,7 @@ def _candidates(place: Location, before: VerifyReport) -> list[int]:
                 if state is None:
                     state = State.from_base(meta, blobs)
                 else:
-                    state.apply(meta, blobs)
+                    state.follow(meta, blobs)
                 known[state.commit] = dict(state.lengths), dict(state.partial)
             newest = state or newest
         limits: dict[str, int] = {}

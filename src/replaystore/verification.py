@@ -24,7 +24,7 @@ from replaystore import document as documents
 from replaystore.backends import ArraySpec, Container
 from replaystore.backends.codecs import crc32c
 from replaystore.backends.reading import StoreReader
-from replaystore.backends.records import State, decode_records
+from replaystore.backends.records import HEADER_BYTES, MAGIC, State, decode_records
 from replaystore.errors import CorruptError, FormatError, ReplayStoreError, StorageError
 from replaystore.location import Location, parse
 from replaystore.names import escape_path
@@ -451,10 +451,13 @@ class _Verification:
 
 def _later_records(data: bytes) -> Iterator[int]:
     """Valid records somewhere in `data`."""
-    at = data.find(b"RSC1")
-    while at >= 0:
-        found = next(decode_records(data[at:]), None)
-        if found is not None:
-            yield found[0]["commit"]
-            at += found[2] - 1
-        at = data.find(b"RSC1", at + 1)
+    at, looked = data.find(MAGIC), 0
+    while at >= 0 and looked <= 16 * len(data):  # as much as a file may hold of what only looks like a record
+        length = HEADER_BYTES + int.from_bytes(data[at + 8 : at + HEADER_BYTES], "little")
+        if length <= len(data) - at:
+            looked += length
+            found = next(decode_records(data[at : at + length]), None)
+            if found is not None:
+                yield found[0]["commit"]
+                at += length - 1
+        at = data.find(MAGIC, at + 1)

@@ -12,7 +12,6 @@ a file may have room already for rows that come later.
 from __future__ import annotations
 
 from replaystore.backends import ArraySpec
-from replaystore.backends.codecs import crc32c
 from replaystore.backends.reading import ATTEMPTS, StoreReader, group_of
 from replaystore.backends.records import State, decode_records
 from replaystore.errors import CorruptError, ReplayStoreError
@@ -106,7 +105,7 @@ def _sound_rows(store: StoreReader, name: str, spec: ArraySpec, start: int) -> i
     for chunk in range(start // spec.chunk_rows, store.rows(name) // spec.chunk_rows):
         try:
             if spec.codec is None:
-                sound = crc32c(store.read_raw(name, chunk * spec.chunk_rows, (chunk + 1) * spec.chunk_rows))
+                sound = store.raw_checksum(name, chunk * spec.chunk_rows, (chunk + 1) * spec.chunk_rows)
             else:
                 entry = store.locate(name, chunk)
                 stored = store.container.files.read(*entry) if entry is not None else b""

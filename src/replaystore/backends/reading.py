@@ -79,7 +79,7 @@ class StoreReader:
                 raise CorruptError(f"{container.path}: there is no commit log; run `replaystore repair`")
             for segment in reversed(segments):
                 try:
-                    return State.replay(container.read_segment(segment), container.path)
+                    return cls._replay(container, segment)
                 except (FileNotFoundError, CorruptError):
                     if skip_damaged and segment != segments[0]:
                         continue
@@ -87,6 +87,15 @@ class StoreReader:
                         raise
                     break
         raise ConflictError(f"{container.path}: the commit log changed {ATTEMPTS} times while it was read; try again")
+
+    @staticmethod
+    def _replay(container: Container, segment: int, *, until: int | None = None) -> State:
+        """The state at the end of a segment, or at a commit of it."""
+        state = State.replay(container.read_segment(segment), container.path, until=until)
+        if state.base != segment:
+            what = f"the segment of the commit log that is to begin with commit {segment} begins with commit {state.base}"
+            raise CorruptError(f"{container.path}: {what}; run `replaystore repair`")
+        return state
 
     def __str__(self) -> str:
         return self.container.path
@@ -149,7 +158,7 @@ class StoreReader:
                 for meta, blobs, end in decode_records(data):
                     if meta.get("arrays") or meta.get("forked"):
                         self.container.refresh()
-                    self.state.apply(meta, blobs)
+                    self.state.follow(meta, blobs)
                     self.state.end = start + end
                 break
             self.container.refresh()
@@ -216,8 +225,7 @@ class StoreReader:
         segments = [base for base in self.container.segments() if base <= commit]
         if not segments:
             raise NotFoundError(f"{where} is older than the history that is kept")
-        data = self.container.read_segment(segments[-1])
-        state = State.replay(data, str(self), until=commit)
+        state = self._replay(self.container, segments[-1], until=commit)
         if state.commit != commit:
             raise NotFoundError(f"{where} is not in the commit log")
         for group, row in newest.first.items():
@@ -340,7 +348,7 @@ class StoreReader:
         chunk = rows // spec.chunk_rows
         start = chunk * spec.chunk_rows
         data = b""
-        if rows > start and chunk < self.places.lengths[group_of(name)] // spec.chunk_rows:  # complete by now
+        if rows > start and chunk < self.places.lengths.get(group_of(name), 0) // spec.chunk_rows:  # complete by now
             data = self.decode(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
         elif rows > start and not self.places.tails.get(name):  # a sealed store
             data = self._padded(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]

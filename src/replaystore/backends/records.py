@@ -27,6 +27,7 @@ from google_crc32c import extend, value
 from numpy.typing import NDArray
 
 from replaystore.backends import ArraySpec, ChunkEntry
+from replaystore.backends.record_checks import check_arrays, check_record, check_step, sound
 from replaystore.errors import CorruptError
 
 __all__ = ["SEALED", "Piece", "State", "decode_records", "encode_record"]
@@ -35,6 +36,7 @@ MAGIC = b"RSC1"
 SEALED = "sealed"
 """The key of `extra` that says that a store is never written to again."""
 _HEADER = struct.Struct("<4sIQ")
+HEADER_BYTES = _HEADER.size
 _LENGTH = struct.Struct("<Q")
 _JSON = struct.Struct("<I")
 
@@ -52,7 +54,9 @@ def encode_record(meta: Mapping[str, Any], blobs: Blobs) -> bytes:
 
 
 def decode_records(data: bytes) -> Iterator[tuple[dict[str, Any], dict[str, bytes], int]]:
-    """The valid records at the beginning of `data`, each as (JSON, blobs, where it ends). What follows the last is torn or empty."""
+    """The valid records at the beginning of `data`, each as (JSON, blobs, where it ends). What follows the last is torn or empty.
+
+    CorruptError: a record has its checksum, and yet is not what a writer writes."""
     position = 0
     while position + _HEADER.size <= len(data):
         magic, checksum, length = _HEADER.unpack_from(data, position)
@@ -62,14 +66,23 @@ def decode_records(data: bytes) -> Iterator[tuple[dict[str, Any], dict[str, byte
         payload = data[start : start + length]
         if extend(value(_LENGTH.pack(length)), payload) != checksum:
             return
-        (size,) = _JSON.unpack_from(payload)
-        meta = json.loads(payload[_JSON.size : _JSON.size + size])
-        blobs, at = {}, _JSON.size + size
-        for name, count in meta.pop("blobs"):
-            blobs[name] = payload[at : at + count]
-            at += count
+        with sound():
+            meta, blobs = _opened(payload)
+            check_record(meta, blobs)
         position = start + length
         yield meta, blobs, position
+
+
+def _opened(payload: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The JSON and the blobs of a record."""
+    (size,) = _JSON.unpack_from(payload)
+    meta, blobs, at = json.loads(payload[_JSON.size : _JSON.size + size]), {}, _JSON.size + size
+    for name, count in meta.pop("blobs"):
+        if type(count) is not int or not 0 <= count <= len(payload) - at or name in blobs:
+            raise ValueError(f"{count!r:.40} bytes named {name!r:.80}")
+        blobs[name] = payload[at : at + count]
+        at += count
+    return meta, blobs
 
 
 @dataclass(frozen=True)
@@ -136,6 +149,13 @@ class State:
     def is_dead(self, commit: int) -> bool:
         return any(first <= commit <= last for first, last in self.dead)
 
+    def follow(self, meta: Mapping[str, Any], blobs: Blobs) -> None:
+        """Go on to the next commit, by a record that was read. CorruptError: it cannot be the next."""
+        with sound():
+            check_step(self, meta, blobs)
+            self.apply(meta, blobs)
+            check_arrays(self)
+
     def apply(self, meta: Mapping[str, Any], blobs: Blobs) -> None:
         """Go on to the next commit; or, in the same one, note that objects have got a new identity."""
         if meta.get("forked"):
@@ -197,6 +217,14 @@ class State:
 
     @classmethod
     def from_base(cls, meta: Mapping[str, Any], blobs: Blobs) -> State:
+        """The state that a base record says. CorruptError: there is none like it."""
+        with sound():
+            state = cls._from_base(meta, blobs)
+            check_arrays(state)
+        return state
+
+    @classmethod
+    def _from_base(cls, meta: Mapping[str, Any], blobs: Blobs) -> State:
         mutable = {name.removeprefix("mutable:"): blob for name, blob in blobs.items() if name.startswith("mutable:")}
         kept = {name.removeprefix("keep:"): blob for name, blob in blobs.items() if name.startswith("keep:")}
         return cls(
@@ -222,16 +250,19 @@ class State:
     def replay(cls, data: bytes, where: str, *, until: int | None = None) -> State:
         """The state at the end of a segment (or at commit `until` of it). CorruptError: not even its base record is valid."""
         state: State | None = None
-        for meta, blobs, end in decode_records(data):
-            if state is None:
-                if not meta.get("base"):
+        try:
+            for meta, blobs, end in decode_records(data):
+                if state is None:
+                    if not meta.get("base"):
+                        break
+                    state = cls.from_base(meta, blobs)
+                else:
+                    state.follow(meta, blobs)
+                state.end = end
+                if until is not None and state.commit >= until:
                     break
-                state = cls.from_base(meta, blobs)
-            else:
-                state.apply(meta, blobs)
-            state.end = end
-            if until is not None and state.commit >= until:
-                break
+        except CorruptError as error:
+            raise CorruptError(f"{where}: {error}") from None
         if state is None:
             raise CorruptError(f"{where}: this segment of the commit log has no valid base record; run `replaystore repair`")
         return state
