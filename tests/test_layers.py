@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"backends"},
     {"assembler", "chunks", "layout", "opening", "sealing", "statistics", "tables", "trajectories", "weights"},
     {"batches", "buffer", "column", "finals", "formats", "gathering", "infos", "loader", "reader", "recipe", "sampling", "writer"},
-    {"analysis", "conversion", "excerpt", "foreign", "making", "repairing", "transfer", "verification"},
+    {"analysis", "conversion", "excerpt", "foreign", "making", "repairing", "restoring", "transfer", "verification"},
     {"cli", "compat", "gymnasium", "testing", "torch"},
 ]
 """What may import what: a module imports from its own layer and from those before it."""

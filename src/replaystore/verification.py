@@ -23,7 +23,7 @@ import numpy as np
 from replaystore import document as documents
 from replaystore.backends import ArraySpec, Container
 from replaystore.backends.codecs import crc32c
-from replaystore.backends.reading import StoreReader
+from replaystore.backends.reading import StoreReader, group_of
 from replaystore.backends.records import HEADER_BYTES, MAGIC, State, decode_records
 from replaystore.errors import CorruptError, FormatError, ReplayStoreError, StorageError
 from replaystore.location import Location, parse
@@ -35,6 +35,8 @@ __all__ = ["Problem", "VerifyReport", "verify"]
 
 PROBE_SECONDS = 60
 """How long opening a damaged HDF5 file may take before it is given up."""
+PUBLISHING = 5
+"""How often it is looked whether a writer that publishes rows has done so."""
 MOST_PROBLEMS = 100
 """Of the indexes of one array, in the report."""
 UNEXPECTED = "reading it ended in an error that nobody thought of"
@@ -73,6 +75,8 @@ class VerifyReport:
     """Nothing is wrong if this is empty."""
     damaged: dict[str, int] = field(default_factory=dict)
     """By array, the first row that cannot be relied on."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be checked, because it is not there, and need not be."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"clean": not self.problems}
@@ -187,8 +191,9 @@ class _Verification:
     # --- the store as a whole
 
     def check_manifest(self) -> None:
-        from replaystore.sealing import check_manifest
+        from replaystore.sealing import check_manifest, unchecked
 
+        self.report.notes += unchecked(self.place, self.container)
         for where, what in check_manifest(self.place, self.container):
             self.problem(where, what, "restore it from a copy")
 
@@ -251,7 +256,27 @@ class _Verification:
                 self.problem(
                     name, what, "the record of a later commit is lost: restore the commit log from a copy, or run `replaystore repair`"
                 )
+        if sound:
+            self.check_published(store)
         return sound
+
+    def check_published(self, store: StoreReader) -> None:
+        """Other software sees as many rows of each array of a group; where shapes are in files of their own, a kill can part them."""
+        known: dict[str, int] = {}
+        for attempt in range(PUBLISHING if self.container.capabilities.shards else 0):
+            if attempt:  # perhaps a writer is just publishing
+                time.sleep(0.05)
+                self.published = self.container.published()
+            known = {name: rows for name, rows in self.published.items() if name in store.state.arrays}
+            known = {name: rows for name, rows in known.items() if not name.startswith(("checksums/", "journal/"))}
+            if len({(group_of(name), rows) for name, rows in known.items()}) == len({group_of(name) for name in known}):
+                return
+        for group in sorted({group_of(name) for name in known}):
+            shown = {name.removeprefix(group + "/"): rows for name, rows in known.items() if group_of(name) == group}
+            if len(set(shown.values())) > 1:
+                told = ", ".join(f"{name} {rows}" for name, rows in sorted(shown.items()))
+                what = f"other software sees different numbers of rows ({told}): a writer was killed while it published them"
+                self.problem(group, what, "run `replaystore publish`, or open it for writing, which mends it")
 
     def check_tables(self, store: StoreReader) -> None:
         for name in store.state.arrays:

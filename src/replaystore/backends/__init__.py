@@ -258,6 +258,9 @@ class Container(Protocol):
     def metadata_problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with the document and the metadata of arrays, as (where, what): for `verify`."""
 
+    def restore(self, specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> list[str]:
+        """Write metadata anew that are not what was made of these arrays; whose. They show these numbers of rows, otherwise none."""
+
     def index_problems(self, name: str, first: int, rows: int) -> Iterator[tuple[str, str]]:
         """What is wrong with how other software finds the chunks of rows [first, rows) of an array: for `verify`."""
 

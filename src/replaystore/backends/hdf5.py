@@ -395,6 +395,10 @@ class Hdf5Container:
             problems = [(self._file.path, str(error))]
         yield from problems
 
+    def restore(self, specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> list[str]:
+        """Nothing: where HDF5's own metadata of a dataset are damaged, so is the way to its rows."""
+        return []
+
     def index_problems(self, name: str, first: int, rows: int) -> Iterator[tuple[str, str]]:
         try:
             chunk_rows = self._spec(name).chunk_rows

@@ -160,6 +160,7 @@ class StoreReader:
                         self.container.refresh()
                     self.state.follow(meta, blobs)
                     self.state.end = start + end
+                self.state.check()
                 break
             self.container.refresh()
             identity = self.state.identity

@@ -35,7 +35,7 @@ MOST_ATTACHED = 1 << 32
 LATEST = 253402300799
 """The last second of the year 9999."""
 U32 = (1 << 32) - 1
-KINDS = ("keep", "rows", "grow", "at", "set", "mutable")
+KINDS = ("keep", "rows", "grow", "at", "set", "mutable", "document")
 """What a blob may be."""
 
 Read = Callable[[int, int], bytes]

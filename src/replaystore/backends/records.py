@@ -30,11 +30,13 @@ from replaystore.backends import ArraySpec, ChunkEntry
 from replaystore.backends.record_checks import check_arrays, check_record, check_step, sound
 from replaystore.errors import CorruptError
 
-__all__ = ["SEALED", "Piece", "State", "decode_records", "encode_record"]
+__all__ = ["DOCUMENT", "SEALED", "Piece", "State", "decode_records", "encode_record"]
 
 MAGIC = b"RSC1"
 SEALED = "sealed"
 """The key of `extra` that says that a store is never written to again."""
+DOCUMENT = "document"
+"""The blob of a base record that is a copy of the document, if that is not large: for repairs."""
 _HEADER = struct.Struct("<4sIQ")
 HEADER_BYTES = _HEADER.size
 _LENGTH = struct.Struct("<Q")
@@ -154,6 +156,12 @@ class State:
         with sound():
             check_step(self, meta, blobs)
             self.apply(meta, blobs)
+            if meta.get("arrays"):
+                check_arrays(self)
+
+    def check(self) -> None:
+        """What records have made of it, once they are all read. CorruptError: there is no such state."""
+        with sound():
             check_arrays(self)
 
     def apply(self, meta: Mapping[str, Any], blobs: Blobs) -> None:
@@ -261,6 +269,8 @@ class State:
                 state.end = end
                 if until is not None and state.commit >= until:
                     break
+            if state is not None:
+                state.check()
         except CorruptError as error:
             raise CorruptError(f"{where}: {error}") from None
         if state is None:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -25,7 +26,7 @@ from replaystore.backends.codecs import crc32c as value
 from replaystore.backends.codecs import extend
 from replaystore.backends.incomplete import missing, newest_sound
 from replaystore.backends.reading import group_of
-from replaystore.backends.records import SEALED, Piece, State, encode_record, now
+from replaystore.backends.records import DOCUMENT, SEALED, Piece, State, encode_record, now
 from replaystore.errors import CorruptError, SchemaError, StorageError
 
 __all__ = ["ArrayStore"]
@@ -34,6 +35,8 @@ SEGMENT_BYTES = 1 << 20
 """A segment of the log is ended beyond this: opening a store reads one segment."""
 TIDY_BYTES = 1 << 16
 """A closed store's last segment is at most about this long."""
+DOCUMENT_BYTES = 1 << 16
+"""A document of at most this size is copied into each segment of the log."""
 _FULL = 1 << 62
 
 
@@ -156,9 +159,12 @@ class ArrayStore(Appender):
             with self.state_lock:
                 self.state.apply(meta, blobs)
                 self.state.end += len(record)
+            fresh = any(not name.startswith("journal/") for name in self._new_arrays)
             self._forget_pending()
         with suppress(StorageError, OSError):  # the commit is made; what tidies up after it is tried again by the next one
             self._tidy(first or {})
+            if fresh:
+                self.publish()  # other software sees the new array, which has as many rows as the others
         return self.state.commit
 
     def _tidy(self, first: Mapping[str, int]) -> None:
@@ -239,7 +245,11 @@ class ArrayStore(Appender):
             self._start_log(state)
 
     def _start_log(self, state: State) -> None:
-        record = encode_record(*state.to_base())
+        meta, blobs = state.to_base()
+        document = json.dumps(self.container.document(), separators=(",", ":")).encode()
+        if len(document) <= DOCUMENT_BYTES:
+            blobs[DOCUMENT] = document
+        record = encode_record(meta, blobs)
         self.container.begin_segment(state.commit, record)
         state.base, state.end = state.commit, len(record)
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from replaystore.backends import ArraySpec, Capabilities, ChunkEntry, Codec, Extent
-from replaystore.backends.checks import MOST_JSON, as_number, load_json
+from replaystore.backends.checks import MOST_JSON, as_number, is_count, load_json
 from replaystore.backends.codecs import codec_for, crc32c
 from replaystore.backends.files import Files
 from replaystore.backends.record_checks import segment_end
@@ -347,6 +347,25 @@ class ZarrContainer:
             found = self._metadata(name)
             if found != array_metadata(spec, found["shape"][0], name):
                 yield self.files.path(f"{name}/zarr.json"), "the metadata of this array is not what was written"
+
+    def restore(self, specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> list[str]:
+        groups = {"/".join(name.split("/")[:depth]) for name in specs for depth in range(1, name.count("/") + 1)}
+        wanted: dict[str, dict[str, Any]] = {group: dict(GROUP) for group in groups}
+        wanted |= {name: array_metadata(spec, rows.get(name, 0), name) for name, spec in specs.items()}
+        restored = []
+        for name, metadata in sorted(wanted.items()):
+            try:
+                found = self._metadata(name)
+                if name in specs and name not in rows and is_count(found["shape"][0]):
+                    metadata["shape"][0] = found["shape"][0]
+                right = found == metadata
+            except (FormatError, LookupError, TypeError):
+                right = False
+            if not right:
+                self._write(f"{name}/zarr.json", as_json(metadata))
+                restored.append(name)
+        self._specs = None
+        return restored
 
     def index_problems(self, name: str, first: int, rows: int) -> Iterator[tuple[str, str]]:
         spec = self.specs()[name]

@@ -29,6 +29,8 @@ def verify(context: click.Context, /, location: str, json_: bool) -> None:
     else:
         for problem in report.problems:
             click.echo(one_line(str(problem)))
+        for note in report.notes:
+            click.echo(one_line(f"note: {note}"))
         found = f"{count(len(report.problems))} problem{'s' * (len(report.problems) != 1)}" if report.problems else "no problems"
         click.echo(f"{printable(location)}: {found} ({size(report.checked_bytes)} checked in {report.seconds:.1f} s)")
     if report.problems:
