@@ -19,7 +19,11 @@ from dataclasses import dataclass, field
 
 __all__ = ["CAMPAIGNS", "Tally"]
 
-CAMPAIGNS: dict[str, str] = {}
+CAMPAIGNS: dict[str, str] = {
+    "kills": "replaystore.testing.campaigns.kills",
+    "random_kills": "replaystore.testing.campaigns.random_kills",
+    "errno": "replaystore.testing.campaigns.errno",
+}
 """By name, the module of a campaign."""
 
 

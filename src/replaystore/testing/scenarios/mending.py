@@ -1,0 +1,103 @@
+"""Repairing a store that is damaged: there is the damaged one, or the repaired one, and the damaged one is never lost."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from replaystore import buffer as buffers
+from replaystore.errors import CorruptError, ReplayStoreError
+from replaystore.repairing import repair
+from replaystore.testing.contents import Contents
+from replaystore.testing.crashes import tiny
+from replaystore.testing.samples import small, storage
+from replaystore.testing.scenarios import Floor, Tell
+from replaystore.testing.scenarios.recordings import verified
+from replaystore.testing.scenarios.replacing import digest
+from replaystore.testing.workloads import Action, act
+from replaystore.verification import verify
+
+__all__ = ["scenario"]
+
+COMMITS = 3
+
+
+class Mending:
+    """`rs.repair` of a store in which a byte of its last rows was changed."""
+
+    torch = False
+
+    def __init__(self, name: str, seed: int) -> None:
+        self.name, self._seed = name, seed
+        self._file = "store.h5" if name.endswith("hdf5") else "store.zarr"
+
+    def prepare(self, folder: str) -> None:
+        path = os.path.join(folder, self._file)
+        with tiny():
+            buffer = buffers.create(path, small(), storage=storage("gzip:1" if path.endswith(".h5") else "zstd:1"))
+            for number in range(COMMITS):
+                act(buffer, Action("append", (self._seed + number, 17, 0, 1)))
+                buffer.commit()
+                with open(os.path.join(folder, f"contents-{number}"), "w") as note:
+                    note.write(digest(Contents.of(buffer)))
+            wide = buffer.read(slice(-1, None), fields=["info/wide"])["info/wide"].tobytes()
+            buffer.close()
+        self._damage(path, wide)
+
+    def _damage(self, path: str, row: bytes) -> None:
+        """Change a byte of the newest row, wherever it is."""
+        files = [os.path.join(base, name) for base, _, names in os.walk(path) for name in names] or [path]
+        for name in files:
+            with open(name, "r+b") as file:
+                place = file.read().rfind(row)
+                if place >= 0:
+                    file.seek(place)
+                    file.write(bytes([row[0] ^ 1]))
+                    return
+        raise AssertionError("the newest row is in no file")
+
+    def perform(self, folder: str, tell: Tell) -> None:
+        with tiny():
+            repair(os.path.join(folder, self._file))
+        tell(Floor(1))
+
+    def recover(self, folder: str) -> None:
+        with tiny():
+            try:
+                buffers.open(os.path.join(folder, self._file), "r+").abandon()
+            except CorruptError:  # which it is, until it is repaired
+                buffers.open(os.path.join(folder, self._file)).close()
+
+    def check(self, folder: str, floor: int | None, *, cut: bool = False) -> None:
+        path = os.path.join(folder, self._file)
+        with tiny():
+            buffers.open(path).close()
+            if floor is not None or self._sound(path):
+                verified(path)
+            else:
+                repair(path)
+                verified(path)
+            with buffers.open(path) as reader:
+                seen = digest(Contents.of(reader))
+        known = [_text(os.path.join(folder, f"contents-{number}")) for number in range(COMMITS)]
+        if seen not in known:
+            raise AssertionError(f"repaired, it holds what no commit held ({[*known, seen]})")
+        if not os.path.lexists(path + ".damaged"):
+            raise AssertionError(f"the damaged store is gone; there are {sorted(os.listdir(folder))}")
+
+    def _sound(self, path: str) -> bool:
+        try:
+            return not verify(path).problems
+        except ReplayStoreError:
+            return False
+
+
+def _text(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
+def scenario(name: str, seed: int) -> Mending:
+    """One of them, by its name."""
+    return Mending(name, int(np.random.default_rng(seed).integers(1 << 20)))

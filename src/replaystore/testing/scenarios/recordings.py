@@ -1,0 +1,223 @@
+"""Recording: a store is made or opened, written to in all ways, and closed.
+
+Every commit that it may show is known beforehand: `PlainBuffer` keeps what each of them holds.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from replaystore import buffer as buffers
+from replaystore.buffer import Buffer
+from replaystore.errors import NotFoundError, UnsupportedError
+from replaystore.testing.contents import Contents
+from replaystore.testing.crashes import tiny
+from replaystore.testing.plain import PlainBuffer
+from replaystore.testing.samples import small, storage
+from replaystore.testing.scenarios import Floor, Tell
+from replaystore.testing.workloads import Action, Workload, act
+from replaystore.verification import verify
+
+__all__ = ["Recording", "same", "scenario", "verified"]
+
+ACTIONS = 4
+CAPACITY = 60
+NEW = 0.35
+"""Of the recordings, those that make their store."""
+
+
+class Recording:
+    """Actions on a store, which is made by them (`new`) or was made before, empty."""
+
+    torch = False
+
+    def __init__(self, name: str, suffix: str, plain: PlainBuffer, actions: list[Action], *, new: bool, **options: Any) -> None:
+        self.name, self._file, self.new, self._options = name, "store" + suffix, new, options
+        self.plain, self.actions = plain, actions
+        self.archive = options.get("layout") == "archive"
+        self._synced = options.get("durability") != "none"
+        self._codec = "gzip:1" if suffix == ".h5" else "zstd:1"
+
+    def path(self, folder: str) -> str:
+        return os.path.join(folder, self._file)
+
+    def prepare(self, folder: str) -> None:
+        if not self.new:
+            made = self._make(folder)
+            made.abandon() if self.archive else made.close()  # closing would seal it
+
+    def _make(self, folder: str) -> Buffer:
+        options: dict[str, Any] = {"capacity": self.plain.capacity, **self._options}
+        if not self.archive:
+            options["storage"] = storage(self._codec)
+        with tiny():
+            return buffers.create(self.path(folder), small(), **options)
+
+    def open(self, folder: str) -> Buffer:
+        """The store, for writing."""
+        return buffers.open(self.path(folder), "r+")
+
+    def perform(self, folder: str, tell: Tell) -> None:
+        with tiny():
+            buffer = self._make(folder) if self.new else self.open(folder)
+            tell(Floor(buffer.commit_id))
+            for action in self.actions:
+                buffer = self.act(buffer, action, folder, tell)
+            buffer.close()
+            tell(Floor(buffer.commit_id))
+
+    def act(self, buffer: Buffer, action: Action, folder: str, tell: Tell) -> Buffer:
+        """Do one of the actions."""
+
+        def reopened(closed: Buffer) -> Buffer:
+            tell(Floor(closed.commit_id))
+            return self.open(folder)
+
+        found: Buffer = act(buffer, action, acknowledge=lambda commit: tell(Floor(commit, self._synced)), reopen=reopened)
+        return found
+
+    def recover(self, folder: str) -> None:
+        if os.path.exists(self.path(folder)):
+            with tiny():
+                try:
+                    self.open(folder).abandon()
+                except UnsupportedError:
+                    if not self.archive:
+                        raise
+
+    # --- what must be true
+
+    def expected(self, commit: int) -> PlainBuffer:
+        """What the store must be as of a commit; a sealed one is as of the last."""
+        if self.archive and commit > self.plain.commit_id:
+            commit = self.plain.commit_id
+        return self.plain.history[commit]
+
+    def look(self, folder: str, floor: int | None) -> int | None:
+        """The commit that is shown to a reader, which must be right; None if there is no store."""
+        try:
+            reader = buffers.open(self.path(folder))
+        except NotFoundError:
+            if floor is not None:
+                raise
+            return None
+        with reader:
+            commit = reader.commit_id
+            if floor is not None and commit < floor:
+                raise AssertionError(f"it shows commit {commit}, and {floor} was acknowledged")
+            then = self.expected(commit)
+            same(then, reader)
+        older = then.commits()
+        old = older[commit * 7 % len(older)]
+        if not self.archive or old == commit:  # sealing drops the others
+            with buffers.open(self.path(folder), commit=old) as reader:
+                same(then, reader, old)
+        return commit
+
+    def check(self, folder: str, floor: int | None, *, cut: bool = False) -> None:
+        commit = self.look(folder, floor)
+        if commit is None:
+            self.perform(folder, lambda _: None)
+            verified(self.path(folder))
+            return
+        plain = self.plain.resumed(self.expected(commit).commit_id)
+        with tiny():
+            try:
+                buffer = self.open(folder)
+            except UnsupportedError:
+                if not self.archive or commit < self.plain.commit_id:
+                    raise
+            else:
+                same(plain, buffer)
+                buffer = self._go_on(buffer, plain, folder)
+                buffer.close()
+        with buffers.open(self.path(folder)) as reader:
+            same(plain, reader)
+        verified(self.path(folder))
+
+    def _go_on(self, buffer: Buffer, plain: PlainBuffer, folder: str) -> Buffer:
+        if self.archive:  # commits may count from another number, if it had begun to be sealed
+            actions = [Action("append", (plain.commit_id, 5, 0, 1)), Action("commit")]
+            for action in actions:
+                act(plain, action)
+        else:
+            actions = Workload(plain.commit_id, 1, start=plain).actions
+        for action in actions:
+            buffer = self.act(buffer, action, folder, lambda _: None)
+        return buffer
+
+
+def same(plain: PlainBuffer, buffer: Buffer, commit: int | None = None) -> None:
+    """AssertionError: a buffer is not what it should be as of a commit."""
+    problem = plain.contents(commit).difference(Contents.of(buffer))
+    if problem:
+        raise AssertionError(f"commit {buffer.commit_id}: {problem}")
+
+
+def verified(path: str) -> None:
+    """AssertionError: `verify` finds something."""
+    with patch("replaystore.verification._probe", lambda *_: True):  # we are in a process of our own already
+        problems = verify(path).problems
+    if problems:
+        raise AssertionError(f"verify: {problems[0]}")
+
+
+# --- which ones there are
+
+
+def scenario(name: str, seed: int) -> Recording:
+    """One of the recordings, by its name."""
+    generator = np.random.default_rng(seed)
+    suffix = ".h5" if name.endswith("hdf5") else ".zarr"
+    options: dict[str, Any] = {}
+    capacity = CAPACITY if name == "ring" else None
+    kind = name.removesuffix("-hdf5")
+    if kind == "archive":
+        options["layout"] = "archive"
+    elif kind == "unsynced":
+        options["durability"] = "none"
+        capacity = CAPACITY if suffix == ".zarr" and seed % 3 == 0 else None
+    new = bool(generator.random() < NEW)
+    plain = PlainBuffer(small(), capacity=capacity)
+    if kind in ("publish", "rollback"):
+        return Recording(name, suffix, plain, _fixed(kind, plain, generator), new=new, **options)
+    workload = Workload(int(generator.integers(1 << 30)), ACTIONS, start=plain)
+    if kind == "archive":  # which is sealed when it is closed
+        plain, kept = PlainBuffer(small()), [action for action in workload.actions if action.name != "reopen"]
+        return Recording(name, suffix, plain, _possible(plain, kept), new=new, **options)
+    return Recording(name, suffix, plain, workload.actions, new=new, **options)
+
+
+def _possible(plain: PlainBuffer, actions: list[Action]) -> list[Action]:
+    """Do these to a plain buffer; those that were done: a rollback may name a commit that there is not any more."""
+    found = []
+    for action in actions:
+        if action.name != "rollback" or action.arguments[0] in plain.commits():
+            act(plain, action)
+            found.append(action)
+    return found
+
+
+def _fixed(kind: str, plain: PlainBuffer, generator: np.random.Generator) -> list[Action]:
+    """Little else than what the scenario is named after."""
+    actions: list[Action] = []
+
+    def do(name: str, *arguments: object) -> None:
+        actions.append(Action(name, arguments))
+        act(plain, actions[-1])
+
+    for _ in range(3):
+        do("append", int(generator.integers(1 << 20)), int(generator.integers(1, 24)), 0, 1)
+        do("commit")
+        if kind == "publish":
+            do("publish")
+    if kind == "rollback":
+        for back in (2, 3):
+            do("rollback", plain.commits()[-back])
+            do("append", int(generator.integers(1 << 20)), 9, 0, 0)
+            do("commit")
+    return actions
