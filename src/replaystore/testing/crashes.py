@@ -31,6 +31,7 @@ import numpy as np
 from replaystore import buffer as buffers
 from replaystore.buffer import Buffer
 from replaystore.errors import NotFoundError
+from replaystore.testing.campaigns import reached
 from replaystore.testing.contents import Contents
 from replaystore.testing.faults import Faults, using
 from replaystore.testing.plain import PlainBuffer
@@ -69,11 +70,13 @@ def forked(action: Callable[[Callable[[Any], None]], None], *, kill_after: float
         status = 1
         try:
             os.close(reading)
+            reached.child_begins()
             action(lambda message: _tell(writing, message))
             status = 0
         except BaseException:  # noqa: BLE001  # whatever it is, the parent is told
             _tell(writing, traceback.format_exc())
         finally:
+            reached.child_ends()
             os._exit(status)
     os.close(writing)
     if kill_after is not None:

@@ -33,7 +33,7 @@
 #define KINDS 16
 
 enum kind { OPEN, CREATE, WRITE, RESIZE, SYNC, RENAME, UNLINK, LINK, MKDIR, RMDIR, LOCK, MAP, COPY, CLONE, READ, LIST };
-enum mode { COUNT, KILL, FAIL, FAIL_ON, SHORT, LIE, LIE_ON, RECORD };
+enum mode { COUNT, KILL, FAIL, FAIL_ON, SHORT, LIE, LIE_ON, RECORD, SHORT_FAIL };
 
 struct control {
   int64_t count;   /* calls so far */
@@ -45,6 +45,7 @@ struct control {
   int32_t struck;  /* the kind of the call that went wrong, -1: none did yet */
   char path[512];  /* its path */
   char folder[1024];
+  int64_t seen[KINDS]; /* calls of each kind, whatever is counted */
 };
 
 static struct control *control;
@@ -117,9 +118,10 @@ enum fate { PASS, REFUSED, LIED, CUT, LAST };
 
 /* Count a call, and decide. CUT: a write is shortened, and LAST: done whole; the process is killed after that, if it is to be. */
 static enum fate decide(enum kind kind, const char *path) {
+  __atomic_add_fetch(&control->seen[kind], 1, __ATOMIC_SEQ_CST);
   if (!(control->kinds >> kind & 1) || control->mode == RECORD) return PASS;
   int64_t number = __atomic_add_fetch(&control->count, 1, __ATOMIC_SEQ_CST);
-  int on = control->mode == FAIL_ON || control->mode == LIE_ON;
+  int on = control->mode == FAIL_ON || control->mode == LIE_ON || control->mode == SHORT_FAIL;
   if (!control->at || (on ? number < control->at : number != control->at)) return PASS;
   if (control->struck < 0) {
     control->struck = kind;
@@ -130,6 +132,10 @@ static enum fate decide(enum kind kind, const char *path) {
       if (control->share >= 1) return LAST;
       if (kind == WRITE && control->share > 0) return CUT;
       die();
+    case SHORT_FAIL:
+      if (number == control->at) return CUT;
+      errno = control->error;
+      return REFUSED;
     case FAIL:
     case FAIL_ON:
       errno = control->error;
@@ -149,7 +155,7 @@ static void done(enum fate fate) {
 
 static size_t shortened(size_t length) {
   size_t part = (size_t)(length * control->share);
-  return part || length < 2 ? part + (length == 1 && control->mode == SHORT) : 1;
+  return part || length < 2 ? part + (length == 1 && control->mode != KILL) : 1;
 }
 
 /* --- records: kind, offset, lengths of path, other and data; then these */

@@ -17,7 +17,6 @@ import ctypes
 import enum
 import hashlib
 import importlib
-import json
 import os
 import shutil
 import struct
@@ -25,13 +24,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from replaystore.testing.apart import apart
 from replaystore.testing.campaigns import Tally
 
-__all__ = ["CHANGES", "GROWING", "LOCKS", "OPENS", "Kind", "Mode", "Record", "Shim", "available", "preloaded"]
+__all__ = ["ALL", "CHANGES", "GROWING", "LOCKS", "OPENS", "Kind", "Mode", "Record", "Shim", "available", "preloaded"]
 
 SOURCE = Path(__file__).with_suffix(".c")
 LOADED = "REPLAYSTORE_SHIM"
@@ -77,6 +77,8 @@ class Mode(enum.IntEnum):
     LIE_ON = 6
     RECORD = 7
     """Nothing; all calls that change something are noted with their bytes."""
+    SHORT_FAIL = 8
+    """A write is short, and all that follow it fail: how a disk becomes full."""
 
 
 K = Kind
@@ -101,6 +103,7 @@ class _Control(ctypes.Structure):
         ("struck", ctypes.c_int32),
         ("path", ctypes.c_char * 512),
         ("folder", ctypes.c_char * 1024),
+        ("seen", ctypes.c_int64 * len(Kind)),
     )
 
 
@@ -143,6 +146,8 @@ class Shim:
         control.count, control.at, control.share = 0, at, share
         control.mode, control.error, control.struck, control.path = mode, error, -1, b""
         control.kinds = sum(1 << kind for kind in kinds)
+        for kind in Kind:
+            control.seen[kind] = 0
         control.folder = self.folder.encode()
 
     def rest(self) -> None:
@@ -153,6 +158,10 @@ class Shim:
     def count(self) -> int:
         """Calls since the plan was made."""
         return int(self._control.count)
+
+    def seen(self) -> dict[Kind, int]:
+        """Calls of each kind since the plan was made."""
+        return {kind: int(self._control.seen[kind]) for kind in Kind}
 
     @property
     def struck(self) -> str:
@@ -237,27 +246,4 @@ def preloaded(module: str, function: str, *arguments: Any, **options: Any) -> Ta
         built = _build()
     except RuntimeError as error:
         return Tally(skipped=str(error))
-    roots = os.pathsep.join(path for path in sys.path if path)
-    environment = os.environ | {"LD_PRELOAD": built, LOADED: built, "PYTHONPATH": roots}
-    call = json.dumps([module, function, arguments, options])
-    with tempfile.TemporaryFile("w+") as answer:
-        command = [sys.executable, "-m", "replaystore.testing.shim", call, str(answer.fileno())]
-        done = subprocess.run(  # noqa: S603  # ourselves
-            command, env=environment, pass_fds=[answer.fileno()], capture_output=True, text=True, check=False
-        )
-        answer.seek(0)
-        text = answer.read()
-    if not text:
-        raise RuntimeError(f"{module}.{function} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return Tally(**json.loads(text))
-
-
-def _main() -> None:
-    module, function, arguments, options = json.loads(sys.argv[1])
-    tally = preloaded(module, function, *arguments, **options)
-    with os.fdopen(int(sys.argv[2]), "w") as answer:
-        json.dump(asdict(tally), answer)
-
-
-if __name__ == "__main__":
-    _main()
+    return apart(module, function, arguments, options, environment={"LD_PRELOAD": built, LOADED: built})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from replaystore.testing.crashes import forked
 from replaystore.testing.scenarios import SCENARIOS, Scenario, floor_of, make
-from replaystore.testing.shim import CHANGES, Kind, Mode, Shim
+from replaystore.testing.shim import Kind, Mode, Shim
 
 __all__ = ["KILLED", "NAMING", "Baseline", "Room", "drawn", "last_line"]
 
@@ -26,18 +27,22 @@ LIMIT = 100
 KILLED = -signal.SIGKILL
 NAMING = frozenset({Kind.RENAME, Kind.UNLINK, Kind.LINK, Kind.RMDIR})
 """Calls by which a file gets or loses its name: few, and each of them a moment of danger."""
-REPEATS = 16
-"""Tries of a scenario before the next one is prepared."""
+REPEATS, LEAST = 16, 6
+"""Tries of a scenario before the next one is prepared, at most and at least."""
 
 
 @dataclass
 class Baseline:
     """A scenario in which nothing went wrong."""
 
-    calls: dict[frozenset[Kind], int]
-    """How many calls of these kinds it makes."""
-    told: list[object]
+    seen: dict[Kind, int]
+    """How many calls it makes."""
+    told: list[Any]
     seconds: float
+
+    def calls(self, kinds: frozenset[Kind]) -> int:
+        """How many of these kinds."""
+        return sum(self.seen[kind] for kind in kinds)
 
 
 class Room:
@@ -59,8 +64,12 @@ class Room:
 
         return forked(limited, kill_after=kill_after)
 
-    def prepare(self, scenario: Scenario) -> str:
-        """Make what is there before; what went wrong with that."""
+    def begin(self, scenario: Scenario) -> tuple[Baseline, str]:
+        """Make what is there before, and perform without a fault; what went wrong."""
+        problem = self._prepare(scenario)
+        return (Baseline({}, [], 0.0), problem) if problem else self._baseline(scenario)
+
+    def _prepare(self, scenario: Scenario) -> str:
         self.shim.rest()
         for folder in (self._template, self.place):
             shutil.rmtree(folder, ignore_errors=True)
@@ -76,19 +85,16 @@ class Room:
         shutil.rmtree(self.place, ignore_errors=True)
         _copy(self._template, self.place)
 
-    def baseline(self, scenario: Scenario, *kinds: frozenset[Kind]) -> tuple[Baseline, str]:
-        """Perform without a fault, once for each set of kinds, and check; what went wrong."""
-        found = Baseline({}, [], 0.0)
-        for chosen in kinds or (CHANGES,):
-            self.restore()
-            self.shim.plan(Mode.COUNT, kinds=chosen)
-            status, told = self.child(lambda tell: scenario.perform(self.place, tell))
-            found.calls[chosen] = self.shim.count
-            self.shim.rest()
-            if status:
-                return found, f"without a fault: {last_line(told, status)}"
-            found.told = told
-        return found, self.check(scenario, found.told)
+    def _baseline(self, scenario: Scenario) -> tuple[Baseline, str]:
+        self.restore()
+        begun = time.monotonic()
+        self.shim.plan(Mode.COUNT)
+        status, told = self.child(lambda tell: scenario.perform(self.place, tell))
+        found = Baseline(self.shim.seen(), told, time.monotonic() - begun)
+        self.shim.rest()
+        if status:
+            return found, f"without a fault: {last_line(told, status)}"
+        return found, self.check(scenario, told)
 
     def perform(self, scenario: Scenario, *, kill_after: float | None = None, **plan: Any) -> tuple[int, list[Any]]:
         """Perform with a fault planned: status, and what was told."""
@@ -112,11 +118,11 @@ class Room:
 
 
 def drawn(names: list[str], count: int, generator: np.random.Generator, *, repeats: int = REPEATS) -> Iterator[tuple[Scenario, int, str]]:
-    """Scenarios, how often to try each, and what it is called in messages: every name as often as the others, those without torch first."""
-    shares = {name: count // len(names) for name in names}
-    for name in generator.permutation(names)[: count % len(names)].tolist():
-        shares[name] += 1
-    for name in sorted(names, key=lambda name: (make(name, 0).torch, list(SCENARIOS).index(name))):
+    """Scenarios, how often to try each, and what it is called in messages; those without torch first. Of few tries, all are of some names:
+    to prepare a scenario takes as long as some tries of it."""
+    some = names if count >= LEAST * len(names) else generator.permutation(names)[: max(1, count // LEAST)].tolist()
+    shares = {name: count // len(some) + (number < count % len(some)) for number, name in enumerate(some)}
+    for name in sorted(some, key=lambda name: (make(name, 0).torch, list(SCENARIOS).index(name))):
         left = shares[name]
         while left > 0:
             tries, seed = min(repeats, left), int(generator.integers(1 << 30))

@@ -6,8 +6,6 @@ was left for writing is killed as well, and that again. Then the scenario checks
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from replaystore.testing.campaigns import Tally
@@ -39,9 +37,7 @@ def attack(folder: str, *, count: int, seed: int, names: list[str] | None = None
     """`run`, in a process with the shim."""
     tally, generator, room = Tally(), np.random.default_rng(seed), Room(folder)
     for scenario, tries, label in drawn(names or list(SCENARIOS), count, generator):
-        problem = room.prepare(scenario)
-        if not problem:
-            baseline, problem = room.baseline(scenario, CHANGES, NAMING)
+        baseline, problem = room.begin(scenario)
         if problem:
             tally.failures.append(f"{label}: {problem}")
             tally.count(scenario.name, tries)
@@ -58,8 +54,8 @@ def attack(folder: str, *, count: int, seed: int, names: list[str] | None = None
 
 def _kill(room: Room, scenario: Scenario, baseline: Baseline, generator: np.random.Generator) -> tuple[int, str]:
     """Kill once, or several times in a row, and look: how often, and what was wrong."""
-    kinds = NAMING if generator.random() < NAMED and baseline.calls[NAMING] else CHANGES
-    at, share = _call(baseline.calls[kinds], generator), float(generator.choice(SHARES))
+    kinds = NAMING if generator.random() < NAMED and baseline.calls(NAMING) else CHANGES
+    at, share = _call(baseline.calls(kinds), generator), float(generator.choice(SHARES))
     room.restore()
     status, told = room.perform(scenario, mode=Mode.KILL, at=at, share=share, kinds=kinds)
     where = f"killed at {_named(kinds)} {at}, {share:g} of {room.shim.struck or 'it'}"
@@ -92,16 +88,13 @@ def lied_to(folder: str, *, seed: int) -> Tally:
     tally, generator, room = Tally(), np.random.default_rng(seed), Room(folder)
     writes = frozenset({Kind.WRITE})
     for scenario, tries, label in drawn(["zarr", "hdf5"], 16, generator, repeats=8):
-        problem = room.prepare(scenario)
-        baseline, problem = room.baseline(scenario, writes) if not problem else (None, problem)
-        for _ in range(tries if baseline is not None and not problem else 0):
+        baseline, problem = room.begin(scenario)
+        for _ in range(0 if problem else tries):
             room.restore()
-            at = int(generator.integers(baseline.calls[writes])) + 1  # type: ignore[union-attr]
-            plan: dict[str, Any] = {"mode": Mode.LIE, "at": at, "kinds": writes}
-            status, told = room.perform(scenario, **plan)
+            at = int(generator.integers(baseline.calls(writes))) + 1
+            status, told = room.perform(scenario, mode=Mode.LIE, at=at, kinds=writes)
             tally.count(scenario.name)
             problem = last_line(told, status) if status else room.check(scenario, told)
             if problem:
                 tally.failures.append(f"{label}, {room.shim.struck} left out: {problem}")
-                problem = ""
     return tally

@@ -5,14 +5,12 @@ As the campaign of kills at system calls, whose moments are of files only: this 
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from replaystore.testing.campaigns import Tally
 from replaystore.testing.scenarios import SCENARIOS
 from replaystore.testing.shim import Kind, Mode, preloaded
-from replaystore.testing.trials import KILLED, Room, drawn, last_line
+from replaystore.testing.trials import KILLED, REPEATS, Room, drawn, last_line
 
 __all__ = ["PROMISE", "control", "run"]
 
@@ -28,29 +26,22 @@ def run(folder: str, *, count: int, seed: int, names: list[str] | None = None) -
 
 def control(folder: str, *, seed: int) -> Tally:
     """A disk that forgets all writes from some moment on, and says that they were made."""
-    return preloaded(__name__, "attack", folder, count=16, seed=seed, names=["zarr", "hdf5"], lying=True)
+    return preloaded(__name__, "attack", folder, count=24, seed=seed, names=["zarr", "hdf5"], lying=True)
 
 
 def attack(folder: str, *, count: int, seed: int, names: list[str] | None = None, lying: bool = False) -> Tally:
     """`run` and `control`, in a process with the shim."""
     tally, generator, room = Tally(), np.random.default_rng(seed), Room(folder)
     writes = frozenset({Kind.WRITE})
-    for scenario, tries, label in drawn(names or list(SCENARIOS), count, generator):
+    for scenario, tries, label in drawn(names or list(SCENARIOS), count, generator, repeats=3 if lying else REPEATS):
         tally.count(scenario.name, tries)
-        problem = room.prepare(scenario)
-        seconds = 0.0
-        if not problem:
-            room.restore()
-            begun = time.monotonic()
-            status, told = room.perform(scenario)
-            seconds = time.monotonic() - begun
-            problem = last_line(told, status) if status else room.check(scenario, told)
+        baseline, problem = room.begin(scenario)
         if problem:
             tally.failures.append(f"{label}: {problem}")
             continue
         for _ in range(tries):
             room.restore()
-            after = float(generator.uniform(0, LATER * seconds))
+            after = float(generator.uniform(0, LATER * baseline.seconds))
             plan = {"mode": Mode.LIE_ON, "at": int(generator.integers(1, 40)), "kinds": writes} if lying else {}
             status, told = room.perform(scenario, kill_after=after, **plan)
             if status not in (0, KILLED):

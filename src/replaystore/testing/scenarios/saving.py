@@ -22,7 +22,7 @@ from replaystore.testing.scenarios.replacing import Replacing, digest
 
 __all__ = ["scenario"]
 
-SIZES = {"state_dim": 3, "action_dim": 2, "hidden_dim": 4}
+SIZES: dict[str, Any] = {"state_dim": 3, "action_dim": 2, "hidden_dim": 4}
 FILES = ("buffer_state.safetensors", "buffer_metadata.json")
 SUFFIXES = {"hdf5": ".h5", "files": "", "pickle": ".pkl", "zip": ".zarr.zip"}
 
