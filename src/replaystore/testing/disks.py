@@ -16,11 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from replaystore.testing.faults import Operation
+from replaystore.testing.shim import Kind, Record
 
 __all__ = ["Disk", "Left", "put", "read"]
 
 SECTOR = 512
 """What a disk writes whole or not at all."""
+EXCHANGE = 2
+"""The flag of renameat2 by which two names change places."""
+GONE = " (deleted)"
+"""The end of the name that Linux gives a file without a name."""
 GENERATOR = np.random.Generator
 
 Left = dict[str, bytes | None]
@@ -149,6 +154,51 @@ class Disk:
             case kind:
                 raise ValueError(f"an operation {kind!r} is not known here")
 
+    def heard(self, record: Record) -> None:
+        """One more call, as the shim notes them."""
+        if record.path.endswith(GONE):  # a file that has no name any more: nothing of it is left anyway
+            return
+        kind, number = record.kind, record.number
+        folder, name = self._folder(os.path.dirname(record.path)), os.path.basename(record.path)
+        node = folder.entries.get(name)
+        self.syncs += kind is Kind.SYNC
+        match kind:
+            case Kind.CREATE if not number:
+                folder.change({name: _File()})
+            case Kind.MKDIR:
+                folder.change({name: _Folder()})
+            case Kind.UNLINK | Kind.RMDIR:
+                folder.change({name: None})
+            case Kind.RENAME | Kind.LINK:
+                self._named(record, node)
+            case Kind.SYNC if record.path == ".":
+                self._root.sync()
+            case Kind.SYNC if node is not None and not number:
+                node.sync()
+            case Kind.CREATE if isinstance(node, _File):
+                node.since.append((0, None))
+            case Kind.WRITE if isinstance(node, _File):
+                node.since.append((number, record.data))
+            case Kind.RESIZE if isinstance(node, _File):
+                node.since.append((number, None))
+            case Kind.LOCK:
+                pass
+            case _:
+                raise ValueError(f"{record.kind!r} of {record.path} is not known here")
+
+    def _named(self, record: Record, node: _File | _Folder | None) -> None:
+        """A file or a folder gets another name, or one more."""
+        folder, other = self._folder(os.path.dirname(record.path)), self._folder(os.path.dirname(record.other))
+        name, new = os.path.basename(record.path), os.path.basename(record.other)
+        if record.kind is Kind.LINK:
+            other.change({new: node})
+        elif folder is not other:
+            raise ValueError(f"{record.path} is renamed to another folder, {record.other}: that is not known here")
+        elif record.number & EXCHANGE:
+            folder.change({name: folder.entries.get(new), new: node})
+        elif name != new:
+            folder.change({name: None, new: node})
+
     def everything(self) -> Left:
         """What is left when the writer is only killed."""
         return self._left(lambda: 1.0, np.random.default_rng(0))
@@ -167,8 +217,11 @@ class Disk:
 
     def _left(self, rate: Callable[[], float], generator: GENERATOR) -> Left:
         found: Left = {}
+        files: dict[int, bytes] = {}  # a file may have several names
         for name, node in _survivors(self._root, "", rate, generator):
-            found[name] = None if isinstance(node, _Folder) else node.left(_keeping(rate(), generator))
+            if isinstance(node, _File) and id(node) not in files:
+                files[id(node)] = node.left(_keeping(rate(), generator))
+            found[name] = None if isinstance(node, _Folder) else files[id(node)]
         return found
 
 

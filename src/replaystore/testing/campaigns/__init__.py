@@ -23,6 +23,7 @@ CAMPAIGNS: dict[str, str] = {
     "kills": "replaystore.testing.campaigns.kills",
     "random_kills": "replaystore.testing.campaigns.random_kills",
     "errno": "replaystore.testing.campaigns.errno",
+    "power_model": "replaystore.testing.campaigns.power_model",
 }
 """By name, the module of a campaign."""
 
