@@ -24,6 +24,7 @@ CAMPAIGNS: dict[str, str] = {
     "random_kills": "replaystore.testing.campaigns.random_kills",
     "errno": "replaystore.testing.campaigns.errno",
     "power_model": "replaystore.testing.campaigns.power_model",
+    "power_real": "replaystore.testing.campaigns.power_real",
 }
 """By name, the module of a campaign."""
 
