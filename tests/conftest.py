@@ -22,3 +22,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--power-seed", type=int, default=0, help="another seed leaves other things on the disk")
     parser.addoption("--damage-cases", type=int, default=500, help="damages of each store in tests/test_damage.py")
+    parser.addoption("--campaign-share", type=float, default=1.0, help="how many of the tries in tests/test_campaigns.py")
+    parser.addoption("--campaign-seed", type=int, default=0, help="another seed tries other things")

@@ -348,6 +348,21 @@ ssize_t pwritev(int fd, const struct iovec *pieces, int count, off_t offset) {
   return of_fd(fd, path) ? gathered(placed_write, fd, pieces, count, offset) : real(fd, pieces, count, offset);
 }
 
+static ssize_t flagged(int fd, const struct iovec *pieces, int count, off64_t offset, int flags) {
+  REAL(pwritev64v2);
+  char path[PATH_MAX];
+  if (!of_fd(fd, path)) return real(fd, pieces, count, offset, flags);
+  return gathered(offset < 0 ? plain_write : placed_write, fd, pieces, count, offset);
+}
+
+ssize_t pwritev2(int fd, const struct iovec *pieces, int count, off_t offset, int flags) {
+  return flagged(fd, pieces, count, offset, flags);
+}
+
+ssize_t pwritev64v2(int fd, const struct iovec *pieces, int count, off64_t offset, int flags) {
+  return flagged(fd, pieces, count, offset, flags);
+}
+
 ssize_t pwritev64(int fd, const struct iovec *pieces, int count, off64_t offset) { return pwritev(fd, pieces, count, offset); }
 
 #define READING(name, head, length_, call) \
