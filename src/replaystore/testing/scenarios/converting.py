@@ -54,7 +54,8 @@ class Converting(Replacing):
 
     def do(self, folder: str) -> None:
         with tiny():
-            convert(os.path.join(folder, self._source), os.path.join(folder, self._target), overwrite=True, **self._options)
+            target = os.path.join(folder, self._target)
+            convert(os.path.join(folder, self._source), target, overwrite=os.path.lexists(target), **self._options)
 
     def read(self, folder: str) -> str:
         with buffers.open(os.path.join(folder, self._target)) as reader:
