@@ -25,6 +25,7 @@ CAMPAIGNS: dict[str, str] = {
     "errno": "replaystore.testing.campaigns.errno",
     "power_model": "replaystore.testing.campaigns.power_model",
     "power_real": "replaystore.testing.campaigns.power_real",
+    "concurrency": "replaystore.testing.campaigns.concurrency",
     "interrupts": "replaystore.testing.campaigns.interrupts",
 }
 """By name, the module of a campaign."""
