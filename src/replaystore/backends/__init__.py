@@ -187,6 +187,9 @@ class Container(Protocol):
     lock_name: str
     """The name, in `files`, of the lock that a writer holds."""
 
+    def identity(self) -> object:
+        """Another one after another file or folder has taken the name. Cheap."""
+
     def specs(self) -> Mapping[str, ArraySpec]:
         """All arrays, by name."""
 

@@ -110,6 +110,14 @@ class Files:
 
     # --- reading
 
+    def identity(self) -> object:
+        """Another one after another folder has taken the name; None if there is none."""
+        try:
+            found = os.stat(self.root)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
     def descriptor(self, name: str) -> int:
         """An open descriptor, owned by this object. FileNotFoundError if there is no such file; CorruptError: it is no regular file.
 
@@ -386,6 +394,10 @@ class MemoryFiles(Files):
         super().__init__(label, writable=True)
         self._small: dict[str, bytearray] = {}
         self._large: dict[str, int] = {}
+
+    def identity(self) -> object:
+        """These files have no name that others could take."""
+        return None
 
     def path(self, name: str) -> str:
         return f"memory:{self.root}/{name}" if name else f"memory:{self.root}"

@@ -127,6 +127,9 @@ class Hdf5Container:
         if not self.writable:
             self._forget()
 
+    def identity(self) -> object:
+        return self._file.version()[0]
+
     # --- arrays
 
     def specs(self) -> Mapping[str, ArraySpec]:

@@ -57,6 +57,7 @@ class StoreReader:
     def __init__(self, container: Container, state: State, *, newest: State | None = None) -> None:
         self.container = container
         self.state = state
+        self._identity = container.identity()
         self._newest = newest
         """For a reader of an older commit: the commit that knows where everything lies by now."""
         self.stays = newest is not None
@@ -164,7 +165,9 @@ class StoreReader:
                 break
             self.container.refresh()
             identity = self.state.identity
-            self.state = self.load(self.container)
+            found, place = self.load(self.container), self.container.identity()
+            self._check_store(found)
+            self.state, self._identity = found, place
             self._tables.clear()
             self._checksums.clear()
             if self.state.identity == identity and self.container.segments()[-1] == self.state.base:
@@ -200,10 +203,21 @@ class StoreReader:
         """ConflictError if another process has rolled the store back: what was opened last may not fit what was opened before.
 
         To be called *after* opening: a rollback is in the log before any object gets a new identity, as the base of a new segment."""
-        if self.container.writable or self.container.segments()[-1:] == [self.places.base]:
+        if self.container.writable:
             return
-        if self.load(self.container).generation != self.places.generation:
+        place = self.container.identity()
+        if place == self._identity and self.container.segments()[-1:] == [self.places.base]:
+            return
+        found = self.load(self.container)
+        self._check_store(found)
+        self._identity = place
+        if found.generation != self.places.generation:
             raise ConflictError(f"{self}: another process went back to an older commit; refresh or reopen")
+
+    def _check_store(self, found: State) -> None:
+        """ConflictError if what is under the name now is another store."""
+        if found.store != self.state.store:
+            raise ConflictError(f"{self}: another store has taken its place; open it again")
 
     def moved(self, name: str, chunk: int) -> ChunkEntry | None:
         """Where a chunk lies that was not as it should be: somewhere else if the store has gone on meanwhile, else None."""
@@ -262,8 +276,7 @@ class StoreReader:
         rows, checksum = self.state.tables.get(name, (0, 0))
         data = self.read_raw(name, 0, rows) if rows else b""
         if rows and value(data) != checksum:
-            if self.load(self.container).generation != self.state.generation:
-                raise ConflictError(f"{self}: rolled back to an older commit by another process; refresh or reopen")
+            self.check_generation()
             files = {self.container.files.path(extent.object) for extent in self.container.extents(name, 0, rows)}
             raise CorruptError(f"{min(files)}: the table {name} does not match its checksum; run `replaystore verify`")
         return data

@@ -103,6 +103,7 @@ def check_record(meta: Any, blobs: Mapping[str, bytes]) -> None:
     attached = meta["attached"] if base else meta.get("attached", {})
     _refuse(not all(_is_piece(piece) and piece[1] <= MOST_ATTACHED for piece in attached.values()), "places of attachments")
     if base:
+        _refuse(not isinstance(meta["store"], str), "a store of no name")
         _refuse(not all(is_count(rows) and is_count(crc, U32) for rows, crc in meta["tables"].values()), "tables of no sizes")
         _refuse(not all(is_count(first) and is_count(last) for first, last in meta["dead"]), "commits that were rolled back")
     arrays = meta["arrays"] if base else meta.get("arrays", {})

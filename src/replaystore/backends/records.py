@@ -102,6 +102,8 @@ class Piece:
 class State:
     """A store as of one commit."""
 
+    store: str = ""
+    """The name that the store was given when it was made, unlike that of any other."""
     commit: int = 0
     parent: int = -1
     """The commit that this one continues: the one before it, or the one that was rolled back to."""
@@ -204,6 +206,7 @@ class State:
         pieces = {name: list(vars(kept).values()) for name, kept in self.attached.items() if isinstance(kept, Piece)}
         meta = {
             "base": True,
+            "store": self.store,
             "commit": self.commit,
             "parent": self.parent,
             "time": self.time,
@@ -236,6 +239,7 @@ class State:
         mutable = {name.removeprefix("mutable:"): blob for name, blob in blobs.items() if name.startswith("mutable:")}
         kept = {name.removeprefix("keep:"): blob for name, blob in blobs.items() if name.startswith("keep:")}
         return cls(
+            store=meta["store"],
             commit=meta["commit"],
             parent=meta["parent"],
             time=meta["time"],

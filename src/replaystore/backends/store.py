@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -46,7 +47,7 @@ class ArrayStore(Appender):
     @classmethod
     def create(cls, container: Container, specs: Mapping[str, ArraySpec], extra: Mapping[str, Any], *, durable: bool) -> ArrayStore:
         """A store in an empty container, with these arrays: commit 0, durable on return."""
-        store = cls(container, State(time=now(), extra=dict(extra)), durable=durable)
+        store = cls(container, State(store=uuid.uuid4().hex, time=now(), extra=dict(extra)), durable=durable)
         store.create_arrays(specs)
         with store.storage("create"):
             container.sync()
@@ -290,7 +291,7 @@ class ArrayStore(Appender):
                 rows = {name: old.rows(name) for name in old.state.arrays if not name.startswith("journal/")}
                 tables = {name: old.table(name).tobytes() for name in rows if specs[name].journaled and not specs[name].mutable}
                 tails = {name: old.tail(name) for name in self._coded if name in rows}
-                state = State(newest.commit + 1, commit, now(), dict(old.state.lengths), dict(newest.first), old.state.extra)
+                state = State(newest.store, newest.commit + 1, commit, now(), dict(old.state.lengths), dict(newest.first), old.state.extra)
                 state.arrays = {name: spec for name, spec in newest.arrays.items() if name in rows or name.startswith("journal/")}
                 state.dead = [*newest.dead, [commit + 1, newest.commit]]
                 state.mutable = old.state.mutable

@@ -90,6 +90,9 @@ class ZarrContainer:
 
     # --- metadata
 
+    def identity(self) -> object:
+        return self.files.identity()
+
     def specs(self) -> Mapping[str, ArraySpec]:
         if self._specs is None:
             self._specs = dict(self._walk(""))
