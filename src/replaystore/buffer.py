@@ -19,11 +19,20 @@ from numpy.typing import NDArray
 from replaystore import document as documents
 from replaystore import sealing
 from replaystore.assembler import Assembler, End, Run
-from replaystore.backends.incomplete import newest_whole
-from replaystore.backends.reading import StoreReader
+from replaystore.backends import Container
+from replaystore.backends.incomplete import newest_synced, newest_whole
+from replaystore.backends.reading import ATTEMPTS, StoreReader
 from replaystore.backends.store import ArrayStore
 from replaystore.column import Column, Trajectory
-from replaystore.errors import ConflictError, ReplayStoreError, ReplayStoreWarning, SchemaError, UnsupportedError
+from replaystore.errors import (
+    ConflictError,
+    CorruptError,
+    EvictedError,
+    ReplayStoreError,
+    ReplayStoreWarning,
+    SchemaError,
+    UnsupportedError,
+)
 from replaystore.interrupts import Operations
 from replaystore.layout import array_specs, check_capacity, check_storage, field_specs, table_spec
 from replaystore.location import Location, parse
@@ -121,29 +130,67 @@ def open(  # noqa: A001  # as in other libraries that open files
         raise SchemaError(f"commit is the number of a commit, not {commit!r}; `replaystore info` lists what can be opened")
     if mode == "r+" and commit is not None:
         raise SchemaError('an older commit is opened with mode "r"; to go back to it, open with "r+" and call rollback(commit)')
-    container = open_container(place, writable=mode == "r+")
+    if mode == "r":
+        return _open_for_reading(place, commit)
+    container = open_container(place, writable=True)
     lock = None
     try:
         sealing.check_metadata(container)
         document = documents.parse(container.document(), str(place))
-        if mode == "r+":
-            sealing.refuse_writing(place, container)
-            lock = Lock(place, container.files.path(container.lock_name))
-            store: StoreReader = ArrayStore.open(container, durable=document.layout.durability == "commit")
-        else:
-            store = StoreReader(container, StoreReader.load(container))
-            store.check_arrays()
-            if commit is not None:
-                store = store.pin(commit)
-            elif container.capabilities.shards and not sealing.is_sealed(store.state):
-                store = _whole(store)
-            store.keep_tails()
+        sealing.refuse_writing(place, container)
+        lock = Lock(place, container.files.path(container.lock_name))
+        store = ArrayStore.open(container, durable=document.layout.durability == "commit")
         return Buffer(place, store, document, lock=lock)
     except BaseException:
         container.close()
         if lock is not None:
             lock.release()
         raise
+
+
+def _open_for_reading(place: Location, commit: int | None) -> Buffer:
+    """Open once more where it failed because the store went on, or was replaced, meanwhile."""
+    before: object = None
+    for _ in range(ATTEMPTS):
+        container = open_container(place, writable=False)
+        try:
+            return _look_at(place, container, commit)
+        except BaseException as error:
+            container.close()
+            now = _standing(place) if isinstance(error, (ConflictError, CorruptError, EvictedError)) else before
+            if now == before:
+                raise
+            before = now
+    raise ConflictError(f"{place} changed {ATTEMPTS} times while it was opened; try again")
+
+
+def _look_at(place: Location, container: Container, commit: int | None) -> Buffer:
+    before = container.identity()
+    sealing.check_metadata(container)
+    document = documents.parse(container.document(), str(place))
+    store = StoreReader(container, StoreReader.load(container))
+    store.check_arrays()
+    if commit is not None:
+        store = store.pin(commit)
+    elif not sealing.is_sealed(store.state):
+        store = _whole(store, synced=document.layout.durability == "commit")
+    store.keep_tails()
+    store.check_generation()
+    if container.identity() != before:
+        raise ConflictError(f"{place}: another store has taken its place; open it again")
+    return Buffer(place, store, document, lock=None)
+
+
+def _standing(place: Location) -> object:
+    """Changes whenever the store does."""
+    container = open_container(place, writable=False)
+    try:
+        state = StoreReader.load(container)
+        return state.store, state.commit, state.identity, container.identity()
+    except ReplayStoreError as error:
+        return str(error)
+    finally:
+        container.close()
 
 
 class Buffer(BufferReader):
@@ -587,9 +634,14 @@ class Buffer(BufferReader):
             self._replace_document(user=dict(value))
 
 
-def _whole(store: StoreReader) -> StoreReader:
-    """A reader of the newest commit that the files satisfy: a copy of a store in use may lack what its newest commit says."""
-    found, lacking = newest_whole(store)
+def _whole(store: StoreReader, *, synced: bool) -> StoreReader:
+    """A reader of the newest commit that the files satisfy: a copy of a store in use may lack what its newest commit says, and so may one
+    that was not synced, after a power cut."""
+    found, lacking = store, ""
+    if not synced:
+        found, lacking = newest_synced(store)
+    elif store.container.capabilities.shards:
+        found, lacking = newest_whole(store)
     if lacking:
         known, newest = found.state.commit, store.state.commit
         text = f"{store} is read as of commit {known}, not {newest}, its newest, since its files do not have all of that ({lacking})"

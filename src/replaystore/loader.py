@@ -99,7 +99,7 @@ class Sampler:
                 batch = self._thread.next()
             else:
                 batch = self._batches.make(*place, out)
-        except CorruptError:
+        except (CorruptError, EvictedError):
             self._check_eviction()
             raise
         self._place = _following(place, self._batches.per_epoch)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -342,24 +342,25 @@ class BufferReader:
 
     def _up_to_date(self, stored: str) -> PlainColumn | CodedColumn:
         store, column = self._store, self._columns.get(stored)
-        spec = store.container.specs()[stored]
-        rows, first = store.rows(stored), store.first(stored)
-        if column is None:
-            column = self._open_column(stored, spec, first)
-        if column.first < first:
-            column.drop_before(first)
-        if isinstance(column, CodedColumn):
-            column.set_tail(*store.tail(stored))
-            if stored not in self._columns:
-                store.check_generation()
-        elif column.stop < rows:
-            unit = spec.shard_rows if store.container.capabilities.shards else spec.chunk_rows
-            start = max(column.stop // unit * unit, column.first)
-            self._columns.pop(stored, None)  # it is kept only if nothing was rolled back while its files were opened
-            try:
-                column.extend(store.container.extents(stored, start, rows), rows, start=start)
-            finally:
-                store.check_generation()
+        spec, rows, first = store.spec(stored), store.rows(stored), store.first(stored)
+        if column is not None and column.first >= first and column.stop == rows:
+            return column
+        self._columns.pop(stored, None)  # it is kept only if nothing was rolled back or dropped while its files were opened
+        try:
+            if column is None:
+                column = self._open_column(stored, spec, first)
+            if column.first < first:
+                column.drop_before(first)
+            if isinstance(column, CodedColumn):
+                column.set_tail(*store.tail(stored))
+            elif column.stop < rows:
+                unit = spec.shard_rows if store.container.capabilities.shards else spec.chunk_rows
+                start = max(column.stop // unit * unit, column.first)
+                column.extend(store.extents(stored, start, rows), rows, start=start)
+        except CorruptError:
+            store.check_missing()
+            raise
+        store.check_generation()
         self._columns[stored] = column
         return column
 
@@ -377,7 +378,18 @@ class BufferReader:
             name=stored,
             first_row=first,
             on_mismatch=lambda chunk: store.moved(stored, chunk),
+            check=self._check_history(store.state.generation),
         )
+
+    def _check_history(self, generation: int) -> Callable[[], None]:
+        """Raises ConflictError once the store shows another history: `refresh` may do that in another thread while this one reads."""
+        store = self._store
+
+        def check() -> None:
+            if store.state.generation != generation:
+                raise ConflictError(f"{self._place}: went back to an older commit meanwhile; read again, or refresh")
+
+        return check
 
     # --- derived
 
@@ -444,21 +456,23 @@ class BufferReader:
         if named not in ("uniform", "trajectory", "epoch") and isinstance(order, str):
             raise SchemaError(f'order is "uniform", "trajectory", "epoch" or an array of weights, not {order!r}')
         self._check_open()
-        recipe = Recipe(
-            batch_size,
-            tuple(self._names(fields)),
-            next_observation,
-            fragment_length,
-            frame_stack,
-            n_step,
-            gamma,
-            named,  # type: ignore[arg-type]
-            beta,
-            where=where,
-            split=split,
-            slab_bytes=slab_bytes,
-        )
-        return Sampler(self, recipe, seed=seed, weights=None if isinstance(order, str) else order, prefetch=prefetch, device=device)
+        with self._turn:  # the fields may become others
+            recipe = Recipe(
+                batch_size,
+                tuple(self._names(fields)),
+                next_observation,
+                fragment_length,
+                frame_stack,
+                n_step,
+                gamma,
+                named,  # type: ignore[arg-type]
+                beta,
+                where=where,
+                split=split,
+                slab_bytes=slab_bytes,
+            )
+            weights = None if isinstance(order, str) else order
+            return Sampler(self, recipe, seed=seed, weights=weights, prefetch=prefetch, device=device)
 
     # --- life
 

@@ -16,7 +16,7 @@ from replaystore.backends.reading import ATTEMPTS, StoreReader, group_of
 from replaystore.backends.records import State, decode_records
 from replaystore.errors import CorruptError, ReplayStoreError
 
-__all__ = ["missing", "newest_sound", "newest_whole"]
+__all__ = ["missing", "newest_sound", "newest_synced", "newest_whole"]
 
 TABLE_BYTES = 1 << 20
 """Tables up to this size are read when a store is opened; of larger ones the file must be long enough."""
@@ -100,6 +100,19 @@ def newest_sound(store: StoreReader) -> int | None:
     return base
 
 
+def newest_synced(store: StoreReader) -> tuple[StoreReader, str]:
+    """For a reader: as `newest_whole`, of a store that was written without syncs."""
+    for _ in range(ATTEMPTS):
+        seen, commit = (store.state.commit, store.state.identity), newest_sound(store)
+        if commit is None:
+            return store, ""
+        if not store.refresh() and (store.state.commit, store.state.identity) == seen:
+            found = StoreReader(store.container, store.at(commit))
+            found.state.dead, found.stays = store.state.dead, True
+            return found, "it was written without syncs and not closed, and the disk does not have all of it"
+    return store, ""
+
+
 def _sound_rows(store: StoreReader, name: str, spec: ArraySpec, start: int) -> int:
     """How many rows of an array can be sound: up to the end of the first chunk, from row `start` on, that is not."""
     for chunk in range(start // spec.chunk_rows, store.rows(name) // spec.chunk_rows):
@@ -122,11 +135,14 @@ def newest_whole(store: StoreReader) -> tuple[StoreReader, str]:
 
     If no commit with steps is whole, it is the newest of all: what can be read of it is read."""
     for _ in range(ATTEMPTS):
-        lacking, seen = missing(store), store.state.commit
+        lacking, seen = missing(store), (store.state.commit, store.state.identity)
         if not lacking:
             return store, ""
-        if not store.refresh() and store.state.commit == seen:  # it is not that a writer is faster than we look
+        store.refresh()
+        if (store.state.commit, store.state.identity) == seen:
             break
+    else:  # a writer is faster than we look: what it has written is there
+        return store, ""
     for known in reversed(store.commits()[:-1][-CANDIDATES:]):
         if known.rows("steps"):
             candidate = StoreReader(store.container, store.at(known.commit))

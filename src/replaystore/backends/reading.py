@@ -6,7 +6,7 @@ A reader needs no lock and no recovery: it believes the newest valid record of t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from google_crc32c import extend, value
 from numpy.typing import NDArray
 
-from replaystore.backends import ArraySpec, ChunkEntry, Container
+from replaystore.backends import ArraySpec, ChunkEntry, Container, Extent
 from replaystore.backends.records import Piece, State, decode_records
 from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
 from replaystore.forks import renew_in_children
@@ -121,6 +121,14 @@ class StoreReader:
                 told = ", ".join(f"{key} {now.get(key)}, not {was.get(key)}" for key in differing)
                 yield name, f"is described as something else than what was made: {told}"
 
+    def spec(self, name: str) -> ArraySpec:
+        """How an array is stored: of the commit, or one that is to be part of the next."""
+        known = self.state.arrays.get(name) or self.container.specs().get(name)
+        if known is None:
+            self.check_generation()
+            raise CorruptError(f"{self}: there is no array {name}; run `replaystore verify`")
+        return known
+
     def specs(self) -> dict[str, ArraySpec]:
         """The arrays that hold rows of the user's, by name."""
         specs = self.container.specs()
@@ -135,7 +143,7 @@ class StoreReader:
         """Rows of an array as of the commit, dropped ones included."""
         if name.startswith("checksums/"):
             array = name.removeprefix("checksums/")
-            return self.rows(array) // self.container.specs()[array].chunk_rows
+            return self.rows(array) // self.spec(array).chunk_rows
         return self.state.lengths.get(group_of(name), 0)
 
     def first(self, name: str) -> int:
@@ -152,8 +160,8 @@ class StoreReader:
     def _refresh(self) -> bool:
         before = self.state.commit
         for _ in range(ATTEMPTS):
-            segments = self.container.segments()
-            if segments and segments[-1] == self.state.base:
+            segments, place = self.container.segments(), self.container.identity()
+            if segments and segments[-1] == self.state.base and place == self._identity:
                 data = self.container.read_segment(self.state.base, self.state.end)
                 start = self.state.end
                 for meta, blobs, end in decode_records(data):
@@ -165,7 +173,7 @@ class StoreReader:
                 break
             self.container.refresh()
             identity = self.state.identity
-            found, place = self.load(self.container), self.container.identity()
+            place, found = self.container.identity(), self.load(self.container)
             self._check_store(found)
             self.state, self._identity = found, place
             self._tables.clear()
@@ -219,9 +227,17 @@ class StoreReader:
         if found.store != self.state.store:
             raise ConflictError(f"{self}: another store has taken its place; open it again")
 
+    def check_missing(self) -> None:
+        """Why something that the commit speaks of is not there: ConflictError, or EvictedError if a ring has gone on; else it is damage."""
+        self.check_generation()
+        if not self.container.writable:
+            for group, row in self.load(self.container).first.items():
+                if row > self.state.first.get(group, 0):
+                    raise EvictedError(f"{self}: {group} rows before {row} have left the ring; refresh")
+
     def moved(self, name: str, chunk: int) -> ChunkEntry | None:
         """Where a chunk lies that was not as it should be: somewhere else if the store has gone on meanwhile, else None."""
-        self.check_generation()
+        self.check_missing()
         known = self.locate(name, chunk)
         self.container.refresh()
         found = self.locate(name, chunk)
@@ -256,7 +272,7 @@ class StoreReader:
             return self._table(name)
 
     def _table(self, name: str) -> NDArray[Any]:
-        spec = self.container.specs()[name]
+        spec = self.spec(name)
         rows = self.rows(name)
         if spec.mutable:
             data = self.state.mutable.get(name, np.empty((0, spec.row_bytes), np.uint8))
@@ -285,12 +301,12 @@ class StoreReader:
 
     def read_raw(self, name: str, start: int, stop: int) -> bytes:
         """The bytes of rows [start, stop) of a raw array."""
-        spec = self.container.specs()[name]
+        spec = self.spec(name)
         unit = spec.shard_rows if self.container.capabilities.shards else spec.chunk_rows
         aligned = start // unit * unit
         skip = (start - aligned) * spec.row_bytes
         pieces = []
-        for extent in self.container.extents(name, aligned, stop):
+        for extent in self.extents(name, aligned, stop):
             if skip >= extent.length:
                 skip -= extent.length
                 continue
@@ -301,19 +317,31 @@ class StoreReader:
             raise CorruptError(f"{self}: {name} has {len(data)} bytes where rows {start} to {stop} need {(stop - start) * spec.row_bytes}")
         return data
 
+    def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
+        """As `Container.extents`; ConflictError, EvictedError: another process has gone on, and they are not there any more."""
+        try:
+            return self.container.extents(name, start, stop)
+        except CorruptError:
+            self.check_missing()
+            raise
+
     def raw_checksum(self, name: str, start: int, stop: int) -> int:
         """The crc32c of rows [start, stop) of a raw array, of which only a block is in memory at a time."""
-        found, step = 0, max(1, BLOCK_BYTES // self.container.specs()[name].row_bytes)
+        found, step = 0, max(1, BLOCK_BYTES // self.spec(name).row_bytes)
         for at in range(start, stop, step):
             found = extend(found, self.read_raw(name, at, min(stop, at + step)))
         return int(found)
 
     def locate(self, name: str, chunk: int) -> ChunkEntry | None:
         """Where a complete chunk of a coded array lies; None: nowhere."""
-        spec, found = self.container.specs()[name], self.places.entries.get(name, {}).get(chunk)
+        spec, found = self.spec(name), self.places.entries.get(name, {}).get(chunk)
         if found is None:
             complete = self.places.lengths.get(group_of(name), 0) // spec.chunk_rows
-            found = self.container.entry(name, chunk, complete=complete)
+            try:
+                found = self.container.entry(name, chunk, complete=complete)
+            except CorruptError:
+                self.check_missing()
+                raise
         if found is not None and not 0 < found.length <= 2 * spec.chunk_bytes + 4096:
             raise CorruptError(f"{self}: chunk {chunk} of {name} cannot have {found.length} bytes; run `replaystore verify`")
         return found
@@ -357,13 +385,13 @@ class StoreReader:
                     raise
 
     def _read_tail(self, name: str) -> tuple[int, NDArray[Any]]:
-        spec = self.container.specs()[name]
+        spec = self.spec(name)
         rows = self.rows(name)
         chunk = rows // spec.chunk_rows
         start = chunk * spec.chunk_rows
         data = b""
         if rows > start and chunk < self.places.lengths.get(group_of(name), 0) // spec.chunk_rows:  # complete by now
-            data = self.decode(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
+            data = self._decode_complete(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
         elif rows > start and not self.places.tails.get(name):  # a sealed store
             data = self._padded(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
         elif rows > start:
@@ -382,6 +410,18 @@ class StoreReader:
             data = b"".join(pieces)[: (rows - start) * spec.row_bytes]
         return start, np.frombuffer(data, spec.dtype).reshape(rows - start, *spec.shape)
 
+    def _decode_complete(self, name: str, chunk: int) -> NDArray[np.uint8]:
+        """The bytes of a chunk that was not complete as of this commit, and is as of the newest one known."""
+        newest, spec = self.unpinned() or self, self.spec(name)
+        entry, checksum = self.locate(name, chunk), newest.checksum(name, chunk)
+        data = self.container.files.read(*entry) if entry is not None else b""
+        if entry is None or len(data) != entry.length or self.container.codec(spec).checksum(data) != checksum:
+            self.check_missing()
+            raise CorruptError(f"{self}: chunk {chunk} of {name} is not the one that was committed; run `replaystore verify`")
+        out = np.empty(spec.chunk_bytes, np.uint8)
+        self._decode(spec, chunk, entry, data, out)
+        return out
+
     def attachment(self, name: str) -> bytes | None:
         """What was attached to the commit under this name; None: nothing, or (an older commit) its place was used for something else."""
         if name not in self._attached:
@@ -396,16 +436,6 @@ class StoreReader:
                 self._attached[name] = kept
         return self._attached[name]
 
-    def decode(self, name: str, chunk: int) -> NDArray[np.uint8]:
-        """The bytes of a complete chunk of a coded array."""
-        spec = self.container.specs()[name]
-        entry = self.locate(name, chunk)
-        if entry is None:
-            raise CorruptError(f"{self}: chunk {chunk} of {name} is missing; run `replaystore verify`")
-        out = np.empty(spec.chunk_bytes, np.uint8)
-        self._decode(spec, chunk, entry, self.container.files.read(entry.object, entry.offset, entry.length), out)
-        return out
-
     def _decode(self, spec: ArraySpec, chunk: int, entry: ChunkEntry, data: bytes, out: NDArray[np.uint8]) -> None:
         try:
             self.container.codec(spec).decode(data, out)
@@ -415,7 +445,7 @@ class StoreReader:
 
     def _padded(self, name: str, chunk: int) -> NDArray[np.uint8]:
         """The bytes of the last chunk of a coded array of a sealed store, where it is stored like the others."""
-        spec, entry = self.container.specs()[name], self.container.entry(name, chunk)
+        spec, entry = self.spec(name), self.container.entry(name, chunk)
         if entry is None:
             raise CorruptError(f"{self}: chunk {chunk} of {name} is missing; run `replaystore verify`")
         codec, data = self.container.codec(spec), self.container.files.read(entry.object, entry.offset, entry.length)

@@ -222,7 +222,11 @@ class ArrayStore(Appender):
         return meta, blobs
 
     def begin_segment(self) -> None:
-        """Bring the rows of the tables to their arrays and begin a new segment of the log. Changes nothing that can be seen."""
+        """Bring the rows of the tables to their arrays and begin a new segment of the log. Changes nothing that can be seen.
+
+        A segment that begins with this commit has nothing to bring, and is not written anew: readers may be in the midst of it."""
+        if self.state.commit == self.state.base:
+            return
         with self.lock, self.storage("end a segment of the log"):
             state, tables = self.state, {}
             appended = {name: b"".join(blobs) for name, blobs in state.appended.items()}

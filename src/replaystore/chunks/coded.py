@@ -176,7 +176,8 @@ class CodedColumn(StoredColumn):
 
     `locate(chunk)` says where a chunk lies (None: there is none) and `checksum(chunk)` what `codec.checksum` of it must be (None: not
     known). `on_mismatch(chunk)` is called once when a chunk is not as it should be, because the store may have moved on under a live
-    reader: it may refresh, and says where the chunk lies now, or None if nothing has changed.
+    reader: it may refresh, and says where the chunk lies now, or None if nothing has changed. `check()` is called after chunks were
+    read, and raises if what the others say has become something else meanwhile, because another thread went on to another history.
     """
 
     def __init__(
@@ -190,6 +191,7 @@ class CodedColumn(StoredColumn):
         name: str = "",
         first_row: int = 0,
         on_mismatch: Callable[[int], ChunkEntry | None] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(files, spec, name)
         self.codec = codec
@@ -198,6 +200,7 @@ class CodedColumn(StoredColumn):
         self._locate = locate
         self._checksum = checksum
         self._on_mismatch = on_mismatch
+        self._check = check
         self._number = next(_numbers)
         self._reading = threading.RLock()
         renew_in_children(self, "_reading")
@@ -290,7 +293,7 @@ class CodedColumn(StoredColumn):
             self._known.clear()
         wanted = list(zip(chunks.tolist(), places.tolist(), strict=True))
         for chunk in [chunk for chunk, _ in wanted if chunk not in self._known]:
-            entry, checksum = self._locate(chunk), self._checksum(chunk)
+            entry, checksum = self._look_up(chunk)
             if entry is not None and checksum is not None and self._possible(entry):
                 self._known[chunk] = (*entry, checksum)
         threads = max(1, _shared.workers - 1)
@@ -341,7 +344,7 @@ class CodedColumn(StoredColumn):
         """Bring the pieces to their places in the result, whose rows are `items`."""
         wanted: list[Wanted] = []
         for piece in pieces:
-            entry, checksum = self._locate(piece.chunk), self._checksum(piece.chunk)
+            entry, checksum = self._look_up(piece.chunk)
             chunk = None if entry is None or piece.whole else _shared.cache.get((self._number, piece.chunk, entry, checksum))
             if chunk is None:
                 wanted.append((piece, entry, checksum))
@@ -363,9 +366,19 @@ class CodedColumn(StoredColumn):
                 wait(running)
         for piece, error in failures:
             self._look_again(piece, error, items)
+        self._check()
+
+    def _look_up(self, chunk: int) -> tuple[ChunkEntry | None, int | None]:
+        """Where a chunk lies, and its checksum."""
+        try:
+            return self._locate(chunk), self._checksum(chunk)
+        except CorruptError:
+            self._check()
+            raise
 
     def _look_again(self, piece: _Piece, error: CorruptError, items: Rows) -> None:
         """Once more for a chunk that was not as it should be."""
+        self._check()
         entry = self._on_mismatch(piece.chunk) if self._on_mismatch is not None else None
         if entry is None:
             raise error
