@@ -42,6 +42,8 @@ MANIFEST = "journal/log/c/manifest-sha256.txt"
 SIDECAR = ".sha256"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\0\n]+)")
 _BLOCK = 4 << 20
+MOST_BYTES, MOST_COPIES = 1 << 30, 16
+"""A file of an archive has at most so many bytes, and so many times what the chunks of a shard have: digests of more take minutes."""
 MOST_LINE = 8192
 """Bytes of a sidecar."""
 
@@ -152,7 +154,9 @@ def _differences(container: Container, *, metadata_only: bool = False) -> Iterat
         if metadata_only and not _is_metadata(name):
             continue
         try:
-            if _digest(files, name) != digest:
+            if files.size(name) > _most(container, name):
+                yield files.path(name), f"it has {files.size(name)} bytes, more than a file of an archive"
+            elif _digest(files, name) != digest:
                 yield files.path(name), "its SHA-256 is not that of the manifest"
         except FileNotFoundError:
             yield files.path(name), "the file is missing"
@@ -162,6 +166,11 @@ def _differences(container: Container, *, metadata_only: bool = False) -> Iterat
     if not metadata_only:
         for name in sorted(set(files.walk()) - listed.keys() - {MANIFEST, container.lock_name}):
             yield files.path(name), "the file is not in the manifest"
+
+
+def _most(container: Container, name: str) -> int:
+    spec = container.specs().get(name.partition("/c/")[0])
+    return MOST_BYTES + (MOST_COPIES * spec.chunks_per_shard * spec.chunk_bytes if spec is not None else 0)
 
 
 # --- verifying
