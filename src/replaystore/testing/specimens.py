@@ -15,9 +15,7 @@ import stat
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -33,7 +31,7 @@ from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import forked, tiny
 from replaystore.verification import UNEXPECTED, verify
 
-__all__ = ["KINDS", "Change", "Specimen", "in_children", "look", "make", "side_by_side", "write"]
+__all__ = ["KINDS", "Change", "Specimen", "in_children", "look", "make", "write"]
 
 KINDS = ("live.zarr", "ring.zarr", "archive.zarr", "archive.zarr.zip", "live.h5", "archive.h5")
 """The names of the stores, which say what they are."""
@@ -244,19 +242,6 @@ def wrong(error: BaseException, action: str) -> list[str]:
 
 
 # --- in children
-
-
-def side_by_side(lane: Callable[[str, Sequence[int]], list[tuple[int, str]]], folder: str, count: int) -> list[tuple[int, str]]:
-    """Jobs 0 to `count`, on all cores: `lane` does some of them, in an empty folder of its own."""
-    lanes = min(len(os.sched_getaffinity(0)), 1 + count // 200)
-    folders = [os.path.join(folder, str(number)) for number in range(lanes)]
-    for place in folders:
-        os.makedirs(place)
-    if lanes == 1:
-        return lane(folders[0], range(count))
-    with ProcessPoolExecutor(lanes, get_context("fork")) as pool:
-        found = pool.map(lane, folders, [range(number, count, lanes) for number in range(lanes)])
-        return sorted(finding for some in found for finding in some)
 
 
 def in_children(jobs: Sequence[int], attempt: Callable[[int], Sequence[str]]) -> Iterator[tuple[int, str]]:

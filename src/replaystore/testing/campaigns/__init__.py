@@ -27,6 +27,8 @@ CAMPAIGNS: dict[str, str] = {
     "power_real": "replaystore.testing.campaigns.power_real",
     "concurrency": "replaystore.testing.campaigns.concurrency",
     "interrupts": "replaystore.testing.campaigns.interrupts",
+    "corruptions": "replaystore.testing.campaigns.corruptions",
+    "fuzz": "replaystore.testing.campaigns.fuzz",
 }
 """By name, the module of a campaign."""
 

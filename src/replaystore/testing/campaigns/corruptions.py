@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from unittest.mock import patch
 
 import numpy as np
 
 from replaystore.testing.campaigns import Tally
-from replaystore.testing.specimens import KINDS, Change, Specimen, in_children, look, make, side_by_side
+from replaystore.testing.specimens import KINDS, Change, Specimen, in_children, look, make
 
 __all__ = ["PROMISE", "control", "run"]
 
@@ -66,19 +66,16 @@ def _attempt(seed: int, stores: Mapping[str, Specimen], others: Mapping[str, Spe
     return [f"{store.kind}: {told}: {finding}" for finding in findings]
 
 
-def _lane(seed: int, folder: str, numbers: Sequence[int]) -> list[tuple[int, str]]:
-    for name in ("one", "other"):
-        os.mkdir(os.path.join(folder, name))
-    stores, others = make(os.path.join(folder, "one"), seed=seed), make(os.path.join(folder, "other"), seed=seed + 1)
-    return list(in_children(numbers, partial(_attempt, seed, stores, others)))
-
-
 def run(folder: str, *, count: int, seed: int) -> Tally:
     """So many damages, of all kinds of stores in turn."""
     tally = Tally()
+    for name in ("one", "other"):
+        os.mkdir(os.path.join(folder, name))
+    stores, others = make(os.path.join(folder, "one"), seed=seed), make(os.path.join(folder, "other"), seed=seed + 1)
     for number in range(count):
         tally.count(KINDS[number % len(KINDS)])
-    tally.failures = [f"{number}: {finding}" for number, finding in side_by_side(partial(_lane, seed), folder, count)]
+    for number, finding in in_children(range(count), partial(_attempt, seed, stores, others)):
+        tally.failures.append(f"{number}: {finding}")
     return tally
 
 

@@ -10,14 +10,14 @@ change that a checksum speaks of (of rows, or by the log) has to be noticed.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from unittest.mock import patch
 
 from replaystore.testing.campaigns import Tally
 from replaystore.testing.crafting import CRAFTS, LOOSE
-from replaystore.testing.specimens import KINDS, Specimen, in_children, look, make, side_by_side, write
+from replaystore.testing.specimens import KINDS, Specimen, in_children, look, make, write
 
 __all__ = ["PROMISE", "control", "run"]
 
@@ -43,16 +43,13 @@ def _attempt(seed: int, stores: Mapping[str, Specimen], number: int) -> list[str
     return [f"{store.kind}: {craft}: {told}: {finding}" for finding in findings]
 
 
-def _lane(seed: int, folder: str, numbers: Sequence[int]) -> list[tuple[int, str]]:
-    return list(in_children(numbers, partial(_attempt, seed, make(folder, seed=seed))))
-
-
 def run(folder: str, *, count: int, seed: int) -> Tally:
     """So many stores, of all kinds in turn."""
     tally = Tally()
     for number in range(count):
         tally.count(KINDS[number % len(KINDS)])
-    tally.failures = [f"{number}: {finding}" for number, finding in side_by_side(partial(_lane, seed), folder, count)]
+    for number, finding in in_children(range(count), partial(_attempt, seed, make(folder, seed=seed))):
+        tally.failures.append(f"{number}: {finding}")
     return tally
 
 
