@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import replaystore
+from replaystore import errors
 
 __all__ = ["CODE", "child_begins", "child_ends", "measured", "report", "started"]
 
@@ -40,7 +40,7 @@ def measured(folder: str | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    root = Path(replaystore.__file__).parent
+    root = Path(errors.__file__).parent
     settings = Path(folder, "settings")
     files = "".join(f"\n    {root / name}" for name in CODE)
     settings.write_text(f"[run]\nbranch = true\nparallel = true\ndata_file = {folder}/data\ninclude ={files}\n")

@@ -195,9 +195,12 @@ def same(plain: PlainBuffer, buffer: Buffer, commit: int | None = None) -> None:
 
 
 def verified(path: str) -> None:
-    """AssertionError: `verify` finds something."""
+    """AssertionError: `verify` finds something. What it has to find is that a writer was killed while it published; a writer mends it."""
     with patch("replaystore.verification._probe", lambda *_: True):  # we are in a process of our own already
         problems = verify(path).problems
+        if problems and all("other software sees different numbers of rows" in problem.what for problem in problems):
+            buffers.open(path, "r+").close()
+            problems = verify(path).problems
     if problems:
         raise AssertionError(f"verify: {problems[0]}")
 
