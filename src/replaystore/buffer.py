@@ -31,13 +31,15 @@ from replaystore.errors import (
     ReplayStoreError,
     ReplayStoreWarning,
     SchemaError,
+    StorageError,
     UnsupportedError,
 )
 from replaystore.interrupts import Operations
 from replaystore.layout import array_specs, check_capacity, check_storage, field_specs, table_spec
 from replaystore.location import Location, parse
+from replaystore.locks import Lock
 from replaystore.names import escape, escape_path, flatten
-from replaystore.opening import Lock, NewStore, open_container
+from replaystore.opening import NewStore, open_container, open_for_writing
 from replaystore.reader import BufferReader
 from replaystore.schema import Field, Schema
 from replaystore.writer import Writer
@@ -132,19 +134,18 @@ def open(  # noqa: A001  # as in other libraries that open files
         raise SchemaError('an older commit is opened with mode "r"; to go back to it, open with "r+" and call rollback(commit)')
     if mode == "r":
         return _open_for_reading(place, commit)
-    container = open_container(place, writable=True)
-    lock = None
+    container, lock = open_for_writing(place)
     try:
         sealing.check_metadata(container)
         document = documents.parse(container.document(), str(place))
         sealing.refuse_writing(place, container)
-        lock = Lock(place, container.files.path(container.lock_name))
         store = ArrayStore.open(container, durable=document.layout.durability == "commit")
         return Buffer(place, store, document, lock=lock)
-    except BaseException:
+    except BaseException as error:
         container.close()
-        if lock is not None:
-            lock.release()
+        lock.release()
+        if isinstance(error, OSError) and not isinstance(error, ReplayStoreError):
+            raise StorageError(f"{place} cannot be opened: {error.strerror or error}", error.errno) from error
         raise
 
 
@@ -198,7 +199,7 @@ class Buffer(BufferReader):
 
     def __init__(self, place: Location, store: StoreReader, document: documents.Document, *, lock: Lock | None) -> None:
         super().__init__(place, store, document)
-        self._lock = lock
+        self._lock = lock or Lock()
         self._process = os.getpid()
         self._operations = Operations(place)
         self._gone_back = ""
@@ -311,6 +312,7 @@ class Buffer(BufferReader):
         assert isinstance(self._store, ArrayStore)
         first = self._store.next_row("steps")
         if count:
+            self._lock.check(often=True)
             finals = len(self._assembler.pending.finals)
             if finals and finals * sum(self.schema.fields[name].row_bytes for name in self.schema.names("observation")) > FINAL_BYTES:
                 self._store_finals()
@@ -416,6 +418,7 @@ class Buffer(BufferReader):
 
     def _commit(self) -> int:
         assert isinstance(self._store, ArrayStore)
+        self._lock.check()
         for writer in self._writers:
             writer._hand_over()
         assembler = self._assembler
@@ -492,6 +495,7 @@ class Buffer(BufferReader):
         if self._writers:
             raise ConflictError(f"{self._place} has a writer: close it before rolling back")
         assert isinstance(self._store, ArrayStore)
+        self._lock.check()
         opened = BufferReader(self._place, self._store.pin(commit), self._document)._open_trajectories()
         known = [entry.following for entry in opened if entry.following is not None]
         names = self.schema.names("observation")
@@ -549,8 +553,7 @@ class Buffer(BufferReader):
     def _release(self) -> None:
         if not self._closed:
             super().close()
-            if self._lock is not None:
-                self._lock.release()
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -575,6 +578,7 @@ class Buffer(BufferReader):
 
     def _replace_document(self, **sections: Any) -> None:
         assert isinstance(self._store, ArrayStore)
+        self._lock.check()
         document = self._document.replace(**sections)
         with self._store.storage("replace the document"):
             self._store.container.replace_document(document.to_json())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from replaystore.errors import FormatError, SchemaError, StorageError, UnsupportedError
 
-__all__ = ["SUFFIXES", "Location", "parse"]
+__all__ = ["SUFFIXES", "Location", "parse", "resolved"]
 
 SUFFIXES = {".zarr.zip": "zip", ".zip": "zip", ".zarr": "zarr", ".hdf5": "hdf5", ".h5": "hdf5"}
 """Suffix → backend; upper and lower case alike. The first that fits decides."""
@@ -65,6 +65,13 @@ def parse(location: str | os.PathLike[str] | Location) -> Location:
         return Location(_sniff(path), path)
     _check_kind(path, backend)
     return Location(backend, path)
+
+
+def resolved(place: Location) -> Location:
+    """Where a new store goes: to what a symbolic link names, so that the link stays."""
+    if place.backend == "memory" or not os.path.islink(place.path):
+        return place
+    return Location(place.backend, os.path.realpath(place.path))
 
 
 def _refuse_url(text: str) -> None:

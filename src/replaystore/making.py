@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from replaystore import sealing
 from replaystore.backends import Container
 from replaystore.backends.files import Files
 from replaystore.document import Document
-from replaystore.errors import AlreadyExistsError
 from replaystore.location import Location
-from replaystore.opening import NewStore, exists, open_container
+from replaystore.opening import PACKED, NewStore, Replacement, make_container, open_container, refused
 
 __all__ = ["Contents", "make", "size_of"]
 
@@ -26,44 +24,41 @@ class Contents(Protocol):
         """Bring everything else to it, and make it durable."""
 
 
-def make(place: Location, contents: Contents, *, overwrite: bool) -> None:
+def make(place: Location, contents: Contents, *, overwrite: bool, wait: bool = False) -> None:
     """Make the store. If anything goes wrong, there is none, and what was there is there still.
 
-    AlreadyExistsError: something is there, and is not to be replaced."""
+    AlreadyExistsError: something is there, and is not to be replaced; ConflictError: somebody writes to it, or makes one too, for
+    which `wait` waits."""
     if place.backend == "zip":
-        _make_zip(place, contents, overwrite=overwrite)
+        _make_zip(place, contents, overwrite=overwrite, wait=wait)
         return
     document = contents.document()
-    new = NewStore(place, document.to_json(), overwrite=overwrite)
+    new = NewStore(place, document.to_json(), overwrite=overwrite, wait=wait)
     try:
         contents.fill(new.container, document)
-        sealing.remove_sidecar(place)
-        new.finish()
+        new.finish(sealed=document.layout.name == "archive")
     except BaseException:
         new.discard()
         raise
-    if document.layout.name == "archive" and place.backend == "hdf5":
-        sealing.write_sidecar(place)
 
 
-def _make_zip(place: Location, contents: Contents, *, overwrite: bool) -> None:
+def _make_zip(place: Location, contents: Contents, *, overwrite: bool, wait: bool) -> None:
     """Make a folder beside the zip file and pack it."""
     from replaystore.backends.zip import pack
 
-    if exists(place):
-        if not overwrite:
-            raise AlreadyExistsError(f"{place} exists: choose another name, or pass overwrite=True (--overwrite)")
-        open_container(place, writable=False).close()  # only a store of ours is replaced
     document = contents.document()
-    new = NewStore(Location("zarr", place.path + ".folder"), document.to_json(), overwrite=True)
+    replacement = Replacement(place, overwrite=overwrite, wait=wait)
     try:
-        contents.fill(new.container, document)
-        sealing.remove_sidecar(place)
-        pack(new.container.files, place.path, leave_out=frozenset({new.container.lock_name}))
+        with refused(f"{place} cannot be made"):
+            container = make_container(Location("zarr", replacement.partial.path + PACKED), document.to_json())
+        try:
+            contents.fill(container, document)
+            pack(container.files, replacement.partial.path, leave_out=frozenset({container.lock_name}))
+        finally:
+            container.close()
+        replacement.swap(sealed=document.layout.name == "archive")
     finally:
-        new.discard()
-    if document.layout.name == "archive":
-        sealing.write_sidecar(place)
+        replacement.end()
 
 
 def size_of(place: Location) -> int:

@@ -1,7 +1,13 @@
 """From a location to a container: what exists is opened, what is new appears whole or not at all, and a writer holds the lock.
 
-A new store is made beside its place, under the name `<name>.partial`, and renamed when its first commit is durable; a process that is
-killed meanwhile leaves only that, and the next `create` removes it.
+A new store is made beside its place, under `<name>.replaystore-partial`, and gets its name when it is complete and durable. Whoever
+makes it holds the place (`lock_place`) and, from the beginning until it is replaced, the store that is there (`lock_store`).
+
+1. Under the name is at every moment the old store or the new one. A file replaces a file at once; two folders change places at once,
+   and the old one is removed under the new one's first name. Where the system cannot do that, the old one gets the name
+   `<name>.replaystore-old` first; whoever finds it there, beside the new one, and nothing under the name, gives it its name back.
+2. What a killed process left beside a store is removed by the next one that makes a store of this name, and by nobody else.
+3. A symbolic link stays: what it names is replaced.
 """
 
 from __future__ import annotations
@@ -10,84 +16,41 @@ import contextlib
 import errno
 import os
 import shutil
-import weakref
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import filelock
-
+from replaystore import sealing
 from replaystore.backends import Container
 from replaystore.backends.files import Files, MemoryFiles
 from replaystore.errors import AlreadyExistsError, ConflictError, NotFoundError, ReplayStoreError, StorageError, UnsupportedError
-from replaystore.location import Location
+from replaystore.location import Location, resolved
+from replaystore.locks import Lock, lock_place, lock_store
 
-__all__ = ["Lock", "NewStore", "exists", "lock_path", "open_container", "remove"]
+__all__ = [
+    "DAMAGED",
+    "PACKED",
+    "REPAIR",
+    "NewStore",
+    "Replacement",
+    "clear",
+    "exists",
+    "make_container",
+    "open_container",
+    "open_for_writing",
+    "refused",
+    "remove",
+    "rename_both",
+]
+
+PARTIAL, OLD = ".replaystore-partial", ".replaystore-old"
+REPAIR, DAMAGED = ".replaystore-repair", ".damaged"
+PACKED = ".folder"
+"""Added to the name of a zip file that is made: the folder that is packed into it."""
+PATIENCE = 5.0
+"""Seconds that are waited for a process that is just between two renames."""
 
 _memory: dict[str, Files] = {}
-_memory_locks: set[str] = set()
-_held: weakref.WeakSet[Lock] = weakref.WeakSet()
-
-
-class Lock:
-    """The right to write to a store. Held by one process at a time; released when the process ends, however it ends."""
-
-    def __init__(self, place: Location, path: str) -> None:
-        self._place = place
-        self._lock: filelock.BaseFileLock | None = None
-        busy = f"{place} is open for writing elsewhere: close it there first, or open it for reading"
-        if place.backend == "memory":
-            if place.path in _memory_locks:
-                raise ConflictError(busy)
-            _memory_locks.add(place.path)
-            return
-        lock = filelock.FileLock(path, timeout=0, is_singleton=False)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            if not os.path.exists(path):  # where no file can be made, filelock waits for a folder
-                raise StorageError(
-                    f"{place} cannot be opened for writing: {path} cannot be made; choose another place", errno.ENOENT
-                ) from None
-            raise ConflictError(busy) from None
-        except OSError as error:
-            raise StorageError(
-                f"{place} cannot be opened for writing: {error.strerror or error}; open it with mode='r'", error.errno
-            ) from None
-        self._lock = lock
-        _held.add(self)
-
-    def release(self) -> None:
-        if self._place.backend == "memory":
-            _memory_locks.discard(self._place.path)
-        elif self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
-    def forget_in_child(self) -> None:
-        """A forked child shares the lock's descriptor, and would hold the lock for as long as it lives: close it there."""
-        descriptor = getattr(getattr(self._lock, "_context", None), "lock_file_fd", None)
-        if descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        self._lock = None
-
-
-def _after_fork() -> None:
-    for lock in list(_held):
-        lock.forget_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def lock_path(place: Location) -> str:
-    """The file that a writer of a folder or an HDF5 file locks."""
-    if place.backend == "zarr":
-        from replaystore.backends.zarr import ZarrContainer
-
-        return os.path.join(place.path, ZarrContainer.lock_name)
-    return place.path + ".lock"
 
 
 def exists(place: Location) -> bool:
@@ -95,20 +58,55 @@ def exists(place: Location) -> bool:
     return place.path in _memory if place.backend == "memory" else os.path.lexists(place.path)
 
 
+# --- opening
+
+
 def open_container(place: Location, *, writable: bool) -> Container:
     """The container of an existing store. NotFoundError: nothing there; FormatError, CorruptError: not a store, or damaged."""
     if not exists(place):
-        raise NotFoundError(f"{place} does not exist: check the path, or make it with replaystore.create")
-    try:
-        container = _open(place, writable=writable)
-        folder = os.path.dirname(place.path) or "."
-        if writable and place.backend != "memory" and os.access(folder, os.R_OK):
-            Files(folder, writable=True).sync_folder("")  # it was given its name, perhaps, by a writer that was killed before this
+        _settle(resolved(place))
+        if not exists(place):
+            raise NotFoundError(f"{place} does not exist: check the path, or make it with replaystore.create")
+    if writable:
+        place = resolved(place)
+    with refused(f"{place} cannot be opened"):
+        try:
+            container = _open(place, writable=writable)
+        except (ReplayStoreError, OSError):
+            if exists(place) and _interrupted(resolved(place)) is None:
+                raise
+            _settle(resolved(place))  # it has lost its name meanwhile, for the moment
+            container = _open(place, writable=writable)
+        try:
+            folder = os.path.dirname(place.path) or "."
+            if writable and place.backend != "memory" and os.access(folder, os.R_OK):
+                Files(folder, writable=True).sync_folder("")  # it was given its name, perhaps, by a writer that was killed before this
+        except BaseException:
+            container.close()
+            raise
         return container
-    except ReplayStoreError:
+
+
+def open_for_writing(place: Location) -> tuple[Container, Lock]:
+    """The container of an existing store, and the lock on it, which is taken first. The errors of `open_container`; ConflictError."""
+    if place.backend == "zip" or not exists(place):
+        open_container(place, writable=True).close()  # which says what is wrong, or finds the store after all
+    place = resolved(place)
+    try:
+        lock = lock_store(place)
+    except ConflictError:
         raise
-    except OSError as error:
-        raise StorageError(f"{place} cannot be opened: {error.strerror or error}", error.errno) from error
+    except ReplayStoreError:
+        open_container(place, writable=False).close()  # perhaps it is no store at all
+        raise
+    try:
+        container = open_container(place, writable=True)
+        if place.backend == "hdf5":
+            container.carry = lock.carried  # type: ignore[attr-defined]  # of this container alone
+    except BaseException:
+        lock.release()
+        raise
+    return container, lock
 
 
 def _open(place: Location, *, writable: bool) -> Container:
@@ -129,102 +127,200 @@ def _open(place: Location, *, writable: bool) -> Container:
     return ZarrContainer.open(files, writable=writable)
 
 
+@contextlib.contextmanager
+def refused(what: str, advice: str = "") -> Iterator[None]:
+    """An error of the system is one of ours that begins with `what`, and ends with the advice."""
+    try:
+        yield
+    except ReplayStoreError:
+        raise
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise StorageError(f"{what}: {reason}{advice and '; '}{advice}", error.errno) from error
+
+
+def _settle(place: Location) -> None:
+    """Give a store its name back that was being replaced when a process was killed."""
+    left = _interrupted(place)
+    end = time.monotonic() + PATIENCE
+    while left is not None and not exists(place) and time.monotonic() < end:
+        try:
+            lock = lock_place(place)
+        except ConflictError:  # somebody is just replacing it
+            time.sleep(0.01)
+            continue
+        except StorageError as error:
+            raise NotFoundError(
+                f"{place} does not exist, because a process was killed while it replaced it: what was there is {left}, and cannot get "
+                f"its name back ({error}); rename it"
+            ) from None
+        try:
+            with refused(f"{left} cannot get its name back"):
+                _put_back(place)
+        finally:
+            lock.release()
+
+
+def _interrupted(place: Location) -> str | None:
+    """The name of the store that was there, if it was being replaced."""
+    for new, old in ((PARTIAL, OLD), (REPAIR, DAMAGED)):
+        if place.backend != "memory" and os.path.lexists(place.path + new) and os.path.lexists(place.path + old):
+            return place.path + old
+    return None
+
+
+def _put_back(place: Location) -> None:
+    left = _interrupted(place)
+    if left is not None and not exists(place):
+        folder, name = os.path.split(place.path)
+        files = Files(folder or ".", writable=True)
+        files.rename(os.path.basename(left), name)
+        files.sync_folder("")
+
+
+# --- making
+
+
+class Replacement:
+    """The right to put something at a place. It is made at `partial`; `swap` gives it the name, and `end` follows, whatever happened.
+
+    AlreadyExistsError: something is there, and is not to be replaced, or is no store; ConflictError: somebody writes to it, or makes
+    one too, for which `wait` waits; StorageError."""
+
+    def __init__(self, place: Location, *, overwrite: bool, wait: bool = False) -> None:
+        self._check_new(place, overwrite)
+        self.place = place = resolved(place)
+        self.partial = Location(place.backend, place.path + PARTIAL)
+        self._overwrite = overwrite
+        self._replaced: Lock | None = None
+        self._process = os.getpid()
+        self._ended = False
+        with refused(f"{place} cannot be made", "choose another place, or make its folder one that can be written to"):
+            self._folders = [] if place.backend == "memory" else _make_folders(os.path.dirname(place.path))
+        self._lock = lock_place(place, wait=wait)
+        try:
+            with refused(f"{place} cannot be made"):
+                _put_back(place)
+                self._check_new(place, overwrite)
+                self._hold()
+                self._clear()
+        except BaseException:
+            self.end()
+            raise
+
+    @staticmethod
+    def _check_new(place: Location, overwrite: bool) -> None:
+        if exists(place) and not overwrite:
+            raise AlreadyExistsError(f"{place} exists: choose another name, open it, or pass overwrite=True (--overwrite)")
+
+    def _hold(self) -> None:
+        """Only a store of ours that nobody writes to is replaced."""
+        if exists(self.place):
+            open_container(self.place, writable=False).close()
+            if self.place.backend in ("zarr", "hdf5"):
+                self._replaced = lock_store(self.place)
+
+    def _clear(self) -> None:
+        """Remove what is beside the place."""
+        for name in (PARTIAL, PARTIAL + PACKED, OLD, sealing.ASIDE) if self.place.backend != "memory" else (PARTIAL,):
+            clear(Location(self.place.backend, self.place.path + name))
+
+    def swap(self, *, sealed: bool = False) -> None:
+        """Give what was made the name, durably. `sealed`: with a manifest beside it. StorageError: what was there is there still."""
+        place = self.place
+        if self._replaced is not None:
+            self._replaced.check()
+        elif self.place.backend != "memory":
+            self._check_new(place, self._overwrite)  # somebody else may have put something there meanwhile
+            self._hold()
+        if place.backend == "memory":
+            _memory[place.path] = _memory.pop(self.partial.path)
+            return
+        with refused(f"{place} cannot be made"):
+            folder, name = os.path.split(place.path)
+            files = Files(folder or ".", writable=True)
+            with sealing.without_sidecar(place):
+                if os.path.isdir(place.path):  # which nothing can be renamed to; a file is replaced at once
+                    if not files.exchange(name + PARTIAL, name):
+                        rename_both(files, name + PARTIAL, name, name + OLD)
+                else:
+                    files.rename(name + PARTIAL, name)
+            files.sync_folder("")
+            for made in self._folders:
+                Files(os.path.dirname(made) or ".", writable=True).sync_folder("")
+        if sealed:
+            sealing.write_sidecar(place)
+
+    def end(self) -> None:
+        """Remove what is left beside the place, and let others have it. What cannot be removed is left to the next one."""
+        if self._ended or self._process != os.getpid():  # a forked child has no part in this
+            return
+        with contextlib.suppress(OSError):
+            if _interrupted(self.place) is None or exists(self.place):
+                self._clear()
+        if self._replaced is not None:
+            self._replaced.release()
+        self._ended = True
+        self._lock.release()
+
+
+def rename_both(files: Files, new: str, name: str, old: str) -> None:
+    """Give something new the name of what is there, which gets another one. OSError: they are as they were, or will be when opened."""
+    try:
+        files.rename(name, old)
+        files.rename(new, name)
+    except BaseException:
+        if files.exists(new) and files.exists(old) and not files.exists(name):
+            with contextlib.suppress(OSError):  # whoever opens it tries again
+                files.rename(old, name)
+        raise
+
+
 class NewStore:
     """A store that is being made, in `container`. `finish` puts it in its place and closes it; `discard` removes what there is of it."""
 
-    def __init__(self, place: Location, document: Mapping[str, Any], *, overwrite: bool) -> None:
+    def __init__(self, place: Location, document: Mapping[str, Any], *, overwrite: bool, wait: bool = False) -> None:
         if place.backend == "zip":
             raise UnsupportedError(
                 f"{place}: a zip file cannot be written to as a buffer grows: make a .zarr folder, and convert it when done"
             )
-        if exists(place):
-            if not overwrite:
-                raise AlreadyExistsError(f"{place} exists: choose another name, open it, or pass overwrite=True (--overwrite)")
-            _check_replaceable(place)
-        self._place = place
-        self._partial = place if place.backend == "memory" else Location(place.backend, place.path + ".partial")
+        self._replacement = Replacement(place, overwrite=overwrite, wait=wait)
         try:
-            self._folders = [] if place.backend == "memory" else _make_folders(os.path.dirname(place.path))
-            self._lock = Lock(place, "") if place.backend == "memory" else Lock(self._partial, self._partial.path + ".lock")
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else error
-            raise StorageError(
-                f"{place} cannot be made: {reason}; choose another place, or make its folder one that can be written to", error.errno
-            ) from error
-        try:
-            _clear(self._partial)
-            self.container = self._create(document)
-        except BaseException as error:
-            self._clean_up()
-            if isinstance(error, OSError) and not isinstance(error, ReplayStoreError):
-                raise StorageError(f"{place} cannot be made: {error.strerror or error}", error.errno) from error
+            with refused(f"{place} cannot be made"):
+                self.container = make_container(self._replacement.partial, document)
+        except BaseException:
+            self._replacement.end()
             raise
 
-    def _create(self, document: Mapping[str, Any]) -> Container:
-        path = self._partial.path
-        if self._place.backend == "hdf5":
-            from replaystore.backends.hdf5 import Hdf5Container
-
-            return Hdf5Container.create(Files(os.path.dirname(path) or ".", writable=True), os.path.basename(path), document)
-        from replaystore.backends.zarr import ZarrContainer
-
-        if self._place.backend == "memory":
-            files: Files = MemoryFiles(path)
-            _memory[path] = files
-        else:
-            os.makedirs(path)
-            files = Files(path, writable=True)
-        return ZarrContainer.create(files, document)
-
-    def finish(self) -> None:
-        """Give the store its name. Everything in it must be durable by now."""
+    def finish(self, *, sealed: bool = False) -> None:
+        """Give the store its name. Everything in it must be durable by now. `sealed`: if it lies in one file, with a manifest beside it."""
         self.container.close()
-        place = self._place
-        try:
-            if place.backend != "memory":
-                folder, name = os.path.split(place.path)
-                files = Files(folder or ".", writable=True)
-                replaced = Location(place.backend, place.path + ".old")
-                _clear(replaced)
-                if os.path.isdir(place.path):  # which nothing can be renamed to; a file is replaced at once
-                    files.rename(name, name + ".old")
-                try:
-                    files.rename(name + ".partial", name)
-                except BaseException:
-                    if exists(replaced):
-                        self._put_back(files, name)
-                    raise
-                files.sync_folder("")
-                for made in self._folders:
-                    Files(os.path.dirname(made) or ".", writable=True).sync_folder("")
-                _clear(replaced)
-        except OSError as error:
-            raise StorageError(f"{place} cannot be made: {error.strerror or error}", error.errno) from error
-        self._release()
-
-    def _put_back(self, files: Files, name: str) -> None:
-        try:
-            files.rename(name + ".old", name)
-        except OSError as error:
-            old = f"{self._place}.old"
-            raise StorageError(
-                f"{old} is what was at {name}, and cannot get its name back: {error.strerror}; rename it", error.errno
-            ) from error
+        self._replacement.swap(sealed=sealed and not self.container.capabilities.shards)
+        self._replacement.end()
 
     def discard(self) -> None:
         """Remove what there is of it."""
-        self.container.close()
-        self._clean_up()
+        with contextlib.suppress(OSError):
+            self.container.close()
+        self._replacement.end()
 
-    def _clean_up(self) -> None:
-        _clear(self._partial)
-        self._release()
 
-    def _release(self) -> None:
-        self._lock.release()
-        if self._place.backend != "memory":
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._partial.path + ".lock")
+def make_container(place: Location, document: Mapping[str, Any]) -> Container:
+    """An empty container."""
+    if place.backend == "hdf5":
+        from replaystore.backends.hdf5 import Hdf5Container
+
+        folder, name = os.path.split(place.path)
+        return Hdf5Container.create(Files(folder or ".", writable=True), name, document)
+    from replaystore.backends.zarr import ZarrContainer
+
+    if place.backend == "memory":
+        files: Files = MemoryFiles(place.path.removesuffix(PARTIAL))
+        _memory[place.path] = files
+    else:
+        os.makedirs(place.path)
+        files = Files(place.path, writable=True)
+    return ZarrContainer.create(files, document)
 
 
 def _make_folders(folder: str) -> list[str]:
@@ -240,23 +336,14 @@ def _make_folders(folder: str) -> list[str]:
     return missing
 
 
-def _check_replaceable(place: Location) -> None:
-    """Only a store of ours that nobody writes to is replaced."""
-    container = open_container(place, writable=False)
-    path = container.files.path(container.lock_name)
-    container.close()
-    Lock(place, path).release()
-
-
-def _clear(place: Location) -> None:
+def clear(place: Location) -> None:
     """Remove what is there, if anything."""
     if place.backend == "memory":
         _memory.pop(place.path, None)  # a reader may still have it open
     elif os.path.isdir(place.path) and not os.path.islink(place.path):
         shutil.rmtree(place.path)
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(place.path)
+    elif os.path.lexists(place.path):
+        os.unlink(place.path)
 
 
 def remove(place: Location) -> None:

@@ -1,8 +1,9 @@
 """Repair a store: bring it to the newest commit that verifies, and say exactly what was given up.
 
-The work is done on a second store beside the first, `<name>.repair`, whose files are hard links to those of the first until they are
-written to; only then is a file copied (a reflink where the file system has it). When the result verifies, the two change names: the
-original stays as `<name>.damaged` until the user removes it. If nothing verifies, the original stays where it is, unchanged.
+The work is done on a second store beside the first, `<name>.replaystore-repair`, whose files are hard links to those of the first until
+they are written to; only then is a file copied (a reflink where the file system has it). When the result verifies, it gets the name
+`<name>.damaged`, and then the two change places at once: the original stays under that name until the user removes it. If nothing
+verifies, the original stays where it is, unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from replaystore.backends import Container
@@ -22,8 +22,9 @@ from replaystore.backends.reading import StoreReader, group_of
 from replaystore.backends.records import State, decode_records
 from replaystore.backends.store import ArrayStore
 from replaystore.errors import AlreadyExistsError, CorruptError, ReplayStoreError, StorageError, UnsupportedError
-from replaystore.location import Location, parse
-from replaystore.opening import Lock, lock_path, open_container
+from replaystore.location import Location, parse, resolved
+from replaystore.locks import lock_place, lock_store
+from replaystore.opening import DAMAGED, REPAIR, clear, exists, open_container, rename_both
 from replaystore.verification import VerifyReport, verify
 
 __all__ = ["RepairReport", "repair"]
@@ -78,7 +79,7 @@ def repair(location: str | os.PathLike[str] | Location) -> RepairReport:
         CorruptError: no commit verifies, or the document itself is damaged; the store is as it was.
         ConflictError: somebody is writing to it. UnsupportedError: it is in memory or a zip file. StorageError: no room for the copy.
     """
-    place = parse(location)
+    place = resolved(parse(location))
     if place.backend not in ("zarr", "hdf5"):
         raise UnsupportedError(f"{place}: only folders and HDF5 files can be repaired; unpack a zip file first")
     report = RepairReport(str(place))
@@ -87,7 +88,7 @@ def repair(location: str | os.PathLike[str] | Location) -> RepairReport:
         report.commit = before.commit
         report.actions.append("nothing to do: the store verifies")
         return report
-    kept = place.path + ".damaged"
+    kept = place.path + DAMAGED
     if os.path.lexists(kept):
         raise AlreadyExistsError(f"{kept} exists, from an earlier repair: move or remove it first")
     with _locked(place):
@@ -116,9 +117,8 @@ def _first_that_verifies(place: Location, before: VerifyReport, report: RepairRe
                 reason = str(after.problems[0])
                 continue
             try:
-                os.rename(place.path, kept)
-                os.rename(work.path, place.path)
-                Files(os.path.dirname(place.path) or ".", writable=True).sync_folder("")
+                folder, name = os.path.split(place.path)
+                _take_place(Files(folder or ".", writable=True), name + REPAIR, name, name + DAMAGED)
             except OSError as error:
                 raise StorageError(f"{place}: the repaired store cannot take its place: {error.strerror or error}", error.errno) from error
             report.actions += [action, f"kept what was there as {kept}"]
@@ -130,29 +130,50 @@ def _first_that_verifies(place: Location, before: VerifyReport, report: RepairRe
 
 @contextlib.contextmanager
 def _locked(place: Location) -> Iterator[None]:
-    lock = Lock(place, lock_path(place))
-    try:
+    """The store, and the place beside it where the work is done."""
+    with contextlib.ExitStack() as held:
+        for lock in (lock_place, lock_store):
+            held.callback(lock(place).release)
         yield
-    finally:
-        lock.release()
+
+
+def _take_place(files: Files, work: str, name: str, kept: str) -> None:
+    """Give the repaired store the name, and what had it the name `kept`. OSError: both are there still."""
+    store = Files(files.path(work), writable=True)
+    if os.path.isdir(store.root):
+        store.sync_files(list(store.walk()))  # links and copies, and the folders that they are in
+        store.sync_folders([os.path.relpath(folder, store.root) for folder, _, _ in os.walk(store.root)])
+        store.close()
+    repaired = os.stat(files.path(work))
+    files.rename(work, kept)
+    try:
+        done = files.exchange(kept, name)
+    except BaseException:
+        if os.path.samestat(os.stat(files.path(kept)), repaired):  # otherwise they have changed places
+            files.rename(kept, work)
+        raise
+    if not done:
+        files.rename(kept, work)
+        rename_both(files, work, name, kept)
+    files.sync_folder("")
 
 
 @contextlib.contextmanager
 def _working_copy(place: Location) -> Iterator[Location]:
     """A store beside the first that holds the same."""
-    root = place.path + ".repair"
-    _clear(root)
+    root = Location(place.backend, place.path + REPAIR)
+    clear(root)
     try:
         if place.backend == "zarr":
-            shutil.copytree(place.path, root, copy_function=_link)
+            shutil.copytree(place.path, root.path, copy_function=_link)
         else:
-            shutil.copyfile(place.path, root)
-        yield Location(place.backend, root)
+            shutil.copyfile(place.path, root.path)
+        yield root
     except OSError as error:
         raise StorageError(f"{place}: cannot work on a copy of it: {error.strerror or error}", error.errno) from error
     finally:
-        _clear(root)
-        _clear(root + ".lock")
+        if exists(place):
+            clear(root)
 
 
 def _link(source: str, target: str) -> str:
@@ -163,13 +184,6 @@ def _link(source: str, target: str) -> str:
     except OSError:  # a file system without links
         shutil.copyfile(source, target)
     return target
-
-
-def _clear(path: str) -> None:
-    if os.path.isdir(path):
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        Path(path).unlink()
 
 
 def _bring_back(work: Location, commit: int) -> str:

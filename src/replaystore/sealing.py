@@ -23,7 +23,7 @@ from replaystore.backends.reading import StoreReader
 from replaystore.backends.records import SEALED, State
 from replaystore.backends.store import ArrayStore
 from replaystore.errors import CorruptError, StorageError, UnsupportedError
-from replaystore.location import Location
+from replaystore.location import Location, resolved
 
 __all__ = [
     "MANIFEST",
@@ -32,14 +32,14 @@ __all__ = [
     "commit_sealed",
     "is_sealed",
     "refuse_writing",
-    "remove_sidecar",
     "seal_store",
     "unchecked",
+    "without_sidecar",
     "write_sidecar",
 ]
 
 MANIFEST = "journal/log/c/manifest-sha256.txt"
-SIDECAR = ".sha256"
+SIDECAR, ASIDE = ".sha256", ".sha256.replaystore-old"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\0\n]+)")
 _BLOCK = 4 << 20
 MOST_BYTES, MOST_COPIES = 1 << 30, 16
@@ -79,7 +79,7 @@ def _write_manifest(store: ArrayStore) -> None:
 
 def write_sidecar(place: Location) -> None:
     """The manifest of a sealed store in one file, beside it. StorageError: the disk refused."""
-    folder, name = os.path.split(place.path)
+    folder, name = os.path.split(resolved(place).path)
     files = Files(folder or ".", writable=True)
     files.entrance = name
     try:
@@ -91,11 +91,22 @@ def write_sidecar(place: Location) -> None:
         files.close()
 
 
-def remove_sidecar(place: Location) -> None:
-    """Before another store takes the place of a sealed one."""
-    if place.backend in ("hdf5", "zip"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(place.path + SIDECAR)
+@contextlib.contextmanager
+def without_sidecar(place: Location) -> Iterator[None]:
+    """While another store takes the place of one in a file: its sidecar goes before, and comes back if that fails."""
+    sidecar, aside = place.path + SIDECAR, place.path + ASIDE
+    if place.backend not in ("hdf5", "zip") or not os.path.lexists(sidecar):
+        yield
+        return
+    sealed = os.stat(place.path)
+    os.replace(sidecar, aside)
+    try:
+        yield
+    finally:
+        if os.path.lexists(place.path) and os.path.samestat(os.stat(place.path), sealed):
+            os.replace(aside, sidecar)
+        else:
+            os.unlink(aside)
 
 
 def _digest(files: Files, name: str) -> str:
@@ -195,6 +206,7 @@ def unchecked(place: Location, container: Container) -> list[str]:
 
 def _sidecar_differences(place: Location) -> Iterator[tuple[str, str]]:
     """A file may have been copied without its sidecar; that is no damage."""
+    place = resolved(place)
     folder, name = os.path.split(place.path)
     files = Files(folder or ".", writable=False)
     files.entrance = name

@@ -185,7 +185,7 @@ class Container(Protocol):
     path: str
     """Where it is, for messages."""
     lock_name: str
-    """The name, in `files`, of the lock that a writer holds."""
+    """The name, in `files`, of the file that a writer locks."""
 
     def identity(self) -> object:
         """Another one after another file or folder has taken the name. Cheap."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import errno
 import os
 import sys
 import tempfile
@@ -33,6 +34,9 @@ SMALL_BYTES = 1 << 16
 MEMORY_FOLDER = "/dev/shm"  # noqa: S108  # files there are unlinked as soon as they are made
 OPEN_FILES = 256
 """Descriptors kept open; reopening costs some microseconds, a process may have 1024."""
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Of Linux's renameat2."""
 
 SYNCING = 8
 """Files synced at the same time."""
@@ -310,6 +314,12 @@ class Files:
         self.forget(new)
         os.replace(self._inside(old), self._inside(new))
 
+    def exchange(self, one: str, other: str) -> bool:
+        """Let two names, of files or folders, change places, at once; False if the system cannot do that here."""
+        self.forget(one)
+        self.forget(other)
+        return _exchange(self.path(one), self.path(other))
+
     def remove(self, name: str) -> None:
         """Remove a file; no error if it is not there."""
         self.forget(name)
@@ -382,6 +392,20 @@ class Files:
             self._close(self._open.popitem(last=False)[1])
         self._open[name] = fd
         return fd
+
+
+def _exchange(one: str, other: str) -> bool:
+    import ctypes
+
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # of Linux
+    if call is None:
+        return False
+    if call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
+        return False
+    raise OSError(number, os.strerror(number), one, None, other)
 
 
 class MemoryFiles(Files):

@@ -16,8 +16,9 @@ to places that are known, inside space that an earlier transaction reserved. So 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,7 +64,9 @@ class Hdf5Container:
         self.path = files.path(name)
         self.writable = writable
         self.capabilities = Capabilities(kind="hdf5", write=writable, drop=False, shards=False, default_codec="gzip:1")
-        self.lock_name = name + ".lock"
+        self.lock_name = name
+        self.carry: Callable[[str], contextlib.AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
+        """To be entered, with the path of a file, while that takes the name: keeps the writer's lock, which is the file's."""
         self._file = Hdf5File(files, name, follow=not writable)
         self._log = Log(self._file, writable=writable)
         self._index = ChunkIndex(self._file, self._spec, writable=writable)
@@ -422,7 +425,8 @@ class Hdf5Container:
         try:
             copy_file(self.files, self.name, temporary)
             self.files.sync_file(temporary)
-            self.files.rename(temporary, self.name)
+            with self.carry(self.files.path(temporary)):
+                self.files.rename(temporary, self.name)
         except OSError:
             self.files.remove(temporary)
             raise

@@ -5,7 +5,7 @@
     steps/reward/c/0                     shard 0: [index][padding to a page][chunk 0][chunk 1]…
     journal/log/c/<commit>               a segment of the commit log (the array itself is empty: no Zarr reader looks inside)
     journal/tail/<slot>/c/0              raw rows of unfinished chunks of coded arrays
-    journal/log/c/lock                         held by a writer
+    journal/log/c/lock                   held by a writer, and there as long as there is one
 
 Raw arrays: chunk k of a shard lies at HEADER + k * chunk_bytes, always, so that a shard is one run of rows, and the data of all
 shards, mapped side by side, are one array. Coded arrays: chunks lie one after another in the order they were written; a superseded
@@ -46,6 +46,7 @@ from replaystore.backends.zarr_metadata import (
     with_checksum,
 )
 from replaystore.errors import CorruptError, FormatError
+from replaystore.locks import ZARR_LOCK
 
 __all__ = ["ZarrContainer"]
 
@@ -56,7 +57,7 @@ _LOG_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byt
 class ZarrContainer:
     """A Zarr v3 hierarchy in `files`."""
 
-    lock_name = "journal/log/c/lock"
+    lock_name = ZARR_LOCK
 
     def __init__(self, files: Files, *, writable: bool) -> None:
         self.files = files

@@ -7,7 +7,6 @@ that stay inside the store. A compressed or encrypted member is refused by name 
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import struct
@@ -19,6 +18,7 @@ from replaystore.backends import PAGE
 from replaystore.backends.files import Files
 from replaystore.backends.inside import open_regular
 from replaystore.errors import CorruptError, StorageError, UnsupportedError
+from replaystore.temporary import NewFile, sync_folder
 
 __all__ = ["ZipFiles", "pack"]
 
@@ -249,24 +249,24 @@ def pack(files: Files, target: str, *, leave_out: frozenset[str] = frozenset()) 
     """Pack files into a zip that appears whole, durably: equal files give equal zips. What is at `target` is replaced.
 
     StorageError: the disk refused; nothing is left behind."""
-    temporary = target + ".new"
     try:
-        with open(temporary, "w+b") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as packed:
+        new = NewFile(target)
+        try:
+            with zipfile.ZipFile(new.file, "w", zipfile.ZIP_STORED, allowZip64=True) as packed:
                 for name in files.walk():
                     if name not in leave_out:
-                        _add(packed, files, name, file.tell())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        Files(os.path.dirname(target) or ".", writable=True).sync_folder("")
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and not isinstance(error, StorageError):
-            reason = error.strerror or str(error)
-            raise StorageError(f"{target} cannot be written: {reason}; make room, or choose another place", error.errno) from error
-        raise
+                        _add(packed, files, name, new.file.tell())
+            new.sync()
+            new.put()
+        except BaseException:
+            new.discard()
+            raise
+        sync_folder(os.path.dirname(target))
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        reason = error.strerror or str(error)
+        raise StorageError(f"{target} cannot be written: {reason}; make room, or choose another place", error.errno) from error
 
 
 def _add(packed: zipfile.ZipFile, files: Files, name: str, position: int) -> None:

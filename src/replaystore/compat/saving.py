@@ -24,7 +24,7 @@ from replaystore.buffer import open as open_buffer
 from replaystore.compat.checks import checked_path
 from replaystore.compat.ring import TensorRing
 from replaystore.compat.stored import Layout, StoredRing
-from replaystore.errors import FormatError, NotFoundError
+from replaystore.errors import ConflictError, FormatError, NotFoundError
 from replaystore.foreign import Import
 from replaystore.formats.source import Source
 from replaystore.location import SUFFIXES, Location, parse
@@ -107,7 +107,7 @@ class Saved:
             return False
         try:
             buffer = open_buffer(place, "r+")
-        except (NotFoundError, FormatError):
+        except (NotFoundError, FormatError, ConflictError):  # who writes to it may be another who saves, and is waited for
             return False
         try:
             grown = buffer.capacity is None and len(buffer) + count > GROWTH * ring.capacity
@@ -138,7 +138,7 @@ def _write(place: Location, subject: Subject) -> str:
     """Write a new store; what it is known by."""
     source, token = subject._source(), uuid.uuid4().hex
     source.details["saved"] = token
-    make(place, Import(source, place, None, "live", None), overwrite=True)
+    make(place, Import(source, place, None, "live", None), overwrite=True, wait=True)
     return token
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,7 @@ class Output:
     def row_bytes(self) -> int:
         return self.dtype.itemsize * self.width
 
-    def write(self, file: BinaryIO, placement: Placement, done: Callable[[int], None]) -> None:
+    def write(self, file: IO[bytes], placement: Placement, done: Callable[[int], None]) -> None:
         """All places, in blocks; zeros where nothing is."""
         step = min(max(1, BLOCK_BYTES // self.row_bytes), BLOCK_ROWS)
         for start in range(0, placement.capacity, step):

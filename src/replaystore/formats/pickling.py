@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from replaystore.formats.export import Output
 from replaystore.formats.ring import Placement
@@ -29,7 +29,7 @@ _SYSTEM = (
 
 
 def write_pickle(
-    file: BinaryIO,
+    file: IO[bytes],
     numbers: Mapping[str, int],
     tensors: Mapping[str, Output],
     placement: Placement,
@@ -58,7 +58,7 @@ def write_pickle(
 
 
 class _Writer:
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._frame = bytearray()
         self._memo: dict[Any, int] = {}

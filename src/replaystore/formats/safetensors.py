@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from replaystore.formats.ring import Placement
 from replaystore.formats.safetensors_export import TENSORS, Plan
 from replaystore.formats.source import Source, no_parts
 from replaystore.formats.tensors import BLOCK_BYTES, FileRows, opened
-from replaystore.formats.writing import NewFiles
+from replaystore.formats.writing import NewFiles, replacing, settle
 from replaystore.reader import BufferReader
 from replaystore.schema import Field, Schema
 from replaystore.trajectories import Parts
@@ -48,6 +48,8 @@ SUFFIX = ".safetensors"
 STATE = "state" + SUFFIX
 METADATA = "metadata.json"
 EXAMPLE = "buffer_state.safetensors"
+ATTEMPTS = 20
+"""How often files are read that somebody replaces again and again."""
 MAX_HEADER = 1 << 20
 MAX_METADATA = 64 << 20
 MAX_CAPACITY = 1 << 48
@@ -62,6 +64,7 @@ FIELDS = {
     "hiddens": "hiddens",
     "next_states": "next_states",
 }
+_Header = dict[str, tuple[tuple[int, ...], int]]
 _KEYS = ("capacity", "state_dim", "action_dim", "hidden_dim", "position", "size")
 
 
@@ -116,9 +119,7 @@ def contents(path: str, metadata: Mapping[str, Any] | None = None) -> Iterator[C
 
     NotFoundError, StorageError; FormatError: it is something else, or damaged, or the metadata are of another one.
     """
-    with opened(path) as (descriptor, size):
-        header = _header(descriptor, size, path)
-        given, beside = (metadata, "the metadata given") if metadata is not None else _metadata(path)
+    with _pair(path, metadata) as (descriptor, size, header, given, beside):
         known = _checked(given, header, path, beside)
         tensors = {}
         for name in TENSORS:
@@ -143,7 +144,49 @@ def read(path: str) -> Iterator[Source]:
         yield _source(held, path)
 
 
-def _header(descriptor: int, size: int, path: str) -> dict[str, tuple[tuple[int, ...], int]]:
+@contextmanager
+def _pair(path: str, metadata: Mapping[str, Any] | None) -> Iterator[tuple[int, int, _Header, Mapping[str, Any], str]]:
+    """The file, open, its size and tensors, and the metadata that belong to it, and where they are: all of one save, whatever others do."""
+    places = _places(path)
+    for attempt in range(ATTEMPTS):
+        for place in places[:2]:
+            settle([path, place])
+        with ExitStack() as stack:
+            there, problem = _there(places), None
+            beside = next((place for place in places if place in there), places[0])
+            known: Mapping[str, Any] = metadata or {}
+            read: list[tuple[str, os.stat_result]] = []
+            try:
+                descriptor, size = stack.enter_context(opened(path))
+                read.append((path, os.fstat(descriptor)))
+                header = _header(descriptor, size, path)
+                if metadata is None:
+                    known, identity = _metadata(path, beside)
+                    read.append((beside, identity))
+            except ReplayStoreError as error:
+                problem = error
+            missed = isinstance(problem, NotFoundError) and os.path.lexists(path) and os.path.lexists(beside)
+            if attempt < ATTEMPTS - 1 and (missed or _there(places) != there or not _steady(places, read)):
+                continue
+            if problem is not None:
+                raise problem
+            yield descriptor, size, header, known, beside if metadata is None else "the metadata given"
+            return
+
+
+def _there(places: Sequence[str]) -> list[str]:
+    return [place for place in places if os.path.lexists(place)]
+
+
+def _steady(places: Sequence[str], read: Sequence[tuple[str, os.stat_result]]) -> bool:
+    """Whether names are still those of the files that were read, and nobody is just replacing them."""
+    try:
+        return not any(map(replacing, places[:2])) and all(os.path.samestat(os.stat(path), status) for path, status in read)
+    except OSError:
+        return False
+
+
+def _header(descriptor: int, size: int, path: str) -> _Header:
     """The tensors of a buffer: shape, and place in the file."""
     length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
     if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
@@ -195,22 +238,25 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _metadata(path: str) -> tuple[dict[str, Any], str]:
-    """The metadata that belong to a file, and where they are."""
-    folder, wanted = os.path.split(_beside(path))
+def _places(path: str) -> list[str]:
+    """Where metadata of a file may be, the likeliest first; the last one is that of an agent."""
     stem = path[: -len(SUFFIX)]  # a prefix with a dot, of which velora leaves out what follows the dot
-    for place in dict.fromkeys((os.path.join(folder, wanted), stem + ".json", os.path.join(folder, METADATA))):
-        if not os.path.lexists(place):
-            continue
-        content = _json(place)
-        if "capacity" in content:
-            return content, place
-        if isinstance(content.get("buffer"), dict):  # of an agent's checkpoint
-            return content["buffer"], place
-        raise FormatError(
-            f"{place} has neither a capacity nor an entry 'buffer': the agent was saved without its buffer, or {wanted} is missing"
-        )
-    raise NotFoundError(f"{os.path.join(folder, wanted)} is missing, without which the buffer {path} cannot be read: copy it there")
+    return [_beside(path), stem + ".json", os.path.join(os.path.dirname(path), METADATA)]
+
+
+def _metadata(path: str, place: str) -> tuple[dict[str, Any], os.stat_result]:
+    """The metadata that belong to a file, and which file has them."""
+    folder, wanted = os.path.split(_beside(path))
+    if not os.path.lexists(place):
+        raise NotFoundError(f"{os.path.join(folder, wanted)} is missing, without which the buffer {path} cannot be read: copy it there")
+    content, identity = _json(place)
+    if "capacity" in content:
+        return content, identity
+    if isinstance(content.get("buffer"), dict):  # of an agent's checkpoint
+        return content["buffer"], identity
+    raise FormatError(
+        f"{place} has neither a capacity nor an entry 'buffer': the agent was saved without its buffer, or {wanted} is missing"
+    )
 
 
 def _beside(path: str) -> str:
@@ -220,8 +266,9 @@ def _beside(path: str) -> str:
     return os.path.join(folder, prefix + METADATA)
 
 
-def _json(place: str) -> dict[str, Any]:
+def _json(place: str) -> tuple[dict[str, Any], os.stat_result]:
     with opened(place) as (descriptor, size):
+        identity = os.fstat(descriptor)
         if size > MAX_METADATA:
             raise FormatError(f"{place} has {size} bytes, which no such file has: check which file it is")
         data = os.pread(descriptor, size, 0)
@@ -231,7 +278,7 @@ def _json(place: str) -> dict[str, Any]:
         raise FormatError(f"{place} is no JSON, or not written to its end: restore it from a copy") from None
     if not isinstance(content, dict):
         raise FormatError(f"{place} holds no object: check which file it is")
-    return content
+    return content, identity
 
 
 def _source(held: Contents, path: str) -> Source:
@@ -360,7 +407,7 @@ def write(buffer: BufferReader, path: str, options: Options) -> Written:
     return Written(paths, plan.metadata["size"], len(plan.out.table), sorted(plan.out.used), plan.out.lost)
 
 
-def write_tensors(file: BinaryIO, tensors: Mapping[str, Output], placement: Placement, done: Callable[[int], None]) -> None:
+def write_tensors(file: IO[bytes], tensors: Mapping[str, Output], placement: Placement, done: Callable[[int], None]) -> None:
     """Write float32 tensors, in this order, byte for byte as the safetensors library does. `done` is told bytes of rows."""
     content, end = {}, 0
     for name, tensor in tensors.items():

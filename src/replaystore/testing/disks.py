@@ -135,10 +135,11 @@ class Disk:
         match operation.kind:
             case "create" if node is None:
                 folder.change({name: _File()})
-            case "rename":
+            case "rename" | "exchange":
                 if os.path.dirname(operation.other) != os.path.dirname(operation.name):
                     raise ValueError(f"{operation.name} is renamed to another folder, {operation.other}: that is not known here")
-                folder.change({name: None, os.path.basename(operation.other): node})
+                other = os.path.basename(operation.other)
+                folder.change({name: folder.entries.get(other) if operation.kind == "exchange" else None, other: node})
             case "remove":
                 folder.change({name: None})
             case _ if not isinstance(node, _File):

@@ -112,6 +112,11 @@ class FailingFiles(_OneByOne):
     def rename(self, old: str, new: str) -> None:
         self._do("rename", lambda: Files.rename(self, old, new))
 
+    def exchange(self, one: str, other: str) -> bool:
+        found: list[bool] = []
+        self._do("rename", lambda: found.append(Files.exchange(self, one, other)))
+        return found == [True]
+
     def remove(self, name: str) -> None:
         self._do("remove", lambda: Files.remove(self, name))
 
@@ -130,7 +135,7 @@ class Operation:
     kind: str
     name: str
     other: str = ""
-    """rename: the new name."""
+    """rename: the new name; exchange: the other one."""
     offset: int = 0
     """write: where; resize: the size."""
     data: bytes = b""
@@ -179,6 +184,12 @@ class _RecordedFiles(_OneByOne):
     def rename(self, old: str, new: str) -> None:
         super().rename(old, new)
         self._note("rename", old, other=self._name(new))
+
+    def exchange(self, one: str, other: str) -> bool:
+        done = super().exchange(one, other)
+        if done:
+            self._note("exchange", one, other=self._name(other))
+        return done
 
     def remove(self, name: str) -> None:
         there = self.exists(name)

@@ -1,0 +1,302 @@
+"""Who may write. A lock is that of a file, and not of its name: whatever name leads to a store, there is one writer.
+
+1. The system keeps a lock for an open file (`flock`, or an OFD lock of one byte), and ends it with the process, however that ends.
+2. A lock counts if the name still shows the file that was locked. That is looked at when it has been taken, and by `check`; so
+   whoever holds a lock may remove its file, or put another one in its place (`carried`), and nobody else gets in.
+3. Readers take none.
+
+A Zarr folder has a file for it, which is there while somebody writes. An HDF5 file is locked itself: one byte far beyond its end,
+since HDF5's own `flock`, which every h5py that reads it takes, is to go on working (and locked bytes cannot be read on some shares).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import struct
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+
+from replaystore.errors import ConflictError, CorruptError, StorageError
+from replaystore.location import Location
+
+__all__ = ["ZARR_LOCK", "FileLock", "Lock", "lock_place", "lock_store", "take"]
+
+ZARR_LOCK = "journal/log/c/lock"
+"""The file that the writer of a Zarr folder holds."""
+PLACE_LOCK = ".replaystore-lock"
+"""Added to a name: the file that is held by whoever makes or replaces what has the name."""
+ATTEMPTS = 100
+MOMENT = 0.01
+"""Seconds; looking at a name takes a tenth of the time in which a row is appended."""
+BYTE = 1 << 62
+"""The byte of an HDF5 file that is locked."""
+_FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+_FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would wait for its reader
+
+_memory: set[str] = set()
+_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+class Lock:
+    """The right to write to a store, held until `release`."""
+
+    def check(self, *, often: bool = False) -> None:
+        """ConflictError: the name shows another store by now, or none. `often`: look only if that was not done in the last moments."""
+
+    def carried(self, path: str) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock on the file at `path` too, which is given the name of the locked one meanwhile, and from then on there."""
+        return contextlib.nullcontext()
+
+    def release(self) -> None:
+        """Let others write."""
+
+
+class MemoryLock(Lock):
+    """Of a store in memory. ConflictError: somebody has it."""
+
+    def __init__(self, place: Location) -> None:
+        if place.path in _memory:
+            raise ConflictError(_busy(place))
+        _memory.add(place.path)
+        self._name = place.path
+
+    def release(self) -> None:
+        _memory.discard(self._name)
+
+
+class FileLock(Lock):
+    """Of the file at `root`, or at `inside` in the folder `root`, where no link is followed.
+
+    `own`: the file is there for the lock alone: it is made, and removed at the end. `byte`: lock a byte of it, and not the whole.
+    `wait`: until nobody else has it. Without the lock, the place cannot be `what`, and `advice` says what can be done.
+    ConflictError: `busy`, somebody has it; CorruptError: it is a link, or no file; StorageError.
+    """
+
+    def __init__(
+        self,
+        place: Location,
+        root: str,
+        *,
+        inside: str = "",
+        own: bool,
+        byte: bool = False,
+        wait: bool = False,
+        busy: str,
+        what: str = "opened for writing",
+        advice: str = "open it with mode='r'",
+    ) -> None:
+        self._place, self._own, self._byte, self._wait = place, own, byte, wait
+        self._what, self._advice = f"{place} cannot be {what}", advice
+        root = os.path.realpath(root) if inside or not own else os.path.abspath(root)
+        self._path = os.path.join(root, inside) if inside else root
+        self._top, folders = (root, inside.split("/")[:-1]) if inside else (os.path.dirname(root), [])
+        self._file = self._folder = -1
+        self._checked = 0.0
+        self._process, self._thread = os.getpid(), threading.get_ident()
+        if wait and any(held._path == self._path and held._file >= 0 and held._thread == self._thread for held in _held):
+            raise ConflictError(busy)  # it would wait for itself
+        _held.add(self)
+        try:
+            for _ in range(ATTEMPTS):
+                if self._try(folders):
+                    return
+        except BlockingIOError:
+            raise ConflictError(busy) from None
+        except StorageError:
+            raise
+        except OSError as error:
+            raise self._refused(error) from None
+        raise ConflictError(busy)
+
+    def _try(self, folders: Sequence[str]) -> bool:
+        """Take the lock; False if what was locked has lost its name meanwhile."""
+        try:
+            self._folder = _opened(self._top, folders)
+            self._file, made = self._open()
+            status = os.fstat(self._file)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.ELOOP, "no regular file")
+            self._identity = status.st_dev, status.st_ino
+            try:
+                self._take(self._file)
+            except StorageError:
+                if made:  # and without locks it will never be held
+                    self._unlink()
+                raise
+            if self._shown() == self._identity:
+                return True
+        except BaseException:
+            self.forget()
+            raise
+        self.forget()
+        return False
+
+    def _open(self) -> tuple[int, bool]:
+        """The file, and whether it is new."""
+        name = os.path.basename(self._path)
+        if self._own:
+            with contextlib.suppress(FileExistsError):
+                return os.open(name, _FILE | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=self._folder), True
+        return os.open(name, _FILE | (os.O_CREAT if self._own else 0), 0o666, dir_fd=self._folder), False
+
+    def _unlink(self) -> None:
+        """Remove the file, if it is there still; whoever had opened it finds out."""
+        with contextlib.suppress(OSError):
+            named = os.stat(os.path.basename(self._path), dir_fd=self._folder, follow_symlinks=False)
+            if (named.st_dev, named.st_ino) == self._identity:
+                os.unlink(os.path.basename(self._path), dir_fd=self._folder)
+
+    def _take(self, descriptor: int) -> None:
+        try:
+            take(descriptor, byte=self._byte, wait=self._wait)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"{self._what}: its file system gives no locks ({error.strerror or error}), without "
+                f"which two writers would destroy each other's steps; mount it with locks (Lustre: -o flock), or write to another "
+                f"disk: reading needs none",
+                error.errno,
+            ) from None
+
+    def _shown(self) -> tuple[int, int] | None:
+        """The file that has the name."""
+        try:
+            status = os.lstat(self._path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_dev, status.st_ino
+
+    def _refused(self, error: OSError) -> Exception:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
+            return CorruptError(f"{self._path} is a link or no file, which is in no store of ours: do not trust {self._place}")
+        if error.errno == errno.ENOENT:
+            return StorageError(f"{self._what}: {self._path} is missing, or cannot be made; choose another place", error.errno)
+        return StorageError(f"{self._what}: {error.strerror or error}; {self._advice}", error.errno)
+
+    def check(self, *, often: bool = False) -> None:
+        now = time.monotonic()
+        if self._file < 0 or (often and now - self._checked < MOMENT):
+            return
+        self._checked = now
+        if self._shown() != self._identity:
+            raise ConflictError(
+                f"{self._place} is not the store any more that this writer opened: it was replaced, moved or removed meanwhile, and "
+                f"nothing more is written; open it anew"
+            )
+
+    @contextlib.contextmanager
+    def carried(self, path: str) -> Iterator[None]:
+        other = os.open(path, _FILE)
+        try:
+            self._take(other)
+            yield
+        finally:  # an exception may come when the file has the name already
+            status = os.fstat(other)
+            if self._file >= 0 and self._shown() == (status.st_dev, status.st_ino):
+                self._file, self._identity, other = other, (status.st_dev, status.st_ino), self._file
+            os.close(other)
+
+    def release(self) -> None:
+        if self._process != os.getpid():
+            self.forget()
+        if self._file >= 0 and self._own:
+            self._unlink()
+        if self._file >= 0:  # a child that was forked by other software may have the descriptor too
+            with contextlib.suppress(OSError):
+                _unlock(self._file, byte=self._byte)
+        self.forget()
+
+    def forget(self) -> None:
+        """Close what is open. In a forked child, which shares the descriptors, the parent goes on holding the lock."""
+        for descriptor in (self._file, self._folder):
+            if descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        self._file = self._folder = -1
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def lock_store(place: Location) -> Lock:
+    """Become the writer of a store. The errors of `FileLock`; StorageError with ENOENT: there is none."""
+    if place.backend == "memory":
+        return MemoryLock(place)
+    if place.backend == "zarr":
+        return FileLock(place, place.path, inside=ZARR_LOCK, busy=_busy(place), own=True)
+    return FileLock(place, place.path, busy=_busy(place), own=False, byte=True)
+
+
+def lock_place(place: Location, *, wait: bool = False) -> Lock:
+    """Become the one who makes or replaces what is at a place. The errors of `FileLock`."""
+    if place.backend == "memory":
+        return MemoryLock(place)
+    busy = f"{place} is being made, or open for writing elsewhere: wait until that is done, or choose another place"
+    advice = "choose another place, or make its folder one that can be written to"
+    return FileLock(place, place.path + PLACE_LOCK, own=True, wait=wait, busy=busy, what="made", advice=advice)
+
+
+def _busy(place: Location) -> str:
+    return f"{place} is open for writing elsewhere: close it there first, or open it for reading"
+
+
+def take(descriptor: int, *, byte: bool = False, wait: bool = False) -> None:
+    """Lock an open file. BlockingIOError: somebody else has it; OSError: there are no locks."""
+    if byte and _lock_byte(descriptor, fcntl.F_WRLCK):
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def _unlock(descriptor: int, *, byte: bool) -> None:
+    if byte:
+        _lock_byte(descriptor, fcntl.F_UNLCK)
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _lock_byte(descriptor: int, kind: int) -> bool:
+    """Lock or unlock the byte; False where the system has no such locks of open files."""
+    command = getattr(fcntl, "F_OFD_SETLK", None)
+    if command is None:
+        return False
+    if sys.platform == "darwin":  # struct flock is laid out as the system likes
+        wanted = struct.pack("qqihh", BYTE, 1, 0, kind, os.SEEK_SET)
+    else:
+        wanted = struct.pack("hhqqi0q", kind, os.SEEK_SET, BYTE, 1, 0)
+    try:
+        fcntl.fcntl(descriptor, command, wanted)
+    except PermissionError as error:  # as POSIX lets a system say that it is taken
+        raise BlockingIOError(errno.EAGAIN, error.strerror) from None
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    return True
+
+
+def _opened(top: str, folders: Sequence[str]) -> int:
+    """A descriptor of a folder in the folder `top`, reached without following a link."""
+    found = os.open(top, _FOLDER)
+    for name in folders:
+        try:
+            below = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=found)
+        finally:
+            os.close(found)
+        found = below
+    return found
+
+
+def _after_fork() -> None:
+    for lock in list(_held):
+        lock.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
