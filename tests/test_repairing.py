@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 import replaystore as rs
 from replaystore.errors import AlreadyExistsError, ConflictError, CorruptError, UnsupportedError
 from replaystore.schema import Field, Schema
+from replaystore.testing import Contents
 
 ROWS = 300
 """Steps of each commit."""
@@ -150,10 +153,11 @@ def test_what_a_killed_writer_left_is_put_in_order(store: Path) -> None:
 def test_nothing_is_changed_when_no_commit_can_be_brought_back(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     make(path)
-    (path / "zarr.json").write_text("{")
-    with pytest.raises(CorruptError, match=r"zarr\.json"):
+    for segment in (path / "journal/log/c").iterdir():
+        segment.write_text("{")
+    with pytest.raises(CorruptError, match="base record"):
         rs.repair(path)
-    assert (path / "zarr.json").read_text() == "{"
+    assert (path / "journal/log/c/0").read_text() == "{"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.zarr"]
 
 
@@ -201,3 +205,65 @@ def test_a_store_that_is_written_to_is_not_repaired(store: Path) -> None:
 def test_memory_cannot_be_repaired() -> None:
     with pytest.raises(UnsupportedError, match="memory"):
         rs.repair("memory:nothing")
+
+
+# --- what is said twice
+
+
+def other(file: Path, root: Path) -> bytes:
+    """The metadata of another array or group."""
+    found = sorted(root.rglob("zarr.json"))
+    return found[(found.index(file) + 1) % len(found)].read_bytes()
+
+
+DAMAGES: dict[str, Callable[[Path, Path], bytes | None]] = {
+    "missing": lambda *_: None,
+    "empty": lambda *_: b"",
+    "not JSON": lambda file, _: b"{" + file.read_bytes(),
+    "nested": lambda *_: b"[" * 20000,
+    "another's": other,
+    "changed": lambda file, _: file.read_bytes().replace(b"regular", b"rectilinear").replace(b"float", b"uint"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", ["live", "archive"])
+def test_metadata_that_are_damaged_are_written_anew_and_nothing_is_given_up(tmp_path: Path, kind: str, damage: str) -> None:
+    source = tmp_path / "a.zarr"
+    make(source, commits=2)
+    if kind == "archive":
+        rs.convert(source, tmp_path / "b.zarr", layout="archive")
+        source = tmp_path / "b.zarr"
+    with rs.open(source) as buffer:
+        expected = Contents.of(buffer)
+    files = [file.relative_to(source) for file in sorted(source.rglob("zarr.json"))]
+    for number, name in enumerate(files[: 1 + list(DAMAGES).index(damage)] + files[list(DAMAGES).index(damage) :: 5]):
+        path = tmp_path / f"{number}.zarr"
+        shutil.copytree(source, path)
+        content = DAMAGES[damage](path / name, path)
+        if content == (path / name).read_bytes():
+            continue
+        (path / name).unlink() if content is None else (path / name).write_bytes(content)
+        assert rs.verify(path).problems, f"{damage} {name}: nobody has noticed it"
+
+        report = rs.repair(path)
+
+        assert not rs.verify(path).problems
+        assert not any(line.startswith("the last") or line.endswith(" trajectories") for line in report.dropped)
+        with rs.open(path) as buffer:
+            assert expected.difference(Contents.of(buffer)) == "", f"{damage} {name}"
+            assert buffer.commit_id >= 2
+
+
+def test_a_damaged_document_of_an_hdf5_file_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    make(path, commits=2)
+    with h5py.File(path, "r+") as file:
+        file.attrs["replaystore"] = np.bytes_(file.attrs["replaystore"].replace(b"observation", b"observatiom"))
+    with pytest.raises(CorruptError, match="document"):
+        rs.open(path)
+
+    report = rs.repair(path)
+
+    assert any("document anew" in action for action in report.actions)
+    assert_first_commits(path, 2)

@@ -18,13 +18,16 @@ from typing import Any
 from replaystore.backends import Container
 from replaystore.backends.codecs import crc32c
 from replaystore.backends.files import Files
+from replaystore.backends.hdf5 import Hdf5Container
 from replaystore.backends.reading import StoreReader, group_of
 from replaystore.backends.records import State, decode_records
 from replaystore.backends.store import ArrayStore
+from replaystore.backends.zarr import ZarrContainer
 from replaystore.errors import AlreadyExistsError, CorruptError, ReplayStoreError, StorageError, UnsupportedError
 from replaystore.location import Location, parse, resolved
 from replaystore.locks import lock_place, lock_store
 from replaystore.opening import DAMAGED, REPAIR, clear, exists, open_container, rename_both
+from replaystore.restoring import restore
 from replaystore.verification import VerifyReport, verify
 
 __all__ = ["RepairReport", "repair"]
@@ -101,31 +104,54 @@ def repair(location: str | os.PathLike[str] | Location) -> RepairReport:
 def _first_that_verifies(place: Location, before: VerifyReport, report: RepairReport, kept: str) -> VerifyReport:
     """Put the newest commit that can be brought back in the place of the store."""
     reason = "there is none with steps that are sound"
-    try:
-        candidates = _candidates(place, before)
-    except CorruptError as error:
-        candidates, reason = [], str(error)
+    with _working_copy(place) as work:
+        try:
+            restored = _restore(work)
+            found = verify(work) if restored else before
+            candidates = _candidates(work, found) if found.problems else []
+        except (ReplayStoreError, OSError) as error:
+            restored, found, candidates, reason = [], before, [], str(error)
+        if restored and not found.problems:
+            return _accept(place, found, restored, report, kept)
+        reason = str(found.problems[0]) if restored else reason
     for commit in candidates:
         with _working_copy(place) as work:
             try:
-                action = _bring_back(work, commit)
+                actions = [*_restore(work), _bring_back(work, commit)]
                 after = verify(work)
             except (ReplayStoreError, OSError) as error:
                 reason = str(error)
                 continue
-            if after.problems:
-                reason = str(after.problems[0])
-                continue
-            try:
-                folder, name = os.path.split(place.path)
-                _take_place(Files(folder or ".", writable=True), name + REPAIR, name, name + DAMAGED)
-            except OSError as error:
-                raise StorageError(f"{place}: the repaired store cannot take its place: {error.strerror or error}", error.errno) from error
-            report.actions += [action, f"kept what was there as {kept}"]
-            return after
+            if not after.problems:
+                return _accept(place, after, actions, report, kept)
+            reason = str(after.problems[0])
     for advice in ("; run `replaystore repair`", ": run `replaystore repair`"):  # which has just been followed
         reason = reason.removesuffix(advice)
     raise CorruptError(f"{place}: no commit can be brought back ({reason}); it is as it was: restore it from a copy")
+
+
+def _accept(place: Location, after: VerifyReport, actions: list[str], report: RepairReport, kept: str) -> VerifyReport:
+    """Give the working copy, which verifies, the name of the store."""
+    try:
+        folder, name = os.path.split(place.path)
+        _take_place(Files(folder or ".", writable=True), name + REPAIR, name, name + DAMAGED)
+    except OSError as error:
+        raise StorageError(f"{place}: the repaired store cannot take its place: {error.strerror or error}", error.errno) from error
+    report.actions += [*actions, f"kept what was there as {kept}"]
+    return after
+
+
+def _restore(work: Location) -> list[str]:
+    """Write anew what is said in two places and damaged in one; what was done. Stores that cannot be opened are, if that is all."""
+    if work.backend == "zarr":
+        container: Container = ZarrContainer(LinkedFiles(work.path, writable=True), writable=True)
+    else:
+        folder, name = os.path.split(work.path)
+        container = Hdf5Container.for_repair(Files(folder or ".", writable=True), name)
+    try:
+        return restore(container)
+    finally:
+        container.close()
 
 
 @contextlib.contextmanager
@@ -142,7 +168,8 @@ def _take_place(files: Files, work: str, name: str, kept: str) -> None:
     store = Files(files.path(work), writable=True)
     if os.path.isdir(store.root):
         store.sync_files(list(store.walk()))  # links and copies, and the folders that they are in
-        store.sync_folders([os.path.relpath(folder, store.root) for folder, _, _ in os.walk(store.root)])
+        folders = [os.path.relpath(folder, store.root) for folder, _, _ in os.walk(store.root)]
+        store.sync_folders(["" if folder == "." else folder for folder in folders])
         store.close()
     repaired = os.stat(files.path(work))
     files.rename(work, kept)
@@ -165,7 +192,7 @@ def _working_copy(place: Location) -> Iterator[Location]:
     clear(root)
     try:
         if place.backend == "zarr":
-            shutil.copytree(place.path, root.path, copy_function=_link)
+            shutil.copytree(place.path, root.path, symlinks=True, copy_function=_link)
         else:
             shutil.copyfile(place.path, root.path)
         yield root

@@ -30,15 +30,11 @@ def restore(container: Container) -> list[str]:
             container.replace_document(known[0])
             done.append(f"wrote the document anew, as it was at commit {known[1]}")
     sealed = is_sealed(state)
-    names = container.restore(_arrays(state), {name: rows for name, rows in _rows(state).items() if sealed})
+    names = container.restore(state.arrays, {name: rows for name, rows in _rows(state).items() if sealed})
     done += [f"wrote the metadata of {name} anew" for name in names]
     if done and sealed:
         container.seal()  # what helps to open it says the same
     return done
-
-
-def _arrays(state: State) -> dict[str, Any]:
-    return {name: spec for name, spec in state.arrays.items() if not name.startswith("journal/")}
 
 
 def _rows(state: State) -> dict[str, int]:

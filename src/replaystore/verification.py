@@ -262,14 +262,16 @@ class _Verification:
 
     def check_published(self, store: StoreReader) -> None:
         """Other software sees as many rows of each array of a group; where shapes are in files of their own, a kill can part them."""
-        known: dict[str, int] = {}
+        known, behind = dict[str, int](), list[str]()
         for attempt in range(PUBLISHING if self.container.capabilities.shards else 0):
             if attempt:  # perhaps a writer is just publishing
                 time.sleep(0.05)
                 self.published = self.container.published()
             known = {name: rows for name, rows in self.published.items() if name in store.state.arrays}
             known = {name: rows for name, rows in known.items() if not name.startswith(("checksums/", "journal/"))}
-            if len({(group_of(name), rows) for name, rows in known.items()}) == len({group_of(name) for name in known}):
+            checksums = {name: "checksums/" + name for name in known if "checksums/" + name in store.state.arrays}
+            behind = [of for name, of in checksums.items() if self.published[of] != known[name] // store.spec(name).chunk_rows]
+            if not behind and len({(group_of(name), rows) for name, rows in known.items()}) == len({group_of(name) for name in known}):
                 return
         for group in sorted({group_of(name) for name in known}):
             shown = {name.removeprefix(group + "/"): rows for name, rows in known.items() if group_of(name) == group}
@@ -277,6 +279,9 @@ class _Verification:
                 told = ", ".join(f"{name} {rows}" for name, rows in sorted(shown.items()))
                 what = f"other software sees different numbers of rows ({told}): a writer was killed while it published them"
                 self.problem(group, what, "run `replaystore publish`, or open it for writing, which mends it")
+        for name in behind:
+            what = f"other software sees {self.published[name]} checksums, which are not those of the rows that it sees"
+            self.problem(name, what, "run `replaystore publish`, or open it for writing, which mends it")
 
     def check_tables(self, store: StoreReader) -> None:
         for name in store.state.arrays:

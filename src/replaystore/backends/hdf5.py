@@ -112,6 +112,14 @@ class Hdf5Container:
             raise FormatError(f"{files.path(name)} is a folder, not a replaystore HDF5 file") from None
         return container
 
+    @classmethod
+    def for_repair(cls, files: Files, name: str) -> Hdf5Container:
+        """An existing file, for writing, whatever its document is like."""
+        container = cls(files, name, writable=True)
+        container._file.recover()
+        container._log.reload()
+        return container
+
     def _ready(self) -> None:
         """To be called before writing: finish a transaction that the system interrupted."""
         if not self.writable:

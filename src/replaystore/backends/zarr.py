@@ -343,6 +343,8 @@ class ZarrContainer:
             yield self.files.path("zarr.json"), "the document does not match its checksum"
         if root.get("zarr_conventions") != [CONVENTION]:
             yield self.files.path("zarr.json"), "zarr_conventions is not what was written"
+        if LOG not in self.specs():
+            yield self.files.path(f"{LOG}/zarr.json"), "the metadata of the commit log are missing"
         groups = {"/".join(name.split("/")[:depth]) for name in self.specs() for depth in range(1, name.count("/") + 1)}
         for group in sorted(groups):
             if self._metadata(group) != GROUP:
@@ -353,8 +355,9 @@ class ZarrContainer:
                 yield self.files.path(f"{name}/zarr.json"), "the metadata of this array is not what was written"
 
     def restore(self, specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> list[str]:
-        groups = {"/".join(name.split("/")[:depth]) for name in specs for depth in range(1, name.count("/") + 1)}
+        groups = {"/".join(name.split("/")[:depth]) for name in (LOG, *specs) for depth in range(1, name.count("/") + 1)}
         wanted: dict[str, dict[str, Any]] = {group: dict(GROUP) for group in groups}
+        specs = {LOG: _LOG_SPEC, **specs}
         wanted |= {name: array_metadata(spec, rows.get(name, 0), name) for name, spec in specs.items()}
         restored = []
         for name, metadata in sorted(wanted.items()):
