@@ -26,7 +26,7 @@ from replaystore.backends.zarr_metadata import CHECKSUM, as_json, document_check
 from replaystore.sealing import MANIFEST
 from replaystore.testing.specimens import Change, Specimen
 
-__all__ = ["CRAFTS", "LOOSE", "mutated"]
+__all__ = ["CRAFTS", "LOOSE", "mutated", "packed", "records"]
 
 Crafted = tuple[str, Change] | None
 Craft = Callable[[Specimen, random.Random], Crafted]
@@ -188,7 +188,7 @@ def _crc(data: bytes) -> bytes:
 # --- the log
 
 
-def _records(data: bytes) -> list[tuple[dict[str, Any], list[list[Any]]]]:
+def records(data: bytes) -> list[tuple[dict[str, Any], list[list[Any]]]]:
     """The records of a segment: their JSON, and their blobs as [name, declared length, bytes]."""
     found, at = [], 0
     while data[at : at + 4] == b"RSC1":
@@ -204,7 +204,7 @@ def _records(data: bytes) -> list[tuple[dict[str, Any], list[list[Any]]]]:
     return found
 
 
-def _packed(meta: Any, blobs: list[list[Any]]) -> bytes:
+def packed(meta: Any, blobs: list[list[Any]]) -> bytes:
     text = json.dumps(meta | {"blobs": [[name, count] for name, count, _ in blobs]} if isinstance(meta, dict) else meta).encode()
     payload = b"".join((struct.pack("<I", len(text)), text, *(data for *_, data in blobs)))
     length = struct.pack("<Q", len(payload))
@@ -212,9 +212,9 @@ def _packed(meta: Any, blobs: list[list[Any]]) -> bytes:
 
 
 def _changed_log(data: bytes, draw: random.Random) -> tuple[str, bytes]:
-    records = _records(data)
-    at = draw.randrange(len(records))
-    meta, blobs = records[at]
+    known = records(data)
+    at = draw.randrange(len(known))
+    meta, blobs = known[at]
     way = draw.random()
     if way < 0.5:
         told, meta = mutated(meta, draw)
@@ -227,12 +227,12 @@ def _changed_log(data: bytes, draw: random.Random) -> tuple[str, bytes]:
         blobs.append([draw.choice(("rows:x", "at:steps/action", "keep:", "x", "mutable:parts/start", "grow:steps/x")), 8, bytes(8)])
         told = f"with {blobs[-1][0]}"
     else:
-        other = draw.randrange(len(records))
-        records[at], told = records[other], f"record {other} in its place"
-        meta, blobs = records[at]
-    packed = [_packed(*record) for record in records]
-    packed[at] = _packed(meta, blobs)
-    return f"record {at}: {told}", b"".join(packed)
+        other = draw.randrange(len(known))
+        known[at], told = known[other], f"record {other} in its place"
+        meta, blobs = known[at]
+    parts = [packed(*record) for record in known]
+    parts[at] = packed(meta, blobs)
+    return f"record {at}: {told}", b"".join(parts)
 
 
 def _changed_blob(blob: list[Any], draw: random.Random) -> tuple[str, list[Any]]:
@@ -281,21 +281,21 @@ def _table(store: Specimen, draw: random.Random) -> Crafted:
     """A cell of a table that has reached its array, with the checksum in the log made right."""
     files = _content(store)
     names = sorted((name for name in files if re.search(r"journal/log/c/\d+$", name)), key=lambda name: int(name.rpartition("/")[2]))
-    records = _records(files[names[-1]])
-    known = {name: rows for name, (rows, _) in records[0][0].get("tables", {}).items() if rows and f"{name}/c/0" in files}
-    known = {name: rows for name, rows in known.items() if records[0][0]["arrays"][name]["dtype"] in ("int64", "int32", "uint32")}
+    log = records(files[names[-1]])
+    known = {name: rows for name, (rows, _) in log[0][0].get("tables", {}).items() if rows and f"{name}/c/0" in files}
+    known = {name: rows for name, rows in known.items() if log[0][0]["arrays"][name]["dtype"] in ("int64", "int32", "uint32")}
     if not known:
         return None
     name = draw.choice(list(known))
-    width = 8 if records[0][0]["arrays"][name]["dtype"] == "int64" else 4
-    file, header = f"{name}/c/0", -(-(16 * records[0][0]["arrays"][name].get("chunks_per_shard", 128) + 4) // 4096) * 4096
+    width = 8 if log[0][0]["arrays"][name]["dtype"] == "int64" else 4
+    file, header = f"{name}/c/0", -(-(16 * log[0][0]["arrays"][name].get("chunks_per_shard", 128) + 4) // 4096) * 4096
     data, size = bytearray(files[file]), known[name] * width
     at = header + draw.randrange(known[name]) * width
     value = draw.choice((*NUMBERS, int.from_bytes(data[at : at + width], "little") + 1)) % 256**width
     data[at : at + width] = value.to_bytes(width, "little")
-    records[0][0]["tables"][name][1] = google_crc32c.value(bytes(data[header : header + size]))
-    log = b"".join(_packed(*record) for record in records)
-    return _finished(store, draw, f"{name}: a cell is {value}", {file: bytes(data), names[-1]: log})
+    log[0][0]["tables"][name][1] = google_crc32c.value(bytes(data[header : header + size]))
+    packed_log = b"".join(packed(*record) for record in log)
+    return _finished(store, draw, f"{name}: a cell is {value}", {file: bytes(data), names[-1]: packed_log})
 
 
 # --- zip
