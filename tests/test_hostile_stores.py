@@ -80,7 +80,7 @@ FILES = (
 FOLDERS = ("steps", "steps/reward", "steps/reward/c", "steps/observation/camera/c/0", "parts", "journal", "journal/log", "journal/log/c")
 
 
-@pytest.mark.parametrize("kind", ["live.zarr", "ring.zarr", "archive.zarr"])
+@pytest.mark.parametrize("kind", ["live.zarr", "archive.zarr"])
 @pytest.mark.parametrize("name", [*FILES, *FOLDERS])
 def test_no_link_in_a_store_is_followed(stores: dict[str, Specimen], outside: Path, kind: str, name: str) -> None:
     store = stores[kind]
@@ -88,12 +88,13 @@ def test_no_link_in_a_store_is_followed(stores: dict[str, Specimen], outside: Pa
     name = name.format(newest=newest, next=newest + 3)
     inner = outside if name in FOLDERS else outside / "precious"
 
-    assert treated(store, {name: f"link:{inner}"}, strict=False) == []
+    assert treated(store, {name: f"link:{inner}"}, actions=("append", "repair"), strict=False) == []
 
 
-@pytest.mark.parametrize("name", ["steps/reward/c/0", "zarr.json", "steps", "journal/log/c/0"])
+@pytest.mark.parametrize("name", ["steps/reward/c/0", "zarr.json", "steps", "journal/log/c/{newest}"])
 def test_what_a_link_shows_is_not_read(live: Path, outside: Path, name: str) -> None:
-    place = live / name
+    newest = max(int(path.name) for path in (live / "journal" / "log" / "c").iterdir() if path.name.isdigit())
+    place = live / name.format(newest=newest)
     shutil.rmtree(place) if place.is_dir() else place.unlink()
     place.symlink_to(outside if name == "steps" else outside / "precious")
 
@@ -299,7 +300,7 @@ def with_record(path: Path, change: Callable[[dict[str, Any], list[list[Any]]], 
 MISSING = object()
 
 
-@pytest.mark.parametrize("value", [MISSING, None, -1, 2**70, 0.5, "x", [], {}, [[0]], {"x": -1}, {"steps": "x"}, {"x": [[1, 2]]}])
+@pytest.mark.parametrize("value", [MISSING, None, -1, 2**70, "x", [], {"steps": "x"}, {"x": [[1, 2]]}])
 @pytest.mark.parametrize("key", ["commit", "parent", "time", "lengths", "first", "extra", "partial", "tails", "entries", "attached"])
 def test_a_record_of_the_right_checksum_and_the_wrong_content_is_one_error(stores: dict[str, Specimen], key: str, value: Any) -> None:
     store = stores["live.zarr"]
@@ -309,8 +310,7 @@ def test_a_record_of_the_right_checksum_and_the_wrong_content_is_one_error(store
 
     for number in (0, -1):
         with_record(store.path, change, number=number)
-        findings = [finding for _, finding in in_children([0], lambda _: look(store, strict=False))]
-        findings += [finding for _, finding in in_children([0], lambda _: write(store, "append"))]
+        findings = list(in_children([0], lambda _: [*look(store, strict=False), *write(store, "append")]))
         store.renew()
         assert findings == []
 

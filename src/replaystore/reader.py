@@ -267,6 +267,9 @@ class BufferReader:
                     found = self._followed_by(entry, name)
                 if found is not None:
                     entry.following = {**(entry.following or {}), name: found}
+        for entry in known:
+            if entry.following is not None and len(entry.following) < len(self.schema.names("observation")):
+                entry.following = None  # a part of an observation is none
         return opened
 
     def _followed_by(self, entry: Open, name: str) -> NDArray[Any] | None:

@@ -292,12 +292,17 @@ class Schema:
         if isinstance(names, str):
             raise SchemaError(f"select takes a list of names: [{names!r}]")
         chosen: set[str] = set()
+        below: dict[str, list[str]] = {}
+        for name in self.fields:
+            for path in _paths(name):
+                below.setdefault(path, []).append(name)
         for wanted in names:
-            found = {name for name in self.fields if name == wanted or name.startswith(f"{wanted}/")}
+            found = [wanted] if wanted in self.fields else below.get(wanted)
             if not found:
                 raise SchemaError(f"there is no field {wanted!r} among {listed(self.fields)}: check the name")
-            chosen |= found
-        whole = {path for path in self.tuples if _items(self.fields, path) == _items(chosen, path)}
+            chosen.update(found)
+        inside, left = _inside(self.fields), _inside(chosen)
+        whole = {path for path in self.tuples if inside[path] == left.get(path)}
         return Schema({name: declared for name, declared in self.fields.items() if name in chosen}, frozenset(whole))
 
     def to_json(self) -> dict[str, Any]:
@@ -348,15 +353,16 @@ def _check_column(name: str, array: Any, dtype: np.dtype[Any], shape: tuple[int,
         raise SchemaError(f"field {name!r}: expected shape {wanted}, came {array.shape}: {remedy}")
 
 
+def _paths(name: str) -> list[str]:
+    """The paths above a name."""
+    parts = name.split("/")
+    return ["/".join(parts[:place]) for place in range(1, len(parts))]
+
+
 def _inside(names: Iterable[str]) -> dict[str, set[str]]:
     """What lies directly below each path."""
     found: dict[str, set[str]] = {}
     for name in names:
-        parts = name.split("/")
-        for place in range(1, len(parts)):
-            found.setdefault("/".join(parts[:place]), set()).add(parts[place])
+        for path in _paths(name):
+            found.setdefault(path, set()).add(name[len(path) + 1 :].partition("/")[0])
     return found
-
-
-def _items(names: Iterable[str], path: str) -> set[str]:
-    return {name[len(path) + 1 :].partition("/")[0] for name in names if name.startswith(path + "/")}

@@ -25,7 +25,7 @@ from replaystore.backends import ArraySpec, Container
 from replaystore.backends.codecs import crc32c
 from replaystore.backends.reading import StoreReader, group_of
 from replaystore.backends.records import HEADER_BYTES, MAGIC, State, decode_records
-from replaystore.errors import CorruptError, FormatError, ReplayStoreError, StorageError
+from replaystore.errors import CorruptError, FormatError, ReplayStoreError, StorageError, UnsupportedError
 from replaystore.location import Location, parse
 from replaystore.names import escape_path
 from replaystore.opening import exists, open_container
@@ -94,7 +94,7 @@ def verify(location: str | os.PathLike[str] | Location, *, progress: Progress | 
         return report
     try:
         container = open_container(place, writable=False)
-    except (CorruptError, StorageError) as error:
+    except (CorruptError, StorageError, UnsupportedError) as error:
         report.problems.append(Problem(str(place), str(error), "restore it from a copy, or run `replaystore repair`"))
         return report
     try:

@@ -150,6 +150,10 @@ def check_arrays(state: State) -> None:
         else:
             right = spec.journaled or name.startswith("journal/") or "checksums/" + name in arrays
         _refuse(not right or (spec.mutable and not spec.journaled), f"array {name!r:.80} without its checksums, or of another kind")
+        if spec.mutable:
+            rows, found = state.lengths.get(_group(name), 0), state.mutable.get(name, ())
+            wrong = len(found) != rows or (isinstance(found, np.ndarray) and rows > 0 and found.shape[1] != spec.row_bytes)
+            _refuse(wrong, f"{len(found)} rows of {name!r:.80}, not {rows} of {spec.row_bytes} bytes")
     for group, first in state.first.items():
         _refuse(first > state.lengths.get(group, 0), f"dropped {first} rows of {group!r:.80}, which there were not")
     for name, pieces in state.tails.items():

@@ -200,7 +200,7 @@ class ZipFiles(Files):
     def _check_places(self, members: dict[str, _Member], end: int) -> None:
         """Members follow each other: none shares its bytes with another or with the directory."""
         ordered = sorted(members.items(), key=lambda item: item[1].header)
-        stops = [member.header for _, member in ordered[1:]] + [end]
+        stops = [member.header for _, member in ordered[1:]] + [end] * bool(ordered)
         for (name, member), stop in zip(ordered, stops, strict=True):
             member.stop = stop
             if member.header + _LOCAL.size + len(name) + member.size > stop:
