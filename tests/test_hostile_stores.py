@@ -44,16 +44,19 @@ def live(stores: dict[str, Specimen], tmp_path: Path) -> Path:
 
 
 def treated(store: Specimen, change: Any, *, actions: tuple[str, ...] = ACTIONS, strict: bool = True) -> list[str]:
-    """What is wrong with how a spoiled store is treated, each time in a child with its bounds of time and memory."""
+    """What is wrong with how a spoiled store is treated, in a child with its bounds of time and memory."""
 
-    def attempt(number: int) -> list[str]:
-        return look(store, strict=strict) if not number else write(store, actions[number - 1])
-
-    findings = []
-    for number in range(len(actions) + 1):
+    def attempt(_: int) -> list[str]:
         store.spoil(change)
-        findings += [f"{finding} ({('read', *actions)[number]})" for _, finding in in_children([number], attempt)]
-        store.renew()
+        findings = look(store, strict=strict)
+        for action in actions:
+            findings += write(store, action)
+            store.renew()
+            store.spoil(change)
+        return findings
+
+    findings = [finding for _, finding in in_children([0], attempt)]
+    store.renew()
     return findings
 
 
@@ -179,7 +182,8 @@ def test_folders_in_each_other_end(stores: dict[str, Specimen]) -> None:
 def test_files_of_any_size_take_little_time_and_memory(stores: dict[str, Specimen], kind: str, size: int) -> None:
     store = stores[kind]
     names = [name for name in store.files if name in ("", "zarr.json", "steps/reward/c/0", "parts/start/c/0", "steps/action/zarr.json")]
-    names += [name for name in store.files if re.search(r"journal/log/c/|tail/0/c/0", name)]
+    names += [name for name in store.files if re.search(r"log/c/manifest|tail/0/c/0", name)]
+    names += sorted((name for name in store.files if re.search(r"log/c/[0-9]+$", name)), key=lambda name: int(name.rpartition("/")[2]))[-1:]
     for name in names:
         store.spoil({name: size})
         begin = time.monotonic()

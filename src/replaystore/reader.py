@@ -164,7 +164,12 @@ class BufferReader:
         self._check_open()
         if self._trajectories is None:
             columns = self._table()
-            kept = np.isin(columns["trajectory"], self.parts.trajectory)
+            parts = self.parts
+            kept = np.isin(columns["trajectory"], parts.trajectory)
+            known = int(np.count_nonzero(np.diff(parts.trajectory[parts.order]))) + (len(parts) > 0)
+            if int(kept.sum()) != known:  # each of them once
+                what = f"{known} trajectories have parts, and {int(kept.sum())} rows of the table are about them"
+                raise CorruptError(f"{self._place}: {what}; run `replaystore verify`")
             self._trajectories = Trajectories({name: values[kept] for name, values in columns.items()})
         return self._trajectories
 
