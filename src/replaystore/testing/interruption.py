@@ -15,7 +15,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -48,6 +48,8 @@ class Interruption:
         self.count = 0
         self.where = ""
         """The place where it arrived; empty if it did not."""
+        self.told: Callable[[str], None] = lambda _: None
+        """Called with the place when it arrives: a process may not live to tell it later."""
         self.lost = False
         self.events: dict[str, tuple[int, int]] = {}
         """By what was watched, the events before it and after it."""
@@ -92,6 +94,7 @@ class Interruption:
         code = None if frame is None else frame.f_code
         name = "?" if code is None else f"{os.path.basename(code.co_filename)}:{code.co_name}"
         self.where = f"{self._error.__name__} at {event} of {name}:{0 if frame is None else frame.f_lineno}"
+        self.told(self.where)
         raise self._error
 
 

@@ -83,6 +83,8 @@ class Replacement:
             before = self._seen(other)
             _release(self.act(other, subject))
             tell((before, self._seen(other), frozenset(os.listdir(other))))
+            if subject is not None:
+                subject.close()
         shutil.rmtree(other)
 
     def _seen(self, folder: str) -> str:
@@ -97,16 +99,17 @@ class Replacement:
         """Do it, interrupted; look; do it again. What is wrong; empty if nothing is."""
         with tiny():
             subject = self.begin(folder)
-            arrived: BaseException | None = None
+            # What is wrong with the error; not the error, which would keep alive what it left.
+            arrived: str | None = None
             try:
                 with cut.watching(self.operation):
                     _release(self.act(folder, subject))
             except ALLOWED as error:
-                arrived = error
+                arrived = says_so(error)
             if arrived is None and cut.where and not cut.lost:
                 return "it is not heard"
-            if arrived is not None and says_so(arrived):
-                return says_so(arrived)
+            if arrived:
+                return arrived
             seen = self._seen(folder)
             allowed = (self.before, self.after) if arrived is not None else (self.after,)
             if seen not in allowed:

@@ -197,7 +197,9 @@ class Session:
     def play(self, folder: str, cut: Interruption, *, goes_on: bool) -> str:
         """Play the script until it is interrupted, leave, and look: what is wrong; empty if nothing is."""
         place = self.location(folder)
-        at, seen, arrived = -1, list[Seen](), list[BaseException]()
+        at, seen = -1, list[Seen]()
+        # What is wrong with each error; not the errors, which would keep alive what they left.
+        arrived: list[str] = []
         with tiny():
             buffer = buffers.open(place, "r+")
             try:
@@ -208,16 +210,16 @@ class Session:
                             with cut.watching(f"{at} {operation.name}"):
                                 operation.do(buffer, bag)
                         except ALLOWED as error:
-                            arrived.append(error)
+                            arrived.append(says_so(error))
                             if not goes_on:
                                 raise
                             seen = self._go_on(buffer, at)
                             break
             except ALLOWED as error:
-                arrived.append(error)
+                arrived.append(says_so(error))
             with suppress(ReplayStoreError):  # which it has said already, or says below
                 buffer.close()
-            problem = next((said for error in arrived if (said := says_so(error))), "")
+            problem = next(filter(None, arrived), "")
             if not problem and cut.where and not arrived and not cut.lost:
                 problem = "it is not heard"
             problem = problem or self._look(place, seen or self._allowed(at, interrupted=bool(arrived)), at)

@@ -155,7 +155,7 @@ def _try(scene: Scene, folder: str, place: str, cut: Interruption, *, goes_on: b
 
     def action(tell: Callable[[Any], None]) -> None:
         limited()
-        problem = ""
+        problem, cut.told = "", tell
         try:
             problem = scene.play(place, cut, goes_on=goes_on)
         except BaseException as error:  # noqa: BLE001  # whatever it is, it should not have come out
@@ -165,7 +165,8 @@ def _try(scene: Scene, folder: str, place: str, cut: Interruption, *, goes_on: b
     status, told = forked(action)
     if told and isinstance(told[-1], Told):
         return told[-1]
-    return Told("it hangs" if status == -signal.SIGALRM else f"it ends with {status} {told}", cut.where)
+    where = str(told[-1]) if told else "?"
+    return Told("it hangs" if status == -signal.SIGALRM else f"the process ends with {status}", where)
 
 
 def _one_line(error: BaseException) -> str:
