@@ -9,6 +9,7 @@ of an archive. Bytes that no commit counts are not looked at, except that they m
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from replaystore import document as documents
 from replaystore.backends import ArraySpec, Container
 from replaystore.backends.codecs import crc32c
 from replaystore.backends.reading import StoreReader, group_of
-from replaystore.backends.records import HEADER_BYTES, MAGIC, State, decode_records
+from replaystore.backends.records import DOCUMENT, HEADER_BYTES, MAGIC, State, decode_records
 from replaystore.errors import CorruptError, FormatError, ReplayStoreError, StorageError, UnsupportedError
 from replaystore.location import Location, parse
 from replaystore.names import escape_path
@@ -204,20 +205,21 @@ class _Verification:
     def check_log(self, newest: State) -> None:
         """All segments, each going on where the one before it ends."""
         previous: int | None = None
+        kept = b""
         for base in self.container.segments():
             where = f"commit log, segment {base}"
             data = self.container.read_segment(base)
             commits: list[int] = []
             dead: list[list[int]] = []
             end = 0
-            for meta, _, stop in decode_records(data):
-                end = stop
+            for meta, blobs, stop in decode_records(data):
+                end, kept = stop, blobs.get(DOCUMENT, kept)
                 if not meta.get("forked"):
                     commits.append(meta["commit"])
                     dead = meta.get("dead", dead)
             rest = data[end:]
-            if not commits:
-                self.problem(where, "its first record is damaged")
+            if not commits or commits[0] != base:
+                self.problem(where, "its first record is damaged" if not commits else "its first record is missing")
                 continue
             if rest.strip(b"\0"):
                 lost = sum(1 for _ in _later_records(rest))
@@ -231,6 +233,20 @@ class _Verification:
             self.count(len(data))
         if previous is not None and previous != newest.commit:
             self.problem("commit log", f"the newest segment ends with commit {newest.commit}, another with {previous}")
+        self.check_origin(kept, newest)
+
+    def check_origin(self, kept: bytes, newest: State) -> None:
+        """The document is the one that the log keeps a copy of; of a live store the schema and the user's metadata may be newer."""
+        from replaystore.sealing import is_sealed
+
+        document, sealed = self.container.document(), is_sealed(newest)
+        known = json.loads(kept) if kept else document
+        first = min(self.container.segments())
+        if first and not sealed:
+            self.problem("commit log", f"it begins with commit {first}: those before it are missing")
+        for section in known if sealed else ("ring", "layout", "environment", "provenance"):
+            if document.get(section) != known.get(section):
+                self.problem("document", f"its section {section} is not the one that the commit log keeps: it is that of another store")
 
     def check_arrays(self, store: StoreReader, document: documents.Document) -> bool:
         """The arrays that the commit and the schema speak of are there, and are what they say."""

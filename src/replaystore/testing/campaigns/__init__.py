@@ -29,6 +29,7 @@ CAMPAIGNS: dict[str, str] = {
     "interrupts": "replaystore.testing.campaigns.interrupts",
     "corruptions": "replaystore.testing.campaigns.corruptions",
     "fuzz": "replaystore.testing.campaigns.fuzz",
+    "forgeries": "replaystore.testing.campaigns.forgeries",
 }
 """By name, the module of a campaign."""
 

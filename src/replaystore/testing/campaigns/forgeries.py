@@ -10,6 +10,7 @@ checksums in the log can tell.
 What cannot be known, since it is a store that somebody could have recorded:
 
 * an older copy of a whole store in its place;
+* metadata of the user's in a live store, which are not part of a commit, as they were before;
 * rows, with every checksum that speaks of them: those in the log, whose records have a checksum, but no
   signature.
 """
@@ -158,7 +159,7 @@ def _record(mode: Mode, path: Path, seed: int) -> None:
     settings = storage(codec)
     if mode.layout == "archive":
         settings["info/wide"]["codec"] = codec
-    metadata = {"seed": seed}
+    origin = {"seed": seed}
     with (
         tiny(),
         buffers.create(
@@ -167,7 +168,8 @@ def _record(mode: Mode, path: Path, seed: int) -> None:
             storage=settings,
             layout=mode.layout,
             capacity=mode.capacity,
-            metadata=metadata,
+            metadata=origin,
+            provenance=origin,
         ) as buffer,
     ):
         for number in range(5):
