@@ -19,9 +19,9 @@ import pytest
 import replaystore
 from replaystore.testing.campaigns import CAMPAIGNS, Tally
 
-SHARES = {"kills": 62, "random_kills": 30, "errno": 62, "power_model": 48, "power_real": 12}
+SHARES = {"kills": 48, "random_kills": 18, "errno": 48, "power_model": 36, "power_real": 10}
 """Tries of a campaign; of one that is not named here OTHERS."""
-OTHERS = 30
+OTHERS = 24
 
 
 @pytest.fixture
