@@ -163,7 +163,7 @@ class Recording:
             try:
                 buffer = self.open(folder)
             except UnsupportedError:
-                if not self.archive or commit < self.plain.commit_id:
+                if not self.archive or (self.failed is None and commit < self.plain.commit_id):
                     raise
             else:
                 if plain is not None:
