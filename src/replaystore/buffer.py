@@ -33,6 +33,7 @@ from replaystore.errors import (
     SchemaError,
     StorageError,
     UnsupportedError,
+    as_storage_errors,
 )
 from replaystore.interrupts import Operations
 from replaystore.layout import array_specs, check_capacity, check_storage, field_specs, table_spec
@@ -155,7 +156,8 @@ def _open_for_reading(place: Location, commit: int | None) -> Buffer:
     for _ in range(ATTEMPTS):
         container = open_container(place, writable=False)
         try:
-            return _look_at(place, container, commit)
+            with as_storage_errors(f"{place} cannot be opened"):
+                return _look_at(place, container, commit)
         except BaseException as error:
             container.close()
             now = _standing(place) if isinstance(error, (ConflictError, CorruptError, EvictedError)) else before

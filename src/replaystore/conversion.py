@@ -29,7 +29,7 @@ from replaystore.backends.copying import append_rows
 from replaystore.backends.store import ArrayStore
 from replaystore.buffer import Buffer
 from replaystore.buffer import open as open_buffer
-from replaystore.errors import SchemaError
+from replaystore.errors import SchemaError, as_storage_errors
 from replaystore.excerpt import PARTS, Excerpt, selection, whole
 from replaystore.formats.ring import carried
 from replaystore.layout import LAYOUTS, array_specs, field_specs, table_spec
@@ -113,21 +113,22 @@ def convert(
         NotFoundError, FormatError, CorruptError: the source cannot be read, or its rows have changed since they were committed.
         AlreadyExistsError, SchemaError, UnsupportedError, StorageError: the target cannot be made. There is none then.
     """
-    begin = time.perf_counter()
-    if codec is not None and codec != "raw":
-        codec = ":".join(map(str, parse_codec(codec)))
-    if formats.of(source) or formats.of(target):
-        from replaystore import foreign
+    with as_storage_errors(f"{source} cannot be converted to {target}"):
+        begin = time.perf_counter()
+        if codec is not None and codec != "raw":
+            codec = ":".join(map(str, parse_codec(codec)))
+        if formats.of(source) or formats.of(target):
+            from replaystore import foreign
 
-        selected = foreign.Selected(fields, split, where)
-        return foreign.convert(source, target, selected, codec, layout, overwrite=overwrite, strict=strict, progress=progress)
-    place = parse(target)
-    with opened(source) as buffer:
-        if _same(buffer, place):
-            raise SchemaError(f"{place} is the source itself: choose another target")
-        job = _Conversion(buffer, place, fields=fields, split=split, where=where, codec=codec, layout=layout, progress=progress)
-        make(place, job, overwrite=overwrite)
-        return job.report(time.perf_counter() - begin)
+            selected = foreign.Selected(fields, split, where)
+            return foreign.convert(source, target, selected, codec, layout, overwrite=overwrite, strict=strict, progress=progress)
+        place = parse(target)
+        with opened(source) as buffer:
+            if _same(buffer, place):
+                raise SchemaError(f"{place} is the source itself: choose another target")
+            job = _Conversion(buffer, place, fields=fields, split=split, where=where, codec=codec, layout=layout, progress=progress)
+            make(place, job, overwrite=overwrite)
+            return job.report(time.perf_counter() - begin)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from replaystore.backends.reading import StoreReader
 from replaystore.chunks.coded import CodedColumn
 from replaystore.chunks.mapped import PlainColumn, raw_column
 from replaystore.column import Column, Rows, Trajectory
-from replaystore.errors import ConflictError, CorruptError, SchemaError, UnsupportedError
+from replaystore.errors import ConflictError, CorruptError, SchemaError, UnsupportedError, as_storage_errors
 from replaystore.forks import renew_in_children
 from replaystore.location import Location
 from replaystore.names import escape_path, unescape
@@ -345,7 +345,7 @@ class BufferReader:
 
     def _column(self, stored: str) -> PlainColumn | CodedColumn:
         """The column of a stored array, with all its rows as of the commit."""
-        with self._opening:
+        with self._opening, as_storage_errors(f"{self._place}: {stored} cannot be read"):
             return self._up_to_date(stored)
 
     def _up_to_date(self, stored: str) -> PlainColumn | CodedColumn:

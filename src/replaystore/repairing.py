@@ -93,7 +93,14 @@ def repair(location: str | os.PathLike[str] | Location) -> RepairReport:
         return report
     kept = place.path + DAMAGED
     if os.path.lexists(kept):
-        raise AlreadyExistsError(f"{kept} exists, from an earlier repair: move or remove it first")
+        done = verify(Location(place.backend, kept))
+        if done.problems:
+            raise AlreadyExistsError(f"{kept} exists, from an earlier repair: move or remove it first")
+        with _locked(place):  # an earlier repair was killed when its result had this name, and not yet that of the store
+            os.rename(kept, place.path + REPAIR)
+            _accept(place, done, ["ended an earlier repair, which was interrupted"], report, kept)
+        report.commit, report.original = done.commit, kept
+        return report
     with _locked(place):
         after = _first_that_verifies(place, before, report, kept)
     report.commit, report.original = after.commit, kept

@@ -275,16 +275,29 @@ class Files:
         """Write all of `data` (a buffer of bytes) at `offset`."""
         with self._lock:
             fd = self.descriptor(name)
-            written = os.pwrite(fd, data, offset)
-            if written != len(data):  # a signal, a size limit of the system, or the last bytes of a disk
-                rest = memoryview(data)
-                while written < len(rest):
-                    written += os.pwrite(fd, rest[written:], offset + written)
+            try:
+                written = os.pwrite(fd, data, offset)
+                if written != len(data):  # a signal, a size limit of the system, or the last bytes of a disk
+                    rest = memoryview(data)
+                    while written < len(rest):
+                        written += os.pwrite(fd, rest[written:], offset + written)
+            except OSError as error:
+                raise self._refused(name, error) from error
 
     def resize(self, name: str, size: int) -> None:
         """Cut a file, or extend it by a hole that reads as zeros."""
         with self._lock:
-            os.ftruncate(self.descriptor(name), size)
+            fd = self.descriptor(name)
+            try:
+                os.ftruncate(fd, size)
+            except OSError as error:
+                raise self._refused(name, error) from error
+
+    def _refused(self, name: str, error: OSError) -> OSError:
+        """Why a file cannot be written to: it could be opened for reading only, perhaps."""
+        if error.errno in (errno.EBADF, errno.EINVAL) and self.writable:
+            return PermissionError(errno.EACCES, os.strerror(errno.EACCES), self.path(name))
+        return error
 
     def sync_file(self, name: str) -> None:
         """Make a file's bytes and size durable."""

@@ -66,8 +66,8 @@ class TransactionFile:
         self.path = files.path(name)
         self.generation = 0
         """Counts how often another file has taken the name, and was turned to (`follow`: what a reader does)."""
-        self.failed = False
-        """A sync failed: what is on the disk is unknown, and nothing more is written."""
+        self.failed: OSError | None = None
+        """Why a sync failed: what is on the disk is unknown, and nothing more is written."""
         self.unfinished = False
         """A transaction may have happened, but is not known to be in place: `recover` before anything else."""
         self.damaged: list[str] = []
@@ -218,8 +218,9 @@ class TransactionFile:
 
     def check(self) -> None:
         """StorageError after a failed sync."""
-        if self.failed:
-            raise StorageError(f"{self.path}: a sync failed earlier, {_UNKNOWN}")
+        if self.failed is not None:
+            reason = self.failed.strerror or self.failed
+            raise StorageError(f"{self.path}: a sync failed earlier ({reason}), {_UNKNOWN}", self.failed.errno)
 
     def sync(self) -> None:
         """Make everything durable. After a failure nothing is tried again: the system may have thrown the bytes away."""
@@ -227,7 +228,7 @@ class TransactionFile:
         try:
             self.files.sync_file(self.name)
         except OSError as error:
-            self.failed = True
+            self.failed = error
             raise StorageError(f"{self.path}: a sync failed ({error.strerror or error}), {_UNKNOWN}", error.errno) from error
 
     def recover(self) -> None:

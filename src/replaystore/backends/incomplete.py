@@ -123,6 +123,8 @@ def _sound_rows(store: StoreReader, name: str, spec: ArraySpec, start: int) -> i
                 entry = store.locate(name, chunk)
                 stored = store.container.files.read(*entry) if entry is not None else b""
                 sound = store.container.codec(spec).checksum(stored)
+        except StorageError:
+            raise
         except (ReplayStoreError, OSError, ValueError):
             return chunk * spec.chunk_rows if spec.codec is not None else (chunk + 1) * spec.chunk_rows
         if sound != store.checksum(name, chunk):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from replaystore.backends import ArraySpec, ChunkEntry, Container, Extent
 from replaystore.backends.records import Piece, State, decode_records
-from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
+from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError, as_storage_errors
 from replaystore.forks import renew_in_children
 
 __all__ = ["Commit", "StoreReader", "tail_array"]
@@ -305,13 +306,14 @@ class StoreReader:
         unit = spec.shard_rows if self.container.capabilities.shards else spec.chunk_rows
         aligned = start // unit * unit
         skip = (start - aligned) * spec.row_bytes
-        pieces = []
-        for extent in self.extents(name, aligned, stop):
-            if skip >= extent.length:
-                skip -= extent.length
-                continue
-            pieces.append(self.container.files.read(extent.object, extent.offset + skip, extent.length - skip))
-            skip = 0
+        with as_storage_errors(f"{self}: rows of {name} cannot be read"):
+            pieces = []
+            for extent in self.extents(name, aligned, stop):
+                if skip >= extent.length:
+                    skip -= extent.length
+                    continue
+                pieces.append(self.container.files.read(extent.object, extent.offset + skip, extent.length - skip))
+                skip = 0
         data = b"".join(pieces)
         if len(data) != (stop - start) * spec.row_bytes:
             raise CorruptError(f"{self}: {name} has {len(data)} bytes where rows {start} to {stop} need {(stop - start) * spec.row_bytes}")
@@ -390,25 +392,33 @@ class StoreReader:
         chunk = rows // spec.chunk_rows
         start = chunk * spec.chunk_rows
         data = b""
-        if rows > start and chunk < self.places.lengths.get(group_of(name), 0) // spec.chunk_rows:  # complete by now
+        if rows > start and self.places is not self.state and self.state.tails.get(name):
+            with suppress(CorruptError):  # its own pieces may be overwritten since; then the newest commit has the rows
+                data = self._pieces(name, start, rows, self.state.tails[name])
+        if data:
+            pass
+        elif rows > start and chunk < self.places.lengths.get(group_of(name), 0) // spec.chunk_rows:  # complete by now
             data = self._decode_complete(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
         elif rows > start and not self.places.tails.get(name):  # a sealed store
             data = self._padded(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
         elif rows > start:
-            pieces = []
-            at = start
-            for piece in self.places.tails.get(name, []):
-                if piece.start < start:
-                    continue
-                found = self.read_raw(tail_array(piece.slot), piece.offset, piece.offset + piece.rows * spec.row_bytes)
-                if value(found) != piece.checksum or piece.start != at:
-                    raise CorruptError(f"{self}: rows {piece.start} to {piece.start + piece.rows} of {name} do not match their checksum")
-                at += piece.rows
-                pieces.append(found)
-            if at < rows:
-                raise CorruptError(f"{self}: rows {at} to {rows} of {name} are missing; run `replaystore verify`")
-            data = b"".join(pieces)[: (rows - start) * spec.row_bytes]
+            data = self._pieces(name, start, rows, self.places.tails[name])
         return start, np.frombuffer(data, spec.dtype).reshape(rows - start, *spec.shape)
+
+    def _pieces(self, name: str, start: int, rows: int, known: Sequence[Piece]) -> bytes:
+        """The bytes of rows [start, rows) of an unfinished chunk, from tail arrays."""
+        spec, at, pieces = self.spec(name), start, []
+        for piece in known:
+            if piece.start < start:
+                continue
+            found = self.read_raw(tail_array(piece.slot), piece.offset, piece.offset + piece.rows * spec.row_bytes)
+            if value(found) != piece.checksum or piece.start != at:
+                raise CorruptError(f"{self}: rows {piece.start} to {piece.start + piece.rows} of {name} do not match their checksum")
+            at += piece.rows
+            pieces.append(found)
+        if at < rows:
+            raise CorruptError(f"{self}: rows {at} to {rows} of {name} are missing; run `replaystore verify`")
+        return b"".join(pieces)[: (rows - start) * spec.row_bytes]
 
     def _decode_complete(self, name: str, chunk: int) -> NDArray[np.uint8]:
         """The bytes of a chunk that was not complete as of this commit, and is as of the newest one known."""

@@ -287,7 +287,9 @@ class ArrayStore(Appender):
             self.container.publish(lengths, entries)
 
     def rollback(self, commit: int, *, attachments: Mapping[str, bytes] | None = None) -> None:
-        """Go back to an older commit, with these attachments; those after it are given up. What readers have open stays as it is."""
+        """Go back to an older commit, with these attachments; those after it are given up. What readers have open stays as it is.
+
+        `attachments`: None for those of the commit, as far as they are still there."""
         with self.lock:
             newest, old = self.state, self.pin(commit)
             with self.storage("roll back"):
@@ -315,7 +317,10 @@ class ArrayStore(Appender):
                     array.chunk[: len(tail)] = (
                         np.ascontiguousarray(tail).reshape(-1).view(np.uint8).reshape(len(tail), array.spec.row_bytes)
                     )
-                state.attached = self._write_tails(attachments or {})
+                if attachments is None:
+                    kept = {name: old.attachment(name) for name in old.state.attached}
+                    attachments = {name: data for name, data in kept.items() if data is not None}
+                state.attached = self._write_tails(attachments)
                 state.tails = self._new_pieces
                 self._sync(always=True)
                 self._start_log(state)
