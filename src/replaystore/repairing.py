@@ -23,7 +23,7 @@ from replaystore.backends.reading import StoreReader, group_of
 from replaystore.backends.records import State, decode_records
 from replaystore.backends.store import ArrayStore
 from replaystore.backends.zarr import ZarrContainer
-from replaystore.errors import AlreadyExistsError, CorruptError, ReplayStoreError, StorageError, UnsupportedError
+from replaystore.errors import AlreadyExistsError, CorruptError, ReplayStoreError, StorageError, UnsupportedError, as_storage_errors
 from replaystore.location import Location, parse, resolved
 from replaystore.locks import lock_place, lock_store
 from replaystore.opening import DAMAGED, REPAIR, clear, exists, open_container, rename_both
@@ -86,26 +86,34 @@ def repair(location: str | os.PathLike[str] | Location) -> RepairReport:
     if place.backend not in ("zarr", "hdf5"):
         raise UnsupportedError(f"{place}: only folders and HDF5 files can be repaired; unpack a zip file first")
     report = RepairReport(str(place))
-    before = verify(place)
-    if not before.problems:
-        report.commit = before.commit
-        report.actions.append("nothing to do: the store verifies")
-        return report
-    kept = place.path + DAMAGED
-    if os.path.lexists(kept):
-        done = verify(Location(place.backend, kept))
-        if done.problems:
-            raise AlreadyExistsError(f"{kept} exists, from an earlier repair: move or remove it first")
-        with _locked(place):  # an earlier repair was killed when its result had this name, and not yet that of the store
-            os.rename(kept, place.path + REPAIR)
-            _accept(place, done, ["ended an earlier repair, which was interrupted"], report, kept)
-        report.commit, report.original = done.commit, kept
-        return report
-    with _locked(place):
-        after = _first_that_verifies(place, before, report, kept)
-    report.commit, report.original = after.commit, kept
-    _account(before, after, report)
+    with as_storage_errors(f"{place} cannot be repaired"):
+        before = verify(place)
+        if not before.problems:
+            report.commit = before.commit
+            report.actions.append("nothing to do: the store verifies")
+        elif not _ended(place, report):
+            with _locked(place):
+                after = _first_that_verifies(place, before, report, place.path + DAMAGED)
+            report.commit, report.original = after.commit, place.path + DAMAGED
+            _account(before, after, report)
     return report
+
+
+def _ended(place: Location, report: RepairReport) -> bool:
+    """End an earlier repair that was killed when its result had the name that the original is kept under, and not yet that of the store.
+
+    AlreadyExistsError: what has that name is an original."""
+    kept = place.path + DAMAGED
+    if not os.path.lexists(kept):
+        return False
+    done = verify(Location(place.backend, kept))
+    if done.problems:
+        raise AlreadyExistsError(f"{kept} exists, from an earlier repair: move or remove it first")
+    with _locked(place):
+        os.rename(kept, place.path + REPAIR)
+        _accept(place, done, ["ended an earlier repair, which was interrupted"], report, kept)
+    report.commit, report.original = done.commit, kept
+    return True
 
 
 def _first_that_verifies(place: Location, before: VerifyReport, report: RepairReport, kept: str) -> VerifyReport:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from replaystore.backends import ArraySpec
 from replaystore.backends.reading import ATTEMPTS, StoreReader, group_of
 from replaystore.backends.records import State, decode_records
-from replaystore.errors import CorruptError, ReplayStoreError
+from replaystore.errors import CorruptError, ReplayStoreError, StorageError
 
 __all__ = ["missing", "newest_sound", "newest_synced", "newest_whole"]
 
