@@ -60,8 +60,8 @@ def _kept_document(container: Container) -> tuple[Mapping[str, Any], int] | None
     for segment in reversed(container.segments()):
         try:
             meta, blobs, _ = next(decode_records(container.read_segment(segment)))
+            documents.parse(blobs[DOCUMENT], container.path)
             document = json.loads(blobs[DOCUMENT])
-            documents.parse(document, container.path)
         except (StopIteration, FormatError, OSError, KeyError, ValueError, RecursionError):
             continue
         return document, int(meta["commit"])

@@ -9,7 +9,6 @@ of an archive. Bytes that no commit counts are not looked at, except that they m
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import numpy as np
 
 from replaystore import document as documents
 from replaystore.backends import ArraySpec, Container
+from replaystore.backends.checks import load_json
 from replaystore.backends.codecs import crc32c
 from replaystore.backends.reading import StoreReader, group_of
 from replaystore.backends.records import DOCUMENT, HEADER_BYTES, MAGIC, State, decode_records
@@ -240,7 +240,14 @@ class _Verification:
         from replaystore.sealing import is_sealed
 
         document, sealed = self.container.document(), is_sealed(newest)
-        known = json.loads(kept) if kept else document
+        try:
+            known = load_json(kept, "the copy of the document in the commit log") if kept else document
+        except CorruptError as error:
+            self.problem("commit log", str(error))
+            return
+        if not isinstance(known, dict):
+            self.problem("commit log", "its copy of the document is not a JSON object")
+            return
         first = min(self.container.segments())
         if first and not sealed:
             self.problem("commit log", f"it begins with commit {first}: those before it are missing")
