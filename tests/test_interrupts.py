@@ -14,7 +14,7 @@ import pytest
 from replaystore.testing.campaigns import CAMPAIGNS
 from replaystore.testing.campaigns.interrupts import control, run
 
-COUNT = 48
+COUNT = 36
 
 
 @pytest.fixture

@@ -59,6 +59,11 @@ class Interruption:
     def _unraisable(self, _: Any) -> None:
         self.lost = bool(self.where)
 
+    @property
+    def unheard(self) -> bool:
+        """Whether it has arrived and must have come out. (That memory is short may be dealt with.)"""
+        return bool(self.where) and not self.lost and self._error is KeyboardInterrupt
+
     @contextmanager
     def watching(self, name: str) -> Iterator[None]:
         """Count, and interrupt; `name` says what is watched."""
@@ -106,6 +111,6 @@ def limited(seconds: float = SECONDS) -> None:
 
 def says_so(error: BaseException) -> str:
     """What is wrong with what came out of something that was interrupted; empty if nothing is."""
-    if not isinstance(error, ReplayStoreError) or re.search(r"reopen|open it|anew|interrupt", str(error)):
+    if not isinstance(error, ReplayStoreError) or re.search(r"reopen|open it|anew|interrupt|not enough memory", str(error)):
         return ""
     return f"after an interrupt it says {type(error).__name__}: {error}"

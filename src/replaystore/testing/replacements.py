@@ -106,7 +106,7 @@ class Replacement:
                     _release(self.act(folder, subject))
             except ALLOWED as error:
                 arrived = says_so(error)
-            if arrived is None and cut.where and not cut.lost:
+            if arrived is None and cut.unheard:
                 return "it is not heard"
             if arrived:
                 return arrived

@@ -24,6 +24,7 @@ from replaystore.testing.sessions import verified
 __all__ = ["saves"]
 
 CAPACITY = 24
+_FILES = {"buffer_state.safetensors", "buffer_metadata.json"}
 STORES = (".zarr", ".h5")
 TENSORS = ("obs", "acts", "rews", "dones")
 
@@ -90,7 +91,7 @@ PROJECTS = (
 
 def _shown(project: Project) -> Callable[[str], str]:
     def shown(path: str) -> str:
-        if os.path.isdir(path) and not os.listdir(path):
+        if os.path.isdir(path) and not path.endswith(STORES) and not _FILES & set(os.listdir(path)):
             return NOTHING
         problem = verified(path) if path.endswith(STORES) else ""
         if problem:
