@@ -38,7 +38,7 @@ from replaystore.errors import (
 from replaystore.interrupts import Operations
 from replaystore.layout import array_specs, check_capacity, check_storage, field_specs, table_spec
 from replaystore.location import Location, parse
-from replaystore.locks import Lock
+from replaystore.locks import Lock, is_written
 from replaystore.names import escape, escape_path, flatten
 from replaystore.opening import NewStore, open_container, open_for_writing
 from replaystore.reader import BufferReader
@@ -176,7 +176,8 @@ def _look_at(place: Location, container: Container, commit: int | None) -> Buffe
     if commit is not None:
         store = store.pin(commit)
     elif not sealing.is_sealed(store.state):
-        store = _whole(store, synced=document.layout.durability == "commit")
+        # A store that somebody writes to has seen no power cut since.
+        store = _whole(store, synced=document.layout.durability == "commit" or is_written(place))
     store.keep_tails()
     store.check_generation()
     if container.identity() != before:

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from replaystore.errors import ConflictError, CorruptError, StorageError
 from replaystore.location import Location
 
-__all__ = ["ZARR_LOCK", "FileLock", "Lock", "lock_place", "lock_store", "take"]
+__all__ = ["ZARR_LOCK", "FileLock", "Lock", "is_written", "lock_place", "lock_store", "take"]
 
 ZARR_LOCK = "journal/log/c/lock"
 """The file that the writer of a Zarr folder holds."""
@@ -242,6 +242,19 @@ def lock_place(place: Location, *, wait: bool = False) -> Lock:
     busy = f"{place} is being made, or open for writing elsewhere: wait until that is done, or choose another place"
     advice = "choose another place, or make its folder one that can be written to"
     return FileLock(place, place.path + PLACE_LOCK, own=True, wait=wait, busy=busy, what="made", advice=advice)
+
+
+def is_written(place: Location) -> bool:
+    """Whether somebody is known to have a store open for writing. False where the system does not tell (not Linux, another container)."""
+    if place.backend == "memory":
+        return True
+    try:
+        status = os.stat(os.path.join(place.path, ZARR_LOCK) if place.backend == "zarr" else place.path)
+        with open("/proc/locks", encoding="ascii", errors="replace") as file:
+            held = file.read()
+    except OSError:
+        return False
+    return f" {os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino} " in held
 
 
 def _busy(place: Location) -> str:

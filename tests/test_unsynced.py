@@ -1,0 +1,103 @@
+"""Buffers of durability "none": what is synced all the same, and what they show when the disk has lost the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import replaystore as rs
+from replaystore.backends.files import Files
+from replaystore.errors import ReplayStoreWarning
+
+SCHEMA = rs.Schema({"observation": rs.Field(np.dtype("f4"), (3,), "observation")})
+KINDS = {
+    "raw.zarr": {},
+    "coded.zarr": {"storage": {"observation": {"codec": "zstd:1", "chunk_rows": 8}}},
+    "raw.h5": {},
+    "coded.h5": {"storage": {"observation": {"codec": "gzip:1", "chunk_rows": 8}}},
+}
+
+
+def rows(first: int, count: int) -> dict[str, Any]:
+    return {"observation": np.repeat(np.arange(first, first + count, dtype="f4")[:, None], 3, axis=1)}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_rows_that_the_disk_has_lost_are_not_shown(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    buffer = rs.create(path, SCHEMA, durability="none", **KINDS[name])
+    for commit in range(5):
+        buffer.append(rows(20 * commit, 20))
+        buffer.commit()
+    kept = [extent for extent in _places(buffer) if extent[2] > 60 * 12]
+    buffer.abandon()
+    for file, offset, _ in kept:  # as a power cut leaves blocks that were never written
+        with open(file, "r+b") as damaged:
+            damaged.seek(offset)
+            damaged.write(bytes(8))
+
+    with pytest.warns(ReplayStoreWarning, match="without syncs"):
+        reader = rs.open(path)
+    shown = len(reader)
+    assert shown in (20, 40, 60)
+    assert reader["observation"][:][:, 0].tolist() == list(range(shown))
+    with rs.open(path, "r+") as buffer:
+        assert len(buffer) == shown
+        buffer.append(rows(shown, 7))
+    with rs.open(path) as reader:
+        assert reader["observation"][:][:, 0].tolist() == list(range(shown + 7))
+    assert rs.verify(path).problems == []
+
+
+def _places(buffer: rs.Buffer) -> list[tuple[str, int, int]]:
+    """(file, offset, byte of the field) of something in each row or chunk."""
+    store = buffer._store
+    spec = store.specs()["steps/observation"]
+    if spec.codec is None:
+        (extent,) = store.container.extents("steps/observation", 0, len(buffer))
+        return [(store.container.files.path(extent.object), extent.offset + at, at) for at in range(0, extent.length, 12)]
+    found = []
+    for chunk in range(len(buffer) // spec.chunk_rows):
+        entry = store.locate("steps/observation", chunk)
+        assert entry is not None
+        found.append((store.container.files.path(entry.object), entry.offset, chunk * spec.chunk_bytes))
+    return found
+
+
+def test_commits_are_not_synced_and_what_opening_needs_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    sync = Files.sync_file
+
+    def noted(self: Files, name: str) -> None:
+        synced.append(name)
+        sync(self, name)
+
+    monkeypatch.setattr(Files, "sync_file", noted)
+    buffer = rs.create(tmp_path / "a.zarr", SCHEMA, durability="none")
+    assert synced, "a store that is there is there"
+    synced.clear()
+    for commit in range(3):
+        buffer.append(rows(10 * commit, 10))
+        buffer.commit()
+    assert synced == []
+    buffer.close()
+    assert {name.split("/")[0] for name in synced} >= {"steps", "journal"}
+
+
+def test_a_ring_syncs_before_it_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replaystore.layout.CHUNKS_PER_SHARD", 1)
+    buffer = rs.create(tmp_path / "a.zarr", SCHEMA, capacity=10_000, durability="none")
+    for commit in range(40):
+        buffer.append(rows(2000 * commit, 2000))
+        buffer.commit()
+    log = tmp_path / "a.zarr/journal/log/c"
+    newest = max(int(entry.name) for entry in log.iterdir() if entry.name.isdigit())
+    dropped = buffer.rows_recorded - len(buffer)
+    buffer.abandon()
+
+    assert newest > 30, "a segment begins before rows are dropped, so that it does without them"
+    with rs.open(tmp_path / "a.zarr") as reader:
+        assert reader["observation"][:][:, 0].tolist() == list(range(dropped, 80_000))
