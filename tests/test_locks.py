@@ -269,6 +269,7 @@ def test_a_rollback_that_fails_keeps_the_lock_on_what_has_the_name(tmp_path: Pat
                 buffer.rollback(known)
         with pytest.raises(ConflictError):
             rs.open(path, "r+")
+        buffer.rollback(known)
         buffer.append(rows(3, 1))
         buffer.commit()
 
@@ -429,22 +430,26 @@ def test_what_the_system_refuses_while_opening_is_an_error_of_ours(
 ) -> None:
     path = tmp_path / f"a{suffix}"
     make(path)
-    real, count = getattr(os, call), 0
-    for fatal in range(1, 40):
-        count = 0
 
-        def fail(*args: Any, fatal: int = fatal, **more: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == fatal:
-                raise OSError(errno.EIO, "Input/output error")
-            return real(*args, **more)
+    def campaign() -> None:
+        real, count = getattr(os, call), 0
+        for fatal in range(1, 40):
+            count = 0
 
-        with monkeypatch.context() as patch:
-            patch.setattr(os, call, fail)
-            with contextlib.suppress(ReplayStoreError):
-                rs.open(path, "r+").abandon()
-        if count < fatal:
-            break
+            def fail(*args: Any, fatal: int = fatal, **more: Any) -> Any:
+                nonlocal count
+                count += 1
+                if count == fatal:
+                    raise OSError(errno.EIO, "Input/output error")
+                return real(*args, **more)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(os, call, fail)
+                with contextlib.suppress(ReplayStoreError):
+                    rs.open(path, "r+").abandon()
+            if count < fatal:
+                break
+
+    assert in_child(campaign) == 0  # HDF5 that was given zeros for a block of its own does not survive the end of Python
     with rs.open(path, "r+") as buffer:
         assert len(buffer) == 10
