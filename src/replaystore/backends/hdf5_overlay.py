@@ -122,7 +122,7 @@ class Overlay(io.RawIOBase):
         try:
             data = self._read(self._position, len(view))
         except OSError as error:
-            self.failure, data = error, b""
+            self.failure, data = error.with_traceback(None), b""
         view[: len(data)] = data
         if len(data) < len(view):
             view[len(data) :] = bytes(len(view) - len(data))

@@ -304,7 +304,8 @@ class ArrayStore(Appender):
                 self._complete_tables(tables)
                 state.tables = {name: (rows[name], value(data)) for name, data in tables.items()}
                 state.partial = {name: crc for name in self._raw if name in rows and (crc := self._partial(name, rows[name]))}
-                state.entries = {name: self._kept_entries(name, rows[name]) for name in tails}
+                if self.container.capabilities.shards:  # otherwise the container knows all chunks
+                    state.entries = {name: self._kept_entries(name, rows[name]) for name in tails}
                 state.unforked = True
                 self._rolling_back = True  # so far nothing that was committed has changed
                 self._encoder.discard()
