@@ -91,7 +91,8 @@ def test_no_module_is_loaded_by_what_it_loads() -> None:
 def test_only_backends_know_the_storage_libraries(file: Path) -> None:
     libraries = {name.split(".")[0] for name in imported(ast.parse((ROOT / file).read_text()))}
 
-    assert name_of(file) == "backends" or not libraries & STORAGE
+    crafts = file == Path("testing/crafting_hdf5.py")  # it makes files as strangers do, who have nothing but the library
+    assert name_of(file) == "backends" or crafts or not libraries & STORAGE
 
 
 def test_a_name_says_what_a_module_holds() -> None:

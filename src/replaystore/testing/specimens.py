@@ -31,7 +31,7 @@ from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import forked, tiny
 from replaystore.verification import UNEXPECTED, verify
 
-__all__ = ["KINDS", "Change", "Specimen", "in_children", "look", "make", "write"]
+__all__ = ["KINDS", "Specimen", "in_children", "look", "make", "write"]
 
 KINDS = ("live.zarr", "ring.zarr", "archive.zarr", "archive.zarr.zip", "live.h5", "archive.h5")
 """The names of the stores, which say what they are."""

@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 from replaystore.testing.campaigns import Tally
 from replaystore.testing.crafting import CRAFTS, LOOSE
+from replaystore.testing.crafting_hdf5 import HDF5_CRAFTS, HDF5_LOOSE
 from replaystore.testing.specimens import KINDS, Specimen, in_children, look, make, write
 
 __all__ = ["PROMISE", "control", "run"]
@@ -28,13 +29,14 @@ ACTIONS = ("append", "repair", "convert", "show")
 def _attempt(seed: int, stores: Mapping[str, Specimen], number: int) -> list[str]:
     store = stores[KINDS[number % len(KINDS)]]
     draw = random.Random(f"{seed}/{number}")  # noqa: S311  # to be had again
-    craft = draw.choice([name for name, (kinds, _) in CRAFTS.items() if any(part in store.kind for part in kinds)])
-    made = CRAFTS[craft][1](store, draw)
+    crafts = CRAFTS | HDF5_CRAFTS
+    craft = draw.choice([name for name, (kinds, _) in crafts.items() if any(part in store.kind for part in kinds)])
+    made = crafts[craft][1](store, draw)
     if made is None:
         return []
     told, change = made
     store.spoil(change)
-    findings = look(store, strict=craft not in LOOSE)
+    findings = look(store, strict=craft not in LOOSE | HDF5_LOOSE)
     large = any(isinstance(new, int) and new > 1 << 28 for new in change.values())  # copies of it would fill the disk
     if number // len(KINDS) % 2 and not large:
         findings += write(store, draw.choice(ACTIONS))
