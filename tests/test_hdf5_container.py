@@ -33,6 +33,7 @@ from hdf5_story import (
     rows_of,
 )
 
+import replaystore as rs
 from replaystore.backends import ArraySpec, Container
 from replaystore.backends.files import Files, MemoryFiles
 from replaystore.backends.hdf5 import Hdf5Container
@@ -449,3 +450,17 @@ def test_pieces_hold_what_was_written_last() -> None:
 )
 def test_lookup3_is_the_published_function(data: bytes, value: int) -> None:
     assert lookup3(data) == value
+
+
+def test_a_file_that_was_rolled_back_may_be_renamed(tmp_path: Path) -> None:
+    rows = np.arange(100, dtype="f4").reshape(100, 1)
+    schema = rs.Schema({"observation": rs.Field(np.dtype("f4"), (1,), "observation")})
+    with rs.create(tmp_path / "a.h5", schema, storage={"observation": {"codec": "gzip:1", "chunk_rows": 8}}) as buffer:
+        for part in range(0, 100, 20):
+            buffer.append({"observation": rows[part : part + 20]})
+            buffer.commit()
+        buffer.rollback(3)
+    (tmp_path / "a.h5").rename(tmp_path / "b.h5")
+
+    with rs.open(tmp_path / "b.h5") as read:
+        assert read["observation"][:].tolist() == rows[:60].tolist()

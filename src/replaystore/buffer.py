@@ -33,9 +33,8 @@ from replaystore.errors import (
     SchemaError,
     StorageError,
     UnsupportedError,
-    as_storage_errors,
 )
-from replaystore.interrupts import Operations
+from replaystore.interrupts import Operations, as_storage_errors
 from replaystore.layout import array_specs, check_capacity, check_storage, field_specs, table_spec
 from replaystore.location import Location, parse
 from replaystore.locks import Lock, is_written

@@ -29,9 +29,10 @@ from replaystore.backends.copying import append_rows
 from replaystore.backends.store import ArrayStore
 from replaystore.buffer import Buffer
 from replaystore.buffer import open as open_buffer
-from replaystore.errors import SchemaError, as_storage_errors
+from replaystore.errors import SchemaError
 from replaystore.excerpt import PARTS, Excerpt, selection, whole
 from replaystore.formats.ring import carried
+from replaystore.interrupts import as_storage_errors
 from replaystore.layout import LAYOUTS, array_specs, field_specs, table_spec
 from replaystore.location import Location, parse
 from replaystore.making import make, size_of

@@ -18,9 +18,6 @@ Every message says what was wrong, where (file, field, row), and what to do.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 __all__ = [
     "AlreadyExistsError",
     "ConflictError",
@@ -35,7 +32,6 @@ __all__ = [
     "SchemaError",
     "StorageError",
     "UnsupportedError",
-    "as_storage_errors",
 ]
 
 
@@ -99,16 +95,3 @@ class MissingDependencyError(ReplayStoreError, ImportError):
 
 class ReplayStoreWarning(UserWarning):
     """Something unexpected that does not stop the work."""
-
-
-@contextlib.contextmanager
-def as_storage_errors(what: str) -> Iterator[None]:
-    """What the operating system refuses, and nobody nearer to it has said more of, as a StorageError: "`what`: the reason"."""
-    try:
-        yield
-    except ReplayStoreError:
-        raise
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        advice = "nothing was changed that was not committed; mend the cause, then try again"
-        raise StorageError(f"{what}: {error.strerror or error}{where}; {advice}", error.errno) from error

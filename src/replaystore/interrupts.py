@@ -10,15 +10,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from replaystore.errors import ReplayStoreError, StorageError
 
-__all__ = ["Operations"]
+__all__ = ["Operations", "as_storage_errors"]
 
 _SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
 _MAIN = threading.main_thread()
@@ -116,3 +118,16 @@ def _release(previous: list[tuple[int, Any]]) -> None:
         for number, handler in previous:
             if number == came:
                 handler(came, frame)
+
+
+@contextlib.contextmanager
+def as_storage_errors(what: str) -> Iterator[None]:
+    """What the operating system refuses, and nobody nearer to it has said more of, as a StorageError: "`what`: the reason"."""
+    try:
+        yield
+    except ReplayStoreError:
+        raise
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        advice = "nothing was changed that was not committed; mend the cause, then try again"
+        raise StorageError(f"{what}: {error.strerror or error}{where}; {advice}", error.errno) from error

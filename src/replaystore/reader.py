@@ -20,8 +20,9 @@ from replaystore.backends.reading import StoreReader
 from replaystore.chunks.coded import CodedColumn
 from replaystore.chunks.mapped import PlainColumn, raw_column
 from replaystore.column import Column, Rows, Trajectory
-from replaystore.errors import ConflictError, CorruptError, SchemaError, UnsupportedError, as_storage_errors
+from replaystore.errors import ConflictError, CorruptError, SchemaError, UnsupportedError
 from replaystore.forks import renew_in_children
+from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location
 from replaystore.names import escape_path, unescape
 from replaystore.schema import Schema

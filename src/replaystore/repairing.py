@@ -23,7 +23,8 @@ from replaystore.backends.reading import StoreReader, group_of
 from replaystore.backends.records import State, decode_records
 from replaystore.backends.store import ArrayStore
 from replaystore.backends.zarr import ZarrContainer
-from replaystore.errors import AlreadyExistsError, CorruptError, ReplayStoreError, StorageError, UnsupportedError, as_storage_errors
+from replaystore.errors import AlreadyExistsError, CorruptError, ReplayStoreError, StorageError, UnsupportedError
+from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, parse, resolved
 from replaystore.locks import lock_place, lock_store
 from replaystore.opening import DAMAGED, REPAIR, clear, exists, open_container, rename_both

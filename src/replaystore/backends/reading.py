@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from replaystore.backends import ArraySpec, ChunkEntry, Container, Extent
 from replaystore.backends.records import Piece, State, decode_records
-from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError, as_storage_errors
+from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
 from replaystore.forks import renew_in_children
+from replaystore.interrupts import as_storage_errors
 
 __all__ = ["Commit", "StoreReader", "tail_array"]
 
