@@ -19,6 +19,7 @@ from replaystore.backends import Container
 from replaystore.backends.codecs import crc32c
 from replaystore.backends.files import Files
 from replaystore.backends.hdf5 import Hdf5Container
+from replaystore.backends.hdf5_copy import copy_file
 from replaystore.backends.reading import StoreReader, group_of
 from replaystore.backends.records import State, decode_records
 from replaystore.backends.store import ArrayStore
@@ -210,7 +211,8 @@ def _working_copy(place: Location) -> Iterator[Location]:
         if place.backend == "zarr":
             shutil.copytree(place.path, root.path, symlinks=True, copy_function=_link)
         else:
-            shutil.copyfile(place.path, root.path)
+            folder, name = os.path.split(place.path)
+            copy_file(Files(folder or ".", writable=True), name, os.path.basename(root.path))
         yield root
     except OSError as error:
         raise StorageError(f"{place}: cannot work on a copy of it: {error.strerror or error}", error.errno) from error

@@ -11,7 +11,11 @@ a file may have room already for rows that come later.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from replaystore.backends import ArraySpec
+from replaystore.backends.codecs import crc32c
 from replaystore.backends.reading import ATTEMPTS, StoreReader, group_of
 from replaystore.backends.records import State, decode_records
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
@@ -86,18 +90,45 @@ def newest_sound(store: StoreReader) -> int | None:
     data = store.container.read_segment(base)
     durable = State.replay(data, str(store), until=base)
     limits: dict[str, int] = {}
+    torn: dict[str, tuple[int, bytes]] = {}
     for name, spec in store.specs().items():
         group = group_of(name)
         if not spec.journaled:
             sound = _sound_rows(store, name, spec, max(durable.lengths.get(group, 0), store.first(name)))
+            if spec.codec is None and sound < store.rows(name):  # the first rows of a chunk may be sound
+                torn[name] = sound, _prefix(store, name, spec, sound)
+                sound += spec.chunk_rows
             limits[group] = min(limits.get(group, sound), sound)
-    known = [meta for meta, _, _ in decode_records(data) if meta["commit"] > base and not meta.get("forked")]
-    for meta in reversed(known):
-        if any(meta["lengths"].get(group, 0) > rows for group, rows in limits.items()):
+    tried = 0
+    for meta, _, _ in reversed(list(decode_records(data))):
+        if meta["commit"] == base or tried == CANDIDATES:
+            break
+        if meta.get("forked") or any(meta["lengths"].get(group, 0) > rows for group, rows in limits.items()):
             continue
+        if not all(_is_sound(store, meta, name, start, rows) for name, (start, rows) in torn.items()):
+            continue
+        tried += 1
         if not missing(StoreReader(store.container, State.replay(data, str(store), until=meta["commit"]))):
             return None if meta["commit"] == newest.commit else int(meta["commit"])
     return base
+
+
+def _prefix(store: StoreReader, name: str, spec: ArraySpec, start: int) -> bytes:
+    """The rows of a raw chunk, as far as the file has them."""
+    stop = min(start + spec.chunk_rows, store.rows(name))
+    while stop > start:
+        try:
+            return store.read_raw(name, start, stop)
+        except CorruptError:
+            stop = start + (stop - start) // 2
+    return b""
+
+
+def _is_sound(store: StoreReader, meta: Mapping[str, Any], name: str, start: int, data: bytes) -> bool:
+    """Whether a commit that ends within a raw chunk has the rows of it, which are `data`, that it speaks of."""
+    rows = meta["lengths"].get(group_of(name), 0) - start
+    length = rows * store.spec(name).row_bytes
+    return rows <= 0 or (length <= len(data) and crc32c(data[:length]) == meta["partial"].get(name, 0))
 
 
 def newest_synced(store: StoreReader) -> tuple[StoreReader, str]:
@@ -114,21 +145,29 @@ def newest_synced(store: StoreReader) -> tuple[StoreReader, str]:
 
 
 def _sound_rows(store: StoreReader, name: str, spec: ArraySpec, start: int) -> int:
-    """How many rows of an array can be sound: up to the end of the first chunk, from row `start` on, that is not."""
+    """How many rows of an array lie before the first chunk, from row `start` on, that is not sound."""
     for chunk in range(start // spec.chunk_rows, store.rows(name) // spec.chunk_rows):
         try:
             if spec.codec is None:
-                sound = store.raw_checksum(name, chunk * spec.chunk_rows, (chunk + 1) * spec.chunk_rows)
+                found = store.raw_checksum(name, chunk * spec.chunk_rows, (chunk + 1) * spec.chunk_rows)
             else:
                 entry = store.locate(name, chunk)
                 stored = store.container.files.read(*entry) if entry is not None else b""
-                sound = store.container.codec(spec).checksum(stored)
+                found = store.container.codec(spec).checksum(stored)
         except StorageError:
             raise
         except (ReplayStoreError, OSError, ValueError):
-            return chunk * spec.chunk_rows if spec.codec is not None else (chunk + 1) * spec.chunk_rows
-        if sound != store.checksum(name, chunk):
-            return chunk * spec.chunk_rows if spec.codec is not None else (chunk + 1) * spec.chunk_rows
+            return chunk * spec.chunk_rows
+        if found != store.checksum(name, chunk):
+            return chunk * spec.chunk_rows
+    start = max(start, store.rows(name) // spec.chunk_rows * spec.chunk_rows)
+    if spec.codec is None and start < store.rows(name):
+        try:
+            begin = start // spec.chunk_rows * spec.chunk_rows
+            if store.raw_checksum(name, begin, store.rows(name)) != store.state.partial.get(name, 0):
+                return begin
+        except CorruptError:
+            return begin
     return store.rows(name)
 
 
