@@ -128,7 +128,7 @@ def _is_sound(store: StoreReader, meta: Mapping[str, Any], name: str, start: int
     """Whether a commit that ends within a raw chunk has the rows of it, which are `data`, that it speaks of."""
     rows = meta["lengths"].get(group_of(name), 0) - start
     length = rows * store.spec(name).row_bytes
-    return rows <= 0 or (length <= len(data) and crc32c(data[:length]) == meta["partial"].get(name, 0))
+    return bool(rows <= 0 or (length <= len(data) and crc32c(data[:length]) == meta["partial"].get(name, 0)))
 
 
 def newest_synced(store: StoreReader) -> tuple[StoreReader, str]:
