@@ -29,6 +29,8 @@ ROOT = os.path.dirname(os.path.dirname(__file__)) + os.sep
 EVENTS = ("call", "return", "c_return")
 SECONDS = 30
 """How long one try may take; then it hangs."""
+SAYING = r"reopen|open it|anew|interrupt|not enough memory"
+"""What an error says of them that is due to the interrupt."""
 ALLOWED: tuple[type[BaseException], ...] = (KeyboardInterrupt, MemoryError, ReplayStoreError)
 """What may come out of something that was interrupted."""
 
@@ -111,6 +113,6 @@ def limited(seconds: float = SECONDS) -> None:
 
 def says_so(error: BaseException) -> str:
     """What is wrong with what came out of something that was interrupted; empty if nothing is."""
-    if not isinstance(error, ReplayStoreError) or re.search(r"reopen|open it|anew|interrupt|not enough memory", str(error)):
+    if not isinstance(error, ReplayStoreError) or re.search(SAYING, str(error)):
         return ""
     return f"after an interrupt it says {type(error).__name__}: {error}"

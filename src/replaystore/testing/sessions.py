@@ -36,7 +36,7 @@ __all__ = ["Operation", "Session", "sessions", "verified"]
 SUFFIXES = {"zarr": (".zarr", "zstd:1"), "ring": (".zarr", "zstd:1"), "hdf5": (".h5", "gzip:1")}
 CAPACITY = 40
 
-HALF = ("other software sees different numbers of rows", "the manifest of the archive is missing")
+HALF = ("open it for writing, which mends it", "the manifest of the archive is missing")
 """What `verify` says of a store whose writer was stopped between a commit and what follows it."""
 
 Bag = dict[str, Any]
@@ -293,7 +293,7 @@ def verified(place: str) -> str:
     """The first problem that `verify` finds, but for what a writer mends when it opens the store."""
     with patch("replaystore.verification._probe", lambda *_: True):  # we are in a process of our own already
         problems = verify(place).problems
-        if problems and all(any(half in problem.what for half in HALF) for problem in problems):
+        if problems and all(any(half in str(problem) for half in HALF) for problem in problems):
             buffers.open(place, "r+").close()
             problems = verify(place).problems
     return f"verify: {problems[0]}" if problems else ""
