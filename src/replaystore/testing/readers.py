@@ -30,7 +30,7 @@ from replaystore.testing.histories import Book, Rows, Shown
 
 __all__ = ["Ground", "Reader"]
 
-PATIENCE = 2.0
+PATIENCE = 4.0
 """Seconds in which a reader must have gone on to an acknowledged commit, on an idle machine."""
 MOST = 5
 """Failures that a reader tells of."""
