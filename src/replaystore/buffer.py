@@ -522,6 +522,7 @@ class Buffer(BufferReader):
     def close(self) -> None:
         """Commit what is written, let other software see it, and release everything. An archive is sealed: it is only read from now on."""
         if self._closed:
+            self._lock.release()  # closing was interrupted, perhaps
             return
         if os.getpid() != self._process:  # a forked child has no part in what its parent writes
             self._release()
@@ -553,8 +554,9 @@ class Buffer(BufferReader):
         self._release()
 
     def _release(self) -> None:
-        if not self._closed:
+        try:
             super().close()
+        finally:  # also if closing was interrupted before
             self._lock.release()
 
     def __enter__(self) -> Self:

@@ -68,7 +68,9 @@ class MemoryLock(Lock):
         self._name = place.path
 
     def release(self) -> None:
-        _memory.discard(self._name)
+        if self._name:
+            _memory.discard(self._name)
+        self._name = ""
 
 
 class FileLock(Lock):

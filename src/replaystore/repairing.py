@@ -126,7 +126,9 @@ def _first_that_verifies(place: Location, before: VerifyReport, report: RepairRe
             restored = _restore(work)
             found = verify(work) if restored else before
             candidates = _candidates(work, found) if found.problems else []
-        except (ReplayStoreError, OSError) as error:
+        except StorageError:
+            raise
+        except ReplayStoreError as error:
             restored, found, candidates, reason = [], before, [], str(error)
         if restored and not found.problems:
             return _accept(place, found, restored, report, kept)
@@ -136,7 +138,9 @@ def _first_that_verifies(place: Location, before: VerifyReport, report: RepairRe
             try:
                 actions = [*_restore(work), _bring_back(work, commit)]
                 after = verify(work)
-            except (ReplayStoreError, OSError) as error:
+            except StorageError:  # that says nothing of the commit
+                raise
+            except ReplayStoreError as error:
                 reason = str(error)
                 continue
             if not after.problems:

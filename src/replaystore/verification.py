@@ -212,8 +212,10 @@ class _Verification:
             commits: list[int] = []
             dead: list[list[int]] = []
             end = 0
+            continued: int | None = None
             for meta, blobs, stop in decode_records(data):
                 end, kept = stop, blobs.get(DOCUMENT, kept)
+                continued = meta.get("parent") if not commits else continued
                 if not meta.get("forked"):
                     commits.append(meta["commit"])
                     dead = meta.get("dead", dead)
@@ -226,7 +228,7 @@ class _Verification:
                 what = f"{len(rest)} bytes after commit {commits[-1]} are no valid record"
                 what += f"; {lost} valid records follow them" if lost else " (a writer was killed, or the record of a commit is damaged)"
                 self.problem(where, what, "open it for writing, which goes on from that commit, or run `replaystore repair`")
-            continues = previous is None or commits[0] == previous or [previous for _, last in dead if last == previous]
+            continues = previous is None or previous in (commits[0], continued) or [previous for _, last in dead if last == previous]
             if not continues or commits != list(range(commits[0], commits[0] + len(commits))):
                 self.problem(where, f"commits {commits[0]} to {commits[-1]} do not continue commit {previous}")
             previous = commits[-1]
@@ -276,9 +278,11 @@ class _Verification:
         for name, rows in self.published.items() if sound else ():
             if name in store.state.arrays and rows > store.rows(name):
                 what = f"shows {rows} rows to other software, but the newest commit {store.state.commit} has {store.rows(name)}"
-                self.problem(
-                    name, what, "the record of a later commit is lost: restore the commit log from a copy, or run `replaystore repair`"
-                )
+                remedy = "the record of a later commit is lost: restore the commit log from a copy, or run `replaystore repair`"
+                if store.state.parent < store.state.commit - 1:
+                    what += f": a writer was killed while it went back to commit {store.state.parent}"
+                    remedy = "run `replaystore publish`, or open it for writing, which mends it"
+                self.problem(name, what, remedy)
         if sound:
             self.check_published(store)
         return sound

@@ -61,10 +61,12 @@ def _library(path: str, overlay: Overlay, mode: str, *, aligned: bool = True) ->
     try:
         with h5py.File(overlay, mode, libver=LIBVER, alignment_threshold=alignment, alignment_interval=alignment) as file:
             yield file
-    except Exception as error:  # h5py raises nearly every exception that there is
+    except BaseException as error:  # h5py raises nearly every exception that there is
         # A frame that somebody keeps with the error keeps HDF5's settings for `overlay`, too, and if those are there still when the
         # interpreter has ended, the library's own ending calls it, which is the end of the process.
         traceback.clear_frames(error.__traceback__)
+        if not isinstance(error, Exception):
+            raise
         if overlay.failure is None:
             if isinstance(error, CorruptError):
                 raise CorruptError(f"{path}: {error}") from error

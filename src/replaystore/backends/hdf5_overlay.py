@@ -74,8 +74,8 @@ class Pieces:
 
 
 class Overlay(io.RawIOBase):
-    """The file object for h5py. It never raises, because the library would not survive that in every place: an error of the system
-    while reading is kept in `failure`, and the library is given zeros."""
+    """The file object for h5py. It never raises, because the library would not survive that in every place: what goes wrong here, an
+    error of the system or an interrupt, is kept in `failure`, and the library is given zeros."""
 
     def __init__(self, read: Callable[[int, int], bytes], end: int, pieces: Pieces | None = None) -> None:
         self.pieces = Pieces() if pieces is None else pieces
@@ -92,7 +92,7 @@ class Overlay(io.RawIOBase):
         """(offset, length) of the library's writes, for a caller that clears it before it looks."""
         self.cancelled = False
         """There turned out to be nothing to change."""
-        self.failure: OSError | None = None
+        self.failure: BaseException | None = None
         self._read = read
         self._position = 0
         self._drop: list[tuple[int, int]] = []
@@ -121,7 +121,7 @@ class Overlay(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         try:
             data = self._read(self._position, len(view))
-        except OSError as error:
+        except BaseException as error:  # noqa: BLE001  # raised again when the library has returned
             self.failure, data = error.with_traceback(None), b""
         view[: len(data)] = data
         if len(data) < len(view):
@@ -134,9 +134,12 @@ class Overlay(io.RawIOBase):
     def write(self, data: Any) -> int:
         length = memoryview(data).nbytes
         start = self._position
-        if not any(offset <= start and start + length <= offset + room for offset, room in self._drop):
-            self.pieces.write(start, bytes(data))
-            self.recent.append((start, length))
+        try:
+            if not any(offset <= start and start + length <= offset + room for offset, room in self._drop):
+                self.pieces.write(start, bytes(data))
+                self.recent.append((start, length))
+        except BaseException as error:  # noqa: BLE001  # likewise
+            self.failure = error.with_traceback(None)
         self._position += length
         self.end = max(self.end, self._position)
         return length

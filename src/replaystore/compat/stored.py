@@ -245,13 +245,17 @@ class StoredRing:
             self._bring({name: rows[: self._waiting] for name, rows in self._pending.items()}, [])
 
     def _bring(self, rows: Arrays, splits: Sequence[tuple[int, str]]) -> None:
-        """Commit rows. If that fails, the store is as it was before."""
+        """Commit rows. If that fails, the store is as it was before; if it is interrupted, it may have happened."""
+        before = self.buffer.commit_id
         try:
             self._layout.append(self.buffer, rows, splits)
             self.buffer.commit()
         except BaseException:
             self.buffer.abandon()
             self.buffer = open_buffer(self.buffer._place, "r+")
+            if self.buffer.commit_id != before:
+                self._waiting = 0
+                self.look()
             raise
         self._waiting = 0
         self.look()
