@@ -124,7 +124,7 @@ def _first_that_verifies(place: Location, before: VerifyReport, report: RepairRe
     with _working_copy(place) as work:
         try:
             restored = _restore(work)
-            found = verify(work) if restored else before
+            found = _verified(work) if restored else before
             candidates = _candidates(work, found) if found.problems else []
         except StorageError:
             raise
@@ -137,7 +137,7 @@ def _first_that_verifies(place: Location, before: VerifyReport, report: RepairRe
         with _working_copy(place) as work:
             try:
                 actions = [*_restore(work), _bring_back(work, commit)]
-                after = verify(work)
+                after = _verified(work)
             except StorageError:  # that says nothing of the commit
                 raise
             except ReplayStoreError as error:
@@ -160,6 +160,14 @@ def _accept(place: Location, after: VerifyReport, actions: list[str], report: Re
         raise StorageError(f"{place}: the repaired store cannot take its place: {error.strerror or error}", error.errno) from error
     report.actions += [*actions, f"kept what was there as {kept}"]
     return after
+
+
+def _verified(work: Location) -> VerifyReport:
+    """What `verify` says. StorageError: it could not look at everything, so that a commit might be given up for nothing."""
+    report = verify(work)
+    if not report.complete:
+        raise StorageError(f"{work.path}: {report.problems[0].what}")
+    return report
 
 
 def _restore(work: Location) -> list[str]:

@@ -76,6 +76,8 @@ class VerifyReport:
     """Nothing is wrong if this is empty."""
     damaged: dict[str, int] = field(default_factory=dict)
     """By array, the first row that cannot be relied on."""
+    complete: bool = True
+    """False if the system refused to read something (a full memory, a failing disk), which is listed among the problems then."""
     notes: list[str] = field(default_factory=list)
     """What could not be checked, because it is not there, and need not be."""
 
@@ -144,6 +146,7 @@ class _Verification:
         try:
             self._run()
         except (CorruptError, OSError, MemoryError) as error:
+            self.refused(error)
             self.problem(str(self.place), str(error) or "there is not enough memory to read it")
         except FormatError:
             raise
@@ -176,9 +179,14 @@ class _Verification:
         try:
             check()
         except (ReplayStoreError, OSError, MemoryError) as error:
+            self.refused(error)
             self.problem(name, str(error) or "there is not enough memory to read it")
             if rows:
                 self.damage(name, 0)
+
+    def refused(self, error: BaseException) -> None:
+        """Note an error that says nothing of the store, but of the system."""
+        self.report.complete = self.report.complete and not isinstance(error, StorageError | MemoryError)
 
     def damage(self, name: str, row: int) -> None:
         known = self.report.damaged.get(name)
