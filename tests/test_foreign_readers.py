@@ -104,7 +104,7 @@ def test_h5py_reads_a_closed_file(tmp_path: Path, codec: str) -> None:
         for name, rows in written.items():
             assert same(rows, file[f"steps/{name}"][:])
         assert "replaystore" in file.attrs
-        assert file["steps/reward"].dims[0].label == "step"
+        assert "DIMENSION_LABELS" not in file["steps/reward"].attrs
 
 
 def test_h5py_reads_every_dtype_and_name(tmp_path: Path) -> None:

@@ -90,7 +90,6 @@ def test_raw_rows_are_read_as_written_over_growth_and_chunk_borders(container: H
         for name in raw:
             assert file[name].dtype == ALL[name].dtype
             np.testing.assert_array_equal(file[name][:], written[name])
-            assert file[name].dims[0].label == ALL[name].dimension
 
 
 def test_coded_chunks_are_read_by_us_and_by_plain_h5py(container: Hdf5Container) -> None:

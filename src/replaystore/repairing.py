@@ -108,8 +108,11 @@ def _ended(place: Location, report: RepairReport) -> bool:
     kept = place.path + DAMAGED
     if not os.path.lexists(kept):
         return False
-    done = verify(Location(place.backend, kept))
-    if done.problems:
+    try:
+        done = verify(Location(place.backend, kept))
+    except ReplayStoreError:
+        done = None
+    if done is None or done.problems:
         raise AlreadyExistsError(f"{kept} exists, from an earlier repair: move or remove it first")
     with _locked(place):
         os.rename(kept, place.path + REPAIR)

@@ -3,8 +3,8 @@
 An array is a chunked dataset with an attribute `replaystore` (JSON) for what HDF5 has no word for; other datasets are not ours and
 are left alone. The document is the root attribute `replaystore`; its checksum lies beside it, since HDF5 keeps none of long strings.
 
-Strings that are read have a fixed length: those of variable length lie in HDF5's global heap, where a flipped bit can make the
-library search for ever, or stop the interpreter.
+Strings have a fixed length: those of variable length lie in HDF5's global heap, which has no checksums, and where a flipped bit can make
+the library search for ever, or stop the interpreter. So the name of the first dimension is in our attribute, and is no label of HDF5's.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def array_problems(file: Any) -> list[tuple[str, str]]:
     problems = []
     for name, spec in arrays(file).items():
         largest = h5py.Dataset(array(file, name)).maxshape
-        if largest != (None, *spec.shape):  # labels are not compared: reading one that is damaged stops the interpreter
+        if largest != (None, *spec.shape):
             problems.append((name, f"it cannot grow: its largest shape is {largest}"))
     return problems
 
@@ -118,7 +118,6 @@ def make_array(file: Any, name: str, spec: ArraySpec) -> None:
     space = h5py.h5s.create_simple((0, *spec.shape), (h5py.h5s.UNLIMITED, *spec.shape))
     dtype = h5py.h5t.py_create(spec.dtype.newbyteorder("<"), logical=True)
     made = h5py.Dataset(h5py.h5d.create(owner, last.encode(), dtype, space, plist))
-    made.dims[0].label = spec.dimension
     own = {"chunks_per_shard": spec.chunks_per_shard, "dimension": spec.dimension, **{flag: True for flag in FLAGS if getattr(spec, flag)}}
     made.attrs[OWN] = np.bytes_(json.dumps(own))
 

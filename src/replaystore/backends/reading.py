@@ -176,7 +176,7 @@ class StoreReader:
             self.container.refresh()
             identity = self.state.identity
             place, found = self.container.identity(), self.load(self.container)
-            self._check_store(found)
+            self._check_store(found, place)
             self.state, self._identity = found, place
             self._tables.clear()
             self._checksums.clear()
@@ -219,13 +219,15 @@ class StoreReader:
         if place == self._identity and self.container.segments()[-1:] == [self.places.base]:
             return
         found = self.load(self.container)
-        self._check_store(found)
+        self._check_store(found, place)
         self._identity = place
         if found.generation != self.places.generation:
             raise ConflictError(f"{self}: another process went back to an older commit; refresh or reopen")
 
-    def _check_store(self, found: State) -> None:
-        """ConflictError if what is under the name now is another store."""
+    def _check_store(self, found: State, place: object) -> None:
+        """ConflictError if what is under the name now is another store; CorruptError if it is this one, with a log that is not its own."""
+        if found.store != self.state.store and place == self._identity:
+            raise CorruptError(f"{self}: a segment of the commit log is that of another store; run `replaystore repair`")
         if found.store != self.state.store:
             raise ConflictError(f"{self}: another store has taken its place; open it again")
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Self
@@ -43,9 +44,13 @@ class NewFiles:
         for path in paths:
             if os.path.lexists(path) and not overwrite:
                 raise _exists(path)
-            if os.path.isdir(path):
+            try:
+                mode = os.stat(path).st_mode
+            except OSError:  # nothing is there, or another saver has just taken it away
+                continue
+            if stat.S_ISDIR(mode):
                 raise AlreadyExistsError(f"{path} is a folder: choose another name")
-            if os.path.exists(path) and not os.path.isfile(path):
+            if not stat.S_ISREG(mode):
                 raise AlreadyExistsError(f"{path} is no regular file, and is not replaced: choose another name")
         self.paths = [os.path.realpath(path) if os.path.islink(path) else path for path in paths]
 
