@@ -32,9 +32,12 @@ from hdf5_story import (
     rows_of,
 )
 
+import replaystore as rs
 from replaystore.backends import ArraySpec, ChunkEntry, Extent
 from replaystore.backends.files import Files
 from replaystore.backends.hdf5 import Hdf5Container
+from replaystore.backends.hdf5_front import USERBLOCK
+from replaystore.backends.hdf5_overlay import Overlay
 from replaystore.errors import (
     CorruptError,
     NotFoundError,
@@ -438,3 +441,29 @@ def test_a_copy_made_block_by_block_while_the_file_grows_is_a_store(tmp_path: Pa
     with h5py.File(tmp_path / "copy" / NAME) as file:
         for name in names:
             np.testing.assert_array_equal(file[name][:], np.arange(known))
+
+
+def test_a_reader_is_not_kept_waiting_by_a_writer_that_never_pauses(tmp_path: Path) -> None:
+    """Each transaction comes before the library has read one state; what it read is fetched at once then."""
+    path = tmp_path / "a.h5"
+    schema = rs.Schema({"observation": rs.Field(np.dtype("u1"), (4,), "observation")})
+    buffer = rs.create(path, schema, storage={"observation": {"codec": "gzip:1", "chunk_rows": 8}})
+    buffer.append({"observation": np.zeros((800, 4), "u1")})
+    buffer.commit()
+    with rs.open(path) as reader:
+        file, looked = reader._store.container._file, []
+
+        def look(overlay: Overlay) -> int:
+            looked.append(overlay)
+            overlay.seek(USERBLOCK)
+            found = overlay.read(64)
+            overlay.seek(USERBLOCK + 96)
+            found += overlay.read(512)
+            if len(looked) < 100:  # while it reads, the writer makes another transaction
+                buffer.append({"observation": np.zeros((8, 4), "u1")})
+                buffer.commit()
+            return len(found)
+
+        assert file.read(look)[0] == 576
+        assert len(looked) < 5
+    buffer.close()

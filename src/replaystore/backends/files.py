@@ -108,7 +108,11 @@ class Files:
     def _folder_path(self, folder: str, *, make: bool = False) -> str:
         """The path of a folder, none of whose parts is a link."""
         if folder not in self._sound:
-            check_folders(str(self.root), folder, make=make)
+            above, _, last = folder.rpartition("/")
+            if above in self._sound and folder.count("/") < DEEPEST - 1:  # each part is looked at once
+                check_folders(self.path(above), last, make=make)
+            else:
+                check_folders(str(self.root), folder, make=make)
             self._sound.add(folder)
         return self.path(folder)
 
