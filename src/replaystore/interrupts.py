@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from replaystore.errors import ReplayStoreError, StorageError
 
-__all__ = ["Operations", "as_storage_errors"]
+__all__ = ["Operations", "as_storage_errors", "signals_wait"]
 
 _SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
 _MAIN = threading.main_thread()
@@ -118,6 +118,17 @@ def _release(previous: list[tuple[int, Any]]) -> None:
         for number, handler in previous:
             if number == came:
                 handler(came, frame)
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Signals wait until this is over, as they do for an operation: a library that calls Python back would swallow what they raise."""
+    previous = _hold() if threading.get_ident() == _MAIN.ident else []
+    try:
+        yield
+    finally:
+        if previous:
+            _release(previous)
 
 
 @contextlib.contextmanager

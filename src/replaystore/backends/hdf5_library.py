@@ -21,6 +21,7 @@ from replaystore.backends.hdf5_front import USERBLOCK
 from replaystore.backends.hdf5_overlay import Overlay
 from replaystore.backends.hdf5_transaction import TransactionFile, Version
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
+from replaystore.interrupts import signals_wait
 
 __all__ = ["ALIGNMENT", "LIBVER", "Hdf5File", "child", "group", "origins", "remove", "text_attribute"]
 
@@ -59,7 +60,7 @@ def _library(path: str, overlay: Overlay, mode: str, *, aligned: bool = True) ->
     """The library's view of an overlay. CorruptError: it cannot make sense of it."""
     alignment = ALIGNMENT if aligned else 1
     try:
-        with h5py.File(overlay, mode, libver=LIBVER, alignment_threshold=alignment, alignment_interval=alignment) as file:
+        with signals_wait(), h5py.File(overlay, mode, libver=LIBVER, alignment_threshold=alignment, alignment_interval=alignment) as file:
             yield file
     except BaseException as error:  # h5py raises nearly every exception that there is
         # A frame that somebody keeps with the error keeps HDF5's settings for `overlay`, too, and if those are there still when the

@@ -73,6 +73,7 @@ class Interruption:
         by_time = self._after is not None and name == self._during and not self.where
         try:
             if by_time:
+                signal.signal(signal.SIGINT, lambda _, frame: self._arrive("signal", frame))
                 signal.signal(signal.SIGALRM, self._ring)
                 signal.setitimer(signal.ITIMER_REAL, self._after or 0)
             else:
@@ -81,6 +82,7 @@ class Interruption:
         finally:
             sys.setprofile(None)
             if by_time:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 limited()
             self.events[name] = first, self.count
             self.seconds[name] = time.monotonic() - begun
@@ -93,15 +95,17 @@ class Interruption:
                 sys.setprofile(None)
                 self._arrive(event, frame)
 
-    def _ring(self, _: int, frame: FrameType | None) -> None:
+    def _ring(self, *_: Any) -> None:
         limited()
-        self._arrive("signal", frame)
+        signal.raise_signal(signal.SIGINT)
 
     def _arrive(self, event: str, frame: FrameType | None) -> None:
         code = None if frame is None else frame.f_code
         name = "?" if code is None else f"{os.path.basename(code.co_filename)}:{code.co_name}"
         self.where = f"{self._error.__name__} at {event} of {name}:{0 if frame is None else frame.f_lineno}"
         self.told(self.where)
+        # HDF5 swallows what is raised where it has called Python back, before any of our lines; signals wait for its end.
+        self.lost = self.lost or (event != "signal" and "hdf5_overlay" in name)
         raise self._error
 
 
