@@ -19,9 +19,19 @@ import pytest
 import replaystore
 from replaystore.testing.campaigns import CAMPAIGNS, Tally
 
-SHARES = {"kills": 48, "random_kills": 18, "errno": 48, "power_model": 36, "power_real": 10}
-"""Tries of a campaign; of one that is not named here OTHERS."""
-OTHERS = 24
+SHARES = {
+    "kills": 32,
+    "random_kills": 12,
+    "errno": 32,
+    "power_model": 24,
+    "power_real": 10,
+    "interrupts": 36,
+    "concurrency": 30_000,  # rows
+    "corruptions": 60,
+    "fuzz": 60,
+    "forgeries": 180,
+}
+"""Tries of a campaign."""
 
 
 @pytest.fixture
@@ -47,7 +57,7 @@ def tried(tally: Tally) -> Tally:
 def test_what_is_promised_holds(request: pytest.FixtureRequest, folder: str, name: str) -> None:
     share, seed = request.config.getoption("--campaign-share"), request.config.getoption("--campaign-seed")
 
-    tally = tried(campaign(name).run(folder, count=max(1, round(share * SHARES.get(name, OTHERS))), seed=seed))
+    tally = tried(campaign(name).run(folder, count=max(1, round(share * SHARES[name])), seed=seed))
 
     assert tally.failures == []
 

@@ -1,40 +1,172 @@
-"""An interrupt at any moment leaves a store that is whole; `replaystore.testing.campaigns.interrupts` says
-what is tried.
-"""
+"""What a buffer says and shows after an operation of it was interrupted half way."""
 
 from __future__ import annotations
 
-import importlib
 import os
-import tempfile
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from replaystore.testing.campaigns import CAMPAIGNS
-from replaystore.testing.campaigns.interrupts import control, run
+import replaystore as rs
+from replaystore.backends.appending import Appender
+from replaystore.errors import ConflictError, ReplayStoreWarning, StorageError
+from replaystore.interrupts import Operations
 
-COUNT = 36
-
-
-@pytest.fixture
-def folder() -> Iterator[str]:
-    """In memory, where files are made most quickly."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as path:
-        yield path
-
-
-def test_interrupts_are_a_campaign() -> None:
-    assert importlib.import_module(CAMPAIGNS["interrupts"]).run is run
-
-
-@pytest.mark.timeout(600)
-def test_an_interrupted_operation_happens_or_does_not(request: pytest.FixtureRequest, folder: str) -> None:
-    tally = run(folder, count=COUNT, seed=request.config.getoption("--crash-seed"))
-
-    assert (tally.failures, tally.tried) == ([], COUNT)
+SCHEMA = rs.Schema(
+    {
+        "observation": rs.Field(np.dtype("f4"), (3,), "observation"),
+        "action": rs.Field(np.dtype("i8"), (), "action"),
+        "reward": rs.Field(np.dtype("f8"), (), "reward"),
+        "terminated": rs.Field(np.dtype("?"), (), "terminated"),
+        "truncated": rs.Field(np.dtype("?"), (), "truncated"),
+    }
+)
 
 
-@pytest.mark.timeout(600)
-def test_an_operation_that_happens_by_halves_is_found(folder: str) -> None:
-    assert control(folder, seed=0).failures
+def rows(count: int) -> dict[str, Any]:
+    return {name: np.ones((count, *declared.shape), declared.dtype) for name, declared in SCHEMA.fields.items()}
+
+
+@pytest.fixture(params=["a.zarr", "a.h5", "memory:interrupted"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    name = request.param
+    yield name if name.startswith("memory:") else str(tmp_path / name)
+    if name.startswith("memory:"):
+        from replaystore import opening
+        from replaystore.location import parse
+
+        opening.remove(parse(name))
+
+
+def interrupt(call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt an append when its rows are counted."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Appender, "_advance", interrupted)
+        call()
+
+
+def test_after_an_interrupt_the_last_commit_is_shown_and_the_buffer_says_so(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = rs.create(location, SCHEMA)
+    buffer.append(rows(10))
+    buffer.commit()
+    buffer.append(rows(5))
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(lambda: buffer.append(rows(7)), monkeypatch)
+
+    assert len(buffer) == 10
+    assert buffer["reward"][:].tolist() == [1.0] * 10
+    assert buffer.mode == "r"
+    for change in (lambda: buffer.append(rows(1)), buffer.commit, buffer.publish, lambda: buffer.writer(1)):
+        with pytest.raises(ConflictError, match=r"append was interrupted.*since commit 1.*open it again"):
+            change()
+    with pytest.raises(ConflictError, match="append was interrupted"):
+        buffer.close()
+    with rs.open(location, "r+") as buffer:
+        buffer.append(rows(2))
+    assert len(rs.open(location)) == 12
+
+
+def test_leaving_a_block_warns_of_what_an_interrupt_has_cost(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def record() -> None:
+        with rs.create(location, SCHEMA) as buffer:
+            buffer.append(rows(10))
+            buffer.commit()
+            interrupt(lambda: buffer.append(rows(10)), monkeypatch)
+
+    with pytest.warns(ReplayStoreWarning, match="append was interrupted"), pytest.raises(KeyboardInterrupt):
+        record()
+
+    assert len(rs.open(location)) == 10
+
+
+def test_ctrl_c_waits_for_the_end_of_an_operation(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = Appender._advance
+
+    def signalled(*arguments: Any) -> None:
+        advance(*arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.undo()
+
+    def record() -> None:
+        with rs.create(location, SCHEMA) as buffer:
+            monkeypatch.setattr(Appender, "_advance", signalled)
+            buffer.append(rows(10))
+
+    with pytest.raises(KeyboardInterrupt):
+        record()
+
+    assert len(rs.open(location)) == 10, "the append has happened, and leaving the block has committed it"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    operations, seen = Operations("a"), list[int]()
+
+    def work() -> None:
+        with operations("append"):
+            for number in range(3):
+                os.kill(os.getpid(), signal.SIGINT)
+                seen.append(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+    assert seen == [0]
+    assert operations.interrupted == "append"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_signals_come_at_once_in_other_threads_and_handlers_are_left_alone() -> None:
+    operations, handlers = Operations("a"), []
+
+    def work() -> None:
+        with operations("append"):
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert handlers == [signal.default_int_handler]
+    assert operations.interrupted == ""
+
+
+def test_an_error_of_ours_leaves_nothing_half_done_and_one_of_the_system_is_translated() -> None:
+    operations = Operations("a.zarr")
+    with pytest.raises(StorageError, match="full"), operations("append"):
+        raise StorageError("full")
+    assert operations.interrupted == ""
+
+    caught = pytest.raises(StorageError, match=r"a\.zarr: rollback failed: Input/output error.*open it again")
+    with caught as refused, operations("rollback"):
+        raise OSError(5, "Input/output error")
+    assert refused.value.errno == 5
+    assert operations.interrupted == "rollback"
+
+
+def test_a_step_that_is_interrupted_while_it_is_staged_is_not_recorded(tmp_path: Path) -> None:
+    buffer = rs.create(tmp_path / "a.zarr", SCHEMA)
+    writer, no = buffer.writer(2), np.zeros(2, np.bool_)
+    writer.reset(np.zeros((2, 3), "f4"))
+
+    for value in range(4):
+        if value == 2:  # as an interrupt between two writes of a step leaves it
+            writer._staged.write(b"half a step")
+            writer._masks[2] = ~no
+        else:
+            writer.step(np.full(2, value), np.full(2, float(value)), no, no, np.full((2, 3), value, "f4"))
+    writer.close()
+    buffer.close()
+
+    with rs.open(tmp_path / "a.zarr") as read:
+        assert read.trajectory(0)["reward"].tolist() == [0.0, 1.0, 3.0]
+        assert read.trajectory(1)["observation"][:, 0].tolist() == [0.0, 0.0, 1.0]
