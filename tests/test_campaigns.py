@@ -26,7 +26,7 @@ SHARES = {
     "power_model": 24,
     "power_real": 10,
     "interrupts": 36,
-    "concurrency": 30_000,  # rows
+    "concurrency": 10_000,  # rows
     "corruptions": 60,
     "fuzz": 60,
     "forgeries": 180,
@@ -65,7 +65,11 @@ def test_what_is_promised_holds(request: pytest.FixtureRequest, folder: str, nam
 @pytest.mark.parametrize("name", CAMPAIGNS)
 @pytest.mark.timeout(3600)
 def test_a_campaign_sees_what_is_broken_on_purpose(folder: str, name: str) -> None:
-    assert tried(campaign(name).control(folder, seed=0)).failures
+    tally = campaign(name).control(folder, seed=0)
+    if tally.skipped:
+        pytest.skip(tally.skipped)
+
+    assert tally.failures
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

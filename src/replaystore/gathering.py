@@ -76,7 +76,7 @@ class Gather:
         columns = {name: buffer._column(place) for name, place in stored.items()}
         self.columns = columns
         self.schema = buffer.schema
-        self._codecs = {name: buffer._store.container.specs()[place].codec for name, place in stored.items()}
+        self._codecs = {name: buffer._store.spec(place).codec for name, place in stored.items()}
         self._mapped: dict[str, _Mapped] = {}
         self._plain: dict[str, PlainColumn] = {}
         self.slabs: list[Slab] = []
