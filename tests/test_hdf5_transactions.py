@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,7 @@ from replaystore.backends.files import Files
 from replaystore.backends.hdf5 import Hdf5Container
 from replaystore.backends.hdf5_front import USERBLOCK
 from replaystore.backends.hdf5_overlay import Overlay
-from replaystore.errors import (
-    CorruptError,
-    NotFoundError,
-)
+from replaystore.errors import ConflictError, CorruptError, NotFoundError
 from replaystore.testing.disks import Disk, put
 from replaystore.testing.faults import RecordingFiles
 
@@ -308,6 +305,9 @@ class HookedFiles(Files):
             self._run()
         return super().read(name, offset, length)
 
+    def read_places(self, name: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        return [self.read(name, *place) for place in places]
+
     def write(self, name: str, offset: int, data: Any) -> None:
         self._run()
         super().write(name, offset, data)
@@ -466,4 +466,35 @@ def test_a_reader_is_not_kept_waiting_by_a_writer_that_never_pauses(tmp_path: Pa
 
         assert file.read(look)[0] == 576
         assert len(looked) < 5
+    buffer.close()
+
+
+def test_the_library_is_never_given_bytes_of_two_states(tmp_path: Path) -> None:
+    """It may not survive structures each of which is whole, and which do not fit together."""
+    path = tmp_path / "a.h5"
+    schema = rs.Schema({"observation": rs.Field(np.dtype("u1"), (4,), "observation")})
+    buffer = rs.create(path, schema, storage={"observation": {"codec": "gzip:1", "chunk_rows": 8}})
+    with rs.open(path) as reader:
+        seen: list[tuple[bytes, BaseException | None]] = []
+
+        def look(overlay: Overlay) -> bytes:
+            overlay.seek(USERBLOCK)
+            overlay.read(64)
+            if not seen:
+                buffer.append({"observation": np.zeros((80, 4), "u1")})
+                buffer.commit()
+            overlay.seek(USERBLOCK + 64)
+            seen.append((overlay.read(4096), overlay.failure))
+            overlay.seek(USERBLOCK)
+            assert any(overlay.read(64)) is (overlay.failure is None), "what was wrong once stays wrong"
+            if overlay.failure is not None:
+                raise overlay.failure
+            return seen[-1][0]
+
+        found, _ = reader._store.container._file.read(look)
+    (stopped, why), (whole, nothing) = seen
+    assert not any(stopped)
+    assert isinstance(why, ConflictError)
+    assert nothing is None
+    assert found == whole == path.read_bytes()[USERBLOCK + 64 : USERBLOCK + 64 + 4096]
     buffer.close()

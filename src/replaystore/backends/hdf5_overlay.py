@@ -75,7 +75,7 @@ class Pieces:
 
 class Overlay(io.RawIOBase):
     """The file object for h5py. It never raises, because the library would not survive that in every place: what goes wrong here, an
-    error of the system or an interrupt, is kept in `failure`, and the library is given zeros."""
+    error of the system or an interrupt, is kept in `failure`, and from then on the library is given zeros."""
 
     def __init__(self, read: Callable[[int, int], bytes], end: int, pieces: Pieces | None = None) -> None:
         self.pieces = Pieces() if pieces is None else pieces
@@ -120,7 +120,7 @@ class Overlay(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         try:
-            data = self._read(self._position, len(view))
+            data = self._read(self._position, len(view)) if self.failure is None else b""
         except BaseException as error:  # noqa: BLE001  # raised again when the library has returned
             self.failure, data = error.with_traceback(None), b""
         view[: len(data)] = data

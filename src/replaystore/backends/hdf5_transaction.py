@@ -185,8 +185,8 @@ class TransactionFile:
     def read(self, action: Callable[[Overlay], Result]) -> tuple[Result, Version]:
         """What `action` finds in a consistent state of the file, and the version of that state.
 
-        Beside a busy writer the library is too slow to read one state: what it read the last time is then fetched at once, and it is
-        given that. It reads little else the next time, since a transaction changes little."""
+        Beside a busy writer the library is too slow to read one state: it is stopped where the state changes, and what it has read so far
+        is then fetched at once the next time. It soon reads little else, since a transaction changes little."""
         wanted: dict[tuple[int, int], None] = {}
         for attempt in range(ATTEMPTS):
             if attempt > BURST:
@@ -198,7 +198,7 @@ class TransactionFile:
             try:
                 block, end = self._superblock(pieces)
                 size, needed = self.files.size(self.name), front.pending.old_end if pieces and front.pending else end
-                fetched = self._fetched(wanted)
+                fetched = self._fetched(wanted, front)
                 if wanted and self._version(self._front().journal) != version:
                     continue
                 if size < needed:
@@ -215,10 +215,18 @@ class TransactionFile:
             wanted |= dict.fromkeys(fetched.missed)
         raise self._restless()
 
-    def _fetched(self, wanted: Iterable[tuple[int, int]]) -> _Fetched:
-        places = list(wanted)
+    def _fetched(self, wanted: Iterable[tuple[int, int]], front: Front) -> _Fetched:
+        """Bytes that the library is given: never some of one state and some of another, which it may not survive."""
+        places, header, generation = list(wanted), front.block[JOURNAL : JOURNAL + Header.SIZE], self.generation
+
+        def besides(offset: int, length: int) -> bytes:
+            data, now = self.files.read_places(self.name, [(offset, length), (JOURNAL, Header.SIZE)])
+            if now != header or self.generation != generation:
+                raise self._restless()
+            return data
+
         found = self.files.read_places(self.name, places) if places else []
-        return _Fetched(dict(zip(places, found, strict=True)), self._bytes)
+        return _Fetched(dict(zip(places, found, strict=True)), besides)
 
     def head(self) -> Head | None:
         """The newest valid head; None before the first segment of the log. Cheap."""

@@ -198,11 +198,13 @@ class Process:
         hangs = not self.ended
         if hangs:
             os.kill(self._process, signal.SIGKILL)
-        os.waitpid(self._process, 0)
+        status = os.waitstatus_to_exitcode(os.waitpid(self._process, 0)[1])
         with os.fdopen(self._reading, "rb") as pipe:
             data = pipe.read()
-        if hangs or not data:
-            return "it hangs" if hangs else "it died"
+        if hangs:
+            return "it hangs"
+        if status < 0 or not data:
+            return f"it died of {signal.Signals(-status).name if status < 0 else f'status {status}'}"
         return pickle.loads(data)  # noqa: S301  # written by our own child
 
 
