@@ -28,6 +28,7 @@ from replaystore.backends import files
 from replaystore.compat.active_rlhf import ReplayBuffer as ActiveBuffer
 from replaystore.compat.velora import ReplayBuffer as VeloraBuffer
 from replaystore.errors import AlreadyExistsError, ConflictError, NotFoundError, ReplayStoreError, StorageError
+from replaystore.formats import writing
 from replaystore.location import parse
 from replaystore.opening import OLD, PARTIAL, NewStore, open_container
 from replaystore.schema import Field, Schema
@@ -589,3 +590,28 @@ def test_a_store_that_cannot_get_its_name_back_is_named(tmp_path: Path) -> None:
     ):
         rs.open(path)
     assert of_store(path) == 1
+
+
+def test_the_last_of_several_new_files_gets_its_name_when_the_others_have_theirs_for_good(tmp_path: Path) -> None:
+    """That it is there says that the others are; a power cut may lose the names given since the last sync, in any order."""
+    done: list[str] = []
+    put, sync = NewFile.put, writing.sync_folder
+
+    def putting(new: NewFile, path: str | None = None, **options: Any) -> None:
+        done.append(os.path.basename(path or new.path))
+        put(new, path, **options)
+
+    def syncing(folder: str) -> None:
+        done.append("sync")
+        sync(folder)
+
+    paths = [str(tmp_path / name) for name in ("one", "two", "last")]
+    with (
+        patch.object(NewFile, "put", putting),
+        patch.object(writing, "sync_folder", syncing),
+        writing.NewFiles(paths, overwrite=True) as new,
+    ):
+        for file in new.files:
+            file.write(b"new")
+    assert done.index("sync") < done.index("last" + writing.NEW)
+    assert max(done.index(name + writing.NEW) for name in ("one", "two")) < done.index("sync")

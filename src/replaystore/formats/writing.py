@@ -89,9 +89,11 @@ class NewFiles:
             if found and not self._overwrite:
                 raise _exists(found[0])
             try:
-                for new in self._new:
+                for new in self._new[:-1]:
                     new.put(new.path + NEW)
-                _sync_folders(self.paths)
+                _sync_folders(self.paths)  # the last one says that the others are there: after a power cut, too
+                self._new[-1].put(self.paths[-1] + NEW)
+                _sync_folders(self.paths[-1:])
             except BaseException:
                 _remove(path + NEW for path in reversed(self.paths))
                 raise
