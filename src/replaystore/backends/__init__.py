@@ -98,11 +98,9 @@ class ArraySpec:
 
     def problem(self) -> str:
         """Why there can be no such array; empty if there can. Sizes are made of what this lets pass."""
-        for values, most in ((self.shape, MOST_BYTES), ((self.chunk_rows,), MOST_ROWS), ((self.chunks_per_shard,), MOST_CHUNKS)):
-            if any(type(value) is not int or not 1 <= value <= most for value in values) or len(values) > MOST_DIMENSIONS:
-                return (
-                    f"rows of shape {self.shape!r:.80}, {self.chunk_rows!r:.40} in a chunk, {self.chunks_per_shard!r:.40} chunks in a shard"
-                )
+        counts = (self.chunk_rows, MOST_ROWS), (self.chunks_per_shard, MOST_CHUNKS), *((length, MOST_BYTES) for length in self.shape)
+        if len(self.shape) > MOST_DIMENSIONS or any(type(value) is not int or not 1 <= value <= most for value, most in counts):
+            return f"rows of shape {self.shape!r:.80}, {self.chunk_rows!r:.40} in a chunk, {self.chunks_per_shard!r:.40} chunks in a shard"
         if self.row_bytes > MOST_BYTES or self.chunk_bytes > (MOST_BYTES if self.codec is not None else MOST_CHUNK):
             return f"{self.row_bytes} bytes in a row, {self.chunk_bytes} in a chunk"
         kinds = (self.journaled, bool), (self.mutable, bool), (self.dimension, str), (self.codec, str | None)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from replaystore.backends.inside import DEEPEST, check_folders, open_regular
-from replaystore.errors import CorruptError
+from replaystore.errors import CorruptError, ReplayStoreError, StorageError
 from replaystore.forks import renew_in_children
 
 __all__ = ["Files", "MemoryFiles"]
@@ -75,11 +75,26 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_syncing.start_anew)
 
 
+def _read(fd: int, offset: int, length: int | None) -> bytes:
+    if length is None:
+        length = max(0, os.fstat(fd).st_size - offset)
+    pieces: list[bytes] = []
+    while length > 0:
+        piece = os.pread(fd, min(length, 1 << 30), offset)
+        if not piece:
+            break
+        pieces.append(piece)
+        offset += len(piece)
+        length -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
 class Files:
     """The files below one folder."""
 
     def __init__(self, root: str | os.PathLike[str], *, writable: bool) -> None:
         self.root = Path(root)
+        self._prefix = os.path.join(self.root, "")
         self.writable = writable
         self.entrance = ""
         """The file that may be a link, if the store is one file and its name that of a link to it."""
@@ -98,7 +113,7 @@ class Files:
 
     def path(self, name: str) -> str:
         """The path of a file, for messages and for other libraries."""
-        return os.path.join(self.root, name) if name else str(self.root)
+        return self._prefix + name if name else str(self.root)
 
     def _inside(self, name: str, *, make: bool = False) -> str:
         """The path of a file, whose folders are folders of the store. FileNotFoundError; CorruptError: one is a link."""
@@ -167,32 +182,49 @@ class Files:
         return fd, 0, os.fstat(fd).st_size
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        """Bytes of a file; fewer than asked for where it ends."""
+        """Bytes of a file; fewer than asked for where it ends. FileNotFoundError, StorageError, as all that reads."""
+        try:
+            return self._read(name, offset, length)
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def _read(self, name: str, offset: int, length: int | None) -> bytes:
         with self.borrowed(name) as fd:
-            if length is None:
-                length = max(0, os.fstat(fd).st_size - offset)
-            pieces: list[bytes] = []
-            while length > 0:
-                piece = os.pread(fd, min(length, 1 << 30), offset)
-                if not piece:
-                    break
-                pieces.append(piece)
-                offset += len(piece)
-                length -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return _read(fd, offset, length)
+
+    def _unreadable(self, name: str, error: OSError) -> OSError:
+        """Why a file cannot be read, as an error of ours; that it is missing, or no file, means something else to every caller."""
+        if isinstance(error, ReplayStoreError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            return error
+        return StorageError(f"{self.path(name)} cannot be read: {error.strerror or error}; check the disk and its permissions", error.errno)
 
     def read_whole(self, name: str, most: int) -> bytes:
-        """All bytes of a file that has a use for at most so many. CorruptError: it has more."""
-        size = self.size(name)
+        """All bytes of a file that has a use for at most so many. CorruptError: it has more.
+
+        No descriptor is kept: such files are replaced by renaming, so that each time another one may have the name."""
+        try:
+            fd = open_regular(self._inside(name), os.O_RDONLY, follow=name == self.entrance)
+            try:
+                self._bounded(name, os.fstat(fd).st_size, most)
+                return _read(fd, 0, None)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def _bounded(self, name: str, size: int, most: int) -> int:
         if size > most:
             raise CorruptError(f"{self.path(name)} has {size} bytes, and at most {most} make sense; restore it from a copy")
-        return self.read(name, 0, size)
+        return size
 
     def read_places(self, name: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes at several (offset, length) of a file, which is looked up once; fewer than asked for where it ends."""
-        with self.borrowed(name) as fd:
-            base = self._beginning(name)
-            return [os.pread(fd, length, base + offset) for offset, length in places]
+        try:
+            with self.borrowed(name) as fd:
+                base = self._beginning(name)
+                return [os.pread(fd, length, base + offset) for offset, length in places]
+        except OSError as error:
+            raise self._unreadable(name, error) from error
 
     def _beginning(self, name: str) -> int:
         """Where in its descriptor a file's bytes begin."""
@@ -209,27 +241,35 @@ class Files:
         """Fill a buffer with the bytes of a file from `offset` on; how many there were.
 
         Memory that is used again is read into several times as fast as new memory, which the system has to clear."""
-        fd, base, size = self.place(name)
-        target = target[: max(0, size - offset)]
-        done = 0
-        while done < len(target):
-            count = os.preadv(fd, [target[done:]], base + offset + done)
-            if not count:
-                break
-            done += count
+        try:
+            fd, base, size = self.place(name)
+            target = target[: max(0, size - offset)]
+            done = 0
+            while done < len(target):
+                count = os.preadv(fd, [target[done:]], base + offset + done)
+                if not count:
+                    break
+                done += count
+        except OSError as error:
+            raise self._unreadable(name, error) from error
         return done
 
     def size(self, name: str) -> int:
         """The size in bytes. FileNotFoundError if there is no such file."""
-        with self._lock:
-            return os.fstat(self.descriptor(name)).st_size
+        try:
+            with self._lock:
+                return os.fstat(self.descriptor(name)).st_size
+        except OSError as error:
+            raise self._unreadable(name, error) from error
 
     def exists(self, name: str) -> bool:
         """Whether something has the name, be it a link that leads nowhere."""
         try:
             os.lstat(self._inside(name))
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            raise self._unreadable(name, error) from error
         return True
 
     def list(self, folder: str = "") -> list[str]:
@@ -238,6 +278,8 @@ class Files:
             return sorted(os.listdir(self._folder_path(folder)))
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise self._unreadable(folder, error) from error
 
     def walk(self) -> Iterator[str]:
         """The names of all files, sorted; links are among them. CorruptError: folders lie too deep in each other."""
@@ -472,6 +514,9 @@ class MemoryFiles(Files):
         with self._lock:
             self.remove(name)
             self._small[name] = bytearray()
+
+    def read_whole(self, name: str, most: int) -> bytes:
+        return self.read(name, 0, self._bounded(name, self.size(name), most))
 
     def read_places(self, name: str, places: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
         return [self.read(name, offset, length) for offset, length in places]

@@ -11,6 +11,7 @@ a file may have room already for rows that come later.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,9 @@ CANDIDATES = 256
 
 
 def missing(store: StoreReader) -> str:
-    """What the files lack of the store's commit, as far as can be told quickly, in one line; empty if nothing."""
+    """What the files lack of the store's commit, as far as can be told quickly, in one line; empty if nothing.
+
+    StorageError, OSError: the system does not let us look, which may pass, so that nothing is said of what is there."""
     try:
         for name, spec in store.specs().items():
             if spec.mutable:
@@ -44,8 +47,19 @@ def missing(store: StoreReader) -> str:
             if store.attachment(name) is None:
                 return f"{store}: what commit {store.state.commit} keeps of open trajectories is overwritten"
     except (ReplayStoreError, OSError) as error:
+        if _refused(error):
+            raise
         return str(error)
     return ""
+
+
+def _refused(error: Exception) -> bool:
+    """Whether the system refuses to show what is there; a missing file, and what HDF5 says of a damaged one, are no refusals."""
+    if isinstance(error, StorageError):
+        return True
+    if isinstance(error, ReplayStoreError) or not isinstance(error, OSError):
+        return False
+    return "errno = " in str(error) or error.errno not in (None, errno.ENOENT)
 
 
 def _check_table(store: StoreReader, name: str, spec: ArraySpec) -> None:
@@ -154,9 +168,9 @@ def _sound_rows(store: StoreReader, name: str, spec: ArraySpec, start: int) -> i
                 entry = store.locate(name, chunk)
                 stored = store.container.files.read(*entry) if entry is not None else b""
                 found = store.container.codec(spec).checksum(stored)
-        except StorageError:
-            raise
-        except (ReplayStoreError, OSError, ValueError):
+        except (ReplayStoreError, OSError, ValueError) as error:
+            if _refused(error):
+                raise
             return chunk * spec.chunk_rows
         if found != store.checksum(name, chunk):
             return chunk * spec.chunk_rows

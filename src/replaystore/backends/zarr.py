@@ -108,22 +108,28 @@ class ZarrContainer:
     def _walk(self, folder: str) -> Iterator[tuple[str, ArraySpec]]:
         for entry in self.files.list(folder):
             name = f"{folder}/{entry}" if folder else entry
-            if entry.endswith(".new") or not self.files.exists(f"{name}/zarr.json"):
+            if entry.endswith(".new"):
                 continue
-            metadata = self._metadata(name)
+            try:
+                metadata = self._read_metadata(name)
+            except FileNotFoundError:
+                continue
             if metadata.get("node_type") == "array":
                 yield name, spec_of(metadata, self.files.path(f"{name}/zarr.json"))
             else:
                 yield from self._walk(name)
 
     def _metadata(self, name: str) -> dict[str, Any]:
-        file = f"{name}/zarr.json" if name else "zarr.json"
+        """zarr.json of a folder, which has to have one."""
         try:
-            found = load_json(self.files.read_whole(file, MOST_JSON), self.files.path(file))
+            return self._read_metadata(name)
         except FileNotFoundError:
+            file = f"{name}/zarr.json" if name else "zarr.json"
             raise self._not_ours(name, f"{self.files.path('')} is not a replaystore store: it has no {file}") from None
-        finally:
-            self.files.forget(file)  # it is replaced by renaming
+
+    def _read_metadata(self, name: str) -> dict[str, Any]:
+        file = f"{name}/zarr.json" if name else "zarr.json"
+        found = load_json(self.files.read_whole(file, MOST_JSON), self.files.path(file))
         if not isinstance(found, dict) or found.get("zarr_format") != 3:
             raise self._not_ours(name, f"{self.files.path(file)}: not Zarr v3 metadata")
         return found

@@ -91,7 +91,7 @@ class ZipFiles(Files):
     def _beginning(self, name: str) -> int:
         return self.place(name)[1]
 
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+    def _read(self, name: str, offset: int, length: int | None) -> bytes:
         with self.borrowed(name) as fd:
             _, begin, size = self.place(name)
             stop = size if length is None else min(size, offset + length)
@@ -103,6 +103,9 @@ class ZipFiles(Files):
                 pieces.append(piece)
                 offset += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_whole(self, name: str, most: int) -> bytes:
+        return self.read(name, 0, self._bounded(name, self.size(name), most))
 
     def size(self, name: str) -> int:
         return self.place(name)[2]

@@ -116,7 +116,8 @@ def _attempt(room: Room, scenario: Scenario, code: int, tell: Tell, *, closing: 
         if not _says(error, code):
             raise AssertionError(f"{type(error).__name__} without the reason, {os.strerror(code)}: {error}") from error
         if opened and isinstance(scenario, Recording):
-            tell(("failed", scenario.reached))
+            if closing:
+                tell(("failed", scenario.reached))
             _finish(opened[-1], tell, closing=closing)
 
 

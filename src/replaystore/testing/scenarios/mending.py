@@ -13,7 +13,7 @@ from replaystore.repairing import repair
 from replaystore.testing.crashes import tiny
 from replaystore.testing.samples import small, storage
 from replaystore.testing.scenarios import Floor, Tell
-from replaystore.testing.scenarios.recordings import verified
+from replaystore.testing.scenarios.recordings import here, verified
 from replaystore.testing.scenarios.replacing import digest
 from replaystore.testing.workloads import Action, act
 from replaystore.verification import verify
@@ -58,7 +58,7 @@ class Mending:
         raise AssertionError("the newest row is in no file")
 
     def perform(self, folder: str, tell: Tell) -> None:
-        with tiny():
+        with tiny(), here():
             repair(os.path.join(folder, self._file))
         tell(Floor(1))
 
@@ -71,7 +71,7 @@ class Mending:
 
     def check(self, folder: str, floor: int | None, *, cut: bool = False) -> None:
         path = os.path.join(folder, self._file)
-        with tiny():
+        with tiny(), here():
             buffers.open(path).close()
             if floor is not None or self._sound(path):
                 verified(path)
