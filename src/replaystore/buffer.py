@@ -175,8 +175,9 @@ def _look_at(place: Location, container: Container, commit: int | None) -> Buffe
     if commit is not None:
         store = store.pin(commit)
     elif not sealing.is_sealed(store.state):
-        # A store that somebody writes to has seen no power cut since.
-        store = _whole(store, synced=document.layout.durability == "commit" or is_written(place))
+        # A base record is synced; and a store that somebody writes to has seen no power cut since.
+        synced = document.layout.durability == "commit" or store.state.commit == store.state.base or is_written(place)
+        store = _whole(store, synced=synced)
     store.keep_tails()
     store.check_generation()
     if container.identity() != before:

@@ -87,9 +87,13 @@ def _library(path: str, overlay: Overlay, mode: str, *, aligned: bool = True) ->
 def child(owner: Any, name: str) -> Any:
     """The object that a hard link of a group names; None: there is none."""
     key = name.encode()
-    if key not in owner or owner.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+    try:
+        hard = owner.links.get_info(key).type == h5py.h5l.TYPE_HARD
+    except (KeyError, RuntimeError):
+        if key in owner:
+            raise
         return None
-    return h5py.h5o.open(owner, key)
+    return h5py.h5o.open(owner, key) if hard else None
 
 
 def group(file: Any, path: str, *, make: bool = False) -> Any:
