@@ -14,6 +14,8 @@ import pytest
 
 import replaystore as rs
 from replaystore.backends.appending import Appender
+from replaystore.backends.hdf5_arrays import make_file
+from replaystore.backends.hdf5_overlay import Pieces
 from replaystore.errors import ConflictError, ReplayStoreWarning, StorageError
 from replaystore.interrupts import Operations
 
@@ -170,3 +172,28 @@ def test_a_step_that_is_interrupted_while_it_is_staged_is_not_recorded(tmp_path:
     with rs.open(tmp_path / "a.zarr") as read:
         assert read.trajectory(0)["reward"].tolist() == [0.0, 1.0, 3.0]
         assert read.trajectory(1)["observation"][:, 0].tolist() == [0.0, 0.0, 1.0]
+
+
+def test_an_interrupt_while_hdf5_makes_a_file_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each of the calls by which the library writes."""
+    write, heard = Pieces.write, 0
+    for number in range(1, 1000):
+        calls = 0
+
+        def interrupted(self: Pieces, offset: int, data: bytes) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == number:  # noqa: B023
+                raise KeyboardInterrupt
+            write(self, offset, data)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Pieces, "write", interrupted)
+            try:
+                make_file("a.h5", {"format_version": 1})
+            except KeyboardInterrupt:
+                heard += 1
+        if calls < number:
+            break
+        assert heard == number
+    assert heard > 3

@@ -81,7 +81,7 @@ class Hdf5Container:
         """A file with a document and nothing else; durable on return. AlreadyExistsError: the name is taken."""
         if files.exists(name):
             raise AlreadyExistsError(f"{files.path(name)} exists; choose another name or remove it")
-        overlay, temporary = make_file(document), name + TEMPORARY
+        overlay, temporary = make_file(files.path(name), document), name + TEMPORARY
         files.create(temporary)
         try:
             files.write(temporary, 0, front_block())

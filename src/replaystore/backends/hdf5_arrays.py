@@ -21,7 +21,7 @@ from replaystore.backends import DTYPES, ArraySpec
 from replaystore.backends.checks import load_json
 from replaystore.backends.codecs import HDF5_DEFLATE, HDF5_ZSTD, hdf5_filters
 from replaystore.backends.hdf5_front import USERBLOCK
-from replaystore.backends.hdf5_library import LIBVER, child, group, remove, text_attribute
+from replaystore.backends.hdf5_library import child, group, library, remove, text_attribute
 from replaystore.backends.hdf5_log import LOG
 from replaystore.backends.hdf5_overlay import Overlay
 from replaystore.backends.inside import DEEPEST
@@ -36,11 +36,11 @@ MOST_TEXT = 128 << 20
 """Bytes of the document, 16 MiB at most, whose letters may take six each."""
 
 
-def make_file(document: Mapping[str, Any]) -> Overlay:
-    """The HDF5 bytes of an empty store."""
+def make_file(path: str, document: Mapping[str, Any]) -> Overlay:
+    """The HDF5 bytes of an empty store; `path` is for messages."""
     overlay = Overlay(lambda _offset, length: bytes(length), 0)
     # Without free-space management nothing that was ever written is overwritten, so what a reader knows of stays as it is.
-    with h5py.File(overlay, "w", userblock_size=USERBLOCK, fs_strategy="none", libver=LIBVER) as file:
+    with library(path, overlay, "w", aligned=False, userblock_size=USERBLOCK, fs_strategy="none") as file:
         write_document(file, document)
         group(file, LOG, make=True)
     overlay.pieces.cut(overlay.end)

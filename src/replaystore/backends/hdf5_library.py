@@ -23,7 +23,7 @@ from replaystore.backends.hdf5_transaction import TransactionFile, Version
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
 from replaystore.interrupts import signals_wait
 
-__all__ = ["ALIGNMENT", "LIBVER", "Hdf5File", "child", "group", "origins", "remove", "text_attribute"]
+__all__ = ["ALIGNMENT", "LIBVER", "Hdf5File", "child", "group", "library", "origins", "remove", "text_attribute"]
 
 ALIGNMENT = 4096
 """Rows lie on pages, so that they can be mapped."""
@@ -40,7 +40,7 @@ class Hdf5File(TransactionFile):
         """What `action` finds in a consistent state of the file, and the version of that state."""
 
         def read(overlay: Overlay) -> Result:
-            with _library(self.path, overlay, "r") as file:
+            with library(self.path, overlay, "r") as file:
                 return action(file, overlay)
 
         return self.read(read)
@@ -48,7 +48,7 @@ class Hdf5File(TransactionFile):
     def change(self, action: Callable[[Any, Overlay], Result], *, aligned: bool = True) -> Result:
         """One transaction: all that `action` does, or nothing."""
         overlay = self.begin()
-        with _library(self.path, overlay, "r+", aligned=aligned) as file:
+        with library(self.path, overlay, "r+", aligned=aligned) as file:
             result = action(file, overlay)
         if not overlay.cancelled:
             self.commit(overlay)
@@ -56,11 +56,11 @@ class Hdf5File(TransactionFile):
 
 
 @contextmanager
-def _library(path: str, overlay: Overlay, mode: str, *, aligned: bool = True) -> Iterator[Any]:
-    """The library's view of an overlay. CorruptError: it cannot make sense of it."""
-    alignment = ALIGNMENT if aligned else 1
+def library(path: str, overlay: Overlay, mode: str, *, aligned: bool = True, **options: Any) -> Iterator[Any]:
+    """The library's view of an overlay, opened with these options. CorruptError: it cannot make sense of it."""
+    options |= dict.fromkeys(("alignment_threshold", "alignment_interval"), ALIGNMENT if aligned else 1)
     try:
-        with signals_wait(), h5py.File(overlay, mode, libver=LIBVER, alignment_threshold=alignment, alignment_interval=alignment) as file:
+        with signals_wait(), h5py.File(overlay, mode, libver=LIBVER, **options) as file:
             yield file
     except BaseException as error:  # h5py raises nearly every exception that there is
         # A frame that somebody keeps with the error keeps HDF5's settings for `overlay`, too, and if those are there still when the
