@@ -225,6 +225,7 @@ WRONG_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "no setting": ({"storage": {"reward": {"level": 1}}}, "storage of 'reward': unknown setting 'level'"),
     "codec": ({"storage": {"reward": {"codec": "lzma:3"}}}, '"lzma:3" is not known; known are'),
     "level": ({"storage": {"reward": {"codec": "zstd:99"}}}, '"zstd:99" is not known'),
+    "codec of another type": ({"storage": {"reward": {"codec": None}}}, "a codec is a string"),
     "codec of no kind": ({"storage": {"reward": {"codec": 3}}}, "reward.codec"),
     "pages": ({"storage": {"reward": {"chunk_rows": 7}}}, "'reward': chunk_rows of a raw field .* multiple of 512, not 7"),
     "no rows": ({"storage": {"reward": {"chunk_rows": 0}}}, "reward.chunk_rows"),

@@ -120,6 +120,8 @@ def _choose(
     size, archive = declared.row_bytes, layout == "archive"
     coded = archive or size > RAW_BYTES
     codec = override.get("codec", capabilities.default_codec if coded else "raw")
+    if not isinstance(codec, str):
+        raise SchemaError(f'storage of {name!r}: a codec is a string such as "raw" or "zstd:1", not {codec!r:.80}')
     if codec == "raw":
         rows = max(_power(CHUNK_BYTES // size), PAGE // math.gcd(PAGE, size))
         chosen = None
