@@ -309,3 +309,26 @@ def test_only_archives_have_something_to_check(tmp_path: Path) -> None:
         sealing.check_metadata(buffer._store.container)
         sealing.refuse_writing(buffer._place, buffer._store.container)
         assert not sealing.is_sealed(buffer._store.state)
+
+
+def test_what_sealing_removes_is_gone_for_good_before_the_manifest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut it would be there again, and in no manifest."""
+    synced: list[tuple[str, list[str]]] = []
+    sync = Files.sync_folder
+
+    def noted(files: Files, folder: str) -> None:
+        synced.append((folder, files.list(folder)))
+        sync(files, folder)
+
+    monkeypatch.setattr(Files, "sync_folder", noted)
+    schema = rs.Schema({"observation": rs.Field("f4", (3,), "observation")})
+    with rs.create(tmp_path / "a.zarr", schema, layout="archive", storage={"observation": {"codec": "zstd:1", "chunk_rows": 8}}) as buffer:
+        buffer.append({"observation": np.ones((13, 3), "f4")})
+        buffer.commit()
+        assert (tmp_path / "a.zarr" / "journal" / "tail").is_dir()
+        Path(tmp_path / "a.zarr" / "steps" / "zarr.json.new").write_text("left over")
+        synced.clear()
+    folders = [folder for folder, _ in synced]
+    manifest = next(number for number, (folder, names) in enumerate(synced) if folder == "journal/log/c" and Path(MANIFEST).name in names)
+    assert ("journal", ["log", "zarr.json"]) in [(folder, sorted(names)) for folder, names in synced[:manifest]]
+    assert "steps" in folders[:manifest]

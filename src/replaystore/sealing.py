@@ -70,8 +70,10 @@ def _write_manifest(store: ArrayStore) -> None:
         return
     with store.storage("write the manifest"):
         files = container.files
-        for name in [name for name in files.walk() if name.endswith(".new")]:  # of a replacement that failed
+        left = [name for name in files.walk() if name.endswith(".new")]  # of a replacement that failed
+        for name in left:
             files.remove(name)
+        files.sync_folders({os.path.dirname(name) for name in left})
         listed = [name for name in files.walk() if name not in (MANIFEST, container.lock_name)]
         lines = [f"{_digest(files, name)}  {name}\n" for name in listed]
         files.replace(MANIFEST, "".join(lines).encode())

@@ -36,6 +36,7 @@ from replaystore.backends.zarr_metadata import (
     NOWHERE,
     array_metadata,
     as_json,
+    coded_index,
     consolidated,
     document_checksum,
     group_metadata,
@@ -43,7 +44,6 @@ from replaystore.backends.zarr_metadata import (
     raw_index,
     shard_name,
     spec_of,
-    with_checksum,
 )
 from replaystore.errors import CorruptError, FormatError
 from replaystore.locks import ZARR_LOCK
@@ -226,11 +226,8 @@ class ZarrContainer:
     def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
         spec = self.specs()[name]
         file = shard_name(name, spec, shard)
-        index = np.full((spec.chunks_per_shard, 2), NOWHERE, "<u8")
-        for number, entry in entries.items():
-            index[number % spec.chunks_per_shard] = entry.offset, entry.length
         self._touch(file)
-        self.files.write(file, 0, with_checksum(index))
+        self.files.write(file, 0, coded_index(spec, entries))
         self._indexes.pop((name, shard), None)
 
     def entry(self, name: str, chunk: int, *, complete: int = 0) -> ChunkEntry | None:
@@ -319,22 +316,21 @@ class ZarrContainer:
         for name, rows in lengths.items():
             spec = self.specs()[name]
             metadata = self._metadata(name)
-            if metadata["shape"][0] == rows:
-                continue
-            changed[name] = metadata
+            if metadata["shape"][0] != rows:
+                changed[name] = metadata
             shard, used = divmod(rows, spec.shard_rows)
-            file = shard_name(name, spec, shard)
             if not used:
                 continue  # the index was written when the shard was complete
-            if spec.codec is not None:
-                self.write_index(name, shard, entries.get(name, {}))
-            else:
-                chunks = -(-used // spec.chunk_rows)
-                whole = header_bytes(spec) + chunks * spec.chunk_bytes
-                if self.files.size(file) < whole:
-                    self.files.resize(file, whole)
-                self._touch(file)
-                self.files.write(file, 0, raw_index(spec, chunks))
+            file, chunks = shard_name(name, spec, shard), -(-used // spec.chunk_rows)
+            index = raw_index(spec, chunks) if spec.codec is None else coded_index(spec, entries.get(name, {}))
+            whole = header_bytes(spec) + chunks * spec.chunk_bytes if spec.codec is None else 0
+            if self.files.read(file, 0, len(index)) == index and self.files.size(file) >= whole:
+                continue
+            self._touch(file)
+            if self.files.size(file) < whole:
+                self.files.resize(file, whole)
+            self.files.write(file, 0, index)
+            self._indexes.pop((name, shard), None)
         self.sync()
         for name, metadata in changed.items():
             metadata["shape"][0] = lengths[name]
@@ -435,10 +431,13 @@ class ZarrContainer:
             for entry in self.files.list(f"{name}/c"):
                 number = as_number(entry)
                 if number is None or number * spec.shard_rows >= row:
-                    self._remove_shard(name, entry, len(spec.shape))
+                    folder = self._remove_shard(name, entry, len(spec.shape))
+                    if self.files.exists(folder):  # a power cut may have lost it
+                        self._folders[folder] = None
         for name in self.specs().keys() - rows.keys():
             if not name.startswith("journal/"):
                 self._remove(name)
+                self._folders[os.path.dirname(name)] = None
         self._specs = None
         self._indexes.clear()
 
@@ -455,18 +454,22 @@ class ZarrContainer:
         for known in (self._made, self._ends, self._dirty):
             for file in [file for file in known if file.startswith(name + "/")]:
                 known.discard(file) if isinstance(known, set) else known.pop(file)
+        self._folders = {folder: None for folder in self._folders if folder != name and not folder.startswith(name + "/")}
 
-    def _remove_shard(self, name: str, entry: str, dimensions: int) -> None:
+    def _remove_shard(self, name: str, entry: str, dimensions: int) -> str:
+        """Remove a file of rows; the folder that it was in."""
         file = f"{name}/c/{entry}" + "/0" * dimensions
         self.files.remove(file)
         self._made.discard(file)
         self._ends.pop(file, None)
         self._dirty.pop(file, None)
+        return os.path.dirname(file)
 
     def seal(self) -> None:
         for commit in self.segments()[:-1]:
             self.files.remove(f"{LOG}/c/{commit}")
         self.files.clear(TAIL)
+        self.files.sync_folder(os.path.dirname(TAIL))  # what the manifest does not name must not come back
         self._specs = None
         self.files.replace("zarr.json", as_json(consolidated(self.files)))
 

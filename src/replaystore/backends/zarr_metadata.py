@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.backends import PAGE, ArraySpec, dtype_named
+from replaystore.backends import PAGE, ArraySpec, ChunkEntry, dtype_named
 from replaystore.backends.checks import MOST_JSON, is_count, load_json
 from replaystore.backends.codecs import crc32c, parse_codec, zarr_codecs
 from replaystore.backends.files import Files
@@ -76,6 +76,14 @@ def raw_index(spec: ArraySpec, chunks: int) -> bytes:
     index = np.full((spec.chunks_per_shard, 2), NOWHERE, "<u8")
     index[:chunks, 0] = header_bytes(spec) + np.arange(chunks, dtype="<u8") * spec.chunk_bytes
     index[:chunks, 1] = spec.chunk_bytes
+    return with_checksum(index)
+
+
+def coded_index(spec: ArraySpec, entries: Mapping[int, ChunkEntry]) -> bytes:
+    """The index of a shard that has these chunks."""
+    index = np.full((spec.chunks_per_shard, 2), NOWHERE, "<u8")
+    for number, entry in entries.items():
+        index[number % spec.chunks_per_shard] = entry.offset, entry.length
     return with_checksum(index)
 
 
