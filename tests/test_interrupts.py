@@ -15,7 +15,7 @@ import pytest
 import replaystore as rs
 from replaystore.backends.appending import Appender
 from replaystore.backends.hdf5_arrays import make_file
-from replaystore.backends.hdf5_overlay import Pieces
+from replaystore.backends.hdf5_overlay import Overlay, Pieces
 from replaystore.errors import ConflictError, ReplayStoreWarning, StorageError
 from replaystore.interrupts import Operations
 
@@ -197,3 +197,21 @@ def test_an_interrupt_while_hdf5_makes_a_file_is_heard(tmp_path: Path, monkeypat
             break
         assert heard == number
     assert heard > 3
+
+
+def test_nothing_is_raised_into_hdf5(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept, and the library is given zeros from then on."""
+    for name in ("lay_over", "write"):
+        pieces = Pieces()
+        pieces.write(0, bytes(range(16)))
+        overlay = Overlay(lambda _, length: b"\1" * length, 100, pieces)
+
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Pieces, name, interrupted)
+            assert overlay.read(8) == (bytes(8) if name == "lay_over" else bytes(range(8)))
+            overlay.write(b"2")
+        assert isinstance(overlay.failure, KeyboardInterrupt)
+        assert overlay.read(8) == bytes(8)

@@ -332,3 +332,27 @@ def test_what_sealing_removes_is_gone_for_good_before_the_manifest_is_written(tm
     manifest = next(number for number, (folder, names) in enumerate(synced) if folder == "journal/log/c" and Path(MANIFEST).name in names)
     assert ("journal", ["log", "zarr.json"]) in [(folder, sorted(names)) for folder, names in synced[:manifest]]
     assert "steps" in folders[:manifest]
+
+
+def test_a_sidecar_is_of_bytes_that_are_on_the_disk_and_of_no_other_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live(str(tmp_path / "source.zarr"))
+    rs.convert(tmp_path / "source.zarr", tmp_path / "a.h5", layout="archive")
+    done: list[str] = []
+    sync_file, sync_folder, rename, replace = Files.sync_file, sealing.sync_folder, Files.rename, Files.replace
+
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any) -> Any:
+            done.append(f"{name} {arguments[1]}" if name != "sync" else f"sync, sidecar {(tmp_path / 'a.h5.sha256').exists()}")
+            return call(*arguments)
+
+        return noting
+
+    monkeypatch.setattr(Files, "sync_file", noted("sync_file", sync_file))
+    monkeypatch.setattr(Files, "rename", noted("rename", rename))
+    monkeypatch.setattr(Files, "replace", noted("replace", replace))
+    monkeypatch.setattr(sealing, "sync_folder", noted("sync", sync_folder))
+    rs.convert(tmp_path / "source.zarr", tmp_path / "a.h5", layout="archive", overwrite=True)
+    placed, written = done.index("rename a.h5.replaystore-partial"), done.index("replace a.h5.sha256")
+    assert "sync, sidecar False" in done[:placed]
+    assert "sync_file a.h5" in done[placed:written]
+    assert rs.verify(tmp_path / "a.h5").problems == []

@@ -101,3 +101,33 @@ def test_a_ring_syncs_before_it_drops(tmp_path: Path, monkeypatch: pytest.Monkey
     assert newest > 30, "a segment begins before rows are dropped, so that it does without them"
     with rs.open(tmp_path / "a.zarr") as reader:
         assert reader["observation"][:][:, 0].tolist() == list(range(dropped, 80_000))
+
+
+def test_an_array_of_which_the_log_speaks_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in which unfinished chunks are kept are made by the first commit that has some, and late fields by the next one."""
+    synced: list[str] = []
+    sync = Files.sync_folder
+
+    def noted(self: Files, folder: str) -> None:
+        synced.append(folder)
+        sync(self, folder)
+
+    buffer = rs.create(tmp_path / "a.zarr", SCHEMA, durability="none", storage=KINDS["coded.zarr"]["storage"])
+    monkeypatch.setattr(Files, "sync_folder", noted)
+    buffer.append(rows(0, 13))
+    append_record = buffer._store.container.append_record
+    known: list[str] = []
+
+    def appended(record: bytes) -> None:
+        known.extend(synced)
+        append_record(record)
+
+    monkeypatch.setattr(buffer._store.container, "append_record", appended)
+    buffer.commit()
+    assert {"journal", "journal/tail", "journal/tail/0"} <= set(known)
+    known.clear()
+    synced.clear()
+    buffer.add_field("info/late", rs.Field(np.dtype("i2"), (), "info"))
+    buffer.commit()
+    assert {"steps/info", "steps/info/late"} <= set(known)
+    buffer.close()

@@ -24,6 +24,7 @@ from replaystore.backends.records import SEALED, State
 from replaystore.backends.store import ArrayStore
 from replaystore.errors import CorruptError, StorageError, UnsupportedError
 from replaystore.location import Location, resolved
+from replaystore.temporary import sync_folder
 
 __all__ = [
     "MANIFEST",
@@ -85,6 +86,7 @@ def write_sidecar(place: Location) -> None:
     files = Files(folder or ".", writable=True)
     files.entrance = name
     try:
+        files.sync_file(name)  # HDF5's last marker is not synced otherwise, and these are its bytes
         files.replace(name + SIDECAR, f"{_digest(files, name)}  {name}\n".encode())
     except OSError as error:
         reason = error.strerror or str(error)
@@ -103,6 +105,7 @@ def without_sidecar(place: Location) -> Iterator[None]:
     sealed = os.stat(place.path)
     os.replace(sidecar, aside)
     try:
+        sync_folder(os.path.dirname(sidecar))  # it must not be there after a power cut that leaves the new store
         yield
     finally:
         if os.path.lexists(place.path) and os.path.samestat(os.stat(place.path), sealed):

@@ -121,13 +121,14 @@ class Overlay(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         try:
             data = self._read(self._position, len(view)) if self.failure is None else b""
+            view[: len(data)] = data
+            if len(data) < len(view):
+                view[len(data) :] = bytes(len(view) - len(data))
+            if self.pieces and self.failure is None:
+                self.pieces.lay_over(self._position, view)
         except BaseException as error:  # noqa: BLE001  # raised again when the library has returned
-            self.failure, data = error.with_traceback(None), b""
-        view[: len(data)] = data
-        if len(data) < len(view):
-            view[len(data) :] = bytes(len(view) - len(data))
-        if self.pieces:
-            self.pieces.lay_over(self._position, view)
+            self.failure = error.with_traceback(None)
+            view[:] = bytes(len(view))
         self._position += len(view)
         return len(view)
 

@@ -154,7 +154,7 @@ class ArrayStore(Appender):
             meta["attached"] = {name: list(vars(kept).values()) for name, kept in attached.items() if isinstance(kept, Piece)}
             blobs |= {"keep:" + name: kept for name, kept in attached.items() if isinstance(kept, bytes)}
             record = encode_record(meta, blobs)
-            self._sync()
+            self._sync(always=bool(self._new_arrays))  # a store whose log speaks of an array that is not there does not open
             self.container.append_record(record)
             self._sync()
             with self.state_lock:

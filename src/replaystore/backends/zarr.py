@@ -469,7 +469,7 @@ class ZarrContainer:
         for commit in self.segments()[:-1]:
             self.files.remove(f"{LOG}/c/{commit}")
         self.files.clear(TAIL)
-        self.files.sync_folder(os.path.dirname(TAIL))  # what the manifest does not name must not come back
+        self.files.sync_folders([f"{LOG}/c", os.path.dirname(TAIL)])  # what the manifest does not name must not come back
         self._specs = None
         self.files.replace("zarr.json", as_json(consolidated(self.files)))
 

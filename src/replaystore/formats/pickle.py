@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import FormatError
+from replaystore.errors import FormatError, NotFoundError
 from replaystore.formats.export import Options, Written, refuse_losses
 from replaystore.formats.pickle_export import Plan
 from replaystore.formats.pickling import write_pickle
@@ -61,7 +61,7 @@ def replaceable(path: str) -> bool:
     try:
         with opened(path) as (descriptor, _):
             return os.pread(descriptor, 1, 0) == b"\x80" and b"capacity" in os.pread(descriptor, 64, 0)
-    except FormatError:
+    except (FormatError, NotFoundError):
         return False
 
 

@@ -87,7 +87,7 @@ def replaceable(path: str) -> bool:
     try:
         with opened(path) as (descriptor, size):
             _header(descriptor, size, path)
-    except ReplayStoreError:
+    except (FormatError, NotFoundError):
         return False
     return True
 
