@@ -30,6 +30,14 @@ SCHEMA = rs.Schema(
 )
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts() -> Iterator[None]:
+    """As it does where the tests are not run in the background, in which shells let processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def rows(count: int) -> dict[str, Any]:
     return {name: np.ones((count, *declared.shape), declared.dtype) for name, declared in SCHEMA.fields.items()}
 

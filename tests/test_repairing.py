@@ -119,13 +119,26 @@ def test_a_file_that_was_cut_costs_the_commits_that_need_the_rest(tmp_path: Path
     path = tmp_path / "a.zarr"
     make(path)
     file = shard(path, field)
-    os.truncate(file, file.stat().st_size // 2)
+    rows = 4096 + 8 * 4 * ROWS if field == "reward" else file.stat().st_size  # behind a raw field's rows is room for more
+    os.truncate(file, rows // 2)
     rs.repair(path)
     with rs.open(path) as buffer:
         commits, rest = divmod(len(buffer), ROWS)
     assert rest == 0
     assert 1 <= commits < 4
     assert_first_commits(path, commits)
+
+
+def test_room_for_later_rows_that_was_cut_off_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    make(path)
+    file = shard(path, "reward")
+    size = file.stat().st_size
+    os.truncate(file, 4096 + 8 * 4 * ROWS)
+    assert rs.verify(path).problems
+    rs.repair(path)
+    assert_first_commits(path, 4)
+    assert shard(path, "reward").stat().st_size == size
 
 
 def test_a_damaged_record_of_the_log_costs_the_commits_after_it(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -279,7 +280,12 @@ class ZarrContainer:
     def append_record(self, record: bytes) -> None:
         assert self._segment is not None, "a writer has begun or cut a segment"
         name, end = self._segment
-        self.files.write(name, end, record)
+        try:
+            self.files.write(name, end, record)
+        except OSError:
+            with suppress(OSError):  # what is left of it is no record, and the next one goes over it, if there is one
+                self.files.resize(name, end)
+            raise
         self._dirty[name] = None
         self._segment = name, end + len(record)
 
