@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.backends.hdf5_front import APPLIED, HEADS, JOURNAL, Front
+from replaystore.backends.hdf5_front import APPLIED, HEADS, JOURNAL, USERBLOCK, Front
+from replaystore.backends.hdf5_overlay import lookup3
+from replaystore.errors import CorruptError
 
 SCHEMA = rs.Schema({"observation": rs.Field(np.dtype("f4"), (3,), "observation")})
 CODED = {"observation": {"codec": "gzip:1", "chunk_rows": 4}}
@@ -73,3 +75,23 @@ def test_a_flipped_bit_before_the_hdf5_bytes_hides_nothing(
     with rs.open(path) as read:
         assert read["observation"][:].tolist() == [*expected[1], *[[77.0] * 3] * 3]
     assert rs.verify(path).problems == []
+
+
+@pytest.mark.parametrize("number", [(1 << 63) - 1, 1 << 63, (1 << 64) - 2])
+@pytest.mark.parametrize("at", [12, 20, 28, 36])
+def test_a_superblock_with_a_right_checksum_and_a_wrong_number_is_an_error_of_ours(tmp_path: Path, at: int, number: int) -> None:
+    """Base, extension, end of the file, root group."""
+    path = tmp_path / "a.h5"
+    with rs.create(path, SCHEMA) as buffer:
+        commits(buffer)
+    with open(path, "r+b") as file:
+        file.seek(USERBLOCK)
+        block = bytearray(file.read(48))
+        block[at : at + 8] = number.to_bytes(8, "little")
+        block[44:] = lookup3(bytes(block[:44])).to_bytes(4, "little")
+        file.seek(USERBLOCK)
+        file.write(block)
+    assert rs.verify(path).problems
+    for mode in ("r", "r+"):
+        with pytest.raises(CorruptError):
+            rs.open(path, mode)  # type: ignore[call-overload]

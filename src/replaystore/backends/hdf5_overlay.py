@@ -120,7 +120,7 @@ class Overlay(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         try:
-            data = self._read(self._position, len(view)) if self.failure is None else b""
+            data = self._read(self._position, len(view)) if self.failure is None and self._position < self.end else b""
             view[: len(data)] = data
             if len(data) < len(view):
                 view[len(data) :] = bytes(len(view) - len(data))

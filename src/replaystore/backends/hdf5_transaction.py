@@ -28,6 +28,7 @@ from typing import TypeVar
 
 import google_crc32c
 
+from replaystore.backends.checks import MOST_NUMBER
 from replaystore.backends.files import Files
 from replaystore.backends.hdf5_front import APPLIED, HEADS, JOURNAL, MOST_PAYLOAD, REGION, USERBLOCK, Front, Head, Header, pack_marker
 from replaystore.backends.hdf5_overlay import Overlay, Pieces, lookup3
@@ -137,8 +138,8 @@ class TransactionFile:
         if block[:8] != b"\x89HDF\r\n\x1a\n" or block[8] not in (2, 3) or block[9:11] != b"\x08\x08":
             raise CorruptError(f"{self.path}: the HDF5 superblock at byte {USERBLOCK} is damaged or missing")
         base, _, end, _, checksum = struct.unpack("<QQQQI", block[12:])
-        if checksum != lookup3(block[:44]) or base != USERBLOCK:
-            raise CorruptError(f"{self.path}: the HDF5 superblock at byte {USERBLOCK} fails its checksum")
+        if checksum != lookup3(block[:44]) or base != USERBLOCK or not USERBLOCK <= end <= MOST_NUMBER:
+            raise CorruptError(f"{self.path}: the HDF5 superblock at byte {USERBLOCK} fails its checksum, or is of no file of ours")
         return block, end
 
     def _state(self) -> tuple[Front, Pieces]:
