@@ -189,6 +189,28 @@ def test_room_is_as_large_as_asked_for_at_first_and_at_most_half_more_later(cont
         assert container._index.known(OBS).rows <= 1.5 * rows + 64
 
 
+def test_a_short_recording_makes_no_large_file(tmp_path: Path) -> None:
+    """Room is a hole, but `ls`, copies and uploads see all of it."""
+    schema = rs.Schema({"observation": rs.Field("f4", (17,), "observation"), "reward": rs.Field("f4", (), "reward")})
+    with rs.create(tmp_path / "a.h5", schema) as buffer:
+        for _ in range(10):
+            buffer.append({"observation": np.ones((1000, 17), "f4"), "reward": np.ones(1000, "f4")})
+            buffer.commit()
+    assert (tmp_path / "a.h5").stat().st_size < 6e6
+
+
+def test_opening_for_writing_does_not_look_up_every_chunk(tmp_path: Path) -> None:
+    """Of a coded array there may be hundreds of thousands."""
+    schema = rs.Schema({"observation": rs.Field("f4", (3,), "observation")})
+    with rs.create(tmp_path / "a.h5", schema, storage={"observation": {"codec": "gzip:1", "chunk_rows": 8}}) as buffer:
+        buffer.append({"observation": np.ones((101, 3), "f4")})
+    with rs.open(tmp_path / "a.h5", "r+") as buffer:
+        container: Any = buffer._store.container
+        assert container._index.get("steps/observation") is None
+        buffer.publish()
+        assert container._index.get("steps/observation") is None
+
+
 def test_new_space_reads_as_zeros_even_after_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = Files(tmp_path, writable=True)
     container = Hdf5Container.create(files, NAME, {})

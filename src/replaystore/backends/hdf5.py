@@ -53,8 +53,6 @@ __all__ = ["Hdf5Container"]
 TEMPORARY = ".replaystore-new"
 STEP_BYTES = 1 << 30
 """An array grows by at most so much more than asked for."""
-FIRST_CHUNKS = 8
-"""It grows to no fewer chunks, the first time it needs more than it was made with. Room is a hole in the file."""
 
 
 class Hdf5Container:
@@ -194,7 +192,7 @@ class Hdf5Container:
             chunks, needed = places.chunks, -(-wanted // places.chunk_rows)
             short = short or needed > chunks
             if 4 * (chunks - base) < 5 * (needed - base):  # a transaction also serves those that would need one soon
-                ahead = base + max((chunks - base) * 3 // 2, FIRST_CHUNKS)  # each transaction waits for the disk
+                ahead = base + (chunks - base) * 3 // 2
                 targets[name] = max(needed, min(ahead, needed + STEP_BYTES // places.chunk_bytes))
         if short:
             self._grow({name: chunks for name, chunks in targets.items() if chunks > self._index.known(name).chunks})

@@ -292,7 +292,11 @@ class ArrayStore(Appender):
             self.container.publish(lengths, entries)
 
     def _shown(self, name: str, chunk: int, data: bytes) -> ChunkEntry | None:
-        """Where other software finds an unfinished chunk already, if it is these bytes."""
+        """Where other software finds an unfinished chunk already, if it is these bytes.
+
+        Asked where an index is of one shard; HDF5's is of all chunks, and is looked up in a transaction."""
+        if not self.container.capabilities.shards:
+            return None
         try:
             entry = self.container.entry(name, chunk)
             return entry if entry is not None and self.container.files.read(*entry) == data else None
