@@ -1,4 +1,5 @@
-"""The system refuses to read, perhaps only once: an error of ours says why, and nothing is taken for lost or undone because of it."""
+"""The system refuses to read, perhaps only once: an error of ours says why, and nothing is taken for lost or undone because of it. One
+that reads less than it was asked to is asked again."""
 
 from __future__ import annotations
 
@@ -7,14 +8,19 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import gymnasium
 import numpy as np
 import pytest
+import torch
 
 import replaystore as rs
 from replaystore.backends import files
+from replaystore.compat.active_rlhf import ReplayBuffer as ActiveBuffer
+from replaystore.compat.velora import ReplayBuffer as VeloraBuffer
 from replaystore.errors import StorageError
 
 SCHEMA = rs.Schema({"observation": rs.Field(np.dtype("f4"), (3,), "observation"), "reward": rs.Field(np.dtype("f4"), (), "reward")})
@@ -106,8 +112,36 @@ def test_reading_fails_with_an_error_of_ours(tmp_path: Path, name: str) -> None:
             except StorageError as error:
                 assert REASON in str(error), operation  # noqa: PT017  # what is known already needs no reading
             else:
-                assert operation in ("refresh", "parts", "read", "statistics", "trajectories", "sample") or not calls[0], operation
+                assert not calls[0], operation
         buffer.abandon()
         with rs.open(tmp_path / name, "r+") as again:
             assert len(again) == 100
             assert again["reward"][:].tolist() == list(range(100))
+
+
+def test_a_call_that_reads_less_is_made_again(tmp_path: Path) -> None:
+    """Stores, zip files, and the files of other software; anything larger than a few bytes comes in pieces."""
+    boxes = [gymnasium.spaces.Box(-1, 1, (width,)) for width in (3, 2)]
+    envs = SimpleNamespace(single_observation_space=boxes[0], single_action_space=boxes[1])
+    active = ActiveBuffer(envs, 16, fragment_length=3, device="cpu")
+    active.add(torch.ones(9, 3), torch.ones(9, 2), torch.ones(9, 1), torch.zeros(9, 1, dtype=torch.bool))
+    active.save(tmp_path / "active.pkl")
+    velora = VeloraBuffer(16, state_dim=3, action_dim=2, hidden_dim=4)
+    velora.add_multi(*(torch.ones(9, width) for width in (3, 2, 1, 3, 1, 4)))
+    velora.save(tmp_path / "velora")
+    for name, options in KINDS.items():
+        make(tmp_path / name, **options)
+    rs.convert(tmp_path / "coded.zarr", tmp_path / "coded.zarr.zip")
+    pread, preadv = os.pread, os.preadv
+    with (
+        patch.object(os, "pread", lambda fd, length, offset: pread(fd, min(length, 7), offset)),
+        patch.object(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:7]], offset)),
+    ):
+        for name in [*KINDS, "coded.zarr.zip"]:
+            with rs.open(tmp_path / name) as buffer:
+                assert buffer["reward"][:].tolist() == list(range(100)), name
+                assert buffer["observation"][:][:, 2].tolist() == list(range(100)), name
+            if not name.endswith(".zip"):
+                rs.open(tmp_path / name, "r+").close()
+        assert ActiveBuffer.load(tmp_path / "active.pkl", device="cpu").size == 9
+        assert VeloraBuffer.load(tmp_path / "velora" / "buffer_state.safetensors").size == 9

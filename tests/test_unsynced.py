@@ -67,15 +67,21 @@ def _places(buffer: rs.Buffer) -> list[tuple[str, int, int]]:
     return found
 
 
+def noted(monkeypatch: pytest.MonkeyPatch, operation: str) -> list[str]:
+    """The names that an operation of `Files` is done to from now on."""
+    names: list[str] = []
+    real = getattr(Files, operation)
+
+    def noting(files: Files, name: str) -> None:
+        names.append(name)
+        real(files, name)
+
+    monkeypatch.setattr(Files, operation, noting)
+    return names
+
+
 def test_commits_are_not_synced_and_what_opening_needs_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[str] = []
-    sync = Files.sync_file
-
-    def noted(self: Files, name: str) -> None:
-        synced.append(name)
-        sync(self, name)
-
-    monkeypatch.setattr(Files, "sync_file", noted)
+    synced = noted(monkeypatch, "sync_file")
     buffer = rs.create(tmp_path / "a.zarr", SCHEMA, durability="none")
     assert synced, "a store that is there is there"
     synced.clear()
@@ -105,15 +111,8 @@ def test_a_ring_syncs_before_it_drops(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_an_array_of_which_the_log_speaks_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those in which unfinished chunks are kept are made by the first commit that has some, and late fields by the next one."""
-    synced: list[str] = []
-    sync = Files.sync_folder
-
-    def noted(self: Files, folder: str) -> None:
-        synced.append(folder)
-        sync(self, folder)
-
     buffer = rs.create(tmp_path / "a.zarr", SCHEMA, durability="none", storage=KINDS["coded.zarr"]["storage"])
-    monkeypatch.setattr(Files, "sync_folder", noted)
+    synced = noted(monkeypatch, "sync_folder")
     buffer.append(rows(0, 13))
     append_record = buffer._store.container.append_record
     known: list[str] = []

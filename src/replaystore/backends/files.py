@@ -27,7 +27,7 @@ from replaystore.backends.inside import DEEPEST, check_folders, open_regular
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
 from replaystore.forks import renew_in_children
 
-__all__ = ["Files", "MemoryFiles"]
+__all__ = ["Files", "MemoryFiles", "read_all"]
 
 SMALL_BYTES = 1 << 16
 """Files in memory up to this size take no descriptor."""
@@ -75,7 +75,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_syncing.start_anew)
 
 
-def _read(fd: int, offset: int, length: int | None) -> bytes:
+def read_all(fd: int, offset: int, length: int | None = None) -> bytes:
+    """Bytes of an open file; fewer than asked for where it ends, and only there: one call may give fewer for other reasons."""
     if length is None:
         length = max(0, os.fstat(fd).st_size - offset)
     pieces: list[bytes] = []
@@ -190,7 +191,7 @@ class Files:
 
     def _read(self, name: str, offset: int, length: int | None) -> bytes:
         with self.borrowed(name) as fd:
-            return _read(fd, offset, length)
+            return read_all(fd, offset, length)
 
     def _unreadable(self, name: str, error: OSError) -> OSError:
         """Why a file cannot be read, as an error of ours; that it is missing, or no file, means something else to every caller."""
@@ -206,7 +207,7 @@ class Files:
             fd = open_regular(self._inside(name), os.O_RDONLY, follow=name == self.entrance)
             try:
                 self._bounded(name, os.fstat(fd).st_size, most)
-                return _read(fd, 0, None)
+                return read_all(fd, 0)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -222,7 +223,7 @@ class Files:
         try:
             with self.borrowed(name) as fd:
                 base = self._beginning(name)
-                return [os.pread(fd, length, base + offset) for offset, length in places]
+                return [read_all(fd, base + offset, length) for offset, length in places]
         except OSError as error:
             raise self._unreadable(name, error) from error
 
@@ -289,13 +290,18 @@ class Files:
             folder, depth = folders.pop()
             if depth > DEEPEST:
                 raise CorruptError(f"{self.root}: folders lie more than {DEEPEST} deep in each other; do not trust this store")
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path(folder)) as entries:
-                for entry in entries:
-                    name = f"{folder}/{entry.name}" if folder else entry.name
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append((name, depth + 1))
-                    else:
-                        found.append(name)
+            try:
+                with os.scandir(self.path(folder)) as entries:
+                    for entry in entries:
+                        name = f"{folder}/{entry.name}" if folder else entry.name
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append((name, depth + 1))
+                        else:
+                            found.append(name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise self._unreadable(folder, error) from error
         return iter(sorted(found))
 
     # --- writing: the primitive operations

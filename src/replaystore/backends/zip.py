@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from replaystore.backends import PAGE
-from replaystore.backends.files import Files
+from replaystore.backends.files import Files, read_all
 from replaystore.backends.inside import open_regular
 from replaystore.errors import CorruptError, StorageError, UnsupportedError
 from replaystore.temporary import NewFile, sync_folder
@@ -94,15 +94,7 @@ class ZipFiles(Files):
     def _read(self, name: str, offset: int, length: int | None) -> bytes:
         with self.borrowed(name) as fd:
             _, begin, size = self.place(name)
-            stop = size if length is None else min(size, offset + length)
-            pieces: list[bytes] = []
-            while offset < stop:
-                piece = os.pread(fd, min(stop - offset, 1 << 30), begin + offset)
-                if not piece:
-                    break
-                pieces.append(piece)
-                offset += len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return read_all(fd, begin + offset, max(0, size - offset if length is None else min(size - offset, length)))
 
     def read_whole(self, name: str, most: int) -> bytes:
         return self.read(name, 0, self._bounded(name, self.size(name), most))
@@ -212,11 +204,11 @@ class ZipFiles(Files):
     def _data(self, name: str, member: _Member) -> int:
         """Where the bytes of a member begin: behind its local header, whose length only the header itself says."""
         where = f"{self.root}: the member {name!r}"
-        header = os.pread(self._zip, _LOCAL.size, member.header)
+        header = read_all(self._zip, member.header, _LOCAL.size)
         if len(header) != _LOCAL.size or header[:4] != _SIGNATURE:
             raise CorruptError(f"{where} has no header; restore it from a copy")
         _, _, flags, method, *_, name_length, extra_length = _LOCAL.unpack(header)
-        stored = os.pread(self._zip, name_length, member.header + _LOCAL.size)
+        stored = read_all(self._zip, member.header + _LOCAL.size, name_length)
         if method != zipfile.ZIP_STORED or flags & _ENCRYPTED or stored != _encoded(name, flags):
             raise CorruptError(f"{where} is not what the directory of the zip says; restore it from a copy")
         begin = member.header + _LOCAL.size + int(name_length) + int(extra_length)

@@ -6,11 +6,11 @@ instructions in its table, so that all others are refused. What it makes is plai
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from replaystore.backends.files import read_all
 from replaystore.errors import FormatError
 
 __all__ = ["PLAIN", "Machine", "Name", "Payload", "Stream"]
@@ -38,7 +38,7 @@ class Stream:
         if begin + count > len(self._window):
             if count > self.stop - self.at:
                 raise self.error("it ends in the middle")
-            self._window = os.pread(self.descriptor, min(max(count, _WINDOW), self.stop - self.at), self.at)
+            self._window = read_all(self.descriptor, self.at, min(max(count, _WINDOW), self.stop - self.at))
             self._base, begin = self.at, 0
             if len(self._window) < count:
                 raise self.error("it became shorter while it was read")

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.backends.files import read_all
 from replaystore.errors import FormatError, NotFoundError
 from replaystore.formats.export import Options, Written, refuse_losses
 from replaystore.formats.pickle_export import Plan
@@ -60,7 +61,7 @@ def replaceable(path: str) -> bool:
     """Whether there is such a file, which may be replaced by a new one."""
     try:
         with opened(path) as (descriptor, _):
-            return os.pread(descriptor, 1, 0) == b"\x80" and b"capacity" in os.pread(descriptor, 64, 0)
+            return read_all(descriptor, 0, 1) == b"\x80" and b"capacity" in read_all(descriptor, 0, 64)
     except (FormatError, NotFoundError):
         return False
 

@@ -30,6 +30,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.backends.files import read_all
 from replaystore.errors import FormatError, NotFoundError, ReplayStoreError
 from replaystore.formats.export import Options, Output, Written, refuse_losses
 from replaystore.formats.ring import Placement
@@ -188,11 +189,11 @@ def _steady(places: Sequence[str], read: Sequence[tuple[str, os.stat_result]]) -
 
 def _header(descriptor: int, size: int, path: str) -> _Header:
     """The tensors of a buffer: shape, and place in the file."""
-    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+    length = int.from_bytes(read_all(descriptor, 0, 8), "little")
     if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
         raise FormatError(f"{path} is not a safetensors file, or it ends in its header: save it again")
     try:
-        content = json.loads(os.pread(descriptor, length, 8).decode(), object_pairs_hook=_unique)
+        content = json.loads(read_all(descriptor, 8, length).decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         raise FormatError(f"{path}: its header is no JSON: it is damaged, or not a safetensors file") from None
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
@@ -271,7 +272,7 @@ def _json(place: str) -> tuple[dict[str, Any], os.stat_result]:
         identity = os.fstat(descriptor)
         if size > MAX_METADATA:
             raise FormatError(f"{place} has {size} bytes, which no such file has: check which file it is")
-        data = os.pread(descriptor, size, 0)
+        data = read_all(descriptor, 0, size)
     try:
         content = json.loads(data.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError):
