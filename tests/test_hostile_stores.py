@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import replaystore as rs
+from replaystore.backends import ArraySpec
 from replaystore.backends.zarr_metadata import CHECKSUM, document_checksum
 from replaystore.errors import CorruptError, FormatError, ReplayStoreError
 from replaystore.spaces import space_from_json
@@ -463,3 +464,33 @@ def test_crafted_stores_that_were_once_a_fault(tmp_path: Path, name: str) -> Non
     assert list(in_children([0], attempt)) == []
     for number in range(1, 1 + len(ACTIONS)):
         assert list(in_children([number], attempt)) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "object"},
+        {"dtype": ["float32"]},
+        {"shape": [3.0]},
+        {"shape": [True]},
+        {"shape": [0]},
+        {"shape": [1] * 40},
+        {"shape": [1 << 40]},
+        {"chunk_rows": 4.0},
+        {"chunk_rows": True},
+        {"chunk_rows": 0},
+        {"chunks_per_shard": 1 << 40},
+        {"journaled": 1},
+        {"mutable": "yes"},
+        {"dimension": None},
+        {"dimension": "x" * 1_000_000},
+        {"codec": "zstd:" + "1" * 1_000_000},
+    ],
+    ids=lambda change: f"{next(iter(change.items()))!r:.24}",
+)
+def test_an_array_that_there_cannot_be_is_refused_after_the_usual_one_was_taken(change: dict[str, object]) -> None:
+    usual: dict[str, object] = {"dtype": "float32", "shape": [3, 1], "chunk_rows": 4, "journaled": True}
+    assert ArraySpec.from_json(usual).to_json() == usual
+
+    with pytest.raises(CorruptError, match="describes an array that there cannot be"):
+        ArraySpec.from_json(usual | change)

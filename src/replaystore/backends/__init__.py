@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ from replaystore.errors import CorruptError
 if TYPE_CHECKING:
     from replaystore.backends.files import Files
 
-__all__ = ["DTYPES", "PAGE", "ArraySpec", "Capabilities", "ChunkEntry", "Codec", "Container", "Extent", "dtype_named"]
+__all__ = ["DTYPES", "PAGE", "ArraySpec", "Capabilities", "ChunkEntry", "Codec", "Container", "Extent", "sound_spec"]
 
 PAGE = 4096
 """Runs of raw rows are aligned to this, so that they can be mapped side by side."""
@@ -41,6 +41,8 @@ MOST_ROWS = 1 << 30
 MOST_CHUNKS = 1 << 16
 """Chunks of a shard, whose index is read whole."""
 MOST_DIMENSIONS = 31
+LONGEST_SETTING = 200
+"""Characters of a codec or a dimension."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,8 @@ class ArraySpec:
     def from_json(cls, values: Any) -> ArraySpec:
         """The inverse. CorruptError: no array of ours is like that."""
         try:
-            given = {key: values.get(key, usual) for key, usual in _USUAL.items()}
-            spec = cls(dtype_named(values["dtype"]), tuple(values["shape"]), values["chunk_rows"], **given)
-            if not spec.problem():
-                return spec
+            given = [values.get(key, usual) for key, usual in _USUAL.items()]
+            return sound_spec(values["dtype"], values["chunk_rows"], *given, *values["shape"])
         except (AttributeError, KeyError, TypeError, ValueError):
             pass
         raise CorruptError(f"the commit log describes an array that there cannot be: {values!r:.200}; run `replaystore verify`")
@@ -104,7 +104,7 @@ class ArraySpec:
         if self.row_bytes > MOST_BYTES or self.chunk_bytes > (MOST_BYTES if self.codec is not None else MOST_CHUNK):
             return f"{self.row_bytes} bytes in a row, {self.chunk_bytes} in a chunk"
         kinds = (self.journaled, bool), (self.mutable, bool), (self.dimension, str), (self.codec, str | None)
-        wrong = [value for value, kind in kinds if not isinstance(value, kind)]
+        wrong = [value for value, kind in kinds if not isinstance(value, kind) or len(str(value)) > LONGEST_SETTING]
         return f"{wrong[0]!r:.40} among its settings" if wrong else ""
 
     @cached_property
@@ -118,6 +118,27 @@ class ArraySpec:
     @cached_property
     def shard_rows(self) -> int:
         return self.chunk_rows * self.chunks_per_shard
+
+
+@lru_cache(maxsize=1024, typed=True)
+def sound_spec(
+    dtype: str,
+    chunk_rows: int,
+    chunks_per_shard: int,
+    codec: str | None,
+    journaled: bool,
+    mutable: bool,
+    dimension: str,
+    *shape: int,
+) -> ArraySpec:
+    """How an array is stored, as the log or the metadata of the array says it. ValueError: there can be no such array.
+
+    Cached: both say the same, many arrays are of one kind, and a store is opened more than once."""
+    spec = ArraySpec(dtype_named(dtype), shape, chunk_rows, chunks_per_shard, codec, journaled, mutable, dimension)
+    problem = spec.problem()
+    if problem:
+        raise ValueError(problem)
+    return spec
 
 
 def dtype_named(name: object) -> np.dtype[Any]:

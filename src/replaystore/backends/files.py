@@ -32,6 +32,8 @@ __all__ = ["Files", "MemoryFiles", "read_all"]
 SMALL_BYTES = 1 << 16
 """Files in memory up to this size take no descriptor."""
 MEMORY_FOLDER = "/dev/shm"  # noqa: S108  # files there are unlinked as soon as they are made
+ONE_READ = 1 << 30
+"""Bytes that one call reads at most: the system gives no more than 2 GiB."""
 OPEN_FILES = 256
 """Descriptors kept open; reopening costs some microseconds, a process may have 1024."""
 
@@ -79,15 +81,15 @@ def read_all(fd: int, offset: int, length: int | None = None) -> bytes:
     """Bytes of an open file; fewer than asked for where it ends, and only there: one call may give fewer for other reasons."""
     if length is None:
         length = max(0, os.fstat(fd).st_size - offset)
-    pieces: list[bytes] = []
-    while length > 0:
-        piece = os.pread(fd, min(length, 1 << 30), offset)
-        if not piece:
-            break
-        pieces.append(piece)
-        offset += len(piece)
-        length -= len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    first = os.pread(fd, min(length, ONE_READ), offset) if length > 0 else b""
+    if len(first) == length or not first:  # nearly always
+        return first
+    pieces = [first]
+    while pieces[-1] and length > len(pieces[-1]):
+        offset += len(pieces[-1])
+        length -= len(pieces[-1])
+        pieces.append(os.pread(fd, min(length, ONE_READ), offset))
+    return b"".join(pieces)
 
 
 class Files:
@@ -118,8 +120,10 @@ class Files:
 
     def _inside(self, name: str, *, make: bool = False) -> str:
         """The path of a file, whose folders are folders of the store. FileNotFoundError; CorruptError: one is a link."""
-        self._folder_path(name.rpartition("/")[0] if name[:1] != "/" else name, make=make)
-        return self.path(name)
+        folder = name.rpartition("/")[0]
+        if folder not in self._sound or name[:1] == "/":
+            self._folder_path(folder or name, make=make)
+        return self._prefix + name if name else str(self.root)
 
     def _folder_path(self, folder: str, *, make: bool = False) -> str:
         """The path of a folder, none of whose parts is a link."""
@@ -206,8 +210,7 @@ class Files:
         try:
             fd = open_regular(self._inside(name), os.O_RDONLY, follow=name == self.entrance)
             try:
-                self._bounded(name, os.fstat(fd).st_size, most)
-                return read_all(fd, 0)
+                return read_all(fd, 0, self._bounded(name, os.fstat(fd).st_size, most))
             finally:
                 os.close(fd)
         except OSError as error:

@@ -10,14 +10,14 @@ the library search for ever, or stop the interpreter. So the name of the first d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import google_crc32c
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
-from replaystore.backends import DTYPES, ArraySpec
+from replaystore.backends import ArraySpec, sound_spec
 from replaystore.backends.checks import load_json
 from replaystore.backends.codecs import HDF5_DEFLATE, HDF5_ZSTD, hdf5_filters
 from replaystore.backends.hdf5_front import USERBLOCK
@@ -131,29 +131,21 @@ def _spec(dataset: Any, name: str) -> ArraySpec:
     if not isinstance(own, dict) or not {"chunks_per_shard", "dimension"} <= own.keys():
         raise CorruptError(f"{name}: its attribute `{OWN}` is damaged; run `replaystore verify`")
     dtype, shape, chunk = dataset.dtype, dataset.shape, plist.get_chunk()
-    spec = ArraySpec(
-        dtype=dtype.newbyteorder("<"),
-        shape=tuple(map(int, shape[1:])),
-        chunk_rows=int(chunk[0]),
-        chunks_per_shard=own["chunks_per_shard"],
-        codec=_codec(plist),
-        journaled=own.get("journaled") is True,
-        mutable=own.get("mutable") is True,
-        dimension=own["dimension"],
-    )
-    filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
-    problem = spec.problem() or ("" if dtype.name in DTYPES else f"type {dtype}")
-    if problem:
-        raise CorruptError(f"{name}: there is no array of ours with {problem}; run `replaystore verify`")
-    if dtype != spec.dtype or chunk[1:] != shape[1:] or filters != [code for code, _, _ in hdf5_filters(spec)]:
-        raise CorruptError(f"{name}: not stored as replaystore stores arrays (type {dtype}, chunks {chunk}, filters {filters})")
+    filters = [plist.get_filter(number) for number in range(plist.get_nfilters())]
+    journaled, mutable = own.get("journaled") is True, own.get("mutable") is True
+    try:
+        spec = sound_spec(dtype.name, chunk[0], own["chunks_per_shard"], _codec(filters), journaled, mutable, own["dimension"], *shape[1:])
+    except (TypeError, ValueError) as error:
+        raise CorruptError(f"{name}: there is no array of ours with {error}; run `replaystore verify`") from None
+    codes = [code for code, *_ in filters]
+    if dtype != spec.dtype or chunk[1:] != shape[1:] or codes != [code for code, _, _ in hdf5_filters(spec)]:
+        raise CorruptError(f"{name}: not stored as replaystore stores arrays (type {dtype}, chunks {chunk}, filters {codes})")
     return spec
 
 
-def _codec(plist: Any) -> str | None:
-    """The codec of a dataset, in our words."""
-    for number in range(plist.get_nfilters()):
-        code, _, options, _ = plist.get_filter(number)
+def _codec(filters: Iterable[Any]) -> str | None:
+    """The codec of a dataset that has these filters, in our words."""
+    for code, _, options, _ in filters:
         if code in (HDF5_DEFLATE, HDF5_ZSTD) and len(options):
             return f"{'gzip' if code == HDF5_DEFLATE else 'zstd'}:{int(options[0])}"
     return None

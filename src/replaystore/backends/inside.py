@@ -64,7 +64,7 @@ def check_folders(root: str, folder: str, *, make: bool = False) -> None:
     for part in parts:
         if part in ("", ".", "..") or "\0" in part:
             raise CorruptError(f"{root}: {folder!r:.200} leads out of the store; do not trust it")
-        path = os.path.join(path, part)
+        path = f"{path}{os.sep}{part}"
         try:
             mode = os.lstat(path).st_mode
         except FileNotFoundError:

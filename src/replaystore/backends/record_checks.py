@@ -38,6 +38,9 @@ U32 = (1 << 32) - 1
 KINDS = ("keep", "rows", "grow", "at", "set", "mutable", "document")
 """What a blob may be."""
 
+_CHECKSUMS: tuple[np.dtype[Any], tuple[int, ...]] = np.dtype("<u4"), ()
+"""The dtype and the shape of a row of checksums."""
+
 Read = Callable[[int, int], bytes]
 """(offset, length) → bytes of a segment; fewer where it ends."""
 
@@ -146,7 +149,7 @@ def check_arrays(state: State) -> None:
     for name, spec in arrays.items():
         if name.startswith("checksums/"):
             of = arrays.get(name.removeprefix("checksums/"))
-            right = of is not None and spec.journaled and not spec.mutable and (spec.dtype, spec.shape) == (np.dtype("<u4"), ())
+            right = of is not None and spec.journaled and not spec.mutable and (spec.dtype, spec.shape) == _CHECKSUMS
         else:
             right = spec.journaled or name.startswith("journal/") or "checksums/" + name in arrays
         _refuse(not right or (spec.mutable and not spec.journaled), f"array {name!r:.80} without its checksums, or of another kind")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.backends import PAGE, ArraySpec, ChunkEntry, dtype_named
+from replaystore.backends import PAGE, ArraySpec, ChunkEntry, sound_spec
 from replaystore.backends.checks import MOST_JSON, is_count, load_json
 from replaystore.backends.codecs import crc32c, parse_codec, zarr_codecs
 from replaystore.backends.files import Files
@@ -138,19 +138,11 @@ def spec_of(metadata: Mapping[str, Any], where: str) -> ArraySpec:
             raise ValueError(f"{rows!r:.40} rows, {shard_rows!r:.40} of a shard, {chunk_rows!r:.40} of a chunk")
         if sharding["name"] != "sharding_indexed" or shard_rows % chunk_rows or not shape == shard_shape == chunk_shape:
             raise ValueError(f"codec {sharding['name']!r:.40}, shards of {shard_rows} rows, chunks of {chunk_rows}")
-        spec = ArraySpec(
-            dtype=dtype_named(metadata["data_type"]),
-            shape=tuple(shape),
-            chunk_rows=chunk_rows,
-            chunks_per_shard=shard_rows // chunk_rows,
-            codec=_codec_name(inner["codecs"]),
-            journaled=bool(flags.get("journaled")),
-            mutable=bool(flags.get("mutable")),
-            dimension=(metadata.get("dimension_names") or ["step"])[0],
-        )
-        problem = spec.problem()
-        if problem or inner["codecs"] != zarr_codecs(spec):
-            raise ValueError(problem or f"codecs {inner['codecs']!r:.80}")
+        codec, dimension = _codec_name(inner["codecs"]), (metadata.get("dimension_names") or ["step"])[0]
+        journaled, mutable = bool(flags.get("journaled")), bool(flags.get("mutable"))
+        spec = sound_spec(metadata["data_type"], chunk_rows, shard_rows // chunk_rows, codec, journaled, mutable, dimension, *shape)
+        if inner["codecs"] != zarr_codecs(spec):
+            raise ValueError(f"codecs {inner['codecs']!r:.80}")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
         raise CorruptError(f"{where}: not the metadata of an array of ours ({what:.200}); run `replaystore verify`") from None
