@@ -183,8 +183,8 @@ class Keeper:
                 failed.append(problem)
         if self._claim is not None:
             self._claim.release()
-        for problem in failed[error is None :]:  # what ended the training is told first
-            print(f"not saved: {said(problem)}", file=sys.stderr)
+        for other in failed[error is None :]:  # what ended the training is told last
+            print(f"not saved: {said(other)}", file=sys.stderr)
         if failed and error is None:
             raise failed[0]
 
