@@ -162,6 +162,7 @@ def _scores(buffer: TrajectoryBuffer, splits: Splits) -> Any:
         over_age.scatter(
             shown, np.full(len(shown), 0.03), s=16, marker="x", color="#6d6d6d", transform=across, label=f"never scored: {never:,}"
         )
+    over_age.set_xlim(-0.03 * total - 0.5, 1.03 * total - 0.5)
     whole_numbers(over_age.xaxis)
     legend_below(over_age)
     return made
