@@ -81,11 +81,11 @@ def loaded(path: str, env_id: str | None, fragment_length: int | None = None, de
     place = Path(path)
     if not place.exists():
         raise NotFoundError(f"{path}: there is no such file or folder: check --replay_buffer_path")
-    holds_files = place.is_dir() and place.suffix != ".zarr"
+    holds_files = place.is_dir() and store_of(place) is None
     folder = place.absolute() if holds_files else place.absolute().parent
     with tempfile.TemporaryDirectory(prefix="replay-buffer-") as between:
         store = place
-        if holds_files or place.suffix == ".safetensors":
+        if holds_files or place.suffix.lower() == ".safetensors":
             rs.convert(place, store := Path(between) / "replay_buffer.zarr")
         buffer = ReplayBuffer.load(store, None, fragment_length, device)
         try:
