@@ -266,7 +266,7 @@ ENDS: dict[str, tuple[Callable[[], object], int]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_an_autoencoder_that_is_interrupted_is_kept_beside_the_whole_one(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_autoencoder_that_is_interrupted_is_kept_beside_the_whole_one(end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_buffer().save("b.zarr")
     Path("trained_vae.pth").write_text("a model that is whole")
     happens, code = ENDS[end]
@@ -277,6 +277,11 @@ def test_an_autoencoder_that_is_interrupted_is_kept_beside_the_whole_one(end: st
     assert Path("trained_vae.pth").read_text() == "a model that is whole"
     saved = torch.load("trained_vae.interrupted.pth", weights_only=True)
     assert saved["epochs"] == 2
+    monkeypatch.undo()
+    shorter = f"--vae_num_epochs 2 --vae_save_path {tmp_path / 'two.pth'} --create_visualizations False"
+    assert run("train_vae_on_replay_buffer", f"--replay_buffer_path {tmp_path / 'b.zarr'} {VAE} {shorter}") == 0
+    whole = torch.load(tmp_path / "two.pth", weights_only=True)["vae_state_dict"]
+    assert all(torch.equal(value, whole[name]) for name, value in saved["vae_state_dict"].items()), "as after the best of two epochs"
     FragmentVAE(**saved["vae_config"]).load_state_dict(saved["vae_state_dict"])
     assert float(saved["vae_state_dict"]["std"].max()) < 1, "the scale of what it learned from"
 
