@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import re
 import signal
 import sys
 import tempfile
@@ -30,6 +31,11 @@ NUMBERS = tuple[int, ...]
 MAX_SEED = 2**32 - 1
 """What NumPy takes at most."""
 TERMINATED = 128 + signal.SIGTERM
+OTHER_NAMES = {"capacity": "replay_buffer_capacity"}
+"""Of arguments that the library calls otherwise."""
+
+_options: set[str] = set()
+"""The arguments of the script that runs."""
 
 
 # --- arguments
@@ -89,6 +95,8 @@ def parse(
     for reason, names in (unused or {}).items():
         for name in names:
             parser.add_argument(f"--{name}", nargs="*", metavar="ANY", default=argparse.SUPPRESS, help=f"changes nothing: {reason}")
+    _options.clear()
+    _options.update(hints)
     words = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
     values = vars(parser.parse_args(words))
     for reason, names in (unused or {}).items():
@@ -214,7 +222,13 @@ def said(error: BaseException) -> str:
         return "\n  ".join([f"{len(error.problems)} arguments cannot be as they are:", *error.problems])
     if isinstance(error, OSError) and not isinstance(error, ReplayStoreError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}: choose another place"
-    return " ".join(str(error).split())
+    return re.sub(r"\b([a-z_]+)=(?:'([^']*)'|(\w+))", _as_option, " ".join(str(error).split()))
+
+
+def _as_option(found: re.Match[str]) -> str:
+    """What the library says of its own arguments, as they are spelled on the command line."""
+    name = OTHER_NAMES.get(found[1], found[1])
+    return f"--{name} {found[2] or found[3]}" if name in _options else found[0]
 
 
 # --- files that are written

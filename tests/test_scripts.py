@@ -309,7 +309,7 @@ MISTAKES = {
     "another environment": ("analyze_replay_buffer", f"{PATH} BUFFER --env_id CartPole-v1", 1, "CartPole-v1 has 4 observations"),
     "no environment": ("analyze_replay_buffer", f"{PATH} BUFFER --env_id Nothing-v1", 1, "Nothing"),
     "too long": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --fragment_length 500", 1, "pass --fragment_length 96 or less"),
-    "no such device": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --device tpu", 1, "device='cpu'"),
+    "no such device": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --device tpu", 1, "pass --device cpu"),
     "a fraction": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --final_data_fraction 2", 1, "fraction"),
     "no path": ("train_vae_on_replay_buffer", "", 2, "--replay_buffer_path"),
     "unknown argument": ("analyze_replay_buffer", f"{PATH} x --shiny 1", 2, "--shiny"),
@@ -340,7 +340,7 @@ MISTAKES = {
     "a folder for the buffer": ("pref_ppo", "--replay_buffer_save_path a_folder.pkl", 1, "a_folder.pkl is a folder: name a file in it"),
     "no folder for the buffer": ("pref_ppo", f"--replay_buffer_save_path {__file__}/x.zarr", 1, "choose another place"),
     "a learning rate": ("pref_ppo", "--learning_rate nan", 1, "--learning_rate must be more than 0, not nan"),
-    "a huge ring": ("pref_ppo", "--replay_buffer_capacity 1000000000000000", 1, "has no room for: choose a smaller one"),
+    "a huge ring": ("pref_ppo", "--replay_buffer_capacity 1000000000000000", 1, "--replay_buffer_capacity 1000000000000000 takes"),
     "no envs": ("pref_ppo", "--num_envs 0", 1, "--num_envs must be at least 1, not 0"),
 }
 
