@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-.venv/bin/python}
-buffer=runs/x/replay_buffer.zarr
+buffer=runs/$(date +%Y%m%d-%H%M%S)/replay_buffer.zarr # a run never replaces what an earlier one has saved
 
 "$python" scripts/pref_ppo.py --env_id HalfCheetah-v5 --total_timesteps 20000 --replay_buffer_save_path $buffer
 "$python" scripts/test_replay_buffer_loading.py --replay_buffer_path $buffer

@@ -3,7 +3,8 @@
 
     python scripts/analyze_replay_buffer.py --replay_buffer_path runs/x/replay_buffer.zarr
 
-The pictures go to the folder analysis/ beside the replay buffer, which may be larger than memory.
+The pictures go to the folder analysis/ beside the replay buffer, which may be larger than memory. All of it is verified first: a damaged
+one is not drawn.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from commandline import argument, loaded, parse, run
+from commandline import argument, parse, run
+from sources import loaded
 
-from replaystore.analysis import plots
+from replaystore.analysis import figures, plots
 
 
 @dataclass
@@ -24,13 +26,17 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(Arguments, argv, __doc__.splitlines()[0])
+    figures.check_installed()
     with loaded(args.replay_buffer_path, args.env_id) as source:
         buffer = source.buffer
         print(f"{args.replay_buffer_path}: {buffer.size:,} rows of {source.environment}")
+        print(source.verify())
         for name, value in buffer.get_trajectory_statistics().items():
             print(f"  {name}: {value:,.6g}")
-        title = f"{source.environment}, {buffer.size:,} rows"
-        for path in plots.draw_all(buffer, source.folder / "analysis", title):
+        never = sum(info.on_policiness_score == plots.UNSCORED for info in buffer.trajectories)
+        if never:
+            print(f"  {never:,} of {len(buffer.trajectories):,} trajectories were never scored: the statistics take their scores for 0")
+        for path in plots.draw_all(buffer, source.folder / "analysis", source.title):
             print(f"saved {path}")
     return 0
 

@@ -1,4 +1,4 @@
-"""What the scripts in this folder share: arguments out of a dataclass, errors in one line, replay buffers of every kind of file.
+"""What the scripts in this folder share: arguments out of a dataclass, errors in one line, signals that save what there is, logs.
 
 Arguments are spelled as tyro spells them: `--env_id` or `--env-id`, a value after every name, booleans as `True` or `False`.
 """
@@ -6,27 +6,22 @@ Arguments are spelled as tyro spells them: `--env_id` or `--env-id`, a value aft
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import re
+import signal
 import sys
 import tempfile
+import threading
 import typing
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self, TypeVar
 
 import gymnasium
 
-import replaystore as rs
-from replaystore.compat.active_rlhf import ReplayBuffer
-from replaystore.errors import (
-    AlreadyExistsError,
-    MissingDependencyError,
-    NotFoundError,
-    ReplayStoreError,
-    SchemaError,
-    StorageError,
-)
+from replaystore.errors import AlreadyExistsError, MissingDependencyError, ReplayStoreError, SchemaError, StorageError
 
 Arguments = TypeVar("Arguments")
 NUMBERS = tuple[int, ...]
@@ -35,12 +30,48 @@ NUMBERS = tuple[int, ...]
 
 MAX_SEED = 2**32 - 1
 """What NumPy takes at most."""
+TERMINATED = 128 + signal.SIGTERM
+OTHER_NAMES = {"capacity": "replay_buffer_capacity"}
+"""Of arguments that the library calls otherwise."""
+
+_options: set[str] = set()
+"""The arguments of the script that runs."""
 
 
-def argument(default: Any = dataclasses.MISSING, text: str = "", *, choices: Sequence[str] | None = None) -> Any:
-    """A field of a dataclass of arguments; without a default it must be given."""
-    metadata = {"help": text, "choices": choices}
+# --- arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Of a number; what is None does not bound it."""
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+    def __str__(self) -> str:
+        named = {"at least": self.least, "more than": self.above, "at most": self.most, "less than": self.below}
+        return " and ".join(f"{what} {bound:g}" for what, bound in named.items() if bound is not None)
+
+    def hold(self, value: float) -> bool:
+        """Whether a number lies within; NaN never does."""
+        low = (self.least is None or value >= self.least) and (self.above is None or value > self.above)
+        return low and (self.most is None or value <= self.most) and (self.below is None or value < self.below)
+
+
+def argument(default: Any = dataclasses.MISSING, text: str = "", *, choices: Sequence[str] | None = None, **bounds: float) -> Any:
+    """A field of a dataclass of arguments; without a default it must be given. `bounds` are those of `Bounds`."""
+    metadata = {"help": text, "choices": choices, "bounds": Bounds(**bounds) if bounds else None}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+class ArgumentsError(SchemaError):
+    """Arguments that cannot be, or ask for what is not done here: what is said of each of them."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,14 +79,30 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
 
 
-def parse(kind: type[Arguments], argv: Sequence[str] | None, description: str) -> Arguments:
-    """The arguments of a command line. What is wrong with them is said on stderr, in one line, and the exit code is 2."""
+def parse(
+    kind: type[Arguments],
+    argv: Sequence[str] | None,
+    description: str,
+    unused: Mapping[str, Sequence[str]] | None = None,
+) -> Arguments:
+    """The arguments of a command line. What is wrong with them is said on stderr, in one line, and the exit code is 2.
+
+    `unused`: names of arguments that command lines of other programs have, by the reason why they change nothing here, which is said."""
     parser = _Parser(description=description, allow_abbrev=False)
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(typing.cast("Any", kind)):
         _add(parser, field, hints[field.name])
+    for reason, names in (unused or {}).items():
+        for name in names:
+            parser.add_argument(f"--{name}", nargs="*", metavar="ANY", default=argparse.SUPPRESS, help=f"changes nothing: {reason}")
+    _options.clear()
+    _options.update(hints)
     words = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
     values = vars(parser.parse_args(words))
+    for reason, names in (unused or {}).items():
+        given = [f"--{name}" for name in names if values.pop(name, None) is not None]
+        if given:
+            print(f"{', '.join(given)}: changes nothing: {reason}")
     for name, hint in hints.items():
         if hint == NUMBERS and isinstance(values[name], list):
             try:
@@ -65,6 +112,19 @@ def parse(kind: type[Arguments], argv: Sequence[str] | None, description: str) -
     if not 0 <= values.get("seed", 0) <= MAX_SEED:
         parser.error(f"argument --seed: expected a number from 0 to {MAX_SEED}, not {values['seed']}")
     return kind(**values)
+
+
+def check(args: Any, more: Iterable[str] = ()) -> None:
+    """ArgumentsError: all that is wrong with arguments: numbers out of their bounds, and `more`."""
+    problems = []
+    for field in dataclasses.fields(args):
+        bounds, value = field.metadata.get("bounds"), getattr(args, field.name)
+        numbers = value if isinstance(value, tuple) else [] if value is None else [value]
+        if bounds is not None and not all(bounds.hold(number) for number in numbers):
+            problems.append(f"--{field.name} must be {bounds}, not {' '.join(str(number) for number in numbers)}")
+    problems += more
+    if problems:
+        raise ArgumentsError(problems)
 
 
 def _with_underscores(word: str) -> str:
@@ -86,7 +146,7 @@ def _add(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     elif kind is bool:
         options |= {"type": _boolean, "metavar": "{True,False}"}
     else:
-        options |= {"type": kind, "metavar": kind.__name__.upper()}
+        options |= {"type": _or_none(kind) if kinds else kind, "metavar": kind.__name__.upper()}
     if field.metadata.get("choices"):
         options |= {"choices": field.metadata["choices"], "metavar": None}
     parser.add_argument(f"--{field.name}", help=text.strip().replace("%", "%%"), **options)
@@ -98,100 +158,152 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
+def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def value(text: str) -> Any:
+        return None if text == "None" else kind(text)
+
+    value.__name__ = getattr(kind, "__name__", "value")
+    return value
+
+
+# --- how a script ends
+
+
+class Terminated(KeyboardInterrupt):
+    """The system ends the script: SIGTERM, as batch systems send it before they kill, or SIGHUP, when a terminal is closed."""
+
+
 def run(main: Callable[[], int]) -> None:
-    """Run a script and exit: 0 if all is well, 1 after an error, which is told in one line, 130 after Ctrl-C."""
+    """Run a script and exit: 0 if all is well, 1 after an error, which is told in one line, 130 after Ctrl-C, 143 after SIGTERM."""
     try:
-        code = main()
+        with _terminations():
+            code = main()
+    except Terminated:
+        code = TERMINATED
     except KeyboardInterrupt:
         code = 130
     except (ReplayStoreError, OSError, gymnasium.error.Error) as error:
-        print(f"{Path(sys.argv[0]).name}: {_said(error)}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {said(error)}", file=sys.stderr)
         code = 1
     raise SystemExit(code)
 
 
-def _said(error: Exception) -> str:
-    """What an error says, in one line."""
+@contextlib.contextmanager
+def _terminations() -> Iterator[None]:
+    """Let signals that would end the process at once raise `Terminated`, so that what there is gets saved."""
+
+    def terminate(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # what is saved from now on is not to be cut short by a second one
+        print("asked to end by the system: saving what there is", file=sys.stderr, flush=True)
+        raise Terminated
+
+    def hang_up(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        signal.raise_signal(signal.SIGTERM)  # which waits for the end of an operation of a store
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {signal.SIGTERM: terminate, signal.SIGHUP: hang_up}
+    before = {number: signal.getsignal(number) for number in handlers}
+    for number, handler in handlers.items():
+        if before[number] == signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def said(error: BaseException) -> str:
+    """What an error says, in one line; of several arguments, a line for each."""
+    if isinstance(error, ArgumentsError) and len(error.problems) > 1:
+        return "\n  ".join([f"{len(error.problems)} arguments cannot be as they are:", *error.problems])
     if isinstance(error, OSError) and not isinstance(error, ReplayStoreError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}: choose another place"
-    return " ".join(str(error).split())
+    return re.sub(r"\b([a-z_]+)=(?:'([^']*)'|(\w+))", _as_option, " ".join(str(error).split()))
+
+
+def _as_option(found: re.Match[str]) -> str:
+    """What the library says of its own arguments, as they are spelled on the command line."""
+    name = OTHER_NAMES.get(found[1], found[1])
+    return f"--{name} {found[2] or found[3]}" if name in _options else found[0]
+
+
+# --- files that are written
 
 
 def check_target(path: Path) -> None:
     """StorageError or AlreadyExistsError: a file cannot be written there, which is better known before hours of work."""
     if path.is_dir():
         raise AlreadyExistsError(f"{path} is a folder: name a file in it")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """StorageError: nothing can be written beside a path, whose folder is made if that is possible."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}; choose another place") from None
+        raise StorageError(f"{path} cannot be written: {error.strerror}; choose another place", error.errno) from None
 
 
-def summary_writer(folder: Path) -> Any:
-    """A SummaryWriter of TensorBoard. MissingDependencyError: it is not installed."""
+def check_tensorboard() -> None:
+    """MissingDependencyError: it is not installed."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # noqa: F401
     except ImportError:
         raise MissingDependencyError("tensorboard is not installed: pip install 'replaystore[training]'") from None
-    return SummaryWriter(str(folder))
 
 
-# --- replay buffers
+class Logs:
+    """A SummaryWriter of TensorBoard, whose methods this has; closed at the end of `with`, whatever happens.
 
+    What its thread cannot write, the methods raise, as StorageError; so the thread itself says nothing."""
 
-@dataclasses.dataclass(frozen=True)
-class Loaded:
-    """A replay buffer, and where it came from."""
+    def __init__(self, folder: Path) -> None:
+        check_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
 
-    buffer: ReplayBuffer
-    folder: Path
-    """Where what is made of it goes."""
-    environment: str
-    """The id of its environment, or "unknown environment"."""
+        self._folder = folder
+        with self._told():
+            self._writer = SummaryWriter(str(folder))
 
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._writer, name)
 
-@contextmanager
-def loaded(path: str, env_id: str | None, fragment_length: int | None = None, device: str = "cpu") -> Iterator[Loaded]:
-    """Open a replay buffer: a store (.zarr, .h5), which is read as it is needed, a pickle, or a safetensors file or the folder with it.
+        def call(*args: Any, **options: Any) -> Any:
+            with self._told():
+                return method(*args, **options)
 
-    Its environment is `env_id`, whose spaces must be those of the file, or what the store says, or what the name of its folder says
-    (`<env_id>__...`). NotFoundError, FormatError, SchemaError: no such file, or not such a file, or one of another environment."""
-    place = Path(path)
-    if not place.exists():
-        raise NotFoundError(f"{path}: there is no such file or folder: check --replay_buffer_path")
-    holds_files = place.is_dir() and place.suffix != ".zarr"
-    folder = place.absolute() if holds_files else place.absolute().parent
-    with tempfile.TemporaryDirectory(prefix="replay-buffer-") as between:
-        store = place
-        if holds_files or place.suffix == ".safetensors":
-            rs.convert(place, store := Path(between) / "replay_buffer.zarr")
-        buffer = ReplayBuffer.load(store, None, fragment_length, device)
+        return call
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            if env_id is not None:
-                _check_environment(buffer, env_id, path)
-            yield Loaded(buffer, folder, env_id or _environment(store, folder) or "unknown environment")
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            message = f"{self._folder}: the logs cannot be written: {reason}; make room, or start where they can be written"
+            raise StorageError(message, error.errno) from error
+
+    def __enter__(self) -> Self:
+        self._hook = threading.excepthook
+        threading.excepthook = self._quiet
+        return self
+
+    def _quiet(self, args: Any) -> None:
+        if not type(args.thread).__module__.startswith("tensorboard."):
+            self._hook(args)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            with self._told():
+                self._writer.close()
+        except StorageError:
+            if error is None:
+                raise
         finally:
-            buffer.close()
-
-
-def _environment(store: Path, folder: Path) -> str | None:
-    """What a store says, or the name of a folder."""
-    if store.suffix != ".pkl":
-        with rs.open(store) as opened:
-            known = (opened.environment or {}).get("id")
-        if known:
-            return str(known)
-    name, separator, _ = folder.name.partition("__")
-    return name if separator and name in gymnasium.registry else None
-
-
-def _check_environment(buffer: ReplayBuffer, env_id: str, path: str) -> None:
-    env = gymnasium.make(env_id)
-    spaces = (env.observation_space, env.action_space)
-    env.close()
-    widths = [1 if isinstance(space, gymnasium.spaces.Discrete) else gymnasium.spaces.flatdim(space) for space in spaces]
-    held = [int(buffer.obs.shape[1]), int(buffer.acts.shape[1])]
-    if widths != held:
-        needed = f"{env_id} has {widths[0]} observations and {widths[1]} actions"
-        raise SchemaError(f"{path} has {held[0]} observations and {held[1]} actions, but {needed}: pass the --env_id that it was made with")
+            threading.excepthook = self._hook

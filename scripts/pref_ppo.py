@@ -5,29 +5,41 @@
 
 A teacher that knows the true reward compares pairs of fragments out of the replay buffer; an ensemble of networks learns a reward from its
 answers; PPO follows the learned reward. With a .zarr or .h5 path the replay buffer is committed after every rollout, so that it survives a
-crash; a .pkl file is written at the end, and also when the training stops with an error or by Ctrl-C.
+crash; a .pkl file is written at the end, and also when the training stops with an error, by Ctrl-C, or by a SIGTERM, which batch systems
+send when the time is over. What an earlier run has saved is never replaced: another one needs another path.
+
+Command lines of active_rlhf's script of this name are taken as they are, but for the arguments that ask for what is not done here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import random
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import gymnasium
 import numpy as np
 import torch
-from commandline import argument, check_target, parse, run, summary_writer
+from commandline import Logs, argument, check, check_folder, check_target, parse, run, said
 from numpy.typing import NDArray
 from ppo import Agent, Collector, Rollout, Settings, advantages, make_envs, update
 from preferences import Answers, RewardEnsemble, RewardSettings, Session, Teacher
 
+import replaystore as rs
 from replaystore.compat.active_rlhf import ReplayBuffer
-from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.errors import AlreadyExistsError, ReplayStoreError, StorageError, UnsupportedError
+from replaystore.formats.writing import NewFiles
+from replaystore.interrupts import signals_wait
+from replaystore.location import Location
+from replaystore.locks import FileLock
 
 STORES = (".zarr", ".h5", ".hdf5")
 PICKLES = (".pkl", ".pickle")
@@ -35,6 +47,24 @@ FIRST_PAIRS = 32
 """Asked in the first session, which has nothing to build on."""
 VAL_ROLLOUTS = 0.1
 """The part of the rollouts that goes to the split "val"."""
+UNUSED = {
+    "it counts only with --track True, which is not done here": ["wandb_project_name", "wandb_entity", "wandb_tags"],
+    "it counts only with --upload_model True, which is not done here": ["hf_entity"],
+    "it counts only with --selector_type variquery or hybrid, which are not there": [
+        *(f"variquery_vae_{name}" for name in ("latent_dim", "hidden_dims", "lr", "weight_decay", "batch_size", "val_batch_size")),
+        *(f"variquery_vae_{name}" for name in ("minibatch_size", "num_epochs", "dropout", "kl_weight", "kl_warmup_epochs")),
+        *(f"variquery_vae_{name}" for name in ("kl_warmup_steps", "early_stopping_patience", "conv_kernel_size", "attention_dim")),
+        *(f"variquery_vae_{name}" for name in ("attention_heads", "attention_blocks", "decoder_layers", "noise_sigma")),
+        "variquery_cluster_size",
+    ],
+    "it counts only with --selector_type duo, which is not there": ["duo_consensual_filter"],
+    "it counts only with --selector_type hybrid, which is not there": [
+        f"hybrid_dpp_{name}" for name in ("gamma_z", "gamma_r", "beta", "min_q", "temp_q")
+    ],
+}
+"""Arguments of active_rlhf's script that change nothing here, by the reason."""
+ELSEWHERE = ("variquery", "duo", "hybrid")
+"""Selectors that active_rlhf has."""
 
 
 @dataclass
@@ -44,80 +74,68 @@ class Arguments:
     torch_deterministic: bool = argument(True, "only deterministic algorithms of cuDNN")
     cuda: bool = argument(True, "use a GPU if there is one")
     track: bool = argument(False, "not here: logs go to TensorBoard only")
-    wandb_project_name: str = argument("cleanRL", "of use only with --track")
-    wandb_entity: str | None = argument(None, "of use only with --track")
     capture_video: bool = argument(False, "record episodes of the first environment into videos/ (needs moviepy)")
     save_model: bool = argument(False, "save the agent's state dict beside the logs")
     upload_model: bool = argument(False, "not here")
-    hf_entity: str = argument("", "of use only with --upload_model")
     env_id: str = argument("HalfCheetah-v5", "an environment of Gymnasium with continuous actions")
-    total_timesteps: int = argument(1_000_000, "steps of training")
-    learning_rate: float = argument(3e-4, "of the agent")
-    num_envs: int = argument(1, "environments stepped together")
-    num_steps: int = argument(2048, "steps of each environment in a rollout")
+    total_timesteps: int = argument(1_000_000, "steps of training", least=1)
+    learning_rate: float = argument(3e-4, "of the agent", above=0)
+    num_envs: int = argument(1, "environments stepped together", least=1)
+    num_steps: int = argument(2048, "steps of each environment in a rollout", least=1)
     anneal_lr: bool = argument(True, "let the learning rate fall to zero")
-    gamma: float = argument(0.99, "discount")
-    gae_lambda: float = argument(0.95, "of generalised advantage estimation")
-    num_minibatches: int = argument(32, "that a rollout is cut into")
-    update_epochs: int = argument(10, "over each rollout")
+    gamma: float = argument(0.99, "discount", least=0, most=1)
+    gae_lambda: float = argument(0.95, "of generalised advantage estimation", least=0, most=1)
+    num_minibatches: int = argument(32, "that a rollout is cut into", least=1)
+    update_epochs: int = argument(10, "over each rollout", least=1)
     norm_adv: bool = argument(True, "normalise advantages in each minibatch")
-    clip_coef: float = argument(0.2, "how far the policy may move from the one that acted")
+    clip_coef: float = argument(0.2, "how far the policy may move from the one that acted", above=0)
     clip_vloss: bool = argument(True, "clip the value loss as well")
     ent_coef: float = argument(0.0, "weight of the entropy")
-    vf_coef: float = argument(0.5, "weight of the value loss")
-    max_grad_norm: float = argument(0.5, "of the agent's gradients")
-    target_kl: float | None = argument(None, "stop the epochs over a rollout beyond this divergence")
-    replay_buffer_capacity: int = argument(1_000_000, "rows")
-    reward_net_epochs: int = argument(3, "over all answers, after each session")
-    reward_net_lr: float = argument(1e-3, "learning rate of the ensemble")
-    reward_net_weight_decay: float = argument(0.0, "of the ensemble")
-    reward_net_max_grad_norm: float = argument(1.0, "of the ensemble")
-    reward_net_batch_size: int = argument(32, "pairs per step of the optimiser")
-    reward_net_minibatch_size: int = argument(32, "pairs that are computed together")
-    reward_net_ensemble_size: int = argument(3, "networks")
-    reward_net_hidden_dims: tuple[int, ...] = argument((256, 256, 256), "layers of each network, such as '[256,256,256]'")
-    reward_net_dropout: float = argument(0.0, "in each network")
-    reward_net_val_split: float = argument(0.2, "part of the answers that are not learned from, but judged by")
-    preference_equality_threshold: float = argument(0.0, "returns of fragments that differ by no more are equal to the teacher")
+    vf_coef: float = argument(0.5, "weight of the value loss", least=0)
+    max_grad_norm: float = argument(0.5, "of the agent's gradients", above=0)
+    target_kl: float | None = argument(None, "stop the epochs over a rollout beyond this divergence", least=0)
+    replay_buffer_capacity: int = argument(1_000_000, "rows", least=1)
+    reward_net_epochs: int = argument(3, "over all answers, after each session", least=0)
+    reward_net_lr: float = argument(1e-3, "learning rate of the ensemble", above=0)
+    reward_net_weight_decay: float = argument(0.0, "of the ensemble", least=0)
+    reward_net_max_grad_norm: float = argument(1.0, "of the ensemble", above=0)
+    reward_net_batch_size: int = argument(32, "pairs per step of the optimiser", least=1)
+    reward_net_minibatch_size: int = argument(32, "pairs that are computed together", least=1)
+    reward_net_ensemble_size: int = argument(3, "networks", least=1)
+    reward_net_hidden_dims: tuple[int, ...] = argument((256, 256, 256), "layers of each network, such as '[256,256,256]'", least=1)
+    reward_net_dropout: float = argument(0.0, "in each network", least=0, below=1)
+    reward_net_val_split: float = argument(0.2, "part of the answers that are not learned from, but judged by", least=0, below=1)
+    preference_equality_threshold: float = argument(0.0, "returns of fragments that differ by no more are equal to the teacher", least=0)
     query_schedule: str = argument("linear", "sessions are spread evenly over the training", choices=["linear"])
-    total_queries: int = argument(400, "pairs that the teacher may be asked about in all")
-    queries_per_session: int = argument(10, f"pairs per session (in the first one {FIRST_PAIRS})")
+    total_queries: int = argument(400, "pairs that the teacher may be asked about in all", least=1)
+    queries_per_session: int = argument(10, f"pairs per session (in the first one {FIRST_PAIRS})", least=1)
     selector_type: str = argument("random", "how pairs are chosen: random (no other here)")
     sampling_strategy: str = argument("uniform", "which fragments they are chosen from", choices=["uniform", "priority"])
-    oversampling_factor: float = argument(2.0, "fragments sampled per pair")
-    fragment_length: int = argument(50, "steps of a fragment")
+    oversampling_factor: float = argument(2.0, "fragments sampled per pair", least=1)
+    fragment_length: int = argument(50, "steps of a fragment", least=1)
     save_replay_buffer: bool = argument(True, "keep the replay buffer")
     replay_buffer_save_path: str | None = argument(None, "a .zarr, .h5 or .pkl path (default: runs/RUN/replay_buffer.pkl)")
 
 
-def check(args: Arguments) -> None:
-    """SchemaError or UnsupportedError about arguments that cannot be."""
+def problems(args: Arguments) -> Iterator[str]:
+    """What is asked for, and not done here, or cannot be."""
     if args.selector_type != "random":
-        known = (
-            "it chooses pairs in another project" if args.selector_type in ("variquery", "duo", "hybrid") else "there is no such selector"
-        )
-        raise UnsupportedError(f"--selector_type {args.selector_type}: {known}; use --selector_type random")
+        known = "pairs are chosen so in active_rlhf only" if args.selector_type in ELSEWHERE else "there is no such selector"
+        yield f"--selector_type {args.selector_type}: {known}; use --selector_type random"
     for name in ("track", "upload_model"):
         if getattr(args, name):
-            raise UnsupportedError(f"--{name} True: this script sends nothing anywhere; its logs are in runs/, for TensorBoard")
+            yield f"--{name} True: this script sends nothing anywhere; its logs are in runs/, for TensorBoard: use --{name} False"
     path = args.replay_buffer_save_path
     if args.save_replay_buffer and path is not None and not path.endswith((*STORES, *PICKLES)):
-        raise SchemaError(f"--replay_buffer_save_path {path!r} has none of the suffixes {', '.join((*PICKLES, *STORES))}")
-    counts = [field.name for field in fields(args) if field.type == "int" and field.name not in ("seed", "reward_net_epochs")]
-    for name in counts:
-        if getattr(args, name) < 1:
-            raise SchemaError(f"--{name} must be at least 1, not {getattr(args, name)}")
+        yield f"--replay_buffer_save_path {path!r} has none of the suffixes {', '.join((*PICKLES, *STORES))}"
+    rollout = args.num_steps * args.num_envs
     if args.num_steps < args.fragment_length:
-        raise SchemaError(f"--num_steps {args.num_steps} is less than --fragment_length {args.fragment_length}: no fragment would fit")
-    if args.replay_buffer_capacity < 2 * args.num_steps * args.num_envs:
-        rollout = f"a rollout has num_steps * num_envs = {args.num_steps * args.num_envs}"
-        raise SchemaError(f"--replay_buffer_capacity {args.replay_buffer_capacity} must hold at least two rollouts: {rollout} rows")
-    if args.total_timesteps < args.num_steps * args.num_envs:
-        raise SchemaError(f"--total_timesteps {args.total_timesteps} is less than one rollout of {args.num_steps * args.num_envs} steps")
-    if not (args.learning_rate > 0 and args.reward_net_lr > 0 and 0 <= args.reward_net_dropout < 1):
-        raise SchemaError("--learning_rate and --reward_net_lr must be positive, and --reward_net_dropout in [0, 1)")
-    if not 0 <= args.reward_net_val_split < 1 or args.oversampling_factor < 1:
-        raise SchemaError("--reward_net_val_split must be in [0, 1) and --oversampling_factor at least 1")
+        yield f"--num_steps {args.num_steps} is less than --fragment_length {args.fragment_length}: no fragment would fit"
+    if args.replay_buffer_capacity < 2 * rollout:
+        needed = f"must hold at least two rollouts: a rollout has num_steps * num_envs = {rollout} rows"
+        yield f"--replay_buffer_capacity {args.replay_buffer_capacity} {needed}"
+    if args.total_timesteps < rollout:
+        yield f"--total_timesteps {args.total_timesteps} is less than one rollout of {rollout} steps"
 
 
 def environments(args: Arguments, run_name: str) -> gymnasium.vector.SyncVectorEnv:
@@ -131,26 +149,85 @@ def environments(args: Arguments, run_name: str) -> gymnasium.vector.SyncVectorE
 
 
 class Keeper:
-    """Saves the replay buffer: a store after every rollout, which writes only what is new, another file at the end."""
+    """Saves the replay buffer, a store after every rollout, which writes only what is new, another file at the end; and the agent.
 
-    def __init__(self, buffer: ReplayBuffer, args: Arguments, run_folder: Path) -> None:
-        self._buffer = buffer
+    The end is that of `with`, whatever ends it. AlreadyExistsError: an earlier run has saved there; ConflictError: another one does;
+    StorageError."""
+
+    def __init__(self, buffer: ReplayBuffer, agent: Agent, args: Arguments, run_folder: Path) -> None:
+        self._buffer, self._agent = buffer, agent
         self._path = Path(args.replay_buffer_save_path or run_folder / "replay_buffer.pkl") if args.save_replay_buffer else None
-        if self._path is not None and self._path.suffix in STORES:
-            self.after_rollout()  # so that a place that is of no use is known at once
-        elif self._path is not None:
-            check_target(self._path)
+        self._model = run_folder / f"{args.exp_name}.cleanrl_model" if args.save_model else None
+        self._claim = None
+        if self._path is not None:
+            (check_folder if self._path.suffix in STORES else check_target)(self._path)
+            self._claim = _claimed(self._path)
+            _check_unused(self._path)
+
+    def __enter__(self) -> Self:
+        self.after_rollout()  # so that a place that is of no use is known at once
+        return self
 
     def after_rollout(self) -> None:
         """Make a store hold all that was added."""
         if self._path is not None and self._path.suffix in STORES:
-            self._buffer.save(str(self._path))
+            with signals_wait():
+                self._buffer.save(self._path)
 
-    def at_end(self) -> None:
-        """Write the file, whatever its kind."""
-        if self._path is not None:
-            self._buffer.save(str(self._path))
-            print(f"replay buffer: {self._path}")
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        failed = []
+        for save in (self._save_buffer, self._save_agent):
+            try:
+                save()
+            except (ReplayStoreError, OSError) as problem:
+                failed.append(problem)
+        if self._claim is not None:
+            self._claim.release()
+        for other in failed[error is None :]:  # what ended the training is told last
+            print(f"not saved: {said(other)}", file=sys.stderr)
+        if failed and error is None:
+            raise failed[0]
+
+    def _save_buffer(self) -> None:
+        if self._path is None or not self._buffer.size:
+            return
+        path, number = self._path, 1
+        while path.suffix in PICKLES and path.exists():  # somebody else has written it meanwhile
+            path, number = self._path.with_stem(f"{self._path.stem}-{number}"), number + 1
+        self._buffer.save(path)
+        print(f"replay buffer: {path}")
+
+    def _save_agent(self) -> None:
+        if self._model is not None:
+            content = io.BytesIO()
+            torch.save(self._agent.state_dict(), content)
+            with NewFiles([str(self._model)], overwrite=True) as new:
+                new.files[0].write(content.getbuffer())
+
+
+def _claimed(path: Path) -> FileLock | None:
+    """Nobody else can have it until it is released. None: the file system has no locks. ConflictError: somebody has it."""
+    busy = f"another training saves its replay buffer to {path}: name another --replay_buffer_save_path"
+    try:
+        return FileLock(Location("file", str(path)), f"{path}.training", own=True, busy=busy)
+    except StorageError:
+        return None
+
+
+def _check_unused(path: Path) -> None:
+    """AlreadyExistsError: there is something that could be lost; a store without a single row may go."""
+    if not path.exists():
+        return
+    held = "is there already"
+    if path.suffix in STORES:
+        try:
+            with rs.open(path) as store:
+                if not len(store):
+                    return
+                held += f", with {len(store):,} rows of an earlier run"
+        except ReplayStoreError as error:
+            held += f", and cannot be opened ({said(error)})"
+    raise AlreadyExistsError(f"{path} {held}: name another --replay_buffer_save_path, or move it away first")
 
 
 class Questions:
@@ -210,7 +287,18 @@ def compare(learned: NDArray[np.float32], true: NDArray[np.float32]) -> dict[str
 def add(buffer: ReplayBuffer, rollout: Rollout, split: str) -> None:
     """Add the rollout of each environment as a trajectory of its own, so that no fragment mixes environments."""
     for env in range(rollout.obs.shape[1]):
-        buffer.add(rollout.obs[:, env], rollout.actions[:, env], rollout.rewards[:, env], rollout.dones[:, env], split)
+        with signals_wait():  # a buffer that is saved because of one has all of a trajectory
+            buffer.add(rollout.obs[:, env], rollout.actions[:, env], rollout.rewards[:, env], rollout.dones[:, env], split)
+
+
+def log(writer: Logs, step: int, rollout: Rollout, scalars: Mapping[str, float]) -> None:
+    """Log what was measured in an iteration."""
+    for name, value in scalars.items():
+        writer.add_scalar(name, value, step)
+    for episode_return, length in rollout.episodes:
+        print(f"global_step={step}, episodic_return={episode_return:.1f}")
+        writer.add_scalar("charts/episodic_return", episode_return, step)
+        writer.add_scalar("charts/episodic_length", length, step)
 
 
 def train(args: Arguments, envs: gymnasium.vector.SyncVectorEnv, run_folder: Path) -> None:
@@ -224,11 +312,10 @@ def train(args: Arguments, envs: gymnasium.vector.SyncVectorEnv, run_folder: Pat
     settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
     buffer = ReplayBuffer(envs, capacity=args.replay_buffer_capacity, fragment_length=args.fragment_length, device=device)
     questions = Questions(args, buffer, agent, ensemble)
-    keeper = Keeper(buffer, args, run_folder)
-    writer = summary_writer(run_folder)
+    keeper = Keeper(buffer, agent, args, run_folder)
     rows = "\n".join(f"|{name}|{json.dumps(value)}|" for name, value in asdict(args).items())
-    writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
-    try:
+    with contextlib.closing(envs), Logs(run_folder) as writer, keeper:
+        writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
         collector = Collector(envs, device, args.seed)
         add(buffer, collector.collect(agent, args.num_steps), "val")
         begin, batch = time.monotonic(), args.num_steps * args.num_envs
@@ -247,29 +334,26 @@ def train(args: Arguments, envs: gymnasium.vector.SyncVectorEnv, run_folder: Pat
             losses = update(agent, optimizer, rollout, advantage, settings)
             scalars = {f"debug/{name}": value for name, value in measured.items()} | {f"losses/{name}": losses[name] for name in losses}
             scalars |= {"charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/SPS": int(step / (time.monotonic() - begin))}
-            for name, value in scalars.items():
-                writer.add_scalar(name, value, step)
-            for episode_return, length in rollout.episodes:
-                print(f"global_step={step}, episodic_return={episode_return:.1f}")
-                writer.add_scalar("charts/episodic_return", episode_return, step)
-                writer.add_scalar("charts/episodic_length", length, step)
+            log(writer, step, rollout, scalars)
             buffer.log_trajectory_statistics(writer, step)
-    finally:
-        keeper.at_end()
-        writer.close()
-        envs.close()
-    if args.save_model:
-        torch.save(agent.state_dict(), run_folder / f"{args.exp_name}.cleanrl_model")
+
+
+def new_name(args: Arguments) -> str:
+    """The name of a run, which no earlier one has."""
+    now = int(time.time())
+    while Path("runs", name := f"{args.env_id}__{args.exp_name}__{args.seed}__{now}").exists():
+        now += 1
+    return name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse(Arguments, argv, __doc__.splitlines()[0])
-    check(args)
+    args = parse(Arguments, argv, __doc__.splitlines()[0], UNUSED)
+    check(args, problems(args))
     random.seed(args.seed)
     np.random.seed(args.seed)  # noqa: NPY002  # sample2 draws from the global generator, as its users expect
     torch.manual_seed(args.seed)
     torch.backends.cudnn.deterministic = args.torch_deterministic
-    run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    run_name = new_name(args)
     train(args, environments(args, run_name), Path("runs") / run_name)
     return 0
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check that a replay buffer loads, that every way of sampling works, and that every index is a row that is there.
+"""Check that a replay buffer is not damaged, loads, that every way of sampling works, and that every index is a row that is there.
 
     python scripts/test_replay_buffer_loading.py --replay_buffer_path runs/x/replay_buffer.zarr
 
@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from commandline import argument, loaded, parse, run
+from commandline import argument, check, parse, run, said
 from ppo import Agent
+from sources import Source, loaded
 
 from replaystore.analysis.fragments import blocks, statistics, unowned
 from replaystore.compat.active_rlhf import ReplayBuffer, ReplayBufferBatch
+from replaystore.errors import ReplayStoreError
 
 NAMES = ("obs", "acts", "rews", "dones")
 BATCH = 32
@@ -33,7 +35,7 @@ __test__ = False
 class Arguments:
     replay_buffer_path: str = argument(text="a .pkl, .zarr, .h5 or .safetensors file, or a folder with the latter")
     env_id: str | None = argument(None, "the environment, if neither the file nor its folder says it")
-    fragment_length: int | None = argument(None, "steps of a fragment (default: what the file says)")
+    fragment_length: int | None = argument(None, "steps of a fragment (default: what the file says)", least=1)
     seed: int = argument(0, "of what is sampled")
 
 
@@ -45,27 +47,6 @@ def require(holds: bool, problem: str) -> None:
     """CheckError, unless it holds."""
     if not holds:
         raise CheckError(problem)
-
-
-def check_places(buffer: ReplayBuffer) -> str:
-    """Every row of every trajectory lies in the ring and was written; no row belongs to two trajectories."""
-    starts = np.array([info.start_pos for info in buffer.trajectories], np.int64)
-    lengths = np.minimum([info.length for info in buffer.trajectories], buffer.capacity).astype(np.int64)
-    wrong = np.flatnonzero((starts < 0) | (starts >= buffer.capacity) | (lengths < 0))
-    require(not len(wrong), f"trajectories {wrong[:5].tolist()} begin outside of the ring of {buffer.capacity} rows")
-    heads = np.minimum(lengths, buffer.capacity - starts)  # what is left of a trajectory goes on at place 0
-    begins = np.concatenate([starts, np.zeros_like(starts)])
-    ends = begins + np.concatenate([heads, lengths - heads])
-    order = np.argsort(begins, kind="stable")
-    order = order[ends[order] > begins[order]]
-    require(
-        not len(order) or int(ends[order].max()) <= buffer.size, f"a trajectory has row {ends[order].max(initial=1) - 1} of {buffer.size}"
-    )
-    shared = np.flatnonzero(begins[order][1:] < ends[order][:-1])
-    numbers = order[shared[:1]] % max(1, len(starts))
-    require(not len(shared), f"trajectory {numbers.tolist()} has rows that belong to another one too")
-    owned = int(lengths.sum())
-    return f"{owned:,} rows of {len(starts):,} trajectories; {buffer.size - owned:,} rows of none"
 
 
 def check_rows(buffer: ReplayBuffer) -> str:
@@ -133,8 +114,38 @@ def check_all(buffer: ReplayBuffer, split: str | None) -> str:
     return f"{rows:,} rows"
 
 
+def checks_of(source: Source) -> Iterator[tuple[str, Callable[[], str]]]:
+    """All checks, by name."""
+    yield "verify", source.verify
+    yield "rows", lambda: check_rows(source.buffer)
+    yield from sampling(source.buffer)
+
+
+def failures(source: Source) -> int:
+    """Make all checks, and say what came of each; how many failed."""
+    buffer, failed = source.buffer, 0
+    for name, check_one in checks_of(source):
+        try:
+            print(f"ok      {name}: {check_one()}", flush=True)
+        except (CheckError, ReplayStoreError, OSError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
+            failed += 1
+            hint = ""
+            if isinstance(error, IndexError):
+                hint = f": a row that is not there; pass a --fragment_length below {buffer.fragment_length}, or the file is damaged"
+            print(f"FAILED  {name}: {said(error)}{hint}", flush=True)
+    longest = max((info.length for info in buffer.trajectories), default=0)
+    if buffer.size and not buffer.trajectories:
+        print("note    the rows belong to no trajectory, so they have no splits and no fragments of one episode")
+    elif longest < buffer.fragment_length:
+        failed += 1
+        hint = f"pass --fragment_length {longest} or less" if longest else "record more"
+        print(f"FAILED  fragments: no trajectory has one of {buffer.fragment_length} steps: {hint}")
+    return failed
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(Arguments, argv, __doc__.splitlines()[0])
+    check(args)
     np.random.seed(args.seed)  # noqa: NPY002  # what the buffers sample with
     torch.manual_seed(args.seed)
     with loaded(args.replay_buffer_path, args.env_id, args.fragment_length) as source:
@@ -142,22 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"loaded {args.replay_buffer_path}: {buffer.size:,} of {buffer.capacity:,} rows, {source.environment}")
         for name, value in buffer.get_trajectory_statistics().items():
             print(f"  {name}: {value:,.6g}")
-        checks: list[tuple[str, Callable[[], str]]] = [("places", lambda: check_places(buffer)), ("rows", lambda: check_rows(buffer))]
-        checks += sampling(buffer)
-        failed = 0
-        for name, check in checks:
-            try:
-                print(f"ok      {name}: {check()}", flush=True)
-            except (CheckError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
-                failed += 1
-                print(f"FAILED  {name}: {' '.join(str(error).split())}", flush=True)
-        longest = max((info.length for info in buffer.trajectories), default=0)
-        if buffer.size and not buffer.trajectories:
-            print("note    the rows belong to no trajectory, so they have no splits and no fragments of one episode")
-        elif longest < buffer.fragment_length:
-            failed += 1
-            hint = f"pass --fragment_length {longest} or less" if longest else "record more"
-            print(f"FAILED  fragments: no trajectory has one of {buffer.fragment_length} steps: {hint}")
+        failed = failures(source)
     print("all checks hold" if not failed else f"{failed} checks failed")
     return 1 if failed else 0
 

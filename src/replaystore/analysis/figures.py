@@ -9,33 +9,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import MissingDependencyError
+from replaystore.formats.writing import NewFiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "colour", "colours", "figure", "histogram", "legend_below", "note", "save", "whole_numbers"]
+__all__ = [
+    "COLOURS",
+    "MAX_LINES",
+    "check_installed",
+    "colour",
+    "figure",
+    "histogram",
+    "legend_below",
+    "line_style",
+    "note",
+    "save",
+    "whole_numbers",
+]
 
 DPI = 200
 COLOURS = {"train": "#2f6db3", "val": "#e07b28", "in no trajectory": "#8c8c8c"}
 """Of splits; the others are drawn in the rest of the colours."""
-OTHERS = ("#3f9b5d", "#8a63b8", "#b84a5f", "#1b9aa0")
+OTHERS = ("#3f9b5d", "#8a63b8", "#b84a5f", "#1b9aa0", "#a0742c", "#d46ab0", "#5b6b1f", "#1f2f6b")
+DASHES = ("solid", "dashed", "dotted")
+MAX_LINES = 10 * len(DASHES)
+"""So many lines in one picture can be told apart: ten colours, each with every kind of dashes."""
+
+
+def check_installed() -> None:
+    """MissingDependencyError: matplotlib is not installed, which is better known before hours of work than after."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError("pictures need matplotlib: pip install 'replaystore[analysis]'") from None
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, NDArray[Any]]:
     """An empty figure of this size in inches, and its axes (rows, columns). MissingDependencyError: matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError("pictures need matplotlib: pip install 'replaystore[analysis]'") from None
+    check_installed()
+    from matplotlib.figure import Figure
+
     made = Figure(figsize=(width, height), layout="constrained")
     return made, made.subplots(rows, columns, squeeze=False, **options)
 
 
 def save(made: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a PNG."""
-    made.savefig(path, dpi=DPI, bbox_inches="tight")
+    """Write a PNG, which appears whole or not at all. StorageError; AlreadyExistsError: a folder has its name."""
+    with NewFiles([os.fspath(path)], overwrite=True) as new:
+        made.savefig(new.files[0], format="png", dpi=DPI, bbox_inches="tight")
 
 
 def colour(split: str, number: int = 0) -> str:
@@ -43,15 +67,9 @@ def colour(split: str, number: int = 0) -> str:
     return COLOURS.get(split, OTHERS[number % len(OTHERS)])
 
 
-def colours(count: int) -> list[Any]:
-    """So many colours that are told apart, as far as that is possible."""
-    from matplotlib import colormaps
-
-    if count <= 10:
-        return [colormaps["tab10"](number) for number in range(count)]
-    if count <= 20:
-        return [colormaps["tab20"](number) for number in range(count)]
-    return [colormaps["turbo"](place) for place in np.linspace(0.05, 0.95, count)]
+def line_style(number: int) -> dict[str, Any]:
+    """Colour and dashes of a line, which no other of the first `MAX_LINES` has."""
+    return {"color": f"C{number % 10}", "linestyle": DASHES[number // 10 % len(DASHES)]}
 
 
 def histogram(axes: Axes, edges: NDArray[np.float64], counts: NDArray[Any], colour: Any, label: str | None = None) -> None:

@@ -31,6 +31,8 @@ MAX_LETTERS = 56
 MAX_BOXES = 40
 """Observations of more dimensions are drawn as lines and not as boxes."""
 MAX_POINTS = 20_000
+UNSCORED = 0.0
+"""The score of a trajectory that nobody has scored; a sum of log-probabilities is never exactly that."""
 QUANTILES = (1, 25, 50, 75, 99)
 
 Splits = dict[str, list[TrajectoryLike]]
@@ -137,20 +139,32 @@ def _episode_lengths(buffer: TrajectoryBuffer, infos: Sequence[TrajectoryLike]) 
 
 def _scores(buffer: TrajectoryBuffer, splits: Splits) -> Any:
     made, axes = figure(12, 4.8, 1, 2)
-    scores = {split: np.array([info.on_policiness_score for info in infos]) for split, infos in splits.items()}
-    _compare(axes[0, 0], scores, "score (sum of log-probabilities)", "trajectories", "On-policiness scores")
-    over_age = axes[0, 1]
+    each, over_age = axes[0]
+    scores = {split: np.array([info.on_policiness_score for info in infos], np.float64) for split, infos in splits.items()}
+    rated = {split: found[found != UNSCORED] for split, found in scores.items()}
+    total, never = sum(map(len, scores.values())), sum(int((found == UNSCORED).sum()) for found in scores.values())
+    title = f"On-policiness scores ({never:,} of {total:,} trajectories were never scored)"
+    each.set(xlabel="score (sum of log-probabilities)", ylabel="trajectories", title=title)
     over_age.set(xlabel="trajectory, from the oldest to the newest", ylabel="score", title="Scores over the age of trajectories")
+    if never == total:
+        for place in axes[0]:
+            note(place, "no trajectory has been scored" if total else "none")
+        return made
+    _compare(each, {split: found for split, found in rated.items() if len(found)}, each.get_xlabel(), each.get_ylabel(), title)
     ages = _ages(buffer)
     for number, split in enumerate(splits):
-        _points(over_age, ages[split], scores[split], colour(split, number), _label(split))
-    if splits:
-        whole_numbers(over_age.xaxis)
-        legend_below(over_age)
-        if not any(found.any() for found in scores.values()):
-            over_age.text(0.5, 0.75, "no trajectory has been scored", transform=over_age.transAxes, ha="center", color="#6d6d6d")
-    else:
-        note(over_age, "none")
+        known = scores[split] != UNSCORED
+        _points(over_age, ages[split][known], scores[split][known], colour(split, number), f"{_label(split)}: {known.sum():,} scored")
+    if never:
+        unscored = np.sort(np.concatenate([ages[split][scores[split] == UNSCORED] for split in splits]))
+        shown = unscored[:: max(1, len(unscored) // MAX_POINTS)]
+        across = over_age.get_xaxis_transform()
+        over_age.scatter(
+            shown, np.full(len(shown), 0.03), s=16, marker="x", color="#6d6d6d", transform=across, label=f"never scored: {never:,}"
+        )
+    over_age.set_xlim(-0.03 * total - 0.5, 1.03 * total - 0.5)
+    whole_numbers(over_age.xaxis)
+    legend_below(over_age)
     return made
 
 

@@ -37,29 +37,33 @@ class FragmentVAE(nn.Module):
         hidden_dims: Sequence[int] = (128, 64, 32),
         dropout: float = 0.1,
         kernel_size: int = 3,
+        channels: Sequence[int] = CHANNELS,
     ) -> None:
         super().__init__()
         sizes = {"state_dim": state_dim, "fragment_length": fragment_length, "latent_dim": latent_dim, "kernel_size": kernel_size}
-        for name, value in [*sizes.items(), *(("hidden_dims", width) for width in hidden_dims)]:
+        widths = [*(("hidden_dims", width) for width in hidden_dims), *(("channels", width) for width in channels)]
+        for name, value in [*sizes.items(), *widths]:
             if value < 1:
                 raise SchemaError(f"{name} must be positive, not {value}")
         if not hidden_dims or not 0 <= dropout < 1:
             raise SchemaError(f"hidden_dims needs at least one layer, and dropout lies in [0, 1): got {list(hidden_dims)} and {dropout}")
-        self.config: dict[str, Any] = {**sizes, "hidden_dims": list(hidden_dims), "dropout": dropout}
+        if len(channels) != 2:
+            raise SchemaError(f"channels are those of two convolutions: got {list(channels)}")
+        self.config: dict[str, Any] = {**sizes, "hidden_dims": list(hidden_dims), "dropout": dropout, "channels": list(channels)}
         self.register_buffer("mean", torch.zeros(state_dim))
         self.register_buffer("std", torch.ones(state_dim))
         flat = fragment_length * state_dim
         around = ((kernel_size - 1) // 2, kernel_size // 2)  # so that even sizes keep the number of steps, too
         self.convolutions = nn.Sequential(
             nn.ConstantPad1d(around, 0.0),
-            nn.Conv1d(state_dim, CHANNELS[0], kernel_size),
+            nn.Conv1d(state_dim, channels[0], kernel_size),
             nn.ReLU(),
             nn.ConstantPad1d(around, 0.0),
-            nn.Conv1d(CHANNELS[0], CHANNELS[1], kernel_size),
+            nn.Conv1d(channels[0], channels[1], kernel_size),
             nn.ReLU(),
             nn.Flatten(),
         )
-        self.encoder = _layers([CHANNELS[1] * fragment_length, *hidden_dims], dropout)
+        self.encoder = _layers([channels[1] * fragment_length, *hidden_dims], dropout)
         self.latent = nn.Linear(hidden_dims[-1], 2 * latent_dim)
         self.straight_in = nn.Linear(flat, latent_dim, bias=False)
         self.decoder = _layers([latent_dim, *reversed(hidden_dims)], dropout)

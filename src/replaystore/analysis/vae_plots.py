@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from replaystore.analysis.figures import colours, figure, histogram, save, whole_numbers
+from replaystore.analysis.figures import MAX_LINES, figure, histogram, line_style, save, whole_numbers
 from replaystore.analysis.vae import FragmentVAE, kl_divergence
 
 if TYPE_CHECKING:
@@ -21,14 +21,12 @@ __all__ = ["draw_all"]
 
 SHOWN = 5
 """Fragments whose reconstructions are drawn."""
-MAX_NAMED = 24
-"""Of more dimensions, the lines are not named."""
 BINS = 50
 
 
 @torch.no_grad()
-def draw_all(model: FragmentVAE, fragments: Tensor, folder: str | os.PathLike[str]) -> list[Path]:
-    """Draw all pictures of fragments (n, steps, state) into a folder, which is made; their paths."""
+def draw_all(model: FragmentVAE, fragments: Tensor, folder: str | os.PathLike[str], title: str) -> list[Path]:
+    """Draw all pictures of fragments (n, steps, state) into a folder, which is made; their paths. `title` says whose they are."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     model.eval()
@@ -36,15 +34,16 @@ def draw_all(model: FragmentVAE, fragments: Tensor, folder: str | os.PathLike[st
     found = zip(*(model(batch) for batch in batches), strict=True)
     reconstructed, mean, log_variance = (torch.cat(parts).cpu() for parts in found)
     kl = kl_divergence(mean, log_variance).mean(dim=0).numpy()
-    scale = model.std.cpu()
+    center, scale = model.mean.cpu(), model.std.cpu()
     pictures = {
         "latent_space_2d": _scatter(mean.numpy()),
         "latent_space_heatmap": _heatmap(mean.numpy()),
-        "reconstructions": _reconstructions(fragments.cpu().numpy(), reconstructed.numpy()),
+        "reconstructions": _reconstructions(fragments.cpu(), reconstructed, center, scale),
         "reconstruction_errors": _errors(((fragments.cpu() - reconstructed).abs() / scale).numpy()),
         "kl_per_dimension": _kl(kl),
     }
     for name, made in pictures.items():
+        made.suptitle(title, fontsize=11, color="#444444")
         save(made, place / f"{name}.png")
     return [place / f"{name}.png" for name in pictures]
 
@@ -69,28 +68,40 @@ def _heatmap(mean: NDArray[Any]) -> Any:
     return made
 
 
-def _reconstructions(original: NDArray[Any], reconstructed: NDArray[Any]) -> Any:
+def _reconstructions(original: Tensor, reconstructed: Tensor, center: Tensor, scale: Tensor) -> Any:
+    """States over time as lines; of more dimensions than lines can be told apart, as an image."""
     count, _, width = original[:SHOWN].shape
     made, axes = figure(12, 3 * count, count, 2, sharex=True, sharey="row")
-    paint = colours(width)
+    image = None
     for row in range(count):
         for place, states, what in zip(axes[row], (original[row], reconstructed[row]), ("Original", "Reconstruction"), strict=True):
-            _states(place, states, paint)
+            if width <= MAX_LINES:
+                _states(place, states.numpy())
+            else:
+                image = _image(place, ((states - center) / scale).numpy())
             place.set_title(f"{what} {row + 1}", fontsize=11)
-        axes[row, 0].set_ylabel("state")
+        axes[row, 0].set_ylabel("state" if width <= MAX_LINES else "dimension")
     for place in axes[-1]:
         place.set_xlabel("step")
         whole_numbers(place.xaxis)
-    if width <= MAX_NAMED:
+    if image is None:
         lines = axes[0, 0].get_lines()
-        made.legend(lines, [str(number) for number in range(width)], title="dimension", loc="outside right upper", fontsize=9)
+        names = [str(number) for number in range(width)]
+        made.legend(lines, names, title="dimension", loc="outside right upper", fontsize=9, handlelength=3)
+    else:
+        made.colorbar(image, ax=axes, label="state, in standard deviations of its dimension", aspect=60)
     return made
 
 
-def _states(axes: Axes, states: NDArray[Any], paint: list[Any]) -> None:
-    for number, colour in enumerate(paint):
-        axes.plot(states[:, number], color=colour, linewidth=1.1)
+def _states(axes: Axes, states: NDArray[Any]) -> None:
+    for number in range(states.shape[1]):
+        axes.plot(states[:, number], linewidth=1.1, **line_style(number))
     axes.grid(alpha=0.2)
+
+
+def _image(axes: Axes, states: NDArray[Any]) -> Any:
+    whole_numbers(axes.yaxis)
+    return axes.imshow(states.T, aspect="auto", cmap="RdBu_r", interpolation="nearest", vmin=-3, vmax=3)
 
 
 def _errors(errors: NDArray[Any]) -> Any:

@@ -107,7 +107,8 @@ def train(
     settings: Settings,
     report: Callable[[int, Mapping[str, float]], None],
 ) -> Result:
-    """Train `model`, whose scale is set first. `report(epoch, values)` is called after each epoch.
+    """Train `model`, whose scale is set first. `report(epoch, values)` is called after each epoch. An exception, of `report` or
+    Ctrl-C, leaves the model as it was after the best epoch so far.
 
     The same seed, data and device give the same model (but for what the device itself leaves to chance)."""
     torch.manual_seed(settings.seed)
@@ -121,28 +122,31 @@ def train(
     best, best_epoch, best_recon, waited, epoch = float("inf"), 0, float("nan"), 0, 0
     best_state = copy.deepcopy(model.state_dict())
     unlocked, last_count = train_data, len(train_data.trajectories)
-    for epoch in range(settings.epochs):
-        values: dict[str, float] = {}
-        if settings.unlocking is not None:
-            fraction = settings.unlocking.fraction(epoch, settings.epochs)
-            last_count = max(1, int(len(train_data.trajectories) * settings.unlocking.final))
-            count = max(1, int(len(train_data.trajectories) * fraction))
-            unlocked = Fragments(buffer, train_data.trajectories[:count], train_data.length)
-            values |= {"data_fraction": fraction, "train_trajectories_used": count, "val_trajectories_used": len(val_data.trajectories)}
-        share = min(1.0, (epoch + 1) / (settings.kl_warmup_epochs + 1))
-        learned = _epoch(model, optimizer, unlocked.epoch(settings.batch_size, generator), settings.kl_weight * share, device)
-        judged = evaluate(model, val_data, settings)
-        values |= {f"train_{name}_loss": value for name, value in vars(learned).items()}
-        values |= {f"val_{name}_loss": value for name, value in vars(judged).items()}
-        report(epoch, values)
-        if judged.total < best:
-            best, best_epoch, best_recon, waited = judged.total, epoch, judged.recon, 0
-            best_state = copy.deepcopy(model.state_dict())
-        elif share == 1.0 and len(unlocked.trajectories) == last_count:
-            waited += 1
-        if settings.patience and waited >= settings.patience:
-            break
-    model.load_state_dict(best_state)
+    try:
+        for epoch in range(settings.epochs):
+            values: dict[str, float] = {}
+            if settings.unlocking is not None:
+                fraction = settings.unlocking.fraction(epoch, settings.epochs)
+                last_count = max(1, int(len(train_data.trajectories) * settings.unlocking.final))
+                count = max(1, int(len(train_data.trajectories) * fraction))
+                unlocked = Fragments(buffer, train_data.trajectories[:count], train_data.length)
+                values |= {"data_fraction": fraction, "train_trajectories_used": count}
+                values |= {"val_trajectories_used": len(val_data.trajectories)}
+            share = min(1.0, (epoch + 1) / (settings.kl_warmup_epochs + 1))
+            learned = _epoch(model, optimizer, unlocked.epoch(settings.batch_size, generator), settings.kl_weight * share, device)
+            judged = evaluate(model, val_data, settings)
+            values |= {f"train_{name}_loss": value for name, value in vars(learned).items()}
+            values |= {f"val_{name}_loss": value for name, value in vars(judged).items()}
+            if judged.total < best:
+                best, best_epoch, best_recon, waited = judged.total, epoch, judged.recon, 0
+                best_state = copy.deepcopy(model.state_dict())
+            elif share == 1.0 and len(unlocked.trajectories) == last_count:
+                waited += 1
+            report(epoch, values)
+            if settings.patience and waited >= settings.patience:
+                break
+    finally:  # an interrupted training leaves what it has, too
+        model.load_state_dict(best_state)
     return Result(epoch + 1, best_epoch, best_recon, mean_error(model, val_data, settings.batch_size))
 
 
