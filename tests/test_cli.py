@@ -492,7 +492,7 @@ def test_a_trajectory_is_shown_with_what_is_known_of_it(recorded: Path, facts: C
         assert [step["step"] for step in found["steps"]] == list(range(len(trajectory)))
         assert [step["action"] for step in found["steps"]] == trajectory["action"].tolist()
         assert trajectory.final_observation is not None
-        assert found["final_observation"] == {"observation": trajectory.final_observation["observation"].tolist()}
+        assert found["final_observation"] == {"observation": trajectory.final_observation.tolist()}
     assert "final observation" in run("show", recorded, "--trajectory", 2)[1]
     assert "final" not in run("show", recorded, "--trajectory", 2, "--fields", "reward")[1]
 

@@ -113,6 +113,13 @@ class Sampler:
             if self._place[0] != epoch:
                 return
 
+    __contains__ = None
+    """`x in sampler` would draw without end: it is a TypeError."""
+
+    def __bool__(self) -> bool:
+        """True, whether or not the order has an end: `sampler or buffer.sampler()` keeps the sampler."""
+        return True
+
     def __len__(self) -> int:
         """How many batches an epoch has; TypeError if the order has none."""
         found = self._batches.per_epoch

@@ -106,6 +106,13 @@ class BatchDataset(IterableDataset[Tensors]):
         """The next iteration is over this epoch; without it, over one after the other."""
         self._begun.fill_(epoch)
 
+    __contains__ = None
+    """`x in dataset` would draw without end: it is a TypeError."""
+
+    def __bool__(self) -> bool:
+        """True, whether or not the order has an end."""
+        return True
+
     def __len__(self) -> int:
         """How many batches an epoch has; TypeError if the order has no end."""
         if self._shown.per_epoch is None:

@@ -37,7 +37,7 @@ from replaystore.formats.tensors import FileRows, opened
 from replaystore.formats.unpickling import Infos, Tensor, scan
 from replaystore.formats.writing import NewFiles
 from replaystore.reader import BufferReader
-from replaystore.schema import Field, Schema
+from replaystore.schema import Field, Schema, role_of
 from replaystore.trajectories import Parts
 
 __all__ = ["Contents", "Table", "contents", "read", "replaceable", "sniff", "trajectories_of", "write"]
@@ -129,7 +129,7 @@ def _source(found: Contents, path: str) -> Source:
     begin = position if used == capacity else 0
     rows = known["rows"] = max(tensor.used(used) for tensor in tensors.values())
     table = trajectories_of(found.infos, capacity, used, position, path)
-    fields = {name: Field(rows.dtype, rows.shape, "extra" if name == "dones" else name) for name, rows in tensors.items()}
+    fields = {name: Field(rows.dtype, rows.shape, role_of(name)) for name, rows in tensors.items()}
     living = rows == used and (begin + rows - position) % capacity == 0  # what is appended then goes where the ring would have put it
     source = Source(
         schema=Schema(fields),

@@ -39,7 +39,7 @@ from replaystore.formats.source import Source, no_parts
 from replaystore.formats.tensors import BLOCK_BYTES, FileRows, opened
 from replaystore.formats.writing import NewFiles, replacing, settle
 from replaystore.reader import BufferReader
-from replaystore.schema import Field, Schema
+from replaystore.schema import Field, Schema, role_of
 from replaystore.trajectories import Parts
 
 __all__ = ["Contents", "contents", "read", "replaceable", "sniff", "write", "write_tensors"]
@@ -292,10 +292,7 @@ def _source(held: Contents, path: str) -> Source:
     living = count == used and (begin + count - position) % capacity == 0
     ends = _ends(tensors, begin, count) if count == used else None
     names = [name for name in FIELDS.values() if name in tensors and (name != "next_states" or ends is None)]
-    fields = {
-        name: Field(tensors[name].dtype, tensors[name].shape, name if name in ("observation", "action", "reward") else "extra")
-        for name in names
-    }
+    fields = {name: Field(tensors[name].dtype, tensors[name].shape, role_of(name)) for name in names}
     parts, table = _trajectories(ends)
     source = Source(
         schema=Schema(fields),
