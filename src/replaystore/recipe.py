@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +32,10 @@ class Recipe:
     split: str | None = None
     slab_bytes: int = SLAB_BYTES
 
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON, of Python's own numbers and lists alone, so that `torch.load` takes it too."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
     def check(self) -> None:
         """SchemaError: settings that make no sense, alone or together."""
         for name, least in (("batch_size", 1), ("fragment_length", 1), ("frame_stack", 1), ("n_step", 1)):
@@ -44,3 +48,7 @@ class Recipe:
             raise SchemaError(f"gamma must lie between 0 and 1, not {self.gamma!r}")
         if not 0 <= self.beta < np.inf:
             raise SchemaError(f"beta must be a number that is not negative, not {self.beta!r}")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else list(map(str, value)) if isinstance(value, list | tuple) else value
