@@ -32,9 +32,15 @@ class Recipe:
     split: str | None = None
     slab_bytes: int = SLAB_BYTES
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # whose sums overflow, and which JSON does not know
+                object.__setattr__(self, name, value.item())
+        object.__setattr__(self, "names", tuple(map(str, self.names)))
+
     def to_json(self) -> dict[str, Any]:
         """Strict JSON, of Python's own numbers and lists alone, so that `torch.load` takes it too."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return asdict(self) | {"names": list(self.names)}
 
     def check(self) -> None:
         """SchemaError: settings that make no sense, alone or together."""
@@ -48,7 +54,3 @@ class Recipe:
             raise SchemaError(f"gamma must lie between 0 and 1, not {self.gamma!r}")
         if not 0 <= self.beta < np.inf:
             raise SchemaError(f"beta must be a number that is not negative, not {self.beta!r}")
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else list(map(str, value)) if isinstance(value, list | tuple) else value
