@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore import strangers
 from replaystore.backends.files import read_all
 from replaystore.errors import FormatError, NotFoundError
 from replaystore.formats.export import Options, Written, refuse_losses
@@ -93,7 +94,12 @@ def contents(path: str) -> Iterator[Contents]:
     with opened(path) as (descriptor, size):
         if not size:
             raise FormatError(f"{path} is empty: the program that saved it was stopped; save it again")
-        content = scan(descriptor, size, path)
+        try:
+            content = scan(descriptor, size, path)
+        except FormatError as error:
+            if strange := strangers.addition(path):
+                raise FormatError(f"{error}{strange}") from error
+            raise
         needed = [*NUMBERS, *TENSORS, "trajectories"]
         missing = [key for key in needed if key not in content and key not in _OPTIONAL]
         if missing:

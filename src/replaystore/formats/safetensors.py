@@ -201,7 +201,10 @@ def _header(descriptor: int, size: int, path: str) -> _Header:
     content.pop("__metadata__", None)
     missing = [name for name in TENSORS if name not in content and name != "hiddens"]
     if missing:
-        raise FormatError(f"{path} has no tensor {missing[0]!r}: it is not a buffer of velora, which are called buffer_state.safetensors")
+        raise FormatError(
+            f"{path} has no tensor {missing[0]!r}: it is not a buffer of velora, which are called buffer_state.safetensors; "
+            "read it with safetensors.numpy.load_file"
+        )
     found, end = {}, 0
     for name, entry in sorted(content.items(), key=lambda item: _begin(item[1])):
         shape, offsets = entry.get("shape"), entry.get("data_offsets")
