@@ -228,13 +228,20 @@ class FileLock(Lock):
         self.release()
 
 
-def lock_store(place: Location) -> Lock:
-    """Become the writer of a store. The errors of `FileLock`; StorageError with ENOENT: there is none."""
+def lock_store(place: Location, *, replace: bool = False) -> Lock:
+    """Become the writer of a store, or who replaces it. The errors of `FileLock`; StorageError with ENOENT: there is none."""
     if place.backend == "memory":
         return MemoryLock(place)
+    words = {"busy": _busy(place)}
+    if replace:
+        words = {
+            "busy": f"{place} is open for writing elsewhere: close it there first, or choose another name",
+            "what": "replaced",
+            "advice": "choose another name, or get the permission to write to it",
+        }
     if place.backend == "zarr":
-        return FileLock(place, place.path, inside=ZARR_LOCK, busy=_busy(place), own=True)
-    return FileLock(place, place.path, busy=_busy(place), own=False, byte=True)
+        return FileLock(place, place.path, inside=ZARR_LOCK, own=True, **words)
+    return FileLock(place, place.path, own=False, byte=True, **words)
 
 
 def lock_place(place: Location, *, wait: bool = False) -> Lock:

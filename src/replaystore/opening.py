@@ -244,7 +244,7 @@ class Replacement:
         if exists(self.place):
             open_container(self.place, writable=False).close()
             if self.place.backend in ("zarr", "hdf5"):
-                self._replaced = lock_store(self.place)
+                self._replaced = lock_store(self.place, replace=True)
 
     def _clear(self) -> None:
         """Remove what is beside the place."""

@@ -300,6 +300,8 @@ class Schema:
                 raise unknown(wanted, self.fields)
             chosen.update(found)
         inside, left = _inside(self.fields), _inside(chosen)
+        if not chosen:
+            raise SchemaError(f"no field is selected: name some of {listed(self.fields)}")
         whole = {path for path in self.tuples if inside[path] == left.get(path)}
         return Schema({name: declared for name, declared in self.fields.items() if name in chosen}, frozenset(whole))
 
