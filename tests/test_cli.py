@@ -190,7 +190,7 @@ def test_an_error_is_one_line(
         ["record", "CartPole-v1", "out.zarr", "--codec", "raw"],
         ["record", "CartPole-v1", "out.zarr", "--layout", "archive", "--codec", "reward=raw"],
         ["show", "a.zarr", "--rows", "1:2:3"],
-        ["show", "a.zarr", "--rows", "1", "--trajectory", "0"],
+        ["show", "a.zarr", "--trajectories", "--trajectory", "0"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
