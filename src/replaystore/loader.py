@@ -192,7 +192,8 @@ class Sampler:
             ConflictError: it was of another commit."""
         settings = self._recipe.to_json()
         wanted = {"seed", "commit", "epoch", "batch", "settings", *(["weights"] if self._recipe.order == "weights" else [])}
-        missing = wanted - state.keys() if isinstance(state, Mapping) else wanted
+        given: Any = state  # what the annotation says is what is checked
+        missing = wanted - state.keys() if isinstance(given, Mapping) else wanted
         if missing:
             raise SchemaError(f"this is not the state of a sampler like this one: {', '.join(sorted(missing))} are missing")
         seed, commit, epoch, number = (_number(state, name) for name in ("seed", "commit", "epoch", "batch"))
@@ -205,15 +206,15 @@ class Sampler:
         if commit != self.commit_id:
             where = f"{self._buffer.location}: the state is of commit {commit}, this sampler shows {self.commit_id}"
             raise ConflictError(f"{where}; open the buffer with commit={commit}")
-        given = state["weights"] if self._recipe.order == "weights" else None
-        given = from_text(given) if isinstance(given, str) else given
+        stated = state["weights"] if self._recipe.order == "weights" else None
+        stated = from_text(stated) if isinstance(stated, str) else stated
         self._stop()
         with self._buffer._turn:
             if self._buffer.commit_id != self.commit_id:
                 raise ConflictError(
                     f"{self._buffer.location}: shows commit {self._buffer.commit_id} by now; open it with commit={self.commit_id}"
                 )
-            weights = None if given is None else _weights(self._buffer, given)
+            weights = None if stated is None else _weights(self._buffer, stated)
             self._batches = Batches(self._buffer, self._recipe, seed, weights)
         self.seed = seed
         self._place = (epoch, number)

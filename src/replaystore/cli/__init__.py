@@ -118,7 +118,7 @@ def _run(args: Sequence[str] | None) -> int:
         return 1
     except click.UsageError as error:
         if isinstance(error, click.NoSuchOption):
-            error.possibilities = _options_meant(error)
+            error = click.NoSuchOption(error.option_name, error.message, _options_meant(error), error.ctx)
         error.show()
         return error.exit_code
     except click.ClickException as error:
