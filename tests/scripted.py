@@ -18,6 +18,7 @@ import replaystore as rs
 from replaystore.gymnasium import RecordVector
 from replaystore.names import flatten
 from replaystore.schema import Field, Schema
+from replaystore.testing.contents import final_by_field
 
 if TYPE_CHECKING:
     from replaystore.buffer import Buffer
@@ -146,8 +147,9 @@ def trails_of(buffer: Any) -> dict[int, list[Trail]]:
         trails = []
         for trajectory in buffer:
             rows = [row_of(trajectory.columns, place) for place in range(len(trajectory))]
-            assert trajectory.final_observation is not None
-            final = {name: value.tolist() for name, value in trajectory.final_observation.items()}
+            ending = final_by_field(trajectory)
+            assert ending is not None
+            final = {name: value.tolist() for name, value in ending.items()}
             info = trajectory.info
             trails.append(Trail(info["env"], info["seed"], rows, final, bool(info["terminated"]), bool(info["truncated"]), info["split"]))
     masks = {name: name.replace("/_", "/") for name, declared in buffer.schema.fields.items() if declared.role == "mask"}

@@ -59,7 +59,7 @@ def play(script: list[tuple[int, int, int]], commits: set[int]) -> list[tuple[di
             (
                 {key: str(value) for key, value in trajectory.info.items()},
                 {key: column.tobytes() for key, column in trajectory.columns.items()},
-                None if trajectory.final_observation is None else trajectory.final_observation["observation"].tobytes(),
+                None if trajectory.final_observation is None else trajectory.final_observation.tobytes(),
             )
             for trajectory in buffer
         ]

@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.errors import ConflictError, EvictedError, NotFoundError, ReplayStoreError, SchemaError, UnsupportedError
+from replaystore.errors import (
+    ConflictError,
+    EvictedError,
+    NotFoundError,
+    ReplayStoreError,
+    SchemaError,
+    UnknownFieldError,
+    UnsupportedError,
+)
 from replaystore.testing import samples
 
 SUFFIXES = (".zarr", ".h5")
@@ -184,7 +192,7 @@ def test_columns_fields_and_metadata_that_do_not_fit(buffer: rs.Buffer, tmp_path
     refuse(SchemaError, "expected a replaystore Field", lambda: buffer.add_field("info/x", "f4"))  # type: ignore[arg-type]
     for value, text in (({"x": "y" * (1 << 20)}, "over the limit of 1048576"), ({"x": {1}}, "user.x is a set"), ([1], "not a list")):
         refuse(SchemaError, text, lambda value=value: setattr(buffer, "metadata", value))  # type: ignore[misc]
-    refuse(SchemaError, "no field 'nope'; fields are", lambda: buffer["nope"])
+    refuse(UnknownFieldError, "no field .nope. among .observation/camera.", lambda: buffer["nope"])
     refuse(SchemaError, "flat array of integers, not float64", lambda: buffer.read([0.5]))  # type: ignore[list-item]
     refuse(SchemaError, 'no column "nope"', lambda: buffer.sampler(where="nope > 3"))
     refuse(SchemaError, "batch_size must be at least 1", lambda: buffer.sampler(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import gymnasium
 import numpy as np
@@ -188,7 +190,7 @@ def test_an_error_is_one_line(
         ["record", "CartPole-v1", "out.zarr", "--codec", "raw"],
         ["record", "CartPole-v1", "out.zarr", "--layout", "archive", "--codec", "reward=raw"],
         ["show", "a.zarr", "--rows", "1:2:3"],
-        ["show", "a.zarr", "--rows", "1", "--trajectory", "0"],
+        ["show", "a.zarr", "--trajectories", "--trajectory", "0"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +231,143 @@ def test_a_reader_that_goes_away_is_no_error(recorded: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_a_reader_that_goes_away_does_not_hide_what_verify_found(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", rs.Schema({"reward": rs.Field("float64", (), "reward")})) as buffer:
+        buffer.append({"reward": np.ones(40_000)})
+    with (tmp_path / "a.zarr/steps/reward/c/0").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"x")
+    with subprocess.Popen(command("verify", tmp_path / "a.zarr"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+# --- what was meant
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["shw", "a.zarr"], "Did you mean 'show'?"),
+        (["ls", "a.zarr"], "Did you mean 'info'?"),
+        (["export", "a.zarr", "a.h5"], "Did you mean 'convert'?"),
+        (["qqq"], f"Commands are {', '.join(COMMANDS)}."),
+        (["."], "To look at what is there: replaystore info ."),
+        (["record", "X-v0", "a.zarr", "--envs", "3"], "Did you mean '--num-envs'?"),
+        (["record", "X-v0", "a.zarr", "--step", "3"], "Did you mean '--steps'?"),
+        (["show", "a.zarr", "--row", "3"], "Did you mean '--rows'?"),
+        (["--verison"], "Did you mean '--version'?"),
+    ],
+    ids=" ".join,
+)
+def test_a_guess_is_what_was_meant(arguments: list[str], said: str, run: Run) -> None:
+    code, out, err = run(*arguments)
+
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "--help'?" not in err
+    assert "--env-arg" not in err
+
+
+@pytest.mark.parametrize("arguments", [["show", "a.zarr", "--steps", "3"], ["convert", "a.zarr", "b.h5", "--format", "h5"]], ids=" ".join)
+def test_no_guess_is_better_than_one_that_makes_no_sense(arguments: list[str], run: Run) -> None:
+    assert "Did you mean" not in run(*arguments)[2]
+
+
+# --- selecting
+
+
+NOTHING: dict[str, tuple[list[str], str]] = {
+    "where": (
+        ["convert", "STORE", "OUT.zarr", "--where", "length > 1000"],
+        "none of [0-9]+ trajectories has where 'length > 1000'; their len",
+    ),
+    "where, HDF5": (["convert", "STORE", "OUT.h5", "--where", "length > 1000"], "nothing is selected"),
+    "where, zip": (["convert", "STORE", "OUT.zarr.zip", "--where", "length > 1000"], "nothing is selected"),
+    "where, pickle": (["convert", "STORE", "OUT.pkl", "--where", "length > 1000"], "nothing is selected"),
+    "where, safetensors": (["convert", "STORE", "OUT.safetensors", "--where", "length > 1000"], "nothing is selected"),
+    "split": (["convert", "STORE", "OUT.zarr", "--split", "train"], "no trajectory has split 'train'; splits are none"),
+    "split, pickle": (["convert", "STORE", "OUT.pkl", "--split", "train"], "no trajectory has split 'train'; splits are none"),
+    "where and split": (["convert", "STORE", "OUT.zarr", "--split", "", "--where", "length < 0"], "has split '' and where 'length < 0'"),
+    "fields": (["convert", "STORE", "OUT.zarr", "--fields", ","], "no field is selected: name some of 'observation'"),
+    "no field": (["convert", "STORE", "OUT.zarr", "--fields", ""], "no field is selected"),
+    "fields, pickle": (["convert", "STORE", "OUT.pkl", "--fields", ","], "no field is selected"),
+    "empty": (["convert", "EMPTY", "OUT.zarr", "--where", "length > 0"], "nothing is selected: there are no trajectories at all"),
+    "show where": (["show", "STORE", "--where", "length > 1000"], "nothing is selected"),
+    "show table where": (["show", "STORE", "--trajectories", "--where", "length > 1000"], "nothing is selected"),
+    "show trajectory where": (["show", "STORE", "--trajectory", "0", "--where", "length > 1000"], "nothing is selected"),
+    "show rows": (["show", "STORE", "--rows", "600:"], "--rows 600: selects nothing: there are 600 steps"),
+    "show rows, JSON": (["show", "STORE", "--rows", "20:10", "--json"], "--rows 20:10 selects nothing"),
+    "show a row": (["show", "STORE", "--rows", "600"], "selects nothing: there are 600 steps"),
+    "show rows of a trajectory": (["show", "STORE", "--trajectory", "0", "--rows", "600:"], "selects nothing: .* steps in this trajectory"),
+    "show rows of the table": (["show", "STORE", "--trajectories", "--rows", "600:"], "selects nothing: .* trajectories"),
+    "show fields": (["show", "STORE", "--fields", ","], "no field is selected"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), NOTHING.values(), ids=NOTHING)
+def test_to_select_nothing_is_an_error(arguments: list[str], said: str, recorded: Path, run: Run, tmp_path: Path) -> None:
+    rs.create(tmp_path / "empty.zarr", rs.Schema({"reward": rs.Field("float64", (), "reward")})).close()
+    places = {"STORE": str(recorded), "EMPTY": str(tmp_path / "empty.zarr")}
+    filled = [places.get(argument, argument.replace("OUT", str(tmp_path / "out"))) for argument in arguments]
+
+    code, out, err = run(*filled)
+
+    assert (code, out) == (1, "")
+    assert re.search(said, err)
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("b.pkl", True), ("b.safetensors", True), ("replay_buffer.pkl", False), ("buffer_state.safetensors", False)],
+)
+def test_a_file_of_other_software_is_not_made_by_its_suffix_alone_without_a_word(
+    recorded: Path, run: Run, tmp_path: Path, name: str, said: bool
+) -> None:
+    code, out, _ = run("convert", recorded, tmp_path / name, "--fields", "observation,action,reward,terminated")
+
+    assert code == 0
+    assert ("because of the suffix; name a store .zarr or .h5" in out) == said
+
+
+def test_advice_fits_the_command(recorded: Path, run: Run, tmp_path: Path) -> None:
+    assert run("convert", recorded, tmp_path / "a.zarr")[0] == 0
+    for arguments in (["convert", recorded, tmp_path / "a.zarr"], ["record", "CartPole-v1", tmp_path / "a.zarr", "--steps", "3"]):
+        err = run(*arguments)[2]
+        assert "pass --overwrite" in err
+        assert "overwrite=True" not in err
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with patch("replaystore.locks.FileLock._take", side_effect=denied), patch("replaystore.opening.lock_place"):
+        err = run("convert", recorded, tmp_path / "a.zarr", "--overwrite")[2]
+    assert "a.zarr cannot be replaced: Permission denied; choose another name" in err
+    with rs.open(tmp_path / "a.zarr", "r+"):
+        err = run("convert", recorded, tmp_path / "a.zarr", "--overwrite")[2]
+    assert "close it there first, or choose another name" in err
+
+
+def test_long_tables_and_trajectories_are_cut_unless_asked_for(tmp_path: Path, run: Run, facts: Callable[..., Any]) -> None:
+    with rs.create(tmp_path / "a.zarr", rs.Schema({"reward": rs.Field("float64", (), "reward")})) as buffer:
+        for length in [1, *[2] * 150, 3000]:
+            buffer.append({"reward": np.arange(float(length))}, ends=[length - 1])
+    for what, total in (["--trajectory", "151"], "3,000 steps"), (["--trajectories"], "152 trajectories"):
+        code, out, _ = run("show", tmp_path / "a.zarr", *what)
+        lines = out.splitlines()
+        assert code == 0
+        assert len(lines) < 125
+        assert lines[-1] == f"100 of {total}; --rows A:B shows others, --rows : all"
+        assert len(run("show", tmp_path / "a.zarr", *what, "--rows", ":")[1].splitlines()) > int(total.split()[0].replace(",", ""))
+    some = run("show", tmp_path / "a.zarr", "--trajectory", 151, "--rows", "-2:")[1].splitlines()
+    assert [line.split()[2] for line in some if line[:4].strip().isdigit()] == ["2998", "2999"]
+    assert len(facts("show", tmp_path / "a.zarr", "--trajectory", 151)["steps"]) == 3000
+    assert len(facts("show", tmp_path / "a.zarr", "--trajectories")["trajectories"]) == 152
 
 
 # --- record
@@ -480,7 +619,7 @@ def test_rows_are_aligned(recorded: Path, run: Run) -> None:
     assert lines[0].split() == ["row", "index", "step", "observation", "action", "reward", "terminated", "truncated"]
     assert [line.split()[0] for line in lines[1:11]] == [str(row) for row in range(10)]
     assert len({len(line) for line in lines[1:11]}) == 1
-    assert lines[-1] == "10 of 600 steps"
+    assert lines[-1] == "10 of 600 steps; --rows A:B shows others, --rows : all"
 
 
 def test_a_trajectory_is_shown_with_what_is_known_of_it(recorded: Path, facts: Callable[..., Any], run: Run) -> None:
@@ -492,7 +631,7 @@ def test_a_trajectory_is_shown_with_what_is_known_of_it(recorded: Path, facts: C
         assert [step["step"] for step in found["steps"]] == list(range(len(trajectory)))
         assert [step["action"] for step in found["steps"]] == trajectory["action"].tolist()
         assert trajectory.final_observation is not None
-        assert found["final_observation"] == {"observation": trajectory.final_observation["observation"].tolist()}
+        assert found["final_observation"] == {"observation": trajectory.final_observation.tolist()}
     assert "final observation" in run("show", recorded, "--trajectory", 2)[1]
     assert "final" not in run("show", recorded, "--trajectory", 2, "--fields", "reward")[1]
 

@@ -274,8 +274,8 @@ NOT_SAVED: dict[str, tuple[type[ReplayStoreError], str]] = {
     "noise.h5": (FormatError, "is not a replaystore HDF5 file; .*choose another name"),
     "another.zarr": (FormatError, "but not a replaystore store: .*choose another name"),
     "another.h5": (FormatError, "is not a replaystore HDF5 file; .*choose another name"),
-    "noise.txt/b.zarr": (StorageError, "noise.txt/b.zarr cannot be made: Not a directory; choose another place"),
-    "noise.txt/b.h5": (StorageError, "noise.txt/b.h5 cannot be made: Not a directory; choose another place"),
+    "noise.txt/b.zarr": (StorageError, "noise.txt/b.zarr cannot be made: Not a directory \\(noise.txt\\); choose another place"),
+    "noise.txt/b.h5": (StorageError, "noise.txt/b.h5 cannot be made: Not a directory \\(noise.txt\\); choose another place"),
     "noise.txt/b.pkl": (StorageError, "cannot be written: a folder in its path is a file; choose a place"),
 }
 
@@ -373,7 +373,7 @@ NOT_CONVERTED: dict[tuple[str, str], tuple[type[ReplayStoreError], str]] = {
     ("a.pkl", "a.h5"): (AlreadyExistsError, "a.h5 exists: choose another name"),
     ("a.zarr", "noise.txt/b.pkl"): (StorageError, "a folder in its path is a file; choose a place"),
     ("a.pkl", "noise.txt/b.pkl"): (StorageError, "noise.txt cannot be written to: it is a file; choose another place"),
-    ("a.pkl", "noise.txt/b.zarr"): (StorageError, "noise.txt/b.zarr cannot be made: Not a directory; choose another place"),
+    ("a.pkl", "noise.txt/b.zarr"): (StorageError, "noise.txt/b.zarr cannot be made: Not a directory \\(noise.txt\\); choose another place"),
     ("a.zarr", "b.csv"): (SchemaError, "its name does not say what to make: use one of the suffixes"),
 }
 

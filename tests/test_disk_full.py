@@ -149,6 +149,7 @@ def check_message(error: StorageError) -> None:
     """One line that says what and where."""
     assert "\n" not in str(error)
     assert "store" in str(error)
+    assert "replaystore-partial" not in str(error)
     assert os.strerror(errno.ENOSPC) in str(error)
     assert error.errno == errno.ENOSPC
 
@@ -571,3 +572,27 @@ def test_nothing_is_left_of_a_conversion_or_recording_that_does_not_fit(little: 
     assert done.stderr.count("\n") == 1
     assert os.strerror(errno.ENOSPC) in done.stderr
     assert sorted(os.listdir(little)) == known
+
+
+def test_what_is_safe_is_told_only_where_something_is(location: str) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def said(doing: Callable[[], Any]) -> str:
+        with patch("os.pwrite", side_effect=full), pytest.raises(StorageError) as caught:
+            doing()
+        check_message(caught.value)
+        return str(caught.value)
+
+    made = said(lambda: rs.create(location, small()))
+    assert "committed" not in made
+    assert not os.path.lexists(location)
+    with rs.create(location, small()) as buffer:
+        append(3, 1)(buffer)
+        first = said(buffer.commit)
+        assert "nothing was committed yet" in first
+        buffer.commit()
+        append(3, 2)(buffer)
+        second = said(buffer.commit)
+        assert "what was committed is safe" in second
+        if location.endswith(".zarr"):  # the file that was refused is not what the message begins with
+            assert f"({location}/" in second

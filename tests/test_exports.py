@@ -25,6 +25,7 @@ BUILTINS = {
     errors.NotFoundError: FileNotFoundError,
     errors.SchemaError: ValueError,
     errors.StorageError: OSError,
+    errors.UnknownFieldError: KeyError,
     errors.UnsupportedError: NotImplementedError,
 }
 ERRORS = [value for name in errors.__all__ if issubclass(value := getattr(errors, name), Exception)]

@@ -220,7 +220,7 @@ def test_steps_of_one_environment_become_trajectories(tmp_path: Path) -> None:
             row += len(trajectory)
             assert trajectory.final_observation is not None
             expected = replay.tensors["next_states"][order][row - 1]
-            assert trajectory.final_observation["observation"].tolist() == expected.tolist()
+            assert trajectory.final_observation.tolist() == expected.tolist()
             assert trajectory.info["return"] == pytest.approx(float(trajectory["reward"].astype("f8").sum()))
         drawn = next(iter(buffer.sampler(64, seed=0)))
         pairs = {

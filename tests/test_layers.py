@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "replaystore"
 
 LAYERS: list[set[str]] = [
-    {"errors", "forks", "interrupts"},
-    {"compare", "document", "location", "locks", "names", "registry", "schema", "spaces", "temporary", "where"},
+    {"errors", "forks", "interrupts", "refusals"},
+    {"compare", "document", "dtypes", "location", "locks", "names", "registry", "schema", "spaces", "strangers", "temporary", "where"},
     {"backends"},
     {"assembler", "chunks", "layout", "opening", "sealing", "statistics", "tables", "trajectories", "weights"},
     {"batches", "buffer", "column", "finals", "formats", "gathering", "infos", "loader", "reader", "recipe", "sampling", "writer"},

@@ -104,6 +104,18 @@ def test_an_epoch_can_be_chosen(buffer: rs.Buffer) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 1}, {"batch_size": 32, "drop_last": True}], ids=str)
+def test_batches_are_not_collated_into_batches_again(buffer: rs.Buffer, workers: int, settings: dict[str, Any]) -> None:
+    with pytest.raises(SchemaError, match=r"whole batches, of 32 each.*DataLoader\(dataset, batch_size=None\).*data_loader\(dataset\)"):
+        next(iter(DataLoader(BatchDataset(buffer, 32), num_workers=workers, **settings)))
+
+
+def test_a_collate_function_of_the_users_own_gets_several_batches(buffer: rs.Buffer) -> None:
+    loader = DataLoader(BatchDataset(buffer, 32), batch_size=2, collate_fn=list)
+    assert [len(batches) for batches in loader] == [2, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_items_are_found_by_number(buffer: rs.Buffer, workers: int) -> None:
     dataset = ItemDataset(buffer)
     assert len(dataset) == 300

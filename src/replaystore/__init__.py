@@ -50,4 +50,4 @@ if not TYPE_CHECKING:  # mypy would take every name for granted if it saw this
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

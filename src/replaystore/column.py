@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import SchemaError
+from replaystore.names import unknown
 
 if TYPE_CHECKING:
     from replaystore.reader import BufferReader
@@ -19,22 +20,60 @@ __all__ = ["Column", "Rows", "Trajectory"]
 Rows = slice | NDArray[Any] | Sequence[int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trajectory:
-    """The steps of one trajectory, in memory."""
+    """The steps of one trajectory, in memory, as `buffer.trajectory(i)` gives them.
+
+    `trajectory["reward"]` is the array of a field, `trajectory["next_observation"]` that of the observations after each step.
+
+    Attributes:
+        info: its row of the table of trajectories: length, env, terminated, truncated, seed, return, split, …
+        columns: one array of shape (steps, *field shape) for each field. In a ring, without the steps that were dropped.
+        final_observation: the observation after the last step, or None if it is not known: an array where the observation is one field,
+            else a dict by field name.
+    """
 
     info: dict[str, Any]
-    """Its row of the table: length, env, terminated, truncated, seed, return, split, …"""
     columns: dict[str, NDArray[Any]]
-    """One array of shape (steps, *field shape) for each field. In a ring, without the steps that were dropped."""
-    final_observation: dict[str, NDArray[Any]] | None
-    """The observation after the last step by field name, or None if it is not known."""
+    final_observation: Any
+    _following: Mapping[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    """By step, what followed it where that is not the observation of the next one: after the last, and where a recording was resumed."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0
 
+    def __contains__(self, name: object) -> bool:
+        """Whether `trajectory[name]` is an array."""
+        return isinstance(name, str) and (name in self.columns or self._followed(name) in self.columns)
+
     def __getitem__(self, name: str) -> NDArray[Any]:
-        return self.columns[name]
+        """The array of a field, shape (steps, *field shape), or `next_` and the name of an observation field.
+
+        SchemaError: it is not known what followed the last step. UnknownFieldError: there is no such field."""
+        if name in self.columns:
+            return self.columns[name]
+        observed = self._followed(name)
+        if observed not in self.columns:
+            raise unknown(name, [*self.columns, *(f"next_{other}" for other in self.columns if self._followed(f"next_{other}"))])
+        rows, last = self.columns[observed], len(self) - 1
+        if last >= 0 and observed not in self._following.get(last, {}):
+            raise SchemaError(f"it is not known what was observed after the last step: use trajectory[{observed!r}][1:]")
+        following = np.concatenate([rows[1:], rows[-1:]])
+        for step, known in self._following.items():
+            following[step] = known[observed]
+        return following
+
+    @staticmethod
+    def _followed(name: object) -> str:
+        """The observation field that a name is the next one of; "" if it is none."""
+        top, _, _ = name.partition("/") if isinstance(name, str) else ("", "", "")
+        return str(name).removeprefix("next_") if top == "next_observation" else ""
+
+    def __repr__(self) -> str:
+        ends = [flag for flag in ("terminated", "truncated", "open") if self.info.get(flag)]
+        said = [f"{name} {self.info[name]:.6g}" for name in ("return",) if isinstance(self.info.get(name), float)] + ends
+        which = f" {self.info['trajectory']}" if "trajectory" in self.info else ""
+        return f"<Trajectory{which}: {len(self)} steps of {', '.join(self.columns)}{''.join('; ' + text for text in said)}>"
 
 
 class Column:

@@ -30,7 +30,7 @@ from replaystore.backends.store import ArrayStore
 from replaystore.buffer import Buffer
 from replaystore.buffer import open as open_buffer
 from replaystore.errors import SchemaError
-from replaystore.excerpt import PARTS, Excerpt, selection, whole
+from replaystore.excerpt import PARTS, Excerpt, chosen, selection, whole
 from replaystore.formats.ring import carried
 from replaystore.interrupts import as_storage_errors
 from replaystore.layout import LAYOUTS, array_specs, field_specs, table_spec
@@ -180,12 +180,7 @@ class _Conversion:
         if split is None and where is None:
             self.excerpt: Excerpt = whole(buffer, observations)
         else:
-            equals = {} if split is None else {"split": split}
-            known = sorted(set(buffer.trajectories["split"].tolist()))
-            if split is not None and split not in known:
-                named = ", ".join(repr(name) for name in known) if len(known) > 1 or known != [""] else "none"
-                raise SchemaError(f"{buffer.location}: no trajectory has split {split!r}; splits are {named}")
-            self.excerpt = selection(buffer, buffer.trajectories.where(where, **equals), observations)
+            self.excerpt = selection(buffer, chosen(buffer, where, split), observations)
         self.selected = {"fields": None if fields is None else list(self.schema.fields), "split": split, "where": where}
         self.extensions, lost = carried(buffer, buffer._document.extensions, whole=split is None and where is None)
         self.notes = self.excerpt.notes + lost

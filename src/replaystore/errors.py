@@ -4,6 +4,7 @@
     ├ NotFoundError (also a FileNotFoundError)        nothing there: check the path, field, commit or name
     ├ AlreadyExistsError (also a FileExistsError)     choose another name, or remove what is there
     ├ SchemaError (also a ValueError)                 the data do not fit the schema, or an argument is wrong
+    │ └ UnknownFieldError (also a KeyError)           there is no such field, column or key: the message lists those there are
     ├ FormatError                                     the file is not what it should be
     │ ├ FormatVersionError                            written by a newer replaystore: upgrade
     │ └ CorruptError                                  damaged: `replaystore verify`, `replaystore repair`
@@ -31,6 +32,7 @@ __all__ = [
     "ReplayStoreWarning",
     "SchemaError",
     "StorageError",
+    "UnknownFieldError",
     "UnsupportedError",
 ]
 
@@ -53,6 +55,12 @@ class AlreadyExistsError(ReplayStoreError, FileExistsError):
 
 class SchemaError(ReplayStoreError, ValueError):
     """Data or arguments do not fit: a wrong shape or dtype, a missing or unknown field."""
+
+
+class UnknownFieldError(SchemaError, KeyError):
+    """There is no field, column or key of this name; the message lists those there are."""
+
+    __str__ = Exception.__str__  # KeyError would print it as a string in quotes
 
 
 class FormatError(ReplayStoreError):

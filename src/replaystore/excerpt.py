@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.assembler import Open
+from replaystore.errors import SchemaError
 from replaystore.names import escape
 from replaystore.reader import BufferReader
 from replaystore.trajectories import Parts, Trajectories
 
-__all__ = ["Excerpt", "selection", "whole"]
+__all__ = ["Excerpt", "chosen", "selection", "whole"]
 
 Rows = NDArray[np.int64]
 PARTS = ("start", "length", "trajectory", "offset", "final")
@@ -123,6 +124,27 @@ def _following(entry: Open, observations: Sequence[str]) -> dict[str, NDArray[An
 
 
 # --- some trajectories
+
+
+def chosen(buffer: BufferReader, where: str | None, split: str | None) -> Trajectories:
+    """The trajectories of this split for which this is true. SchemaError: there is none, or nothing can be selected so."""
+    table = buffer.trajectories
+    selected = table.where(where, **({} if split is None else {"split": split}))
+    if len(selected):
+        return selected
+    asked = " and ".join(f"{name} {value!r}" for name, value in (("split", split), ("where", where)) if value is not None)
+    known = sorted(set(table["split"].tolist()))
+    named = ", ".join(map(repr, known)) if any(known) else "none"
+    if not len(table):
+        reason = "there are no trajectories at all"
+    elif split is not None and split not in known:
+        reason = f"no trajectory has split {split!r}; splits are {named}"
+    else:
+        lengths = table["length"]
+        reason = (
+            f"none of {len(table)} trajectories has {asked}; their lengths are from {lengths.min()} to {lengths.max()}, splits are {named}"
+        )
+    raise SchemaError(f"{buffer.location}: nothing is selected: {reason}")
 
 
 def selection(buffer: BufferReader, chosen: Trajectories, observations: Sequence[str]) -> Excerpt:

@@ -25,7 +25,7 @@ from replaystore.backends.store import ArrayStore
 from replaystore.buffer import Buffer
 from replaystore.conversion import Progress, Report, opened
 from replaystore.errors import AlreadyExistsError, SchemaError, StorageError, UnsupportedError
-from replaystore.excerpt import PARTS
+from replaystore.excerpt import PARTS, chosen
 from replaystore.formats.export import Options, refuse_losses
 from replaystore.formats.source import Source
 from replaystore.formats.tensors import BLOCK_BYTES
@@ -108,13 +108,14 @@ def _export(buffer: Buffer, target: object, selected: Selected, *, overwrite: bo
         raise AlreadyExistsError(f"{path} is something else than such a buffer, and is not replaced: move it away, or choose another name")
     trajectories = None
     if selected.split is not None or selected.where is not None:
-        equals = {} if selected.split is None else {"split": selected.split}
-        trajectories = buffer.trajectories.where(selected.where, **equals)
+        trajectories = chosen(buffer, selected.where, selected.split)
     fields = selected.fields
     names = None if fields is None else tuple([fields] if isinstance(fields, str) else fields)
     options = Options(trajectories, names, strict=strict, overwrite=overwrite, progress=progress)
     written = module.write(buffer, path, options)
     notes = list(written.lost)
+    if os.path.basename(path) != module.EXAMPLE:
+        notes.insert(0, f"written as {module.NAME}, because of the suffix; name a store .zarr or .h5")
     if buffer.mode == "r+" and buffer.rows_recorded > buffer._stop:
         notes.append(f"{buffer.rows_recorded - buffer._stop} steps that are not committed are not in it")
     return Report(

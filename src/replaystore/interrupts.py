@@ -19,6 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from replaystore.errors import ReplayStoreError, StorageError
+from replaystore.refusals import refusal
 
 __all__ = ["Operations", "as_storage_errors", "signals_wait"]
 
@@ -82,7 +83,7 @@ class Operation:
         if self._previous:
             _release(self._previous)
         if not ours and isinstance(error, OSError):
-            reason = error.strerror or str(error)
+            reason = refusal(error, str(self._all.owner))
             message = f"{self._all.owner}: {self.what} failed: {reason}; close it, and open it again: it goes on from its last commit"
             raise StorageError(message, error.errno) from error
 
@@ -139,6 +140,5 @@ def as_storage_errors(what: str) -> Iterator[None]:
     except ReplayStoreError:
         raise
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
         advice = "nothing was changed that was not committed; mend the cause, then try again"
-        raise StorageError(f"{what}: {error.strerror or error}{where}; {advice}", error.errno) from error
+        raise StorageError(f"{what}: {refusal(error, what)}; {advice}", error.errno) from error

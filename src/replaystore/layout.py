@@ -18,7 +18,7 @@ import numpy as np
 from replaystore.backends import PAGE, ArraySpec, Capabilities
 from replaystore.backends.codecs import parse_codec
 from replaystore.errors import SchemaError, UnsupportedError
-from replaystore.names import escape_path
+from replaystore.names import escape_path, unknown
 from replaystore.schema import Field, Schema
 
 __all__ = ["LAYOUTS", "array_specs", "field_specs", "table_spec"]
@@ -100,7 +100,7 @@ def check_storage(fields: Mapping[str, Field], layout: str, storage: Mapping[str
         raise SchemaError(f"storage is a dict {{field name: settings}}, not {storage!r}")
     for name, override in (storage or {}).items():
         if name not in fields:
-            raise SchemaError(f"storage: there is no field {name!r}; fields are {', '.join(fields)}")
+            raise unknown(name, fields, where="storage")
         if not isinstance(override, Mapping):
             raise SchemaError(f"storage of {name!r} is a dict with codec and chunk_rows, not {override!r}")
         wrong = override.keys() - {"codec", "chunk_rows"}

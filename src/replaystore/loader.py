@@ -13,7 +13,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from replaystore.batches import Batches
 from replaystore.errors import ConflictError, CorruptError, EvictedError, MissingDependencyError, SchemaError, UnsupportedError
 from replaystore.gathering import Batch
 from replaystore.recipe import Recipe
+from replaystore.weights import as_text, from_text
 
 if TYPE_CHECKING:
     from replaystore.reader import BufferReader
@@ -113,6 +114,13 @@ class Sampler:
             if self._place[0] != epoch:
                 return
 
+    __contains__ = None
+    """`x in sampler` would draw without end: it is a TypeError."""
+
+    def __bool__(self) -> bool:
+        """True, whether or not the order has an end: `sampler or buffer.sampler()` keeps the sampler."""
+        return True
+
     def __len__(self) -> int:
         """How many batches an epoch has; TypeError if the order has none."""
         found = self._batches.per_epoch
@@ -169,10 +177,12 @@ class Sampler:
     # --- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sampler stands; another one of the same settings and commit goes on from there with `load_state_dict`."""
+        """Where the sampler stands; another one of the same settings and commit goes on from there with `load_state_dict`.
+
+        Numbers, texts, lists and dicts of Python's own: `json` and `torch.load` take it as it is. (`weights` are a text in base64.)"""
         epoch, number = self._place
-        state = {"seed": self.seed, "commit": self.commit_id, "epoch": epoch, "batch": number, "settings": asdict(self._recipe)}
-        return state | ({"weights": self.weights} if self._recipe.order == "weights" else {})
+        state = {"seed": self.seed, "commit": self.commit_id, "epoch": epoch, "batch": number, "settings": self._recipe.to_json()}
+        return state | ({"weights": as_text(self.weights)} if self._recipe.order == "weights" else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where another sampler stood.
@@ -180,28 +190,34 @@ class Sampler:
         Raises:
             SchemaError: not such a state, or one of a sampler with other settings.
             ConflictError: it was of another commit."""
-        settings = asdict(self._recipe)
+        settings = self._recipe.to_json()
         wanted = {"seed", "commit", "epoch", "batch", "settings", *(["weights"] if self._recipe.order == "weights" else [])}
-        missing = wanted - state.keys()
+        given: Any = state  # what the annotation says is what is checked
+        missing = wanted - state.keys() if isinstance(given, Mapping) else wanted
         if missing:
             raise SchemaError(f"this is not the state of a sampler like this one: {', '.join(sorted(missing))} are missing")
+        seed, commit, epoch, number = (_number(state, name) for name in ("seed", "commit", "epoch", "batch"))
+        if not isinstance(state["settings"], Mapping):
+            raise SchemaError(f"this is not the state of a sampler: settings is a {type(state['settings']).__name__}, not a dict")
         for name, value in settings.items():
             known = state["settings"].get(name)
-            if known != value and list(np.atleast_1d(known)) != list(np.atleast_1d(value)):  # JSON makes lists of tuples
+            if (list(known) if isinstance(known, tuple) else known) != value:  # a tuple: of a state as it was saved once
                 raise SchemaError(f"the state is of a sampler with {name} {known!r}; this one has {value!r}")
-        if state["commit"] != self.commit_id:
-            where = f"{self._buffer.location}: the state is of commit {state['commit']}, this sampler shows {self.commit_id}"
-            raise ConflictError(f"{where}; open the buffer with commit={state['commit']}")
+        if commit != self.commit_id:
+            where = f"{self._buffer.location}: the state is of commit {commit}, this sampler shows {self.commit_id}"
+            raise ConflictError(f"{where}; open the buffer with commit={commit}")
+        stated = state["weights"] if self._recipe.order == "weights" else None
+        stated = from_text(stated) if isinstance(stated, str) else stated
         self._stop()
-        self.seed = int(state["seed"])
         with self._buffer._turn:
             if self._buffer.commit_id != self.commit_id:
                 raise ConflictError(
                     f"{self._buffer.location}: shows commit {self._buffer.commit_id} by now; open it with commit={self.commit_id}"
                 )
-            weights = _weights(self._buffer, state["weights"]) if self._recipe.order == "weights" else None
-            self._batches = Batches(self._buffer, self._recipe, self.seed, weights)
-        self._place = (int(state["epoch"]), int(state["batch"]))
+            weights = None if stated is None else _weights(self._buffer, stated)
+            self._batches = Batches(self._buffer, self._recipe, seed, weights)
+        self.seed = seed
+        self._place = (epoch, number)
 
     def refresh(self) -> bool:
         """Go on to the newest commit, and the buffer with it; whether there was one.
@@ -355,6 +371,11 @@ class _Transfer:
             raise SchemaError(f"device {device!r} is none of PyTorch's: {str(error).splitlines()[0]}") from None
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise SchemaError(f"device {device!r}: PyTorch finds no GPU here; use device='cpu'")
+        try:
+            torch.empty(1, device=self._device).cpu()  # a second GPU, or a kind that this PyTorch was not built for
+        except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise SchemaError(f"device {device!r} cannot be used here ({reason:.200}): use device='cpu', or one that there is") from None
         self._torch = torch
 
     def __call__(self, batch: Batch) -> dict[str, Any]:
@@ -364,6 +385,14 @@ class _Transfer:
         if self._device.type == "cuda":
             return {name: tensor.pin_memory().to(self._device, non_blocking=True) for name, tensor in tensors.items()}
         return {name: tensor.to(self._device) for name, tensor in tensors.items()}
+
+
+def _number(state: Mapping[str, Any], name: str) -> int:
+    """A number of a state. SchemaError: it is none."""
+    value = state[name]
+    if not (_is_integer(value) and value >= 0):
+        raise SchemaError(f"this is not the state of a sampler: {name} is {value!r:.40}, not a number")
+    return int(value)
 
 
 def _is_integer(value: object) -> bool:

@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 
+from replaystore import strangers
 from replaystore.errors import FormatError, SchemaError, StorageError, UnsupportedError
 
 __all__ = ["SUFFIXES", "Location", "parse", "resolved"]
@@ -17,9 +18,6 @@ __all__ = ["SUFFIXES", "Location", "parse", "resolved"]
 SUFFIXES = {".zarr.zip": "zip", ".zip": "zip", ".zarr": "zarr", ".hdf5": "hdf5", ".h5": "hdf5"}
 """Suffix → backend; upper and lower case alike. The first that fits decides."""
 
-_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_OWN_HDF5_SIGNATURE = b"REPLAYSTORE HDF5"  # begins the block that our HDF5 files have before HDF5's own signature
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://?")  # at least two characters: one is a Windows drive
 _ONE_SLASH_SCHEMES = frozenset(
     {"s3", "gs", "gcs", "az", "abfs", "http", "https", "file", "ftp", "sftp", "hf", "r2"}
@@ -104,6 +102,8 @@ def _sniff(path: str) -> str:
     except OSError as error:
         raise StorageError(f"{path!r} cannot be read ({error.strerror or error}): check its permissions") from error
     if found is None:
+        if strange := strangers.line(path):
+            raise FormatError(strange)
         what = "is not a store known by its content" if os.path.exists(path) else "does not exist, and its name does not say what to make"
         raise SchemaError(f"{path!r} {what}: use one of the suffixes {', '.join(SUFFIXES)}, or 'memory:name'")
     return found
@@ -113,15 +113,15 @@ def _sniff_file(path: str) -> str | None:
     if not os.path.isfile(path) and os.path.exists(path):
         return None  # a pipe or device, which reading would disturb
     with open(path, "rb") as file:
-        begin = file.read(len(_OWN_HDF5_SIGNATURE))
-        if begin.startswith(_ZIP_SIGNATURES):
+        begin = file.read(len(strangers.OWN_HDF5))
+        if begin.startswith(strangers.ZIP):
             return "zip"
-        if begin == _OWN_HDF5_SIGNATURE or begin.startswith(_HDF5_SIGNATURE):
+        if begin == strangers.OWN_HDF5 or begin.startswith(strangers.HDF5):
             return "hdf5"
         size, place = os.fstat(file.fileno()).st_size, 512
         while place < size:  # HDF5 allows any block before its own at 512, 1024, 2048, …
             file.seek(place)
-            if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
+            if file.read(len(strangers.HDF5)) == strangers.HDF5:
                 return "hdf5"
             place *= 2
     return None

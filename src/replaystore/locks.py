@@ -91,8 +91,8 @@ class FileLock(Lock):
         byte: bool = False,
         wait: bool = False,
         busy: str,
-        what: str = "opened for writing",
-        advice: str = "open it with mode='r'",
+        what: str,
+        advice: str,
     ) -> None:
         self._place, self._own, self._byte, self._wait = place, own, byte, wait
         self._what, self._advice = f"{place} cannot be {what}", advice
@@ -228,13 +228,17 @@ class FileLock(Lock):
         self.release()
 
 
-def lock_store(place: Location) -> Lock:
-    """Become the writer of a store. The errors of `FileLock`; StorageError with ENOENT: there is none."""
+def lock_store(place: Location, *, replace: bool = False) -> Lock:
+    """Become the writer of a store, or who replaces it. The errors of `FileLock`; StorageError with ENOENT: there is none."""
     if place.backend == "memory":
         return MemoryLock(place)
+    other = "choose another name" if replace else "open it for reading"
+    what, advice = (
+        ("replaced", f"{other}, or get the permission to write to it") if replace else ("opened for writing", "open it with mode='r'")
+    )
     if place.backend == "zarr":
-        return FileLock(place, place.path, inside=ZARR_LOCK, busy=_busy(place), own=True)
-    return FileLock(place, place.path, busy=_busy(place), own=False, byte=True)
+        return FileLock(place, place.path, inside=ZARR_LOCK, busy=_busy(place, other), own=True, what=what, advice=advice)
+    return FileLock(place, place.path, busy=_busy(place, other), own=False, byte=True, what=what, advice=advice)
 
 
 def lock_place(place: Location, *, wait: bool = False) -> Lock:
@@ -259,8 +263,8 @@ def is_written(place: Location) -> bool:
     return f" {os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino} " in held
 
 
-def _busy(place: Location) -> str:
-    return f"{place} is open for writing elsewhere: close it there first, or open it for reading"
+def _busy(place: Location, other: str = "open it for reading") -> str:
+    return f"{place} is open for writing elsewhere: close it there first, or {other}"
 
 
 def take(descriptor: int, *, byte: bool = False, wait: bool = False) -> None:

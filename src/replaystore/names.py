@@ -16,11 +16,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Never, TypeVar
 
-from replaystore.errors import FormatError, SchemaError
+from replaystore.errors import FormatError, SchemaError, UnknownFieldError
 
 __all__ = [
+    "Named",
     "check_name",
     "escape",
     "escape_path",
@@ -31,7 +32,10 @@ __all__ = [
     "unescape",
     "unescape_path",
     "unflatten",
+    "unknown",
 ]
+
+Value = TypeVar("Value")
 
 _PLAIN = re.compile(r"(?!__)[A-Za-z0-9_\-](?:[A-Za-z0-9_\- ]*[A-Za-z0-9_\-])?")
 _DEVICES = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])")  # names that Windows keeps for itself
@@ -120,6 +124,27 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "") if known else "none"
 
 
+def unknown(name: object, known: Iterable[str], what: str = "field", where: str = "") -> UnknownFieldError:
+    """The error for a name that nothing has: it names one that is nearly the same, or what lies below it, and those there are."""
+    import difflib
+
+    names = list(known)
+    below = [other for other in names if isinstance(name, str) and other.startswith(f"{name}/")]
+    if below:
+        advice = f"; it is the beginning of {len(below)} names: write one of them out"
+    else:
+        near = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
+        advice = f": did you mean {near[0]!r}?" if near else ": check the name"
+    return UnknownFieldError(f"{where and where + ': '}there is no {what} {name!r} among {listed(below or names)}{advice}")
+
+
+class Named(dict[str, Value]):
+    """A dict by name in which an unknown name is an `UnknownFieldError` that lists those there are."""
+
+    def __missing__(self, name: object) -> Never:
+        raise unknown(name, self)
+
+
 def _part(key: str) -> str:
     return key.replace("%", "%25").replace("/", "%2F") if key else "%"
 
@@ -181,7 +206,7 @@ def unflatten(columns: Mapping[str, Any], prefix: str, tuples: Collection[str] =
     begin = prefix + "/"
     parts = dict.fromkeys(name[len(begin) :].partition("/")[0] for name in columns if name.startswith(begin))
     if not parts:
-        raise SchemaError(f"there is no field {prefix!r} among {listed(columns)}: check the name")
+        raise unknown(prefix, columns)
     if prefix in tuples:
         return tuple(unflatten(columns, f"{begin}{place}", tuples) for place in range(len(parts)))
     return {split_path(part)[0]: unflatten(columns, begin + part, tuples) for part in parts}

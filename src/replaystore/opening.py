@@ -20,12 +20,23 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from replaystore import sealing
+from replaystore import sealing, strangers
 from replaystore.backends import Container
 from replaystore.backends.files import Files, MemoryFiles
-from replaystore.errors import AlreadyExistsError, ConflictError, NotFoundError, ReplayStoreError, StorageError, UnsupportedError
+from replaystore.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    CorruptError,
+    FormatError,
+    FormatVersionError,
+    NotFoundError,
+    ReplayStoreError,
+    StorageError,
+    UnsupportedError,
+)
 from replaystore.location import Location, resolved
 from replaystore.locks import Lock, lock_place, lock_store
+from replaystore.refusals import refusal
 
 __all__ = [
     "DAMAGED",
@@ -110,6 +121,22 @@ def open_for_writing(place: Location) -> tuple[Container, Lock]:
 
 
 def _open(place: Location, *, writable: bool) -> Container:
+    try:
+        return _opened(place, writable=writable)
+    except UnsupportedError as error:
+        if place.backend == "zip" and (strange := strangers.line(place.path)):
+            raise FormatError(strange) from error
+        raise
+    except FormatError as error:
+        strange = (
+            "" if place.backend == "memory" or isinstance(error, FormatVersionError | CorruptError) else strangers.addition(place.path)
+        )
+        if strange:
+            raise FormatError(f"{error}{strange}") from error
+        raise
+
+
+def _opened(place: Location, *, writable: bool) -> Container:
     if place.backend == "hdf5":
         from replaystore.backends.hdf5 import Hdf5Container
 
@@ -135,8 +162,7 @@ def refused(what: str, advice: str = "") -> Iterator[None]:
     except ReplayStoreError:
         raise
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
-        raise StorageError(f"{what}: {reason}{advice and '; '}{advice}", error.errno) from error
+        raise StorageError(f"{what}: {refusal(error, what)}{advice and '; '}{advice}", error.errno) from error
 
 
 def _settle(place: Location) -> None:
@@ -218,7 +244,7 @@ class Replacement:
         if exists(self.place):
             open_container(self.place, writable=False).close()
             if self.place.backend in ("zarr", "hdf5"):
-                self._replaced = lock_store(self.place)
+                self._replaced = lock_store(self.place, replace=True)
 
     def _clear(self) -> None:
         """Remove what is beside the place."""

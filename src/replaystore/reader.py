@@ -24,7 +24,7 @@ from replaystore.errors import ConflictError, CorruptError, SchemaError, Unsuppo
 from replaystore.forks import renew_in_children
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location
-from replaystore.names import escape_path, unescape
+from replaystore.names import Named, escape_path, listed, unescape, unknown
 from replaystore.schema import Schema
 from replaystore.tables import check_extra, check_parts, check_table
 from replaystore.trajectories import Parts, Trajectories
@@ -210,7 +210,7 @@ class BufferReader:
         """The steps of row `number` of `trajectories`."""
         table = self.trajectories
         if not -len(table) <= number < len(table):
-            raise IndexError(f"trajectory {number}: there are {len(table)} trajectories")
+            raise IndexError(f"trajectory {number}: there are {len(table)} trajectories, and the first is number 0")
         info = table[int(number)]
         names = self._names(fields)
         runs = self.parts.rows_of(info["trajectory"])
@@ -219,7 +219,24 @@ class BufferReader:
             column = self._column(f"steps/{escape_path(name)}")
             pieces = [column.read(start, stop) for start, stop in runs]
             columns[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        return Trajectory(info, columns, self._final_observation(info["trajectory"]))
+        observations = self.schema.names("observation")
+        final = self._final_observation(info["trajectory"])
+        following = self._followed_within(info["trajectory"], observations)
+        if final is not None and runs:
+            following[sum(stop - start for start, stop in runs) - 1] = final
+        shown = final["observation"] if final is not None and observations == ("observation",) else final
+        return Trajectory(info, columns, shown, following)
+
+    def _followed_within(self, trajectory: int, observations: Iterable[str]) -> dict[int, dict[str, NDArray[Any]]]:
+        """By step of a trajectory, what followed it where the next step was recorded with another observation."""
+        parts = self.parts
+        inner = parts.parts_of(trajectory)[:-1]
+        places = np.cumsum(parts.length[inner]) - 1
+        return {
+            int(step): {name: self.final_rows(name, final[None])[0] for name in observations}
+            for step, final in zip(places, parts.final[inner], strict=True)
+            if final >= 0
+        }
 
     def _final_observation(self, trajectory: int) -> dict[str, NDArray[Any]] | None:
         """The observation after the last step of a trajectory."""
@@ -301,12 +318,35 @@ class BufferReader:
 
     # --- steps
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a field of this name, so that `buffer[name]` is its column."""
+        return isinstance(name, str) and name in self.schema.fields
+
     def __getitem__(self, name: str) -> Column:
-        """The column of a field: `buffer["observation"][1000:2000]`."""
+        """The column of a field: `buffer["observation"][1000:2000]`.
+
+        UnknownFieldError: there is none. SchemaError: steps are asked for, which `read` gives."""
         self._check_open()
+        if not isinstance(name, str):
+            raise SchemaError(f"{self._place}: {self._not_a_name(name)}")
         if name not in self.schema.fields:
-            raise SchemaError(f"{self._place}: there is no field {name!r}; fields are {', '.join(self.schema.fields)}")
+            raise unknown(name, self.schema.fields, where=self.location)
         return Column(self, name)
+
+    def _not_a_name(self, given: object) -> str:
+        """What to write instead of `buffer[steps]`."""
+        steps, rows = "rows", "rows"
+        if isinstance(given, slice):
+            bounds = (given.start, given.stop, given.step)[: 2 if given.step is None else 3]
+            steps = ":".join("" if bound is None else str(bound) for bound in bounds)
+            rows = f"slice({', '.join(map(str, bounds))})"
+        elif isinstance(given, int | np.integer):
+            steps, rows = str(given), f"[{given}]"
+        name = next(iter(self.schema.fields))
+        return (
+            f"buffer[...] takes the name of a field ({listed(self.schema.fields)}); steps are read by buffer.read({rows}), "
+            f"those of one field by buffer[{name!r}][{steps}], those of a trajectory by buffer.trajectory(i)"
+        )
 
     def read(self, rows: Rows, fields: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """Steps, as {field: array of shape (steps, *field shape)}.
@@ -407,7 +447,7 @@ class BufferReader:
         from replaystore.statistics import Statistics
 
         names = self._names(fields)
-        found = {}
+        found = Named[Statistics]()
         for name in names:
             total = Statistics.nothing(self.schema.fields[name].shape)
             step = max(1, (4 << 20) // max(1, self.schema.fields[name].row_bytes))

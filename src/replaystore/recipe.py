@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,16 @@ class Recipe:
     where: str | None = None
     split: str | None = None
     slab_bytes: int = SLAB_BYTES
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # whose sums overflow, and which JSON does not know
+                object.__setattr__(self, name, value.item())
+        object.__setattr__(self, "names", tuple(map(str, self.names)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON, of Python's own numbers and lists alone, so that `torch.load` takes it too."""
+        return asdict(self) | {"names": list(self.names)}
 
     def check(self) -> None:
         """SchemaError: settings that make no sense, alone or together."""

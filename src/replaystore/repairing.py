@@ -30,7 +30,7 @@ from replaystore.location import Location, parse, resolved
 from replaystore.locks import lock_place, lock_store
 from replaystore.opening import DAMAGED, REPAIR, clear, exists, open_container, rename_both
 from replaystore.restoring import restore
-from replaystore.verification import VerifyReport, verify
+from replaystore.verification import Progress, VerifyReport, verify
 
 __all__ = ["RepairReport", "repair"]
 
@@ -77,8 +77,10 @@ class LinkedFiles(Files):
             self.rename(copy, name)
 
 
-def repair(location: str | os.PathLike[str] | Location) -> RepairReport:
+def repair(location: str | os.PathLike[str] | Location, *, progress: Progress | None = None) -> RepairReport:
     """Bring a store to the newest commit that verifies.
+
+    `progress` is called with (bytes checked, bytes in all) while the store, and then each state that is tried, is verified.
 
     Raises:
         CorruptError: no commit verifies, or the document itself is damaged; the store is as it was.
@@ -89,13 +91,13 @@ def repair(location: str | os.PathLike[str] | Location) -> RepairReport:
         raise UnsupportedError(f"{place}: only folders and HDF5 files can be repaired; unpack a zip file first")
     report = RepairReport(str(place))
     with as_storage_errors(f"{place} cannot be repaired"):
-        before = verify(place)
+        before = verify(place, progress=progress)
         if not before.problems:
             report.commit = before.commit
             report.actions.append("nothing to do: the store verifies")
         elif not _ended(place, report):
             with _locked(place):
-                after = _first_that_verifies(place, before, report, place.path + DAMAGED)
+                after = _first_that_verifies(place, before, report, place.path + DAMAGED, progress)
             report.commit, report.original = after.commit, place.path + DAMAGED
             _account(before, after, report)
     return report
@@ -121,13 +123,13 @@ def _ended(place: Location, report: RepairReport) -> bool:
     return True
 
 
-def _first_that_verifies(place: Location, before: VerifyReport, report: RepairReport, kept: str) -> VerifyReport:
+def _first_that_verifies(place: Location, before: VerifyReport, report: RepairReport, kept: str, progress: Progress | None) -> VerifyReport:
     """Put the newest commit that can be brought back in the place of the store."""
     reason = "there is none with steps that are sound"
     with _working_copy(place) as work:
         try:
             restored = _restore(work)
-            found = _verified(work) if restored else before
+            found = _verified(work, progress) if restored else before
             candidates = _candidates(work, found) if found.problems else []
         except StorageError:
             raise
@@ -140,7 +142,7 @@ def _first_that_verifies(place: Location, before: VerifyReport, report: RepairRe
         with _working_copy(place) as work:
             try:
                 actions = [*_restore(work), _bring_back(work, commit)]
-                after = _verified(work)
+                after = _verified(work, progress)
             except StorageError:  # that says nothing of the commit
                 raise
             except ReplayStoreError as error:
@@ -165,9 +167,9 @@ def _accept(place: Location, after: VerifyReport, actions: list[str], report: Re
     return after
 
 
-def _verified(work: Location) -> VerifyReport:
+def _verified(work: Location, progress: Progress | None) -> VerifyReport:
     """What `verify` says. StorageError: it could not look at everything, so that a commit might be given up for nothing."""
-    report = verify(work)
+    report = verify(work, progress=progress)
     if not report.complete:
         raise StorageError(f"{work.path}: {report.problems[0].what}")
     return report

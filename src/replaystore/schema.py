@@ -11,76 +11,70 @@ from __future__ import annotations
 import copy
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
-from replaystore.errors import FormatError, SchemaError, UnsupportedError
-from replaystore.names import check_name, flatten, listed, unflatten
+from replaystore.dtypes import field_dtype
+from replaystore.errors import FormatError, SchemaError, UnknownFieldError, UnsupportedError
+from replaystore.names import Named, check_name, flatten, listed, unflatten, unknown
 from replaystore.spaces import DTYPES, LEAF_SPACES, nested_space, reason, space_from_json, space_leaves, space_to_json
 
 if TYPE_CHECKING:
     import gymnasium
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["ROLES", "Field", "Schema"]
+__all__ = ["ROLES", "Field", "Role", "Schema", "role_of"]
 
-ROLES = ("observation", "action", "reward", "terminated", "truncated", "info", "mask", "extra")
+Role = Literal["observation", "action", "reward", "terminated", "truncated", "info", "mask", "extra"]
+ROLES: tuple[Role, ...] = get_args(Role)
 """What a field may be. The first part of a name decides, except for `mask` (bool: where an optional value is present) and `extra`."""
 
-_FLAGS = ("terminated", "truncated")
+
+def role_of(name: str) -> Role:
+    """The role of a field that another project's tensor becomes: what it is called, if that is a role, else `extra`."""
+    return next((role for role in ROLES if role == name), "extra")
+
+
+_FLAGS: tuple[Role, ...] = ("terminated", "truncated")
 _NAMED_ROLES = frozenset(ROLES[:5])
 
 
 # --- fields
 
 
-def _field_dtype(dtype: DTypeLike | None) -> np.dtype[Any]:
-    if dtype is None:  # NumPy would take it for float64
-        raise SchemaError("a field needs a dtype, not None")
-    try:
-        given = np.dtype(dtype)
-    except TypeError as error:
-        raise SchemaError(f"{dtype!r} is not a dtype ({error}): name one of {', '.join(DTYPES)}") from None
-    known = DTYPES.get(given.name)
-    if known is not None:
-        return known
-    if given.kind == "O":
-        remedy = "objects would have to be pickled; encode them as numbers of a fixed size"
-    elif given.kind in "SUT":
-        remedy = "text has no fixed size; encode it as integers, such as character codes or indices of a list of words"
-    elif given.names is not None:
-        remedy = "declare one field for each of its members"
-    elif given.kind in "Mm":
-        remedy = "store values.view('int64')"
-    else:
-        remedy = f"store a view of it as an integer dtype, or convert it to one of {', '.join(DTYPES)}"
-    raise UnsupportedError(f"dtype {given} cannot be stored: {remedy}")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Field:
-    """One named value of a step.
+    """One named value of a step: `Field("float32", (17,), "observation")`.
 
-    `dtype` may be given as anything that NumPy takes for one, in either byte order. `space` is the description by `space_to_json` of the
-    Gymnasium space (one of `LEAF_SPACES`) or None; it documents the field, values are not checked against its bounds, and its dtype may
-    differ from the field's. Do not change it. SchemaError: a wrong shape, role or space; UnsupportedError: a dtype that cannot be stored.
+    Args:
+        dtype: anything that NumPy takes for one, in either byte order; kept as a little-endian `numpy.dtype`.
+        shape: of one step's value; `()` for one number.
+        role: what it is, one of `ROLES`; the first part of its name in the schema has to agree.
+        space: the description by `space_to_json` of the Gymnasium space (one of `LEAF_SPACES`) or None. It documents the field, values
+            are not checked against its bounds, and its dtype may differ from the field's. Do not change it.
+
+    Raises:
+        SchemaError: a wrong shape, role or space. UnsupportedError: a dtype that cannot be stored.
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    role: str
+    role: Role
     space: dict[str, Any] | None = field(default=None, hash=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", _field_dtype(self.dtype))
+    def __init__(self, dtype: DTypeLike, shape: Sequence[int], role: Role, space: dict[str, Any] | None = None) -> None:
+        object.__setattr__(self, "dtype", field_dtype(dtype))
+        object.__setattr__(self, "role", role)
+        object.__setattr__(self, "space", space)
         try:
-            shape = tuple(map(operator.index, self.shape))
+            shape = tuple(map(operator.index, shape))
         except TypeError:
-            raise SchemaError(f"a field's shape must be a tuple of integers, not {self.shape!r}; that of one number is ()") from None
+            remedy = f"; for {shape} numbers it is ({shape},)" if isinstance(shape, int) else ""
+            raise SchemaError(f"a field's shape must be a tuple of integers, not {shape!r}; that of one number is (){remedy}") from None
         if any(length < 1 for length in shape):
             raise SchemaError(f"a field of shape {shape} has rows without values: leave it out")
         object.__setattr__(self, "shape", shape)
@@ -92,11 +86,15 @@ class Field:
             raise SchemaError(
                 f"{self.role} must be one bool for each step, not {self.dtype} of shape {shape}: keep other flags as extra fields"
             )
-        space: Any = self.space  # what the annotation says is what is checked
-        if space is not None:
-            if not isinstance(space, dict) or space.get("type") not in LEAF_SPACES:
+        given: Any = space  # what the annotation says is what is checked
+        if given is not None:
+            if not isinstance(given, dict) or given.get("type") not in LEAF_SPACES:
                 raise SchemaError(f"a field's space must be None or what space_to_json makes of a {', '.join(LEAF_SPACES)}")
-            object.__setattr__(self, "space", copy.deepcopy(space))
+            object.__setattr__(self, "space", copy.deepcopy(given))
+
+    def __repr__(self) -> str:
+        space = "" if self.space is None else f", space={self.space!r}"
+        return f"Field({self.dtype.name!r}, {self.shape}, {self.role!r}{space})"
 
     @property
     def row_bytes(self) -> int:
@@ -149,7 +147,7 @@ class Schema:
             items = inside.get(path, set())
             if not items or items != set(map(str, range(len(items)))):
                 raise SchemaError(f"tuple {path!r} must have the items 0, 1, 2 and so on, and has {listed(items)}: declare all of them")
-        object.__setattr__(self, "fields", MappingProxyType(fields))
+        object.__setattr__(self, "fields", MappingProxyType(Named(fields)))
         object.__setattr__(self, "tuples", tuples)
         object.__setattr__(self, "_expected", tuple((name, f.dtype, f.shape) for name, f in fields.items()))
 
@@ -188,10 +186,10 @@ class Schema:
         for name, (role, leaf) in leaves.items():
             try:
                 described = space_to_json(leaf)  # first, because it refuses spaces without dtype or shape
-                fields[name] = Field(np.dtype(leaf.dtype), leaf.shape or (), role, described)
+                fields[name] = Field(np.dtype(leaf.dtype), leaf.shape or (), cast("Role", role), described)
             except (SchemaError, UnsupportedError) as error:
                 raise type(error)(f"{name}: {error}") from None
-        fields |= {"reward": Field(_field_dtype(reward_dtype), (), "reward")} | {name: Field(np.dtype(bool), (), name) for name in _FLAGS}
+        fields |= {"reward": Field(field_dtype(reward_dtype), (), "reward")} | {name: Field(np.dtype(bool), (), name) for name in _FLAGS}
         if twice := fields.keys() & (extra or {}).keys():
             raise SchemaError(f"extra field {min(twice)!r} is already there: choose another name")
         return cls(fields | dict(extra or {}), frozenset(tuples))
@@ -203,8 +201,7 @@ class Schema:
         try:
             observation, action = getattr(env, single + "observation_space"), getattr(env, single + "action_space")
         except AttributeError:
-            came = f"{type(env).__name__} {env!r:.60}"
-            raise SchemaError(f"expected a Gymnasium environment, came a {came}: pass what gymnasium.make or make_vec returns") from None
+            raise SchemaError(f"expected a Schema or an environment of Gymnasium, came {_neither(env)}") from None
         return cls.from_spaces(observation, action, reward_dtype=reward_dtype, extra=extra)
 
     def observation_space(self) -> gymnasium.Space[Any] | None:
@@ -250,8 +247,9 @@ class Schema:
         if missing := self.fields.keys() - columns.keys():
             name = next(name for name in self.fields if name in missing)
             raise SchemaError(f"field {name!r} is missing among {listed(columns)}: every field of the schema needs a value in every row")
-        if unknown := [name for name in columns if name not in self.fields]:
-            raise SchemaError(f"there is no field {unknown[0]!r} in the schema ({listed(self.fields)}): leave it out, or add it as a field")
+        if strange := [name for name in columns if name not in self.fields]:
+            text = f"there is no field {strange[0]!r} in the schema ({listed(self.fields)}): leave it out, or add it as a field"
+            raise UnknownFieldError(text)
         rows, first = -1, ""
         for name, dtype, shape in self._expected:
             array = columns[name]
@@ -299,9 +297,11 @@ class Schema:
         for wanted in names:
             found = [wanted] if wanted in self.fields else below.get(wanted)
             if not found:
-                raise SchemaError(f"there is no field {wanted!r} among {listed(self.fields)}: check the name")
+                raise unknown(wanted, self.fields)
             chosen.update(found)
         inside, left = _inside(self.fields), _inside(chosen)
+        if not chosen:
+            raise SchemaError(f"no field is selected: name some of {listed(self.fields)}")
         whole = {path for path in self.tuples if inside[path] == left.get(path)}
         return Schema({name: declared for name, declared in self.fields.items() if name in chosen}, frozenset(whole))
 
@@ -323,6 +323,27 @@ class Schema:
             raise FormatError(f"this does not describe a schema: field {item['name']!r}: {error}") from error
         except (KeyError, TypeError, SchemaError) as error:
             raise FormatError(f"this does not describe a schema: {reason(error)}") from error
+
+
+def _neither(given: Any) -> str:
+    """What came instead of a schema or an environment, and what to give."""
+    if isinstance(given, str):
+        return f"the text {given!r:.60}: make the environment, gymnasium.make({given!r:.60})"
+    if isinstance(given, Mapping) and given and all(isinstance(value, Field) for value in given.values()):
+        return "a dict of fields: make it a schema, replaystore.Schema(fields)"
+    if isinstance(given, type):
+        return f"the class {given.__name__}: make an instance of it"
+    if isinstance(getattr(given, "schema", None), Schema):
+        return f"a {type(given).__name__}: give its .schema"
+    if hasattr(given, "sample") and hasattr(given, "contains"):
+        return "a space: replaystore.Schema.from_spaces takes those of observations and actions"
+    which = " without observation_space and action_space" if hasattr(given, "reset") and hasattr(given, "step") else ""
+    text = " ".join(repr(given).split())
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return (
+        f"a {type(given).__name__}{which} ({text}): give what gymnasium.make or make_vec returns, "
+        "or a schema, replaystore.Schema({'observation': replaystore.Field('float32', (3,), 'observation'), ...})"
+    )
 
 
 def _check_role(name: str, role: str) -> None:

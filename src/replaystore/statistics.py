@@ -14,17 +14,22 @@ from numpy.typing import NDArray
 __all__ = ["Statistics"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Statistics:
-    """Of the rows of a column, element by element: arrays of the shape of a row."""
+    """Of the rows of a column, element by element: arrays of the shape of a row.
+
+    Attributes:
+        count: how many rows.
+        mean: float64 (complex128 for complex fields); NaN where there are no rows.
+        std: the standard deviation of the population, float64; NaN where there are no rows.
+        squares: the sum of squared deviations from the mean, float64.
+        min, max: in the column's dtype; None where there are no rows, or for complex fields.
+    """
 
     count: int
     mean: NDArray[np.float64]
-    """float64 (complex128 for complex fields); NaN where there are no rows."""
     squares: NDArray[np.float64]
-    """The sum of squared deviations from the mean."""
     min: NDArray[Any] | None
-    """In the column's dtype; None where there are no rows, or for complex fields."""
     max: NDArray[Any] | None
 
     @property
@@ -33,6 +38,12 @@ class Statistics:
         if not self.count:
             return np.full(self.squares.shape, np.nan)
         return np.sqrt(self.squares / self.count)
+
+    def __repr__(self) -> str:
+        known = {name: getattr(self, name) for name in ("mean", "std", "min", "max")}
+        texts = [f"{name} {_short(values)}" for name, values in known.items() if values is not None]
+        shape = f" of shape {self.mean.shape}" if self.mean.shape else ""
+        return f"<Statistics of {self.count} rows{shape}: {', '.join(texts)}>"
 
     @classmethod
     def nothing(cls, shape: tuple[int, ...]) -> Statistics:
@@ -61,3 +72,10 @@ class Statistics:
         low = None if self.min is None or other.min is None else np.minimum(self.min, other.min)
         high = None if self.max is None or other.max is None else np.maximum(self.max, other.max)
         return Statistics(count, mean, squares, low, high)
+
+
+def _short(values: NDArray[Any]) -> str:
+    """A few of the values, in one line."""
+    flat = np.asarray(values).reshape(-1)
+    shown = [f"{value:.4g}" if flat.dtype.kind in "fc" else str(value) for value in flat[:4].tolist()]
+    return f"[{', '.join(shown)}{', …' if len(flat) > len(shown) else ''}]" if np.ndim(values) else shown[0]

@@ -10,12 +10,14 @@ Each process opens the store for itself: neither files nor locks nor threads com
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from replaystore import buffer as buffers
 from replaystore.batches import Batches
@@ -82,6 +84,7 @@ class BatchDataset(IterableDataset[Tensors]):
     """Batches {field: tensor} of one commit; with order "epoch" (the default) each item once in an epoch, whatever the number of workers.
 
     A DataLoader gets the batches that `buffer.sampler` with the same seed gives, in the same order: of W workers, each makes every W-th.
+    It has to be made with batch_size=None (`data_loader` does that), since these are whole batches; otherwise iterating is a SchemaError.
 
     Args:
         source: an open buffer, or the location of one.
@@ -106,6 +109,13 @@ class BatchDataset(IterableDataset[Tensors]):
         """The next iteration is over this epoch; without it, over one after the other."""
         self._begun.fill_(epoch)
 
+    __contains__ = None
+    """`x in dataset` would draw without end: it is a TypeError."""
+
+    def __bool__(self) -> bool:
+        """True, whether or not the order has an end."""
+        return True
+
     def __len__(self) -> int:
         """How many batches an epoch has; TypeError if the order has no end."""
         if self._shown.per_epoch is None:
@@ -117,6 +127,12 @@ class BatchDataset(IterableDataset[Tensors]):
         number, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         if number >= WORKERS:
             raise UnsupportedError(f"there can be {WORKERS} workers, not {step}")
+        if _is_batched_again(sys._getframe(1)):
+            size = self._shown.recipe.batch_size
+            raise SchemaError(
+                f"this dataset gives whole batches, of {size} each, and the DataLoader would make batches of those: "
+                f"DataLoader(dataset, batch_size=None), or replaystore.torch.data_loader(dataset); batch_size is for BatchDataset"
+            )
         epoch = int(self._begun[number])  # now, and not when the first batch is asked for
         self._begun[number] = epoch + 1
         return self._iterate(epoch, number, step)
@@ -158,6 +174,15 @@ class ItemDataset(Dataset[Tensors]):
             raise IndexError(f"item {wrong[0]}: there are {len(self)} items")
         batch = _tensors(self._shown.batches().items(np.where(wanted < 0, wanted + len(self), wanted)))
         return [{name: values[at] for name, values in batch.items()} for at in range(len(wanted))]
+
+
+def _is_batched_again(caller: FrameType) -> bool:
+    """Whether it is a DataLoader that asks for an iterator, and is going to collate what it gives as single items.
+
+    A DataLoader tells its dataset nothing of itself, and single items that are batches look like batches of one more dimension. One with
+    a collate function of the user's own knows what it does."""
+    asking = caller.f_locals
+    return bool(asking.get("auto_collation")) and asking.get("collate_fn") is default_collate
 
 
 def data_loader(dataset: BatchDataset, num_workers: int = 0, **settings: Any) -> DataLoader[Tensors]:

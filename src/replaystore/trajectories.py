@@ -23,7 +23,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from replaystore.errors import CorruptError, SchemaError
+from replaystore.errors import CorruptError, SchemaError, UnknownFieldError
 from replaystore.where import equal, parse
 
 __all__ = ["Parts", "Trajectories"]
@@ -207,9 +207,14 @@ class Trajectories:
     def __len__(self) -> int:
         return len(self.index)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a column of this name, so that `table[name]` is one."""
+        return isinstance(name, str) and name in self._columns
+
     def __getattr__(self, name: str) -> NDArray[Any]:
         if name.startswith("_") or name not in self._columns:  # "_columns" itself is missing while an instance is being made
-            raise AttributeError(f"{type(self).__name__} has no attribute or column {name!r}", name=name, obj=self)
+            known = "" if name.startswith("_") else f"; the columns are {', '.join(self._columns)}"
+            raise AttributeError(f"{type(self).__name__} has no attribute or column {name!r}{known}", name=name, obj=self)
         return self._columns[name]
 
     def __dir__(self) -> list[str]:
@@ -269,7 +274,7 @@ class Trajectories:
 
     def _column(self, name: str) -> NDArray[Any]:
         if name not in self._columns:
-            raise SchemaError(f'there is no column "{name}" in the table of trajectories; the columns are {", ".join(self._columns)}')
+            raise UnknownFieldError(f'there is no column "{name}" in the table of trajectories; the columns are {", ".join(self._columns)}')
         return self._columns[name]
 
     def __repr__(self) -> str:

@@ -7,16 +7,34 @@ smallest weights above 0, is for importance weights.
 
 from __future__ import annotations
 
+import base64
+import binascii
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WeightTree"]
+from replaystore.errors import SchemaError
+
+__all__ = ["WeightTree", "as_text", "from_text"]
 
 FAN = 16
 TOP = 4096
 """The most nodes of the top level."""
 
 Floats = NDArray[np.float64]
+
+
+def as_text(weights: Floats) -> str:
+    """The bytes of float64 numbers (little-endian) in base64: a text passes through JSON and `torch.load`, and is quicker than a list."""
+    return base64.b64encode(weights.astype("<f8", copy=False).tobytes()).decode("ascii")
+
+
+def from_text(text: str) -> Floats:
+    """The inverse of `as_text`; SchemaError if it is none of its texts."""
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), "<f8").astype(np.float64)
+    except (ValueError, binascii.Error) as error:
+        raise SchemaError(f"these are not the weights of a sampler's state: {error}") from None
 
 
 class WeightTree:

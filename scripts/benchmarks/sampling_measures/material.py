@@ -136,7 +136,7 @@ def _atari(folder: Path, recorded: int, times: int) -> Frames:
 
 def _final(trajectory: Trajectory) -> NDArray[Any]:
     assert trajectory.final_observation is not None
-    return trajectory.final_observation["observation"]
+    return np.asarray(trajectory.final_observation)
 
 
 def _record(place: Path, count: int) -> str:

@@ -27,6 +27,7 @@ from replaystore.backends.encoding import Encoder
 from replaystore.backends.reading import StoreReader, group_of, tail_array
 from replaystore.backends.records import Piece, State
 from replaystore.errors import StorageError
+from replaystore.refusals import refusal
 
 __all__ = ["TAIL_SPEC", "Appender", "CodedArray", "RawArray", "of_shard"]
 
@@ -295,7 +296,7 @@ class Appender(StoreReader):
         try:
             self.container.sync()
         except OSError as error:
-            reason = f"{self}: the disk failed to store what was written ({error.strerror or error})"
+            reason = f"{self}: the disk failed to store what was written ({refusal(error, str(self))})"
             self._poison = (
                 str(error) if isinstance(error, StorageError) else f"{reason}; reopen the store, which goes on from its last commit"
             )
@@ -315,8 +316,12 @@ class Appender(StoreReader):
         except FileExistsError:
             raise
         except OSError as error:
-            reason = error.strerror or str(error)
-            advice = "what was committed is safe; make room or mend the cause, then try again"
+            if str(self) != self.container.path:  # it is still being made
+                before = "nothing was put there"
+            else:
+                before = "what was committed is safe" if self.state.commit else "nothing was committed yet"
+            reason = refusal(error, str(self))
+            advice = f"{before}; make room or mend the cause, then try again"
             raise StorageError(f"{self}: cannot {what}: {reason}; {advice}", error.errno) from error
 
     def close(self) -> None:

@@ -352,6 +352,8 @@ class Files:
         """Why a file cannot be written to: it could be opened for reading only, perhaps."""
         if error.errno in (errno.EBADF, errno.EINVAL) and self.writable:
             return PermissionError(errno.EACCES, os.strerror(errno.EACCES), self.path(name))
+        if error.filename is None:  # a call with a descriptor does not name it
+            error.filename = self.path(name)
         return error
 
     def sync_file(self, name: str) -> None:

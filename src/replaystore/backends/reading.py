@@ -20,6 +20,7 @@ from replaystore.backends.records import Piece, State, decode_records
 from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
 from replaystore.forks import renew_in_children
 from replaystore.interrupts import as_storage_errors
+from replaystore.refusals import named
 
 __all__ = ["Commit", "StoreReader", "tail_array"]
 
@@ -101,7 +102,7 @@ class StoreReader:
         return state
 
     def __str__(self) -> str:
-        return self.container.path
+        return named(self.container.path)
 
     # --- what there is
 

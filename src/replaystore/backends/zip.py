@@ -18,6 +18,7 @@ from replaystore.backends import PAGE
 from replaystore.backends.files import Files, read_all
 from replaystore.backends.inside import open_regular
 from replaystore.errors import CorruptError, StorageError, UnsupportedError
+from replaystore.refusals import named, refusal
 from replaystore.temporary import NewFile, sync_folder
 
 __all__ = ["ZipFiles", "pack"]
@@ -260,8 +261,8 @@ def pack(files: Files, target: str, *, leave_out: frozenset[str] = frozenset()) 
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        reason = error.strerror or str(error)
-        raise StorageError(f"{target} cannot be written: {reason}; make room, or choose another place", error.errno) from error
+        text = f"{named(str(target))} cannot be written: {refusal(error, str(target))}"
+        raise StorageError(f"{text}; make room, or choose another place", error.errno) from error
 
 
 def _add(packed: zipfile.ZipFile, files: Files, name: str, position: int) -> None:

@@ -7,11 +7,14 @@ What scripts can rely on:
 1. Facts go to stdout; progress, warnings and errors to stderr, progress only if that is a terminal.
 2. An error of ours is one line, `replaystore: error: …`. A traceback is a bug.
 3. Exit codes: 0 done; 1 an error, or `verify` found problems; 2 wrong usage; 130 interrupted by Ctrl-C.
+4. Whoever reads stdout may stop (`| head`): that is no error.
 """
 
 from __future__ import annotations
 
+import difflib
 import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -38,8 +41,34 @@ COMMANDS = {
 """Name → "module:function", in the order of the help."""
 
 
+_MEANT = {
+    "info": ("list", "ls", "stat", "status", "describe", "inspect"),
+    "show": ("print", "cat", "head", "tail", "view", "read", "dump"),
+    "convert": ("export", "import", "copy", "cp", "pack", "select", "merge", "split"),
+    "verify": ("check", "validate", "test", "fsck"),
+    "repair": ("fix", "recover", "rollback"),
+    "record": ("run", "collect", "create", "new"),
+}
+"""Command → what it is called elsewhere."""
+
+
+class _ReaderGoneError(Exception):
+    """Nobody reads stdout any more."""
+
+
 class _LazyGroup(click.Group):
     """Imports a command when it is asked for."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(f"No such command {args[0]!r}.{_command_meant(args[0])}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # click would take it for a failure
+            raise _ReaderGoneError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -69,17 +98,27 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character of a name is no reason to stop
     with warnings.catch_warnings():
         _show_warnings_in_one_line()
-        sys.exit(_run(args))
+        code = _run(args)
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _close_stdout()
+        sys.exit(code)
 
 
 def _run(args: Sequence[str] | None) -> int:
     """The exit code."""
     try:
         code = cli.main(args, prog_name=PROGRAM, standalone_mode=False)
+    except _ReaderGoneError:
+        _close_stdout()
+        return 0
     except ReplayStoreError as error:
-        _complain("error", error)
+        _complain("error", str(error).replace("pass overwrite=True (--overwrite)", "pass --overwrite"))
         return 1
     except click.UsageError as error:
+        if isinstance(error, click.NoSuchOption):
+            error = click.NoSuchOption(error.option_name, error.message, _options_meant(error), error.ctx)
         error.show()
         return error.exit_code
     except click.ClickException as error:
@@ -91,6 +130,28 @@ def _run(args: Sequence[str] | None) -> int:
         _complain("error", "interrupted")
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _close_stdout() -> None:
+    """Have what is still to be printed go nowhere, so that the interpreter does not complain when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _command_meant(given: str) -> str:
+    near = difflib.get_close_matches(given, COMMANDS, n=1) or [name for name, others in _MEANT.items() if given.lower() in others]
+    if near:
+        return f" Did you mean '{near[0]}'?"
+    if os.path.exists(given):
+        return f" To look at what is there: {PROGRAM} info {given}"
+    return f" Commands are {', '.join(COMMANDS)}."
+
+
+def _options_meant(error: click.NoSuchOption) -> list[str]:
+    """Options that are nearly what was given, or share a word with it; click's own guess is often --help."""
+    known = [name for param in error.ctx.command.get_params(error.ctx) for name in param.opts if name.startswith("--")] if error.ctx else []
+    near = difflib.get_close_matches(error.option_name, known, n=3, cutoff=0.75)
+    words = set(error.option_name.strip("-").split("-"))
+    return near or [name for name in known if words & set(name.strip("-").split("-"))]
 
 
 def _complain(kind: str, message: object) -> None:

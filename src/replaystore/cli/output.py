@@ -145,4 +145,4 @@ def progress_bar(label: str, *, unit: Callable[[int], str] = count) -> Iterator[
 def split_names(given: Sequence[str]) -> list[str] | None:
     """The names of a repeatable option that takes several, separated by commas; None if it was not given."""
     names = [name.strip() for value in given for name in value.split(",")]
-    return [name for name in names if name] or None
+    return [name for name in names if name] if given else None

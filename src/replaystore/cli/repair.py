@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from replaystore.cli.output import json_option, one_line, print_json
+from replaystore.cli.output import json_option, one_line, print_json, progress_bar, size
 
 __all__ = ["repair"]
 
@@ -23,7 +23,8 @@ def repair(location: str, json_: bool) -> None:
     """
     from replaystore.repairing import repair as run
 
-    report = run(location)
+    with progress_bar("repairing", unit=size) as progress:
+        report = run(location, progress=progress)
     if json_:
         print_json(report.to_json())
         return

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["show"]
 
 DEFAULT_ROWS = 10
+MOST_ROWS = 100
+"""Lines of a table that are printed unasked; as JSON, all are."""
 BLOCK_ROWS = 1000
 """Rows read and aligned at a time."""
 SHOWN = 4
@@ -45,7 +47,12 @@ def _rows(context: click.Context, option: click.Parameter, given: str | None) ->
 
 @click.command(short_help="Print steps or trajectories.")
 @click.argument("location", type=click.Path())
-@click.option("--rows", callback=_rows, metavar="A:B", help=f"Steps A to B - 1.  [default: the first {DEFAULT_ROWS}]")
+@click.option(
+    "--rows",
+    callback=_rows,
+    metavar="A:B",
+    help=f"Steps A to B - 1, of the trajectory or table if one is asked for.  [default: the first {DEFAULT_ROWS}; of those {MOST_ROWS}]",
+)
 @click.option(
     "--trajectory", type=int, metavar="I", help="The steps of one trajectory, by its index in the table, and what is known of it."
 )
@@ -62,21 +69,23 @@ def show(
     Examples:
       replaystore show runs/ant.zarr --rows 1000:1010 --fields action,reward
       replaystore show runs/ant.zarr --trajectory 0
+      replaystore show runs/ant.zarr --trajectory 0 --rows -20:
       replaystore show runs/ant.zarr --trajectories --where 'return > 100 and length >= 50'
     """
     from replaystore.buffer import open as open_buffer
+    from replaystore.excerpt import chosen
 
-    if (rows is not None) + (trajectory is not None) + trajectories > 1:
-        raise click.UsageError("choose one of --rows, --trajectory and --trajectories")
+    if trajectory is not None and trajectories:
+        raise click.UsageError("choose one of --trajectory and --trajectories")
     with open_buffer(location) as buffer:
-        chosen = buffer.trajectories if where is None else buffer.trajectories.where(where)
+        table_ = buffer.trajectories if where is None else chosen(buffer, where, None)
         names = split_names(fields)
         if trajectories:
-            _show_table(chosen, json_)
+            _show_table(table_, rows, json_)
         elif trajectory is not None:
-            _show_trajectory(buffer, _position(chosen, trajectory, where), names, json_)
+            _show_trajectory(buffer, _position(table_, trajectory, where), rows, names, json_)
         else:
-            _show_rows(buffer, None if where is None else chosen, rows or slice(DEFAULT_ROWS), names, json_)
+            _show_rows(buffer, None if where is None else table_, rows, names, json_)
 
 
 def _position(chosen: Trajectories, number_: int, where: str | None) -> int:
@@ -87,22 +96,41 @@ def _position(chosen: Trajectories, number_: int, where: str | None) -> int:
     return int(chosen.index[number_])
 
 
+def _selected(total: int, rows: slice | None, unasked: int | None, what: str) -> slice:
+    """The rows that are printed. NotFoundError: --rows selects none of them."""
+    if rows is None:
+        return slice(unasked)
+    if not len(range(total)[rows]):
+        said = ":".join("" if bound is None else str(bound) for bound in (rows.start, rows.stop, rows.step)[: 2 + (rows.step is not None)])
+        raise NotFoundError(f"--rows {said} selects nothing: there are {count(total)} {what}")
+    return rows
+
+
+def _print_count(shown: int, total: int, what: str) -> None:
+    more = "" if shown == total else "; --rows A:B shows others, --rows : all"
+    click.echo(f"\n{count(shown)} of {count(total)} {what}{more}")
+
+
 # --- the table of trajectories
 
 
-def _show_table(chosen: Trajectories, json_: bool) -> None:
+def _show_table(chosen: Trajectories, rows_: slice | None, json_: bool) -> None:
+    total = len(chosen)
+    chosen = chosen[_selected(total, rows_, None if json_ else MOST_ROWS, "trajectories")]
     columns = {"index": chosen.index, **chosen.columns}
     if json_:
         _print_objects({}, "trajectories", ({"index": int(chosen.index[at]), **chosen[at]} for at in range(len(chosen))))
         return
     rows = [[_cell(values[at]) for values in columns.values()] for at in range(len(chosen))]
     click.echo(table(list(columns), rows, left=()))
+    if len(chosen) < total:
+        _print_count(len(chosen), total, "trajectories")
 
 
 # --- steps
 
 
-def _show_trajectory(buffer: Buffer, position: int, names: list[str] | None, json_: bool) -> None:
+def _show_trajectory(buffer: Buffer, position: int, chosen: slice | None, names: list[str] | None, json_: bool) -> None:
     import numpy as np
 
     found = buffer.trajectories[position]
@@ -110,25 +138,29 @@ def _show_trajectory(buffer: Buffer, position: int, names: list[str] | None, jso
     shown = set(buffer._names(names))
     final = {name: value for name, value in (final or {}).items() if name in shown} or None
     rows = buffer.parts.rows([found["trajectory"]]) - buffer._first
+    total = len(rows)
+    rows = rows[_selected(total, chosen, None if json_ else MOST_ROWS, "steps in this trajectory")]
     if json_:
         _print_objects({"trajectory": {"index": position, **found}, "final_observation": final}, "steps", _objects(buffer, rows, names))
         return
     click.echo(pairs({"index": count(position), **{name: _cell(value) for name, value in found.items()}}) + "\n")
     _print_steps(buffer, rows, names)
+    if len(rows) < total:
+        _print_count(len(rows), total, "steps")
     if final:
         click.echo("\n" + pairs({f"final {name}": _cell(np.asarray(value)) for name, value in final.items()}))
 
 
-def _show_rows(buffer: Buffer, chosen: Trajectories | None, rows: slice, names: list[str] | None, json_: bool) -> None:
+def _show_rows(buffer: Buffer, chosen: Trajectories | None, rows: slice | None, names: list[str] | None, json_: bool) -> None:
     import numpy as np
 
     everything = np.arange(len(buffer)) if chosen is None else buffer.parts.rows(chosen["trajectory"]) - buffer._first
-    wanted = everything[rows]
+    wanted = everything[_selected(len(everything), rows, DEFAULT_ROWS, "steps")]
     if json_:
         _print_objects({"rows": len(everything)}, "steps", _objects(buffer, wanted, names))
         return
     _print_steps(buffer, wanted, names)
-    click.echo(f"\n{count(len(wanted))} of {count(len(everything))} steps")
+    _print_count(len(wanted), len(everything), "steps")
 
 
 def _blocks(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> Iterator[dict[str, NDArray[Any]]]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import TYPE_CHECKING
+
 import click
 
 from replaystore.cli.output import count, json_option, one_line, print_json, printable, progress_bar, size
+
+if TYPE_CHECKING:
+    from replaystore.verification import VerifyReport
 
 __all__ = ["verify"]
 
@@ -24,6 +30,13 @@ def verify(context: click.Context, /, location: str, json_: bool) -> None:
 
     with progress_bar("verifying", unit=size) as progress:
         report = run(location, progress=progress)
+    with contextlib.suppress(BrokenPipeError):  # whoever reads it has seen enough, and the exit code still tells
+        _print(location, report, json_=json_)
+    if report.problems:
+        context.exit(1)
+
+
+def _print(location: str, report: VerifyReport, *, json_: bool) -> None:
     if json_:
         print_json(report.to_json())
     else:
@@ -33,5 +46,3 @@ def verify(context: click.Context, /, location: str, json_: bool) -> None:
             click.echo(one_line(f"note: {note}"))
         found = f"{count(len(report.problems))} problem{'s' * (len(report.problems) != 1)}" if report.problems else "no problems"
         click.echo(f"{printable(location)}: {found} ({size(report.checked_bytes)} checked in {report.seconds:.1f} s)")
-    if report.problems:
-        context.exit(1)

@@ -23,7 +23,7 @@ from replaystore.formats.source import Source, no_parts
 from replaystore.formats.tensors import FileRows
 from replaystore.formats.unpickling import Infos
 from replaystore.formats.writing import NewFiles
-from replaystore.schema import Field, Schema
+from replaystore.schema import Field, Schema, role_of
 
 __all__ = ["ACTIVE", "VELORA", "ActiveLayout", "ActiveState", "StoreView", "VeloraLayout"]
 
@@ -83,11 +83,7 @@ def _ring_source(ring: AnyRing, names: Mapping[str, str], scalars: Sequence[str]
     living = rows == ring.size and (begin + rows - ring.position) % ring.capacity == 0
     known |= {"capacity": ring.capacity, "size": ring.size, "position": ring.position, "rows": rows}
     outputs = {field: _whole(ring, name) for field, name in names.items()}
-    roles = ("observation", "action", "reward")
-    fields = {
-        field: Field(output.dtype, () if field in scalars else (output.width,), field if field in roles else "extra")
-        for field, output in outputs.items()
-    }
+    fields = {field: Field(output.dtype, () if field in scalars else (output.width,), role_of(field)) for field, output in outputs.items()}
     return Source(
         schema=Schema(fields),
         rows=rows,

@@ -42,6 +42,8 @@ FORMATS = {"active_rlhf": "replaystore.formats.pickle", "velora": "replaystore.f
 class Format(Protocol):
     """What each module has."""
 
+    NAME: str
+    """What such a file is, with its article."""
     EXAMPLE: str
     """What such a file is usually called."""
 

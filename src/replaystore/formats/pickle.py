@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore import strangers
 from replaystore.backends.files import read_all
 from replaystore.errors import FormatError, NotFoundError
 from replaystore.formats.export import Options, Written, refuse_losses
@@ -37,7 +38,7 @@ from replaystore.formats.tensors import FileRows, opened
 from replaystore.formats.unpickling import Infos, Tensor, scan
 from replaystore.formats.writing import NewFiles
 from replaystore.reader import BufferReader
-from replaystore.schema import Field, Schema
+from replaystore.schema import Field, Schema, role_of
 from replaystore.trajectories import Parts
 
 __all__ = ["Contents", "Table", "contents", "read", "replaceable", "sniff", "trajectories_of", "write"]
@@ -93,7 +94,12 @@ def contents(path: str) -> Iterator[Contents]:
     with opened(path) as (descriptor, size):
         if not size:
             raise FormatError(f"{path} is empty: the program that saved it was stopped; save it again")
-        content = scan(descriptor, size, path)
+        try:
+            content = scan(descriptor, size, path)
+        except FormatError as error:
+            if strange := strangers.addition(path):
+                raise FormatError(f"{error}{strange}") from error
+            raise
         needed = [*NUMBERS, *TENSORS, "trajectories"]
         missing = [key for key in needed if key not in content and key not in _OPTIONAL]
         if missing:
@@ -129,7 +135,7 @@ def _source(found: Contents, path: str) -> Source:
     begin = position if used == capacity else 0
     rows = known["rows"] = max(tensor.used(used) for tensor in tensors.values())
     table = trajectories_of(found.infos, capacity, used, position, path)
-    fields = {name: Field(rows.dtype, rows.shape, "extra" if name == "dones" else name) for name, rows in tensors.items()}
+    fields = {name: Field(rows.dtype, rows.shape, role_of(name)) for name, rows in tensors.items()}
     living = rows == used and (begin + rows - position) % capacity == 0  # what is appended then goes where the ring would have put it
     source = Source(
         schema=Schema(fields),

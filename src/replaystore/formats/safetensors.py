@@ -39,7 +39,7 @@ from replaystore.formats.source import Source, no_parts
 from replaystore.formats.tensors import BLOCK_BYTES, FileRows, opened
 from replaystore.formats.writing import NewFiles, replacing, settle
 from replaystore.reader import BufferReader
-from replaystore.schema import Field, Schema
+from replaystore.schema import Field, Schema, role_of
 from replaystore.trajectories import Parts
 
 __all__ = ["Contents", "contents", "read", "replaceable", "sniff", "write", "write_tensors"]
@@ -201,7 +201,10 @@ def _header(descriptor: int, size: int, path: str) -> _Header:
     content.pop("__metadata__", None)
     missing = [name for name in TENSORS if name not in content and name != "hiddens"]
     if missing:
-        raise FormatError(f"{path} has no tensor {missing[0]!r}: it is not a buffer of velora, which are called buffer_state.safetensors")
+        raise FormatError(
+            f"{path} has no tensor {missing[0]!r}: it is not a buffer of velora, which are called buffer_state.safetensors; "
+            "read it with safetensors.numpy.load_file"
+        )
     found, end = {}, 0
     for name, entry in sorted(content.items(), key=lambda item: _begin(item[1])):
         shape, offsets = entry.get("shape"), entry.get("data_offsets")
@@ -292,10 +295,7 @@ def _source(held: Contents, path: str) -> Source:
     living = count == used and (begin + count - position) % capacity == 0
     ends = _ends(tensors, begin, count) if count == used else None
     names = [name for name in FIELDS.values() if name in tensors and (name != "next_states" or ends is None)]
-    fields = {
-        name: Field(tensors[name].dtype, tensors[name].shape, name if name in ("observation", "action", "reward") else "extra")
-        for name in names
-    }
+    fields = {name: Field(tensors[name].dtype, tensors[name].shape, role_of(name)) for name in names}
     parts, table = _trajectories(ends)
     source = Source(
         schema=Schema(fields),

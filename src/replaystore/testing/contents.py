@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.column import Trajectory
 from replaystore.reader import BufferReader
 
-__all__ = ["Contents", "Story"]
+__all__ = ["Contents", "Story", "final_by_field"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -44,7 +45,7 @@ class Contents:
         stories = []
         for number in range(buffer.num_trajectories):
             read = buffer.trajectory(number)
-            stories.append(Story(read.columns, read.final_observation))
+            stories.append(Story(read.columns, final_by_field(read)))
         return cls(columns, dict(buffer.trajectories.columns), stories, _following(buffer, columns))
 
     @property
@@ -121,3 +122,9 @@ def _bytes_equal(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:
     rows = len(left) if left.ndim else 1
     flat = [np.ascontiguousarray(side).reshape(-1).view(np.uint8).reshape(rows, -1) for side in (left, right)]
     return np.asarray((flat[0] == flat[1]).all(axis=1))
+
+
+def final_by_field(trajectory: Trajectory) -> Arrays | None:
+    """The observation after the last step as a dict by field name, also where it is a single array."""
+    final = trajectory.final_observation
+    return final if final is None or isinstance(final, Mapping) else {"observation": final}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replaystore.errors import ConflictError, SchemaError, UnsupportedError
 from replaystore.schema import Field
-from replaystore.testing.contents import Contents
+from replaystore.testing.contents import Contents, final_by_field
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import Columns, columns, observations, play, recording, small
 
@@ -70,8 +70,9 @@ class TrajectorySuite:
         assert len(story) == story.info["length"] == 150
         for name, values in rows.items():
             assert story.columns[name].tobytes() == values.tobytes()
-        assert story.final_observation is not None
-        assert {name: value.tobytes() for name, value in story.final_observation.items()} == {n: v.tobytes() for n, v in final.items()}
+        ending = final_by_field(story)
+        assert ending is not None
+        assert {name: value.tobytes() for name, value in ending.items()} == {n: v.tobytes() for n, v in final.items()}
 
     def test_a_final_observation_belongs_to_each_trajectory_touched(self, store: Store) -> None:
         buffer, plain = store.create(), PlainBuffer(small())

@@ -1,0 +1,120 @@
+"""What a file is that is no store, and where to go with it. Asked only where opening has failed; nothing in a file is run or believed."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+__all__ = ["addition", "line", "what"]
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+OWN_HDF5 = b"REPLAYSTORE HDF5"
+"""Begins the block that our HDF5 files have before HDF5's own signature."""
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+
+_BEGIN, _END = 4096, 1 << 16
+_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of checkpoints before PyTorch 1.6
+
+_SIGNATURES = (
+    (b"\x93NUMPY", "an array of NumPy", "read it with numpy.load"),
+    (_TORCH, "a checkpoint of PyTorch", "read it with torch.load"),
+    (HDF5, "an HDF5 file of other software", "read it with h5py.File"),
+    (b"PAR1", "a Parquet file", "read it with pandas.read_parquet"),
+    (b"ARROW1", "an Arrow file", "read it with pyarrow.feather.read_table"),
+    (b"SQLite format 3\x00", "an SQLite database", "read it with sqlite3"),
+)
+_COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
+_IN_ZIP = (  # what the names of members end in
+    (b".npy", "an .npz archive of NumPy", "read it with numpy.load"),
+    (b"data.pkl", "a checkpoint of PyTorch", "read it with torch.load"),
+    (
+        b"_stable_baselines3_version",
+        "a model of Stable-Baselines3",
+        "save its replay buffer with save_replay_buffer, read that with pickle",
+    ),
+)
+_TEXTS = {
+    ".csv": ("a table in text", "read it with numpy.genfromtxt"),
+    ".tsv": ("a table in text", "read it with numpy.genfromtxt"),
+    ".json": ("a JSON file", "read it with json.load"),
+    ".jsonl": ("a file of JSON lines", "read each with json.loads"),
+}
+
+
+def line(path: str) -> str:
+    """What lies at a path, if it is something known that is no store of ours, and what to do with it; else "".
+
+    One line, such as "a.npz is an .npz archive of NumPy, and no store of replaystore: read it with numpy.load, …"."""
+    found = what(path)
+    return f"{path} is {found[0]}, and no store of replaystore: {found[1]}" if found else ""
+
+
+def addition(path: str) -> str:
+    """The same for the end of a message that says that it is no such file: "; it is an HDF5 file of other software: read it …"."""
+    found = what(path)
+    return f"; it is {found[0]}: {found[1]}" if found else ""
+
+
+def what(path: str) -> tuple[str, str] | None:
+    """What lies there, and what to do with it; None if that is not known, or it may be a store of ours."""
+    found = _found(path)
+    if found is None or "read" not in found[1]:
+        return found
+    return found[0], f"{found[1]}, and append its arrays to a new buffer: replaystore.create(location, schema), then buffer.append(columns)"
+
+
+def _found(path: str) -> tuple[str, str] | None:
+    try:
+        if os.path.isdir(path):
+            return _folder(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(path, "rb") as file:
+            begin = file.read(_BEGIN)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _END))
+            end = file.read(_END)
+    except OSError:
+        return None
+    return _file(path, begin, end)
+
+
+def _file(path: str, begin: bytes, end: bytes) -> tuple[str, str] | None:
+    if begin.startswith(OWN_HDF5):
+        return None
+    if begin.startswith(ZIP):
+        return None if b"zarr.json" in end else _zip(end)
+    for signature, kind, advice in _SIGNATURES:
+        if begin.startswith(signature):
+            return kind, advice
+    for signature, name in _COMPRESSED:
+        if begin.startswith(signature):
+            return f"a file compressed with {name}", "uncompress it, and look at what is in it"
+    if begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05":
+        if b"capacity" in begin[:64]:  # as those of active_rlhf begin: it is damaged, perhaps
+            return None
+        return "a pickle of other software", "if you trust it, read it with pickle.load where the project that wrote it is installed"
+    return _TEXTS.get(os.path.splitext(path)[1].lower())
+
+
+def _zip(end: bytes) -> tuple[str, str]:
+    for name, kind, advice in _IN_ZIP:
+        if name in end:
+            return kind, advice
+    return "a zip file without a store in it", "check the path"
+
+
+def _folder(path: str) -> tuple[str, str] | None:
+    names = sorted(os.listdir(path))
+    stores = [name for name in names if name.lower().endswith((".zarr", ".zarr.zip", ".h5", ".hdf5"))]
+    if ".zgroup" in names or ".zarray" in names:
+        return "a Zarr hierarchy of version 2 of other software", "read it with zarr.open"
+    if "zarr.json" in names or "replaystore" in names:
+        return None
+    if stores:
+        return "a folder", f"name what is in it, such as {os.path.join(path, stores[0])}"
+    for name in names[:100]:
+        inside = os.path.join(path, name)
+        found = _found(inside) if os.path.isfile(inside) else None
+        if found:
+            return f"a folder with {found[0]} ({name})", found[1]
+    return None
