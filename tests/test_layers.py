@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "src" / "replaystore"
 
 LAYERS: list[set[str]] = [
     {"errors", "forks", "interrupts"},
-    {"compare", "document", "location", "locks", "names", "registry", "schema", "spaces", "temporary", "where"},
+    {"compare", "document", "location", "locks", "names", "registry", "schema", "spaces", "temporary", "values", "where"},
     {"backends"},
     {"assembler", "chunks", "layout", "opening", "sealing", "statistics", "tables", "trajectories", "weights"},
     {"batches", "buffer", "column", "finals", "formats", "gathering", "infos", "loader", "reader", "recipe", "sampling", "writer"},
