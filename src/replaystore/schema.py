@@ -268,6 +268,23 @@ class Schema:
         """The names of the fields with this role, in order."""
         return tuple(name for name, declared in self.fields.items() if declared.role == role)
 
+    @property
+    def return_shape(self) -> tuple[int, ...]:
+        """The shape of a return: that of the reward; of several that of each, or () if they differ."""
+        shapes = {self.fields[name].shape for name in self.names("reward")}
+        return shapes.pop() if len(shapes) == 1 else ()
+
+    def total_reward(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+        """What the returns of these rows are summed of, (rows, *return_shape): the reward, or the sum of all of them; None without any."""
+        names = self.names("reward")
+        if len(names) < 2:
+            return columns[names[0]] if names else None
+        rows, shape = len(columns[names[0]]), self.return_shape
+        total = np.zeros((rows, *shape))
+        for name in names:
+            total += columns[name] if self.fields[name].shape == shape else columns[name].reshape(rows, -1).sum(axis=1, dtype=np.float64)
+        return total
+
     def flatten(self, value: Any, prefix: str) -> dict[str, Any]:
         """{field name: leaf} of a nested value as Gymnasium gives it, or of a dict that is by field name already."""
         if isinstance(value, Mapping) and value and all(name in self.fields for name in value):

@@ -17,29 +17,39 @@ from numpy.typing import NDArray
 
 from replaystore.errors import SchemaError
 
-__all__ = ["array_of", "exactly", "fitted"]
+__all__ = ["array_of", "exactly", "fitted", "is_tensor"]
 
 _WITHOUT_DTYPE = (bool, int, float, complex, list, tuple)
 _RAW = (TypeError, ValueError, RuntimeError, OverflowError)
 """What NumPy and PyTorch raise at what is no array."""
 
 
-def array_of(name: str, value: Any) -> NDArray[Any]:
+def is_tensor(value: Any) -> bool:
+    """Whether it is a tensor of PyTorch."""
+    torch = sys.modules.get("torch")  # without it there is none
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def array_of(name: str, value: Any, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
     """The value as an array; an array as it is. A tensor may share its memory with what comes back.
 
-    bfloat16 and the floats of eight bits, which NumPy does not have, become float32, which holds each of them. SchemaError: it is none."""
+    bfloat16 and the floats of eight bits, which NumPy does not have, become float32, which holds each of them. SchemaError: it is none, or
+    a tensor of another dtype than `dtype`."""
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise SchemaError(f"{name}: expected a plain NumPy array, came a masked one, whose mask would be lost: use .filled(value)")
-    torch = sys.modules.get("torch")  # without it there is no tensor
     try:
-        if torch is not None and isinstance(value, torch.Tensor):
-            return _of_tensor(name, value, torch)
+        if is_tensor(value):
+            array = _of_tensor(name, value, sys.modules["torch"])
+            if dtype is not None and array.dtype != dtype:
+                came = f"came a tensor of {value.dtype}: nothing is cast, use .to(torch.{dtype})"
+                raise SchemaError(f"{name}: expected dtype {dtype}, {came}")
+            return array
         try:
             return np.asarray(value)
         except _RAW:
-            if torch is None or not isinstance(value, list | tuple):
+            if not isinstance(value, list | tuple):
                 raise
             return np.asarray([array_of(name, item) for item in value])  # tensors among them, perhaps
     except SchemaError:
@@ -56,10 +66,9 @@ def array_of(name: str, value: Any) -> NDArray[Any]:
 def _of_tensor(name: str, tensor: Any, torch: Any) -> NDArray[Any]:
     if tensor.is_meta:
         raise SchemaError(f"{name}: a tensor on the device 'meta' has a shape, and no numbers: pass one that was computed")
-    if tensor.layout is not torch.strided or tensor.is_quantized:
-        kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
-        remedy = "tensor.dequantize()" if tensor.is_quantized else "tensor.to_dense()"
-        raise SchemaError(f"{name}: expected a dense tensor, came a {kind} one: pass {remedy}")
+    if tensor.layout is not torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+        raise SchemaError(f"{name}: expected a dense tensor, came a {kind} one: pass tensor.to_dense()")
     dense = tensor.detach().cpu().resolve_conj().resolve_neg()
     if dense.dtype == torch.bfloat16 or (dense.is_floating_point() and dense.element_size() == 1):
         dense = dense.to(torch.float32)
