@@ -51,6 +51,8 @@ def batch_of_one(info: Any, _around: tuple[int, ...] = ()) -> Any:
     for key, value in info.items():
         if type(value) in _NUMBERS or isinstance(value, np.generic):
             batch[key] = np.array([value])
+        elif type(value) is np.ndarray:
+            batch[key] = value[None]
         elif isinstance(value, np.ndarray):
             batch[key] = value[None] if isinstance(value, np.ma.MaskedArray) else np.asarray(value)[None]
         elif isinstance(value, Mapping) and id(value) not in around and len(around) < MAX_PARTS:

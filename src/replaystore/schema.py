@@ -132,6 +132,7 @@ class Schema:
     fields: Mapping[str, Field]
     tuples: frozenset[str] = frozenset()
     _expected: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...] = field(init=False)
+    _rewards: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         fields = dict(self.fields)
@@ -151,6 +152,7 @@ class Schema:
                 raise SchemaError(f"tuple {path!r} must have the items 0, 1, 2 and so on, and has {listed(items)}: declare all of them")
         object.__setattr__(self, "fields", MappingProxyType(fields))
         object.__setattr__(self, "tuples", tuples)
+        object.__setattr__(self, "_rewards", tuple(name for name, f in fields.items() if f.role == "reward"))
         object.__setattr__(self, "_expected", tuple((name, f.dtype, f.shape) for name, f in fields.items()))
 
     def __eq__(self, other: object) -> bool:
@@ -276,7 +278,7 @@ class Schema:
 
     def total_reward(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
         """What the returns of these rows are summed of, (rows, *return_shape): the reward, or the sum of all of them; None without any."""
-        names = self.names("reward")
+        names = self._rewards
         if len(names) < 2:
             return columns[names[0]] if names else None
         rows, shape = len(columns[names[0]]), self.return_shape

@@ -37,6 +37,8 @@ def array_of(name: str, value: Any, dtype: np.dtype[Any] | None = None) -> NDArr
     a tensor of another dtype than `dtype`."""
     if type(value) is np.ndarray:
         return value
+    if type(value) in (float, int, bool):
+        return np.asarray(value)
     if isinstance(value, np.ma.MaskedArray):
         raise SchemaError(f"{name}: expected a plain NumPy array, came a masked one, whose mask would be lost: use .filled(value)")
     try:
@@ -119,7 +121,7 @@ def fitted(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], 
 
 def _rounded(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:
     """What has no dtype of its own, rounded to that of the field if both are floats; None if it is beyond its range, or of another kind."""
-    if (values.dtype.kind, dtype.kind) not in (("f", "f"), ("f", "c"), ("c", "c")):
+    if values.dtype == dtype or (values.dtype.kind, dtype.kind) not in (("f", "f"), ("f", "c"), ("c", "c")):
         return exactly(values, dtype)
     with np.errstate(all="ignore"):
         rounded = values.astype(dtype)

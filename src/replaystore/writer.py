@@ -191,11 +191,13 @@ class Writer:
                 raise
             else:
                 return
-        roles = {"observation": observation, "action": action, "reward": reward, "terminated": terminated, "truncated": truncated}
         columns: dict[str, Any] = {}
-        for role, value in roles.items():
-            columns |= self._given(role, value)
-        self._stage(columns | dict(info or {}), mask)
+        for role, value in zip(PLAIN, (observation, action, reward, terminated, truncated), strict=True):
+            if type(value) is np.ndarray:
+                columns[role] = value
+            else:
+                columns |= self._given(role, value)
+        self._stage(columns | info if info else columns, mask)
 
     def _given(self, role: str, value: Any) -> dict[str, Any]:
         """{field name: value} of what is given for a role; nothing of None or an empty dict."""
