@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
@@ -21,9 +25,11 @@ from scripted import (
     trails_of,
 )
 
+import replaystore as rs
 from replaystore.errors import ReplayStoreWarning, SchemaError
 from replaystore.gymnasium import Record, RecordVector
-from replaystore.schema import Field
+from replaystore.names import flatten
+from replaystore.schema import Field, Schema
 
 if TYPE_CHECKING:
     from replaystore.buffer import Buffer
@@ -73,6 +79,17 @@ BOX = spaces.Box(-1, 1, (2,), np.float32)
         (BOX, np.array([0.25, 2], np.float32), [0.25, 2]),
         (BOX, [0.1, 1], np.array([0.1, 1], np.float32).tolist()),
         (BOX, np.array([1, 0]), [1, 0]),
+        (BOX, np.array([0.5, 2.0**100]), [0.5, 2.0**100]),
+        (BOX, np.array([2**40, 0]), [2.0**40, 0]),
+        (BOX, np.arange(4, dtype=np.float32)[::-2], [3, 1]),
+        (BOX, torch.tensor([0.5, 0.25], requires_grad=True), [0.5, 0.25]),
+        (BOX, torch.tensor([0.5, 0.25], dtype=torch.bfloat16, requires_grad=True) * 2, [1, 0.5]),
+        (BOX, torch.tensor([0.5, 0.25], dtype=torch.float64), [0.5, 0.25]),
+        (BOX, torch.arange(4.0).reshape(2, 2).T[0], [0, 2]),
+        (BOX, torch.tensor([1j, 2j]).conj().imag, [-1, -2]),
+        (BOX, [torch.tensor(0.5, requires_grad=True), torch.tensor(0.25)], [0.5, 0.25]),
+        (BOX, (torch.tensor(0.5, dtype=torch.bfloat16), 1), [0.5, 1]),
+        (spaces.Discrete(5), torch.tensor(3, dtype=torch.uint8), 3),
         (spaces.Box(-1, 1, (2,), np.float64), np.array([0.1, 1], np.float32), np.array([0.1, 1], np.float32).tolist()),
     ],
 )
@@ -86,11 +103,17 @@ def test_actions_are_stored_in_the_dtype_of_their_space_if_that_is_exact(space: 
         (spaces.Discrete(5), 1.0, r"action: expected int64 of shape \(\), came float64 of shape \(\): .*action.astype\('int64'\)"),
         (spaces.Discrete(5, dtype=np.int8), 300, "expected int8 of shape .*came int64"),
         (spaces.Discrete(5), np.array([1]), r"expected int64 of shape \(\), came int64 of shape \(1,\): nothing is squeezed"),
-        (BOX, np.zeros(2), r"came float64 of shape \(2,\): .*action.astype\('float32'\)"),
+        (BOX, np.array([0.1, 0]), r"came float64 of shape \(2,\): .*action.astype\('float32'\)"),
         (BOX, np.array([2**24 + 1, 0]), "came int64"),
+        (BOX, [1e300, 0], r"came float64 of shape \(2,\): .*action.astype"),
         (BOX, [0.1], r"came float64 of shape \(1,\): nothing is squeezed"),
         (BOX, [[0.1], [0.1, 0.2]], "came a list of unequal lengths"),
-        (BOX, "left", "came <U4"),
+        (BOX, "left", "came <U4 of shape .*give numbers"),
+        (BOX, object(), "came a object: give numbers"),
+        (BOX, np.ma.masked_array([0.0, 1.0], [True, False]), "action: expected a plain NumPy array, came a masked one"),
+        (BOX, torch.zeros(2, device="meta"), "action: a tensor on the device 'meta' has a shape, and no numbers"),
+        (BOX, torch.zeros(2).to_sparse(), r"action: expected a dense tensor, came a sparse_coo one: pass tensor.to_dense\(\)"),
+        (BOX, torch.tensor([0.1, 0.2], dtype=torch.float64), r"came float64 of shape \(2,\): .*action.astype\('float32'\)"),
         (spaces.Dict(left=BOX), {"right": np.zeros(2, np.float32)}, "action: 'action/left' is missing"),
         (spaces.Tuple([BOX]), (np.zeros(2, np.float32),) * 2, "action: 'action/1' is not in the schema"),
     ],
@@ -104,7 +127,9 @@ def test_other_actions_are_refused_before_the_environment_steps(space: Any, acti
     assert env.steps == 0
 
 
-@pytest.mark.parametrize("reward", [1.5, 2, np.float32(1.5), np.int64(2), np.float64(0.5), True])
+@pytest.mark.parametrize(
+    "reward", [1.5, 2, np.float32(1.5), np.int64(2), np.float64(0.5), True, np.array(0.5), torch.tensor(0.5, requires_grad=True), 2**60]
+)
 def test_rewards_are_stored_if_that_is_exact(reward: Any) -> None:
     assert one_step(Given(BOX, reward), BOX.sample())["reward"] == reward
 
@@ -114,7 +139,9 @@ def test_rewards_are_stored_if_that_is_exact(reward: Any) -> None:
     [
         (2**53 + 1, None, "reward: expected float64 of shape .*came int64"),
         (np.zeros(1), None, r"reward: .*of shape \(1,\): nothing is squeezed"),
-        (0.0, np.zeros(2), "observation: expected float32 .*came float64 .*convert it in a wrapper inside"),
+        (1j, None, "reward: .*came complex128 .*reward_dtype='complex128'"),
+        (torch.tensor(0.5, device="meta"), None, "reward: a tensor on the device 'meta'"),
+        (0.0, np.full(2, 0.1), "observation: expected float32 .*came float64 .*convert it in a wrapper inside"),
         (0.0, np.zeros(3, np.float32), r"observation: .*of shape \(3,\)"),
     ],
 )
@@ -133,6 +160,159 @@ def test_what_would_have_to_be_changed_is_refused_and_leaves_the_buffer_consiste
 
     (trail,) = trails_of(buffer)[0]
     assert [row["observation"] for row in trail.rows] == [[1, 1]]
+
+
+class Doubles(gymnasium.Env[Any, Any]):
+    """Says float32, and gives float64, as many environments do."""
+
+    def __init__(self, space: spaces.Space[Any], make: Any) -> None:
+        self.observation_space, self.action_space, self.make = space, spaces.Discrete(2), make
+        self.t = 0
+
+    def reset(self, **_: Any) -> Any:
+        return self.make(0.1), {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        return self.make(self.t + 0.1), 0.0, False, False, {}
+
+
+DOUBLES = {
+    "flat": (BOX, lambda x: np.full(2, x)),
+    "dict": (spaces.Dict(a=BOX, b=spaces.Discrete(3)), lambda x: {"a": np.full(2, x), "b": 1}),
+    "tuple": (spaces.Tuple([BOX, spaces.Discrete(3)]), lambda x: (np.full(2, x), 1)),
+    "integers": (spaces.Box(0, 255, (2,), np.uint8), lambda x: np.full(2, int(x) + 1000)),
+}
+
+
+@pytest.mark.parametrize("case", DOUBLES)
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+def test_the_advice_on_an_observation_of_another_dtype_can_be_followed(tmp_path: Path, suffix: str, case: str) -> None:
+    space, make = DOUBLES[case]
+    env = Doubles(space, make)
+    with rs.create(tmp_path / f"a.{suffix}", env) as buffer, pytest.raises(SchemaError, match="nothing is rounded") as caught:
+        Record(env, buffer).reset()
+    (advice,) = re.findall(r"Schema\(\{.*schema.tuples\)", str(caught.value))
+
+    schema = eval(advice, {"Schema": Schema, "Field": Field, "schema": Schema.from_env(env)})  # what a reader of it would do
+    with rs.create(tmp_path / f"b.{suffix}", schema) as buffer:
+        recorded = Record(env, buffer)
+        recorded.reset()
+        seen = [recorded.step(0)[0] for _ in range(3)]
+        recorded.close()
+        final = buffer.trajectory(0).final_observation
+
+    assert final is not None
+    for name, value in flatten(seen[-1], "observation").items():
+        assert np.array_equal(final[name], value)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
+def test_vectors_keep_what_their_observations_are_exactly(mode: AutoresetMode) -> None:
+    """Also the final ones, which would be cast to the dtype of the observations beside them."""
+
+    class Ending(Given):
+        def step(self, action: Any) -> Any:
+            return np.full(2, 0.1), 0.0, True, False, {}
+
+    env = SyncVectorEnv([lambda: Ending(spaces.Discrete(2))], autoreset_mode=mode)
+    recorded = RecordVector(env, buffer_for(env))
+    recorded.reset()
+    if mode == AutoresetMode.SAME_STEP:
+        with pytest.raises(SchemaError, match=r"final observation: expected float32 .*came float64 .*nothing is rounded"):
+            recorded.step(np.zeros(1, int))
+    else:  # Gymnasium itself has put them into an array of float32
+        recorded.step(np.zeros(1, int))
+
+
+def test_a_final_observation_has_all_parts() -> None:
+    env = Batch(AutoresetMode.SAME_STEP, lambda final, _: {"x": final})
+    recorded = RecordVector(env, buffer_for(env))
+    recorded.reset()
+
+    with pytest.raises(SchemaError, match="observation: 'observation' is missing"):
+        recorded.step(np.zeros(2, np.int64))
+    env = Batch(AutoresetMode.SAME_STEP, lambda final, _: final[:1])
+    recorded = RecordVector(env, buffer_for(env))
+    recorded.reset()
+    with pytest.raises(SchemaError, match=r"final observation: its shape \(1, 1\) does not begin with the number of environments, 2"):
+        recorded.step(np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize("flag", [True, 1, np.bool_(True), np.array(True), np.array([True]), torch.tensor(True), torch.tensor([1.0])])
+def test_a_flag_is_whatever_is_true(flag: Any) -> None:
+    class Ending(Given):
+        def step(self, action: Any) -> Any:
+            return np.zeros(2, np.float32), 0.0, flag, False, {}
+
+    recorded = Record(Ending(BOX), buffer := buffer_for(Given(BOX)))
+    recorded.reset()
+    recorded.step(np.zeros(2, np.float32))
+    recorded.close()
+
+    assert trails_of(buffer)[0][0].terminated
+
+
+@pytest.mark.parametrize("flag", [np.zeros(2, bool), "yes", [True, False]])
+def test_what_is_no_flag_is_refused(flag: Any) -> None:
+    class Ending(Given):
+        def step(self, action: Any) -> Any:
+            return np.zeros(2, np.float32), 0.0, False, flag, {}
+
+    recorded = Record(Ending(BOX), buffer_for(Given(BOX)))
+    recorded.reset()
+    with pytest.raises(SchemaError, match=r"truncated: expected bool of shape \(\), came "):
+        recorded.step(np.zeros(2, np.float32))
+
+
+# --- infos of any kind
+
+
+class Changing(gymnasium.Env[Any, Any]):
+    """The values under the key "x" are of another kind in each step; those under "t" count the steps."""
+
+    observation_space, action_space = spaces.Box(-9, 9, (1,), np.float32), spaces.Discrete(2)
+    VALUES: ClassVar[list[Any]] = [
+        0, 1, 0.5, False, 2, 2**40, np.float32(0.1), 1j, np.int8(3), "text", None, np.zeros(2), np.ones(3), {"y": 1}, {"y": "text"}, 4, 5,
+    ]  # fmt: skip
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.t = 0
+        return np.zeros(1, np.float32), {"x": "reset"}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        return np.full(1, self.t, np.float32), 1.0, self.t == len(self.VALUES), False, {"x": self.VALUES[self.t - 1], "t": self.t}
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+@pytest.mark.parametrize("mode", [None, *MODES], ids=str)
+def test_no_info_ends_a_training(tmp_path: Path, suffix: str, mode: AutoresetMode | None) -> None:
+    steps = len(Changing.VALUES)
+    env: Any = Changing() if mode is None else SyncVectorEnv([Changing, Changing], autoreset_mode=mode)
+    with rs.create(tmp_path / f"a.{suffix}", env) as buffer, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        recorded: Any = Record(env, buffer) if mode is None else RecordVector(env, buffer)
+        recorded.reset()
+        for _ in range(steps):
+            recorded.step(0 if mode is None else np.zeros(2, int))
+        left_out = recorded.left_out
+        recorded.close()
+
+    assert len([one for one in caught if issubclass(one.category, ReplayStoreWarning)]) == 1
+    with rs.open(tmp_path / f"a.{suffix}") as buffer:
+        trajectories = [buffer.trajectory(number) for number in range(buffer.num_trajectories)]
+    trajectories = [one for one in trajectories if len(one) == steps]
+    assert len(trajectories) == (1 if mode is None else 2)
+    missing = 0
+    for trajectory in trajectories:
+        assert trajectory["info/t"].tolist() == list(range(1, steps + 1))
+        for value, there, given in zip(trajectory["info/x"], trajectory["info/_x"], Changing.VALUES, strict=True):
+            # What Gymnasium may have cast to the dtype of the first environment is not known of the others.
+            assert there == (type(given) is int or (type(given) in (bool, np.int8) and trajectory.info["env"] == 0))
+            assert value == given if there else value == 0
+            missing += not there and given is not None
+    assert left_out == {"x": missing}
 
 
 class Nested(gymnasium.Env[Any, Any]):
@@ -271,8 +451,15 @@ def test_infos_that_are_lists_belong_outside() -> None:
     env = SyncVectorEnv([partial(Scripted, 0, ENDINGS[0])])
     inside = RecordVector(gymnasium.wrappers.vector.DictInfoToList(env), buffer_for(env))
     inside.reset()
-    with pytest.raises(SchemaError, match="infos came as a list: put the recorder inside"):
+    with pytest.warns(ReplayStoreWarning, match="infos came as a list: put the recorder inside"):
         inside.step(np.array([0]))
+    assert inside.left_out == {"*": 1}
+
+    same = SyncVectorEnv([partial(Scripted, 0, ENDINGS[0])], autoreset_mode=AutoresetMode.SAME_STEP)
+    lists = RecordVector(gymnasium.wrappers.vector.DictInfoToList(same), buffer_for(same))
+    lists.reset()
+    with pytest.raises(SchemaError, match="infos came as a list: put the recorder inside"):  # final observations are among them
+        lists.step(np.array([0]))
 
     outside = gymnasium.wrappers.vector.DictInfoToList(RecordVector(env, buffer_for(env)))
     outside.reset()

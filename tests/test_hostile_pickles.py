@@ -15,12 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rlhf_rings import Ring, TrajectoryInfo, installed, rows
 
 import replaystore as rs
 from replaystore import errors
+from replaystore.compat.active_rlhf import ReplayBuffer
 from replaystore.formats.pickle import read
 
 KEYS = ("capacity", "fragment_length", "size", "pos", "global_step", "obs", "acts", "rews", "dones", "trajectories")
@@ -202,7 +204,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a negative size of a storage": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(-4), said=-4))),
     "a storage of exabytes": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(1 << 62), said=1 << 62))),
     "a storage of another type": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, "QInt8Storage")))),
-    "a storage on another device": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, device="cuda:0")))),
+    "a storage on no device": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, device="/dev/null")))),
     "a view of a storage": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, view=text("x"))))),
     "a module instead of a storage": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, tag="module")))),
     "another key": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, keys=b"\x80\x02]" + text("1") + b"a."))),
@@ -210,7 +212,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "another version": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, head=STREAM_HEAD.replace(b"\xe9\x03", b"\xea\x03")))),
     "a big-endian stream": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, head=STREAM_HEAD.replace(b"\x88s", b"\x89s")))),
     "an empty stream": lambda: buffer(obs=tensor(inner=b"")),
-    "a tensor with a gradient": lambda: buffer(obs=tensor(gradient=b"\x88")),
+    "a tensor whose gradient is a number": lambda: buffer(obs=tensor(gradient=number(1))),
     "a tensor with hooks": lambda: buffer(obs=tensor(hooks=b"}")),
     # what a buffer cannot be
     "nothing": lambda: b"",
@@ -278,6 +280,26 @@ def test_the_file_that_they_are_variations_of_is_read(tmp_path: Path) -> None:
         assert pickle.loads(buffer())["trajectories"] == [TrajectoryInfo(0, 2)]
     rs.convert(tmp_path / "a.pkl", str(tmp_path / "a.zarr"))
     rs.convert(str(tmp_path / "a.zarr"), tmp_path / "b.pkl", strict=True)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:15", "mps:0", "xpu:1"])
+def test_a_buffer_that_was_on_another_device_opens_on_the_cpu(tmp_path: Path, device: str) -> None:
+    numbers = np.arange(4, dtype="<f4")
+
+    def moved(kind: str, data: bytes) -> bytes:
+        return tensor(inner=stream(4, data, ref=stored(4, kind, device=device)), gradient=b"\x88" if kind == "FloatStorage" else b"\x89")
+
+    floats = moved("FloatStorage", numbers.tobytes())
+    (tmp_path / "a.pkl").write_bytes(buffer(obs=floats, acts=floats, rews=floats, dones=moved("BoolStorage", b"\0\1\0\1")))
+
+    loaded = ReplayBuffer.load(tmp_path / "a.pkl", device="cpu")
+    rs.convert(tmp_path / "a.pkl", tmp_path / "a.zarr")
+
+    for found in (loaded, ReplayBuffer.load(tmp_path / "a.zarr", device="cpu")):
+        assert found.obs[:2, 0].tolist() == [0, 1]
+        assert found.obs[:].device.type == "cpu"
+        assert not found.obs.requires_grad
+        assert found.dones[:2, 0].tolist() == [False, True]
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -9,13 +10,16 @@ from typing import TYPE_CHECKING, Any, cast
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from replaystore import infos as infos_module
 from replaystore.errors import ReplayStoreWarning, SchemaError
-from replaystore.infos import InfoColumns, batch_of_one, exactly
+from replaystore.infos import InfoColumns, batch_of_one
 from replaystore.schema import Field, Schema
+from replaystore.values import exactly
 
 if TYPE_CHECKING:
     from replaystore.buffer import Buffer
@@ -242,13 +246,28 @@ def test_integers_become_the_floats_of_their_field_if_that_is_exact() -> None:
         (1.0, 1j),
     ],
 )
-def test_a_key_that_changes_its_dtype_or_shape_is_refused(first: Any, then: Any) -> None:
+def test_a_value_that_its_field_does_not_hold_is_left_out_with_one_warning(first: Any, then: Any) -> None:
     table = Table()
     columns = columns_of(table, masks=False)
-    table.add(columns.columns(batch_of_one({"n": {"x": first}})))
+    info = batch_of_one({"n": {"x": first}})
+    table.add(columns.columns(info))
 
-    with pytest.raises(SchemaError, match=r"info key 'n/x' is .* in step 2 of this recording, not .*info=\[\.\.\.\].*info=False"):
-        columns.columns(batch_of_one({"n": {"x": then}}))
+    with pytest.warns(ReplayStoreWarning, match="info key 'n/x' is not recorded, or not in every row: it is .* where it was "):
+        table.add(columns.columns(batch_of_one({"n": {"x": then}})))
+    for other in (then, first):
+        table.add(columns.columns(batch_of_one({"n": {"x": other}})))
+
+    assert table.column("info/n/_x") == [True, False, False, True]
+    assert np.array_equal(table.column("info/n/x")[3], first)
+    assert columns.left_out == {"n/x": 2}
+
+
+def test_a_float_that_its_field_holds_exactly_is_recorded() -> None:
+    with pytest.warns(ReplayStoreWarning, match="it is float64 of shape .* where it was float32"):
+        table = record({"x": np.float32(1)}, {"x": 0.5}, {"x": 0.1}, {"x": np.float16(2)})
+
+    assert table.column("info/x") == [1, 0.5, 0, 2]
+    assert table.column("info/_x") == [True, True, False, True]
 
 
 numbers = st.one_of(st.integers(-(2**63), 2**64 - 1), st.integers(-300, 300), st.floats(width=32), st.floats(), st.booleans())
@@ -266,7 +285,12 @@ def test_a_conversion_changes_no_value(number: Any, given_dtype: str, dtype: str
     converted = exactly(values, np.dtype(dtype))
 
     if converted is None:
-        assert not np.can_cast(given_dtype, dtype, "safe") or values.dtype.kind in "iu"
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            back = values.astype(dtype).tolist()
+        kinds = values.dtype.kind, np.dtype(dtype).kind
+        other_kind = kinds[1] == "b" or kinds in (("f", "i"), ("f", "u"), ("c", "f"), ("c", "i"), ("c", "u"))
+        assert other_kind or any(not (a == b or (a != a and b != b)) for a, b in zip(back, values.tolist(), strict=True))
     else:
         assert converted.dtype == dtype
         kept = [a == b or (a != a and b != b) for a, b in zip(converted.tolist(), values.tolist(), strict=True)]
@@ -333,15 +357,45 @@ def test_what_gymnasium_cast_to_the_dtype_of_a_resets_info_is_left_out() -> None
     infos = vector({"prob": 1, "count": 0.0}, {"prob": 0.25, "count": 3})  # env 0 was reset: 0.25 became 0, and 3 became 3.0
     resetting = np.array([True, False])
 
-    with pytest.warns(ReplayStoreWarning, match="'prob'.*int64 that a reset's info has"):
+    with pytest.warns(ReplayStoreWarning, match="'prob'.*Gymnasium cast it to the int64 of a reset's info"):
         table.add(columns.columns(infos, resetting), ~resetting)
 
     assert table.column("info/_prob") == [True, True, False]
     assert table.column("info/count") == [1, 2, 3]
-    with pytest.raises(SchemaError, match="'count' is float64"):
-        columns.columns(vector({"count": 0.0}, {"count": 3}))
-    with pytest.raises(SchemaError, match="'count' is float64"):
-        columns.columns(vector({"count": 0.0}, {"count": 3.5}), resetting)
+    with pytest.warns(ReplayStoreWarning, match="'count'.*it is float64 of shape .* where it was int64"):
+        table.add(columns.columns(vector({"count": 0.0}, {"count": 3})))
+    table.add(columns.columns(vector({"count": 0.0}, {"count": 3.5}), resetting), ~resetting)
+    assert table.column("info/_count") == [True, True, True, False, False, False]
+    assert columns.left_out == {"prob": 1, "count": 3}
+
+
+def test_what_gymnasium_cast_to_the_dtype_of_the_first_environment_is_left_out() -> None:
+    table = Table()
+    columns = columns_of(table, 3)
+    table.add(columns.columns(vector({"dist": 0.5}, {"dist": 0.25}, {"dist": 0.0})))
+
+    with pytest.warns(ReplayStoreWarning, match="'dist'.*Gymnasium cast it to the int64 of the first environment's"):
+        table.add(columns.columns(vector({}, {"dist": 2}, {"dist": 0.75})))  # the last became 0
+
+    assert table.column("info/dist") == [0.5, 0.25, 0, 0, 2, 0]
+    assert table.column("info/_dist") == [True, True, True, False, True, False]
+    assert columns.left_out == {"dist": 1}
+
+
+def test_of_several_environments_those_whose_values_fit_are_recorded() -> None:
+    table = Table()
+    columns = columns_of(table, 3)
+    table.add(columns.columns(vector(*({"n": np.int8(place)} for place in range(3)))))
+    table.add(columns.columns(vector(*({"f": np.float32(place)} for place in range(3)))))
+
+    with pytest.warns(ReplayStoreWarning):
+        table.add(columns.columns(vector({"n": 200, "f": 0.5}, {"n": 2, "f": 0.1}, {"n": -300, "f": 1.0})))
+
+    assert table.column("info/n")[6:] == [0, 2, 0]
+    assert table.column("info/_n")[6:] == [False, True, False]
+    assert table.column("info/f")[6:] == [0.5, 0, 1]
+    assert table.column("info/_f")[6:] == [True, False, True]
+    assert columns.left_out == {"n": 2, "f": 1}
 
 
 def test_the_info_of_an_ended_environment_is_its_final_info() -> None:
@@ -407,6 +461,137 @@ def test_an_array_that_has_no_row_for_each_environment_is_left_out() -> None:
         columns_of(Table(), 2).columns({"x": np.zeros(3)})
     with pytest.warns(ReplayStoreWarning, match="it holds a float"):
         columns_of(Table(), 2).columns({"x": 1.0})
+
+
+# --- an info never ends a recording
+
+
+class Odd(dict[str, Any]):
+    """A mapping of its own kind."""
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"y": nested(depth - 1)} if depth else {"y": 1.0}
+
+
+def cycle() -> dict[str, Any]:
+    info: dict[str, Any] = {"y": 1.0}
+    return info | {"again": info, "self": info.setdefault("self", info)}
+
+
+ODD: dict[str, Any] = {
+    "nothing": None, "bool": True, "int": 3, "large int": 2**40, "huge int": 2**70, "float": 0.1, "exact float": 0.5, "nan": float("nan"),
+    "complex": 1j, "np.bool": np.bool_(True), "int8": np.int8(1), "uint64": np.uint64(2**64 - 1), "float16": np.float16(0.5),
+    "float32": np.float32(0.1), "longdouble": np.longdouble(1), "text": "text", "bytes": b"b", "np.str": np.str_("a"), "list": [1, 2],
+    "ragged": [[1], [1, 2]], "tuple": (1.0,), "set": {1}, "object": object(), "class": dict, "date": np.datetime64("2020-01-01"),
+    "record": np.zeros(1, [("a", "i4")])[0], "0-d": np.array(1.5), "vector": np.zeros(2), "longer": np.zeros(3),
+    "float32 vector": np.ones(2, "f4"), "matrix": np.zeros((2, 2)), "subclass": np.zeros(2).view(np.recarray), "empty": np.zeros(0),
+    "objects": np.array([1, "a", None], dtype=object), "masked": np.ma.masked_array([1.0, 2.0], [True, False]),
+    "big endian": np.arange(2, dtype=">i4"), "not in order": np.zeros((2, 3), "f4").T, "backwards": np.arange(4.0)[::-2],
+    "read-only": np.broadcast_to(1.0, 2), "words": np.array(["a", "b"]), "dict": {"y": 1}, "empty dict": {}, "odd dict": Odd(y=2.0),
+    "numbers as keys": {7: 1.0, None: 2}, "deep": nested(100), "cycle": cycle(), "tensor": torch.zeros(2),
+    "tensor with a graph": torch.ones(2, requires_grad=True) * 2, "meta": torch.zeros(2, device="meta"),
+    "bfloat16": torch.zeros(2, dtype=torch.bfloat16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("first", ODD)
+def test_whatever_a_key_becomes_the_recording_goes_on_and_holds_no_other_value(first: str) -> None:
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        for then in ODD.values():
+            given = [{"x": ODD[first], "z": 1}, {"x": then, "z": 2}, {"z": 3}, {"x": ODD[first], "z": 4}]
+            table = Table()
+            columns = columns_of(table, masks=False)
+            for info in given:
+                table.add(columns.columns(batch_of_one(info)))
+            assert table.column("info/z") == [1, 2, 3, 4]
+            known = table.schema.fields.get("info/x")
+            for row, info in enumerate(given):
+                there = known is not None and ("info/_x" not in table.schema.fields or table.column("info/_x")[row])
+                if there:
+                    np.testing.assert_array_equal(table.rows["info/x"][row], np.asarray(info["x"]))
+                elif info.get("x") is not None and not isinstance(info["x"], Mapping):
+                    assert columns.left_out["x"] > 0
+
+
+@pytest.mark.parametrize("first", ODD)
+def test_whatever_a_key_becomes_vectors_go_on_as_well(first: str) -> None:
+    """Of an environment that has just reset, of a final info, and of others."""
+    ended = np.array([True, False])
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        for then in ODD:
+            for one, other in ((first, then), (then, first)):
+                infos: list[dict[str, Any]] = []
+                with contextlib.suppress(Exception):  # where Gymnasium itself ends
+                    infos = [vector({"x": ODD[a]}, {"x": ODD[b]}) for a, b in ((first, first), (one, other), (other, other))]
+                table = Table()
+                columns = columns_of(table, 2)
+                for info in infos:
+                    table.add(columns.columns(info), rows=2)
+                    table.add(columns.columns(info, ended), ~ended, rows=2)
+                    table.add(columns.columns({**info, "final_info": infos[0], "_final_info": ended}, ended, infos[0]), rows=2)
+                assert table.rows_recorded == 5 * len(infos)
+
+
+@pytest.mark.parametrize("infos", [None, [{}], (), "text", 3, np.zeros(2)])
+def test_infos_that_are_no_dict_are_left_out(infos: Any) -> None:
+    table, ended = Table({"info/x": Field(np.dtype(float), (), "info")}), np.array([True, False])
+    columns = columns_of(table, 2)
+
+    with pytest.warns(ReplayStoreWarning, match=r"an info key is not recorded.*the infos came as a .*inside of the wrapper"):
+        table.add(columns.columns(infos), rows=2)
+    if infos is not None:  # which says that there are no final infos
+        table.add(columns.columns(vector({"x": 1.0}, {"x": 2.0}), ended, infos), rows=2)
+
+    assert table.column("info/_x") == [False, False, False, True][: table.rows_recorded]
+    assert columns.left_out == {"*": 2 if infos is None else 3}
+    assert record({"x": 1.0}, selected=False).rows_recorded == 1
+
+
+def test_a_new_key_in_each_step_does_not_make_fields_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infos_module, "MAX_KEYS", 5)
+    table = Table()
+    columns = columns_of(table, masks=False)
+
+    def go_on(steps: range) -> None:
+        for step in steps:
+            table.add(columns.columns(batch_of_one({f"step {step}": 1.0, "x": step})))
+
+    with pytest.warns(ReplayStoreWarning, match="over 1000 keys") as caught:  # one in all
+        go_on(range(20))
+
+    keys = ["info/step 0", "info/x", "info/step 1", "info/step 2", "info/step 3"]
+    assert [name for name in fields(table) if not name.startswith("info/_")] == keys
+    assert table.column("info/x") == list(range(20))
+    assert columns.left_out == {"*": 16}
+    assert len(caught) == 1
+    assert len(columns._tree) == len(columns_of(Table(), masks=False)._tree) + 5  # what is not recorded takes no memory
+
+
+def test_masks_are_free_for_the_keys_that_need_them() -> None:
+    """Whatever is recorded first, each key can be missing later."""
+    long = "x" * 200  # its mask would have a longer name than a store can hold
+    odd: list[dict[str, Any]] = [{"x": 1}, {"_x": {"y": 1}}, {"_x": 2}, {"__x": 3}, {long: 1.0}, {"x": {"y": 1}}, {}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for one in odd:
+            for other in odd:
+                table = record(one, other, {}, one)
+                assert table.rows_recorded == 4
+
+
+def test_a_field_that_stands_where_a_mask_belongs_is_refused_at_once() -> None:
+    number = Field(np.dtype(float), (), "info")
+    with pytest.raises(SchemaError, match="'info/_x' has the name of the mask of 'info/x': declare it with role 'mask'"):
+        columns_of(Table({"info/x": number, "info/_x": number}))
+
+
+def test_a_mask_of_a_key_that_nobody_records_is_false() -> None:
+    table = record({"y": 1}, {"y": 2}, table=Table({"info/_x": Field(np.dtype(bool), (), "mask")}))
+
+    assert table.column("info/_x") == [False, False]
 
 
 KEYS: dict[str, Callable[[int], Any]] = {

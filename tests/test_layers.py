@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[1] / "src" / "replaystore"
 
 LAYERS: list[set[str]] = [
     {"errors", "forks", "interrupts", "refusals"},
-    {"compare", "document", "dtypes", "location", "locks", "names", "registry", "schema", "spaces", "strangers", "temporary", "where"},
+    {
+        *("compare", "document", "dtypes", "location", "locks", "names", "registry", "schema", "spaces", "strangers", "temporary"),
+        *("values", "where"),
+    },
     {"backends"},
     {"assembler", "chunks", "layout", "opening", "sealing", "statistics", "tables", "trajectories", "weights"},
     {"batches", "buffer", "column", "finals", "formats", "gathering", "infos", "loader", "reader", "recipe", "sampling", "writer"},

@@ -71,9 +71,9 @@ class Batches:
         self._observations = tuple(name for name in recipe.names if buffer.schema.fields[name].role == "observation")
         self._next = self._observations if recipe.next_observation else ()
         self._others = tuple(name for name in recipe.names if name not in self._observations)
-        roles = {role: buffer.schema.names(role) for role in ("reward", "terminated", "truncated")}
-        self._roles = {role: names[0] for role, names in roles.items() if names}
-        extra = list(self._roles.values()) if recipe.n_step > 1 else []
+        self._rewards = buffer.schema.names("reward")
+        self._flags = tuple(role for role in ("terminated", "truncated") if role in buffer.schema.fields)
+        extra = [*self._rewards, *self._flags] if recipe.n_step > 1 else []
         self.gather = Gather(buffer, list(dict.fromkeys([*recipe.names, *extra])), recipe.slab_bytes)
         self._finals = Finals(buffer, self._next, recipe.slab_bytes)
         self.steps = Steps(
@@ -299,7 +299,7 @@ class Batches:
     # --- n-step returns
 
     def _n_step(self, drawn: Drawn) -> Batch:
-        names = [name for name in self.recipe.names if name not in self._roles.values()]
+        names = [name for name in self.recipe.names if name not in self._rewards and name not in self._flags]
         batch = self.gather.take(names, drawn.rows)
         more, last, part = self._returns(drawn)
         batch |= more
@@ -313,9 +313,8 @@ class Batches:
         count, steps = self.recipe.n_step, np.arange(self.recipe.n_step)
         left = np.minimum(self.steps.left(drawn), count)
         rows, part = self.steps.advance(drawn.rows[:, None], drawn.part[:, None], np.minimum(steps, left[:, None] - 1))
-        names = list(self._roles.values())
-        read = self.gather.take(names, rows.reshape(-1))
-        values = {role: read[name].reshape(len(rows), count, *read[name].shape[1:]) for role, name in self._roles.items()}
+        read = self.gather.take([*self._rewards, *self._flags], rows.reshape(-1))
+        values = {name: column.reshape(len(rows), count, *column.shape[1:]) for name, column in read.items()}
         none = np.zeros((len(rows), count), np.bool_)
         terminated, truncated = values.get("terminated", none), values.get("truncated", none)
         ends = (terminated | truncated) & (steps < left[:, None])  # flags may stand within a trajectory, where its source says so
@@ -323,17 +322,16 @@ class Batches:
         item = np.arange(len(rows))
         batch: Batch = {}
         wanted = self.recipe.names
-        if "reward" in values and self._roles["reward"] in wanted:
-            reward = values["reward"]
+        for name in [name for name in self._rewards if name in wanted]:
+            reward = values[name]
             kind = reward.dtype if reward.dtype.kind == "f" else np.dtype(np.float64)
             factors = np.where(steps < used[:, None], self.recipe.gamma**steps, 0.0)
             summed = np.einsum(
                 "ij,ij...->i...", factors, np.where(factors.reshape(*factors.shape, *[1] * (reward.ndim - 2)) > 0, reward, 0)
             )
-            batch[self._roles["reward"]] = summed.astype(kind)
-        for role, flags in (("terminated", terminated), ("truncated", truncated)):
-            if role in self._roles and self._roles[role] in wanted:
-                batch[self._roles[role]] = flags[item, used - 1]
+            batch[name] = summed.astype(kind)
+        for name in [name for name in self._flags if name in wanted]:
+            batch[name] = values[name][item, used - 1]
         batch["discount"] = self.recipe.gamma**used * ~terminated[item, used - 1]
         return batch, rows[item, used - 1], part[item, used - 1]
 
@@ -380,7 +378,8 @@ class Batches:
         return batch
 
     def _stacked_n_step(self, drawn: Drawn, depth: int) -> Batch:
-        batch = self.gather.take([name for name in self._others if name not in self._roles.values()], drawn.rows)
+        others = [name for name in self._others if name not in self._rewards and name not in self._flags]
+        batch = self.gather.take(others, drawn.rows)
         batch |= self._observed(self._stacked(drawn.rows, drawn.part, depth, following=False)[0])
         more, last, part = self._returns(drawn)
         batch |= more

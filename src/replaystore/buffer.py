@@ -42,6 +42,7 @@ from replaystore.names import escape, escape_path, flatten
 from replaystore.opening import NewStore, open_container, open_for_writing
 from replaystore.reader import BufferReader
 from replaystore.schema import Field, Schema
+from replaystore.values import array_of, is_tensor
 from replaystore.writer import Writer
 
 if TYPE_CHECKING:
@@ -214,8 +215,7 @@ class Buffer(BufferReader):
 
     def _start(self) -> None:
         """Set up what a writer keeps track of."""
-        rewards = self.schema.names("reward")
-        shape = self.schema.fields[rewards[0]].shape if rewards else ()
+        shape = self.schema.return_shape
         self._assembler = Assembler(
             next_trajectory=self._extra["next"],
             finals=self._extra["finals"],
@@ -245,8 +245,8 @@ class Buffer(BufferReader):
         """Append consecutive steps of one environment. They are safe, and visible, after `commit`.
 
         Args:
-            columns: one array of shape (steps, *field shape) for each field, of exactly its dtype; nested observations and actions
-                as dicts or tuples of arrays, or by field name.
+            columns: one array or tensor of shape (steps, *field shape) for each field, of exactly its dtype (a tensor of bfloat16 is
+                one of float32, which holds it); nested observations, actions and rewards as dicts or tuples of them, or by field name.
             final_observation: one row for each trajectory that the steps touch, in order: the observation after its last step here.
                 For a single trajectory also a single observation. Without it, what followed the last steps is unknown.
             env: which environment; what follows the last end is an open trajectory that its next `append` continues.
@@ -258,26 +258,29 @@ class Buffer(BufferReader):
             StorageError: the disk refused; nothing is appended then.
         """
         self._writable()
-        _check_kinds(columns, env, split, ends)
+        given = None if ends is None else array_of("ends", ends)
+        _check_kinds(columns, env, split, given)
         if any(env < writer.num_envs for writer in self._writers):
             raise ConflictError(f"{self._place}: environment {env} belongs to the writer: close it first, or append as another environment")
         flat: dict[str, Any] = {}
         for name, value in columns.items():
-            if type(value) is not np.ndarray and isinstance(value, (Mapping, tuple)):
-                flat.update(flatten(value, name))
-            else:
+            if type(value) is np.ndarray:
                 flat[name] = value
+                continue
+            leaves = flatten(value, name) if isinstance(value, (Mapping, tuple)) else {name: value}
+            for leaf, item in leaves.items():
+                flat[leaf] = self._array(leaf, item) if is_tensor(item) else item
         count = self.schema.check(flat)
         if count == 0:
             return
         no = np.zeros(count, np.bool_)
         terminated, truncated = flat.get("terminated", no), flat.get("truncated", no)
-        places = np.flatnonzero(terminated | truncated) if ends is None else np.unique(np.array(ends, np.int64))
+        places = np.flatnonzero(terminated | truncated) if given is None else np.unique(given.astype(np.int64))
         if len(places) and not 0 <= places[0] <= places[-1] < count:
             raise SchemaError(f"ends must lie among the {count} steps, not at {places.tolist()}")
         touched = len(places) + (not len(places) or int(places[-1]) != count - 1)
         finals = self._final_rows(final_observation, touched)
-        run = Run(env, 0, terminated, truncated, flat.get("reward"))
+        run = Run(env, 0, terminated, truncated, self.schema.total_reward(flat))
         run.ends = {int(place): End((int(place), 1), finals[number]) for number, place in enumerate(places.tolist())}
         run.following = finals[-1] if touched > len(places) else None
         run.continues = self._continues(env, flat)
@@ -285,12 +288,18 @@ class Buffer(BufferReader):
             first = self._append_rows(flat, count)
             self._assembler.add_together(first, [run], split=self._split_code(split))
 
+    def _array(self, name: str, value: Any, what: str = "") -> NDArray[Any]:
+        """A value of a field as an array."""
+        declared = self.schema.fields.get(name)
+        return array_of(f"{what}field {name!r}", value, None if declared is None else declared.dtype)
+
     def _final_rows(self, observation: Any, touched: int) -> list[dict[str, NDArray[Any]] | None]:
         """The observation after each trajectory that an append touches."""
         if observation is None:
             return [None] * touched
         names = self.schema.names("observation")
-        leaves = {name: np.asarray(value) for name, value in self.schema.flatten(observation, "observation").items()}
+        given = self.schema.flatten(observation, "observation")
+        leaves = {name: self._array(name, value, "final_observation: ") for name, value in given.items()}
         if touched == 1 and all(name in leaves and leaves[name].shape == self.schema.fields[name].shape for name in names):
             leaves = {name: leaf[None] for name, leaf in leaves.items()}
         try:
@@ -380,7 +389,8 @@ class Buffer(BufferReader):
         self.commit()
         ended = self._store.table("trajectories/trajectory")
         at = np.flatnonzero(np.isin(ended, self.parts.trajectory))  # in a ring: those of which a step is left
-        arrays = {name: self._trajectory_column(name, np.asarray(values), len(at)) for name, values in columns.items()}
+        given = {name: array_of(f"column {name!r}", values) for name, values in columns.items()}
+        arrays = {name: self._trajectory_column(name, values, len(at)) for name, values in given.items()}
         with self._operations("set_trajectory_column"):
             for name, array in arrays.items():
                 stored = f"trajectories/{escape(name)}"
@@ -666,5 +676,5 @@ def _check_kinds(columns: Any, env: Any, split: Any, ends: Any) -> None:
         raise SchemaError(f"env is the number of an environment, from 0 on, not {env!r}")
     if not isinstance(split, str):
         raise SchemaError(f"split is a string, not {split!r}")
-    if ends is not None and len(ends) and (np.ndim(ends) != 1 or np.asarray(ends).dtype.kind not in "iu"):
+    if ends is not None and (ends.ndim != 1 or (len(ends) and ends.dtype.kind not in "iu")):
         raise SchemaError("ends are the places of last steps: a flat sequence of integers")

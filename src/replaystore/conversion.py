@@ -29,7 +29,7 @@ from replaystore.backends.copying import append_rows
 from replaystore.backends.store import ArrayStore
 from replaystore.buffer import Buffer
 from replaystore.buffer import open as open_buffer
-from replaystore.errors import SchemaError
+from replaystore.errors import SchemaError, UnsupportedError
 from replaystore.excerpt import PARTS, Excerpt, chosen, selection, whole
 from replaystore.formats.ring import carried
 from replaystore.interrupts import as_storage_errors
@@ -192,7 +192,10 @@ class _Conversion:
         if left_out:
             self.notes.append(f"fields left out: {', '.join(left_out)}")
         if set(left_out) & set(self.buffer.schema.names("reward")):
-            self.notes.append("returns are left out with the reward")
+            if self.schema.return_shape != self.buffer.schema.return_shape and self.schema.names("reward"):
+                raise UnsupportedError("returns are the sums of all rewards, whose shapes differ: take all fields of rewards, or none")
+            kept = "returns are those of all rewards" if self.schema.names("reward") else "returns are left out with the reward"
+            self.notes.append(kept)
         if isinstance(self.buffer, Buffer) and self.buffer.mode == "r+":
             waiting = self.buffer.rows_recorded - self.buffer._stop
             if waiting:

@@ -7,12 +7,14 @@ Invariants:
 3. What cannot be known is not recorded: a step from an observation that was not seen (before the first reset, after an error in the
    environment, after an end that no reset followed) adds no row, and the observation it returns begins a trajectory.
 4. Values are stored as they are. They are converted where that is exact (and Python's own numbers, which have no dtype), else refused.
+   Infos, which the user did not ask for one by one, are left out where they would have to be refused.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -21,9 +23,11 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from numpy.typing import NDArray
 
 from replaystore.errors import ReplayStoreWarning, SchemaError
-from replaystore.infos import InfoColumns, batch_of_one, exactly
+from replaystore.infos import InfoColumns, batch_of_one
 from replaystore.names import flatten
 from replaystore.schema import Field, Schema
+from replaystore.spaces import DTYPES
+from replaystore.values import array_of, fitted
 
 if TYPE_CHECKING:
     from replaystore.buffer import Buffer
@@ -36,7 +40,6 @@ __all__ = ["Record", "RecordVector"]
 
 _Mask = NDArray[np.bool_]
 _NEXT_STEP, _SAME_STEP, _DISABLED = "NextStep", "SameStep", "Disabled"  # the values of Gymnasium's AutoresetMode, which 1.0 lacks
-_WITHOUT_DTYPE = (bool, int, float, complex, list, tuple)
 _MAX_SEED = 2**63 - 1
 
 
@@ -53,8 +56,8 @@ class Record(gymnasium.Wrapper[Any, Any, Any, Any]):
     A reset in the middle of a trajectory cuts it off: it ends with neither flag set. Gymnasium's Autoreset wrapper may be inside. `close`
     cuts off what is open, commits, and leaves the buffer open.
 
-    SchemaError: the buffer's fields are not those of the environment; an action, reward or observation would have to be changed to be
-    stored; an info key changes its dtype or shape. `left_out` counts the info values that were not recorded, by key.
+    SchemaError: the buffer's fields are not those of the environment (a wider dtype is as good); an action, reward or observation would
+    have to be changed to be stored. `left_out` counts the info values that were not recorded, by key ("*": those of too many keys).
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class Record(gymnasium.Wrapper[Any, Any, Any, Any]):
             result = self.env.step(action)
             observation, reward, terminated, truncated, info = result
             infos = batch_of_one(info) if recorder.infos.wanted else {}
-            recorder.step(stored, reward, np.array([bool(terminated)]), np.array([bool(truncated)]), observation, infos)
+            recorder.step(stored, reward, terminated, truncated, observation, infos)
         recorder.count()
         return result
 
@@ -154,7 +157,7 @@ class RecordVector(_VectorWrapper):
         with recorder:
             result = self.env.step(actions)
             observation, reward, terminated, truncated, infos = result
-            recorder.step(stored, reward, np.asarray(terminated, dtype=bool), np.asarray(truncated, dtype=bool), observation, infos)
+            recorder.step(stored, reward, terminated, truncated, observation, infos)
         recorder.count()
         return result
 
@@ -240,16 +243,18 @@ class _Recorder:
             return None  # no row will be made of them, and automatic resets take any
         return self._values("action", actions, copy=True)
 
-    def step(self, actions: Any, reward: Any, terminated: _Mask, truncated: _Mask, observation: Any, infos: Any) -> None:
+    def step(self, actions: Any, reward: Any, terminated: Any, truncated: Any, observation: Any, infos: Any) -> None:
         """One step of each environment: rows where a transition happened, beginnings of trajectories where not."""
-        if not isinstance(infos, dict) and (self.infos.wanted or self._same_step):
+        if self._same_step and not isinstance(infos, Mapping):  # which have the final observations
             raise SchemaError(f"the infos came as a {type(infos).__name__}: put the recorder inside of the wrapper that makes it of a dict")
+        terminated, truncated = self._flags("terminated", terminated), self._flags("truncated", truncated)
         lost, ended = self._lost, terminated | truncated
         any_ended = ended.tobytes() != self._nowhere
         seen = stored = self._values("observation", observation)
-        final: Mapping[str, Any] | None = None
+        final = None
         if any_ended and self._same_step:
-            stored, final = self._with_final(seen, infos, ended), infos.get("final_info", {})
+            stored, final = self._with_final(seen, infos, ended), infos.get("final_info")
+            final = {} if final is None else final
         if lost is not None:  # before the step: the last observation of what this cuts off is the one seen before it
             self._writer.reset(seen, mask=lost)
         mask = None if lost is None else ~lost
@@ -281,22 +286,37 @@ class _Recorder:
 
     def _values(self, role: str, value: Any, copy: bool = False) -> Any:
         """A nested value for the writer: rows first, each leaf in the dtype of its field."""
-        names = self._names[role]
-        if role in names:
+        if role in self._names[role]:
             return self._value(role, value, copy)
-        leaves = flatten(value, role)
+        return self._schema.unflatten({name: self._value(name, leaf, copy) for name, leaf in self._leaves(role, value).items()}, role)
+
+    def _leaves(self, role: str, value: Any) -> dict[str, Any]:
+        """The leaves of a nested value by field name."""
+        leaves, names = flatten(value, role), self._names[role]
         if leaves.keys() != names:
             one = min(leaves.keys() ^ names)
             problem = "not in the schema" if one in leaves else "missing"
             raise SchemaError(f"{role}: {one!r} is {problem}: give what the environment's space says")
-        return self._schema.unflatten({name: self._value(name, leaf, copy) for name, leaf in leaves.items()}, role)
+        return leaves
+
+    def _flags(self, name: str, values: Any) -> _Mask:
+        """Flags as they are stored; what is true in Python is true here."""
+        if type(values) is bool and self._single:
+            return np.array([values])
+        given = array_of(name, values)
+        flags = given.reshape(1) if self._single and given.size == 1 else given
+        if flags.shape != self._everywhere.shape or flags.dtype.kind not in "biufcO":
+            shape = self._everywhere.shape if not self._single else ()
+            raise SchemaError(f"{name}: expected bool of shape {shape}, came {given.dtype} of shape {given.shape}: give one for each step")
+        return flags.astype(bool, copy=False)
 
     def _value(self, name: str, value: Any, copy: bool = False) -> NDArray[Any]:
         declared = self._schema.fields[name]
         if type(value) is np.ndarray and value.dtype == declared.dtype and value.shape == self._lead + declared.shape:
             stored = value.copy() if copy else value
         else:
-            stored = _converted(name, declared, value, self._lead + declared.shape)
+            stored = fitted(name, value, declared.dtype, self._lead + declared.shape, partial(_remedy, name, declared))
+            stored = stored.copy() if copy else stored
         return stored[None] if self._single else stored
 
     def _with_final(self, observation: Any, infos: Mapping[str, Any], ended: _Mask) -> Any:
@@ -304,6 +324,7 @@ class _Recorder:
         finals, there = infos.get("final_obs"), infos.get("_final_obs", ended)
         leaves = {name: leaf.copy() for name, leaf in flatten(observation, "observation").items()}
         one_by_one = isinstance(finals, list) or (isinstance(finals, np.ndarray) and finals.dtype == object)
+        whole = None if one_by_one or finals is None else self._leaves_of(finals)
         for place in np.flatnonzero(ended).tolist():
             final = None if finals is None or not there[place] else finals[place] if one_by_one else finals
             if final is None:
@@ -311,29 +332,38 @@ class _Recorder:
                     f"environment {place} ended, but infos['final_obs'] does not have its final observation: SAME_STEP needs it; "
                     "give it in the environment, or keep RecordVector inside of the wrapper that removes it"
                 )
-            for name, leaf in flatten(final, "observation").items():
-                leaves[name][place] = leaf if one_by_one else leaf[place]
+            for name, leaf in (self._leaves("observation", final) if whole is None else whole).items():
+                declared = self._schema.fields[name]
+                value = leaf if whole is None else leaf[place]
+                leaves[name][place] = fitted(f"final {name}", value, declared.dtype, declared.shape, partial(_remedy, name, declared))
         return leaves["observation"] if "observation" in leaves else self._schema.unflatten(leaves, "observation")
 
+    def _leaves_of(self, finals: Any) -> dict[str, NDArray[Any]]:
+        """The final observations of all environments, by field name."""
+        arrays = {name: array_of(f"final {name}", leaf) for name, leaf in self._leaves("observation", finals).items()}
+        for name, array in arrays.items():
+            if array.shape[:1] != self._lead:
+                raise SchemaError(f"final {name}: its shape {array.shape} does not begin with the number of environments, {self._lead[0]}")
+        return arrays
 
-def _converted(name: str, declared: Field, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    """A new array of the field's dtype with the same values."""
-    dtype = declared.dtype
-    try:
-        given = np.array(value)
-    except ValueError:
-        raise SchemaError(f"{name}: expected {dtype} of shape {shape}, came a {type(value).__name__} of unequal lengths") from None
-    free = type(value) in _WITHOUT_DTYPE and given.dtype.kind in "fc" and dtype.kind in ("fc" if given.dtype.kind == "f" else "c")
-    stored = given.astype(dtype) if free else exactly(given, dtype)
-    if stored is not None and given.shape == shape:
-        return stored
-    if stored is not None:
-        remedy = "nothing is squeezed or broadcast"
-    elif declared.role == "action":
-        remedy = f"nothing is rounded, so pass action.astype('{dtype}') if that is meant"
-    else:
-        remedy = "nothing is rounded, so create the buffer with this dtype, or convert it in a wrapper inside of this one"
-    raise SchemaError(f"{name}: expected {dtype} of shape {shape}, came {given.dtype} of shape {given.shape}: {remedy}")
+
+def _remedy(name: str, declared: Field, given: np.dtype[Any]) -> str:
+    """What to do about a value that the dtype of its field does not hold exactly."""
+    if declared.role == "action":
+        return f"nothing is rounded, so pass action.astype('{declared.dtype}') if that is meant"
+    text = "nothing is rounded, so convert it in a wrapper inside of this one"
+    if declared.role == "reward":
+        return f"{text}, or create the buffer from Schema.from_env(env, reward_dtype='{given}')" if given.name in DTYPES else text
+    wider = np.promote_types(declared.dtype, given)
+    if wider.name not in DTYPES:
+        return text
+    fields = f"{{**schema.fields, {name!r}: Field('{wider}', {declared.shape}, 'observation')}}"
+    return f"{text}, or create the buffer from Schema({fields}, schema.tuples), where schema is Schema.from_env(env)"
+
+
+def _is_wider(dtype: Any, other: Any) -> bool:
+    """Whether a field of this dtype holds all that an environment with the other one is to give."""
+    return dtype is not None and other is not None and np.can_cast(other, dtype, "safe")
 
 
 def _without(mask: _Mask | None, other: _Mask) -> _Mask | None:
@@ -371,7 +401,8 @@ def _check_fields(env: Any, schema: Schema) -> None:
         if wanted.role in ("observation", "action"):
             for what in ("dtype", "shape", "space"):
                 here, there = getattr(declared, what), getattr(wanted, what)
-                if here != there and here is not None:
+                wider = what == "dtype" and _is_wider(here, there)
+                if here != there and here is not None and not wider:
                     differs = f"has the {what} {here} in the buffer and {there} in the environment"
                     raise SchemaError(f"field {name!r} {differs}: use a buffer created from this environment")
     for name in schema.fields:

@@ -2,12 +2,15 @@
 
 A key `k` is recorded as the field `info/k`, a key `k` of a nested dict `a` as `info/a/k`. As soon as one row has no value for a key, a bool
 field `info/_k` (`info/a/_k`; role "mask") says which rows have one, and the others hold zeros. A key without such a field has a value in
-every row. Recorded are NumPy and Python numbers and bools and numeric arrays of one shape; None is no value; anything else is left out
-with one warning a key. Fields are added to the buffer when a key is first seen.
+every row. Recorded are NumPy and Python numbers and bools and numeric arrays; None is no value; anything else is left out. The first
+value that is recorded says the dtype and the shape of the field: a later one that is of another shape, or that the dtype does not hold
+exactly, is left out as well. What is left out is counted, with one warning a key: an info never ends a recording. Fields are added to the
+buffer when a key is first seen.
 
 Two habits of `gymnasium.vector.VectorEnv._add_info` shape this module. The presence of a key is the array `_key` beside it. The dtype of a
 key's array is that of the first environment which has it, even if that one has just reset and the value is from the info of the reset: the
-values of other environments were then cast to this dtype, without a word. They are left out, because nobody can know them any more.
+values of other environments were then cast to this dtype, without a word. They are left out, because nobody can know them any more, as
+soon as the dtype is another than that of the field.
 """
 
 from __future__ import annotations
@@ -21,46 +24,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import ReplayStoreWarning, SchemaError, UnsupportedError
-from replaystore.names import join_path, split_path
-from replaystore.schema import Field
+from replaystore.names import MAX_PARTS, join_path, split_path
+from replaystore.schema import Field, Schema
 from replaystore.spaces import DTYPES
+from replaystore.values import exactly
 
 if TYPE_CHECKING:
     from replaystore.buffer import Buffer
 
-__all__ = ["InfoColumns", "batch_of_one", "exactly"]
+__all__ = ["InfoColumns", "batch_of_one"]
 
+MAX_KEYS = 1000
+"""So many keys are told apart; an environment that makes a new one in each step would make a field of each."""
 _NUMBERS = (bool, int, float, complex)
+_MASK = Field(np.dtype(bool), (), "mask")
+_TOO_MANY = f"there are over {MAX_KEYS} keys: name those to record with info=[...]"
 _Mask = NDArray[np.bool_]
 
 
-def exactly(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:
-    """The same values in another dtype; None if one would change, or if floats would lose precision or become integers."""
-    given = values.dtype
-    if given == dtype:
-        return values
-    if given.kind in "iu" and dtype.kind in "iufc" and values.size:
-        if dtype.kind in "iu":
-            low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-        else:
-            high = 2 ** (int(np.finfo(dtype).nmant) + 1)
-            low = -high
-        exact = low <= int(values.min()) and int(values.max()) <= high
-    else:
-        exact = np.can_cast(given, dtype, "safe")
-    return values.astype(dtype) if exact else None
-
-
-def batch_of_one(info: Mapping[Any, Any]) -> dict[Any, Any]:
+def batch_of_one(info: Any, _around: tuple[int, ...] = ()) -> Any:
     """The info of one environment as a vector environment of one would give it, without masks: all of it is there."""
+    if not isinstance(info, Mapping):
+        return info
     batch: dict[Any, Any] = {}
+    around = (*_around, id(info))
     for key, value in info.items():
         if type(value) in _NUMBERS or isinstance(value, np.generic):
             batch[key] = np.array([value])
-        elif isinstance(value, np.ndarray):
+        elif type(value) is np.ndarray:
             batch[key] = value[None]
-        elif isinstance(value, Mapping):
-            batch[key] = batch_of_one(value)
+        elif isinstance(value, np.ndarray):
+            batch[key] = value[None] if isinstance(value, np.ma.MaskedArray) else np.asarray(value)[None]
+        elif isinstance(value, Mapping) and id(value) not in around and len(around) < MAX_PARTS:
+            batch[key] = batch_of_one(value, around)
         else:
             batch[key] = held = np.empty(1, dtype=object)
             held[0] = value
@@ -108,7 +104,6 @@ class InfoColumns:
         self._true = np.ones(num_envs, dtype=bool)
         self._false = np.zeros(num_envs, dtype=bool)
         self._true_bytes = self._true.tobytes()
-        self._steps = 0
         self._schema = buffer.schema
         self._read_schema()
 
@@ -117,31 +112,27 @@ class InfoColumns:
         """Whether any key may be recorded."""
         return self._selected is not False
 
-    def columns(
-        self, infos: Mapping[str, Any], resetting: _Mask | None = None, final: Mapping[str, Any] | None = None
-    ) -> dict[str, NDArray[Any]]:
+    def columns(self, infos: Any, resetting: _Mask | None = None, final: Any = None) -> dict[str, NDArray[Any]]:
         """The values of all info fields in one step, each of shape (num_envs, *field shape).
 
         `resetting`: environments whose part of `infos` is of a reset; None for none. `final`: the infos of their step before the reset.
-        SchemaError: a key has changed its dtype or shape.
         """
         if self._buffer.schema is not self._schema:  # another recorder has added a field
             self._read_schema()
-        self._steps += 1
         step = _Step(None, {}, same_step=final is not None)
         if self.wanted:
             if final is not None:
                 step.rows = resetting
-                self._walk(final, self._tree, (), None, step)
+                self._look(final, step)
                 step.wrappers = True
             if resetting is not None:
                 step.rows = ~resetting
-            self._walk(infos, self._tree, (), None, step)
-        columns: dict[str, NDArray[Any]] = {}
+            self._look(infos, step)
+        columns: dict[str, NDArray[Any]] = dict(self._alone)
         for key in self._keys:
             values, present = step.found.get(key, (key.zeros, self._false))
             if present is not None and not key.masked:
-                self._buffer.add_field(key.mask_name, Field(np.dtype(bool), (), "mask"), fill=1)  # every row before has a value
+                self._buffer.add_field(key.mask_name, _MASK, fill=1)  # every row before has a value
                 key.masked, self._schema = True, self._buffer.schema
             columns[key.name] = values
             if key.masked:
@@ -149,6 +140,14 @@ class InfoColumns:
         return columns
 
     # --- finding values
+
+    def _look(self, infos: Any, step: _Step) -> None:
+        """Find the values in the infos at hand."""
+        if isinstance(infos, Mapping):
+            self._walk(infos, self._tree, (), None, step)
+        else:
+            remedy = "put the recorder inside of the wrapper that makes it of a dict"
+            self._leave_out("*", f"the infos came as a {type(infos).__name__}: {remedy}", step.rows)
 
     def _walk(self, infos: Mapping[str, Any], tree: dict[Any, Any], path: tuple[str, ...], outer: _Mask | None, step: _Step) -> None:
         """Find the values in `infos`, which are those of the environments in `outer` (None: all)."""
@@ -163,35 +162,47 @@ class InfoColumns:
                 if everywhere and value.dtype == zeros.dtype and value.shape == zeros.shape:
                     step.found[node] = value, None
                     continue
-            if node is None and not self._meet(infos, tree, path, key, value):
-                continue
+            if node is None:
+                node = self._meet(infos, tree, path, key, value)
+                if node is False:
+                    continue
             mask = infos.get(f"_{key}") if self._masks else None
             own = np.asarray(mask, dtype=bool) if isinstance(mask, np.ndarray) and mask.shape == (self._num_envs,) else None
-            present = own if outer is None else outer if own is None else own & outer
-            if not isinstance(value, Mapping):
-                self._take(value, tree, (*path, key), own, present, step)
-            elif isinstance(tree[key], _Key):
-                self._leave_out((*path, key), "it is a dict where it was a number")
+            among = own if outer is None else outer if own is None else own & outer
+            if isinstance(node, dict) and isinstance(value, Mapping):
+                self._walk(value, node, (*path, key), among, step)
+                continue
+            rows = None if step.wrappers and own is None else step.rows
+            present = among if rows is None else rows if among is None else among & rows
+            if present is not None and not present.any():
+                continue
+            if isinstance(node, str):
+                self._leave_out("*" if node is _TOO_MANY else _named((*path, key)), node, present)
+            elif isinstance(value, Mapping):
+                self._leave_out(_named((*path, key)), "it is a dict where it was a number", present)
             else:
-                self._walk(value, tree[key], (*path, key), present, step)
+                self._take(value, tree, (*path, key), own, rows, present, step)
 
-    def _take(self, value: Any, tree: dict[Any, Any], path: tuple[str, ...], own: _Mask | None, present: _Mask | None, step: _Step) -> None:
-        """Find the value of one key, whose presence according to its own mask and to all masks is given."""
-        rows = None if step.wrappers and own is None else step.rows
-        if rows is not None:
-            present = rows if present is None else present & rows
-        if present is not None and not present.any():
-            return
+    def _take(
+        self,
+        value: Any,
+        tree: dict[Any, Any],
+        path: tuple[str, ...],
+        own: _Mask | None,
+        rows: _Mask | None,
+        present: _Mask | None,
+        step: _Step,
+    ) -> None:
+        """Find the value of one key: `own` is its mask, `rows` says which environments are asked about, `present` those that have it."""
         numbers = self._numbers(value, tree.get(path[-1]), path, present)
         if numbers is None:
             return
-        values, present = numbers
-        node = tree.get(path[-1]) or self._create(tree, path, values)
+        node = tree.get(path[-1]) or self._create(tree, path, *numbers)
         if node is None:
             return
         by_reset = own is not None and rows is not None and not rows[own.argmax()]
-        fitted = self._fit(values, node, path, by_reset)
-        if fitted is None:
+        fitted, present = self._fit(*numbers, node, path, own, by_reset=by_reset)
+        if present is not None and not present.any():
             return
         if node in step.found:  # of the final infos
             values, before = step.found[node]
@@ -204,16 +215,17 @@ class InfoColumns:
 
     def _numbers(self, value: Any, node: Any, path: tuple[str, ...], present: _Mask | None) -> tuple[NDArray[Any], _Mask | None] | None:
         """Values as a numeric array (num_envs, ...) with zeros where they are not present, and where they are; None if there are none."""
+        name = _named(path)
         if isinstance(node, dict):
-            self._leave_out(path, "it is no dict where it was one")
+            self._leave_out(name, "it is no dict where it was one", present)
         elif not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
-            self._leave_out(path, f"it holds a {type(value).__name__}, not numbers")
+            self._leave_out(name, f"it holds a {type(value).__name__}, not numbers", present)
         elif value.ndim == 0 or value.shape[0] != self._num_envs:
-            self._leave_out(path, f"its shape {value.shape} does not begin with the number of environments, {self._num_envs}")
+            self._leave_out(name, f"its shape {value.shape} does not begin with the number of environments, {self._num_envs}", present)
         elif value.dtype == object:
             return self._unpack(value, node, path, present)
         elif value.dtype.name not in DTYPES or 0 in value.shape:
-            self._leave_out(path, f"it holds {value.dtype} of shape {value.shape[1:]}")
+            self._leave_out(name, f"it holds {value.dtype} of shape {value.shape[1:]}", present)
         elif present is None:
             return np.asarray(value), None
         else:
@@ -234,54 +246,72 @@ class InfoColumns:
                 continue
             array = np.asarray(item) if type(item) in _NUMBERS or isinstance(item, np.generic | np.ndarray) else None
             if array is None or array.dtype.name not in DTYPES or array.size == 0:
-                self._leave_out(path, f"it holds a {type(item).__name__}, not numbers")
+                self._leave_out(_named(path), f"it holds a {type(item).__name__}, not numbers", 1)
                 continue
             if values is None:
                 values = np.zeros((self._num_envs, *array.shape), array.dtype)
             fitted = exactly(array, values.dtype) if array.shape == values.shape[1:] else None
             if fitted is None:
-                self._leave_out(path, f"it holds {array.dtype} of shape {array.shape} beside {values.dtype} of shape {values.shape[1:]}")
+                beside = f"{values.dtype} of shape {values.shape[1:]}"
+                self._leave_out(_named(path), f"it holds {array.dtype} of shape {array.shape} beside {beside}", 1)
             else:
                 values[place], there[place] = fitted, True
         return None if values is None or not there.any() else (values, there)
 
-    def _fit(self, values: NDArray[Any], node: _Key, path: tuple[str, ...], by_reset: bool) -> NDArray[Any] | None:
-        """Values in the dtype of their field. `by_reset`: Gymnasium took their dtype from the info of a reset."""
+    def _fit(
+        self, values: NDArray[Any], present: _Mask | None, node: _Key, path: tuple[str, ...], own: _Mask | None, *, by_reset: bool
+    ) -> tuple[NDArray[Any], _Mask | None]:
+        """Values in the dtype of their field, zeros where there is none, and where they are.
+
+        `own`: the mask of the key, if Gymnasium may have cast them to the dtype of the first one there; `by_reset`: which is of a reset."""
         given, dtype = values.dtype, node.zeros.dtype
+        if given == dtype and values.shape == node.zeros.shape:
+            return values, present
+        asked = self._true if present is None else present
+        kept = asked
+        reason = f"it is {given} of shape {values.shape[1:]} where it was {dtype} of shape {node.zeros.shape[1:]}"
         if values.shape != node.zeros.shape:
-            fitted = None
-        elif not by_reset or given == dtype:
-            fitted = exactly(values, dtype)
-        elif np.can_cast(dtype, given, "safe"):
+            kept = self._false
+        elif by_reset and np.can_cast(dtype, given, "safe"):
             with np.errstate(invalid="ignore"):
                 back = values.astype(dtype)
-            fitted = back if np.array_equal(back.astype(given), values) else None
-        else:
-            self._leave_out(path, f"Gymnasium cast it to the {given} that a reset's info has: let reset and step give the same dtype")
-            return None
-        if fitted is None:
-            came, wanted = f"{given} of shape {values.shape[1:]}", f"{dtype} of shape {node.zeros.shape[1:]}"
-            remedy = "name the keys to record with info=[...], or record none with info=False"
-            raise SchemaError(f"info key {'/'.join(path)!r} is {came} in step {self._steps} of this recording, not {wanted}: {remedy}")
-        return fitted
+            if np.array_equal(back.astype(given), values):
+                return back, present
+        elif own is not None and not np.can_cast(dtype, given, "safe"):
+            whose = "a reset's info" if by_reset else "the first environment's"
+            reason = f"Gymnasium cast it to the {given} of {whose}, where it was {dtype}: give the same dtype everywhere and always"
+            kept = asked & (np.arange(self._num_envs) == (-1 if by_reset else own.argmax()))
+        whole = exactly(values, dtype) if kept is asked else None
+        if whole is not None:
+            return whole, present
+        fitted, there = node.zeros.copy(), self._false.copy()
+        for place in np.flatnonzero(kept).tolist():
+            one = exactly(values[place : place + 1], dtype)
+            if one is not None:
+                fitted[place], there[place] = one[0], True
+        if (left := asked & ~there).any():
+            self._leave_out(_named(path), reason, left)
+        return fitted, None if present is None and there.all() else there
 
     # --- keys
 
-    def _meet(self, infos: Mapping[Any, Any], tree: dict[Any, Any], path: tuple[str, ...], key: Any, value: Any) -> bool:
-        """Place a key seen for the first time; False if it is not to be recorded."""
+    def _meet(self, infos: Mapping[Any, Any], tree: dict[Any, Any], path: tuple[str, ...], key: Any, value: Any) -> Any:
+        """What stands in the tree for a key seen for the first time: False if nobody wants it, a text if it cannot be recorded, and why."""
+        node: Any = None
         if not isinstance(key, str):
-            self._leave_out((*path, repr(key)), f"its name is a {type(key).__name__}, not a string")
-            tree[key] = False
-            return False
-        if key[:1] == "_" and key[1:] in infos:
-            if not self._masks:
-                self._leave_out((*path, key), f"this name is kept for the mask of {key[1:]!r}")
-            tree[key] = False
+            node = f"its name is a {type(key).__name__}, not a string"
+        elif key[:1] == "_" and key[1:] in infos:
+            node = False if self._masks else f"this name is kept for the mask of {key[1:]!r}"
         elif not self._is_wanted((*path, key), below=isinstance(value, Mapping)):
-            tree[key] = False
+            node = False
         elif isinstance(value, Mapping):
-            tree[key] = {}
-        return tree.get(key) is not False
+            node = {}
+        if self._met >= MAX_KEYS:
+            return False if node is False else _TOO_MANY
+        self._met += 1
+        if node is not None:
+            tree[key] = node
+        return node
 
     def _is_wanted(self, path: tuple[str, ...], *, below: bool) -> bool:
         if isinstance(self._selected, bool):
@@ -291,22 +321,23 @@ class InfoColumns:
             name == wanted or name.startswith(f"{wanted}/") or (below and wanted.startswith(f"{name}/")) for wanted in self._selected
         )
 
-    def _create(self, tree: dict[Any, Any], path: tuple[str, ...], values: NDArray[Any]) -> _Key | None:
+    def _create(self, tree: dict[Any, Any], path: tuple[str, ...], values: NDArray[Any], present: _Mask | None) -> _Key | None:
         """Add the field of a new key; None if there can be none."""
         before, last = self._buffer.schema, path[-1]
         node = self._node(path, np.zeros((self._num_envs, *values.shape[1:]), values.dtype.newbyteorder("=")))
+        masks = {key.mask_name: _MASK for key in self._keys}
         try:
-            declared = Field(values.dtype, values.shape[1:], "info")
-            before.with_field(node.name, declared)
-            if node.mask_name in before.fields or (last[:1] == "_" and join_path("info", *path[:-1], last[1:]) in before.fields):
+            if {node.name, node.mask_name} & (before.fields.keys() | masks.keys()):
                 raise SchemaError("a leading '_' is for masks: its name, or that of its mask, is taken")
+            declared = Field(values.dtype, values.shape[1:], "info")
+            Schema({**before.fields, **masks, node.name: declared, node.mask_name: _MASK})
         except (SchemaError, UnsupportedError) as error:
-            self._leave_out(path, str(error))
-            tree[last] = tree[node.mask_key] = False
+            self._leave_out(_named(path), str(error), present)
+            tree[last] = str(error)
             return None
         self._buffer.add_field(node.name, declared)
         if self._buffer.rows_recorded:
-            self._buffer.add_field(node.mask_name, Field(np.dtype(bool), (), "mask"), fill=0)
+            self._buffer.add_field(node.mask_name, _MASK, fill=0)
             node.masked = True
         self._keys.append(node)
         tree[last] = node
@@ -322,24 +353,42 @@ class InfoColumns:
         self._schema = self._buffer.schema
         self._tree: dict[Any, Any] = dict.fromkeys((*self._reserved, *(f"_{key}" for key in self._reserved)), False)
         self._keys: list[_Key] = []
-        for name, declared in self._schema.fields.items():
+        self._alone: dict[str, NDArray[Any]] = {}
+        fields = self._schema.fields
+        for name, declared in fields.items():
             path = split_path(name)[1:]
+            if name.startswith("info/") and declared.role == "mask":
+                self._alone[name] = np.zeros((self._num_envs, *declared.shape), bool)
             if declared.role != "info" or not path:
                 continue
             node = self._node(path, np.zeros((self._num_envs, *declared.shape), declared.dtype))
-            node.masked = node.mask_name in self._schema.fields
+            node.masked = node.mask_name in fields
+            if node.masked and (fields[node.mask_name].role, fields[node.mask_name].shape) != ("mask", ()):
+                raise SchemaError(
+                    f"field {node.mask_name!r} has the name of the mask of {name!r}: declare it with role 'mask', or rename it"
+                )
             self._keys.append(node)
             if self._is_wanted(path, below=False):
                 tree = self._tree
                 for key in path[:-1]:
                     tree = tree.setdefault(key, {})
                 tree[path[-1]] = node
+        self._met = len(self._keys)
 
-    def _leave_out(self, path: tuple[str, ...], reason: str) -> None:
-        name = "/".join(path)
+    def _leave_out(self, name: str, reason: str, where: _Mask | int | None) -> None:
+        """Count values that are not recorded, and warn the first time. `where`: how many, or of which environments (None: of all)."""
+        if name not in self.left_out and len(self.left_out) >= MAX_KEYS:
+            name, reason = "*", _TOO_MANY
         if name not in self.left_out:
-            warnings.warn(f"info key {name!r} is not recorded, or not in every row: {reason}", ReplayStoreWarning, stacklevel=2)
-        self.left_out[name] = self.left_out.get(name, 0) + 1
+            what = "an info key" if name == "*" else f"info key {name!r}"
+            warnings.warn(f"{what} is not recorded, or not in every row: {reason}", ReplayStoreWarning, stacklevel=2)
+        count = self._num_envs if where is None else where if isinstance(where, int) else int(where.sum())
+        self.left_out[name] = self.left_out.get(name, 0) + count
+
+
+def _named(path: tuple[Any, ...]) -> str:
+    """What a key is called in warnings and in `left_out`."""
+    return "/".join(key if isinstance(key, str) else repr(key) for key in path)
 
 
 def _over(mask: _Mask, values: NDArray[Any]) -> _Mask:

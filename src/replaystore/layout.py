@@ -46,9 +46,8 @@ def array_specs(
     for column, dtype in columns.items():
         specs[f"trajectories/{column}"] = table_spec(dtype)
     specs["trajectories/split"] = table_spec(np.int32, mutable=True)
-    rewards = schema.names("reward")
-    if rewards:
-        specs["trajectories/return"] = table_spec(np.float64, shape=schema.fields[rewards[0]].shape)
+    if schema.names("reward"):
+        specs["trajectories/return"] = table_spec(np.float64, shape=schema.return_shape)
     return specs
 
 

@@ -23,6 +23,7 @@ from replaystore.batches import Batches
 from replaystore.errors import ConflictError, CorruptError, EvictedError, MissingDependencyError, SchemaError, UnsupportedError
 from replaystore.gathering import Batch
 from replaystore.recipe import Recipe
+from replaystore.values import array_of
 from replaystore.weights import as_text, from_text
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class Sampler:
 
         SchemaError: one that is not finite or negative, or does not exist; none is set then."""
         order = self._weighted()
-        places, values = np.asarray(index), np.asarray(weights, np.float64)
+        places, values = array_of("index", index), _floats("weights", weights)
         if places.dtype.kind not in "iu" or places.ndim != 1 or values.shape != places.shape:
             raise SchemaError(f"index and weights are flat arrays of one length, not {places.dtype} {places.shape} and {values.shape}")
         if len(places) and not (places.min() >= 0 and places.max() < len(order.weights)):
@@ -400,15 +401,20 @@ def _is_integer(value: object) -> bool:
 
 
 def _weights(buffer: BufferReader, weights: ArrayLike) -> NDArray[np.float64]:
-    try:
-        values = np.asarray(weights, np.float64)
-    except (TypeError, ValueError) as error:
-        raise SchemaError(f"weights are numbers ({error})") from None
+    values = _floats("weights", weights)
     if values.ndim != 1 or len(values) not in (len(buffer), buffer.num_trajectories):
         expected = f"one for each of {len(buffer)} steps, or for each of {buffer.num_trajectories} trajectories"
         raise SchemaError(f"weights have shape {values.shape}; there must be {expected}")
     _check_weights(values)
     return values
+
+
+def _floats(name: str, values: Any) -> NDArray[np.float64]:
+    given = array_of(name, values)
+    try:
+        return given.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"{name} are numbers ({error})") from None
 
 
 def _check_weights(weights: NDArray[np.float64]) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Never, TypeVar
 from replaystore.errors import FormatError, SchemaError, UnknownFieldError
 
 __all__ = [
+    "MAX_PARTS",
     "Named",
     "check_name",
     "escape",
@@ -41,7 +42,7 @@ _PLAIN = re.compile(r"(?!__)[A-Za-z0-9_\-](?:[A-Za-z0-9_\- ]*[A-Za-z0-9_\-])?")
 _DEVICES = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])")  # names that Windows keeps for itself
 _MAX_PART_BYTES = 200  # file systems allow 255; temporary files need some of them
 _MAX_NAME_BYTES = 2000  # paths have at most 4096, those of the folder that the store lies in included
-_MAX_PARTS = 64
+MAX_PARTS = 64
 
 
 def escape(key: str) -> str:
@@ -111,8 +112,8 @@ def check_name(name: object) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise SchemaError(f"field name {name!r} is not valid Unicode text: choose another") from None
-    if len(name) > _MAX_NAME_BYTES or name.count("/") >= _MAX_PARTS:
-        raise SchemaError(f"field name {name!r:.80} has over {_MAX_NAME_BYTES} letters or {_MAX_PARTS} parts: choose a shorter one")
+    if len(name) > _MAX_NAME_BYTES or name.count("/") >= MAX_PARTS:
+        raise SchemaError(f"field name {name!r:.80} has over {_MAX_NAME_BYTES} letters or {MAX_PARTS} parts: choose a shorter one")
     for key in split_path(name):
         if len(escape(key).encode()) > _MAX_PART_BYTES:
             raise SchemaError(f"field name {name!r}: a part takes over {_MAX_PART_BYTES} bytes in a store: choose a shorter one")

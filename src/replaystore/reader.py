@@ -28,6 +28,7 @@ from replaystore.names import Named, escape_path, listed, unescape, unknown
 from replaystore.schema import Schema
 from replaystore.tables import check_extra, check_parts, check_table
 from replaystore.trajectories import Parts, Trajectories
+from replaystore.values import array_of
 
 if TYPE_CHECKING:
     from replaystore.loader import Sampler
@@ -258,8 +259,7 @@ class BufferReader:
         return self._column(stored).take(rows)
 
     def _reward_shape(self) -> tuple[int, ...]:
-        rewards = self._document.steps.names("reward")
-        return self._document.steps.fields[rewards[0]].shape if rewards else ()
+        return self._document.steps.return_shape
 
     def _opened(self) -> list[Open]:
         """The trajectories that are open, without their observations."""
@@ -363,7 +363,7 @@ class BufferReader:
                 stop = max(start, stop)
                 return {name: self._of(name).read(self._first + start, self._first + stop) for name in names}
             rows = np.arange(start, stop, step)
-        wanted = np.asarray(rows)
+        wanted = array_of("rows", rows)
         if wanted.dtype == np.bool_ and wanted.shape == (len(self),):
             wanted = np.flatnonzero(wanted)
         if wanted.size == 0:

@@ -130,6 +130,7 @@ class Schema:
     fields: Mapping[str, Field]
     tuples: frozenset[str] = frozenset()
     _expected: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...] = field(init=False)
+    _rewards: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         fields = dict(self.fields)
@@ -149,6 +150,7 @@ class Schema:
                 raise SchemaError(f"tuple {path!r} must have the items 0, 1, 2 and so on, and has {listed(items)}: declare all of them")
         object.__setattr__(self, "fields", MappingProxyType(Named(fields)))
         object.__setattr__(self, "tuples", tuples)
+        object.__setattr__(self, "_rewards", tuple(name for name, f in fields.items() if f.role == "reward"))
         object.__setattr__(self, "_expected", tuple((name, f.dtype, f.shape) for name, f in fields.items()))
 
     def __eq__(self, other: object) -> bool:
@@ -265,6 +267,23 @@ class Schema:
     def names(self, role: str) -> tuple[str, ...]:
         """The names of the fields with this role, in order."""
         return tuple(name for name, declared in self.fields.items() if declared.role == role)
+
+    @property
+    def return_shape(self) -> tuple[int, ...]:
+        """The shape of a return: that of the reward; of several that of each, or () if they differ."""
+        shapes = {self.fields[name].shape for name in self.names("reward")}
+        return shapes.pop() if len(shapes) == 1 else ()
+
+    def total_reward(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+        """What the returns of these rows are summed of, (rows, *return_shape): the reward, or the sum of all of them; None without any."""
+        names = self._rewards
+        if len(names) < 2:
+            return columns[names[0]] if names else None
+        rows, shape = len(columns[names[0]]), self.return_shape
+        total = np.zeros((rows, *shape))
+        for name in names:
+            total += columns[name] if self.fields[name].shape == shape else columns[name].reshape(rows, -1).sum(axis=1, dtype=np.float64)
+        return total
 
     def flatten(self, value: Any, prefix: str) -> dict[str, Any]:
         """{field name: leaf} of a nested value as Gymnasium gives it, or of a dict that is by field name already."""

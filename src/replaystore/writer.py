@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from replaystore.assembler import Begin, End, Run
 from replaystore.errors import ConflictError, SchemaError
+from replaystore.names import listed
 from replaystore.schema import Schema
+from replaystore.values import array_of
 
 if TYPE_CHECKING:
     from replaystore.buffer import Buffer
@@ -55,7 +57,11 @@ class Writer:
     """Writes the steps of `num_envs` environments, which take turns in one call. Made by `buffer.writer`.
 
     Call `reset` with the first observations, then `step` after each step of the environments. After a step in which a trajectory ended,
-    call `reset` for it (`mask`); otherwise the observation passed with the step is also the first of the next trajectory.
+    call `reset` for it (`mask`); otherwise the observation passed with the step is also the first of the next trajectory. Without fields
+    of flags in the schema, it is `reset` alone that ends a trajectory.
+
+    What the schema has no fields of (actions, rewards, flags, observations) is left out, or None. Values are arrays, tensors or what NumPy
+    makes an array of the field's dtype of, nested as Gymnasium does it or by field name (`{"reward/a0": …}` as well as `{"a0": …}`).
     """
 
     def __init__(self, buffer: Buffer, num_envs: int, *, split: str = "") -> None:
@@ -99,15 +105,22 @@ class Writer:
         self._plain = tuple(part for name in PLAIN for part in self._expected[name]) if plain else None
         self._like = self._plain if self._started else None
 
-    def reset(self, observation: Any, *, seed: int | Sequence[int | None] | None = None, mask: NDArray[np.bool_] | None = None) -> None:
+    def reset(
+        self,
+        observation: Any = None,
+        *,
+        seed: int | Sequence[int | None] | NDArray[np.integer] | None = None,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> None:
         """Trajectories begin with these observations, in all environments or in those where `mask` (shape (num_envs,)) is True.
 
         Those that are open there are cut off: they end neither terminated nor truncated. Observations are batched as Gymnasium does
         (first dimension num_envs; dict or tuple of such arrays). `seed`: what the environments were reset with."""
         self._check_open()
-        chosen = np.ones(self.num_envs, np.bool_) if mask is None else np.array(mask, np.bool_)
-        values = self._checked(self._schema.flatten(observation, "observation"), self._observations)
-        seeds = [-1 if one is None else int(one) for one in (seed if isinstance(seed, Sequence) else [seed] * self.num_envs)]
+        chosen = np.ones(self.num_envs, np.bool_) if mask is None else np.array(array_of("mask", mask), np.bool_)
+        values = self._checked(self._given("observation", observation), self._observations)
+        given = seed.tolist() if isinstance(seed, np.ndarray) else seed
+        seeds = [-1 if one is None else int(one) for one in (given if isinstance(given, Sequence) else [given] * self.num_envs)]
         if len(seeds) != self.num_envs or chosen.shape != (self.num_envs,):
             raise SchemaError(f"reset takes one seed and one mask entry for each of the {self.num_envs} environments")
         before = self._current()
@@ -119,11 +132,11 @@ class Writer:
 
     def step(
         self,
-        action: Any,
-        reward: NDArray[Any],
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        observation: Any,
+        action: Any = None,
+        reward: Any = None,
+        terminated: NDArray[np.bool_] | None = None,
+        truncated: NDArray[np.bool_] | None = None,
+        observation: Any = None,
         info: Mapping[str, NDArray[Any]] | None = None,
         *,
         mask: NDArray[np.bool_] | None = None,
@@ -131,6 +144,7 @@ class Writer:
         """One step of each environment, as arrays with first dimension num_envs.
 
         Args:
+            reward: of several fields of rewards a dict of them.
             observation: the observation after the action; for a trajectory that ends here its final one, not that of the next.
             info: all further fields, by field name ("info/speed").
             mask: shape (num_envs,); environments where it is False record nothing.
@@ -177,9 +191,18 @@ class Writer:
                 raise
             else:
                 return
-        columns = self._schema.flatten(observation, "observation") | self._schema.flatten(action, "action")
-        columns |= {"reward": reward, "terminated": terminated, "truncated": truncated} | dict(info or {})
-        self._stage(columns, mask)
+        columns: dict[str, Any] = {}
+        for role, value in zip(PLAIN, (observation, action, reward, terminated, truncated), strict=True):
+            if type(value) is np.ndarray:
+                columns[role] = value
+            else:
+                columns |= self._given(role, value)
+        self._stage({**columns, **info} if info else columns, mask)
+
+    def _given(self, role: str, value: Any) -> dict[str, Any]:
+        """{field name: value} of what is given for a role; nothing of None or an empty dict."""
+        nothing = value is None or (isinstance(value, Mapping | tuple) and not value)
+        return {} if nothing else self._schema.flatten(value, role)
 
     def _stage(self, columns: Mapping[str, Any], mask: NDArray[np.bool_] | None) -> None:
         """Check a step and stage it."""
@@ -213,7 +236,12 @@ class Writer:
         self._staged.seek(self._time * self._step_bytes)
 
     def _checked(self, columns: Mapping[str, Any], names: Any) -> dict[str, NDArray[Any]]:
-        arrays = {name: np.asarray(value) for name, value in columns.items()}
+        dtypes = {name: dtype for name, (dtype, _) in self._expected.items()}
+        arrays = {name: array_of(f"field {name!r}", value, dtypes.get(name)) for name, value in columns.items()}
+        if not names:
+            if arrays:
+                raise SchemaError(f"there is no field {next(iter(arrays))!r} in the schema ({listed(self._schema.fields)}): leave it out")
+            return {}
         self._schema.select(names).check(arrays)
         for name, array in arrays.items():
             if array.shape[0] != self.num_envs:
@@ -259,6 +287,9 @@ class Writer:
         first = self._buffer._append_rows(columns, int(counts.sum()))
         begins = np.concatenate(([0], np.cumsum(counts)))
         runs = [self._run(env, columns, slice(int(begins[env]), int(begins[env + 1])), valid[env], current) for env in range(self.num_envs)]
+        rewards = self._schema.total_reward(columns)
+        for run in runs:
+            run.reward = None if rewards is None else rewards[run.start : run.start + len(run.terminated)]
         self._buffer._assembler.add_together(first, runs, split=self._buffer._split_code(self.split))
         self._time, self._resets, self._masks, self._start = 0, [], {}, current
         self._rewind()
@@ -288,15 +319,16 @@ class Writer:
 
     def _run(self, env: int, columns: Mapping[str, NDArray[Any]], mine: slice, valid: NDArray[np.bool_], current: Mapping[str, Any]) -> Run:
         """One environment's rows, with what is known of the ends and beginnings among them."""
-        terminated, truncated = columns["terminated"][mine], columns["truncated"][mine]
+        none = np.zeros(mine.stop, np.bool_)
+        terminated, truncated = columns.get("terminated", none)[mine], columns.get("truncated", none)[mine]
         times = np.flatnonzero(valid)
-        run = Run(env, mine.start, terminated, truncated, columns["reward"][mine] if "reward" in columns else None)
-        run.following = {name: values[env] for name, values in current.items()}
+        run = Run(env, mine.start, terminated, truncated, None)
+        run.following = {name: values[env] for name, values in current.items()} or None
         for place in np.flatnonzero(terminated | truncated).tolist():
             row = mine.start + place + 1
             # A copy, for what waits for a commit would keep all staged rows in memory otherwise.
             final = {name: columns[name][row].copy() for name in self._observations} if row < mine.stop else run.following
-            run.ends[place] = End((int(times[place]), STEP), final)
+            run.ends[place] = End((int(times[place]), STEP), final or None)
         reset_at: dict[int, Begin] = {}
         for reset in self._resets:
             if not reset.mask[env]:
@@ -306,7 +338,9 @@ class Writer:
             reset_at[place] = Begin(when if before is None else before.time, reset.seeds[env])
             if place > 0 and before is None:
                 ended = run.ends.get(place - 1)
-                run.ends[place - 1] = End(when if ended is None else ended.time, {name: known[env] for name, known in reset.finals.items()})
+                run.ends[place - 1] = End(
+                    when if ended is None else ended.time, {name: known[env] for name, known in reset.finals.items()} or None
+                )
         # Where no reset follows an end, the next step begins a trajectory nevertheless.
         follow = [0, *(place + 1 for place in run.ends)]
         run.begins = {place: Begin((int(times[place]), STEP), -1) for place in follow if place < len(times) and self._begins(env, place)}

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from replaystore import formats
 from replaystore.buffer import Buffer
 from replaystore.compat import scoring
-from replaystore.compat.checks import check_spaces, checked_device, checked_rows, positive, width_of, zeros
+from replaystore.compat.checks import check_spaces, checked_device, checked_rows, length_of, positive, width_of, zeros
 from replaystore.compat.layouts import ACTIVE, ActiveState
 from replaystore.compat.ring import FieldAttribute, TensorRing
 from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
@@ -147,7 +147,7 @@ class ReplayBuffer:
         ConflictError if it was loaded for reading, UnsupportedError for more rows than its capacity."""
         if not isinstance(split, str):
             raise SchemaError(f"split is a string such as 'train', not {split!r}")
-        count = len(obs)
+        count = length_of("obs", obs)
         rows = {}
         for name, values in zip(NAMES, (obs, act, rew, done), strict=True):
             tensor = self._ring.tensor(name)

@@ -12,7 +12,7 @@ import torch
 
 from replaystore.errors import SchemaError, UnsupportedError
 
-__all__ = ["check_spaces", "checked_device", "checked_path", "checked_rows", "positive", "width_of", "zeros"]
+__all__ = ["check_spaces", "checked_device", "checked_path", "checked_rows", "length_of", "positive", "width_of", "zeros"]
 
 
 def checked_device(device: torch.device | str | int | None) -> torch.device:
@@ -50,14 +50,27 @@ def zeros(capacity: int, widths: Mapping[str, int], device: torch.device) -> dic
         ) from None
 
 
+def length_of(name: str, values: Any) -> int:
+    """How many rows there are; SchemaError: it has none."""
+    try:
+        return len(values)
+    except TypeError:
+        raise SchemaError(f"{name}: a {type(values).__name__} has no rows: pass a tensor or an array") from None
+
+
 def checked_rows(name: str, values: Any, count: int, width: int, dtype: torch.dtype) -> torch.Tensor:
     """Values of a field as a tensor (count, width) of a dtype on the CPU or where they are; (count,) too if width is 1.
 
     SchemaError: another shape, or not numbers."""
+    if isinstance(values, np.ndarray):
+        values = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])  # which torch wants: in order, and to be written to
     try:
-        tensor = torch.as_tensor(values)
+        tensor = torch.as_tensor(values).detach().resolve_neg()
     except (TypeError, ValueError, RuntimeError) as error:
         raise SchemaError(f"{name}: {type(values).__name__} is no tensor of numbers ({str(error).splitlines()[0]})") from None
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        kind = "on the device 'meta' has no numbers" if tensor.is_meta else "is sparse: pass tensor.to_dense()"
+        raise SchemaError(f"{name}: this tensor {kind}")
     if width == 1 and tensor.shape == (count,):
         tensor = tensor.unsqueeze(-1)
     if tensor.shape != (count, width):

@@ -24,6 +24,7 @@ from replaystore.formats.tensors import FileRows
 from replaystore.formats.unpickling import Infos
 from replaystore.formats.writing import NewFiles
 from replaystore.schema import Field, Schema, role_of
+from replaystore.values import array_of
 
 __all__ = ["ACTIVE", "VELORA", "ActiveLayout", "ActiveState", "StoreView", "VeloraLayout"]
 
@@ -61,7 +62,7 @@ class ActiveState:
 def _whole(ring: AnyRing, name: str) -> Output:
     """A field of a ring, by places."""
     tensor = ring.tensor(name)
-    dtype = np.dtype(torch.empty(0, dtype=tensor.dtype).numpy().dtype)
+    dtype = array_of(name, torch.empty(0, dtype=tensor.dtype)).dtype
     return Output(dtype, int(tensor.shape[1]), lambda places: ring.read(name, places))
 
 

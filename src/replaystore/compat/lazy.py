@@ -104,7 +104,8 @@ class LazyTensor:
         places, shape = self._places(first)
         before = self._ring.read(self._name, places) if rest else np.zeros((len(places), *self.shape[1:]), _numpy_dtype(self.dtype))
         rows = torch.from_numpy(before).reshape(*shape, *self.shape[1:])
-        rows[(slice(None),) * len(shape) + rest if rest else ...] = value
+        with torch.no_grad():
+            rows[(slice(None),) * len(shape) + rest if rest else ...] = value
         self._ring.set_rows(self._name, places, rows.reshape(len(places), *self.shape[1:]).numpy())
 
     def _places(self, key: Any) -> tuple[Rows, tuple[int, ...]]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from replaystore.compat.lazy import Rows
+from replaystore.values import array_of
 
 if TYPE_CHECKING:
     from replaystore.compat.stored import StoredRing
@@ -56,7 +56,7 @@ class TensorRing:
         kept = min(count, self.capacity)
         places = self.places(self.position + count - kept, kept)
         for name, tensor in self.tensors.items():
-            tensor[places] = rows[name][count - kept :].to(tensor.device)
+            tensor[places] = rows[name][count - kept :].detach().to(tensor.device)
         self.position = (self.position + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
         self.written += count
@@ -71,7 +71,7 @@ class TensorRing:
 
     def read(self, name: str, places: Rows) -> NDArray[Any]:
         """Rows of a field, as an array."""
-        return np.asarray(self.tensors[name][torch.from_numpy(places)].cpu().numpy())
+        return array_of(name, self.tensors[name].detach()[torch.from_numpy(places)])
 
     def used(self) -> int:
         """Rows from the first place on that are in use, or are not zeros though they are not."""
@@ -83,7 +83,8 @@ class TensorRing:
 
     def set_rows(self, name: str, places: Rows, values: NDArray[Any]) -> None:
         """Change rows of a field."""
-        self.tensors[name][torch.from_numpy(places)] = torch.from_numpy(values).to(self.tensors[name].device)
+        with torch.no_grad():
+            self.tensors[name][torch.from_numpy(places)] = torch.from_numpy(values).to(self.tensors[name])
 
     def close(self) -> None:
         """There is nothing to release."""

@@ -12,6 +12,7 @@ not involved.
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ MAX_TRAJECTORIES = 1 << 20
 INNER_HEADER = 4096
 """A torch stream of one storage begins with about 320 bytes that are not its numbers."""
 _MAGIC = 0x1950A86A20F9469CFC6C
+_DEVICE = re.compile("[a-z]{1,16}(:[0-9]{1,4})?")
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
@@ -202,7 +204,7 @@ class _Outer(Machine):
 
     def tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, gradient: Any, hooks: Any) -> Tensor:
         """A tensor whose numbers lie one behind the other in its storage: with other strides a small file could stand for any size."""
-        if type(storage) is not _Storage or type(offset) is not int or gradient is not False or hooks is not _HOOKS:
+        if type(storage) is not _Storage or type(offset) is not int or type(gradient) is not bool or hooks is not _HOOKS:
             raise self.stream.error("a tensor is not made as such a file does it")
         if not all(type(sizes) is tuple and all(type(n) is int and n >= 0 for n in sizes) for sizes in (shape, stride)):
             raise self.stream.error("a tensor has sizes or strides that are no numbers, or negative")
@@ -244,8 +246,8 @@ class _Inner(Machine):
         if type(value) is not tuple or len(value) != 6 or value[0] != "storage" or value[1] not in _STORAGES or value[5] is not None:
             raise self.stream.error("a torch stream refers to what is no storage")
         _, kind, key, device, count, _ = value
-        if device != "cpu":
-            raise self.stream.error(f"a tensor lies on the device {device!r:.40}, not 'cpu'")
+        if type(device) is not str or not _DEVICE.fullmatch(device):  # wherever it was, its numbers are in the file
+            raise self.stream.error(f"a tensor lies on a device {device!r:.40}, which there is not")
         if type(key) is not str or type(count) is not int or count < 0:
             raise self.stream.error("a storage has no name, or no size")
         self.push((kind, key, count))
