@@ -209,7 +209,8 @@ def _claimed(path: Path) -> FileLock | None:
     """Nobody else can have it until it is released. None: the file system has no locks. ConflictError: somebody has it."""
     busy = f"another training saves its replay buffer to {path}: name another --replay_buffer_save_path"
     try:
-        return FileLock(Location("file", str(path)), f"{path}.training", own=True, busy=busy)
+        advice = "choose another --replay_buffer_save_path"
+        return FileLock(Location("file", str(path)), f"{path}.training", own=True, busy=busy, what="saved to", advice=advice)
     except StorageError:
         return None
 
