@@ -441,14 +441,14 @@ def test_a_part_that_ends_with_an_observation_of_its_own_stays_a_part(tmp_path: 
     assert contents(second).following == expected.following
 
 
-def test_no_trajectory_chosen_makes_an_empty_buffer(tmp_path: Path) -> None:
+def test_no_trajectory_chosen_is_an_error_that_makes_nothing(tmp_path: Path) -> None:
     first, second = str(tmp_path / "a.zarr"), str(tmp_path / "b.zarr")
     record(first)
 
-    report = rs.convert(first, second, where="length > 100000")
+    with pytest.raises(errors.SchemaError, match=r"nothing is selected: none of .* trajectories has where 'length > 100000'"):
+        rs.convert(first, second, where="length > 100000")
 
-    assert (report.steps, report.trajectories, len(contents(second).stories)) == (0, 0, 0)
-    assert_clean(second)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
 
 
 @pytest.mark.parametrize("selected", [None, "length > 2"])

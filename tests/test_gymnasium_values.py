@@ -30,6 +30,7 @@ from replaystore.errors import ReplayStoreWarning, SchemaError
 from replaystore.gymnasium import Record, RecordVector
 from replaystore.names import flatten
 from replaystore.schema import Field, Schema
+from replaystore.testing.contents import final_by_field
 
 if TYPE_CHECKING:
     from replaystore.buffer import Buffer
@@ -200,7 +201,7 @@ def test_the_advice_on_an_observation_of_another_dtype_can_be_followed(tmp_path:
         recorded.reset()
         seen = [recorded.step(0)[0] for _ in range(3)]
         recorded.close()
-        final = buffer.trajectory(0).final_observation
+        final = final_by_field(buffer.trajectory(0))
 
     assert final is not None
     for name, value in flatten(seen[-1], "observation").items():

@@ -623,9 +623,7 @@ def test_what_cannot_be_is_one_clear_error(stored: tuple[rs.Buffer, list[Life]])
         ({"prefetch": -1}, "prefetch must be"),
         ({"fragment_length": 3, "n_step": 2}, "leave out frame_stack and n_step"),
         ({"device": "toaster"}, "device 'toaster' is none of PyTorch's"),
-        ({"device": f"cuda:{torch.cuda.device_count()}"}, "device 'cuda:[0-9]+'.*use device='cpu'"),
-        ({"device": "meta"}, "device 'meta' cannot be used here .*use device='cpu'"),
-        ({"device": "xla"}, "device 'xla' cannot be used here .*use device='cpu'"),
+        *(({"device": name}, " use device='cpu'") for name in (f"cuda:{torch.cuda.device_count()}", "meta", "xla")),
     ]
     for chosen, message in cases:
         with pytest.raises(SchemaError) as caught:

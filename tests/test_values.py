@@ -140,7 +140,7 @@ def append(buffer: rs.Buffer, value: Any) -> Any:
 def final_observation(buffer: rs.Buffer, value: Any) -> Any:
     buffer.append({"observation": NUMBERS, "action": NUMBERS}, ends=[0, 1, 2], final_observation=value)
     buffer.commit()
-    return np.stack([buffer.trajectory(number).final_observation["observation"] for number in range(3)])  # type: ignore[index]
+    return np.stack([buffer.trajectory(number).final_observation for number in range(3)])
 
 
 def write_action(buffer: rs.Buffer, value: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 
 import replaystore as rs
 from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.testing.contents import final_by_field
 
 ENVS, STEPS = 2, 6
 ENDS = {0: [2, 5], 1: [3]}
@@ -111,7 +112,8 @@ def trajectories(buffer: rs.Buffer) -> list[Any]:
     for number in range(buffer.num_trajectories):
         one = buffer.trajectory(number)
         info = {name: np.asarray(value).tolist() for name, value in one.info.items() if name != "trajectory"}
-        final = None if one.final_observation is None else {name: value.tolist() for name, value in one.final_observation.items()}
+        last = final_by_field(one)
+        final = None if last is None else {name: value.tolist() for name, value in last.items()}
         found.append((info, {name: values.tolist() for name, values in one.columns.items()}, final))
     return sorted(found, key=lambda entry: int(entry[0]["env"]))
 
