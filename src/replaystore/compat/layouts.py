@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +35,7 @@ BLOCK_BYTES = 4 << 20
 """Rows on their way to a store are so many bytes at once."""
 
 AnyRing = TensorRing | StoredRing
+NO_SPACES: Mapping[str, dict[str, Any]] = MappingProxyType({})
 
 
 @dataclass
@@ -76,8 +78,15 @@ def _around(ring: AnyRing, name: str, start: int, stop: int) -> NDArray[Any]:
     return ring.read(name, (begin + np.arange(start, stop)) % ring.capacity)
 
 
-def _ring_source(ring: AnyRing, names: Mapping[str, str], scalars: Sequence[str], known: dict[str, Any], project: str) -> Source:
-    """A ring as a source of rows of no trajectory. `names`: field of the store → tensor."""
+def _ring_source(
+    ring: AnyRing,
+    names: Mapping[str, str],
+    scalars: Sequence[str],
+    known: dict[str, Any],
+    project: str,
+    spaces: Mapping[str, dict[str, Any]] = NO_SPACES,
+) -> Source:
+    """A ring as a source of rows of no trajectory. `names`: field of the store → tensor; `spaces`: field of the store → space."""
     rows = ring.used()
     begin = ring.position if ring.size == ring.capacity else 0
     living = rows == ring.size and (begin + rows - ring.position) % ring.capacity == 0
@@ -85,7 +94,7 @@ def _ring_source(ring: AnyRing, names: Mapping[str, str], scalars: Sequence[str]
     outputs = {field: _whole(ring, name) for field, name in names.items()}
     roles = ("observation", "action", "reward")
     fields = {
-        field: Field(output.dtype, () if field in scalars else (output.width,), field if field in roles else "extra")
+        field: Field(output.dtype, () if field in scalars else (output.width,), field if field in roles else "extra", spaces.get(field))
         for field, output in outputs.items()
     }
     return Source(
@@ -214,7 +223,7 @@ class ActiveLayout:
         buffer._set_trajectory_columns(columns)
         return True
 
-    def source(self, ring: AnyRing, state: ActiveState) -> Source:
+    def source(self, ring: AnyRing, state: ActiveState, spaces: Mapping[str, dict[str, Any]] = NO_SPACES) -> Source:
         """What a store of the buffer is to hold."""
         infos = Infos()
         for info in state.infos:
@@ -222,7 +231,7 @@ class ActiveLayout:
         known: dict[str, Any] = {"global_step": state.global_step, "fragment_length": state.fragment_length}
         for key, name in (("env_obs_shape", "obs"), ("env_act_shape", "acts")):
             known[key] = [int(ring.tensor(name).shape[1])]
-        source = _ring_source(ring, self.fields, ("reward", "dones"), known, self.project)
+        source = _ring_source(ring, self.fields, ("reward", "dones"), known, self.project, spaces)
         table = pickle.trajectories_of(infos, ring.capacity, ring.size, ring.position, "the buffer")
         known |= table.known
         source.parts, source.table, source.splits = table.parts, table.columns, ["", *infos.splits]

@@ -56,6 +56,13 @@ class LazyTensor:
         self.dtype = dtype
         self.device = device
         self.shape = torch.Size((ring.capacity, *row_shape))
+        self._keeps: object = None
+
+    def kept_by(self, buffer: object) -> LazyTensor:
+        """The same field, which keeps a buffer from being collected, and so its store open, for as long as it is referred to itself."""
+        field = LazyTensor(self._ring, self._name, self.dtype, self.shape[1:], self.device)
+        field._keeps = buffer
+        return field
 
     # --- what is known without reading
 

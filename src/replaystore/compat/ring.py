@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from replaystore.compat.lazy import Rows
+from replaystore.compat.lazy import LazyTensor, Rows
 
 if TYPE_CHECKING:
     from replaystore.compat.stored import StoredRing
@@ -123,7 +123,10 @@ class FieldAttribute:
         self._name = name
 
     def __get__(self, buffer: HasRing | None, owner: type) -> Any:
-        return self if buffer is None else buffer._ring.tensor(self._name)
+        if buffer is None:
+            return self
+        found = buffer._ring.tensor(self._name)
+        return found.kept_by(buffer) if isinstance(found, LazyTensor) else found
 
     def __set__(self, buffer: HasRing, value: Any) -> None:
         buffer._ring.set_tensor(self._name, value)

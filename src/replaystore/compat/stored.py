@@ -127,6 +127,12 @@ class StoredRing:
         """The place of the next row."""
         return (self.view.position + self._waiting) % self.capacity
 
+    @property
+    def recorded(self) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
+        """What the store says of the environment, and the spaces of its fields as far as they are known."""
+        fields = self.buffer.schema.fields
+        return self.buffer.environment, {name: declared.space for name, declared in fields.items() if declared.space is not None}
+
     def tensor(self, name: str) -> LazyTensor:
         """A field."""
         return self.tensors[name]

@@ -142,7 +142,9 @@ class ReplayBuffer:
         return {name: getattr(self, name) for name in KEYS[:-1]} | {"device": str(self.device) if self.device else None}
 
     def state_dict(self) -> dict[str, Any]:
-        """The tensors by name; of a buffer in a store `LazyTensor`s, which `.cpu()` reads."""
+        """The tensors by name; of a buffer in a store all its rows are read into memory."""
+        if isinstance(self._ring, StoredRing):
+            return {name: self._ring.tensor(name).materialize() for name in FIELDS}
         return {name: self._ring.tensor(name) for name in FIELDS}
 
     def config(self) -> Any:
