@@ -24,6 +24,7 @@ from replaystore.formats.source import Source, no_parts
 from replaystore.formats.tensors import FileRows
 from replaystore.formats.unpickling import Infos
 from replaystore.formats.writing import NewFiles
+from replaystore.names import escape_path
 from replaystore.schema import Field, Schema
 
 __all__ = ["ACTIVE", "VELORA", "ActiveLayout", "ActiveState", "StoreView", "VeloraLayout"]
@@ -121,22 +122,27 @@ def _columns(buffer: Buffer, rows: Arrays, names: Mapping[str, str]) -> dict[str
     }
 
 
-def _direct(buffer: Buffer, outputs: Mapping[str, Output], names: Mapping[str, str]) -> dict[str, Output]:
+def _direct(buffer: Buffer, outputs: Mapping[str, Output], names: Mapping[str, str], placement: Placement) -> dict[str, Output]:
     """The same outputs; those that are just a field of steps, without what an export does beside reading it."""
-    return {**outputs, **{name: _plain(buffer, field, outputs[name]) for field, name in names.items()}}
+    beyond = bool(((placement.row + placement.count) > len(buffer)).any())
+    return {**outputs, **{name: _plain(buffer, field, outputs[name], beyond) for field, name in names.items()}}
 
 
-def _plain(buffer: Buffer, field: str, output: Output) -> Output:
+def _plain(buffer: Buffer, field: str, output: Output, beyond: bool) -> Output:
     declared, steps = buffer.schema.fields.get(field), len(buffer)
     if declared is None or declared.dtype != output.dtype or int(np.prod(declared.shape)) != output.width:
         return output
-    first, width = buffer._first, output.width
+    first, width, stored = buffer._first, output.width, f"steps/{escape_path(field)}"
+    stop = buffer._store.rows(stored)
 
     def read(rows: NDArray[np.int64]) -> NDArray[Any]:
-        if int(rows.max()) >= steps:  # an observation after the last step of a trajectory
+        if beyond and int(rows.max()) >= steps:  # an observation after the last step of a trajectory
             return output.read(rows)
         buffer._check_open()
-        return buffer._of(field).take(rows + first).reshape(len(rows), width)
+        column = buffer._columns.get(stored)
+        if column is None or column.stop != stop:  # it is not yet that of the commit that is shown
+            column = buffer._column(stored)
+        return column.take(rows + first if first else rows).reshape(len(rows), width)
 
     return Output(output.dtype, width, read)
 
@@ -174,7 +180,7 @@ class ActiveLayout:
         numbers = plan.numbers
         return StoreView(
             plan.placement,
-            _direct(buffer, plan.tensors, self.fields if plan.known else {}),
+            _direct(buffer, plan.tensors, self.fields if plan.known else {}, plan.placement),
             numbers["size"],
             numbers["pos"],
             living,
@@ -289,7 +295,7 @@ class VeloraLayout:
         metadata = plan.metadata
         return StoreView(
             plan.placement,
-            _direct(buffer, plan.tensors, self.fields if plan.known else {}),
+            _direct(buffer, plan.tensors, self.fields if plan.known else {}, plan.placement),
             metadata["size"],
             metadata["position"],
             living,

@@ -31,7 +31,7 @@ from replaystore import formats
 from replaystore.buffer import Buffer
 from replaystore.compat.checks import checked_device, positive, zeros
 from replaystore.compat.layouts import VELORA
-from replaystore.compat.ring import FieldAttribute, TensorRing
+from replaystore.compat.ring import FieldAttribute, TensorRing, is_plain, is_plain_number
 from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
 from replaystore.errors import FormatError, NotFoundError, SchemaError
@@ -106,6 +106,7 @@ class ReplayBuffer:
         self.hidden_dim = hidden_dim
         self.device = device
         self._widths = dict(zip(FIELDS, (state_dim, action_dim, 1, state_dim, 1, hidden_dim), strict=True))
+        self._row_shapes = [frozenset({(width,), (1, width), (), (1,), (1, 1)}) for width in self._widths.values()]
         self._saved = Saved()
 
     # --- state
@@ -168,6 +169,8 @@ class ReplayBuffer:
         hidden: torch.Tensor | None = None,
     ) -> None:
         """Add one transition; each value must broadcast to its row. `hidden` None: zeros. Torch's errors; nothing is added then."""
+        if self._set_row((state, action, reward, next_state, done, 0.0 if hidden is None else hidden)):
+            return
         float32 = torch.float32
         values = (state.to(float32), action, reward, next_state.to(float32), done, 0.0 if hidden is None else hidden)
         rows = self._rows(1)
@@ -187,6 +190,8 @@ class ReplayBuffer:
         """Add as many transitions as `states` has rows; actions, rewards and dones may have one dimension only. `hiddens` None: zeros.
 
         Torch's errors (hidden states must be float32 already); nothing is added then."""
+        if hiddens is not None and self._set_rows((states, actions, rewards, next_states, dones, hiddens)):
+            return
         columns = [values.unsqueeze(-1) if values.dim() == 1 else values for values in (actions, rewards, dones)]
         plain = (states, columns[0], columns[1], next_states, columns[2])
         values = [value.to(torch.float32) for value in plain]
@@ -199,6 +204,41 @@ class ReplayBuffer:
         for row, value in zip(rows.values(), values, strict=False):
             row[index] = value
         self._ring.append(rows)
+
+    def _set_row(self, values: tuple[Any, ...]) -> bool:
+        """Add a transition of plain numbers, in which nothing can fail once the first value is set; False, with nothing done, if others."""
+        if type(values[0]) is not torch.Tensor or type(values[3]) is not torch.Tensor:
+            return False
+        for value, shapes in zip(values, self._row_shapes, strict=True):
+            if not (value.shape in shapes and is_plain(value) if type(value) is torch.Tensor else is_plain_number(value)):
+                return False
+        ring = self._ring
+        place = ring.room(1)
+        if place < 0:
+            return False
+        tensors = ring.room_tensors
+        for name, value in zip(FIELDS, values, strict=True):
+            tensors[name][place] = value
+        ring.advance(1)
+        return True
+
+    def _set_rows(self, values: tuple[Any, ...]) -> bool:
+        """The same for `add_multi`: tensors (n, width), or (n,) where one number is enough."""
+        if not all(type(value) is torch.Tensor and is_plain(value) for value in values) or values[5].dtype != torch.float32:
+            return False
+        count = len(values[0]) if values[0].dim() == 2 else 0
+        for value, width in zip(values, self._widths.values(), strict=True):
+            if value.shape != (count, width):
+                return False
+        ring = self._ring
+        place = ring.room(count)
+        if not count or place < 0:
+            return False
+        tensors = ring.room_tensors
+        for name, value in zip(FIELDS, values, strict=True):
+            tensors[name][place : place + count] = value
+        ring.advance(count)
+        return True
 
     def _rows(self, count: int) -> dict[str, torch.Tensor]:
         """Room for rows, in which they are complete before the first of them is written."""
