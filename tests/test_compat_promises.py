@@ -153,6 +153,83 @@ def test_the_state_of_a_lazy_buffer_is_tensors_that_can_be_saved(suffix: str, tm
     assert velora.ReplayBuffer.load(tmp_path / "state.safetensors", memory.metadata()).size == 5
 
 
+# --- buffers of agents
+
+
+@pytest.mark.parametrize("path", [None, "b.zarr", "b.h5"])
+def test_an_agents_buffer_is_adopted_with_what_is_in_it(path: str | None, tmp_path: Path) -> None:
+    own = velora_buffer(capacity=6, count=8)
+    place = None if path is None else tmp_path / path
+
+    with velora.ReplayBuffer.adopt(own, place) as ours:
+        assert ours.metadata() == own.metadata() | {"device": "cpu"}
+        ours.add(torch.ones(3), 1.0, 2.0, torch.ones(3), False, torch.ones(2))
+        own.add(torch.ones(3), 1.0, 2.0, torch.ones(3), False, torch.ones(2))
+        assert all(torch.equal(tensor, own.state_dict()[name]) for name, tensor in ours.state_dict().items())
+    if place is not None:
+        with velora.ReplayBuffer.adopt(velora_buffer(6, 0), place) as again:
+            assert (again.size, again.position) == (own.size, own.position)
+        with pytest.raises(SchemaError, match="is there, and the agent's buffer has 3 transitions: choose another name"):
+            velora.ReplayBuffer.adopt(velora_buffer(6, 3), place)
+        with pytest.raises(SchemaError, match="has capacity=6, and the agent's buffer capacity=7: choose another name"):
+            velora.ReplayBuffer.adopt(velora_buffer(7, 0), place)
+
+
+def test_a_buffer_is_adopted_into_nothing_but_a_store(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match=r"is not the name of a store: choose one that ends in \.zarr or \.h5"):
+        velora.ReplayBuffer.adopt(velora_buffer(), tmp_path / "folder")
+
+
+class Prioritized(velora.BufferBase):
+    """As a user would write one."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.alpha = 0.5
+
+    def sample(self, count: int) -> torch.Tensor:
+        return torch.as_tensor(self.states[torch.arange(count)])
+
+
+@pytest.mark.parametrize("name", ["files", "b.zarr", "b.h5"])
+def test_a_class_of_ones_own_is_loaded_as_it_is_made(name: str, tmp_path: Path) -> None:
+    buffer = Prioritized(20, 3, 1, 2)
+    buffer.add(torch.ones(3), 1.0, 2.0, torch.ones(3), False, torch.ones(2))
+    buffer.save(tmp_path / name)
+    path = tmp_path / name / "buffer_state" if name == "files" else tmp_path / name
+
+    with Prioritized.load(path) as loaded:
+        assert loaded.alpha == 0.5
+        assert torch.equal(loaded.sample(1), torch.ones(1, 3))
+
+
+# --- more rows at once than there are places
+
+
+@pytest.mark.parametrize("suffix", STORES)
+@pytest.mark.parametrize(("before", "count"), [(4, 13), (0, 19), (7, 12)])
+def test_a_lazy_buffer_takes_more_rows_than_it_has_places_as_memory_does(before: int, count: int, suffix: str, tmp_path: Path) -> None:
+    memory, other = filled(10, before), velora_buffer(10, before)
+    memory.save(tmp_path / f"a{suffix}")
+    other.save(tmp_path / f"v{suffix}")
+    numbers = torch.rand(count, 3)
+    values = (numbers, torch.ones(count), torch.ones(count), numbers + 1, torch.zeros(count), torch.ones(count, 2))
+    with (
+        ReplayBuffer.load(tmp_path / f"a{suffix}", device="cpu", mode="r+") as lazy,
+        velora.ReplayBuffer.load(tmp_path / f"v{suffix}", mode="r+") as second,
+    ):
+        for buffer in (memory, lazy):
+            buffer.add(*rows(before, count))
+        for each in (other, second):
+            each.add_multi(*values)
+        with ReplayBuffer.load(tmp_path / f"a{suffix}", device="cpu") as reader:  # it is safe at once
+            for buffer in (lazy, reader):
+                assert (buffer.size, buffer.pos, buffer.trajectories) == (memory.size, memory.pos, memory.trajectories)
+                assert all(torch.equal(getattr(buffer, name)[:], getattr(memory, name)) for name in NAMES)
+        assert (second.size, second.position) == (other.size, other.position)
+        assert all(torch.equal(getattr(second, name)[:], getattr(other, name)) for name in VELORA_FIELDS)
+
+
 # --- pairs and rollouts, whatever the original says
 
 

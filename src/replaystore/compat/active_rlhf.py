@@ -170,7 +170,7 @@ class ReplayBuffer:
         """Add a trajectory of n rows: obs (n, O), act (n, A), rew and done (n,) or (n, 1). Trajectories whose rows are overwritten go.
 
         SchemaError: shapes that do not fit, or more rows than the ring can hold at once; nothing is changed then. Of a buffer in a store:
-        ConflictError if it was loaded for reading, UnsupportedError for more rows than its capacity."""
+        ConflictError if it was loaded for reading, UnsupportedError for no rows."""
         if not isinstance(split, str):
             raise SchemaError(f"split is a string such as 'train', not {split!r}")
         count = len(obs)
@@ -192,6 +192,8 @@ class ReplayBuffer:
         self.trajectories[:] = kept
         self.trajectories.append(TrajectoryInfo(start, count, split, 0.0, step))
         self.global_step = step + count
+        if count > self.capacity:
+            self.commit()  # a store lists a trajectory that is longer than the ring only where it is written anew
 
     def _overwritten(self, known: TrajectoryInfo, start: int, end: int) -> bool:
         """Whether writing [start, end) touches a trajectory, whose own end may lie behind that of the ring."""

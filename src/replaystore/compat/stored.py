@@ -240,10 +240,6 @@ class StoredRing:
         If the store cannot be written to (StorageError), they are not added."""
         self.check_writable()
         count = len(next(iter(rows.values())))
-        if count > self.capacity:
-            raise UnsupportedError(
-                f"{count} rows at once are more than the capacity of {self.capacity}: add them to a store in smaller pieces"
-            )
         if not count and split is not None:
             raise UnsupportedError("a trajectory with no rows cannot be added to a store: leave it out")
         room = min(self.capacity, PENDING_ROWS, max(1, PENDING_BYTES // sum(output.row_bytes for output in self.view.tensors.values())))
