@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +13,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
 
@@ -28,6 +32,20 @@ def spaces(observation: int = 2, action: int = 1) -> Any:
     """As much of a vector environment as a buffer looks at."""
     boxes = [gymnasium.spaces.Box(-1, 1, (width,)) for width in (observation, action)]
     return SimpleNamespace(single_observation_space=boxes[0], single_action_space=boxes[1])
+
+
+def original() -> Any:
+    """The module `active_rlhf.data.buffers` of a checkout of that project, which ACTIVE_RLHF_SRC names: its root, or the folder src in it.
+
+    The tests that need it are skipped if the variable is not set, and fail if it names something else."""
+    named = os.environ.get("ACTIVE_RLHF_SRC")
+    if not named:
+        pytest.skip("set ACTIVE_RLHF_SRC to a checkout of active-rlhf, to compare with its code")
+    found = [folder for folder in (Path(named), Path(named, "src")) if Path(folder, "active_rlhf", "data", "buffers.py").exists()]
+    assert found, f"ACTIVE_RLHF_SRC={named} is no checkout of active-rlhf"
+    if str(found[0]) not in sys.path:
+        sys.path.append(str(found[0]))
+    return importlib.import_module("active_rlhf.data.buffers")
 
 
 def new(capacity: int, **options: Any) -> ReplayBuffer:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import pickle
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -196,33 +194,6 @@ def test_files_of_the_original_are_loaded_and_sampled_as_it_does(name: str, suff
         assert attempt(lambda: buffer.sample_by_on_policiness(6, agent)) == seeded["sample_by_on_policiness(6,agent(torch seed 99))"]
         assert [info.on_policiness_score for info in buffer.trajectories] == expected["scores_after_update"]
         assert buffer.get_trajectory_statistics() == expected["statistics_after_update"]
-
-
-def original() -> Any:
-    """The module of the original, from the checkout that ACTIVE_RLHF_SRC names."""
-    source = os.environ.get("ACTIVE_RLHF_SRC")
-    if not source:
-        pytest.skip("ACTIVE_RLHF_SRC does not name a checkout of active_rlhf")
-    for folder in (source, os.path.join(source, "src")):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-    return importlib.import_module("active_rlhf.data.buffers")
-
-
-def test_the_original_goes_on_as_ours_does(tmp_path: Path) -> None:
-    module = original()
-    ours, real = new(10), module.ReplayBuffer(spaces(), capacity=10, fragment_length=LENGTH, device="cpu")
-    for count, split in ((4, "train"), (5, "val"), (3, "train"), (7, "train")):
-        for buffer in (ours, real):
-            buffer.add(*rows(ours.global_step if buffer is ours else real.global_step, count), split=split)
-        ours.save(tmp_path / "ours.pkl")
-        loaded = module.ReplayBuffer.load(str(tmp_path / "ours.pkl"), spaces(), LENGTH, "cpu")
-        for other_ in (real, loaded):
-            assert [vars(info) for info in other_.trajectories] == [vars(info) for info in ours.trajectories]
-            assert all(torch.equal(getattr(other_, name), getattr(ours, name)) for name in NAMES)
-            assert (other_.size, other_.pos, other_.global_step) == (ours.size, ours.pos, ours.global_step)
-            assert as_expected(attempt(lambda: ours.sample(5)), attempt(lambda other_=other_: other_.sample(5)))
-            assert as_expected(attempt(lambda: ours.sample2(5)), attempt(lambda other_=other_: other_.sample2(5)))
 
 
 # --- what the original gets wrong

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -167,6 +168,61 @@ def test_hidden_states_may_be_left_out() -> None:
 
 def test_a_config_is_veloras_own() -> None:
     assert ReplayBuffer(5, **SIZES).config() == real_class()(5, *SIZES.values()).config()
+
+
+KINDS: dict[str, tuple[Any, ...]] = {
+    "plain": (torch.rand(3), torch.rand(2), 1.5, torch.rand(3), True, torch.rand(4)),
+    "rows": (torch.rand(1, 3), torch.rand(1, 2), torch.rand(1, 1), torch.rand(1, 3), torch.ones(1, 1), torch.rand(1, 4)),
+    "one for all": (torch.rand(1), torch.tensor(3), torch.rand(()), torch.rand(()), torch.tensor(True), 0.5),
+    "other dtypes": (
+        torch.rand(3).double(),
+        torch.tensor([1, 2]),
+        np.float64(0.1),
+        torch.rand(3).half(),
+        True,
+        torch.rand(1, 4).double(),
+    ),
+    "not in order": (torch.rand(6)[::2], torch.rand(2, 3)[:, 1], 2, torch.rand(3, 3).T[0], 0, torch.rand(8)[::2]),
+    "what is no number": (torch.full((3,), torch.nan), torch.rand(2), float("inf"), torch.rand(3), float("nan"), torch.rand(4)),
+    "numbers beyond float32": (torch.full((3,), 1e300, dtype=torch.float64), torch.rand(2), 1.0, torch.rand(3), False, torch.rand(4)),
+    "integers beyond float32": (torch.tensor([2**60 + 1] * 3), 2**60 + 1, 16_777_217, torch.rand(3), 1, torch.rand(4)),
+}
+
+
+@pytest.mark.parametrize("where", ["memory", "inference", *STORES])
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_of_every_kind_become_what_velora_makes_of_them(kind: str, where: str, tmp_path: Path) -> None:
+    real, ours = real_class()(5, *SIZES.values()), ReplayBuffer(5, **SIZES)
+    if where in STORES:
+        ours.save(tmp_path / f"b{where}")
+        ours = ReplayBuffer.load(tmp_path / f"b{where}", mode="r+")
+    with ours, torch.inference_mode(where == "inference"):
+        for number in range(7):  # the first of a store, and one that goes round the end, are written another way
+            values = KINDS[kind if number % 3 else "plain"]
+            real.add(*values)
+            ours.add(*values)
+        assert (ours.position, ours.size) == (real.position, real.size)
+        for name, expected in state(real).items():
+            assert torch.equal(torch.nan_to_num(state(ours)[name], 7.5), torch.nan_to_num(expected, 7.5)), name
+
+
+@pytest.mark.parametrize("kind", ["add", "add_multi"])
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_change_behind_the_buffers_back_is_noticed_between_any_rows(kind: str, inference: bool, tmp_path: Path) -> None:
+    buffer = filled(50, 5)
+    buffer.save(tmp_path / "b.zarr")
+    with torch.inference_mode(inference):
+        apply(buffer, kind, 1, 1)
+    buffer.save(tmp_path / "b.zarr")
+    assert buffer._ring.changes == 0  # so that was no reason to write the store anew
+    apply(buffer, kind, 2, 1)
+    buffer.rewards[2] = 9.0
+    apply(buffer, kind, 3, 1)
+    buffer.save(tmp_path / "b.zarr")
+
+    assert buffer._ring.changes == 1
+    with ReplayBuffer.load(tmp_path / "b.zarr") as lazy:
+        assert_equal(lazy, buffer)
 
 
 # --- files

@@ -500,32 +500,6 @@ def test_the_file_opens_in_a_process_that_knows_nothing_of_us(tmp_path: Path) ->
     assert found.stdout.startswith("548 ")
 
 
-@pytest.mark.skipif("ACTIVE_RLHF_SRC" not in os.environ, reason="set ACTIVE_RLHF_SRC to the folder src of a checkout of active-rlhf")
-@pytest.mark.parametrize("name", SAMPLES)
-def test_the_real_class_samples_the_same(name: str, tmp_path: Path) -> None:
-    rs.convert(sample(name), str(tmp_path / "a.zarr"))
-    rs.convert(str(tmp_path / "a.zarr"), tmp_path / "b.pkl")
-    program = """
-        import hashlib, sys, numpy as np, torch
-        from active_rlhf.data.buffers import ReplayBuffer
-        buffer = ReplayBuffer.load(sys.argv[1], envs=None, fragment_length=50, device="cpu")
-        for draw in (lambda: buffer.sample(6), lambda: buffer.sample2(6, "train"), lambda: buffer.sample2(6, "val")):
-            torch.manual_seed(0), np.random.seed(0)
-            try:
-                batch = draw()
-                print([hashlib.sha256(t.numpy().tobytes()).hexdigest() for t in (batch.obs, batch.acts, batch.rews, batch.dones)])
-            except Exception as error:
-                print(repr(error))
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program)]
-    env = {**os.environ, "PYTHONPATH": os.environ["ACTIVE_RLHF_SRC"]}
-    ours, theirs = (
-        subprocess.run([*command, str(path)], env=env, capture_output=True, text=True, check=True).stdout
-        for path in (tmp_path / "b.pkl", sample(name))
-    )
-    assert ours == theirs
-
-
 def test_the_model_of_these_tests_knows_the_samples() -> None:
     for name in SAMPLES:
         content = rlhf_rings.load(sample(name))

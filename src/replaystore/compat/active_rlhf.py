@@ -1,11 +1,14 @@
-"""A drop-in replacement for `active_rlhf.data.buffers.ReplayBuffer`: change the import, and a buffer may lie in a store.
+"""A drop-in replacement for `active_rlhf.data.buffers`: change the import, and a replay buffer may lie in a store.
 
-    from replaystore.compat.active_rlhf import ReplayBuffer
+    from replaystore.compat.active_rlhf import ReplayBuffer, PreferenceBuffer, PreferenceBufferBatch
+
+All that the original's module has is here; what is never saved is in `replaystore.compat.pairs` and `replaystore.compat.rollouts`.
 
 What a trajectory is (the rows of one call of `add`, not an episode), which ones an `add` removes, which batches a seed gives: all of that
 is as in the original, which draws from the global generators of torch (`sample`) and NumPy (all else). What it does otherwise:
 
-* `load` needs neither `fragment_length` nor environments; with environments it compares their spaces with the file.
+* `load` needs neither `fragment_length` nor environments. Environments are compared with those of the file: the numbers of components,
+  and the id with its version; where an id is not known, the bounds of the spaces, of which it only warns.
 * Rewards and dones may have the shape (n, 1) as well. What does not fit is refused before anything is written.
 * `sample` takes a `split`; priority sampling without a long enough trajectory goes back to that.
 * Statistics of an empty buffer can be logged; a bare file name can be saved to; files appear whole or not at all; nothing is printed.
@@ -33,16 +36,38 @@ from numpy.typing import NDArray
 from replaystore import formats
 from replaystore.buffer import Buffer
 from replaystore.compat import scoring
-from replaystore.compat.checks import check_spaces, checked_device, checked_rows, length_of, positive, width_of, zeros
+from replaystore.compat.checks import (
+    check_environment,
+    check_spaces,
+    checked_device,
+    checked_rows,
+    length_of,
+    positive,
+    spaces_of,
+    width_of,
+    zeros,
+)
 from replaystore.compat.layouts import ACTIVE, ActiveState
+from replaystore.compat.pairs import PreferenceBuffer, PreferenceBufferBatch, TrajectoryPairBatch
 from replaystore.compat.ring import FieldAttribute, TensorRing
+from replaystore.compat.rollouts import RolloutBuffer, RolloutBufferBatch
 from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
 from replaystore.document import environment_of
 from replaystore.errors import FormatError, SchemaError
+from replaystore.formats.pickle import environment_of_folder
 from replaystore.formats.source import Source
 
-__all__ = ["ReplayBuffer", "ReplayBufferBatch", "TrajectoryInfo"]
+__all__ = [
+    "PreferenceBuffer",
+    "PreferenceBufferBatch",
+    "ReplayBuffer",
+    "ReplayBufferBatch",
+    "RolloutBuffer",
+    "RolloutBufferBatch",
+    "TrajectoryInfo",
+    "TrajectoryPairBatch",
+]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FRAGMENT_LENGTH = 50
@@ -98,11 +123,9 @@ class ReplayBuffer:
         capacity = positive("capacity", capacity)
         tensors = zeros(capacity, dict(zip(NAMES, (*widths, 1), strict=False)), where)
         tensors["dones"] = torch.zeros((capacity, 1), dtype=torch.bool, device=where)
-        self._set_up(TensorRing(tensors, capacity), ActiveState(fragment_length, 0, ()), device, environment_of(envs))
+        self._set_up(TensorRing(tensors, capacity), ActiveState(fragment_length, 0, ()), device, envs)
 
-    def _set_up(
-        self, ring: TensorRing | StoredRing, state: ActiveState, device: torch.device | str, environment: dict[str, Any] | None
-    ) -> None:
+    def _set_up(self, ring: TensorRing | StoredRing, state: ActiveState, device: torch.device | str, envs: Any) -> None:
         self._ring = ring
         self._saved = Saved()
         self.capacity = ring.capacity
@@ -112,7 +135,11 @@ class ReplayBuffer:
         self.trajectories = [TrajectoryInfo(*info) for info in state.infos]
         self.env_obs_shape = (int(ring.tensor("obs").shape[1]),)
         self.env_act_shape = (int(ring.tensor("acts").shape[1]),)
-        self.environment = environment
+        self.envs = envs
+        """The environments that it was made or loaded with; None: it was loaded without."""
+        recorded, spaces = ring.recorded if isinstance(ring, StoredRing) else (None, {})
+        self._spaces = spaces_of(envs) | spaces
+        self.environment = recorded or environment_of(envs)
         """What a store says of the environment: its id, and its spec as far as that can be written down."""
 
     @property
@@ -144,7 +171,7 @@ class ReplayBuffer:
         """Add a trajectory of n rows: obs (n, O), act (n, A), rew and done (n,) or (n, 1). Trajectories whose rows are overwritten go.
 
         SchemaError: shapes that do not fit, or more rows than the ring can hold at once; nothing is changed then. Of a buffer in a store:
-        ConflictError if it was loaded for reading, UnsupportedError for more rows than its capacity."""
+        ConflictError if it was loaded for reading, UnsupportedError for no rows."""
         if not isinstance(split, str):
             raise SchemaError(f"split is a string such as 'train', not {split!r}")
         count = length_of("obs", obs)
@@ -166,6 +193,8 @@ class ReplayBuffer:
         self.trajectories[:] = kept
         self.trajectories.append(TrajectoryInfo(start, count, split, 0.0, step))
         self.global_step = step + count
+        if count > self.capacity:
+            self.commit()  # a store lists a trajectory that is longer than the ring only where it is written anew
 
     def _overwritten(self, known: TrajectoryInfo, start: int, end: int) -> bool:
         """Whether writing [start, end) touches a trajectory, whose own end may lie behind that of the ring."""
@@ -319,7 +348,7 @@ class ReplayBuffer:
 
         Args:
             filepath: what was saved, by this class or by the original; any store that was recorded can be read, too.
-            envs: its spaces must be those of the file; None: they are not compared.
+            envs: what the rows were recorded in, as far as the file says; None: that is not compared.
             fragment_length: None: that of the file.
             device: where batches are, and of a pickle the tensors.
             mode: of a store, "r+" to add to it.
@@ -347,11 +376,14 @@ class ReplayBuffer:
             state = ActiveState(numbers["fragment_length"], numbers["global_step"], stored.view.infos)
         try:
             check_spaces(envs, (int(ring.tensor("obs").shape[1]), int(ring.tensor("acts").shape[1])), filepath)
+            if isinstance(ring, StoredRing):
+                check_environment(envs, *ring.recorded, filepath)
+            else:
+                check_environment(envs, environment_of_folder(os.fspath(filepath)), {}, filepath, guessed=True)
             if fragment_length is not None:
                 state.fragment_length = fragment_length
             buffer = cls.__new__(cls)
-            recorded = ring.buffer.environment if isinstance(ring, StoredRing) else None
-            buffer._set_up(ring, state, device, recorded or environment_of(envs))
+            buffer._set_up(ring, state, device, envs)
         except BaseException:
             ring.close()
             raise
@@ -379,7 +411,7 @@ class ReplayBuffer:
         return ActiveState(self.fragment_length, self.global_step, [_info(known) for known in self.trajectories])
 
     def _source(self) -> Source:
-        source = ACTIVE.source(self._ring, self._state())
+        source = ACTIVE.source(self._ring, self._state(), self._spaces)
         source.environment = self.environment
         return source
 

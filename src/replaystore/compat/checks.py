@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import os
 import textwrap
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from replaystore.document import environment_of
 from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.spaces import space_from_json, space_to_json
 
-__all__ = ["check_spaces", "checked_device", "checked_path", "checked_rows", "length_of", "positive", "width_of", "zeros"]
+__all__ = [
+    "check_environment",
+    "check_spaces",
+    "checked_device",
+    "checked_path",
+    "checked_rows",
+    "length_of",
+    "positive",
+    "spaces_of",
+    "width_of",
+    "zeros",
+]
+
+ROLES = ("observation", "action")
 
 
 def checked_device(device: torch.device | str | int | None) -> torch.device:
@@ -107,3 +123,52 @@ def check_spaces(envs: Any, widths: tuple[int, int], path: object) -> None:
             f"{path} holds observations of {widths[0]} numbers and actions of {widths[1]}, and envs has {given[0]} and {given[1]}: "
             f"pass the environment that it was recorded in"
         )
+
+
+def spaces_of(envs: Any) -> dict[str, dict[str, Any]]:
+    """The spaces of a vector environment as JSON, by role, as far as they can be written down."""
+    found = {}
+    for role in ROLES:
+        try:
+            space: Any = getattr(envs, f"single_{role}_space", None)
+            found[role] = space_to_json(space)
+        except (SchemaError, UnsupportedError):  # none, or of a dtype that no field has: there is nothing to compare with later
+            continue
+    return found
+
+
+def check_environment(
+    envs: Any, recorded: Mapping[str, Any] | None, spaces: Mapping[str, Mapping[str, Any]], path: object, *, guessed: bool = False
+) -> None:
+    """SchemaError: rows that were `recorded` in one environment are loaded for another one, by its id and version.
+
+    If that is `guessed`, it is only warned of; and so is, where an id is not known, that bounds differ from those of `spaces` (by role).
+    None is any environment."""
+    if envs is None:
+        return
+    before, now = (section["id"] if section else None for section in (recorded, environment_of(envs)))
+    if before is not None and now is not None:
+        if before != now and guessed:
+            warnings.warn(f"{path} seems to be of {before}, by the name of its folder, and envs are of {now}", stacklevel=3)
+        elif before != now:
+            raise SchemaError(
+                f"{path} was recorded in {before}, and envs are of {now}: pass environments of that id, or envs=None to load it anyway"
+            )
+        return
+    given = spaces_of(envs)
+    for role in ROLES:
+        if role in spaces and role in given and not _same_bounds(spaces[role], given[role]):
+            was, is_now = space_from_json(spaces[role]), space_from_json(given[role])
+            warnings.warn(
+                f"{path} was recorded with the {role} space {was}, and that of envs is {is_now}: is it the same environment?",
+                stacklevel=3,
+            )
+
+
+def _same_bounds(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two spaces have the same bounds, whatever their dtypes; of other kinds than Box all else has to agree as well."""
+    first, second = space_from_json(one), space_from_json(other)
+    if one["type"] != "Box" or other["type"] != "Box":
+        return bool(first == second)
+    bounds = zip((first.low, first.high), (second.low, second.high), strict=True)  # type: ignore[attr-defined]
+    return all(np.array_equal(np.float32(mine), np.float32(its)) for mine, its in bounds)

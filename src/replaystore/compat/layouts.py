@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from replaystore.formats.source import Source, no_parts
 from replaystore.formats.tensors import FileRows
 from replaystore.formats.unpickling import Infos
 from replaystore.formats.writing import NewFiles
+from replaystore.names import escape_path
 from replaystore.schema import Field, Schema, role_of
 from replaystore.values import array_of
 
@@ -35,6 +37,7 @@ BLOCK_BYTES = 4 << 20
 """Rows on their way to a store are so many bytes at once."""
 
 AnyRing = TensorRing | StoredRing
+NO_SPACES: Mapping[str, dict[str, Any]] = MappingProxyType({})
 
 
 @dataclass
@@ -77,14 +80,24 @@ def _around(ring: AnyRing, name: str, start: int, stop: int) -> NDArray[Any]:
     return ring.read(name, (begin + np.arange(start, stop)) % ring.capacity)
 
 
-def _ring_source(ring: AnyRing, names: Mapping[str, str], scalars: Sequence[str], known: dict[str, Any], project: str) -> Source:
-    """A ring as a source of rows of no trajectory. `names`: field of the store → tensor."""
+def _ring_source(
+    ring: AnyRing,
+    names: Mapping[str, str],
+    scalars: Sequence[str],
+    known: dict[str, Any],
+    project: str,
+    spaces: Mapping[str, dict[str, Any]] = NO_SPACES,
+) -> Source:
+    """A ring as a source of rows of no trajectory. `names`: field of the store → tensor; `spaces`: field of the store → space."""
     rows = ring.used()
     begin = ring.position if ring.size == ring.capacity else 0
     living = rows == ring.size and (begin + rows - ring.position) % ring.capacity == 0
     known |= {"capacity": ring.capacity, "size": ring.size, "position": ring.position, "rows": rows}
     outputs = {field: _whole(ring, name) for field, name in names.items()}
-    fields = {field: Field(output.dtype, () if field in scalars else (output.width,), role_of(field)) for field, output in outputs.items()}
+    fields = {
+        field: Field(output.dtype, () if field in scalars else (output.width,), role_of(field), spaces.get(field))
+        for field, output in outputs.items()
+    }
     return Source(
         schema=Schema(fields),
         rows=rows,
@@ -109,22 +122,27 @@ def _columns(buffer: Buffer, rows: Arrays, names: Mapping[str, str]) -> dict[str
     }
 
 
-def _direct(buffer: Buffer, outputs: Mapping[str, Output], names: Mapping[str, str]) -> dict[str, Output]:
+def _direct(buffer: Buffer, outputs: Mapping[str, Output], names: Mapping[str, str], placement: Placement) -> dict[str, Output]:
     """The same outputs; those that are just a field of steps, without what an export does beside reading it."""
-    return {**outputs, **{name: _plain(buffer, field, outputs[name]) for field, name in names.items()}}
+    beyond = bool(((placement.row + placement.count) > len(buffer)).any())
+    return {**outputs, **{name: _plain(buffer, field, outputs[name], beyond) for field, name in names.items()}}
 
 
-def _plain(buffer: Buffer, field: str, output: Output) -> Output:
+def _plain(buffer: Buffer, field: str, output: Output, beyond: bool) -> Output:
     declared, steps = buffer.schema.fields.get(field), len(buffer)
     if declared is None or declared.dtype != output.dtype or int(np.prod(declared.shape)) != output.width:
         return output
-    first, width = buffer._first, output.width
+    first, width, stored = buffer._first, output.width, f"steps/{escape_path(field)}"
+    stop = buffer._store.rows(stored)
 
     def read(rows: NDArray[np.int64]) -> NDArray[Any]:
-        if int(rows.max()) >= steps:  # an observation after the last step of a trajectory
+        if beyond and int(rows.max()) >= steps:  # an observation after the last step of a trajectory
             return output.read(rows)
         buffer._check_open()
-        return buffer._of(field).take(rows + first).reshape(len(rows), width)
+        column = buffer._columns.get(stored)
+        if column is None or column.stop != stop:  # it is not yet that of the commit that is shown
+            column = buffer._column(stored)
+        return column.take(rows + first if first else rows).reshape(len(rows), width)
 
     return Output(output.dtype, width, read)
 
@@ -162,7 +180,7 @@ class ActiveLayout:
         numbers = plan.numbers
         return StoreView(
             plan.placement,
-            _direct(buffer, plan.tensors, self.fields if plan.known else {}),
+            _direct(buffer, plan.tensors, self.fields if plan.known else {}, plan.placement),
             numbers["size"],
             numbers["pos"],
             living,
@@ -211,7 +229,7 @@ class ActiveLayout:
         buffer._set_trajectory_columns(columns)
         return True
 
-    def source(self, ring: AnyRing, state: ActiveState) -> Source:
+    def source(self, ring: AnyRing, state: ActiveState, spaces: Mapping[str, dict[str, Any]] = NO_SPACES) -> Source:
         """What a store of the buffer is to hold."""
         infos = Infos()
         for info in state.infos:
@@ -219,7 +237,7 @@ class ActiveLayout:
         known: dict[str, Any] = {"global_step": state.global_step, "fragment_length": state.fragment_length}
         for key, name in (("env_obs_shape", "obs"), ("env_act_shape", "acts")):
             known[key] = [int(ring.tensor(name).shape[1])]
-        source = _ring_source(ring, self.fields, ("reward", "dones"), known, self.project)
+        source = _ring_source(ring, self.fields, ("reward", "dones"), known, self.project, spaces)
         table = pickle.trajectories_of(infos, ring.capacity, ring.size, ring.position, "the buffer")
         known |= table.known
         source.parts, source.table, source.splits = table.parts, table.columns, ["", *infos.splits]
@@ -277,7 +295,7 @@ class VeloraLayout:
         metadata = plan.metadata
         return StoreView(
             plan.placement,
-            _direct(buffer, plan.tensors, self.fields if plan.known else {}),
+            _direct(buffer, plan.tensors, self.fields if plan.known else {}, plan.placement),
             metadata["size"],
             metadata["position"],
             living,

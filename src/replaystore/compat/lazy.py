@@ -56,6 +56,13 @@ class LazyTensor:
         self.dtype = dtype
         self.device = device
         self.shape = torch.Size((ring.capacity, *row_shape))
+        self._keeps: object = None
+
+    def kept_by(self, buffer: object) -> LazyTensor:
+        """The same field, which keeps a buffer from being collected, and so its store open, for as long as it is referred to itself."""
+        field = LazyTensor(self._ring, self._name, self.dtype, self.shape[1:], self.device)
+        field._keeps = buffer
+        return field
 
     # --- what is known without reading
 
@@ -135,7 +142,10 @@ class LazyTensor:
         """Rows that were read, as a tensor of this field, (*shape, *row shape)."""
         if not rows.flags.writeable or not rows.flags.c_contiguous:
             rows = rows.copy()
-        return torch.from_numpy(rows).to(self.device).reshape(*shape, *self.shape[1:])
+        tensor = torch.from_numpy(rows)
+        if self.device.type != "cpu":
+            tensor = tensor.to(self.device)
+        return tensor if len(shape) == 1 and tensor.dim() == len(self.shape) else tensor.reshape(*shape, *self.shape[1:])
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         step = max(1, BLOCK_BYTES // max(1, self.shape[1:].numel() * self.dtype.itemsize))

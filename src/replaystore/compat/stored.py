@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ PENDING_BYTES = 8 << 20
 """Or so many bytes of them."""
 
 Arrays = Mapping[str, NDArray[Any]]
+NONE = np.zeros(0, np.int64)
 
 
 class View(Protocol):
@@ -83,6 +84,29 @@ class _Edits:
         rows[found] = self.values[at[found]]
 
 
+class _Located(NamedTuple):
+    """Where the rows at some places are, worked out once for all fields."""
+
+    stored: Rows
+    """Their numbers in the store; any number of a row there for those that are elsewhere; none at all if all of them are elsewhere."""
+    waiting: Rows = NONE
+    """Which of them wait,"""
+    pending: Rows = NONE
+    """their numbers among those,"""
+    unwritten: Rows = NONE
+    """and which of them are nowhere."""
+
+
+def _located(rows: Rows) -> _Located:
+    """What `StoredRing._locate` says, sorted out."""
+    if not len(rows) or rows.min() >= 0:
+        return _Located(rows)
+    newest = int(rows.max())
+    waiting = np.flatnonzero(rows < -1)
+    stored = np.where(rows < 0, newest, rows) if newest >= 0 else NONE
+    return _Located(stored, waiting, -2 - rows[waiting], np.flatnonzero(rows == -1))
+
+
 class StoredRing:
     """Fields of `capacity` places each, in a store."""
 
@@ -91,6 +115,10 @@ class StoredRing:
         self._layout = layout
         self._pending: dict[str, NDArray[Any]] = {}
         """New rows, the first `_waiting` of each array."""
+        self.room_tensors: dict[str, torch.Tensor] = {}
+        """The same, as tensors."""
+        self._room = 0
+        """How many rows may wait."""
         self._waiting = 0
         self._edits: dict[str, _Edits] = {}
         self.look()
@@ -127,6 +155,12 @@ class StoredRing:
         """The place of the next row."""
         return (self.view.position + self._waiting) % self.capacity
 
+    @property
+    def recorded(self) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
+        """What the store says of the environment, and the spaces of its fields as far as they are known."""
+        fields = self.buffer.schema.fields
+        return self.buffer.environment, {name: declared.space for name, declared in fields.items() if declared.space is not None}
+
     def tensor(self, name: str) -> LazyTensor:
         """A field."""
         return self.tensors[name]
@@ -137,12 +171,12 @@ class StoredRing:
 
     def read(self, name: str, places: Rows) -> NDArray[Any]:
         """Rows of a field, (len(places), width); zeros where none was written."""
-        return self._read(name, places, self._locate(places))
+        return self._read(name, places, _located(self._locate(places)))
 
     def gather(self, names: Sequence[str], index: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows of several fields at places, of any shape."""
         places = index.cpu().numpy().reshape(-1)
-        located = self._locate(places)
+        located = _located(self._locate(places))
         shape = tuple(index.shape)
         return {name: self.tensors[name].of(self._read(name, places, located), shape) for name in names}
 
@@ -163,17 +197,15 @@ class StoredRing:
             rows = np.where(newest < self._waiting, -2 - newest, rows)
         return rows
 
-    def _read(self, name: str, places: Rows, located: Rows) -> NDArray[Any]:
+    def _read(self, name: str, places: Rows, located: _Located) -> NDArray[Any]:
         output = self.view.tensors[name]
-        if not len(located) or located.min() >= 0:
-            rows = output.read(located) if len(located) else np.zeros((0, output.width), output.dtype)
-        else:
-            rows = np.zeros((len(located), output.width), output.dtype)
-            stored, waiting = np.flatnonzero(located >= 0), np.flatnonzero(located < -1)
-            if len(stored):
-                rows[stored] = output.read(located[stored])
-            if len(waiting):
-                rows[waiting] = self._pending[name][-2 - located[waiting]]
+        rows = output.read(located.stored) if len(located.stored) else np.zeros((len(places), output.width), output.dtype)
+        if len(located.waiting) or len(located.unwritten):
+            rows = rows if rows.flags.writeable else rows.copy()
+            if len(located.waiting):
+                rows[located.waiting] = self._pending[name].take(located.pending, axis=0)
+            if len(located.unwritten):
+                rows[located.unwritten] = 0
         edits = self._edits.get(name)
         if edits is not None and len(edits.places):
             rows = rows if rows.flags.writeable else rows.copy()
@@ -208,10 +240,6 @@ class StoredRing:
         If the store cannot be written to (StorageError), they are not added."""
         self.check_writable()
         count = len(next(iter(rows.values())))
-        if count > self.capacity:
-            raise UnsupportedError(
-                f"{count} rows at once are more than the capacity of {self.capacity}: add them to a store in smaller pieces"
-            )
         if not count and split is not None:
             raise UnsupportedError("a trajectory with no rows cannot be added to a store: leave it out")
         room = min(self.capacity, PENDING_ROWS, max(1, PENDING_BYTES // sum(output.row_bytes for output in self.view.tensors.values())))
@@ -223,11 +251,24 @@ class StoredRing:
         else:
             if not self._pending:
                 self._pending = {name: np.empty((room, output.width), output.dtype) for name, output in self.view.tensors.items()}
+                tensors = {name: torch.from_numpy(rows) for name, rows in self._pending.items()}
+                self.room_tensors = {name: tensors[name] for name in rows}
+                self._room = room
             for name, value in rows.items():
                 self._pending[name][self._waiting : self._waiting + count] = value.detach().cpu().numpy()
             self._waiting += count
         for edits in self._edits.values():
             edits.drop(places)
+
+    def room(self, count: int) -> int:
+        """As `TensorRing.room`: the first rows of trajectories that say where they end are left to `append`, and whatever is not simple."""
+        if self._waiting + count > self._room or self._edits or not self.writable:
+            return -1
+        return self._waiting
+
+    def advance(self, count: int) -> None:
+        """Let `count` rows wait that were set at `room`."""
+        self._waiting += count
 
     def set_rows(self, name: str, places: Rows, values: NDArray[Any]) -> None:
         """Change rows; they reach the store with the next commit."""

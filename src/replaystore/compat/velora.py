@@ -2,6 +2,8 @@
 
     from replaystore.compat.velora import ReplayBuffer
 
+An agent of velora makes its own buffer; one line puts ours in its place: `agent.buffer = ReplayBuffer.adopt(agent.buffer, "b.zarr")`.
+
 Results, seeded batches and errors are those of velora 0.2.0, except that hidden states may be left out (zeros), that an error leaves the
 buffer as it was, that `warm` refuses what it could never reach, and that `load` checks what it loads.
 
@@ -31,14 +33,14 @@ from replaystore import formats
 from replaystore.buffer import Buffer
 from replaystore.compat.checks import checked_device, positive, zeros
 from replaystore.compat.layouts import VELORA
-from replaystore.compat.ring import FieldAttribute, TensorRing
+from replaystore.compat.ring import FieldAttribute, TensorRing, is_plain, is_plain_number
 from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
 from replaystore.errors import FormatError, NotFoundError, SchemaError
 from replaystore.formats.source import Source
 from replaystore.location import Location
 
-__all__ = ["BatchExperience", "BufferConfig", "ReplayBuffer"]
+__all__ = ["BatchExperience", "BufferBase", "BufferConfig", "ReplayBuffer"]
 
 FIELDS = ("states", "actions", "rewards", "next_states", "dones", "hiddens")
 FILES = (("state", ".safetensors"), ("metadata", ".json"))
@@ -68,8 +70,10 @@ class BufferConfig:
     hidden_dim: int
 
 
-class ReplayBuffer:
+class BufferBase:
     """A ring of `capacity` transitions: of tensors on `device`, or, after `load` from a store, of rows on the disk.
+
+    All that `ReplayBuffer` does but `sample`, `warm` and `config`: for buffers of one's own that sample otherwise.
 
     Args:
         capacity: how many newest transitions are kept.
@@ -106,6 +110,7 @@ class ReplayBuffer:
         self.hidden_dim = hidden_dim
         self.device = device
         self._widths = dict(zip(FIELDS, (state_dim, action_dim, 1, state_dim, 1, hidden_dim), strict=True))
+        self._row_shapes = [frozenset({(width,), (1, width), (), (1,), (1, 1)}) for width in self._widths.values()]
         self._saved = Saved()
 
     # --- state
@@ -142,17 +147,10 @@ class ReplayBuffer:
         return {name: getattr(self, name) for name in KEYS[:-1]} | {"device": str(self.device) if self.device else None}
 
     def state_dict(self) -> dict[str, Any]:
-        """The tensors by name; of a buffer in a store `LazyTensor`s, which `.cpu()` reads."""
+        """The tensors by name; of a buffer in a store all its rows are read into memory."""
+        if isinstance(self._ring, StoredRing):
+            return {name: self._ring.tensor(name).materialize() for name in FIELDS}
         return {name: self._ring.tensor(name) for name in FIELDS}
-
-    def config(self) -> Any:
-        """What the buffer is, as velora's `BufferConfig` (or, without velora, as ours of the same fields)."""
-        try:
-            model = importlib.import_module("velora.models.config").BufferConfig
-        except ImportError:
-            model = BufferConfig
-        dimensions = {"state_dim": self.state_dim, "action_dim": self.action_dim, "hidden_dim": self.hidden_dim}
-        return model(type="ReplayBuffer", capacity=self.capacity, **dimensions)
 
     # --- adding
 
@@ -166,6 +164,8 @@ class ReplayBuffer:
         hidden: torch.Tensor | None = None,
     ) -> None:
         """Add one transition; each value must broadcast to its row. `hidden` None: zeros. Torch's errors; nothing is added then."""
+        if self._set_row((state, action, reward, next_state, done, 0.0 if hidden is None else hidden)):
+            return
         float32 = torch.float32
         values = (state.to(float32), action, reward, next_state.to(float32), done, 0.0 if hidden is None else hidden)
         rows = self._rows(1)
@@ -185,6 +185,8 @@ class ReplayBuffer:
         """Add as many transitions as `states` has rows; actions, rewards and dones may have one dimension only. `hiddens` None: zeros.
 
         Torch's errors (hidden states must be float32 already); nothing is added then."""
+        if hiddens is not None and self._set_rows((states, actions, rewards, next_states, dones, hiddens)):
+            return
         columns = [values.unsqueeze(-1) if values.dim() == 1 else values for values in (actions, rewards, dones)]
         plain = (states, columns[0], columns[1], next_states, columns[2])
         values = [value.to(torch.float32) for value in plain]
@@ -198,46 +200,45 @@ class ReplayBuffer:
             row[index] = value
         self._ring.append(rows)
 
+    def _set_row(self, values: tuple[Any, ...]) -> bool:
+        """Add a transition of plain numbers, in which nothing can fail once the first value is set; False, with nothing done, if others."""
+        if type(values[0]) is not torch.Tensor or type(values[3]) is not torch.Tensor:
+            return False
+        for value, shapes in zip(values, self._row_shapes, strict=True):
+            if not (value.shape in shapes and is_plain(value) if type(value) is torch.Tensor else is_plain_number(value)):
+                return False
+        ring = self._ring
+        place = ring.room(1)
+        if place < 0:
+            return False
+        tensors = ring.room_tensors
+        for name, value in zip(FIELDS, values, strict=True):
+            tensors[name][place] = value
+        ring.advance(1)
+        return True
+
+    def _set_rows(self, values: tuple[Any, ...]) -> bool:
+        """The same for `add_multi`: tensors (n, width), or (n,) where one number is enough."""
+        if not all(type(value) is torch.Tensor and is_plain(value) for value in values) or values[5].dtype != torch.float32:
+            return False
+        count = len(values[0]) if values[0].dim() == 2 else 0
+        for value, width in zip(values, self._widths.values(), strict=True):
+            if value.shape != (count, width):
+                return False
+        ring = self._ring
+        place = ring.room(count)
+        if not count or place < 0:
+            return False
+        tensors = ring.room_tensors
+        for name, value in zip(FIELDS, values, strict=True):
+            tensors[name][place : place + count] = value
+        ring.advance(count)
+        return True
+
     def _rows(self, count: int) -> dict[str, torch.Tensor]:
         """Room for rows, in which they are complete before the first of them is written."""
         known = {name: self._ring.tensor(name) for name in FIELDS}
         return {name: torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device) for name, tensor in known.items()}
-
-    def warm(self, agent: Any, n_samples: int, num_envs: int = 8) -> None:
-        """Let the agent act in `num_envs` copies of its environment until there are `n_samples` transitions, or a few more.
-
-        ValueError: `num_envs` below 2. SchemaError: more samples than the capacity."""
-        if num_envs < 2:
-            raise ValueError(f"'{num_envs=}' cannot be smaller than 2.")
-        if n_samples > self.capacity:
-            raise SchemaError(f"n_samples={n_samples} is more than the capacity of {self.capacity}: ask for at most that many")
-        envs = gymnasium.make_vec(agent.env.spec.id, num_envs=num_envs, vectorization_mode="sync")
-        try:
-            hidden = None
-            states = self._seen(envs.reset()[0], agent.device)
-            while len(self) < n_samples:
-                actions, hidden = agent.predict(states, hidden, train_mode=True)
-                after, *outcome, _ = envs.step(actions.detach().cpu().numpy())
-                next_states, rewards, terminated, truncated = (self._seen(values, agent.device) for values in (after, *outcome))
-                self.add_multi(states, actions, rewards, next_states, terminated | truncated, hidden)
-                states = next_states
-        finally:
-            envs.close()
-
-    @staticmethod
-    def _seen(values: Any, device: torch.device | str | None) -> torch.Tensor:
-        return torch.tensor(values, device=device)  # a copy: the environments use their arrays again
-
-    # --- sampling
-
-    def sample(self, batch_size: int) -> BatchExperience:
-        """Transitions drawn with replacement by torch's global generator (that of `device`).
-
-        ValueError: there are fewer than `batch_size`."""
-        if len(self) < batch_size:
-            raise ValueError(f"Buffer does not contain enough experiences. Available: {len(self)}, Requested: {batch_size}")
-        indices = torch.randint(0, self.size, (batch_size,), device=self.device)
-        return BatchExperience(**self._ring.gather(FIELDS, indices))
 
     # --- saving and loading
 
@@ -326,8 +327,11 @@ class ReplayBuffer:
 
     @classmethod
     def _of(cls, ring: TensorRing | StoredRing, dimensions: Mapping[str, int], device: torch.device) -> Self:
-        buffer = cls.__new__(cls)
-        buffer._set_up(**dimensions, device=device)
+        if cls.__init__ is BufferBase.__init__:
+            buffer = cls.__new__(cls)
+            buffer._set_up(**dimensions, device=device)
+        else:  # a class of the user's, which may set up more
+            buffer = cls(**dimensions, device=device)
         buffer._ring = ring
         return buffer
 
@@ -357,6 +361,101 @@ class ReplayBuffer:
 
     def _reconcile(self, buffer: Buffer) -> bool:
         return True
+
+
+class ReplayBuffer(BufferBase):
+    """A buffer that is sampled from uniformly. See `BufferBase` for its arguments."""
+
+    @classmethod
+    def adopt(cls, buffer: Any, path: str | os.PathLike[str] | None = None) -> Self:
+        """One of ours in the place of the buffer that an agent of velora has made, with the transitions that are in it.
+
+            agent.buffer = ReplayBuffer.adopt(agent.buffer, "runs/x/buffer.zarr")
+
+        Args:
+            buffer: any buffer with velora's `metadata()` and `state_dict()`.
+            path: the store that it is to lie in. One that is there is gone on with, if `buffer` is empty. None: it stays in memory.
+
+        Raises:
+            SchemaError: the store is of other dimensions, or not for a buffer that has transitions. All that `save` and `load` raise.
+        """
+        known = dict(buffer.metadata())
+        place = None if path is None else store_of(path)
+        if path is not None and place is None:
+            raise SchemaError(f"{path} is not the name of a store: choose one that ends in .zarr or .h5")
+        if place is not None and (found := cls._found(place, known)) is not None:
+            return found
+        state = {name: tensor.detach().clone() for name, tensor in buffer.state_dict().items()}
+        ring = TensorRing({name: state[name] for name in FIELDS}, known["capacity"])
+        ring.size, ring.position = known["size"], known["position"]
+        ours = cls._of(ring, {key: known[key] for key in KEYS[:4]}, checked_device(known["device"]))
+        if place is None:
+            return ours
+        ours.save(str(place))
+        return cls.load(str(place), mode="r+", device=known["device"])
+
+    @classmethod
+    def _found(cls, place: Location, known: Mapping[str, Any]) -> Self | None:
+        """The buffer of a store that is to go on instead of an empty one; None: there is no store."""
+        try:
+            found = cls.load(str(place), mode="r+", device=known["device"])
+        except NotFoundError:
+            return None
+        have = {key: getattr(found, key) for key in KEYS[:4]}
+        differing = [key for key in KEYS[:4] if have[key] != known[key]]
+        if differing or known["size"]:
+            found.close()
+        if differing:
+            key = differing[0]
+            raise SchemaError(f"{place} has {key}={have[key]}, and the agent's buffer {key}={known[key]}: choose another name")
+        if known["size"]:
+            raise SchemaError(f"{place} is there, and the agent's buffer has {known['size']} transitions: choose another name")
+        return found
+
+    def config(self) -> Any:
+        """What the buffer is, as velora's `BufferConfig` (or, without velora, as ours of the same fields)."""
+        try:
+            model = importlib.import_module("velora.models.config").BufferConfig
+        except ImportError:
+            model = BufferConfig
+        dimensions = {"state_dim": self.state_dim, "action_dim": self.action_dim, "hidden_dim": self.hidden_dim}
+        return model(type="ReplayBuffer", capacity=self.capacity, **dimensions)
+
+    # --- sampling
+
+    def warm(self, agent: Any, n_samples: int, num_envs: int = 8) -> None:
+        """Let the agent act in `num_envs` copies of its environment until there are `n_samples` transitions, or a few more.
+
+        ValueError: `num_envs` below 2. SchemaError: more samples than the capacity."""
+        if num_envs < 2:
+            raise ValueError(f"'{num_envs=}' cannot be smaller than 2.")
+        if n_samples > self.capacity:
+            raise SchemaError(f"n_samples={n_samples} is more than the capacity of {self.capacity}: ask for at most that many")
+        envs = gymnasium.make_vec(agent.env.spec.id, num_envs=num_envs, vectorization_mode="sync")
+        try:
+            hidden = None
+            states = self._seen(envs.reset()[0], agent.device)
+            while len(self) < n_samples:
+                actions, hidden = agent.predict(states, hidden, train_mode=True)
+                after, *outcome, _ = envs.step(actions.detach().cpu().numpy())
+                next_states, rewards, terminated, truncated = (self._seen(values, agent.device) for values in (after, *outcome))
+                self.add_multi(states, actions, rewards, next_states, terminated | truncated, hidden)
+                states = next_states
+        finally:
+            envs.close()
+
+    @staticmethod
+    def _seen(values: Any, device: torch.device | str | None) -> torch.Tensor:
+        return torch.tensor(values, device=device)  # a copy: the environments use their arrays again
+
+    def sample(self, batch_size: int) -> BatchExperience:
+        """Transitions drawn with replacement by torch's global generator (that of `device`).
+
+        ValueError: there are fewer than `batch_size`."""
+        if len(self) < batch_size:
+            raise ValueError(f"Buffer does not contain enough experiences. Available: {len(self)}, Requested: {batch_size}")
+        indices = torch.randint(0, self.size, (batch_size,), device=self.device)
+        return BatchExperience(**self._ring.gather(FIELDS, indices))
 
 
 def _state_file(given: str) -> str:

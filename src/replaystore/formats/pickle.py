@@ -148,7 +148,7 @@ def _source(found: Contents, path: str) -> Source:
         details={"format": "active_rlhf", "location": path, "bytes": found.size},
         capacity=capacity if living else None,
         position=position if living else None,
-        environment=_environment(path),
+        environment=environment_of_folder(path),
     )
     _note(source, found.unknown, used)
     return source
@@ -195,7 +195,7 @@ def _rows(content: Mapping[str, Any], key: str, path: str, descriptor: int, capa
     return FileRows(descriptor, f"{path}, {key!r}", tensor.dtype, () if one else (shape[1],), capacity, tensor.offset)
 
 
-def _environment(path: str) -> dict[str, Any] | None:
+def environment_of_folder(path: str) -> dict[str, Any] | None:
     """Training scripts put the file into a folder `<environment>__<experiment>__<seed>__<time>`, and say nowhere else what it was."""
     parts = os.path.basename(os.path.dirname(os.path.abspath(path))).split("__")
     return {"id": parts[0]} if len(parts) >= 4 and parts[0] else None
