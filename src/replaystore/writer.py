@@ -197,7 +197,7 @@ class Writer:
                 columns[role] = value
             else:
                 columns |= self._given(role, value)
-        self._stage(columns | info if info else columns, mask)
+        self._stage(columns | dict(info) if info else columns, mask)
 
     def _given(self, role: str, value: Any) -> dict[str, Any]:
         """{field name: value} of what is given for a role; nothing of None or an empty dict."""
