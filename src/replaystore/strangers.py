@@ -60,7 +60,7 @@ def what(path: str) -> tuple[str, str] | None:
     found = _found(path)
     if found is None or "read" not in found[1]:
         return found
-    return found[0], f"{found[1]}, and append its arrays to a new buffer: replaystore.create(location, schema), then buffer.append(columns)"
+    return found[0], f"{found[1]}, and append its arrays to a new buffer with replaystore.create and buffer.append"
 
 
 def _found(path: str) -> tuple[str, str] | None:
@@ -92,7 +92,7 @@ def _file(path: str, begin: bytes, end: bytes) -> tuple[str, str] | None:
     if begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05":
         if b"capacity" in begin[:64]:  # as those of active_rlhf begin: it is damaged, perhaps
             return None
-        return "a pickle of other software", "if you trust it, read it with pickle.load where the project that wrote it is installed"
+        return "a pickle of other software", "if you trust it, read it with pickle.load beside the project that wrote it"
     return _TEXTS.get(os.path.splitext(path)[1].lower())
 
 
