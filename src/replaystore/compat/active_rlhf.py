@@ -49,6 +49,7 @@ from replaystore.compat.checks import (
 )
 from replaystore.compat.layouts import ACTIVE, ActiveState
 from replaystore.compat.pairs import PreferenceBuffer, PreferenceBufferBatch, TrajectoryPairBatch
+from replaystore.compat.resizing import resized
 from replaystore.compat.ring import FieldAttribute, TensorRing
 from replaystore.compat.rollouts import RolloutBuffer, RolloutBufferBatch
 from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
@@ -343,6 +344,7 @@ class ReplayBuffer:
         device: torch.device | str = DEVICE,
         *,
         mode: Literal["r", "r+"] = "r",
+        capacity: int | None = None,
     ) -> Self:
         """Load a pickle into memory, or open a store.
 
@@ -352,13 +354,16 @@ class ReplayBuffer:
             fragment_length: None: that of the file.
             device: where batches are, and of a pickle the tensors.
             mode: of a store, "r+" to add to it.
+            capacity: None: that of the file. A larger one has room for more rows; a smaller one keeps the newest, and the trajectories that
+                have all their rows, and a ReplayStoreWarning says what is left out. What is loaded is not changed.
 
         Raises:
             NotFoundError, FormatError, StorageError: no such file, or it is something else, or damaged. UnsupportedError: a store of
-            something else, or one that cannot be added to; or no such device. SchemaError: another environment. ConflictError: another
-            writer.
+            something else, or one that cannot be added to, or not with another capacity; or no such device. SchemaError: another
+            environment. ConflictError: another writer.
         """
         where, place = checked_device(device), store_of(filepath)
+        capacity = None if capacity is None else positive("capacity", capacity)
         if place is None:
             if mode != "r":
                 raise SchemaError(f"{filepath} is read into memory, so mode={mode!r} has no sense: save it to a .zarr store and load that")
@@ -382,6 +387,7 @@ class ReplayBuffer:
                 check_environment(envs, environment_of_folder(os.fspath(filepath)), {}, filepath, guessed=True)
             if fragment_length is not None:
                 state.fragment_length = fragment_length
+            ring, state.infos = resized(ring, capacity, filepath, state.infos)
             buffer = cls.__new__(cls)
             buffer._set_up(ring, state, device, envs)
         except BaseException:

@@ -55,12 +55,12 @@ def checked_path(path: Any) -> str:
     return text
 
 
-def zeros(capacity: int, widths: Mapping[str, int], device: torch.device) -> dict[str, torch.Tensor]:
-    """float32 tensors (capacity, width); SchemaError: they are more than the device has room for."""
+def zeros(capacity: int, widths: Mapping[str, int], device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """Tensors (capacity, width); SchemaError: they are more than the device has room for."""
     try:
-        return {name: torch.zeros((capacity, width), device=device) for name, width in widths.items()}
+        return {name: torch.zeros((capacity, width), dtype=dtype, device=device) for name, width in widths.items()}
     except (RuntimeError, MemoryError):  # which is what torch raises where memory is short
-        size = capacity * sum(widths.values()) * 4 / 1e9
+        size = capacity * sum(widths.values()) * dtype.itemsize / 1e9
         raise SchemaError(
             f"capacity={capacity} takes {size:,.1f} GB, which {device} has no room for: choose a smaller one, or load a .zarr store"
         ) from None

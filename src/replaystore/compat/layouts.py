@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from replaystore.buffer import Buffer
 from replaystore.compat.ring import TensorRing
-from replaystore.compat.stored import Arrays, StoredRing
+from replaystore.compat.stored import Arrays, Move, StoredRing
 from replaystore.errors import UnsupportedError
 from replaystore.formats import pickle, pickle_export, safetensors, safetensors_export
 from replaystore.formats.export import Options, Output
@@ -51,6 +51,11 @@ class StoreView:
     living: bool
     numbers: Mapping[str, Any]
     infos: Sequence[Info] = ()
+
+    def resized(self, capacity: int) -> Self:
+        """The same with another capacity (but for `numbers` and `infos`), to be read only."""
+        move = Move(self.placement.capacity, self.size, self.position, capacity)
+        return replace(self, placement=move.placement(self.placement), size=move.kept, position=move.position, living=False)
 
 
 @dataclass

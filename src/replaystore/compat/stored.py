@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from replaystore.errors import ConflictError, UnsupportedError
 from replaystore.formats.export import Output
 from replaystore.formats.ring import Placement
 
-__all__ = ["PENDING_BYTES", "PENDING_ROWS", "Layout", "StoredRing", "View"]
+__all__ = ["PENDING_BYTES", "PENDING_ROWS", "Layout", "Move", "StoredRing", "View"]
 
 PENDING_ROWS = 4096
 """So many new rows wait for a commit at most."""
@@ -33,6 +33,32 @@ PENDING_BYTES = 8 << 20
 
 Arrays = Mapping[str, NDArray[Any]]
 NONE = np.zeros(0, np.int64)
+
+
+class Move:
+    """How the rows of a ring, of which `size` are in use, come to lie in one of another capacity: oldest first, from place 0 on."""
+
+    def __init__(self, before: int, size: int, position: int, capacity: int) -> None:
+        self.before = before
+        self.size = size
+        self.begin = position if size == before else 0
+        """The place of the oldest row."""
+        self.capacity = capacity
+        self.dropped = max(0, size - capacity)
+        """So many oldest rows do not fit."""
+        self.kept = size - self.dropped
+        self.position = self.kept % capacity
+
+    def placement(self, old: Placement) -> Placement:
+        """Where the rows lie then."""
+        stop = old.place + old.count
+        place = np.concatenate([np.maximum(old.place, self.begin), old.place])  # those before the oldest row come last
+        end = np.concatenate([stop, np.minimum(stop, self.begin)])
+        row = np.concatenate([old.row, old.row]) + place - np.concatenate([old.place, old.place])
+        age = np.where(place < self.begin, place - self.begin + self.before, place - self.begin)
+        first, last = np.maximum(age, self.dropped), np.minimum(age + end - place, self.size)
+        kept = last > first
+        return Placement(self.capacity, (first - self.dropped)[kept], (row + first - age)[kept], (last - first)[kept])
 
 
 class View(Protocol):
@@ -48,6 +74,9 @@ class View(Protocol):
     """The trajectories of the ring, as its files list them."""
     living: bool
     """Whether rows that are appended go where the ring has them."""
+
+    def resized(self, capacity: int) -> Self:
+        """The same with another capacity (but for `numbers` and `infos`), to be read only."""
 
 
 class Layout(Protocol):
@@ -121,6 +150,8 @@ class StoredRing:
         """How many rows may wait."""
         self._waiting = 0
         self._edits: dict[str, _Edits] = {}
+        self._shown: int | None = None
+        """The capacity that it is shown with instead of the store's."""
         self.look()
         self.capacity = self.view.placement.capacity
         self.move(device)
@@ -136,7 +167,15 @@ class StoredRing:
 
     def look(self) -> None:
         """Show the store's commit."""
-        self.view = self._layout.view(self.buffer)
+        view = self._layout.view(self.buffer)
+        self.view = view if self._shown is None else view.resized(self._shown)
+
+    def resize(self, capacity: int) -> None:
+        """Show a store that was opened for reading with another capacity; see `Move`."""
+        self._shown = capacity
+        self.look()
+        self.capacity = capacity
+        self.move(next(iter(self.tensors.values())).device)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise UnsupportedError(

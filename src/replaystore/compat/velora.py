@@ -33,6 +33,7 @@ from replaystore import formats
 from replaystore.buffer import Buffer
 from replaystore.compat.checks import checked_device, positive, zeros
 from replaystore.compat.layouts import VELORA
+from replaystore.compat.resizing import resized
 from replaystore.compat.ring import FieldAttribute, TensorRing, is_plain, is_plain_number
 from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
@@ -262,6 +263,7 @@ class BufferBase:
         *,
         device: torch.device | str | None = None,
         mode: Literal["r", "r+"] = "r",
+        capacity: int | None = None,
     ) -> Self:
         """Load the files of a buffer into memory, or open a store.
 
@@ -271,19 +273,22 @@ class BufferBase:
                 file. A store has its own, which these must not contradict.
             device: where batches are, and of files the tensors; None: the one that the metadata name.
             mode: of a store, "r+" to add to it.
+            capacity: None: that of the metadata. A larger one has room for more transitions; a smaller one keeps the newest, and a
+                ReplayStoreWarning says how many are left out. What is loaded is not changed.
 
         Raises:
             NotFoundError, FormatError, StorageError: no such file, it is something else, damaged, or without metadata. SchemaError:
             metadata that are incomplete or not of this file. UnsupportedError: no such device, or a store of something else, or one that
-            cannot be added to. ConflictError: another writer.
+            cannot be added to, or not with another capacity. ConflictError: another writer.
         """
         place = store_of(state_path)
         if metadata is not None and not isinstance(metadata, Mapping):
             raise SchemaError(f"metadata is the dict that json.load gives for buffer_metadata.json, not {metadata!r:.60}")
         if device is not None:
             checked_device(device)
+        capacity = None if capacity is None else positive("capacity", capacity)
         if place is not None:
-            return cls._load_store(place, metadata, device, mode)
+            return cls._load_store(place, metadata, device, mode, capacity)
         if mode != "r":
             raise SchemaError(f"{state_path} is read into memory, so mode={mode!r} has no sense: save it to a .zarr store and load that")
         if metadata is not None:
@@ -299,28 +304,36 @@ class BufferBase:
                 )
             chosen = checked_device(device or known["device"])
             dimensions = {key: known[key] for key in KEYS[:4]}
-            ring = TensorRing(VELORA.tensors(files, chosen), known["capacity"])
-        ring.size, ring.position = known["size"], known["position"]
-        return cls._of(ring, dimensions, chosen)
+            loaded = TensorRing(VELORA.tensors(files, chosen), known["capacity"])
+        loaded.size, loaded.position = known["size"], known["position"]
+        ring, _ = resized(loaded, capacity, path)
+        return cls._of(ring, dimensions | {"capacity": ring.capacity}, chosen)
 
     @classmethod
     def _load_store(
-        cls, place: Location, metadata: Mapping[str, Any] | None, device: torch.device | str | None, mode: Literal["r", "r+"]
+        cls,
+        place: Location,
+        metadata: Mapping[str, Any] | None,
+        device: torch.device | str | None,
+        mode: Literal["r", "r+"],
+        capacity: int | None,
     ) -> Self:
         named = (metadata or {}).get("device")
-        ring = open_ring(place, VELORA, mode, checked_device(device or named))
-        known = dict(ring.view.numbers)
+        stored = open_ring(place, VELORA, mode, checked_device(device or named))
+        known = dict(stored.view.numbers)
         try:
             for key in KEYS[:-1]:
                 if metadata is not None and key in metadata and metadata[key] != known[key]:
+                    hint = f", and capacity={metadata[key]!r} beside them" if key == "capacity" else ""
                     raise SchemaError(
-                        f"{place} has {key}={known[key]}, and the metadata say {metadata[key]!r}: leave them out, or pass its own"
+                        f"{place} has {key}={known[key]}, and the metadata say {metadata[key]!r}: leave them out, or pass its own{hint}"
                     )
             chosen = checked_device(device or named or known["device"])
-            ring.move(chosen)
-            buffer = cls._of(ring, {key: known[key] for key in KEYS[:4]}, chosen)
+            stored.move(chosen)
+            ring, _ = resized(stored, capacity, str(place), stacklevel=4)
+            buffer = cls._of(ring, {key: known[key] for key in KEYS[:4]} | {"capacity": ring.capacity}, chosen)
         except BaseException:
-            ring.close()
+            stored.close()
             raise
         weakref.finalize(buffer, ring.close)
         return buffer

@@ -49,6 +49,7 @@ SUFFIX = ".safetensors"
 STATE = "state" + SUFFIX
 METADATA = "metadata.json"
 EXAMPLE = "buffer_state.safetensors"
+GIVEN = "the metadata given"
 ATTEMPTS = 20
 """How often files are read that somebody replaces again and again."""
 MAX_HEADER = 1 << 20
@@ -171,7 +172,7 @@ def _pair(path: str, metadata: Mapping[str, Any] | None) -> Iterator[tuple[int, 
                 continue
             if problem is not None:
                 raise problem
-            yield descriptor, size, header, known, beside if metadata is None else "the metadata given"
+            yield descriptor, size, header, known, beside if metadata is None else GIVEN
             return
 
 
@@ -342,7 +343,10 @@ def _checked(metadata: Mapping[str, Any], header: Mapping[str, tuple[tuple[int, 
         width = known.get(wanted[name]) if name in wanted else 1
         if (shape is not None or width is not None) and shape != (known["capacity"], width):
             said = (known["capacity"], width)
-            raise FormatError(f"{path}: the tensor {name!r} has the shape {shape}, and {beside} says {said}: they are not of one buffer")
+            problem = f"{path}: the tensor {name!r} has the shape {shape}, and {beside} says {said}: they are not of one buffer"
+            if beside == GIVEN and shape is not None and shape[1:] == said[1:]:
+                problem += f"; to load it with another capacity, leave that of the metadata as it was, and pass capacity={said[0]}"
+            raise FormatError(problem)
     if known["position"] >= known["capacity"] or known["size"] > known["capacity"]:
         raise FormatError(
             f"{beside}: size {known['size']} or position {known['position']} is beyond the capacity {known['capacity']}: it is damaged"
