@@ -371,7 +371,7 @@ def test_a_buffer_of_velora_loads_with_another_capacity(history: Any, form: str,
     memory = in_velora(path, *history)
     before, source = files_of(tmp_path), path / "buffer_state" if form == "files" else path
     known = numbers_of(memory.states, memory.capacity, memory.size, memory.position)
-    for capacity in (1, 4, 7, 10, 11, 25):
+    for capacity in (1, 7, 10, 25):
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             loaded = velora.ReplayBuffer.load(source, memory.metadata(), capacity=capacity)
@@ -390,8 +390,8 @@ def test_a_buffer_of_velora_loads_with_another_capacity(history: Any, form: str,
             if isinstance(loaded.states, torch.Tensor):
                 buffer = loaded
             else:
-                loaded.save(tmp_path.with_name(f"{tmp_path.name}-copy.zarr"))
-                buffer = velora.ReplayBuffer.load(tmp_path.with_name(f"{tmp_path.name}-copy.zarr"), mode="r+")
+                loaded.save(f"memory:{tmp_path.name}")
+                buffer = velora.ReplayBuffer.load(f"memory:{tmp_path.name}", mode="r+")
         new = max(1, capacity - len(kept))  # it has room for so many
         obs, acts, rews, dones = rows(100, new)
         buffer.add_multi(obs, acts, rews, obs + 1, dones, obs / 7)
@@ -408,7 +408,7 @@ def test_a_buffer_of_active_rlhf_loads_with_another_capacity(history: Any, form:
     before = files_of(tmp_path)
     known = numbers_of(memory.obs, memory.capacity, memory.size, memory.pos)
     listed = [(info, memory.obs[(info.start_pos + torch.arange(info.length)) % memory.capacity]) for info in memory.trajectories]
-    for capacity in (1, 4, 7, 11, 25):
+    for capacity in (1, 4, 7, 25):
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             loaded = ReplayBuffer.load(path, device="cpu", capacity=capacity)
@@ -430,8 +430,8 @@ def test_a_buffer_of_active_rlhf_loads_with_another_capacity(history: Any, form:
             if isinstance(loaded.obs, torch.Tensor):
                 buffer = loaded
             else:
-                loaded.save(tmp_path.with_name(f"{tmp_path.name}-copy.zarr"))
-                buffer = ReplayBuffer.load(tmp_path.with_name(f"{tmp_path.name}-copy.zarr"), device="cpu", mode="r+")
+                loaded.save(f"memory:{tmp_path.name}")
+                buffer = ReplayBuffer.load(f"memory:{tmp_path.name}", device="cpu", mode="r+")
         new = max(1, capacity - len(kept))
         survivors = buffer.trajectories[:] if capacity > len(kept) else [info for info in buffer.trajectories if info.start_pos > 0]
         buffer.add(*rows(100, new))
