@@ -115,7 +115,7 @@ def test_a_sample_is_the_same_after_the_way_through_a_store(name: str, store: st
     assert hashlib.sha256(state).hexdigest() == facts["state_sha256"]
     assert state == sample(name).read_bytes()
     assert metadata.decode() == (facts["metadata_text"] or json.dumps(facts["metadata"], indent=2))
-    assert report.notes == []
+    assert [note for note in report.notes if "because of the suffix" not in note] == []  # which is said of stores of other formats
     assert rs.verify(there).problems == []
 
 

@@ -18,6 +18,7 @@ from replaystore.backends.hdf5_arrays import make_file
 from replaystore.backends.hdf5_overlay import Overlay, Pieces
 from replaystore.errors import ConflictError, ReplayStoreWarning, StorageError
 from replaystore.interrupts import Operations
+from replaystore.testing.saves import PROJECTS, STORES, Project
 
 SCHEMA = rs.Schema(
     {
@@ -223,3 +224,29 @@ def test_nothing_is_raised_into_hdf5(monkeypatch: pytest.MonkeyPatch) -> None:
             overlay.write(b"2")
         assert isinstance(overlay.failure, KeyboardInterrupt)
         assert overlay.read(8) == bytes(8)
+
+
+@pytest.mark.parametrize("suffix", STORES)
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
+def test_a_drop_in_is_closed_again_after_closing_was_interrupted(project: Project, suffix: str, tmp_path: Path) -> None:
+    place = str(tmp_path / f"saved{suffix}")
+    saved = project.new()
+    project.add(saved, 1, 6)
+    saved.save(place)
+    buffer = project.load(place, mode="r+")
+    lock = buffer._ring.buffer._lock
+    release = lock.release
+
+    def interrupted() -> None:
+        lock.release = release
+        raise KeyboardInterrupt
+
+    lock.release = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        buffer.close()
+    with pytest.raises(ConflictError, match="open for writing elsewhere"):
+        project.load(place, mode="r+")
+
+    buffer.close()
+
+    project.load(place, mode="r+").close()

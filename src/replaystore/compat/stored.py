@@ -363,9 +363,8 @@ class StoredRing:
 
     def close(self) -> None:
         """Bring new rows to the store, and release it."""
-        if not self.buffer.closed:
-            try:
-                if self.writable:
-                    self.flush()
-            finally:
-                self.buffer.close()
+        try:
+            if self.writable:
+                self.flush()
+        finally:
+            self.buffer.close()  # also if it is closed, by a call that was interrupted, perhaps, before it released its lock
