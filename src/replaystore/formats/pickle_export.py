@@ -82,15 +82,15 @@ class Plan:
         start, length = (place - whole) % ring.capacity, length + whole
         for at in np.flatnonzero(own & (longer | (not ring.orderly))).tolist():
             kept[at] = survives(ring, int(start[at]), int(length[at])) and bool(kept[at] or longer[at])
-        position = {number: at for at, number in enumerate(table["trajectory"].tolist())}
+        # As lists: NumPy swallows an interrupt that comes while it makes a string of its own into one of Python's.
+        splits = dict(zip(table["trajectory"].tolist(), table["split"].tolist(), strict=True))
         scores, updates = self._columns(self.known["global_step"] + row - ring.rows, parts.trajectory[order])
         irregular = [entry for entry in self.known["irregular"] if survives(ring, entry[1], entry[2])]
         for at in np.flatnonzero(kept).tolist():
             number = int(parts.trajectory[order[at]])
             while irregular and irregular[0][0] <= number:
                 yield _irregular_info(irregular.pop(0))
-            split = str(table["split"][position[number]])
-            yield int(start[at]), int(length[at]), split, float(scores[at]), int(updates[at])
+            yield int(start[at]), int(length[at]), splits[number], float(scores[at]), int(updates[at])
         yield from map(_irregular_info, irregular)
 
     def _columns(self, begun: NDArray[np.int64], numbers: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -140,7 +140,7 @@ class Plan:
         columns = (
             place[first].tolist(),
             whole.tolist(),
-            [str(splits[n]) for n in number[first].tolist()],
+            [splits[n] for n in number[first].tolist()],
             scores.tolist(),
             updates.tolist(),
         )
