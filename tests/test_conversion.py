@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import h5py
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 import replaystore as rs
 from replaystore import errors
+from replaystore.backends import files
 from replaystore.backends.files import Files
 from replaystore.backends.reading import StoreReader
 from replaystore.location import Location
@@ -231,6 +233,29 @@ def test_an_open_trajectory_whose_steps_have_all_left_a_ring_can_be_continued(tm
 
 
 # --- as it is stored
+
+
+@pytest.mark.parametrize(("source", "target"), [("a.zarr", "b.h5"), ("a.h5", "b.zarr"), ("a.zarr", "b.zarr")])
+def test_copied_rows_are_on_their_way_to_the_disk_before_the_sync(tmp_path: Path, source: str, target: str) -> None:
+    """All whole chunks of raw fields, each byte of them; and where the system cannot do that, the copy is the same one."""
+    record(at(tmp_path, source), steps=300)
+    asked: list[int] = []
+
+    def begin(fd: int, offset: int, length: int, flags: int) -> int:
+        assert os.fstat(fd).st_size >= offset + length, "what it is asked for is not written yet"
+        asked.append(length)
+        return -1  # refused: nothing depends on it
+
+    with patch.object(files, "_range_writer", lambda: begin):
+        rs.convert(at(tmp_path, source), at(tmp_path, target))
+    with rs.open(at(tmp_path, target)) as buffer:
+        raw = [spec for name, spec in buffer._store.specs().items() if name.startswith("steps/") and spec.codec is None]
+        whole = sum(spec.chunk_bytes * (len(buffer) // spec.chunk_rows) for spec in raw)
+    assert sum(asked) >= whole > 0
+    with patch.object(files, "_range_writer", lambda: None):
+        rs.convert(at(tmp_path, source), at(tmp_path, "plain" + Path(target).suffix))
+    for name in (target, "plain" + Path(target).suffix):
+        assert contents(at(tmp_path, source)).difference(contents(at(tmp_path, name))) == ""
 
 
 @pytest.mark.parametrize(("source", "target", "same"), [("a.zarr", "b.zarr", True), ("a.h5", "b.h5", True), ("a.zarr", "b.h5", False)])

@@ -183,6 +183,8 @@ def append_raw(store: ArrayStore, name: str, data: NDArray[np.uint8], checksums:
     with store.lock, store.storage("append"):
         store.container.reserve({name: array.rows + count})
         store.container.write_rows(name, array.rows, data.data)
+        for place in store.container.extents(name, array.rows, array.rows + count):  # the sync in the end would wait for all of it
+            store.container.files.write_back(place.object, place.offset, place.length)
         array.rows += count
         store._add_checksums(name, checksums)
 
