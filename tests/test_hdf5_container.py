@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
@@ -34,7 +35,7 @@ from hdf5_story import (
 )
 
 import replaystore as rs
-from replaystore.backends import ArraySpec, Container
+from replaystore.backends import ArraySpec, Container, hdf5_library
 from replaystore.backends.files import Files, MemoryFiles
 from replaystore.backends.hdf5 import Hdf5Container
 from replaystore.backends.hdf5_arrays import array
@@ -485,3 +486,23 @@ def test_a_file_that_was_rolled_back_may_be_renamed(tmp_path: Path) -> None:
 
     with rs.open(tmp_path / "b.h5") as read:
         assert read["observation"][:].tolist() == rows[:60].tolist()
+
+
+def test_a_store_is_opened_with_the_library_twice(tmp_path: Path) -> None:
+    """Once for its document and the names of its log, once for its arrays; each time costs as much as reading 10 MB."""
+    schema = rs.Schema({"reward": rs.Field("float32", (), "reward")})
+    with rs.create(tmp_path / "a.h5", schema) as buffer:
+        for _ in range(3):
+            buffer.append({"reward": np.zeros(100, np.float32)})
+            buffer.commit()
+    opened = []
+    real = hdf5_library.library
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        opened.append(arguments)
+        return real(*arguments, **options)
+
+    with patch.object(hdf5_library, "library", counted), rs.open(tmp_path / "a.h5") as buffer:
+        assert len(buffer) == 300
+        assert buffer.num_trajectories == 1
+    assert len(opened) == 2

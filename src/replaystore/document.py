@@ -13,7 +13,6 @@ import datetime
 import importlib.metadata
 import json
 import platform
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -223,10 +222,10 @@ def parse(data: Mapping[str, Any] | bytes | str, where: str) -> Document:
 
 def _is_newer(version: object, where: str) -> bool:
     """Whether the minor version is newer than ours; its keys are then not all known."""
-    match = re.fullmatch(r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})", version) if isinstance(version, str) else None
-    if match is None:
+    parts = version.split(".") if isinstance(version, str) and version.isascii() else []
+    if len(parts) != 2 or not all(part.isdigit() and len(part) < 10 and str(int(part)) == part for part in parts):
         raise CorruptError(f"{where}: the document's format_version is {version!r:.40}, not a version such as '{FORMAT_VERSION}'")
-    major, minor = int(match[1]), int(match[2])
+    major, minor = map(int, parts)
     if major > _MAJOR:
         raise FormatVersionError(f"{where} has format version {version}, this replaystore reads up to {_MAJOR}.x: upgrade replaystore")
     if major < _MAJOR:

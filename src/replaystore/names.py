@@ -95,7 +95,7 @@ def split_path(name: str) -> tuple[str, ...]:
             keys.append("")
         elif not part:
             raise SchemaError(f"field name {name!r} has an empty part: name every part, or write '%' for an empty key")
-        elif re.search("%(?!25|2F)", part):
+        elif "%" in part and re.search("%(?!25|2F)", part):
             raise SchemaError(
                 f"field name {name!r} has a bare '%': make names of keys with replaystore.names.join_path, which writes '%25'"
             )

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from replaystore.backends.inside import DEEPEST, check_folders, open_regular
+from replaystore.backends.inside import DEEPEST, check_folder, open_regular, open_sized
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
 from replaystore.forks import renew_in_children
 
@@ -131,15 +131,15 @@ class Files:
         return self._prefix + name if name else str(self.root)
 
     def _folder_path(self, folder: str, *, make: bool = False) -> str:
-        """The path of a folder, none of whose parts is a link."""
+        """The path of a folder, none of whose parts is a link; each part is looked at once."""
+        path = self.path(folder)
         if folder not in self._sound:
             above, _, last = folder.rpartition("/")
-            if above in self._sound and folder.count("/") < DEEPEST - 1:  # each part is looked at once
-                check_folders(self.path(above), last, make=make)
-            else:
-                check_folders(str(self.root), folder, make=make)
+            if folder.count("/") >= DEEPEST:
+                raise CorruptError(f"{self.root}: {_TOO_DEEP}")
+            check_folder(self._folder_path(above, make=make), last, make=make)
             self._sound.add(folder)
-        return self.path(folder)
+        return path
 
     # --- reading
 
@@ -213,9 +213,9 @@ class Files:
 
         No descriptor is kept: such files are replaced by renaming, so that each time another one may have the name."""
         try:
-            fd = open_regular(self._inside(name), os.O_RDONLY, follow=name == self.entrance)
+            fd, size = open_sized(self._inside(name), os.O_RDONLY, follow=name == self.entrance)
             try:
-                return read_all(fd, 0, self._bounded(name, os.fstat(fd).st_size, most))
+                return read_all(fd, 0, self._bounded(name, size, most))
             finally:
                 os.close(fd)
         except OSError as error:
@@ -251,17 +251,17 @@ class Files:
 
         Memory that is used again is read into several times as fast as new memory, which the system has to clear."""
         try:
-            fd, base, size = self.place(name)
-            target = target[: max(0, size - offset)]
-            done = 0
-            while done < len(target):
-                count = os.preadv(fd, [target[done:]], base + offset + done)
-                if not count:
-                    break
-                done += count
+            with self.borrowed(name) as fd:
+                _, base, size = self.place(name)
+                target, done = target[: max(0, size - offset)], 0
+                while done < len(target):
+                    count = os.preadv(fd, [target[done:]], base + offset + done)
+                    if not count:
+                        break
+                    done += count
+                return done
         except OSError as error:
             raise self._unreadable(name, error) from error
-        return done
 
     def size(self, name: str) -> int:
         """The size in bytes. FileNotFoundError if there is no such file."""
@@ -283,8 +283,14 @@ class Files:
 
     def list(self, folder: str = "") -> list[str]:
         """The names in a folder, sorted; none if it does not exist, or is a file."""
+        found, prefix = [], f"{folder}/" if folder else ""
         try:
-            return sorted(os.listdir(self._folder_path(folder)))
+            with os.scandir(self._folder_path(folder)) as entries:
+                for entry in entries:
+                    found.append(entry.name)
+                    if entry.is_dir(follow_symlinks=False):  # the listing says so, at no cost
+                        self._sound.add(prefix + entry.name)
+            return sorted(found)
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -297,7 +303,7 @@ class Files:
         while folders:
             folder, depth = folders.pop()
             if depth > DEEPEST:
-                raise CorruptError(f"{self.root}: folders lie more than {DEEPEST} deep in each other; do not trust this store")
+                raise CorruptError(f"{self.root}: {_TOO_DEEP}")
             try:
                 with os.scandir(self.path(folder)) as entries:
                     for entry in entries:
@@ -566,6 +572,11 @@ class MemoryFiles(Files):
             if small is not None:
                 return bytes(small[offset:] if length is None else small[offset : offset + length])
         return super().read(name, offset, length)
+
+    def read_into(self, name: str, offset: int, target: memoryview) -> int:
+        found = self.read(name, offset, len(target))
+        target[: len(found)] = found
+        return len(found)
 
     def size(self, name: str) -> int:
         with self._lock:

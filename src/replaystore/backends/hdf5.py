@@ -72,7 +72,7 @@ class Hdf5Container:
         self._index = ChunkIndex(self._file, self._spec, writable=writable)
         self._specs: tuple[int, dict[str, ArraySpec]] | None = None
         """The generation of the file, and its arrays."""
-        self._document: tuple[Version, str] | None = None
+        self._document: tuple[str, Version] | None = None
 
     @classmethod
     def create(cls, files: Files, name: str, document: Mapping[str, Any]) -> Hdf5Container:
@@ -104,8 +104,9 @@ class Hdf5Container:
             if writable:
                 container._file.recover()
                 files.remove(name + TEMPORARY)
-            container.document()
             container._log.reload()
+            container._document = container._log.look(read_document)
+            container.document()
         except FileNotFoundError:
             raise NotFoundError(f"{files.path(name)} does not exist; check the path") from None
         except IsADirectoryError:
@@ -306,10 +307,9 @@ class Hdf5Container:
     # --- the document
 
     def document(self) -> dict[str, Any]:
-        if self._document is None or self._document[0] != self._file.version():
-            text, version = self._file.look(lambda file, _: read_document(file))
-            self._document = version, text
-        found = load_json(self._document[1], f"{self._file.path}: the document")
+        if self._document is None or self._document[1] != self._file.version():
+            self._document = self._file.look(lambda file, _: read_document(file))
+        found = load_json(self._document[0], f"{self._file.path}: the document")
         if not isinstance(found, dict):
             raise CorruptError(f"{self._file.path}: the document is not a JSON object; run `replaystore repair`")
         return found

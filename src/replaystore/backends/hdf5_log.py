@@ -8,9 +8,9 @@ attribute of its first dataset. A head changes with the transaction that makes r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from replaystore.backends.hdf5_front import USERBLOCK, Head
 from replaystore.backends.hdf5_library import ALIGNMENT, Hdf5File, child, group, origins, remove
 from replaystore.backends.hdf5_overlay import Overlay
+from replaystore.backends.hdf5_transaction import Version
 from replaystore.backends.record_checks import segment_end
 from replaystore.backends.records import decode_records
 from replaystore.errors import CorruptError, NotFoundError
@@ -29,6 +30,8 @@ USED = "used"
 NO_COMMIT = 1 << 62
 LEAST, MOST = 64 << 10, 2 << 20
 """Room that a segment begins with."""
+
+Result = TypeVar("Result")
 
 
 class Log:
@@ -80,15 +83,25 @@ class Log:
         data = b"".join(self._file.files.read(self._file.name, *part) for part in _parts(head, start, head.room))
         return start + max((end for _, _, end in decode_records(data)), default=0)
 
+    def look(self, action: Callable[[Any], Result]) -> tuple[Result, Version]:
+        """As `Hdf5File.look`, after `reload`; what `segments` would look for next is noted by the way."""
+        (found, known), version = self._file.look(lambda file, _: (action(file), list(_names(file))))
+        self._note(self._head, known)
+        return found, version
+
+    def _note(self, head: Head | None, known: Iterable[int]) -> None:
+        """Which segments there are besides the newest one, which is the head's; they were looked for after it."""
+        if head is not None:
+            self._older = (self._file.generation, head.commit), [commit for commit in known if commit < head.commit]
+
     def segments(self) -> list[int]:
         head = self._newest()
         if head is None:
             return []
         key = (self._file.generation, head.commit)
         if self._older is None or self._older[0] != key:
-            known, _ = self._file.look(lambda file, _: _names(file))
-            self._older = key, [commit for commit in known if commit < head.commit]
-        return [*self._older[1], head.commit]
+            self._note(head, self._file.look(lambda file, _: list(_names(file)))[0])
+        return [*(self._older[1] if self._older is not None else ()), head.commit]
 
     def read(self, commit: int, start: int) -> bytes:
         head = self._newest()

@@ -14,11 +14,12 @@ import stat
 
 from replaystore.errors import CorruptError
 
-__all__ = ["DEEPEST", "check_folders", "open_regular"]
+__all__ = ["DEEPEST", "check_folder", "open_regular", "open_sized"]
 
 DEEPEST = 128
 """Folders inside each other; a field's name has at most half as many parts."""
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+_NO_NAMES = frozenset(("", ".", ".."))
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -35,6 +36,11 @@ def open_regular(path: str, flags: int, *, follow: bool = False) -> int:
     """A descriptor of a regular file. CorruptError: it is something else. FileNotFoundError: nothing, or a part of the path is no folder.
 
     `follow`: the path is that of a store, and may be a link. IsADirectoryError: it is a folder."""
+    return open_sized(path, flags, follow=follow)[0]
+
+
+def open_sized(path: str, flags: int, *, follow: bool = False) -> tuple[int, int]:
+    """As `open_regular`, and the size of the file."""
     try:
         opened = os.open(path, flags | _FLAGS | (0 if follow else _NO_LINK), 0o666)
     except OSError as error:
@@ -45,41 +51,38 @@ def open_regular(path: str, flags: int, *, follow: bool = False) -> int:
         if error.errno == errno.EISDIR and not follow:
             raise _refused(path, stat.S_IFDIR) from None
         raise
-    mode = os.fstat(opened).st_mode
-    if not stat.S_ISREG(mode):
+    found = os.fstat(opened)
+    if not stat.S_ISREG(found.st_mode):
         os.close(opened)
-        if follow and stat.S_ISDIR(mode):
+        if follow and stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        raise _refused(path, found.st_mode)
+    return opened, found.st_size
+
+
+def check_folder(above: str, name: str, *, make: bool = False) -> None:
+    """What has this name in the folder `above` is a folder and no link. `make`: one is made if there is none.
+
+    FileNotFoundError: it is not there, or is a file. CorruptError: it is a link, or the name is none that a folder of ours has."""
+    if name in _NO_NAMES or "\0" in name:
+        raise CorruptError(f"{above}: the name {name!r:.200} leads out of the store; do not trust it")
+    path = f"{above}{os.sep}{name}"
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        if not make:
+            raise
+        os.makedirs(path, exist_ok=True)
+        return
+    except NotADirectoryError:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+    if stat.S_ISDIR(mode):
+        return
+    if stat.S_ISLNK(mode):
         raise _refused(path, mode)
-    return opened
-
-
-def check_folders(root: str, folder: str, *, make: bool = False) -> None:
-    """All parts of a folder's name below `root` are folders and no links. `make`: those that are missing are made.
-
-    FileNotFoundError: one is not there, or is a file. CorruptError: one is a link, or no name of a folder of ours."""
-    parts, path = folder.split("/"), root
-    if len(parts) > DEEPEST:
-        raise CorruptError(f"{root}: folders lie more than {DEEPEST} deep in each other, as in no store; do not trust this one")
-    for part in parts:
-        if part in ("", ".", "..") or "\0" in part:
-            raise CorruptError(f"{root}: {folder!r:.200} leads out of the store; do not trust it")
-        path = f"{path}{os.sep}{part}"
-        try:
-            mode = os.lstat(path).st_mode
-        except FileNotFoundError:
-            if not make:
-                raise
-            os.makedirs(path, exist_ok=True)
-            continue
-        except NotADirectoryError:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
-        if stat.S_ISLNK(mode):
-            raise _refused(path, mode)
-        if not stat.S_ISDIR(mode):
-            if make:
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if make:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 def _mode(path: str, *, follow: bool) -> int:

@@ -39,7 +39,7 @@ class Commit:
         return self.lengths.get(group, 0) - self.first.get(group, 0)
 
 
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 1 << 17
 ATTEMPTS = 16
 """How often a reader looks again when a writer is faster than it."""
 
@@ -306,22 +306,27 @@ class StoreReader:
 
     def read_raw(self, name: str, start: int, stop: int) -> bytes:
         """The bytes of rows [start, stop) of a raw array."""
+        files = self.container.files
+        with as_storage_errors(f"{self}: rows of {name} cannot be read"):
+            data = b"".join([files.read(*place) for place in self._places(name, start, stop)])
+        self._check_length(name, start, stop, len(data))
+        return data
+
+    def _places(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
+        """Where the bytes of rows [start, stop) of a raw array lie: (object, offset, length) of each run."""
         spec = self.spec(name)
         unit = spec.shard_rows if self.container.capabilities.shards else spec.chunk_rows
         aligned = start // unit * unit
         skip = (start - aligned) * spec.row_bytes
-        with as_storage_errors(f"{self}: rows of {name} cannot be read"):
-            pieces = []
-            for extent in self.extents(name, aligned, stop):
-                if skip >= extent.length:
-                    skip -= extent.length
-                    continue
-                pieces.append(self.container.files.read(extent.object, extent.offset + skip, extent.length - skip))
-                skip = 0
-        data = b"".join(pieces)
-        if len(data) != (stop - start) * spec.row_bytes:
-            raise CorruptError(f"{self}: {name} has {len(data)} bytes where rows {start} to {stop} need {(stop - start) * spec.row_bytes}")
-        return data
+        for extent in self.extents(name, aligned, stop):
+            if skip < extent.length:
+                yield extent.object, extent.offset + skip, extent.length - skip
+            skip = max(0, skip - extent.length)
+
+    def _check_length(self, name: str, start: int, stop: int, found: int) -> None:
+        if found != (stop - start) * self.spec(name).row_bytes:
+            needed = (stop - start) * self.spec(name).row_bytes
+            raise CorruptError(f"{self}: {name} has {found} bytes where rows {start} to {stop} need {needed}")
 
     def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
         """As `Container.extents`; ConflictError, EvictedError: another process has gone on, and they are not there any more."""
@@ -332,11 +337,15 @@ class StoreReader:
             raise
 
     def raw_checksum(self, name: str, start: int, stop: int) -> int:
-        """The crc32c of rows [start, stop) of a raw array, of which only a block is in memory at a time."""
-        found, step = 0, max(1, BLOCK_BYTES // self.spec(name).row_bytes)
-        for at in range(start, stop, step):
-            found = extend(found, self.read_raw(name, at, min(stop, at + step)))
-        return int(found)
+        """The crc32c of rows [start, stop) of a raw array, of which only a block, in memory that is used again, is there at a time."""
+        checksum, found, block = 0, 0, np.empty(min(BLOCK_BYTES, (stop - start) * self.spec(name).row_bytes), np.uint8)
+        with as_storage_errors(f"{self}: rows of {name} cannot be read"):
+            for file, offset, length in self._places(name, start, stop):
+                for at in range(0, length, BLOCK_BYTES):
+                    count = self.container.files.read_into(file, offset + at, block[: length - at].data)
+                    checksum, found = extend(checksum, block[:count]), found + count
+        self._check_length(name, start, stop, found)
+        return int(checksum)
 
     def locate(self, name: str, chunk: int) -> ChunkEntry | None:
         """Where a complete chunk of a coded array lies; None: nowhere."""

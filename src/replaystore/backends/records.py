@@ -267,7 +267,8 @@ class State:
                 if state is None:
                     if not meta.get("base"):
                         break
-                    state = cls.from_base(meta, blobs)
+                    with sound():
+                        state = cls._from_base(meta, blobs)
                 else:
                     state.follow(meta, blobs)
                 state.end = end

@@ -109,7 +109,7 @@ class ZarrContainer:
     def _walk(self, folder: str) -> Iterator[tuple[str, ArraySpec]]:
         for entry in self.files.list(folder):
             name = f"{folder}/{entry}" if folder else entry
-            if entry.endswith(".new"):
+            if entry == "zarr.json" or entry.endswith(".new"):
                 continue
             try:
                 metadata = self._read_metadata(name)
