@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,9 @@ from replaystore.backends.hdf5_overlay import Overlay, Pieces
 from replaystore.errors import ConflictError, ReplayStoreWarning, StorageError
 from replaystore.interrupts import Operations
 from replaystore.testing.saves import PROJECTS, STORES, Project
+from replaystore.writer import Writer
 
+TraceFunction = Callable[[FrameType, str, object], Any]
 SCHEMA = rs.Schema(
     {
         "observation": rs.Field(np.dtype("f4"), (3,), "observation"),
@@ -164,23 +170,56 @@ def test_an_error_of_ours_leaves_nothing_half_done_and_one_of_the_system_is_tran
     assert operations.interrupted == "rollback"
 
 
-def test_a_step_that_is_interrupted_while_it_is_staged_is_not_recorded(tmp_path: Path) -> None:
-    buffer = rs.create(tmp_path / "a.zarr", SCHEMA)
-    writer, no = buffer.writer(2), np.zeros(2, np.bool_)
-    writer.reset(np.zeros((2, 3), "f4"))
+@pytest.mark.parametrize("then", ["step", "reset", "flush"])
+def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(tmp_path: Path, then: str) -> None:
+    """At each line of it, whatever is called next: never a part of it, and the steps after it are whole."""
+    no, seen = np.zeros(2, np.bool_), set()
 
-    for value in range(4):
-        if value == 2:  # as an interrupt between two writes of a step leaves it
-            writer._staged.write(b"half a step")
-            writer._masks[2] = ~no
-        else:
-            writer.step(np.full(2, value), np.full(2, float(value)), no, no, np.full((2, 3), value, "f4"))
-    writer.close()
-    buffer.close()
+    def step(writer: Writer, value: int) -> None:
+        writer.step(np.full(2, value), np.full(2, float(value)), no, no, np.full((2, 3), value, "f4"))
 
-    with rs.open(tmp_path / "a.zarr") as read:
-        assert read.trajectory(0)["reward"].tolist() == [0.0, 1.0, 3.0]
-        assert read.trajectory(1)["observation"][:, 0].tolist() == [0.0, 0.0, 1.0]
+    for at in itertools.count(1):
+        lines = 0
+
+        def interrupt(frame: FrameType, event: str, _: object) -> TraceFunction | None:
+            nonlocal lines
+            if frame.f_code is not Writer.step.__code__:
+                return None
+            lines += event == "line"
+            if lines == at and event == "line":  # noqa: B023
+                raise KeyboardInterrupt
+            return interrupt
+
+        with rs.create(tmp_path / "a.zarr", SCHEMA, durability="none", overwrite=True) as buffer:
+            writer = buffer.writer(2)
+            writer.reset(np.zeros((2, 3), "f4"))
+            step(writer, 0)
+            before = sys.gettrace()
+            sys.settrace(interrupt)
+            try:
+                with contextlib.suppress(KeyboardInterrupt):
+                    step(writer, 1)
+            finally:
+                sys.settrace(before)
+            if then == "reset":
+                writer.reset(np.full((2, 3), 1, "f4"))
+            elif then == "flush":
+                writer.flush()
+            step(writer, 2)
+            step(writer, 3)
+            writer.close()
+            buffer.commit()
+            shown = [one for one in map(buffer.trajectory, range(buffer.num_trajectories)) if one.info["env"] == 1]
+            rewards = [reward for one in shown for reward in one["reward"].tolist()]
+            observations = [first for one in shown for first in one["observation"][:, 0].tolist()]
+        whole = rewards == [0.0, 1.0, 2.0, 3.0]
+        assert whole or rewards == [0.0, 2.0, 3.0], at
+        assert observations == [0.0] * (1 + whole) + [1.0 if whole or then == "reset" else 0.0] + [2.0], at
+        seen.add(whole)
+        if lines < at:
+            break
+    assert seen == {True, False}
+    assert at > 10
 
 
 def test_an_interrupt_while_hdf5_makes_a_file_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,7 @@ class Writer:
         for name, value in begins.items():
             value[~chosen] = before[name][~chosen]
         self._resets.append(_Reset(self._time, len(self._resets), chosen, seeds, before if self._started else {}, begins))
+        self._rewind()
         self._started, self._like = True, self._plain
 
     def step(
@@ -155,14 +156,13 @@ class Writer:
         """
         if self._time >= self._steps:
             self.flush()
-        if self._staged.tell() != self._time * self._step_bytes:
-            self._rewind()
+        like = self._like
         if (
             type(observation) is type(action) is type(reward) is type(terminated) is type(truncated) is np.ndarray
             and mask is None
             and not info
             # One comparison of tuples: a step of small arrays costs little more than the checks it needs.
-            and self._like
+            and like
             == (
                 observation.dtype,
                 observation.shape,
@@ -177,6 +177,7 @@ class Writer:
             )
         ):
             write: Callable[[Any], int] = self._staged.write
+            self._like = None  # whatever interrupts this, the next step goes through _stage, which begins behind the last whole one
             try:
                 write(observation)
                 write(action)
@@ -184,13 +185,10 @@ class Writer:
                 write(terminated)
                 write(truncated)
                 self._time += 1
-            except (BufferError, ValueError):  # not contiguous: _stage copies it
-                self._rewind()
-            except BaseException:
-                self._rewind()
-                raise
-            else:
+                self._like = like
                 return
+            except (BufferError, ValueError):  # not contiguous: _stage copies it
+                pass
         columns: dict[str, Any] = {}
         for role, value in zip(PLAIN, (observation, action, reward, terminated, truncated), strict=True):
             if type(value) is np.ndarray:
@@ -222,6 +220,8 @@ class Writer:
             for name in self._observations:  # where nothing is recorded, nothing moves on
                 arrays[name] = np.where(mask.reshape(-1, *[1] * (before[name].ndim - 1)), arrays[name], before[name])
             mask = mask.copy()
+        self._like = None
+        self._rewind()
         try:
             self._staged.write(b"".join(arrays[name].tobytes() for name in self._names))
             if mask is not None:
@@ -229,6 +229,7 @@ class Writer:
             self._time += 1
         finally:
             self._rewind()
+        self._like = self._plain
 
     def _rewind(self) -> None:
         """Go on behind the last step that is staged as a whole; one that was interrupted was not."""
