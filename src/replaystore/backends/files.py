@@ -298,25 +298,25 @@ class Files:
 
     def walk(self) -> Iterator[str]:
         """The names of all files, sorted; links are among them. CorruptError: folders lie too deep in each other."""
-        found: list[str] = []
-        folders = [("", 0)]
-        while folders:
-            folder, depth = folders.pop()
-            if depth > DEEPEST:
+        return iter(self._below("")[0])
+
+    def _below(self, top: str) -> tuple[builtins.list[str], builtins.list[str]]:
+        """The files below a folder, and the folders, sorted."""
+        found: builtins.list[str] = []
+        folders = [top]
+        for folder in folders:  # it grows meanwhile
+            if folder.count("/") >= DEEPEST:
                 raise CorruptError(f"{self.root}: {_TOO_DEEP}")
             try:
                 with os.scandir(self.path(folder)) as entries:
                     for entry in entries:
                         name = f"{folder}/{entry.name}" if folder else entry.name
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append((name, depth + 1))
-                        else:
-                            found.append(name)
+                        (folders if entry.is_dir(follow_symlinks=False) else found).append(name)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
                 raise self._unreadable(folder, error) from error
-        return iter(sorted(found))
+        return sorted(found), sorted(folders[1:])
 
     # --- writing: the primitive operations
 
@@ -418,9 +418,9 @@ class Files:
 
     def remove_folder(self, folder: str) -> None:
         """Remove a folder that has become empty; no error if it is not there, or not empty."""
-        self._sound = {known for known in self._sound if known != folder and not known.startswith(folder + "/")}
         with contextlib.suppress(OSError):
             os.rmdir(self._inside(folder))
+            self._sound.discard(folder)
 
     # --- made of them
 
@@ -440,15 +440,13 @@ class Files:
                 sync(name)
 
     def clear(self, folder: str) -> None:
-        """Remove all files below a folder, in the order of their names, and the folders that are empty then."""
+        """Remove a folder: all files below it, in the order of their names, then all folders, those that were empty too."""
         if not self.exists(folder):
             return
-        folders = {folder}
-        for name in [name for name in self.walk() if name.startswith(folder + "/")]:
+        files, folders = self._below(folder)
+        for name in files:
             self.remove(name)
-            while (name := os.path.dirname(name)) != folder:
-                folders.add(name)
-        for name in sorted(folders, reverse=True):
+        for name in [*reversed(folders), folder]:
             self.remove_folder(name)
 
     def replace(self, name: str, data: bytes) -> None:
@@ -554,6 +552,9 @@ class MemoryFiles(Files):
     def walk(self) -> Iterator[str]:
         with self._lock:
             return iter(sorted([*self._small, *self._large]))
+
+    def _below(self, top: str) -> tuple[builtins.list[str], builtins.list[str]]:
+        return [name for name in self.walk() if name.startswith(top + "/")], []
 
     def create(self, name: str) -> None:
         with self._lock:

@@ -212,6 +212,24 @@ class CommitSuite:
 
         assert plain.contents().difference(Contents.of(store.open())) == ""
 
+    @pytest.mark.parametrize("shapes", [((2,), ()), ((), (2,)), ((2, 3), (4,))])
+    def test_a_late_field_that_was_given_up_can_be_of_another_shape(self, store: Store, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Its rows are given up first, then the field; nothing of either is in the way of the next one."""
+        buffer, plain = store.create(), PlainBuffer(small())
+        for recorder in (plain, buffer):
+            for shape in shapes:
+                recorder.add_field("info/late", Field(np.dtype(np.float32), shape, "info"))
+                recorder.commit()
+                with_field = recorder.commit_id
+                recorder.append(columns(recorder.schema, 9, seed=1))
+                recorder.commit()
+                if shape is shapes[0]:
+                    recorder.rollback(with_field)
+                    recorder.rollback(with_field - 1)
+            recorder.close()
+
+        assert plain.contents().difference(Contents.of(store.open())) == ""
+
     def test_a_writer_must_be_closed_before_going_back(self, store: Store) -> None:
         buffer = store.create()
         writer = buffer.writer(1)
