@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 
 # So that what they assert is told as fully as what tests assert.
-pytest.register_assert_rewrite("columns", "damaging", "hdf5_story", "rlhf_buffers", "rlhf_rings", "scripted")
+pytest.register_assert_rewrite("columns", "damaging", "hdf5_story", "real_projects", "rlhf_buffers", "rlhf_rings", "scripted")
 
 # No deadline: how long an example takes says more about a busy machine than about the code.
 settings.register_profile("replaystore", deadline=None)

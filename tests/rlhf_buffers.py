@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import pytest
 import torch
 from hypothesis import strategies as st
+from real_projects import checkout
 
 from replaystore.buffer import open as open_buffer
 from replaystore.compat.active_rlhf import ReplayBuffer
@@ -35,16 +34,10 @@ def spaces(observation: int = 2, action: int = 1) -> Any:
 
 
 def original() -> Any:
-    """The module `active_rlhf.data.buffers` of a checkout of that project, which ACTIVE_RLHF_SRC names: its root, or the folder src in it.
-
-    The tests that need it are skipped if the variable is not set, and fail if it names something else."""
-    named = os.environ.get("ACTIVE_RLHF_SRC")
-    if not named:
-        pytest.skip("set ACTIVE_RLHF_SRC to a checkout of active-rlhf, to compare with its code")
-    found = [folder for folder in (Path(named), Path(named, "src")) if Path(folder, "active_rlhf", "data", "buffers.py").exists()]
-    assert found, f"ACTIVE_RLHF_SRC={named} is no checkout of active-rlhf"
-    if str(found[0]) not in sys.path:
-        sys.path.append(str(found[0]))
+    """The module `active_rlhf.data.buffers` of a checkout of that project, which ACTIVE_RLHF_SRC names: see `checkout`."""
+    root = checkout("ACTIVE_RLHF_SRC", "active-rlhf", "active_rlhf/data/buffers.py")
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
     return importlib.import_module("active_rlhf.data.buffers")
 
 

@@ -313,9 +313,9 @@ class ReplayBuffer:
         """Numbers of trajectories, and of lengths and scores the mean, standard deviation, smallest and largest value."""
         return scoring.summary(self.trajectories)
 
-    def log_trajectory_statistics(self, writer: Any, step: int) -> None:
+    def log_trajectory_statistics(self, writer: Any, global_step: int) -> None:
         """Write the statistics to a TensorBoard `SummaryWriter`, under replay_buffer/."""
-        scoring.log(self.trajectories, writer, step)
+        scoring.log(self.trajectories, writer, global_step)
 
     # --- saving and loading
 

@@ -396,6 +396,12 @@ class ReplayBuffer(BufferBase):
         place = None if path is None else store_of(path)
         if path is not None and place is None:
             raise SchemaError(f"{path} is not the name of a store: choose one that ends in .zarr or .h5")
+        ours = cls._adopted(buffer, known, place)
+        ours.device = getattr(buffer, "device", ours.device)  # None is kept: the agent's checkpoints say so
+        return ours
+
+    @classmethod
+    def _adopted(cls, buffer: Any, known: Mapping[str, Any], place: Location | None) -> Self:
         if place is not None and (found := cls._found(place, known)) is not None:
             return found
         state = {name: tensor.detach().clone() for name, tensor in buffer.state_dict().items()}
