@@ -453,3 +453,19 @@ def test_what_the_system_refuses_while_opening_is_an_error_of_ours(
     assert in_child(campaign) == 0  # HDF5 that was given zeros for a block of its own does not survive the end of Python
     with rs.open(path, "r+") as buffer:
         assert len(buffer) == 10
+
+
+@pytest.mark.parametrize("with_statx", [True, False])
+def test_what_a_name_shows_is_told_by_device_and_inode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_statx: bool) -> None:
+    """Of files, folders, links (not what they lead to) and other file systems; with the call that asks for no times, and without it."""
+    if not with_statx:
+        monkeypatch.setattr(locks, "_statx", lambda: None)
+    (tmp_path / "é").write_bytes(b"")
+    (tmp_path / "link").symlink_to("é")
+    for path in (tmp_path, tmp_path / "é", tmp_path / "link", Path("/dev/null"), Path("/proc/self/stat")):
+        status = os.lstat(path)
+        assert locks._identity(str(path)) == (status.st_dev, status.st_ino)
+    with pytest.raises(FileNotFoundError):
+        locks._identity(str(tmp_path / "nothing"))
+    with pytest.raises(NotADirectoryError):
+        locks._identity(str(tmp_path / "é" / "nothing"))

@@ -12,8 +12,10 @@ since HDF5's own `flock`, which every h5py that reads it takes, is to go on work
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
+import functools
 import os
 import stat
 import struct
@@ -21,7 +23,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 from replaystore.errors import ConflictError, CorruptError, StorageError
 from replaystore.location import Location
@@ -37,6 +40,8 @@ MOMENT = 0.01
 """Seconds; looking at a name takes a tenth of the time in which a row is appended."""
 BYTE = 1 << 62
 """The byte of an HDF5 file that is locked."""
+AT_FDCWD, AT_SYMLINK_NOFOLLOW, STATX_INO, STATX_BYTES = -100, 0x100, 0x100, 256
+"""Of Linux's statx."""
 _FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would wait for its reader
 
@@ -171,10 +176,9 @@ class FileLock(Lock):
     def _shown(self) -> tuple[int, int] | None:
         """The file that has the name."""
         try:
-            status = os.lstat(self._path)
+            return _identity(self._path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return status.st_dev, status.st_ino
 
     def _refused(self, error: OSError) -> Exception:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
@@ -298,6 +302,32 @@ def _lock_byte(descriptor: int, kind: int) -> bool:
             return False
         raise
     return True
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Device and inode of what has a name; a link is not followed.
+
+    Asked for alone, where the system can do that: after somebody has asked for a file's times, Linux (from 6.13 on) gives its next
+    change finer ones, and each sync has those to write; a commit of an HDF5 file took a tenth longer."""
+    call = _statx()
+    if call is not None:
+        found = bytearray(STATX_BYTES)
+        target = (ctypes.c_char * STATX_BYTES).from_buffer(found)
+        if call(AT_FDCWD, os.fsencode(path), AT_SYMLINK_NOFOLLOW, STATX_INO, target) == 0:
+            (mask,), (inode,) = struct.unpack_from("I", found), struct.unpack_from("Q", found, 32)
+            if mask & STATX_INO:
+                return os.makedev(*struct.unpack_from("II", found, 136)), inode
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+@functools.cache
+def _statx() -> Callable[[int, bytes, int, int, Any], int] | None:
+    """Linux's call, where there is one."""
+    found: Any = getattr(ctypes.CDLL(None), "statx", None) if sys.platform == "linux" else None
+    if found is not None:
+        found.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
+    return cast("Callable[[int, bytes, int, int, Any], int] | None", found)
 
 
 def _opened(top: str, folders: Sequence[str]) -> int:
