@@ -284,10 +284,17 @@ class Appender(StoreReader):
         """The journaled arrays, those of no commit yet included."""
         return {name: spec for name, spec in self.container.specs().items() if name in self._table_rows}
 
+    def _all_rows(self) -> Iterator[tuple[str, int]]:
+        """The rows of each array, uncommitted ones included."""
+        for arrays in (self._raw, self._coded):
+            for name, array in arrays.items():
+                yield name, array.rows
+        yield from self._table_rows.items()
+
     def _row_counts(self, group: str) -> dict[str, int]:
-        """Rows of the arrays of a group, uncommitted ones included."""
-        counts = {name: array.rows for name, array in self._raw.items()} | {name: array.rows for name, array in self._coded.items()}
-        return {name: rows for name, rows in (counts | self._table_rows).items() if group_of(name) == group}
+        """The rows of each array of a group, uncommitted ones included."""
+        prefix = group + "/"
+        return {name: rows for name, rows in self._all_rows() if name.startswith(prefix)}
 
     def _sync(self, *, always: bool = False) -> None:
         """Make all that was written durable; without durability, only what `always` has to be."""

@@ -188,17 +188,17 @@ class ArrayStore(Appender):
     def _describe(self, extra: Mapping[str, Any], first: Mapping[str, int]) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The record of a commit: its JSON and its blobs."""
         lengths: dict[str, int] = {}
-        groups = {group_of(name) for name in (*self._raw, *self._coded, *self._table_rows)}
-        for group in sorted(groups - {"checksums", "journal"}):
-            counts = self._row_counts(group)
-            if len(set(counts.values())) > 1:
-                raise SchemaError(f"{self}: the arrays of {group} have different numbers of rows: {counts}")
-            lengths[group] = next(iter(counts.values()))
+        for name, rows in self._all_rows():
+            if name.startswith(("checksums/", "journal/")):
+                continue
+            group = group_of(name)
+            if lengths.setdefault(group, rows) != rows:
+                raise SchemaError(f"{self}: the arrays of {group} have different numbers of rows: {self._row_counts(group)}")
         meta: dict[str, Any] = {
             "commit": self.state.commit + 1,
             "parent": self.state.commit,
             "time": now(),
-            "lengths": lengths,
+            "lengths": dict(sorted(lengths.items())),
             "extra": dict(extra),
             "partial": {name: array.crc for name, array in self._raw.items() if array.crc and not name.startswith("journal/")},
         }
