@@ -34,7 +34,7 @@ def check_parts(columns: Sequence[Column], *, rows: int, finals: int, where: str
         raise CorruptError(f"{where}: the columns of parts are not int64 numbers, as many in each; {_ADVICE}")
     if not len(start):
         return
-    bounded = 0 <= start.min() and start.max() <= rows and 1 <= length.min() and length.max() <= rows  # no sum goes over the end
+    bounded = start.min() >= 0 and start.max() <= rows and length.min() >= 1 and length.max() <= rows  # no sum goes over the end
     behind = bounded and start[-1] + length[-1] <= rows and (start[:-1] + length[:-1] <= start[1:]).all()
     known = offset.min() >= 0 and offset.max() <= MOST and trajectory.min() >= 0 and final.min() >= -1 and final.max() < finals
     if behind and known:

@@ -149,7 +149,7 @@ def _plain(buffer: Buffer, field: str, output: Output, beyond: bool) -> Output:
             column = buffer._column(stored)
         return column.take(rows + first if first else rows).reshape(len(rows), width)
 
-    return Output(output.dtype, width, read)
+    return Output(output.dtype, width, read, field if buffer._store.spec(stored).codec is None else "")
 
 
 def _physical(tensors: Mapping[str, FileRows], device: torch.device) -> dict[str, torch.Tensor]:

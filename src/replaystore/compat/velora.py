@@ -223,6 +223,9 @@ class BufferBase:
         if not all(type(value) is torch.Tensor and is_plain(value) for value in values) or values[5].dtype != torch.float32:
             return False
         count = len(values[0]) if values[0].dim() == 2 else 0
+        states, *given, following, dones, hiddens = values
+        actions, rewards, dones = (value.unsqueeze(-1) if value.dim() == 1 else value for value in (*given, dones))
+        values = states, actions, rewards, following, dones, hiddens
         for value, width in zip(values, self._widths.values(), strict=True):
             if value.shape != (count, width):
                 return False

@@ -64,6 +64,8 @@ class Output:
     dtype: np.dtype[Any]
     width: int
     read: Callable[[Rows], NDArray[Any]]
+    field: str = ""
+    """The field of raw steps that it is, row by row, as long as no row is asked for that comes after the last step."""
 
     @property
     def row_bytes(self) -> int:
