@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import replaystore as rs
+
+FIELDS = {
+    "observation": rs.Field("float32", (3,), "observation"),
+    "action": rs.Field("float32", (1,), "action"),
+    "reward": rs.Field("float32", (), "reward"),
+    "terminated": rs.Field("bool", (), "terminated"),
+    "truncated": rs.Field("bool", (), "truncated"),
+}
 HEAVY = {
     "dask",
     "distributed",
@@ -58,3 +69,16 @@ def test_descriptions_need_numpy_only(name: str) -> None:
 
     assert "numpy" in loaded
     assert not loaded & HEAVY
+
+
+def test_a_drop_in_is_loaded_from_a_store_without_gymnasium(tmp_path: Path) -> None:
+    """Nor sampled from; with environments it is there already."""
+    with rs.create(tmp_path / "a.zarr", rs.Schema(FIELDS)) as buffer:
+        buffer.append({name: np.zeros((20, *field.shape), field.dtype) for name, field in FIELDS.items()}, ends=[19], split="train")
+    loaded = loaded_by(
+        "from replaystore.compat.active_rlhf import ReplayBuffer\n"
+        f"with ReplayBuffer.load({str(tmp_path / 'a.zarr')!r}, device='cpu', fragment_length=5) as buffer: buffer.sample2(3)"
+    )
+
+    assert "torch" in loaded
+    assert "gymnasium" not in loaded

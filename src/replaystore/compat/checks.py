@@ -129,10 +129,12 @@ def spaces_of(envs: Any) -> dict[str, dict[str, Any]]:
     """The spaces of a vector environment as JSON, by role, as far as they can be written down."""
     found = {}
     for role in ROLES:
+        space: Any = getattr(envs, f"single_{role}_space", None)
+        if space is None:  # Gymnasium, which takes memory and time to import, is not asked then
+            continue
         try:
-            space: Any = getattr(envs, f"single_{role}_space", None)
             found[role] = space_to_json(space)
-        except (SchemaError, UnsupportedError):  # none, or of a dtype that no field has: there is nothing to compare with later
+        except (SchemaError, UnsupportedError):  # of a dtype that no field has: there is nothing to compare with later
             continue
     return found
 
