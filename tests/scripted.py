@@ -145,7 +145,7 @@ def trails_of(buffer: Any) -> dict[int, list[Trail]]:
         trails = [replace(trail, rows=[dict(row) for row in trail.rows]) for trail in buffer.trails if trail.rows]
     else:
         trails = []
-        for trajectory in buffer:
+        for trajectory in map(buffer.trajectory, range(buffer.num_trajectories)):
             rows = [row_of(trajectory.columns, place) for place in range(len(trajectory))]
             ending = final_by_field(trajectory)
             assert ending is not None

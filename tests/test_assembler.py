@@ -61,7 +61,7 @@ def play(script: list[tuple[int, int, int]], commits: set[int]) -> list[tuple[di
                 {key: column.tobytes() for key, column in trajectory.columns.items()},
                 None if trajectory.final_observation is None else trajectory.final_observation.tobytes(),
             )
-            for trajectory in buffer
+            for trajectory in map(buffer.trajectory, range(buffer.num_trajectories))
         ]
 
 

@@ -383,7 +383,7 @@ def test_exactly_the_steps_asked_for_are_recorded(steps: int, num_envs: int, fac
         assert buffer.trajectories["length"].sum() == steps
         assert buffer.trajectories["length"].min() > 0
         assert not buffer.trajectories.open.any()
-        assert all(trajectory.final_observation is not None for trajectory in buffer)
+        assert all(trajectory.final_observation is not None for trajectory in map(buffer.trajectory, range(buffer.num_trajectories)))
     assert found["disk_bytes"] > found["bytes"] > 0
 
 

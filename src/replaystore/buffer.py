@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -636,8 +636,11 @@ class Buffer(BufferReader):
         if os.getpid() != self._process:  # two processes that believe to be the writer would write over each other's commits
             raise ConflictError(f"{self._place} was opened for writing by the process that this one was forked from: only that one writes")
 
-    def __iter__(self) -> Iterator[Trajectory]:
-        return (self.trajectory(number) for number in range(self.num_trajectories))
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            "len(buffer) counts steps, so iterating over it could mean steps or trajectories: go through buffer.trajectories, or read "
+            "trajectories with buffer.trajectory(i) for i in range(buffer.num_trajectories)"
+        )
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import SchemaError
-from replaystore.names import unknown
+from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.names import escape_path, unknown
 
 if TYPE_CHECKING:
     from replaystore.reader import BufferReader
@@ -77,7 +79,11 @@ class Trajectory:
 
 
 class Column:
-    """One field over all steps, read as it is asked for: `column[i]`, `column[a:b]`, `column[[3, 1, 1]]` give arrays in memory."""
+    """One field over all steps, read as it is asked for: `column[i]`, `column[a:b]`, `column[[3, 1, 1]]` give arrays in memory, and
+    `column[steps, components]` what they hold there.
+
+    It has what other software asks an array for (`shape`, `dtype`, `chunks`, …): `dask.array.from_array(column, chunks=column.chunks)`.
+    Sent to another process it is opened there as of the same commit."""
 
     def __init__(self, reader: BufferReader, name: str) -> None:
         self._reader = reader
@@ -98,19 +104,69 @@ class Column:
     def ndim(self) -> int:
         return 1 + len(self._row_shape)
 
-    def __getitem__(self, key: int | Rows) -> Any:
-        given: object = key
-        if isinstance(given, tuple) or given is Ellipsis or given is None:
-            raise SchemaError(f"{self.name!r} is indexed by steps alone: write column[steps][:, ...] for parts of what they hold")
-        if isinstance(key, (int, np.integer)):
-            row = int(key) + (len(self) if key < 0 else 0)
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """The shape of what is stored, and best read, together: so many steps, of which everything."""
+        return (self._reader._store.spec(f"steps/{escape_path(self.name)}").chunk_rows, *self._row_shape)
+
+    def __getitem__(self, key: Any) -> Any:
+        steps, within = self._split(key)
+        if isinstance(steps, (int, np.integer)) and not isinstance(steps, (bool, np.bool_)):
+            row = int(steps) + (len(self) if steps < 0 else 0)
             if not 0 <= row < len(self):
-                raise IndexError(f"step {key} of {self.name!r}: there are {len(self)} steps")
-            return self._reader.read(slice(row, row + 1), [self.name])[self.name][0]
-        return self._reader.read(key, [self.name])[self.name]
+                raise IndexError(f"step {steps} of {self.name!r}: there are {len(self)} steps")
+            return self._part(self._reader.read(slice(row, row + 1), [self.name])[self.name][0], within)
+        rows = self._reader.read(steps, [self.name])[self.name]
+        return self._part(rows, (slice(None), *within)) if within else rows
+
+    def _split(self, key: Any) -> tuple[Any, tuple[Any, ...]]:
+        """The index of steps, and that of what they hold."""
+        keys = key if isinstance(key, tuple) else (key,)
+        places = [place for place, one in enumerate(keys) if one is Ellipsis]
+        if len(places) > 1 or any(one is None for one in keys):
+            raise SchemaError(f"{self.name!r} is indexed by steps, and then by what they hold: column[steps, ...], without None")
+        if places:
+            missing = max(0, self.ndim - len(keys) + 1)
+            keys = (*keys[: places[0]], *[slice(None)] * missing, *keys[places[0] + 1 :])
+        steps, *within = keys or (slice(None),)
+        if len(within) >= self.ndim:
+            raise IndexError(f"{len(within) + 1} indices for {self.name!r}, which has {self.ndim} dimensions")
+        if (
+            within
+            and not isinstance(steps, (int, np.integer, slice))
+            and not all(isinstance(one, (int, np.integer, slice)) for one in within)
+        ):
+            raise SchemaError(f"two lists of places in {self.name!r} could mean pairs or a grid: write column[steps][:, components]")
+        return steps, tuple(within)
+
+    def _part(self, rows: Any, within: tuple[Any, ...]) -> Any:
+        try:
+            return rows[within] if within else rows
+        except IndexError as error:
+            raise IndexError(f"steps of {self.name!r} have the shape {self._row_shape}: {error}") from None
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError(f"the column {self.name!r} is read into new memory: there is no array of it without a copy")
         return np.asarray(self[:], dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reader = self._reader
+        if reader.location.startswith("memory:"):
+            raise UnsupportedError(f"{reader.location} is in the memory of this process: convert it to a store on a disk, and send that")
+        return _opened, (os.path.abspath(reader.location), reader.commit_id, self.name)
 
     def __repr__(self) -> str:
         return f"<Column {self.name!r} {self.dtype} {self.shape}>"
+
+
+def _opened(location: str, commit: int, name: str) -> Column:
+    """A column as it was sent."""
+    from replaystore.buffer import open as open_buffer
+
+    return open_buffer(location, commit=commit)[name]

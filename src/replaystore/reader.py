@@ -31,6 +31,7 @@ from replaystore.trajectories import Parts, Trajectories
 from replaystore.values import array_of
 
 if TYPE_CHECKING:
+    from replaystore.describing import CommitDescription, Description
     from replaystore.loader import Sampler
     from replaystore.statistics import Statistics
 
@@ -114,6 +115,20 @@ class BufferReader:
     def provenance(self) -> dict[str, Any]:
         """When and by what it was made, and from what."""
         return dict(documents.to_plain(self._document.provenance))
+
+    def describe(self) -> Description:
+        """What it holds and how, in plain values: what `replaystore info --json` prints. No steps are read."""
+        from replaystore.describing import describe
+
+        self._check_open()
+        return describe(self)
+
+    def commits(self) -> list[CommitDescription]:
+        """The commits that can be opened (`replaystore.open(location, commit=N)`), oldest first."""
+        from replaystore.describing import describe_commits
+
+        self._check_open()
+        return describe_commits(self._store)
 
     @property
     def closed(self) -> bool:

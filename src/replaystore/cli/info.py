@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
-import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import click
 
 from replaystore.cli.output import count, json_option, number, pairs, print_json, printable, size, table
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from replaystore.backends import ArraySpec
-    from replaystore.backends.reading import StoreReader
-    from replaystore.buffer import Buffer
-
-__all__ = ["bytes_on_disk", "info"]
+__all__ = ["info"]
 
 Facts = dict[str, Any]
 
@@ -38,98 +30,13 @@ def info(location: str, commits: bool, json_: bool) -> None:
     from replaystore.buffer import open as open_buffer
 
     with open_buffer(location) as buffer:
-        facts = _facts(buffer)
+        facts = buffer.describe().to_json()
         if commits:
-            facts["commits"] = _commits(buffer._store)
+            facts["commits"] = [asdict(commit) for commit in buffer.commits()]
     if json_:
         print_json(facts)
     else:
         click.echo(_text(facts))
-
-
-# --- the facts
-
-
-def _facts(buffer: Buffer) -> Facts:
-    document, store = buffer._document, buffer._store
-    trajectories = buffer.trajectories
-    ended = trajectories[~trajectories.open]
-    splits = {str(name) for name in trajectories["split"].tolist() if name}
-    return {
-        "location": buffer.location,
-        "backend": buffer._place.backend,
-        "format_version": document.format_version,
-        "layout": buffer.layout,
-        "durability": document.layout.durability,
-        "disk_bytes": bytes_on_disk(buffer.location),
-        "commit": buffer.commit_id,
-        "committed": _moment(store.state.time),
-        "steps": len(buffer),
-        "trajectories": {"count": len(trajectories), "ended": len(ended), "open": int(trajectories.open.sum())},
-        "ends": {
-            "terminated": int(ended["terminated"].sum()),
-            "truncated": int(ended["truncated"].sum()),
-            "cut_off": int((~(ended["terminated"] | ended["truncated"])).sum()),
-        },
-        "length": _summary(ended["length"]),
-        "return": _summary(ended["return"]) if "return" in ended.columns else None,
-        "splits": {name: int((trajectories["split"] == name).sum()) for name in sorted(splits)},
-        "ring": None if buffer.capacity is None else {"capacity": buffer.capacity, "dropped_steps": store.first("steps")},
-        "fields": [_field(buffer, name) for name in buffer.schema.fields],
-        "environment": buffer.environment,
-        "provenance": buffer.provenance,
-        "metadata": sorted(buffer.metadata),
-    }
-
-
-def _summary(values: NDArray[Any]) -> Facts | None:
-    """Of ended trajectories; None if there are none."""
-    if not len(values):
-        return None
-    return {"mean": values.mean(axis=0), "std": values.std(axis=0), "min": values.min(axis=0), "max": values.max(axis=0)}
-
-
-def _field(buffer: Buffer, name: str) -> Facts:
-    from replaystore.names import escape_path
-
-    store, declared, stored = buffer._store, buffer.schema.fields[name], f"steps/{escape_path(name)}"
-    spec = store.container.specs()[stored]
-    plain = len(buffer) * declared.row_bytes
-    return {
-        "name": name,
-        "dtype": declared.dtype.name,
-        "shape": list(declared.shape),
-        "role": declared.role,
-        "codec": spec.codec or "raw",
-        "chunk_rows": spec.chunk_rows,
-        "bytes": plain,
-        "stored_bytes": plain if spec.codec is None else _coded_bytes(store, stored, spec),
-    }
-
-
-def _coded_bytes(store: StoreReader, name: str, spec: ArraySpec) -> int:
-    """Bytes of the encoded chunks of a field, and of the rows of its unfinished chunk."""
-    first, rows = store.first(name) // spec.chunk_rows, store.rows(name)
-    entries = (store.locate(name, chunk) for chunk in range(first, rows // spec.chunk_rows))
-    return sum(entry.length for entry in entries if entry is not None) + rows % spec.chunk_rows * spec.row_bytes
-
-
-def bytes_on_disk(location: str) -> int:
-    """The sizes of all files of a store."""
-    if not os.path.isdir(location):
-        return os.path.getsize(location) if os.path.isfile(location) else 0
-    return sum(
-        entry.stat().st_size for folder, _, _ in os.walk(location) for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)
-    )
-
-
-def _commits(store: StoreReader) -> list[Facts]:
-    """The commits that can be opened, oldest first."""
-    return [{"commit": found.commit, "committed": _moment(found.time), "steps": found.rows("steps")} for found in store.commits()]
-
-
-def _moment(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # --- as text
@@ -168,8 +75,8 @@ def _heading(facts: Facts) -> Facts:
 def _statistics(found: Mapping[str, Any] | None) -> str | None:
     if found is None:
         return None
-    if getattr(found["mean"], "ndim", 0):
-        return f"mean {found['mean'].tolist()}, min {found['min'].tolist()}, max {found['max'].tolist()}"
+    if isinstance(found["mean"], list):
+        return f"mean {found['mean']}, min {found['min']}, max {found['max']}"
     return f"mean {number(found['mean'])} ± {number(found['std'])}, min {number(found['min'])}, max {number(found['max'])}"
 
 

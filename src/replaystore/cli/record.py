@@ -238,7 +238,7 @@ def _nearest(env_id: str, known: Mapping[str, Any]) -> str:
 
 
 def _bytes_on_disk(location: str) -> int:
-    from replaystore.cli.info import bytes_on_disk
+    from replaystore.describing import bytes_on_disk
 
     return bytes_on_disk(location)
 
