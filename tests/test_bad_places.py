@@ -273,3 +273,40 @@ def test_damage_found_when_opening_is_one_line_of_the_command(tmp_path: Path) ->
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith("replaystore: error: ")
     assert command("verify", tmp_path / "a.zarr").returncode == 1
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_open_buffers_go_on_when_the_process_changes_its_folder(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there, elsewhere, where = tmp_path / "there", tmp_path / "elsewhere", f"runs/a{suffix}"
+    there.mkdir()
+    elsewhere.mkdir()
+    schema = samples.small()
+    monkeypatch.chdir(there)
+    with rs.create(where, schema) as buffer:
+        buffer.append(samples.columns(schema, 20, 1))
+        buffer.commit()
+        reader = rs.open(where)
+        monkeypatch.chdir(elsewhere)
+        buffer.append(samples.columns(schema, 20, 2))
+        buffer.add_field("late", rs.Field("float32", (), "extra"))
+        buffer.append({**samples.columns(schema, 60_000, 3), "late": np.ones(60_000, np.float32)})
+        buffer.commit()
+        assert reader.refresh()
+        assert len(reader) == 60_040
+        make(elsewhere / where)  # what has the same name from here is another one
+        assert not reader.refresh()
+        buffer.publish()
+    assert len(reader["reward"][:]) == 60_040
+    assert not rs.verify(there / where).problems
+    assert len(rs.open(there / where)) == 60_040
+    assert len(rs.open(where)) == 20
+
+
+def test_a_zip_file_is_read_on_when_the_process_changes_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "a.zarr")
+    monkeypatch.chdir(tmp_path)
+    rs.convert("a.zarr", "a.zarr.zip")
+    buffer = rs.open("a.zarr.zip")
+    monkeypatch.chdir("/")
+    assert not buffer.refresh()
+    assert len(buffer["reward"][:]) == 20

@@ -806,3 +806,22 @@ def test_progress_goes_to_a_terminal_on_stderr_only(tmp_path: Path) -> None:
     assert json.loads(out)["steps"] == 20_000
     assert "recording" in shown
     assert "of 20,000" in shown
+
+
+# --- output that cannot be written
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+@pytest.mark.parametrize("arguments", [("info",), ("show",), ("show", "--json"), ("verify",)])
+def test_output_that_cannot_be_written_is_one_line(recorded: Path, arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "replaystore", arguments[0], str(recorded), *arguments[1:]]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    reason = os.strerror(errno.ENOSPC)
+    assert (done.returncode, done.stderr) == (1, f"replaystore: error: the output cannot be written: {reason}\n")
+
+
+def test_a_command_whose_output_is_closed_does_what_it_does(recorded: Path) -> None:
+    command = f"{sys.executable} -m replaystore info {recorded} >&-"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

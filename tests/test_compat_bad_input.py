@@ -374,7 +374,7 @@ NOT_CONVERTED: dict[tuple[str, str], tuple[type[ReplayStoreError], str]] = {
     ("a.zarr", "noise.txt/b.pkl"): (StorageError, "a folder in its path is a file; choose a place"),
     ("a.pkl", "noise.txt/b.pkl"): (StorageError, "noise.txt cannot be written to: it is a file; choose another place"),
     ("a.pkl", "noise.txt/b.zarr"): (StorageError, "noise.txt/b.zarr cannot be made: Not a directory \\(noise.txt\\); choose another place"),
-    ("a.zarr", "b.csv"): (SchemaError, "its name does not say what to make: use one of the suffixes"),
+    ("a.zarr", "b.csv"): (SchemaError, "to make a store, use one of the suffixes"),
 }
 
 

@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import replaystore as rs
+from replaystore import verification
+from replaystore.backends.zarr import ZarrContainer
 from replaystore.errors import CorruptError, ReplayStoreWarning
 
 DAMAGING = Path(__file__).with_name("damaging.py")
@@ -116,3 +119,34 @@ def test_a_store_of_which_no_rows_are_left_is_not_taken_for_an_empty_one(store: 
         with pytest.raises(CorruptError, match="steps/action/c/0 is missing"):
             buffer["action"][0]
         assert buffer["observation"][29].tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_commits_that_are_made_while_a_store_is_verified_are_no_damage(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / f"a{suffix}"
+    with rs.create(place, rs.Schema({"x": rs.Field("float32", (3,), "extra")})) as buffer:
+        check = verification._Verification.check_log
+
+        def committed_before(self: verification._Verification, newest: Any) -> None:
+            buffer.append({"x": np.ones((7, 3), np.float32)})
+            buffer.commit()
+            check(self, newest)
+
+        monkeypatch.setattr(verification._Verification, "check_log", committed_before)
+        for _ in range(3):
+            assert not rs.verify(place).problems
+
+
+def test_a_record_that_is_just_being_written_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "a.zarr"
+    with rs.create(place, rs.Schema({"x": rs.Field("float32", (3,), "extra")})) as buffer:
+        buffer.append({"x": np.ones((7, 3), np.float32)})
+        buffer.commit()
+    cut: list[int] = []
+    read, check = ZarrContainer.read_segment, verification._Verification.check_log
+    monkeypatch.setattr(ZarrContainer, "read_segment", lambda self, base: read(self, base)[: cut.pop() if cut else None])
+    monkeypatch.setattr(verification._Verification, "check_log", lambda self, newest: (cut.append(-9), check(self, newest)))
+    assert not rs.verify(place).problems
+    assert not cut

@@ -127,3 +127,18 @@ def test_something_unreadable_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="cannot be read"):
         parse(tmp_path / "file" / "below")
+
+
+def test_a_name_that_is_not_there_is_looked_for_first(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match=r"nowhere' does not exist: check the path; to make a store, use one of the suffixes \.zarr"):
+        parse(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".safetensors"])
+def test_files_that_are_converted_are_told_so(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"something")
+    with pytest.raises(
+        SchemaError, match=rf"of a buffer of active_rlhf or velora, `replaystore convert \S+a\{suffix} \S+a\.zarr` makes one"
+    ):
+        parse(path)

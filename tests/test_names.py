@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replaystore.errors import FormatError, SchemaError
-from replaystore.names import escape, escape_path, flatten, join_path, split_path, unescape, unescape_path, unflatten
+from replaystore.names import escape, escape_path, flatten, join_path, split_path, unescape, unescape_path, unflatten, unknown
 
 KEYS = st.text(max_size=12) | st.text("aB1_-. %/\\\u0301é\u00e9\u212b中\U0001f600\x00", max_size=6)
 WELL_FORMED_KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -127,3 +127,8 @@ def test_what_would_be_lost_by_flattening_is_refused(value: Any) -> None:
 def test_unflattening_a_name_that_is_not_there_is_refused() -> None:
     with pytest.raises(SchemaError, match="'action'"):
         unflatten({"observation": 1, "actions/a": 2}, "action")
+
+
+def test_the_next_observation_is_said_to_be_derived() -> None:
+    error = unknown("next_observation", ["observation", "action"])
+    assert str(error).endswith("; it is derived: trajectory[...] and the batches of a sampler have it with the observations")

@@ -18,6 +18,9 @@ __all__ = ["SUFFIXES", "Location", "parse", "resolved"]
 SUFFIXES = {".zarr.zip": "zip", ".zip": "zip", ".zarr": "zarr", ".hdf5": "hdf5", ".h5": "hdf5"}
 """Suffix → backend; upper and lower case alike. The first that fits decides."""
 
+_FILES = (".pkl", ".pickle", ".safetensors")
+"""Suffixes of what `convert` reads and that is no store."""
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://?")  # at least two characters: one is a Windows drive
 _ONE_SLASH_SCHEMES = frozenset(
     {"s3", "gs", "gcs", "az", "abfs", "http", "https", "file", "ftp", "sftp", "hf", "r2"}
@@ -104,8 +107,14 @@ def _sniff(path: str) -> str:
     if found is None:
         if strange := strangers.line(path):
             raise FormatError(strange)
-        what = "is not a store known by its content" if os.path.exists(path) else "does not exist, and its name does not say what to make"
-        raise SchemaError(f"{path!r} {what}: use one of the suffixes {', '.join(SUFFIXES)}, or 'memory:name'")
+        suffixes = f"{', '.join(SUFFIXES)}, or 'memory:name'"
+        if not os.path.exists(path):
+            raise SchemaError(f"{path!r} does not exist: check the path; to make a store, use one of the suffixes {suffixes}")
+        stem, suffix = os.path.splitext(path)
+        if suffix.lower() in _FILES and os.path.isfile(path):
+            remedy = f"of a buffer of active_rlhf or velora, `replaystore convert {path} {stem}.zarr` makes one"
+            raise SchemaError(f"{path!r} is not a store known by its content: {remedy}")
+        raise SchemaError(f"{path!r} is not a store known by its content: use one of the suffixes {suffixes}")
     return found
 
 

@@ -133,6 +133,8 @@ def unknown(name: object, known: Iterable[str], what: str = "field", where: str 
     below = [other for other in names if isinstance(name, str) and other.startswith(f"{name}/")]
     if below:
         advice = f"; it is the beginning of {len(below)} names: write one of them out"
+    elif what == "field" and isinstance(name, str) and name.split("/")[0] == "next_observation":
+        advice = "; it is derived: trajectory[...] and the batches of a sampler have it with the observations"
     else:
         near = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
         advice = f": did you mean {near[0]!r}?" if near else ": check the name"

@@ -24,7 +24,7 @@ from replaystore import document as documents
 from replaystore.backends import ArraySpec, Container
 from replaystore.backends.checks import load_json
 from replaystore.backends.codecs import crc32c
-from replaystore.backends.reading import StoreReader, group_of
+from replaystore.backends.reading import ATTEMPTS, StoreReader, group_of
 from replaystore.backends.records import DOCUMENT, HEADER_BYTES, MAGIC, State, decode_records
 from replaystore.errors import CorruptError, FormatError, ReplayStoreError, StorageError, UnsupportedError
 from replaystore.location import Location, parse
@@ -216,7 +216,7 @@ class _Verification:
         kept = b""
         for base in self.container.segments():
             where = f"commit log, segment {base}"
-            data = self.container.read_segment(base)
+            data = self.settled_segment(base)
             commits: list[int] = []
             dead: list[list[int]] = []
             end = 0
@@ -241,9 +241,29 @@ class _Verification:
                 self.problem(where, f"commits {commits[0]} to {commits[-1]} do not continue commit {previous}")
             previous = commits[-1]
             self.count(len(data))
-        if previous is not None and previous != newest.commit:
+        if previous is not None and previous != newest.commit and not self.goes_on(newest):
             self.problem("commit log", f"the newest segment ends with commit {newest.commit}, another with {previous}")
         self.check_origin(kept, newest)
+
+    def goes_on(self, newest: State) -> bool:
+        """Whether somebody has committed since this state was read."""
+        try:
+            return StoreReader.load(self.container).commit != newest.commit
+        except CorruptError:
+            return False
+
+    def settled_segment(self, base: int) -> bytes:
+        """A segment whose last record is not just being written."""
+        data = self.container.read_segment(base)
+        for _ in range(ATTEMPTS):
+            end = max((stop for _, _, stop in decode_records(data)), default=0)
+            if not data[end:].strip(b"\0"):
+                break
+            again = self.container.read_segment(base)
+            if again == data:
+                break
+            data = again
+        return data
 
     def check_origin(self, kept: bytes, newest: State) -> None:
         """The document is the one that the log keeps a copy of; of a live store the schema and the user's metadata may be newer."""

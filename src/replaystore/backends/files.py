@@ -97,12 +97,22 @@ def read_all(fd: int, offset: int, length: int | None = None) -> bytes:
     return b"".join(pieces)
 
 
+def _wherever(path: str) -> str:
+    """The same path, seen from any folder; only its beginning changes, since what is before `..` may be a link."""
+    try:
+        return os.path.join(os.getcwd(), path)
+    except OSError:  # the folder of the process is gone, and with it what a relative path means
+        return path
+
+
 class Files:
     """The files below one folder."""
 
     def __init__(self, root: str | os.PathLike[str], *, writable: bool) -> None:
         self.root = Path(root)
-        self._prefix = os.path.join(self.root, "")
+        self._shown = os.path.join(self.root, "")
+        self._top = _wherever(str(self.root))
+        self._prefix = os.path.join(self._top, "")
         self.writable = writable
         self.entrance = ""
         """The file that may be a link, if the store is one file and its name that of a link to it."""
@@ -120,19 +130,23 @@ class Files:
         return str(self.root)
 
     def path(self, name: str) -> str:
-        """The path of a file, for messages and for other libraries."""
-        return self._prefix + name if name else str(self.root)
+        """The path of a file as the user would write it, for messages."""
+        return self._shown + name if name else str(self.root)
+
+    def real_path(self, name: str) -> str:
+        """The path of a file for the system, which stays right when the process changes its folder."""
+        return self._prefix + name if name else self._top
 
     def _inside(self, name: str, *, make: bool = False) -> str:
         """The path of a file, whose folders are folders of the store. FileNotFoundError; CorruptError: one is a link."""
         folder = name.rpartition("/")[0]
         if folder not in self._sound or name[:1] == "/":
             self._folder_path(folder or name, make=make)
-        return self._prefix + name if name else str(self.root)
+        return self.real_path(name)
 
     def _folder_path(self, folder: str, *, make: bool = False) -> str:
         """The path of a folder, none of whose parts is a link; each part is looked at once."""
-        path = self.path(folder)
+        path = self.real_path(folder)
         if folder not in self._sound:
             above, _, last = folder.rpartition("/")
             if folder.count("/") >= DEEPEST:
@@ -146,7 +160,7 @@ class Files:
     def identity(self) -> object:
         """Another one after another folder has taken the name; None if there is none."""
         try:
-            found = os.stat(self.root)
+            found = os.stat(self._top)
         except OSError:
             return None
         return found.st_dev, found.st_ino
@@ -308,7 +322,7 @@ class Files:
             if folder.count("/") >= DEEPEST:
                 raise CorruptError(f"{self.root}: {_TOO_DEEP}")
             try:
-                with os.scandir(self.path(folder)) as entries:
+                with os.scandir(self.real_path(folder)) as entries:
                     for entry in entries:
                         name = f"{folder}/{entry.name}" if folder else entry.name
                         (folders if entry.is_dir(follow_symlinks=False) else found).append(name)
@@ -329,11 +343,11 @@ class Files:
         try:
             opened = open_regular(self._inside(name, make=True), flags)
         except FileExistsError:
-            os.unlink(self.path(name))
-            opened = open_regular(self.path(name), flags)
+            os.unlink(self.real_path(name))
+            opened = open_regular(self.real_path(name), flags)
         except FileNotFoundError:  # somebody has removed a folder
             self._sound = {""}
-            os.makedirs(self.root, exist_ok=True)
+            os.makedirs(self._top, exist_ok=True)
             opened = open_regular(self._inside(name, make=True), flags)
         self._keep(name, opened)
 
@@ -408,7 +422,7 @@ class Files:
         """Let two names, of files or folders, change places, at once; False if the system cannot do that here."""
         self.forget(one)
         self.forget(other)
-        return _exchange(self.path(one), self.path(other))
+        return _exchange(self.real_path(one), self.real_path(other))
 
     def remove(self, name: str) -> None:
         """Remove a file; no error if it is not there."""
@@ -527,6 +541,9 @@ class MemoryFiles(Files):
 
     def path(self, name: str) -> str:
         return f"memory:{self.root}/{name}" if name else f"memory:{self.root}"
+
+    def real_path(self, name: str) -> str:
+        return self.path(name)
 
     def descriptor(self, name: str) -> int:
         with self._lock:

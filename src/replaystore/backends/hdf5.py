@@ -433,7 +433,7 @@ class Hdf5Container:
         try:
             copy_file(self.files, self.name, temporary)
             self.files.sync_file(temporary)
-            with self.carry(self.files.path(temporary)):
+            with self.carry(self.files.real_path(temporary)):
                 self.files.rename(temporary, self.name)
         except OSError:
             self.files.remove(temporary)

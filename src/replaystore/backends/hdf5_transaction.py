@@ -173,7 +173,7 @@ class TransactionFile:
         if not self._following:
             return
         try:
-            named = os.stat(self.path)
+            named = os.stat(self.files.real_path(self.name))
         except OSError:  # removed, or in memory: what is open stays
             return
         with self.files.borrowed(self.name) as descriptor:

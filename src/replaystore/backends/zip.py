@@ -152,7 +152,7 @@ class ZipFiles(Files):
     def _load(self) -> None:
         if self._zip >= 0:
             return
-        fd = open_regular(str(self.root), os.O_RDONLY, follow=True)
+        fd = open_regular(self.real_path(""), os.O_RDONLY, follow=True)
         try:
             self._members = self._checked(*self._directory(fd))
         except BaseException:

@@ -16,6 +16,7 @@ import difflib
 import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -98,11 +99,15 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character of a name is no reason to stop
     with warnings.catch_warnings():
         _show_warnings_in_one_line()
+        if sys.stdout is None:  # it was closed by who called us
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
         code = _run(args)
         try:
             sys.stdout.flush()
         except BrokenPipeError:
             _close_stdout()
+        except OSError as error:
+            code = _not_printed(error)
         sys.exit(code)
 
 
@@ -124,12 +129,27 @@ def _run(args: Sequence[str] | None) -> int:
     except click.ClickException as error:
         _complain("error", error.format_message())
         return error.exit_code
+    except OSError as error:
+        if not _is_of_printing(error):
+            raise
+        return _not_printed(error)
     except click.Abort as abort:
         if isinstance(abort.__cause__, EOFError):  # click takes it for the end of a prompt's input; we have no prompts
             raise abort.__cause__ from None
         _complain("error", "interrupted")
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _is_of_printing(error: OSError) -> bool:
+    """Whether it came of what is printed; those of files are errors of ours already."""
+    return traceback.extract_tb(error.__traceback__)[-1].name == click.echo.__name__
+
+
+def _not_printed(error: OSError) -> int:
+    _close_stdout()
+    _complain("error", f"the output cannot be written: {error.strerror or error}")
+    return 1
 
 
 def _close_stdout() -> None:
