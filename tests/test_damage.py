@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import replaystore as rs
+from replaystore.backends.records import decode_records
 from replaystore.errors import CorruptError, ReplayStoreWarning
+from replaystore.testing.crashes import tiny
 
 DAMAGING = Path(__file__).with_name("damaging.py")
 
@@ -31,6 +33,23 @@ def test_no_damage_goes_unnoticed(request: pytest.FixtureRequest, suffix: str, l
     assert (done.stderr, done.returncode) == ("", 0)
 
 
+@pytest.mark.parametrize("codec", ["zstd:1", "raw"])
+def test_every_byte_of_an_index_of_a_shard_is_checked(tmp_path: Path, codec: str) -> None:
+    """Other software finds rows by it, and refuses one that does not match its checksum."""
+    schema = rs.Schema({"observation": rs.Field(np.dtype("f4"), (256,), "observation")})
+    storage = {"observation": {"codec": codec, "chunk_rows": 4}}
+    with tiny(), rs.create(tmp_path / "a.zarr", schema, storage=storage) as buffer:
+        buffer.append({"observation": np.arange(20 * 256, dtype="f4").reshape(20, 256)})
+    shard = next(file for file in sorted((tmp_path / "a.zarr/steps/observation/c").rglob("*")) if file.is_file())
+    sound, index_bytes = shard.read_bytes(), 2 * 16 + 4
+
+    for at in range(index_bytes):
+        shard.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+        assert "the index of the shard" in str(rs.verify(tmp_path / "a.zarr").problems), at
+    shard.write_bytes(sound)
+    assert rs.verify(tmp_path / "a.zarr").problems == []
+
+
 # --- copies of stores in use, whose files are older than their log
 
 
@@ -45,6 +64,23 @@ def store(tmp_path: Path) -> Path:
             append(buffer, number)
             buffer.publish()
     return tmp_path / "a.zarr"
+
+
+def test_a_record_of_which_any_byte_has_changed_or_is_missing_is_no_commit(store: Path) -> None:
+    """Those before it are, and none of those behind it."""
+    with rs.open(store, "r+") as buffer:
+        append(buffer, 4)
+        buffer.commit()
+        segments = buffer._store.container.segments()
+        data = buffer._store.container.read_segment(segments[-1])
+        ends = [end for _, _, end in decode_records(data)]
+    assert len(ends) == 2
+
+    for at in range(ends[1]):
+        known = int(at >= ends[0])
+        changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        assert len(list(decode_records(changed))) == known, at
+        assert len(list(decode_records(data[:at]))) == known, at
 
 
 def append(buffer: rs.Buffer, number: int) -> None:

@@ -15,6 +15,7 @@ import zarr
 import replaystore as rs
 from replaystore.testing.crashes import tiny
 from replaystore.testing.disks import Disk
+from replaystore.testing.faults import RecordingFiles
 from replaystore.testing.power import COMMIT, PowerCuts
 
 WORKLOADS = {"zarr": ("zarr", None), "ring": ("zarr", 40), "hdf5": ("hdf5", None)}
@@ -50,6 +51,19 @@ def test_every_operation_of_a_store_is_recorded(cuts: PowerCuts) -> None:
 
     assert disk.everything() == cuts.live()
     assert {operation.kind for operation in cuts.operations} >= {"create", "write", "resize", "sync_file", "sync_folder", "rename"}
+
+
+def test_what_was_replaced_stays_replaced(tmp_path: Path) -> None:
+    """If a power cut leaves nothing but what was synced."""
+    recording, disk = RecordingFiles(), Disk()
+    files = recording.files(tmp_path, writable=True)
+    for content in (b"old", b"new"):
+        files.replace_files({"folder/one": content, "two": content})
+    files.close()
+    for operation in recording.operations:
+        disk.do(operation)
+
+    assert disk.synced() == {"folder": None, "folder/one": b"new", "two": b"new"}
 
 
 @pytest.mark.parametrize("codec", ["raw", "zstd:1"])

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import replaystore as rs
+from replaystore.backends import files
+from replaystore.backends.files import Files
 from replaystore.errors import AlreadyExistsError, ConflictError, CorruptError, UnsupportedError
 from replaystore.schema import Field, Schema
 from replaystore.testing import Contents
@@ -112,6 +114,40 @@ def test_the_original_is_kept_as_it_was(tmp_path: Path) -> None:
     with rs.open(path, "r+") as buffer:  # written to: the original's bytes stay
         buffer.append(columns(9), final_observation=np.zeros((3, 256), np.float32))
     assert {file.relative_to(kept): file.read_bytes() for file in kept.rglob("*") if file.is_file()} == before
+
+
+def test_what_is_repaired_is_on_the_disk_before_it_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.zarr"
+    make(path)
+    flip(shard(path, "reward"), 4096 + 8 * 1000)
+    synced = {"file": set[str](), "folder": set[str]()}
+    lacking: list[str] = []
+    sync_file, sync_folder, exchange = Files.sync_file, Files.sync_folder, files._exchange
+
+    def file_synced(found: Files, name: str) -> None:
+        synced["file"].add(os.path.relpath(found.path(name), tmp_path))
+        sync_file(found, name)
+
+    def folder_synced(found: Files, name: str) -> None:
+        synced["folder"].add(os.path.relpath(found.path(name), tmp_path))
+        sync_folder(found, name)
+
+    def exchanging(one: str, other: str) -> bool:
+        for folder, _, names in os.walk(one):
+            place = os.path.join("a.zarr.replaystore-repair", os.path.relpath(folder, one))
+            lacking.extend({os.path.normpath(place)} - synced["folder"])
+            lacking.extend({os.path.normpath(os.path.join(place, name)) for name in names} - synced["file"])
+        return exchange(one, other)
+
+    monkeypatch.setattr(Files, "sync_file", file_synced)
+    monkeypatch.setattr(Files, "sync_folder", folder_synced)
+    monkeypatch.setattr(files, "_exchange", exchanging)
+    rs.repair(path)
+
+    assert lacking == []
+    assert len(synced["file"]) > 20
+    assert "." in synced["folder"]
+    assert_first_commits(path, 3)
 
 
 @pytest.mark.parametrize("field", ["observation", "camera", "reward"])

@@ -103,7 +103,7 @@ ON_ZARR: tuple[Mutant, ...] = (
         "self._dirty[name] = None  # whole or cut",
         "pass  # whole or cut",
         "what a killed writer left in the log is on the disk before another goes on",
-        (f"{POWER_AGAIN}[zarr]"),
+        (f"{POWER_AGAIN}[zarr]",),
     ),
     Mutant(
         "zarr-folder-of-killed-writer-not-synced",
@@ -111,7 +111,7 @@ ON_ZARR: tuple[Mutant, ...] = (
         "            self._note_folders(os.path.dirname(file))  # of one that is there too",
         "            # of one that is there too",
         "the name of a file that a killed writer made is on the disk before another goes on",
-        (f"{POWER_AGAIN}[zarr]"),
+        (f"{POWER_AGAIN}[zarr]",),
     ),
     Mutant(
         "zarr-fork-not-synced",
@@ -127,7 +127,7 @@ ON_ZARR: tuple[Mutant, ...] = (
         'if len(data) != length + 4 or crc32c(data[:length]) != int.from_bytes(data[length:], "little"):',
         "if len(data) != length + 4:",
         "an index of a shard that has changed is noticed",
-        (f"{DAMAGE}[.zarr-live]",),
+        ("test_damage.py::test_every_byte_of_an_index_of_a_shard_is_checked",),
     ),
     Mutant(
         "zarr-shard-dropped-too-early",
@@ -143,7 +143,7 @@ ON_ZARR: tuple[Mutant, ...] = (
         "            if at + step == per_shard:\n                self.files.write(file, 0, raw_index(",
         "            if at + step > per_shard:\n                self.files.write(file, 0, raw_index(",
         "other software finds the chunks of a shard that is complete",
-        ("test_foreign_readers.py::test_zarr_python_reads_a_closed_store",),
+        ("test_foreign_readers.py::test_zarr_python_reads_shards_that_are_complete",),
     ),
     Mutant(
         "files-replaced-before-sync",
@@ -151,7 +151,7 @@ ON_ZARR: tuple[Mutant, ...] = (
         '        self.sync_files([name + ".new" for name in contents])\n',
         "",
         "a file that is replaced has the old content or the new after a power cut",
-        (f"{POWER}[zarr]",),
+        ("test_power_loss.py::test_what_was_replaced_stays_replaced",),
     ),
     Mutant(
         "files-replaced-without-folder-sync",
@@ -159,7 +159,7 @@ ON_ZARR: tuple[Mutant, ...] = (
         "        self.sync_folders(dict.fromkeys(os.path.dirname(name) for name in contents))\n",
         "",
         "a file that is replaced has the new content for good when that is told",
-        (f"{POWER}[zarr]",),
+        ("test_power_loss.py::test_what_was_replaced_stays_replaced",),
     ),
 )
 
@@ -186,7 +186,7 @@ ON_HDF5: tuple[Mutant, ...] = (
         "                self.sync()  # after a kill the journal may be in the system's memory only\n",
         "",
         "a journal that a killed writer left is on the disk before it is replayed",
-        (f"{HDF5_CRASHES}::test_a_crash_during_recovery_is_recovered_from", f"{POWER_AGAIN}[hdf5]"),
+        (f"{HDF5_CRASHES}::test_a_crash_during_recovery_is_recovered_from",),
     ),
     Mutant(
         "hdf5-journal-checksum-not-compared",
@@ -210,7 +210,7 @@ ON_HDF5: tuple[Mutant, ...] = (
         "if magic != _HEAD_MAGIC or count > MOST_PIECES or not _intact(block, slot, stop):",
         "if magic != _HEAD_MAGIC or count > MOST_PIECES:",
         "of two heads one that is torn does not count",
-        ("test_hdf5_heads.py", f"{HDF5_CRASHES}::test_flipped_bits_of_a_head_leave_the_other"),
+        (f"{HDF5_CRASHES}::test_flipped_bits_of_a_head_leave_the_other",),
     ),
     Mutant(
         "hdf5-cut-of-the-log-not-synced",
@@ -242,7 +242,7 @@ ON_HDF5: tuple[Mutant, ...] = (
         "            files.sync_file(temporary)\n            files.rename(temporary, name)\n",
         "            files.rename(temporary, name)\n",
         "a new file is whole when it gets its name",
-        (f"{POWER}[hdf5]",),
+        ("test_hdf5_container.py::test_a_new_file_is_on_the_disk_when_it_is_returned",),
     ),
 )
 
@@ -671,7 +671,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         "store.sync_files(list(store.walk()))",
         "pass",
         "a repaired store is on the disk before it takes the name of the original",
-        ("test_repairing.py",),
+        ("test_repairing.py::test_what_is_repaired_is_on_the_disk_before_it_has_the_name",),
     ),
     Mutant(
         "archive-manifest-before-removal-is-synced",
@@ -711,7 +711,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         "            new.sync()\n",
         "",
         "a zip file is whole on the disk when it gets its name",
-        ("test_zip.py",),
+        ("test_zip.py::test_a_zip_is_on_the_disk_when_it_gets_its_name_and_its_name_is_when_that_is_told",),
     ),
     Mutant(
         "zip-member-reaches-into-the-next",
