@@ -60,6 +60,7 @@ POWER = "test_power_loss.py::test_no_power_cut_loses_what_was_acknowledged"
 POWER_AGAIN = "test_power_loss.py::test_nor_does_one_after_a_writer_that_went_on_where_another_was_stopped"
 HDF5_CRASHES = "test_hdf5_crashes.py"
 HDF5_LOSS = f"{HDF5_CRASHES}::test_what_is_acknowledged_survives_kills_and_power_loss"
+HISTORIES = "test_other_histories.py"
 SUITE = "test_backends.py::TestBackends"
 DAMAGE = "test_damage.py::test_no_damage_goes_unnoticed"
 KILLED = "test_replacing.py::test_killed_at_any_call_there_is_the_old_or_the_new"
@@ -253,7 +254,7 @@ ON_THE_LOG: tuple[Mutant, ...] = (
         "        if extend(value(_LENGTH.pack(length)), payload) != checksum:\n",
         "        if not checksum:\n",
         "a record that is torn or damaged is no commit",
-        (f"{DAMAGE}[.zarr-live]",),
+        ("test_damage.py::test_a_record_of_which_any_byte_has_changed_or_is_missing_is_no_commit",),
     ),
     Mutant(
         "log-order-of-commits-not-checked",
@@ -261,7 +262,7 @@ ON_THE_LOG: tuple[Mutant, ...] = (
         '_refuse(bool(meta.get("base")) or meta["commit"] != state.commit + (not forked), f"commit',
         '_refuse(bool(meta.get("base")), f"commit',
         "commits follow each other by number",
-        ("test_hostile_stores.py::test_a_record_of_the_right_checksum_and_the_wrong_content_is_one_error",),
+        ("test_damage.py::test_a_commit_that_is_missing_in_the_log_is_noticed",),
     ),
     Mutant(
         "log-segment-of-another-commit-accepted",
@@ -269,7 +270,7 @@ ON_THE_LOG: tuple[Mutant, ...] = (
         "        if state.base != segment:\n",
         "        if state.base < 0:\n",
         "a segment begins with the commit that its name says",
-        (f"{DAMAGE}[.zarr-live]",),
+        ("test_damage.py::test_a_segment_of_the_log_begins_with_the_commit_that_it_is_named_after",),
     ),
     Mutant(
         "commit-record-before-its-rows",
@@ -301,15 +302,15 @@ ON_THE_LOG: tuple[Mutant, ...] = (
         "_sync(always=True)\n            with self.state_lock:\n                state.tables |=",
         "_sync()\n            with self.state_lock:\n                state.tables |=",
         "without durability the rows of tables are on the disk before a segment begins that counts them",
-        ("test_unsynced.py",),
+        ("test_power_loss.py::test_without_durability_each_segment_of_the_log_begins_with_a_commit_that_is_there",),
     ),
     Mutant(
-        "unsynced-close-not-synced",
+        "unsynced-close-without-a-segment",
         STORE,
         "if self.state.end > TIDY_BYTES or (not self.durable and self.state.commit > self.state.base):",
         "if self.state.end > TIDY_BYTES:",
-        "without durability a store that was closed opens as of its last commit after a power cut",
-        ("test_unsynced.py",),
+        "without durability a closed store is opened without comparing its rows with its checksums",
+        ("test_unsynced.py::test_a_closed_store_is_opened_without_comparing_its_rows",),
     ),
     Mutant(
         "unsynced-ring-drops-before-sync",
@@ -344,10 +345,7 @@ READ: tuple[Mutant, ...] = (
         '[payload == b"" or google_crc32c.value(payload) != known for',
         '[payload == b"" or not known for',
         "sampling never shows a chunk that has changed",
-        (
-            "test_codecs.py::test_of_several_chunks_those_that_are_wrong_are_told",
-            "test_sampling_live.py::test_only_batches_that_show_a_damaged_chunk_are_errors",
-        ),
+        ("test_sampling_live.py::test_only_batches_that_show_a_damaged_chunk_are_errors",),
     ),
     Mutant(
         "chunk-seal-not-compared",
@@ -363,7 +361,7 @@ READ: tuple[Mutant, ...] = (
         "        if rows and value(data) != checksum:\n",
         "        if rows and not data:\n",
         "a table that has changed is an error",
-        (f"{DAMAGE}[.zarr-live]",),
+        ("test_damage.py::test_a_table_that_has_changed_is_an_error",),
     ),
     Mutant(
         "tail-checksum-not-compared",
@@ -371,7 +369,7 @@ READ: tuple[Mutant, ...] = (
         "            if value(found) != piece.checksum or piece.start != at:\n",
         "            if piece.start != at:\n",
         "rows of an unfinished chunk that have changed are an error",
-        (f"{DAMAGE}[.zarr-live]",),
+        ("test_damage.py::test_rows_of_an_unfinished_chunk_that_have_changed_are_not_shown",),
     ),
     Mutant(
         "generation-not-checked",
@@ -379,7 +377,7 @@ READ: tuple[Mutant, ...] = (
         "        if found.generation != self.places.generation:\n",
         "        if found.generation < 0:\n",
         "a reader does not mix rows of two histories",
-        ("test_sampling.py::test_a_writer_that_went_back_is_noticed", "test_model.py::TestZarr"),
+        (f"{HISTORIES}::test_rows_that_are_opened_after_a_rollback_are_not_taken_for_those_before",),
     ),
     Mutant(
         "other-store-not-noticed",
@@ -387,7 +385,7 @@ READ: tuple[Mutant, ...] = (
         "        if found.store != self.state.store:\n            raise ConflictError",
         "        if not found.store:\n            raise ConflictError",
         "a reader does not go on with another store that has taken the name",
-        (f"{SUITE}::test_create_replaces_what_exists_if_told_to", "test_bad_places.py"),
+        (f"{HISTORIES}::test_a_reader_does_not_go_on_with_another_store",),
     ),
     Mutant(
         "refresh-always-says-that-it-moved",
@@ -403,7 +401,7 @@ READ: tuple[Mutant, ...] = (
         "    if rest and store.raw_checksum(name, start, rows) != store.state.partial.get(name, 0):\n",
         "    if rest and store.raw_checksum(name, start, rows) < 0:\n",
         "a copy whose rows are older than its log is read as of an earlier commit",
-        ("test_damage.py::test_a_copy_whose_rows_are_older_than_its_log_is_read_as_of_an_earlier_commit",),
+        ("test_damage.py::test_room_that_was_made_for_rows_is_not_taken_for_them",),
     ),
 )
 
@@ -430,7 +428,7 @@ ON_PLACES: tuple[Mutant, ...] = (
         "        if self._shown() != self._identity:\n            raise ConflictError(\n",
         "        if self._shown() == ():\n            raise ConflictError(\n",
         "a writer whose store was replaced writes nothing more",
-        ("test_locks.py::test_a_writer_whose_store_was_replaced_by_hand_is_told_so",),
+        ("test_locks.py::test_a_writer_whose_store_was_replaced_by_hand_is_told_so[append-removed-.zarr]",),
     ),
     Mutant(
         "lock-of-a-file-that-lost-its-name",
@@ -449,11 +447,11 @@ ON_PLACES: tuple[Mutant, ...] = (
         ("test_locks.py::test_a_rollback_keeps_the_lock",),
     ),
     Mutant(
-        "lock-shared-with-a-child",
+        "lock-held-by-a-child",
         LOCKS,
         "    for lock in list(_held):\n        lock.forget()\n",
-        "    for lock in list(_held):\n        lock.release()\n",
-        "a forked child does not end the lock of its parent",
+        "    for lock in list(_held):\n        lock._checked = 0.0\n",
+        "a forked child does not hold the lock of its parent",
         ("test_locks.py::test_a_child_neither_holds_nor_ends_the_lock_of_its_parent",),
     ),
     Mutant(
@@ -478,7 +476,7 @@ ON_PLACES: tuple[Mutant, ...] = (
         '                    files.rename(name + PARTIAL, name)\n            files.sync_folder("")\n',
         "                    files.rename(name + PARTIAL, name)\n",
         "a store that was made has its name on the disk",
-        (f"{POWER}[zarr]",),
+        ("test_power_loss.py::test_a_conversion_that_is_done_is_on_the_disk",),
     ),
     Mutant(
         "name-given-by-a-killed-process-not-synced",
@@ -486,7 +484,7 @@ ON_PLACES: tuple[Mutant, ...] = (
         'Files(folder, writable=True).sync_folder("")  # it was given its name',
         "Files(folder, writable=True)  # it was given its name",
         "a store that is written to has its name on the disk",
-        (f"{POWER_AGAIN}[zarr]",),
+        ("test_power_loss.py::test_a_writer_syncs_the_name_that_a_killed_one_did_not",),
     ),
     Mutant(
         "interrupted-replacement-not-settled",
@@ -577,7 +575,7 @@ ON_DERIVED: tuple[Mutant, ...] = (
         "            mask = mask.copy()\n",
         "            pass\n",
         "a writer keeps nothing of what it is given",
-        (f"{SUITE}::test_a_writer_keeps_environments_apart",),
+        ("test_writer_schemas.py::test_a_writer_keeps_nothing_of_the_arrays_that_it_is_given",),
     ),
     Mutant(
         "interrupted-operation-believed",
@@ -631,7 +629,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         "                if found != int(checksums[chunk]):\n",
         "                if found < 0:\n",
         "verify reports rows that have changed",
-        (f"{DAMAGE}[.zarr-live]",),
+        ("test_repairing.py::test_rows_that_have_changed_are_given_up_with_what_follows_them",),
     ),
     Mutant(
         "verify-says-nothing-of-the-end-of-the-log",
@@ -639,7 +637,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         '            if rest.strip(b"\\0"):\n',
         "            if rest is None:\n",
         "verify reports the record of a commit that is damaged",
-        (f"{DAMAGE}[.zarr-live]",),
+        ("test_repairing.py::test_a_damaged_record_of_the_log_costs_the_commits_after_it",),
     ),
     Mutant(
         "verify-says-nothing-of-flags",
@@ -647,7 +645,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         "for wrong in np.flatnonzero(stored != ended[name])[:5]:",
         "for wrong in np.flatnonzero(stored != stored)[:5]:",
         "verify reports a table of trajectories that is not what the flags of the steps say",
-        (f"{DAMAGE}[.zarr-live]",),
+        ("test_damage.py::test_a_table_of_trajectories_that_contradicts_the_steps_is_reported",),
     ),
     Mutant(
         "repair-changes-the-original",
