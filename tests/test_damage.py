@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.backends.records import State, decode_records
+from replaystore.backends.records import State, decode_records, encode_record
 from replaystore.backends.store import ArrayStore
 from replaystore.errors import CorruptError, ReplayStoreWarning
 from replaystore.testing.crashes import tiny
@@ -97,6 +97,24 @@ def test_a_commit_that_is_missing_in_the_log_is_noticed(store: Path) -> None:
     for missing in (1, 2):
         with pytest.raises(CorruptError, match="the commit log has a record that no writer has made"):
             State.replay(data[: ends[missing - 1]] + data[ends[missing] :], "here")
+    _, (meta, blobs, _), *_ = decode_records(data)
+    for wrong in (meta["commit"] - 1, meta["commit"] + 1):
+        with pytest.raises(CorruptError, match=f"commit {wrong} follows {meta['commit'] - 1}"):
+            State.replay(data[: ends[0]] + encode_record(meta | {"commit": wrong}, blobs), "here")
+
+
+def test_a_damaged_last_record_of_the_log_is_reported(store: Path) -> None:
+    buffer = rs.open(store, "r+")
+    append(buffer, 4)
+    buffer.commit()
+    segment, end = store / f"journal/log/c/{buffer._store.state.base}", buffer._store.state.end
+    buffer.abandon()
+    assert rs.verify(store).problems == []
+    data = bytearray(segment.read_bytes())
+    data[end - 1] ^= 1
+    segment.write_bytes(data)
+
+    assert "bytes after commit 3 are no valid record" in str(rs.verify(store).problems)
 
 
 def test_a_segment_of_the_log_begins_with_the_commit_that_it_is_named_after(store: Path) -> None:

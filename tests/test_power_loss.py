@@ -120,6 +120,33 @@ def test_a_writer_syncs_the_name_that_a_killed_one_did_not(tmp_path: Path, name:
     assert shown(tmp_path / "left" / name) == list(range(10))
 
 
+def test_a_commit_that_a_writer_finds_is_on_the_disk_when_the_store_is_open(tmp_path: Path) -> None:
+    """The killed writer that made it had not synced its record, and whoever opens the store is shown it."""
+    first, disk = RecordingFiles(below=str(tmp_path / "first")), Disk()
+    (tmp_path / "first").mkdir()
+    with using(first.files):
+        buffer = rs.create(tmp_path / "first/a.zarr", SMALL)
+        buffer.append(small_rows(0))
+        buffer.commit()
+        buffer.abandon()
+    written = [n for n, done in enumerate(first.operations) if (done.kind, done.name) == ("write", "a.zarr/journal/log/c/0")]
+    for operation in first.operations[: written[-1] + 1]:
+        disk.do(operation)
+    put(str(tmp_path / "second"), disk.everything())  # killed here
+
+    second = RecordingFiles(below=str(tmp_path / "second"))
+    with using(second.files):
+        buffer = rs.open(tmp_path / "second/a.zarr", "r+")
+        found = buffer.commit_id
+        buffer.abandon()
+    for operation in second.operations:
+        disk.do(operation)
+    put(str(tmp_path / "left"), disk.synced())
+
+    assert found == 1
+    assert shown(tmp_path / "left/a.zarr") == list(range(10))
+
+
 def test_without_durability_each_segment_of_the_log_begins_with_a_commit_that_is_there(tmp_path: Path) -> None:
     """With no more than was synced when the segment got its name for good."""
     recording, disk, looked = RecordingFiles(below=str(tmp_path / "made")), Disk(), 0

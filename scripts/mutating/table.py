@@ -104,7 +104,7 @@ ON_ZARR: tuple[Mutant, ...] = (
         "self._dirty[name] = None  # whole or cut",
         "pass  # whole or cut",
         "what a killed writer left in the log is on the disk before another goes on",
-        (f"{POWER_AGAIN}[zarr]",),
+        ("test_power_loss.py::test_a_commit_that_a_writer_finds_is_on_the_disk_when_the_store_is_open",),
     ),
     Mutant(
         "zarr-folder-of-killed-writer-not-synced",
@@ -345,7 +345,7 @@ READ: tuple[Mutant, ...] = (
         '[payload == b"" or google_crc32c.value(payload) != known for',
         '[payload == b"" or not known for',
         "sampling never shows a chunk that has changed",
-        ("test_sampling_live.py::test_only_batches_that_show_a_damaged_chunk_are_errors",),
+        ("test_codecs.py::test_of_several_chunks_those_that_are_wrong_are_told[places0-4000-gzip:1-zarr]",),
     ),
     Mutant(
         "chunk-seal-not-compared",
@@ -452,7 +452,7 @@ ON_PLACES: tuple[Mutant, ...] = (
         "    for lock in list(_held):\n        lock.forget()\n",
         "    for lock in list(_held):\n        lock._checked = 0.0\n",
         "a forked child does not hold the lock of its parent",
-        ("test_locks.py::test_a_child_neither_holds_nor_ends_the_lock_of_its_parent",),
+        ("test_locks.py::test_a_child_of_a_killed_writer_does_not_keep_its_lock",),
     ),
     Mutant(
         "old-removed-before-the-new-has-its-name",
@@ -637,7 +637,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         '            if rest.strip(b"\\0"):\n',
         "            if rest is None:\n",
         "verify reports the record of a commit that is damaged",
-        ("test_repairing.py::test_a_damaged_record_of_the_log_costs_the_commits_after_it",),
+        ("test_damage.py::test_a_damaged_last_record_of_the_log_is_reported",),
     ),
     Mutant(
         "verify-says-nothing-of-flags",
