@@ -653,7 +653,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         "        if os.fstat(self.descriptor(name)).st_nlink > 1:\n",
         "        if os.fstat(self.descriptor(name)).st_nlink > 9:\n",
         "a repair keeps what was there as it was",
-        ("test_repairing.py::test_the_original_is_kept_as_it_was",),
+        ("test_repairing.py::test_a_damaged_log_is_cut_in_the_repaired_store_and_not_in_the_original",),
     ),
     Mutant(
         "repair-accepts-what-does-not-verify",
@@ -661,7 +661,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         "            if not after.problems:\n",
         "            if after:\n",
         "a repaired store verifies",
-        ("test_repairing.py",),
+        ("test_repairing.py::test_a_commit_that_contradicts_itself_is_given_up",),
     ),
     Mutant(
         "repair-not-synced",
