@@ -25,7 +25,7 @@ def values(buffer: rs.Buffer) -> list[float]:
 
 
 @pytest.mark.parametrize("storage", [{}, STORAGE], ids=["raw", "coded"])
-def test_rows_that_are_opened_after_a_rollback_are_not_taken_for_those_before(tmp_path: Path, storage: Any) -> None:
+def test_rows_opened_after_a_rollback_are_not_taken_for_those_before(tmp_path: Path, storage: Any) -> None:
     with rs.create(tmp_path / "a.zarr", SCHEMA, storage=storage) as writer:
         for value in (1, 2):
             writer.append(rows(value))

@@ -147,7 +147,7 @@ def test_a_commit_that_a_writer_finds_is_on_the_disk_when_the_store_is_open(tmp_
     assert shown(tmp_path / "left/a.zarr") == list(range(10))
 
 
-def test_without_durability_each_segment_of_the_log_begins_with_a_commit_that_is_there(tmp_path: Path) -> None:
+def test_without_durability_a_segment_begins_with_a_commit_that_is_there(tmp_path: Path) -> None:
     """With no more than was synced when the segment got its name for good."""
     recording, disk, looked = RecordingFiles(below=str(tmp_path / "made")), Disk(), 0
     (tmp_path / "made").mkdir()

@@ -82,7 +82,7 @@ class Copy:
     def run(self, tests: Sequence[str], seconds: float = RUN_SECONDS) -> Outcome:
         """Run tests, in a process that is ended after so many seconds."""
         options = ["-q", "-rfE", "--tb=no", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
-        options += [f"--timeout={TEST_SECONDS}", f"--basetemp={self.root / 'tmp'}"]
+        options += ["-p", "unshrunk", f"--timeout={TEST_SECONDS}", f"--basetemp={self.root / 'tmp'}"]
         begin = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest", *options, *tests],
@@ -101,7 +101,6 @@ class Copy:
             os.killpg(process.pid, signal.SIGKILL)
             output, _ = process.communicate()
             died = f"did not end within {seconds:.0f} s"
-        shutil.rmtree(self.root / ".hypothesis", ignore_errors=True)  # what this mutant failed with
         outcome = Outcome(_failures(output), died, seconds=time.perf_counter() - begin)
         if not died and process.returncode < 0:
             outcome.died = f"ended by {signal.Signals(-process.returncode).name}"
@@ -118,7 +117,8 @@ class Copy:
         return Path(found.strip())
 
     def _environment(self) -> dict[str, str]:
-        return os.environ | {"PYTHONPATH": str(self.root / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+        path = os.pathsep.join(str(self.root / name) for name in ("src", "scripts/mutating"))
+        return os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _failures(output: str) -> list[str]:
