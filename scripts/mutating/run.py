@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from py_compile import PycInvalidationMode
@@ -56,6 +56,7 @@ class Copy:
 
     def __init__(self, folder: Path) -> None:
         self.root = folder
+        self._process: subprocess.Popen[str] | None = None
         folder.mkdir()
         for name in COPIED:
             source = ROOT / name
@@ -84,7 +85,7 @@ class Copy:
         options = ["-q", "-rfE", "--tb=no", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
         options += ["-p", "unshrunk", f"--timeout={TEST_SECONDS}", f"--basetemp={self.root / 'tmp'}"]
         begin = time.perf_counter()
-        process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             [sys.executable, "-m", "pytest", *options, *tests],
             cwd=self.root,
             env=self._environment(),
@@ -98,7 +99,7 @@ class Copy:
             output, _ = process.communicate(timeout=seconds)
             died = ""
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            self.stop()
             output, _ = process.communicate()
             died = f"did not end within {seconds:.0f} s"
         outcome = Outcome(_failures(output), died, seconds=time.perf_counter() - begin)
@@ -109,6 +110,11 @@ class Copy:
         elif not died and process.returncode not in (PASSED, FAILED):
             outcome.wrong = f"pytest ended with {process.returncode}:\n{output}"
         return outcome
+
+    def stop(self) -> None:
+        """End the tests, if any are running, with all that they have started."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def imported(self) -> Path:
         """Where tests find the package."""
@@ -143,6 +149,13 @@ def _try(mutant: Mutant, copies: SimpleQueue[Copy]) -> Outcome:
         copies.put(copy)
 
 
+def _end(pool: ThreadPoolExecutor, copies: Sequence[Copy]) -> None:
+    """Begin nothing more, and wait for nothing: after Ctrl-C, or a control that failed."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for copy in copies:
+        copy.stop()
+
+
 def _chosen(only: Sequence[str]) -> list[Mutant]:
     names = [name for given in only for name in given.split(",")]
     known = {mutant.name: mutant for mutant in MUTANTS}
@@ -173,8 +186,9 @@ def _run(mutants: Sequence[Mutant], jobs: int) -> int:
     """Try them all; the exit status."""
     begin = time.perf_counter()
     temporary = tempfile.TemporaryDirectory(prefix="replaystore-mutants-")
-    with temporary as folder, ThreadPoolExecutor(jobs) as pool:
+    with temporary as folder, ThreadPoolExecutor(jobs) as pool, ExitStack() as stack:
         copies = [Copy(Path(folder) / str(number)) for number in range(jobs)]
+        stack.callback(_end, pool, copies)
         if not copies[0].imported().is_relative_to(copies[0].root):
             sys.exit(f"mutants: tests would import {copies[0].imported()}, and not the copy")
         shares = [mutants[number::jobs] for number in range(jobs)]
