@@ -13,8 +13,11 @@ import pytest
 
 import replaystore as rs
 from replaystore import verification
+from replaystore.backends.records import State, decode_records, encode_record
+from replaystore.backends.store import ArrayStore
 from replaystore.backends.zarr import ZarrContainer
 from replaystore.errors import CorruptError, ReplayStoreWarning
+from replaystore.testing.crashes import tiny
 
 DAMAGING = Path(__file__).with_name("damaging.py")
 
@@ -34,6 +37,23 @@ def test_no_damage_goes_unnoticed(request: pytest.FixtureRequest, suffix: str, l
     assert (done.stderr, done.returncode) == ("", 0)
 
 
+@pytest.mark.parametrize("codec", ["zstd:1", "raw"])
+def test_every_byte_of_an_index_of_a_shard_is_checked(tmp_path: Path, codec: str) -> None:
+    """Other software finds rows by it, and refuses one that does not match its checksum."""
+    schema = rs.Schema({"observation": rs.Field(np.dtype("f4"), (256,), "observation")})
+    storage = {"observation": {"codec": codec, "chunk_rows": 4}}
+    with tiny(), rs.create(tmp_path / "a.zarr", schema, storage=storage) as buffer:
+        buffer.append({"observation": np.arange(20 * 256, dtype="f4").reshape(20, 256)})
+    shard = next(file for file in sorted((tmp_path / "a.zarr/steps/observation/c").rglob("*")) if file.is_file())
+    sound, index_bytes = shard.read_bytes(), 2 * 16 + 4
+
+    for at in range(index_bytes):
+        shard.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+        assert "the index of the shard" in str(rs.verify(tmp_path / "a.zarr").problems), at
+    shard.write_bytes(sound)
+    assert rs.verify(tmp_path / "a.zarr").problems == []
+
+
 # --- copies of stores in use, whose files are older than their log
 
 
@@ -48,6 +68,109 @@ def store(tmp_path: Path) -> Path:
             append(buffer, number)
             buffer.publish()
     return tmp_path / "a.zarr"
+
+
+def test_a_record_of_which_any_byte_has_changed_or_is_missing_is_no_commit(store: Path) -> None:
+    """Those before it are, and none of those behind it."""
+    with rs.open(store, "r+") as buffer:
+        append(buffer, 4)
+        buffer.commit()
+        segments = buffer._store.container.segments()
+        data = buffer._store.container.read_segment(segments[-1])
+        ends = [end for _, _, end in decode_records(data)]
+    assert len(ends) == 2
+
+    for at in range(ends[1]):
+        known = int(at >= ends[0])
+        changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        assert len(list(decode_records(changed))) == known, at
+        assert len(list(decode_records(data[:at]))) == known, at
+
+
+def test_a_commit_that_is_missing_in_the_log_is_noticed(store: Path) -> None:
+    with rs.open(store, "r+") as buffer:
+        for number in (4, 5, 6):
+            append(buffer, number)
+            buffer.commit()
+        data = buffer._store.container.read_segment(buffer._store.container.segments()[-1])
+        ends = [end for _, _, end in decode_records(data)]
+    assert len(ends) == 4
+    assert State.replay(data, "here").lengths["steps"] == 60
+
+    for missing in (1, 2):
+        with pytest.raises(CorruptError, match="the commit log has a record that no writer has made"):
+            State.replay(data[: ends[missing - 1]] + data[ends[missing] :], "here")
+    _, (meta, blobs, _), *_ = decode_records(data)
+    for wrong in (meta["commit"] - 1, meta["commit"] + 1):
+        with pytest.raises(CorruptError, match=f"commit {wrong} follows {meta['commit'] - 1}"):
+            State.replay(data[: ends[0]] + encode_record(meta | {"commit": wrong}, blobs), "here")
+
+
+def test_a_damaged_last_record_of_the_log_is_reported(store: Path) -> None:
+    buffer = rs.open(store, "r+")
+    append(buffer, 4)
+    buffer.commit()
+    segment, end = store / f"journal/log/c/{buffer._store.state.base}", buffer._store.state.end
+    buffer.abandon()
+    assert rs.verify(store).problems == []
+    data = bytearray(segment.read_bytes())
+    data[end - 1] ^= 1
+    segment.write_bytes(data)
+
+    assert "bytes after commit 3 are no valid record" in str(rs.verify(store).problems)
+
+
+def test_a_segment_of_the_log_begins_with_the_commit_that_it_is_named_after(store: Path) -> None:
+    log = store / "journal/log/c"
+    newest = max(int(entry.name) for entry in log.iterdir() if entry.name.isdigit())
+    (log / str(newest)).rename(log / str(newest + 1))
+
+    with pytest.raises(CorruptError, match=f"begin with commit {newest + 1} begins with commit {newest}"):
+        rs.open(store)
+
+
+def test_rows_of_an_unfinished_chunk_that_have_changed_are_not_shown(store: Path) -> None:
+    with rs.open(store) as reader:
+        (piece,) = reader._store.state.tails["steps/observation"]
+        (extent,) = reader._store.container.extents(f"journal/tail/{piece.slot}", 0, piece.offset + 1)
+    path = store / extent.object
+    data = bytearray(path.read_bytes())
+    data[extent.offset + piece.offset + 2] ^= 1
+    path.write_bytes(data)
+
+    with pytest.warns(ReplayStoreWarning, match="do not match their checksum"), rs.open(store) as reader:
+        assert len(reader) == 20
+    assert "do not match their checksum" in str(rs.verify(store).problems)
+
+
+def test_a_table_that_has_changed_is_an_error(store: Path) -> None:
+    with rs.open(store) as reader:
+        (extent,) = reader._store.container.extents("parts/length", 0, 3)
+    path = store / extent.object
+    data = bytearray(path.read_bytes())
+    data[extent.offset + 1] ^= 1
+    path.write_bytes(data)
+
+    assert "the table parts/length does not match its checksum" in str(rs.verify(store).problems)
+    with pytest.raises(CorruptError, match="the table parts/length does not match its checksum"), rs.open(store) as reader:
+        reader.trajectory(0)
+
+
+def test_a_table_of_trajectories_that_contradicts_the_steps_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checksum is right: a writer made it so."""
+    append_table = ArrayStore.append_table
+
+    def contradicting(store: ArrayStore, columns: dict[str, np.ndarray]) -> None:
+        name = "trajectories/terminated"
+        append_table(store, columns | ({name: ~columns[name]} if name in columns else {}))
+
+    monkeypatch.setattr(ArrayStore, "append_table", contradicting)
+    schema = rs.Schema({"action": rs.Field("i8", (), "action"), "terminated": rs.Field("?", (), "terminated")})
+    with rs.create(tmp_path / "a.zarr", schema) as buffer:
+        buffer.append({"action": np.arange(10), "terminated": np.arange(10) == 9})
+
+    (problem,) = rs.verify(tmp_path / "a.zarr").problems
+    assert str(problem).startswith("trajectory 0: the table says terminated=False, its last step True")
 
 
 def append(buffer: rs.Buffer, number: int) -> None:

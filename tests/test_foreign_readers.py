@@ -16,6 +16,7 @@ import zarr
 import replaystore as rs
 from replaystore.names import escape_path
 from replaystore.schema import Schema
+from replaystore.testing.crashes import tiny
 from replaystore.testing.samples import columns, every_dtype, observations, small, storage
 
 STEPS = 250
@@ -55,6 +56,18 @@ def test_zarr_python_reads_a_closed_store(tmp_path: Path, codec: str) -> None:
         final = buffer.trajectory(0).final_observation
         assert final is not None
         assert same(final["observation/joints"], group["final/observation/joints"][0])
+
+
+@pytest.mark.parametrize("codec", ["zstd:1", "raw"])
+def test_zarr_python_reads_shards_that_are_complete(tmp_path: Path, codec: str) -> None:
+    """Their indexes were written when they were, and not by what closes the store."""
+    with tiny():
+        written = make(tmp_path / "a.zarr", small(), storage={"info/wide": {"codec": codec, "chunk_rows": 8}})
+    assert len(list((tmp_path / "a.zarr/steps/info/wide/c").iterdir())) == 16
+
+    group = zarr.open_group(tmp_path / "a.zarr", mode="r")
+
+    assert same(written["info/wide"], group["steps/info/wide"][:])
 
 
 def test_zarr_python_reads_every_dtype_and_name(tmp_path: Path) -> None:

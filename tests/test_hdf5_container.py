@@ -49,6 +49,8 @@ from replaystore.errors import (
     SchemaError,
     UnsupportedError,
 )
+from replaystore.testing.disks import Disk
+from replaystore.testing.faults import RecordingFiles
 
 _protocols: list[type[Container]] = [Hdf5Container]
 
@@ -61,6 +63,17 @@ def container(tmp_path: Path) -> Iterator[Hdf5Container]:
 
 
 # --- what is stored is read
+
+
+def test_a_new_file_is_on_the_disk_when_it_is_returned(tmp_path: Path) -> None:
+    recording, disk = RecordingFiles(), Disk()
+    files = recording.files(tmp_path, writable=True)
+    Hdf5Container.create(files, "a.h5", {"replaystore": "1.0"})
+    files.close()
+    for operation in recording.operations:
+        disk.do(operation)
+
+    assert disk.synced() == {"a.h5": (tmp_path / "a.h5").read_bytes()}
 
 
 def test_specs_are_read_as_they_were_made(container: Hdf5Container) -> None:

@@ -197,6 +197,30 @@ def test_a_killed_writer_leaves_a_lock_that_nobody_holds(tmp_path: Path, suffix:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_child_of_a_killed_writer_does_not_keep_its_lock(tmp_path: Path, suffix: str) -> None:
+    """Nobody has unlocked it, and the system keeps a lock for as long as any process has the file open."""
+    path = tmp_path / f"a{suffix}"
+    make(path)
+    told, tell = os.pipe()
+    waiting, ending = os.pipe()
+
+    def die() -> None:
+        buffer = rs.open(path, "r+")
+        if not os.fork():
+            os.close(ending)
+            os.write(tell, b"child")
+            os.read(waiting, 1)
+            os._exit(int(buffer is None))
+        os.read(told, 5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(die) == -signal.SIGKILL
+    rs.open(path, "r+").close()  # though the child lives
+    for descriptor in (told, tell, waiting, ending):
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_child_neither_holds_nor_ends_the_lock_of_its_parent(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     make(path)

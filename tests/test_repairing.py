@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 import replaystore as rs
+from replaystore.backends import files
+from replaystore.backends.files import Files
+from replaystore.backends.store import ArrayStore
 from replaystore.errors import AlreadyExistsError, ConflictError, CorruptError, UnsupportedError
 from replaystore.schema import Field, Schema
 from replaystore.testing import Contents
@@ -112,6 +115,78 @@ def test_the_original_is_kept_as_it_was(tmp_path: Path) -> None:
     with rs.open(path, "r+") as buffer:  # written to: the original's bytes stay
         buffer.append(columns(9), final_observation=np.zeros((3, 256), np.float32))
     assert {file.relative_to(kept): file.read_bytes() for file in kept.rglob("*") if file.is_file()} == before
+
+
+def test_a_commit_that_contradicts_itself_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row of it is damaged: only that the store verifies says that an older one is right."""
+    append_table = ArrayStore.append_table
+
+    def contradicting(store: ArrayStore, given: dict[str, np.ndarray]) -> None:
+        name = "trajectories/terminated"
+        append_table(store, given | ({name: ~given[name]} if name in given else {}))
+
+    path = tmp_path / "a.zarr"
+    make(path, commits=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(ArrayStore, "append_table", contradicting)
+        with rs.open(path, "r+") as buffer:
+            buffer.append(columns(9), final_observation=np.zeros((3, 256), np.float32))
+    assert "terminated=False, its last step True" in str(rs.verify(path).problems)
+
+    rs.repair(path)
+
+    assert_first_commits(path, 2)
+
+
+def test_a_damaged_log_is_cut_in_the_repaired_store_and_not_in_the_original(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    make(path)
+    buffer = rs.open(path, "r+")
+    buffer.append(columns(9), final_observation=np.zeros((3, 256), np.float32))
+    buffer.commit()
+    segment, end = path / f"journal/log/c/{buffer._store.state.base}", buffer._store.state.end
+    buffer.abandon()
+    flip(segment, end - 1)
+    before = {file.relative_to(path): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    rs.repair(path)
+    kept = path.with_name("a.zarr.damaged")
+    found = {file.relative_to(kept): file.read_bytes() for file in kept.rglob("*") if file.is_file()}
+    assert [str(name) for name in before if found.get(name) != before[name]] == []
+    assert_first_commits(path, 4)
+
+
+def test_what_is_repaired_is_on_the_disk_before_it_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.zarr"
+    make(path)
+    flip(shard(path, "reward"), 4096 + 8 * 1000)
+    synced = {"file": set[str](), "folder": set[str]()}
+    lacking: list[str] = []
+    sync_file, sync_folder, exchange = Files.sync_file, Files.sync_folder, files._exchange
+
+    def file_synced(found: Files, name: str) -> None:
+        synced["file"].add(os.path.relpath(found.path(name), tmp_path))
+        sync_file(found, name)
+
+    def folder_synced(found: Files, name: str) -> None:
+        synced["folder"].add(os.path.relpath(found.path(name), tmp_path))
+        sync_folder(found, name)
+
+    def exchanging(one: str, other: str) -> bool:
+        for folder, _, names in os.walk(one):
+            place = os.path.join("a.zarr.replaystore-repair", os.path.relpath(folder, one))
+            lacking.extend({os.path.normpath(place)} - synced["folder"])
+            lacking.extend({os.path.normpath(os.path.join(place, name)) for name in names} - synced["file"])
+        return exchange(one, other)
+
+    monkeypatch.setattr(Files, "sync_file", file_synced)
+    monkeypatch.setattr(Files, "sync_folder", folder_synced)
+    monkeypatch.setattr(files, "_exchange", exchanging)
+    rs.repair(path)
+
+    assert lacking == []
+    assert len(synced["file"]) > 20
+    assert "." in synced["folder"]
+    assert_first_commits(path, 3)
 
 
 @pytest.mark.parametrize("field", ["observation", "camera", "reward"])

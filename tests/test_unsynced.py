@@ -10,6 +10,8 @@ import pytest
 
 import replaystore as rs
 from replaystore.backends.files import Files
+from replaystore.backends.incomplete import newest_sound
+from replaystore.backends.reading import StoreReader
 from replaystore.errors import ReplayStoreWarning
 
 SCHEMA = rs.Schema({"observation": rs.Field(np.dtype("f4"), (3,), "observation")})
@@ -91,6 +93,21 @@ def test_commits_are_not_synced_and_what_opening_needs_is(tmp_path: Path, monkey
     assert synced == []
     buffer.close()
     assert {name.split("/")[0] for name in synced} >= {"steps", "journal"}
+
+
+def test_a_closed_store_is_opened_without_comparing_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is on the disk, and its log begins with the last commit."""
+    with rs.create(tmp_path / "a.zarr", SCHEMA, durability="none") as buffer:
+        for commit in range(3):
+            buffer.append(rows(10 * commit, 10))
+            buffer.commit()
+    compared: list[str] = []
+    monkeypatch.setattr(StoreReader, "raw_checksum", lambda _, name, *rows: compared.append(f"{name} {rows}"))
+
+    assert newest_sound(rs.open(tmp_path / "a.zarr")._store) is None
+    assert [name for name in compared if "rows" in name] == []
+    with rs.open(tmp_path / "a.zarr") as reader:
+        assert reader._store.state.base == reader.commit_id
 
 
 def test_a_ring_syncs_before_it_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

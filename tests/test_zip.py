@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import subprocess
 import zipfile
@@ -97,6 +98,32 @@ def test_equal_folders_make_equal_zips(folder: Path, tmp_path: Path) -> None:
     pack(Files(twin, writable=False), str(tmp_path / "b.zip"))
 
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_a_zip_is_on_the_disk_when_it_gets_its_name_and_its_name_is_when_that_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, int, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def syncing(descriptor: int) -> None:
+        fsync(descriptor)
+        status = os.fstat(descriptor)
+        done.append(("synced", status.st_ino, status.st_size if stat.S_ISREG(status.st_mode) else 0))
+
+    def replacing(old: str, new: str) -> None:
+        done.append(("named", os.stat(old).st_ino, os.stat(old).st_size))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", replacing)
+    path = str(folder) + ".zip"
+    pack(Files(folder, writable=False), path)
+
+    file = os.stat(path)
+    named = done.index(("named", file.st_ino, file.st_size))
+    assert ("synced", file.st_ino, file.st_size) in done[:named]
+    assert ("synced", os.stat(folder.parent).st_ino, 0) in done[named:]
 
 
 def test_large_members_are_aligned_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

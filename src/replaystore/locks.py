@@ -213,12 +213,14 @@ class FileLock(Lock):
     def release(self) -> None:
         if self._process != os.getpid():
             self.forget()
-        if self._file >= 0 and self._own:
-            self._unlink()
-        if self._file >= 0:  # a child that was forked by other software may have the descriptor too
-            with contextlib.suppress(OSError):
-                _unlock(self._file, byte=self._byte)
-        self.forget()
+        try:
+            if self._file >= 0 and self._own:
+                self._unlink()
+        finally:  # what interrupts that would keep the lock for as long as its traceback lives
+            if self._file >= 0:  # a child that was forked by other software may have the descriptor too
+                with contextlib.suppress(OSError):
+                    _unlock(self._file, byte=self._byte)
+            self.forget()
 
     def forget(self) -> None:
         """Close what is open. In a forked child, which shares the descriptors, the parent goes on holding the lock."""

@@ -281,13 +281,14 @@ class Replacement:
         """Remove what is left beside the place, and let others have it. What cannot be removed is left to the next one."""
         if self._ended or self._process != os.getpid():  # a forked child has no part in this
             return
-        with contextlib.suppress(OSError):
-            if _interrupted(self.place) is None or exists(self.place):
-                self._clear()
-        if self._replaced is not None:
-            self._replaced.release()
         self._ended = True
-        self._lock.release()
+        with contextlib.ExitStack() as held:  # what interrupts this would keep the locks for as long as its traceback lives
+            held.callback(self._lock.release)
+            if self._replaced is not None:
+                held.callback(self._replaced.release)
+            with contextlib.suppress(OSError):
+                if _interrupted(self.place) is None or exists(self.place):
+                    self._clear()
 
 
 def rename_both(files: Files, new: str, name: str, old: str) -> None:

@@ -50,11 +50,13 @@ MAKING, BY_TIME, RECOVERY = 0.07, 0.2, 0.25
 
 @contextmanager
 def tiny() -> Iterator[None]:
-    """Shards, segments of the log and tail arrays so small that a short workload begins many of them."""
+    """Shards, segments of the log and tail arrays so small that a short workload begins many of them.
+
+    Some commits begin a segment and some do not: its first record alone has some 6000 bytes."""
     with (
         patch("replaystore.layout.CHUNKS_PER_SHARD", 2),
-        patch("replaystore.backends.store.SEGMENT_BYTES", 3000),
-        patch("replaystore.backends.store.TIDY_BYTES", 1000),
+        patch("replaystore.backends.store.SEGMENT_BYTES", 9000),
+        patch("replaystore.backends.store.TIDY_BYTES", 7000),
         patch("replaystore.backends.appending.TAIL_BYTES", 512),
     ):
         yield

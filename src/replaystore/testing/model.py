@@ -219,7 +219,8 @@ class BufferMachine(RuleBasedStateMachine):
         reader = list(self._readers)[place % len(self._readers)]
         if refresh:
             self._readers[reader] = self._rollbacks
-            assert reader.refresh() == (reader.commit_id != self.plain.commit_id) or reader.commit_id == self.plain.commit_id
+            behind = reader.commit_id != self.plain.commit_id
+            assert reader.refresh() == behind
             assert reader.commit_id == self.plain.commit_id
             self._compare(reader)
         else:
