@@ -36,7 +36,7 @@ LAYERS: list[set[str]] = [
         "writer",
     },
     {"analysis", "conversion", "excerpt", "foreign", "making", "repairing", "restoring", "transfer", "verification"},
-    {"cli", "compat", "gymnasium", "testing", "torch"},
+    {"__main__", "cli", "compat", "gymnasium", "testing", "torch"},
 ]
 """What may import what: a module imports from its own layer and from those before it."""
 

@@ -339,7 +339,7 @@ def test_a_mapped_file_is_as_good_as_an_array(tmp_path: Any) -> None:
         (
             "observation",
             np.zeros((3, 4)),
-            r"'observation': expected dtype float32, came float64: nothing is cast, use .astype\('float32'\)",
+            r"'observation': expected dtype float32, came float64: nothing is cast, use numpy.asarray\(values, 'float32'\)",
         ),
         ("observation", np.zeros((3, 4), ">f4"), "came float32 in big-endian byte order"),
         ("action", np.zeros(3, np.int32), "expected dtype int64, came int32"),

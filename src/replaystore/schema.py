@@ -384,7 +384,8 @@ def _check_column(name: str, array: Any, dtype: np.dtype[Any], shape: tuple[int,
         raise SchemaError(f"field {name!r}: expected a plain NumPy array, came a masked one, whose mask would be lost: use .filled(value)")
     if array.dtype != dtype:
         came = f"{array.dtype.newbyteorder('=')} in big-endian byte order" if array.dtype.name == dtype.name else str(array.dtype)
-        raise SchemaError(f"field {name!r}: expected dtype {dtype}, came {came}: nothing is cast, use .astype({dtype.name!r})")
+        advice = "give numbers" if array.dtype == object else f"nothing is cast, use numpy.asarray(values, {dtype.name!r})"
+        raise SchemaError(f"field {name!r}: expected dtype {dtype}, came {came}: {advice}")
     if array.ndim == 0 or array.shape[1:] != shape:
         wanted = f"(rows, {', '.join(map(str, shape))})" if shape else "(rows,)"
         remedy = (
