@@ -135,7 +135,7 @@ class Column:
             keys = (*keys[: places[0]], *[slice(None)] * missing, *keys[places[0] + 1 :])
         steps, *within = keys or (slice(None),)
         if len(within) >= self.ndim:
-            raise IndexError(f"{len(within) + 1} indices for {self.name!r}, which has {self.ndim} dimensions")
+            raise IndexError(f"{len(within) + 1} indices for {self.name!r}, which has {self.ndim} dimension{'s' * (self.ndim > 1)}")
         if (
             within
             and not isinstance(steps, (int, np.integer, slice))
