@@ -119,6 +119,18 @@ def test_a_column_is_sent_to_another_process_as_of_its_commit(place: Path) -> No
     assert int(answer) == int(expected.sum())
 
 
+def test_a_relative_location_is_described_and_sent_from_wherever_the_process_has_gone(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with rs.open(place.name) as buffer:
+        size, expected = buffer.describe().disk_bytes, buffer["reward"][:]
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert buffer.describe().disk_bytes == size > 0
+        assert np.array_equal(pickle.loads(pickle.dumps(buffer["reward"]))[:], expected)
+
+
 def test_what_cannot_be_sent_says_so(tmp_path: Path) -> None:
     with rs.create("memory:sent", SCHEMA) as buffer, pytest.raises(UnsupportedError, match="memory of this process"):
         pickle.dumps(buffer["reward"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -159,7 +158,8 @@ class Column:
         reader = self._reader
         if reader.location.startswith("memory:"):
             raise UnsupportedError(f"{reader.location} is in the memory of this process: convert it to a store on a disk, and send that")
-        return _opened, (os.path.abspath(reader.location), reader.commit_id, self.name)
+        files = reader._store.container.files
+        return _opened, (files.real_path(files.entrance), reader.commit_id, self.name)  # wherever this process has gone since
 
     def __repr__(self) -> str:
         return f"<Column {self.name!r} {self.dtype} {self.shape}>"

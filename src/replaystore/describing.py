@@ -5,8 +5,10 @@ Plain values only (numbers, texts, lists, dicts), so that `to_json` is what the 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
+import stat
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +101,7 @@ def describe(buffer: BufferReader) -> Description:
         format_version=document.format_version,
         layout=buffer.layout,
         durability=document.layout.durability,
-        disk_bytes=bytes_on_disk(buffer.location),
+        disk_bytes=bytes_on_disk(store.container.files.real_path(store.container.files.entrance)),
         commit=buffer.commit_id,
         committed=_moment(store.state.time),
         steps=len(buffer),
@@ -129,8 +131,13 @@ def bytes_on_disk(location: str) -> int:
     """The sizes of all files of a store."""
     if not os.path.isdir(location):
         return os.path.getsize(location) if os.path.isfile(location) else 0
-    folders = (os.scandir(folder) for folder, _, _ in os.walk(location))
-    return sum(entry.stat().st_size for entries in folders for entry in entries if entry.is_file(follow_symlinks=False))
+    found = 0
+    for folder, _, names in os.walk(location):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a writer has removed it meanwhile
+                status = os.lstat(os.path.join(folder, name))
+                found += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return found
 
 
 def _summary(values: NDArray[Any]) -> dict[str, Any] | None:
