@@ -184,3 +184,18 @@ def test_a_dataset_shows_one_commit(tmp_path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert sum(len(batch["action"]) for batch in BatchDataset(tmp_path / "a.zarr", 4, commit=1)) == 10
+
+
+def test_a_dataset_of_a_relative_location_is_read_from_wherever_the_process_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an open buffer, and of a location; both open the store anew, later."""
+    monkeypatch.chdir(tmp_path)
+    with rs.create("a.zarr", rs.Schema({"reward": rs.Field("float32", (), "reward")})) as buffer:
+        buffer.append({"reward": np.arange(40, dtype=np.float32)})
+    with rs.open("a.zarr") as buffer:
+        by_name = BatchDataset("a.zarr", batch_size=8, order="epoch", next_observation=False)
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        for dataset in (by_name, BatchDataset(buffer, batch_size=8, order="epoch", next_observation=False)):
+            assert sorted(float(value) for batch in dataset for value in batch["reward"]) == list(range(40))

@@ -604,7 +604,7 @@ class Buffer(BufferReader):
         if self._gone_back or not (what := self._operations.interrupted):
             return bool(self._gone_back)
         half = self._store
-        container = open_container(self._place, writable=False)
+        container = open_container(self._whereabouts, writable=False)
         try:
             self._store = StoreReader(container, StoreReader.load(container))
             self._store.keep_tails()

@@ -158,8 +158,7 @@ class Column:
         reader = self._reader
         if reader.location.startswith("memory:"):
             raise UnsupportedError(f"{reader.location} is in the memory of this process: convert it to a store on a disk, and send that")
-        files = reader._store.container.files
-        return _opened, (files.real_path(files.entrance), reader.commit_id, self.name)  # wherever this process has gone since
+        return _opened, (str(reader._whereabouts), reader.commit_id, self.name)
 
     def __repr__(self) -> str:
         return f"<Column {self.name!r} {self.dtype} {self.shape}>"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -84,6 +85,12 @@ class BufferReader:
     def location(self) -> str:
         """Where it is."""
         return str(self._place)
+
+    @property
+    def _whereabouts(self) -> Location:
+        """Where it is, wherever the process has gone since it was opened."""
+        files = self._store.container.files
+        return self._place if self._place.backend == "memory" else replace(self._place, path=files.real_path(files.entrance))
 
     @property
     def schema(self) -> Schema:

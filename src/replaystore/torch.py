@@ -48,8 +48,9 @@ class _Shown:
         refused = {"prefetch", "device"} & settings.keys()
         if refused:
             raise SchemaError(f"{', '.join(sorted(refused))}: the DataLoader does that")
-        self._location = os.path.abspath(source.location) if isinstance(source, BufferReader) else os.fspath(source)
-        if parse(str(source.location if isinstance(source, BufferReader) else source)).backend == "memory":
+        place = source._whereabouts if isinstance(source, BufferReader) else parse(source)
+        self._location = str(place) if place.backend == "memory" else os.path.abspath(str(place))
+        if place.backend == "memory":
             raise UnsupportedError(f"{self._location}: other processes do not see a store in memory; iterate over buffer.sampler() instead")
         if isinstance(source, BufferReader):
             made = self._sampler(source, settings)
