@@ -3,8 +3,8 @@
 
     python scripts/analyze_replay_buffer.py --replay_buffer_path runs/x/replay_buffer.zarr
 
-The pictures go to the folder analysis/ beside the replay buffer, which may be larger than memory. All of it is verified first: a damaged
-one is not drawn.
+The pictures go to the folder analysis/ beside the replay buffer, which may be larger than memory. All of it
+is verified first: a damaged one is not drawn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from replaystore.analysis import figures, plots
 
 @dataclass
 class Arguments:
-    replay_buffer_path: str = argument(text="a .pkl, .zarr, .h5 or .safetensors file, or a folder with the latter")
+    replay_buffer_path: str = argument(
+        text=("a .pkl, .zarr, .h5 or .safetensors file, or a folder with the latter")
+    )
     env_id: str | None = argument(None, "the environment, if neither the file nor its folder says it")
 
 
@@ -35,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {name}: {value:,.6g}")
         never = sum(info.on_policiness_score == plots.UNSCORED for info in buffer.trajectories)
         if never:
-            print(f"  {never:,} of {len(buffer.trajectories):,} trajectories were never scored: the statistics take their scores for 0")
+            print(
+                f"  {never:,} of {len(buffer.trajectories):,} trajectories were never scored: the "
+                "statistics take their scores for 0"
+            )
         for path in plots.draw_all(buffer, source.folder / "analysis", source.title):
             print(f"saved {path}")
     return 0

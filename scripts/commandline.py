@@ -1,6 +1,8 @@
-"""What the scripts in this folder share: arguments out of a dataclass, errors in one line, signals that save what there is, logs.
+"""What the scripts in this folder share: arguments out of a dataclass, errors in one line, signals that save
+what there is, logs.
 
-Arguments are spelled as tyro spells them: `--env_id` or `--env-id`, a value after every name, booleans as `True` or `False`.
+Arguments are spelled as tyro spells them: `--env_id` or `--env-id`, a value after every name, booleans as
+`True` or `False`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,13 @@ from typing import Any, NoReturn, Self, TypeVar
 
 import gymnasium
 
-from replaystore.errors import AlreadyExistsError, MissingDependencyError, ReplayStoreError, SchemaError, StorageError
+from replaystore.errors import (
+    AlreadyExistsError,
+    MissingDependencyError,
+    ReplayStoreError,
+    SchemaError,
+    StorageError,
+)
 
 Arguments = TypeVar("Arguments")
 NUMBERS = tuple[int, ...]
@@ -51,17 +59,31 @@ class Bounds:
     below: float | None = None
 
     def __str__(self) -> str:
-        named = {"at least": self.least, "more than": self.above, "at most": self.most, "less than": self.below}
+        named = {
+            "at least": self.least,
+            "more than": self.above,
+            "at most": self.most,
+            "less than": self.below,
+        }
         return " and ".join(f"{what} {bound:g}" for what, bound in named.items() if bound is not None)
 
     def hold(self, value: float) -> bool:
         """Whether a number lies within; NaN never does."""
         low = (self.least is None or value >= self.least) and (self.above is None or value > self.above)
-        return low and (self.most is None or value <= self.most) and (self.below is None or value < self.below)
+        return (
+            low and (self.most is None or value <= self.most) and (self.below is None or value < self.below)
+        )
 
 
-def argument(default: Any = dataclasses.MISSING, text: str = "", *, choices: Sequence[str] | None = None, **bounds: float) -> Any:
-    """A field of a dataclass of arguments; without a default it must be given. `bounds` are those of `Bounds`."""
+def argument(
+    default: Any = dataclasses.MISSING,
+    text: str = "",
+    *,
+    choices: Sequence[str] | None = None,
+    **bounds: float,
+) -> Any:
+    """A field of a dataclass of arguments; without a default it must be given. `bounds` are those of
+    `Bounds`."""
     metadata = {"help": text, "choices": choices, "bounds": Bounds(**bounds) if bounds else None}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -85,16 +107,24 @@ def parse(
     description: str,
     unused: Mapping[str, Sequence[str]] | None = None,
 ) -> Arguments:
-    """The arguments of a command line. What is wrong with them is said on stderr, in one line, and the exit code is 2.
+    """The arguments of a command line. What is wrong with them is said on stderr, in one line, and the exit
+    code is 2.
 
-    `unused`: names of arguments that command lines of other programs have, by the reason why they change nothing here, which is said."""
+    `unused`: names of arguments that command lines of other programs have, by the reason why they change
+    nothing here, which is said."""
     parser = _Parser(description=description, allow_abbrev=False)
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(typing.cast("Any", kind)):
         _add(parser, field, hints[field.name])
     for reason, names in (unused or {}).items():
         for name in names:
-            parser.add_argument(f"--{name}", nargs="*", metavar="ANY", default=argparse.SUPPRESS, help=f"changes nothing: {reason}")
+            parser.add_argument(
+                f"--{name}",
+                nargs="*",
+                metavar="ANY",
+                default=argparse.SUPPRESS,
+                help=f"changes nothing: {reason}",
+            )
     _options.clear()
     _options.update(hints)
     words = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
@@ -106,9 +136,14 @@ def parse(
     for name, hint in hints.items():
         if hint == NUMBERS and isinstance(values[name], list):
             try:
-                values[name] = tuple(int(number) for number in " ".join(values[name]).strip("[]").replace(",", " ").split())
+                values[name] = tuple(
+                    int(number) for number in " ".join(values[name]).strip("[]").replace(",", " ").split()
+                )
             except ValueError:
-                parser.error(f"argument --{name}: expected whole numbers, such as 128 64 32, not {' '.join(values[name])!r}")
+                parser.error(
+                    f"argument --{name}: expected whole numbers, such as 128 64 32, not "
+                    f"{' '.join(values[name])!r}"
+                )
     if not 0 <= values.get("seed", 0) <= MAX_SEED:
         parser.error(f"argument --seed: expected a number from 0 to {MAX_SEED}, not {values['seed']}")
     return kind(**values)
@@ -121,7 +156,9 @@ def check(args: Any, more: Iterable[str] = ()) -> None:
         bounds, value = field.metadata.get("bounds"), getattr(args, field.name)
         numbers = value if isinstance(value, tuple) else [] if value is None else [value]
         if bounds is not None and not all(bounds.hold(number) for number in numbers):
-            problems.append(f"--{field.name} must be {bounds}, not {' '.join(str(number) for number in numbers)}")
+            problems.append(
+                f"--{field.name} must be {bounds}, not {' '.join(str(number) for number in numbers)}"
+            )
     problems += more
     if problems:
         raise ArgumentsError(problems)
@@ -170,11 +207,13 @@ def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 class Terminated(KeyboardInterrupt):
-    """The system ends the script: SIGTERM, as batch systems send it before they kill, or SIGHUP, when a terminal is closed."""
+    """The system ends the script: SIGTERM, as batch systems send it before they kill, or SIGHUP, when a
+    terminal is closed."""
 
 
 def run(main: Callable[[], int]) -> None:
-    """Run a script and exit: 0 if all is well, 1 after an error, which is told in one line, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Run a script and exit: 0 if all is well, 1 after an error, which is told in one line, 130 after Ctrl-C,
+    143 after SIGTERM."""
     try:
         with _terminations():
             code = main()
@@ -193,7 +232,8 @@ def _terminations() -> Iterator[None]:
     """Let signals that would end the process at once raise `Terminated`, so that what there is gets saved."""
 
     def terminate(number: int, _: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # what is saved from now on is not to be cut short by a second one
+        # What is saved from now on is not to be cut short by a second one.
+        signal.signal(number, signal.SIG_IGN)
         print("asked to end by the system: saving what there is", file=sys.stderr, flush=True)
         raise Terminated
 
@@ -235,7 +275,8 @@ def _as_option(found: re.Match[str]) -> str:
 
 
 def check_target(path: Path) -> None:
-    """StorageError or AlreadyExistsError: a file cannot be written there, which is better known before hours of work."""
+    """StorageError or AlreadyExistsError: a file cannot be written there, which is better known before hours
+    of work."""
     if path.is_dir():
         raise AlreadyExistsError(f"{path} is a folder: name a file in it")
     check_folder(path)
@@ -247,7 +288,9 @@ def check_folder(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}; choose another place", error.errno) from None
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}; choose another place", error.errno
+        ) from None
 
 
 def check_tensorboard() -> None:
@@ -255,7 +298,9 @@ def check_tensorboard() -> None:
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: F401
     except ImportError:
-        raise MissingDependencyError("tensorboard is not installed: pip install 'replaystore[training]'") from None
+        raise MissingDependencyError(
+            "tensorboard is not installed: pip install 'replaystore[training]'"
+        ) from None
 
 
 class Logs:
@@ -286,7 +331,10 @@ class Logs:
             yield
         except OSError as error:
             reason = error.strerror or error
-            message = f"{self._folder}: the logs cannot be written: {reason}; make room, or start where they can be written"
+            message = (
+                f"{self._folder}: the logs cannot be written: {reason}; make room, or start where "
+                "they can be written"
+            )
             raise StorageError(message, error.errno) from error
 
     def __enter__(self) -> Self:
@@ -298,7 +346,9 @@ class Logs:
         if not type(args.thread).__module__.startswith("tensorboard."):
             self._hook(args)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         try:
             with self._told():
                 self._writer.close()

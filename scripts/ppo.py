@@ -1,8 +1,8 @@
 """Proximal policy optimisation for continuous actions: the agent, rollouts, advantages and updates.
 
-A row of a rollout holds an observation, the action taken in it, its reward, and `done`: whether the observation is the last one of an
-episode. Gymnasium's vector environments then ignore the action of that row and reset (autoreset mode NEXT_STEP), so such rows are recorded,
-but nothing is learned from their actions.
+A row of a rollout holds an observation, the action taken in it, its reward, and `done`: whether the
+observation is the last one of an episode. Gymnasium's vector environments then ignore the action of that row
+and reset (autoreset mode NEXT_STEP), so such rows are recorded, but nothing is learned from their actions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 HEALTHY = ("Ant", "Hopper", "Humanoid", "Walker2d")
-"""Robots whose episodes would end when they fall, which tells the agent about the reward that it is to learn from preferences."""
+"""Robots whose episodes would end when they fall, which tells the agent about the reward that it is to learn
+from preferences."""
 
 
 class Agent(nn.Module):
@@ -38,12 +39,20 @@ class Agent(nn.Module):
         value: Tensor = self.critic(obs)
         return value.squeeze(-1)
 
-    def get_action_and_value(self, obs: Tensor, action: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Actions (n, action_size), drawn if not given, their log-probabilities (n,), the policy's entropy (n,), values (n,)."""
+    def get_action_and_value(
+        self, obs: Tensor, action: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Actions (n, action_size), drawn if not given, their log-probabilities (n,), the policy's entropy
+        (n,), values (n,)."""
         policy: Any = Normal(self.policy(obs), self.log_std.exp())
         if action is None:
             action = policy.sample()
-        return action, policy.log_prob(action).sum(-1), policy.entropy().sum(-1).expand(len(obs)), self.get_value(obs)
+        return (
+            action,
+            policy.log_prob(action).sum(-1),
+            policy.entropy().sum(-1).expand(len(obs)),
+            self.get_value(obs),
+        )
 
 
 def _network(inputs: int, outputs: int, *, last_gain: float) -> nn.Sequential:
@@ -57,12 +66,16 @@ def _network(inputs: int, outputs: int, *, last_gain: float) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def make_envs(env_id: str, num_envs: int, gamma: float, video_folder: str | None = None) -> gymnasium.vector.SyncVectorEnv:
-    """Environments with flat, normalised and clipped observations and rewards. gymnasium.error.Error: there is no such environment."""
+def make_envs(
+    env_id: str, num_envs: int, gamma: float, video_folder: str | None = None
+) -> gymnasium.vector.SyncVectorEnv:
+    """Environments with flat, normalised and clipped observations and rewards. gymnasium.error.Error: there
+    is no such environment."""
     if importlib.util.find_spec("mujoco") is not None:
         import mujoco  # type: ignore[import-untyped]
 
-        mujoco.set_mju_user_warning(lambda _: None)  # MuJoCo 4 finds fault with Gymnasium's models, once for each environment
+        # MuJoCo 4 finds fault with Gymnasium's models, once for each environment.
+        mujoco.set_mju_user_warning(lambda _: None)
     spec = copy.deepcopy(gymnasium.spec(env_id))
     if spec.id.split("-")[0] in HEALTHY:
         spec.kwargs["terminate_when_unhealthy"] = False
@@ -76,7 +89,8 @@ def make_envs(env_id: str, num_envs: int, gamma: float, video_folder: str | None
             else:
                 env = gymnasium.make(spec)
             env = wrappers.RecordEpisodeStatistics(wrappers.FlattenObservation(env))
-            if isinstance(env.action_space, gymnasium.spaces.Box):  # the script says what is wrong with others
+            # The script says what is wrong with others.
+            if isinstance(env.action_space, gymnasium.spaces.Box):
                 env = wrappers.ClipAction(env)
             env = wrappers.NormalizeObservation(env)
             env = wrappers.TransformObservation(env, lambda obs: np.clip(obs, -10, 10), env.observation_space)
@@ -131,14 +145,19 @@ class Collector:
             self._done = torch.as_tensor(terminated | truncated, device=self._device)
             if "episode" in infos:
                 ended = np.flatnonzero(infos["_episode"])
-                episodes += [(float(infos["episode"]["r"][env]), int(infos["episode"]["l"][env])) for env in ended]
-        obs, actions, rewards, dones, log_probs, values = (torch.stack(column) for column in zip(*steps, strict=True))
+                episodes += [
+                    (float(infos["episode"]["r"][env]), int(infos["episode"]["l"][env])) for env in ended
+                ]
+        obs, actions, rewards, dones, log_probs, values = (
+            torch.stack(column) for column in zip(*steps, strict=True)
+        )
         return Rollout(obs, actions, rewards, dones, log_probs, values, self._obs, self._done, episodes)
 
 
 @torch.no_grad()
 def advantages(rollout: Rollout, rewards: Tensor, agent: Agent, gamma: float, gae_lambda: float) -> Tensor:
-    """Generalised advantage estimates (num_steps, num_envs) of the actions under rewards (num_steps, num_envs)."""
+    """Generalised advantage estimates (num_steps, num_envs) of the actions under rewards (num_steps,
+    num_envs)."""
     next_value = agent.get_value(rollout.next_obs)
     values = torch.cat([rollout.values, next_value[None]])
     going_on = 1.0 - torch.cat([rollout.dones, rollout.next_done[None]]).float()
@@ -166,11 +185,15 @@ class Settings:
     target_kl: float | None
 
 
-def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, advantage: Tensor, settings: Settings) -> dict[str, float]:
+def update(
+    agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, advantage: Tensor, settings: Settings
+) -> dict[str, float]:
     """Improve the agent by a rollout; what was measured in the last minibatch, by name."""
     learned = ~rollout.dones.flatten()  # the actions of the other rows were ignored
     obs, actions = (values.flatten(0, 1)[learned] for values in (rollout.obs, rollout.actions))
-    old_log_probs, old_values, gains = (values.flatten()[learned] for values in (rollout.log_probs, rollout.values, advantage))
+    old_log_probs, old_values, gains = (
+        values.flatten()[learned] for values in (rollout.log_probs, rollout.values, advantage)
+    )
     returns = gains + old_values
     measured: dict[str, float] = {}
     clipped: list[float] = []
@@ -182,10 +205,14 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, adv
             gain = gains[rows]
             if settings.norm_adv and len(gain) > 1:
                 gain = (gain - gain.mean()) / (gain.std() + 1e-8)
-            policy_loss = -torch.min(gain * ratio, gain * ratio.clamp(1 - settings.clip_coef, 1 + settings.clip_coef)).mean()
+            policy_loss = -torch.min(
+                gain * ratio, gain * ratio.clamp(1 - settings.clip_coef, 1 + settings.clip_coef)
+            ).mean()
             error = (values - returns[rows]) ** 2
             if settings.clip_vloss:
-                near = old_values[rows] + (values - old_values[rows]).clamp(-settings.clip_coef, settings.clip_coef)
+                near = old_values[rows] + (values - old_values[rows]).clamp(
+                    -settings.clip_coef, settings.clip_coef
+                )
                 error = torch.max(error, (near - returns[rows]) ** 2)
             value_loss = 0.5 * error.mean()
             loss = policy_loss - settings.ent_coef * entropy.mean() + settings.vf_coef * value_loss
@@ -205,7 +232,10 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, adv
             break
     spread = returns.var(correction=0).item()
     unexplained = (returns - old_values).var(correction=0).item()
-    return measured | {"clipfrac": float(np.mean(clipped)), "explained_variance": 1 - unexplained / spread if spread else float("nan")}
+    return measured | {
+        "clipfrac": float(np.mean(clipped)),
+        "explained_variance": 1 - unexplained / spread if spread else float("nan"),
+    }
 
 
 def _minibatches(rows: int, count: int) -> Iterator[Tensor]:

@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""Train an agent with PPO on a reward that is learned from preferences, and keep what it saw in a replay buffer.
+"""Train an agent with PPO on a reward that is learned from preferences, and keep what it saw in a replay
+buffer.
 
-    python scripts/pref_ppo.py --env_id HalfCheetah-v5 --total_timesteps 20000 --replay_buffer_save_path runs/x/replay_buffer.zarr
+    python scripts/pref_ppo.py --env_id HalfCheetah-v5 --total_timesteps 20000 --replay_buffer_save_path
+    runs/x/replay_buffer.zarr
 
-A teacher that knows the true reward compares pairs of fragments out of the replay buffer; an ensemble of networks learns a reward from its
-answers; PPO follows the learned reward. With a .zarr or .h5 path the replay buffer is committed after every rollout, so that it survives a
-crash; a .pkl file is written at the end, and also when the training stops with an error, by Ctrl-C, or by a SIGTERM, which batch systems
-send when the time is over. What an earlier run has saved is never replaced: another one needs another path.
+A teacher that knows the true reward compares pairs of fragments out of the replay buffer; an ensemble of
+networks learns a reward from its answers; PPO follows the learned reward. With a .zarr or .h5 path the replay
+buffer is committed after every rollout, so that it survives a crash; a .pkl file is written at the end, and
+also when the training stops with an error, by Ctrl-C, or by a SIGTERM, which batch systems send when the time
+is over. What an earlier run has saved is never replaced: another one needs another path.
 
-Command lines of active_rlhf's script of this name are taken as they are, but for the arguments that ask for what is not done here.
+Command lines of active_rlhf's script of this name are taken as they are, but for the arguments that ask for
+what is not done here.
 """
 
 from __future__ import annotations
@@ -48,13 +52,29 @@ FIRST_PAIRS = 32
 VAL_ROLLOUTS = 0.1
 """The part of the rollouts that goes to the split "val"."""
 UNUSED = {
-    "it counts only with --track True, which is not done here": ["wandb_project_name", "wandb_entity", "wandb_tags"],
+    "it counts only with --track True, which is not done here": [
+        "wandb_project_name",
+        "wandb_entity",
+        "wandb_tags",
+    ],
     "it counts only with --upload_model True, which is not done here": ["hf_entity"],
     "it counts only with --selector_type variquery or hybrid, which are not there": [
-        *(f"variquery_vae_{name}" for name in ("latent_dim", "hidden_dims", "lr", "weight_decay", "batch_size", "val_batch_size")),
-        *(f"variquery_vae_{name}" for name in ("minibatch_size", "num_epochs", "dropout", "kl_weight", "kl_warmup_epochs")),
-        *(f"variquery_vae_{name}" for name in ("kl_warmup_steps", "early_stopping_patience", "conv_kernel_size", "attention_dim")),
-        *(f"variquery_vae_{name}" for name in ("attention_heads", "attention_blocks", "decoder_layers", "noise_sigma")),
+        *(
+            f"variquery_vae_{name}"
+            for name in ("latent_dim", "hidden_dims", "lr", "weight_decay", "batch_size", "val_batch_size")
+        ),
+        *(
+            f"variquery_vae_{name}"
+            for name in ("minibatch_size", "num_epochs", "dropout", "kl_weight", "kl_warmup_epochs")
+        ),
+        *(
+            f"variquery_vae_{name}"
+            for name in ("kl_warmup_steps", "early_stopping_patience", "conv_kernel_size", "attention_dim")
+        ),
+        *(
+            f"variquery_vae_{name}"
+            for name in ("attention_heads", "attention_blocks", "decoder_layers", "noise_sigma")
+        ),
         "variquery_cluster_size",
     ],
     "it counts only with --selector_type duo, which is not there": ["duo_consensual_filter"],
@@ -74,7 +94,9 @@ class Arguments:
     torch_deterministic: bool = argument(True, "only deterministic algorithms of cuDNN")
     cuda: bool = argument(True, "use a GPU if there is one")
     track: bool = argument(False, "not here: logs go to TensorBoard only")
-    capture_video: bool = argument(False, "record episodes of the first environment into videos/ (needs moviepy)")
+    capture_video: bool = argument(
+        False, ("record episodes of the first environment into videos/ (needs moviepy)")
+    )
     save_model: bool = argument(False, "save the agent's state dict beside the logs")
     upload_model: bool = argument(False, "not here")
     env_id: str = argument("HalfCheetah-v5", "an environment of Gymnasium with continuous actions")
@@ -102,35 +124,57 @@ class Arguments:
     reward_net_batch_size: int = argument(32, "pairs per step of the optimiser", least=1)
     reward_net_minibatch_size: int = argument(32, "pairs that are computed together", least=1)
     reward_net_ensemble_size: int = argument(3, "networks", least=1)
-    reward_net_hidden_dims: tuple[int, ...] = argument((256, 256, 256), "layers of each network, such as '[256,256,256]'", least=1)
+    reward_net_hidden_dims: tuple[int, ...] = argument(
+        (256, 256, 256), ("layers of each network, such as '[256,256,256]'"), least=1
+    )
     reward_net_dropout: float = argument(0.0, "in each network", least=0, below=1)
-    reward_net_val_split: float = argument(0.2, "part of the answers that are not learned from, but judged by", least=0, below=1)
-    preference_equality_threshold: float = argument(0.0, "returns of fragments that differ by no more are equal to the teacher", least=0)
-    query_schedule: str = argument("linear", "sessions are spread evenly over the training", choices=["linear"])
+    reward_net_val_split: float = argument(
+        0.2, ("part of the answers that are not learned from, but judged by"), least=0, below=1
+    )
+    preference_equality_threshold: float = argument(
+        0.0, ("returns of fragments that differ by no more are equal to the teacher"), least=0
+    )
+    query_schedule: str = argument(
+        "linear", "sessions are spread evenly over the training", choices=["linear"]
+    )
     total_queries: int = argument(400, "pairs that the teacher may be asked about in all", least=1)
     queries_per_session: int = argument(10, f"pairs per session (in the first one {FIRST_PAIRS})", least=1)
     selector_type: str = argument("random", "how pairs are chosen: random (no other here)")
-    sampling_strategy: str = argument("uniform", "which fragments they are chosen from", choices=["uniform", "priority"])
+    sampling_strategy: str = argument(
+        "uniform", "which fragments they are chosen from", choices=["uniform", "priority"]
+    )
     oversampling_factor: float = argument(2.0, "fragments sampled per pair", least=1)
     fragment_length: int = argument(50, "steps of a fragment", least=1)
     save_replay_buffer: bool = argument(True, "keep the replay buffer")
-    replay_buffer_save_path: str | None = argument(None, "a .zarr, .h5 or .pkl path (default: runs/RUN/replay_buffer.pkl)")
+    replay_buffer_save_path: str | None = argument(
+        None, ("a .zarr, .h5 or .pkl path (default: runs/RUN/replay_buffer.pkl)")
+    )
 
 
 def problems(args: Arguments) -> Iterator[str]:
     """What is asked for, and not done here, or cannot be."""
     if args.selector_type != "random":
-        known = "pairs are chosen so in active_rlhf only" if args.selector_type in ELSEWHERE else "there is no such selector"
+        known = (
+            "pairs are chosen so in active_rlhf only"
+            if args.selector_type in ELSEWHERE
+            else "there is no such selector"
+        )
         yield f"--selector_type {args.selector_type}: {known}; use --selector_type random"
     for name in ("track", "upload_model"):
         if getattr(args, name):
-            yield f"--{name} True: this script sends nothing anywhere; its logs are in runs/, for TensorBoard: use --{name} False"
+            yield (
+                f"--{name} True: this script sends nothing anywhere; its logs are in runs/, for "
+                f"TensorBoard: use --{name} False"
+            )
     path = args.replay_buffer_save_path
     if args.save_replay_buffer and path is not None and not path.endswith((*STORES, *PICKLES)):
         yield f"--replay_buffer_save_path {path!r} has none of the suffixes {', '.join((*PICKLES, *STORES))}"
     rollout = args.num_steps * args.num_envs
     if args.num_steps < args.fragment_length:
-        yield f"--num_steps {args.num_steps} is less than --fragment_length {args.fragment_length}: no fragment would fit"
+        yield (
+            f"--num_steps {args.num_steps} is less than --fragment_length {args.fragment_length}: no "
+            "fragment would fit"
+        )
     if args.replay_buffer_capacity < 2 * rollout:
         needed = f"must hold at least two rollouts: a rollout has num_steps * num_envs = {rollout} rows"
         yield f"--replay_buffer_capacity {args.replay_buffer_capacity} {needed}"
@@ -140,23 +184,33 @@ def problems(args: Arguments) -> Iterator[str]:
 
 def environments(args: Arguments, run_name: str) -> gymnasium.vector.SyncVectorEnv:
     """The vector environment, whose observations and actions are flat vectors of numbers."""
-    envs = make_envs(args.env_id, args.num_envs, args.gamma, f"videos/{run_name}" if args.capture_video else None)
+    envs = make_envs(
+        args.env_id, args.num_envs, args.gamma, f"videos/{run_name}" if args.capture_video else None
+    )
     actions = envs.single_action_space
     if not isinstance(actions, gymnasium.spaces.Box) or len(actions.shape) != 1:
         envs.close()
-        raise UnsupportedError(f"{args.env_id} has the actions {actions}: only vectors of real numbers can be learned here (a flat Box)")
+        raise UnsupportedError(
+            f"{args.env_id} has the actions {actions}: only vectors of real numbers can "
+            "be learned here (a flat Box)"
+        )
     return envs
 
 
 class Keeper:
-    """Saves the replay buffer, a store after every rollout, which writes only what is new, another file at the end; and the agent.
+    """Saves the replay buffer, a store after every rollout, which writes only what is new, another file at
+    the end; and the agent.
 
-    The end is that of `with`, whatever ends it. AlreadyExistsError: an earlier run has saved there; ConflictError: another one does;
-    StorageError."""
+    The end is that of `with`, whatever ends it. AlreadyExistsError: an earlier run has saved there;
+    ConflictError: another one does; StorageError."""
 
     def __init__(self, buffer: ReplayBuffer, agent: Agent, args: Arguments, run_folder: Path) -> None:
         self._buffer, self._agent = buffer, agent
-        self._path = Path(args.replay_buffer_save_path or run_folder / "replay_buffer.pkl") if args.save_replay_buffer else None
+        self._path = (
+            Path(args.replay_buffer_save_path or run_folder / "replay_buffer.pkl")
+            if args.save_replay_buffer
+            else None
+        )
         self._model = run_folder / f"{args.exp_name}.cleanrl_model" if args.save_model else None
         self._claim = None
         if self._path is not None:
@@ -174,7 +228,9 @@ class Keeper:
             with signals_wait():
                 self._buffer.save(self._path)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         failed = []
         for save in (self._save_buffer, self._save_agent):
             try:
@@ -206,11 +262,19 @@ class Keeper:
 
 
 def _claimed(path: Path) -> FileLock | None:
-    """Nobody else can have it until it is released. None: the file system has no locks. ConflictError: somebody has it."""
+    """Nobody else can have it until it is released. None: the file system has no locks. ConflictError:
+    somebody has it."""
     busy = f"another training saves its replay buffer to {path}: name another --replay_buffer_save_path"
     try:
         advice = "choose another --replay_buffer_save_path"
-        return FileLock(Location("file", str(path)), f"{path}.training", own=True, busy=busy, what="saved to", advice=advice)
+        return FileLock(
+            Location("file", str(path)),
+            f"{path}.training",
+            own=True,
+            busy=busy,
+            what="saved to",
+            advice=advice,
+        )
     except StorageError:
         return None
 
@@ -281,15 +345,27 @@ def compare(learned: NDArray[np.float32], true: NDArray[np.float32]) -> dict[str
         "corr_spearman": float(np.corrcoef(ranks[0], ranks[1])[0, 1]) if varied else 0.0,
     }
     for prefix, values in (("reward", learned), ("ground_truth_reward", true)):
-        found |= {f"{prefix}_{name}": float(getattr(values, name)()) for name in ("mean", "std", "min", "max")}
-    return found | {"reward_diff_mean": float((learned - true).mean()), "reward_diff_std": float((learned - true).std())}
+        found |= {
+            f"{prefix}_{name}": float(getattr(values, name)()) for name in ("mean", "std", "min", "max")
+        }
+    return found | {
+        "reward_diff_mean": float((learned - true).mean()),
+        "reward_diff_std": float((learned - true).std()),
+    }
 
 
 def add(buffer: ReplayBuffer, rollout: Rollout, split: str) -> None:
-    """Add the rollout of each environment as a trajectory of its own, so that no fragment mixes environments."""
+    """Add the rollout of each environment as a trajectory of its own, so that no fragment mixes
+    environments."""
     for env in range(rollout.obs.shape[1]):
         with signals_wait():  # a buffer that is saved because of one has all of a trajectory
-            buffer.add(rollout.obs[:, env], rollout.actions[:, env], rollout.rewards[:, env], rollout.dones[:, env], split)
+            buffer.add(
+                rollout.obs[:, env],
+                rollout.actions[:, env],
+                rollout.rewards[:, env],
+                rollout.dones[:, env],
+                split,
+            )
 
 
 def log(writer: Logs, step: int, rollout: Rollout, scalars: Mapping[str, float]) -> None:
@@ -305,13 +381,17 @@ def log(writer: Logs, step: int, rollout: Rollout, scalars: Mapping[str, float])
 def train(args: Arguments, envs: gymnasium.vector.SyncVectorEnv, run_folder: Path) -> None:
     """Train, log and keep the replay buffer."""
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
-    sizes = [gymnasium.spaces.flatdim(space) for space in (envs.single_observation_space, envs.single_action_space)]
+    sizes = [
+        gymnasium.spaces.flatdim(space) for space in (envs.single_observation_space, envs.single_action_space)
+    ]
     agent = Agent(*sizes).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     given = {field.name: getattr(args, f"reward_net_{field.name}") for field in fields(RewardSettings)}
     ensemble = RewardEnsemble(sum(sizes), RewardSettings(**given), device)
     settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
-    buffer = ReplayBuffer(envs, capacity=args.replay_buffer_capacity, fragment_length=args.fragment_length, device=device)
+    buffer = ReplayBuffer(
+        envs, capacity=args.replay_buffer_capacity, fragment_length=args.fragment_length, device=device
+    )
     questions = Questions(args, buffer, agent, ensemble)
     keeper = Keeper(buffer, agent, args, run_folder)
     rows = "\n".join(f"|{name}|{json.dumps(value)}|" for name, value in asdict(args).items())
@@ -323,7 +403,9 @@ def train(args: Arguments, envs: gymnasium.vector.SyncVectorEnv, run_folder: Pat
         for iteration in range(args.total_timesteps // batch):
             step = (iteration + 1) * batch
             if args.anneal_lr:
-                optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / (args.total_timesteps // batch))
+                optimizer.param_groups[0]["lr"] = args.learning_rate * (
+                    1 - iteration / (args.total_timesteps // batch)
+                )
             rollout = collector.collect(agent, args.num_steps)
             add(buffer, rollout, "val" if random.random() < VAL_ROLLOUTS else "train")  # noqa: S311
             keeper.after_rollout()
@@ -331,10 +413,17 @@ def train(args: Arguments, envs: gymnasium.vector.SyncVectorEnv, run_folder: Pat
             rewards = ensemble.rewards(rollout.obs, rollout.actions)
             measured = compare(rewards.flatten().cpu().numpy(), rollout.rewards.flatten().cpu().numpy())
             # Preferences say nothing of the scale of a reward.
-            advantage = advantages(rollout, rewards / (rewards.std() + 1e-8), agent, args.gamma, args.gae_lambda)
+            advantage = advantages(
+                rollout, rewards / (rewards.std() + 1e-8), agent, args.gamma, args.gae_lambda
+            )
             losses = update(agent, optimizer, rollout, advantage, settings)
-            scalars = {f"debug/{name}": value for name, value in measured.items()} | {f"losses/{name}": losses[name] for name in losses}
-            scalars |= {"charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/SPS": int(step / (time.monotonic() - begin))}
+            scalars = {f"debug/{name}": value for name, value in measured.items()} | {
+                f"losses/{name}": losses[name] for name in losses
+            }
+            scalars |= {
+                "charts/learning_rate": optimizer.param_groups[0]["lr"],
+                "charts/SPS": int(step / (time.monotonic() - begin)),
+            }
             log(writer, step, rollout, scalars)
             buffer.log_trajectory_statistics(writer, step)
 

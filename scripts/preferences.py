@@ -1,4 +1,5 @@
-"""Learning a reward from preferences: a teacher that knows the true one, the answers it gave, and an ensemble of reward models."""
+"""Learning a reward from preferences: a teacher that knows the true one, the answers it gave, and an ensemble
+of reward models."""
 
 from __future__ import annotations
 
@@ -38,15 +39,19 @@ class Session:
 
 
 class Teacher:
-    """Prefers the fragment with the larger true return; returns that differ by at most `threshold` are equal to it."""
+    """Prefers the fragment with the larger true return; returns that differ by at most `threshold` are equal
+    to it."""
 
     def __init__(self, threshold: float, generator: np.random.Generator) -> None:
         self._threshold, self._generator = threshold, generator
 
     def ask(self, fragments: ReplayBufferBatch, num_pairs: int, answers: Answers) -> Session:
-        """Make pairs of these fragments at random, no fragment being in two of them as far as they go round, and add the answers."""
+        """Make pairs of these fragments at random, no fragment being in two of them as far as they go round,
+        and add the answers."""
         count = len(fragments.obs)
-        order = np.concatenate([self._generator.permutation(count) for _ in range(-(-2 * num_pairs // count))])
+        order = np.concatenate(
+            [self._generator.permutation(count) for _ in range(-(-2 * num_pairs // count))]
+        )
         first, second = torch.from_numpy(order[: 2 * num_pairs].reshape(2, num_pairs))
         returns = fragments.rews.sum(dim=(1, 2)).double().cpu()
         difference = returns[first] - returns[second]
@@ -75,15 +80,20 @@ class RewardSettings:
 
 
 class RewardEnsemble(nn.Module):
-    """Several networks that each give a step its reward. Each begins elsewhere and sees the answers in another order."""
+    """Several networks that each give a step its reward. Each begins elsewhere and sees the answers in
+    another order."""
 
     def __init__(self, input_size: int, settings: RewardSettings, device: torch.device) -> None:
         super().__init__()
         self._settings, self._device = settings, device
-        self.members = nn.ModuleList(_network(input_size, settings.hidden_dims, settings.dropout) for _ in range(settings.ensemble_size))
+        self.members = nn.ModuleList(
+            _network(input_size, settings.hidden_dims, settings.dropout)
+            for _ in range(settings.ensemble_size)
+        )
         self.to(device)
         self._optimizers = [
-            torch.optim.AdamW(member.parameters(), lr=settings.lr, weight_decay=settings.weight_decay) for member in self.members
+            torch.optim.AdamW(member.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+            for member in self.members
         ]
 
     @torch.no_grad()
@@ -94,7 +104,8 @@ class RewardEnsemble(nn.Module):
         return torch.stack([member(inputs).squeeze(-1) for member in self.members]).mean(dim=0)
 
     def learn(self, answers: Answers, generator: np.random.Generator) -> dict[str, float]:
-        """Some epochs over all answers but every so-many-th, which are only judged: train_loss, val_loss, accuracy."""
+        """Some epochs over all answers but every so-many-th, which are only judged: train_loss, val_loss,
+        accuracy."""
         settings = self._settings
         first, second = (torch.stack(side).to(self._device) for side in (answers.first, answers.second))
         preferred = torch.tensor(answers.preferred, dtype=torch.float32, device=self._device)
@@ -110,7 +121,8 @@ class RewardEnsemble(nn.Module):
                 for start in range(0, len(order), settings.batch_size):
                     batch = order[start : start + settings.batch_size]
                     optimizer.zero_grad()
-                    for place in range(0, len(batch), settings.minibatch_size):  # a batch may be too large for the device
+                    # a batch may be too large for the device.
+                    for place in range(0, len(batch), settings.minibatch_size):
                         rows = torch.from_numpy(batch[place : place + settings.minibatch_size])
                         loss = _loss(member, first[rows], second[rows], preferred[rows])
                         (loss * (len(rows) / len(batch))).backward()  # type: ignore[no-untyped-call]
@@ -127,10 +139,15 @@ class RewardEnsemble(nn.Module):
         self.eval()
         losses = [_loss(member, first[rows], second[rows], preferred[rows]).item() for member in self.members]
         both = torch.cat([first[rows], second[rows]])
-        one, other = torch.stack([member(both).sum(dim=(1, 2)) for member in self.members]).mean(dim=0).chunk(2)
+        one, other = (
+            torch.stack([member(both).sum(dim=(1, 2)) for member in self.members]).mean(dim=0).chunk(2)
+        )
         clear = preferred[rows] != 0.5
         right = (one > other) == (preferred[rows] > 0.5)
-        return {"val_loss": float(np.mean(losses)), "accuracy": right[clear].float().mean().item() if clear.any() else float("nan")}
+        return {
+            "val_loss": float(np.mean(losses)),
+            "accuracy": right[clear].float().mean().item() if clear.any() else float("nan"),
+        }
 
 
 def _network(inputs: int, hidden: tuple[int, ...], dropout: float) -> nn.Sequential:

@@ -1,4 +1,5 @@
-"""Replay buffers of every kind of file, as the scripts read them: verified, and with what is known of their environment."""
+"""Replay buffers of every kind of file, as the scripts read them: verified, and with what is known of their
+environment."""
 
 from __future__ import annotations
 
@@ -34,27 +35,36 @@ class Source:
         return f"{self.environment}, {self.buffer.size:,} rows"
 
     def verify(self) -> str:
-        """Read all of a store once, and compare it with its checksums; of other files, which have none, look at the places of rows.
+        """Read all of a store once, and compare it with its checksums; of other files, which have none, look
+        at the places of rows.
 
         What was found, in words. CorruptError: the file is damaged."""
         said = "the file has no checksums"
         if store_of(self.path) is not None:
             report = rs.verify(self.path)
             if report.problems:
-                others = f" ({len(report.problems) - 1} more: `replaystore verify {self.path}`)" if len(report.problems) > 1 else ""
+                others = (
+                    f" ({len(report.problems) - 1} more: `replaystore verify {self.path}`)"
+                    if len(report.problems) > 1
+                    else ""
+                )
                 raise CorruptError(f"{self.path} is damaged: {report.problems[0]}{others}")
             said = f"{report.checked_bytes:,} bytes are as they were written"
         return f"{said}; {self._places()}"
 
     def _places(self) -> str:
-        """Every row of every trajectory lies in the ring and was written; no row belongs to two trajectories."""
+        """Every row of every trajectory lies in the ring and was written; no row belongs to two
+        trajectories."""
         buffer = self.buffer
         starts = np.array([info.start_pos for info in buffer.trajectories], np.int64)
         lengths = np.minimum([info.length for info in buffer.trajectories], buffer.capacity).astype(np.int64)
         wrong = np.flatnonzero((starts < 0) | (starts >= buffer.capacity) | (lengths < 0))
         if len(wrong):
-            raise self._damaged(f"trajectories {wrong[:5].tolist()} begin outside of the ring of {buffer.capacity} rows")
-        heads = np.minimum(lengths, buffer.capacity - starts)  # what is left of a trajectory goes on at place 0
+            raise self._damaged(
+                f"trajectories {wrong[:5].tolist()} begin outside of the ring of {buffer.capacity} rows"
+            )
+        # What is left of a trajectory goes on at place 0.
+        heads = np.minimum(lengths, buffer.capacity - starts)
         begins = np.concatenate([starts, np.zeros_like(starts)])
         ends = begins + np.concatenate([heads, lengths - heads])
         order = np.argsort(begins, kind="stable")
@@ -69,15 +79,21 @@ class Source:
         return f"{owned:,} rows of {len(starts):,} trajectories, {buffer.size - owned:,} rows of none"
 
     def _damaged(self, what: str) -> CorruptError:
-        return CorruptError(f"{self.path} is damaged: {what}; pass the --replay_buffer_path of a copy, or record it anew")
+        return CorruptError(
+            f"{self.path} is damaged: {what}; pass the --replay_buffer_path of a copy, or record it anew"
+        )
 
 
 @contextmanager
-def loaded(path: str, env_id: str | None, fragment_length: int | None = None, device: str = "cpu") -> Iterator[Source]:
-    """Open a replay buffer: a store (.zarr, .h5), which is read as it is needed, a pickle, or a safetensors file or the folder with it.
+def loaded(
+    path: str, env_id: str | None, fragment_length: int | None = None, device: str = "cpu"
+) -> Iterator[Source]:
+    """Open a replay buffer: a store (.zarr, .h5), which is read as it is needed, a pickle, or a safetensors
+    file or the folder with it.
 
-    Its environment is `env_id`, whose spaces must be those of the file, or what the store says, or what the name of its folder says
-    (`<env_id>__...`). NotFoundError, FormatError, SchemaError: no such file, or not such a file, or one of another environment."""
+    Its environment is `env_id`, whose spaces must be those of the file, or what the store says, or what the
+    name of its folder says (`<env_id>__...`). NotFoundError, FormatError, SchemaError: no such file, or not
+    such a file, or one of another environment."""
     place = Path(path)
     if not place.exists():
         raise NotFoundError(f"{path}: there is no such file or folder: check --replay_buffer_path")
@@ -111,8 +127,14 @@ def _check_environment(buffer: ReplayBuffer, env_id: str, path: str) -> None:
     env = gymnasium.make(env_id)
     spaces = (env.observation_space, env.action_space)
     env.close()
-    widths = [1 if isinstance(space, gymnasium.spaces.Discrete) else gymnasium.spaces.flatdim(space) for space in spaces]
+    widths = [
+        1 if isinstance(space, gymnasium.spaces.Discrete) else gymnasium.spaces.flatdim(space)
+        for space in spaces
+    ]
     held = [int(buffer.obs.shape[1]), int(buffer.acts.shape[1])]
     if widths != held:
         needed = f"{env_id} has {widths[0]} observations and {widths[1]} actions"
-        raise SchemaError(f"{path} has {held[0]} observations and {held[1]} actions, but {needed}: pass the --env_id that it was made with")
+        raise SchemaError(
+            f"{path} has {held[0]} observations and {held[1]} actions, but {needed}: pass the "
+            "--env_id that it was made with"
+        )

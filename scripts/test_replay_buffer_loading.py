@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Check that a replay buffer is not damaged, loads, that every way of sampling works, and that every index is a row that is there.
+"""Check that a replay buffer is not damaged, loads, that every way of sampling works, and that every index is
+a row that is there.
 
     python scripts/test_replay_buffer_loading.py --replay_buffer_path runs/x/replay_buffer.zarr
 
-It prints statistics and one line for each check; the exit code is 0 if all of them hold, and 1 if not. This is a program and not a test
-of the package. The replay buffer may be larger than memory: all rows are read, but never more than a block at once.
+It prints statistics and one line for each check; the exit code is 0 if all of them hold, and 1 if not. This
+is a program and not a test of the package. The replay buffer may be larger than memory: all rows are read,
+but never more than a block at once.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ __test__ = False
 
 @dataclass
 class Arguments:
-    replay_buffer_path: str = argument(text="a .pkl, .zarr, .h5 or .safetensors file, or a folder with the latter")
+    replay_buffer_path: str = argument(
+        text=("a .pkl, .zarr, .h5 or .safetensors file, or a folder with the latter")
+    )
     env_id: str | None = argument(None, "the environment, if neither the file nor its folder says it")
     fragment_length: int | None = argument(None, "steps of a fragment (default: what the file says)", least=1)
     seed: int = argument(0, "of what is sampled")
@@ -53,7 +57,10 @@ def check_rows(buffer: ReplayBuffer) -> str:
     """All rows can be read and are numbers."""
     for name in NAMES:
         for block in blocks(buffer, name, [*buffer.trajectories, *unowned(buffer)]):
-            require(block.dtype == bool or bool(np.isfinite(block).all()), f"{name} has values that are not finite")
+            require(
+                block.dtype == bool or bool(np.isfinite(block).all()),
+                f"{name} has values that are not finite",
+            )
     return "all fields of all rows were read; all values are finite"
 
 
@@ -91,7 +98,9 @@ def sampling(buffer: ReplayBuffer) -> Iterator[tuple[str, Callable[[], str]]]:
     if not buffer.trajectories:
         return
     yield "update_on_policiness_scores", scored
-    for split in dict.fromkeys(info.split for info in buffer.trajectories if info.length >= buffer.fragment_length):
+    for split in dict.fromkeys(
+        info.split for info in buffer.trajectories if info.length >= buffer.fragment_length
+    ):
         yield f"sample2, split {split!r}", drawn(lambda split=split: buffer.sample2(BATCH, split), BATCHES)  # type: ignore[misc]
         priority = drawn(lambda split=split: buffer.sample_by_on_policiness(BATCH, agent, split), 1)  # type: ignore[misc]
         yield f"sample_by_on_policiness, split {split!r}", priority
@@ -105,12 +114,20 @@ def check_all(buffer: ReplayBuffer, split: str | None) -> str:
     rows = sum(info.length for info in infos)
     size = rows * sum(int(getattr(buffer, name).shape[1]) * 4 for name in NAMES)
     if size > MAX_BYTES:
-        return f"left out: {rows:,} rows would take {size / 1e9:.1f} GB of memory (they were read in blocks above)"
+        return (
+            f"left out: {rows:,} rows would take {size / 1e9:.1f} GB of memory (they were read in blocks "
+            "above)"
+        )
     batch = buffer.get_all_trajectories(split)
-    require(all(len(getattr(batch, name)) == rows for name in NAMES), f"{len(batch.obs)} rows came, not {rows}")
+    require(
+        all(len(getattr(batch, name)) == rows for name in NAMES), (f"{len(batch.obs)} rows came, not {rows}")
+    )
     means = statistics(buffer, "obs", infos).mean
     found = batch.obs.double().mean(dim=0).cpu().numpy()
-    require(bool(np.allclose(found, means, rtol=1e-5, atol=1e-6)), "the rows are not those that are read one by one")
+    require(
+        bool(np.allclose(found, means, rtol=1e-5, atol=1e-6)),
+        "the rows are not those that are read one by one",
+    )
     return f"{rows:,} rows"
 
 
@@ -127,15 +144,28 @@ def failures(source: Source) -> int:
     for name, check_one in checks_of(source):
         try:
             print(f"ok      {name}: {check_one()}", flush=True)
-        except (CheckError, ReplayStoreError, OSError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
+        except (
+            CheckError,
+            ReplayStoreError,
+            OSError,
+            ValueError,
+            RuntimeError,
+            IndexError,
+            ArithmeticError,
+        ) as error:
             failed += 1
             hint = ""
             if isinstance(error, IndexError):
-                hint = f": a row that is not there; pass a --fragment_length below {buffer.fragment_length}, or the file is damaged"
+                hint = (
+                    ": a row that is not there; pass a --fragment_length below "
+                    f"{buffer.fragment_length}, or the file is damaged"
+                )
             print(f"FAILED  {name}: {said(error)}{hint}", flush=True)
     longest = max((info.length for info in buffer.trajectories), default=0)
     if buffer.size and not buffer.trajectories:
-        print("note    the rows belong to no trajectory, so they have no splits and no fragments of one episode")
+        print(
+            "note    the rows belong to no trajectory, so they have no splits and no fragments of one episode"
+        )
     elif longest < buffer.fragment_length:
         failed += 1
         hint = f"pass --fragment_length {longest} or less" if longest else "record more"
@@ -150,7 +180,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(args.seed)
     with loaded(args.replay_buffer_path, args.env_id, args.fragment_length) as source:
         buffer = source.buffer
-        print(f"loaded {args.replay_buffer_path}: {buffer.size:,} of {buffer.capacity:,} rows, {source.environment}")
+        print(
+            f"loaded {args.replay_buffer_path}: {buffer.size:,} of {buffer.capacity:,} rows, "
+            f"{source.environment}"
+        )
         for name, value in buffer.get_trajectory_statistics().items():
             print(f"  {name}: {value:,.6g}")
         failed = failures(source)

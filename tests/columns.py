@@ -21,7 +21,9 @@ from replaystore.chunks.mapped import MappedColumn, raw_column
 DTYPES = ["bool", "u1", "i2", "f4", "i8", "f8", "c16"]
 ROW = ArraySpec(np.dtype("f4"), (16,), 64)
 """64 bytes: 64 rows are a page."""
-needs_maps = pytest.mark.skipif(not isinstance(raw_column(MemoryFiles("probe"), ROW), MappedColumn), reason="no mapping on this system")
+needs_maps = pytest.mark.skipif(
+    not isinstance(raw_column(MemoryFiles("probe"), ROW), MappedColumn), reason="no mapping on this system"
+)
 
 
 def ints(*rows: int) -> NDArray[np.int64]:
@@ -29,7 +31,9 @@ def ints(*rows: int) -> NDArray[np.int64]:
 
 
 def random_rows(spec: ArraySpec, count: int, seed: int = 0) -> Rows:
-    data = np.random.default_rng(seed).integers(0, 2 if spec.dtype.kind == "b" else 256, (count, spec.row_bytes), np.uint8)
+    data = np.random.default_rng(seed).integers(
+        0, 2 if spec.dtype.kind == "b" else 256, (count, spec.row_bytes), np.uint8
+    )
     if not spec.row_bytes:
         return np.empty((count, *spec.shape), spec.dtype)
     return data.reshape(-1).view(spec.dtype).reshape(count, *spec.shape)
@@ -67,7 +71,9 @@ def check_reads(column: StoredColumn, model: Rows, first: int, data: st.DataObje
 class Coded:
     """Encoded chunks of some rows; the rows of the last chunk, if it is not full, are the tail."""
 
-    def __init__(self, files: Files, kind: Literal["zarr", "hdf5"], spec: ArraySpec, rows: Rows, *, gap: int = 0) -> None:
+    def __init__(
+        self, files: Files, kind: Literal["zarr", "hdf5"], spec: ArraySpec, rows: Rows, *, gap: int = 0
+    ) -> None:
         self.files, self.spec, self.rows = files, spec, rows
         self.codec = codec_for(kind, spec)
         self.entries: dict[int, ChunkEntry] = {}
@@ -87,7 +93,9 @@ class Coded:
 
     def column(self, **options: Any) -> CodedColumn:
         codec = options.pop("codec", self.codec)
-        column = CodedColumn(self.files, self.spec, codec, self.entries.get, self.checksums.get, name="steps/x", **options)
+        column = CodedColumn(
+            self.files, self.spec, codec, self.entries.get, self.checksums.get, name="steps/x", **options
+        )
         column.set_tail(self.full * self.spec.chunk_rows, self.rows[self.full * self.spec.chunk_rows :])
         return column
 

@@ -6,11 +6,14 @@ import pytest
 from hypothesis import settings
 
 # So that what they assert is told as fully as what tests assert.
-pytest.register_assert_rewrite("columns", "damaging", "hdf5_story", "real_projects", "rlhf_buffers", "rlhf_rings", "scripted")
+pytest.register_assert_rewrite(
+    "columns", "damaging", "hdf5_story", "real_projects", "rlhf_buffers", "rlhf_rings", "scripted"
+)
 
 # No deadline: how long an example takes says more about a busy machine than about the code.
 settings.register_profile("replaystore", deadline=None)
-settings.register_profile("thorough", deadline=None, max_examples=5000)  # pytest --hypothesis-profile=thorough
+# Pytest --hypothesis-profile=thorough.
+settings.register_profile("thorough", deadline=None, max_examples=5000)
 settings.load_profile("replaystore")
 
 
@@ -18,9 +21,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--crash-points", type=int, default=200, help="kills per backend in tests/test_crash.py")
     parser.addoption("--crash-seed", type=int, default=0, help="another seed gives other kills")
     parser.addoption(
-        "--power-cuts", type=int, default=24, help="power cuts per workload in tests/test_power_loss.py, besides those at syncs"
+        "--power-cuts",
+        type=int,
+        default=24,
+        help=("power cuts per workload in tests/test_power_loss.py, besides those at syncs"),
     )
     parser.addoption("--power-seed", type=int, default=0, help="another seed leaves other things on the disk")
-    parser.addoption("--damage-cases", type=int, default=500, help="damages of each store in tests/test_damage.py")
-    parser.addoption("--campaign-share", type=float, default=1.0, help="how many of the tries in tests/test_campaigns.py")
+    parser.addoption(
+        "--damage-cases", type=int, default=500, help=("damages of each store in tests/test_damage.py")
+    )
+    parser.addoption(
+        "--campaign-share", type=float, default=1.0, help=("how many of the tries in tests/test_campaigns.py")
+    )
     parser.addoption("--campaign-seed", type=int, default=0, help="another seed tries other things")

@@ -1,4 +1,5 @@
-"""Stores, ways to damage them, and children that look at what is left: a crash of the interpreter or a hang is a finding like others."""
+"""Stores, ways to damage them, and children that look at what is left: a crash of the interpreter or a hang
+is a finding like others."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ from replaystore.testing.crashes import forked, tiny
 SECONDS = 30
 """How long looking at one damaged store may take."""
 SMALL = 3 << 10
-"""Files up to this size are cut at every length, and a bit of each of their bytes is flipped; of others some."""
+"""Files up to this size are cut at every length, and a bit of each of their bytes is flipped; of others
+some."""
 SAMPLED = 400
 
 Files = Mapping[str, bytes]
@@ -38,25 +40,33 @@ Files = Mapping[str, bytes]
 
 
 def make(path: Path, layout: str, seed: int = 1) -> None:
-    """A closed store with several commits, ended and open trajectories, columns of the user's, and chunks and shards that are not full."""
+    """A closed store with several commits, ended and open trajectories, columns of the user's, and chunks and
+    shards that are not full."""
     schema = samples.small()
     codec = "gzip:1" if path.suffix == ".h5" else "zstd:1"
     storage = samples.storage(codec)
     if layout == "archive":
         storage["info/wide"]["codec"] = codec
-    with tiny(), rs.create(path, schema, layout=layout, storage=storage, metadata={"made": [seed, "é"]}) as buffer:  # type: ignore[arg-type]
+    with (
+        tiny(),
+        rs.create(path, schema, layout=layout, storage=storage, metadata={"made": [seed, "é"]}) as buffer,
+    ):  # type: ignore[arg-type]
         for env in range(3):
             columns = samples.columns(schema, 13 + env, 10 * seed + env, ends=0.3)
             flags = columns["terminated"] | columns["truncated"]
             touched = int(flags.sum()) + (not flags[-1])
             finals = samples.columns(schema, touched, 10 * seed + env + 5)
-            observation = schema.unflatten({name: finals[name] for name in schema.names("observation")}, "observation")
+            observation = schema.unflatten(
+                {name: finals[name] for name in schema.names("observation")}, "observation"
+            )
             buffer.append(columns, env=env, final_observation=observation, split=f"split{env}")
             buffer.commit()
         ended = int((~buffer.trajectories["open"]).sum())
         buffer.set_trajectory_column("score", np.arange(ended) / 3)
         last = samples.columns(schema, 1, seed + 7, ends=0)
-        following = schema.unflatten({name: last[name] for name in schema.names("observation")}, "observation")
+        following = schema.unflatten(
+            {name: last[name] for name in schema.names("observation")}, "observation"
+        )
         buffer.append(last, env=3, final_observation=following)
 
 
@@ -93,7 +103,9 @@ def _by_h5py(path: Path) -> dict[str, Any]:
     def note(name: str, node: Any) -> None:
         attributes = {key: node.attrs[key] for key in node.attrs}
         shown = {
-            key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in attributes.items() if "REF" not in repr(value)
+            key: value.tolist() if isinstance(value, np.ndarray) else value
+            for key, value in attributes.items()
+            if "REF" not in repr(value)
         }
         found[name] = str(shown)
         if isinstance(node, h5py.Dataset) and not name.startswith("journal"):
@@ -119,7 +131,8 @@ class Damage:
     other: str = ""
 
     def of(self, files: Files, others: Files) -> dict[str, bytes | None]:
-        """The files that are changed, and their new content; None: it is gone. `others`: those of another store of the same schema."""
+        """The files that are changed, and their new content; None: it is gone. `others`: those of another
+        store of the same schema."""
         data, at = files[self.name], self.at
         if self.kind == "foreign":
             return {self.name: others[self.name]}
@@ -133,15 +146,29 @@ class Damage:
             return {self.name: data + random.Random(at).randbytes(at)}
         if self.kind == "zeroed":
             return {self.name: data[:at] + bytes(min(512, len(data) - at)) + data[at + 512 :]}
-        return {self.name: data[: at // 8] + bytes([data[at // 8] ^ 1 << at % 8]) + data[at // 8 + 1 :] if data else data}
+        return {
+            self.name: data[: at // 8] + bytes([data[at // 8] ^ 1 << at % 8]) + data[at // 8 + 1 :]
+            if data
+            else data
+        }
 
 
 def certain(files: Files, others: Files) -> list[Damage]:
-    """What is done to every file. (Metadata of another store of the same schema fit, and so does a whole store.)"""
-    found = [Damage("foreign", name) for name in files if name in others and name and not name.endswith("zarr.json")]
+    """What is done to every file. (Metadata of another store of the same schema fit, and so does a whole
+    store.)"""
+    found = [
+        Damage("foreign", name)
+        for name in files
+        if name in others and name and not name.endswith("zarr.json")
+    ]
     for name, data in files.items():
         half = len(data) // 2
-        found += [Damage("removed", name), Damage("cut", name, 0), Damage("cut", name, half), Damage("cut", name, max(0, len(data) - 1))]
+        found += [
+            Damage("removed", name),
+            Damage("cut", name, 0),
+            Damage("cut", name, half),
+            Damage("cut", name, max(0, len(data) - 1)),
+        ]
         found += [
             Damage("extended", name, 1),
             Damage("extended", name, 200),
@@ -159,7 +186,9 @@ def possible(files: Files, draw: random.Random) -> list[Damage]:
         whole = size <= SMALL
         used = range(size) if whole else np.flatnonzero(np.frombuffer(data, np.uint8)).tolist()
         share = 10 if len(files) == 1 else 1
-        cuts = range(size) if whole else [*draw.sample(range(size), SAMPLED * share), *range(4096, size, 4096)]
+        cuts = (
+            range(size) if whole else [*draw.sample(range(size), SAMPLED * share), *range(4096, size, 4096)]
+        )
         flips = used if len(used) <= SAMPLED * share else draw.sample(used, SAMPLED * share)
         found += [Damage("cut", name, length) for length in cuts]
         found += [Damage("flipped", name, 8 * byte + draw.randrange(8)) for byte in flips]
@@ -171,8 +200,15 @@ def swaps(files: Files, draw: random.Random) -> list[Damage]:
     """Pairs of files that differ: those of one kind, and any."""
     kinds: dict[str, list[str]] = {}
     for name in files:
-        kinds.setdefault("zarr.json" if name.endswith("zarr.json") else "log" if "journal/log" in name else "data", []).append(name)
-    pairs = [tuple(draw.sample(names, 2)) for names in [*kinds.values(), list(files)] if len(names) > 1 for _ in range(2 * len(names))]
+        kinds.setdefault(
+            "zarr.json" if name.endswith("zarr.json") else "log" if "journal/log" in name else "data", []
+        ).append(name)
+    pairs = [
+        tuple(draw.sample(names, 2))
+        for names in [*kinds.values(), list(files)]
+        if len(names) > 1
+        for _ in range(2 * len(names))
+    ]
     return [Damage("swapped", left, other=right) for left, right in pairs if files[left] != files[right]]
 
 
@@ -182,7 +218,11 @@ def choose(files: Files, others: Files, count: int, seed: int) -> list[Damage]:
     chosen, more = certain(files, others), possible(files, draw)
     chosen += draw.sample(more, min(max(0, count - len(chosen)), len(more)))
     draw.shuffle(chosen)
-    return [damage for damage in dict.fromkeys(chosen) if any(files[name] != data for name, data in damage.of(files, others).items())]
+    return [
+        damage
+        for damage in dict.fromkeys(chosen)
+        if any(files[name] != data for name, data in damage.of(files, others).items())
+    ]
 
 
 # --- looking
@@ -201,7 +241,11 @@ class Store:
     def content(self) -> dict[str, bytes]:
         if self.path.is_file():
             return {"": self.path.read_bytes()}
-        return {str(path.relative_to(self.path)): path.read_bytes() for path in sorted(self.path.rglob("*")) if path.is_file()}
+        return {
+            str(path.relative_to(self.path)): path.read_bytes()
+            for path in sorted(self.path.rglob("*"))
+            if path.is_file()
+        }
 
     def change(self, contents: Mapping[str, bytes | None]) -> None:
         for name, data in contents.items():
@@ -216,11 +260,14 @@ class Store:
 
 
 def campaign(path: Path, others: Files, damages: Sequence[Damage], *, archive: bool) -> list[str]:
-    """Do all these damages to a store, one after another, in a child: a line for each that is not treated as it should be."""
+    """Do all these damages to a store, one after another, in a child: a line for each that is not treated as
+    it should be."""
     findings: list[str] = []
     done = 0
     while done < len(damages):
-        status, told = forked(lambda tell, done=done: _look_at_all(path, others, damages[done:], archive, tell))  # type: ignore[misc]
+        status, told = forked(
+            lambda tell, done=done: _look_at_all(path, others, damages[done:], archive, tell)
+        )  # type: ignore[misc]
         if not told or isinstance(told[-1], str):
             return [*findings, told[-1] if told else f"status {status}"]
         for begun, finding in told:
@@ -229,22 +276,28 @@ def campaign(path: Path, others: Files, damages: Sequence[Damage], *, archive: b
         begun, finding = told[-1]
         if status:
             findings.append(
-                f"{damages[done + begun]}: " + ("it hangs" if status == -signal.SIGALRM else f"it kills the interpreter ({status})")
+                f"{damages[done + begun]}: "
+                + ("it hangs" if status == -signal.SIGALRM else (f"it kills the interpreter ({status})"))
             )
         done += begun + 1
     return findings
 
 
-def _look_at_all(path: Path, others: Files, damages: Sequence[Damage], archive: bool, tell: Callable[[Any], None]) -> None:
+def _look_at_all(
+    path: Path, others: Files, damages: Sequence[Damage], archive: bool, tell: Callable[[Any], None]
+) -> None:
     store = Store(path)
     expected = contents(path), foreign(path)
     for number, damage in enumerate(damages):
         tell((number, ""))
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)  # nobody handles it: it ends this process wherever that is
+        # Nobody handles it: it ends this process wherever that is.
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
         changed = damage.of(store.files, others)
         store.change(changed)
         listed = store.listed()
-        names = (path.name,) if path.is_file() or damage.name.endswith("manifest-sha256.txt") else tuple(changed)
+        names = (
+            (path.name,) if path.is_file() or damage.name.endswith("manifest-sha256.txt") else tuple(changed)
+        )
         finding = examine(store, expected, archive=archive, names=names)
         if not finding and store.listed() != listed:
             finding = "looking at it has changed it"
@@ -272,18 +325,25 @@ def examine(store: Store, expected: tuple[Any, Any], *, archive: bool, names: tu
         return f"verify finds nothing, but reading gives {shown}"
     try:
         shown = foreign(store.path)
-        same = shown.keys() == expected[1].keys() and all(_as_committed(expected[1][name], shown[name]) for name in shown)
+        same = shown.keys() == expected[1].keys() and all(
+            _as_committed(expected[1][name], shown[name]) for name in shown
+        )
     except Exception as error:  # noqa: BLE001  # of any kind
         return f"verify finds nothing, but other software cannot read it: {error!r}"
     return "" if same else "verify finds nothing, but other software sees something else"
 
 
 def _as_committed(expected: Any, shown: Any) -> bool:
-    """Whether other software sees what was committed, or the first rows of it, as it does while nobody has published the rest."""
+    """Whether other software sees what was committed, or the first rows of it, as it does while nobody has
+    published the rest."""
     if expected == shown or not (isinstance(expected, tuple) and isinstance(shown, tuple)):
         return bool(expected == shown)
     (dtype, shape, data, *rest), (kind, short, first, *more) = expected, shown
-    return (dtype, shape[1:], rest) == (kind, short[1:], more) and short[0] <= shape[0] and data.startswith(first)
+    return (
+        (dtype, shape[1:], rest) == (kind, short[1:], more)
+        and short[0] <= shape[0]
+        and data.startswith(first)
+    )
 
 
 def _verified(store: Store) -> tuple[bool, str]:
@@ -316,7 +376,9 @@ def _one_line(error: BaseException) -> str:
 
 def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{error!r} at " + " < ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in frames[:-4:-1])
+    return f"{error!r} at " + " < ".join(
+        f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in frames[:-4:-1]
+    )
 
 
 def main() -> int:
@@ -338,7 +400,10 @@ def main() -> int:
         files, others = Store(path).files, Store(other).files
         damages = choose(files, others, options.cases, options.seed)
         findings = campaign(path, others, damages, archive=options.layout == "archive")
-    sys.stdout.write("".join(f"{finding}\n" for finding in findings) + f"{len(damages)} damages, {len(findings)} findings\n")
+    sys.stdout.write(
+        "".join(f"{finding}\n" for finding in findings)
+        + (f"{len(damages)} damages, {len(findings)} findings\n")
+    )
     return 1 if findings else 0
 
 

@@ -1,4 +1,5 @@
-"""HDF5 files to test with: arrays of each kind, and a story of steps, each of them durable when it returns."""
+"""HDF5 files to test with: arrays of each kind, and a story of steps, each of them durable when it
+returns."""
 
 from __future__ import annotations
 
@@ -25,9 +26,14 @@ SPECS = {
     ZIMAGE: ArraySpec(np.dtype("u2"), (4,), 8, codec="zstd:1"),
 }
 ALL = {
-    **{f"steps/{code}": ArraySpec(np.dtype(code), (3,), 32) for code in ("i1", "u2", "f2", "f8", "c8", "c16", "?")},
+    **{
+        f"steps/{code}": ArraySpec(np.dtype(code), (3,), 32)
+        for code in ("i1", "u2", "f2", "f8", "c8", "c16", "?")
+    },
     "parts/start": ArraySpec(np.dtype("i8"), (), 128, chunks_per_shard=64, journaled=True, dimension="part"),
-    "trajectories/score": ArraySpec(np.dtype("f8"), (), 128, journaled=True, mutable=True, dimension="trajectory"),
+    "trajectories/score": ArraySpec(
+        np.dtype("f8"), (), 128, journaled=True, mutable=True, dimension="trajectory"
+    ),
     "steps/%2F": ArraySpec(np.dtype("u1"), (5, 2), 3, codec="gzip:9"),
     **SPECS,
 }
@@ -136,8 +142,14 @@ def step_commit(rows: int, *, record: int = 50, seed: int = 0) -> Step:
 
 def step_chunks(*numbers: int, seed: int = 0) -> Step:
     def step(container: Hdf5Container, state: State) -> State:
-        container.write_chunks({name: {n: encoded(container, name, n + seed) for n in numbers} for name in (IMAGE, ZIMAGE)})
-        new = {(name, n): flat(rows_of(SPECS[name], 8, n + seed)).tobytes() for n in numbers for name in (IMAGE, ZIMAGE)}
+        container.write_chunks(
+            {name: {n: encoded(container, name, n + seed) for n in numbers} for name in (IMAGE, ZIMAGE)}
+        )
+        new = {
+            (name, n): flat(rows_of(SPECS[name], 8, n + seed)).tobytes()
+            for n in numbers
+            for name in (IMAGE, ZIMAGE)
+        }
         return replace(state, chunks={**state.chunks, **new})
 
     return step

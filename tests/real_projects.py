@@ -16,7 +16,8 @@ TRACED = Path(__file__).with_name("traced.py")
 
 
 def checkout(variable: str, project: str, file: str) -> Path:
-    """The folder to import from of a checkout that a variable of the environment names: its root, or the folder src in it.
+    """The folder to import from of a checkout that a variable of the environment names: its root, or the
+    folder src in it.
 
     A test that needs it is skipped if the variable is not set, and fails if it names something else."""
     named = os.environ.get(variable)
@@ -43,7 +44,8 @@ def with_line(text: str, before: str, after: str) -> str:
 
 
 def run(program: Path, arguments: list[str], root: Path) -> Any:
-    """Run a program that imports from `root`, in the folder in which it lies, and give what `traced` keeps."""
+    """Run a program that imports from `root`, in the folder in which it lies, and give what `traced`
+    keeps."""
     result = program.with_suffix(".pt")
     search = [str(root), *(folder for folder in sys.path if folder)]  # what the tests find, it finds
     environment = os.environ | {
@@ -72,9 +74,17 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
         return [] if same else [path]
     if isinstance(one, dict) and isinstance(other, dict):
         found = [f"{path}.{key} in one of them" for key in sorted(one.keys() ^ other.keys())]
-        return found + [line for key in one if key in other for line in differences(one[key], other[key], f"{path}.{key}")]
+        return found + [
+            line for key in one if key in other for line in differences(one[key], other[key], f"{path}.{key}")
+        ]
     if isinstance(one, list) and isinstance(other, list):
         found = [f"{path} has {len(one)} and {len(other)}"] if len(one) != len(other) else []
         pairs = zip(one, other, strict=False)
-        return found + [line for number, pair in enumerate(pairs) for line in differences(*pair, f"{path}[{number}]")]
-    return [] if type(one) is type(other) and repr(one) == repr(other) else [f"{path}: {one!r:.40} and {other!r:.40}"]
+        return found + [
+            line for number, pair in enumerate(pairs) for line in differences(*pair, f"{path}[{number}]")
+        ]
+    return (
+        []
+        if type(one) is type(other) and repr(one) == repr(other)
+        else [(f"{path}: {one!r:.40} and {other!r:.40}")]
+    )

@@ -34,7 +34,8 @@ def spaces(observation: int = 2, action: int = 1) -> Any:
 
 
 def original() -> Any:
-    """The module `active_rlhf.data.buffers` of a checkout of that project, which ACTIVE_RLHF_SRC names: see `checkout`."""
+    """The module `active_rlhf.data.buffers` of a checkout of that project, which ACTIVE_RLHF_SRC names: see
+    `checkout`."""
     root = checkout("ACTIVE_RLHF_SRC", "active-rlhf", "active_rlhf/data/buffers.py")
     if str(root) not in sys.path:
         sys.path.append(str(root))
@@ -66,7 +67,9 @@ def commit_of(path: Path) -> int:
 class Teacher:
     """An agent whose log-probabilities are easy to tell."""
 
-    def get_action_and_value(self, obs: torch.Tensor, acts: torch.Tensor) -> tuple[Any, torch.Tensor, None, None]:
+    def get_action_and_value(
+        self, obs: torch.Tensor, acts: torch.Tensor
+    ) -> tuple[Any, torch.Tensor, None, None]:
         return acts, torch.sin(obs[:, 0]) + acts[:, 0] / 100, None, None
 
 
@@ -94,9 +97,19 @@ class Model:
         for number in range(count):
             self.places[(start + number) % self.capacity] = self.step + number + 1
             self.rewards.pop((start + number) % self.capacity, None)
-        info = {"start_pos": start, "length": count, "split": split, "on_policiness_score": 0.0, "last_updated_step": self.step}
+        info = {
+            "start_pos": start,
+            "length": count,
+            "split": split,
+            "on_policiness_score": 0.0,
+            "last_updated_step": self.step,
+        }
         self.trajectories = [*left, info]
-        self.pos, self.size, self.step = end % self.capacity, min(self.size + count, self.capacity), self.step + count
+        self.pos, self.size, self.step = (
+            end % self.capacity,
+            min(self.size + count, self.capacity),
+            self.step + count,
+        )
 
     def score(self) -> None:
         for known in self.trajectories:
@@ -112,16 +125,25 @@ class Model:
         if name == "obs":
             return torch.stack([numbers, -numbers], dim=-1)
         if name == "rews":
-            flat = [self.rewards.get(place, self.places[place] * 3.0) for place in np.array(places, np.int64).reshape(-1)]
+            flat = [
+                self.rewards.get(place, self.places[place] * 3.0)
+                for place in np.array(places, np.int64).reshape(-1)
+            ]
             return torch.tensor(flat, dtype=torch.float32).reshape(*numbers.shape, 1)
-        return numbers.unsqueeze(-1) / 2 if name == "acts" else ((numbers % 4 == 0) & (numbers > 0)).unsqueeze(-1)
+        return (
+            numbers.unsqueeze(-1) / 2
+            if name == "acts"
+            else ((numbers % 4 == 0) & (numbers > 0)).unsqueeze(-1)
+        )
 
     def sample(self, count: int) -> Any:
         starts = torch.randint(0, self.size, (count,)).tolist()
         return [[(start + step) % self.size for step in range(self.length)] for start in starts]
 
     def fragments(self, count: int, split: str, *, by_score: bool) -> Any:
-        eligible = [known for known in self.trajectories if known["split"] == split and known["length"] >= self.length]
+        eligible = [
+            known for known in self.trajectories if known["split"] == split and known["length"] >= self.length
+        ]
         likely = None
         if by_score:
             scores = np.array([known["on_policiness_score"] for known in eligible])
@@ -130,18 +152,29 @@ class Model:
                 likely = above / above.sum()
             else:
                 likely = np.full(len(scores), 1 / len(scores))
-        chosen = np.random.choice(len(eligible), size=count, p=likely) if by_score else np.random.choice(len(eligible), size=count)
+        chosen = (
+            np.random.choice(len(eligible), size=count, p=likely)
+            if by_score
+            else np.random.choice(len(eligible), size=count)
+        )
         found = []
         for number in chosen:
             known = eligible[number]
             offset = np.random.randint(0, known["length"] - self.length + 1)
-            found.append([(known["start_pos"] + offset + step) % self.capacity for step in range(self.length)])
+            found.append(
+                [(known["start_pos"] + offset + step) % self.capacity for step in range(self.length)]
+            )
         return found
 
 
 def assert_follows(buffer: ReplayBuffer, model: Model) -> None:
     """The state, and batches of equal seeds."""
-    assert (buffer.size, buffer.pos, buffer.global_step, buffer.capacity) == (model.size, model.pos, model.step, model.capacity)
+    assert (buffer.size, buffer.pos, buffer.global_step, buffer.capacity) == (
+        model.size,
+        model.pos,
+        model.step,
+        model.capacity,
+    )
     assert [vars(info) for info in buffer.trajectories] == model.trajectories
     for name in NAMES:
         expected = model.column(name, range(model.capacity))
@@ -152,7 +185,11 @@ def assert_follows(buffer: ReplayBuffer, model: Model) -> None:
     assert_batch(lambda: buffer.sample(4), lambda: model.sample(4), model)
     for split in ("train", "val"):
         if any(known["split"] == split and known["length"] >= model.length for known in model.trajectories):
-            assert_batch(lambda split=split: buffer.sample2(4, split), lambda split=split: model.fragments(4, split, by_score=False), model)
+            assert_batch(
+                lambda split=split: buffer.sample2(4, split),
+                lambda split=split: model.fragments(4, split, by_score=False),
+                model,
+            )
     everything = buffer.get_all_trajectories()
     places = [place for known in model.trajectories for place in model.of(known)]
     assert all(torch.equal(getattr(everything, name), model.column(name, places)) for name in NAMES)

@@ -1,4 +1,5 @@
-"""The ring buffer of active_rlhf as its rules have it, and its pickles, written and read by Python's own pickle and torch."""
+"""The ring buffer of active_rlhf as its rules have it, and its pickles, written and read by Python's own
+pickle and torch."""
 
 from __future__ import annotations
 
@@ -92,11 +93,20 @@ class Ring:
 
     def save(self, path: Path | str, protocol: int = 4, **more: Any) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: torch.from_numpy(getattr(self, name).copy()) for name in ("obs", "acts", "rews", "dones")}
-        numbers = {name: getattr(self, name) for name in ("capacity", "fragment_length", "size", "pos", "global_step")}
+        tensors = {
+            name: torch.from_numpy(getattr(self, name).copy()) for name in ("obs", "acts", "rews", "dones")
+        }
+        numbers = {
+            name: getattr(self, name)
+            for name in ("capacity", "fragment_length", "size", "pos", "global_step")
+        }
         shapes = {"env_obs_shape": (self.obs.shape[1],), "env_act_shape": (self.acts.shape[1],)}
         with installed(), Path(path).open("wb") as file:
-            pickle.dump({**numbers, **tensors, "trajectories": self.trajectories, **shapes, **more}, file, protocol=protocol)
+            pickle.dump(
+                {**numbers, **tensors, "trajectories": self.trajectories, **shapes, **more},
+                file,
+                protocol=protocol,
+            )
 
 
 def rows(count: int, seed: int, dtype: str = "f4") -> dict[str, NDArray[Any]]:
@@ -121,7 +131,10 @@ def load(path: Path | str) -> dict[str, Any]:
             found[key] = (str(value.dtype), tuple(value.shape), value.numpy().tobytes())
         elif key == "trajectories":
             assert all(type(info) is TrajectoryInfo for info in value)
-            found[key] = [(i.start_pos, i.length, i.split, i.on_policiness_score.hex(), i.last_updated_step) for i in value]
+            found[key] = [
+                (i.start_pos, i.length, i.split, i.on_policiness_score.hex(), i.last_updated_step)
+                for i in value
+            ]
         else:
             found[key] = value
     return found

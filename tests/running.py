@@ -15,7 +15,8 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.append(str(SCRIPTS))
 ENV_ID = "HalfCheetah-v5" if importlib.util.find_spec("mujoco") is not None else "Pendulum-v1"
 SMALL = (
-    f"--env_id {ENV_ID} --total-timesteps 384 --num-steps 96 --num_minibatches 2 --update_epochs 1 --fragment_length 16 --total_queries 60"
+    f"--env_id {ENV_ID} --total-timesteps 384 --num-steps 96 --num_minibatches 2 --update_epochs 1 "
+    "--fragment_length 16 --total_queries 60"
 )
 SMALL += " --reward_net_hidden_dims [16,16] --replay_buffer_capacity 100000 --cuda False"
 """A training of seconds."""

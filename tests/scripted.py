@@ -1,4 +1,5 @@
-"""Environments that follow a script, a model of the buffer that records them, and the trajectories by hand."""
+"""Environments that follow a script, a model of the buffer that records them, and the trajectories by
+hand."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ Row = dict[str, Any]
 
 @dataclass
 class Trail:
-    """One trajectory. Rows have a value for each field, as nested lists; info keys that are missing in a step are not in its row."""
+    """One trajectory. Rows have a value for each field, as nested lists; info keys that are missing in a step
+    are not in its row."""
 
     env: int
     seed: int = -1
@@ -78,7 +80,13 @@ class ModelWriter:
         self.seen: dict[int, Row] = {}
         self.is_closed = False
 
-    def reset(self, observation: Any, *, seed: Sequence[int | None] | None = None, mask: NDArray[np.bool_] | None = None) -> None:
+    def reset(
+        self,
+        observation: Any,
+        *,
+        seed: Sequence[int | None] | None = None,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> None:
         leaves = flatten(observation, "observation")
         assert self.buffer.schema.select(["observation"]).check(leaves) == self.num_envs
         for env in range(self.num_envs):
@@ -102,7 +110,13 @@ class ModelWriter:
         mask: NDArray[np.bool_] | None = None,
     ) -> None:
         leaves = flatten(observation, "observation")
-        others = {"reward": reward, "terminated": terminated, "truncated": truncated, **flatten(action, "action"), **info}
+        others = {
+            "reward": reward,
+            "terminated": terminated,
+            "truncated": truncated,
+            **flatten(action, "action"),
+            **info,
+        }
         assert self.buffer.schema.check({**leaves, **others}) == self.num_envs
         for env in range(self.num_envs):
             if mask is None or mask[env]:
@@ -140,9 +154,12 @@ def buffer_for(env: Any, kind: str = "model") -> Buffer:
 
 
 def trails_of(buffer: Any) -> dict[int, list[Trail]]:
-    """The trajectories of each environment, in order; without those that have no steps, which a buffer does not keep."""
+    """The trajectories of each environment, in order; without those that have no steps, which a buffer does
+    not keep."""
     if isinstance(buffer, Model):
-        trails = [replace(trail, rows=[dict(row) for row in trail.rows]) for trail in buffer.trails if trail.rows]
+        trails = [
+            replace(trail, rows=[dict(row) for row in trail.rows]) for trail in buffer.trails if trail.rows
+        ]
     else:
         trails = []
         for trajectory in map(buffer.trajectory, range(buffer.num_trajectories)):
@@ -151,8 +168,22 @@ def trails_of(buffer: Any) -> dict[int, list[Trail]]:
             assert ending is not None
             final = {name: value.tolist() for name, value in ending.items()}
             info = trajectory.info
-            trails.append(Trail(info["env"], info["seed"], rows, final, bool(info["terminated"]), bool(info["truncated"]), info["split"]))
-    masks = {name: name.replace("/_", "/") for name, declared in buffer.schema.fields.items() if declared.role == "mask"}
+            trails.append(
+                Trail(
+                    info["env"],
+                    info["seed"],
+                    rows,
+                    final,
+                    bool(info["terminated"]),
+                    bool(info["truncated"]),
+                    info["split"],
+                )
+            )
+    masks = {
+        name: name.replace("/_", "/")
+        for name, declared in buffer.schema.fields.items()
+        if declared.role == "mask"
+    }
     missing = dict.fromkeys(masks, False)
     for trail in trails:
         for row in trail.rows:
@@ -183,7 +214,9 @@ class Scripted(gymnasium.Env[NDArray[np.float64], int]):
     def observe(self) -> NDArray[np.float64]:
         return np.array([self.index, self.episode, self.t], dtype=np.float64)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         self.episode, self.t, self.over = self.episode + 1, 0, False
         return self.observe(), {"t": -1, "speed": -1.0, "bit": np.bool_(True), "fresh": 1}
 
@@ -192,10 +225,21 @@ class Scripted(gymnasium.Env[NDArray[np.float64], int]):
         length, ending = self.script[self.episode % len(self.script)]
         self.t += 1
         self.over = self.t == length
-        info: dict[str, Any] = {"t": self.t, "speed": self.t / 2, "bit": np.bool_(self.t % 2), "n": {"v": np.full(2, action, np.int16)}}
+        info: dict[str, Any] = {
+            "t": self.t,
+            "speed": self.t / 2,
+            "bit": np.bool_(self.t % 2),
+            "n": {"v": np.full(2, action, np.int16)},
+        }
         if self.over:
             info["episode"] = {"l": self.t}
-        return self.observe(), 10.0 * self.episode + self.t, self.over and ending != "cut", self.over and ending != "end", info
+        return (
+            self.observe(),
+            10.0 * self.episode + self.t,
+            self.over and ending != "cut",
+            self.over and ending != "end",
+            info,
+        )
 
 
 def policy(observation: NDArray[np.float64]) -> Any:
@@ -207,7 +251,8 @@ Resets = Mapping[int, tuple[int | None, set[int]]]
 
 
 def by_hand(index: int, script: Script, mode: AutoresetMode, turns: int, resets: Resets) -> list[Trail]:
-    """The plain loop over one environment, which is reset when the mode says so: at an end, or in the next turn, with a step or without."""
+    """The plain loop over one environment, which is reset when the mode says so: at an end, or in the next
+    turn, with a step or without."""
     env = Scripted(index, script)
     observation, _ = env.reset()
     trails = [Trail(index, 100 + index)]
@@ -225,10 +270,18 @@ def by_hand(index: int, script: Script, mode: AutoresetMode, turns: int, resets:
                 continue
         action = policy(observation)
         following, reward, terminated, truncated, info = env.step(action)
-        info = {name: np.asarray(value).tolist() for key, inner in info.items() for name, value in nested(f"info/{key}", inner)}
+        info = {
+            name: np.asarray(value).tolist()
+            for key, inner in info.items()
+            for name, value in nested(f"info/{key}", inner)
+        }
         values = {"observation": observation.tolist(), "action": int(action), "reward": reward}
         trails[-1].rows.append({**values, "terminated": terminated, "truncated": truncated, **info})
-        trails[-1].terminated, trails[-1].truncated, trails[-1].final = terminated, truncated, {"observation": following.tolist()}
+        trails[-1].terminated, trails[-1].truncated, trails[-1].final = (
+            terminated,
+            truncated,
+            {"observation": following.tolist()},
+        )
         observation = following
         ended = terminated or truncated
         if ended and mode == AutoresetMode.SAME_STEP:
@@ -238,10 +291,16 @@ def by_hand(index: int, script: Script, mode: AutoresetMode, turns: int, resets:
 
 
 def nested(name: str, value: Any) -> list[tuple[str, Any]]:
-    return [(f"{name}/{key}", inner) for key, inner in value.items()] if isinstance(value, dict) else [(name, value)]
+    return (
+        [(f"{name}/{key}", inner) for key, inner in value.items()]
+        if isinstance(value, dict)
+        else [(name, value)]
+    )
 
 
-def record_vector(env: Any, buffer: Buffer, mode: AutoresetMode, turns: int, resets: Resets, **options: Any) -> None:
+def record_vector(
+    env: Any, buffer: Buffer, mode: AutoresetMode, turns: int, resets: Resets, **options: Any
+) -> None:
     recorded = RecordVector(env, buffer, **options)
     everyone = set(range(env.num_envs))
     observation, _ = recorded.reset(seed=100)
@@ -251,7 +310,9 @@ def record_vector(env: Any, buffer: Buffer, mode: AutoresetMode, turns: int, res
         members &= everyone
         if members:
             mask = np.array([place in members for place in range(env.num_envs)])
-            observation, _ = recorded.reset(seed=seed, options=None if members == everyone else {"reset_mask": mask})
+            observation, _ = recorded.reset(
+                seed=seed, options=None if members == everyone else {"reset_mask": mask}
+            )
             ended &= ~mask
         if mode == AutoresetMode.DISABLED and ended.any():
             observation, _ = recorded.reset(options={"reset_mask": ended})
@@ -263,10 +324,14 @@ def record_vector(env: Any, buffer: Buffer, mode: AutoresetMode, turns: int, res
 episodes = st.tuples(st.integers(1, 4), st.sampled_from(["end", "cut", "both"]))
 scripts = st.lists(st.lists(episodes, min_size=1, max_size=3), min_size=1, max_size=4)
 members = st.sets(st.integers(0, 3), min_size=1)
-user_resets = st.dictionaries(st.integers(0, 12), st.tuples(st.none() | st.integers(0, 99), members), max_size=2)
+user_resets = st.dictionaries(
+    st.integers(0, 12), st.tuples(st.none() | st.integers(0, 99), members), max_size=2
+)
 ENDINGS: list[Script] = [[(1, "end"), (3, "cut")], [(2, "both"), (1, "cut")], [(5, "end")]]
 
 
-def trails_by_hand(scripts: Sequence[Script], mode: AutoresetMode, turns: int, resets: Resets) -> dict[int, list[Trail]]:
+def trails_by_hand(
+    scripts: Sequence[Script], mode: AutoresetMode, turns: int, resets: Resets
+) -> dict[int, list[Trail]]:
     trails = {index: by_hand(index, script, mode, turns, resets) for index, script in enumerate(scripts)}
     return {index: some for index, some in trails.items() if some}

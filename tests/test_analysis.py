@@ -41,8 +41,14 @@ class Counting:
 class Ring:
     """A buffer whose observations say in which row they are."""
 
-    def __init__(self, capacity: int, trajectories: list[Run], size: int | None = None, width: int = 2) -> None:
-        self.capacity, self.trajectories, self.size = capacity, trajectories, capacity if size is None else size
+    def __init__(
+        self, capacity: int, trajectories: list[Run], size: int | None = None, width: int = 2
+    ) -> None:
+        self.capacity, self.trajectories, self.size = (
+            capacity,
+            trajectories,
+            capacity if size is None else size,
+        )
         numbers = torch.arange(capacity, dtype=torch.float32)
         self.obs: Any = Counting(torch.stack([numbers * (place + 1) for place in range(width)], dim=1))
         self.acts: Any = torch.zeros(capacity, 1)
@@ -65,7 +71,9 @@ def rings(draw: st.DrawFn) -> Ring:
 
 @given(rings(), st.integers(1, 7))
 def test_blocks_are_the_rows_of_trajectories_in_order(ring: Ring, block: int) -> None:
-    expected = [(run.start_pos + step) % ring.capacity for run in ring.trajectories for step in range(run.length)]
+    expected = [
+        (run.start_pos + step) % ring.capacity for run in ring.trajectories for step in range(run.length)
+    ]
 
     found = list(places(ring, ring.trajectories, block))
 
@@ -75,7 +83,9 @@ def test_blocks_are_the_rows_of_trajectories_in_order(ring: Ring, block: int) ->
 
 @given(rings())
 def test_rows_of_no_trajectory_are_all_the_others(ring: Ring) -> None:
-    owned = {(run.start_pos + step) % ring.capacity for run in ring.trajectories for step in range(run.length)}
+    owned = {
+        (run.start_pos + step) % ring.capacity for run in ring.trajectories for step in range(run.length)
+    }
 
     rest = [run.start_pos + step for run in unowned(ring) for step in range(run.length)]
 
@@ -89,13 +99,17 @@ def test_an_epoch_goes_over_whole_fragments_once(ring: Ring, length: int, batch_
             Fragments(ring, ring.trajectories, length)
         return
     data = Fragments(ring, ring.trajectories, length)
-    owner = {(run.start_pos + step) % ring.capacity: run for run in ring.trajectories for step in range(run.length)}
+    owner = {
+        (run.start_pos + step) % ring.capacity: run for run in ring.trajectories for step in range(run.length)
+    }
 
     for batches in (data.epoch(batch_size, np.random.default_rng(seed)), data.in_order(batch_size)):
         fragments = [rows for batch in batches for rows in batch[:, :, 0].long().tolist()]
         assert all(rows == [(rows[0] + step) % ring.capacity for step in range(length)] for rows in fragments)
         assert all(owner[rows[0]] is owner[rows[-1]] for rows in fragments)
-        assert len({row for rows in fragments for row in rows}) == length * len(fragments), "no row comes twice"
+        assert len({row for rows in fragments for row in rows}) == length * len(fragments), (
+            "no row comes twice"
+        )
     assert len(fragments) == len(data) == sum(run.length // length for run in ring.trajectories)
     assert len(data.draw(3, np.random.default_rng(seed))) == min(3, len(data))
 
@@ -104,7 +118,9 @@ def test_every_step_is_at_every_place_of_a_fragment_after_some_epochs() -> None:
     data = Fragments(Ring(40, [Run(0, 40)]), [Run(0, 40)], 8)
     generator = np.random.default_rng(0)
 
-    begins = {int(fragment[0, 0]) % 8 for _ in range(60) for batch in data.epoch(4, generator) for fragment in batch}
+    begins = {
+        int(fragment[0, 0]) % 8 for _ in range(60) for batch in data.epoch(4, generator) for fragment in batch
+    }
 
     assert begins == set(range(8))
 
@@ -124,7 +140,11 @@ def test_statistics_and_random_rows_are_of_the_trajectories_only() -> None:
     found = statistics(ring, "obs", ring.trajectories)
     drawn = random_rows(ring, "obs", ring.trajectories, 1000, np.random.default_rng(0))
 
-    assert (found.count, found.mean[0], found.std[0]) == (30, pytest.approx(np.mean(rows)), pytest.approx(np.std(rows)))
+    assert (found.count, found.mean[0], found.std[0]) == (
+        30,
+        pytest.approx(np.mean(rows)),
+        pytest.approx(np.std(rows)),
+    )
     assert sorted(drawn[:, 0].tolist()) == sorted(rows)
     assert len(random_rows(ring, "obs", ring.trajectories, 7, np.random.default_rng(0))) == 7
 
@@ -143,7 +163,13 @@ def test_pictures_need_a_block_of_rows_at_a_time(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "ring", [Ring(10, [], size=0), Ring(10, [Run(0, 0)], size=0), Ring(50, [], size=20), Ring(60, [Run(3, 50)], width=50)]
+    "ring",
+    [
+        Ring(10, [], size=0),
+        Ring(10, [Run(0, 0)], size=0),
+        Ring(50, [], size=20),
+        Ring(60, [Run(3, 50)], width=50),
+    ],
 )
 def test_pictures_of_odd_buffers_are_drawn_too(ring: Ring, tmp_path: Path) -> None:
     assert all(path.stat().st_size > 5000 for path in plots.draw_all(ring, tmp_path, "odd"))
@@ -158,13 +184,17 @@ class Waves(Ring):
     def __init__(self) -> None:
         super().__init__(1200, [Run(0, 500), Run(500, 500), Run(1000, 200, "val")])
         step = torch.arange(1200) / 4
-        self.obs = torch.stack([100 + 5 * torch.sin(step), torch.cos(step / 1.7), torch.full((1200,), 3.0)], dim=1)
+        self.obs = torch.stack(
+            [100 + 5 * torch.sin(step), torch.cos(step / 1.7), torch.full((1200,), 3.0)], dim=1
+        )
 
     def fit(self, settings: Settings) -> tuple[FragmentVAE, Result, list[dict[str, float]]]:
         torch.manual_seed(0)
         model, seen = FragmentVAE(3, 12, latent_dim=6, hidden_dims=(16,), dropout=0.0, kernel_size=4), []
         data = Fragments(self, self.trajectories[:2], 12), Fragments(self, self.trajectories[2:], 12)
-        result = train(model, self, *data, settings, lambda epoch, values: seen.append({"epoch": epoch, **values}))
+        result = train(
+            model, self, *data, settings, lambda epoch, values: seen.append({"epoch": epoch, **values})
+        )
         return model, result, seen
 
 
@@ -220,7 +250,11 @@ def test_more_and_more_trajectories_are_unlocked() -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "fractions"),
-    [("linear", [0.2, 0.4, 0.6, 0.8, 1.0]), ("exponential", [0.2, 0.3514, 0.5314, 0.7454, 1.0]), ("step", [0.2, 0.2, 0.6, 0.6, 1.0])],
+    [
+        ("linear", [0.2, 0.4, 0.6, 0.8, 1.0]),
+        ("exponential", [0.2, 0.3514, 0.5314, 0.7454, 1.0]),
+        ("step", [0.2, 0.2, 0.6, 0.6, 1.0]),
+    ],
 )
 def test_schedules_of_unlocking(schedule: str, fractions: list[float]) -> None:
     unlocking = Unlocking(0.2, 1.0, schedule, steps=2)
@@ -233,7 +267,9 @@ def test_kl_divergence_agrees_with_torch() -> None:
     mean, log_variance = torch.randn(2, 5, 3).unbind()
     normal = torch.distributions.Normal
 
-    expected = torch.distributions.kl_divergence(normal(mean, (log_variance / 2).exp()), normal(torch.zeros(3), torch.ones(3)))
+    expected = torch.distributions.kl_divergence(
+        normal(mean, (log_variance / 2).exp()), normal(torch.zeros(3), torch.ones(3))
+    )
 
     torch.testing.assert_close(kl_divergence(mean, log_variance), expected)
 

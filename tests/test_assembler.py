@@ -22,8 +22,11 @@ ENVS = 3
 _names = iter(range(10**9))
 
 
-def play(script: list[tuple[int, int, int]], commits: set[int]) -> list[tuple[dict[str, object], dict[str, bytes], bytes | None]]:
-    """Record a script of (end flags by environment) and commit after the steps in `commits`; return all that can be seen."""
+def play(
+    script: list[tuple[int, int, int]], commits: set[int]
+) -> list[tuple[dict[str, object], dict[str, bytes], bytes | None]]:
+    """Record a script of (end flags by environment) and commit after the steps in `commits`; return all that
+    can be seen."""
     name = f"memory:{next(_names)}"
     with rs.create(name, SCHEMA, durability="none") as buffer:
         writer = buffer.writer(ENVS)
@@ -42,7 +45,12 @@ def play(script: list[tuple[int, int, int]], commits: set[int]) -> list[tuple[di
             skipped = np.array([flag == 5 for flag in flags])
             reward = np.array([1e8, 0.1, -3.7], np.float32) * (time + 1)
             writer.step(
-                np.zeros(ENVS, np.int64), reward, terminated, truncated, observation(), mask=None if not skipped.any() else ~skipped
+                np.zeros(ENVS, np.int64),
+                reward,
+                terminated,
+                truncated,
+                observation(),
+                mask=None if not skipped.any() else ~skipped,
             )
             if time in commits:
                 buffer.commit()
@@ -103,8 +111,12 @@ def test_an_observation_that_is_not_the_one_announced_is_kept_beside_it() -> Non
         "truncated": np.zeros(1, bool),
     }
     with rs.create(name, SCHEMA) as buffer:
-        buffer.append({"observation": np.zeros((1, 2), np.float32), **row}, final_observation=np.full(2, 5, np.float32))
-        buffer.append({"observation": np.ones((1, 2), np.float32), **row}, final_observation=np.full(2, 6, np.float32))
+        buffer.append(
+            {"observation": np.zeros((1, 2), np.float32), **row}, final_observation=np.full(2, 5, np.float32)
+        )
+        buffer.append(
+            {"observation": np.ones((1, 2), np.float32), **row}, final_observation=np.full(2, 6, np.float32)
+        )
         buffer.commit()
         following, final = buffer.parts.next_observation(np.array([0, 1]))
         assert following.tolist() == [-1, -1]

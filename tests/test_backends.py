@@ -21,7 +21,9 @@ class TestBackends(BackendSuite):
         return LOCATIONS[request.param].format(tmp=tmp_path, number=next(numbers))
 
 
-def test_a_descriptor_is_closed_when_nobody_reads_from_it_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_descriptor_is_closed_when_nobody_reads_from_it_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("replaystore.backends.files.OPEN_FILES", 1)
     store = Files(tmp_path, writable=True)
     for name in ("a", "b"):

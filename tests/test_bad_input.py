@@ -38,7 +38,11 @@ def refuse(kind: type[ReplayStoreError], text: str, action: Callable[[], Any]) -
 
 def state(path: Path) -> dict[str, str]:
     """What is in a folder, but for locks."""
-    return {str(at): hashlib.sha256(at.read_bytes()).hexdigest() if at.is_file() else "" for at in path.rglob("*") if "lock" not in at.name}
+    return {
+        str(at): hashlib.sha256(at.read_bytes()).hexdigest() if at.is_file() else ""
+        for at in path.rglob("*")
+        if "lock" not in at.name
+    }
 
 
 @pytest.fixture(params=SUFFIXES)
@@ -67,9 +71,24 @@ def steps(**changed: Any) -> dict[str, Any]:
 
 
 WRONG_STEPS: dict[str, tuple[dict[str, Any], str]] = {
-    "shape": ({"joints": np.zeros((10, 2), "f4")}, r"'observation/joints': expected shape \(rows, 3\), came \(10, 2\)"),
-    "dtype": ({"joints": np.zeros((10, 3))}, r"'observation/joints': expected dtype float32, came float64: .*asarray\(values, 'float32'\)"),
-    "order of bytes": ({"reward": np.zeros(10, ">f8")}, "'reward': expected dtype float64, came float64 in big-endian byte order"),
+    "shape": (
+        {"joints": np.zeros((10, 2), "f4")},
+        (
+            r"'observation/joints': expected shape \(rows, 3\), came "
+            r"\(10, 2\)"
+        ),
+    ),
+    "dtype": (
+        {"joints": np.zeros((10, 3))},
+        (
+            r"'observation/joints': expected dtype float32, came float64: "
+            r".*asarray\(values, 'float32'\)"
+        ),
+    ),
+    "order of bytes": (
+        {"reward": np.zeros(10, ">f8")},
+        "'reward': expected dtype float64, came float64 in big-endian byte order",
+    ),
     "list": ({"reward": [0.0] * 10}, "'reward': expected a NumPy array of float64, came a list"),
     "missing": ({"action": None}, "field 'action' is missing"),
     "unknown": ({"speed": np.zeros(10)}, "no field 'speed' in the schema .*add it as a field"),
@@ -93,8 +112,14 @@ def test_steps_that_do_not_fit_are_refused_whole(buffer: rs.Buffer, tmp_path: Pa
 
 
 WRONG_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
-    "too many": ({"final_observation": {"camera": np.zeros((2, 4, 3), "u1"), "joints": np.zeros((2, 3), "f4")}}, "has 2 rows, .*touch 1 "),
-    "missing": ({"final_observation": {"camera": np.zeros((1, 4, 3), "u1")}}, "final_observation: field 'observation/joints' is missing"),
+    "too many": (
+        {"final_observation": {"camera": np.zeros((2, 4, 3), "u1"), "joints": np.zeros((2, 3), "f4")}},
+        "has 2 rows, .*touch 1 ",
+    ),
+    "missing": (
+        {"final_observation": {"camera": np.zeros((1, 4, 3), "u1")}},
+        "final_observation: field 'observation/joints' is missing",
+    ),
     "dtype": (
         {"final_observation": {"camera": np.zeros((1, 4, 3)), "joints": np.zeros((1, 3), "f4")}},
         "final_observation: .*expected dtype uint8",
@@ -108,7 +133,9 @@ WRONG_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG_ARGUMENTS)
-def test_arguments_of_append_that_do_not_fit_are_refused(buffer: rs.Buffer, tmp_path: Path, case: str) -> None:
+def test_arguments_of_append_that_do_not_fit_are_refused(
+    buffer: rs.Buffer, tmp_path: Path, case: str
+) -> None:
     arguments, text = WRONG_ARGUMENTS[case]
     before = state(tmp_path)
 
@@ -126,14 +153,34 @@ def test_steps_of_a_writer_that_do_not_fit_are_refused_whole(buffer: rs.Buffer) 
     good: tuple[Any, ...] = (np.zeros(2, "i8"), np.zeros(2), flags, flags, observation, wide)
 
     refuse(SchemaError, "call reset with the first observations", lambda: writer.step(*good))
-    refuse(SchemaError, "'observation/joints' is missing", lambda: writer.reset({"camera": observation["camera"]}))
-    refuse(SchemaError, "one seed and one mask entry for each of the 2", lambda: writer.reset(observation, seed=[1, 2, 3]))
+    refuse(
+        SchemaError,
+        "'observation/joints' is missing",
+        lambda: writer.reset({"camera": observation["camera"]}),
+    )
+    refuse(
+        SchemaError,
+        "one seed and one mask entry for each of the 2",
+        lambda: writer.reset(observation, seed=[1, 2, 3]),
+    )
     writer.reset(observation)
-    refuse(SchemaError, "'action': expected dtype int64, came float64", lambda: writer.step(np.zeros(2), *good[1:]))
+    refuse(
+        SchemaError,
+        "'action': expected dtype int64, came float64",
+        lambda: writer.step(np.zeros(2), *good[1:]),
+    )
     refuse(SchemaError, "'action' has 3 rows", lambda: writer.step(np.zeros(3, "i8"), *good[1:]))
-    refuse(SchemaError, "'terminated': expected dtype bool", lambda: writer.step(*good[:2], np.zeros(2, "i8"), *good[3:]))
+    refuse(
+        SchemaError,
+        "'terminated': expected dtype bool",
+        lambda: writer.step(*good[:2], np.zeros(2, "i8"), *good[3:]),
+    )
     refuse(SchemaError, "'info/wide' is missing", lambda: writer.step(*good[:5]))
-    refuse(SchemaError, "no field 'info/speed'", lambda: writer.step(*good[:5], {**wide, "info/speed": np.zeros(2)}))
+    refuse(
+        SchemaError,
+        "no field 'info/speed'",
+        lambda: writer.step(*good[:5], {**wide, "info/speed": np.zeros(2)}),
+    )
     refuse(SchemaError, r"mask is a bool array of shape \(2,\)", lambda: writer.step(*good, mask=[True]))  # type: ignore[arg-type]
     refuse(ConflictError, "environment 1 belongs to the writer", lambda: buffer.append(steps(), env=1))
     refuse(ConflictError, "has a writer already", lambda: buffer.writer(2))
@@ -162,7 +209,9 @@ def test_commits_that_cannot_be_opened(buffer: rs.Buffer, tmp_path: Path) -> Non
 
     refuse(NotFoundError, "commit 99 does not exist; the newest is 3", lambda: rs.open(path, commit=99))
     refuse(NotFoundError, "commit -1 does not exist", lambda: rs.open(path, commit=-1))
-    refuse(NotFoundError, "commit 2 was rolled back; `replaystore info` lists", lambda: rs.open(path, commit=2))
+    refuse(
+        NotFoundError, "commit 2 was rolled back; `replaystore info` lists", lambda: rs.open(path, commit=2)
+    )
     refuse(SchemaError, "commit is the number of a commit, not 'x'", lambda: rs.open(path, commit="x"))  # type: ignore[arg-type]
     refuse(SchemaError, "call rollback", lambda: rs.open(path, "r+", commit=1))
     refuse(SchemaError, 'mode is "r" or "r\\+", not \'w\'', lambda: rs.open(path, "w"))  # type: ignore[arg-type]
@@ -176,7 +225,11 @@ def test_rows_that_have_left_the_ring(tmp_path: Path) -> None:
         ring.commit()
         ring.append(steps())
         ring.commit()
-        refuse(EvictedError, "commit 1 needs steps rows before 8, which have left the ring", lambda: rs.open(ring.location, commit=1))
+        refuse(
+            EvictedError,
+            "commit 1 needs steps rows before 8, which have left the ring",
+            lambda: rs.open(ring.location, commit=1),
+        )
         refuse(EvictedError, "have left the ring", lambda: ring.rollback(1))
         with pytest.raises(IndexError, match="there are 12 steps"):
             ring["reward"][12]
@@ -185,12 +238,24 @@ def test_rows_that_have_left_the_ring(tmp_path: Path) -> None:
 def test_columns_fields_and_metadata_that_do_not_fit(buffer: rs.Buffer, tmp_path: Path) -> None:
     before = state(tmp_path)
     column = buffer.set_trajectory_column
-    refuse(SchemaError, r"'score' needs one value for each of the 1 ended trajectories, not shape \(2,\)", lambda: column("score", [1, 2]))
+    refuse(
+        SchemaError,
+        r"'score' needs one value for each of the 1 ended trajectories, not shape \(2,\)",
+        lambda: column("score", [1, 2]),
+    )
     refuse(UnsupportedError, "'name': columns hold one number or bool each", lambda: column("name", ["left"]))
     refuse(SchemaError, "'length' is what was recorded", lambda: column("length", [3]))
-    refuse(SchemaError, "there is a field 'reward' already", lambda: buffer.add_field("reward", rs.Field("f4", (), "info")))
+    refuse(
+        SchemaError,
+        "there is a field 'reward' already",
+        lambda: buffer.add_field("reward", rs.Field("f4", (), "info")),
+    )
     refuse(SchemaError, "expected a replaystore Field", lambda: buffer.add_field("info/x", "f4"))  # type: ignore[arg-type]
-    for value, text in (({"x": "y" * (1 << 20)}, "over the limit of 1048576"), ({"x": {1}}, "user.x is a set"), ([1], "not a list")):
+    for value, text in (
+        ({"x": "y" * (1 << 20)}, "over the limit of 1048576"),
+        ({"x": {1}}, "user.x is a set"),
+        ([1], "not a list"),
+    ):
         refuse(SchemaError, text, lambda value=value: setattr(buffer, "metadata", value))  # type: ignore[misc]
     refuse(UnknownFieldError, "no field .nope. among .observation/camera.", lambda: buffer["nope"])
     refuse(SchemaError, "flat array of integers, not float64", lambda: buffer.read([0.5]))  # type: ignore[list-item]
@@ -201,8 +266,12 @@ def test_columns_fields_and_metadata_that_do_not_fit(buffer: rs.Buffer, tmp_path
     assert buffer.metadata == {}
 
 
-@pytest.mark.parametrize("name", ["append", "commit", "publish", "writer", "rollback", "set_trajectory_column", "add_field"])
-def test_a_closed_buffer_and_one_for_reading_are_not_written_to(buffer: rs.Buffer, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["append", "commit", "publish", "writer", "rollback", "set_trajectory_column", "add_field"]
+)
+def test_a_closed_buffer_and_one_for_reading_are_not_written_to(
+    buffer: rs.Buffer, tmp_path: Path, name: str
+) -> None:
     arguments = {
         "append": (steps(),),
         "rollback": (0,),
@@ -214,7 +283,11 @@ def test_a_closed_buffer_and_one_for_reading_are_not_written_to(buffer: rs.Buffe
 
     refuse(ConflictError, "is closed: open it again", lambda: getattr(buffer, name)(*arguments.get(name, ())))
     with rs.open(buffer.location) as reader:
-        refuse(ConflictError, 'open it with mode="r\\+" to write', lambda: getattr(reader, name)(*arguments.get(name, ())))
+        refuse(
+            ConflictError,
+            'open it with mode="r\\+" to write',
+            lambda: getattr(reader, name)(*arguments.get(name, ())),
+        )
 
     assert state(tmp_path) == before
 
@@ -235,7 +308,10 @@ WRONG_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "level": ({"storage": {"reward": {"codec": "zstd:99"}}}, '"zstd:99" is not known'),
     "codec of another type": ({"storage": {"reward": {"codec": None}}}, "a codec is a string"),
     "codec of no kind": ({"storage": {"reward": {"codec": 3}}}, "reward.codec"),
-    "pages": ({"storage": {"reward": {"chunk_rows": 7}}}, "'reward': chunk_rows of a raw field .* multiple of 512, not 7"),
+    "pages": (
+        {"storage": {"reward": {"chunk_rows": 7}}},
+        "'reward': chunk_rows of a raw field .* multiple of 512, not 7",
+    ),
     "no rows": ({"storage": {"reward": {"chunk_rows": 0}}}, "reward.chunk_rows"),
     "storage of no kind": ({"storage": 3}, "storage is a dict"),
     "settings of no kind": ({"storage": {"reward": "raw"}}, "storage of 'reward' is a dict"),
@@ -270,7 +346,9 @@ def test_a_forked_child_does_not_write_for_its_parent(tmp_path: Path) -> None:
     for name in ("a.zarr", "a.h5"):
         columns = {"action": np.arange(10), "terminated": np.zeros(10, bool)}
         flag = rs.Field("?", (), "terminated")
-        with rs.create(tmp_path / name, rs.Schema({"action": rs.Field("i8", (), "action"), "terminated": flag})) as writer:
+        with rs.create(
+            tmp_path / name, rs.Schema({"action": rs.Field("i8", (), "action"), "terminated": flag})
+        ) as writer:
             writer.append(columns)
             writer.commit()
             writer.append(columns)
@@ -295,7 +373,9 @@ def test_a_forked_child_does_not_write_for_its_parent(tmp_path: Path) -> None:
 
 def test_buffers_and_samplers_are_not_pickled_and_say_what_to_do(tmp_path: Path) -> None:
     flag = rs.Field("?", (), "terminated")
-    buffer = rs.create(tmp_path / "a.zarr", rs.Schema({"action": rs.Field("i8", (), "action"), "terminated": flag}))
+    buffer = rs.create(
+        tmp_path / "a.zarr", rs.Schema({"action": rs.Field("i8", (), "action"), "terminated": flag})
+    )
     buffer.append({"action": np.arange(10), "terminated": np.zeros(10, bool)})
     buffer.commit()
     for thing in (buffer, buffer.sampler(4)):
@@ -303,8 +383,14 @@ def test_buffers_and_samplers_are_not_pickled_and_say_what_to_do(tmp_path: Path)
             with pytest.raises(UnsupportedError, match="BatchDataset"):
                 copied(thing)
     for index, error, what in (
-        *(((0, 1), IndexError, "2 indices for 'action', which has 1 dimension"), ((slice(3), 0), IndexError, "2 indices for 'action'")),
-        *((None, SchemaError, r"column\[steps, \.\.\.\], without None"), ((..., ...), SchemaError, "'action' is indexed by steps")),
+        *(
+            ((0, 1), IndexError, "2 indices for 'action', which has 1 dimension"),
+            ((slice(3), 0), IndexError, "2 indices for 'action'"),
+        ),
+        *(
+            (None, SchemaError, r"column\[steps, \.\.\.\], without None"),
+            ((..., ...), SchemaError, "'action' is indexed by steps"),
+        ),
     ):
         with pytest.raises(error, match=what):
             buffer["action"][index]
@@ -315,7 +401,9 @@ def test_buffers_and_samplers_are_not_pickled_and_say_what_to_do(tmp_path: Path)
 def test_a_split_that_does_not_exist_replaces_nothing(tmp_path: Path) -> None:
     flag = rs.Field("?", (), "terminated")
     for name in ("a.zarr", "b.zarr"):
-        with rs.create(tmp_path / name, rs.Schema({"action": rs.Field("i8", (), "action"), "terminated": flag})) as buffer:
+        with rs.create(
+            tmp_path / name, rs.Schema({"action": rs.Field("i8", (), "action"), "terminated": flag})
+        ) as buffer:
             buffer.append({"action": np.arange(10), "terminated": np.arange(10) == 9}, split="train")
     with pytest.raises(SchemaError, match="no trajectory has split 'typo'; splits are 'train'"):
         rs.convert(tmp_path / "a.zarr", tmp_path / "b.zarr", split="typo", overwrite=True)

@@ -1,4 +1,5 @@
-"""Places that are no stores, media that cannot be written to, and copies of stores that somebody is writing to."""
+"""Places that are no stores, media that cannot be written to, and copies of stores that somebody is writing
+to."""
 
 from __future__ import annotations
 
@@ -19,14 +20,23 @@ import pytest
 import zarr
 
 import replaystore as rs
-from replaystore.errors import AlreadyExistsError, ConflictError, CorruptError, FormatError, FormatVersionError, NotFoundError, SchemaError
+from replaystore.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    CorruptError,
+    FormatError,
+    FormatVersionError,
+    NotFoundError,
+    SchemaError,
+)
 from replaystore.testing import samples
 
 SOURCES = str(Path(rs.__file__).parents[1])
 HELD_BACK = """
 import ctypes, os, sys
 if os.geteuid() == 0:
-    assert ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) == 0  # no CAP_DAC_OVERRIDE in what is executed: permissions count for root as well
+    # No CAP_DAC_OVERRIDE in what is executed: permissions count for root as well.
+    assert ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) == 0
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
@@ -35,7 +45,9 @@ def run(*arguments: object, held_back: bool = False) -> subprocess.CompletedProc
     """Python with these arguments; `held_back`: by the permissions of files, also if we are root."""
     environment = os.environ | {"PYTHONPATH": SOURCES}
     begin = [sys.executable, "-c", HELD_BACK] if held_back else [sys.executable]
-    return subprocess.run([*begin, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*begin, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def command(*arguments: object, held_back: bool = False) -> subprocess.CompletedProcess[str]:
@@ -81,7 +93,9 @@ ACTIONS: list[Callable[[Path], Any]] = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["empty folder", "zarr", "group", "text", "hdf5", "png", "nothing", "folder"])
+@pytest.mark.parametrize(
+    "kind", ["empty folder", "zarr", "group", "text", "hdf5", "png", "nothing", "folder"]
+)
 def test_what_is_no_store_is_said_to_be_none_and_stays_as_it_is(tmp_path: Path, kind: str) -> None:
     path = no_store(kind, tmp_path)
     before = {at: at.read_bytes() for at in tmp_path.rglob("*") if at.is_file()}
@@ -98,7 +112,9 @@ def test_what_is_no_store_is_said_to_be_none_and_stays_as_it_is(tmp_path: Path, 
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("replaystore: error: ")
     assert done.stderr.count("\n") == 1
-    assert {at: at.read_bytes() for at in tmp_path.rglob("*") if at.is_file() and "lock" not in at.name} == before
+    assert {
+        at: at.read_bytes() for at in tmp_path.rglob("*") if at.is_file() and "lock" not in at.name
+    } == before
 
 
 def test_names_that_say_nothing(tmp_path: Path) -> None:
@@ -148,7 +164,9 @@ def test_a_second_writer_is_refused_in_this_process_and_in_another(tmp_path: Pat
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
-def test_a_store_that_is_being_made_is_not_there_yet(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_being_made_is_not_there_yet(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / ("a" + suffix)
     seen: list[str] = []
     finish = rs.buffer.NewStore.finish
@@ -192,7 +210,11 @@ def test_a_copy_of_a_store_in_use_shows_one_of_its_commits(tmp_path: Path, suffi
     path, copy = tmp_path / ("a" + suffix), tmp_path / ("copy" + suffix)
     storage = samples.storage("zstd:1" if suffix == ".zarr" else "gzip:1")
     rs.create(path, samples.small(), storage=storage, durability="none").close()
-    writer = subprocess.Popen([sys.executable, "-c", WRITE, str(path)], env=os.environ | {"PYTHONPATH": SOURCES}, stdout=subprocess.PIPE)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(path)],
+        env=os.environ | {"PYTHONPATH": SOURCES},
+        stdout=subprocess.PIPE,
+    )
     lengths = []
     try:
         assert writer.stdout is not None
@@ -249,12 +271,17 @@ def test_read_only_media_are_read_and_not_written_to(medium: Path, name: str) ->
     assert (done.stdout, done.stderr) == ("20 0\n", "")
     assert command("info", medium / name, held_back=True).returncode == 0
     assert command("verify", medium / name, held_back=True).returncode == 0
-    done = run("-c", "import sys, replaystore; replaystore.open(sys.argv[1], 'r+')", medium / name, held_back=True)
+    done = run(
+        "-c", "import sys, replaystore; replaystore.open(sys.argv[1], 'r+')", medium / name, held_back=True
+    )
     assert "StorageError: " in done.stderr.splitlines()[-1]
     assert "open it with mode='r'" in done.stderr.splitlines()[-1]
     done = run(
         "-c",
-        "import sys, replaystore as r; from replaystore.testing import samples; r.create(sys.argv[1], samples.small())",
+        (
+            "import sys, replaystore as r; from replaystore.testing import samples; r.create(sys.argv[1], "
+            "samples.small())"
+        ),
         medium / "n.zarr",
         held_back=True,
     )
@@ -276,7 +303,9 @@ def test_damage_found_when_opening_is_one_line_of_the_command(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
-def test_open_buffers_go_on_when_the_process_changes_its_folder(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_buffers_go_on_when_the_process_changes_its_folder(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there, elsewhere, where = tmp_path / "there", tmp_path / "elsewhere", f"runs/a{suffix}"
     there.mkdir()
     elsewhere.mkdir()
@@ -302,7 +331,9 @@ def test_open_buffers_go_on_when_the_process_changes_its_folder(tmp_path: Path, 
     assert len(rs.open(where)) == 20
 
 
-def test_a_zip_file_is_read_on_when_the_process_changes_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zip_file_is_read_on_when_the_process_changes_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path / "a.zarr")
     monkeypatch.chdir(tmp_path)
     rs.convert("a.zarr", "a.zarr.zip")

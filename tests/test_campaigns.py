@@ -1,6 +1,7 @@
 """A share of every campaign: what is promised holds, and each campaign sees it when it is broken on purpose.
 
-`./scripts/campaign` tries the same any number of times; `--campaign-share` is the number of tries here, as a part of SHARES.
+`./scripts/campaign` tries the same any number of times; `--campaign-share` is the number of tries here, as a
+part of SHARES.
 """
 
 from __future__ import annotations

@@ -68,7 +68,20 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     location = tmp_path_factory.mktemp("cli") / "cartpole.zarr"
     with pytest.raises(SystemExit, match="0"):
         main(
-            ["record", "CartPole-v1", str(location), "--steps", "600", "--num-envs", "4", "--seed", "3", "--commit-every", "200", "--json"]
+            [
+                "record",
+                "CartPole-v1",
+                str(location),
+                "--steps",
+                "600",
+                "--num-envs",
+                "4",
+                "--seed",
+                "3",
+                "--commit-every",
+                "200",
+                "--json",
+            ]
         )
     return location
 
@@ -137,11 +150,28 @@ def test_help_loads_nothing_that_takes_long(arguments: list[str]) -> None:
     loaded = loaded_by([*arguments, "--help"])
 
     assert "click" in loaded
-    assert not loaded & {"numpy", "gymnasium", "h5py", "matplotlib", "numcodecs", "pydantic", "rich", "torch", "zarr"}
+    assert not loaded & {
+        "numpy",
+        "gymnasium",
+        "h5py",
+        "matplotlib",
+        "numcodecs",
+        "pydantic",
+        "rich",
+        "torch",
+        "zarr",
+    }
 
 
 def test_looking_at_a_store_loads_no_heavy_library(recorded: Path) -> None:
-    assert not loaded_by(["info", str(recorded)]) & {"gymnasium", "h5py", "matplotlib", "rich", "torch", "zarr"}
+    assert not loaded_by(["info", str(recorded)]) & {
+        "gymnasium",
+        "h5py",
+        "matplotlib",
+        "rich",
+        "torch",
+        "zarr",
+    }
 
 
 @pytest.mark.parametrize(
@@ -167,7 +197,12 @@ def test_looking_at_a_store_loads_no_heavy_library(recorded: Path) -> None:
     ],
 )
 def test_an_error_is_one_line(
-    arguments: list[str], words: list[str], recorded: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    words: list[str],
+    recorded: Path,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
@@ -193,7 +228,9 @@ def test_an_error_is_one_line(
         ["show", "a.zarr", "--trajectories", "--trajectory", "0"],
     ],
 )
-def test_wrong_usage_exits_with_2(arguments: list[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_usage_exits_with_2(
+    arguments: list[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
 
     code, out, err = run(*arguments)
@@ -226,7 +263,9 @@ def test_a_warning_of_ours_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_reader_that_goes_away_is_no_error(recorded: Path) -> None:
-    with subprocess.Popen(command("show", recorded, "--rows", ":"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command("show", recorded, "--rows", ":"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -240,7 +279,9 @@ def test_a_reader_that_goes_away_does_not_hide_what_verify_found(tmp_path: Path)
     with (tmp_path / "a.zarr/steps/reward/c/0").open("r+b") as file:
         file.seek(5000)
         file.write(b"x")
-    with subprocess.Popen(command("verify", tmp_path / "a.zarr"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command("verify", tmp_path / "a.zarr"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -275,7 +316,11 @@ def test_a_guess_is_what_was_meant(arguments: list[str], said: str, run: Run) ->
     assert "--env-arg" not in err
 
 
-@pytest.mark.parametrize("arguments", [["show", "a.zarr", "--steps", "3"], ["convert", "a.zarr", "b.h5", "--format", "h5"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [["show", "a.zarr", "--steps", "3"], ["convert", "a.zarr", "b.h5", "--format", "h5"]],
+    ids=" ".join,
+)
 def test_no_guess_is_better_than_one_that_makes_no_sense(arguments: list[str], run: Run) -> None:
     assert "Did you mean" not in run(*arguments)[2]
 
@@ -291,28 +336,60 @@ NOTHING: dict[str, tuple[list[str], str]] = {
     "where, HDF5": (["convert", "STORE", "OUT.h5", "--where", "length > 1000"], "nothing is selected"),
     "where, zip": (["convert", "STORE", "OUT.zarr.zip", "--where", "length > 1000"], "nothing is selected"),
     "where, pickle": (["convert", "STORE", "OUT.pkl", "--where", "length > 1000"], "nothing is selected"),
-    "where, safetensors": (["convert", "STORE", "OUT.safetensors", "--where", "length > 1000"], "nothing is selected"),
-    "split": (["convert", "STORE", "OUT.zarr", "--split", "train"], "no trajectory has split 'train'; splits are none"),
-    "split, pickle": (["convert", "STORE", "OUT.pkl", "--split", "train"], "no trajectory has split 'train'; splits are none"),
-    "where and split": (["convert", "STORE", "OUT.zarr", "--split", "", "--where", "length < 0"], "has split '' and where 'length < 0'"),
-    "fields": (["convert", "STORE", "OUT.zarr", "--fields", ","], "no field is selected: name some of 'observation'"),
+    "where, safetensors": (
+        ["convert", "STORE", "OUT.safetensors", "--where", "length > 1000"],
+        "nothing is selected",
+    ),
+    "split": (
+        ["convert", "STORE", "OUT.zarr", "--split", "train"],
+        "no trajectory has split 'train'; splits are none",
+    ),
+    "split, pickle": (
+        ["convert", "STORE", "OUT.pkl", "--split", "train"],
+        "no trajectory has split 'train'; splits are none",
+    ),
+    "where and split": (
+        ["convert", "STORE", "OUT.zarr", "--split", "", "--where", "length < 0"],
+        "has split '' and where 'length < 0'",
+    ),
+    "fields": (
+        ["convert", "STORE", "OUT.zarr", "--fields", ","],
+        "no field is selected: name some of 'observation'",
+    ),
     "no field": (["convert", "STORE", "OUT.zarr", "--fields", ""], "no field is selected"),
     "fields, pickle": (["convert", "STORE", "OUT.pkl", "--fields", ","], "no field is selected"),
-    "empty": (["convert", "EMPTY", "OUT.zarr", "--where", "length > 0"], "nothing is selected: there are no trajectories at all"),
+    "empty": (
+        ["convert", "EMPTY", "OUT.zarr", "--where", "length > 0"],
+        "nothing is selected: there are no trajectories at all",
+    ),
     "show where": (["show", "STORE", "--where", "length > 1000"], "nothing is selected"),
-    "show table where": (["show", "STORE", "--trajectories", "--where", "length > 1000"], "nothing is selected"),
-    "show trajectory where": (["show", "STORE", "--trajectory", "0", "--where", "length > 1000"], "nothing is selected"),
+    "show table where": (
+        ["show", "STORE", "--trajectories", "--where", "length > 1000"],
+        "nothing is selected",
+    ),
+    "show trajectory where": (
+        ["show", "STORE", "--trajectory", "0", "--where", "length > 1000"],
+        "nothing is selected",
+    ),
     "show rows": (["show", "STORE", "--rows", "600:"], "--rows 600: selects nothing: there are 600 steps"),
     "show rows, JSON": (["show", "STORE", "--rows", "20:10", "--json"], "--rows 20:10 selects nothing"),
     "show a row": (["show", "STORE", "--rows", "600"], "selects nothing: there are 600 steps"),
-    "show rows of a trajectory": (["show", "STORE", "--trajectory", "0", "--rows", "600:"], "selects nothing: .* steps in this trajectory"),
-    "show rows of the table": (["show", "STORE", "--trajectories", "--rows", "600:"], "selects nothing: .* trajectories"),
+    "show rows of a trajectory": (
+        ["show", "STORE", "--trajectory", "0", "--rows", "600:"],
+        "selects nothing: .* steps in this trajectory",
+    ),
+    "show rows of the table": (
+        ["show", "STORE", "--trajectories", "--rows", "600:"],
+        "selects nothing: .* trajectories",
+    ),
     "show fields": (["show", "STORE", "--fields", ","], "no field is selected"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "said"), NOTHING.values(), ids=NOTHING)
-def test_to_select_nothing_is_an_error(arguments: list[str], said: str, recorded: Path, run: Run, tmp_path: Path) -> None:
+def test_to_select_nothing_is_an_error(
+    arguments: list[str], said: str, recorded: Path, run: Run, tmp_path: Path
+) -> None:
     rs.create(tmp_path / "empty.zarr", rs.Schema({"reward": rs.Field("float64", (), "reward")})).close()
     places = {"STORE": str(recorded), "EMPTY": str(tmp_path / "empty.zarr")}
     filled = [places.get(argument, argument.replace("OUT", str(tmp_path / "out"))) for argument in arguments]
@@ -327,12 +404,19 @@ def test_to_select_nothing_is_an_error(arguments: list[str], said: str, recorded
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("b.pkl", True), ("b.safetensors", True), ("replay_buffer.pkl", False), ("buffer_state.safetensors", False)],
+    [
+        ("b.pkl", True),
+        ("b.safetensors", True),
+        ("replay_buffer.pkl", False),
+        ("buffer_state.safetensors", False),
+    ],
 )
 def test_a_file_of_other_software_is_not_made_by_its_suffix_alone_without_a_word(
     recorded: Path, run: Run, tmp_path: Path, name: str, said: bool
 ) -> None:
-    code, out, _ = run("convert", recorded, tmp_path / name, "--fields", "observation,action,reward,terminated")
+    code, out, _ = run(
+        "convert", recorded, tmp_path / name, "--fields", "observation,action,reward,terminated"
+    )
 
     assert code == 0
     assert ("because of the suffix; name a store .zarr or .h5" in out) == said
@@ -340,12 +424,18 @@ def test_a_file_of_other_software_is_not_made_by_its_suffix_alone_without_a_word
 
 def test_advice_fits_the_command(recorded: Path, run: Run, tmp_path: Path) -> None:
     assert run("convert", recorded, tmp_path / "a.zarr")[0] == 0
-    for arguments in (["convert", recorded, tmp_path / "a.zarr"], ["record", "CartPole-v1", tmp_path / "a.zarr", "--steps", "3"]):
+    for arguments in (
+        ["convert", recorded, tmp_path / "a.zarr"],
+        ["record", "CartPole-v1", tmp_path / "a.zarr", "--steps", "3"],
+    ):
         err = run(*arguments)[2]
         assert "pass --overwrite" in err
         assert "overwrite=True" not in err
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    with patch("replaystore.locks.FileLock._take", side_effect=denied), patch("replaystore.opening.lock_place"):
+    with (
+        patch("replaystore.locks.FileLock._take", side_effect=denied),
+        patch("replaystore.opening.lock_place"),
+    ):
         err = run("convert", recorded, tmp_path / "a.zarr", "--overwrite")[2]
     assert "a.zarr cannot be replaced: Permission denied; choose another name" in err
     with rs.open(tmp_path / "a.zarr", "r+"):
@@ -353,7 +443,9 @@ def test_advice_fits_the_command(recorded: Path, run: Run, tmp_path: Path) -> No
     assert "close it there first, or choose another name" in err
 
 
-def test_long_tables_and_trajectories_are_cut_unless_asked_for(tmp_path: Path, run: Run, facts: Callable[..., Any]) -> None:
+def test_long_tables_and_trajectories_are_cut_unless_asked_for(
+    tmp_path: Path, run: Run, facts: Callable[..., Any]
+) -> None:
     with rs.create(tmp_path / "a.zarr", rs.Schema({"reward": rs.Field("float64", (), "reward")})) as buffer:
         for length in [1, *[2] * 150, 3000]:
             buffer.append({"reward": np.arange(float(length))}, ends=[length - 1])
@@ -363,7 +455,9 @@ def test_long_tables_and_trajectories_are_cut_unless_asked_for(tmp_path: Path, r
         assert code == 0
         assert len(lines) < 125
         assert lines[-1] == f"100 of {total}; --rows A:B shows others, --rows : all"
-        assert len(run("show", tmp_path / "a.zarr", *what, "--rows", ":")[1].splitlines()) > int(total.split()[0].replace(",", ""))
+        assert len(run("show", tmp_path / "a.zarr", *what, "--rows", ":")[1].splitlines()) > int(
+            total.split()[0].replace(",", "")
+        )
     some = run("show", tmp_path / "a.zarr", "--trajectory", 151, "--rows", "-2:")[1].splitlines()
     assert [line.split()[2] for line in some if line[:4].strip().isdigit()] == ["2998", "2999"]
     assert len(facts("show", tmp_path / "a.zarr", "--trajectory", 151)["steps"]) == 3000
@@ -374,8 +468,12 @@ def test_long_tables_and_trajectories_are_cut_unless_asked_for(tmp_path: Path, r
 
 
 @pytest.mark.parametrize(("steps", "num_envs"), [(1, 1), (500, 1), (500, 7), (3, 8)])
-def test_exactly_the_steps_asked_for_are_recorded(steps: int, num_envs: int, facts: Callable[..., Any], tmp_path: Path) -> None:
-    found = facts("record", "CartPole-v1", tmp_path / "a.zarr", "--steps", steps, "--num-envs", num_envs, "--seed", 0)
+def test_exactly_the_steps_asked_for_are_recorded(
+    steps: int, num_envs: int, facts: Callable[..., Any], tmp_path: Path
+) -> None:
+    found = facts(
+        "record", "CartPole-v1", tmp_path / "a.zarr", "--steps", steps, "--num-envs", num_envs, "--seed", 0
+    )
 
     with rs.open(tmp_path / "a.zarr") as buffer:
         assert len(buffer) == steps == found["steps"]
@@ -383,13 +481,19 @@ def test_exactly_the_steps_asked_for_are_recorded(steps: int, num_envs: int, fac
         assert buffer.trajectories["length"].sum() == steps
         assert buffer.trajectories["length"].min() > 0
         assert not buffer.trajectories.open.any()
-        assert all(trajectory.final_observation is not None for trajectory in map(buffer.trajectory, range(buffer.num_trajectories)))
+        assert all(
+            trajectory.final_observation is not None
+            for trajectory in map(buffer.trajectory, range(buffer.num_trajectories))
+        )
     assert found["disk_bytes"] > found["bytes"] > 0
 
 
 def test_a_seed_makes_the_same_recording(run: Run, tmp_path: Path) -> None:
     for name in ("a.zarr", "b.zarr"):
-        assert run("record", "CartPole-v1", tmp_path / name, "--steps", 200, "--num-envs", 2, "--seed", 5)[0] == 0
+        assert (
+            run("record", "CartPole-v1", tmp_path / name, "--steps", 200, "--num-envs", 2, "--seed", 5)[0]
+            == 0
+        )
 
     with rs.open(tmp_path / "a.zarr") as a, rs.open(tmp_path / "b.zarr") as b:
         assert (a["observation"][:] == b["observation"][:]).all()
@@ -416,7 +520,17 @@ def test_recording_replaces_only_when_told_to(run: Run, tmp_path: Path) -> None:
 
 
 def test_recording_into_a_ring(facts: Callable[..., Any], tmp_path: Path) -> None:
-    facts("record", "CartPole-v1", tmp_path / "a.zarr", "--steps", 3000, "--capacity", 1000, "--commit-every", 500)
+    facts(
+        "record",
+        "CartPole-v1",
+        tmp_path / "a.zarr",
+        "--steps",
+        3000,
+        "--capacity",
+        1000,
+        "--commit-every",
+        500,
+    )
 
     found = facts("info", tmp_path / "a.zarr", "--commits")
 
@@ -435,7 +549,9 @@ def test_recording_an_archive_leaves_nothing_else(facts: Callable[..., Any], tmp
     assert {path.name for path in tmp_path.iterdir()} == {"a.h5", "a.h5.sha256"}
 
 
-def test_a_recording_that_cannot_be_converted_is_kept(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recording_that_cannot_be_converted_is_kept(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> NoReturn:
         raise rs.errors.StorageError("the disk is full")
 
@@ -471,7 +587,10 @@ def test_an_argument_reaches_the_environment(facts: Callable[..., Any], tmp_path
 
 @pytest.mark.parametrize(
     ("env_id", "message", "extra"),
-    [("HalfCheetah-v5", 'MuJoCo is not installed, run `pip install "gymnasium[mujoco]"`', "mujoco"), ("X-v0", "install Atari", "atari")],
+    [
+        ("HalfCheetah-v5", 'MuJoCo is not installed, run `pip install "gymnasium[mujoco]"`', "mujoco"),
+        ("X-v0", "install Atari", "atari"),
+    ],
 )
 def test_a_missing_package_is_named(
     env_id: str, message: str, extra: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -524,11 +643,22 @@ def test_info_tells_everything(recorded: Path, facts: Callable[..., Any]) -> Non
     found = facts("info", recorded, "--commits")
 
     assert found["location"] == str(recorded)
-    assert (found["backend"], found["layout"], found["format_version"], found["steps"]) == ("zarr", "live", "1.0", 600)
+    assert (found["backend"], found["layout"], found["format_version"], found["steps"]) == (
+        "zarr",
+        "live",
+        "1.0",
+        600,
+    )
     assert found["trajectories"]["count"] == found["trajectories"]["ended"] == sum(found["ends"].values())
     assert found["length"].keys() == found["return"].keys() == {"mean", "std", "min", "max"}
     assert found["length"]["mean"] == pytest.approx(600 / found["trajectories"]["count"])
-    assert [field["name"] for field in found["fields"]] == ["observation", "action", "reward", "terminated", "truncated"]
+    assert [field["name"] for field in found["fields"]] == [
+        "observation",
+        "action",
+        "reward",
+        "terminated",
+        "truncated",
+    ]
     assert found["fields"][0] | {"chunk_rows": 0} == {
         "name": "observation",
         "dtype": "float32",
@@ -598,9 +728,18 @@ def test_splits_and_coded_fields_are_counted(facts: Callable[..., Any], tmp_path
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
-    [("10:13", [10, 11, 12]), ("598:", [598, 599]), (":2", [0, 1]), ("-2:", [598, 599]), ("7", [7]), ("-1", [599])],
+    [
+        ("10:13", [10, 11, 12]),
+        ("598:", [598, 599]),
+        (":2", [0, 1]),
+        ("-2:", [598, 599]),
+        ("7", [7]),
+        ("-1", [599]),
+    ],
 )
-def test_rows_are_chosen_as_of_a_list(rows: str, expected: list[int], recorded: Path, facts: Callable[..., Any]) -> None:
+def test_rows_are_chosen_as_of_a_list(
+    rows: str, expected: list[int], recorded: Path, facts: Callable[..., Any]
+) -> None:
     found = facts("show", recorded, f"--rows={rows}", "--fields", "reward,observation")
 
     assert [step["row"] for step in found["steps"]] == expected
@@ -616,13 +755,24 @@ def test_rows_are_aligned(recorded: Path, run: Run) -> None:
     _, out, _ = run("show", recorded)
     lines = out.splitlines()
 
-    assert lines[0].split() == ["row", "index", "step", "observation", "action", "reward", "terminated", "truncated"]
+    assert lines[0].split() == [
+        "row",
+        "index",
+        "step",
+        "observation",
+        "action",
+        "reward",
+        "terminated",
+        "truncated",
+    ]
     assert [line.split()[0] for line in lines[1:11]] == [str(row) for row in range(10)]
     assert len({len(line) for line in lines[1:11]}) == 1
     assert lines[-1] == "10 of 600 steps; --rows A:B shows others, --rows : all"
 
 
-def test_a_trajectory_is_shown_with_what_is_known_of_it(recorded: Path, facts: Callable[..., Any], run: Run) -> None:
+def test_a_trajectory_is_shown_with_what_is_known_of_it(
+    recorded: Path, facts: Callable[..., Any], run: Run
+) -> None:
     found = facts("show", recorded, "--trajectory", 2)
 
     with rs.open(recorded) as buffer:
@@ -644,25 +794,38 @@ def test_where_chooses_among_trajectories(recorded: Path, facts: Callable[..., A
 
     table = facts("show", recorded, "--trajectories", "--where", "length > 20")["trajectories"]
     assert [row["index"] for row in table] == chosen.index.tolist()
-    assert facts("show", recorded, "--where", "length > 20", "--trajectory", 0)["trajectory"]["length"] == lengths[chosen.index[0]]
-    assert [step["row"] for step in facts("show", recorded, "--where", "length > 20", "--rows", ":")["steps"]] == rows
+    assert (
+        facts("show", recorded, "--where", "length > 20", "--trajectory", 0)["trajectory"]["length"]
+        == lengths[chosen.index[0]]
+    )
+    assert [
+        step["row"] for step in facts("show", recorded, "--where", "length > 20", "--rows", ":")["steps"]
+    ] == rows
 
 
-def test_large_values_are_abbreviated_and_json_has_no_nan(run: Run, facts: Callable[..., Any], tmp_path: Path) -> None:
+def test_large_values_are_abbreviated_and_json_has_no_nan(
+    run: Run, facts: Callable[..., Any], tmp_path: Path
+) -> None:
     with rs.create(tmp_path / "a.zarr", own_schema()) as buffer:
         buffer.append(own_rows([1.0, float("nan"), float("-inf")]))
 
     out = run("show", tmp_path / "a.zarr")[1]
     assert "8x8 0…0" in out
     assert "[0 0 0 … 0]" in out
-    assert [step["reward"] for step in facts("show", tmp_path / "a.zarr")["steps"]] == [1.0, "NaN", "-Infinity"]
+    assert [step["reward"] for step in facts("show", tmp_path / "a.zarr")["steps"]] == [
+        1.0,
+        "NaN",
+        "-Infinity",
+    ]
     assert facts("info", tmp_path / "a.zarr")["steps"] == 3
 
 
 # --- convert, verify, repair, publish
 
 
-def test_converting_and_back_loses_nothing(recorded: Path, facts: Callable[..., Any], run: Run, tmp_path: Path) -> None:
+def test_converting_and_back_loses_nothing(
+    recorded: Path, facts: Callable[..., Any], run: Run, tmp_path: Path
+) -> None:
     facts("convert", recorded, tmp_path / "a.h5", "--layout", "archive")
     code, out, err = run("convert", tmp_path / "a.h5", tmp_path / "b.zarr", "--layout", "live")
 
@@ -785,7 +948,11 @@ def test_the_script_for_completion_is_printed(shell: str, run: Run) -> None:
 
 
 def test_commands_are_completed() -> None:
-    environment = os.environ | {"_REPLAYSTORE_COMPLETE": "bash_complete", "COMP_WORDS": "replaystore re", "COMP_CWORD": "1"}
+    environment = os.environ | {
+        "_REPLAYSTORE_COMPLETE": "bash_complete",
+        "COMP_WORDS": "replaystore re",
+        "COMP_CWORD": "1",
+    }
     done = subprocess.run(command(), env=environment, capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["plain,record", "plain,repair"]
@@ -797,7 +964,9 @@ def test_commands_are_completed() -> None:
 def test_progress_goes_to_a_terminal_on_stderr_only(tmp_path: Path) -> None:
     here, there = pty.openpty()
     arguments = command("record", "CartPole-v1", tmp_path / "a.zarr", "--steps", 20_000, "--json")
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=there, env=os.environ | {"TERM": "xterm"}) as process:
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=there, env=os.environ | {"TERM": "xterm"}
+    ) as process:
         os.close(there)
         out = process.communicate(timeout=60)[0]
     shown = os.read(here, 1 << 16).decode()
@@ -818,7 +987,10 @@ def test_output_that_cannot_be_written_is_one_line(recorded: Path, arguments: tu
         command = [sys.executable, "-m", "replaystore", arguments[0], str(recorded), *arguments[1:]]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     reason = os.strerror(errno.ENOSPC)
-    assert (done.returncode, done.stderr) == (1, f"replaystore: error: the output cannot be written: {reason}\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"replaystore: error: the output cannot be written: {reason}\n",
+    )
 
 
 def test_a_command_whose_output_is_closed_does_what_it_does(recorded: Path) -> None:

@@ -1,4 +1,5 @@
-"""Encoded chunks: zarr-python and h5py read ours and we read theirs, and nothing damaged or oversized is taken."""
+"""Encoded chunks: zarr-python and h5py read ours and we read theirs, and nothing damaged or oversized is
+taken."""
 
 from __future__ import annotations
 
@@ -23,7 +24,15 @@ from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
 from replaystore.backends import ArraySpec, Codec
-from replaystore.backends.codecs import ChunkCodec, codec_for, crc32c, extend, hdf5_filters, parse_codec, zarr_codecs
+from replaystore.backends.codecs import (
+    ChunkCodec,
+    codec_for,
+    crc32c,
+    extend,
+    hdf5_filters,
+    parse_codec,
+    zarr_codecs,
+)
 from replaystore.errors import CorruptError, SchemaError
 
 Kind = Literal["zarr", "hdf5"]
@@ -34,13 +43,17 @@ DTYPES = ["bool", "u1", "i1", "f2", "u2", "i4", "f4", "i8", "f8", "c8", "c16"]
 _protocols: list[type[Codec]] = [ChunkCodec]
 
 
-def spec_of(dtype: str, codec: str | None, *, shape: tuple[int, ...] = (3, 5), chunk_rows: int = 7) -> ArraySpec:
+def spec_of(
+    dtype: str, codec: str | None, *, shape: tuple[int, ...] = (3, 5), chunk_rows: int = 7
+) -> ArraySpec:
     return ArraySpec(np.dtype(dtype), shape, chunk_rows, chunks_per_shard=4, codec=codec)
 
 
 def rows_of(spec: ArraySpec, count: int, seed: int = 0) -> NDArray[Any]:
     values = np.random.default_rng(seed).integers(0, 3, (count, *spec.shape))
-    rows: NDArray[Any] = (values.astype(spec.dtype) * (1 + 2j) if spec.dtype.kind == "c" else values).astype(spec.dtype)
+    rows: NDArray[Any] = (values.astype(spec.dtype) * (1 + 2j) if spec.dtype.kind == "c" else values).astype(
+        spec.dtype
+    )
     return rows
 
 
@@ -55,17 +68,43 @@ def decoded(codec: ChunkCodec, data: Any, spec: ArraySpec) -> NDArray[Any]:
 
 @pytest.mark.parametrize(
     ("text", "parsed"),
-    [("zstd:1", ("zstd", 1)), ("zstd:22", ("zstd", 22)), ("gzip:5", ("gzip", 5)), ("zstd", ("zstd", 1)), ("gzip", ("gzip", 1))],
+    [
+        ("zstd:1", ("zstd", 1)),
+        ("zstd:22", ("zstd", 22)),
+        ("gzip:5", ("gzip", 5)),
+        ("zstd", ("zstd", 1)),
+        ("gzip", ("gzip", 1)),
+    ],
 )
 def test_a_codec_is_a_name_and_a_level(text: str, parsed: tuple[str, int]) -> None:
     assert parse_codec(text) == parsed
 
 
 @pytest.mark.parametrize(
-    "text", ["", "raw", "lz4:1", "zstd:", "zstd:0", "zstd:23", "zstd:-1", "zstd:1:1", "gzip:10", "gzip:01", "gzip:²", "ZSTD:1"]
+    "text",
+    [
+        "",
+        "raw",
+        "lz4:1",
+        "zstd:",
+        "zstd:0",
+        "zstd:23",
+        "zstd:-1",
+        "zstd:1:1",
+        "gzip:10",
+        "gzip:01",
+        "gzip:²",
+        "ZSTD:1",
+    ],
 )
 def test_an_unknown_codec_or_level_is_refused_with_the_list_of_those_known(text: str) -> None:
-    with pytest.raises(SchemaError, match=r'known are "raw", "zstd:LEVEL" with 1 <= LEVEL <= 22, "gzip:LEVEL" with 1 <= LEVEL <= 9'):
+    with pytest.raises(
+        SchemaError,
+        match=(
+            r'known are "raw", "zstd:LEVEL" with 1 <= LEVEL <= 22, '
+            r'"gzip:LEVEL" with 1 <= LEVEL <= 9'
+        ),
+    ):
         parse_codec(text)
 
 
@@ -87,7 +126,9 @@ def test_what_is_encoded_is_decoded_to_the_same_bytes(kind: Kind, codec: str, da
     dtype = np.dtype(data.draw(st.sampled_from(DTYPES)))
     shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=3, max_side=5))
     spec = ArraySpec(dtype, shape, data.draw(st.integers(1, 9)), codec=codec)
-    plain = np.frombuffer(data.draw(st.binary(min_size=spec.chunk_bytes, max_size=spec.chunk_bytes)), np.uint8)
+    plain = np.frombuffer(
+        data.draw(st.binary(min_size=spec.chunk_bytes, max_size=spec.chunk_bytes)), np.uint8
+    )
     chunk_codec = codec_for(kind, spec)
     stored = chunk_codec.encode(plain)
     assert chunk_codec.encode(plain.data) == chunk_codec.encode(bytearray(plain)) == stored
@@ -129,14 +170,18 @@ def test_several_threads_may_use_one_codec(kind: Kind, name: str) -> None:
 
 def sharded(spec: ArraySpec) -> Any:
     codec, level = parse_codec(spec.codec or "")
-    inner = [BytesCodec(), ZstdCodec(level=level) if codec == "zstd" else GzipCodec(level=level), Crc32cCodec()]
+    inner = [
+        BytesCodec(),
+        ZstdCodec(level=level) if codec == "zstd" else GzipCodec(level=level),
+        Crc32cCodec(),
+    ]
     return ShardingCodec(chunk_shape=(spec.chunk_rows, *spec.shape), codecs=inner, index_location="start")
 
 
 def create_zarr(path: Path, spec: ArraySpec, rows: int) -> Any:
     return zarr.create_array(
-        store=str(path), shape=(rows, *spec.shape), dtype=spec.dtype, chunks=(spec.shard_rows, *spec.shape), filters=None, compressors=None,
-        serializer=sharded(spec), config={"write_empty_chunks": True},
+        store=str(path), shape=(rows, *spec.shape), dtype=spec.dtype, chunks=(spec.shard_rows, *spec.shape),
+        filters=None, compressors=None, serializer=sharded(spec), config={"write_empty_chunks": True},
     )  # fmt: skip
 
 
@@ -158,7 +203,9 @@ def test_zarr_python_reads_our_chunks_and_we_read_its(tmp_path: Path, dtype: str
             assert ours.encode(part) == stored
 
     chunks = [ours.encode(part) for part in np.split(rows[::-1], 4)]
-    index = np.array([(68 + sum(map(len, chunks[:number])), len(chunk)) for number, chunk in enumerate(chunks)], "<u8")
+    index = np.array(
+        [(68 + sum(map(len, chunks[:number])), len(chunk)) for number, chunk in enumerate(chunks)], "<u8"
+    )
     shard.write_bytes(index.tobytes() + crc32c(index).to_bytes(4, "little") + b"".join(chunks))
     assert np.array_equal(zarr.open_array(str(tmp_path), mode="r")[:], rows[::-1])
 
@@ -200,7 +247,9 @@ def test_h5py_reads_our_chunks_and_we_read_its(tmp_path: Path, dtype: str, codec
         assert file["rows"].dtype == spec.dtype
         assert np.array_equal(file["rows"][:], rows)
     with h5py.File(tmp_path / "theirs.h5", "w") as file:
-        file.create_dataset("rows", data=rows, chunks=(7, 3, 5), compression="gzip", shuffle=True, fletcher32=True)
+        file.create_dataset(
+            "rows", data=rows, chunks=(7, 3, 5), compression="gzip", shuffle=True, fletcher32=True
+        )
         for start in (0, 7):
             _, stored = file["rows"].id.read_direct_chunk((start, 0, 0))
             assert np.array_equal(decoded(ours, stored, spec), rows[start : start + 7])
@@ -212,9 +261,18 @@ def test_h5py_sees_the_filters_that_it_would_set_itself(tmp_path: Path) -> None:
         with h5py.File(tmp_path / f"{dtype}.h5", "w") as file:
             ours = create_hdf5(file, spec, 7).id.get_create_plist()
             theirs = file.create_dataset(
-                "theirs", (7, 3, 5), spec.dtype, chunks=(7, 3, 5), compression="gzip", shuffle=spec.dtype.itemsize > 1, fletcher32=True
+                "theirs",
+                (7, 3, 5),
+                spec.dtype,
+                chunks=(7, 3, 5),
+                compression="gzip",
+                shuffle=spec.dtype.itemsize > 1,
+                fletcher32=True,
             ).id.get_create_plist()
-            found = [[plist.get_filter(number) for number in range(plist.get_nfilters())] for plist in (ours, theirs)]
+            found = [
+                [plist.get_filter(number) for number in range(plist.get_nfilters())]
+                for plist in (ours, theirs)
+            ]
             assert found[0] == sorted(found[0], key=lambda one: (2, 1, 3).index(one[0]))
             assert sorted(found[0]) == sorted(found[1])
 
@@ -269,13 +327,17 @@ def test_any_flipped_bit_and_any_cut_is_found(kind: Kind, name: str, data: st.Da
 @pytest.mark.parametrize("name", ["zstd:1", "gzip:1"])
 @settings(max_examples=60, deadline=None)
 @given(payload=st.binary(min_size=1, max_size=200))
-def test_bytes_that_are_no_chunk_are_refused_though_their_checksum_is_right(kind: Kind, name: str, payload: bytes) -> None:
+def test_bytes_that_are_no_chunk_are_refused_though_their_checksum_is_right(
+    kind: Kind, name: str, payload: bytes
+) -> None:
     spec = spec_of("f4", name)
     codec = codec_for(kind, spec)
     if name.startswith("zstd"):
         payload = codec.encode(rows_of(spec, 7))[:6] + payload
     with pytest.raises(CorruptError):
-        codec.decode(payload + codec.seal(np.frombuffer(payload, np.uint8)), np.empty(spec.chunk_bytes, np.uint8))
+        codec.decode(
+            payload + codec.seal(np.frombuffer(payload, np.uint8)), np.empty(spec.chunk_bytes, np.uint8)
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -308,7 +370,8 @@ def test_a_decompression_bomb_is_refused_before_it_takes_memory(kind: Kind) -> N
     bombs = [
         ("zstd:1", zstd.compress(zeros, 1)),  # says its size
         ("zstd:1", zstd_bomb(4000, b"\x00\x58")),  # does not say it
-        ("zstd:1", zstd_bomb(4000, b"\x60" + (1000 - 256).to_bytes(2, "little"))),  # says the chunk's size and holds more
+        # Says the chunk's size and holds more.
+        ("zstd:1", zstd_bomb(4000, b"\x60" + (1000 - 256).to_bytes(2, "little"))),
         ("zstd:1", good + zstd_bomb(4000, b"\x00\x58")),  # a second frame
         ("gzip:1", deflated),
     ]
@@ -326,7 +389,9 @@ def test_a_decompression_bomb_is_refused_before_it_takes_memory(kind: Kind) -> N
         stored = [intact, data, intact] if name == "zstd:1" else [data]
         checksums = [codec.checksum(one) for one in stored]
         tracemalloc.start()
-        assert codec.decode_all(stored, checksums, np.zeros((3, 1000), np.uint8), range(len(stored))) == [len(stored) // 2]
+        assert codec.decode_all(stored, checksums, np.zeros((3, 1000), np.uint8), range(len(stored))) == [
+            len(stored) // 2
+        ]
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 2 * len(data) + (1 << 20)
@@ -336,7 +401,9 @@ def test_a_decompression_bomb_is_refused_before_it_takes_memory(kind: Kind) -> N
 @pytest.mark.parametrize("name", ["zstd:1", "gzip:1"])
 @pytest.mark.parametrize("chunk_rows", [7, 4000, 50_000])
 @pytest.mark.parametrize("places", [[7, 0, 3, 2, 11, 8], [3, 4, 5, 6, 7, 8]])
-def test_of_several_chunks_those_that_are_wrong_are_told(kind: Kind, name: str, chunk_rows: int, places: list[int]) -> None:
+def test_of_several_chunks_those_that_are_wrong_are_told(
+    kind: Kind, name: str, chunk_rows: int, places: list[int]
+) -> None:
     spec = spec_of("f4", name, chunk_rows=chunk_rows)
     codec = codec_for(kind, spec)
     chunks = [rows_of(spec, chunk_rows, seed) for seed in range(6)]
@@ -388,7 +455,13 @@ def test_nothing_may_follow_a_deflated_chunk(kind: Kind, second: bytes) -> None:
 
 def test_crc32c_is_the_one_of_rfc_3720_for_every_kind_of_buffer() -> None:
     digits = b"123456789"
-    for buffer in (digits, bytearray(digits), memoryview(digits), np.frombuffer(digits, np.uint8), memoryview(bytearray(digits))[:]):
+    for buffer in (
+        digits,
+        bytearray(digits),
+        memoryview(digits),
+        np.frombuffer(digits, np.uint8),
+        memoryview(bytearray(digits))[:],
+    ):
         assert crc32c(buffer) == 0xE3069283
     assert crc32c(np.frombuffer(digits[:8], "<u4").reshape(2, 1)) == crc32c(digits[:8])
     assert crc32c(b"") == 0
@@ -400,5 +473,8 @@ def test_a_checksum_can_be_extended(first: bytes, second: bytes) -> None:
 
 
 def test_numcodecs_is_imported_when_it_is_needed() -> None:
-    code = "import sys, replaystore.backends.codecs, replaystore.chunks.coded; sys.exit('numcodecs' in sys.modules)"
+    code = (
+        "import sys, replaystore.backends.codecs, replaystore.chunks.coded; sys.exit('numcodecs' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,5 @@
-"""Columns of encoded rows against plain NumPy arrays: decoded, cached and damaged; and the files of other libraries."""
+"""Columns of encoded rows against plain NumPy arrays: decoded, cached and damaged; and the files of other
+libraries."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def wide() -> ArraySpec:
 
 
 def compressible(spec: ArraySpec, count: int) -> Rows:
-    rows: Rows = (np.arange(count * math.prod(spec.shape)) // 50).astype(spec.dtype).reshape(count, *spec.shape)
+    rows: Rows = (
+        (np.arange(count * math.prod(spec.shape)) // 50).astype(spec.dtype).reshape(count, *spec.shape)
+    )
     return rows
 
 
@@ -65,7 +68,11 @@ def test_coded_rows_are_the_rows_that_were_encoded(
     rows = random_rows(spec, data.draw(st.integers(0, 60)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coded, "JOB_BYTES", job)
-        column = Coded(files, kind, spec, rows, gap=gap).column() if spec.row_bytes else empty_items(files, spec, rows)
+        column = (
+            Coded(files, kind, spec, rows, gap=gap).column()
+            if spec.row_bytes
+            else empty_items(files, spec, rows)
+        )
         first = 0
         for _ in range(3):
             check_reads(column, rows, first, data)
@@ -134,7 +141,10 @@ def test_few_encoded_chunks_are_in_memory_at_once(wide: ArraySpec, monkeypatch: 
 
     def read(name: str, offset: int, length: int) -> bytes:
         with lock:
-            waiting[0] += sum(entry.object == name and offset <= entry.offset < offset + length for entry in store.entries.values())
+            waiting[0] += sum(
+                entry.object == name and offset <= entry.offset < offset + length
+                for entry in store.entries.values()
+            )
             most[0] = max(most[0], waiting[0])
         return read_bytes(name, offset, length)
 
@@ -165,13 +175,22 @@ def test_a_missing_chunk_is_an_error_and_not_fill_values(wide: ArraySpec, chunks
     store = Coded(MemoryFiles("test"), "zarr", wide, compressible(wide, 128 * chunks))
     column = store.column()
     entry = store.entries.pop(chunks - 1)
-    message = rf"chunk {chunks - 1} of steps/x \(rows {128 * chunks - 128} to {128 * chunks}\) is missing; run `replaystore verify`"
+    message = (
+        rf"chunk {chunks - 1} of steps/x \(rows {128 * chunks - 128} to {128 * chunks}\) is missing; "
+        r"run `replaystore verify`"
+    )
     with pytest.raises(CorruptError, match=message):
         column.read(0, 128 * chunks)
     with pytest.raises(CorruptError, match=message):
         column.take(ints(0, 128 * chunks - 1))
     store.entries[chunks - 1] = ChunkEntry("nowhere", entry.offset, entry.length)
-    with pytest.raises(CorruptError, match=r"memory:test/nowhere, byte \d+: chunk .* is missing: no such file"):
+    with pytest.raises(
+        CorruptError,
+        match=(
+            r"memory:test/nowhere, byte \d+: chunk .* is missing: no "
+            r"such file"
+        ),
+    ):
         column.read(0, 128 * chunks)
 
 
@@ -180,7 +199,13 @@ def test_swapped_flipped_and_cut_chunks_are_found_and_named(wide: ArraySpec) -> 
     store = Coded(MemoryFiles("test"), "zarr", wide, rows)
     column, good = store.column(), dict(store.entries)
     store.entries[2] = good[3]
-    with pytest.raises(CorruptError, match=rf"test/c/0, byte {good[3].offset}: chunk 2 of steps/x .* is not the one that was committed"):
+    with pytest.raises(
+        CorruptError,
+        match=(
+            rf"test/c/0, byte {good[3].offset}: chunk 2 of steps/x .* is not "
+            r"the one that was committed"
+        ),
+    ):
         column.read(0, len(rows))
     store.checksums[2] = None  # not known: another chunk's rows cannot be told from its own
     assert same(column.read(256, 384), rows[384:512])
@@ -193,7 +218,13 @@ def test_swapped_flipped_and_cut_chunks_are_found_and_named(wide: ArraySpec) -> 
             column.read(250, 300)
     store.entries[2] = good[2]
     store.files.resize("c/1", good[7].offset + good[7].length - 1)
-    with pytest.raises(CorruptError, match=rf"test/c/1, byte {good[7].offset}: chunk 7 of steps/x .* lies past the end of the file"):
+    with pytest.raises(
+        CorruptError,
+        match=(
+            rf"test/c/1, byte {good[7].offset}: chunk 7 of steps/x .* lies "
+            r"past the end of the file"
+        ),
+    ):
         column.read(0, len(rows))
     assert same(column.read(0, 128 * 7), rows[: 128 * 7])
 
@@ -283,7 +314,11 @@ def test_a_tail_has_to_continue_the_column(wide: ArraySpec) -> None:
     assert column.first == 128
     with pytest.raises(EvictedError, match="row 127 has been dropped"):
         column.read(127, 130)
-    for first, rows in ((256, np.empty((1, 32, 31), "f4")), (256, np.empty((1, 32, 32), "f8")), (126, np.empty((1, 32, 32), "f4"))):
+    for first, rows in (
+        (256, np.empty((1, 32, 31), "f4")),
+        (256, np.empty((1, 32, 32), "f8")),
+        (126, np.empty((1, 32, 32), "f4")),
+    ):
         with pytest.raises(SchemaError, match="do not continue rows of float32"):
             column.set_tail(first, rows)
     column.set_tail(100, store.rows[100:200])  # of a ring: rows that it has dropped
@@ -304,7 +339,8 @@ from replaystore.backends.files import MemoryFiles
 from replaystore.chunks import coded
 
 spec = ArraySpec(np.dtype("f4"), (1024,), 256, codec="zstd:1")
-files, codec, rows = MemoryFiles("test"), codec_for("zarr", spec), np.arange(2048 * 1024, dtype="f4").reshape(2048, 1024)
+files, codec = MemoryFiles("test"), codec_for("zarr", spec)
+rows = np.arange(2048 * 1024, dtype="f4").reshape(2048, 1024)
 files.create("a")
 entries = {}
 for chunk in range(8):
@@ -325,7 +361,9 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_gets_threads_and_locks_of_its_own() -> None:
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=False, timeout=60).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=False, timeout=60).returncode == 0
+    )
 
 
 # --- files of other libraries
@@ -335,7 +373,10 @@ def test_a_forked_child_gets_threads_and_locks_of_its_own() -> None:
 def test_shards_that_zarr_python_wrote_are_read_mapped_and_decoded(tmp_path: Path) -> None:
     spec = ArraySpec(np.dtype("f4"), (16,), 64, 4, codec="zstd:1")
     rows = random_rows(spec, 256 * 2 + 64 * 3)
-    codecs: dict[str, list[Any]] = {"raw": [BytesCodec()], "coded": [BytesCodec(), ZstdCodec(level=1), Crc32cCodec()]}
+    codecs: dict[str, list[Any]] = {
+        "raw": [BytesCodec()],
+        "coded": [BytesCodec(), ZstdCodec(level=1), Crc32cCodec()],
+    }
     for name, inner in codecs.items():
         array: Any = zarr.create_array(
             store=str(tmp_path / name),
@@ -363,7 +404,11 @@ def test_shards_that_zarr_python_wrote_are_read_mapped_and_decoded(tmp_path: Pat
     extents = []
     for shard in range(3):  # its index is not padded to a page as ours is: move the chunks
         data = files.read(f"raw/c/{shard}/0")
-        chunks = [data[entry.offset : entry.offset + entry.length] for number, entry in entries["raw"].items() if number // 4 == shard]
+        chunks = [
+            data[entry.offset : entry.offset + entry.length]
+            for number, entry in entries["raw"].items()
+            if number // 4 == shard
+        ]
         index = np.full((4, 2), 2**64 - 1, "<u8")
         index[: len(chunks)] = [(PAGE + number * PAGE, PAGE) for number in range(len(chunks))]
         head = index.tobytes() + crc32c(index).to_bytes(4, "little")
@@ -384,19 +429,32 @@ def test_chunks_of_an_hdf5_file_are_read_mapped_and_decoded(tmp_path: Path) -> N
     entries: dict[str, dict[int, ChunkEntry]] = {}
     with h5py.File(tmp_path / "a.h5", "w", alignment_threshold=PAGE, alignment_interval=PAGE) as file:
         file.create_dataset("raw", data=rows, chunks=(64, 16))
-        file.create_dataset("coded", data=rows, chunks=(64, 16), compression="gzip", compression_opts=2, shuffle=True, fletcher32=True)
+        file.create_dataset(
+            "coded",
+            data=rows,
+            chunks=(64, 16),
+            compression="gzip",
+            compression_opts=2,
+            shuffle=True,
+            fletcher32=True,
+        )
         assert [code for code, _, _ in hdf5_filters(spec)] == [2, 1, 3]
         for name in ("raw", "coded"):
             found = entries[name] = {}
             file[name].id.chunk_iter(
-                lambda info, found=found: found.update({info.chunk_offset[0] // 64: ChunkEntry("a.h5", info.byte_offset, info.size)})
+                lambda info, found=found: found.update(
+                    {info.chunk_offset[0] // 64: ChunkEntry("a.h5", info.byte_offset, info.size)}
+                )
             )
     files = Files(tmp_path, writable=False)
     column = CodedColumn(files, spec, codec_for("hdf5", spec), entries["coded"].get, lambda _: None)
     column.set_tail(len(rows), rows[:0])
     assert same(column.read(0, len(rows)), rows)
     raw = raw_column(files, spec)
-    raw.extend([Extent("a.h5", entries["raw"][chunk].offset, entries["raw"][chunk].length) for chunk in range(20)], len(rows))
+    raw.extend(
+        [Extent("a.h5", entries["raw"][chunk].offset, entries["raw"][chunk].length) for chunk in range(20)],
+        len(rows),
+    )
     assert raw.mapped
     assert same(raw.read(0, len(rows)), rows)
     files.close()

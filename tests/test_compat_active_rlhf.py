@@ -59,9 +59,16 @@ def test_a_buffer_in_memory_follows_the_rules(
 
 
 @settings(max_examples=30)
-@given(capacity=st.integers(1, 12), operations=st.lists(adding | adding | other, max_size=9), suffix=st.sampled_from(STORES))
+@given(
+    capacity=st.integers(1, 12),
+    operations=st.lists(adding | adding | other, max_size=9),
+    suffix=st.sampled_from(STORES),
+)
 def test_a_buffer_saved_again_and_again_is_the_same_when_loaded(
-    tmp_path_factory: pytest.TempPathFactory, capacity: int, operations: list[tuple[str, int, str]], suffix: str
+    tmp_path_factory: pytest.TempPathFactory,
+    capacity: int,
+    operations: list[tuple[str, int, str]],
+    suffix: str,
 ) -> None:
     place = tmp_path_factory.mktemp("saved") / f"b{suffix}"
     buffer, model = new(capacity), Model(capacity)
@@ -111,7 +118,11 @@ def test_the_likelier_fragments_are_those_above_the_mean(counts: list[int]) -> N
         step(buffer, model, "add", count, "train", Path())
     model.score()
     if any(known["length"] >= LENGTH for known in model.trajectories):
-        assert_batch(lambda: buffer.sample_by_on_policiness(5, Teacher()), lambda: model.fragments(5, "train", by_score=True), model)
+        assert_batch(
+            lambda: buffer.sample_by_on_policiness(5, Teacher()),
+            lambda: model.fragments(5, "train", by_score=True),
+            model,
+        )
         assert [vars(info) for info in buffer.trajectories] == model.trajectories
 
 
@@ -141,9 +152,16 @@ class Policy(torch.nn.Module):
             if outer == 64 and scale != gain:
                 yield torch.nn.Tanh()
 
-    def get_action_and_value(self, obs: torch.Tensor, acts: torch.Tensor) -> tuple[Any, torch.Tensor, None, None]:
+    def get_action_and_value(
+        self, obs: torch.Tensor, acts: torch.Tensor
+    ) -> tuple[Any, torch.Tensor, None, None]:
         mean = self.mean(obs)
-        return acts, torch.distributions.Normal(mean, torch.exp(self.deviation.expand_as(mean))).log_prob(acts).sum(1), None, None
+        return (
+            acts,
+            torch.distributions.Normal(mean, torch.exp(self.deviation.expand_as(mean))).log_prob(acts).sum(1),
+            None,
+            None,
+        )
 
 
 def policy() -> Policy:
@@ -160,7 +178,10 @@ def attempt(function: Callable[[], Any]) -> Any:
     except (ValueError, RuntimeError) as error:
         return f"{'ValueError' if isinstance(error, ValueError) else 'RuntimeError'}: {error}"
     tensors = {name: getattr(batch, name) for name in NAMES}
-    return {name: {"shape": list(t.shape), "dtype": str(t.dtype), "sha256": digest(t)} for name, t in tensors.items()}
+    return {
+        name: {"shape": list(t.shape), "dtype": str(t.dtype), "sha256": digest(t)}
+        for name, t in tensors.items()
+    }
 
 
 def as_expected(found: Any, known: Any) -> bool:
@@ -170,7 +191,9 @@ def as_expected(found: Any, known: Any) -> bool:
 
 @pytest.mark.parametrize("suffix", ["", ".pkl", *STORES])
 @pytest.mark.parametrize("name", EXPECTED)
-def test_files_of_the_original_are_loaded_and_sampled_as_it_does(name: str, suffix: str, tmp_path: Path) -> None:
+def test_files_of_the_original_are_loaded_and_sampled_as_it_does(
+    name: str, suffix: str, tmp_path: Path
+) -> None:
     expected = EXPECTED[name]
     buffer = ReplayBuffer.load(DATA / expected["file"], device="cpu")
     if suffix:
@@ -179,19 +202,32 @@ def test_files_of_the_original_are_loaded_and_sampled_as_it_does(name: str, suff
 
     for key in ("capacity", "size", "pos", "global_step", "fragment_length"):
         assert getattr(buffer, key) == expected[key]
-    facts = [{key: value for key, value in known.items() if key != "content_sha256"} for known in expected["trajectories"]]
+    facts = [
+        {key: value for key, value in known.items() if key != "content_sha256"}
+        for known in expected["trajectories"]
+    ]
     assert [vars(info) for info in buffer.trajectories] == facts
-    assert {field: digest(getattr(buffer, field)[:]) for field in NAMES} == {f: expected["tensors"][f]["storage_sha256"] for f in NAMES}
+    assert {field: digest(getattr(buffer, field)[:]) for field in NAMES} == {
+        f: expected["tensors"][f]["storage_sha256"] for f in NAMES
+    }
     assert buffer.get_trajectory_statistics() == expected["statistics"]
     for split, known in expected["get_all_trajectories"].items():
-        assert as_expected(attempt(lambda split=split: buffer.get_all_trajectories(None if split == "None" else split)), known)
+        assert as_expected(
+            attempt(lambda split=split: buffer.get_all_trajectories(None if split == "None" else split)),
+            known,
+        )
     seeded = expected["seeded"]
     assert as_expected(attempt(lambda: buffer.sample(6)), seeded["sample(6)"])
     for split in ("train", "val"):
-        assert as_expected(attempt(lambda split=split: buffer.sample2(6, split)), seeded[f"sample2(6,'{split}')"])
+        assert as_expected(
+            attempt(lambda split=split: buffer.sample2(6, split)), seeded[f"sample2(6,'{split}')"]
+        )
     if "scores_after_update" in expected:
         agent = policy()
-        assert attempt(lambda: buffer.sample_by_on_policiness(6, agent)) == seeded["sample_by_on_policiness(6,agent(torch seed 99))"]
+        assert (
+            attempt(lambda: buffer.sample_by_on_policiness(6, agent))
+            == seeded["sample_by_on_policiness(6,agent(torch seed 99))"]
+        )
         assert [info.on_policiness_score for info in buffer.trajectories] == expected["scores_after_update"]
         assert buffer.get_trajectory_statistics() == expected["statistics_after_update"]
 
@@ -210,7 +246,14 @@ def test_rewards_and_dones_may_be_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value"), [(0, torch.zeros(4, 3)), (1, torch.zeros(3, 1)), (2, torch.zeros(4, 2)), (3, torch.zeros(5)), (2, ["a"] * 4)]
+    ("place", "value"),
+    [
+        (0, torch.zeros(4, 3)),
+        (1, torch.zeros(3, 1)),
+        (2, torch.zeros(4, 2)),
+        (3, torch.zeros(5)),
+        (2, ["a"] * 4),
+    ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(place: int, value: Any) -> None:
     buffer, model = filled(10, 6), Model(10)
@@ -259,7 +302,9 @@ def test_statistics_of_an_empty_buffer_are_logged() -> None:
     names += [f"{kind}_on_policiness_score" for kind in ("mean", "std", "min", "max")]
     assert [tag for tag, _, _ in logged] == [f"replay_buffer/{name}" for name in names] * 2
     assert logged[:8] == [(f"replay_buffer/{name}", 0, 3) for name in names]
-    assert logged[8:12] == [(f"replay_buffer/{name}", value, 4) for name, value in zip(names, (1, 1, 0, 2.0), strict=False)]
+    assert logged[8:12] == [
+        (f"replay_buffer/{name}", value, 4) for name, value in zip(names, (1, 1, 0, 2.0), strict=False)
+    ]
 
 
 def test_a_bare_file_name_can_be_saved_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +320,10 @@ def test_a_bare_file_name_can_be_saved_to(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_rollout_is_one_trajectory_in_which_environments_take_turns() -> None:
     obs, acts, rews, dones = rows(0, 6)
     rollout = SimpleNamespace(
-        obs=obs.reshape(3, 2, 2), actions=acts.reshape(3, 2, 1), rewards=rews.reshape(3, 2), dones=dones.reshape(3, 2)
+        obs=obs.reshape(3, 2, 2),
+        actions=acts.reshape(3, 2, 1),
+        rewards=rews.reshape(3, 2),
+        dones=dones.reshape(3, 2),
     )
     buffer = new(10)
 
@@ -352,7 +400,10 @@ def test_what_cannot_be_loaded_is_said_in_one_line(kind: str, error: type[Except
 def test_another_environment_is_refused(suffix: str, tmp_path: Path) -> None:
     filled(10, 4).save(tmp_path / f"b{suffix}")
 
-    with pytest.raises(SchemaError, match="observations of 2 numbers and actions of 1, and envs has 3 and 1: pass the environment"):
+    with pytest.raises(
+        SchemaError,
+        match=("observations of 2 numbers and actions of 1, and envs has 3 and 1: pass the environment"),
+    ):
         ReplayBuffer.load(tmp_path / f"b{suffix}", spaces(3), device="cpu")
 
 

@@ -76,7 +76,15 @@ def test_a_lazy_tensor_does_what_a_tensor_does(lazy: ReplayBuffer) -> None:
     obs, expected = lazy.obs, filled(10, 4, 5, 3).obs
 
     assert isinstance(obs, LazyTensor)
-    assert (len(obs), obs.shape, obs.size(), obs.size(1), obs.ndim, obs.dim(), obs.numel()) == (10, (10, 2), (10, 2), 2, 2, 2, 20)
+    assert (len(obs), obs.shape, obs.size(), obs.size(1), obs.ndim, obs.dim(), obs.numel()) == (
+        10,
+        (10, 2),
+        (10, 2),
+        2,
+        2,
+        2,
+        20,
+    )
     assert (obs.dtype, obs.device) == (torch.float32, torch.device("cpu"))
     for function in (
         lambda x: x.cpu(),
@@ -177,21 +185,32 @@ def test_saving_again_writes_only_what_is_new(tmp_path: Path) -> None:
     with open_buffer(place) as store:
         assert (store.provenance, len(store), store.num_trajectories) == (made, 5500, 5)
         assert store.trajectories["split"].tolist() == ["train"] * 2 + ["val"] * 3
-        assert store.trajectories["on_policiness_score"].tolist() == [info.on_policiness_score for info in buffer.trajectories]
+        assert store.trajectories["on_policiness_score"].tolist() == [
+            info.on_policiness_score for info in buffer.trajectories
+        ]
 
 
 def test_a_store_that_was_recorded_can_be_sampled_but_not_added_to(tmp_path: Path) -> None:
     flags = {name: Field(np.dtype(bool), (), name) for name in ("terminated", "truncated")}
     shapes = {"observation": (2,), "action": (1,), "reward": ()}
-    schema = Schema({name: Field(np.dtype(np.float32), shape, name) for name, shape in shapes.items()} | flags)
+    schema = Schema(
+        {name: Field(np.dtype(np.float32), shape, name) for name, shape in shapes.items()} | flags
+    )
     obs, acts, rews, _ = (values.numpy() for values in rows(0, 30))
     ends = np.arange(30) % 10 == 9
     with create(tmp_path / "b.zarr", schema) as store:
-        columns = {"observation": obs, "action": acts, "reward": rews, "terminated": ends, "truncated": np.zeros(30, bool)}
+        columns = {
+            "observation": obs,
+            "action": acts,
+            "reward": rews,
+            "terminated": ends,
+            "truncated": np.zeros(30, bool),
+        }
         store.append(columns, split="train", final_observation=np.zeros((3, 2), np.float32))
 
     with ReplayBuffer.load(tmp_path / "b.zarr", spaces(), device="cpu") as lazy:
-        assert [info.length for info in lazy.trajectories] == [11] * 3  # the last observation is a row of its own
+        # The last observation is a row of its own.
+        assert [info.length for info in lazy.trajectories] == [11] * 3
         assert lazy.dones[:, 0].nonzero().flatten().tolist() == [10, 21, 32]
         lazy.fragment_length = 5
         assert lazy.sample2(4).obs.shape == (4, 5, 2)
@@ -201,7 +220,9 @@ def test_a_store_that_was_recorded_can_be_sampled_but_not_added_to(tmp_path: Pat
 
 @pytest.mark.parametrize("suffix", STORES)
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_score_is_committed_together_with_when_it_was_updated(in_place: bool, suffix: str, tmp_path: Path) -> None:
+def test_a_score_is_committed_together_with_when_it_was_updated(
+    in_place: bool, suffix: str, tmp_path: Path
+) -> None:
     path = tmp_path / ("a" + suffix)
     buffer = filled(20, 4, 5)
     buffer.save(path)
@@ -258,7 +279,15 @@ def test_sampling_from_a_store_takes_no_memory_of_its_size(suffix: str, tmp_path
         schema = store.schema
         columns = store.read(slice(None))
         document = {**store._document.extensions["active_rlhf"]}
-    document |= {"capacity": count * blocks, "size": 0, "position": 0, "rows": 0, "global_step": 0, "trajectories": 0, "irregular": []}
+    document |= {
+        "capacity": count * blocks,
+        "size": 0,
+        "position": 0,
+        "rows": 0,
+        "global_step": 0,
+        "trajectories": 0,
+        "irregular": [],
+    }
     with create(tmp_path / f"big{suffix}", schema) as store:
         store._replace_document(extensions={"active_rlhf": document})
         for _ in range(blocks):
@@ -277,6 +306,12 @@ def test_sampling_from_a_store_takes_no_memory_of_its_size(suffix: str, tmp_path
         assert buffer.size == {count * blocks}
         print(anonymous() - before)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
 
     assert int(done.stdout) < 60

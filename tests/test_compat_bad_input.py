@@ -1,4 +1,5 @@
-"""What the drop-in buffers and their files cannot do is said in one line, with what to do; and nothing is half-written."""
+"""What the drop-in buffers and their files cannot do is said in one line, with what to do; and nothing is
+half-written."""
 
 from __future__ import annotations
 
@@ -49,7 +50,10 @@ def refuse(kind: type[Exception], text: str, action: Callable[[], Any]) -> None:
 
 def contents(folder: Path) -> dict[str, str]:
     """What is in a folder, but for locks."""
-    found = {str(at): hashlib.sha256(at.read_bytes()).hexdigest() if at.is_file() else "" for at in folder.rglob("*")}
+    found = {
+        str(at): hashlib.sha256(at.read_bytes()).hexdigest() if at.is_file() else ""
+        for at in folder.rglob("*")
+    }
     return {name: digest for name, digest in found.items() if "lock" not in os.path.basename(name)}
 
 
@@ -67,7 +71,13 @@ def of_active(*counts: int) -> active_rlhf.ReplayBuffer:
 
 def of_velora(count: int = 7) -> velora.ReplayBuffer:
     buffer = velora.ReplayBuffer(10, 3, 2, 4, device="cpu")
-    buffer.add_multi(torch.rand(count, 3), torch.rand(count, 2), torch.rand(count), torch.rand(count, 3), torch.zeros(count))
+    buffer.add_multi(
+        torch.rand(count, 3),
+        torch.rand(count, 2),
+        torch.rand(count),
+        torch.rand(count, 3),
+        torch.zeros(count),
+    )
     return buffer
 
 
@@ -79,7 +89,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         of_active(6, 5).save(name)
     for name in ("v", "v.zarr", "v.h5"):
         of_velora().save(name)
-    for name in ("folder", "folder.pkl", "folder.safetensors", "folder.zarr", "folder.h5", "without_metadata"):
+    for name in (
+        "folder",
+        "folder.pkl",
+        "folder.safetensors",
+        "folder.zarr",
+        "folder.h5",
+        "without_metadata",
+    ):
         Path(name).mkdir()
     shutil.copy("v/buffer_state.safetensors", "without_metadata/buffer_state.safetensors")
     noise = np.random.default_rng(0).bytes(3000)
@@ -136,12 +153,24 @@ NOT_LOADED_BY_ACTIVE: dict[str, tuple[type[ReplayStoreError], str]] = {
     "empty.pkl": (FormatError, "is empty: .* save it again"),
     "half.pkl": (FormatError, "it ends in the middle: it is damaged"),
     "another.pkl": (FormatError, "it is damaged, or was not written by active_rlhf"),
-    "v": (FormatError, r"v is a buffer of velora: load it with replaystore.compat.velora, or .* `replaystore convert`"),
-    "v/buffer_state.safetensors": (FormatError, "is a buffer of velora: load it with replaystore.compat.velora"),
+    "v": (
+        FormatError,
+        (
+            r"v is a buffer of velora: load it with replaystore.compat.velora, or .* "
+            r"`replaystore convert`"
+        ),
+    ),
+    "v/buffer_state.safetensors": (
+        FormatError,
+        "is a buffer of velora: load it with replaystore.compat.velora",
+    ),
     "none.safetensors": (NotFoundError, "does not exist: check the path"),
 }
 NOT_LOADED_BY_VELORA: dict[str, tuple[type[ReplayStoreError], str]] = {
-    "without_metadata": (NotFoundError, "is a folder: give the path of the file in it, such as without_metadata/buffer_state"),
+    "without_metadata": (
+        NotFoundError,
+        "is a folder: give the path of the file in it, such as without_metadata/buffer_state",
+    ),
     "v": (NotFoundError, "v is a folder: give the path of the file in it, such as v/buffer_state"),
     "folder.safetensors": (FormatError, "is a folder: give the path of the file in it"),
     "noise.safetensors": (FormatError, "is not a safetensors file"),
@@ -153,8 +182,14 @@ NOT_LOADED_BY_VELORA: dict[str, tuple[type[ReplayStoreError], str]] = {
 }
 
 
-@pytest.mark.parametrize(("path", "expected"), (NOT_LOADED | NOT_LOADED_BY_ACTIVE).items(), ids=names(NOT_LOADED | NOT_LOADED_BY_ACTIVE))
-def test_active_rlhf_loads_only_what_it_can(path: str, expected: tuple[type[ReplayStoreError], str], place: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    (NOT_LOADED | NOT_LOADED_BY_ACTIVE).items(),
+    ids=names(NOT_LOADED | NOT_LOADED_BY_ACTIVE),
+)
+def test_active_rlhf_loads_only_what_it_can(
+    path: str, expected: tuple[type[ReplayStoreError], str], place: Path
+) -> None:
     before = contents(place)
 
     refuse(*expected, lambda: active_rlhf.ReplayBuffer.load(path, device="cpu"))
@@ -162,8 +197,14 @@ def test_active_rlhf_loads_only_what_it_can(path: str, expected: tuple[type[Repl
     assert contents(place) == before
 
 
-@pytest.mark.parametrize(("path", "expected"), (NOT_LOADED | NOT_LOADED_BY_VELORA).items(), ids=names(NOT_LOADED | NOT_LOADED_BY_VELORA))
-def test_velora_loads_only_what_it_can(path: str, expected: tuple[type[ReplayStoreError], str], place: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    (NOT_LOADED | NOT_LOADED_BY_VELORA).items(),
+    ids=names(NOT_LOADED | NOT_LOADED_BY_VELORA),
+)
+def test_velora_loads_only_what_it_can(
+    path: str, expected: tuple[type[ReplayStoreError], str], place: Path
+) -> None:
     before = contents(place)
 
     refuse(*expected, lambda: velora.ReplayBuffer.load(path))
@@ -173,7 +214,12 @@ def test_velora_loads_only_what_it_can(path: str, expected: tuple[type[ReplaySto
 
 @pytest.mark.parametrize("path", [None, 5, b"a.pkl", ["a.pkl"]])
 def test_what_is_no_path_is_refused(path: Any) -> None:
-    for action in (active_rlhf.ReplayBuffer.load, velora.ReplayBuffer.load, of_active(4).save, of_velora().save):
+    for action in (
+        active_rlhf.ReplayBuffer.load,
+        velora.ReplayBuffer.load,
+        of_active(4).save,
+        of_velora().save,
+    ):
         refuse(SchemaError, "is no path: give a string or a Path", lambda action=action: action(path))  # type: ignore[misc]
 
 
@@ -183,8 +229,17 @@ WRONG_METADATA: dict[str, tuple[Any, str]] = {
     "nothing": ({}, "have no 'capacity': pass what buffer_metadata.json holds"),
     "another size": ({"size": 99}, "size 99 or position 7 is beyond the capacity 10"),
     "another kind of size": ({"size": "seven"}, "'size' is 'seven', not a number"),
-    "another width": ({"hidden_dim": 9}, r"'hiddens' has the shape \(10, 4\), and .* \(10, 9\): they are not of one buffer"),
-    "a device that is none": ({"device": "toaster"}, "device 'toaster' cannot be used here .*: pass device='cpu'"),
+    "another width": (
+        {"hidden_dim": 9},
+        (
+            r"'hiddens' has the shape \(10, 4\), and .* \(10, 9\): they are "
+            r"not of one buffer"
+        ),
+    ),
+    "a device that is none": (
+        {"device": "toaster"},
+        "device 'toaster' cannot be used here .*: pass device='cpu'",
+    ),
     "a device that is no name": ({"device": 3.5}, "'device' is 3.5, not the name of one"),
 }
 
@@ -201,17 +256,35 @@ def test_metadata_that_are_not_those_of_the_file_are_refused(case: str, place: P
 @pytest.mark.parametrize("suffix", STORES)
 def test_metadata_that_are_not_those_of_the_store_are_refused(suffix: str, place: Path) -> None:
     refuse(SchemaError, "metadata is the dict", lambda: velora.ReplayBuffer.load(f"v{suffix}", 5))  # type: ignore[arg-type]
-    refuse(SchemaError, "has size=7, and the metadata say 8", lambda: velora.ReplayBuffer.load(f"v{suffix}", {"size": 8}))
-    refuse(UnsupportedError, "pass device='cpu'", lambda: velora.ReplayBuffer.load(f"v{suffix}", {"device": "toaster"}))
+    refuse(
+        SchemaError,
+        "has size=7, and the metadata say 8",
+        lambda: velora.ReplayBuffer.load(f"v{suffix}", {"size": 8}),
+    )
+    refuse(
+        UnsupportedError,
+        "pass device='cpu'",
+        lambda: velora.ReplayBuffer.load(f"v{suffix}", {"device": "toaster"}),
+    )
 
 
 @pytest.mark.parametrize("device", ["toaster", "", 3.5, "meta", "mps:9"])
 def test_devices_that_are_not_there_are_refused(device: Any, place: Path) -> None:
     for path in ("a.pkl", "a.zarr", "a.h5"):
-        refuse(UnsupportedError, "pass device='cpu'", lambda path=path: active_rlhf.ReplayBuffer.load(path, device=device))  # type: ignore[misc]
+        refuse(
+            UnsupportedError,
+            "pass device='cpu'",
+            lambda path=path: active_rlhf.ReplayBuffer.load(path, device=device),
+        )  # type: ignore[misc]
     for path in ("v/buffer_state", "v.zarr", "v.h5"):
-        refuse(UnsupportedError, "pass device='cpu'", lambda path=path: velora.ReplayBuffer.load(path, device=device))  # type: ignore[misc]
-    refuse(UnsupportedError, "pass device='cpu'", lambda: active_rlhf.ReplayBuffer(spaces(), 5, device=device))
+        refuse(
+            UnsupportedError,
+            "pass device='cpu'",
+            lambda path=path: velora.ReplayBuffer.load(path, device=device),
+        )  # type: ignore[misc]
+    refuse(
+        UnsupportedError, "pass device='cpu'", lambda: active_rlhf.ReplayBuffer(spaces(), 5, device=device)
+    )
 
 
 @pytest.mark.parametrize("suffix", [".pkl", *STORES])
@@ -219,10 +292,17 @@ def test_another_environment_is_refused(suffix: str, place: Path) -> None:
     def load(envs: Any) -> Callable[[], Any]:
         return lambda: active_rlhf.ReplayBuffer.load(f"a{suffix}", envs, device="cpu")
 
-    refuse(SchemaError, "holds observations of 2 numbers .* envs has 3 and 1: pass the environment", load(spaces(3)))
+    refuse(
+        SchemaError,
+        "holds observations of 2 numbers .* envs has 3 and 1: pass the environment",
+        load(spaces(3)),
+    )
     refuse(SchemaError, "actions of 1, and envs has 2 and 4: pass the environment", load(spaces(2, 4)))
     refuse(SchemaError, "envs must be a vector environment, not str: pass", load("HalfCheetah-v5"))
-    image = SimpleNamespace(single_observation_space=gymnasium.spaces.Box(0, 1, (4, 4)), single_action_space=gymnasium.spaces.Discrete(2))
+    image = SimpleNamespace(
+        single_observation_space=gymnasium.spaces.Box(0, 1, (4, 4)),
+        single_action_space=gymnasium.spaces.Discrete(2),
+    )
     refuse(SchemaError, "has not one dimension: flatten it", load(image))
 
 
@@ -233,17 +313,27 @@ def test_another_environment_is_refused(suffix: str, place: Path) -> None:
 def test_fragments_longer_than_everything_are_refused(suffix: str, place: Path) -> None:
     for length in (0, -1, 2.5, "50"):
         refuse(
-            SchemaError, "must be a positive number", lambda length=length: active_rlhf.ReplayBuffer.load(f"a{suffix}", None, length, "cpu")
+            SchemaError,
+            "must be a positive number",
+            lambda length=length: active_rlhf.ReplayBuffer.load(f"a{suffix}", None, length, "cpu"),
         )  # type: ignore[misc]
     with active_rlhf.ReplayBuffer.load(f"a{suffix}", None, 500, "cpu") as buffer:
         refuse(
-            SchemaError, "no trajectory of split 'train' has 500 rows; load it with fragment_length=6 or less", lambda: buffer.sample2(2)
+            SchemaError,
+            "no trajectory of split 'train' has 500 rows; load it with fragment_length=6 or less",
+            lambda: buffer.sample2(2),
         )
         refuse(SchemaError, "there are the splits 'train'", lambda: buffer.sample2(2, "val"))
         refuse(
-            SchemaError, "No trajectories found for split: val; there are the splits 'train'", lambda: buffer.get_all_trajectories("val")
+            SchemaError,
+            "No trajectories found for split: val; there are the splits 'train'",
+            lambda: buffer.get_all_trajectories("val"),
         )
-        refuse(SchemaError, "No trajectories found for split: val; there are the splits 'train'", lambda: buffer.sample(2, "val"))
+        refuse(
+            SchemaError,
+            "No trajectories found for split: val; there are the splits 'train'",
+            lambda: buffer.sample(2, "val"),
+        )
 
 
 def test_an_empty_buffer_says_that_it_is() -> None:
@@ -261,7 +351,11 @@ def test_a_ring_that_is_larger_than_memory_is_refused(capacity: int) -> None:
         "GB, which cpu has no room for: choose a smaller one",
         lambda: active_rlhf.ReplayBuffer(spaces(), capacity, device="cpu"),
     )
-    refuse(SchemaError, "GB, which cpu has no room for: choose a smaller one", lambda: velora.ReplayBuffer(capacity, 3, 2, 4))
+    refuse(
+        SchemaError,
+        "GB, which cpu has no room for: choose a smaller one",
+        lambda: velora.ReplayBuffer(capacity, 3, 2, 4),
+    )
 
 
 # --- saving
@@ -274,14 +368,22 @@ NOT_SAVED: dict[str, tuple[type[ReplayStoreError], str]] = {
     "noise.h5": (FormatError, "is not a replaystore HDF5 file; .*choose another name"),
     "another.zarr": (FormatError, "but not a replaystore store: .*choose another name"),
     "another.h5": (FormatError, "is not a replaystore HDF5 file; .*choose another name"),
-    "noise.txt/b.zarr": (StorageError, "noise.txt/b.zarr cannot be made: Not a directory \\(noise.txt\\); choose another place"),
-    "noise.txt/b.h5": (StorageError, "noise.txt/b.h5 cannot be made: Not a directory \\(noise.txt\\); choose another place"),
+    "noise.txt/b.zarr": (
+        StorageError,
+        "noise.txt/b.zarr cannot be made: Not a directory \\(noise.txt\\); choose another place",
+    ),
+    "noise.txt/b.h5": (
+        StorageError,
+        "noise.txt/b.h5 cannot be made: Not a directory \\(noise.txt\\); choose another place",
+    ),
     "noise.txt/b.pkl": (StorageError, "cannot be written: a folder in its path is a file; choose a place"),
 }
 
 
 @pytest.mark.parametrize(("path", "expected"), NOT_SAVED.items(), ids=names(NOT_SAVED))
-def test_nothing_is_saved_where_that_is_not_possible(path: str, expected: tuple[type[ReplayStoreError], str], place: Path) -> None:
+def test_nothing_is_saved_where_that_is_not_possible(
+    path: str, expected: tuple[type[ReplayStoreError], str], place: Path
+) -> None:
     active, other, before = of_active(6), of_velora(), contents(place)
 
     refuse(*expected, lambda: active.save(path))
@@ -295,12 +397,20 @@ def test_a_pickle_replaces_no_folder_and_nothing_special(place: Path) -> None:
     with socket.socket(socket.AF_UNIX) as special:
         special.bind("socket.pkl")
         refuse(
-            AlreadyExistsError, "socket.pkl is no regular file, and is not replaced: choose another name", lambda: buffer.save("socket.pkl")
+            AlreadyExistsError,
+            "socket.pkl is no regular file, and is not replaced: choose another name",
+            lambda: buffer.save("socket.pkl"),
         )
         assert Path("socket.pkl").is_socket()
     Path("socket.pkl").unlink()
-    refuse(AlreadyExistsError, "folder.pkl is a folder: choose another name", lambda: buffer.save("folder.pkl"))
-    refuse(SchemaError, "that is a file of velora; save a store .* `replaystore convert`", lambda: buffer.save("b.safetensors"))
+    refuse(
+        AlreadyExistsError, "folder.pkl is a folder: choose another name", lambda: buffer.save("folder.pkl")
+    )
+    refuse(
+        SchemaError,
+        "that is a file of velora; save a store .* `replaystore convert`",
+        lambda: buffer.save("b.safetensors"),
+    )
 
     assert contents(place) == before
 
@@ -336,7 +446,9 @@ def test_a_folder_that_is_read_only_is_left_alone(place: Path) -> None:
     folder = place / "read_only"
     folder.mkdir()
     folder.chmod(0o500)
-    Path("program.py").write_text(f"import sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\n{READ_ONLY}")
+    Path("program.py").write_text(
+        f"import sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\n{READ_ONLY}"
+    )
     before = contents(place)
 
     done = run("program.py", held_back=True)
@@ -356,7 +468,10 @@ NOT_CONVERTED: dict[tuple[str, str], tuple[type[ReplayStoreError], str]] = {
     ("none.safetensors", "b.zarr"): (NotFoundError, "none.safetensors does not exist: check the path"),
     ("folder", "b.zarr"): (SchemaError, "'folder' is not a store known by its content"),
     ("folder.pkl", "b.zarr"): (FormatError, "folder.pkl is a folder: give the path of the file in it"),
-    ("folder.safetensors", "b.zarr"): (FormatError, "one must be a buffer, and there is none: give the path of the file"),
+    ("folder.safetensors", "b.zarr"): (
+        FormatError,
+        "one must be a buffer, and there is none: give the path of the file",
+    ),
     ("noise.txt", "b.zarr"): (SchemaError, "'noise.txt' is not a store known by its content"),
     ("noise.pkl", "b.zarr"): (FormatError, "nothing in it was run"),
     ("noise.safetensors", "b.h5"): (FormatError, "is not a safetensors file"),
@@ -367,20 +482,37 @@ NOT_CONVERTED: dict[tuple[str, str], tuple[type[ReplayStoreError], str]] = {
     ("without_log.zarr", "b.pkl"): (CorruptError, "there is no commit log; run `replaystore repair`"),
     ("without_metadata", "b.zarr"): (NotFoundError, "buffer_metadata.json is missing, .*: copy it there"),
     ("another.h5", "b.pkl"): (FormatError, "is not a replaystore HDF5 file"),
-    ("a.zarr", "folder.pkl"): (AlreadyExistsError, "is a folder: name the file, such as folder.pkl/replay_buffer.pkl"),
-    ("a.zarr", "folder.safetensors"): (AlreadyExistsError, "name the file, such as folder.safetensors/buffer_state.safetensors"),
+    ("a.zarr", "folder.pkl"): (
+        AlreadyExistsError,
+        "is a folder: name the file, such as folder.pkl/replay_buffer.pkl",
+    ),
+    ("a.zarr", "folder.safetensors"): (
+        AlreadyExistsError,
+        "name the file, such as folder.safetensors/buffer_state.safetensors",
+    ),
     ("a.zarr", "a.pkl"): (AlreadyExistsError, "a.pkl exists: choose another name"),
     ("a.pkl", "a.h5"): (AlreadyExistsError, "a.h5 exists: choose another name"),
     ("a.zarr", "noise.txt/b.pkl"): (StorageError, "a folder in its path is a file; choose a place"),
-    ("a.pkl", "noise.txt/b.pkl"): (StorageError, "noise.txt cannot be written to: it is a file; choose another place"),
-    ("a.pkl", "noise.txt/b.zarr"): (StorageError, "noise.txt/b.zarr cannot be made: Not a directory \\(noise.txt\\); choose another place"),
+    ("a.pkl", "noise.txt/b.pkl"): (
+        StorageError,
+        "noise.txt cannot be written to: it is a file; choose another place",
+    ),
+    ("a.pkl", "noise.txt/b.zarr"): (
+        StorageError,
+        "noise.txt/b.zarr cannot be made: Not a directory \\(noise.txt\\); choose another place",
+    ),
     ("a.zarr", "b.csv"): (SchemaError, "to make a store, use one of the suffixes"),
 }
 
 
-@pytest.mark.parametrize(("places", "expected"), NOT_CONVERTED.items(), ids=[" to ".join(places) for places in NOT_CONVERTED])
+@pytest.mark.parametrize(
+    ("places", "expected"), NOT_CONVERTED.items(), ids=[" to ".join(places) for places in NOT_CONVERTED]
+)
 def test_what_cannot_be_converted_leaves_nothing(
-    places: tuple[str, str], expected: tuple[type[ReplayStoreError], str], place: Path, capsys: pytest.CaptureFixture[str]
+    places: tuple[str, str],
+    expected: tuple[type[ReplayStoreError], str],
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = contents(place)
 

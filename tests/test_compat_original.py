@@ -1,4 +1,5 @@
-"""The code of active_rlhf itself and the drop-in module for it do the same, and read each other's files: see `rlhf_buffers.original`."""
+"""The code of active_rlhf itself and the drop-in module for it do the same, and read each other's files: see
+`rlhf_buffers.original`."""
 
 from __future__ import annotations
 
@@ -36,13 +37,20 @@ def outcome(draw: Callable[[], Any], fields: tuple[str, ...] = NAMES) -> Any:
 
 def same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
-        return all(one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one)
+        return all(
+            one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
+        )
     return bool(one == other)
 
 
 def assert_same(ours: ReplayBuffer, real: Any) -> None:
     """The same state, the same numbers of it, and the same batches from the same seeds."""
-    assert (ours.size, ours.pos, ours.global_step, ours.capacity) == (real.size, real.pos, real.global_step, real.capacity)
+    assert (ours.size, ours.pos, ours.global_step, ours.capacity) == (
+        real.size,
+        real.pos,
+        real.global_step,
+        real.capacity,
+    )
     assert [vars(info) for info in ours.trajectories] == [vars(info) for info in real.trajectories]
     assert ours.get_trajectory_statistics() == real.get_trajectory_statistics()
     for name in NAMES:
@@ -114,7 +122,9 @@ def test_each_goes_on_with_what_the_other_has_saved(
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_the_original_samples_the_same_from_a_file_that_went_through_a_store(name: str, tmp_path: Path) -> None:
+def test_the_original_samples_the_same_from_a_file_that_went_through_a_store(
+    name: str, tmp_path: Path
+) -> None:
     sample = DATA / EXPECTED[name]["file"]
     original()  # the file names a class of it
     rs.convert(sample, tmp_path / "a.zarr")
@@ -166,7 +176,10 @@ ROLLOUT = ("obs", "actions", "logprobs", "ground_truth_rewards", "dones", "value
 
 
 def test_a_rollout_buffer_is_that_of_the_original() -> None:
-    made = [module.RolloutBuffer(num_steps=3, num_envs=2, envs=spaces(3, 2), device="cpu") for module in (active_rlhf, original())]
+    made = [
+        module.RolloutBuffer(num_steps=3, num_envs=2, envs=spaces(3, 2), device="cpu")
+        for module in (active_rlhf, original())
+    ]
     generator = torch.Generator().manual_seed(0)
     for step in range(3):
         values = [torch.rand(2, *shape, generator=generator) for shape in ((3,), (2,), (), (), (), ())]
@@ -182,14 +195,24 @@ def test_a_preference_buffer_is_that_of_the_original(capacity: int, counts: list
     names = tuple(active_rlhf.PreferenceBufferBatch.__dataclass_fields__)
     ours, real = (module.PreferenceBuffer(capacity) for module in (active_rlhf, original()))
     for number, count in enumerate(counts):
-        values = {name: torch.rand(count, 4, 2, generator=torch.Generator().manual_seed(number)) for name in names}
+        values = {
+            name: torch.rand(count, 4, 2, generator=torch.Generator().manual_seed(number)) for name in names
+        }
         ours.add(active_rlhf.PreferenceBufferBatch(**values))
         real.add(original().PreferenceBufferBatch(**values))
 
-        assert (len(ours), ours.pos, ours.size, ours.capacity) == (len(real), real.pos, real.size, real.capacity)
+        assert (len(ours), ours.pos, ours.size, ours.capacity) == (
+            len(real),
+            real.pos,
+            real.size,
+            real.capacity,
+        )
         for name in names:
             assert len(getattr(ours, name)) == len(getattr(real, name))
-            assert all(torch.equal(mine, its) for mine, its in zip(getattr(ours, name), getattr(real, name), strict=True))
+            assert all(
+                torch.equal(mine, its)
+                for mine, its in zip(getattr(ours, name), getattr(real, name), strict=True)
+            )
         for index in range(len(ours)):
             assert same(*(outcome(lambda b=b, index=index: b[index], names) for b in (ours, real)))
 
@@ -205,10 +228,15 @@ def test_pairs_are_indexed_as_in_the_original() -> None:
 
 
 def test_environments_may_be_wrapped() -> None:
-    envs = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.wrappers.FlattenObservation(gymnasium.make("Pendulum-v1"))] * 2)
+    envs = gymnasium.vector.SyncVectorEnv(
+        [lambda: gymnasium.wrappers.FlattenObservation(gymnasium.make("Pendulum-v1"))] * 2
+    )
     buffers = [module.ReplayBuffer(envs, 30, LENGTH, "cpu") for module in (active_rlhf, original())]
     generator = torch.Generator().manual_seed(0)
-    values = [torch.rand(12, width, generator=generator) for width in (3, 1)] + [torch.rand(12), torch.zeros(12)]
+    values = [torch.rand(12, width, generator=generator) for width in (3, 1)] + [
+        torch.rand(12),
+        torch.zeros(12),
+    ]
     for buffer in buffers:
         buffer.add(*values)
         assert buffer.envs is envs

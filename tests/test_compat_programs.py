@@ -1,7 +1,8 @@
 """Programs of velora and active_rlhf compute the same, bit for bit, as they are and with one line changed.
 
-ACTIVE_RLHF_SRC and VELORA_SRC name checkouts of the two projects; without them, or without what their programs import, the tests are
-skipped. Training with velora 0.2.0 needs sqlmodel 0.0.24: with newer ones it fails by itself.
+ACTIVE_RLHF_SRC and VELORA_SRC name checkouts of the two projects; without them, or without what their
+programs import, the tests are skipped. Training with velora 0.2.0 needs sqlmodel 0.0.24: with newer ones it
+fails by itself.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ def test_a_difference_of_one_bit_is_seen() -> None:
 
     assert differences(one, {"a": [torch.zeros(2), 1.0], "b": None}) == []
     assert differences(one, {"a": [torch.tensor([0.0, -0.0]), 1.0], "b": None}) == [".a[0]"]
-    assert differences(one, {"a": [torch.zeros(2), 1], "c": None}) == [".b in one of them", ".c in one of them", ".a[1]: 1.0 and 1"]
+    assert differences(one, {"a": [torch.zeros(2), 1], "c": None}) == [
+        ".b in one of them",
+        ".c in one of them",
+        ".a[1]: 1.0 and 1",
+    ]
     assert differences(one, {"a": [torch.zeros(2).double()], "b": 0})[:2] == [".a has 2 and 1", ".a[0]"]
     with pytest.raises(ValueError, match="unpack"):
         with_line("import a\nimport b\n", "import", "from c import")
@@ -47,9 +52,10 @@ def test_a_difference_of_one_bit_is_seen() -> None:
 
 IMPORT = ("from active_rlhf.data.buffers import", "from replaystore.compat.active_rlhf import")
 TRAINING = """
-    --env_id HalfCheetah-v5 --exp_name x --num_steps 128 --num_minibatches 4 --update_epochs 1 --fragment_length 10 --cuda False
-    --total_queries 80 --queries_per_session 10 --reward_net_hidden_dims [16,16] --variquery_vae_num_epochs 1
-    --variquery_vae_batch_size 64 --variquery_vae_hidden_dims [16,8] --variquery_vae_latent_dim 8
+    --env_id HalfCheetah-v5 --exp_name x --num_steps 128 --num_minibatches 4 --update_epochs 1
+    --fragment_length 10 --cuda False --total_queries 80 --queries_per_session 10 --reward_net_hidden_dims
+    [16,16] --variquery_vae_num_epochs 1 --variquery_vae_batch_size 64 --variquery_vae_hidden_dims [16,8]
+    --variquery_vae_latent_dim 8
 """
 AUTOENCODER = """
     --vae_num_epochs 4 --fragment_length 10 --vae_hidden_dims 16 8 --vae_latent_dim 8 --device cpu
@@ -57,9 +63,13 @@ AUTOENCODER = """
 """
 SELECTIONS = {
     "random": "--total_timesteps 1024",
-    "duo, by priority, round the ring": "--total_timesteps 1536 --selector_type duo --sampling_strategy priority "
+    "duo, by priority, round the ring": "--total_timesteps 1536 --selector_type duo --sampling_strategy "
+    "priority "
     "--replay_buffer_capacity 690 --oversampling_factor 10 --seed 7",
-    "variquery": "--total_timesteps 1024 --selector_type variquery --replay_buffer_capacity 5000 --oversampling_factor 4",
+    "variquery": (
+        "--total_timesteps 1024 --selector_type variquery --replay_buffer_capacity 5000 "
+        "--oversampling_factor 4"
+    ),
 }
 
 
@@ -79,11 +89,17 @@ def rlhf() -> Path:
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
-def test_the_main_script_of_active_rlhf_computes_the_same_with_another_import(selection: str, tmp_path: Path) -> None:
+def test_the_main_script_of_active_rlhf_computes_the_same_with_another_import(
+    selection: str, tmp_path: Path
+) -> None:
     root, arguments = rlhf(), [*TRAINING.split(), *SELECTIONS[selection].split(), "--replay_buffer_save_path"]
     suffix = STORES[list(SELECTIONS).index(selection) % 2]
-    original = run(script(root, "pref_ppo.py", tmp_path / "original", changed=False), [*arguments, "saved/b.pkl"], root)
-    changed = run(script(root, "pref_ppo.py", tmp_path / "ours", changed=True), [*arguments, f"saved/b.{suffix}"], root)
+    original = run(
+        script(root, "pref_ppo.py", tmp_path / "original", changed=False), [*arguments, "saved/b.pkl"], root
+    )
+    changed = run(
+        script(root, "pref_ppo.py", tmp_path / "ours", changed=True), [*arguments, f"saved/b.{suffix}"], root
+    )
 
     assert_same(original, changed)
     assert sum(len(value) for value in original["kept"]["names"].values() if isinstance(value, dict)) > 100
@@ -95,7 +111,9 @@ def test_the_main_script_of_active_rlhf_computes_the_same_with_another_import(se
 
 
 @pytest.mark.parametrize(("unlocking", "forms"), [(False, ("pkl", "h5")), (True, ("zarr",))])
-def test_the_autoencoder_of_active_rlhf_learns_the_same_from_each_form(unlocking: bool, forms: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_autoencoder_of_active_rlhf_learns_the_same_from_each_form(
+    unlocking: bool, forms: tuple[str, ...], tmp_path: Path
+) -> None:
     root = rlhf()
     needs("active-rlhf", "umap", "imageio", "moviepy", "matplotlib")
     fill(tmp_path / "Pendulum-v1__x")  # the script takes the environment from the name of the folder
@@ -104,7 +122,9 @@ def test_the_autoencoder_of_active_rlhf_learns_the_same_from_each_form(unlocking
     def results(name: str, suffix: str, *, changed: bool) -> Any:
         program = script(root, "train_vae_on_replay_buffer.py", tmp_path / name, changed=changed)
         kept = run(program, [*arguments, str(tmp_path / "Pendulum-v1__x" / f"b.{suffix}")], root)["kept"]
-        return kept | {"weights": torch.load(program.parent / "saved/vae.pth", weights_only=True)["vae_state_dict"]}
+        return kept | {
+            "weights": torch.load(program.parent / "saved/vae.pth", weights_only=True)["vae_state_dict"]
+        }
 
     original = results("original", "pkl", changed=False)
     assert len(original["written"]) >= 24
@@ -113,13 +133,19 @@ def test_the_autoencoder_of_active_rlhf_learns_the_same_from_each_form(unlocking
 
 
 def fill(folder: Path) -> None:
-    """A replay buffer of Pendulum-v1 with trajectories of both splits, some of which go round the end, in each form."""
+    """A replay buffer of Pendulum-v1 with trajectories of both splits, some of which go round the end, in
+    each form."""
     envs = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("Pendulum-v1")])
     buffer = active_rlhf.ReplayBuffer(envs, capacity=100, fragment_length=10, device="cpu")
     generator = torch.Generator().manual_seed(0)
     for number in range(9):
         values = [torch.rand(16, width, generator=generator) for width in (3, 1)]
-        buffer.add(*values, torch.rand(16, generator=generator), torch.zeros(16, dtype=torch.bool), "val" if number % 3 == 2 else "train")
+        buffer.add(
+            *values,
+            torch.rand(16, generator=generator),
+            torch.zeros(16, dtype=torch.bool),
+            "val" if number % 3 == 2 else "train",
+        )
     folder.mkdir()
     buffer.save(folder / "b.pkl")
     for suffix in STORES:
@@ -142,7 +168,11 @@ again.train(16, n_episodes=2, window_size=5, warmup_steps=0)
 """
 AGENTS = {
     "discrete": {"agent": "NeuroFlow", "env": "CartPole-v1", "device": "None"},
-    "continuous": {"agent": "NeuroFlowCT", "env": "InvertedPendulum-v5", "device": "__import__('torch').device('cpu')"},
+    "continuous": {
+        "agent": "NeuroFlowCT",
+        "env": "InvertedPendulum-v5",
+        "device": "__import__('torch').device('cpu')",
+    },
 }
 ADOPT = "import replaystore.compat.velora as ours; model.buffer = ours.ReplayBuffer.adopt(model.buffer{})"
 
@@ -151,13 +181,20 @@ def velora_root() -> Path:
     root = checkout("VELORA_SRC", "velora", "velora/buffer/replay.py")
     needs("velora", "sqlmodel", "array_api_compat", "moviepy", "pydantic_settings", "plotly", "mujoco")
     if (version := importlib.metadata.version("sqlmodel")) != "0.0.24":
-        pytest.skip(f"velora's training fails with sqlmodel {version}: install sqlmodel==0.0.24 for this test")
+        pytest.skip(
+            f"velora's training fails with sqlmodel {version}: install sqlmodel==0.0.24 for this test"
+        )
     return root
 
 
 def checkpoints(folder: Path) -> dict[str, bytes]:
     """The files of all checkpoints, but for the one that has the time that training took."""
-    files = [file for suffix in ("safetensors", "json") for file in folder.rglob(f"*.{suffix}") if file.name != "completed.json"]
+    files = [
+        file
+        for suffix in ("safetensors", "json")
+        for file in folder.rglob(f"*.{suffix}")
+        if file.name != "completed.json"
+    ]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files if ".zarr" not in str(file)}
 
 
@@ -168,8 +205,15 @@ def test_an_agent_of_velora_learns_the_same_with_one_line_changed_or_added(kind:
     inside = tmp_path / "inside"  # where the agents' own module has another import
     shutil.copytree(root / "velora", inside / "velora", ignore=shutil.ignore_patterns("__pycache__"))
     module = inside / "velora/models/nf/agent.py"
-    module.write_text(with_line(module.read_text(), "from velora.buffer.replay import", "from replaystore.compat.velora import"))
-    adopting = {name: ADOPT.format(place) for name, place in (("memory", ""), *((suffix, f', "b.{suffix}"') for suffix in STORES))}
+    module.write_text(
+        with_line(
+            module.read_text(), "from velora.buffer.replay import", ("from replaystore.compat.velora import")
+        )
+    )
+    adopting = {
+        name: ADOPT.format(place)
+        for name, place in (("memory", ""), *((suffix, f', "b.{suffix}"') for suffix in STORES))
+    }
 
     def results(name: str, code: str, folder: Path) -> tuple[Any, dict[str, bytes]]:
         program = tmp_path / name / "program.py"
@@ -181,7 +225,9 @@ def test_an_agent_of_velora_learns_the_same_with_one_line_changed_or_added(kind:
     assert len(files) >= 10
     assert json.loads(files["saved/one/metadata.json"])["buffer"]["size"] > 32
     for name, line in {"inside": "# the line", **adopting}.items():
-        changed, ours = results(name, with_line(text, "# the line", line), inside if name == "inside" else root)
+        changed, ours = results(
+            name, with_line(text, "# the line", line), inside if name == "inside" else root
+        )
 
         assert_same(original, changed)
         assert {file for file in files if ours.get(file) != files[file]} == set()

@@ -1,4 +1,5 @@
-"""What the drop-in buffers have beyond adding and sampling: environments that are compared, fields that are kept, checkpoints of agents."""
+"""What the drop-in buffers have beyond adding and sampling: environments that are compared, fields that are
+kept, checkpoints of agents."""
 
 from __future__ import annotations
 
@@ -17,7 +18,13 @@ from rlhf_buffers import NAMES, STORES, filled, original, rows, spaces
 
 from replaystore.buffer import open as open_buffer
 from replaystore.compat import active_rlhf, velora
-from replaystore.compat.active_rlhf import PreferenceBuffer, PreferenceBufferBatch, ReplayBuffer, RolloutBuffer, TrajectoryPairBatch
+from replaystore.compat.active_rlhf import (
+    PreferenceBuffer,
+    PreferenceBufferBatch,
+    ReplayBuffer,
+    RolloutBuffer,
+    TrajectoryPairBatch,
+)
 from replaystore.errors import FormatError, ReplayStoreWarning, SchemaError, UnsupportedError
 
 VELORA_FIELDS = ("states", "actions", "rewards", "next_states", "dones", "hiddens")
@@ -45,13 +52,18 @@ def saved(path: Path, recorded: Any) -> Path:
 @pytest.mark.parametrize("mode", ["r", "r+"])
 @pytest.mark.parametrize("now", ["Walker2d-v5", "HalfCheetah-v4"])
 @pytest.mark.parametrize("suffix", STORES)
-def test_another_environment_of_the_same_width_is_refused(suffix: str, now: str, mode: Any, tmp_path: Path) -> None:
+def test_another_environment_of_the_same_width_is_refused(
+    suffix: str, now: str, mode: Any, tmp_path: Path
+) -> None:
     path = saved(tmp_path / f"b{suffix}", envs("HalfCheetah-v5"))
 
-    with pytest.raises(SchemaError, match=f"was recorded in HalfCheetah-v5, and envs are of {now}: pass .* or envs=None"):
+    with pytest.raises(
+        SchemaError, match=(f"was recorded in HalfCheetah-v5, and envs are of {now}: pass .* or envs=None")
+    ):
         ReplayBuffer.load(path, envs(now), device="cpu", mode=mode)
 
-    for same in (envs("HalfCheetah-v5", low=-np.inf), None, spaces()):  # wrappers change bounds; an id that is not known is no other id
+    # Wrappers change bounds; an id that is not known is no other id.
+    for same in (envs("HalfCheetah-v5", low=-np.inf), None, spaces()):
         with ReplayBuffer.load(path, same, device="cpu", mode=mode) as loaded:
             assert loaded.envs is same
             assert loaded.environment is not None
@@ -72,7 +84,13 @@ def test_other_bounds_are_warned_of_where_no_id_is_known(again: bool, suffix: st
             envs(None).single_action_space,
         )
 
-    with pytest.warns(UserWarning, match=r"the (observation|action) space Box\(-1.*and that of envs is Box\(-5") as warned:
+    with pytest.warns(
+        UserWarning,
+        match=(
+            r"the (observation|action) space Box\(-1.*and that of envs is "
+            r"Box\(-5"
+        ),
+    ) as warned:
         ReplayBuffer.load(path, envs(None, low=-5.0), device="cpu").close()
     assert [str(item.message)[-len("same environment?") :] for item in warned] == ["same environment?"] * 2
     with warnings.catch_warnings():
@@ -81,9 +99,17 @@ def test_other_bounds_are_warned_of_where_no_id_is_known(again: bool, suffix: st
 
 
 def test_the_folder_of_a_pickle_is_a_hint_at_its_environment(tmp_path: Path) -> None:
-    path = saved(tmp_path / "HalfCheetah-v5__pref_ppo__1__1700000000" / "replay_buffer.pkl", envs("HalfCheetah-v5"))
+    path = saved(
+        tmp_path / "HalfCheetah-v5__pref_ppo__1__1700000000" / "replay_buffer.pkl", envs("HalfCheetah-v5")
+    )
 
-    with pytest.warns(UserWarning, match=r"seems to be of HalfCheetah-v5, by the name of its folder, and envs are of Walker2d-v5"):
+    with pytest.warns(
+        UserWarning,
+        match=(
+            r"seems to be of HalfCheetah-v5, by the name of its folder, and "
+            r"envs are of Walker2d-v5"
+        ),
+    ):
         ReplayBuffer.load(path, envs("Walker2d-v5"), device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -96,12 +122,15 @@ def test_the_folder_of_a_pickle_is_a_hint_at_its_environment(tmp_path: Path) -> 
 def velora_buffer(capacity: int = 20, count: int = 5) -> velora.ReplayBuffer:
     buffer = velora.ReplayBuffer(capacity, 3, 1, 2)
     numbers = torch.arange(3.0 * count).reshape(count, 3)
-    buffer.add_multi(numbers, torch.ones(count), torch.ones(count), numbers + 1, torch.zeros(count), torch.ones(count, 2))
+    buffer.add_multi(
+        numbers, torch.ones(count), torch.ones(count), numbers + 1, torch.zeros(count), torch.ones(count, 2)
+    )
     return buffer
 
 
 def of_both(folder: Path, suffix: str, mode: Any = "r") -> list[tuple[Any, tuple[str, ...], Any]]:
-    """Functions that load a saved buffer of each project, the names of its fields, and the buffer in memory."""
+    """Functions that load a saved buffer of each project, the names of its fields, and the buffer in
+    memory."""
     one, other = velora_buffer(), filled(10, 4)
     one.save(folder / f"v{suffix}")
     other.save(folder / f"a{suffix}")
@@ -148,7 +177,10 @@ def test_the_state_of_a_lazy_buffer_is_tensors_that_can_be_saved(suffix: str, tm
     state = velora.ReplayBuffer.load(tmp_path / f"b{suffix}").state_dict()
     gc.collect()
 
-    assert all(type(tensor) is torch.Tensor and torch.equal(tensor, memory.state_dict()[name]) for name, tensor in state.items())
+    assert all(
+        type(tensor) is torch.Tensor and torch.equal(tensor, memory.state_dict()[name])
+        for name, tensor in state.items()
+    )
     safetensors.torch.save_file(state, tmp_path / "state.safetensors")
     assert velora.ReplayBuffer.load(tmp_path / "state.safetensors", memory.metadata()).size == 5
 
@@ -169,14 +201,24 @@ def test_an_agents_buffer_is_adopted_with_what_is_in_it(path: str | None, tmp_pa
     if place is not None:
         with velora.ReplayBuffer.adopt(velora_buffer(6, 0), place) as again:
             assert again.metadata() == own.metadata()
-        with pytest.raises(SchemaError, match="is there, and the agent's buffer has 3 transitions: choose another name"):
+        with pytest.raises(
+            SchemaError, match=("is there, and the agent's buffer has 3 transitions: choose another name")
+        ):
             velora.ReplayBuffer.adopt(velora_buffer(6, 3), place)
-        with pytest.raises(SchemaError, match="has capacity=6, and the agent's buffer capacity=7: choose another name"):
+        with pytest.raises(
+            SchemaError, match=("has capacity=6, and the agent's buffer capacity=7: choose another name")
+        ):
             velora.ReplayBuffer.adopt(velora_buffer(7, 0), place)
 
 
 def test_a_buffer_is_adopted_into_nothing_but_a_store(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match=r"is not the name of a store: choose one that ends in \.zarr or \.h5"):
+    with pytest.raises(
+        SchemaError,
+        match=(
+            r"is not the name of a store: choose one that ends in \.zarr "
+            r"or \.h5"
+        ),
+    ):
         velora.ReplayBuffer.adopt(velora_buffer(), tmp_path / "folder")
 
 
@@ -208,12 +250,21 @@ def test_a_class_of_ones_own_is_loaded_as_it_is_made(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("suffix", STORES)
 @pytest.mark.parametrize(("before", "count"), [(4, 13), (0, 19), (7, 12)])
-def test_a_lazy_buffer_takes_more_rows_than_it_has_places_as_memory_does(before: int, count: int, suffix: str, tmp_path: Path) -> None:
+def test_a_lazy_buffer_takes_more_rows_than_it_has_places_as_memory_does(
+    before: int, count: int, suffix: str, tmp_path: Path
+) -> None:
     memory, other = filled(10, before), velora_buffer(10, before)
     memory.save(tmp_path / f"a{suffix}")
     other.save(tmp_path / f"v{suffix}")
     numbers = torch.rand(count, 3)
-    values = (numbers, torch.ones(count), torch.ones(count), numbers + 1, torch.zeros(count), torch.ones(count, 2))
+    values = (
+        numbers,
+        torch.ones(count),
+        torch.ones(count),
+        numbers + 1,
+        torch.zeros(count),
+        torch.ones(count, 2),
+    )
     with (
         ReplayBuffer.load(tmp_path / f"a{suffix}", device="cpu", mode="r+") as lazy,
         velora.ReplayBuffer.load(tmp_path / f"v{suffix}", mode="r+") as second,
@@ -224,7 +275,11 @@ def test_a_lazy_buffer_takes_more_rows_than_it_has_places_as_memory_does(before:
             each.add_multi(*values)
         with ReplayBuffer.load(tmp_path / f"a{suffix}", device="cpu") as reader:  # it is safe at once
             for buffer in (lazy, reader):
-                assert (buffer.size, buffer.pos, buffer.trajectories) == (memory.size, memory.pos, memory.trajectories)
+                assert (buffer.size, buffer.pos, buffer.trajectories) == (
+                    memory.size,
+                    memory.pos,
+                    memory.trajectories,
+                )
                 assert all(torch.equal(getattr(buffer, name)[:], getattr(memory, name)) for name in NAMES)
         assert (second.size, second.position) == (other.size, other.position)
         assert all(torch.equal(getattr(second, name)[:], getattr(other, name)) for name in VELORA_FIELDS)
@@ -234,7 +289,14 @@ def test_a_lazy_buffer_takes_more_rows_than_it_has_places_as_memory_does(before:
 
 
 def test_every_name_that_scripts_import_is_there() -> None:
-    for name in ("ReplayBuffer", "ReplayBufferBatch", "PreferenceBuffer", "PreferenceBufferBatch", "TrajectoryPairBatch", "TrajectoryInfo"):
+    for name in (
+        "ReplayBuffer",
+        "ReplayBufferBatch",
+        "PreferenceBuffer",
+        "PreferenceBufferBatch",
+        "TrajectoryPairBatch",
+        "TrajectoryInfo",
+    ):
         assert name in active_rlhf.__all__
     assert {"RolloutBuffer", "RolloutBufferBatch"} < set(active_rlhf.__all__)
     assert all(getattr(active_rlhf, name) for name in active_rlhf.__all__)
@@ -254,7 +316,13 @@ def test_a_preference_buffer_keeps_the_newest_pairs() -> None:
     assert (len(buffer), buffer.size, buffer.pos) == (4, 4, 2)
     assert [int(pair[0]) for pair in buffer.prefs] == [4, 5, 2, 3]
     assert torch.equal(buffer[0].second_dones, torch.full((1, 1), 32.0))
-    loaded = next(iter(torch.utils.data.DataLoader(buffer, batch_size=4, collate_fn=lambda items: [int(item.prefs[0]) for item in items])))
+    loaded = next(
+        iter(
+            torch.utils.data.DataLoader(
+                buffer, batch_size=4, collate_fn=lambda items: [int(item.prefs[0]) for item in items]
+            )
+        )
+    )
     assert loaded == [4, 5, 2, 3]
 
 
@@ -303,7 +371,9 @@ def test_a_rollout_buffer_holds_steps_of_all_environments() -> None:
         RolloutBuffer(3, 2, spaces(), device="meta")
 
 
-def test_the_variable_that_names_the_original_names_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_that_names_the_original_names_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ACTIVE_RLHF_SRC", str(tmp_path))
     with pytest.raises(AssertionError, match="is no checkout of active-rlhf"):
         original()
@@ -315,7 +385,15 @@ def test_the_variable_that_names_the_original_names_a_checkout(tmp_path: Path, m
 # --- another capacity
 
 
-HISTORIES = [(10, ()), (10, (4,)), (10, (5, 5)), (10, (4, 4, 4)), (10, (3, 4, 2, 3, 4)), (10, (4, 10)), (10, (4, 13))]
+HISTORIES = [
+    (10, ()),
+    (10, (4,)),
+    (10, (5, 5)),
+    (10, (4, 4, 4)),
+    (10, (3, 4, 2, 3, 4)),
+    (10, (4, 10)),
+    (10, (4, 13)),
+]
 FORMS = ("files", ".zarr", ".h5", "grown.zarr", "grown.h5")
 
 
@@ -376,7 +454,9 @@ def test_a_buffer_of_velora_loads_with_another_capacity(history: Any, form: str,
             warnings.simplefilter("always")
             loaded = velora.ReplayBuffer.load(source, memory.metadata(), capacity=capacity)
         lost = max(0, len(known) - capacity)
-        assert [f"the oldest {lost} of {len(known)} rows are not loaded" in text for text in messages(warned)] == [True] * (lost > 0)
+        assert [
+            f"the oldest {lost} of {len(known)} rows are not loaded" in text for text in messages(warned)
+        ] == [True] * (lost > 0)
         kept = known[lost:]
         with loaded:
             assert (loaded.capacity, loaded.size, len(loaded.states)) == (capacity, len(kept), capacity)
@@ -395,7 +475,10 @@ def test_a_buffer_of_velora_loads_with_another_capacity(history: Any, form: str,
         new = max(1, capacity - len(kept))  # it has room for so many
         obs, acts, rews, dones = rows(100, new)
         buffer.add_multi(obs, acts, rews, obs + 1, dones, obs / 7)
-        assert numbers_of(buffer.states, capacity, buffer.size, buffer.position) == [*kept, *obs[:, 0].tolist()][-capacity:]
+        assert (
+            numbers_of(buffer.states, capacity, buffer.size, buffer.position)
+            == [*kept, *obs[:, 0].tolist()][-capacity:]
+        )
         buffer.close()
     assert files_of(tmp_path) == before
 
@@ -407,19 +490,39 @@ def test_a_buffer_of_active_rlhf_loads_with_another_capacity(history: Any, form:
     memory = in_active_rlhf(path, *history)
     before = files_of(tmp_path)
     known = numbers_of(memory.obs, memory.capacity, memory.size, memory.pos)
-    listed = [(info, memory.obs[(info.start_pos + torch.arange(info.length)) % memory.capacity]) for info in memory.trajectories]
+    listed = [
+        (info, memory.obs[(info.start_pos + torch.arange(info.length)) % memory.capacity])
+        for info in memory.trajectories
+    ]
     for capacity in (1, 4, 7, 25):
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             loaded = ReplayBuffer.load(path, device="cpu", capacity=capacity)
         kept = known[max(0, len(known) - capacity) :]
-        whole = [(info, obs) for info, obs in listed if info.length <= memory.capacity and kept and obs[:, 0].min() >= kept[0]]
-        expected = f"the oldest {len(known) - len(kept)} of {len(known)} rows are not loaded" if len(kept) < len(known) else ""
-        gone = f"{len(listed) - len(whole)} of {len(listed)} trajectories, of which" if len(whole) < len(listed) else ""
-        assert [expected in text and gone in text for text in messages(warned)] == [True] * bool(expected or gone)
+        whole = [
+            (info, obs)
+            for info, obs in listed
+            if info.length <= memory.capacity and kept and obs[:, 0].min() >= kept[0]
+        ]
+        expected = (
+            f"the oldest {len(known) - len(kept)} of {len(known)} rows are not loaded"
+            if len(kept) < len(known)
+            else ""
+        )
+        gone = (
+            f"{len(listed) - len(whole)} of {len(listed)} trajectories, of which"
+            if len(whole) < len(listed)
+            else ""
+        )
+        assert [expected in text and gone in text for text in messages(warned)] == [True] * bool(
+            expected or gone
+        )
         with loaded:
             assert (loaded.capacity, loaded.size, len(loaded.obs)) == (capacity, len(kept), capacity)
-            assert (loaded.global_step, loaded.fragment_length) == (memory.global_step, memory.fragment_length)
+            assert (loaded.global_step, loaded.fragment_length) == (
+                memory.global_step,
+                memory.fragment_length,
+            )
             assert numbers_of(loaded.obs, capacity, loaded.size, loaded.pos) == kept
             assert not loaded.obs[:][len(kept) :].any()
             assert len(loaded.trajectories) == len(whole)
@@ -433,10 +536,17 @@ def test_a_buffer_of_active_rlhf_loads_with_another_capacity(history: Any, form:
                 loaded.save(f"memory:{tmp_path.name}")
                 buffer = ReplayBuffer.load(f"memory:{tmp_path.name}", device="cpu", mode="r+")
         new = max(1, capacity - len(kept))
-        survivors = buffer.trajectories[:] if capacity > len(kept) else [info for info in buffer.trajectories if info.start_pos > 0]
+        survivors = (
+            buffer.trajectories[:]
+            if capacity > len(kept)
+            else [info for info in buffer.trajectories if info.start_pos > 0]
+        )
         buffer.add(*rows(100, new))
         assert buffer.trajectories[:-1] == survivors
-        assert numbers_of(buffer.obs, capacity, buffer.size, buffer.pos) == [*kept, *range(101, 101 + new)][-capacity:]
+        assert (
+            numbers_of(buffer.obs, capacity, buffer.size, buffer.pos)
+            == [*kept, *range(101, 101 + new)][-capacity:]
+        )
         buffer.close()
     assert files_of(tmp_path) == before
 
@@ -446,9 +556,16 @@ def test_a_store_that_is_written_to_keeps_its_capacity(suffix: str, tmp_path: Pa
     for (_, _, memory), name in zip(of_both(tmp_path, suffix), ("v", "a"), strict=True):
         path, other, kind = tmp_path / f"{name}{suffix}", tmp_path / f"{name}-other{suffix}", type(memory)
         options = {} if name == "v" else {"device": "cpu"}
-        with pytest.raises(UnsupportedError, match=r"load it with capacity=30 and mode='r', save that to another name, and load the new"):
+        with pytest.raises(
+            UnsupportedError,
+            match=(
+                r"load it with capacity=30 and mode='r', save that to "
+                r"another name, and load the new"
+            ),
+        ):
             kind.load(path, mode="r+", capacity=30, **options)
-        with kind.load(path, mode="r+", capacity=memory.capacity, **options) as same:  # and the store is not kept open
+        # And the store is not kept open.
+        with kind.load(path, mode="r+", capacity=memory.capacity, **options) as same:
             assert same.size == memory.size
         with kind.load(path, capacity=30, **options) as loaded:  # the advice, followed
             loaded.save(other)
@@ -460,13 +577,18 @@ def test_a_store_that_is_written_to_keeps_its_capacity(suffix: str, tmp_path: Pa
 def test_a_capacity_is_a_positive_number(wrong: Any, tmp_path: Path) -> None:
     for suffix in ("", *STORES):
         of_both(tmp_path, suffix)
-        for kind, path in ((velora.ReplayBuffer, tmp_path / f"v{suffix}"), (ReplayBuffer, tmp_path / f"a{suffix}")):
+        for kind, path in (
+            (velora.ReplayBuffer, tmp_path / f"v{suffix}"),
+            (ReplayBuffer, tmp_path / f"a{suffix}"),
+        ):
             with pytest.raises(SchemaError, match="capacity must be a positive number"):
                 kind.load(path if suffix or kind is ReplayBuffer else path / "buffer_state", capacity=wrong)
 
 
 @pytest.mark.parametrize("suffix", ["", *STORES])
-def test_a_capacity_that_was_changed_in_the_metadata_says_how_it_is_meant(suffix: str, tmp_path: Path) -> None:
+def test_a_capacity_that_was_changed_in_the_metadata_says_how_it_is_meant(
+    suffix: str, tmp_path: Path
+) -> None:
     memory = velora_buffer()
     path = tmp_path / f"b{suffix}"
     memory.save(path)

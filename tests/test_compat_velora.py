@@ -42,7 +42,14 @@ def rows(seed: int, count: int, *, vector: bool = False) -> list[torch.Tensor]:
     after = torch.randn(count, SIZES["state_dim"], generator=generator) if vector else states[1:]
     dones = (torch.rand(count, 1, generator=generator) < 0.2).float()
     made = [torch.randn(count, width, generator=generator) for width in (SIZES["action_dim"], 1)]
-    return [states[:-1], made[0], made[1], after, dones, torch.randn(count, SIZES["hidden_dim"], generator=generator)]
+    return [
+        states[:-1],
+        made[0],
+        made[1],
+        after,
+        dones,
+        torch.randn(count, SIZES["hidden_dim"], generator=generator),
+    ]
 
 
 def filled(capacity: int, *counts: int) -> ReplayBuffer:
@@ -98,7 +105,9 @@ def apply(buffer: Any, kind: str, seed: int, count: int) -> None:
 
 @settings(max_examples=60)
 @given(capacity=st.integers(1, 12), operations=st.lists(one | many, max_size=8))
-def test_the_same_operations_give_the_same_state_as_veloras_own(capacity: int, operations: list[tuple[str, int, int]]) -> None:
+def test_the_same_operations_give_the_same_state_as_veloras_own(
+    capacity: int, operations: list[tuple[str, int, int]]
+) -> None:
     ours, real = ReplayBuffer(capacity, **SIZES), real_class()(capacity, *SIZES.values())
     for operation in operations:
         apply(ours, *operation)
@@ -110,7 +119,14 @@ def test_the_same_operations_give_the_same_state_as_veloras_own(capacity: int, o
 WRONG = {
     "a state too long": (torch.zeros(9), torch.zeros(2), 1.0, torch.zeros(3), False, torch.zeros(4)),
     "an action too long": (torch.zeros(3), torch.zeros(5), 1.0, torch.zeros(3), False, torch.zeros(4)),
-    "a reward of two": (torch.zeros(3), torch.zeros(2), torch.zeros(2), torch.zeros(3), False, torch.zeros(4)),
+    "a reward of two": (
+        torch.zeros(3),
+        torch.zeros(2),
+        torch.zeros(2),
+        torch.zeros(3),
+        False,
+        torch.zeros(4),
+    ),
     "a state that is no tensor": ([0.0] * 3, torch.zeros(2), 1.0, torch.zeros(3), False, torch.zeros(4)),
     "a hidden state too long": (torch.zeros(3), torch.zeros(2), 1.0, torch.zeros(3), False, torch.zeros(9)),
     "a done that is text": (torch.zeros(3), torch.zeros(2), 1.0, torch.zeros(3), "yes", torch.zeros(4)),
@@ -172,7 +188,14 @@ def test_a_config_is_veloras_own() -> None:
 
 KINDS: dict[str, tuple[Any, ...]] = {
     "plain": (torch.rand(3), torch.rand(2), 1.5, torch.rand(3), True, torch.rand(4)),
-    "rows": (torch.rand(1, 3), torch.rand(1, 2), torch.rand(1, 1), torch.rand(1, 3), torch.ones(1, 1), torch.rand(1, 4)),
+    "rows": (
+        torch.rand(1, 3),
+        torch.rand(1, 2),
+        torch.rand(1, 1),
+        torch.rand(1, 3),
+        torch.ones(1, 1),
+        torch.rand(1, 4),
+    ),
     "one for all": (torch.rand(1), torch.tensor(3), torch.rand(()), torch.rand(()), torch.tensor(True), 0.5),
     "other dtypes": (
         torch.rand(3).double(),
@@ -182,10 +205,38 @@ KINDS: dict[str, tuple[Any, ...]] = {
         True,
         torch.rand(1, 4).double(),
     ),
-    "not in order": (torch.rand(6)[::2], torch.rand(2, 3)[:, 1], 2, torch.rand(3, 3).T[0], 0, torch.rand(8)[::2]),
-    "what is no number": (torch.full((3,), torch.nan), torch.rand(2), float("inf"), torch.rand(3), float("nan"), torch.rand(4)),
-    "numbers beyond float32": (torch.full((3,), 1e300, dtype=torch.float64), torch.rand(2), 1.0, torch.rand(3), False, torch.rand(4)),
-    "integers beyond float32": (torch.tensor([2**60 + 1] * 3), 2**60 + 1, 16_777_217, torch.rand(3), 1, torch.rand(4)),
+    "not in order": (
+        torch.rand(6)[::2],
+        torch.rand(2, 3)[:, 1],
+        2,
+        torch.rand(3, 3).T[0],
+        0,
+        torch.rand(8)[::2],
+    ),
+    "what is no number": (
+        torch.full((3,), torch.nan),
+        torch.rand(2),
+        float("inf"),
+        torch.rand(3),
+        float("nan"),
+        torch.rand(4),
+    ),
+    "numbers beyond float32": (
+        torch.full((3,), 1e300, dtype=torch.float64),
+        torch.rand(2),
+        1.0,
+        torch.rand(3),
+        False,
+        torch.rand(4),
+    ),
+    "integers beyond float32": (
+        torch.tensor([2**60 + 1] * 3),
+        2**60 + 1,
+        16_777_217,
+        torch.rand(3),
+        1,
+        torch.rand(4),
+    ),
 }
 
 
@@ -197,18 +248,23 @@ def test_values_of_every_kind_become_what_velora_makes_of_them(kind: str, where:
         ours.save(tmp_path / f"b{where}")
         ours = ReplayBuffer.load(tmp_path / f"b{where}", mode="r+")
     with ours, torch.inference_mode(where == "inference"):
-        for number in range(7):  # the first of a store, and one that goes round the end, are written another way
+        # The first of a store, and one that goes round the end, are written another way.
+        for number in range(7):
             values = KINDS[kind if number % 3 else "plain"]
             real.add(*values)
             ours.add(*values)
         assert (ours.position, ours.size) == (real.position, real.size)
         for name, expected in state(real).items():
-            assert torch.equal(torch.nan_to_num(state(ours)[name], 7.5), torch.nan_to_num(expected, 7.5)), name
+            assert torch.equal(torch.nan_to_num(state(ours)[name], 7.5), torch.nan_to_num(expected, 7.5)), (
+                name
+            )
 
 
 @pytest.mark.parametrize("kind", ["add", "add_multi"])
 @pytest.mark.parametrize("inference", [False, True])
-def test_a_change_behind_the_buffers_back_is_noticed_between_any_rows(kind: str, inference: bool, tmp_path: Path) -> None:
+def test_a_change_behind_the_buffers_back_is_noticed_between_any_rows(
+    kind: str, inference: bool, tmp_path: Path
+) -> None:
     buffer = filled(50, 5)
     buffer.save(tmp_path / "b.zarr")
     with torch.inference_mode(inference):
@@ -269,7 +325,9 @@ def sample_names() -> list[str]:
 
 @pytest.mark.parametrize("name", sample_names())
 @pytest.mark.parametrize("suffix", ["", *STORES])
-def test_files_of_velora_are_loaded_and_sampled_as_velora_does(name: str, suffix: str, tmp_path: Path) -> None:
+def test_files_of_velora_are_loaded_and_sampled_as_velora_does(
+    name: str, suffix: str, tmp_path: Path
+) -> None:
     expected = json.loads((SAMPLES / "expected.json").read_text())["samples"][name]
     buffer = ReplayBuffer.load(SAMPLES / expected["load_path_arg"], expected["metadata"])
     if suffix:
@@ -293,9 +351,16 @@ def test_files_of_velora_are_loaded_and_sampled_as_velora_does(name: str, suffix
 
 
 @settings(max_examples=30)
-@given(capacity=st.integers(1, 12), operations=st.lists(one | many | saving, max_size=9), suffix=st.sampled_from(STORES))
+@given(
+    capacity=st.integers(1, 12),
+    operations=st.lists(one | many | saving, max_size=9),
+    suffix=st.sampled_from(STORES),
+)
 def test_a_buffer_saved_again_and_again_is_the_same_when_loaded(
-    tmp_path_factory: pytest.TempPathFactory, capacity: int, operations: list[tuple[str, int, int]], suffix: str
+    tmp_path_factory: pytest.TempPathFactory,
+    capacity: int,
+    operations: list[tuple[str, int, int]],
+    suffix: str,
 ) -> None:
     folder = tmp_path_factory.mktemp("saved")
     place = folder / f"buffer{suffix}"
@@ -320,7 +385,11 @@ def test_a_buffer_saved_again_and_again_is_the_same_when_loaded(
     suffix=st.sampled_from(STORES),
 )
 def test_a_buffer_in_a_store_goes_on_as_one_in_memory(
-    tmp_path_factory: pytest.TempPathFactory, capacity: int, before: int, operations: list[tuple[str, int, int]], suffix: str
+    tmp_path_factory: pytest.TempPathFactory,
+    capacity: int,
+    before: int,
+    operations: list[tuple[str, int, int]],
+    suffix: str,
 ) -> None:
     folder = tmp_path_factory.mktemp("living")
     place = folder / f"buffer{suffix}"
@@ -344,12 +413,16 @@ def test_a_buffer_in_a_store_goes_on_as_one_in_memory(
 
 
 @pytest.mark.parametrize("suffix", STORES)
-def test_loading_from_a_store_reads_no_rows_and_sampling_only_its_own(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_from_a_store_reads_no_rows_and_sampling_only_its_own(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     buffer = filled(100, 80)
     buffer.save(tmp_path / f"b{suffix}")
     read: list[int] = []
     original = LazyTensor.of
-    monkeypatch.setattr(LazyTensor, "of", lambda self, rows, shape: read.append(len(rows)) or original(self, rows, shape))
+    monkeypatch.setattr(
+        LazyTensor, "of", lambda self, rows, shape: read.append(len(rows)) or original(self, rows, shape)
+    )
 
     with ReplayBuffer.load(tmp_path / f"b{suffix}") as lazy:
         assert (lazy.states.shape, lazy.states.dtype, len(lazy.states)) == ((100, 3), torch.float32, 100)
@@ -511,7 +584,10 @@ def test_dimensions_are_positive(name: str) -> None:
 
 def test_the_position_in_a_store_cannot_be_set(tmp_path: Path) -> None:
     filled(10, 4).save(tmp_path / "b.zarr")
-    with ReplayBuffer.load(tmp_path / "b.zarr", mode="r+") as lazy, pytest.raises(SchemaError, match="follows from its rows"):
+    with (
+        ReplayBuffer.load(tmp_path / "b.zarr", mode="r+") as lazy,
+        pytest.raises(SchemaError, match="follows from its rows"),
+    ):
         lazy.position = 0
 
 
@@ -527,7 +603,9 @@ class Agent:
     def __init__(self) -> None:
         self.seen: list[torch.Tensor] = []
 
-    def predict(self, states: torch.Tensor, hidden: torch.Tensor | None, train_mode: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def predict(
+        self, states: torch.Tensor, hidden: torch.Tensor | None, train_mode: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         assert train_mode
         assert (hidden is None) == (not self.seen)
         self.seen.append(states)
@@ -560,7 +638,9 @@ def test_warming_takes_two_environments() -> None:
 def test_environments_are_closed_when_the_agent_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     original = gymnasium.make_vec
-    monkeypatch.setattr(gymnasium, "make_vec", lambda *args, **kwargs: made.append(original(*args, **kwargs)) or made[-1])
+    monkeypatch.setattr(
+        gymnasium, "make_vec", lambda *args, **kwargs: made.append(original(*args, **kwargs)) or made[-1]
+    )
     agent = Agent()
     monkeypatch.setattr(agent, "predict", lambda *_, **__: 1 / 0)
 

@@ -1,4 +1,5 @@
-"""Converting buffers: what is the same afterwards, what is not, and what a conversion that fails leaves behind."""
+"""Converting buffers: what is the same afterwards, what is not, and what a conversion that fails leaves
+behind."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def _nothing_in_memory() -> Any:
 
 
 def record(location: str, *, steps: int = 120, seed: int = 3, **options: Any) -> None:
-    """A recording with all that a buffer can hold: splits, columns of the user's, several parts, open trajectories."""
+    """A recording with all that a buffer can hold: splits, columns of the user's, several parts, open
+    trajectories."""
     schema = samples.small()
     options = {"storage": samples.storage("zstd:1"), "metadata": {"note": ["é", 1.5, None]}, **options}
     with rs.create(location, schema, **options) as buffer:
@@ -79,7 +81,11 @@ def chunk_bytes(location: str, name: str) -> list[bytes]:
     with rs.open(location) as buffer:
         store: StoreReader = buffer._store
         entries = [store.locate(name, chunk) for chunk in range(len(store.table("checksums/" + name)))]
-        return [store.container.files.read(entry.object, entry.offset, entry.length) for entry in entries if entry is not None]
+        return [
+            store.container.files.read(entry.object, entry.offset, entry.length)
+            for entry in entries
+            if entry is not None
+        ]
 
 
 # --- all of it
@@ -87,7 +93,9 @@ def chunk_bytes(location: str, name: str) -> list[bytes]:
 
 @pytest.mark.parametrize("target", NAMES)
 @pytest.mark.parametrize("source", ["a.zarr", "a.h5", "memory:a"])
-def test_all_that_a_buffer_shows_is_the_same_in_another_container_and_back(tmp_path: Path, source: str, target: str) -> None:
+def test_all_that_a_buffer_shows_is_the_same_in_another_container_and_back(
+    tmp_path: Path, source: str, target: str
+) -> None:
     first, second, third = at(tmp_path, source), at(tmp_path, target), at(tmp_path, "c.zarr")
     record(first)
     expected = contents(first)
@@ -107,7 +115,9 @@ def test_all_that_a_buffer_shows_is_the_same_in_another_container_and_back(tmp_p
 
 
 @pytest.mark.parametrize("target", ["b.zarr", "b.h5", "memory:b"])
-def test_a_recording_goes_on_in_the_target_as_it_would_have_in_the_source(tmp_path: Path, target: str) -> None:
+def test_a_recording_goes_on_in_the_target_as_it_would_have_in_the_source(
+    tmp_path: Path, target: str
+) -> None:
     first, second = str(tmp_path / "a.zarr"), at(tmp_path, target)
     record(first)
     rs.convert(first, second)
@@ -205,7 +215,10 @@ def test_a_ring_becomes_its_window(tmp_path: Path, target: str) -> None:
 
     report = rs.convert(first, second)
 
-    assert "the ring of capacity 333 is written as its window of 333 steps, and is no ring any more" in report.notes
+    assert (
+        "the ring of capacity 333 is written as its window of 333 steps, and is no ring any more"
+        in report.notes
+    )
     assert expected.steps == 333
     assert expected.difference(contents(second)) == ""
     assert_clean(second)
@@ -236,8 +249,11 @@ def test_an_open_trajectory_whose_steps_have_all_left_a_ring_can_be_continued(tm
 
 
 @pytest.mark.parametrize(("source", "target"), [("a.zarr", "b.h5"), ("a.h5", "b.zarr"), ("a.zarr", "b.zarr")])
-def test_copied_rows_are_on_their_way_to_the_disk_before_the_sync(tmp_path: Path, source: str, target: str) -> None:
-    """All whole chunks of raw fields, each byte of them; and where the system cannot do that, the copy is the same one."""
+def test_copied_rows_are_on_their_way_to_the_disk_before_the_sync(
+    tmp_path: Path, source: str, target: str
+) -> None:
+    """All whole chunks of raw fields, each byte of them; and where the system cannot do that, the copy is the
+    same one."""
     record(at(tmp_path, source), steps=300)
     asked: list[int] = []
 
@@ -249,7 +265,11 @@ def test_copied_rows_are_on_their_way_to_the_disk_before_the_sync(tmp_path: Path
     with patch.object(files, "_range_writer", lambda: begin):
         rs.convert(at(tmp_path, source), at(tmp_path, target))
     with rs.open(at(tmp_path, target)) as buffer:
-        raw = [spec for name, spec in buffer._store.specs().items() if name.startswith("steps/") and spec.codec is None]
+        raw = [
+            spec
+            for name, spec in buffer._store.specs().items()
+            if name.startswith("steps/") and spec.codec is None
+        ]
         whole = sum(spec.chunk_bytes * (len(buffer) // spec.chunk_rows) for spec in raw)
     assert sum(asked) >= whole > 0
     with patch.object(files, "_range_writer", lambda: None):
@@ -258,8 +278,13 @@ def test_copied_rows_are_on_their_way_to_the_disk_before_the_sync(tmp_path: Path
         assert contents(at(tmp_path, source)).difference(contents(at(tmp_path, name))) == ""
 
 
-@pytest.mark.parametrize(("source", "target", "same"), [("a.zarr", "b.zarr", True), ("a.h5", "b.h5", True), ("a.zarr", "b.h5", False)])
-def test_encoded_chunks_are_copied_and_not_made_anew(tmp_path: Path, source: str, target: str, same: bool) -> None:
+@pytest.mark.parametrize(
+    ("source", "target", "same"),
+    [("a.zarr", "b.zarr", True), ("a.h5", "b.h5", True), ("a.zarr", "b.h5", False)],
+)
+def test_encoded_chunks_are_copied_and_not_made_anew(
+    tmp_path: Path, source: str, target: str, same: bool
+) -> None:
     first, second = str(tmp_path / source), str(tmp_path / target)
     record(first, storage=samples.storage("zstd:7"))  # whose bytes are not those of zstd:1
 
@@ -334,7 +359,9 @@ def test_a_layout_given_by_name_stores_all_fields_its_way(tmp_path: Path) -> Non
     rs.convert(first, second, layout="live")
 
     with rs.open(second) as buffer:
-        assert {spec.codec for name, spec in buffer._store.specs().items() if name.startswith("steps/")} == {None}
+        assert {spec.codec for name, spec in buffer._store.specs().items() if name.startswith("steps/")} == {
+            None
+        }
 
 
 @pytest.mark.parametrize(("source", "target"), [("a.zarr", "b.h5"), ("a.h5", "b.zarr"), ("a.zarr", "b.zarr")])
@@ -351,7 +378,9 @@ def test_damage_in_the_source_does_not_reach_the_target(tmp_path: Path, source: 
     with pytest.raises(errors.CorruptError, match="rows 0 to 8 of steps/info/wide have changed"):
         rs.convert(first, second, where="length > 3")
 
-    assert sorted(os.listdir(tmp_path)) == sorted({source, *(name for name in os.listdir(tmp_path) if name == source + ".lock")})
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        {source, *(name for name in os.listdir(tmp_path) if name == source + ".lock")}
+    )
 
 
 def test_a_damaged_encoded_chunk_does_not_reach_the_target(tmp_path: Path) -> None:
@@ -364,7 +393,13 @@ def test_a_damaged_encoded_chunk_does_not_reach_the_target(tmp_path: Path) -> No
     flip(path, entry.offset + 3)
 
     for codec in (None, "raw"):
-        with pytest.raises(errors.CorruptError, match=r"chunk 2 of steps/observation/camera \(rows 8 to 12\)"):
+        with pytest.raises(
+            errors.CorruptError,
+            match=(
+                r"chunk 2 of steps/observation/camera \(rows 8 "
+                r"to 12\)"
+            ),
+        ):
             rs.convert(first, tmp_path / "b.zarr", codec=codec)
     assert os.listdir(tmp_path) == ["a.zarr"]
 
@@ -382,7 +417,9 @@ def flip(path: str, place: int) -> None:
 
 @pytest.mark.parametrize("target", NAMES)
 @pytest.mark.parametrize("ring", [None, 260])
-def test_selected_trajectories_are_the_same_and_lie_side_by_side(tmp_path: Path, target: str, ring: int | None) -> None:
+def test_selected_trajectories_are_the_same_and_lie_side_by_side(
+    tmp_path: Path, target: str, ring: int | None
+) -> None:
     first, second = str(tmp_path / "a.zarr"), at(tmp_path, target)
     record(first, steps=200, capacity=ring)
     expected = contents(first)
@@ -424,7 +461,9 @@ def test_trajectories_of_a_split_are_chosen_by_its_name(tmp_path: Path) -> None:
 
     with rs.open(first) as source, rs.open(second) as buffer:
         assert set(buffer.trajectories["split"].tolist()) == {"val"}
-        np.testing.assert_array_equal(buffer.trajectories["score"], source.trajectories.where("length > 1", split="val")["score"])
+        np.testing.assert_array_equal(
+            buffer.trajectories["score"], source.trajectories.where("length > 1", split="val")["score"]
+        )
 
 
 def test_a_selected_trajectory_that_is_open_is_cut_off_with_its_final_observation(tmp_path: Path) -> None:
@@ -470,7 +509,13 @@ def test_no_trajectory_chosen_is_an_error_that_makes_nothing(tmp_path: Path) -> 
     first, second = str(tmp_path / "a.zarr"), str(tmp_path / "b.zarr")
     record(first)
 
-    with pytest.raises(errors.SchemaError, match=r"nothing is selected: none of .* trajectories has where 'length > 100000'"):
+    with pytest.raises(
+        errors.SchemaError,
+        match=(
+            r"nothing is selected: none of .* trajectories has where "
+            r"'length > 100000'"
+        ),
+    ):
         rs.convert(first, second, where="length > 100000")
 
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
@@ -483,7 +528,9 @@ def test_fields_can_be_left_out(tmp_path: Path, target: str, selected: str | Non
     record(first)
     wanted = ["observation/camera", "action", "terminated", "truncated"]
 
-    report = rs.convert(first, second, fields=["observation/camera", "action", "terminated", "truncated"], where=selected)
+    report = rs.convert(
+        first, second, fields=["observation/camera", "action", "terminated", "truncated"], where=selected
+    )
 
     assert "fields left out: observation/joints, reward, info/wide" in report.notes
     assert "returns are left out with the reward" in report.notes
@@ -557,12 +604,18 @@ def test_a_target_is_replaced_when_that_was_asked_for(tmp_path: Path, name: str)
     rs.convert(second, third, overwrite=True)
 
     assert contents(second).difference(contents(third)) == ""
-    assert not [file for file in os.listdir(tmp_path) if file.endswith((".sha256", ".partial", ".old", ".folder", ".new", ".partial.lock"))]
+    assert not [
+        file
+        for file in os.listdir(tmp_path)
+        if file.endswith((".sha256", ".partial", ".old", ".folder", ".new", ".partial.lock"))
+    ]
 
 
 @pytest.mark.parametrize("name", ["b.zarr", "b.h5", "b.zarr.zip", "memory:b"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, name: str, error: type[BaseException]) -> None:
+def test_an_interrupted_conversion_leaves_nothing(
+    tmp_path: Path, name: str, error: type[BaseException]
+) -> None:
     first, second = str(tmp_path / "a.zarr"), at(tmp_path, name)
     record(first)
     before = snapshot(tmp_path)
@@ -582,7 +635,10 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, name: str, err
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def test_progress_grows_to_the_whole(tmp_path: Path) -> None:
@@ -607,7 +663,9 @@ def test_a_disk_that_fails_leaves_no_target_and_the_source_as_it_was(
     before = snapshot(tmp_path)
     known: Callable[..., Any] = getattr(Files, operation)
     counted: list[str] = []
-    monkeypatch.setattr(Files, operation, lambda self, *args, **kw: counted.append(args[0]) or known(self, *args, **kw))
+    monkeypatch.setattr(
+        Files, operation, lambda self, *args, **kw: counted.append(args[0]) or known(self, *args, **kw)
+    )
     rs.convert(first, second)
     monkeypatch.undo()
     everything = len(counted)
@@ -654,14 +712,17 @@ def test_other_software_reads_what_was_converted(tmp_path: Path) -> None:
         for name, rows in expected.columns.items():
             found: NDArray[Any] = np.asarray(group[f"steps/{name}"][:])  # type: ignore[index]
             assert found.tobytes() == rows.tobytes()
-        np.testing.assert_array_equal(np.asarray(group["trajectories/length"][:]), expected.table["length"][~expected.table["open"]])  # type: ignore[index]
+        np.testing.assert_array_equal(
+            np.asarray(group["trajectories/length"][:]), expected.table["length"][~expected.table["open"]]
+        )  # type: ignore[index]
     groups[-1].close()  # type: ignore[attr-defined]
 
 
 PROGRAM = """
 import sys, threading, time
 import replaystore as rs
-import replaystore.conversion, replaystore.backends.hdf5, replaystore.backends.zip, numcodecs.zstd, numcodecs.fletcher32, h5py
+import replaystore.conversion, replaystore.backends.hdf5, replaystore.backends.zip
+import numcodecs.zstd, numcodecs.fletcher32, h5py
 
 def anonymous():
     for line in open("/proc/self/status"):
@@ -688,7 +749,9 @@ print(peak - base)
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc")
 def test_memory_is_bounded_however_large_the_buffer_is(tmp_path: Path) -> None:
     first = str(tmp_path / "a.zarr")
-    schema = rs.Schema({"observation": rs.Field("u1", (84, 84), "observation"), "action": rs.Field("i8", (), "action")})
+    schema = rs.Schema(
+        {"observation": rs.Field("u1", (84, 84), "observation"), "action": rs.Field("i8", (), "action")}
+    )
     frames = np.zeros((1000, 84, 84), np.uint8)
     frames[np.arange(1000), np.arange(1000) % 84] = np.arange(84)
     with rs.create(first, schema, durability="none") as buffer:
@@ -696,9 +759,15 @@ def test_memory_is_bounded_however_large_the_buffer_is(tmp_path: Path) -> None:
             buffer.append({"observation": frames, "action": np.arange(1000) + number}, ends=[399, 999])
             buffer.commit()
 
-    for target, layout, where in [("b.h5", "", ""), ("c.zarr", "archive", ""), ("d.zarr", "", "length == 600")]:
+    for target, layout, where in [
+        ("b.h5", "", ""),
+        ("c.zarr", "archive", ""),
+        ("d.zarr", "", "length == 600"),
+    ]:
         arguments = [first, str(tmp_path / target), layout, where]
-        done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=True
+        )
         assert int(done.stdout) < 120
 
 
@@ -711,13 +780,18 @@ def test_any_buffer_converts_to_anything_and_back(tmp_path: Path, data: st.DataO
     remove(Location("memory", "a"))
     codec = data.draw(st.sampled_from(["zstd:1", "zstd:3", "gzip:1", "raw"]))
     rows = {"raw": 1024, None: None}.get(codec, data.draw(st.sampled_from([1, 3, 4, 16])))
-    storage = {"observation/camera": {"codec": codec, "chunk_rows": rows}, "info/wide": {"codec": "raw", "chunk_rows": 8}}
+    storage = {
+        "observation/camera": {"codec": codec, "chunk_rows": rows},
+        "info/wide": {"codec": "raw", "chunk_rows": 8},
+    }
     capacity = data.draw(st.sampled_from([None, None, 40, 200]))
     schema = samples.small()
     with rs.create("memory:a", schema, storage=storage, capacity=capacity) as buffer:
         for number in range(data.draw(st.integers(0, 5))):
             columns = samples.columns(schema, data.draw(st.sampled_from([1, 2, 7, 30, 128, 513])), number)
-            buffer.append(columns, env=data.draw(st.integers(0, 2)), split=data.draw(st.sampled_from(["", "train"])))
+            buffer.append(
+                columns, env=data.draw(st.integers(0, 2)), split=data.draw(st.sampled_from(["", "train"]))
+            )
             if data.draw(st.booleans()):
                 buffer.commit()
     expected = contents("memory:a")

@@ -1,4 +1,5 @@
-"""Writers that are killed at any moment lose nothing that they had acknowledged; `replaystore.testing.crashes` says how that is tested."""
+"""Writers that are killed at any moment lose nothing that they had acknowledged;
+`replaystore.testing.crashes` says how that is tested."""
 
 from __future__ import annotations
 
@@ -18,12 +19,25 @@ PARTS = 2
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("backend", ["zarr", "hdf5"])
 @pytest.mark.timeout(3600)
-def test_nothing_acknowledged_is_lost_when_a_writer_is_killed(request: pytest.FixtureRequest, backend: str, part: int) -> None:
+def test_nothing_acknowledged_is_lost_when_a_writer_is_killed(
+    request: pytest.FixtureRequest, backend: str, part: int
+) -> None:
     points = -(-request.config.getoption("--crash-points") // PARTS)
     seed = request.config.getoption("--crash-seed") * PARTS + part
-    command = [sys.executable, "-m", "replaystore.testing.crashes", backend, f"--points={points}", f"--seed={seed}"]
+    command = [
+        sys.executable,
+        "-m",
+        "replaystore.testing.crashes",
+        backend,
+        f"--points={points}",
+        f"--seed={seed}",
+    ]
     environment = os.environ | {"PYTHONPATH": str(Path(replaystore.__file__).parents[1])}
 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    assert (done.stdout, done.stderr, done.returncode) == (f"{points} of {points} crashes were survived\n", "", 0)
+    assert (done.stdout, done.stderr, done.returncode) == (
+        f"{points} of {points} crashes were survived\n",
+        "",
+        0,
+    )

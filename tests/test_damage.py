@@ -1,4 +1,5 @@
-"""Damage of any kind is noticed: by reading an archive, by `verify` of a live store; it never ends the interpreter. See `damaging`."""
+"""Damage of any kind is noticed: by reading an archive, by `verify` of a live store; it never ends the
+interpreter. See `damaging`."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def test_every_byte_of_an_index_of_a_shard_is_checked(tmp_path: Path, codec: str
     storage = {"observation": {"codec": codec, "chunk_rows": 4}}
     with tiny(), rs.create(tmp_path / "a.zarr", schema, storage=storage) as buffer:
         buffer.append({"observation": np.arange(20 * 256, dtype="f4").reshape(20, 256)})
-    shard = next(file for file in sorted((tmp_path / "a.zarr/steps/observation/c").rglob("*")) if file.is_file())
+    shard = next(
+        file for file in sorted((tmp_path / "a.zarr/steps/observation/c").rglob("*")) if file.is_file()
+    )
     sound, index_bytes = shard.read_bytes(), 2 * 16 + 4
 
     for at in range(index_bytes):
@@ -61,7 +64,11 @@ def test_every_byte_of_an_index_of_a_shard_is_checked(tmp_path: Path, codec: str
 def store(tmp_path: Path) -> Path:
     """Three commits of 10, 20 and 30 steps; the rows of each are its number."""
     flag = rs.Field("?", (), "terminated")
-    fields = {"observation": rs.Field("f4", (2,), "observation"), "action": rs.Field("i8", (), "action"), "terminated": flag}
+    fields = {
+        "observation": rs.Field("f4", (2,), "observation"),
+        "action": rs.Field("i8", (), "action"),
+        "terminated": flag,
+    }
     storage = {"observation": {"codec": "zstd:1", "chunk_rows": 4}}
     with rs.create(tmp_path / "a.zarr", rs.Schema(fields), storage=storage) as buffer:
         for number in range(1, 4):
@@ -152,11 +159,16 @@ def test_a_table_that_has_changed_is_an_error(store: Path) -> None:
     path.write_bytes(data)
 
     assert "the table parts/length does not match its checksum" in str(rs.verify(store).problems)
-    with pytest.raises(CorruptError, match="the table parts/length does not match its checksum"), rs.open(store) as reader:
+    with (
+        pytest.raises(CorruptError, match="the table parts/length does not match its checksum"),
+        rs.open(store) as reader,
+    ):
         reader.trajectory(0)
 
 
-def test_a_table_of_trajectories_that_contradicts_the_steps_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_of_trajectories_that_contradicts_the_steps_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its checksum is right: a writer made it so."""
     append_table = ArrayStore.append_table
 
@@ -165,7 +177,9 @@ def test_a_table_of_trajectories_that_contradicts_the_steps_is_reported(tmp_path
         append_table(store, columns | ({name: ~columns[name]} if name in columns else {}))
 
     monkeypatch.setattr(ArrayStore, "append_table", contradicting)
-    schema = rs.Schema({"action": rs.Field("i8", (), "action"), "terminated": rs.Field("?", (), "terminated")})
+    schema = rs.Schema(
+        {"action": rs.Field("i8", (), "action"), "terminated": rs.Field("?", (), "terminated")}
+    )
     with rs.create(tmp_path / "a.zarr", schema) as buffer:
         buffer.append({"action": np.arange(10), "terminated": np.arange(10) == 9})
 
@@ -174,7 +188,13 @@ def test_a_table_of_trajectories_that_contradicts_the_steps_is_reported(tmp_path
 
 
 def append(buffer: rs.Buffer, number: int) -> None:
-    buffer.append({"observation": np.full((10, 2), number, "f4"), "action": np.full(10, number), "terminated": np.arange(10) == 9})
+    buffer.append(
+        {
+            "observation": np.full((10, 2), number, "f4"),
+            "action": np.full(10, number),
+            "terminated": np.arange(10) == 9,
+        }
+    )
 
 
 def actions(path: Path, **settings: int) -> list[int]:
@@ -192,7 +212,13 @@ def test_a_copy_whose_rows_are_older_than_its_log_is_read_as_of_an_earlier_commi
         if kept == 30:
             assert actions(store) == expected
             continue
-        with pytest.warns(ReplayStoreWarning, match=r"a\.zarr is read as of commit .*run `replaystore verify`") as noted:
+        with pytest.warns(
+            ReplayStoreWarning,
+            match=(
+                r"a\.zarr is read as of commit .*run `replaystore "
+                r"verify`"
+            ),
+        ) as noted:
             assert actions(store) == expected
         assert "\n" not in str(noted[0].message)
     rows.write_bytes(data)
@@ -229,7 +255,9 @@ def test_a_writer_does_not_go_back_unasked(store: Path) -> None:
     with pytest.raises(CorruptError, match=r"steps/action/c/0 .* run `replaystore repair`"):
         rs.open(store, "r+")
 
-    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file() and path.name != "lock"} == before
+    assert {
+        path: path.read_bytes() for path in store.rglob("*") if path.is_file() and path.name != "lock"
+    } == before
     rs.repair(store)
     assert actions(store) == [1, 2]
 
@@ -262,14 +290,20 @@ def test_commits_that_are_made_while_a_store_is_verified_are_no_damage(
             assert not rs.verify(place).problems
 
 
-def test_a_record_that_is_just_being_written_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_that_is_just_being_written_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = tmp_path / "a.zarr"
     with rs.create(place, rs.Schema({"x": rs.Field("float32", (3,), "extra")})) as buffer:
         buffer.append({"x": np.ones((7, 3), np.float32)})
         buffer.commit()
     cut: list[int] = []
     read, check = ZarrContainer.read_segment, verification._Verification.check_log
-    monkeypatch.setattr(ZarrContainer, "read_segment", lambda self, base: read(self, base)[: cut.pop() if cut else None])
-    monkeypatch.setattr(verification._Verification, "check_log", lambda self, newest: (cut.append(-9), check(self, newest)))
+    monkeypatch.setattr(
+        ZarrContainer, "read_segment", lambda self, base: read(self, base)[: cut.pop() if cut else None]
+    )
+    monkeypatch.setattr(
+        verification._Verification, "check_log", lambda self, newest: (cut.append(-9), check(self, newest))
+    )
     assert not rs.verify(place).problems
     assert not cut

@@ -40,14 +40,21 @@ def rows(count: int, seed: int = 0) -> dict[str, Any]:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A store of two commits, of 25 and 40 steps; the image is coded."""
     found = tmp_path / f"a.{request.param}"
-    with rs.create(found, SCHEMA, storage={"observation": {"codec": "gzip:1", "chunk_rows": 8}}, metadata={"b": 1, "a": 2}) as buffer:
+    with rs.create(
+        found,
+        SCHEMA,
+        storage={"observation": {"codec": "gzip:1", "chunk_rows": 8}},
+        metadata={"b": 1, "a": 2},
+    ) as buffer:
         buffer.append(rows(25), split="train")
         buffer.commit()
         buffer.append(rows(15, 1))
     return found
 
 
-def test_a_description_is_plain_and_what_the_buffer_says_piece_by_piece(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_description_is_plain_and_what_the_buffer_says_piece_by_piece(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with rs.open(place) as buffer:
         found = buffer.describe()
         assert (found.location, found.steps, found.commit) == (str(place), 40, buffer.commit_id)
@@ -81,7 +88,14 @@ def test_columns_are_indexed_by_steps_and_by_what_these_hold(place: Path) -> Non
         assert column.chunks == (8, 4, 3, 2)
         keys: list[Any] = [
             *(3, -1, slice(2, 30, 3), [5, 1, 1], np.array([True] * 40)),
-            *((slice(None), 0), (slice(4, 20), slice(1, 3), 0, -1), (7, 1), (7, 1, 2, 0), ([3, 1], slice(None), 2), (2, [0, 3])),
+            *(
+                (slice(None), 0),
+                (slice(4, 20), slice(1, 3), 0, -1),
+                (7, 1),
+                (7, 1, 2, 0),
+                ([3, 1], slice(None), 2),
+                (2, [0, 3]),
+            ),
             *(..., (..., 0), (3, ...), (slice(0, 9), ..., 1), (slice(None), [0, 3]), ()),
         ]
         for key in keys:
@@ -91,7 +105,12 @@ def test_columns_are_indexed_by_steps_and_by_what_these_hold(place: Path) -> Non
             assert np.asarray(found).dtype == whole.dtype
         assert buffer["reward"][..., 3:5].tolist() == buffer["reward"][3:5].tolist()
         for wrong, error in (
-            *(((None, 0), SchemaError), ((0, 0, 0, 0, 0), IndexError), ((..., ...), SchemaError), (([0, 1], [0, 1]), SchemaError)),
+            *(
+                ((None, 0), SchemaError),
+                ((0, 0, 0, 0, 0), IndexError),
+                ((..., ...), SchemaError),
+                (([0, 1], [0, 1]), SchemaError),
+            ),
             *(((0, 9), IndexError), (40, IndexError), ((slice(None), 7), IndexError)),
         ):
             with pytest.raises(error, match="observation"):
@@ -115,7 +134,9 @@ def test_a_column_is_sent_to_another_process_as_of_its_commit(place: Path) -> No
     found = pickle.loads(sent)
     assert np.array_equal(found[:], expected)
     program = "import pickle, sys; print(int(pickle.load(sys.stdin.buffer)[:].sum()))"
-    answer = subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True, check=True).stdout
+    answer = subprocess.run(
+        [sys.executable, "-c", program], input=sent, capture_output=True, check=True
+    ).stdout
     assert int(answer) == int(expected.sum())
 
 
@@ -132,7 +153,10 @@ def test_a_relative_location_is_described_and_sent_from_wherever_the_process_has
 
 
 def test_what_cannot_be_sent_says_so(tmp_path: Path) -> None:
-    with rs.create("memory:sent", SCHEMA) as buffer, pytest.raises(UnsupportedError, match="memory of this process"):
+    with (
+        rs.create("memory:sent", SCHEMA) as buffer,
+        pytest.raises(UnsupportedError, match="memory of this process"),
+    ):
         pickle.dumps(buffer["reward"])
     with rs.create(tmp_path / "a.zarr", SCHEMA, capacity=20) as buffer:
         buffer.append(rows(10))

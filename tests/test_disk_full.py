@@ -1,4 +1,5 @@
-"""A full or failing disk: an error of one line, nothing committed is lost, and where it can the same writer goes on."""
+"""A full or failing disk: an error of one line, nothing committed is lost, and where it can the same writer
+goes on."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ from replaystore.verification import verify
 CODECS = {".zarr": "zstd:1", ".h5": "gzip:1"}
 CAPACITY = 70
 FEW, BETWEEN = 40, 3
-"""If something is done in more than a few operations, how many of these are refused besides the first and the last ones."""
+"""If something is done in more than a few operations, how many of these are refused besides the first and the
+last ones."""
 SCORE = Field(np.dtype(np.int16), (), "info")
 Doing = Callable[[Any], Any]
 """Something done to a buffer or a plain buffer; done again if the disk refused it."""
@@ -55,7 +57,10 @@ def cramped() -> Iterator[None]:
 def settings(location: str, capacity: int | None = None) -> dict[str, Any]:
     """Two fields are coded, so that one can be refused when the other has been written."""
     codec = CODECS[os.path.splitext(location)[1]]
-    return {"storage": storage(codec) | {"observation/joints": {"codec": codec, "chunk_rows": 4}}, "capacity": capacity}
+    return {
+        "storage": storage(codec) | {"observation/joints": {"codec": codec, "chunk_rows": 4}},
+        "capacity": capacity,
+    }
 
 
 def append(count: int, seed: int, env: int = 0) -> Doing:
@@ -75,7 +80,8 @@ def add_field(buffer: Any) -> None:
 
 
 def steps(seed: int) -> Iterator[Doing]:
-    """A writer and its steps, with a commit now and then; the last commits have nothing but ends of trajectories."""
+    """A writer and its steps, with a commit now and then; the last commits have nothing but ends of
+    trajectories."""
     writers: dict[int, Any] = {}
 
     def begin(buffer: Any) -> None:
@@ -115,7 +121,8 @@ def there_and_back(*doings: Doing) -> Iterator[Doing]:
 
 
 def workload() -> Iterator[Doing]:
-    """Of a ring for `CAPACITY` steps, the first rows leave it in the last third; none leave it where a commit is rolled back."""
+    """Of a ring for `CAPACITY` steps, the first rows leave it in the last third; none leave it where a commit
+    is rolled back."""
     yield from (append(5, 1), commit, append(17, 2, env=1), commit)
     yield from steps(3)
     yield from (commit, column(4), publish, add_field)
@@ -132,7 +139,8 @@ def add_late_field(buffer: Any) -> None:
 
 
 def check(location: str, plain: PlainBuffer, first: int, last: int) -> None:
-    """What is shown to a reader is one of these commits, bit for bit. (Done again, a thing of several commits makes one more than once.)"""
+    """What is shown to a reader is one of these commits, bit for bit. (Done again, a thing of several commits
+    makes one more than once.)"""
     with rs.open(location) as reader:
         found = Contents.of(reader)
         assert reader.commit_id >= first
@@ -141,7 +149,8 @@ def check(location: str, plain: PlainBuffer, first: int, last: int) -> None:
 
 
 def check_clean(location: str) -> None:
-    with patch("replaystore.verification._probe", lambda *_: True):  # another process for each would take most of the time
+    # Another process for each would take most of the time.
+    with patch("replaystore.verification._probe", lambda *_: True):
         assert verify(location).problems == []
 
 
@@ -186,9 +195,11 @@ def insist(
     points: Iterable[int] | None = None,
     every: int = 8,
 ) -> int:
-    """Do it on a disk that is full at the first operation, then on one with room for a few more, and so on; at last there is room.
+    """Do it on a disk that is full at the first operation, then on one with room for a few more, and so on;
+    at last there is room.
 
-    `operations`: about how many there are. The disk is full at the first, the last, and some in between, or at these `points`.
+    `operations`: about how many there are. The disk is full at the first, the last, and some in between, or
+    at these `points`.
 
     `after`: what to do after each refusal, or each eighth or so (`every`)."""
     if points is None:
@@ -214,8 +225,12 @@ def insist(
     return refusals
 
 
-@pytest.mark.parametrize(("location", "capacity"), [(".zarr", None), (".zarr", CAPACITY), (".h5", None)], indirect=["location"])
-def test_a_writer_goes_on_after_each_write_that_a_full_disk_refused(location: str, capacity: int | None) -> None:
+@pytest.mark.parametrize(
+    ("location", "capacity"), [(".zarr", None), (".zarr", CAPACITY), (".h5", None)], indirect=["location"]
+)
+def test_a_writer_goes_on_after_each_write_that_a_full_disk_refused(
+    location: str, capacity: int | None
+) -> None:
     def make(place: str) -> Buffer:
         return rs.create(place, small(), **settings(location, capacity))
 
@@ -254,8 +269,14 @@ def test_a_store_that_a_full_disk_refuses_is_not_there_at_all(location: str, tmp
 
 
 @pytest.mark.parametrize("failing", [("create", "write"), ("rename",)])
-def test_a_store_is_replaced_as_a_whole_or_not_at_all(location: str, failing: tuple[str, ...], tmp_path: Path) -> None:
-    faults, plain, elsewhere = Faults(failing=failing), PlainBuffer(small()), str(tmp_path / os.path.basename(location))
+def test_a_store_is_replaced_as_a_whole_or_not_at_all(
+    location: str, failing: tuple[str, ...], tmp_path: Path
+) -> None:
+    faults, plain, elsewhere = (
+        Faults(failing=failing),
+        PlainBuffer(small()),
+        str(tmp_path / os.path.basename(location)),
+    )
     for place in (location, elsewhere):
         with rs.create(place, small(), **settings(location)) as buffer:
             append(21, 1)(buffer)
@@ -267,7 +288,8 @@ def test_a_store_is_replaced_as_a_whole_or_not_at_all(location: str, failing: tu
         try:
             rs.create(place, small(), overwrite=True, **settings(location)).close()
         except StorageError as error:
-            if f"{place}.old is what was" in str(error):  # a disk that refuses every name has refused to give it its name back
+            # a disk that refuses every name has refused to give it its name back.
+            if f"{place}.old is what was" in str(error):
                 os.rename(f"{place}.old", place)
             raise
 
@@ -278,7 +300,16 @@ def test_a_store_is_replaced_as_a_whole_or_not_at_all(location: str, failing: tu
     with using(faults.files):
         make(elsewhere)
         operations, faults.count = faults.count, 0
-        assert insist(faults, partial(make, location), operations, as_before, points=range(1, operations, 1 + operations // 15)) > 3
+        assert (
+            insist(
+                faults,
+                partial(make, location),
+                operations,
+                as_before,
+                points=range(1, operations, 1 + operations // 15),
+            )
+            > 3
+        )
     check(location, plain, 0, 0)
     check_clean(location)
 
@@ -301,7 +332,12 @@ def test_recovery_is_tried_again_when_there_is_room(location: str, tmp_path: Pat
         with using(faults.files):
             rs.open(elsewhere, "r+").abandon()
             operations, opened = faults.count, list[Buffer]()
-            again = insist(faults, lambda: opened.append(rs.open(location, "r+")), operations, partial(check, location, plain, 2, 2))
+            again = insist(
+                faults,
+                lambda: opened.append(rs.open(location, "r+")),
+                operations,
+                partial(check, location, plain, 2, 2),
+            )
             assert again > 0
             assert plain.contents().difference(Contents.of(opened[0])) == ""
             opened[0].close()
@@ -320,7 +356,8 @@ REFUSED: dict[str, Doing] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_full_disk_refused_need_not_be_done_again(location: str, name: str) -> None:
-    """The writer goes on with other things as if it had not been tried, or says that this must be done first."""
+    """The writer goes on with other things as if it had not been tried, or says that this must be done
+    first."""
 
     def begin(buffer: Any) -> Any:
         for doing in (append(33, 1), commit, append(8, 2), commit, append(22, 3)):
@@ -351,7 +388,8 @@ def test_what_a_full_disk_refused_need_not_be_done_again(location: str, name: st
                     REFUSED[name](buffer)
                 except StorageError as error:
                     check_message(error)
-                    if not (name == "rollback" and buffer.commit_id > newest):  # what was refused was to show it to other software
+                    # What was refused was to show it to other software.
+                    if not (name == "rollback" and buffer.commit_id > newest):
                         expected = without
                 faults.full_at = None
                 told = refusal(partial(go_on, buffer))
@@ -363,7 +401,10 @@ def test_what_a_full_disk_refused_need_not_be_done_again(location: str, name: st
                     expected = having
                 found = Contents.of(buffer)
                 difference = expected.contents().difference(found)
-                assert difference == "" or (name == "column" and having.contents().difference(found) == ""), (point, difference)
+                assert difference == "" or (name == "column" and having.contents().difference(found) == ""), (
+                    point,
+                    difference,
+                )
                 buffer.close()
             with rs.open(place) as reader:
                 assert found.difference(Contents.of(reader)) == ""
@@ -395,7 +436,9 @@ POISONED = re.compile("reopen|open it again")
 
 
 @pytest.mark.parametrize("kind", ["sync_file", "sync_folder"])
-def test_after_a_failed_sync_a_writer_writes_nothing_more_and_says_what_to_do(location: str, kind: str) -> None:
+def test_after_a_failed_sync_a_writer_writes_nothing_more_and_says_what_to_do(
+    location: str, kind: str
+) -> None:
     faults, plain = Faults(failing=(kind,), error=errno.EIO), PlainBuffer(small())
     with tiny(), using(faults.files):
         buffer: Buffer = rs.create(location, small(), **settings(location))
@@ -420,7 +463,8 @@ def test_after_a_failed_sync_a_writer_writes_nothing_more_and_says_what_to_do(lo
             buffer = rs.open(location, "r+")
             plain = plain.resumed(buffer.commit_id)
         buffer.close()
-    assert failures > 0 or (kind, location[-3:]) == ("sync_folder", ".h5")  # whose folder has nothing new at a commit
+    # Whose folder has nothing new at a commit.
+    assert failures > 0 or (kind, location[-3:]) == ("sync_folder", ".h5")
     check(location, plain, plain.commit_id, plain.commit_id)
     check_clean(location)
 
@@ -467,7 +511,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("layout", ["live", "archive"])
-def test_a_conversion_that_a_full_disk_refuses_leaves_no_target(location: str, source: str, layout: str) -> None:
+def test_a_conversion_that_a_full_disk_refuses_leaves_no_target(
+    location: str, source: str, layout: str
+) -> None:
     faults, folder = Faults(kill_phase=0.5), os.path.dirname(location)
     with using(faults.files):
         rs.convert(source, location, layout=layout)
@@ -494,7 +540,10 @@ def little(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except OSError as error:
         pytest.skip(f"no program to mount a small file system: {error}")
@@ -555,7 +604,9 @@ def test_nothing_is_left_of_a_zip_file_that_does_not_fit(little: Path, source: s
 
 
 @pytest.mark.parametrize("suffix", CODECS)
-def test_nothing_is_left_of_a_conversion_or_recording_that_does_not_fit(little: Path, source: str, suffix: str) -> None:
+def test_nothing_is_left_of_a_conversion_or_recording_that_does_not_fit(
+    little: Path, source: str, suffix: str
+) -> None:
     fill(little, 60_000)
     known = sorted(os.listdir(little))
     target = str(little / f"store{suffix}")

@@ -12,17 +12,32 @@ import numpy as np
 import pytest
 
 from replaystore import document
-from replaystore.document import MAX_BYTES, MAX_DEPTH, MAX_USER_BYTES, Document, environment_of, json_schema, new, parse
+from replaystore.document import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_USER_BYTES,
+    Document,
+    environment_of,
+    json_schema,
+    new,
+    parse,
+)
 from replaystore.errors import CorruptError, FormatError, FormatVersionError, SchemaError
 from replaystore.schema import Field, Schema
 
-SCHEMA = Schema.from_spaces(gymnasium.spaces.Dict({"a": gymnasium.spaces.Box(-np.inf, 1, (2,))}), gymnasium.spaces.Discrete(3))
+SCHEMA = Schema.from_spaces(
+    gymnasium.spaces.Dict({"a": gymnasium.spaces.Box(-np.inf, 1, (2,))}), gymnasium.spaces.Discrete(3)
+)
 
 
 def example() -> dict[str, Any]:
     return new(
         SCHEMA,
-        layout={"name": "archive", "durability": "none", "overrides": {"observation/a": {"codec": "zstd:3", "chunk_rows": 64}}},
+        layout={
+            "name": "archive",
+            "durability": "none",
+            "overrides": {"observation/a": {"codec": "zstd:3", "chunk_rows": 64}},
+        },
         ring={"capacity": 100, "position": 7},
         environment={"id": "A-v0", "num_envs": 8, "autoreset": "NextStep"},
         provenance=document.provenance({"location": "a.hdf5", "sha256": "00", "parts": [1, 2.5, None]}),
@@ -72,7 +87,11 @@ def test_replacing_a_section_keeps_the_others() -> None:
     after = before.replace(schema=wider, user={"b": 1})
     assert after.steps == wider
     assert after.user == {"b": 1}
-    assert {**after.to_json(), "schema": None, "user": None} == {**before.to_json(), "schema": None, "user": None}
+    assert {**after.to_json(), "schema": None, "user": None} == {
+        **before.to_json(),
+        "schema": None,
+        "user": None,
+    }
 
 
 def test_a_document_does_not_share_what_it_was_made_of() -> None:
@@ -114,7 +133,9 @@ def test_a_version_before_the_first_is_refused() -> None:
         parse(changed("format_version", "0.9"), "a.zarr")
 
 
-@pytest.mark.parametrize("version", [None, 1, 1.0, "1", "1.0.0", "01.0", "1.x", "1.0\n", "", "9" * 5000 + ".0"])
+@pytest.mark.parametrize(
+    "version", [None, 1, 1.0, "1", "1.0.0", "01.0", "1.x", "1.0\n", "", "9" * 5000 + ".0"]
+)
 def test_what_is_no_version_is_corrupt(version: Any) -> None:
     with pytest.raises(CorruptError, match="format_version"):
         parse(changed("format_version", version), "a.zarr")
@@ -226,7 +247,9 @@ def test_what_a_caller_gave_is_a_schema_error() -> None:
 
 def test_the_size_of_user_data_is_limited() -> None:
     new(SCHEMA, user={"a": "x" * (MAX_USER_BYTES - 8)})
-    with pytest.raises(SchemaError, match=f"'user' takes {MAX_USER_BYTES + 1} bytes, over the limit of {MAX_USER_BYTES}"):
+    with pytest.raises(
+        SchemaError, match=(f"'user' takes {MAX_USER_BYTES + 1} bytes, over the limit of {MAX_USER_BYTES}")
+    ):
         new(SCHEMA, user={"a": "x" * (MAX_USER_BYTES - 7)})
 
 
@@ -243,7 +266,9 @@ def test_the_size_of_the_whole_is_limited_when_it_is_made_and_when_it_is_read() 
 
 def test_the_published_json_schema_is_up_to_date() -> None:
     published = json.loads(files("replaystore").joinpath("document.schema.json").read_text("utf-8"))
-    assert published == json_schema(), "write json.dumps(json_schema(), indent=2) and a line end to document.schema.json"
+    assert published == json_schema(), (
+        "write json.dumps(json_schema(), indent=2) and a line end to document.schema.json"
+    )
 
 
 def test_the_json_schema_is_one_and_has_its_own_name() -> None:
@@ -271,7 +296,12 @@ def test_the_environment_section_has_the_spec_and_makes_the_environment_again() 
     env = gymnasium.make("CartPole-v1", max_episode_steps=7)
     section = environment_of(env)
     assert section is not None
-    assert (section["id"], section["num_envs"], section["autoreset"], section["spec_error"]) == ("CartPole-v1", 1, None, None)
+    assert (section["id"], section["num_envs"], section["autoreset"], section["spec_error"]) == (
+        "CartPole-v1",
+        1,
+        None,
+        None,
+    )
     again = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(json.dumps(section["spec"])))
     assert again.spec == env.spec
     assert parse(new(SCHEMA, environment=section).to_json(), "a.zarr").environment is not None
@@ -325,8 +355,13 @@ def test_an_environment_without_a_spec_and_what_is_no_environment() -> None:
 
 
 def test_only_this_module_imports_pydantic_and_it_does_not_import_gymnasium() -> None:
-    code = "import sys, replaystore.schema, replaystore.location; assert 'pydantic' not in sys.modules; import replaystore.document; "
-    code += "assert 'pydantic' in sys.modules and 'gymnasium' not in sys.modules and 'zarr' not in sys.modules"
+    code = (
+        "import sys, replaystore.schema, replaystore.location; assert 'pydantic' not in sys.modules; "
+        "import replaystore.document; "
+    )
+    code += (
+        "assert 'pydantic' in sys.modules and 'gymnasium' not in sys.modules and 'zarr' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -50,9 +50,14 @@ def test_the_demo_records_converts_and_compares(
 
 @pytest.mark.parametrize("example", ["record_and_convert.py"], indirect=True)
 @pytest.mark.parametrize(("last", "what"), [(1.0, "reward"), (float("nan"), "reward"), (0.0, "length")])
-def test_the_demo_would_notice_a_difference(example: ModuleType, last: float, what: str, tmp_path: Path) -> None:
+def test_the_demo_would_notice_a_difference(
+    example: ModuleType, last: float, what: str, tmp_path: Path
+) -> None:
     schema = rs.Schema(
-        {"reward": rs.Field(np.dtype(np.float64), (), "reward"), "observation": rs.Field(np.dtype(np.uint8), (), "observation")}
+        {
+            "reward": rs.Field(np.dtype(np.float64), (), "reward"),
+            "observation": rs.Field(np.dtype(np.uint8), (), "observation"),
+        }
     )
     for name, value, count in (("a.zarr", 0.0, 4), ("b.zarr", last, 4 + (what == "length"))):
         with rs.create(tmp_path / name, schema) as buffer:

@@ -75,7 +75,9 @@ def test_every_error_is_documented_catchable_and_survives_a_process_border(error
 
 
 @pytest.mark.parametrize(("error", "builtin"), BUILTINS.items())
-def test_errors_are_also_what_a_stranger_would_catch(error: type[Exception], builtin: type[Exception]) -> None:
+def test_errors_are_also_what_a_stranger_would_catch(
+    error: type[Exception], builtin: type[Exception]
+) -> None:
     assert issubclass(error, builtin)
 
 
@@ -83,7 +85,9 @@ def test_no_other_error_inherits_a_builtin() -> None:
     plain = {Exception, BaseException, object}
     specific = {value for value in vars(builtins).values() if isinstance(value, type)} - plain
 
-    assert {error for error in ERRORS if specific & set(error.__mro__) and not issubclass(error, Warning)} == set(BUILTINS)
+    assert {
+        error for error in ERRORS if specific & set(error.__mro__) and not issubclass(error, Warning)
+    } == set(BUILTINS)
 
 
 def test_error_modules_list_all_their_classes() -> None:

@@ -37,7 +37,11 @@ def make(path: Path, schema: Schema, **settings: Any) -> dict[str, Any]:
 
 def same(expected: np.ndarray, found: Any) -> bool:
     found = np.asarray(found)
-    return found.dtype == expected.dtype and found.shape == expected.shape and np.ascontiguousarray(found).tobytes() == expected.tobytes()
+    return (
+        found.dtype == expected.dtype
+        and found.shape == expected.shape
+        and np.ascontiguousarray(found).tobytes() == expected.tobytes()
+    )
 
 
 @pytest.mark.parametrize("codec", ["zstd:1", "gzip:6", "raw"])
@@ -98,11 +102,16 @@ def test_what_is_not_published_is_not_half_shown(tmp_path: Path) -> None:
 def test_xarray_opens_a_store_with_named_dimensions(tmp_path: Path) -> None:
     xarray = pytest.importorskip("xarray")
     schema = small()
-    written = make(tmp_path / "a.zarr", schema.select([name for name in schema.fields if not name.startswith("observation/camera")]))
+    written = make(
+        tmp_path / "a.zarr",
+        schema.select([name for name in schema.fields if not name.startswith("observation/camera")]),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the metadata are not consolidated
         steps = xarray.open_dataset(tmp_path / "a.zarr", engine="zarr", group="steps", consolidated=False)
-        deeper = xarray.open_dataset(tmp_path / "a.zarr", engine="zarr", group="steps/observation", consolidated=False)
+        deeper = xarray.open_dataset(
+            tmp_path / "a.zarr", engine="zarr", group="steps/observation", consolidated=False
+        )
     assert steps["reward"].dims == ("step",)
     assert deeper["joints"].dims[0] == "step"
     assert same(written["reward"], steps["reward"].values)
@@ -143,7 +152,11 @@ def test_the_tools_of_hdf5_read_a_file(tmp_path: Path, tool: str) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed (Debian: hdf5-tools)")
     written = make(tmp_path / "a.h5", small(), storage=storage("gzip:1"))
-    command = [tool, "-d", "/steps/action", str(tmp_path / "a.h5")] if tool == "h5dump" else [tool, "-r", str(tmp_path / "a.h5")]
+    command = (
+        [tool, "-d", "/steps/action", str(tmp_path / "a.h5")]
+        if tool == "h5dump"
+        else [tool, "-r", str(tmp_path / "a.h5")]
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     if tool == "h5dump":
         assert all(f" {number}" in done.stdout for number in written["action"][:5].tolist())
@@ -156,7 +169,11 @@ def test_zarr_and_hdf5_hold_the_same_tree(tmp_path: Path) -> None:
     make(tmp_path / "a.zarr", small())
     make(tmp_path / "a.h5", small())
     group = zarr.open_group(tmp_path / "a.zarr", mode="r")
-    arrays = {name for name, node in group.members(max_depth=None) if isinstance(node, zarr.Array) and not name.startswith("journal/")}
+    arrays = {
+        name
+        for name, node in group.members(max_depth=None)
+        if isinstance(node, zarr.Array) and not name.startswith("journal/")
+    }
     names: set[str] = set()
     with h5py.File(tmp_path / "a.h5", "r") as file:
         file.visititems(lambda name, node: names.add(name) if isinstance(node, h5py.Dataset) else None)

@@ -1,4 +1,5 @@
-"""A store that is being written is read by what README.md says of the format, without replaystore's own reader."""
+"""A store that is being written is read by what README.md says of the format, without replaystore's own
+reader."""
 
 from __future__ import annotations
 
@@ -40,7 +41,10 @@ def records(log: bytes) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
 
 
 def zarr_log(store: Path) -> bytes:
-    segments = sorted((file for file in (store / "journal/log/c").iterdir() if file.name.isdigit()), key=lambda file: int(file.name))
+    segments = sorted(
+        (file for file in (store / "journal/log/c").iterdir() if file.name.isdigit()),
+        key=lambda file: int(file.name),
+    )
     return segments[-1].read_bytes()
 
 
@@ -53,7 +57,9 @@ def hdf5_log(file: Path) -> bytes:
             end = slot + 40 + 16 * count
             assert google_crc32c.value(data[slot:end]) == int.from_bytes(data[end : end + 4], "little")
             pieces = [(u64(data, slot + 40 + 16 * at), u64(data, slot + 48 + 16 * at)) for at in range(count)]
-            heads.append((sequence, b"".join(data[offset : offset + length] for offset, length in pieces)[:used]))
+            heads.append(
+                (sequence, b"".join(data[offset : offset + length] for offset, length in pieces)[:used])
+            )
     assert data[12288:12296] == b"RSJOURN1"
     assert data[16384:16392] == b"RSAPPLY1"
     assert u64(data, 12296) == u64(data, 16392), "no journal is pending"
@@ -125,8 +131,16 @@ def test_rows_of_a_zarr_store_lie_where_the_format_says(tmp_path: Path) -> None:
     assert actions.tolist() == list(range(STEPS))
 
     metadata, rows, chunks = zarr_spec(store, "steps/observation")
-    entries = {chunk: place for meta, _ in log for chunk, *place in meta.get("entries", {}).get("steps/observation", [])}
-    assert [codec["name"] for codec in metadata["codecs"][0]["configuration"]["codecs"]] == ["bytes", "zstd", "crc32c"]
+    entries = {
+        chunk: place
+        for meta, _ in log
+        for chunk, *place in meta.get("entries", {}).get("steps/observation", [])
+    }
+    assert [codec["name"] for codec in metadata["codecs"][0]["configuration"]["codecs"]] == [
+        "bytes",
+        "zstd",
+        "crc32c",
+    ]
     for chunk in range(STEPS // rows):
         if chunk in entries:
             file, offset, length = entries[chunk]
@@ -158,11 +172,15 @@ def test_the_unfinished_chunk_lies_in_the_tail(tmp_path: Path) -> None:
     found = b""
     for start, count, slot, offset, checksum in pieces:
         assert start == STEPS // rows * rows + len(found) // 6400
-        data = (store / f"journal/tail/{slot}/c/0").read_bytes()[header + offset : header + offset + count * 6400]
+        data = (store / f"journal/tail/{slot}/c/0").read_bytes()[
+            header + offset : header + offset + count * 6400
+        ]
         assert google_crc32c.value(data) == checksum
         found += data
 
-    assert np.frombuffer(found, np.uint8)[::6400].tolist() == [row % 251 for row in range(STEPS // rows * rows, STEPS)]
+    assert np.frombuffer(found, np.uint8)[::6400].tolist() == [
+        row % 251 for row in range(STEPS // rows * rows, STEPS)
+    ]
     buffer.abandon()
 
 

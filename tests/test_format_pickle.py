@@ -1,4 +1,5 @@
-"""Pickles of active_rlhf: into stores and out again, with what was appended in between, and out of stores that never were such a file."""
+"""Pickles of active_rlhf: into stores and out again, with what was appended in between, and out of stores
+that never were such a file."""
 
 from __future__ import annotations
 
@@ -97,7 +98,11 @@ def test_the_file_consists_of_the_instructions_of_the_original(name: str, tmp_pa
         for code, argument, _ in pickletools.genops(path.read_bytes()):
             if isinstance(argument, bytes):  # a torch stream, whose key is random in the original
                 inner = argument[: argument.rindex(b"q\x01a.") + 4]
-                parts = [(op.name, a) for start in _pickles(inner) for op, a, _ in pickletools.genops(inner[start:])]
+                parts = [
+                    (op.name, a)
+                    for start in _pickles(inner)
+                    for op, a, _ in pickletools.genops(inner[start:])
+                ]
                 found.append([("key" if isinstance(a, str) and a.isdigit() else a, op) for op, a in parts])
             elif code.name != "FRAME":
                 found.append((code.name, argument))
@@ -175,12 +180,26 @@ def test_every_history_survives(ring: Ring, protocol: int, again: bool) -> None:
 @given(st.data())
 def test_rings_that_no_program_should_have_saved_survive(data: st.DataObject) -> None:
     capacity = data.draw(st.integers(1, 12))
-    ring = Ring(capacity, data.draw(st.integers(0, capacity)), data.draw(st.integers(0, capacity - 1)), data.draw(st.integers(0, 99)))
+    ring = Ring(
+        capacity,
+        data.draw(st.integers(0, capacity)),
+        data.draw(st.integers(0, capacity - 1)),
+        data.draw(st.integers(0, 99)),
+    )
     for name, values in rows(capacity, data.draw(st.integers(0, 9))).items():
         begin = data.draw(st.integers(0, capacity))
         getattr(ring, name)[begin:] = values[begin:]
-    info = st.builds(TrajectoryInfo, st.integers(-3, 15), st.integers(-1, 30), st.sampled_from(["train", "x"]), st.floats(), st.integers())
-    ring.trajectories = [info for info in data.draw(st.lists(info, max_size=6)) if -(2**63) <= info.last_updated_step < 2**63]
+    info = st.builds(
+        TrajectoryInfo,
+        st.integers(-3, 15),
+        st.integers(-1, 30),
+        st.sampled_from(["train", "x"]),
+        st.floats(),
+        st.integers(),
+    )
+    ring.trajectories = [
+        info for info in data.draw(st.lists(info, max_size=6)) if -(2**63) <= info.last_updated_step < 2**63
+    ]
     with fresh() as folder:
         ring.save(folder / "a.pkl")
         rs.convert(folder / "a.pkl", "memory:ring")
@@ -190,14 +209,21 @@ def test_rings_that_no_program_should_have_saved_survive(data: st.DataObject) ->
 
 def _append(location: str, added: dict[str, NDArray[Any]], split: str) -> None:
     """As one trajectory, which is then over."""
-    columns = {"observation": added["obs"], "action": added["acts"], "reward": added["rews"][:, 0], "dones": added["dones"][:, 0]}
+    columns = {
+        "observation": added["obs"],
+        "action": added["acts"],
+        "reward": added["rews"][:, 0],
+        "dones": added["dones"][:, 0],
+    }
     with rs.open(location, "r+") as buffer:
         buffer.append(columns, split=split, ends=[len(added["rews"]) - 1])
 
 
 @settings(max_examples=60)
 @given(histories(), st.lists(st.integers(1, 30), max_size=5), st.booleans())
-def test_what_is_appended_goes_where_the_ring_would_have_put_it(ring: Ring, counts: list[int], carry: bool) -> None:
+def test_what_is_appended_goes_where_the_ring_would_have_put_it(
+    ring: Ring, counts: list[int], carry: bool
+) -> None:
     with fresh() as folder:
         ring.save(folder / "a.pkl")
         rs.convert(folder / "a.pkl", "memory:ring")
@@ -244,7 +270,9 @@ def test_scores_and_splits_that_were_changed_in_the_store_are_written(tmp_path: 
     rs.convert(place, tmp_path / "b.pkl")
 
     found = load(tmp_path / "b.pkl")["trajectories"]
-    assert [info[2:] for info in found] == [(split, float(n).hex(), n * 10) for n, split in enumerate("ababc")]
+    assert [info[2:] for info in found] == [
+        (split, float(n).hex(), n * 10) for n, split in enumerate("ababc")
+    ]
 
 
 def test_an_older_commit_without_the_ring_is_an_empty_buffer(tmp_path: Path) -> None:
@@ -261,14 +289,23 @@ def test_an_older_commit_without_the_ring_is_an_empty_buffer(tmp_path: Path) -> 
 
 def episodes(location: str, *, finals: bool = True, **settings: Any) -> None:
     """Two environments' episodes, of 4, 3 and 2 steps; the last one is open."""
-    spaces = {"observation": rs.Field("f4", (OBS,), "observation"), "action": rs.Field("f4", (ACT,), "action")}
+    spaces = {
+        "observation": rs.Field("f4", (OBS,), "observation"),
+        "action": rs.Field("f4", (ACT,), "action"),
+    }
     flags = {name: rs.Field("?", (), name) for name in ("terminated", "truncated")}
-    with rs.create(location, rs.Schema({**spaces, "reward": rs.Field("f8", (), "reward"), **flags}), **settings) as buffer:
+    with rs.create(
+        location, rs.Schema({**spaces, "reward": rs.Field("f8", (), "reward"), **flags}), **settings
+    ) as buffer:
         for env, (count, ends) in enumerate([(4, True), (3, True), (2, False)]):
             flag = np.zeros(count, bool)
             flag[-1] = ends
             values = np.arange(count * OBS, dtype="f4").reshape(count, OBS) + 100 * env
-            columns = {"observation": values, "action": values[:, :ACT] + 0.5, "reward": np.arange(count) + 0.5}
+            columns = {
+                "observation": values,
+                "action": values[:, :ACT] + 0.5,
+                "reward": np.arange(count) + 0.5,
+            }
             columns |= {"terminated": flag, "truncated": np.zeros(count, bool)}
             final = np.full((1, OBS), -1 - env, "f4") if finals else None
             buffer.append(columns, env=env, final_observation=final, split="val" if env == 1 else "train")
@@ -285,7 +322,19 @@ def test_any_buffer_is_written_with_rows_for_the_last_observations(tmp_path: Pat
     assert np.flatnonzero(dones).tolist() == [4, 8]
     assert (obs[4] == -1).all()
     assert (obs[8] == -2).all()
-    assert np.frombuffer(content["rews"][2], "f8").tolist() == [0.5, 1.5, 2.5, 3.5, 0, 0.5, 1.5, 2.5, 0, 0.5, 1.5]
+    assert np.frombuffer(content["rews"][2], "f8").tolist() == [
+        0.5,
+        1.5,
+        2.5,
+        3.5,
+        0,
+        0.5,
+        1.5,
+        2.5,
+        0,
+        0.5,
+        1.5,
+    ]
     assert (content["size"], content["pos"], content["capacity"], content["global_step"]) == (11, 0, 11, 11)
     assert [info[4] for info in content["trajectories"]] == [0, 5, 9]
     notes = " ".join(report.notes)
@@ -307,7 +356,10 @@ def test_some_trajectories_are_written(tmp_path: Path) -> None:
     episodes(str(tmp_path / "a.zarr"), finals=False)
     rs.convert(str(tmp_path / "a.zarr"), tmp_path / "b.pkl", split="train")
 
-    assert [info[:3] for info in load(tmp_path / "b.pkl")["trajectories"]] == [(0, 4, "train"), (4, 2, "train")]
+    assert [info[:3] for info in load(tmp_path / "b.pkl")["trajectories"]] == [
+        (0, 4, "train"),
+        (4, 2, "train"),
+    ]
 
 
 def test_what_was_recorded_by_several_environments_in_turn_is_put_in_order(tmp_path: Path) -> None:
@@ -331,17 +383,45 @@ def test_what_was_recorded_by_several_environments_in_turn_is_put_in_order(tmp_p
 
         writer.reset(seen(0), seed=[5, 6])
         for step in range(6):
-            writer.step(np.array([step, -step]), np.ones(2, "f4"), no, no, seen(step + 1), {"info/k": np.zeros(2, "f4")})
+            writer.step(
+                np.array([step, -step]),
+                np.ones(2, "f4"),
+                no,
+                no,
+                seen(step + 1),
+                {"info/k": np.zeros(2, "f4")},
+            )
             if step == 2:
                 buffer.commit()
     report = rs.convert(str(tmp_path / "a.h5"), tmp_path / "b.pkl")
 
     content = load(tmp_path / "b.pkl")
     assert content["obs"][:2] == ("torch.float32", (12, 5))
-    assert np.frombuffer(content["obs"][2], "f4").reshape(12, 5)[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
+    assert np.frombuffer(content["obs"][2], "f4").reshape(12, 5)[:, 0].tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        10,
+        11,
+        12,
+        13,
+        14,
+        15,
+    ]
     assert [info[:2] for info in content["trajectories"]] == [(0, 6), (6, 6)]
     notes = " ".join(report.notes)
-    for said in ("another order", "observation/x, observation/y became one", "int64 became float32", "info/k", "seeds", "metadata", "flat"):
+    for said in (
+        "another order",
+        "observation/x, observation/y became one",
+        "int64 became float32",
+        "info/k",
+        "seeds",
+        "metadata",
+        "flat",
+    ):
         assert said in notes, said
 
 
@@ -421,7 +501,9 @@ def test_the_command_line_converts_there_and_back(tmp_path: Path, capsys: pytest
         return f"{ended.value.code} {captured.out}{captured.err}"
 
     place, back = str(tmp_path / "a.h5"), str(tmp_path / "back.pkl")
-    assert "the environment HalfCheetah-v5 is taken from the name of the folder" in run(str(sample("wrapped")), place)
+    assert "the environment HalfCheetah-v5 is taken from the name of the folder" in run(
+        str(sample("wrapped")), place
+    )
     assert run(place, back, "--strict").startswith("0 ")
     assert load(back) == load(sample("wrapped"))
     with rs.open(place, "r+") as buffer:
@@ -485,7 +567,8 @@ def test_the_file_opens_in_a_process_that_knows_nothing_of_us(tmp_path: Path) ->
         with open(sys.argv[1], "rb") as file:
             content = pickle.load(file)
         assert "replaystore" not in sys.modules
-        assert [t.start_pos for t in content["trajectories"]] == [768, 1024, 1280, 36, 292], content["trajectories"]
+        starts = [t.start_pos for t in content["trajectories"]]
+        assert starts == [768, 1024, 1280, 36, 292], content["trajectories"]
         content["trajectories"][0].on_policiness_score = 3.0
         content["obs"][0] = 1
         print(content["pos"], float(content["rews"].double().sum()))

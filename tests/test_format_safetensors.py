@@ -1,4 +1,5 @@
-"""Buffers of velora: into stores and out again, byte for byte, with what was appended in between; and out of other stores."""
+"""Buffers of velora: into stores and out again, byte for byte, with what was appended in between; and out of
+other stores."""
 
 from __future__ import annotations
 
@@ -62,11 +63,23 @@ class Replay:
         for row in range(count):
             for name, values in batch.items():
                 self.tensors[name][(self.position + row) % self.capacity] = values[row]
-        self.position, self.size = (self.position + count) % self.capacity, min(self.size + count, self.capacity)
+        self.position, self.size = (
+            (self.position + count) % self.capacity,
+            min(self.size + count, self.capacity),
+        )
 
     def metadata(self) -> dict[str, Any]:
-        dims = {f"{key}_dim": WIDTHS[name] for key, name in (("state", "states"), ("action", "actions"), ("hidden", "hiddens"))}
-        return {"capacity": self.capacity, **dims, "position": self.position, "size": self.size, "device": self.device}
+        dims = {
+            f"{key}_dim": WIDTHS[name]
+            for key, name in (("state", "states"), ("action", "actions"), ("hidden", "hiddens"))
+        }
+        return {
+            "capacity": self.capacity,
+            **dims,
+            "position": self.position,
+            "size": self.size,
+            "device": self.device,
+        }
 
     def save(self, folder: Path, prefix: str = "buffer_") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +106,9 @@ def walk(count: int, seed: int, done: float = 0.05) -> dict[str, NDArray[Any]]:
 
 def files(state: Path) -> tuple[bytes, bytes]:
     """Both files."""
-    return state.read_bytes(), (state.parent / state.name.replace("state.safetensors", "metadata.json")).read_bytes()
+    return state.read_bytes(), (
+        state.parent / state.name.replace("state.safetensors", "metadata.json")
+    ).read_bytes()
 
 
 # --- the samples
@@ -115,7 +130,8 @@ def test_a_sample_is_the_same_after_the_way_through_a_store(name: str, store: st
     assert hashlib.sha256(state).hexdigest() == facts["state_sha256"]
     assert state == sample(name).read_bytes()
     assert metadata.decode() == (facts["metadata_text"] or json.dumps(facts["metadata"], indent=2))
-    assert [note for note in report.notes if "because of the suffix" not in note] == []  # which is said of stores of other formats
+    # Which is said of stores of other formats.
+    assert [note for note in report.notes if "because of the suffix" not in note] == []
     assert rs.verify(there).problems == []
 
 
@@ -135,7 +151,12 @@ def test_a_store_has_the_rows_of_the_sample(name: str, tmp_path: Path) -> None:
     metadata = EXPECTED[name]["metadata"]
     with rs.open(str(tmp_path / "a.h5")) as buffer:
         assert len(buffer) == metadata["size"]
-        for field, tensor in (("observation", "states"), ("action", "actions"), ("dones", "dones"), ("hiddens", "hiddens")):
+        for field, tensor in (
+            ("observation", "states"),
+            ("action", "actions"),
+            ("dones", "dones"),
+            ("hiddens", "hiddens"),
+        ):
             facts = EXPECTED[name]["tensors"][tensor]
             assert hashlib.sha256(buffer[field][:].tobytes()).hexdigest() == facts["logical_sha256"]
         assert "terminated" not in buffer.schema.fields
@@ -183,7 +204,9 @@ def test_every_history_survives(replay: Replay, again: bool, prefix: str) -> Non
 
 @settings(max_examples=60)
 @given(histories(), st.lists(st.integers(1, 30), max_size=4), st.booleans())
-def test_what_is_appended_goes_where_the_ring_would_have_put_it(replay: Replay, counts: list[int], carry: bool) -> None:
+def test_what_is_appended_goes_where_the_ring_would_have_put_it(
+    replay: Replay, counts: list[int], carry: bool
+) -> None:
     with fresh() as folder:
         rs.convert(replay.save(folder / "a"), "memory:ring")
         source = "memory:ring"
@@ -191,8 +214,16 @@ def test_what_is_appended_goes_where_the_ring_would_have_put_it(replay: Replay, 
             added = walk(count, 100 + seed, done=0)
             added["dones"][-1] = 1
             replay.add(added)
-            columns = {"observation": added["states"], "action": added["actions"], "reward": added["rewards"][:, 0]}
-            columns |= {"dones": added["dones"][:, 0], "hiddens": added["hiddens"], "next_states": added["next_states"]}
+            columns = {
+                "observation": added["states"],
+                "action": added["actions"],
+                "reward": added["rewards"][:, 0],
+            }
+            columns |= {
+                "dones": added["dones"][:, 0],
+                "hiddens": added["hiddens"],
+                "next_states": added["next_states"],
+            }
             with rs.open(source, "r+") as buffer:
                 columns = {name: values for name, values in columns.items() if name in buffer.schema.fields}
                 buffer.append(columns, ends=[count - 1], final_observation=added["next_states"][-1:])
@@ -225,17 +256,25 @@ def test_steps_of_one_environment_become_trajectories(tmp_path: Path) -> None:
         drawn = next(iter(buffer.sampler(64, seed=0)))
         pairs = {
             tuple(state): tuple(after)
-            for state, after in zip(replay.tensors["states"].tolist(), replay.tensors["next_states"].tolist(), strict=True)
+            for state, after in zip(
+                replay.tensors["states"].tolist(), replay.tensors["next_states"].tolist(), strict=True
+            )
         }
         assert all(
-            pairs[tuple(a)] == tuple(b) for a, b in zip(drawn["observation"].tolist(), drawn["next_observation"].tolist(), strict=True)
+            pairs[tuple(a)] == tuple(b)
+            for a, b in zip(drawn["observation"].tolist(), drawn["next_observation"].tolist(), strict=True)
         )
 
 
 def test_rows_of_several_environments_in_turn_keep_their_next_states(tmp_path: Path) -> None:
     replay = Replay(100)
     several = [walk(20, seed) for seed in range(4)]
-    replay.add({name: np.stack([one[name] for one in several], 1).reshape(80, width) for name, width in WIDTHS.items()})
+    replay.add(
+        {
+            name: np.stack([one[name] for one in several], 1).reshape(80, width)
+            for name, width in WIDTHS.items()
+        }
+    )
     report = rs.convert(replay.save(tmp_path / "x"), str(tmp_path / "a.zarr"))
 
     with rs.open(str(tmp_path / "a.zarr")) as buffer:
@@ -259,7 +298,9 @@ def test_files_of_version_0_1_1_get_hiddens(tmp_path: Path) -> None:
 
     found = load_file(target)
     assert found.pop("hiddens").tolist() == [[0.0]] * 9
-    assert {name: array.tobytes() for name, array in found.items()} == {name: array.tobytes() for name, array in replay.tensors.items()}
+    assert {name: array.tobytes() for name, array in found.items()} == {
+        name: array.tobytes() for name, array in replay.tensors.items()
+    }
     assert json.loads(files(target)[1])["hidden_dim"] == 1
 
 
@@ -276,11 +317,16 @@ def test_the_real_class_loads_the_export_and_samples_the_same(name: str, tmp_pat
     target = tmp_path / "buffer_state.safetensors"
     rs.convert(str(tmp_path / "a.zarr"), target)
     batches = []
-    for state, metadata in ((target, json.loads(files(target)[1])), (sample(name), EXPECTED[name]["metadata"])):
+    for state, metadata in (
+        (target, json.loads(files(target)[1])),
+        (sample(name), EXPECTED[name]["metadata"]),
+    ):
         buffer = ReplayBuffer.load(state, metadata)
         torch.manual_seed(1234)
         drawn = buffer.sample(min(5, len(buffer))) if len(buffer) else None
-        batches.append(None if drawn is None else {key: value.numpy().tobytes() for key, value in vars(drawn).items()})
+        batches.append(
+            None if drawn is None else {key: value.numpy().tobytes() for key, value in vars(drawn).items()}
+        )
         buffer.add(
             torch.zeros(1, buffer.state_dim),
             torch.zeros(1),
@@ -298,7 +344,9 @@ def test_the_real_class_loads_the_export_and_samples_the_same(name: str, tmp_pat
 def episodes(location: str, *, finals: bool) -> None:
     fields = {"observation": rs.Field("f8", (3,), "observation"), "action": rs.Field("i8", (), "action")}
     flags = {name: rs.Field("?", (), name) for name in ("terminated", "truncated")}
-    with rs.create(location, rs.Schema({**fields, "reward": rs.Field("f4", (), "reward"), **flags})) as buffer:
+    with rs.create(
+        location, rs.Schema({**fields, "reward": rs.Field("f4", (), "reward"), **flags})
+    ) as buffer:
         for env, count in enumerate([4, 3, 2]):
             flag = np.zeros(count, bool)
             flag[-1] = env < 2
@@ -319,10 +367,24 @@ def test_any_buffer_is_written_as_transitions(tmp_path: Path) -> None:
     assert found["dones"][:, 0].tolist() == [0, 0, 0, 1, 0, 0, 1, 0, 0]
     assert found["actions"][:, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 1]
     assert found["hiddens"].shape == (9, 1)
-    expected = {"capacity": 9, "state_dim": 3, "action_dim": 1, "hidden_dim": 1, "position": 0, "size": 9, "device": "cpu"}
+    expected = {
+        "capacity": 9,
+        "state_dim": 3,
+        "action_dim": 1,
+        "hidden_dim": 1,
+        "position": 0,
+        "size": 9,
+        "device": "cpu",
+    }
     assert json.loads(files(target)[1]) == expected
     notes = " ".join(report.notes)
-    for said in ("hiddens are made up", "next_states are made up", "float64 became float32", "capacity 9", "became dones"):
+    for said in (
+        "hiddens are made up",
+        "next_states are made up",
+        "float64 became float32",
+        "capacity 9",
+        "became dones",
+    ):
         assert said in notes
 
 
@@ -330,7 +392,14 @@ def test_steps_whose_next_observation_is_unknown_are_left_out(tmp_path: Path) ->
     episodes(str(tmp_path / "a.zarr"), finals=False)
     report = rs.convert(str(tmp_path / "a.zarr"), tmp_path / "buffer_state.safetensors")
 
-    assert load_file(tmp_path / "buffer_state.safetensors")["states"][:, 0].tolist() == [0, 3, 6, 100, 103, 200]
+    assert load_file(tmp_path / "buffer_state.safetensors")["states"][:, 0].tolist() == [
+        0,
+        3,
+        6,
+        100,
+        103,
+        200,
+    ]
     assert "3 steps are left out" in " ".join(report.notes)
     assert report.steps == 6
 
@@ -513,7 +582,9 @@ def test_a_folder_with_two_buffers_is_refused(state: Path, tmp_path: Path) -> No
 # --- both files or none
 
 
-def test_both_files_are_replaced_or_none(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_files_are_replaced_or_none(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rs.convert(state, str(tmp_path / "a.zarr"))
     target = tmp_path / "y" / "buffer_state.safetensors"
     shutil.copytree(sample("docs_empty").parent, target.parent)

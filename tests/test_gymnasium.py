@@ -1,4 +1,5 @@
-"""Recorded environments: the trajectories of a hand-written loop in every autoreset mode, and a caller who notices nothing.
+"""Recorded environments: the trajectories of a hand-written loop in every autoreset mode, and a caller who
+notices nothing.
 
 Recordings go into a model of a buffer, written for clarity, and into real buffers.
 """
@@ -51,15 +52,26 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("kind", ["model", "real"])
-@given(scripts=scripts, turns=st.integers(0, 14), resets=user_resets, commit_every=st.none() | st.integers(1, 5))
+@given(
+    scripts=scripts, turns=st.integers(0, 14), resets=user_resets, commit_every=st.none() | st.integers(1, 5)
+)
 @example(scripts=ENDINGS, turns=14, resets={}, commit_every=None)
-@example(scripts=[[(2, "end"), (3, "end")], [(9, "end")]], turns=8, resets={3: (7, {0})}, commit_every=None)  # right after an automatic one
-@example(scripts=[[(9, "end")], [(2, "end"), (3, "cut")]], turns=6, resets={2: (7, {0})}, commit_every=None)  # of one, while another waits
+# Right after an automatic one.
+@example(scripts=[[(2, "end"), (3, "end")], [(9, "end")]], turns=8, resets={3: (7, {0})}, commit_every=None)
+# Of one, while another waits.
+@example(scripts=[[(9, "end")], [(2, "end"), (3, "cut")]], turns=6, resets={2: (7, {0})}, commit_every=None)
 @settings(max_examples=60)
 def test_every_autoreset_mode_records_the_trajectories_of_a_plain_loop(
-    mode: AutoresetMode, kind: str, scripts: list[Script], turns: int, resets: Resets, commit_every: int | None
+    mode: AutoresetMode,
+    kind: str,
+    scripts: list[Script],
+    turns: int,
+    resets: Resets,
+    commit_every: int | None,
 ) -> None:
-    env = SyncVectorEnv([partial(Scripted, index, script) for index, script in enumerate(scripts)], autoreset_mode=mode)
+    env = SyncVectorEnv(
+        [partial(Scripted, index, script) for index, script in enumerate(scripts)], autoreset_mode=mode
+    )
     buffer = buffer_for(env, kind)
 
     record_vector(env, buffer, mode, turns, resets, commit_every=commit_every)
@@ -76,7 +88,9 @@ def test_processes_record_the_trajectories_of_a_plain_loop(mode: AutoresetMode) 
     record_vector(env, buffer, mode, 12, {5: (7, {0, 1, 2})}, split="train")
 
     expected = trails_by_hand(ENDINGS, mode, 12, {5: (7, {0, 1, 2})})
-    assert trails_of(buffer) == {index: [replace(trail, split="train") for trail in trails] for index, trails in expected.items()}
+    assert trails_of(buffer) == {
+        index: [replace(trail, split="train") for trail in trails] for index, trails in expected.items()
+    }
 
 
 # --- one environment
@@ -85,7 +99,9 @@ def test_processes_record_the_trajectories_of_a_plain_loop(mode: AutoresetMode) 
 @pytest.mark.parametrize("kind", ["model", "real"])
 @given(script=scripts.map(lambda some: some[0]), turns=st.integers(0, 14), resets=user_resets)
 @settings(max_examples=30)
-def test_one_environment_records_the_trajectories_of_a_plain_loop(kind: str, script: Script, turns: int, resets: Resets) -> None:
+def test_one_environment_records_the_trajectories_of_a_plain_loop(
+    kind: str, script: Script, turns: int, resets: Resets
+) -> None:
     buffer = buffer_for(Scripted(0, script), kind)
     env = Record(Scripted(0, script), buffer)
 
@@ -157,7 +173,12 @@ class VectorSpy(gymnasium.vector.VectorWrapper[Any, Any, Any, Any, Any]):
 
 def test_the_caller_gets_the_very_objects_that_the_environment_returns() -> None:
     one = Spy(Scripted(0, ENDINGS[0]))
-    many = VectorSpy(SyncVectorEnv([partial(Scripted, place, script) for place, script in enumerate(ENDINGS)], autoreset_mode="SameStep"))
+    many = VectorSpy(
+        SyncVectorEnv(
+            [partial(Scripted, place, script) for place, script in enumerate(ENDINGS)],
+            autoreset_mode="SameStep",
+        )
+    )
     recorders: list[tuple[Any, Any, Any]] = [
         (one, Record(one, buffer_for(one)), 3),
         (many, RecordVector(many, buffer_for(many)), np.arange(3)),
@@ -215,12 +236,20 @@ class Failing(Scripted):
         return result
 
 
-@given(scripts=scripts, fails=st.integers(1, 8), mode=st.sampled_from(MODES), kind=st.sampled_from(["model", "real"]))
+@given(
+    scripts=scripts,
+    fails=st.integers(1, 8),
+    mode=st.sampled_from(MODES),
+    kind=st.sampled_from(["model", "real"]),
+)
 @settings(max_examples=60)
 def test_after_an_error_of_the_environment_only_true_transitions_are_recorded(
     scripts: list[Script], fails: int, mode: AutoresetMode, kind: str
 ) -> None:
-    makers = [partial(Failing, index, script, fails if index == len(scripts) - 1 else 0) for index, script in enumerate(scripts)]
+    makers = [
+        partial(Failing, index, script, fails if index == len(scripts) - 1 else 0)
+        for index, script in enumerate(scripts)
+    ]
     env = SyncVectorEnv(makers, autoreset_mode=mode)
     buffer = buffer_for(env, kind)
     recorded = RecordVector(env, buffer)
@@ -233,7 +262,8 @@ def test_after_an_error_of_the_environment_only_true_transitions_are_recorded(
             observation, _, terminated, truncated, _ = recorded.step(policy(observation))
         except RuntimeError:
             continue
-        except AssertionError:  # the script ended in the step that failed, and the vector environment did not notice
+        except AssertionError:
+            # The script ended in the step that failed, and the vector environment did not notice.
             observation, _ = recorded.reset()
             terminated = truncated = np.zeros(len(scripts), dtype=bool)
         ended = terminated | truncated
@@ -249,7 +279,9 @@ def test_after_an_error_of_the_environment_only_true_transitions_are_recorded(
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
 def test_recording_goes_on_after_an_error(mode: AutoresetMode) -> None:
-    env = SyncVectorEnv([partial(Scripted, 0, [(9, "end")]), partial(Failing, 1, [(9, "end")], 3)], autoreset_mode=mode)
+    env = SyncVectorEnv(
+        [partial(Scripted, 0, [(9, "end")]), partial(Failing, 1, [(9, "end")], 3)], autoreset_mode=mode
+    )
     buffer = buffer_for(env, "real")
     recorded = RecordVector(env, buffer)
     recorded.reset()
@@ -290,7 +322,10 @@ def test_a_step_may_be_skipped() -> None:
         recorded.step(np.array([0, 0]))
     recorded.close()
 
-    places = [[[row["observation"][2] for row in trail.rows] for trail in trails] for trails in trails_of(buffer).values()]
+    places = [
+        [[row["observation"][2] for row in trail.rows] for trail in trails]
+        for trails in trails_of(buffer).values()
+    ]
     assert places == [[[0, 1, 2, 3]], [[0], [2, 3]]]
 
 
@@ -313,7 +348,8 @@ def test_steps_after_an_end_are_not_recorded_until_a_reset() -> None:
 
 
 def test_a_second_reset_in_a_process_without_shared_memory_is_no_transition() -> None:
-    env = AsyncVectorEnv([partial(Scripted, 0, [(2, "end")])], shared_memory=False)  # it forgets in reset that the episode had ended
+    # It forgets in reset that the episode had ended.
+    env = AsyncVectorEnv([partial(Scripted, 0, [(2, "end")])], shared_memory=False)
     buffer = buffer_for(env)
     recorded = RecordVector(env, buffer)
     recorded.reset()
@@ -415,7 +451,10 @@ def test_closing_the_environment_leaves_the_buffer_open_for_another() -> None:
 # --- real environments
 
 CHEETAH = pytest.param(
-    "HalfCheetah-v5", 12, {"max_episode_steps": 5}, marks=pytest.mark.skipif(find_spec("mujoco") is None, reason="no mujoco")
+    "HalfCheetah-v5",
+    12,
+    {"max_episode_steps": 5},
+    marks=pytest.mark.skipif(find_spec("mujoco") is None, reason="no mujoco"),
 )
 
 
@@ -426,7 +465,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def replayed(make: Any, trails: Sequence[Trail]) -> list[Trail]:
-    """The same actions in an environment of its own. The first trajectory has a seed, those after it go on with its random numbers."""
+    """The same actions in an environment of its own. The first trajectory has a seed, those after it go on
+    with its random numbers."""
     env = make()
     again = []
     for trail in trails:
@@ -434,12 +474,29 @@ def replayed(make: Any, trails: Sequence[Trail]) -> list[Trail]:
         rows: list[Row] = []
         for row in trail.rows:
             action = np.asarray(row["action"], env.action_space.dtype)
-            observation_row = {name: np.asarray(leaf).tolist() for name, leaf in flatten(observation, "observation").items()}
-            observation, reward, terminated, truncated, info = env.step(action if action.ndim else action.item())
-            infos = {name: np.asarray(value).tolist() for key, inner in info.items() for name, value in nested(f"info/{key}", inner)}
-            values = {"action": row["action"], "reward": reward, "terminated": terminated, "truncated": truncated}
-            rows.append(observation_row | values | {name: value for name, value in infos.items() if name in row})
-        final = {name: np.asarray(leaf).tolist() for name, leaf in flatten(observation, "observation").items()}
+            observation_row = {
+                name: np.asarray(leaf).tolist() for name, leaf in flatten(observation, "observation").items()
+            }
+            observation, reward, terminated, truncated, info = env.step(
+                action if action.ndim else action.item()
+            )
+            infos = {
+                name: np.asarray(value).tolist()
+                for key, inner in info.items()
+                for name, value in nested(f"info/{key}", inner)
+            }
+            values = {
+                "action": row["action"],
+                "reward": reward,
+                "terminated": terminated,
+                "truncated": truncated,
+            }
+            rows.append(
+                observation_row | values | {name: value for name, value in infos.items() if name in row}
+            )
+        final = {
+            name: np.asarray(leaf).tolist() for name, leaf in flatten(observation, "observation").items()
+        }
         again.append(Trail(trail.env, trail.seed, rows, final, terminated, truncated))
     env.close()
     return again
@@ -472,7 +529,9 @@ def wander(env: Any, steps: int, mode: AutoresetMode) -> None:
 def test_recorded_actions_lead_through_the_recorded_trajectories(
     name: str, steps: int, options: dict[str, Any], mode: AutoresetMode, kind: str
 ) -> None:
-    env = gymnasium.make_vec(name, num_envs=3, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}, **options)
+    env = gymnasium.make_vec(
+        name, num_envs=3, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}, **options
+    )
     buffer = buffer_for(env, kind)
     wander(RecordVector(env, buffer), steps, mode)
 
@@ -487,7 +546,11 @@ def test_recorded_actions_lead_through_the_recorded_trajectories(
 
 @pytest.mark.parametrize(
     ("name", "steps", "options"),
-    [(name, 12, {"max_episode_steps": 12}) for name in ("CartPole-v1", "Blackjack-v1", "FrozenLake-v1", "Pendulum-v1")] + [CHEETAH],
+    [
+        (name, 12, {"max_episode_steps": 12})
+        for name in ("CartPole-v1", "Blackjack-v1", "FrozenLake-v1", "Pendulum-v1")
+    ]
+    + [CHEETAH],
 )
 @pytest.mark.usefixtures("elsewhere")
 def test_single_environments_record_what_replays(name: str, steps: int, options: dict[str, Any]) -> None:
@@ -517,7 +580,9 @@ def test_a_natively_vectorised_environment_is_recorded_without_its_padding() -> 
         actions = recorded.action_space.sample()
         following, reward, terminated, truncated, _ = recorded.step(actions)
         for place in np.flatnonzero(~ended).tolist():
-            expected[place].append([v[place].tolist() for v in (observation, actions, reward, terminated, truncated, following)])
+            expected[place].append(
+                [v[place].tolist() for v in (observation, actions, reward, terminated, truncated, following)]
+            )
         observation, ended = following, terminated | truncated
     recorded.close()
 
@@ -525,7 +590,10 @@ def test_a_natively_vectorised_environment_is_recorded_without_its_padding() -> 
         steps: list[list[Any]] = []
         for trail in trails:
             after = [*(row["observation"] for row in trail.rows[1:]), trail.final["observation"]]
-            values = [[row[name] for name in ("observation", "action", "reward", "terminated", "truncated")] for row in trail.rows]
+            values = [
+                [row[name] for name in ("observation", "action", "reward", "terminated", "truncated")]
+                for row in trail.rows
+            ]
             steps += [[*value, then] for value, then in zip(values, after, strict=True)]
         assert steps == expected[place]
     assert buffer.schema.fields["reward"].dtype == np.float64  # the environment gives float32

@@ -91,19 +91,39 @@ BOX = spaces.Box(-1, 1, (2,), np.float32)
         (BOX, [torch.tensor(0.5, requires_grad=True), torch.tensor(0.25)], [0.5, 0.25]),
         (BOX, (torch.tensor(0.5, dtype=torch.bfloat16), 1), [0.5, 1]),
         (spaces.Discrete(5), torch.tensor(3, dtype=torch.uint8), 3),
-        (spaces.Box(-1, 1, (2,), np.float64), np.array([0.1, 1], np.float32), np.array([0.1, 1], np.float32).tolist()),
+        (
+            spaces.Box(-1, 1, (2,), np.float64),
+            np.array([0.1, 1], np.float32),
+            np.array([0.1, 1], np.float32).tolist(),
+        ),
     ],
 )
-def test_actions_are_stored_in_the_dtype_of_their_space_if_that_is_exact(space: Any, action: Any, stored: Any) -> None:
+def test_actions_are_stored_in_the_dtype_of_their_space_if_that_is_exact(
+    space: Any, action: Any, stored: Any
+) -> None:
     assert one_step(Given(space), action)["action"] == stored
 
 
 @pytest.mark.parametrize(
     ("space", "action", "message"),
     [
-        (spaces.Discrete(5), 1.0, r"action: expected int64 of shape \(\), came float64 of shape \(\): .*action.astype\('int64'\)"),
+        (
+            spaces.Discrete(5),
+            1.0,
+            (
+                r"action: expected int64 of shape \(\), came float64 of shape \(\): "
+                r".*action.astype\('int64'\)"
+            ),
+        ),
         (spaces.Discrete(5, dtype=np.int8), 300, "expected int8 of shape .*came int64"),
-        (spaces.Discrete(5), np.array([1]), r"expected int64 of shape \(\), came int64 of shape \(1,\): nothing is squeezed"),
+        (
+            spaces.Discrete(5),
+            np.array([1]),
+            (
+                r"expected int64 of shape \(\), came int64 of shape \(1,\): "
+                r"nothing is squeezed"
+            ),
+        ),
         (BOX, np.array([0.1, 0]), r"came float64 of shape \(2,\): .*action.astype\('float32'\)"),
         (BOX, np.array([2**24 + 1, 0]), "came int64"),
         (BOX, [1e300, 0], r"came float64 of shape \(2,\): .*action.astype"),
@@ -111,15 +131,39 @@ def test_actions_are_stored_in_the_dtype_of_their_space_if_that_is_exact(space: 
         (BOX, [[0.1], [0.1, 0.2]], "came a list of unequal lengths"),
         (BOX, "left", "came <U4 of shape .*give numbers"),
         (BOX, object(), "came a object: give numbers"),
-        (BOX, np.ma.masked_array([0.0, 1.0], [True, False]), "action: expected a plain NumPy array, came a masked one"),
-        (BOX, torch.zeros(2, device="meta"), "action: a tensor on the device 'meta' has a shape, and no numbers"),
-        (BOX, torch.zeros(2).to_sparse(), r"action: expected a dense tensor, came a sparse_coo one: pass tensor.to_dense\(\)"),
-        (BOX, torch.tensor([0.1, 0.2], dtype=torch.float64), r"came float64 of shape \(2,\): .*action.astype\('float32'\)"),
+        (
+            BOX,
+            np.ma.masked_array([0.0, 1.0], [True, False]),
+            "action: expected a plain NumPy array, came a masked one",
+        ),
+        (
+            BOX,
+            torch.zeros(2, device="meta"),
+            "action: a tensor on the device 'meta' has a shape, and no numbers",
+        ),
+        (
+            BOX,
+            torch.zeros(2).to_sparse(),
+            (
+                r"action: expected a dense tensor, came a sparse_coo one: pass "
+                r"tensor.to_dense\(\)"
+            ),
+        ),
+        (
+            BOX,
+            torch.tensor([0.1, 0.2], dtype=torch.float64),
+            (
+                r"came float64 of shape \(2,\): "
+                r".*action.astype\('float32'\)"
+            ),
+        ),
         (spaces.Dict(left=BOX), {"right": np.zeros(2, np.float32)}, "action: 'action/left' is missing"),
         (spaces.Tuple([BOX]), (np.zeros(2, np.float32),) * 2, "action: 'action/1' is not in the schema"),
     ],
 )
-def test_other_actions_are_refused_before_the_environment_steps(space: Any, action: Any, message: str) -> None:
+def test_other_actions_are_refused_before_the_environment_steps(
+    space: Any, action: Any, message: str
+) -> None:
     env = Given(space)
 
     with pytest.raises(SchemaError, match=message):
@@ -129,7 +173,18 @@ def test_other_actions_are_refused_before_the_environment_steps(space: Any, acti
 
 
 @pytest.mark.parametrize(
-    "reward", [1.5, 2, np.float32(1.5), np.int64(2), np.float64(0.5), True, np.array(0.5), torch.tensor(0.5, requires_grad=True), 2**60]
+    "reward",
+    [
+        1.5,
+        2,
+        np.float32(1.5),
+        np.int64(2),
+        np.float64(0.5),
+        True,
+        np.array(0.5),
+        torch.tensor(0.5, requires_grad=True),
+        2**60,
+    ],
 )
 def test_rewards_are_stored_if_that_is_exact(reward: Any) -> None:
     assert one_step(Given(BOX, reward), BOX.sample())["reward"] == reward
@@ -142,11 +197,17 @@ def test_rewards_are_stored_if_that_is_exact(reward: Any) -> None:
         (np.zeros(1), None, r"reward: .*of shape \(1,\): nothing is squeezed"),
         (1j, None, "reward: .*came complex128 .*reward_dtype='complex128'"),
         (torch.tensor(0.5, device="meta"), None, "reward: a tensor on the device 'meta'"),
-        (0.0, np.full(2, 0.1), "observation: expected float32 .*came float64 .*convert it in a wrapper inside"),
+        (
+            0.0,
+            np.full(2, 0.1),
+            "observation: expected float32 .*came float64 .*convert it in a wrapper inside",
+        ),
         (0.0, np.zeros(3, np.float32), r"observation: .*of shape \(3,\)"),
     ],
 )
-def test_what_would_have_to_be_changed_is_refused_and_leaves_the_buffer_consistent(reward: Any, observation: Any, message: str) -> None:
+def test_what_would_have_to_be_changed_is_refused_and_leaves_the_buffer_consistent(
+    reward: Any, observation: Any, message: str
+) -> None:
     env = Given(BOX, reward, observation)
     buffer = buffer_for(env, "real")
     recorded = Record(env, buffer)
@@ -188,14 +249,20 @@ DOUBLES = {
 
 @pytest.mark.parametrize("case", DOUBLES)
 @pytest.mark.parametrize("suffix", ["zarr", "h5"])
-def test_the_advice_on_an_observation_of_another_dtype_can_be_followed(tmp_path: Path, suffix: str, case: str) -> None:
+def test_the_advice_on_an_observation_of_another_dtype_can_be_followed(
+    tmp_path: Path, suffix: str, case: str
+) -> None:
     space, make = DOUBLES[case]
     env = Doubles(space, make)
-    with rs.create(tmp_path / f"a.{suffix}", env) as buffer, pytest.raises(SchemaError, match="nothing is rounded") as caught:
+    with (
+        rs.create(tmp_path / f"a.{suffix}", env) as buffer,
+        pytest.raises(SchemaError, match="nothing is rounded") as caught,
+    ):
         Record(env, buffer).reset()
     (advice,) = re.findall(r"Schema\(\{.*schema.tuples\)", str(caught.value))
 
-    schema = eval(advice, {"Schema": Schema, "Field": Field, "schema": Schema.from_env(env)})  # what a reader of it would do
+    # What a reader of it would do.
+    schema = eval(advice, {"Schema": Schema, "Field": Field, "schema": Schema.from_env(env)})
     with rs.create(tmp_path / f"b.{suffix}", schema) as buffer:
         recorded = Record(env, buffer)
         recorded.reset()
@@ -220,7 +287,13 @@ def test_vectors_keep_what_their_observations_are_exactly(mode: AutoresetMode) -
     recorded = RecordVector(env, buffer_for(env))
     recorded.reset()
     if mode == AutoresetMode.SAME_STEP:
-        with pytest.raises(SchemaError, match=r"final observation: expected float32 .*came float64 .*nothing is rounded"):
+        with pytest.raises(
+            SchemaError,
+            match=(
+                r"final observation: expected float32 .*came float64 "
+                r".*nothing is rounded"
+            ),
+        ):
             recorded.step(np.zeros(1, int))
     else:  # Gymnasium itself has put them into an array of float32
         recorded.step(np.zeros(1, int))
@@ -236,11 +309,20 @@ def test_a_final_observation_has_all_parts() -> None:
     env = Batch(AutoresetMode.SAME_STEP, lambda final, _: final[:1])
     recorded = RecordVector(env, buffer_for(env))
     recorded.reset()
-    with pytest.raises(SchemaError, match=r"final observation: its shape \(1, 1\) does not begin with the number of environments, 2"):
+    with pytest.raises(
+        SchemaError,
+        match=(
+            r"final observation: its shape \(1, 1\) does not begin with the "
+            r"number of environments, 2"
+        ),
+    ):
         recorded.step(np.zeros(2, np.int64))
 
 
-@pytest.mark.parametrize("flag", [True, 1, np.bool_(True), np.array(True), np.array([True]), torch.tensor(True), torch.tensor([1.0])])
+@pytest.mark.parametrize(
+    "flag",
+    [True, 1, np.bool_(True), np.array(True), np.array([True]), torch.tensor(True), torch.tensor([1.0])],
+)
 def test_a_flag_is_whatever_is_true(flag: Any) -> None:
     class Ending(Given):
         def step(self, action: Any) -> Any:
@@ -274,7 +356,8 @@ class Changing(gymnasium.Env[Any, Any]):
 
     observation_space, action_space = spaces.Box(-9, 9, (1,), np.float32), spaces.Discrete(2)
     VALUES: ClassVar[list[Any]] = [
-        0, 1, 0.5, False, 2, 2**40, np.float32(0.1), 1j, np.int8(3), "text", None, np.zeros(2), np.ones(3), {"y": 1}, {"y": "text"}, 4, 5,
+        0, 1, 0.5, False, 2, 2**40, np.float32(0.1), 1j, np.int8(3), "text", None, np.zeros(2), np.ones(3),
+        {"y": 1}, {"y": "text"}, 4, 5,
     ]  # fmt: skip
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
@@ -283,7 +366,13 @@ class Changing(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> Any:
         self.t += 1
-        return np.full(1, self.t, np.float32), 1.0, self.t == len(self.VALUES), False, {"x": self.VALUES[self.t - 1], "t": self.t}
+        return (
+            np.full(1, self.t, np.float32),
+            1.0,
+            self.t == len(self.VALUES),
+            False,
+            {"x": self.VALUES[self.t - 1], "t": self.t},
+        )
 
 
 @pytest.mark.parametrize("suffix", ["zarr", "h5"])
@@ -308,9 +397,13 @@ def test_no_info_ends_a_training(tmp_path: Path, suffix: str, mode: AutoresetMod
     missing = 0
     for trajectory in trajectories:
         assert trajectory["info/t"].tolist() == list(range(1, steps + 1))
-        for value, there, given in zip(trajectory["info/x"], trajectory["info/_x"], Changing.VALUES, strict=True):
+        for value, there, given in zip(
+            trajectory["info/x"], trajectory["info/_x"], Changing.VALUES, strict=True
+        ):
             # What Gymnasium may have cast to the dtype of the first environment is not known of the others.
-            assert there == (type(given) is int or (type(given) in (bool, np.int8) and trajectory.info["env"] == 0))
+            assert there == (
+                type(given) is int or (type(given) in (bool, np.int8) and trajectory.info["env"] == 0)
+            )
             assert value == given if there else value == 0
             missing += not there and given is not None
     assert left_out == {"x": missing}
@@ -320,12 +413,18 @@ class Nested(gymnasium.Env[Any, Any]):
     """Observations and actions of several parts."""
 
     observation_space = spaces.Dict(
-        {"camera": spaces.Box(0, 255, (2, 2), np.uint8), "joints": spaces.Tuple([spaces.Discrete(99), spaces.Box(-1, 1, (2,), np.float32)])}
+        {
+            "camera": spaces.Box(0, 255, (2, 2), np.uint8),
+            "joints": spaces.Tuple([spaces.Discrete(99), spaces.Box(-1, 1, (2,), np.float32)]),
+        }
     )
     action_space = spaces.Tuple([spaces.Dict(go=spaces.Discrete(3)), spaces.Box(-1, 1, (2,), np.float32)])
 
     def observe(self) -> Any:
-        return {"camera": np.full((2, 2), self.t, np.uint8), "joints": (self.t, np.full(2, self.t, np.float32))}
+        return {
+            "camera": np.full((2, 2), self.t, np.uint8),
+            "joints": (self.t, np.full(2, self.t, np.float32)),
+        }
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         self.t = 0
@@ -338,7 +437,9 @@ class Nested(gymnasium.Env[Any, Any]):
 
 @pytest.mark.parametrize("kind", ["model", "real"])
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
-def test_nested_observations_and_actions_are_recorded_alike_in_single_environments_and_vectors(mode: AutoresetMode, kind: str) -> None:
+def test_nested_observations_and_actions_are_recorded_alike_in_single_environments_and_vectors(
+    mode: AutoresetMode, kind: str
+) -> None:
     one = Record(Nested(), single := buffer_for(Nested(), kind))
     one.reset(seed=100)
     for go in (2, 1, 0):
@@ -359,7 +460,11 @@ def test_nested_observations_and_actions_are_recorded_alike_in_single_environmen
     many.close()
 
     first, second = trails_of(single)[0]
-    assert first.final == {"observation/camera": [[3, 3]] * 2, "observation/joints/0": 3, "observation/joints/1": [3, 3]}
+    assert first.final == {
+        "observation/camera": [[3, 3]] * 2,
+        "observation/joints/0": 3,
+        "observation/joints/1": [3, 3],
+    }
     assert [row["action/0/go"] for row in first.rows] == [2, 1, 0]
     assert trails_of(vector) == {0: [first, second]}
 
@@ -371,7 +476,13 @@ def test_the_buffer_must_have_the_fields_of_the_environment() -> None:
     env = gymnasium.make("CartPole-v1")
     extra = {"value": Field(np.dtype(float), (), "extra")}
 
-    with pytest.raises(SchemaError, match=r"field 'observation' has the shape \(3,\) in the buffer and \(4,\) in the environment"):
+    with pytest.raises(
+        SchemaError,
+        match=(
+            r"field 'observation' has the shape \(3,\) in the buffer and "
+            r"\(4,\) in the environment"
+        ),
+    ):
         Record(env, buffer_for(gymnasium.make("Pendulum-v1")))
     with pytest.raises(SchemaError, match=r"field 'action' has the space .*'n': 5"):
         Record(Given(spaces.Discrete(4)), buffer_for(Given(spaces.Discrete(5))))
@@ -389,8 +500,14 @@ class Batch(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def __init__(self, mode: Any, final: Any = None) -> None:
         self.num_envs = 2
         self.metadata = {} if mode is None else {"autoreset_mode": mode}
-        self.single_observation_space, self.single_action_space = spaces.Box(-9, 9, (1,), np.float64), spaces.Discrete(2)
-        self.observation_space, self.action_space = spaces.Box(-9, 9, (2, 1), np.float64), spaces.MultiDiscrete([2, 2])
+        self.single_observation_space, self.single_action_space = (
+            spaces.Box(-9, 9, (1,), np.float64),
+            spaces.Discrete(2),
+        )
+        self.observation_space, self.action_space = (
+            spaces.Box(-9, 9, (2, 1), np.float64),
+            spaces.MultiDiscrete([2, 2]),
+        )
         self.final = final
 
     def reset(self, **_: Any) -> Any:
@@ -401,7 +518,11 @@ class Batch(gymnasium.vector.VectorEnv[Any, Any, Any]):
         reached = self.t + 1
         ended = reached == 2
         self.t = np.where(ended, 0, reached)
-        infos = {} if self.final is None or not ended.any() else {"final_obs": self.final(reached[:, None].astype(float), ended)}
+        infos = (
+            {}
+            if self.final is None or not ended.any()
+            else {"final_obs": self.final(reached[:, None].astype(float), ended)}
+        )
         return self.t[:, None].astype(float), np.zeros(2, np.float32), ended, ended & False, infos
 
 
@@ -412,7 +533,9 @@ def objects(final: NDArray[Any], ended: NDArray[np.bool_]) -> NDArray[Any]:
     return items
 
 
-@pytest.mark.parametrize("final", [lambda final, _: final, objects, lambda final, ended: list(objects(final, ended))])
+@pytest.mark.parametrize(
+    "final", [lambda final, _: final, objects, lambda final, ended: list(objects(final, ended))]
+)
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, "SameStep"])
 def test_final_observations_may_be_given_for_all_or_one_by_one(final: Any, mode: Any) -> None:
     env = Batch(mode, final)
@@ -434,7 +557,13 @@ def test_same_step_without_final_observations_is_refused(final: Any) -> None:
     recorded = RecordVector(env, buffer_for(env))
     recorded.reset()
 
-    with pytest.raises(SchemaError, match=r"environment 1 ended, but infos\['final_obs'\] does not have its final observation"):
+    with pytest.raises(
+        SchemaError,
+        match=(
+            r"environment 1 ended, but infos\['final_obs'\] does not have its "
+            r"final observation"
+        ),
+    ):
         recorded.step(np.zeros(2, np.int64))
 
 
@@ -459,7 +588,8 @@ def test_infos_that_are_lists_belong_outside() -> None:
     same = SyncVectorEnv([partial(Scripted, 0, ENDINGS[0])], autoreset_mode=AutoresetMode.SAME_STEP)
     lists = RecordVector(gymnasium.wrappers.vector.DictInfoToList(same), buffer_for(same))
     lists.reset()
-    with pytest.raises(SchemaError, match="infos came as a list: put the recorder inside"):  # final observations are among them
+    # Final observations are among them.
+    with pytest.raises(SchemaError, match="infos came as a list: put the recorder inside"):
         lists.step(np.array([0]))
 
     outside = gymnasium.wrappers.vector.DictInfoToList(RecordVector(env, buffer_for(env)))

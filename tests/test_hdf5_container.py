@@ -1,4 +1,5 @@
-"""The HDF5 container: what is stored is read, by us and by plain HDF5 tools, at any time; what is not ours is refused."""
+"""The HDF5 container: what is stored is read, by us and by plain HDF5 tools, at any time; what is not ours is
+refused."""
 
 from __future__ import annotations
 
@@ -84,7 +85,9 @@ def test_specs_are_read_as_they_were_made(container: Hdf5Container) -> None:
 
 def test_big_endian_dtypes_are_stored_little_endian(container: Hdf5Container) -> None:
     container.create_arrays({"steps/b": ArraySpec(np.dtype(">f4"), (), 8)})
-    assert container.specs()["steps/b"].dtype == np.dtype("<f4") == reader_of(container).specs()["steps/b"].dtype
+    assert (
+        container.specs()["steps/b"].dtype == np.dtype("<f4") == reader_of(container).specs()["steps/b"].dtype
+    )
 
 
 def test_raw_rows_are_read_as_written_over_growth_and_chunk_borders(container: Hdf5Container) -> None:
@@ -98,7 +101,11 @@ def test_raw_rows_are_read_as_written_over_growth_and_chunk_borders(container: H
             container.write_rows(name, done, flat(written[name][done : done + count]))
         done += count
         for name in raw:
-            assert read_rows(container, name, done) == read_rows(reader, name, done) == flat(written[name][:done]).tobytes()
+            assert (
+                read_rows(container, name, done)
+                == read_rows(reader, name, done)
+                == flat(written[name][:done]).tobytes()
+            )
     container.publish(dict.fromkeys(raw, done), {})
     with plain(container) as file:
         for name in raw:
@@ -109,7 +116,10 @@ def test_raw_rows_are_read_as_written_over_growth_and_chunk_borders(container: H
 def test_coded_chunks_are_read_by_us_and_by_plain_h5py(container: Hdf5Container) -> None:
     reader = reader_of(container)
     for first in (0, 3):
-        chunks = {name: {n: encoded(container, name, n) for n in range(first, first + 3)} for name in (IMAGE, ZIMAGE, "steps/%2F")}
+        chunks = {
+            name: {n: encoded(container, name, n) for n in range(first, first + 3)}
+            for name in (IMAGE, ZIMAGE, "steps/%2F")
+        }
         placed = container.write_chunks(chunks)
         for name, numbered in chunks.items():
             for n, data in numbered.items():
@@ -146,7 +156,9 @@ def test_publish_brings_the_index_back_to_the_entries_it_is_given(container: Hdf
     container.write_chunks({IMAGE: {1: encoded(container, IMAGE, 8), 2: encoded(container, IMAGE, 9)}})
     container.publish({IMAGE: 16}, old)
     with plain(container) as file:
-        np.testing.assert_array_equal(file[IMAGE][:], np.concatenate([rows_of(ALL[IMAGE], 8, n) for n in (0, 1)]))
+        np.testing.assert_array_equal(
+            file[IMAGE][:], np.concatenate([rows_of(ALL[IMAGE], 8, n) for n in (0, 1)])
+        )
     assert read_chunk(container, IMAGE, 1) == flat(rows_of(ALL[IMAGE], 8, 1)).tobytes()
     assert container.entry(IMAGE, 2) is None
 
@@ -162,7 +174,8 @@ def test_publish_needs_no_filter_plugin(container: Hdf5Container) -> None:
 
 
 def test_rows_in_the_chunk_that_publish_cuts_stay(container: Hdf5Container) -> None:
-    """HDF5 fills the end of that chunk with zeros; those bytes are rows that are not committed yet, or an old reader's."""
+    """HDF5 fills the end of that chunk with zeros; those bytes are rows that are not committed yet, or an old
+    reader's."""
     large = ArraySpec(np.dtype("f8"), (512,), 512)  # 2 MiB, more than HDF5 keeps in its chunk cache
     container.create_arrays({"steps/large": large})
     rows = {"steps/large": rows_of(large, 700), OBS: rows_of(ALL[OBS], 700)}
@@ -205,7 +218,9 @@ def test_room_is_as_large_as_asked_for_at_first_and_at_most_half_more_later(cont
 
 def test_a_short_recording_makes_no_large_file(tmp_path: Path) -> None:
     """Room is a hole, but `ls`, copies and uploads see all of it."""
-    schema = rs.Schema({"observation": rs.Field("f4", (17,), "observation"), "reward": rs.Field("f4", (), "reward")})
+    schema = rs.Schema(
+        {"observation": rs.Field("f4", (17,), "observation"), "reward": rs.Field("f4", (), "reward")}
+    )
     with rs.create(tmp_path / "a.h5", schema) as buffer:
         for _ in range(10):
             buffer.append({"observation": np.ones((1000, 17), "f4"), "reward": np.ones(1000, "f4")})
@@ -216,7 +231,9 @@ def test_a_short_recording_makes_no_large_file(tmp_path: Path) -> None:
 def test_opening_for_writing_does_not_look_up_every_chunk(tmp_path: Path) -> None:
     """Of a coded array there may be hundreds of thousands."""
     schema = rs.Schema({"observation": rs.Field("f4", (3,), "observation")})
-    with rs.create(tmp_path / "a.h5", schema, storage={"observation": {"codec": "gzip:1", "chunk_rows": 8}}) as buffer:
+    with rs.create(
+        tmp_path / "a.h5", schema, storage={"observation": {"codec": "gzip:1", "chunk_rows": 8}}
+    ) as buffer:
         buffer.append({"observation": np.ones((101, 3), "f4")})
     with rs.open(tmp_path / "a.h5", "r+") as buffer:
         container: Any = buffer._store.container
@@ -225,7 +242,9 @@ def test_opening_for_writing_does_not_look_up_every_chunk(tmp_path: Path) -> Non
         assert container._index.get("steps/observation") is None
 
 
-def test_new_space_reads_as_zeros_even_after_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_space_reads_as_zeros_even_after_a_failed_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = Files(tmp_path, writable=True)
     container = Hdf5Container.create(files, NAME, {})
     container.create_arrays(SPECS)
@@ -292,7 +311,12 @@ def test_chunks_that_are_no_whole_pages_have_an_extent_each(container: Hdf5Conta
 
 def test_the_document_may_be_large_and_replaced(container: Hdf5Container) -> None:
     reader = reader_of(container)
-    for document in ({"a": "x" * 300_000, "ü": [1, 2.5, None]}, {}, {"b": {"c": "\ud800\n\0"}}, {"d": "y" * 300_000}):
+    for document in (
+        {"a": "x" * 300_000, "ü": [1, 2.5, None]},
+        {},
+        {"b": {"c": "\ud800\n\0"}},
+        {"d": "y" * 300_000},
+    ):
         container.replace_document(document)
         assert container.document() == reader.document() == document
         with plain(container) as file:
@@ -350,7 +374,9 @@ def test_space_of_old_rows_cannot_be_given_back(container: Hdf5Container) -> Non
         container.drop_before(OBS, 64)
 
 
-def test_links_and_storage_outside_the_file_are_never_followed(container: Hdf5Container, tmp_path: Path) -> None:
+def test_links_and_storage_outside_the_file_are_never_followed(
+    container: Hdf5Container, tmp_path: Path
+) -> None:
     (tmp_path / "secret").write_bytes(b"s" * 4096)
     with h5py.File(tmp_path / "other.h5", "w") as other:
         other["pose"] = np.zeros((4, 4))
@@ -372,7 +398,9 @@ def test_links_and_storage_outside_the_file_are_never_followed(container: Hdf5Co
     for name in ("external", "virtual"):
         with h5py.File(path, "r+") as file:
             if name == "external":
-                made = file.create_dataset("steps/bad", (4096,), "u1", external=[(str(tmp_path / "secret"), 0, 4096)])
+                made = file.create_dataset(
+                    "steps/bad", (4096,), "u1", external=[(str(tmp_path / "secret"), 0, 4096)]
+                )
             else:
                 layout = h5py.VirtualLayout((4, 4), "f8")
                 layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "pose", (4, 4))
@@ -418,9 +446,16 @@ def test_h5dump_reads_the_file_while_it_grows_and_afterwards(container: Hdf5Cont
         container.reserve({OBS: 100})
         if lengths:
             container.publish(lengths, {})
-        found = subprocess.run(["h5dump", "-d", "/" + IMAGE, container.files.path(NAME)], capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            ["h5dump", "-d", "/" + IMAGE, container.files.path(NAME)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert found.returncode == 0, found.stderr
-        header = subprocess.run(["h5dump", "-H", container.files.path(NAME)], capture_output=True, text=True, check=False)
+        header = subprocess.run(
+            ["h5dump", "-H", container.files.path(NAME)], capture_output=True, text=True, check=False
+        )
         assert header.returncode == 0, header.stderr
         assert header.stdout.count("DATASET") == len(ALL) + 1
     assert "( 100, 16 ) / ( H5S_UNLIMITED, 16 )" in header.stdout
@@ -490,7 +525,9 @@ def test_lookup3_is_the_published_function(data: bytes, value: int) -> None:
 def test_a_file_that_was_rolled_back_may_be_renamed(tmp_path: Path) -> None:
     rows = np.arange(100, dtype="f4").reshape(100, 1)
     schema = rs.Schema({"observation": rs.Field(np.dtype("f4"), (1,), "observation")})
-    with rs.create(tmp_path / "a.h5", schema, storage={"observation": {"codec": "gzip:1", "chunk_rows": 8}}) as buffer:
+    with rs.create(
+        tmp_path / "a.h5", schema, storage={"observation": {"codec": "gzip:1", "chunk_rows": 8}}
+    ) as buffer:
         for part in range(0, 100, 20):
             buffer.append({"observation": rows[part : part + 20]})
             buffer.commit()
@@ -502,7 +539,8 @@ def test_a_file_that_was_rolled_back_may_be_renamed(tmp_path: Path) -> None:
 
 
 def test_a_store_is_opened_with_the_library_twice(tmp_path: Path) -> None:
-    """Once for its document and the names of its log, once for its arrays; each time costs as much as reading 10 MB."""
+    """Once for its document and the names of its log, once for its arrays; each time costs as much as reading
+    10 MB."""
     schema = rs.Schema({"reward": rs.Field("float32", (), "reward")})
     with rs.create(tmp_path / "a.h5", schema) as buffer:
         for _ in range(3):

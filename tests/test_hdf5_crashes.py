@@ -1,4 +1,5 @@
-"""The HDF5 container: what is acknowledged survives kills, power loss, full disks and damage, or the damage is noticed."""
+"""The HDF5 container: what is acknowledged survives kills, power loss, full disks and damage, or the damage
+is noticed."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def container(tmp_path: Path) -> Iterator[Hdf5Container]:
 
 
 def check_either(folder: Path, before: State, after: State, *, deep: bool = True) -> None:
-    """A crashed store is as it was before the step or after it: for a reader, for a writer that recovers, for plain h5py."""
+    """A crashed store is as it was before the step or after it: for a reader, for a writer that recovers, for
+    plain h5py."""
     for writable in (False, True):
         files = Files(folder, writable=writable)
         container = Hdf5Container.open(files, NAME, writable=writable)
@@ -120,7 +122,8 @@ def crash_story(tmp_path: Path, seed: int, *, every: int) -> None:
 
 
 def test_a_journal_that_is_not_in_place_is_read_over_the_file(tmp_path: Path, no_reflinks: None) -> None:
-    """As on a medium that cannot be written to. The journal is on the disk, and nothing that it says is in place."""
+    """As on a medium that cannot be written to. The journal is on the disk, and nothing that it says is in
+    place."""
     recorder, crash = RecordingFiles(), tmp_path / "crash"
     state = State({"format_version": 1})
     container = Hdf5Container.create(recorder.files(tmp_path / "live", writable=True), NAME, state.document)
@@ -148,11 +151,15 @@ def test_a_journal_that_is_not_in_place_is_read_over_the_file(tmp_path: Path, no
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_what_is_acknowledged_survives_kills_and_power_loss(tmp_path: Path, no_reflinks: None, seed: int) -> None:
+def test_what_is_acknowledged_survives_kills_and_power_loss(
+    tmp_path: Path, no_reflinks: None, seed: int
+) -> None:
     crash_story(tmp_path, seed, every=3)
 
 
-def test_journals_too_large_for_their_region_survive_too(tmp_path: Path, no_reflinks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journals_too_large_for_their_region_survive_too(
+    tmp_path: Path, no_reflinks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hdf5_transaction, "DIRECT", 1 << 40)
     monkeypatch.setattr(hdf5_transaction, "ROOM", 600)
     crash_story(tmp_path, 7, every=6)
@@ -168,7 +175,8 @@ def test_a_crash_during_recovery_is_recovered_from(tmp_path: Path) -> None:
         after = step(container, state)
         for operation in recorder.operations:
             if (operation.kind, operation.name) == ("sync_file", NAME):
-                for killed in (True, False):  # after a kill the system still holds what is not on the disk; after a power cut it does not
+                # After a kill the system still holds what is not on the disk; after a power cut it does not.
+                for killed in (True, False):
                     put(str(crash), left := disk.everything() if killed else disk.cut(chance))
                     again = RecordingFiles()
                     Hdf5Container.open(again.files(crash, writable=True), NAME, writable=True).close()
@@ -214,7 +222,9 @@ class FailingFiles(Files):
 
 
 @pytest.mark.parametrize("first", [0, 6, 12])
-def test_after_any_failed_write_a_step_can_be_tried_again(tmp_path: Path, no_reflinks: None, first: int) -> None:
+def test_after_any_failed_write_a_step_can_be_tried_again(
+    tmp_path: Path, no_reflinks: None, first: int
+) -> None:
     state = State({"format_version": 1})
     Hdf5Container.create(Files(tmp_path / "before", writable=True), NAME, state.document).close()
     failures = 0
@@ -292,7 +302,9 @@ def test_after_a_failed_sync_nothing_is_written_until_the_file_is_opened_anew(
     again.sync()
 
 
-def test_an_error_while_hdf5_reads_is_an_error_and_no_crash(container: Hdf5Container, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_hdf5_reads_is_an_error_and_no_crash(
+    container: Hdf5Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
 
     class DiskError(OSError):
         pass
@@ -318,7 +330,8 @@ def test_an_error_while_hdf5_reads_is_an_error_and_no_crash(container: Hdf5Conta
 
 
 def damaged(folder: Path, data: bytes, state: State) -> bool:
-    """Open a damaged store and read all of it; whether the damage was noticed. What is not noticed must be right."""
+    """Open a damaged store and read all of it; whether the damage was noticed. What is not noticed must be
+    right."""
     (folder / NAME).write_bytes(data)
     noticed, messages = False, list[str]()
     for writable in (False, True):
@@ -343,7 +356,14 @@ def damaged(folder: Path, data: bytes, state: State) -> bool:
 def small(tmp_path: Path) -> tuple[Path, bytes, State]:
     container = Hdf5Container.create(Files(tmp_path, writable=True), NAME, {})
     state = State({}, frozenset())
-    for step in (step_arrays(*SPECS), step_segment(0), step_commit(70, seed=1), step_chunks(0, 1), step_document(100), step_publish):
+    for step in (
+        step_arrays(*SPECS),
+        step_segment(0),
+        step_commit(70, seed=1),
+        step_chunks(0, 1),
+        step_document(100),
+        step_publish,
+    ):
         state = step(container, state)
     container.close()
     return tmp_path, (tmp_path / NAME).read_bytes(), state
@@ -352,14 +372,28 @@ def small(tmp_path: Path) -> tuple[Path, bytes, State]:
 def test_truncated_files_are_refused_and_never_stop_the_interpreter(small: tuple[Path, bytes, State]) -> None:
     folder, data, state = small
     chance = random.Random(0)
-    for length in [0, 5, 19, 600, 20480, 262144, 262192, *(chance.randrange(len(data)) for _ in range(40)), len(data) - 1]:
+    for length in [
+        0,
+        5,
+        19,
+        600,
+        20480,
+        262144,
+        262192,
+        *(chance.randrange(len(data)) for _ in range(40)),
+        len(data) - 1,
+    ]:
         assert damaged(folder, data[:length], state)
 
 
 def test_flipped_bits_of_metadata_are_noticed_or_harmless(small: tuple[Path, bytes, State]) -> None:
     folder, data, state = small
     chance = random.Random(1)
-    metadata = [place for place in range(262144, 262144 + 6000) if data[place]] + list(range(24)) + list(range(12288, 12360))
+    metadata = (
+        [place for place in range(262144, 262144 + 6000) if data[place]]
+        + list(range(24))
+        + list(range(12288, 12360))
+    )
     noticed = 0
     for place in chance.sample(metadata, 250):
         changed = bytearray(data)

@@ -1,4 +1,5 @@
-"""What is said twice in the front of an HDF5 file: where one of the two is damaged, nothing acknowledged is lost, and `verify` says so."""
+"""What is said twice in the front of an HDF5 file: where one of the two is damaged, nothing acknowledged is
+lost, and `verify` says so."""
 
 from __future__ import annotations
 
@@ -53,7 +54,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("story", [commits, grows, rolls_back, closes])
 @pytest.mark.parametrize("storage", [None, CODED], ids=["raw", "coded"])
 def test_a_flipped_bit_before_the_hdf5_bytes_hides_nothing(
-    tmp_path: Path, story: Callable[[rs.Buffer], None], place: int, bit: int, storage: dict[str, dict[str, object]] | None
+    tmp_path: Path,
+    story: Callable[[rs.Buffer], None],
+    place: int,
+    bit: int,
+    storage: dict[str, dict[str, object]] | None,
 ) -> None:
     path = tmp_path / "a.h5"
     buffer = rs.create(path, SCHEMA, storage=storage)
@@ -79,7 +84,9 @@ def test_a_flipped_bit_before_the_hdf5_bytes_hides_nothing(
 
 @pytest.mark.parametrize("number", [(1 << 63) - 1, 1 << 63, (1 << 64) - 2])
 @pytest.mark.parametrize("at", [12, 20, 28, 36])
-def test_a_superblock_with_a_right_checksum_and_a_wrong_number_is_an_error_of_ours(tmp_path: Path, at: int, number: int) -> None:
+def test_a_superblock_with_a_right_checksum_and_a_wrong_number_is_an_error_of_ours(
+    tmp_path: Path, at: int, number: int
+) -> None:
     """Base, extension, end of the file, root group."""
     path = tmp_path / "a.h5"
     with rs.create(path, SCHEMA) as buffer:

@@ -1,4 +1,5 @@
-"""The HDF5 container beside readers: its log, bytes that are never overwritten, and what is seen of a transaction."""
+"""The HDF5 container beside readers: its log, bytes that are never overwritten, and what is seen of a
+transaction."""
 
 from __future__ import annotations
 
@@ -144,7 +145,11 @@ def test_a_sealed_file_has_no_older_segments_and_no_tails(container: Hdf5Contain
 def test_arrays_that_no_commit_knows_of_are_trimmed(container: Hdf5Container) -> None:
     container.create_arrays({"steps/left/over": ALL[OBS], "journal/tail/0": SPECS[FLAG]})
     container.trim(dict.fromkeys(ALL, 0))
-    assert dict(container.specs()) == {**ALL, "journal/tail/0": SPECS[FLAG]} == dict(reader_of(container).specs())
+    assert (
+        dict(container.specs())
+        == {**ALL, "journal/tail/0": SPECS[FLAG]}
+        == dict(reader_of(container).specs())
+    )
     with plain(container) as file:
         assert "left" not in file["steps"]
 
@@ -160,7 +165,9 @@ def test_segments_from_the_new_one_on_are_replaced(container: Hdf5Container) -> 
     assert container.segments() == reader_of(container).segments() == [0, 5, 12]
 
 
-def test_reading_the_end_of_the_log_needs_no_hdf5(container: Hdf5Container, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_the_end_of_the_log_needs_no_hdf5(
+    container: Hdf5Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
     container.begin_segment(0, b"base")
     reader = reader_of(container)
     assert reader.segments() == [0]
@@ -180,7 +187,9 @@ class GuardedFiles(Files):
 
     def write(self, name: str, offset: int, data: Any) -> None:
         stop = offset + len(data)
-        assert not any(first < stop and offset < last for first, last in self.guarded), f"bytes {offset} to {stop} are in use"
+        assert not any(first < stop and offset < last for first, last in self.guarded), (
+            f"bytes {offset} to {stop} are in use"
+        )
         super().write(name, offset, data)
 
 
@@ -199,7 +208,9 @@ def test_stored_bytes_are_never_overwritten(tmp_path: Path, seed: int) -> None:
     rows, chunks, entries = 0, 0, dict[int, ChunkEntry]()
     content: dict[ChunkEntry, bytes] = {}
     for step in range(40):
-        action = chance.choice(["rows", "rows", "chunks", "again", "publish", "document", "segment", "arrays", "reopen"])
+        action = chance.choice(
+            ["rows", "rows", "chunks", "again", "publish", "document", "segment", "arrays", "reopen"]
+        )
         if action == "rows":
             count = chance.randint(1, 200)
             container.reserve({OBS: rows + count, FLAG: rows + count})
@@ -207,7 +218,11 @@ def test_stored_bytes_are_never_overwritten(tmp_path: Path, seed: int) -> None:
             guard(files, *container.extents(OBS, rows // 64 * 64, rows + count)[1:])
             rows += count
         elif action in ("chunks", "again"):
-            numbers = range(max(0, chunks - 1), chunks) if action == "again" else range(chunks, chunks + chance.randint(1, 4))
+            numbers = (
+                range(max(0, chunks - 1), chunks)
+                if action == "again"
+                else range(chunks, chunks + chance.randint(1, 4))
+            )
             stored = {n: chance.choice([encoded(container, IMAGE, n), bytes([step]) * 700]) for n in numbers}
             placed = container.write_chunks({IMAGE: stored}).get(IMAGE, {})
             guard(files, *placed.values())
@@ -216,7 +231,10 @@ def test_stored_bytes_are_never_overwritten(tmp_path: Path, seed: int) -> None:
             chunks = max([chunks, *(n + 1 for n in placed)])
         elif action == "publish":
             length = max(0, chunks * 8 - chance.randint(0, 9))
-            container.publish({OBS: rows, FLAG: rows, IMAGE: length}, {IMAGE: {n: e for n, e in entries.items() if n * 8 < length}})
+            container.publish(
+                {OBS: rows, FLAG: rows, IMAGE: length},
+                {IMAGE: {n: e for n, e in entries.items() if n * 8 < length}},
+            )
             chunks = -(-length // 8)
             entries = {n: e for n, e in entries.items() if n < chunks}
         elif action == "document":
@@ -259,7 +277,9 @@ def test_forked_readers_keep_the_old_bytes_and_find_the_new(container: Hdf5Conta
     container.fork({OBS: 64})
     container.write_rows(OBS, 64, flat(rows_of(ALL[OBS], 64, 2)))
     container.append_record(b"forked")
-    assert os.pread(descriptor, extent.length, extent.offset) == flat(rows_of(ALL[OBS], 128, 1)[64:]).tobytes()
+    assert (
+        os.pread(descriptor, extent.length, extent.offset) == flat(rows_of(ALL[OBS], 128, 1)[64:]).tobytes()
+    )
     os.close(descriptor)
     assert reader.read_segment(0) == b"baseforked"
     expected = flat(rows_of(ALL[OBS], 128, 1)).tobytes()[: 64 * 64] + flat(rows_of(ALL[OBS], 64, 2)).tobytes()
@@ -282,7 +302,9 @@ def test_a_reader_that_follows_to_a_copy_forgets_where_chunks_lay(container: Hdf
     container.write_rows(OBS, 64, flat(rows_of(ALL[OBS], 576, 2)))
     assert reader.segments() == [0]
     assert dict(reader.specs()) == {**ALL, "steps/new": ALL[OBS]}
-    expected = flat(rows_of(ALL[OBS], 640, 1)).tobytes()[: 64 * 64] + flat(rows_of(ALL[OBS], 576, 2)).tobytes()
+    expected = (
+        flat(rows_of(ALL[OBS], 640, 1)).tobytes()[: 64 * 64] + flat(rows_of(ALL[OBS], 576, 2)).tobytes()
+    )
     assert read_rows(reader, OBS, 640) == expected
 
 
@@ -386,9 +408,14 @@ def test_threads_may_read_while_a_writer_grows(container: Hdf5Container) -> None
         reader, looks = container if own else reader_of(container), 0
         while not done.is_set():
             rows = len(reader.read_segment(0)) // 8 * 100
-            assert read_rows(reader, OBS, rows) == b"".join(flat(rows_of(ALL[OBS], 100, n)).tobytes() for n in range(rows // 100))
+            assert read_rows(reader, OBS, rows) == b"".join(
+                flat(rows_of(ALL[OBS], 100, n)).tobytes() for n in range(rows // 100)
+            )
             if rows:
-                assert read_chunk(reader, IMAGE, rows // 100 - 1) == flat(rows_of(ALL[IMAGE], 8, rows // 100 - 1)).tobytes()
+                assert (
+                    read_chunk(reader, IMAGE, rows // 100 - 1)
+                    == flat(rows_of(ALL[IMAGE], 8, rows // 100 - 1)).tobytes()
+                )
             looks += 1
         return looks
 

@@ -1,4 +1,5 @@
-"""Pickles that were made to do harm, or are broken, are refused in one line; nothing in them runs, and they take no memory."""
+"""Pickles that were made to do harm, or are broken, are refused in one line; nothing in them runs, and they
+take no memory."""
 
 from __future__ import annotations
 
@@ -25,7 +26,18 @@ from replaystore import errors
 from replaystore.compat.active_rlhf import ReplayBuffer
 from replaystore.formats.pickle import read
 
-KEYS = ("capacity", "fragment_length", "size", "pos", "global_step", "obs", "acts", "rews", "dones", "trajectories")
+KEYS = (
+    "capacity",
+    "fragment_length",
+    "size",
+    "pos",
+    "global_step",
+    "obs",
+    "acts",
+    "rews",
+    "dones",
+    "trajectories",
+)
 
 # --- a small assembler
 
@@ -36,7 +48,11 @@ def text(value: str) -> bytes:
 
 
 def number(value: int) -> bytes:
-    return b"J" + struct.pack("<i", value) if -(1 << 31) <= value < 1 << 31 else b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+    return (
+        b"J" + struct.pack("<i", value)
+        if -(1 << 31) <= value < 1 << 31
+        else b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+    )
 
 
 def name(module: str, attribute: str) -> bytes:
@@ -47,22 +63,48 @@ def payload(data: bytes) -> bytes:
     return b"B" + struct.pack("<I", len(data)) + data
 
 
-STREAM_HEAD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03." + b"\x80\x02}X\x0d\x00\x00\x00little_endian\x88s."
+STREAM_HEAD = (
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}X\x0d\x00\x00\x00little_endian\x88s."
+)
 LOAD = name("torch.storage", "_load_from_bytes")
 REBUILD = name("torch._utils", "_rebuild_tensor_v2")
 HOOKS = name("collections", "OrderedDict") + b")R"
 
 
-def stored(count: int, kind: str = "FloatStorage", device: str = "cpu", view: bytes = b"N", tag: str = "storage") -> bytes:
-    inner = b"(" + text(tag) + b"ctorch\n" + kind.encode() + b"\n" + text("0") + text(device) + number(count) + view + b"tQ."
+def stored(
+    count: int, kind: str = "FloatStorage", device: str = "cpu", view: bytes = b"N", tag: str = "storage"
+) -> bytes:
+    inner = (
+        b"("
+        + text(tag)
+        + b"ctorch\n"
+        + kind.encode()
+        + b"\n"
+        + text("0")
+        + text(device)
+        + number(count)
+        + view
+        + b"tQ."
+    )
     return b"\x80\x02" + inner
 
 
 def stream(
-    count: int, data: bytes, head: bytes = STREAM_HEAD, ref: bytes | None = None, keys: bytes | None = None, said: int | None = None
+    count: int,
+    data: bytes,
+    head: bytes = STREAM_HEAD,
+    ref: bytes | None = None,
+    keys: bytes | None = None,
+    said: int | None = None,
 ) -> bytes:
     keys = b"\x80\x02]" + text("0") + b"a." if keys is None else keys
-    return head + (stored(count) if ref is None else ref) + keys + struct.pack("<q", count if said is None else said) + data
+    return (
+        head
+        + (stored(count) if ref is None else ref)
+        + keys
+        + struct.pack("<q", count if said is None else said)
+        + data
+    )
 
 
 def ints(values: tuple[int, ...]) -> bytes:
@@ -79,24 +121,56 @@ def tensor(
 ) -> bytes:
     count = max(shape[0] * shape[-1], 0) if shape else 0
     data = payload(stream(count, b"\0" * (4 * count)) if inner is None else inner)
-    return REBUILD + b"(" + LOAD + data + b"\x85R" + offset + ints(shape) + ints(stride) + gradient + hooks + b"tR"
+    return (
+        REBUILD
+        + b"("
+        + LOAD
+        + data
+        + b"\x85R"
+        + offset
+        + ints(shape)
+        + ints(stride)
+        + gradient
+        + hooks
+        + b"tR"
+    )
 
 
 DONES = tensor(inner=stream(4, b"\0" * 4, ref=stored(4, "BoolStorage")))
-INFO_STATE = {"start_pos": number(0), "length": number(2), "split": text("train"), "on_policiness_score": b"G" + b"\0" * 8}
+INFO_STATE = {
+    "start_pos": number(0),
+    "length": number(2),
+    "split": text("train"),
+    "on_policiness_score": b"G" + b"\0" * 8,
+}
 INFO_STATE["last_updated_step"] = number(0)
 
 
-def info(cls: bytes = name("active_rlhf.data.buffers", "TrajectoryInfo"), args: bytes = b")", **state: bytes) -> bytes:
+def info(
+    cls: bytes = name("active_rlhf.data.buffers", "TrajectoryInfo"), args: bytes = b")", **state: bytes
+) -> bytes:
     items = b"".join(text(key) + value for key, value in {**INFO_STATE, **state}.items())
     return cls + args + b"\x81}(" + items + b"ub"
 
 
 VALUES = dict(zip(KEYS[:5], map(number, (4, 50, 2, 2, 2)), strict=True))
-VALUES |= {"obs": tensor(), "acts": tensor(), "rews": tensor(), "dones": DONES, "trajectories": b"](" + info() + b"e"}
+VALUES |= {
+    "obs": tensor(),
+    "acts": tensor(),
+    "rews": tensor(),
+    "dones": DONES,
+    "trajectories": b"](" + info() + b"e",
+}
 
 
-def buffer(protocol: int = 4, before: bytes = b"", end: bytes = b".", more: bytes = b"", without: str = "", **values: bytes) -> bytes:
+def buffer(
+    protocol: int = 4,
+    before: bytes = b"",
+    end: bytes = b".",
+    more: bytes = b"",
+    without: str = "",
+    **values: bytes,
+) -> bytes:
     items = b"".join(text(key) + value for key, value in {**VALUES, **values}.items() if key != without)
     return b"\x80" + bytes([protocol]) + before + b"}(" + items + more + b"u" + end
 
@@ -128,16 +202,26 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "os.system as an unused value": lambda: buffer(before=SYSTEM),
     "os.system in a key that nobody needs": lambda: buffer(more=text("x") + SYSTEM),
     "builtins.eval": lambda: buffer(obs=name("builtins", "eval") + text("1") + b"\x85R"),
-    "getattr through a dotted name": lambda: buffer(obs=name("torch._utils", "_rebuild_tensor_v2.__globals__") + b")R"),
+    "getattr through a dotted name": lambda: buffer(
+        obs=name("torch._utils", "_rebuild_tensor_v2.__globals__") + b")R"
+    ),
     "a dotted module": lambda: buffer(obs=name("collections.OrderedDict", "__init__") + b")R"),
     "an allowed module with another name": lambda: buffer(obs=name("torch.storage", "os") + b")R"),
     "torch.load": lambda: buffer(obs=name("torch", "load") + text("x") + b"\x85R"),
     "a name of numbers": lambda: buffer(obs=number(1) + number(2) + b"\x93"),
     "a torch stream that runs code": lambda: buffer(obs=tensor(inner=torch_stream(Evil()))),
-    "code in the first pickle of a torch stream": lambda: buffer(obs=tensor(inner=pickle.dumps(Evil(), 2) + stream(4, b"\0" * 16))),
-    "code instead of the keys of a torch stream": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, keys=pickle.dumps(Evil(), 2)))),
-    "a torch stream of a module": lambda: buffer(obs=tensor(inner=torch_stream(OrderedDict(a=torch.zeros(1))))),
-    "a nested torch stream": lambda: buffer(obs=REBUILD + b"(" + LOAD + LOAD + payload(stream(4, b"\0" * 16)) + b"\x85R\x85RtR"),
+    "code in the first pickle of a torch stream": lambda: buffer(
+        obs=tensor(inner=pickle.dumps(Evil(), 2) + stream(4, b"\0" * 16))
+    ),
+    "code instead of the keys of a torch stream": lambda: buffer(
+        obs=tensor(inner=stream(4, b"\0" * 16, keys=pickle.dumps(Evil(), 2)))
+    ),
+    "a torch stream of a module": lambda: buffer(
+        obs=tensor(inner=torch_stream(OrderedDict(a=torch.zeros(1))))
+    ),
+    "a nested torch stream": lambda: buffer(
+        obs=REBUILD + b"(" + LOAD + LOAD + payload(stream(4, b"\0" * 16)) + b"\x85R\x85RtR"
+    ),
     "a torch zip file": lambda: buffer(obs=tensor(inner=b"PK\x03\x04" + b"\0" * 400)),
     # instructions
     "INST": lambda: buffer(obs=b"(" + text("x") + b"ios\nsystem\n"),
@@ -156,7 +240,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "BUILD with a tuple of states": lambda: buffer(
         trajectories=b"](" + name("active_rlhf.data.buffers", "TrajectoryInfo") + b")\x81N}\x86be"
     ),
-    "REDUCE of TrajectoryInfo": lambda: buffer(trajectories=b"](" + name("active_rlhf.data.buffers", "TrajectoryInfo") + b")Re"),
+    "REDUCE of TrajectoryInfo": lambda: buffer(
+        trajectories=b"](" + name("active_rlhf.data.buffers", "TrajectoryInfo") + b")Re"
+    ),
     "REDUCE of a tensor": lambda: buffer(obs=tensor() + b")R"),
     "NEWOBJ of OrderedDict": lambda: buffer(obs=name("collections", "OrderedDict") + b")\x81"),
     "NEWOBJ with arguments": lambda: buffer(trajectories=b"](" + info(args=number(1) + b"\x85") + b"e"),
@@ -179,7 +265,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "values without end": lambda: b"\x80\x04" + b"N" * 1_000_000 + b".",
     "dicts without end": lambda: b"\x80\x04" + b"}" * 1_000_000 + b".",
     "a dict of many keys": lambda: b"\x80\x04}(" + b"".join(text(str(n)) + b"N" for n in range(500)) + b"u.",
-    "many different texts": lambda: buffer(before=b"}(" + b"".join(text("k" * 900 + str(n)) for n in range(1500)) + b"u"),
+    "many different texts": lambda: buffer(
+        before=b"}(" + b"".join(text("k" * 900 + str(n)) for n in range(1500)) + b"u"
+    ),
     "long text": lambda: buffer(capacity=text("a" * 2_000_000)),
     "text that says it has four billion bytes": lambda: b"\x80\x04X\xff\xff\xff\xff" + b"a" * 100,
     "text of eight-byte length": lambda: b"\x80\x04\x8d" + b"\xff" * 8,
@@ -189,28 +277,58 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a number with a four-byte length": lambda: buffer(capacity=b"\x8b\xff\xff\xff\x7f"),
     "a name without end": lambda: b"\x80\x04c" + b"a" * 1_000_000,
     # sizes
-    "a stride of zero": lambda: buffer(capacity=number(1 << 30), obs=tensor(shape=(1 << 30, 1), inner=stream(1, b"\0" * 4), stride=(0, 0))),
-    "a stride that jumps": lambda: buffer(obs=tensor(shape=(2, 1), inner=stream(4, b"\0" * 16), stride=(2, 1))),
-    "a transposed tensor": lambda: buffer(obs=tensor(shape=(4, 2), inner=stream(8, b"\0" * 32), stride=(1, 4))),
-    "a shape beyond the storage": lambda: buffer(capacity=number(1 << 30), obs=tensor(shape=(1 << 30, 1), inner=stream(4, b"\0" * 16))),
+    "a stride of zero": lambda: buffer(
+        capacity=number(1 << 30), obs=tensor(shape=(1 << 30, 1), inner=stream(1, b"\0" * 4), stride=(0, 0))
+    ),
+    "a stride that jumps": lambda: buffer(
+        obs=tensor(shape=(2, 1), inner=stream(4, b"\0" * 16), stride=(2, 1))
+    ),
+    "a transposed tensor": lambda: buffer(
+        obs=tensor(shape=(4, 2), inner=stream(8, b"\0" * 32), stride=(1, 4))
+    ),
+    "a shape beyond the storage": lambda: buffer(
+        capacity=number(1 << 30), obs=tensor(shape=(1 << 30, 1), inner=stream(4, b"\0" * 16))
+    ),
     "a negative shape": lambda: buffer(obs=tensor(shape=(-4, -1), inner=stream(4, b"\0" * 16))),
-    "a shape of too many numbers": lambda: buffer(obs=tensor(shape=(4, *[1] * 9), inner=stream(4, b"\0" * 16), stride=(1,) * 10)),
+    "a shape of too many numbers": lambda: buffer(
+        obs=tensor(shape=(4, *[1] * 9), inner=stream(4, b"\0" * 16), stride=(1,) * 10)
+    ),
     "more strides than sizes": lambda: buffer(obs=tensor(stride=(1, 1, 1))),
     "an offset beyond the storage": lambda: buffer(obs=tensor(offset=number(1))),
     "a negative offset": lambda: buffer(obs=tensor(offset=number(-1))),
     "a storage that is smaller than it says": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 15))),
     "a storage that is larger than it says": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 17))),
     "two sizes of one storage": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, said=3))),
-    "a negative size of a storage": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(-4), said=-4))),
-    "a storage of exabytes": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(1 << 62), said=1 << 62))),
-    "a storage of another type": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, "QInt8Storage")))),
-    "a storage on no device": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, device="/dev/null")))),
-    "a view of a storage": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, view=text("x"))))),
-    "a module instead of a storage": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, tag="module")))),
-    "another key": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, keys=b"\x80\x02]" + text("1") + b"a."))),
-    "another magic number": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, head=STREAM_HEAD.replace(b"\x9cF", b"\x9cG")))),
-    "another version": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, head=STREAM_HEAD.replace(b"\xe9\x03", b"\xea\x03")))),
-    "a big-endian stream": lambda: buffer(obs=tensor(inner=stream(4, b"\0" * 16, head=STREAM_HEAD.replace(b"\x88s", b"\x89s")))),
+    "a negative size of a storage": lambda: buffer(
+        obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(-4), said=-4))
+    ),
+    "a storage of exabytes": lambda: buffer(
+        obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(1 << 62), said=1 << 62))
+    ),
+    "a storage of another type": lambda: buffer(
+        obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, "QInt8Storage")))
+    ),
+    "a storage on no device": lambda: buffer(
+        obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, device="/dev/null")))
+    ),
+    "a view of a storage": lambda: buffer(
+        obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, view=text("x"))))
+    ),
+    "a module instead of a storage": lambda: buffer(
+        obs=tensor(inner=stream(4, b"\0" * 16, ref=stored(4, tag="module")))
+    ),
+    "another key": lambda: buffer(
+        obs=tensor(inner=stream(4, b"\0" * 16, keys=b"\x80\x02]" + text("1") + b"a."))
+    ),
+    "another magic number": lambda: buffer(
+        obs=tensor(inner=stream(4, b"\0" * 16, head=STREAM_HEAD.replace(b"\x9cF", b"\x9cG")))
+    ),
+    "another version": lambda: buffer(
+        obs=tensor(inner=stream(4, b"\0" * 16, head=STREAM_HEAD.replace(b"\xe9\x03", b"\xea\x03")))
+    ),
+    "a big-endian stream": lambda: buffer(
+        obs=tensor(inner=stream(4, b"\0" * 16, head=STREAM_HEAD.replace(b"\x88s", b"\x89s")))
+    ),
     "an empty stream": lambda: buffer(obs=tensor(inner=b"")),
     "a tensor whose gradient is a number": lambda: buffer(obs=tensor(gradient=number(1))),
     "a tensor with hooks": lambda: buffer(obs=tensor(hooks=b"}")),
@@ -235,7 +353,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a key that is a number": lambda: buffer(more=number(1) + number(4)),
     "an odd number of keys and values": lambda: buffer(more=text("x")),
     "text that is no Unicode": lambda: buffer(split=b"X\x02\x00\x00\x00\xff\xfe"),
-    "a split that is half a character": lambda: buffer(trajectories=b"](" + info(split=text("\ud800")) + b"e"),
+    "a split that is half a character": lambda: buffer(
+        trajectories=b"](" + info(split=text("\ud800")) + b"e"
+    ),
     "a capacity of zero": lambda: buffer(capacity=number(0)),
     "a negative capacity": lambda: buffer(capacity=number(-4)),
     "a capacity that is true": lambda: buffer(capacity=b"\x88"),
@@ -257,14 +377,24 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "two rewards a step": lambda: buffer(rews=tensor(shape=(4, 2), stride=(2, 1))),
     "dones of floats": lambda: buffer(dones=tensor()),
     "observations of bools": lambda: buffer(obs=DONES),
-    "a done that is two": lambda: buffer(dones=tensor(inner=stream(4, b"\2" * 4, ref=stored(4, "BoolStorage")))),
+    "a done that is two": lambda: buffer(
+        dones=tensor(inner=stream(4, b"\2" * 4, ref=stored(4, "BoolStorage")))
+    ),
     "trajectories that are a number": lambda: buffer(trajectories=number(1)),
     "a trajectory that is a dict": lambda: buffer(trajectories=b"](}e"),
-    "a trajectory without values": lambda: buffer(trajectories=b"](" + name("active_rlhf.data.buffers", "TrajectoryInfo") + b")\x81e"),
+    "a trajectory without values": lambda: buffer(
+        trajectories=b"](" + name("active_rlhf.data.buffers", "TrajectoryInfo") + b")\x81e"
+    ),
     "a trajectory with a value more": lambda: buffer(trajectories=b"](" + info(more=number(1)) + b"e"),
-    "a trajectory that starts with text": lambda: buffer(trajectories=b"](" + info(start_pos=text("0")) + b"e"),
-    "a trajectory whose score is an integer": lambda: buffer(trajectories=b"](" + info(on_policiness_score=number(1)) + b"e"),
-    "a trajectory of 2^70 steps": lambda: buffer(trajectories=b"](" + info(length=b"\x8a\x0a" + (1 << 70).to_bytes(10, "little")) + b"e"),
+    "a trajectory that starts with text": lambda: buffer(
+        trajectories=b"](" + info(start_pos=text("0")) + b"e"
+    ),
+    "a trajectory whose score is an integer": lambda: buffer(
+        trajectories=b"](" + info(on_policiness_score=number(1)) + b"e"
+    ),
+    "a trajectory of 2^70 steps": lambda: buffer(
+        trajectories=b"](" + info(length=b"\x8a\x0a" + (1 << 70).to_bytes(10, "little")) + b"e"
+    ),
     "a trajectory among the values": lambda: buffer(obs=info()),
     **{f"without {key}": lambda key=key: buffer(without=key) for key in KEYS if key != "fragment_length"},  # type: ignore[misc]
 }
@@ -287,10 +417,15 @@ def test_a_buffer_that_was_on_another_device_opens_on_the_cpu(tmp_path: Path, de
     numbers = np.arange(4, dtype="<f4")
 
     def moved(kind: str, data: bytes) -> bytes:
-        return tensor(inner=stream(4, data, ref=stored(4, kind, device=device)), gradient=b"\x88" if kind == "FloatStorage" else b"\x89")
+        return tensor(
+            inner=stream(4, data, ref=stored(4, kind, device=device)),
+            gradient=b"\x88" if kind == "FloatStorage" else b"\x89",
+        )
 
     floats = moved("FloatStorage", numbers.tobytes())
-    (tmp_path / "a.pkl").write_bytes(buffer(obs=floats, acts=floats, rews=floats, dones=moved("BoolStorage", b"\0\1\0\1")))
+    (tmp_path / "a.pkl").write_bytes(
+        buffer(obs=floats, acts=floats, rews=floats, dones=moved("BoolStorage", b"\0\1\0\1"))
+    )
 
     loaded = ReplayBuffer.load(tmp_path / "a.pkl", device="cpu")
     rs.convert(tmp_path / "a.pkl", tmp_path / "a.zarr")
@@ -390,7 +525,9 @@ def test_none_of_them_takes_memory_in_a_process_of_its_own(tmp_path: Path) -> No
         print(refused, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     """
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
-    refused, kilobytes = map(int, subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split())
+    refused, kilobytes = map(
+        int, subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split()
+    )
 
     assert refused == len(HOSTILE)
     assert kilobytes < 100 << 10

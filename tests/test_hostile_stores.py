@@ -1,4 +1,5 @@
-"""Stores that a stranger made: whatever they hold, each is one error of ours, soon, in little memory, and nothing outside is touched."""
+"""Stores that a stranger made: whatever they hold, each is one error of ours, soon, in little memory, and
+nothing outside is touched."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def live(stores: dict[str, Specimen], tmp_path: Path) -> Path:
     return tmp_path / "live.zarr"
 
 
-def treated(store: Specimen, change: Any, *, actions: tuple[str, ...] = ACTIONS, strict: bool = True) -> list[str]:
+def treated(
+    store: Specimen, change: Any, *, actions: tuple[str, ...] = ACTIONS, strict: bool = True
+) -> list[str]:
     """What is wrong with how a spoiled store is treated, in a child with its bounds of time and memory."""
 
     def attempt(_: int) -> list[str]:
@@ -77,18 +80,49 @@ def outside(tmp_path: Path) -> Iterator[Path]:
 
 
 FILES = (
-    *("zarr.json", "zarr.json.new", "steps/reward/zarr.json", "steps/reward/zarr.json.new", "steps/reward/c/0", "steps/reward/c/1"),
-    *("steps/observation/camera/c/0/0/0", "checksums/steps/reward/c/0", "parts/start/c/0", "journal/tail/0/c/0", "journal/log/c/lock"),
-    *("journal/log/c/{newest}", "journal/log/c/{next}", "journal/log/c/{next}.new", "journal/log/c/manifest-sha256.txt"),
+    *(
+        "zarr.json",
+        "zarr.json.new",
+        "steps/reward/zarr.json",
+        "steps/reward/zarr.json.new",
+        "steps/reward/c/0",
+        "steps/reward/c/1",
+    ),
+    *(
+        "steps/observation/camera/c/0/0/0",
+        "checksums/steps/reward/c/0",
+        "parts/start/c/0",
+        "journal/tail/0/c/0",
+        "journal/log/c/lock",
+    ),
+    *(
+        "journal/log/c/{newest}",
+        "journal/log/c/{next}",
+        "journal/log/c/{next}.new",
+        "journal/log/c/manifest-sha256.txt",
+    ),
 )
-FOLDERS = ("steps", "steps/reward", "steps/reward/c", "steps/observation/camera/c/0", "parts", "journal", "journal/log", "journal/log/c")
+FOLDERS = (
+    "steps",
+    "steps/reward",
+    "steps/reward/c",
+    "steps/observation/camera/c/0",
+    "parts",
+    "journal",
+    "journal/log",
+    "journal/log/c",
+)
 
 
 @pytest.mark.parametrize("kind", ["live.zarr", "archive.zarr"])
 @pytest.mark.parametrize("name", [*FILES, *FOLDERS])
-def test_no_link_in_a_store_is_followed(stores: dict[str, Specimen], outside: Path, kind: str, name: str) -> None:
+def test_no_link_in_a_store_is_followed(
+    stores: dict[str, Specimen], outside: Path, kind: str, name: str
+) -> None:
     store = stores[kind]
-    newest = max(int(path.name) for path in (store.path / "journal" / "log" / "c").iterdir() if path.name.isdigit())
+    newest = max(
+        int(path.name) for path in (store.path / "journal" / "log" / "c").iterdir() if path.name.isdigit()
+    )
     name = name.format(newest=newest, next=newest + 3)
     inner = outside if name in FOLDERS else outside / "precious"
 
@@ -102,7 +136,10 @@ def test_what_a_link_shows_is_not_read(live: Path, outside: Path, name: str) -> 
     shutil.rmtree(place) if place.is_dir() else place.unlink()
     place.symlink_to(outside if name == "steps" else outside / "precious")
 
-    with pytest.raises(CorruptError, match=r"is a symbolic link; links in a store are not followed"), rs.open(live) as buffer:
+    with (
+        pytest.raises(CorruptError, match=r"is a symbolic link; links in a store are not followed"),
+        rs.open(live) as buffer,
+    ):
         buffer["reward"][:]
     assert "is a symbolic link" in str(rs.verify(live).problems[0])
 
@@ -130,7 +167,11 @@ def test_a_new_file_never_writes_into_another_of_its_name(live: Path, outside: P
 @pytest.mark.parametrize("what", ["pipe", "socket", "folder", "link:."])
 def test_what_is_no_file_is_an_error_at_once(stores: dict[str, Specimen], kind: str, what: str) -> None:
     store = stores[kind]
-    names = [""] if store.path.is_file() else ["zarr.json", "steps/reward/c/0", "steps/reward/zarr.json", "parts/start/c/0", "steps"]
+    names = (
+        [""]
+        if store.path.is_file()
+        else ["zarr.json", "steps/reward/c/0", "steps/reward/zarr.json", "parts/start/c/0", "steps"]
+    )
     for name in names:
         assert treated(store, {name: what}, actions=("append", "repair"), strict=name != "") == []
 
@@ -139,7 +180,10 @@ def test_the_error_names_the_kind(live: Path) -> None:
     place = live / "steps" / "reward" / "c" / "0"
     place.unlink()
     os.mkfifo(place)
-    with rs.open(live) as buffer, pytest.raises(CorruptError, match="is a named pipe; a store consists of files"):
+    with (
+        rs.open(live) as buffer,
+        pytest.raises(CorruptError, match=("is a named pipe; a store consists of files")),
+    ):
         buffer["reward"][:]
     place.unlink()
     with socket.socket(socket.AF_UNIX) as made:
@@ -180,11 +224,20 @@ def test_folders_in_each_other_end(stores: dict[str, Specimen]) -> None:
 
 @pytest.mark.parametrize("size", [1 << 33, 50 << 30])
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_of_any_size_take_little_time_and_memory(stores: dict[str, Specimen], kind: str, size: int) -> None:
+def test_files_of_any_size_take_little_time_and_memory(
+    stores: dict[str, Specimen], kind: str, size: int
+) -> None:
     store = stores[kind]
-    names = [name for name in store.files if name in ("", "zarr.json", "steps/reward/c/0", "parts/start/c/0", "steps/action/zarr.json")]
+    names = [
+        name
+        for name in store.files
+        if name in ("", "zarr.json", "steps/reward/c/0", "parts/start/c/0", "steps/action/zarr.json")
+    ]
     names += [name for name in store.files if re.search(r"log/c/manifest|tail/0/c/0", name)]
-    names += sorted((name for name in store.files if re.search(r"log/c/[0-9]+$", name)), key=lambda name: int(name.rpartition("/")[2]))[-1:]
+    names += sorted(
+        (name for name in store.files if re.search(r"log/c/[0-9]+$", name)),
+        key=lambda name: int(name.rpartition("/")[2]),
+    )[-1:]
     for name in names:
         store.spoil({name: size})
         begin = time.monotonic()
@@ -206,14 +259,19 @@ def test_json_nested_deep_is_one_error(stores: dict[str, Specimen], name: str, d
 
 
 @pytest.mark.parametrize("key", ["shape", "chunk", "shard", "dtype", "codec", "level", "rows"])
-@pytest.mark.parametrize("value", [0, -1, 2**31, 10**12, 2**63, 2**70, 1.5, None, "x", [], {}, True, "object", "datetime64[s]", ["f4", 3]])
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, 2**31, 10**12, 2**63, 2**70, 1.5, None, "x", [], {}, True, "object", "datetime64[s]", ["f4", 3]],
+)
 def test_array_metadata_are_checked(live: Path, key: str, value: Any) -> None:
     place = live / "steps" / "observation" / "camera" / "zarr.json"
     found = json.loads(place.read_text())
     inner = found["codecs"][0]["configuration"]
     match key:
         case "shape":
-            found["shape"][1] = found["chunk_grid"]["configuration"]["chunk_shape"][1] = inner["chunk_shape"][1] = value
+            found["shape"][1] = found["chunk_grid"]["configuration"]["chunk_shape"][1] = inner["chunk_shape"][
+                1
+            ] = value
         case "rows":
             found["shape"][0] = value
         case "chunk":
@@ -228,7 +286,8 @@ def test_array_metadata_are_checked(live: Path, key: str, value: Any) -> None:
             inner["codecs"][1]["configuration"]["level"] = value
     place.write_text(json.dumps(found))
 
-    if key == "rows" and type(value) is int and 0 <= value < 2**62:  # other software sees other rows than the commit has
+    # Other software sees other rows than the commit has.
+    if key == "rows" and type(value) is int and 0 <= value < 2**62:
         assert rs.verify(live).problems
         return
     with pytest.raises(CorruptError, match=r"camera"):
@@ -243,7 +302,9 @@ def with_document(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (path / "zarr.json").write_text(json.dumps(root))
 
 
-@pytest.mark.parametrize("name", ["a" * 3000, "a/" * 70 + "a", "/".join(["x"] * 50_000), "..", "info/\0", "steps/../../x"])
+@pytest.mark.parametrize(
+    "name", ["a" * 3000, "a/" * 70 + "a", "/".join(["x"] * 50_000), "..", "info/\0", "steps/../../x"]
+)
 def test_a_document_with_impossible_names_is_refused(live: Path, name: str) -> None:
     def rename(document: dict[str, Any]) -> None:
         document["schema"]["fields"][0]["name"] = name
@@ -259,7 +320,10 @@ def test_a_document_with_impossible_names_is_refused(live: Path, name: str) -> N
 def test_many_fields_and_tuples_take_no_square_of_the_time(live: Path) -> None:
     def fill(document: dict[str, Any]) -> None:
         field = {"dtype": "uint8", "shape": [], "role": "extra", "space": None}
-        document["schema"] = {"fields": [{"name": f"x{n}/0", **field} for n in range(20_000)], "tuples": [f"x{n}" for n in range(20_000)]}
+        document["schema"] = {
+            "fields": [{"name": f"x{n}/0", **field} for n in range(20_000)],
+            "tuples": [f"x{n}" for n in range(20_000)],
+        }
         document["layout"]["overrides"] = {}
 
     with_document(live, fill)
@@ -293,7 +357,9 @@ def test_spaces_are_bounded(space: dict[str, Any]) -> None:
 # --- the log, tables, what a commit keeps
 
 
-def with_record(path: Path, change: Callable[[dict[str, Any], list[list[Any]]], None], *, number: int = -1) -> None:
+def with_record(
+    path: Path, change: Callable[[dict[str, Any], list[list[Any]]], None], *, number: int = -1
+) -> None:
     """Change a record of the newest segment, and make its checksum right."""
     log = path / "journal" / "log" / "c"
     place = log / str(max(int(name) for name in os.listdir(log) if name.isdigit()))
@@ -306,8 +372,13 @@ MISSING = object()
 
 
 @pytest.mark.parametrize("value", [MISSING, None, -1, 2**70, "x", [], {"steps": "x"}, {"x": [[1, 2]]}])
-@pytest.mark.parametrize("key", ["commit", "parent", "time", "lengths", "first", "extra", "partial", "tails", "entries", "attached"])
-def test_a_record_of_the_right_checksum_and_the_wrong_content_is_one_error(stores: dict[str, Specimen], key: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    "key",
+    ["commit", "parent", "time", "lengths", "first", "extra", "partial", "tails", "entries", "attached"],
+)
+def test_a_record_of_the_right_checksum_and_the_wrong_content_is_one_error(
+    stores: dict[str, Specimen], key: str, value: Any
+) -> None:
     store = stores["live.zarr"]
 
     def change(meta: dict[str, Any], _: Any) -> None:
@@ -326,7 +397,13 @@ def test_a_record_that_lies_about_its_bytes_is_named(live: Path) -> None:
 
     with_record(live, longer)
 
-    with pytest.raises(CorruptError, match=r"live\.zarr: the commit log has a record that no writer has made \(1000000000000 bytes"):
+    with pytest.raises(
+        CorruptError,
+        match=(
+            r"live\.zarr: the commit log has a record that no writer has "
+            r"made \(1000000000000 bytes"
+        ),
+    ):
         rs.open(live)
     assert "no writer has made" in str(rs.verify(live).problems[0])
 
@@ -345,7 +422,13 @@ def test_chunks_in_files_of_others_are_refused(live: Path) -> None:
 @pytest.mark.parametrize("column", ["start", "length", "trajectory", "offset", "final"])
 @pytest.mark.parametrize("value", [-(2**63), -2, 50, 10**6, 2**62, 2**63 - 1])
 def test_parts_that_lead_elsewhere_are_refused(column: str, value: int) -> None:
-    columns = {"start": [0, 10, 30], "length": [10, 20, 5], "trajectory": [0, 1, 0], "offset": [0, 0, 10], "final": [-1, 0, 1]}
+    columns = {
+        "start": [0, 10, 30],
+        "length": [10, 20, 5],
+        "trajectory": [0, 1, 0],
+        "offset": [0, 0, 10],
+        "final": [-1, 0, 1],
+    }
     names = list(columns)
     check_parts([np.array(columns[name]) for name in names], rows=40, finals=2, where="x")
     columns[column][1] = value
@@ -380,8 +463,22 @@ def read_all(path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("open", value) for value in (None, 3, [3], [[1]], [[0] * 9], [["x"] * 9], [[0, 0, 0, 99, 0, 1, 0, ["0.0"], False]])),
-        *(("open", [[0, 0, 0, 0, start, length, 0, ["0.0"], True]]) for start, length in ((-1, 1), (0, 2**61), (2**62, 1), (0, 1))),
+        *(
+            ("open", value)
+            for value in (
+                None,
+                3,
+                [3],
+                [[1]],
+                [[0] * 9],
+                [["x"] * 9],
+                [[0, 0, 0, 99, 0, 1, 0, ["0.0"], False]],
+            )
+        ),
+        *(
+            ("open", [[0, 0, 0, 0, start, length, 0, ["0.0"], True]])
+            for start, length in ((-1, 1), (0, 2**61), (2**62, 1), (0, 1))
+        ),
         *(("next", value) for value in (None, -1, "x", 2**70)),
         *(("splits", value) for value in (None, [], [1], "abc", [["x"]])),
         *(("finals", value) for value in (None, -1, 1.5)),
@@ -419,7 +516,14 @@ def test_a_zip_with_a_huge_directory_is_refused(stores: dict[str, Specimen], tmp
     data = bytearray(place.read_bytes())
     end = data.rindex(b"PK\x05\x06")
     size = 40 << 20
-    place.write_bytes(bytes(size) + data[:end] + data[end : end + 12] + size.to_bytes(4, "little") + (0).to_bytes(4, "little") + b"\0\0")
+    place.write_bytes(
+        bytes(size)
+        + data[:end]
+        + data[end : end + 12]
+        + size.to_bytes(4, "little")
+        + (0).to_bytes(4, "little")
+        + b"\0\0"
+    )
 
     with pytest.raises(CorruptError, match=r"a directory of 41943040 bytes"):
         rs.open(place)
@@ -488,7 +592,9 @@ def test_crafted_stores_that_were_once_a_fault(tmp_path: Path, name: str) -> Non
     ],
     ids=lambda change: f"{next(iter(change.items()))!r:.24}",
 )
-def test_an_array_that_there_cannot_be_is_refused_after_the_usual_one_was_taken(change: dict[str, object]) -> None:
+def test_an_array_that_there_cannot_be_is_refused_after_the_usual_one_was_taken(
+    change: dict[str, object],
+) -> None:
     usual: dict[str, object] = {"dtype": "float32", "shape": [3, 1], "chunk_rows": 4, "journaled": True}
     assert ArraySpec.from_json(usual).to_json() == usual
 

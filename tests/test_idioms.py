@@ -1,4 +1,5 @@
-"""What people who know Python, NumPy and pandas write without looking it up: it works, or it says what to write instead."""
+"""What people who know Python, NumPy and pandas write without looking it up: it works, or it says what to
+write instead."""
 
 from __future__ import annotations
 
@@ -67,7 +68,9 @@ WRONG: dict[str, Callable[[Any], Any]] = {
     "schema.select": lambda buffer: buffer.schema.select(["rewards"]),
     "schema.fields": lambda buffer: buffer.schema.fields["rewards"],
     "append": lambda buffer: buffer.append({**rows(1), "rewards": np.ones(1)}),
-    "storage": lambda _: rs.create("memory:storage", rs.Schema(FIELDS), storage={"rewards": {"codec": "raw"}}),
+    "storage": lambda _: rs.create(
+        "memory:storage", rs.Schema(FIELDS), storage={"rewards": {"codec": "raw"}}
+    ),
     "convert": lambda buffer: rs.convert(buffer, "memory:converted", fields=["rewards"]),
 }
 
@@ -103,7 +106,13 @@ def test_a_name_that_is_nearly_right_and_one_that_stands_for_several_are_told() 
 
 
 def test_in_is_true_where_a_name_can_be_used_and_false_for_anything_else(buffer: rs.Buffer) -> None:
-    containers = buffer, buffer.trajectory(0), buffer.schema.fields, buffer.statistics(), buffer.sampler(2).sample()
+    containers = (
+        buffer,
+        buffer.trajectory(0),
+        buffer.schema.fields,
+        buffer.statistics(),
+        buffer.sampler(2).sample(),
+    )
     for container in containers:
         assert "reward" in container
         for other in ("rewards", 0, None, np.float64(1), ("reward",)):
@@ -115,7 +124,19 @@ def test_in_is_true_where_a_name_can_be_used_and_false_for_anything_else(buffer:
 
 
 @pytest.mark.parametrize(
-    "rows_", [slice(0, 5), slice(None), slice(5, 0, -2), 0, -1, np.int64(3), [0, 1], np.arange(2), None, (0, "reward")]
+    "rows_",
+    [
+        slice(0, 5),
+        slice(None),
+        slice(5, 0, -2),
+        0,
+        -1,
+        np.int64(3),
+        [0, 1],
+        np.arange(2),
+        None,
+        (0, "reward"),
+    ],
 )
 def test_steps_in_the_brackets_of_a_buffer_name_read(buffer: rs.Buffer, rows_: Any) -> None:
     with pytest.raises(SchemaError, match=r"buffer\.read\(.*'reward'|'reward'.*buffer\.read\(") as caught:
@@ -181,7 +202,9 @@ def test_nested_observations_stay_a_dict_and_unknown_ends_are_told() -> None:
     steps = {name: np.zeros((3, *field.shape), field.dtype) for name, field in made.schema.fields.items()}
     steps["observation/joints"][:] = np.arange(3)[:, None]
     steps["terminated"][2] = True
-    made.append(steps, final_observation={"camera": np.ones(2, np.float32), "joints": np.full(2, 9, np.float32)})
+    made.append(
+        steps, final_observation={"camera": np.ones(2, np.float32), "joints": np.full(2, 9, np.float32)}
+    )
     made.append(steps)
     made.commit()
 
@@ -189,17 +212,32 @@ def test_nested_observations_stay_a_dict_and_unknown_ends_are_told() -> None:
     assert set(known.final_observation) == {"observation/camera", "observation/joints"}
     np.testing.assert_array_equal(known["next_observation/joints"][:, 0], [1, 2, 9])
     assert unknown.final_observation is None
-    with pytest.raises(SchemaError, match=r"not known what was observed.*trajectory\['observation/joints'\]\[1:\]"):
+    with pytest.raises(
+        SchemaError,
+        match=(
+            r"not known what was "
+            r"observed.*trajectory\['observation/joints'\]\[1:\]"
+        ),
+    ):
         unknown["next_observation/joints"]
     with pytest.raises(UnknownFieldError, match="'next_observation/camera'"):
         unknown["next_observation"]
 
 
 def test_reprs_are_short_and_say_what_it_is(buffer: rs.Buffer) -> None:
-    shown = [repr(buffer.trajectory(0)), *map(repr, buffer.statistics().values()), repr(buffer), repr(buffer["observation"])]
+    shown = [
+        repr(buffer.trajectory(0)),
+        *map(repr, buffer.statistics().values()),
+        repr(buffer),
+        repr(buffer["observation"]),
+    ]
 
-    assert shown[0] == "<Trajectory 0: 5 steps of observation, action, reward, terminated, truncated; return 5; terminated>"
-    assert shown[1].startswith("<Statistics of 9 rows of shape (2,): mean [6.222, -6.222], std [4.894, 4.894], min [")
+    assert shown[0] == (
+        "<Trajectory 0: 5 steps of observation, action, reward, terminated, truncated; return 5; terminated>"
+    )
+    assert shown[1].startswith(
+        "<Statistics of 9 rows of shape (2,): mean [6.222, -6.222], std [4.894, 4.894], min ["
+    )
     for text in shown:
         assert len(text) < 200
         assert "\n" not in text
@@ -214,7 +252,8 @@ def test_attributes_are_in_the_documentation(buffer: rs.Buffer) -> None:
             assert f"{name}:" in str(type(found).__doc__)
             for attribute in name.split(", "):
                 assert hasattr(found, attribute)
-    assert buffer.trajectory(0) != buffer.trajectory(0)  # and no error of NumPy's, which compares element by element
+    # And no error of NumPy's, which compares element by element.
+    assert buffer.trajectory(0) != buffer.trajectory(0)
     assert len({buffer.trajectory(0), buffer.trajectory(1)}) == 2
 
 
@@ -230,12 +269,21 @@ def test_the_public_names_are_shown() -> None:
 
 def test_a_users_fields_type_check(tmp_path: Path) -> None:
     good = "import numpy as np\nimport replaystore as rs\n"
-    good += "".join(f"rs.Field({dtype}, (2,), 'observation')\n" for dtype in ("'float32'", "np.float32", "float", "np.dtype('u1')"))
-    good += "rs.Field('bool', [], 'terminated')\nrs.Field(dtype='int8', shape=(), role='reward', space=None)\n"
-    good += "def of(trajectory: rs.Buffer) -> bool:\n    return 'reward' in trajectory and bool(trajectory.sampler(2))\n"
+    good += "".join(
+        f"rs.Field({dtype}, (2,), 'observation')\n"
+        for dtype in ("'float32'", "np.float32", "float", "np.dtype('u1')")
+    )
+    good += (
+        "rs.Field('bool', [], 'terminated')\nrs.Field(dtype='int8', shape=(), role='reward', space=None)\n"
+    )
+    good += (
+        "def of(trajectory: rs.Buffer) -> bool:\n    return 'reward' in trajectory and "
+        "bool(trajectory.sampler(2))\n"
+    )
     (tmp_path / "good.py").write_text(good)
     (tmp_path / "bad.py").write_text(
-        "import replaystore as rs\nrs.Field('float32', (2,), 'observed')\nrs.Field('float32', 2, 'observation')\n"
+        "import replaystore as rs\nrs.Field('float32', (2,), 'observed')\nrs.Field('float32', 2, "
+        "'observation')\n"
     )
 
     done = subprocess.run(
@@ -256,7 +304,10 @@ def test_roles_are_those_of_the_annotation() -> None:
     field = rs.Field(dtype="float32", shape=(2,), role="observation")
     assert field == copy.copy(field) == pickle.loads(pickle.dumps(field))
     assert repr(field) == "Field('float32', (2,), 'observation')"
-    assert eval(repr(rs.Schema.from_spaces(spaces.Box(0, 1, (2,)), spaces.Discrete(2)).fields["action"]), {"Field": rs.Field})
+    assert eval(
+        repr(rs.Schema.from_spaces(spaces.Box(0, 1, (2,)), spaces.Discrete(2)).fields["action"]),
+        {"Field": rs.Field},
+    )
 
 
 DTYPES: dict[str, tuple[Any, type[Exception], str]] = {
@@ -268,7 +319,14 @@ DTYPES: dict[str, tuple[Any, type[Exception], str]] = {
     "torch, bfloat16": (torch.bfloat16, SchemaError, "give 'float32'.*exactly"),
     "tensor": (torch.zeros(2), SchemaError, "is a value, not a dtype: give its .dtype"),
     "members": ([("a", "f4")], UnsupportedError, "one field for each of its members"),
-    "with a shape": (np.dtype(("f4", (3,))), UnsupportedError, r"give 'float32' as the dtype, and \(3,\) at the end of the shape"),
+    "with a shape": (
+        np.dtype(("f4", (3,))),
+        UnsupportedError,
+        (
+            r"give 'float32' as the dtype, and \(3,\) at "
+            r"the end of the shape"
+        ),
+    ),
     "unknown": ("flaot32", SchemaError, "name one of bool"),
     "a syntax that NumPy fails to read": ("f4,(", SchemaError, "name one of bool"),
     "none": (None, SchemaError, "needs a dtype"),

@@ -53,7 +53,10 @@ def test_importing_the_package_loads_nothing_but_the_package() -> None:
     "program",
     [
         "import replaystore.cli",
-        "import sys, replaystore.cli; sys.argv = ['replaystore', '--help']\ntry: replaystore.cli.main()\nexcept SystemExit: pass",
+        (
+            "import sys, replaystore.cli; sys.argv = ['replaystore', '--help']\ntry: "
+            "replaystore.cli.main()\nexcept SystemExit: pass"
+        ),
     ],
 )
 def test_help_loads_no_heavy_library(program: str) -> None:
@@ -74,10 +77,15 @@ def test_descriptions_need_numpy_only(name: str) -> None:
 def test_a_drop_in_is_loaded_from_a_store_without_gymnasium(tmp_path: Path) -> None:
     """Nor sampled from; with environments it is there already."""
     with rs.create(tmp_path / "a.zarr", rs.Schema(FIELDS)) as buffer:
-        buffer.append({name: np.zeros((20, *field.shape), field.dtype) for name, field in FIELDS.items()}, ends=[19], split="train")
+        buffer.append(
+            {name: np.zeros((20, *field.shape), field.dtype) for name, field in FIELDS.items()},
+            ends=[19],
+            split="train",
+        )
     loaded = loaded_by(
         "from replaystore.compat.active_rlhf import ReplayBuffer\n"
-        f"with ReplayBuffer.load({str(tmp_path / 'a.zarr')!r}, device='cpu', fragment_length=5) as buffer: buffer.sample2(3)"
+        f"with ReplayBuffer.load({str(tmp_path / 'a.zarr')!r}, device='cpu', fragment_length=5) as buffer: "
+        "buffer.sample2(3)"
     )
 
     assert "torch" in loaded

@@ -42,7 +42,9 @@ class Table:
         self.schema = self.schema.with_field(name, declared)
         self.rows[name] = [np.full(declared.shape, fill, declared.dtype) for _ in range(self.rows_recorded)]
 
-    def add(self, columns: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None = None, rows: int = 1) -> None:
+    def add(
+        self, columns: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None = None, rows: int = 1
+    ) -> None:
         columns = {**columns, "reward": np.zeros(len(next(iter(columns.values()), range(rows))))}
         assert columns.keys() == self.schema.fields.keys()
         for name, values in columns.items():
@@ -56,7 +58,9 @@ class Table:
 
 
 def columns_of(table: Table, num_envs: int = 1, selected: Any = True, *, masks: bool = True) -> InfoColumns:
-    return InfoColumns(cast("Buffer", table), num_envs, selected, masks=masks, reserved=("final_obs", "final_info"))
+    return InfoColumns(
+        cast("Buffer", table), num_envs, selected, masks=masks, reserved=("final_obs", "final_info")
+    )
 
 
 def record(*infos: Mapping[Any, Any], selected: Any = True, table: Table | None = None) -> Table:
@@ -87,15 +91,16 @@ def fields(table: Table) -> dict[str, str]:
 
 def test_numbers_and_arrays_keep_their_dtype() -> None:
     info = {
-        "flag": True, "count": 3, "speed": 0.5, "phase": 1j, "small": np.int8(4), "half": np.float16(2), "bit": np.bool_(True),
-        "vector": np.arange(3, dtype="u2"), "big_endian": np.arange(2, dtype=">f4"),
+        "flag": True, "count": 3, "speed": 0.5, "phase": 1j, "small": np.int8(4), "half": np.float16(2),
+        "bit": np.bool_(True), "vector": np.arange(3, dtype="u2"), "big_endian": np.arange(2, dtype=">f4"),
     }  # fmt: skip
 
     table = record(info, info)
 
     assert fields(table) == {
-        "info/flag": "bool", "info/count": "int64", "info/speed": "float64", "info/phase": "complex128", "info/small": "int8",
-        "info/half": "float16", "info/bit": "bool", "info/vector": "uint16", "info/big_endian": "float32",
+        "info/flag": "bool", "info/count": "int64", "info/speed": "float64", "info/phase": "complex128",
+        "info/small": "int8", "info/half": "float16", "info/bit": "bool", "info/vector": "uint16",
+        "info/big_endian": "float32",
     }  # fmt: skip
     assert table.column("info/vector") == [[0, 1, 2]] * 2
     assert table.column("info/big_endian") == [[0, 1]] * 2
@@ -252,7 +257,10 @@ def test_a_value_that_its_field_does_not_hold_is_left_out_with_one_warning(first
     info = batch_of_one({"n": {"x": first}})
     table.add(columns.columns(info))
 
-    with pytest.warns(ReplayStoreWarning, match="info key 'n/x' is not recorded, or not in every row: it is .* where it was "):
+    with pytest.warns(
+        ReplayStoreWarning,
+        match=("info key 'n/x' is not recorded, or not in every row: it is .* where it was "),
+    ):
         table.add(columns.columns(batch_of_one({"n": {"x": then}})))
     for other in (then, first):
         table.add(columns.columns(batch_of_one({"n": {"x": other}})))
@@ -270,7 +278,9 @@ def test_a_float_that_its_field_holds_exactly_is_recorded() -> None:
     assert table.column("info/_x") == [True, True, False, True]
 
 
-numbers = st.one_of(st.integers(-(2**63), 2**64 - 1), st.integers(-300, 300), st.floats(width=32), st.floats(), st.booleans())
+numbers = st.one_of(
+    st.integers(-(2**63), 2**64 - 1), st.integers(-300, 300), st.floats(width=32), st.floats(), st.booleans()
+)
 dtypes = st.sampled_from(["bool", "i1", "u1", "i4", "i8", "u8", "f2", "f4", "f8", "c16"])
 
 
@@ -290,10 +300,14 @@ def test_a_conversion_changes_no_value(number: Any, given_dtype: str, dtype: str
             back = values.astype(dtype).tolist()
         kinds = values.dtype.kind, np.dtype(dtype).kind
         other_kind = kinds[1] == "b" or kinds in (("f", "i"), ("f", "u"), ("c", "f"), ("c", "i"), ("c", "u"))
-        assert other_kind or any(not (a == b or (a != a and b != b)) for a, b in zip(back, values.tolist(), strict=True))
+        assert other_kind or any(
+            not (a == b or (a != a and b != b)) for a, b in zip(back, values.tolist(), strict=True)
+        )
     else:
         assert converted.dtype == dtype
-        kept = [a == b or (a != a and b != b) for a, b in zip(converted.tolist(), values.tolist(), strict=True)]
+        kept = [
+            a == b or (a != a and b != b) for a, b in zip(converted.tolist(), values.tolist(), strict=True)
+        ]
         assert all(kept)
 
 
@@ -301,7 +315,10 @@ def test_a_conversion_changes_no_value(number: Any, given_dtype: str, dtype: str
 
 
 def test_a_vector_is_recorded_as_its_environments_are() -> None:
-    infos = [{"x": 1.0, "bit": np.bool_(True), "n": {"v": np.arange(2)}}, {"x": 2.0, "bit": np.bool_(False), "n": {"v": np.arange(2) + 5}}]
+    infos = [
+        {"x": 1.0, "bit": np.bool_(True), "n": {"v": np.arange(2)}},
+        {"x": 2.0, "bit": np.bool_(False), "n": {"v": np.arange(2) + 5}},
+    ]
     table = Table()
 
     table.add(columns_of(table, 2).columns(vector(*infos)))
@@ -323,7 +340,11 @@ def test_arrays_that_are_all_there_are_passed_on_uncopied() -> None:
 def test_a_key_that_only_some_environments_have_is_masked() -> None:
     table = Table()
     columns = columns_of(table, 3)
-    for infos in (vector({}, {"x": 2}, {"n": {"y": 1.0}}), vector({"x": 1}, {"x": 2}, {"x": 3}), vector({}, {}, {})):
+    for infos in (
+        vector({}, {"x": 2}, {"n": {"y": 1.0}}),
+        vector({"x": 1}, {"x": 2}, {"x": 3}),
+        vector({}, {}, {}),
+    ):
         table.add(columns.columns(infos))
 
     assert table.column("info/x") == [0, 2, 0, 1, 2, 3, 0, 0, 0]
@@ -354,7 +375,8 @@ def test_what_gymnasium_cast_to_the_dtype_of_a_resets_info_is_left_out() -> None
     table = Table()
     columns = columns_of(table, 2)
     table.add(columns.columns(vector({"prob": 0.5, "count": 1}, {"prob": 0.25, "count": 2})))
-    infos = vector({"prob": 1, "count": 0.0}, {"prob": 0.25, "count": 3})  # env 0 was reset: 0.25 became 0, and 3 became 3.0
+    # Env 0 was reset: 0.25 became 0, and 3 became 3.0.
+    infos = vector({"prob": 1, "count": 0.0}, {"prob": 0.25, "count": 3})
     resetting = np.array([True, False])
 
     with pytest.warns(ReplayStoreWarning, match="'prob'.*Gymnasium cast it to the int64 of a reset's info"):
@@ -374,7 +396,9 @@ def test_what_gymnasium_cast_to_the_dtype_of_the_first_environment_is_left_out()
     columns = columns_of(table, 3)
     table.add(columns.columns(vector({"dist": 0.5}, {"dist": 0.25}, {"dist": 0.0})))
 
-    with pytest.warns(ReplayStoreWarning, match="'dist'.*Gymnasium cast it to the int64 of the first environment's"):
+    with pytest.warns(
+        ReplayStoreWarning, match=("'dist'.*Gymnasium cast it to the int64 of the first environment's")
+    ):
         table.add(columns.columns(vector({}, {"dist": 2}, {"dist": 0.75})))  # the last became 0
 
     assert table.column("info/dist") == [0.5, 0.25, 0, 0, 2, 0]
@@ -405,7 +429,11 @@ def test_the_info_of_an_ended_environment_is_its_final_info() -> None:
     infos = vector({"x": -1.0, "reset": 1}, {"x": 2.0, "only": 5}, {"x": -1.0})
     final = vector({"x": 1.0, "won": True}, {}, {"x": 3.0, "won": False})
 
-    table.add(columns.columns({**infos, "final_obs": np.zeros(3), "final_info": final, "_final_info": ended}, ended, final))
+    table.add(
+        columns.columns(
+            {**infos, "final_obs": np.zeros(3), "final_info": final, "_final_info": ended}, ended, final
+        )
+    )
 
     assert table.column("info/x") == [1, 2, 3]
     assert table.column("info/_won") == [True, False, True]
@@ -426,7 +454,9 @@ def test_what_a_wrapper_adds_without_masks_is_about_the_step_of_ended_environmen
     assert table.column("info/time") == [9, 2, 3]
 
     ended = np.array([True, True, True])
-    table.add(columns.columns({"time": np.array([1, 2, 3])}, ended, {"time": np.array([7, 8, 9]), "_time": ended}))
+    table.add(
+        columns.columns({"time": np.array([1, 2, 3])}, ended, {"time": np.array([7, 8, 9]), "_time": ended})
+    )
     assert table.column("info/time")[3:] == [7, 8, 9]
 
 
@@ -457,7 +487,13 @@ def test_objects_among_the_environments_are_left_out_one_by_one() -> None:
 
 
 def test_an_array_that_has_no_row_for_each_environment_is_left_out() -> None:
-    with pytest.warns(ReplayStoreWarning, match=r"its shape \(3,\) does not begin with the number of environments, 2"):
+    with pytest.warns(
+        ReplayStoreWarning,
+        match=(
+            r"its shape \(3,\) does not begin with the number of "
+            r"environments, 2"
+        ),
+    ):
         columns_of(Table(), 2).columns({"x": np.zeros(3)})
     with pytest.warns(ReplayStoreWarning, match="it holds a float"):
         columns_of(Table(), 2).columns({"x": 1.0})
@@ -480,18 +516,20 @@ def cycle() -> dict[str, Any]:
 
 
 ODD: dict[str, Any] = {
-    "nothing": None, "bool": True, "int": 3, "large int": 2**40, "huge int": 2**70, "float": 0.1, "exact float": 0.5, "nan": float("nan"),
-    "complex": 1j, "np.bool": np.bool_(True), "int8": np.int8(1), "uint64": np.uint64(2**64 - 1), "float16": np.float16(0.5),
-    "float32": np.float32(0.1), "longdouble": np.longdouble(1), "text": "text", "bytes": b"b", "np.str": np.str_("a"), "list": [1, 2],
-    "ragged": [[1], [1, 2]], "tuple": (1.0,), "set": {1}, "object": object(), "class": dict, "date": np.datetime64("2020-01-01"),
-    "record": np.zeros(1, [("a", "i4")])[0], "0-d": np.array(1.5), "vector": np.zeros(2), "longer": np.zeros(3),
-    "float32 vector": np.ones(2, "f4"), "matrix": np.zeros((2, 2)), "subclass": np.zeros(2).view(np.recarray), "empty": np.zeros(0),
-    "objects": np.array([1, "a", None], dtype=object), "masked": np.ma.masked_array([1.0, 2.0], [True, False]),
-    "big endian": np.arange(2, dtype=">i4"), "not in order": np.zeros((2, 3), "f4").T, "backwards": np.arange(4.0)[::-2],
-    "read-only": np.broadcast_to(1.0, 2), "words": np.array(["a", "b"]), "dict": {"y": 1}, "empty dict": {}, "odd dict": Odd(y=2.0),
-    "numbers as keys": {7: 1.0, None: 2}, "deep": nested(100), "cycle": cycle(), "tensor": torch.zeros(2),
-    "tensor with a graph": torch.ones(2, requires_grad=True) * 2, "meta": torch.zeros(2, device="meta"),
-    "bfloat16": torch.zeros(2, dtype=torch.bfloat16),
+    "nothing": None, "bool": True, "int": 3, "large int": 2**40, "huge int": 2**70, "float": 0.1,
+    "exact float": 0.5, "nan": float("nan"), "complex": 1j, "np.bool": np.bool_(True), "int8": np.int8(1),
+    "uint64": np.uint64(2**64 - 1), "float16": np.float16(0.5), "float32": np.float32(0.1),
+    "longdouble": np.longdouble(1), "text": "text", "bytes": b"b", "np.str": np.str_("a"), "list": [1, 2],
+    "ragged": [[1], [1, 2]], "tuple": (1.0,), "set": {1}, "object": object(), "class": dict,
+    "date": np.datetime64("2020-01-01"), "record": np.zeros(1, [("a", "i4")])[0], "0-d": np.array(1.5),
+    "vector": np.zeros(2), "longer": np.zeros(3), "float32 vector": np.ones(2, "f4"), "matrix": np.zeros((2,
+    2)), "subclass": np.zeros(2).view(np.recarray), "empty": np.zeros(0), "objects": np.array([1, "a", None],
+    dtype=object), "masked": np.ma.masked_array([1.0, 2.0], [True, False]), "big endian": np.arange(2,
+    dtype=">i4"), "not in order": np.zeros((2, 3), "f4").T, "backwards": np.arange(4.0)[::-2],
+    "read-only": np.broadcast_to(1.0, 2), "words": np.array(["a", "b"]), "dict": {"y": 1}, "empty dict": {},
+    "odd dict": Odd(y=2.0), "numbers as keys": {7: 1.0, None: 2}, "deep": nested(100), "cycle": cycle(),
+    "tensor": torch.zeros(2), "tensor with a graph": torch.ones(2, requires_grad=True) * 2,
+    "meta": torch.zeros(2, device="meta"), "bfloat16": torch.zeros(2, dtype=torch.bfloat16),
 }  # fmt: skip
 
 
@@ -508,7 +546,9 @@ def test_whatever_a_key_becomes_the_recording_goes_on_and_holds_no_other_value(f
             assert table.column("info/z") == [1, 2, 3, 4]
             known = table.schema.fields.get("info/x")
             for row, info in enumerate(given):
-                there = known is not None and ("info/_x" not in table.schema.fields or table.column("info/_x")[row])
+                there = known is not None and (
+                    "info/_x" not in table.schema.fields or table.column("info/_x")[row]
+                )
                 if there:
                     np.testing.assert_array_equal(table.rows["info/x"][row], np.asarray(info["x"]))
                 elif info.get("x") is not None and not isinstance(info["x"], Mapping):
@@ -525,13 +565,21 @@ def test_whatever_a_key_becomes_vectors_go_on_as_well(first: str) -> None:
             for one, other in ((first, then), (then, first)):
                 infos: list[dict[str, Any]] = []
                 with contextlib.suppress(Exception):  # where Gymnasium itself ends
-                    infos = [vector({"x": ODD[a]}, {"x": ODD[b]}) for a, b in ((first, first), (one, other), (other, other))]
+                    infos = [
+                        vector({"x": ODD[a]}, {"x": ODD[b]})
+                        for a, b in ((first, first), (one, other), (other, other))
+                    ]
                 table = Table()
                 columns = columns_of(table, 2)
                 for info in infos:
                     table.add(columns.columns(info), rows=2)
                     table.add(columns.columns(info, ended), ~ended, rows=2)
-                    table.add(columns.columns({**info, "final_info": infos[0], "_final_info": ended}, ended, infos[0]), rows=2)
+                    table.add(
+                        columns.columns(
+                            {**info, "final_info": infos[0], "_final_info": ended}, ended, infos[0]
+                        ),
+                        rows=2,
+                    )
                 assert table.rows_recorded == 5 * len(infos)
 
 
@@ -540,7 +588,13 @@ def test_infos_that_are_no_dict_are_left_out(infos: Any) -> None:
     table, ended = Table({"info/x": Field(np.dtype(float), (), "info")}), np.array([True, False])
     columns = columns_of(table, 2)
 
-    with pytest.warns(ReplayStoreWarning, match=r"an info key is not recorded.*the infos came as a .*inside of the wrapper"):
+    with pytest.warns(
+        ReplayStoreWarning,
+        match=(
+            r"an info key is not recorded.*the infos came as a .*inside "
+            r"of the wrapper"
+        ),
+    ):
         table.add(columns.columns(infos), rows=2)
     if infos is not None:  # which says that there are no final infos
         table.add(columns.columns(vector({"x": 1.0}, {"x": 2.0}), ended, infos), rows=2)
@@ -567,13 +621,22 @@ def test_a_new_key_in_each_step_does_not_make_fields_without_end(monkeypatch: py
     assert table.column("info/x") == list(range(20))
     assert columns.left_out == {"*": 16}
     assert len(caught) == 1
-    assert len(columns._tree) == len(columns_of(Table(), masks=False)._tree) + 5  # what is not recorded takes no memory
+    # What is not recorded takes no memory.
+    assert len(columns._tree) == len(columns_of(Table(), masks=False)._tree) + 5
 
 
 def test_masks_are_free_for_the_keys_that_need_them() -> None:
     """Whatever is recorded first, each key can be missing later."""
     long = "x" * 200  # its mask would have a longer name than a store can hold
-    odd: list[dict[str, Any]] = [{"x": 1}, {"_x": {"y": 1}}, {"_x": 2}, {"__x": 3}, {long: 1.0}, {"x": {"y": 1}}, {}]
+    odd: list[dict[str, Any]] = [
+        {"x": 1},
+        {"_x": {"y": 1}},
+        {"_x": 2},
+        {"__x": 3},
+        {long: 1.0},
+        {"x": {"y": 1}},
+        {},
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for one in odd:
@@ -584,7 +647,9 @@ def test_masks_are_free_for_the_keys_that_need_them() -> None:
 
 def test_a_field_that_stands_where_a_mask_belongs_is_refused_at_once() -> None:
     number = Field(np.dtype(float), (), "info")
-    with pytest.raises(SchemaError, match="'info/_x' has the name of the mask of 'info/x': declare it with role 'mask'"):
+    with pytest.raises(
+        SchemaError, match=("'info/_x' has the name of the mask of 'info/x': declare it with role 'mask'")
+    ):
         columns_of(Table({"info/x": number, "info/_x": number}))
 
 
@@ -603,15 +668,25 @@ KEYS: dict[str, Callable[[int], Any]] = {
 }
 
 
-@given(st.integers(1, 3).flatmap(lambda n: st.lists(st.lists(st.sets(st.sampled_from(sorted(KEYS))), min_size=n, max_size=n), max_size=6)))
-def test_any_presence_of_keys_is_recorded_alike_in_single_environments_and_vectors(steps: list[list[set[str]]]) -> None:
+@given(
+    st.integers(1, 3).flatmap(
+        lambda n: st.lists(
+            st.lists(st.sets(st.sampled_from(sorted(KEYS))), min_size=n, max_size=n), max_size=6
+        )
+    )
+)
+def test_any_presence_of_keys_is_recorded_alike_in_single_environments_and_vectors(
+    steps: list[list[set[str]]],
+) -> None:
     def info(step: int, env: int, keys: set[str]) -> dict[str, Any]:
         return {key: KEYS[key](step + 10 * env) for key in sorted(keys)}
 
     many, one = Table(), Table()
     vectors, singles = columns_of(many, len(steps[0]) if steps else 1), columns_of(one, masks=False)
     for step, envs in enumerate(steps):
-        many.add(vectors.columns(vector(*(info(step, env, keys) for env, keys in enumerate(envs)))), rows=len(envs))
+        many.add(
+            vectors.columns(vector(*(info(step, env, keys) for env, keys in enumerate(envs)))), rows=len(envs)
+        )
         for env, keys in enumerate(envs):
             one.add(singles.columns(batch_of_one(info(step, env, keys))))
 
@@ -620,7 +695,10 @@ def test_any_presence_of_keys_is_recorded_alike_in_single_environments_and_vecto
         names = [name for name, declared in table.schema.fields.items() if declared.role == "info"]
         masks = {name: name.rpartition("/")[0] + "/_" + name.rpartition("/")[2] for name in names}
         return {
-            name: [value if there else None for value, there in zip(table.column(name), table.column(masks[name]), strict=True)]
+            name: [
+                value if there else None
+                for value, there in zip(table.column(name), table.column(masks[name]), strict=True)
+            ]
             if masks[name] in table.schema.fields
             else table.column(name)
             for name in names

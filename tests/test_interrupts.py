@@ -46,7 +46,9 @@ def ctrl_c_interrupts() -> Iterator[None]:
 
 
 def rows(count: int) -> dict[str, Any]:
-    return {name: np.ones((count, *declared.shape), declared.dtype) for name, declared in SCHEMA.fields.items()}
+    return {
+        name: np.ones((count, *declared.shape), declared.dtype) for name, declared in SCHEMA.fields.items()
+    }
 
 
 @pytest.fixture(params=["a.zarr", "a.h5", "memory:interrupted"])
@@ -71,7 +73,9 @@ def interrupt(call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> No
         call()
 
 
-def test_after_an_interrupt_the_last_commit_is_shown_and_the_buffer_says_so(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_interrupt_the_last_commit_is_shown_and_the_buffer_says_so(
+    location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     buffer = rs.create(location, SCHEMA)
     buffer.append(rows(10))
     buffer.commit()
@@ -92,7 +96,9 @@ def test_after_an_interrupt_the_last_commit_is_shown_and_the_buffer_says_so(loca
     assert len(rs.open(location)) == 12
 
 
-def test_leaving_a_block_warns_of_what_an_interrupt_has_cost(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_a_block_warns_of_what_an_interrupt_has_cost(
+    location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def record() -> None:
         with rs.create(location, SCHEMA) as buffer:
             buffer.append(rows(10))
@@ -209,7 +215,9 @@ def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(tmp_pa
             step(writer, 3)
             writer.close()
             buffer.commit()
-            shown = [one for one in map(buffer.trajectory, range(buffer.num_trajectories)) if one.info["env"] == 1]
+            shown = [
+                one for one in map(buffer.trajectory, range(buffer.num_trajectories)) if one.info["env"] == 1
+            ]
             rewards = [reward for one in shown for reward in one["reward"].tolist()]
             observations = [first for one in shown for first in one["observation"][:, 0].tolist()]
         whole = rewards == [0.0, 1.0, 2.0, 3.0]
@@ -222,7 +230,9 @@ def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(tmp_pa
     assert at > 10
 
 
-def test_an_interrupt_while_hdf5_makes_a_file_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_while_hdf5_makes_a_file_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In each of the calls by which the library writes."""
     write, heard = Pieces.write, 0
     for number in range(1, 1000):
@@ -267,7 +277,9 @@ def test_nothing_is_raised_into_hdf5(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("suffix", STORES)
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
-def test_a_drop_in_is_closed_again_after_closing_was_interrupted(project: Project, suffix: str, tmp_path: Path) -> None:
+def test_a_drop_in_is_closed_again_after_closing_was_interrupted(
+    project: Project, suffix: str, tmp_path: Path
+) -> None:
     place = str(tmp_path / f"saved{suffix}")
     saved = project.new()
     project.add(saved, 1, 6)

@@ -1,4 +1,5 @@
-"""Launch lines of active_rlhf are taken as they are, but for the arguments that ask for what is not done here, each of which is named."""
+"""Launch lines of active_rlhf are taken as they are, but for the arguments that ask for what is not done
+here, each of which is named."""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ import launch_lines
 import pytest
 from running import ENV_ID, run, script
 
-SMALLER = f"--env_id {ENV_ID} --total_timesteps 300 --num_steps 150 --update_epochs 1 --num_minibatches 2 --reward_net_epochs 1"
+SMALLER = (
+    f"--env_id {ENV_ID} --total_timesteps 300 --num_steps 150 --update_epochs 1 --num_minibatches 2 "
+    "--reward_net_epochs 1"
+)
 SMALLER += " --replay_buffer_capacity 1000 --reward_net_hidden_dims 8"
 
 
@@ -62,7 +66,9 @@ def test_there_are_all_lines() -> None:
 
 @pytest.mark.parametrize("kind", ["as is", "dashes", "equals"])
 @pytest.mark.parametrize("line", launch_lines.PREF_PPO)
-def test_a_line_is_refused_argument_by_argument(line: str, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_is_refused_argument_by_argument(
+    line: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = launch_lines.PREF_PPO[line]
     selector = asked(words)["selector_type"]
 
@@ -76,7 +82,9 @@ def test_a_line_is_refused_argument_by_argument(line: str, kind: str, capsys: py
     else:
         assert len(lines) == 3
         assert "2 arguments cannot be as they are:" in lines[0]
-        assert f"--selector_type {selector}: pairs are chosen so in active_rlhf only; use --selector_type random" in lines[1]
+        assert (
+            f"--selector_type {selector}: pairs are chosen so in active_rlhf only; use --selector_type random"
+        ) in lines[1]
         assert tracking in lines[2]
 
 
@@ -90,8 +98,13 @@ def test_the_rest_of_a_line_means_what_it_says(line: str, capsys: pytest.Capture
 
     assert_means(args, words, ours.UNUSED)
     said = capsys.readouterr().out
-    assert "--wandb_project_name, --wandb_entity, --wandb_tags: changes nothing: it counts only with --track True" in said
-    assert ("--variquery_vae_latent_dim, --variquery_vae_hidden_dims" in said) == ("--variquery_vae_lr" in words)
+    assert (
+        "--wandb_project_name, --wandb_entity, --wandb_tags: changes nothing: it counts only with "
+        "--track True"
+    ) in said
+    assert ("--variquery_vae_latent_dim, --variquery_vae_hidden_dims" in said) == (
+        "--variquery_vae_lr" in words
+    )
 
 
 @pytest.mark.parametrize("line", ["Ant-v5, random", "main"])
@@ -101,7 +114,9 @@ def test_a_line_trains(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     assert run("pref_ppo", shlex.join(words)) == 0
 
-    kept = sorted(path.name for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith("events."))
+    kept = sorted(
+        path.name for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith("events.")
+    )
     assert kept == [f"{asked(words)['exp_name']}.cleanrl_model", "replay_buffer.pkl"]
 
 
@@ -113,13 +128,15 @@ def test_the_line_of_the_autoencoder_means_what_it_says(capsys: pytest.CaptureFi
     commandline.check(args, ours.problems(args))
 
     assert_means(args, words, ours.UNUSED)
-    assert "--vae_attention_dim, --vae_attention_heads, --vae_attention_blocks, --vae_decoder_layers: changes" in capsys.readouterr().out
+    assert (
+        "--vae_attention_dim, --vae_attention_heads, --vae_attention_blocks, --vae_decoder_layers: changes"
+    ) in capsys.readouterr().out
 
 
 def test_all_that_is_wrong_is_told_together(capsys: pytest.CaptureFixture[str]) -> None:
     wrong = {
-        "num_envs": "0", "gamma": "1.5", "learning_rate": "nan", "reward_net_hidden_dims": "[8,0]", "upload_model": "True",
-        "num_steps": "20", "replay_buffer_save_path": "x.zip",
+        "num_envs": "0", "gamma": "1.5", "learning_rate": "nan", "reward_net_hidden_dims": "[8,0]",
+        "upload_model": "True", "num_steps": "20", "replay_buffer_save_path": "x.zip",
     }  # fmt: skip
 
     assert run("pref_ppo", " ".join(f"--{name}={value}" for name, value in wrong.items())) == 1
@@ -134,7 +151,9 @@ def test_all_that_is_wrong_is_told_together(capsys: pytest.CaptureFixture[str]) 
 PADDING = "only 2 keeps the number of steps with --vae_conv_kernel_size 5; leave it out"
 ARGUMENTS = {
     "--vae_conv_kernel_size 5 --vae_conv_padding 1": f"--vae_conv_padding 1: {PADDING}",
-    "--enable_gradual_unlocking True --initial_data_fraction 0.5 --final_data_fraction 0.2": "the first is more than the last",
+    "--enable_gradual_unlocking True --initial_data_fraction 0.5 --final_data_fraction 0.2": (
+        "the first is more than the last"
+    ),
     "--load x.pth --create_visualizations False": "leave out --create_visualizations False",
     "--vae_latent_dim 0": "--vae_latent_dim must be at least 1, not 0",
     "--vae_hidden_dims 8 0": "--vae_hidden_dims must be at least 1, not 8 0",
@@ -146,7 +165,9 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS)
-def test_numbers_without_sense_are_named_as_they_are_spelled(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_without_sense_are_named_as_they_are_spelled(
+    arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("train_vae_on_replay_buffer", f"--replay_buffer_path nowhere.pkl {arguments}") == 1
 
     assert ARGUMENTS[arguments] in capsys.readouterr().err

@@ -15,11 +15,33 @@ ROOT = Path(__file__).parents[1] / "src" / "replaystore"
 LAYERS: list[set[str]] = [
     {"errors", "forks", "interrupts", "refusals"},
     {
-        *("compare", "document", "dtypes", "location", "locks", "names", "registry", "schema", "spaces", "strangers", "temporary"),
+        *(
+            "compare",
+            "document",
+            "dtypes",
+            "location",
+            "locks",
+            "names",
+            "registry",
+            "schema",
+            "spaces",
+            "strangers",
+            "temporary",
+        ),
         *("values", "where"),
     },
     {"backends"},
-    {"assembler", "chunks", "layout", "opening", "sealing", "statistics", "tables", "trajectories", "weights"},
+    {
+        "assembler",
+        "chunks",
+        "layout",
+        "opening",
+        "sealing",
+        "statistics",
+        "tables",
+        "trajectories",
+        "weights",
+    },
     {
         "batches",
         "buffer",
@@ -35,7 +57,17 @@ LAYERS: list[set[str]] = [
         "sampling",
         "writer",
     },
-    {"analysis", "conversion", "excerpt", "foreign", "making", "repairing", "restoring", "transfer", "verification"},
+    {
+        "analysis",
+        "conversion",
+        "excerpt",
+        "foreign",
+        "making",
+        "repairing",
+        "restoring",
+        "transfer",
+        "verification",
+    },
     {"__main__", "cli", "compat", "gymnasium", "testing", "torch"},
 ]
 """What may import what: a module imports from its own layer and from those before it."""
@@ -66,19 +98,33 @@ def imported(tree: ast.AST) -> Iterator[str]:
 def imported_modules(file: Path) -> set[str]:
     """The modules of the first level that a file imports from."""
     names = [name.split(".") for name in imported(ast.parse((ROOT / file).read_text()))]
-    assert ["replaystore"] not in names, f"{file} imports the whole package; import from the module that a name lives in"
+    assert ["replaystore"] not in names, (
+        f"{file} imports the whole package; import from the module that a name lives in"
+    )
     return {name[1] for name in names if name[0] == "replaystore"}
 
 
 def loaded_with(file: Path) -> set[str]:
-    """The files of the package that are loaded when this one is: what it imports outside of functions and of `if TYPE_CHECKING`."""
+    """The files of the package that are loaded when this one is: what it imports outside of functions and of
+    `if TYPE_CHECKING`."""
     statements = ast.parse((ROOT / file).read_text()).body
-    names = {name for statement in statements if isinstance(statement, ast.Import | ast.ImportFrom) for name in imported(statement)}
+    names = {
+        name
+        for statement in statements
+        if isinstance(statement, ast.Import | ast.ImportFrom)
+        for name in imported(statement)
+    }
     found = set()
     for name in names:
         parts = name.split(".")[1:]
-        places = [Path(*parts[:end]) for end in range(1, len(parts) + 1)] if name.startswith("replaystore.") else []
-        found |= {str(place.with_suffix(".py")) for place in places} | {str(place / "__init__.py") for place in places}
+        places = (
+            [Path(*parts[:end]) for end in range(1, len(parts) + 1)]
+            if name.startswith("replaystore.")
+            else []
+        )
+        found |= {str(place.with_suffix(".py")) for place in places} | {
+            str(place / "__init__.py") for place in places
+        }
     return found & {str(path) for path in FILES} - {str(file)}
 
 
@@ -108,7 +154,8 @@ def test_no_module_is_loaded_by_what_it_loads() -> None:
 def test_only_backends_know_the_storage_libraries(file: Path) -> None:
     libraries = {name.split(".")[0] for name in imported(ast.parse((ROOT / file).read_text()))}
 
-    crafts = file == Path("testing/crafting_hdf5.py")  # it makes files as strangers do, who have nothing but the library
+    # It makes files as strangers do, who have nothing but the library.
+    crafts = file == Path("testing/crafting_hdf5.py")
     assert name_of(file) == "backends" or crafts or not libraries & STORAGE
 
 

@@ -46,7 +46,14 @@ def test_the_text_of_a_location_names_the_same_location(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["s3://bucket/a.zarr", "gs://b/a.zarr", "https://host/a.zarr.zip", "weird+x://a.h5", Path("s3://bucket/a.zarr")]
+    "text",
+    [
+        "s3://bucket/a.zarr",
+        "gs://b/a.zarr",
+        "https://host/a.zarr.zip",
+        "weird+x://a.h5",
+        Path("s3://bucket/a.zarr"),
+    ],
 )
 def test_a_url_is_refused_with_what_works_instead(text: str | Path) -> None:
     with pytest.raises(UnsupportedError, match="local disk"):
@@ -82,7 +89,9 @@ def test_an_unknown_suffix_of_something_new_is_refused_with_the_known_ones(tmp_p
         (bytes(4096) + HDF5 + bytes(100), "hdf5"),
     ],
 )
-def test_an_existing_file_with_an_unknown_suffix_is_known_by_its_content(tmp_path: Path, content: bytes, backend: str) -> None:
+def test_an_existing_file_with_an_unknown_suffix_is_known_by_its_content(
+    tmp_path: Path, content: bytes, backend: str
+) -> None:
     path = tmp_path / "buffer"
     path.write_bytes(content)
     assert parse(path) == Location(backend, str(path))
@@ -130,7 +139,13 @@ def test_something_unreadable_is_a_storage_error(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_there_is_looked_for_first(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match=r"nowhere' does not exist: check the path; to make a store, use one of the suffixes \.zarr"):
+    with pytest.raises(
+        SchemaError,
+        match=(
+            r"nowhere' does not exist: check the path; to make a store, use "
+            r"one of the suffixes \.zarr"
+        ),
+    ):
         parse(tmp_path / "nowhere")
 
 
@@ -139,6 +154,10 @@ def test_files_that_are_converted_are_told_so(tmp_path: Path, suffix: str) -> No
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"something")
     with pytest.raises(
-        SchemaError, match=rf"of a buffer of active_rlhf or velora, `replaystore convert \S+a\{suffix} \S+a\.zarr` makes one"
+        SchemaError,
+        match=(
+            r"of a buffer of active_rlhf or velora, `replaystore convert "
+            rf"\S+a\{suffix} \S+a\.zarr` makes one"
+        ),
     ):
         parse(path)

@@ -1,4 +1,5 @@
-"""One writer for a store, whatever name leads to it; and a writer that notices when the name shows another store."""
+"""One writer for a store, whatever name leads to it; and a writer that notices when the name shows another
+store."""
 
 from __future__ import annotations
 
@@ -82,7 +83,9 @@ def test_a_second_writer_is_refused_whatever_the_name(tmp_path: Path, suffix: st
     path = tmp_path / f"a{suffix}"
     make(path)
     others = names(path)
-    for first, second in [(path, other) for other in others.values()] + [(other, path) for other in others.values()]:
+    for first, second in [(path, other) for other in others.values()] + [
+        (other, path) for other in others.values()
+    ]:
         with rs.open(first, "r+") as buffer:
             for again in range(2):
                 with pytest.raises(ConflictError, match="open for writing elsewhere"):
@@ -95,7 +98,8 @@ def test_a_second_writer_is_refused_whatever_the_name(tmp_path: Path, suffix: st
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_only_one_of_many_processes_becomes_the_writer(tmp_path: Path, suffix: str) -> None:
-    """Side by side, opening and closing all the time: no commit is lost, and no two write at the same time."""
+    """Side by side, opening and closing all the time: no commit is lost, and no two write at the same
+    time."""
     path = tmp_path / f"a{suffix}"
     make(path, count=1)
     alias = tmp_path / f"alias{suffix}"
@@ -275,7 +279,9 @@ def test_a_rollback_keeps_the_lock(tmp_path: Path, suffix: str) -> None:
     assert values(path) == [1.0] * 10 + [0.0, 1.0, 2.0]
 
 
-def test_a_rollback_that_fails_keeps_the_lock_on_what_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_that_fails_keeps_the_lock_on_what_has_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.h5"
     make(path)
     with rs.open(path, "r+") as buffer:
@@ -317,7 +323,9 @@ def test_a_rollback_that_fails_keeps_the_lock_on_what_has_the_name(tmp_path: Pat
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("what", ["replaced", "moved", "removed", "exchanged"])
 @pytest.mark.parametrize("operation", ["append", "commit", "publish", "rollback", "close"])
-def test_a_writer_whose_store_was_replaced_by_hand_is_told_so(tmp_path: Path, suffix: str, what: str, operation: str) -> None:
+def test_a_writer_whose_store_was_replaced_by_hand_is_told_so(
+    tmp_path: Path, suffix: str, what: str, operation: str
+) -> None:
     path, other, aside = (tmp_path / f"{name}{suffix}" for name in "abc")
     make(path)
     make(other, value=7)
@@ -342,7 +350,10 @@ def test_a_writer_whose_store_was_replaced_by_hand_is_told_so(tmp_path: Path, su
         "rollback": lambda: buffer.rollback(known),
         "close": buffer.close,
     }
-    with pytest.raises(ConflictError, match="not the store any more that this writer opened: it was replaced, moved or removed"):
+    with pytest.raises(
+        ConflictError,
+        match=("not the store any more that this writer opened: it was replaced, moved or removed"),
+    ):
         doing[operation]()
     buffer.abandon()
     if what in ("replaced", "exchanged"):
@@ -367,7 +378,9 @@ def test_a_link_that_is_turned_to_another_store_does_not_turn_its_writer(tmp_pat
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_writer_goes_on_when_the_process_changes_its_folder(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_goes_on_when_the_process_changes_its_folder(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make(Path(f"a{suffix}"))
     lock = locks.lock_store(parse(f"a{suffix}"))
@@ -381,7 +394,9 @@ def test_a_writer_goes_on_when_the_process_changes_its_folder(tmp_path: Path, su
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_file_system_without_locks_is_named(tmp_path: Path, suffix: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, suffix: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / f"a{suffix}"
     make(path)
     names = sorted(os.listdir(tmp_path))
@@ -400,14 +415,22 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, suffix: str, numbe
         lambda: rs.convert(path, tmp_path / f"b{suffix}"),
         lambda: rs.convert(path, tmp_path / "b.zarr.zip"),
     ):
-        with pytest.raises(StorageError, match=r"its file system gives no locks .*mount it with locks.*reading needs none") as caught:
+        with pytest.raises(
+            StorageError,
+            match=(
+                r"its file system gives no locks .*mount it with "
+                r"locks.*reading needs none"
+            ),
+        ) as caught:
             doing()
         assert caught.value.errno == number
     assert sorted(os.listdir(tmp_path)) == names
     assert not [name for name in tmp_path.rglob("*") if "lock" in name.name]
 
 
-def test_an_hdf5_file_is_locked_as_a_whole_where_a_byte_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_hdf5_file_is_locked_as_a_whole_where_a_byte_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path / "a.h5")
     for missing in (True, False):
         with monkeypatch.context() as patch:
@@ -474,14 +497,18 @@ def test_what_the_system_refuses_while_opening_is_an_error_of_ours(
             if count < fatal:
                 break
 
-    assert in_child(campaign) == 0  # HDF5 that was given zeros for a block of its own does not survive the end of Python
+    # HDF5 that was given zeros for a block of its own does not survive the end of Python.
+    assert in_child(campaign) == 0
     with rs.open(path, "r+") as buffer:
         assert len(buffer) == 10
 
 
 @pytest.mark.parametrize("with_statx", [True, False])
-def test_what_a_name_shows_is_told_by_device_and_inode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_statx: bool) -> None:
-    """Of files, folders, links (not what they lead to) and other file systems; with the call that asks for no times, and without it."""
+def test_what_a_name_shows_is_told_by_device_and_inode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_statx: bool
+) -> None:
+    """Of files, folders, links (not what they lead to) and other file systems; with the call that asks for no
+    times, and without it."""
     if not with_statx:
         monkeypatch.setattr(locks, "_statx", lambda: None)
     (tmp_path / "é").write_bytes(b"")

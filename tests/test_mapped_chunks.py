@@ -49,12 +49,16 @@ class Shards:
         while start < stop:
             shard, inside = divmod(start, self.shard_rows)
             count = min(stop - start, self.shard_rows - inside)
-            found.append(Extent(f"c/{shard}", self.offset + inside * self.spec.row_bytes, count * self.spec.row_bytes))
+            found.append(
+                Extent(f"c/{shard}", self.offset + inside * self.spec.row_bytes, count * self.spec.row_bytes)
+            )
             start += count
         return found
 
 
-def model_run(data: st.DataObject, spec: ArraySpec, shard_rows: int, offset: int, expected: bool | None) -> None:
+def model_run(
+    data: st.DataObject, spec: ArraySpec, shard_rows: int, offset: int, expected: bool | None
+) -> None:
     files, spec = MemoryFiles("test"), dataclasses.replace(spec, chunk_rows=shard_rows, chunks_per_shard=1)
     shards = Shards(files, spec, shard_rows, offset)
     column = raw_column(files, spec, name="steps/x")
@@ -93,7 +97,9 @@ def test_rows_of_aligned_shards_are_one_mapped_array(data: st.DataObject, spec: 
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), spec=specs(), shard_rows=st.integers(1, 50), offset=st.sampled_from([0, 7, PAGE]))
-def test_rows_that_are_not_aligned_are_read_all_the_same(data: st.DataObject, spec: ArraySpec, shard_rows: int, offset: int) -> None:
+def test_rows_that_are_not_aligned_are_read_all_the_same(
+    data: st.DataObject, spec: ArraySpec, shard_rows: int, offset: int
+) -> None:
     model_run(data, spec, shard_rows, offset, expected=None)
 
 
@@ -224,7 +230,13 @@ def test_dropped_shards_are_let_go_of_once_their_views_are_gone(tmp_path: Path) 
     assert not any("deleted" in line for line in maps_of(tmp_path))
     assert same(column.read(256, 500), model[256:])
     assert same(column.take(ints(256, 499)), model[[256, 499]])
-    with pytest.raises(EvictedError, match=r"steps/x: row 255 has been dropped, the first row is now 256; refresh"):
+    with pytest.raises(
+        EvictedError,
+        match=(
+            r"steps/x: row 255 has been dropped, the first row is now 256; "
+            r"refresh"
+        ),
+    ):
         column.take(ints(300, 255))
     with pytest.raises(EvictedError):
         column.read(0, 10)
@@ -244,7 +256,9 @@ def test_a_row_that_lies_in_two_runs_keeps_both() -> None:
 
 
 @needs_maps
-def test_a_store_that_outgrows_its_reservation_gets_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_outgrows_its_reservation_gets_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mapped, "RESERVE_AT_LEAST", PAGE)
     monkeypatch.setattr(mapped, "RESERVE_TIMES", 2)
     files = Files(tmp_path, writable=True)
@@ -397,12 +411,21 @@ for column in (column, raw_column(files, spec, name="steps/x")):
 
 
 def test_a_file_that_was_cut_is_an_error_and_does_not_kill_the_process(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", SIGBUS, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", SIGBUS, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
     path = tmp_path / "a"
     assert done.stdout.splitlines() == [
-        f"{path}: 8191 bytes, but rows of steps/x lie in bytes 4096 to 12288: it was cut; restore it from a copy",
+        (
+            f"{path}: 8191 bytes, but rows of steps/x lie in bytes 4096 to 12288: it was cut; restore "
+            "it from "
+            "a copy"
+        ),
         "0.0 64",
-        f"{path}: 8191 bytes, but rows of steps/x lie in bytes 0 to 12288: it was cut; restore it from a copy",
+        (
+            f"{path}: 8191 bytes, but rows of steps/x lie in bytes 0 to 12288: it was cut; restore it from "
+            "a copy"
+        ),
         "0.0 0",
     ]
 
@@ -514,7 +537,10 @@ def test_reading_and_extending_at_once_is_safe() -> None:
         while not done.is_set():
             stop = column.stop
             numbers = generator.integers(0, stop, 16)
-            if not (same(column.take(numbers), rows[numbers]) and same(column.rows(stop // 2, stop), rows[stop // 2 : stop])):
+            if not (
+                same(column.take(numbers), rows[numbers])
+                and same(column.rows(stop // 2, stop), rows[stop // 2 : stop])
+            ):
                 wrong.append(stop)
 
     threads = [threading.Thread(target=read) for _ in range(3)]

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replaystore.errors import FormatError, SchemaError
-from replaystore.names import escape, escape_path, flatten, join_path, split_path, unescape, unescape_path, unflatten, unknown
+from replaystore.names import (
+    escape,
+    escape_path,
+    flatten,
+    join_path,
+    split_path,
+    unescape,
+    unescape_path,
+    unflatten,
+    unknown,
+)
 
 KEYS = st.text(max_size=12) | st.text("aB1_-. %/\\\u0301é\u00e9\u212b中\U0001f600\x00", max_size=6)
 WELL_FORMED_KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -71,7 +81,9 @@ def test_names_are_escaped_as_written_in_stores_since_version_one(key: str, esca
     assert escape(key) == escaped
 
 
-@pytest.mark.parametrize("part", ["", "a.b", "%2f", "%41", "a%", "%%", "%E9", "%G0", "__a", "con", " a", "e\u0301", "a/b"])
+@pytest.mark.parametrize(
+    "part", ["", "a.b", "%2f", "%41", "a%", "%%", "%E9", "%G0", "__a", "con", " a", "e\u0301", "a/b"]
+)
 def test_a_name_that_is_not_ours_is_refused(part: str) -> None:
     with pytest.raises(FormatError, match="not an escaped name"):
         unescape(part)
@@ -94,7 +106,10 @@ def test_a_field_name_escapes_no_more_than_it_must() -> None:
 leaf = st.integers()
 nested = st.recursive(
     leaf,
-    lambda inner: st.dictionaries(WELL_FORMED_KEYS, inner, min_size=1, max_size=3) | st.lists(inner, min_size=1, max_size=12).map(tuple),
+    lambda inner: (
+        st.dictionaries(WELL_FORMED_KEYS, inner, min_size=1, max_size=3)
+        | st.lists(inner, min_size=1, max_size=12).map(tuple)
+    ),
     max_leaves=20,
 )
 
@@ -114,7 +129,11 @@ def test_nested_values_are_flattened_and_back(value: Any) -> None:
 
 def test_flattening_names_keys_and_items() -> None:
     value = {"a/b": 1, "c": ({"": 2}, 3)}
-    assert flatten(value, "observation") == {"observation/a%2Fb": 1, "observation/c/0/%": 2, "observation/c/1": 3}
+    assert flatten(value, "observation") == {
+        "observation/a%2Fb": 1,
+        "observation/c/0/%": 2,
+        "observation/c/1": 3,
+    }
     assert flatten(7, "reward") == {"reward": 7}
 
 
@@ -131,4 +150,6 @@ def test_unflattening_a_name_that_is_not_there_is_refused() -> None:
 
 def test_the_next_observation_is_said_to_be_derived() -> None:
     error = unknown("next_observation", ["observation", "action"])
-    assert str(error).endswith("; it is derived: trajectory[...] and the batches of a sampler have it with the observations")
+    assert str(error).endswith(
+        "; it is derived: trajectory[...] and the batches of a sampler have it with the observations"
+    )

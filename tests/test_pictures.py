@@ -1,4 +1,5 @@
-"""Pictures say what they show: whose they are, what was never scored, which line is which; and they are written whole, or not at all."""
+"""Pictures say what they show: whose they are, what was never scored, which line is which; and they are
+written whole, or not at all."""
 
 from __future__ import annotations
 
@@ -33,7 +34,10 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
 
 
 def ring(scores: list[float]) -> Ring:
-    runs = [Run(30 * number, 30, "val" if number % 3 == 0 else "train", score) for number, score in enumerate(scores)]
+    runs = [
+        Run(30 * number, 30, "val" if number % 3 == 0 else "train", score)
+        for number, score in enumerate(scores)
+    ]
     return Ring(300, runs)
 
 
@@ -78,7 +82,9 @@ def test_trajectories_that_were_never_scored_are_no_zeros(drawn: dict[str, Figur
 
 
 @pytest.mark.parametrize(("scores", "expected"), [([0.0] * 4, "no trajectory has been scored"), ([], "none")])
-def test_where_nothing_is_scored_that_is_said(scores: list[float], expected: str, drawn: dict[str, Figure], tmp_path: Path) -> None:
+def test_where_nothing_is_scored_that_is_said(
+    scores: list[float], expected: str, drawn: dict[str, Figure], tmp_path: Path
+) -> None:
     plots.draw_all(ring(scores), tmp_path, TITLE)
 
     assert words(drawn["on_policiness_scores"]).split("\n").count(expected) == 2
@@ -92,7 +98,9 @@ def test_lines_are_told_apart_and_named(width: int, drawn: dict[str, Figure], tm
     for place in made.get_axes():
         looks = {(line.get_color(), line.get_linestyle()) for line in place.get_lines()}
         assert len(looks) == len(place.get_lines()) == width
-    assert [text.get_text() for text in made.legends[0].get_texts()] == [str(number) for number in range(width)]
+    assert [text.get_text() for text in made.legends[0].get_texts()] == [
+        str(number) for number in range(width)
+    ]
 
 
 def test_more_lines_than_can_be_told_apart_are_an_image(drawn: dict[str, Figure], tmp_path: Path) -> None:
@@ -120,13 +128,21 @@ def half(made: Figure, file: Any, **_: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_picture_that_cannot_be_written_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_cannot_be_written_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(figures, "DPI", 30)
     before = {path: path.read_bytes() for path in plots.draw_all(ring([-1.0] * 3), tmp_path, TITLE)}
     monkeypatch.setattr(Figure, "savefig", half)
 
     for folder in (tmp_path, tmp_path / "new"):
-        with pytest.raises(StorageError, match=r"trajectory_lengths\.png cannot be written: No space left on device; make room"):
+        with pytest.raises(
+            StorageError,
+            match=(
+                r"trajectory_lengths\.png cannot be written: No space left "
+                r"on device; make room"
+            ),
+        ):
             plots.draw_all(ring([-1.0] * 3), folder, TITLE)
         with pytest.raises(StorageError, match=r"latent_space_2d\.png cannot be written"):
             vae_plots.draw_all(*model(3), folder, TITLE)

@@ -1,4 +1,5 @@
-"""What was acknowledged survives power cuts, whatever they leave of the rest; `replaystore.testing.power` says how that is tested."""
+"""What was acknowledged survives power cuts, whatever they leave of the rest; `replaystore.testing.power`
+says how that is tested."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def test_no_power_cut_loses_what_was_acknowledged(request: pytest.FixtureRequest
 
 
 @pytest.mark.timeout(3600)
-def test_nor_does_one_after_a_writer_that_went_on_where_another_was_stopped(request: pytest.FixtureRequest, cuts: PowerCuts) -> None:
+def test_nor_does_one_after_a_writer_that_went_on_where_another_was_stopped(
+    request: pytest.FixtureRequest, cuts: PowerCuts
+) -> None:
     assert cuts.run_twice(*options(request)) == []
 
 
@@ -51,7 +54,14 @@ def test_every_operation_of_a_store_is_recorded(cuts: PowerCuts) -> None:
             disk.do(operation)
 
     assert disk.everything() == cuts.live()
-    assert {operation.kind for operation in cuts.operations} >= {"create", "write", "resize", "sync_file", "sync_folder", "rename"}
+    assert {operation.kind for operation in cuts.operations} >= {
+        "create",
+        "write",
+        "resize",
+        "sync_file",
+        "sync_folder",
+        "rename",
+    }
 
 
 def test_what_was_replaced_stays_replaced(tmp_path: Path) -> None:
@@ -129,7 +139,11 @@ def test_a_commit_that_a_writer_finds_is_on_the_disk_when_the_store_is_open(tmp_
         buffer.append(small_rows(0))
         buffer.commit()
         buffer.abandon()
-    written = [n for n, done in enumerate(first.operations) if (done.kind, done.name) == ("write", "a.zarr/journal/log/c/0")]
+    written = [
+        n
+        for n, done in enumerate(first.operations)
+        if (done.kind, done.name) == ("write", "a.zarr/journal/log/c/0")
+    ]
     for operation in first.operations[: written[-1] + 1]:
         disk.do(operation)
     put(str(tmp_path / "second"), disk.everything())  # killed here
@@ -170,8 +184,11 @@ def test_without_durability_a_segment_begins_with_a_commit_that_is_there(tmp_pat
 
 
 @pytest.mark.parametrize("codec", ["raw", "zstd:1"])
-def test_an_index_that_names_chunks_which_the_disk_has_lost_is_written_anew(tmp_path: Path, codec: str) -> None:
-    """Indexes of complete shards are written before the commit, and a power cut may leave them without the chunks."""
+def test_an_index_that_names_chunks_which_the_disk_has_lost_is_written_anew(
+    tmp_path: Path, codec: str
+) -> None:
+    """Indexes of complete shards are written before the commit, and a power cut may leave them without the
+    chunks."""
     schema = rs.Schema({"observation": rs.Field(np.dtype("f4"), (1024,), "observation")})
     storage = {"observation": {"codec": codec, "chunk_rows": 8}}
     with tiny():

@@ -22,18 +22,26 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def run_command(line: str, folder: Path) -> None:
-    """A line of a bash block: a command of replaystore, or a script that must be there (other tests, and people, run it)."""
+    """A line of a bash block: a command of replaystore, or a script that must be there (other tests, and
+    people, run it)."""
     program, *arguments = shlex.split(line, comments=True)
     if program.startswith("./scripts/"):
         assert os.access(ROOT / program, os.X_OK), f"{program} is not there"
         return
     assert program == "replaystore", f"not a command that this test can run: {line}"
-    done = subprocess.run([sys.executable, "-m", "replaystore.cli", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "replaystore.cli", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, ""), line
     assert done.stdout, line
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # which velora calls
+# Which velora calls.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_all_blocks_do_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
@@ -60,14 +68,18 @@ def test_files_that_it_names_exist() -> None:
 
 
 def test_extras_that_it_names_exist_and_the_others_are_of_no_use_yet() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
 
     named = set(re.findall(r"`\[([\w-]+)\]`", README))
 
     assert named == extras.keys() - {"dev", "remote"}
 
 
-def test_the_loop_with_a_writer_is_right_in_every_autoreset_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_with_a_writer_is_right_in_every_autoreset_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     blocks = [text for language, text in BLOCKS if language == "python"]

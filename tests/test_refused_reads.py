@@ -1,5 +1,5 @@
-"""The system refuses to read, perhaps only once: an error of ours says why, and nothing is taken for lost or undone because of it. One
-that reads less than it was asked to is asked again."""
+"""The system refuses to read, perhaps only once: an error of ours says why, and nothing is taken for lost or
+undone because of it. One that reads less than it was asked to is asked again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ from replaystore.compat.active_rlhf import ReplayBuffer as ActiveBuffer
 from replaystore.compat.velora import ReplayBuffer as VeloraBuffer
 from replaystore.errors import StorageError
 
-SCHEMA = rs.Schema({"observation": rs.Field(np.dtype("f4"), (3,), "observation"), "reward": rs.Field(np.dtype("f4"), (), "reward")})
+SCHEMA = rs.Schema(
+    {
+        "observation": rs.Field(np.dtype("f4"), (3,), "observation"),
+        "reward": rs.Field(np.dtype("f4"), (), "reward"),
+    }
+)
 KINDS: dict[str, dict[str, Any]] = {
     "raw.zarr": {},
     "coded.zarr": {"storage": {"observation": {"codec": "zstd:1", "chunk_rows": 8}}},
@@ -120,7 +125,8 @@ def test_reading_fails_with_an_error_of_ours(tmp_path: Path, name: str) -> None:
 
 
 def test_a_call_that_reads_less_is_made_again(tmp_path: Path) -> None:
-    """Stores, zip files, and the files of other software; anything larger than a few bytes comes in pieces."""
+    """Stores, zip files, and the files of other software; anything larger than a few bytes comes in
+    pieces."""
     boxes = [gymnasium.spaces.Box(-1, 1, (width,)) for width in (3, 2)]
     envs = SimpleNamespace(single_observation_space=boxes[0], single_action_space=boxes[1])
     active = ActiveBuffer(envs, 16, fragment_length=3, device="cpu")

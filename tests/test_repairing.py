@@ -1,4 +1,5 @@
-"""`repair` brings a damaged store to its newest sound commit, says what it gave up, and keeps the original."""
+"""`repair` brings a damaged store to its newest sound commit, says what it gave up, and keeps the
+original."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def make(path: Path, commits: int = 4) -> list[int]:
     settings = {"observation": {"chunk_rows": 64}, "camera": {"codec": codec, "chunk_rows": 64}}
     with rs.create(path, schema(), storage=settings) as buffer:
         return [
-            buffer.append(columns(seed), final_observation=np.zeros((3, 256), np.float32)) or buffer.commit() for seed in range(commits)
+            buffer.append(columns(seed), final_observation=np.zeros((3, 256), np.float32)) or buffer.commit()
+            for seed in range(commits)
         ]
 
 
@@ -117,7 +119,9 @@ def test_the_original_is_kept_as_it_was(tmp_path: Path) -> None:
     assert {file.relative_to(kept): file.read_bytes() for file in kept.rglob("*") if file.is_file()} == before
 
 
-def test_a_commit_that_contradicts_itself_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_that_contradicts_itself_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No row of it is damaged: only that the store verifies says that an older one is right."""
     append_table = ArrayStore.append_table
 
@@ -155,7 +159,9 @@ def test_a_damaged_log_is_cut_in_the_repaired_store_and_not_in_the_original(tmp_
     assert_first_commits(path, 4)
 
 
-def test_what_is_repaired_is_on_the_disk_before_it_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_repaired_is_on_the_disk_before_it_has_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.zarr"
     make(path)
     flip(shard(path, "reward"), 4096 + 8 * 1000)
@@ -194,7 +200,8 @@ def test_a_file_that_was_cut_costs_the_commits_that_need_the_rest(tmp_path: Path
     path = tmp_path / "a.zarr"
     make(path)
     file = shard(path, field)
-    rows = 4096 + 8 * 4 * ROWS if field == "reward" else file.stat().st_size  # behind a raw field's rows is room for more
+    # Behind a raw field's rows is room for more.
+    rows = 4096 + 8 * 4 * ROWS if field == "reward" else file.stat().st_size
     os.truncate(file, rows // 2)
     rs.repair(path)
     with rs.open(path) as buffer:
@@ -219,7 +226,10 @@ def test_room_for_later_rows_that_was_cut_off_costs_nothing(tmp_path: Path) -> N
 def test_a_damaged_record_of_the_log_costs_the_commits_after_it(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     commits = make(path)
-    logs = sorted((file for file in (path / "journal/log/c").iterdir() if file.name.isdigit()), key=lambda file: int(file.name))
+    logs = sorted(
+        (file for file in (path / "journal/log/c").iterdir() if file.name.isdigit()),
+        key=lambda file: int(file.name),
+    )
     assert len(commits) == 4
     flip(logs[-1], logs[-1].stat().st_size // 2)
     assert rs.verify(path).problems
@@ -254,7 +264,13 @@ def test_a_repair_that_would_keep_no_step_changes_nothing(tmp_path: Path) -> Non
     make(path)
     flip(shard(path, "observation"), 4096 + 5)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    with pytest.raises(CorruptError, match=r"no commit can be brought back .there is none with steps that are sound.; it is as it was"):
+    with pytest.raises(
+        CorruptError,
+        match=(
+            r"no commit can be brought back .there is none with steps that "
+            r"are sound.; it is as it was"
+        ),
+    ):
         rs.repair(path)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     assert not path.with_name("a.zarr.damaged").exists()
@@ -310,13 +326,17 @@ DAMAGES: dict[str, Callable[[Path, Path], bytes | None]] = {
     "not JSON": lambda file, _: b"{" + file.read_bytes(),
     "nested": lambda *_: b"[" * 20000,
     "another's": other,
-    "changed": lambda file, _: file.read_bytes().replace(b"regular", b"rectilinear").replace(b"float", b"uint"),
+    "changed": lambda file, _: (
+        file.read_bytes().replace(b"regular", b"rectilinear").replace(b"float", b"uint")
+    ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("kind", ["live", "archive"])
-def test_metadata_that_are_damaged_are_written_anew_and_nothing_is_given_up(tmp_path: Path, kind: str, damage: str) -> None:
+def test_metadata_that_are_damaged_are_written_anew_and_nothing_is_given_up(
+    tmp_path: Path, kind: str, damage: str
+) -> None:
     source = tmp_path / "a.zarr"
     make(source, commits=2)
     if kind == "archive":
@@ -325,7 +345,9 @@ def test_metadata_that_are_damaged_are_written_anew_and_nothing_is_given_up(tmp_
     with rs.open(source) as buffer:
         expected = Contents.of(buffer)
     files = [file.relative_to(source) for file in sorted(source.rglob("zarr.json"))]
-    for number, name in enumerate(files[: 1 + list(DAMAGES).index(damage)] + files[list(DAMAGES).index(damage) :: 5]):
+    for number, name in enumerate(
+        files[: 1 + list(DAMAGES).index(damage)] + files[list(DAMAGES).index(damage) :: 5]
+    ):
         path = tmp_path / f"{number}.zarr"
         shutil.copytree(source, path)
         content = DAMAGES[damage](path / name, path)
@@ -337,7 +359,9 @@ def test_metadata_that_are_damaged_are_written_anew_and_nothing_is_given_up(tmp_
         report = rs.repair(path)
 
         assert not rs.verify(path).problems
-        assert not any(line.startswith("the last") or line.endswith(" trajectories") for line in report.dropped)
+        assert not any(
+            line.startswith("the last") or line.endswith(" trajectories") for line in report.dropped
+        )
         with rs.open(path) as buffer:
             assert expected.difference(Contents.of(buffer)) == "", f"{damage} {name}"
             assert buffer.commit_id >= 2
@@ -347,7 +371,9 @@ def test_a_damaged_document_of_an_hdf5_file_is_written_anew(tmp_path: Path) -> N
     path = tmp_path / "a.h5"
     make(path, commits=2)
     with h5py.File(path, "r+") as file:
-        file.attrs["replaystore"] = np.bytes_(file.attrs["replaystore"].replace(b"observation", b"observatiom"))
+        file.attrs["replaystore"] = np.bytes_(
+            file.attrs["replaystore"].replace(b"observation", b"observatiom")
+        )
     with pytest.raises(CorruptError, match="document"):
         rs.open(path)
 

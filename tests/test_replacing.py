@@ -1,7 +1,9 @@
-"""What has a name is the old thing or the new one, whole, whenever a process is killed, refused or interrupted, and whoever else does it.
+"""What has a name is the old thing or the new one, whole, whenever a process is killed, refused or
+interrupted, and whoever else does it.
 
-The calls that give and take names are counted where Python makes them, below everything of ours, and at each of them in turn the
-process is killed, before or after it, or the call fails. Each of these is done to every kind of thing that replaces something.
+The calls that give and take names are counted where Python makes them, below everything of ours, and at each
+of them in turn the process is killed, before or after it, or the call fails. Each of these is done to every
+kind of thing that replaces something.
 """
 
 from __future__ import annotations
@@ -27,14 +29,22 @@ import replaystore as rs
 from replaystore.backends import files
 from replaystore.compat.active_rlhf import ReplayBuffer as ActiveBuffer
 from replaystore.compat.velora import ReplayBuffer as VeloraBuffer
-from replaystore.errors import AlreadyExistsError, ConflictError, NotFoundError, ReplayStoreError, StorageError
+from replaystore.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    NotFoundError,
+    ReplayStoreError,
+    StorageError,
+)
 from replaystore.formats import writing
 from replaystore.location import parse
 from replaystore.opening import OLD, PARTIAL, NewStore, open_container
 from replaystore.schema import Field, Schema
 from replaystore.temporary import NewFile
 
-SCHEMA = Schema({"observation": Field(np.dtype("f4"), (3,), "observation"), "reward": Field(np.dtype("f4"), (), "reward")})
+SCHEMA = Schema(
+    {"observation": Field(np.dtype("f4"), (3,), "observation"), "reward": Field(np.dtype("f4"), (), "reward")}
+)
 CALLS = ("rename", "replace", "link", "unlink", "rmdir")
 """Of `os`; and the exchange of two names."""
 
@@ -44,7 +54,9 @@ CALLS = ("rename", "replace", "link", "unlink", "rmdir")
 
 def make(path: Path, value: float, count: int = 6) -> None:
     with rs.create(path, SCHEMA, overwrite=True) as buffer:
-        buffer.append({"observation": np.full((count, 3), value, "f4"), "reward": np.full(count, value, "f4")})
+        buffer.append(
+            {"observation": np.full((count, 3), value, "f4"), "reward": np.full(count, value, "f4")}
+        )
 
 
 def of_store(path: Path) -> float:
@@ -64,7 +76,9 @@ def velora(value: float) -> VeloraBuffer:
     def full(*shape: int) -> torch.Tensor:
         return torch.full(shape, float(value))
 
-    buffer.add_multi(full(count, 4), full(count, 2), full(count), full(count, 4), torch.zeros(count), full(count, 3))
+    buffer.add_multi(
+        full(count, 4), full(count, 2), full(count), full(count, 4), torch.zeros(count), full(count, 3)
+    )
     return buffer
 
 
@@ -127,10 +141,16 @@ KINDS = {
     "archive .zip": Kind("a.zarr.zip", archive, archive, of_store),
     "archive to live .h5": Kind("a.h5", archive, convert, of_store),
     "velora": Kind("a.folder", lambda at, v: velora(v).save(at), lambda at, v: velora(v).save(at), of_velora),
-    "velora .zarr": Kind("a.zarr", lambda at, v: velora(v).save(at), lambda at, v: velora(v).save(at), of_velora),
+    "velora .zarr": Kind(
+        "a.zarr", lambda at, v: velora(v).save(at), lambda at, v: velora(v).save(at), of_velora
+    ),
     "velora .h5": Kind("a.h5", lambda at, v: velora(v).save(at), lambda at, v: velora(v).save(at), of_velora),
-    "velora .zip": Kind("a.zarr.zip", lambda at, v: velora(v).save(at), lambda at, v: velora(v).save(at), of_velora),
-    "active_rlhf": Kind("a.pkl", lambda at, v: active(v).save(at), lambda at, v: active(v).save(at), of_active),
+    "velora .zip": Kind(
+        "a.zarr.zip", lambda at, v: velora(v).save(at), lambda at, v: velora(v).save(at), of_velora
+    ),
+    "active_rlhf": Kind(
+        "a.pkl", lambda at, v: active(v).save(at), lambda at, v: active(v).save(at), of_active
+    ),
 }
 
 
@@ -140,7 +160,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replaystore.verification._probe", lambda *_: True)
 
 
-@pytest.fixture(params=[name for name in KINDS if name not in ("create .h5", "convert .zarr", "velora .h5", "velora .zip")])
+@pytest.fixture(
+    params=[
+        name for name in KINDS if name not in ("create .h5", "convert .zarr", "velora .h5", "velora .zip")
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
@@ -217,11 +241,15 @@ def in_child(doing: Callable[[], object]) -> int:
 
 
 def points(seen: list[str]) -> list[tuple[int, bool]]:
-    """The last calls that give a name, before and after each, and some of those before them, or that remove something."""
+    """The last calls that give a name, before and after each, and some of those before them, or that remove
+    something."""
     naming = [number for number, name in enumerate(seen) if name not in ("unlink", "rmdir")]
     removing = [number for number, name in enumerate(seen) if name in ("unlink", "rmdir")]
     some = [*naming[:-4:16], *removing[:: max(1, len(removing) // 2)], *removing[-1:]]
-    return sorted({(number, after) for number in naming[-4:] for after in (False, True)} | {(number, False) for number in some})
+    return sorted(
+        {(number, after) for number in naming[-4:] for after in (False, True)}
+        | {(number, False) for number in some}
+    )
 
 
 def count(kind: Kind, folder: Path) -> list[str]:
@@ -250,13 +278,17 @@ def test_killed_at_any_call_there_is_the_old_or_the_new(kind: Kind, system: str,
         found.add(value)
         assert in_child(lambda: kind.replace(path, 1)) == 0
         assert kind.value(path) == 1
-        assert sorted(set(os.listdir(tmp_path)) - {"a.h5.sha256", "a.zarr.zip.sha256"}) == [n for n in clean if "sha256" not in n]
+        assert sorted(set(os.listdir(tmp_path)) - {"a.h5.sha256", "a.zarr.zip.sha256"}) == [
+            n for n in clean if "sha256" not in n
+        ]
         kind.begin(path, 1)
     assert found == {1, 2}
     assert sorted(os.listdir(tmp_path)) == clean
 
 
-def test_what_the_system_refuses_at_any_call_leaves_the_old_or_the_new(kind: Kind, system: str, tmp_path: Path) -> None:
+def test_what_the_system_refuses_at_any_call_leaves_the_old_or_the_new(
+    kind: Kind, system: str, tmp_path: Path
+) -> None:
     path = tmp_path / kind.name
     seen = count(kind, tmp_path)
     clean = sorted(os.listdir(tmp_path))
@@ -296,7 +328,9 @@ def test_interrupted_at_any_call_there_is_the_old_or_the_new(kind: Kind, system:
 
 
 @pytest.mark.parametrize("name", ["velora", "velora .zarr", "velora .h5", "velora .zip", "active_rlhf"])
-def test_two_who_save_to_one_place_leave_one_of_the_two_and_whoever_loads_sees_one(name: str, tmp_path: Path) -> None:
+def test_two_who_save_to_one_place_leave_one_of_the_two_and_whoever_loads_sees_one(
+    name: str, tmp_path: Path
+) -> None:
     kind = KINDS[name]
     path = tmp_path / kind.name
     kind.begin(path, 1)
@@ -343,7 +377,14 @@ def test_a_file_that_is_being_written_is_not_taken_for_abandoned(tmp_path: Path)
 
 def test_names_that_are_not_ours_stay(tmp_path: Path) -> None:
     """Those of other software that look like it, and the user's own copies."""
-    mine = ["a.zarr.old", "a.zarr.partial", "a.pkl.partial", "a.pkl.12-345.partial", "b.pkl.12-0123abcd.partial", "a.h5.lock"]
+    mine = [
+        "a.zarr.old",
+        "a.zarr.partial",
+        "a.pkl.partial",
+        "a.pkl.12-345.partial",
+        "b.pkl.12-0123abcd.partial",
+        "a.h5.lock",
+    ]
     for name in mine:
         (tmp_path / name).write_text("mine")
     for _ in range(2):
@@ -384,7 +425,9 @@ def test_a_reader_never_finds_nothing_while_a_folder_is_replaced_by_renames(tmp_
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5", ".zarr.zip"])
-def test_nobody_writes_to_what_is_being_replaced_and_nobody_else_replaces_it(suffix: str, tmp_path: Path) -> None:
+def test_nobody_writes_to_what_is_being_replaced_and_nobody_else_replaces_it(
+    suffix: str, tmp_path: Path
+) -> None:
     path = tmp_path / f"a{suffix}"
     convert(path, 1)
     make(tmp_path / "new.zarr", 2)
@@ -504,12 +547,20 @@ def damage(path: Path) -> None:
 
 
 def snapshot(path: Path) -> dict[str, bytes]:
-    return {str(at.relative_to(path)): at.read_bytes() for at in [path, *path.rglob("*")] if at.is_file() and at.name != "lock"}
+    return {
+        str(at.relative_to(path)): at.read_bytes()
+        for at in [path, *path.rglob("*")]
+        if at.is_file() and at.name != "lock"
+    }
 
 
-@pytest.mark.parametrize(("suffix", "exchanging"), [(".zarr", True), (".zarr", False), (".h5", True), (".h5", False)])
+@pytest.mark.parametrize(
+    ("suffix", "exchanging"), [(".zarr", True), (".zarr", False), (".h5", True), (".h5", False)]
+)
 @pytest.mark.parametrize("fault", ["kill", "refuse", "interrupt"])
-def test_a_repair_that_ends_at_any_call_keeps_the_original(suffix: str, exchanging: bool, fault: str, tmp_path: Path) -> None:
+def test_a_repair_that_ends_at_any_call_keeps_the_original(
+    suffix: str, exchanging: bool, fault: str, tmp_path: Path
+) -> None:
     path, kept, first = tmp_path / f"a{suffix}", tmp_path / f"a{suffix}.damaged", tmp_path / f"first{suffix}"
     make(path, 1)
     damage(path)
@@ -537,7 +588,10 @@ def test_a_repair_that_ends_at_any_call_keeps_the_original(suffix: str, exchangi
         for number, after in [point for point in points(calls.seen) if point[0] > last - 4]:
             anew()
             with Calls(number, after, strike=strike, names=names)():
-                assert in_child(lambda: rs.repair(path)) in {"kill": [-signal.SIGKILL], "refuse": [0, 1], "interrupt": [0, 2]}[fault]
+                assert (
+                    in_child(lambda: rs.repair(path))
+                    in {"kill": [-signal.SIGKILL], "refuse": [0, 1], "interrupt": [0, 2]}[fault]
+                )
             rs.verify(path)  # finds it, and if need be brings it back
             there = [snapshot(at) for at in (path, kept) if at.exists()]
             assert original in there, (number, calls.seen[number], after, os.listdir(tmp_path))
@@ -546,7 +600,11 @@ def test_a_repair_that_ends_at_any_call_keeps_the_original(suffix: str, exchangi
                 rs.repair(path)
             assert rs.verify(path).problems == []
             assert snapshot(kept) == original
-            assert {name for name in os.listdir(tmp_path) if "lock" not in name} == {path.name, kept.name, first.name}
+            assert {name for name in os.listdir(tmp_path) if "lock" not in name} == {
+                path.name,
+                kept.name,
+                first.name,
+            }
 
 
 # --- what goes wrong is told, and nothing else
@@ -592,8 +650,11 @@ def test_a_store_that_cannot_get_its_name_back_is_named(tmp_path: Path) -> None:
     assert of_store(path) == 1
 
 
-def test_the_last_of_several_new_files_gets_its_name_when_the_others_have_theirs_for_good(tmp_path: Path) -> None:
-    """That it is there says that the others are; a power cut may lose the names given since the last sync, in any order."""
+def test_the_last_of_several_new_files_gets_its_name_when_the_others_have_theirs_for_good(
+    tmp_path: Path,
+) -> None:
+    """That it is there says that the others are; a power cut may lose the names given since the last sync, in
+    any order."""
     done: list[str] = []
     put, sync = NewFile.put, writing.sync_folder
 

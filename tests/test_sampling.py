@@ -65,7 +65,8 @@ def observation(shape: tuple[int, ...], trajectory: int, step: int) -> np.ndarra
 
 
 def fill(buffer: rs.Buffer, plan: list[tuple[int, int, bool, bool]], *, commit_every: int = 1) -> list[Life]:
-    """Pieces of trajectories: (environment, steps, whether it ends, whether what follows is known); the trajectories in plain lists."""
+    """Pieces of trajectories: (environment, steps, whether it ends, whether what follows is known); the
+    trajectories in plain lists."""
     shape = buffer.schema.fields["observation"].shape
     lives: list[Life] = []
     opened: dict[int, Life] = {}
@@ -109,19 +110,38 @@ def fill(buffer: rs.Buffer, plan: list[tuple[int, int, bool, bool]], *, commit_e
     return lives
 
 
-PLANS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.booleans(), st.booleans()), min_size=1, max_size=14)
+PLANS = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(1, 9), st.booleans(), st.booleans()), min_size=1, max_size=14
+)
 STORES = {
     ".zarr": {},
     ".h5": {},
-    ".zarr ": {"storage": {"observation": {"codec": "zstd:1", "chunk_rows": 4}, "action": {"codec": "zstd:1", "chunk_rows": 8}}},
-    ".h5 ": {"storage": {"observation": {"codec": "gzip:1", "chunk_rows": 4}, "reward": {"codec": "zstd:1", "chunk_rows": 4}}},
+    ".zarr ": {
+        "storage": {
+            "observation": {"codec": "zstd:1", "chunk_rows": 4},
+            "action": {"codec": "zstd:1", "chunk_rows": 8},
+        }
+    },
+    ".h5 ": {
+        "storage": {
+            "observation": {"codec": "gzip:1", "chunk_rows": 4},
+            "reward": {"codec": "zstd:1", "chunk_rows": 4},
+        }
+    },
 }
 
 
 @pytest.fixture
 def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[rs.Buffer, list[Life]]]:
     """A buffer with trajectories of many lengths, in parts, some open; and the plain lists."""
-    plan = [(0, 9, True, True), (1, 3, False, True), (0, 4, False, True), (1, 5, True, True), (2, 1, True, True), (0, 30, True, True)]
+    plan = [
+        (0, 9, True, True),
+        (1, 3, False, True),
+        (0, 4, False, True),
+        (1, 5, True, True),
+        (2, 1, True, True),
+        (0, 30, True, True),
+    ]
     plan += [(2, 12, False, True), (1, 7, True, True), (0, 2, False, True), (2, 8, False, True)]
     suffix = getattr(request, "param", ".zarr")
     with rs.create(tmp_path / f"a{suffix.strip()}", schema(), **STORES[suffix]) as buffer:
@@ -143,13 +163,18 @@ def place_of(lives: list[Life], shown: np.ndarray[Any, Any]) -> tuple[Life, int]
 
 @settings(max_examples=60, deadline=None)
 @given(PLANS, st.sampled_from(list(STORES)), st.integers(1, 5), st.integers(0, 2**32), st.data())
-def test_any_buffer_is_sampled_as_a_plain_loop_says(plan: Any, suffix: str, commit_every: int, seed: int, data: st.DataObject) -> None:
+def test_any_buffer_is_sampled_as_a_plain_loop_says(
+    plan: Any, suffix: str, commit_every: int, seed: int, data: st.DataObject
+) -> None:
     kind = data.draw(st.sampled_from(["transitions", "fragments", "stacks", "n_step", "stacked n_step"]))
     order = data.draw(st.sampled_from(["uniform", "trajectory", "epoch", "weights", "trajectory weights"]))
     split = data.draw(st.sampled_from([None, "s0", "s1"]))
     following = data.draw(st.booleans())
     depth, size = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 20))
-    with tempfile.TemporaryDirectory() as folder, rs.create(f"{folder}/a{suffix.strip()}", schema(), **STORES[suffix]) as buffer:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        rs.create(f"{folder}/a{suffix.strip()}", schema(), **STORES[suffix]) as buffer,
+    ):
         lives = fill(buffer, plan, commit_every=commit_every)
         chosen: dict[str, Any] = {"next_observation": following, "split": split, "seed": seed, "prefetch": 0}
         span = 1
@@ -180,7 +205,15 @@ def test_any_buffer_is_sampled_as_a_plain_loop_says(plan: Any, suffix: str, comm
         seen: Counter[tuple[int, int]] = Counter()
         for batch in list(sampler) if order == "epoch" else [sampler.sample() for _ in range(4)]:
             for number in range(len(batch["action"])):
-                seen[check(lives, {name: values[number] for name, values in batch.items()}, kind, depth, following)] += 1
+                seen[
+                    check(
+                        lives,
+                        {name: values[number] for name, values in batch.items()},
+                        kind,
+                        depth,
+                        following,
+                    )
+                ] += 1
         assert seen.keys() <= {(life.number, at) for life, at in items}
         if order == "epoch":
             assert seen == Counter((life.number, at) for life, at in items)
@@ -194,7 +227,10 @@ def check(lives: list[Life], item: dict[str, Any], kind: str, depth: int, follow
             assert np.array_equal(item["observation"][step], life.observations[at + step])
             assert item["action"][step] == at + step
             assert item["reward"][step] == life.rewards[at + step]
-            assert (item["terminated"][step], item["truncated"][step]) == (life.terminated[at + step], life.truncated[at + step])
+            assert (item["terminated"][step], item["truncated"][step]) == (
+                life.terminated[at + step],
+                life.truncated[at + step],
+            )
             if following:
                 assert np.array_equal(item["next_observation"][step], life.following(at + step))
         return life.number, at
@@ -242,7 +278,9 @@ def test_rings_show_only_what_is_left(tmp_path: Path, capacity: int, kind: str) 
         seen = set()
         for batch in sampler:
             for number in range(len(batch["action"])):
-                seen.add(check(lives, {name: values[number] for name, values in batch.items()}, kind, depth, True))
+                seen.add(
+                    check(lives, {name: values[number] for name, values in batch.items()}, kind, depth, True)
+                )
     expected = set()
     for life in lives:
         for at, row in enumerate(life.rows):
@@ -424,16 +462,34 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize(
     "chosen",
-    [{}, {"batch_size": np.int64(5), "gamma": np.float32(0.5), "n_step": np.int32(2), "where": np.str_("length > 0")}],
+    [
+        {},
+        {
+            "batch_size": np.int64(5),
+            "gamma": np.float32(0.5),
+            "n_step": np.int32(2),
+            "where": np.str_("length > 0"),
+        },
+    ],
     ids=["plain", "NumPy's numbers"],
 )
-@pytest.mark.parametrize("order", ["uniform", "trajectory", "epoch", "weights of steps", "weights of trajectories"])
+@pytest.mark.parametrize(
+    "order", ["uniform", "trajectory", "epoch", "weights of steps", "weights of trajectories"]
+)
 def test_every_state_passes_through_what_checkpoints_are_made_of(
-    stored: tuple[rs.Buffer, list[Life]], tmp_path: Path, order: str, chosen: dict[str, Any], way: Callable[[dict[str, Any], Path], Any]
+    stored: tuple[rs.Buffer, list[Life]],
+    tmp_path: Path,
+    order: str,
+    chosen: dict[str, Any],
+    way: Callable[[dict[str, Any], Path], Any],
 ) -> None:
     buffer, _ = stored
     weights = {"weights of steps": len(buffer), "weights of trajectories": buffer.num_trajectories}
-    settings: dict[str, Any] = {"batch_size": 7, "order": np.arange(1.0, weights[order] + 1) / 3 if order in weights else order, **chosen}
+    settings: dict[str, Any] = {
+        "batch_size": 7,
+        "order": np.arange(1.0, weights[order] + 1) / 3 if order in weights else order,
+        **chosen,
+    }
     sampler = buffer.sampler(seed=1 << 100, **settings)
     batch = sampler.sample()
     if order in weights:
@@ -462,7 +518,9 @@ def test_every_state_passes_through_what_checkpoints_are_made_of(
     ],
     ids=str,
 )
-def test_a_state_that_is_none_changes_nothing(stored: tuple[rs.Buffer, list[Life]], change: dict[str, Any], message: str) -> None:
+def test_a_state_that_is_none_changes_nothing(
+    stored: tuple[rs.Buffer, list[Life]], change: dict[str, Any], message: str
+) -> None:
     buffer, _ = stored
     sampler = buffer.sampler(7, order=np.ones(len(buffer)), seed=3)
     sampler.sample()
@@ -478,7 +536,10 @@ def test_a_state_belongs_to_its_settings(stored: tuple[rs.Buffer, list[Life]]) -
     buffer, _ = stored
     state = json.loads(json.dumps(buffer.sampler(7, n_step=3, seed=3).state_dict()))
     buffer.sampler(7, n_step=3).load_state_dict(state)
-    for chosen, message in (({"n_step": 2}, "n_step 3; this one has 2"), ({"n_step": 3, "fields": ["action"]}, "sampler with names")):
+    for chosen, message in (
+        ({"n_step": 2}, "n_step 3; this one has 2"),
+        ({"n_step": 3, "fields": ["action"]}, "sampler with names"),
+    ):
         with pytest.raises(SchemaError, match=message):
             buffer.sampler(7, **chosen).load_state_dict(state)
     with pytest.raises(SchemaError, match="weights are missing"):
@@ -500,23 +561,44 @@ def test_each_epoch_is_another_permutation(stored: tuple[rs.Buffer, list[Life]])
     assert len(sampler) == -(-sampler.num_items // 7)
     first, second = list(sampler), list(sampler)
     assert sampler.epoch == 2
-    assert [len(batch["action"]) for batch in first] == [7] * (len(sampler) - 1) + [sampler.num_items - 7 * (len(sampler) - 1)]
+    assert [len(batch["action"]) for batch in first] == [7] * (len(sampler) - 1) + [
+        sampler.num_items - 7 * (len(sampler) - 1)
+    ]
     orders = [np.concatenate([batch["observation"] for batch in epoch]).tolist() for epoch in (first, second)]
     assert orders[0] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1])
 
 
-def test_an_epoch_decodes_each_chunk_once_and_looks_once_for_each_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    columns = {"observation": np.arange(6000 * 64, dtype="i4").reshape(-1, 64), "terminated": np.arange(6000) % 100 == 99}
+def test_an_epoch_decodes_each_chunk_once_and_looks_once_for_each_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {
+        "observation": np.arange(6000 * 64, dtype="i4").reshape(-1, 64),
+        "terminated": np.arange(6000) % 100 == 99,
+    }
     fields = {"observation": Field("i4", (64,), "observation"), "terminated": FLAG}
-    with rs.create(tmp_path / "a.zarr", rs.Schema(fields), storage={"observation": {"codec": "zstd:1", "chunk_rows": 16}}) as writer:
+    with rs.create(
+        tmp_path / "a.zarr", rs.Schema(fields), storage={"observation": {"codec": "zstd:1", "chunk_rows": 16}}
+    ) as writer:
         writer.append(columns)
         writer.commit()
         decoded, looked, decode, hold = list[int](), list[int](), CodedColumn.decode, Slab.hold
-        monkeypatch.setattr(CodedColumn, "decode", lambda self, chunks, *more: decoded.append(len(chunks)) or decode(self, chunks, *more))
+        monkeypatch.setattr(
+            CodedColumn,
+            "decode",
+            lambda self, chunks, *more: decoded.append(len(chunks)) or decode(self, chunks, *more),
+        )
         monkeypatch.setattr(Slab, "hold", lambda self, *rows: looked.append(1) or hold(self, *rows))
         third = columns["observation"].nbytes // 3
-        sampler = writer.sampler(4, order="epoch", fields=["observation"], next_observation=False, slab_bytes=third, seed=0, prefetch=0)
+        sampler = writer.sampler(
+            4,
+            order="epoch",
+            fields=["observation"],
+            next_observation=False,
+            slab_bytes=third,
+            seed=0,
+            prefetch=0,
+        )
         shown = np.sort(np.concatenate([batch["observation"][:, 0] for batch in sampler]))
         assert (shown == columns["observation"][:, 0]).all()
         assert sum(decoded) == 375
@@ -603,7 +685,10 @@ def test_what_cannot_be_is_one_clear_error(stored: tuple[rs.Buffer, list[Life]])
     steps = len(buffer)
     cases: list[tuple[dict[str, Any], str]] = [
         ({"fragment_length": 35}, "no trajectory has 35 steps; the longest has 34"),
-        ({"fragment_length": 31, "split": "s1"}, "no trajectory with split 's1' has 31 steps; the longest has 8"),
+        (
+            {"fragment_length": 31, "split": "s1"},
+            "no trajectory with split 's1' has 31 steps; the longest has 8",
+        ),
         ({"split": "nope"}, "no trajectory has split 'nope'"),
         ({"where": "length > 1000"}, "no trajectory has where 'length > 1000'"),
         ({"where": "size > 1000"}, 'no column "size"'),
@@ -623,7 +708,10 @@ def test_what_cannot_be_is_one_clear_error(stored: tuple[rs.Buffer, list[Life]])
         ({"prefetch": -1}, "prefetch must be"),
         ({"fragment_length": 3, "n_step": 2}, "leave out frame_stack and n_step"),
         ({"device": "toaster"}, "device 'toaster' is none of PyTorch's"),
-        *(({"device": name}, " use device='cpu'") for name in (f"cuda:{torch.cuda.device_count()}", "meta", "xla")),
+        *(
+            ({"device": name}, " use device='cpu'")
+            for name in (f"cuda:{torch.cuda.device_count()}", "meta", "xla")
+        ),
     ]
     for chosen, message in cases:
         with pytest.raises(SchemaError) as caught:
@@ -652,7 +740,9 @@ def test_batches_become_tensors(stored: tuple[rs.Buffer, list[Life]]) -> None:
 
 def test_it_says_how_it_reads(stored: tuple[rs.Buffer, list[Life]]) -> None:
     told = stored[0].sampler(5, seed=1).explain()
-    assert told.splitlines()[0] == f"uniform: batches of 5 out of {len(stored[0])} steps of commit {stored[0].commit_id}, seed 1"
+    assert told.splitlines()[0] == (
+        f"uniform: batches of 5 out of {len(stored[0])} steps of commit {stored[0].commit_id}, seed 1"
+    )
     assert "observation: raw, mapped: one take" in told
 
 

@@ -1,4 +1,5 @@
-"""Sampling from stores that change meanwhile: that grow, lose their oldest steps, are cut short, or damaged."""
+"""Sampling from stores that change meanwhile: that grow, lose their oldest steps, are cut short, or
+damaged."""
 
 from __future__ import annotations
 
@@ -21,7 +22,12 @@ FIELDS = {
     "terminated": Field("?", (), "terminated"),
 }
 CODED = {"observation": {"codec": "zstd:1", "chunk_rows": 16}}
-KINDS: dict[str, dict[str, Any]] = {"a.zarr": {}, "coded.zarr": {"storage": CODED}, "a.h5": {}, "coded.h5": {"storage": CODED}}
+KINDS: dict[str, dict[str, Any]] = {
+    "a.zarr": {},
+    "coded.zarr": {"storage": CODED},
+    "a.h5": {},
+    "coded.h5": {"storage": CODED},
+}
 
 
 def append(buffer: rs.Buffer, count: int) -> None:
@@ -31,7 +37,9 @@ def append(buffer: rs.Buffer, count: int) -> None:
     observations = np.repeat(numbers[:, None], *buffer.schema.fields["observation"].shape, axis=1)
     ends = numbers % 10 == 9
     finals = observations[np.append(np.flatnonzero(ends), [] if ends[-1] else count - 1).astype(int)] + 1
-    buffer.append({"observation": observations, "action": numbers, "terminated": ends}, final_observation=finals)
+    buffer.append(
+        {"observation": observations, "action": numbers, "terminated": ends}, final_observation=finals
+    )
     buffer.commit()
 
 
@@ -170,10 +178,14 @@ def test_only_batches_that_show_a_damaged_chunk_are_errors(tmp_path: Path, prefe
         file.write(b"\xff\x00\xff")
     with rs.open(path) as reader:
         sampler = reader.sampler(8, order=order, seed=0, prefetch=prefetch)
-        rows = reader.sampler(8, order=order, seed=0, fields=["action", "observation"], next_observation=True, prefetch=0)._batches
+        rows = reader.sampler(
+            8, order=order, seed=0, fields=["action", "observation"], next_observation=True, prefetch=0
+        )._batches
         refused = 0
         for number in range(500):
-            drawn = rows._plan(0, number // rows._ahead * rows._ahead).drawn.rows[number % rows._ahead * 8 :][:8]
+            drawn = rows._plan(0, number // rows._ahead * rows._ahead).drawn.rows[number % rows._ahead * 8 :][
+                :8
+            ]
             needed = bool(((drawn // 16 == 100) | ((drawn + 1) // 16 == 100) & (drawn % 10 != 9)).any())
             try:
                 check(sampler.sample(), 0, 4000)
@@ -187,11 +199,17 @@ def test_only_batches_that_show_a_damaged_chunk_are_errors(tmp_path: Path, prefe
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("depth", [None, 3])
-def test_only_batches_that_show_a_damaged_final_observation_are_errors(tmp_path: Path, prefetch: int, depth: int | None) -> None:
-    path, wide = tmp_path / "a.zarr", Field("i8", (600,), "observation")  # final observations that are small are kept in a journal
+def test_only_batches_that_show_a_damaged_final_observation_are_errors(
+    tmp_path: Path, prefetch: int, depth: int | None
+) -> None:
+    # Final observations that are small are kept in a journal.
+    path, wide = tmp_path / "a.zarr", Field("i8", (600,), "observation")
     with rs.create(path, rs.Schema(FIELDS | {"observation": wide})) as writer:
         append(writer, 4000)
-        entry, chunk_rows = writer._store.locate("final/observation", 5), writer._store.container.specs()["final/observation"].chunk_rows
+        entry, chunk_rows = (
+            writer._store.locate("final/observation", 5),
+            writer._store.container.specs()["final/observation"].chunk_rows,
+        )
         assert entry is not None
     with open(path / entry.object, "r+b") as file:
         file.seek(entry.offset + 8)
@@ -201,7 +219,9 @@ def test_only_batches_that_show_a_damaged_final_observation_are_errors(tmp_path:
         plan = reader.sampler(8, seed=0, frame_stack=depth, prefetch=0)._batches
         refused = shown = 0
         for number in range(500):
-            rows = plan._plan(0, number // plan._ahead * plan._ahead).drawn.rows[number % plan._ahead * 8 :][:8]
+            rows = plan._plan(0, number // plan._ahead * plan._ahead).drawn.rows[number % plan._ahead * 8 :][
+                :8
+            ]
             final = rows[rows % 10 == 9] // 10
             damaged = bool((final // chunk_rows == 5).any())
             try:
@@ -238,7 +258,11 @@ def test_a_ring_may_be_smaller_than_a_chunk(tmp_path: Path) -> None:
             with rs.open(path) as reader:
                 for buffer in (reader, writer):
                     low, high = max(0, 5 * count - 20), 5 * count
-                    assert buffer["action"][:].tolist() == buffer["observation"][:][:, 0].tolist() == list(range(low, high))
+                    assert (
+                        buffer["action"][:].tolist()
+                        == buffer["observation"][:][:, 0].tolist()
+                        == list(range(low, high))
+                    )
                     check(buffer.sampler(64, seed=count).sample(), low, high)
 
 

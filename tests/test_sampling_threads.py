@@ -40,14 +40,20 @@ def _switching() -> Iterator[None]:
 @pytest.mark.parametrize(("name", "capacity"), [("a.zarr", None), ("a.zarr", 500), ("a.h5", None)])
 def test_threads_sample_a_buffer_while_it_is_written(tmp_path: Path, name: str, capacity: int | None) -> None:
     """All of the process's one buffer: some only sample, one goes on to each commit."""
-    storage = {"observation": {"codec": "zstd:1", "chunk_rows": 5}, "terminated": {"codec": "gzip:1", "chunk_rows": 3}}
-    with rs.create(tmp_path / name, rs.Schema(FIELDS), capacity=capacity, storage=storage, durability="none") as writer:
+    storage = {
+        "observation": {"codec": "zstd:1", "chunk_rows": 5},
+        "terminated": {"codec": "gzip:1", "chunk_rows": 3},
+    }
+    with rs.create(
+        tmp_path / name, rs.Schema(FIELDS), capacity=capacity, storage=storage, durability="none"
+    ) as writer:
         for _ in range(20):
             append(writer, 20)
         done, wrong, rng = threading.Event(), list[BaseException](), np.random.default_rng(0)
         orders = ("uniform", "epoch", "trajectory")
         samplers = [
-            writer.sampler(16, order=order, seed=0, prefetch=number, slab_bytes=3000 * number) for number, order in enumerate(orders)
+            writer.sampler(16, order=order, seed=0, prefetch=number, slab_bytes=3000 * number)
+            for number, order in enumerate(orders)
         ]
 
         def consume(sampler: Sampler, every: int) -> None:
@@ -64,7 +70,10 @@ def test_threads_sample_a_buffer_while_it_is_written(tmp_path: Path, name: str, 
             except BaseException as error:  # noqa: BLE001  # told below
                 wrong.append(error)
 
-        threads = [threading.Thread(target=consume, args=(sampler, 10 ** (number + 1))) for number, sampler in enumerate(samplers)]
+        threads = [
+            threading.Thread(target=consume, args=(sampler, 10 ** (number + 1)))
+            for number, sampler in enumerate(samplers)
+        ]
         for thread in threads:
             thread.start()
         end = time.monotonic() + 1.5
@@ -79,8 +88,12 @@ def test_threads_sample_a_buffer_while_it_is_written(tmp_path: Path, name: str, 
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_no_batch_is_made_of_what_a_closed_buffer_did_not_decode(tmp_path: Path, prefetch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with rs.create(tmp_path / "a.zarr", rs.Schema(FIELDS), storage={"observation": {"codec": "zstd:1", "chunk_rows": 2}}) as writer:
+def test_no_batch_is_made_of_what_a_closed_buffer_did_not_decode(
+    tmp_path: Path, prefetch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rs.create(
+        tmp_path / "a.zarr", rs.Schema(FIELDS), storage={"observation": {"codec": "zstd:1", "chunk_rows": 2}}
+    ) as writer:
         append(writer, 2000)
     decode, job = CodedColumn._decode_job, threading.Event()
 
@@ -95,7 +108,9 @@ def test_no_batch_is_made_of_what_a_closed_buffer_did_not_decode(tmp_path: Path,
         reader = rs.open(tmp_path / "a.zarr")
         sampler = reader.sampler(32, seed=0, prefetch=prefetch, slab_bytes=70 * 48)
         job.clear()
-        closing = threading.Thread(target=lambda reader=reader: (job.wait(5), time.sleep(0.02), reader.close()))
+        closing = threading.Thread(
+            target=lambda reader=reader: (job.wait(5), time.sleep(0.02), reader.close())
+        )
         closing.start()
         with pytest.raises(ConflictError, match="closed"):  # noqa: PT012  # after as many batches as there may be
             while True:
@@ -123,7 +138,12 @@ def in_child(action: Callable[[], None]) -> None:
 
 
 def forked_buffer(path: Path) -> BufferReader:
-    with rs.create(path, rs.Schema(FIELDS), storage={"observation": {"codec": "zstd:1", "chunk_rows": 4}}, durability="none") as writer:
+    with rs.create(
+        path,
+        rs.Schema(FIELDS),
+        storage={"observation": {"codec": "zstd:1", "chunk_rows": 4}},
+        durability="none",
+    ) as writer:
         append(writer, 4000)
     return rs.open(path)
 
@@ -132,7 +152,9 @@ def forked_buffer(path: Path) -> BufferReader:
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("order", ["uniform", "epoch"])
 @pytest.mark.parametrize("name", ["a.zarr", "a.h5"])
-def test_a_child_goes_on_with_the_sampler_whatever_its_thread_was_at(tmp_path: Path, name: str, order: str) -> None:
+def test_a_child_goes_on_with_the_sampler_whatever_its_thread_was_at(
+    tmp_path: Path, name: str, order: str
+) -> None:
     with forked_buffer(tmp_path / name) as reader:
         expected = reader.sampler(64, order=order, seed=3, prefetch=0, slab_bytes=80 * 96)
         sampler = reader.sampler(64, order=order, seed=3, prefetch=2, slab_bytes=80 * 96)
@@ -161,7 +183,13 @@ def test_a_child_does_not_wait_for_locks_that_nobody_will_release(tmp_path: Path
         check(sampler.sample(), 0, 4000)
         column = reader._column("steps/observation")
         assert isinstance(column, CodedColumn)
-        locks = [reader._opening, reader._turn, reader._store.state_lock, reader._store.container.files._lock, column._reading]
+        locks = [
+            reader._opening,
+            reader._turn,
+            reader._store.state_lock,
+            reader._store.container.files._lock,
+            column._reading,
+        ]
         if name.endswith(".h5"):
             locks.append(reader._store.container._index.lock)  # type: ignore[attr-defined]
         held, enough = threading.Event(), threading.Event()

@@ -20,13 +20,20 @@ from replaystore.spaces import DTYPES, space_to_json
 NESTED = spaces.Dict(
     {
         "camera": spaces.Box(0, 255, (4, 4, 3), np.uint8),
-        "joints": spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.Dict({"a/b": spaces.Discrete(5, start=-2), "50%": spaces.MultiBinary(3)})]),
+        "joints": spaces.Tuple(
+            [
+                spaces.Box(-1, 1, (2,)),
+                spaces.Dict({"a/b": spaces.Discrete(5, start=-2), "50%": spaces.MultiBinary(3)}),
+            ]
+        ),
     }
 )
 
 
 def columns(schema: Schema, rows: int = 3) -> dict[str, Any]:
-    return {name: np.zeros((rows, *declared.shape), declared.dtype) for name, declared in schema.fields.items()}
+    return {
+        name: np.zeros((rows, *declared.shape), declared.dtype) for name, declared in schema.fields.items()
+    }
 
 
 # --- fields
@@ -48,7 +55,19 @@ def test_a_field_takes_whatever_numpy_takes_for_a_dtype_and_a_list_for_a_shape()
 
 @pytest.mark.parametrize(
     "dtype",
-    [object, str, "U5", "S5", "V3", [("a", "f4")], "M8[s]", "m8[s]", np.longdouble, np.clongdouble, np.dtypes.StringDType()],
+    [
+        object,
+        str,
+        "U5",
+        "S5",
+        "V3",
+        [("a", "f4")],
+        "M8[s]",
+        "m8[s]",
+        np.longdouble,
+        np.clongdouble,
+        np.dtypes.StringDType(),
+    ],
     ids=str,
 )
 def test_a_dtype_without_fixed_numbers_is_unsupported_with_what_to_do(dtype: Any) -> None:
@@ -92,7 +111,9 @@ def test_a_field_does_not_share_its_space() -> None:
 
 
 def test_the_fields_of_an_environment_are_in_the_order_of_a_step() -> None:
-    schema = Schema.from_spaces(NESTED, spaces.Discrete(3), reward_dtype="f4", extra={"info/x": Field(np.dtype("i2"), (2,), "info")})
+    schema = Schema.from_spaces(
+        NESTED, spaces.Discrete(3), reward_dtype="f4", extra={"info/x": Field(np.dtype("i2"), (2,), "info")}
+    )
     assert list(schema.fields) == [
         "observation/camera",
         "observation/joints/0",
@@ -115,7 +136,9 @@ def test_the_reward_is_float64_unless_told_otherwise() -> None:
     assert Schema.from_spaces(spaces.Discrete(2), spaces.Discrete(2)).fields["reward"].dtype == np.float64
 
 
-@pytest.mark.parametrize(("dtype", "error"), [(None, SchemaError), ("float33", SchemaError), (object, UnsupportedError)])
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(None, SchemaError), ("float33", SchemaError), (object, UnsupportedError)]
+)
 def test_a_reward_dtype_that_cannot_be_stored_is_refused(dtype: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="dtype"):
         Schema.from_spaces(spaces.Discrete(2), spaces.Discrete(2), reward_dtype=dtype)
@@ -151,7 +174,14 @@ def test_a_space_without_fixed_arrays_is_refused_with_its_path(space: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "space", [spaces.Dict({}), spaces.Tuple([]), spaces.Box(0, 1, (0, 3)), spaces.Dict({"a": spaces.Dict({})}), "Discrete"]
+    "space",
+    [
+        spaces.Dict({}),
+        spaces.Tuple([]),
+        spaces.Box(0, 1, (0, 3)),
+        spaces.Dict({"a": spaces.Dict({})}),
+        "Discrete",
+    ],
 )
 def test_a_space_without_values_is_refused(space: Any) -> None:
     with pytest.raises(SchemaError, match="observation"):
@@ -160,7 +190,9 @@ def test_a_space_without_values_is_refused(space: Any) -> None:
 
 def test_an_extra_field_must_not_replace_another() -> None:
     with pytest.raises(SchemaError, match="'reward' is already there"):
-        Schema.from_spaces(spaces.Discrete(2), spaces.Discrete(2), extra={"reward": Field(np.dtype("f4"), (), "reward")})
+        Schema.from_spaces(
+            spaces.Discrete(2), spaces.Discrete(2), extra={"reward": Field(np.dtype("f4"), (), "reward")}
+        )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +224,8 @@ def test_a_name_cannot_be_a_field_and_a_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "tuples"), [(["0", "2"], ["action"]), (["0", "a"], ["action"]), (["0"], ["observation"]), (["00"], ["action"])]
+    ("names", "tuples"),
+    [(["0", "2"], ["action"]), (["0", "a"], ["action"]), (["0"], ["observation"]), (["00"], ["action"])],
 )
 def test_a_tuple_must_have_all_its_items(names: list[str], tuples: list[str]) -> None:
     one = Field(np.dtype("f4"), (), "action")
@@ -282,7 +315,9 @@ def test_a_tuple_that_loses_items_becomes_a_dict_of_their_numbers() -> None:
     assert chosen.observation_space() == spaces.Dict({"joints": spaces.Dict({"0": spaces.Box(-1, 1, (2,))})})
 
 
-@pytest.mark.parametrize("name", ["", "/", "a//b", "/a", "a/", "50%", "a%2f", "%41", 7, "\ud800", "x" * 201, "info/" + "." * 67])
+@pytest.mark.parametrize(
+    "name", ["", "/", "a//b", "/a", "a/", "50%", "a%2f", "%41", 7, "\ud800", "x" * 201, "info/" + "." * 67]
+)
 def test_a_bad_field_name_is_refused(name: Any) -> None:
     with pytest.raises(SchemaError, match="field name"):
         Schema({name: Field(np.dtype("f4"), (), "extra")})
@@ -300,7 +335,12 @@ def test_samples_of_a_nested_space_come_back_nested() -> None:
 
 
 def test_a_space_that_is_not_known_is_none() -> None:
-    schema = Schema({"observation/a": Field(np.dtype("f4"), (), "observation"), "reward": Field(np.dtype("f4"), (), "reward")})
+    schema = Schema(
+        {
+            "observation/a": Field(np.dtype("f4"), (), "observation"),
+            "reward": Field(np.dtype("f4"), (), "reward"),
+        }
+    )
     assert schema.observation_space() is None
     assert schema.action_space() is None
 
@@ -332,14 +372,20 @@ def test_a_mapped_file_is_as_good_as_an_array(tmp_path: Any) -> None:
         (
             "reward",
             [0.0, 0.0, 0.0],
-            r"'reward': expected a NumPy array of float64, came a list: pass numpy.asarray\(values, dtype='float64'\)",
+            (
+                r"'reward': expected a NumPy array of float64, came a list: pass numpy.asarray\(values, "
+                r"dtype='float64'\)"
+            ),
         ),
         ("reward", 1.0, "came a float"),
         ("reward", np.float64(1), "came a float64"),
         (
             "observation",
             np.zeros((3, 4)),
-            r"'observation': expected dtype float32, came float64: nothing is cast, use numpy.asarray\(values, 'float32'\)",
+            (
+                r"'observation': expected dtype float32, came float64: nothing is cast, use "
+                r"numpy.asarray\(values, 'float32'\)"
+            ),
         ),
         ("observation", np.zeros((3, 4), ">f4"), "came float32 in big-endian byte order"),
         ("action", np.zeros(3, np.int32), "expected dtype int64, came int32"),
@@ -353,7 +399,9 @@ def test_a_mapped_file_is_as_good_as_an_array(tmp_path: Any) -> None:
         ("reward", np.ma.masked_array(np.zeros(3)), "masked"),
     ],
 )
-def test_columns_that_do_not_fit_are_refused_with_field_and_remedy(name: str, value: Any, message: str) -> None:
+def test_columns_that_do_not_fit_are_refused_with_field_and_remedy(
+    name: str, value: Any, message: str
+) -> None:
     schema = Schema.from_spaces(spaces.Box(-1, 1, (4,)), spaces.Discrete(2))
     given = columns(schema) | {name: value}
     if value is None:
@@ -370,5 +418,13 @@ def test_a_field_under_a_wrong_name_is_reported_as_missing() -> None:
 
 
 def test_importing_the_module_imports_no_heavy_library() -> None:
-    code = "import sys, replaystore.schema; print([m for m in ('gymnasium', 'pydantic', 'torch', 'zarr', 'h5py') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+    code = (
+        "import sys, replaystore.schema; print([m for m in ('gymnasium', 'pydantic', 'torch', 'zarr', "
+        "'h5py') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -1,4 +1,5 @@
-"""The scripts, from end to end with small numbers: learn from preferences, check, analyse, fit an autoencoder; survive a kill."""
+"""The scripts, from end to end with small numbers: learn from preferences, check, analyse, fit an
+autoencoder; survive a kill."""
 
 from __future__ import annotations
 
@@ -21,8 +22,20 @@ from replaystore.analysis.vae import FragmentVAE
 from replaystore.compat.active_rlhf import ReplayBuffer
 from replaystore.compat.velora import ReplayBuffer as VeloraBuffer
 
-ANALYSIS = ["observation_dimensions", "on_policiness_scores", "reward_distribution", "split_distribution", "trajectory_lengths"]
-PICTURES = ["kl_per_dimension", "latent_space_2d", "latent_space_heatmap", "reconstruction_errors", "reconstructions"]
+ANALYSIS = [
+    "observation_dimensions",
+    "on_policiness_scores",
+    "reward_distribution",
+    "split_distribution",
+    "trajectory_lengths",
+]
+PICTURES = [
+    "kl_per_dimension",
+    "latent_space_2d",
+    "latent_space_heatmap",
+    "reconstruction_errors",
+    "reconstructions",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,22 +95,41 @@ def test_training_logs_what_it_learns(trained: Path) -> None:
     found = scalars(next(iter(trained.parent.glob(f"{ENV_ID}__pref_ppo__1__*"))))
 
     assert len(found["losses/policy_loss"]) == 4
-    for tag in ("reward/accuracy", "reward/train_loss", "debug/corr_pearson", "charts/learning_rate", "prefs/mean_return_delta"):
+    for tag in (
+        "reward/accuracy",
+        "reward/train_loss",
+        "debug/corr_pearson",
+        "charts/learning_rate",
+        "prefs/mean_return_delta",
+    ):
         assert np.isfinite(found[tag]).all(), tag
     assert found["prefs/num_pairs"][-1] == 60
     assert found["replay_buffer/num_trajectories"] == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", ["runs/y/kept.h5", "kept.pkl", None])
-def test_training_keeps_other_kinds_of_files(name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_keeps_other_kinds_of_files(
+    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     more = f"--replay_buffer_save_path {name}" if name else "--save-model True"
 
-    assert run("pref_ppo", f"{SMALL} {more} --total_timesteps 192 --sampling_strategy priority --num-envs 2 --num_steps 48") == 0
+    assert (
+        run(
+            "pref_ppo",
+            (
+                f"{SMALL} {more} --total_timesteps 192 --sampling_strategy priority --num-envs 2 "
+                "--num_steps 48"
+            ),
+        )
+        == 0
+    )
 
     runs = next(iter((tmp_path / "runs").glob(f"{ENV_ID}__pref_ppo__1__*")))
     loaded = ReplayBuffer.load(tmp_path / name if name else runs / "replay_buffer.pkl", device="cpu")
-    assert [info.length for info in loaded.trajectories] == [48] * 6, "each environment has trajectories of its own"
+    assert [info.length for info in loaded.trajectories] == [48] * 6, (
+        "each environment has trajectories of its own"
+    )
     assert any(info.on_policiness_score for info in loaded.trajectories)
     loaded.close()
     assert (runs / "pref_ppo.cleanrl_model").exists() == (name is None)
@@ -121,7 +153,9 @@ def test_a_ring_that_is_full_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run("test_replay_buffer_loading", "--replay_buffer_path a.zarr") == 0
 
 
-def test_an_error_in_training_does_not_lose_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_training_does_not_lose_the_buffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     calls = []
 
@@ -141,7 +175,9 @@ def test_training_that_is_killed_leaves_a_buffer_for_the_other_scripts(tmp_path:
     store = tmp_path / "runs" / "x" / "replay_buffer.zarr"
     command = [sys.executable, str(SCRIPTS / "pref_ppo.py"), *SMALL.split(), "--total_timesteps", "10000000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "--replay_buffer_save_path", str(store)], cwd=tmp_path, env=environment)
+    process = subprocess.Popen(
+        [*command, "--replay_buffer_save_path", str(store)], cwd=tmp_path, env=environment
+    )
     try:
         rows = 0
         while rows < 4 * 96:
@@ -157,7 +193,13 @@ def test_training_that_is_killed_leaves_a_buffer_for_the_other_scripts(tmp_path:
     path = f"--replay_buffer_path {store}"
     assert run("test_replay_buffer_loading", path) == 0
     assert run("analyze_replay_buffer", path) == 0
-    assert run("train_vae_on_replay_buffer", f"{path} --fragment_length 8 --vae_num_epochs 1 --create_visualizations False") == 0
+    assert (
+        run(
+            "train_vae_on_replay_buffer",
+            f"{path} --fragment_length 8 --vae_num_epochs 1 --create_visualizations False",
+        )
+        == 0
+    )
     assert (store.parent / "trained_vae.pth").exists()
 
 
@@ -173,9 +215,18 @@ def test_analysis_draws_five_pictures(trained: Path, capsys: pytest.CaptureFixtu
 
 def test_the_autoencoder_learns_and_is_kept(trained: Path) -> None:
     path = trained / "replay_buffer.zarr"
-    arguments = f"--replay-buffer-path {path} --fragment-length 8 --vae_latent_dim 12 --vae-hidden-dims 32 16 --vae_num_epochs 8"
+    arguments = (
+        f"--replay-buffer-path {path} --fragment-length 8 --vae_latent_dim 12 --vae-hidden-dims 32 "
+        "16 --vae_num_epochs 8"
+    )
 
-    assert run("train_vae_on_replay_buffer", f"{arguments} --vae_kl_warmup_epochs 2 --vae_batch_size 8 --device cpu") == 0
+    assert (
+        run(
+            "train_vae_on_replay_buffer",
+            f"{arguments} --vae_kl_warmup_epochs 2 --vae_batch_size 8 --device cpu",
+        )
+        == 0
+    )
 
     losses = scalars(trained / "vae_training")
     assert losses["vae/train_recon_loss"][-1] < 0.8 * losses["vae/train_recon_loss"][0]
@@ -193,10 +244,22 @@ def test_the_autoencoder_learns_and_is_kept(trained: Path) -> None:
 
 def test_the_same_seed_gives_the_same_autoencoder(trained: Path, tmp_path: Path) -> None:
     def fit(name: str, seed: int) -> dict[str, torch.Tensor]:
-        arguments = f"--replay_buffer_path {trained / 'replay_buffer.zarr'} --fragment_length 8 --vae_num_epochs 2 --seed {seed}"
-        unlocking = "--enable_gradual_unlocking True --initial_data_fraction 0.4 --unlock_schedule step --unlock_steps 2"
+        arguments = (
+            f"--replay_buffer_path {trained / 'replay_buffer.zarr'} --fragment_length 8 "
+            f"--vae_num_epochs 2 --seed {seed}"
+        )
+        unlocking = (
+            "--enable_gradual_unlocking True --initial_data_fraction 0.4 --unlock_schedule step "
+            "--unlock_steps 2"
+        )
         target = tmp_path / name
-        assert run("train_vae_on_replay_buffer", f"{arguments} {unlocking} --create_visualizations False --vae_save_path {target}") == 0
+        assert (
+            run(
+                "train_vae_on_replay_buffer",
+                f"{arguments} {unlocking} --create_visualizations False --vae_save_path {target}",
+            )
+            == 0
+        )
         found: dict[str, torch.Tensor] = torch.load(target, weights_only=True)["vae_state_dict"]
         return found
 
@@ -218,7 +281,9 @@ def test_other_kinds_of_files_are_accepted(
 
     assert run("test_replay_buffer_loading", f"--replay_buffer_path {path}") == 0
     assert run("analyze_replay_buffer", f"--replay_buffer_path {path}") == 0
-    arguments = f"--replay_buffer_path {path} --fragment_length 8 --vae_num_epochs 1 --create_visualizations {drawn}"
+    arguments = (
+        f"--replay_buffer_path {path} --fragment_length 8 --vae_num_epochs 1 --create_visualizations {drawn}"
+    )
     assert run("train_vae_on_replay_buffer", arguments) == 0
 
     assert capsys.readouterr().out.count(ENV_ID) >= 3
@@ -233,17 +298,24 @@ def velora_folder(tmp_path: Path) -> Path:
     buffer = VeloraBuffer(200, 3, 1, 2)
     states = torch.from_numpy(np.random.default_rng(0).normal(size=(101, 3)).astype(np.float32))
     for step in range(100):
-        buffer.add(states[step], torch.zeros(1), float(step), states[step + 1], step % 25 == 24, torch.zeros(2))
+        buffer.add(
+            states[step], torch.zeros(1), float(step), states[step + 1], step % 25 == 24, torch.zeros(2)
+        )
     buffer.save(tmp_path / "velora")
     return tmp_path / "velora"
 
 
 @pytest.mark.parametrize("name", ["", "buffer_state.safetensors"])
-def test_safetensors_files_and_their_folders_are_accepted(name: str, velora_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_safetensors_files_and_their_folders_are_accepted(
+    name: str, velora_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = velora_folder / name
 
     assert run("test_replay_buffer_loading", f"--replay_buffer_path {path} --fragment_length 10") == 0
-    arguments = f"--replay_buffer_path {path} --env_id Pendulum-v1 --fragment_length 10 --vae_num_epochs 1 --create_visualizations False"
+    arguments = (
+        f"--replay_buffer_path {path} --env_id Pendulum-v1 --fragment_length 10 --vae_num_epochs 1 "
+        "--create_visualizations False"
+    )
     assert run("train_vae_on_replay_buffer", arguments) == 0
 
     output = capsys.readouterr().out
@@ -271,13 +343,23 @@ def test_scripts_read_any_store_that_was_recorded(tmp_path: Path) -> None:
 # --- what is wrong
 
 
-def test_the_loading_test_fails_if_no_fragment_can_be_sampled(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("test_replay_buffer_loading", f"--replay_buffer_path {trained / 'replay_buffer.zarr'} --fragment_length 97") == 1
+def test_the_loading_test_fails_if_no_fragment_can_be_sampled(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run(
+            "test_replay_buffer_loading",
+            f"--replay_buffer_path {trained / 'replay_buffer.zarr'} --fragment_length 97",
+        )
+        == 1
+    )
 
     assert "pass --fragment_length 96 or less" in capsys.readouterr().out
 
 
-def test_the_loading_test_finds_rows_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_loading_test_finds_rows_that_are_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     envs = gymnasium.make_vec("Pendulum-v1", num_envs=1, vectorization_mode="sync")
     buffer = ReplayBuffer(envs, capacity=300, fragment_length=10, device="cpu")
     for split in ("train", "val"):
@@ -304,11 +386,26 @@ def test_the_loading_test_finds_rows_that_are_not_there(tmp_path: Path, capsys: 
 
 PATH = "--replay_buffer_path"
 MISTAKES = {
-    "no file": ("analyze_replay_buffer", f"{PATH} nowhere.zarr", 1, "nowhere.zarr: there is no such file or folder: check"),
+    "no file": (
+        "analyze_replay_buffer",
+        f"{PATH} nowhere.zarr",
+        1,
+        "nowhere.zarr: there is no such file or folder: check",
+    ),
     "not a buffer": ("test_replay_buffer_loading", f"{PATH} {__file__}", 1, "test_scripts.py"),
-    "another environment": ("analyze_replay_buffer", f"{PATH} BUFFER --env_id CartPole-v1", 1, "CartPole-v1 has 4 observations"),
+    "another environment": (
+        "analyze_replay_buffer",
+        f"{PATH} BUFFER --env_id CartPole-v1",
+        1,
+        "CartPole-v1 has 4 observations",
+    ),
     "no environment": ("analyze_replay_buffer", f"{PATH} BUFFER --env_id Nothing-v1", 1, "Nothing"),
-    "too long": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --fragment_length 500", 1, "pass --fragment_length 96 or less"),
+    "too long": (
+        "train_vae_on_replay_buffer",
+        f"{PATH} BUFFER --fragment_length 500",
+        1,
+        "pass --fragment_length 96 or less",
+    ),
     "no such device": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --device tpu", 1, "pass --device cpu"),
     "a fraction": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --final_data_fraction 2", 1, "fraction"),
     "no path": ("train_vae_on_replay_buffer", "", 2, "--replay_buffer_path"),
@@ -322,14 +419,24 @@ MISTAKES = {
     "short rollouts": ("pref_ppo", "--num_steps 20", 1, "--num_steps 20 is less than --fragment_length 50"),
     "small ring": ("pref_ppo", "--replay_buffer_capacity 3000", 1, "must hold at least two rollouts"),
     "short training": ("pref_ppo", "--total_timesteps 100", 1, "less than one rollout"),
-    "a number too many": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --num_visualization_samples 0", 1, "at least 1, not 0"),
+    "a number too many": (
+        "train_vae_on_replay_buffer",
+        f"{PATH} BUFFER --num_visualization_samples 0",
+        1,
+        "at least 1, not 0",
+    ),
     "a folder for the model": (
         "train_vae_on_replay_buffer",
         f"{PATH} BUFFER --vae_save_path {SCRIPTS}",
         1,
         "is a folder: name a file in it",
     ),
-    "no folder for the model": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --vae_save_path {__file__}/x.pth", 1, "choose another place"),
+    "no folder for the model": (
+        "train_vae_on_replay_buffer",
+        f"{PATH} BUFFER --vae_save_path {__file__}/x.pth",
+        1,
+        "choose another place",
+    ),
     "a seed": ("train_vae_on_replay_buffer", f"{PATH} BUFFER --seed -1", 2, "expected a number from 0"),
     "another suffix": (
         "pref_ppo",
@@ -337,17 +444,36 @@ MISTAKES = {
         1,
         "has none of the suffixes .pkl, .pickle, .zarr, .h5, .hdf5",
     ),
-    "a folder for the buffer": ("pref_ppo", "--replay_buffer_save_path a_folder.pkl", 1, "a_folder.pkl is a folder: name a file in it"),
-    "no folder for the buffer": ("pref_ppo", f"--replay_buffer_save_path {__file__}/x.zarr", 1, "choose another place"),
+    "a folder for the buffer": (
+        "pref_ppo",
+        "--replay_buffer_save_path a_folder.pkl",
+        1,
+        "a_folder.pkl is a folder: name a file in it",
+    ),
+    "no folder for the buffer": (
+        "pref_ppo",
+        f"--replay_buffer_save_path {__file__}/x.zarr",
+        1,
+        "choose another place",
+    ),
     "a learning rate": ("pref_ppo", "--learning_rate nan", 1, "--learning_rate must be more than 0, not nan"),
-    "a huge ring": ("pref_ppo", "--replay_buffer_capacity 1000000000000000", 1, "--replay_buffer_capacity 1000000000000000 takes"),
+    "a huge ring": (
+        "pref_ppo",
+        "--replay_buffer_capacity 1000000000000000",
+        1,
+        "--replay_buffer_capacity 1000000000000000 takes",
+    ),
     "no envs": ("pref_ppo", "--num_envs 0", 1, "--num_envs must be at least 1, not 0"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_told_in_one_line(
-    mistake: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mistake: str,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "a_folder.pkl" in MISTAKES[mistake][1]:
@@ -359,7 +485,9 @@ def test_mistakes_are_told_in_one_line(
     last = capsys.readouterr().err.strip().split("\n")
     assert message in last[-1]
     assert len(last) == 1
-    assert not [path for path in tmp_path.rglob("*") if path.name not in ("runs", "a_folder.pkl")], "nothing is half-written"
+    assert not [path for path in tmp_path.rglob("*") if path.name not in ("runs", "a_folder.pkl")], (
+        "nothing is half-written"
+    )
 
 
 def test_a_missing_library_is_named_with_its_extra(
@@ -380,7 +508,12 @@ def test_a_missing_library_is_named_with_its_extra(
 
 
 def test_help_lists_every_argument_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("pref_ppo", "analyze_replay_buffer", "train_vae_on_replay_buffer", "test_replay_buffer_loading"):
+    for name in (
+        "pref_ppo",
+        "analyze_replay_buffer",
+        "train_vae_on_replay_buffer",
+        "test_replay_buffer_loading",
+    ):
         assert run(name, "--help") == 0
         output = " ".join(capsys.readouterr().out.split())
         for argument in script(name).Arguments.__dataclass_fields__:
@@ -394,7 +527,10 @@ def test_the_loading_script_is_no_test_of_the_package(pytestconfig: pytest.Confi
 
 
 def test_the_example_gives_arguments_that_exist() -> None:
-    lines = [line.split("#")[0] for line in (SCRIPTS.parent / "examples" / "preferences.sh").read_text().splitlines()]
+    lines = [
+        line.split("#")[0]
+        for line in (SCRIPTS.parent / "examples" / "preferences.sh").read_text().splitlines()
+    ]
     commands = [line.split()[1:] for line in lines if line.startswith('"$python"')]
     assert len(commands) == 4
 
@@ -421,7 +557,8 @@ def test_advantages_stop_at_the_ends_of_episodes() -> None:
     found = ppo.advantages(rollout, rewards, agent, gamma, gae_lambda)[:, 0]
 
     following = [*values[1:, 0].tolist(), agent.get_value(last_obs).item()]
-    ends = [False, True, False, False, False, False, False]  # the observation after step 1 is the last one of an episode
+    # The observation after step 1 is the last one of an episode.
+    ends = [False, True, False, False, False, False, False]
     for step in range(steps):
         expected, weight = 0.0, 1.0
         for later in range(step, steps):
@@ -445,7 +582,17 @@ def test_updates_prefer_actions_that_did_better() -> None:
             actions, log_probs, _, values = agent.get_action_and_value(obs.flatten(0, 1))
         rewards = -((actions - 1.5) ** 2).T.reshape(256, 1)
         rewards[::2] *= -1
-        rollout = ppo.Rollout(obs, actions[:, None], rewards, dones, log_probs[:, None], values[:, None], obs[0], torch.tensor([False]), [])
+        rollout = ppo.Rollout(
+            obs,
+            actions[:, None],
+            rewards,
+            dones,
+            log_probs[:, None],
+            values[:, None],
+            obs[0],
+            torch.tensor([False]),
+            [],
+        )
         measured = ppo.update(agent, optimizer, rollout, rewards - values[:, None], settings)
 
     assert agent.policy(torch.zeros(1, 2)).item() > 0.5
@@ -461,7 +608,9 @@ def test_the_ensemble_learns_the_reward_that_the_teacher_has_in_mind() -> None:
     obs, acts = torch.randn(240, 10, 3), torch.randn(240, 10, 2)
     true = obs[..., :1] - 0.5 * acts[..., 1:]
     answers = preferences.Answers()
-    session = preferences.Teacher(0.0, generator).ask(ReplayBufferBatch(obs, acts, true, true > 0), 120, answers)
+    session = preferences.Teacher(0.0, generator).ask(
+        ReplayBufferBatch(obs, acts, true, true > 0), 120, answers
+    )
     settings = preferences.RewardSettings(10, 3e-3, 0.0, 1.0, 32, 8, 2, (32,), 0.0, 0.2)
     ensemble = preferences.RewardEnsemble(5, settings, torch.device("cpu"))
 
@@ -482,11 +631,16 @@ def test_the_teacher_takes_small_differences_for_none() -> None:
     preferences = script("preferences")
     answers = preferences.Answers()
     rewards = torch.tensor([0.0, 1.0, 5.0]).reshape(3, 1, 1)
-    fragments = ReplayBufferBatch(torch.arange(3.0).reshape(3, 1, 1), torch.zeros(3, 1, 1), rewards, rewards > 9)
+    fragments = ReplayBufferBatch(
+        torch.arange(3.0).reshape(3, 1, 1), torch.zeros(3, 1, 1), rewards, rewards > 9
+    )
 
     session = preferences.Teacher(2.0, np.random.default_rng(0)).ask(fragments, 30, answers)
 
-    numbers = [(int(first[0, 0]), int(second[0, 0])) for first, second in zip(answers.first, answers.second, strict=True)]
+    numbers = [
+        (int(first[0, 0]), int(second[0, 0]))
+        for first, second in zip(answers.first, answers.second, strict=True)
+    ]
     returns = rewards.flatten().tolist()
     for (one, other), preferred in zip(numbers, answers.preferred, strict=True):
         difference = returns[one] - returns[other]

@@ -1,4 +1,5 @@
-"""The scripts lose nothing that was saved or could be, whatever ends them, and take nothing that is damaged for whole."""
+"""The scripts lose nothing that was saved or could be, whatever ends them, and take nothing that is damaged
+for whole."""
 
 from __future__ import annotations
 
@@ -23,7 +24,10 @@ from replaystore.compat.ring import TensorRing
 
 PLACES = ["runs/x/kept.zarr", "kept.h5", "kept.pkl"]
 SIGNALS = {signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGINT: 130}
-VAE = "--fragment_length 8 --vae_latent_dim 4 --vae_hidden_dims 8 --vae_num_epochs 3 --vae_batch_size 8 --device cpu"
+VAE = (
+    "--fragment_length 8 --vae_latent_dim 4 --vae_hidden_dims 8 --vae_num_epochs 3 --vae_batch_size 8 "
+    "--device cpu"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +35,13 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}  # ignored, if the tests run in the background
+    defaults = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
+    # Ignored, if the tests run in the background.
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -42,7 +51,9 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def small_buffer(width: int = 3) -> ReplayBuffer:
     """Of four trajectories of 50 rows."""
     box = gymnasium.spaces.Box
-    envs = SimpleNamespace(single_observation_space=box(-1, 1, (width,)), single_action_space=box(-1, 1, (1,)))
+    envs = SimpleNamespace(
+        single_observation_space=box(-1, 1, (width,)), single_action_space=box(-1, 1, (1,))
+    )
     buffer = ReplayBuffer(envs, 400, 8, "cpu")
     generator = torch.Generator().manual_seed(0)
     for split in ("val", "train", "train", "val"):
@@ -54,7 +65,11 @@ def small_buffer(width: int = 3) -> ReplayBuffer:
 def content(path: str | Path) -> dict[str, bytes]:
     """Of a file, or of all files of a folder."""
     place = Path(path)
-    return {str(found): found.read_bytes() for found in ([place] if place.is_file() else place.rglob("*")) if found.is_file()}
+    return {
+        str(found): found.read_bytes()
+        for found in ([place] if place.is_file() else place.rglob("*"))
+        if found.is_file()
+    }
 
 
 def at_update(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object], number: int = 2) -> None:
@@ -76,7 +91,9 @@ def assert_kept(path: str, rollouts: int) -> None:
     with ReplayBuffer.load(path, device="cpu") as loaded:
         assert [info.length for info in loaded.trajectories] == [96] * rollouts
         assert loaded.size == loaded.pos == loaded.global_step == 96 * rollouts
-        assert bool(loaded.obs[torch.arange(loaded.size)].abs().sum(dim=1).gt(0).all()), "every row was written"
+        assert bool(loaded.obs[torch.arange(loaded.size)].abs().sum(dim=1).gt(0).all()), (
+            "every row was written"
+        )
     assert run("test_replay_buffer_loading", f"--replay_buffer_path {path}") == 0
 
 
@@ -109,7 +126,9 @@ def test_what_is_no_store_is_not_replaced_by_one(place: str, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_run_that_ended_before_its_first_step_is_in_nobodys_way(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_ended_before_its_first_step_is_in_nobodys_way(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(script("ppo").Collector, "collect", lambda *_: signal.raise_signal(signal.SIGTERM))
         assert run("pref_ppo", f"{SMALL} --replay_buffer_save_path {place}") == 143
@@ -120,7 +139,9 @@ def test_a_run_that_ended_before_its_first_step_is_in_nobodys_way(place: str, mo
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_two_trainings_do_not_save_to_one_place(place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_trainings_do_not_save_to_one_place(
+    place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = f"{SMALL} --total_timesteps 96 --replay_buffer_save_path {place}"
     codes: list[int] = []
     at_update(monkeypatch, lambda: codes.append(run("pref_ppo", arguments)), 1)
@@ -133,7 +154,9 @@ def test_two_trainings_do_not_save_to_one_place(place: str, monkeypatch: pytest.
     assert not list(Path().rglob("*.training"))
 
 
-def test_a_pickle_that_came_meanwhile_stays(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pickle_that_came_meanwhile_stays(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     at_update(monkeypatch, lambda: Path("kept.pkl").write_text("of somebody else"), 1)
 
     assert run("pref_ppo", f"{SMALL} --total_timesteps 96 --replay_buffer_save_path kept.pkl") == 0
@@ -156,7 +179,9 @@ def test_runs_of_one_second_have_folders_of_their_own(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_signal_saves_what_there_is(number: signal.Signals, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_saves_what_there_is(
+    number: signal.Signals, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = [signal.getsignal(known) for known in SIGNALS]
     at_update(monkeypatch, lambda: signal.raise_signal(number))
 
@@ -221,7 +246,9 @@ def test_logs_that_cannot_be_written_end_a_training_in_one_line(
 ) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    at_update(monkeypatch, lambda: [monkeypatch.setattr(RecordWriter, name, refused) for name in ("write", "flush")])
+    at_update(
+        monkeypatch, lambda: [monkeypatch.setattr(RecordWriter, name, refused) for name in ("write", "flush")]
+    )
 
     assert run("pref_ppo", f"{SMALL} --replay_buffer_save_path {place}") == 1
 
@@ -231,7 +258,9 @@ def test_logs_that_cannot_be_written_end_a_training_in_one_line(
     assert_kept(place, 3)
 
 
-def test_an_error_of_training_and_one_of_saving_are_both_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_training_and_one_of_saving_are_both_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     at_update(monkeypatch, refused)
     monkeypatch.setattr("replaystore.formats.writing.NewFile", refused)
 
@@ -270,7 +299,9 @@ ENDS: dict[str, tuple[Callable[[], object], int]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_an_autoencoder_that_is_interrupted_is_kept_beside_the_whole_one(end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_autoencoder_that_is_interrupted_is_kept_beside_the_whole_one(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small_buffer().save("b.zarr")
     Path("trained_vae.pth").write_text("a model that is whole")
     happens, code = ENDS[end]
@@ -283,9 +314,14 @@ def test_an_autoencoder_that_is_interrupted_is_kept_beside_the_whole_one(end: st
     assert saved["epochs"] == 2
     monkeypatch.undo()
     shorter = f"--vae_num_epochs 2 --vae_save_path {tmp_path / 'two.pth'} --create_visualizations False"
-    assert run("train_vae_on_replay_buffer", f"--replay_buffer_path {tmp_path / 'b.zarr'} {VAE} {shorter}") == 0
+    assert (
+        run("train_vae_on_replay_buffer", (f"--replay_buffer_path {tmp_path / 'b.zarr'} {VAE} {shorter}"))
+        == 0
+    )
     whole = torch.load(tmp_path / "two.pth", weights_only=True)["vae_state_dict"]
-    assert all(torch.equal(value, whole[name]) for name, value in saved["vae_state_dict"].items()), "as after the best of two epochs"
+    assert all(torch.equal(value, whole[name]) for name, value in saved["vae_state_dict"].items()), (
+        "as after the best of two epochs"
+    )
     FragmentVAE(**saved["vae_config"]).load_state_dict(saved["vae_state_dict"])
     assert float(saved["vae_state_dict"]["std"].max()) < 1, "the scale of what it learned from"
 
@@ -308,9 +344,18 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("trained_vae.pth")
 
 
-def test_a_saved_model_says_what_it_is_and_draws_its_pictures_later(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_saved_model_says_what_it_is_and_draws_its_pictures_later(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     saved = torch.load(model, weights_only=True)
-    sizes = {"state_dim": 3, "fragment_length": 8, "latent_dim": 4, "hidden_dims": [8], "channels": [128, 256], "kernel_size": 3}
+    sizes = {
+        "state_dim": 3,
+        "fragment_length": 8,
+        "latent_dim": 4,
+        "hidden_dims": [8],
+        "channels": [128, 256],
+        "kernel_size": 3,
+    }
     before = content("vae_visualizations")
     logs = content("vae_training")
     for picture in Path("vae_visualizations").iterdir():
@@ -328,7 +373,9 @@ def test_a_saved_model_says_what_it_is_and_draws_its_pictures_later(model: Path,
     assert content("vae_training") == logs
 
 
-def test_pictures_of_a_model_need_neither_logs_nor_tensorboard(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_of_a_model_need_neither_logs_nor_tensorboard(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
 
     assert run("train_vae_on_replay_buffer", f"--replay_buffer_path b.zarr --load {model}") == 0
@@ -349,11 +396,16 @@ def other_models(model: Path) -> dict[str, str]:
     ours = "replaystore.analysis.vae.FragmentVAE"
     return {
         "nowhere.pth": "there is no such file: check --load",
-        "original.pth": f"holds a model that does not say what it is, not {ours}: open it with the program that saved it",
+        "original.pth": (
+            f"holds a model that does not say what it is, not {ours}: open it with the program that saved it"
+        ),
         "another.pth": f"holds another.Model, not {ours}",
         "sizes.pth": "its weights do not fit its sizes",
         "config.pth": "its weights do not fit its sizes",
-        **dict.fromkeys(["tensor.pth", "half.pth", "text.pth", "empty.pth"], "is no model that this script has saved, or damaged"),
+        **dict.fromkeys(
+            ["tensor.pth", "half.pth", "text.pth", "empty.pth"],
+            "is no model that this script has saved, or damaged",
+        ),
     }
 
 
@@ -365,7 +417,10 @@ def test_what_is_no_model_of_the_buffer_is_told(model: Path, capsys: pytest.Capt
         assert told.count("\n") == 1, name
     small_buffer(5).save("wide.zarr")
     assert run("train_vae_on_replay_buffer", f"--replay_buffer_path wide.zarr --load {model}") == 1
-    assert "is a model of 3 observations, but wide.zarr has 5: pass its own --replay_buffer_path" in capsys.readouterr().err
+    assert (
+        "is a model of 3 observations, but wide.zarr has 5: pass its own --replay_buffer_path"
+        in capsys.readouterr().err
+    )
 
 
 # --- damage
@@ -413,7 +468,9 @@ def test_what_is_damaged_is_not_taken_for_whole(kind: str, capsys: pytest.Captur
     output = capsys.readouterr().out
     assert f"FAILED  verify: {path} is damaged: " in output
     assert "all checks hold" not in output
-    assert not [found for found in Path().iterdir() if found.name in ("analysis", "vae_training", "trained_vae.pth")]
+    assert not [
+        found for found in Path().iterdir() if found.name in ("analysis", "vae_training", "trained_vae.pth")
+    ]
 
 
 @pytest.mark.parametrize("kind", ["zarr", "h5", "zip", "pkl"])
@@ -431,7 +488,9 @@ def test_what_is_whole_is_said_to_be(kind: str, capsys: pytest.CaptureFixture[st
     assert f"{found}; 200 rows of 4 trajectories, 0 rows of none" in capsys.readouterr().out
 
 
-def test_an_index_that_is_not_there_names_the_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_index_that_is_not_there_names_the_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     small_buffer().save("b.pkl")
 
     def sample2(self: ReplayBuffer, *_: Any) -> Any:
@@ -444,7 +503,9 @@ def test_an_index_that_is_not_there_names_the_option(monkeypatch: pytest.MonkeyP
     assert "a row that is not there; pass a --fragment_length below 8" in capsys.readouterr().out
 
 
-def test_how_many_were_never_scored_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_many_were_never_scored_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("replaystore.analysis.figures.DPI", 30)
     buffer = small_buffer()
     buffer.trajectories[2].on_policiness_score = -5.0
@@ -452,4 +513,7 @@ def test_how_many_were_never_scored_is_said(capsys: pytest.CaptureFixture[str], 
 
     assert run("analyze_replay_buffer", "--replay_buffer_path b.zarr") == 0
 
-    assert "3 of 4 trajectories were never scored: the statistics take their scores for 0" in capsys.readouterr().out
+    assert (
+        "3 of 4 trajectories were never scored: the statistics take their scores for 0"
+        in capsys.readouterr().out
+    )

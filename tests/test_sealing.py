@@ -41,7 +41,9 @@ def live(location: str) -> Contents:
         for env in range(3):
             columns = samples.columns(schema, 41, env, ends=0.05)
             finals = samples.columns(schema.select(["observation"]), 99, env + 9)["observation"]
-            touched = int((columns["terminated"] | columns["truncated"]).sum()) + (not (columns["terminated"] | columns["truncated"])[-1])
+            touched = int((columns["terminated"] | columns["truncated"]).sum()) + (
+                not (columns["terminated"] | columns["truncated"])[-1]
+            )
             buffer.append(columns, env=env, final_observation=finals[:touched])
             buffer.commit()
         return Contents.of(buffer)
@@ -74,7 +76,9 @@ def test_an_archive_holds_what_the_buffer_held_and_becomes_live_again(tmp_path: 
     assert expected.table["open"].any()
     with rs.open(target) as buffer:
         assert buffer.layout == "archive"
-        assert all(spec.codec for stored, spec in buffer._store.specs().items() if stored.startswith("steps/"))
+        assert all(
+            spec.codec for stored, spec in buffer._store.specs().items() if stored.startswith("steps/")
+        )
     with rs.open(second, "r+") as buffer:
         assert buffer.layout == "live"
     remove(Location("memory", "a"))
@@ -86,7 +90,13 @@ def test_an_archive_is_never_written_to(tmp_path: Path) -> None:
         location = name if name.startswith("memory:") else str(tmp_path / name)
         rs.convert(tmp_path / "live.zarr", location, layout="archive", overwrite=True)
 
-        with pytest.raises(errors.UnsupportedError, match=r"make a live one with `replaystore convert .*a.* live\.zarr --layout live`"):
+        with pytest.raises(
+            errors.UnsupportedError,
+            match=(
+                r"make a live one with `replaystore convert .*a.* "
+                r"live\.zarr --layout live`"
+            ),
+        ):
             rs.open(location, "r+")
         with pytest.raises(errors.UnsupportedError):
             rs.open(location, "r+")  # nor is a lock left behind
@@ -113,7 +123,8 @@ def test_nothing_is_left_over_in_an_archive(archive: Path) -> None:
 def test_metadata_are_consolidated_as_zarr_does_it(archive: Path) -> None:
     ours = json.loads((archive / "zarr.json").read_text())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the manifest is no array, and that the specification knows no consolidated metadata
+        # That the manifest is no array, and that the specification knows no consolidated metadata.
+        warnings.simplefilter("ignore")
         zarr.consolidate_metadata(str(archive))
     theirs = json.loads((archive / "zarr.json").read_text())
 
@@ -133,7 +144,9 @@ def test_an_archive_in_one_file_has_its_checksum_beside_it(tmp_path: Path, name:
     assert sidecar.read_text() == f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n"
     assert rs.verify(path).problems == []
     sidecar.write_text("0" * 64 + f"  {name}\n")
-    assert [problem.what for problem in rs.verify(path).problems] == [f"its SHA-256 is not that in {name}.sha256"]
+    assert [problem.what for problem in rs.verify(path).problems] == [
+        f"its SHA-256 is not that in {name}.sha256"
+    ]
     sidecar.write_text("?")
     assert [problem.what for problem in rs.verify(path).problems] == ["it is not a line of `sha256sum`"]
     sidecar.unlink()
@@ -169,7 +182,9 @@ def last(schema: rs.Schema) -> dict[str, Any]:
     return {"camera": np.ones((4, 3), np.uint8), "joints": np.ones(3, np.float32)}
 
 
-def test_an_archive_whose_sealing_failed_is_sealed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_whose_sealing_failed_is_sealed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     location = str(tmp_path / "a.zarr")
     schema = samples.small()
     for operation in ("write", "rename"):
@@ -194,7 +209,9 @@ def test_an_archive_whose_sealing_failed_is_sealed_later(tmp_path: Path, monkeyp
         assert fatal > 7
 
 
-def close_with_failing(buffer: rs.Buffer, operation: str, fatal: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+def close_with_failing(
+    buffer: rs.Buffer, operation: str, fatal: int, monkeypatch: pytest.MonkeyPatch
+) -> bool:
     """Close a buffer while all operations of a kind fail after so many; whether that had an effect."""
     known: Callable[..., Any] = getattr(Files, operation)
     count = iter(range(9999))
@@ -220,7 +237,13 @@ def damaged(data: bytes) -> dict[str, bytes | None]:
     """Ways in which a file can be damaged."""
     middle = len(data) // 2
     flipped = data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :] if data else b"\1"
-    return {"removed": None, "emptied": b"", "cut": data[: max(0, len(data) - 3)], "flipped": flipped, "lengthened": data + b"\0"}
+    return {
+        "removed": None,
+        "emptied": b"",
+        "cut": data[: max(0, len(data) - 3)],
+        "flipped": flipped,
+        "lengthened": data + b"\0",
+    }
 
 
 def read(location: Path, expected: Contents) -> str:
@@ -253,7 +276,12 @@ def test_whichever_file_is_damaged_values_are_right_or_it_is_said(archive: Path)
             if name.endswith("zarr.json") or (name.startswith("journal/log/") and name != MANIFEST):
                 assert name in outcome, f"{name} {how}"
             if name == MANIFEST and how != "removed":
-                assert MANIFEST in outcome or "zarr.json" in outcome or "journal/log" in outcome or outcome == "right"
+                assert (
+                    MANIFEST in outcome
+                    or "zarr.json" in outcome
+                    or "journal/log" in outcome
+                    or outcome == "right"
+                )
             path.write_bytes(data)
     assert read(archive, expected) == "right"
     assert rs.verify(archive).problems == []
@@ -295,7 +323,9 @@ def test_a_manifest_that_is_gone_is_found_by_verify_and_made_anew_by_a_writer(ar
     expected = contents(str(archive))
     (archive / MANIFEST).unlink()
 
-    assert [problem.what for problem in rs.verify(archive).problems] == ["the manifest of the archive is missing"]
+    assert [problem.what for problem in rs.verify(archive).problems] == [
+        "the manifest of the archive is missing"
+    ]
     rs.open(archive, "r+").close()
 
     assert expected.difference(contents(str(archive))) == ""
@@ -311,7 +341,9 @@ def test_only_archives_have_something_to_check(tmp_path: Path) -> None:
         assert not sealing.is_sealed(buffer._store.state)
 
 
-def test_what_sealing_removes_is_gone_for_good_before_the_manifest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_sealing_removes_is_gone_for_good_before_the_manifest_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a power cut it would be there again, and in no manifest."""
     synced: list[tuple[str, list[str]]] = []
     sync = Files.sync_folder
@@ -322,27 +354,49 @@ def test_what_sealing_removes_is_gone_for_good_before_the_manifest_is_written(tm
 
     monkeypatch.setattr(Files, "sync_folder", noted)
     schema = rs.Schema({"observation": rs.Field("f4", (3,), "observation")})
-    with rs.create(tmp_path / "a.zarr", schema, layout="archive", storage={"observation": {"codec": "zstd:1", "chunk_rows": 8}}) as buffer:
+    with rs.create(
+        tmp_path / "a.zarr",
+        schema,
+        layout="archive",
+        storage={"observation": {"codec": "zstd:1", "chunk_rows": 8}},
+    ) as buffer:
         buffer.append({"observation": np.ones((13, 3), "f4")})
         buffer.commit()
         assert (tmp_path / "a.zarr" / "journal" / "tail").is_dir()
         Path(tmp_path / "a.zarr" / "steps" / "zarr.json.new").write_text("left over")
         synced.clear()
     folders = [folder for folder, _ in synced]
-    manifest = next(number for number, (folder, names) in enumerate(synced) if folder == "journal/log/c" and Path(MANIFEST).name in names)
-    assert ("journal", ["log", "zarr.json"]) in [(folder, sorted(names)) for folder, names in synced[:manifest]]
+    manifest = next(
+        number
+        for number, (folder, names) in enumerate(synced)
+        if folder == "journal/log/c" and Path(MANIFEST).name in names
+    )
+    assert ("journal", ["log", "zarr.json"]) in [
+        (folder, sorted(names)) for folder, names in synced[:manifest]
+    ]
     assert "steps" in folders[:manifest]
 
 
-def test_a_sidecar_is_of_bytes_that_are_on_the_disk_and_of_no_other_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sidecar_is_of_bytes_that_are_on_the_disk_and_of_no_other_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     live(str(tmp_path / "source.zarr"))
     rs.convert(tmp_path / "source.zarr", tmp_path / "a.h5", layout="archive")
     done: list[str] = []
-    sync_file, sync_folder, rename, replace = Files.sync_file, sealing.sync_folder, Files.rename, Files.replace
+    sync_file, sync_folder, rename, replace = (
+        Files.sync_file,
+        sealing.sync_folder,
+        Files.rename,
+        Files.replace,
+    )
 
     def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def noting(*arguments: Any) -> Any:
-            done.append(f"{name} {arguments[1]}" if name != "sync" else f"sync, sidecar {(tmp_path / 'a.h5.sha256').exists()}")
+            done.append(
+                f"{name} {arguments[1]}"
+                if name != "sync"
+                else (f"sync, sidecar {(tmp_path / 'a.h5.sha256').exists()}")
+            )
             return call(*arguments)
 
         return noting

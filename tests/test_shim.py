@@ -1,4 +1,5 @@
-"""The shim below the process counts, kills, refuses, shortens and records calls, of Python and of libraries, and only below its folder."""
+"""The shim below the process counts, kills, refuses, shortens and records calls, of Python and of libraries,
+and only below its folder."""
 
 from __future__ import annotations
 
@@ -66,7 +67,17 @@ def killed(folder: str) -> Tally:
             shim.rest()
             assert status == (KILLED if at < 7 else 0), (at, share)
             seen.append({name: Path(folder, name).read_bytes() for name in os.listdir(folder)})
-    texts = [b"", b"", b"", b"", b"01234", *[b"0123456789"] * 2, b"0123ab6789", *[b"0123abcd89"] * 3, *[b"0123abc"] * 10]
+    texts = [
+        b"",
+        b"",
+        b"",
+        b"",
+        b"01234",
+        *[b"0123456789"] * 2,
+        b"0123ab6789",
+        *[b"0123abcd89"] * 3,
+        *[b"0123abc"] * 10,
+    ]
     assert [next(iter(found.values()), b"") for found in seen] == texts
     assert [sorted(found) for found in seen] == [[], [], *[["a"]] * 15, *[["b"]] * 4]
     return Tally()
@@ -131,7 +142,15 @@ def recorded(folder: str) -> Tally:
         if record.kind is not None:
             disk.heard(record)
     assert disk.everything() == read(folder)
-    assert {record.kind for record in records} > {Kind.CREATE, Kind.WRITE, Kind.RESIZE, Kind.SYNC, Kind.RENAME, Kind.LINK, Kind.MKDIR}
+    assert {record.kind for record in records} > {
+        Kind.CREATE,
+        Kind.WRITE,
+        Kind.RESIZE,
+        Kind.SYNC,
+        Kind.RENAME,
+        Kind.LINK,
+        Kind.MKDIR,
+    }
     assert len(ALL) == len(Kind)
     return Tally()
 

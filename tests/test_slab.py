@@ -1,4 +1,5 @@
-"""Decoded chunks under one table: the rows of a plain array whatever is held, expected and taken, and nothing that is needed makes room."""
+"""Decoded chunks under one table: the rows of a plain array whatever is held, expected and taken, and nothing
+that is needed makes room."""
 
 from __future__ import annotations
 
@@ -64,17 +65,21 @@ def test_rows_are_those_of_the_array_whatever_is_expected(data: st.DataObject, s
             else:
                 held = slab._slot[(slab._used[slab._slot] == slab._now) & (slab._slot >= 0)]
                 slab.expect(first, first)
-                assert set(held) <= set(slab._slot[slab._slot >= 0].tolist())  # what was asked for last does not make room
+                # What was asked for last does not make room.
+                assert set(held) <= set(slab._slot[slab._slot >= 0].tolist())
     column.close()
 
 
 def gated(slots: int) -> tuple[Slab, Rows, threading.Event, Callable[[], int]]:
-    """A slab whose decoding in the background waits for an event, its rows, the event, and how many chunks the caller has decoded."""
+    """A slab whose decoding in the background waits for an event, its rows, the event, and how many chunks
+    the caller has decoded."""
     model, opened, own, caller = random_rows(SPEC, 4 * 12), threading.Event(), [0], threading.get_ident()
     store = Coded(MemoryFiles("test"), "zarr", SPEC, model)
     codec = Counting(store.codec)
 
-    def decode_all(stored: list[bytes], checksums: list[int], out: NDArray[np.uint8], places: list[int]) -> list[int]:
+    def decode_all(
+        stored: list[bytes], checksums: list[int], out: NDArray[np.uint8], places: list[int]
+    ) -> list[int]:
         if threading.get_ident() == caller:
             own[0] += len(stored)
         else:

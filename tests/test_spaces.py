@@ -18,7 +18,12 @@ from replaystore.spaces import space_from_json, space_to_json
 NESTED = spaces.Dict(
     {
         "camera": spaces.Box(0, 255, (4, 4, 3), np.uint8),
-        "joints": spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.Dict({"a/b": spaces.Discrete(5, start=-2), "50%": spaces.MultiBinary(3)})]),
+        "joints": spaces.Tuple(
+            [
+                spaces.Box(-1, 1, (2,)),
+                spaces.Dict({"a/b": spaces.Discrete(5, start=-2), "50%": spaces.MultiBinary(3)}),
+            ]
+        ),
     }
 )
 BOOL: Any = np.bool_  # which Gymnasium accepts, but its annotations do not
@@ -33,7 +38,12 @@ LEAVES: list[Any] = [
     spaces.Box(0, 255, (4, 4, 3), np.uint8),
     spaces.Box(-np.inf, 5, (2,), np.int32),
     spaces.Box(np.array([-np.inf, -3.0]), np.array([np.inf, 3.0]), dtype=np.int32),
-    *(spaces.Box(np.full(2, limit.min, limit.dtype), np.full(2, limit.max, limit.dtype), dtype=limit.dtype.type) for limit in LIMITS),
+    *(
+        spaces.Box(
+            np.full(2, limit.min, limit.dtype), np.full(2, limit.max, limit.dtype), dtype=limit.dtype.type
+        )
+        for limit in LIMITS
+    ),
     spaces.Box(np.array([2**63 + 1], "u8"), np.array([2**64 - 1], "u8"), dtype=np.uint64),
     spaces.Box(np.array([2**53 + 1]), np.array([2**62 + 1]), dtype=np.int64),
     spaces.Box(0, 1, (2,), dtype=BOOL),
@@ -110,7 +120,9 @@ def test_nested_spaces_keep_the_order_of_their_keys() -> None:
     assert list(again.spaces) == ["b", "a"]
 
 
-@pytest.mark.parametrize("space", [*LEAVES, NESTED, spaces.Tuple([spaces.Discrete(2) for _ in range(11)])], ids=str)
+@pytest.mark.parametrize(
+    "space", [*LEAVES, NESTED, spaces.Tuple([spaces.Discrete(2) for _ in range(11)])], ids=str
+)
 def test_a_schema_makes_the_spaces_again(space: Any) -> None:
     schema = Schema.from_json(json.loads(json.dumps(Schema.from_spaces(space, space).to_json())))
     assert schema.observation_space() == space

@@ -1,4 +1,5 @@
-"""Files of other kinds: one line says what they are not, what they are, and where to go; advice, when followed, leads there."""
+"""Files of other kinds: one line says what they are not, what they are, and where to go; advice, when
+followed, leads there."""
 
 from __future__ import annotations
 

@@ -13,7 +13,10 @@ from replaystore.chunks.taking import LONG, taker
 def test_rows_are_those_that_numpy_takes(size: int, count: int) -> None:
     rows = np.random.default_rng(0).integers(0, 256, (20, size), np.uint8)
     rows.flags.writeable = False
-    items, places = rows.view(np.dtype((np.void, size))).reshape(-1), np.random.default_rng(1).integers(0, 20, count)
+    items, places = (
+        rows.view(np.dtype((np.void, size))).reshape(-1),
+        np.random.default_rng(1).integers(0, 20, count),
+    )
     assert (taker(items)(places).view(np.uint8).reshape(count, size) == rows[places]).all()
     out = np.zeros(count, items.dtype)
     assert taker(items)(places, None, out, "clip") is out

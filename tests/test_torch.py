@@ -1,4 +1,5 @@
-"""Datasets in DataLoaders: every item once, in one order, whatever the number of workers and however they are started."""
+"""Datasets in DataLoaders: every item once, in one order, whatever the number of workers and however they are
+started."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ from replaystore.errors import SchemaError, UnsupportedError
 from replaystore.schema import Field
 from replaystore.torch import BatchDataset, ItemDataset, data_loader
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning", "ignore:This DataLoader will create:UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*pin_memory:UserWarning", ("ignore:This DataLoader will create:UserWarning")
+)
 STORAGE = {".zarr": {}, ".h5": {}, " .zarr": {"observation": {"codec": "zstd:1", "chunk_rows": 16}}}
 
 
@@ -56,7 +59,9 @@ def shown(loader: Any) -> list[list[int]]:
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
 @pytest.mark.parametrize("kept", [False, True])
-def test_every_row_comes_once_an_epoch_in_the_order_of_the_sampler(buffer: rs.Buffer, workers: int, kept: bool) -> None:
+def test_every_row_comes_once_an_epoch_in_the_order_of_the_sampler(
+    buffer: rs.Buffer, workers: int, kept: bool
+) -> None:
     expected = [
         [batch["action"].tolist() for batch in epoch]
         for sampler in [buffer.sampler(32, order="epoch", seed=3)]
@@ -76,7 +81,9 @@ def test_workers_that_are_started_anew_open_the_store_for_themselves(buffer: rs.
     alone = shown(dataset)
     dataset.set_epoch(0)
 
-    assert shown(DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="spawn")) == alone
+    assert (
+        shown(DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="spawn")) == alone
+    )
 
 
 def test_workers_are_forked_while_a_sampler_is_working(buffer: rs.Buffer) -> None:
@@ -103,10 +110,19 @@ def test_an_epoch_can_be_chosen(buffer: rs.Buffer) -> None:
     assert epochs[0] != epochs[1]
 
 
-@pytest.mark.parametrize("settings", [{}, {"batch_size": 1}, {"batch_size": 32, "drop_last": True}, {"num_workers": 1}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"batch_size": 1}, {"batch_size": 32, "drop_last": True}, {"num_workers": 1}], ids=str
+)
 def test_batches_are_not_collated_into_batches_again(buffer: rs.Buffer, settings: dict[str, Any]) -> None:
-    with pytest.raises(SchemaError, match=r"whole batches, of 32 each.*DataLoader\(dataset, batch_size=None\).*data_loader\(dataset\)"):
-        next(iter(DataLoader(BatchDataset(buffer, 32), **settings)))  # PyTorch waits 5 s for each worker that fails so early
+    with pytest.raises(
+        SchemaError,
+        match=(
+            r"whole batches, of 32 each.*DataLoader\(dataset, "
+            r"batch_size=None\).*data_loader\(dataset\)"
+        ),
+    ):
+        # PyTorch waits 5 s for each worker that fails so early.
+        next(iter(DataLoader(BatchDataset(buffer, 32), **settings)))
 
 
 def test_a_collate_function_of_the_users_own_gets_several_batches(buffer: rs.Buffer) -> None:
@@ -165,13 +181,17 @@ def test_what_makes_no_sense_is_refused(buffer: rs.Buffer) -> None:
         BatchDataset(buffer, 32, order=np.ones(300))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="no end"):
         len(BatchDataset(buffer, 32, order="uniform"))
-    with rs.create("memory:datasets", buffer.schema, overwrite=True) as memory, pytest.raises(UnsupportedError, match="in memory"):
+    with (
+        rs.create("memory:datasets", buffer.schema, overwrite=True) as memory,
+        pytest.raises(UnsupportedError, match="in memory"),
+    ):
         BatchDataset(memory)
 
 
 def test_a_dataset_shows_one_commit(tmp_path: Path) -> None:
     with rs.create(
-        tmp_path / "a.zarr", rs.Schema({"action": Field("i8", (), "action"), "terminated": Field("?", (), "terminated")})
+        tmp_path / "a.zarr",
+        rs.Schema({"action": Field("i8", (), "action"), "terminated": Field("?", (), "terminated")}),
     ) as writer:
         columns = {"action": np.arange(10), "terminated": np.arange(10) == 9}
         writer.append(columns)

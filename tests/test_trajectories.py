@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from replaystore.errors import CorruptError, SchemaError
 from replaystore.trajectories import Parts, Trajectories
 
-# One entry per run of adjacent rows: the trajectory that it continues, or None for rows of no trajectory, and its length.
+# One entry per run of adjacent rows: the trajectory that it continues, or None for rows of no trajectory, and
+# its length.
 runs = st.lists(st.tuples(st.none() | st.integers(0, 5), st.integers(1, 4)), max_size=25)
 Model = dict[int, list[int]]
 
 
 def parts_and_model(runs: list[tuple[int | None, int]]) -> tuple[Parts, Model, dict[int, int]]:
-    """Parts as a writer makes them; the rows of each trajectory; and the `final` row of each part that has one, by the part's last row.
+    """Parts as a writer makes them; the rows of each trajectory; and the `final` row of each part that has
+    one, by the part's last row.
 
     Trajectories with an odd id have a known final observation.
     """
@@ -66,7 +68,9 @@ def test_each_row_knows_its_part_and_the_observation_that_follows(runs: list[tup
     total = sum(length for _, length in runs)
     owner = {row: trajectory for trajectory, rows in model.items() for row in rows}
     part = parts.part_of(np.arange(total + 2))
-    assert [parts.trajectory[p] if p >= 0 else None for p in part] == [owner.get(row) for row in range(total + 2)]
+    assert [parts.trajectory[p] if p >= 0 else None for p in part] == [
+        owner.get(row) for row in range(total + 2)
+    ]
 
     rows = np.array(sorted(owner), np.int64)
     following = dict(pair for steps in model.values() for pair in zip(steps, [*steps[1:], -1], strict=True))
@@ -126,8 +130,14 @@ def test_parts_cannot_be_written_to_and_leave_their_source_writable() -> None:
         (([-1, 3], [3, 1], [0, 1], [0, 0], [-1, -1]), "part 0 has a negative start"),
         (([0, 2], [3, 1], [0, 1], [0, 0], [-1, -1]), "part 0 overlaps the next one, or comes after it"),
         (([5, 0], [1, 1], [0, 1], [0, 0], [-1, -1]), "part 0 overlaps the next one, or comes after it"),
-        (([0, 3, 5], [3, 1, 1], [7, 1, 7], [0, 0, 4], [-1, -1, -1]), "part 0 is not continued by the next part of its trajectory"),
-        (([0, 3, 5], [3, 1, 1], [7, 1, 7], [1, 0, 0], [-1, -1, -1]), "part 2 lies behind the next part of its trajectory"),
+        (
+            ([0, 3, 5], [3, 1, 1], [7, 1, 7], [0, 0, 4], [-1, -1, -1]),
+            "part 0 is not continued by the next part of its trajectory",
+        ),
+        (
+            ([0, 3, 5], [3, 1, 1], [7, 1, 7], [1, 0, 0], [-1, -1, -1]),
+            "part 2 lies behind the next part of its trajectory",
+        ),
     ],
 )
 def test_parts_that_break_an_invariant_are_found(columns: tuple[list[int], ...], problem: str) -> None:
@@ -167,7 +177,11 @@ def test_columns_are_read_by_name_and_by_attribute() -> None:
     assert trajectories["index"].tolist() == [10, 11, 12, 13]
     assert {"length", "terminated", "where", "columns"} <= set(dir(trajectories))
     with pytest.raises(
-        SchemaError, match=r'no column "reward" .* the columns are trajectory, length, terminated, return, split, index, open'
+        SchemaError,
+        match=(
+            r'no column "reward" .* the columns are trajectory, length, terminated, return, '
+            r"split, index, open"
+        ),
     ):
         trajectories["reward"]
     with pytest.raises(AttributeError, match="no attribute or column 'reward'"):
@@ -188,12 +202,17 @@ def test_nothing_in_a_table_can_be_changed() -> None:
 
 
 def test_rows_are_dicts_of_plain_values() -> None:
-    vectors = Trajectories({"length": [3, 4], "return": np.arange(6.0).reshape(2, 3), "name": np.array(["a", "b"], object)})
+    vectors = Trajectories(
+        {"length": [3, 4], "return": np.arange(6.0).reshape(2, 3), "name": np.array(["a", "b"], object)}
+    )
 
     first, second = vectors
     assert first["return"].tolist() == [0, 1, 2]
     del first["return"], second["return"]
-    assert [first, second] == [{"length": 3, "name": "a", "open": False}, {"length": 4, "name": "b", "open": False}]
+    assert [first, second] == [
+        {"length": 3, "name": "a", "open": False},
+        {"length": 4, "name": "b", "open": False},
+    ]
     assert type(first["length"]) is int
     assert vectors[np.int64(-1)]["length"] == 4
     with pytest.raises(IndexError):
@@ -232,16 +251,24 @@ def test_rows_are_chosen_by_slices_positions_and_masks() -> None:
     assert trajectories[[]].index.tolist() == []
     assert len(trajectories[[]].where(split="val")) == 0
     for wrong in [np.ones(4, np.bool_), np.array([0.5]), np.zeros((2, 2), np.int64), np.array(1.0)]:
-        with pytest.raises(SchemaError, match="choose rows of a table of 3 by positions or a mask of that length, not by"):
+        with pytest.raises(
+            SchemaError, match=("choose rows of a table of 3 by positions or a mask of that length, not by")
+        ):
             trajectories[wrong]
     with pytest.raises(IndexError):
         trajectories[[3]]
 
 
 @pytest.mark.parametrize(("expression", "equals"), [("reward > 1", {}), (None, {"reward": 1})])
-def test_an_unknown_column_is_an_error_that_lists_the_columns(expression: str | None, equals: dict[str, Any]) -> None:
+def test_an_unknown_column_is_an_error_that_lists_the_columns(
+    expression: str | None, equals: dict[str, Any]
+) -> None:
     with pytest.raises(
-        SchemaError, match=r'there is no column "reward".*the columns are trajectory, length, terminated, return, split, index, open'
+        SchemaError,
+        match=(
+            r'there is no column "reward".*the columns are trajectory, length, terminated, '
+            r"return, split, index, open"
+        ),
     ):
         table().where(expression, **equals)
 
@@ -249,9 +276,21 @@ def test_an_unknown_column_is_an_error_that_lists_the_columns(expression: str | 
 def test_a_return_of_several_objectives_cannot_be_compared() -> None:
     trajectories = Trajectories({"return": np.ones((3, 2))})
 
-    with pytest.raises(SchemaError, match=r'column "return" holds arrays of shape \(2,\), which cannot be compared'):
+    with pytest.raises(
+        SchemaError,
+        match=(
+            r'column "return" holds arrays of shape \(2,\), which cannot be '
+            r"compared"
+        ),
+    ):
         trajectories.where("return > 0")
-    with pytest.raises(SchemaError, match=r'column "return" holds arrays of shape \(2,\), which cannot be compared'):
+    with pytest.raises(
+        SchemaError,
+        match=(
+            r'column "return" holds arrays of shape \(2,\), which cannot be '
+            r"compared"
+        ),
+    ):
         trajectories.where(**{"return": 1})
     assert len(trajectories[trajectories["return"][:, 0] > 0]) == 3
 

@@ -1,4 +1,5 @@
-"""Buffers of durability "none": what is synced all the same, and what they show when the disk has lost the rest."""
+"""Buffers of durability "none": what is synced all the same, and what they show when the disk has lost the
+rest."""
 
 from __future__ import annotations
 
@@ -60,7 +61,10 @@ def _places(buffer: rs.Buffer) -> list[tuple[str, int, int]]:
     spec = store.specs()["steps/observation"]
     if spec.codec is None:
         (extent,) = store.container.extents("steps/observation", 0, len(buffer))
-        return [(store.container.files.path(extent.object), extent.offset + at, at) for at in range(0, extent.length, 12)]
+        return [
+            (store.container.files.path(extent.object), extent.offset + at, at)
+            for at in range(0, extent.length, 12)
+        ]
     found = []
     for chunk in range(len(buffer) // spec.chunk_rows):
         entry = store.locate("steps/observation", chunk)
@@ -82,7 +86,9 @@ def noted(monkeypatch: pytest.MonkeyPatch, operation: str) -> list[str]:
     return names
 
 
-def test_commits_are_not_synced_and_what_opening_needs_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commits_are_not_synced_and_what_opening_needs_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced = noted(monkeypatch, "sync_file")
     buffer = rs.create(tmp_path / "a.zarr", SCHEMA, durability="none")
     assert synced, "a store that is there is there"
@@ -95,7 +101,9 @@ def test_commits_are_not_synced_and_what_opening_needs_is(tmp_path: Path, monkey
     assert {name.split("/")[0] for name in synced} >= {"steps", "journal"}
 
 
-def test_a_closed_store_is_opened_without_comparing_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_store_is_opened_without_comparing_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All of it is on the disk, and its log begins with the last commit."""
     with rs.create(tmp_path / "a.zarr", SCHEMA, durability="none") as buffer:
         for commit in range(3):
@@ -127,7 +135,8 @@ def test_a_ring_syncs_before_it_drops(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_array_of_which_the_log_speaks_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those in which unfinished chunks are kept are made by the first commit that has some, and late fields by the next one."""
+    """Those in which unfinished chunks are kept are made by the first commit that has some, and late fields
+    by the next one."""
     buffer = rs.create(tmp_path / "a.zarr", SCHEMA, durability="none", storage=KINDS["coded.zarr"]["storage"])
     synced = noted(monkeypatch, "sync_folder")
     buffer.append(rows(0, 13))

@@ -1,4 +1,5 @@
-"""Values on their way in: whatever holds the numbers of a field is taken wherever values are taken, and all else is refused by name."""
+"""Values on their way in: whatever holds the numbers of a field is taken wherever values are taken, and all
+else is refused by name."""
 
 from __future__ import annotations
 
@@ -172,9 +173,18 @@ WAYS: dict[str, tuple[str, Callable[[rs.Buffer, Any], Any]]] = {
     "step: action": ("action", write_action),
     "step: observation": ("observation", write_observation),
     "reset": ("observation", write_first),
-    "Record: action": ("action", lambda buffer, value: recorded(f"{buffer.location}-r.zarr", Env(NUMBERS), value)["action"]),
-    "Record: observation": ("observation", lambda buffer, value: recorded(f"{buffer.location}-r.zarr", Env(value), NUMBERS)["observation"]),
-    "RecordVector: actions": ("action", lambda buffer, value: recorded(f"{buffer.location}-r.zarr", VectorEnv(NUMBERS), value)["action"]),
+    "Record: action": (
+        "action",
+        lambda buffer, value: recorded(f"{buffer.location}-r.zarr", Env(NUMBERS), value)["action"],
+    ),
+    "Record: observation": (
+        "observation",
+        lambda buffer, value: recorded(f"{buffer.location}-r.zarr", Env(value), NUMBERS)["observation"],
+    ),
+    "RecordVector: actions": (
+        "action",
+        lambda buffer, value: recorded(f"{buffer.location}-r.zarr", VectorEnv(NUMBERS), value)["action"],
+    ),
     "RecordVector: observations": (
         "observation",
         lambda buffer, value: recorded(f"{buffer.location}-r.zarr", VectorEnv(value), NUMBERS)["observation"],
@@ -214,12 +224,18 @@ def test_whatever_has_no_such_numbers_is_refused_by_name(buffer: rs.Buffer, way:
 
 @pytest.mark.parametrize("way", ["append", "final_observation", "step: action", "step: observation", "reset"])
 @pytest.mark.parametrize(
-    ("dtype", "came"), [(torch.float64, "torch.float64"), (torch.float16, "torch.float16"), (torch.int64, "torch.int64")]
+    ("dtype", "came"),
+    [(torch.float64, "torch.float64"), (torch.float16, "torch.float16"), (torch.int64, "torch.int64")],
 )
-def test_a_tensor_of_another_dtype_is_refused_with_advice_for_tensors(buffer: rs.Buffer, way: str, dtype: torch.dtype, came: str) -> None:
+def test_a_tensor_of_another_dtype_is_refused_with_advice_for_tensors(
+    buffer: rs.Buffer, way: str, dtype: torch.dtype, came: str
+) -> None:
     name, take = WAYS[way]
 
-    with pytest.raises(SchemaError, match=f"{name}.*expected dtype float32, came a tensor of {came}: .*use .to\\(torch.float32\\)"):
+    with pytest.raises(
+        SchemaError,
+        match=(f"{name}.*expected dtype float32, came a tensor of {came}: .*use .to\\(torch.float32\\)"),
+    ):
         take(buffer, torch.tensor(NUMBERS).to(dtype))
     if way in ("append", "final_observation"):
         assert take(buffer, torch.tensor(NUMBERS).to(dtype).to(torch.float32)).tolist() == NUMBERS.tolist()
@@ -234,7 +250,10 @@ def test_bfloat16_is_not_narrowed(tmp_path: Path) -> None:
     assert exactly(array_of("x", torch.tensor([1e30], dtype=torch.bfloat16)), np.dtype(np.float16)) is None
 
 
-@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "bfloat16", "float16", "float64", "complex64", "bool", "uint8", "int32"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["float8_e4m3fn", "float8_e5m2", "bfloat16", "float16", "float64", "complex64", "bool", "uint8", "int32"],
+)
 def test_every_dtype_of_tensors_has_an_array_of_the_same_numbers(dtype: str) -> None:
     tensor = torch.tensor([0, 1, 1.5, 448] if "loat" in dtype else [0, 1, 1, 0]).to(getattr(torch, dtype))
 
@@ -330,7 +349,8 @@ def test_the_drop_ins_keep_numbers_and_no_graph(tmp_path: Path, place: str, form
                 torch.save(lazy.state_dict() if name == "states" else lazy.obs, io.BytesIO())
 
 
-@pytest.mark.parametrize("kind", sorted(WRONG.keys() - {"masked"}))  # of which torch takes what is under the mask, as in the original
+# Of which torch takes what is under the mask, as in the original.
+@pytest.mark.parametrize("kind", sorted(WRONG.keys() - {"masked"}))
 @pytest.mark.parametrize("lazy", [False, True])
 def test_active_rlhf_refuses_what_has_no_numbers(tmp_path: Path, kind: str, lazy: bool) -> None:
     buffer = active_rlhf.ReplayBuffer(Envs, 10, 2, "cpu")
@@ -347,11 +367,17 @@ def test_active_rlhf_refuses_what_has_no_numbers(tmp_path: Path, kind: str, lazy
 
 
 @pytest.mark.parametrize("place", ["a.zarr", "a.h5", "a"])
-def test_a_buffer_whose_tensors_were_replaced_by_others_of_the_same_numbers_is_saved(tmp_path: Path, place: str) -> None:
+def test_a_buffer_whose_tensors_were_replaced_by_others_of_the_same_numbers_is_saved(
+    tmp_path: Path, place: str
+) -> None:
     memory = velora.ReplayBuffer(3, 2, 2, 2)
     tensor = torch.tensor(NUMBERS)
     memory.add_multi(tensor, tensor, torch.ones(3), tensor, torch.zeros(3))
-    memory.states, memory.actions, memory.hiddens = graph(), torch.nn.Parameter(torch.tensor(NUMBERS)), graph().detach().bfloat16()
+    memory.states, memory.actions, memory.hiddens = (
+        graph(),
+        torch.nn.Parameter(torch.tensor(NUMBERS)),
+        graph().detach().bfloat16(),
+    )
 
     loaded = saved(memory, str(tmp_path / place))
 

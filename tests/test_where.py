@@ -34,7 +34,10 @@ def mask_of(expression: str) -> list[bool]:
 
 def python_mask(expression: str) -> list[bool]:
     """What Python itself makes of the expression, row by row, on its own numbers and strings."""
-    rows = [dict(zip(TABLE, values, strict=True)) for values in zip(*(column.tolist() for column in TABLE.values()), strict=True)]
+    rows = [
+        dict(zip(TABLE, values, strict=True))
+        for values in zip(*(column.tolist() for column in TABLE.values()), strict=True)
+    ]
     names = {"true": True, "false": False, "inf": math.inf, "nan": math.nan}
     return [eval(expression, {"__builtins__": {}}, names | row) for row in rows]
 
@@ -47,16 +50,37 @@ def quoted(text: str) -> str:
 numbers = st.one_of(
     st.sampled_from(NUMBERS),
     st.sampled_from(
-        ["0", "2", "+50", "-3", "2.5", "1e3", ".5", "2.", "inf", "-inf", "nan", f"{BIG}", f"{BIG + 1}", f"{BIG}.0", f"{2**70}", f"-{2**70}"]
+        [
+            "0",
+            "2",
+            "+50",
+            "-3",
+            "2.5",
+            "1e3",
+            ".5",
+            "2.",
+            "inf",
+            "-inf",
+            "nan",
+            f"{BIG}",
+            f"{BIG + 1}",
+            f"{BIG}.0",
+            f"{2**70}",
+            f"-{2**70}",
+        ]
     ),
     st.integers(-(10**25), 10**25).map(str),
     st.floats().map(repr),
 )
 strings = st.one_of(
-    st.sampled_from(STRINGS), st.sampled_from(["train", "", "val", "\\", "'", 'it\'s "x"']).map(quoted), st.text("ab\"'\\é").map(quoted)
+    st.sampled_from(STRINGS),
+    st.sampled_from(["train", "", "val", "\\", "'", 'it\'s "x"']).map(quoted),
+    st.text("ab\"'\\é").map(quoted),
 )
 # Python looks for the very object first, and so finds nan in a list that holds it.
-number_literals, string_literals = (s.filter(lambda text: text not in [*COLUMNS, "nan"]) for s in (numbers, strings))
+number_literals, string_literals = (
+    s.filter(lambda text: text not in [*COLUMNS, "nan"]) for s in (numbers, strings)
+)
 
 
 def chains(operand: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -70,9 +94,15 @@ def memberships(operand: st.SearchStrategy[str], literal: st.SearchStrategy[str]
     return st.tuples(operand, st.sampled_from(["in", "not in"]), choices).map(" ".join)
 
 
-comparisons = st.one_of(chains(numbers), chains(strings), memberships(numbers, number_literals), memberships(strings, string_literals))
+comparisons = st.one_of(
+    chains(numbers),
+    chains(strings),
+    memberships(numbers, number_literals),
+    memberships(strings, string_literals),
+)
 conditions = st.recursive(
-    comparisons | st.sampled_from(["terminated", "true", "false", "terminated == true", "terminated != false"]),
+    comparisons
+    | st.sampled_from(["terminated", "true", "false", "terminated == true", "terminated != false"]),
     lambda inner: st.one_of(
         st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(" ".join),
         inner.map("not {}".format),
@@ -90,7 +120,9 @@ def test_an_expression_means_what_it_means_in_python(expression: str) -> None:
 
 @given(chains(numbers))
 def test_space_between_words_and_symbols_is_free(expression: str) -> None:
-    assert mask_of(f"\t(\n{expression}  )") == mask_of(expression.replace(" ", "\n \t")) == mask_of(expression)
+    assert (
+        mask_of(f"\t(\n{expression}  )") == mask_of(expression.replace(" ", "\n \t")) == mask_of(expression)
+    )
 
 
 @given(st.text("ab<>=!()'\"\\,. -+0123enaotrdif`&", max_size=40))
@@ -127,7 +159,9 @@ def test_a_decimal_fraction_is_found_in_a_column_of_any_float_type(dtype: type[n
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_a_number_beyond_the_type_of_a_column_is_beyond_its_values_but_not_infinite(dtype: type[np.floating[Any]]) -> None:
+def test_a_number_beyond_the_type_of_a_column_is_beyond_its_values_but_not_infinite(
+    dtype: type[np.floating[Any]],
+) -> None:
     column = {"score": np.array([1.0, np.finfo(dtype).max, math.inf, -math.inf], dtype)}
 
     for huge in [10**400, -(10**400)]:
@@ -155,7 +189,14 @@ def test_nan_equals_nothing_and_is_in_no_list() -> None:
 def test_an_empty_table_has_an_empty_mask() -> None:
     empty = {name: column[:0] for name, column in TABLE.items()}
 
-    for expression in ["count > 1", "split == 'a'", "label in ('a', 'b')", "score in (1, 2)", "true", "not terminated"]:
+    for expression in [
+        "count > 1",
+        "split == 'a'",
+        "label in ('a', 'b')",
+        "score in (1, 2)",
+        "true",
+        "not terminated",
+    ]:
         assert parse(expression).mask(empty, 0).shape == (0,)
 
 
@@ -186,7 +227,11 @@ def test_an_empty_table_has_an_empty_mask() -> None:
         ("split not ('a')", 11, 'expected "in" after "not"'),
         ("terminated and or true", 16, "expected a column or a value, found 'or'"),
         ("count > " + "9" * 301, 9, "a number of more than 300 characters"),
-        ("missing > 1", 1, 'there is no column "missing"; the columns are count, large, score, terminated, split, label'),
+        (
+            "missing > 1",
+            1,
+            'there is no column "missing"; the columns are count, large, score, terminated, split, label',
+        ),
         ("count == 'three'", 10, "a number is compared with a string"),
         ("terminated == 1", 15, "a boolean is compared with a number"),
         ("count in (1, 'two')", 14, "a number is compared with a string"),
@@ -243,17 +288,41 @@ def test_size_and_nesting_are_limited() -> None:
 
 def test_equal_takes_one_value_or_several() -> None:
     assert equal("count", TABLE["count"], 2).tolist() == [False, False, False, True, True, False]
-    assert equal("count", TABLE["count"], [np.int64(2), -3]).tolist() == [True, False, False, True, True, False]
+    assert equal("count", TABLE["count"], [np.int64(2), -3]).tolist() == [
+        True,
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert equal("count", TABLE["count"], np.array([50])).tolist() == [False] * 5 + [True]
-    assert equal("split", TABLE["split"], {"train", "val"}).tolist() == [True, False, True, False, True, False]
+    assert equal("split", TABLE["split"], {"train", "val"}).tolist() == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
     assert equal("label", TABLE["label"], np.str_("val")).tolist() == [False, True, True, False, False, False]
-    assert equal("terminated", TABLE["terminated"], np.False_).tolist() == [False, True, False, True, True, False]
+    assert equal("terminated", TABLE["terminated"], np.False_).tolist() == [
+        False,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert equal("split", TABLE["split"], []).tolist() == [False] * 6
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("count", "2"), ("count", True), ("split", 3), ("terminated", 1), ("split", None), ("count", [1, "2"])]
+    ("name", "value"),
+    [("count", "2"), ("count", True), ("split", 3), ("terminated", 1), ("split", None), ("count", [1, "2"])],
 )
 def test_equal_refuses_a_value_of_another_kind(name: str, value: object) -> None:
-    with pytest.raises(SchemaError, match=f'where: column "{name}" holds (number|string|boolean)s and cannot be equal to'):
+    with pytest.raises(
+        SchemaError, match=(f'where: column "{name}" holds (number|string|boolean)s and cannot be equal to')
+    ):
         equal(name, TABLE[name], value)

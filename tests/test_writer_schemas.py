@@ -29,8 +29,13 @@ OTHERS: dict[str, dict[str, rs.Field]] = {
     "a vector of rewards": {"reward": rs.Field(np.dtype(np.float64), (3,), "reward")},
     "one agent's reward": {"reward/a0": REWARD},
     "rewards of two agents": {"reward/a0": REWARD, "reward/a1": rs.Field(np.dtype(np.int64), (), "reward")},
-    "vector rewards of two agents": {name: rs.Field(np.dtype(np.float32), (2,), "reward") for name in ("reward/a0", "reward/a1")},
-    "rewards of two shapes": {"reward/a0": REWARD, "reward/a1": rs.Field(np.dtype(np.float32), (2,), "reward")},
+    "vector rewards of two agents": {
+        name: rs.Field(np.dtype(np.float32), (2,), "reward") for name in ("reward/a0", "reward/a1")
+    },
+    "rewards of two shapes": {
+        "reward/a0": REWARD,
+        "reward/a1": rs.Field(np.dtype(np.float32), (2,), "reward"),
+    },
     "fields of agents": {
         f"{role}/{agent}": rs.Field(np.dtype(np.float32), (size,), role)
         for role, size in (("observation", 3), ("action", 1))
@@ -45,10 +50,16 @@ def schemas() -> dict[str, rs.Schema]:
     found = {}
     for size in range(len(FIELDS)):
         for left_out in itertools.combinations(FIELDS, size):
-            found[f"without {', '.join(left_out) or 'nothing'}"] = rs.Schema({n: f for n, f in FIELDS.items() if n not in left_out})
+            found[f"without {', '.join(left_out) or 'nothing'}"] = rs.Schema(
+                {n: f for n, f in FIELDS.items() if n not in left_out}
+            )
     for name, more in OTHERS.items():
         tops = {field.partition("/")[0] for field in more}
-        known = {} if name.startswith("only") else {field: declared for field, declared in FIELDS.items() if field not in tops}
+        known = (
+            {}
+            if name.startswith("only")
+            else {field: declared for field, declared in FIELDS.items() if field not in tops}
+        )
         found[name] = rs.Schema(known | more)
     return found
 
@@ -57,7 +68,8 @@ SCHEMAS = schemas()
 
 
 def columns_of(schema: rs.Schema) -> dict[str, Any]:
-    """For each field the values of all steps and environments, (STEPS, ENVS, *shape), and of observations those after the last step."""
+    """For each field the values of all steps and environments, (STEPS, ENVS, *shape), and of observations
+    those after the last step."""
     generator = np.random.default_rng(0)
     found: dict[str, Any] = {}
     for name, declared in schema.fields.items():
@@ -79,12 +91,16 @@ def part_of(schema: rs.Schema, columns: dict[str, Any], role: str, key: Any) -> 
 
 
 def write(buffer: rs.Buffer, columns: dict[str, Any]) -> None:
-    """Where an observation ends a trajectory, the next one is the first of the next, as if the environment went on from there."""
+    """Where an observation ends a trajectory, the next one is the first of the next, as if the environment
+    went on from there."""
     schema = buffer.schema
     writer = buffer.writer(ENVS)
     writer.reset(part_of(schema, columns, "observation", 0))
     for step in range(STEPS):
-        roles = {role: part_of(schema, columns, role, step) for role in ("action", "reward", "terminated", "truncated")}
+        roles = {
+            role: part_of(schema, columns, role, step)
+            for role in ("action", "reward", "terminated", "truncated")
+        }
         extra = {name: columns[name][step] for name in schema.names("extra")}
         writer.step(**roles, observation=part_of(schema, columns, "observation", step + 1), info=extra)
         if step == 1:
@@ -141,7 +157,12 @@ def test_a_writer_makes_the_trajectories_that_append_makes(tmp_path: Path, suffi
 
 
 @pytest.mark.parametrize(
-    "case", [*(case for case in OTHERS if SCHEMAS[case].names("reward")), "without nothing", "without terminated, truncated"]
+    "case",
+    [
+        *(case for case in OTHERS if SCHEMAS[case].names("reward")),
+        "without nothing",
+        "without terminated, truncated",
+    ],
 )
 def test_returns_are_sums_of_all_rewards(tmp_path: Path, case: str) -> None:
     schema = SCHEMAS[case]
@@ -164,7 +185,9 @@ def test_returns_are_sums_of_all_rewards(tmp_path: Path, case: str) -> None:
             rewards = buffer_rows(tmp_path / "a.zarr", row, name)
             for start in range(len(rewards)):
                 weights = 0.5 ** np.arange(len(rewards[start : start + 3]))
-                known.add(str(np.tensordot(weights, rewards[start : start + 3].astype(np.float64), 1).tolist()))
+                known.add(
+                    str(np.tensordot(weights, rewards[start : start + 3].astype(np.float64), 1).tolist())
+                )
         assert {str(value.astype(np.float64).tolist()) for value in batch[name]} <= known
 
 
@@ -184,15 +207,28 @@ def test_what_the_schema_has_no_field_of_is_refused_and_nothing_is_lost(tmp_path
             writer = buffer.writer(ENVS)
             observation = part_of(schema, columns, "observation", 0)
             writer.reset(observation)
-            given: dict[str, Any] = {"action": np.zeros(ENVS, int), "reward": np.zeros(ENVS), "terminated": flags, "truncated": flags}
+            given: dict[str, Any] = {
+                "action": np.zeros(ENVS, int),
+                "reward": np.zeros(ENVS),
+                "terminated": flags,
+                "truncated": flags,
+            }
             given["observation"] = np.zeros((ENVS, 2), np.float32)
             for role in given.keys() - schema.fields.keys():
                 right = {name: value if name in schema.fields else None for name, value in given.items()}
-                with pytest.raises(SchemaError, match=f"there is no field '{role}' in the schema .*leave it out"):
+                with pytest.raises(
+                    SchemaError, match=(f"there is no field '{role}' in the schema .*leave it out")
+                ):
                     writer.step(**{**right, role: given[role]})
                 writer.step(**right)
             if observation is None:
-                with pytest.raises(SchemaError, match=r"there is no field 'observation' in the schema .*leave it out"):
+                with pytest.raises(
+                    SchemaError,
+                    match=(
+                        r"there is no field 'observation' in the schema "
+                        r".*leave it out"
+                    ),
+                ):
                     writer.reset(np.zeros((ENVS, 2), np.float32))
             else:
                 with pytest.raises(SchemaError, match="field 'observation' is missing"):
@@ -207,7 +243,9 @@ def test_masks_and_rings_and_growing_schemas_go_without_flags_too(tmp_path: Path
     with rs.create(tmp_path / "a.zarr", schema, capacity=64) as buffer:
         writer = buffer.writer(ENVS)
         writer.reset(columns["observation"][0])
-        writer.step(reward=columns["reward"][0], observation=columns["observation"][1], mask=np.array([True, False]))
+        writer.step(
+            reward=columns["reward"][0], observation=columns["observation"][1], mask=np.array([True, False])
+        )
         buffer.add_field("info/x", rs.Field(np.dtype(np.float32), (), "info"))
         x = {"info/x": np.ones(ENVS, np.float32)}
         writer.step(reward=columns["reward"][1], observation=columns["observation"][2], info=x)
@@ -216,7 +254,10 @@ def test_masks_and_rings_and_growing_schemas_go_without_flags_too(tmp_path: Path
         assert buffer.num_trajectories == 0  # nothing is committed yet
         buffer.commit()
         assert buffer.trajectories["length"].tolist() == [2, 1]
-        assert buffer.trajectories["return"].tolist() == [float(columns["reward"][:2, 0].sum()), float(columns["reward"][1, 1])]
+        assert buffer.trajectories["return"].tolist() == [
+            float(columns["reward"][:2, 0].sum()),
+            float(columns["reward"][1, 1]),
+        ]
 
 
 def test_rewards_are_converted_as_a_whole_or_with_a_note(tmp_path: Path) -> None:
@@ -226,11 +267,15 @@ def test_rewards_are_converted_as_a_whole_or_with_a_note(tmp_path: Path) -> None
             write(buffer, columns_of(schema))
             buffer.commit()
             returns = buffer.trajectories["return"].tolist()
-        report = rs.convert(tmp_path / f"{case}.zarr", tmp_path / f"{case}.h5", fields=["observation", "reward/a0"])
+        report = rs.convert(
+            tmp_path / f"{case}.zarr", tmp_path / f"{case}.h5", fields=["observation", "reward/a0"]
+        )
         assert "returns are those of all rewards" in report.notes
         assert rs.open(tmp_path / f"{case}.h5").trajectories["return"].tolist() == returns
     with pytest.raises(UnsupportedError, match="take all fields of rewards, or none"):
-        rs.convert(tmp_path / "rewards of two shapes.zarr", tmp_path / "c.h5", fields=["observation", "reward/a1"])
+        rs.convert(
+            tmp_path / "rewards of two shapes.zarr", tmp_path / "c.h5", fields=["observation", "reward/a1"]
+        )
     assert not (tmp_path / "c.h5").exists()
 
 

@@ -21,7 +21,12 @@ from replaystore.backends.zip import ZipFiles, pack
 from replaystore.chunks.mapped import MappedColumn
 from replaystore.testing import Contents, samples
 
-MEMBERS = {"zarr.json": b"{}", "steps/é/c/0": bytes(range(256)) * 40, "steps/é/zarr.json": b"", "a/b/c/d": b"x" * 4096}
+MEMBERS = {
+    "zarr.json": b"{}",
+    "steps/é/c/0": bytes(range(256)) * 40,
+    "steps/é/zarr.json": b"",
+    "a/b/c/d": b"x" * 4096,
+}
 
 
 @pytest.fixture
@@ -67,7 +72,9 @@ def test_members_are_read_as_files_are(folder: Path) -> None:
     assert files.read("steps/é/c/0", 10239, 99) == b"\xff"
     assert files.read("steps/é/c/0", 99999, 5) == files.read("steps/é/zarr.json") == b""
     assert (files.size("steps/é/c/0"), files.size("steps/é/zarr.json")) == (10240, 0)
-    assert [files.exists(name) for name in ("", "steps", "steps/é", "zarr.json", "step", "a/b/c/d")] == [True] * 4 + [False] * 2
+    assert [files.exists(name) for name in ("", "steps", "steps/é", "zarr.json", "step", "a/b/c/d")] == [
+        True
+    ] * 4 + [False] * 2
     for lost in (files.read, files.size, files.place, files.descriptor):
         with pytest.raises(FileNotFoundError):
             lost("a/b/c/d")
@@ -127,7 +134,8 @@ def test_a_zip_is_on_the_disk_when_it_gets_its_name_and_its_name_is_when_that_is
 
 
 def test_large_members_are_aligned_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replaystore.backends.zip._LARGE", 4096)  # what is larger gets the longer header of zip64
+    # What is larger gets the longer header of zip64.
+    monkeypatch.setattr("replaystore.backends.zip._LARGE", 4096)
     members = {"a": bytes(4095), "b": bytes(range(256)) * 17, "c": b"c"}
     for name, data in members.items():
         (tmp_path / "in").mkdir(exist_ok=True)
@@ -216,7 +224,9 @@ def test_a_failed_packing_leaves_what_was_there(folder: Path, monkeypatch: pytes
 # --- what is refused
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../a", "a/../../b", "a//b", "./a", "C:/a", "a\\b", "a/./b", "x" * 5000])
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../a", "a/../../b", "a//b", "./a", "C:/a", "a\\b", "a/./b", "x" * 5000]
+)
 def test_names_that_leave_the_store_are_refused(tmp_path: Path, name: str) -> None:
     files = written(tmp_path / "a.zip", {"zarr.json": b"{}", name: b"1"})
 
@@ -237,7 +247,11 @@ def test_compressed_members_are_refused_with_what_to_do(tmp_path: Path) -> None:
     files = written(tmp_path / "a.zip", {"zarr.json": b"{}" * 99}, compress_type=zipfile.ZIP_DEFLATED)
 
     with pytest.raises(
-        errors.UnsupportedError, match=r"'zarr.json' is compressed.* unpack it and convert the folder with `replaystore convert`"
+        errors.UnsupportedError,
+        match=(
+            r"'zarr.json' is compressed.* unpack it and convert the folder with "
+            r"`replaystore convert`"
+        ),
     ):
         files.read("zarr.json")
 

@@ -1,8 +1,9 @@
 """Run a program as its users do, and keep what it computed: `python traced.py RESULT PROGRAM [ARGUMENTS…]`.
 
-RESULT is a file of torch with the numbers of all networks, optimizers, agents, batches and buffers that the program's global names lead
-to when it ends, where the generators of random numbers are then, what it wrote to TensorBoard, but for speeds, and of which modules the
-classes of its buffers are. Two runs of one program on one machine give the same, bit for bit: whatever it does not seed is seeded here.
+RESULT is a file of torch with the numbers of all networks, optimizers, agents, batches and buffers that the
+program's global names lead to when it ends, where the generators of random numbers are then, what it wrote to
+TensorBoard, but for speeds, and of which modules the classes of its buffers are. Two runs of one program on
+one machine give the same, bit for bit: whatever it does not seed is seeded here.
 """
 
 from __future__ import annotations
@@ -22,11 +23,23 @@ TIMES = ("charts/SPS",)
 FRAGMENTS = ("obs", "acts", "rews", "dones")
 COLUMNS = (*FRAGMENTS, "states", "actions", "rewards", "next_states", "hiddens", "prefs")
 COLUMNS += tuple(f"{side}_{name}" for side in ("first", "second") for name in FRAGMENTS)
-NUMBERS = ("capacity", "fragment_length", "size", "pos", "position", "global_step", "state_dim", "action_dim", "hidden_dim", "device")
+NUMBERS = (
+    "capacity",
+    "fragment_length",
+    "size",
+    "pos",
+    "position",
+    "global_step",
+    "state_dim",
+    "action_dim",
+    "hidden_dim",
+    "device",
+)
 
 
 def plain(value: Any) -> Any:
-    """What can be compared of a value, as tensors, numbers, texts, lists and dicts of them; None if there is nothing."""
+    """What can be compared of a value, as tensors, numbers, texts, lists and dicts of them; None if there is
+    nothing."""
     if hasattr(value, "materialize"):
         value = value.materialize()
     if isinstance(value, torch.Tensor):
@@ -70,7 +83,9 @@ def of(value: Any) -> Any:
     if isinstance(value, torch.Tensor | np.ndarray | bool | int | float):
         return plain(value)
     members = getattr(value, "__dict__", {}).items()  # of a batch, or of what trains a network
-    return {name: of(item) for name, item in members if isinstance(item, torch.Tensor | torch.optim.Optimizer)} or None
+    return {
+        name: of(item) for name, item in members if isinstance(item, torch.Tensor | torch.optim.Optimizer)
+    } or None
 
 
 def module_of(value: Any) -> str | None:
@@ -80,13 +95,20 @@ def module_of(value: Any) -> str | None:
 
 
 def generators() -> dict[str, Any]:
-    """Where the generators of random numbers are: whoever has drawn more or less than another has them elsewhere."""
+    """Where the generators of random numbers are: whoever has drawn more or less than another has them
+    elsewhere."""
     _, keys, place, *_ = np.random.get_state()
-    return {"torch": torch.get_rng_state(), "numpy": plain(keys), "numpy's place": place, "random": str(random.getstate())}
+    return {
+        "torch": torch.get_rng_state(),
+        "numpy": plain(keys),
+        "numpy's place": place,
+        "random": str(random.getstate()),
+    }
 
 
 def seed_everything() -> None:
-    """Seed what a program may not seed itself: generators, and environments in the order in which theirs are made."""
+    """Seed what a program may not seed itself: generators, and environments in the order in which theirs are
+    made."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -119,10 +141,17 @@ def main(result: str, program: str, *arguments: str) -> None:
     seed_everything()
     sys.argv = [program, *arguments]
     sys.path.insert(0, str(Path(program).parent))
-    names = {name: value for name, value in runpy.run_path(program, run_name="__main__").items() if not name.startswith("_")}
+    names = {
+        name: value
+        for name, value in runpy.run_path(program, run_name="__main__").items()
+        if not name.startswith("_")
+    }
     found = {name: of(value) for name, value in names.items() if "time" not in name}
     modules = {name: module for name, value in names.items() if (module := module_of(value)) is not None}
-    kept = {"names": {name: value for name, value in found.items() if value is not None}, "generators": generators()}
+    kept = {
+        "names": {name: value for name, value in found.items() if value is not None},
+        "generators": generators(),
+    }
     torch.save({"kept": kept | {"written": written}, "modules": modules}, result)
 
 

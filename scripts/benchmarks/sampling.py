@@ -1,8 +1,10 @@
-"""How fast batches are made, as ratios to NumPy arrays in memory, in one run: ./scripts/bench sampling [--quick] [--only NAME].
+"""How fast batches are made, as ratios to NumPy arrays in memory, in one run: ./scripts/bench sampling
+[--quick] [--only NAME].
 
-All variants of a line take their turns in one process, round after round, each with random rows of its own; what they give is compared
-with what was written. Numbers are medians over rounds. Targets are those that the project sets itself. All files are written below one
-temporary folder (--folder chooses where), which is removed.
+All variants of a line take their turns in one process, round after round, each with random rows of its own;
+what they give is compared with what was written. Numbers are medians over rounds. Targets are those that the
+project sets itself. All files are written below one temporary folder (--folder chooses where), which is
+removed.
 """
 
 from __future__ import annotations
@@ -34,28 +36,62 @@ MEASURES: dict[str, Measure] = {
     "memory": memory,
     "creation": creation,
 }
-LIBRARIES = ("zarr", "zarrs", "tensorstore", "h5py", "hdf5plugin", "torch", "torchrl", "stable-baselines3", "minari", "cpprb", "ale-py")
+LIBRARIES = (
+    "zarr",
+    "zarrs",
+    "tensorstore",
+    "h5py",
+    "hdf5plugin",
+    "torch",
+    "torchrl",
+    "stable-baselines3",
+    "minari",
+    "cpprb",
+    "ale-py",
+)
 
 
 @click.command(
-    epilog=f"Compared with, where they are installed: {', '.join(LIBRARIES)}, opencv-python-headless (for frames of Atari games)."
+    epilog=(
+        f"Compared with, where they are installed: {', '.join(LIBRARIES)}, opencv-python-headless (for "
+        "frames of Atari games)."
+    )
 )
 @click.option("--quick", is_flag=True, help="Less data and fewer rounds: to see that it works.")
 @click.option("--json", "path", type=click.Path(dir_okay=False), help="Write the results there, too.")
-@click.option("--picture", type=click.Path(dir_okay=False), help="Draw the times there, as PNG; needs matplotlib.")
-@click.option("--only", type=click.Choice(list(MEASURES)), multiple=True, help="Measure only this; may be repeated.")
-@click.option("--folder", type=click.Path(file_okay=False), help="Where to write; by default the system's folder for temporary files.")
-def main(quick: bool, path: str | None, picture: str | None, only: tuple[str, ...], folder: str | None) -> None:
+@click.option(
+    "--picture", type=click.Path(dir_okay=False), help=("Draw the times there, as PNG; needs matplotlib.")
+)
+@click.option(
+    "--only", type=click.Choice(list(MEASURES)), multiple=True, help=("Measure only this; may be repeated.")
+)
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False),
+    help=("Where to write; by default the system's folder for temporary files."),
+)
+def main(
+    quick: bool, path: str | None, picture: str | None, only: tuple[str, ...], folder: str | None
+) -> None:
     """Compare sampling with NumPy and other libraries.
 
-    Other libraries are not installed with this one. Those that are missing are left out, and the table says so; to have them:
+    Other libraries are not installed with this one. Those that are missing are left out, and the table says
+    so; to have them:
 
     \b
     .venv/bin/pip install torchrl tensorstore zarrs minari stable-baselines3 \\
         hdf5plugin cpprb ale-py opencv-python-headless
     """
-    warnings.filterwarnings("ignore", module=r"(gymnasium|minari|torchrl|tensordict|stable_baselines3|zarr)\b")
-    results = run({name: MEASURES[name] for name in only or MEASURES}, quick=quick, path=path, folder=folder, libraries=LIBRARIES)
+    warnings.filterwarnings(
+        "ignore", module=r"(gymnasium|minari|torchrl|tensordict|stable_baselines3|zarr)\b"
+    )
+    results = run(
+        {name: MEASURES[name] for name in only or MEASURES},
+        quick=quick,
+        path=path,
+        folder=folder,
+        libraries=LIBRARIES,
+    )
     if picture is not None:
         from sampling_measures.picture import draw
 

@@ -1,13 +1,14 @@
-"""replaystore keeps reinforcement-learning buffers: appended while an agent trains, safe through a crash, sampled at the speed of memory.
+"""replaystore keeps reinforcement-learning buffers: appended while an agent trains, safe through a crash,
+sampled at the speed of memory.
 
     import replaystore as rs
 
     with rs.create("runs/ant.zarr", env) as buffer: ...
     buffer = rs.open("runs/ant.zarr")
 
-The public names are loaded when they are first used (PEP 562), so that importing this package costs next to nothing. The functions
-`convert` and `verify` live in modules of other names (`conversion`, `verification`): importing a submodule sets an attribute of its name
-on the package, which would hide a function of that name.
+The public names are loaded when they are first used (PEP 562), so that importing this package costs next to
+nothing. The functions `convert` and `verify` live in modules of other names (`conversion`, `verification`):
+importing a submodule sets an attribute of its name on the package, which would hide a function of that name.
 """
 
 from __future__ import annotations
@@ -24,7 +25,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Buffer", "Field", "Schema", "__version__", "convert", "create", "errors", "open", "repair", "verify"]
+__all__ = [
+    "Buffer",
+    "Field",
+    "Schema",
+    "__version__",
+    "convert",
+    "create",
+    "errors",
+    "open",
+    "repair",
+    "verify",
+]
 
 _HOMES = {
     "Buffer": "replaystore.buffer",
@@ -45,7 +57,9 @@ if not TYPE_CHECKING:  # mypy would take every name for granted if it saw this
         if name == "errors":
             return import_module("replaystore.errors")
         if name not in _HOMES:
-            raise AttributeError(f"module 'replaystore' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+            raise AttributeError(
+                f"module 'replaystore' has no attribute {name!r}; its public names are {', '.join(__all__)}"
+            )
         value = globals()[name] = getattr(import_module(_HOMES[name]), name)
         return value
 

@@ -1,11 +1,13 @@
-"""From rows to trajectories: which rows belong together, where a trajectory begins and ends, what it returned. NumPy only, no I/O.
+"""From rows to trajectories: which rows belong together, where a trajectory begins and ends, what it
+returned. NumPy only, no I/O.
 
-Rows arrive in runs of consecutive steps of one environment. What is known of a trajectory that has not ended (its open part, its
-return so far, the observation that will follow) is carried along and kept with each commit, so that neither a commit nor the
-order in which runs arrive changes a part more than it must: a part ends when its trajectory ends, or when the trajectory's next
-rows are not adjacent to it.
+Rows arrive in runs of consecutive steps of one environment. What is known of a trajectory that has not ended
+(its open part, its return so far, the observation that will follow) is carried along and kept with each
+commit, so that neither a commit nor the order in which runs arrive changes a part more than it must: a part
+ends when its trajectory ends, or when the trajectory's next rows are not adjacent to it.
 
-The return is summed step after step in float64, so that it does not depend on how the rows were cut into runs.
+The return is summed step after step in float64, so that it does not depend on how the rows were cut into
+runs.
 """
 
 from __future__ import annotations
@@ -45,26 +47,52 @@ class Open:
         return self.offset + self.part_length
 
     def to_json(self) -> list[Any]:
-        """What is kept with a commit; the observation is kept beside it. Numbers as text: JSON has no NaN and no infinity."""
+        """What is kept with a commit; the observation is kept beside it. Numbers as text: JSON has no NaN and
+        no infinity."""
         returned = [repr(value) for value in np.atleast_1d(self.returned).tolist()]
-        numbers = [self.trajectory, self.env, self.seed, self.split, self.part_start, self.part_length, self.offset]
+        numbers = [
+            self.trajectory,
+            self.env,
+            self.seed,
+            self.split,
+            self.part_start,
+            self.part_length,
+            self.offset,
+        ]
         return [*numbers, returned, self.following is not None]
 
     @classmethod
     def from_json(cls, values: Sequence[Any], *, components: int | None) -> Open:
-        """The inverse, without the observation. `components`: of a reward, if it is not a scalar. ValueError: it is none of ours."""
+        """The inverse, without the observation. `components`: of a reward, if it is not a scalar. ValueError:
+        it is none of ours."""
         if not isinstance(values, list) or len(values) != 9:
             raise ValueError(f"{values!r:.80} is no open trajectory")
         *numbers, returned, known = values
-        if any(type(number) is not int or not -(1 << 63) <= number < 1 << 62 for number in numbers) or type(known) is not bool:
+        if (
+            any(type(number) is not int or not -(1 << 63) <= number < 1 << 62 for number in numbers)
+            or type(known) is not bool
+        ):
             raise ValueError(f"an open trajectory has no numbers such as {numbers!r:.80}")
         trajectory, env, seed, split, part_start, part_length, offset = numbers
-        if not isinstance(returned, list) or len(returned) != (components or 1) or not all(isinstance(value, str) for value in returned):
+        if (
+            not isinstance(returned, list)
+            or len(returned) != (components or 1)
+            or not all(isinstance(value, str) for value in returned)
+        ):
             raise ValueError(f"{returned!r:.80} is not the return of an open trajectory")
         if min(trajectory, split, part_start, part_length, offset) < 0:
             raise ValueError(f"an open trajectory has no negative numbers such as {numbers!r:.80}")
         total = [float(value) for value in returned]
-        return cls(trajectory, env, seed, split, total[0] if components is None else total, part_start, part_length, offset)
+        return cls(
+            trajectory,
+            env,
+            seed,
+            split,
+            total[0] if components is None else total,
+            part_start,
+            part_length,
+            offset,
+        )
 
 
 TrajectoryRow = tuple[int, int, int, bool, bool, int, Any, int]
@@ -81,7 +109,8 @@ class Pending:
 
 
 Time = tuple[int, int]
-"""(step, order): when something happened, within the runs that are added together; what happens before a step has a lower order."""
+"""(step, order): when something happened, within the runs that are added together; what happens before a step
+has a lower order."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +131,8 @@ class End:
 
 @dataclass
 class Run:
-    """Rows [start, start + n) of an environment; `ends` by the place of their last row, `begins` by that of their first."""
+    """Rows [start, start + n) of an environment; `ends` by the place of their last row, `begins` by that of
+    their first."""
 
     env: int
     start: int
@@ -120,10 +150,17 @@ class Run:
 class Assembler:
     """Keeps track of the trajectories of all environments.
 
-    Trajectories are numbered in the order in which they begin, and listed in the order in which they end (environments in turn where the
-    time is the same), however many steps are added at once."""
+    Trajectories are numbered in the order in which they begin, and listed in the order in which they end
+    (environments in turn where the time is the same), however many steps are added at once."""
 
-    def __init__(self, *, next_trajectory: int = 0, finals: int = 0, opened: Sequence[Open] = (), components: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        next_trajectory: int = 0,
+        finals: int = 0,
+        opened: Sequence[Open] = (),
+        components: int | None = None,
+    ) -> None:
         self.next_trajectory = next_trajectory
         self.open: dict[int, Open] = {entry.env: entry for entry in opened}
         self.pending = Pending()
@@ -140,7 +177,9 @@ class Assembler:
     def add_together(self, first: int, runs: Sequence[Run], *, split: int = 0) -> None:
         """Count the rows of several environments; each run's `start` is relative to row `first`."""
         numbers: dict[tuple[int, int], int] = {}
-        for _, env, place in sorted((begin.time, run.env, place) for run in runs for place, begin in run.begins.items()):
+        for _, env, place in sorted(
+            (begin.time, run.env, place) for run in runs for place, begin in run.begins.items()
+        ):
             known = self.open.get(env)
             if place == 0 and known is not None and not known.length:
                 numbers[env, place] = known.trajectory  # reset again before its first step
@@ -152,7 +191,8 @@ class Assembler:
         self._settle()
 
     def cut(self, env: int) -> None:
-        """End the open trajectory of an environment here, neither terminated nor truncated. One without steps is forgotten."""
+        """End the open trajectory of an environment here, neither terminated nor truncated. One without steps
+        is forgotten."""
         self._cut(env, (0, 0))
         self._settle()
 
@@ -165,7 +205,13 @@ class Assembler:
         for place in sorted(run.ends):
             self._extend(run, first, begin, place + 1, rewards, split)
             end = run.ends[place]
-            self._end(self.open.pop(env), end.time, bool(run.terminated[place]), bool(run.truncated[place]), end.final)
+            self._end(
+                self.open.pop(env),
+                end.time,
+                bool(run.terminated[place]),
+                bool(run.truncated[place]),
+                end.final,
+            )
             begin = place + 1
             if begin in run.begins:
                 self._begin(env, run.begins[begin], numbers[env, begin], split)
@@ -209,14 +255,27 @@ class Assembler:
             number = self._finals
             self._finals += 1
             self.pending.finals.append(dict(final))
-        self.pending.parts.append((entry.part_start, entry.part_length, entry.trajectory, entry.offset, number))
+        self.pending.parts.append(
+            (entry.part_start, entry.part_length, entry.trajectory, entry.offset, number)
+        )
         entry.offset += entry.part_length
         entry.part_length = 0
 
-    def _end(self, entry: Open, time: Time, terminated: bool, truncated: bool, final: Observation | None) -> None:
+    def _end(
+        self, entry: Open, time: Time, terminated: bool, truncated: bool, final: Observation | None
+    ) -> None:
         length = entry.length
         self._close_part(entry, final)
-        row = (entry.trajectory, entry.env, length, terminated, truncated, entry.seed, entry.returned, entry.split)
+        row = (
+            entry.trajectory,
+            entry.env,
+            length,
+            terminated,
+            truncated,
+            entry.seed,
+            entry.returned,
+            entry.split,
+        )
         self._ended.append((time, entry.env, row))
 
     def _settle(self) -> None:

@@ -1,8 +1,8 @@
-"""The batches of one commit: which items each is made of, and what they show. The next observation, stacks, fragments and n-step
-returns are made here, from rows that are stored once.
+"""The batches of one commit: which items each is made of, and what they show. The next observation, stacks,
+fragments and n-step returns are made here, from rows that are stored once.
 
-Batches are planned a window at a time, so that drawing costs little for each, and chunks are decoded for many batches at once. What a
-batch holds depends on the seed, the epoch and its number only.
+Batches are planned a window at a time, so that drawing costs little for each, and chunks are decoded for many
+batches at once. What a batch holds depends on the seed, the epoch and its number only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from replaystore.errors import SchemaError
 from replaystore.finals import Ends, Finals
 from replaystore.gathering import Batch, Gather, check_out
 from replaystore.recipe import Recipe
-from replaystore.sampling import POOL_ROWS, Drawn, EpochOrder, Steps, TrajectoryOrder, UniformOrder, WeightedOrder
+from replaystore.sampling import (
+    POOL_ROWS,
+    Drawn,
+    EpochOrder,
+    Steps,
+    TrajectoryOrder,
+    UniformOrder,
+    WeightedOrder,
+)
 
 if TYPE_CHECKING:
     from replaystore.reader import BufferReader
@@ -48,7 +56,8 @@ class _Window:
     """The number of its first batch."""
     drawn: Drawn
     shown: Rows
-    """Of transitions the row with the next observation; of stacks the rows of their observations, (items, depth (+ 1))."""
+    """Of transitions the row with the next observation; of stacks the rows of their observations, (items,
+    depth (+ 1))."""
     ends: Ends | None
     """Where there are final observations among those; None if nobody asks."""
     held: int = 0
@@ -59,16 +68,21 @@ class Batches:
     """Makes batches from what a buffer shows now.
 
     Args:
-        weights: with order "weights": one for each step of the buffer, or for each row of its table of trajectories.
+        weights: with order "weights": one for each step of the buffer, or for each row of its table of
+        trajectories.
 
     Raises:
         SchemaError: there is nothing that can be drawn so.
     """
 
-    def __init__(self, buffer: BufferReader, recipe: Recipe, seed: int, weights: NDArray[np.float64] | None = None) -> None:
+    def __init__(
+        self, buffer: BufferReader, recipe: Recipe, seed: int, weights: NDArray[np.float64] | None = None
+    ) -> None:
         self.recipe, self.commit = recipe, buffer.commit_id
         self._schema = buffer.schema
-        self._observations = tuple(name for name in recipe.names if buffer.schema.fields[name].role == "observation")
+        self._observations = tuple(
+            name for name in recipe.names if buffer.schema.fields[name].role == "observation"
+        )
         self._next = self._observations if recipe.next_observation else ()
         self._others = tuple(name for name in recipe.names if name not in self._observations)
         self._rewards = buffer.schema.names("reward")
@@ -102,14 +116,21 @@ class Batches:
         recipe = self.recipe
         if not len(buffer):
             return "there is no step to sample: the buffer is empty, or nothing was committed yet"
-        selection = [f"{name} {value!r}" for name, value in (("split", recipe.split), ("where", recipe.where)) if value is not None]
-        lengths = buffer.trajectories.where(recipe.where, **({} if recipe.split is None else {"split": recipe.split})).length
+        selection = [
+            f"{name} {value!r}"
+            for name, value in (("split", recipe.split), ("where", recipe.where))
+            if value is not None
+        ]
+        lengths = buffer.trajectories.where(
+            recipe.where, **({} if recipe.split is None else {"split": recipe.split})
+        ).length
         if not len(lengths):
             return f"there is no step to sample: no trajectory has {' and '.join(selection)}"
         of = f" with {' and '.join(selection)}" if selection else ""
         if recipe.fragment_length is not None and int(lengths.max()) < recipe.fragment_length:
             return (
-                f"no trajectory{of} has {recipe.fragment_length} steps; the longest has {int(lengths.max())}: use a smaller fragment_length"
+                f"no trajectory{of} has {recipe.fragment_length} steps; the longest has "
+                f"{int(lengths.max())}: use a smaller fragment_length"
             )
         return f"there is no step to sample{of}: no next observation is known; ask for next_observation=False"
 
@@ -122,20 +143,24 @@ class Batches:
         if recipe.order == "weights":
             assert weights is not None
             trajectories = buffer.trajectories["trajectory"] if recipe.per_trajectory else None
-            order = WeightedOrder(steps, seed, weights, first=buffer._first, trajectories=trajectories, beta=recipe.beta)
+            order = WeightedOrder(
+                steps, seed, weights, first=buffer._first, trajectories=trajectories, beta=recipe.beta
+            )
             if not order.weights.total > 0:
                 raise SchemaError(f"{buffer.location}: all weights are 0 where there is something to sample")
             return order
         return UniformOrder(steps, seed)
 
     def _blocks(self, seed: int) -> EpochOrder:
-        """Blocks of so many chunks that those beside them, which their first and last items show too, are few; pools of which two fit in
-        the memory for decoded chunks: one that is used, and the next."""
+        """Blocks of so many chunks that those beside them, which their first and last items show too, are
+        few; pools of which two fit in the memory for decoded chunks: one that is used, and the next."""
         unit = self.gather.block_rows
         beside = sum(-(-rows // unit) for rows in self._around)
         chunks = max(1, BESIDE * beside, -(-LEAST_BLOCK // unit))
         room = self.gather.room * 2 // 5 * chunks // (chunks + beside)
-        return EpochOrder(self.steps, seed, block_rows=unit * chunks, pool_rows=min(POOL_ROWS, max(unit * chunks, room)))
+        return EpochOrder(
+            self.steps, seed, block_rows=unit * chunks, pool_rows=min(POOL_ROWS, max(unit * chunks, room))
+        )
 
     @property
     def per_epoch(self) -> int | None:
@@ -145,7 +170,8 @@ class Batches:
     # --- batches
 
     def forget(self) -> None:
-        """Begin anew in a forked child: a thread may have been half through with a batch, and nobody decodes what was expected."""
+        """Begin anew in a forked child: a thread may have been half through with a batch, and nobody decodes
+        what was expected."""
         self._window = self._coming = self._pools = None
         self.gather.forget()
         self._finals.forget()
@@ -156,7 +182,12 @@ class Batches:
         """Batch `number` of an epoch. `out`: what an earlier call returned, to be filled again."""
         size = self.recipe.batch_size
         window = self._window
-        if window is None or window.epoch != epoch or not window.first <= number < window.first + self._ahead or not self.order.ahead:
+        if (
+            window is None
+            or window.epoch != epoch
+            or not window.first <= number < window.first + self._ahead
+            or not self.order.ahead
+        ):
             window = self._window = self._entered(epoch, number // self._ahead * self._ahead)
         begin = (number - window.first) * size
         end = min(begin + size, len(window.drawn.rows))
@@ -164,12 +195,19 @@ class Batches:
             self._hold(window, begin)
         batch = self._show(window, begin, end, out)
         if window.drawn.index is not None and window.drawn.importance is not None:
-            batch["index"], batch["weight"] = window.drawn.index[begin:end], window.drawn.importance[begin:end]
+            batch["index"], batch["weight"] = (
+                window.drawn.index[begin:end],
+                window.drawn.importance[begin:end],
+            )
         return batch
 
     def items(self, numbers: Rows) -> Batch:
         """The items of these numbers, from 0 to `steps.total` - 1 in the order of rows, as a batch."""
-        return self._show(self._window_of(-1, 0, self.steps.at(numbers), len(numbers)), 0, len(numbers), None) if len(numbers) else {}
+        return (
+            self._show(self._window_of(-1, 0, self.steps.at(numbers), len(numbers)), 0, len(numbers), None)
+            if len(numbers)
+            else {}
+        )
 
     def _entered(self, epoch: int, first: int) -> _Window:
         """The window that begins with batch `first`; it may be drawn already."""
@@ -192,16 +230,28 @@ class Batches:
             shown, final = self.steps.after(drawn.rows, drawn.part)
             return _Window(epoch, first, drawn, shown, Ends(self._finals, final, size))
         shown, final = self._stacked(drawn.rows, drawn.part, recipe.frame_stack, following=following)
-        return _Window(epoch, first, drawn, shown, Ends(self._finals, final, size, recipe.frame_stack + 1) if following else None)
+        return _Window(
+            epoch,
+            first,
+            drawn,
+            shown,
+            Ends(self._finals, final, size, recipe.frame_stack + 1) if following else None,
+        )
 
     def _show(self, window: _Window, begin: int, end: int, out: Out | None) -> Batch:
         """What the fields of some of a window's items are."""
         recipe = self.recipe
         if recipe.fragment_length is not None:
-            batch = self._fragments(Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end]), recipe.fragment_length)
+            batch = self._fragments(
+                Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end]), recipe.fragment_length
+            )
         elif recipe.n_step > 1:
             drawn = Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end])
-            batch = self._n_step(drawn) if recipe.frame_stack is None else self._stacked_n_step(drawn, recipe.frame_stack)
+            batch = (
+                self._n_step(drawn)
+                if recipe.frame_stack is None
+                else self._stacked_n_step(drawn, recipe.frame_stack)
+            )
         elif recipe.frame_stack is not None:
             batch = self._stacks(window, begin, end)
         else:
@@ -209,7 +259,8 @@ class Batches:
         return batch if out is None else self._copied(batch, out)
 
     def _hold(self, window: _Window, begin: int) -> None:
-        """Decode for the next batches, or for so many of them as there is room for; begin with those behind them then."""
+        """Decode for the next batches, or for so many of them as there is room for; begin with those behind
+        them then."""
         size = self.recipe.batch_size
         if self.order.ahead and not isinstance(self.order, EpochOrder):  # which asks for nothing again
             coming = self._coming = self._coming or self._plan(window.epoch, window.first + self._ahead)
@@ -217,7 +268,11 @@ class Batches:
             self.gather.foresee(*self._widened(rows, rows))
         count = min(HOLD_BATCHES * size, len(window.drawn.rows) - begin)
         most, start = count, window.first * size + begin
-        pools = (window.epoch, *self.order.pools(start, start + count)) if isinstance(self.order, EpochOrder) else None
+        pools = (
+            (window.epoch, *self.order.pools(start, start + count))
+            if isinstance(self.order, EpochOrder)
+            else None
+        )
         if pools is not None and pools == self._pools:  # which were held as wholes
             window.held = begin + count
             return
@@ -238,8 +293,8 @@ class Batches:
             self.gather.expect(first, last)
 
     def _reach(self, window: _Window, begin: int, end: int) -> tuple[Rows, Rows]:
-        """The first and last row that each of some items shows, if its trajectory lies in one part; of an epoch those of whole pools,
-        which are about to be needed."""
+        """The first and last row that each of some items shows, if its trajectory lies in one part; of an
+        epoch those of whole pools, which are about to be needed."""
         if isinstance(self.order, EpochOrder):
             start = window.first * self.recipe.batch_size
             return self._widened(*self.order.reach(*self.order.pools(start + begin, start + end)))
@@ -272,7 +327,9 @@ class Batches:
                 declared = self._schema.fields[name]
                 check_out(name, out.get(name), (len(rows), *declared.shape), declared.dtype)
                 if name in self._next:
-                    check_out(f"next_{name}", out.get(f"next_{name}"), (len(rows), *declared.shape), declared.dtype)
+                    check_out(
+                        f"next_{name}", out.get(f"next_{name}"), (len(rows), *declared.shape), declared.dtype
+                    )
         batch = self.gather.take(names, rows, out)
         if self._next:
             again = None if out is None else {name: out[f"next_{name}"] for name in self._next}
@@ -289,8 +346,8 @@ class Batches:
         return self._observed(following.reshape(rows.shape), final)
 
     def _observed(self, rows: Rows, final: Rows | None = None) -> Batch:
-        """The observations at these rows, of any shape: {field: array of that shape and the field's}. `final`: for each row, in order,
-        the number of the final observation that stands for it, or -1."""
+        """The observations at these rows, of any shape: {field: array of that shape and the field's}.
+        `final`: for each row, in order, the number of the final observation that stands for it, or -1."""
         found = self.gather.take(self._observations, rows.reshape(-1))
         if final is not None:
             self._finals.put(found, final)
@@ -308,16 +365,19 @@ class Batches:
         return batch
 
     def _returns(self, drawn: Drawn) -> tuple[Batch, Rows, Rows]:
-        """Discounted sums of rewards up to n steps on or the end of the trajectory, flags of the last step, the discount of the value of
-        what follows; the row of the last step, and its part."""
+        """Discounted sums of rewards up to n steps on or the end of the trajectory, flags of the last step,
+        the discount of the value of what follows; the row of the last step, and its part."""
         count, steps = self.recipe.n_step, np.arange(self.recipe.n_step)
         left = np.minimum(self.steps.left(drawn), count)
-        rows, part = self.steps.advance(drawn.rows[:, None], drawn.part[:, None], np.minimum(steps, left[:, None] - 1))
+        rows, part = self.steps.advance(
+            drawn.rows[:, None], drawn.part[:, None], np.minimum(steps, left[:, None] - 1)
+        )
         read = self.gather.take([*self._rewards, *self._flags], rows.reshape(-1))
         values = {name: column.reshape(len(rows), count, *column.shape[1:]) for name, column in read.items()}
         none = np.zeros((len(rows), count), np.bool_)
         terminated, truncated = values.get("terminated", none), values.get("truncated", none)
-        ends = (terminated | truncated) & (steps < left[:, None])  # flags may stand within a trajectory, where its source says so
+        # Flags may stand within a trajectory, where its source says so.
+        ends = (terminated | truncated) & (steps < left[:, None])
         used = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, left)
         item = np.arange(len(rows))
         batch: Batch = {}
@@ -327,7 +387,9 @@ class Batches:
             kind = reward.dtype if reward.dtype.kind == "f" else np.dtype(np.float64)
             factors = np.where(steps < used[:, None], self.recipe.gamma**steps, 0.0)
             summed = np.einsum(
-                "ij,ij...->i...", factors, np.where(factors.reshape(*factors.shape, *[1] * (reward.ndim - 2)) > 0, reward, 0)
+                "ij,ij...->i...",
+                factors,
+                np.where(factors.reshape(*factors.shape, *[1] * (reward.ndim - 2)) > 0, reward, 0),
             )
             batch[name] = summed.astype(kind)
         for name in [name for name in self._flags if name in wanted]:
@@ -339,7 +401,9 @@ class Batches:
 
     def _fragments(self, drawn: Drawn, length: int) -> Batch:
         batch = self._runs(self.recipe.names, drawn.rows, length)
-        batch |= {f"next_{name}": values for name, values in self._runs(self._next, drawn.rows + 1, length).items()}
+        batch |= {
+            f"next_{name}": values for name, values in self._runs(self._next, drawn.rows + 1, length).items()
+        }
         cut = np.flatnonzero(drawn.rows + length + bool(self._next) > self.steps.stop[drawn.part])
         if not len(cut):
             return batch
@@ -357,17 +421,22 @@ class Batches:
         last = self.stop_row - length
         if last < self.first_row:
             shapes = {name: self._schema.fields[name] for name in names}
-            return {name: np.empty((len(rows), length, *field.shape), field.dtype) for name, field in shapes.items()}
+            return {
+                name: np.empty((len(rows), length, *field.shape), field.dtype)
+                for name, field in shapes.items()
+            }
         return self.gather.runs(names, np.maximum(np.minimum(rows, last), self.first_row), length)
 
     # --- stacks
 
     def _stacks(self, window: _Window, begin: int, end: int) -> Batch:
-        """Observations as (batch, depth, ...), the newest last; two views of the same frames where the next one is asked for."""
+        """Observations as (batch, depth, ...), the newest last; two views of the same frames where the next
+        one is asked for."""
         depth = self.recipe.frame_stack or 1
         batch = self.gather.take(self._others, window.drawn.rows[begin:end]) if self._others else {}
         shown = window.shown[begin:end]
-        found = self.gather.take(self._observations, shown.reshape(-1))  # taking stacks that lie side by side whole is no quicker
+        # Taking stacks that lie side by side whole is no quicker.
+        found = self.gather.take(self._observations, shown.reshape(-1))
         if window.ends is not None:
             window.ends.put(found, begin // self.recipe.batch_size)
         for name, values in found.items():
@@ -386,12 +455,15 @@ class Batches:
         if self._next:
             shown, final = self._stacked(last, part, depth, following=True)
             final = np.where(np.arange(depth) == depth - 1, final[:, None], -1)
-            batch |= {f"next_{name}": values for name, values in self._observed(shown[:, 1:], final.reshape(-1)).items()}
+            batch |= {
+                f"next_{name}": values
+                for name, values in self._observed(shown[:, 1:], final.reshape(-1)).items()
+            }
         return batch
 
     def _stacked(self, rows: Rows, part: Rows, depth: int, *, following: bool) -> tuple[Rows, Rows]:
-        """The rows whose observations stacks show, oldest first, with the one that follows: (stacks, depth (+ 1)); and the number of the
-        final observation that stands for the last, or -1."""
+        """The rows whose observations stacks show, oldest first, with the one that follows: (stacks, depth (+
+        1)); and the number of the final observation that stands for the last, or -1."""
         steps, back = self.steps, np.arange(depth - 1, -1, -1)
         shown, final = rows[:, None] - np.arange(depth - 1, -1 - following, -1), np.full(len(rows), -1)
         cut = np.flatnonzero((rows - depth + 1 < steps.start[part]) | (rows + following >= steps.stop[part]))

@@ -1,7 +1,8 @@
 """Buffer: a stored, growing run of steps, and the trajectories that they form.
 
-What a buffer shows is always one commit: `len`, the columns, the table of trajectories. A buffer open for writing goes on to each
-commit it makes, one open for reading to the newest when `refresh` is called. Row numbers count from the oldest step that is kept.
+What a buffer shows is always one commit: `len`, the columns, the table of trajectories. A buffer open for
+writing goes on to each commit it makes, one open for reading to the newest when `refresh` is called. Row
+numbers count from the oldest step that is kept.
 
 Several threads may read one buffer; writing is for one thread at a time.
 """
@@ -74,14 +75,18 @@ def create(
         location: "runs/a.zarr", "a.h5", or "memory:a".
         schema_or_env: what a step holds: a `Schema`, or a Gymnasium environment or vector environment.
         capacity: keep (at least) this many newest steps and drop older ones; Zarr only.
-        layout: "live" to write to and sample from, "archive" for keeping (all fields coded, large chunks; sealed when it is closed).
-        storage: by field name, {"codec": "raw" | "zstd:LEVEL" | "gzip:LEVEL", "chunk_rows": N} instead of the layout's choice.
-        durability: "commit": committed steps survive a power cut. "none": they survive a kill, but nothing is synced to the disk.
+        layout: "live" to write to and sample from, "archive" for keeping (all fields coded, large chunks;
+        sealed when it is closed).
+        storage: by field name, {"codec": "raw" | "zstd:LEVEL" | "gzip:LEVEL", "chunk_rows": N} instead of the
+        layout's choice.
+        durability: "commit": committed steps survive a power cut. "none": they survive a kill, but nothing is
+        synced to the disk.
         metadata: anything of the user's that is JSON, up to 1 MiB.
         overwrite: replace a store that is there. Anything else that is there is never replaced.
 
     Raises:
-        AlreadyExistsError, SchemaError, UnsupportedError (a space or capacity that cannot be stored so), StorageError.
+        AlreadyExistsError, SchemaError, UnsupportedError (a space or capacity that cannot be stored so),
+        StorageError.
     """
     place = parse(location)
     env = None if isinstance(schema_or_env, Schema) else schema_or_env
@@ -90,14 +95,19 @@ def create(
         check_capacity(capacity)
         if place.backend == "hdf5":
             raise UnsupportedError(
-                f"{place}: HDF5 cannot give space back, so it has no ring: use a .zarr location with capacity={capacity}"
+                f"{place}: HDF5 cannot give space back, so it has no ring: use a .zarr location with "
+                f"capacity={capacity}"
             )
     if durability not in ("commit", "none"):
         raise SchemaError(f'durability is "commit" or "none", not {durability!r}')
     check_storage(schema.fields, layout, storage)
     document = documents.new(
         schema,
-        layout={"name": layout, "durability": durability, "overrides": {name: dict(setting) for name, setting in (storage or {}).items()}},
+        layout={
+            "name": layout,
+            "durability": durability,
+            "overrides": {name: dict(setting) for name, setting in (storage or {}).items()},
+        },
         ring=None if capacity is None else {"capacity": capacity},
         environment=None if env is None else documents.environment_of(env),
         provenance=documents.provenance(provenance),
@@ -118,21 +128,28 @@ def create(
 def open(  # noqa: A001  # as in other libraries that open files
     location: str | os.PathLike[str] | Location, mode: Literal["r", "r+"] = "r", *, commit: int | None = None
 ) -> Buffer:
-    """Open a buffer for reading ("r") or writing ("r+", one writer at a time; what a killed writer left is put in order).
+    """Open a buffer for reading ("r") or writing ("r+", one writer at a time; what a killed writer left is
+    put in order).
 
     `commit`: show it as of an older commit (reading only); `buffer.rollback` takes a writer back to one.
 
     Raises:
-        NotFoundError: nothing there, or no such commit. FormatError: not a store. FormatVersionError, CorruptError, EvictedError.
-        ConflictError: another writer has it. UnsupportedError: an archive, which is only read, or a zip file, is to be written to.
+        NotFoundError: nothing there, or no such commit. FormatError: not a store. FormatVersionError,
+        CorruptError, EvictedError. ConflictError: another writer has it. UnsupportedError: an archive, which
+        is only read, or a zip file, is to be written to.
     """
     place = parse(location)
     if mode not in ("r", "r+"):
         raise SchemaError(f'mode is "r" or "r+", not {mode!r}')
     if commit is not None and (isinstance(commit, bool) or not isinstance(commit, int)):
-        raise SchemaError(f"commit is the number of a commit, not {commit!r}; `replaystore info` lists what can be opened")
+        raise SchemaError(
+            f"commit is the number of a commit, not {commit!r}; `replaystore info` lists what can be opened"
+        )
     if mode == "r+" and commit is not None:
-        raise SchemaError('an older commit is opened with mode "r"; to go back to it, open with "r+" and call rollback(commit)')
+        raise SchemaError(
+            'an older commit is opened with mode "r"; to go back to it, open with "r+" and '
+            "call rollback(commit)"
+        )
     if mode == "r":
         return _open_for_reading(place, commit)
     container, lock = open_for_writing(place)
@@ -160,7 +177,9 @@ def _open_for_reading(place: Location, commit: int | None) -> Buffer:
                 return _look_at(place, container, commit)
         except BaseException as error:
             container.close()
-            now = _standing(place) if isinstance(error, (ConflictError, CorruptError, EvictedError)) else before
+            now = (
+                _standing(place) if isinstance(error, (ConflictError, CorruptError, EvictedError)) else before
+            )
             if now == before:
                 raise
             before = now
@@ -177,7 +196,11 @@ def _look_at(place: Location, container: Container, commit: int | None) -> Buffe
         store = store.pin(commit)
     elif not sealing.is_sealed(store.state):
         # A base record is synced; and a store that somebody writes to has seen no power cut since.
-        synced = document.layout.durability == "commit" or store.state.commit == store.state.base or is_written(place)
+        synced = (
+            document.layout.durability == "commit"
+            or store.state.commit == store.state.base
+            or is_written(place)
+        )
         store = _whole(store, synced=synced)
     store.keep_tails()
     store.check_generation()
@@ -201,7 +224,9 @@ def _standing(place: Location) -> object:
 class Buffer(BufferReader):
     """A buffer. Made by `replaystore.create` and `replaystore.open`; use it with `with`, or call `close`."""
 
-    def __init__(self, place: Location, store: StoreReader, document: documents.Document, *, lock: Lock | None) -> None:
+    def __init__(
+        self, place: Location, store: StoreReader, document: documents.Document, *, lock: Lock | None
+    ) -> None:
         super().__init__(place, store, document)
         self._lock = lock or Lock()
         self._process = os.getpid()
@@ -245,13 +270,17 @@ class Buffer(BufferReader):
         """Append consecutive steps of one environment. They are safe, and visible, after `commit`.
 
         Args:
-            columns: one array or tensor of shape (steps, *field shape) for each field, of exactly its dtype (a tensor of bfloat16 is
-                one of float32, which holds it); nested observations, actions and rewards as dicts or tuples of them, or by field name.
-            final_observation: one row for each trajectory that the steps touch, in order: the observation after its last step here.
-                For a single trajectory also a single observation. Without it, what followed the last steps is unknown.
-            env: which environment; what follows the last end is an open trajectory that its next `append` continues.
+            columns: one array or tensor of shape (steps, *field shape) for each field, of exactly its dtype
+                (a tensor of bfloat16 is one of float32, which holds it); nested observations, actions and
+                rewards as dicts or tuples of them, or by field name.
+            final_observation: one row for each trajectory that the steps touch, in order: the observation
+                after its last step here. For a single trajectory also a single observation. Without it, what
+                followed the last steps is unknown.
+            env: which environment; what follows the last end is an open trajectory that its next `append`
+            continues.
             split: the split of trajectories that begin here.
-            ends: where trajectories end (places of their last steps in `columns`), if not where `terminated` or `truncated` says so.
+            ends: where trajectories end (places of their last steps in `columns`), if not where `terminated`
+            or `truncated` says so.
 
         Raises:
             SchemaError: a missing or unknown field, a wrong dtype or shape; nothing is appended then.
@@ -261,7 +290,10 @@ class Buffer(BufferReader):
         given = None if ends is None else array_of("ends", ends)
         _check_kinds(columns, env, split, given)
         if any(env < writer.num_envs for writer in self._writers):
-            raise ConflictError(f"{self._place}: environment {env} belongs to the writer: close it first, or append as another environment")
+            raise ConflictError(
+                f"{self._place}: environment {env} belongs to the writer: close it first, "
+                "or append as another environment"
+            )
         flat: dict[str, Any] = {}
         for name, value in columns.items():
             if type(value) is np.ndarray:
@@ -275,13 +307,17 @@ class Buffer(BufferReader):
             return
         no = np.zeros(count, np.bool_)
         terminated, truncated = flat.get("terminated", no), flat.get("truncated", no)
-        places = np.flatnonzero(terminated | truncated) if given is None else np.unique(given.astype(np.int64))
+        places = (
+            np.flatnonzero(terminated | truncated) if given is None else np.unique(given.astype(np.int64))
+        )
         if len(places) and not 0 <= places[0] <= places[-1] < count:
             raise SchemaError(f"ends must lie among the {count} steps, not at {places.tolist()}")
         touched = len(places) + (not len(places) or int(places[-1]) != count - 1)
         finals = self._final_rows(final_observation, touched)
         run = Run(env, 0, terminated, truncated, self.schema.total_reward(flat))
-        run.ends = {int(place): End((int(place), 1), finals[number]) for number, place in enumerate(places.tolist())}
+        run.ends = {
+            int(place): End((int(place), 1), finals[number]) for number, place in enumerate(places.tolist())
+        }
         run.following = finals[-1] if touched > len(places) else None
         run.continues = self._continues(env, flat)
         with self._operations("append"):
@@ -300,7 +336,9 @@ class Buffer(BufferReader):
         names = self.schema.names("observation")
         given = self.schema.flatten(observation, "observation")
         leaves = {name: self._array(name, value, "final_observation: ") for name, value in given.items()}
-        if touched == 1 and all(name in leaves and leaves[name].shape == self.schema.fields[name].shape for name in names):
+        if touched == 1 and all(
+            name in leaves and leaves[name].shape == self.schema.fields[name].shape for name in names
+        ):
             leaves = {name: leaf[None] for name, leaf in leaves.items()}
         try:
             rows = self.schema.select(names).check(leaves)
@@ -308,7 +346,8 @@ class Buffer(BufferReader):
             raise SchemaError(f"final_observation: {error}") from None
         if rows != touched:
             raise SchemaError(
-                f"final_observation has {rows} rows, but these steps touch {touched} trajectories: give the observation after each"
+                f"final_observation has {rows} rows, but these steps touch {touched} trajectories: give the "
+                "observation after each"
             )
         return [{name: leaf[row].copy() for name, leaf in leaves.items()} for row in range(rows)]
 
@@ -317,7 +356,10 @@ class Buffer(BufferReader):
         entry = self._assembler.open.get(env)
         if entry is None or entry.following is None:
             return True
-        return all(np.ascontiguousarray(columns[name][0]).tobytes() == row.tobytes() for name, row in entry.following.items())
+        return all(
+            np.ascontiguousarray(columns[name][0]).tobytes() == row.tobytes()
+            for name, row in entry.following.items()
+        )
 
     def _append_rows(self, columns: Columns, count: int) -> int:
         """Append so many checked rows; return the number of the first."""
@@ -326,7 +368,12 @@ class Buffer(BufferReader):
         if count:
             self._lock.check(often=True)
             finals = len(self._assembler.pending.finals)
-            if finals and finals * sum(self.schema.fields[name].row_bytes for name in self.schema.names("observation")) > FINAL_BYTES:
+            if (
+                finals
+                and finals
+                * sum(self.schema.fields[name].row_bytes for name in self.schema.names("observation"))
+                > FINAL_BYTES
+            ):
                 self._store_finals()
             self._store.append({self._stored[name]: rows for name, rows in columns.items()})
             self._dirty = True
@@ -340,7 +387,8 @@ class Buffer(BufferReader):
         return self._store.next_row("steps") + sum(writer.staged for writer in self._writers)
 
     def writer(self, num_envs: int = 1, *, split: str = "") -> Writer:
-        """A writer for the steps of several environments. Trajectories that an earlier recording left open are cut off."""
+        """A writer for the steps of several environments. Trajectories that an earlier recording left open
+        are cut off."""
         self._writable()
         if self._writers:
             raise ConflictError(f"{self._place} has a writer already: close it first")
@@ -357,12 +405,17 @@ class Buffer(BufferReader):
         self._dirty = True
 
     def add_field(self, name: str, declared: Field, *, fill: Literal[0, 1] = 0) -> None:
-        """Add a field. In steps recorded before, all bytes of its values are `fill`: zeros (False), or ones (True) for a bool."""
+        """Add a field. In steps recorded before, all bytes of its values are `fill`: zeros (False), or ones
+        (True) for a bool."""
         self._writable()
         assert isinstance(self._store, ArrayStore)
         schema = self.schema.with_field(name, declared)
         spec = field_specs(
-            {name: declared}, "live", self._store.container.capabilities, capacity=self.capacity, storage={name: {"codec": "raw"}}
+            {name: declared},
+            "live",
+            self._store.container.capabilities,
+            capacity=self.capacity,
+            storage={name: {"codec": "raw"}},
         )
         stored = f"steps/{escape_path(name)}"
         with self._operations("add_field"):
@@ -377,9 +430,11 @@ class Buffer(BufferReader):
                 writer._allocate(schema)
 
     def set_trajectory_column(self, name: str, values: Any) -> None:
-        """Set a column of the table of trajectories: one number or bool for each that has ended (for "split" one string each).
+        """Set a column of the table of trajectories: one number or bool for each that has ended (for "split"
+        one string each).
 
-        A new name makes a new column; trajectories that end later have NaN, 0 or False there until it is set again."""
+        A new name makes a new column; trajectories that end later have NaN, 0 or False there until it is set
+        again."""
         self._set_trajectory_columns({name: values})
 
     def _set_trajectory_columns(self, columns: Mapping[str, Any]) -> None:
@@ -404,16 +459,23 @@ class Buffer(BufferReader):
     def _trajectory_column(self, name: str, values: NDArray[Any], count: int) -> NDArray[Any]:
         """The values of a column of the table, checked."""
         if values.shape != (count,):
-            raise SchemaError(f"column {name!r} needs one value for each of the {count} ended trajectories, not shape {values.shape}")
+            raise SchemaError(
+                f"column {name!r} needs one value for each of the {count} ended trajectories, "
+                f"not shape {values.shape}"
+            )
         if name == "split":
             values = np.array([self._split_code(str(value)) for value in values.tolist()], np.int32)
         stored = f"trajectories/{escape(name)}"
         spec = self._store.container.specs().get(stored)
         if spec is not None and not spec.mutable:
-            raise SchemaError(f"column {name!r} is what was recorded, and cannot be changed: choose another name")
+            raise SchemaError(
+                f"column {name!r} is what was recorded, and cannot be changed: choose another name"
+            )
         if spec is None or stored not in self._store.state.arrays:
             if values.dtype.kind not in "biuf":
-                raise UnsupportedError(f"column {name!r}: columns hold one number or bool each, not {values.dtype}")
+                raise UnsupportedError(
+                    f"column {name!r}: columns hold one number or bool each, not {values.dtype}"
+                )
         elif values.dtype != spec.dtype:
             raise SchemaError(f"column {name!r} is {spec.dtype}, not {values.dtype}: convert the values")
         return values
@@ -421,10 +483,11 @@ class Buffer(BufferReader):
     # --- commits
 
     def commit(self) -> int:
-        """Make all steps written so far safe and visible, at once; return the number of the commit (the last one if nothing is new).
+        """Make all steps written so far safe and visible, at once; return the number of the commit (the last
+        one if nothing is new).
 
-        StorageError: the disk refused; what was committed before is safe, nothing is lost, and `commit` may be tried again (after a failed
-        sync only by opening the buffer anew)."""
+        StorageError: the disk refused; what was committed before is safe, nothing is lost, and `commit` may
+        be tried again (after a failed sync only by opening the buffer anew)."""
         self._writable()
         with self._operations("commit"), self._turn:
             return self._commit()
@@ -437,7 +500,8 @@ class Buffer(BufferReader):
         assembler = self._assembler
         if not (self._dirty or assembler.pending.trajectories):
             return self._store.state.commit
-        self._dirty = True  # until it is committed, for nothing else tells of tables that have been handed over
+        # Until it is committed, for nothing else tells of tables that have been handed over.
+        self._dirty = True
         self._store_finals()
         self._hand_over_tables()
         opened = sorted(assembler.open.values(), key=lambda entry: entry.trajectory)
@@ -448,7 +512,14 @@ class Buffer(BufferReader):
             "finals": assembler.finals,
         }
         known = [entry.following for entry in opened if entry.following is not None]
-        attachments = {name: b"".join(row[name].tobytes() for row in known) for name in self.schema.names("observation")} if known else {}
+        attachments = (
+            {
+                name: b"".join(row[name].tobytes() for row in known)
+                for name in self.schema.names("observation")
+            }
+            if known
+            else {}
+        )
         first = None
         if self.capacity is not None and self._store.next_row("steps") > self.capacity:
             first = {"steps": self._store.next_row("steps") - self.capacity}
@@ -463,7 +534,10 @@ class Buffer(BufferReader):
         if not finals:
             return
         specs = self._store.container.specs()
-        columns = {f"final/{escape_path(name)}": np.stack([row[name] for row in finals]) for name in self.schema.names("observation")}
+        columns = {
+            f"final/{escape_path(name)}": np.stack([row[name] for row in finals])
+            for name in self.schema.names("observation")
+        }
         self._store.append({name: rows for name, rows in columns.items() if not specs[name].journaled})
         self._store.append_table({name: rows for name, rows in columns.items() if specs[name].journaled})
         self._assembler.pending.finals = []
@@ -472,7 +546,11 @@ class Buffer(BufferReader):
         assert isinstance(self._store, ArrayStore)
         pending, store = self._assembler.pending, self._store
         if pending.parts:
-            columns = zip(("start", "length", "trajectory", "offset", "final"), zip(*pending.parts, strict=True), strict=True)
+            columns = zip(
+                ("start", "length", "trajectory", "offset", "final"),
+                zip(*pending.parts, strict=True),
+                strict=True,
+            )
             store.append_table({f"parts/{name}": np.array(values, np.int64) for name, values in columns})
         if pending.trajectories:
             names = ("trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split")
@@ -489,7 +567,9 @@ class Buffer(BufferReader):
 
     def _trajectory_specs(self) -> dict[str, Any]:
         assert isinstance(self._store, ArrayStore)
-        return {name: spec for name, spec in self._store.table_specs().items() if name.startswith("trajectories/")}
+        return {
+            name: spec for name, spec in self._store.table_specs().items() if name.startswith("trajectories/")
+        }
 
     def publish(self) -> None:
         """Commit, and let other software (zarr-python, xarray, h5py) see all steps; `close` does this too."""
@@ -502,8 +582,8 @@ class Buffer(BufferReader):
     def rollback(self, commit: int) -> None:
         """Go back to an older commit: what was committed after it, and what is not committed, is given up.
 
-        Readers that have the buffer open go on seeing what they saw, or get a ConflictError until they refresh.
-        NotFoundError, EvictedError: there is no such commit, or not any more."""
+        Readers that have the buffer open go on seeing what they saw, or get a ConflictError until they
+        refresh. NotFoundError, EvictedError: there is no such commit, or not any more."""
         self._writable()
         if self._writers:
             raise ConflictError(f"{self._place} has a writer: close it before rolling back")
@@ -512,26 +592,31 @@ class Buffer(BufferReader):
         opened = BufferReader(self._place, self._store.pin(commit), self._document)._open_trajectories()
         known = [entry.following for entry in opened if entry.following is not None]
         names = self.schema.names("observation")
-        attachments = {name: b"".join(row[name].tobytes() for row in known) for name in names} if known else {}
+        attachments = (
+            {name: b"".join(row[name].tobytes() for row in known) for name in names} if known else {}
+        )
         before = self._store.state
         with self._operations("rollback"), self._turn:
             try:
                 self._store.rollback(commit, attachments=attachments)
             finally:
-                if self._store.state is not before:  # it is done, even if the disk refuses what tidies up after it
+                # It is done, even if the disk refuses what tidies up after it.
+                if self._store.state is not before:
                     self._forget_columns()
                     self._moved()
                     self._schema = self._visible_schema()
                     self._start()
 
     def refresh(self) -> bool:
-        """Go on to the newest commit; whether there was one. A buffer open for writing, or as of an older commit, stays where it is."""
+        """Go on to the newest commit; whether there was one. A buffer open for writing, or as of an older
+        commit, stays where it is."""
         if isinstance(self._store, ArrayStore):
             return False
         return super().refresh()
 
     def close(self) -> None:
-        """Commit what is written, let other software see it, and release everything. An archive is sealed: it is only read from now on."""
+        """Commit what is written, let other software see it, and release everything. An archive is sealed: it
+        is only read from now on."""
         if self._closed:
             self._lock.release()  # closing was interrupted, perhaps
             return
@@ -574,9 +659,11 @@ class Buffer(BufferReader):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close. After an exception what was written is committed as well, since it is whole steps, if the disk lets us.
+        """Close. After an exception what was written is committed as well, since it is whole steps, if the
+        disk lets us.
 
-        If the exception has interrupted an operation of the buffer, so that what was written is not known, a warning says what is lost."""
+        If the exception has interrupted an operation of the buffer, so that what was written is not known, a
+        warning says what is lost."""
         try:
             self.close()
         except ReplayStoreError as error:
@@ -600,7 +687,8 @@ class Buffer(BufferReader):
         self._document = document
 
     def _is_interrupted(self) -> bool:
-        """Whether an operation was interrupted, so that what is in memory may be half of it. Then the last commit is shown again."""
+        """Whether an operation was interrupted, so that what is in memory may be half of it. Then the last
+        commit is shown again."""
         if self._gone_back or not (what := self._operations.interrupted):
             return bool(self._gone_back)
         half = self._store
@@ -617,7 +705,8 @@ class Buffer(BufferReader):
             self._store = half
             raise
         self._gone_back = (
-            f"{self._place}: {what} was interrupted, so that steps since commit {self.commit_id} that were not committed are lost; "
+            f"{self._place}: {what} was interrupted, so that steps since commit {self.commit_id} that were "
+            "not committed are lost; "
             "close it, and open it again to go on"
         )
         half.close()
@@ -633,12 +722,17 @@ class Buffer(BufferReader):
             raise ConflictError(self._gone_back)
         if not isinstance(self._store, ArrayStore):
             raise ConflictError(f'{self._place} is open for reading: open it with mode="r+" to write')
-        if os.getpid() != self._process:  # two processes that believe to be the writer would write over each other's commits
-            raise ConflictError(f"{self._place} was opened for writing by the process that this one was forked from: only that one writes")
+        # Two processes that believe to be the writer would write over each other's commits.
+        if os.getpid() != self._process:
+            raise ConflictError(
+                f"{self._place} was opened for writing by the process that this one was "
+                "forked from: only that one writes"
+            )
 
     def __iter__(self) -> NoReturn:
         raise TypeError(
-            "len(buffer) counts steps, so iterating over it could mean steps or trajectories: go through buffer.trajectories, or read "
+            "len(buffer) counts steps, so iterating over it could mean steps or trajectories: go through "
+            "buffer.trajectories, or read "
             "trajectories with buffer.trajectory(i) for i in range(buffer.num_trajectories)"
         )
 
@@ -657,8 +751,8 @@ class Buffer(BufferReader):
 
 
 def _whole(store: StoreReader, *, synced: bool) -> StoreReader:
-    """A reader of the newest commit that the files satisfy: a copy of a store in use may lack what its newest commit says, and so may one
-    that was not synced, after a power cut."""
+    """A reader of the newest commit that the files satisfy: a copy of a store in use may lack what its newest
+    commit says, and so may one that was not synced, after a power cut."""
     found, lacking = store, ""
     if not synced:
         found, lacking = newest_synced(store)
@@ -666,8 +760,15 @@ def _whole(store: StoreReader, *, synced: bool) -> StoreReader:
         found, lacking = newest_whole(store)
     if lacking:
         known, newest = found.state.commit, store.state.commit
-        text = f"{store} is read as of commit {known}, not {newest}, its newest, since its files do not have all of that ({lacking})"
-        warnings.warn(f"{text}; if it is not a copy of a store in use, run `replaystore verify`", ReplayStoreWarning, stacklevel=3)
+        text = (
+            f"{store} is read as of commit {known}, not {newest}, its newest, since its files do not "
+            f"have all of that ({lacking})"
+        )
+        warnings.warn(
+            f"{text}; if it is not a copy of a store in use, run `replaystore verify`",
+            ReplayStoreWarning,
+            stacklevel=3,
+        )
     return found
 
 

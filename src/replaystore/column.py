@@ -25,20 +25,23 @@ Rows = slice | NDArray[Any] | Sequence[int]
 class Trajectory:
     """The steps of one trajectory, in memory, as `buffer.trajectory(i)` gives them.
 
-    `trajectory["reward"]` is the array of a field, `trajectory["next_observation"]` that of the observations after each step.
+    `trajectory["reward"]` is the array of a field, `trajectory["next_observation"]` that of the observations
+    after each step.
 
     Attributes:
         info: its row of the table of trajectories: length, env, terminated, truncated, seed, return, split, …
-        columns: one array of shape (steps, *field shape) for each field. In a ring, without the steps that were dropped.
-        final_observation: the observation after the last step, or None if it is not known: an array where the observation is one field,
-            else a dict by field name.
+        columns: one array of shape (steps, *field shape) for each field. In a ring, without the steps that
+        were dropped.
+        final_observation: the observation after the last step, or None if it is not known: an array where the
+            observation is one field, else a dict by field name.
     """
 
     info: dict[str, Any]
     columns: dict[str, NDArray[Any]]
     final_observation: Any
     _following: Mapping[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
-    """By step, what followed it where that is not the observation of the next one: after the last, and where a recording was resumed."""
+    """By step, what followed it where that is not the observation of the next one: after the last, and where
+    a recording was resumed."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0
@@ -50,15 +53,24 @@ class Trajectory:
     def __getitem__(self, name: str) -> NDArray[Any]:
         """The array of a field, shape (steps, *field shape), or `next_` and the name of an observation field.
 
-        SchemaError: it is not known what followed the last step. UnknownFieldError: there is no such field."""
+        SchemaError: it is not known what followed the last step. UnknownFieldError: there is no such
+        field."""
         if name in self.columns:
             return self.columns[name]
         observed = self._followed(name)
         if observed not in self.columns:
-            raise unknown(name, [*self.columns, *(f"next_{other}" for other in self.columns if self._followed(f"next_{other}"))])
+            raise unknown(
+                name,
+                [
+                    *self.columns,
+                    *(f"next_{other}" for other in self.columns if self._followed(f"next_{other}")),
+                ],
+            )
         rows, last = self.columns[observed], len(self) - 1
         if last >= 0 and observed not in self._following.get(last, {}):
-            raise SchemaError(f"it is not known what was observed after the last step: use trajectory[{observed!r}][1:]")
+            raise SchemaError(
+                f"it is not known what was observed after the last step: use trajectory[{observed!r}][1:]"
+            )
         following = np.concatenate([rows[1:], rows[-1:]])
         for step, known in self._following.items():
             following[step] = known[observed]
@@ -72,17 +84,23 @@ class Trajectory:
 
     def __repr__(self) -> str:
         ends = [flag for flag in ("terminated", "truncated", "open") if self.info.get(flag)]
-        said = [f"{name} {self.info[name]:.6g}" for name in ("return",) if isinstance(self.info.get(name), float)] + ends
+        said = [
+            f"{name} {self.info[name]:.6g}" for name in ("return",) if isinstance(self.info.get(name), float)
+        ] + ends
         which = f" {self.info['trajectory']}" if "trajectory" in self.info else ""
-        return f"<Trajectory{which}: {len(self)} steps of {', '.join(self.columns)}{''.join('; ' + text for text in said)}>"
+        return (
+            f"<Trajectory{which}: {len(self)} steps of "
+            f"{', '.join(self.columns)}{''.join('; ' + text for text in said)}>"
+        )
 
 
 class Column:
-    """One field over all steps, read as it is asked for: `column[i]`, `column[a:b]`, `column[[3, 1, 1]]` give arrays in memory, and
-    `column[steps, components]` what they hold there.
+    """One field over all steps, read as it is asked for: `column[i]`, `column[a:b]`, `column[[3, 1, 1]]` give
+    arrays in memory, and `column[steps, components]` what they hold there.
 
-    It has what other software asks an array for (`shape`, `dtype`, `chunks`, …): `dask.array.from_array(column, chunks=column.chunks)`.
-    Sent to another process it is opened there as of the same commit."""
+    It has what other software asks an array for (`shape`, `dtype`, `chunks`, …):
+    `dask.array.from_array(column, chunks=column.chunks)`. Sent to another process it is opened there as of
+    the same commit."""
 
     def __init__(self, reader: BufferReader, name: str) -> None:
         self._reader = reader
@@ -128,19 +146,28 @@ class Column:
         keys = key if isinstance(key, tuple) else (key,)
         places = [place for place, one in enumerate(keys) if one is Ellipsis]
         if len(places) > 1 or any(one is None for one in keys):
-            raise SchemaError(f"{self.name!r} is indexed by steps, and then by what they hold: column[steps, ...], without None")
+            raise SchemaError(
+                f"{self.name!r} is indexed by steps, and then by what they hold: "
+                "column[steps, ...], without None"
+            )
         if places:
             missing = max(0, self.ndim - len(keys) + 1)
             keys = (*keys[: places[0]], *[slice(None)] * missing, *keys[places[0] + 1 :])
         steps, *within = keys or (slice(None),)
         if len(within) >= self.ndim:
-            raise IndexError(f"{len(within) + 1} indices for {self.name!r}, which has {self.ndim} dimension{'s' * (self.ndim > 1)}")
+            raise IndexError(
+                f"{len(within) + 1} indices for {self.name!r}, which has {self.ndim} "
+                f"dimension{'s' * (self.ndim > 1)}"
+            )
         if (
             within
             and not isinstance(steps, (int, np.integer, slice))
             and not all(isinstance(one, (int, np.integer, slice)) for one in within)
         ):
-            raise SchemaError(f"two lists of places in {self.name!r} could mean pairs or a grid: write column[steps][:, components]")
+            raise SchemaError(
+                f"two lists of places in {self.name!r} could mean pairs or a grid: write "
+                "column[steps][:, components]"
+            )
         return steps, tuple(within)
 
     def _part(self, rows: Any, within: tuple[Any, ...]) -> Any:
@@ -151,13 +178,18 @@ class Column:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
-            raise ValueError(f"the column {self.name!r} is read into new memory: there is no array of it without a copy")
+            raise ValueError(
+                f"the column {self.name!r} is read into new memory: there is no array of it without a copy"
+            )
         return np.asarray(self[:], dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
         reader = self._reader
         if reader.location.startswith("memory:"):
-            raise UnsupportedError(f"{reader.location} is in the memory of this process: convert it to a store on a disk, and send that")
+            raise UnsupportedError(
+                f"{reader.location} is in the memory of this process: convert it to a "
+                "store on a disk, and send that"
+            )
         return _opened, (str(reader._whereabouts), reader.commit_id, self.name)
 
     def __repr__(self) -> str:

@@ -1,8 +1,9 @@
 """Comparing a whole column with a value or another column, exactly.
 
 Invariants:
-(1) Integers are compared exactly, whatever their size and whatever they are compared with; they never pass through a float. Only a decimal
-    fraction is first rounded to the type of a float column, so that `score == 0.1` is true of a float32 that was written as 0.1.
+(1) Integers are compared exactly, whatever their size and whatever they are compared with; they never pass
+    through a float. Only a decimal fraction is first rounded to the type of a float column, so that `score ==
+    0.1` is true of a float32 that was written as 0.1.
 (2) Callers compare only values of one `kind`: numbers, strings or booleans.
 """
 
@@ -36,13 +37,18 @@ def kind(value: NDArray[Any] | Scalar) -> str:
     """ "number", "string" or "boolean", of a value or of a column's values."""
     if isinstance(value, np.ndarray):
         return {"b": "boolean", "i": "number", "u": "number", "f": "number"}.get(value.dtype.kind, "string")
-    return "string" if isinstance(value, str) else "boolean" if isinstance(value, bool | np.bool_) else "number"
+    return (
+        "string" if isinstance(value, str) else "boolean" if isinstance(value, bool | np.bool_) else "number"
+    )
 
 
 def check_column(column: NDArray[Any], refuse: Callable[[str], NoReturn]) -> NDArray[Any]:
     """The column itself, if all its values are of one kind that can be compared."""
     if column.ndim != 1:
-        refuse(f"holds arrays of shape {column.shape[1:]}, which cannot be compared; choose rows by a mask made with NumPy")
+        refuse(
+            f"holds arrays of shape {column.shape[1:]}, which cannot be compared; choose rows by a mask "
+            "made with NumPy"
+        )
     if column.dtype.kind not in "biufUOT":
         refuse(f"holds {column.dtype}, which cannot be compared; numbers, booleans and strings can")
     if column.dtype.kind == "O" and not all(isinstance(value, str) for value in column):
@@ -64,7 +70,8 @@ def compare(left: NDArray[Any] | Scalar, sign: str, right: NDArray[Any] | Scalar
 def _compare_columns(left: NDArray[Any], sign: str, right: NDArray[Any]) -> Mask:
     if kind(left) == "number":
         inexact = np.result_type(left, right).kind == "f" and any(
-            side.dtype.kind in "iu" and side.size and max(-int(side.min()), int(side.max())) > 2**53 for side in (left, right)
+            side.dtype.kind in "iu" and side.size and max(-int(side.min()), int(side.max())) > 2**53
+            for side in (left, right)
         )
     else:
         inexact = left.dtype.kind != right.dtype.kind  # strings stored in different ways
@@ -77,8 +84,8 @@ def _compare_columns(left: NDArray[Any], sign: str, right: NDArray[Any]) -> Mask
 def _compare_number(column: NDArray[Any], sign: str, value: int | float) -> Mask:
     """Compare a column with a number that its type may be unable to hold.
 
-    Such a number lies between two that the type can hold. Of these, `floor` is the lower: `x < value`, `x <= value` and `x <= floor`
-    say the same.
+    Such a number lies between two that the type can hold. Of these, `floor` is the lower: `x < value`, `x <=
+    value` and `x <= floor` say the same.
     """
     if _is_nan(value):
         return np.full(column.shape, sign == "!=")
@@ -95,7 +102,8 @@ def _is_nan(value: int | float) -> bool:
 
 
 def _floor(value: int | float, dtype: np.dtype[Any]) -> tuple[float | None, bool]:
-    """The greatest number of the type that is not above `value` (None if all are), and whether it stands for `value` itself."""
+    """The greatest number of the type that is not above `value` (None if all are), and whether it stands for
+    `value` itself."""
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if value < limits.min:
@@ -121,5 +129,9 @@ def member(value: NDArray[Any] | Scalar, choices: list[Scalar]) -> Mask | bool:
     if kind(value) != "number":
         known = set(choices)
         return np.fromiter((entry in known for entry in value.tolist()), np.bool_, len(value))
-    found = [_floor(choice, value.dtype) for choice in choices if not isinstance(choice, str) and not _is_nan(choice)]
+    found = [
+        _floor(choice, value.dtype)
+        for choice in choices
+        if not isinstance(choice, str) and not _is_nan(choice)
+    ]
     return np.isin(value, np.array([floor for floor, held in found if held], value.dtype))

@@ -1,10 +1,10 @@
 """Convert a buffer: to another container, another layout, or to a part of it.
 
-1. The source is only read. The target appears under its name when it is complete and durable, or not at all. (A buffer of durability
-   "none" makes one that is not synced either.)
-2. What is not changed on purpose is copied bit for bit: raw rows and encoded chunks as they are stored, where the target stores them in
-   the same way (`replaystore.backends.copying`), so that nothing is decoded that need not be. All of it is compared with the checksums
-   it was committed with.
+1. The source is only read. The target appears under its name when it is complete and durable, or not at all.
+   (A buffer of durability "none" makes one that is not synced either.)
+2. What is not changed on purpose is copied bit for bit: raw rows and encoded chunks as they are stored, where
+   the target stores them in the same way (`replaystore.backends.copying`), so that nothing is decoded that
+   need not be. All of it is compared with the checksums it was committed with.
 3. A few blocks of rows are in memory at a time, however large the buffer is; tables are whole.
 
 Older commits are not carried over: the target begins with the commit that the source shows.
@@ -87,32 +87,38 @@ def convert(
     strict: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Write a buffer, or a part of it, to a new place; or a buffer of other software to a new store, or a store to a file of that.
+    """Write a buffer, or a part of it, to a new place; or a buffer of other software to a new store, or a
+    store to a file of that.
 
-    Files of other software (`replaystore.formats`) are known by their names: "replay_buffer.pkl" is a pickle of active_rlhf,
-    "buffer_state.safetensors" (or a folder with it) a buffer of velora, whose metadata lie beside it.
+    Files of other software (`replaystore.formats`) are known by their names: "replay_buffer.pkl" is a pickle
+    of active_rlhf, "buffer_state.safetensors" (or a folder with it) a buffer of velora, whose metadata lie
+    beside it.
 
-    Without `split` and `where` rows and trajectories keep their order and numbers, and all else is carried over too: parts, splits, final
-    observations, columns of the user's, open trajectories (which can be continued in the target), metadata, environment. A ring is
-    written as its window.
+    Without `split` and `where` rows and trajectories keep their order and numbers, and all else is carried
+    over too: parts, splits, final observations, columns of the user's, open trajectories (which can be
+    continued in the target), metadata, environment. A ring is written as its window.
 
     Args:
         source: a location, or an open buffer (its last commit is converted).
         target: a location; "a.zarr.zip" makes a zip file, which is read in place.
         fields: names, or beginnings of paths ("observation"); None for all.
-        split, where: only these trajectories, as `trajectories.where` selects them: in the order of the table, each as one run of rows.
-            They keep their numbers; those still open are cut off.
-        codec: "raw", "zstd:LEVEL" or "gzip:LEVEL" for all fields that are coded. By default as they are; where a field has the default
-            codec of its container, it gets that of the target's (Zarr zstd:1, HDF5 gzip:1, which all software reads).
-        layout: "live" or "archive" (all fields coded in large chunks, sealed, with a manifest): all fields are stored as that layout has
-            it. None: as they are in the source.
+        split, where: only these trajectories, as `trajectories.where` selects them: in the order of the
+            table, each as one run of rows. They keep their numbers; those still open are cut off.
+        codec: "raw", "zstd:LEVEL" or "gzip:LEVEL" for all fields that are coded. By default as they are;
+            where a field has the default codec of its container, it gets that of the target's (Zarr zstd:1,
+            HDF5 gzip:1, which all software reads).
+        layout: "live" or "archive" (all fields coded in large chunks, sealed, with a manifest): all fields
+            are stored as that layout has it. None: as they are in the source.
         overwrite: replace a store that is there, or a file of the same format.
-        strict: refuse what a file of other software cannot hold exactly. Without it, the notes of the report say what was lost or made up.
-        progress: called with (bytes done, bytes in all) after each block; an exception from it ends the conversion.
+        strict: refuse what a file of other software cannot hold exactly. Without it, the notes of the report
+        say what was lost or made up.
+        progress: called with (bytes done, bytes in all) after each block; an exception from it ends the
+        conversion.
 
     Raises:
-        NotFoundError, FormatError, CorruptError: the source cannot be read, or its rows have changed since they were committed.
-        AlreadyExistsError, SchemaError, UnsupportedError, StorageError: the target cannot be made. There is none then.
+        NotFoundError, FormatError, CorruptError: the source cannot be read, or its rows have changed since
+        they were committed. AlreadyExistsError, SchemaError, UnsupportedError, StorageError: the target
+        cannot be made. There is none then.
     """
     with as_storage_errors(f"{source} cannot be converted to {target}"):
         begin = time.perf_counter()
@@ -122,12 +128,23 @@ def convert(
             from replaystore import foreign
 
             selected = foreign.Selected(fields, split, where)
-            return foreign.convert(source, target, selected, codec, layout, overwrite=overwrite, strict=strict, progress=progress)
+            return foreign.convert(
+                source, target, selected, codec, layout, overwrite=overwrite, strict=strict, progress=progress
+            )
         place = parse(target)
         with opened(source) as buffer:
             if _same(buffer, place):
                 raise SchemaError(f"{place} is the source itself: choose another target")
-            job = _Conversion(buffer, place, fields=fields, split=split, where=where, codec=codec, layout=layout, progress=progress)
+            job = _Conversion(
+                buffer,
+                place,
+                fields=fields,
+                split=split,
+                where=where,
+                codec=codec,
+                layout=layout,
+                progress=progress,
+            )
             make(place, job, overwrite=overwrite)
             return job.report(time.perf_counter() - begin)
 
@@ -169,7 +186,9 @@ class _Conversion:
     ) -> None:
         self.buffer, self.place, self.codec, self.progress = buffer, place, codec, progress
         self.schema: Schema = (
-            buffer.schema if fields is None else buffer.schema.select([fields] if isinstance(fields, str) else list(fields))
+            buffer.schema
+            if fields is None
+            else buffer.schema.select([fields] if isinstance(fields, str) else list(fields))
         )
         self.layout, self.as_it_was = layout or buffer.layout, layout is None
         if self.layout not in LAYOUTS:
@@ -181,8 +200,14 @@ class _Conversion:
             self.excerpt: Excerpt = whole(buffer, observations)
         else:
             self.excerpt = selection(buffer, chosen(buffer, where, split), observations)
-        self.selected = {"fields": None if fields is None else list(self.schema.fields), "split": split, "where": where}
-        self.extensions, lost = carried(buffer, buffer._document.extensions, whole=split is None and where is None)
+        self.selected = {
+            "fields": None if fields is None else list(self.schema.fields),
+            "split": split,
+            "where": where,
+        }
+        self.extensions, lost = carried(
+            buffer, buffer._document.extensions, whole=split is None and where is None
+        )
         self.notes = self.excerpt.notes + lost
         self.transfer: Transfer | None = None
         self._note_fields()
@@ -193,8 +218,15 @@ class _Conversion:
             self.notes.append(f"fields left out: {', '.join(left_out)}")
         if set(left_out) & set(self.buffer.schema.names("reward")):
             if self.schema.return_shape != self.buffer.schema.return_shape and self.schema.names("reward"):
-                raise UnsupportedError("returns are the sums of all rewards, whose shapes differ: take all fields of rewards, or none")
-            kept = "returns are those of all rewards" if self.schema.names("reward") else "returns are left out with the reward"
+                raise UnsupportedError(
+                    "returns are the sums of all rewards, whose shapes differ: take all "
+                    "fields of rewards, or none"
+                )
+            kept = (
+                "returns are those of all rewards"
+                if self.schema.names("reward")
+                else ("returns are left out with the reward")
+            )
             self.notes.append(kept)
         if isinstance(self.buffer, Buffer) and self.buffer.mode == "r+":
             waiting = self.buffer.rows_recorded - self.buffer._stop
@@ -209,7 +241,9 @@ class _Conversion:
         overrides: dict[str, dict[str, Any]] = {}
         if self.as_it_was:
             given = documents.to_plain(known.layout.overrides)
-            overrides = {name: _given(setting) for name, setting in given.items() if name in self.schema.fields}
+            overrides = {
+                name: _given(setting) for name, setting in given.items() if name in self.schema.fields
+            }
         if self.codec is not None:
             for name in self._coded_fields():
                 kept = {} if self.codec == "raw" else overrides.get(name, {})
@@ -226,14 +260,20 @@ class _Conversion:
 
     def _coded_fields(self) -> list[str]:
         if not self.as_it_was:
-            specs: Mapping[str, ArraySpec] = field_specs(self.schema.fields, self.layout, self._capabilities())
+            specs: Mapping[str, ArraySpec] = field_specs(
+                self.schema.fields, self.layout, self._capabilities()
+            )
         else:
             specs = self.buffer._store.container.specs()
         return [name for name in self.schema.fields if specs[f"steps/{escape_path(name)}"].codec is not None]
 
     def _capabilities(self) -> Capabilities:
         """As far as the choice of codecs goes."""
-        return Capabilities("hdf5", default_codec="gzip:1") if self.place.backend == "hdf5" else Capabilities("zarr")
+        return (
+            Capabilities("hdf5", default_codec="gzip:1")
+            if self.place.backend == "hdf5"
+            else Capabilities("zarr")
+        )
 
     def _source(self) -> dict[str, Any]:
         """What the provenance says of the source."""
@@ -255,7 +295,9 @@ class _Conversion:
     def specs(self, container: Container, document: documents.Document) -> dict[str, ArraySpec]:
         """The target's arrays."""
         known, capabilities = self.buffer._store.specs(), container.capabilities
-        storage = {name: _given(setting) for name, setting in documents.to_plain(document.layout.overrides).items()}
+        storage = {
+            name: _given(setting) for name, setting in documents.to_plain(document.layout.overrides).items()
+        }
         if self.as_it_was:
             for name in self.schema.fields:
                 codec = self._codec(known[f"steps/{escape_path(name)}"], capabilities, storage.get(name, {}))
@@ -268,14 +310,29 @@ class _Conversion:
                 if name.startswith("final/") and spec.codec
             }
         else:
-            final = {name: self.codec for name, spec in chosen.items() if name.startswith("final/") and spec.codec and self.codec}
-        chosen |= {name: replace(chosen[name], codec=codec) for name, codec in final.items() if codec not in (None, "raw")}
-        if self.as_it_was and self.buffer.capacity is None:  # of a ring, chunks and shards were made small for it
+            final = {
+                name: self.codec
+                for name, spec in chosen.items()
+                if name.startswith("final/") and spec.codec and self.codec
+            }
+        chosen |= {
+            name: replace(chosen[name], codec=codec)
+            for name, codec in final.items()
+            if codec not in (None, "raw")
+        }
+        # Of a ring, chunks and shards were made small for it.
+        if self.as_it_was and self.buffer.capacity is None:
             for name, spec in known.items():
                 if name in chosen and (spec.codec is None) == (chosen[name].codec is None):
                     chosen[name] = replace(spec, codec=chosen[name].codec)
-        user = {name: spec for name, spec in known.items() if name.startswith("trajectories/") and spec.mutable and name not in chosen}
-        return chosen | {name: table_spec(spec.dtype, shape=spec.shape, mutable=True) for name, spec in user.items()}
+        user = {
+            name: spec
+            for name, spec in known.items()
+            if name.startswith("trajectories/") and spec.mutable and name not in chosen
+        }
+        return chosen | {
+            name: table_spec(spec.dtype, shape=spec.shape, mutable=True) for name, spec in user.items()
+        }
 
     def _codec(self, known: ArraySpec, capabilities: Capabilities, override: Mapping[str, Any]) -> str | None:
         """How an array is coded in the target if its layout stays."""

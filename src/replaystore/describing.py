@@ -1,6 +1,8 @@
-"""What there is to say of a buffer without reading its steps: `buffer.describe()`, `buffer.commits()`, and what `replaystore info` prints.
+"""What there is to say of a buffer without reading its steps: `buffer.describe()`, `buffer.commits()`, and
+what `replaystore info` prints.
 
-Plain values only (numbers, texts, lists, dicts), so that `to_json` is what the command line and other programs print.
+Plain values only (numbers, texts, lists, dicts), so that `to_json` is what the command line and other
+programs print.
 """
 
 from __future__ import annotations
@@ -21,7 +23,14 @@ if TYPE_CHECKING:
     from replaystore.backends.reading import StoreReader
     from replaystore.reader import BufferReader
 
-__all__ = ["CommitDescription", "Description", "FieldDescription", "bytes_on_disk", "describe", "describe_commits"]
+__all__ = [
+    "CommitDescription",
+    "Description",
+    "FieldDescription",
+    "bytes_on_disk",
+    "describe",
+    "describe_commits",
+]
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,8 @@ class Description:
 
 
 def describe(buffer: BufferReader) -> Description:
-    """What is said of a buffer. The table of trajectories is read, and where coded chunks lie, but no steps."""
+    """What is said of a buffer. The table of trajectories is read, and where coded chunks lie, but no
+    steps."""
     document, store = buffer._document, buffer._store
     trajectories = buffer.trajectories
     ended = trajectories[~trajectories.open]
@@ -114,7 +124,9 @@ def describe(buffer: BufferReader) -> Description:
         length=_summary(ended["length"]),
         returns=_summary(ended["return"]) if "return" in ended.columns else None,
         splits={name: int((trajectories["split"] == name).sum()) for name in sorted(splits)},
-        ring=None if buffer.capacity is None else {"capacity": buffer.capacity, "dropped_steps": store.first("steps")},
+        ring=None
+        if buffer.capacity is None
+        else {"capacity": buffer.capacity, "dropped_steps": store.first("steps")},
         fields=[_field(buffer, name) for name in buffer.schema.fields],
         environment=buffer.environment,
         provenance=buffer.provenance,
@@ -124,7 +136,9 @@ def describe(buffer: BufferReader) -> Description:
 
 def describe_commits(store: StoreReader) -> list[CommitDescription]:
     """The commits that can be opened, oldest first."""
-    return [CommitDescription(found.commit, _moment(found.time), found.rows("steps")) for found in store.commits()]
+    return [
+        CommitDescription(found.commit, _moment(found.time), found.rows("steps")) for found in store.commits()
+    ]
 
 
 def bytes_on_disk(location: str) -> int:
@@ -144,7 +158,12 @@ def _summary(values: NDArray[Any]) -> dict[str, Any] | None:
     """Of ended trajectories; None if there are none."""
     if not len(values):
         return None
-    found = {"mean": values.mean(axis=0), "std": values.std(axis=0), "min": values.min(axis=0), "max": values.max(axis=0)}
+    found = {
+        "mean": values.mean(axis=0),
+        "std": values.std(axis=0),
+        "min": values.min(axis=0),
+        "max": values.max(axis=0),
+    }
     return {name: value.tolist() for name, value in found.items()}
 
 
@@ -168,7 +187,9 @@ def _coded_bytes(store: StoreReader, name: str, spec: ArraySpec) -> int:
     """Bytes of the encoded chunks of a field, and of the rows of its unfinished chunk."""
     first, rows = store.first(name) // spec.chunk_rows, store.rows(name)
     entries = (store.locate(name, chunk) for chunk in range(first, rows // spec.chunk_rows))
-    return sum(entry.length for entry in entries if entry is not None) + rows % spec.chunk_rows * spec.row_bytes
+    return (
+        sum(entry.length for entry in entries if entry is not None) + rows % spec.chunk_rows * spec.row_bytes
+    )
 
 
 def _moment(seconds: float) -> str:

@@ -1,8 +1,9 @@
 """The one JSON document that is stored with every store: what the arrays mean, and where they come from.
 
-It is strict JSON (no NaN or Infinity, no key twice, bounded in size and depth), of a published JSON Schema (`json_schema`, and the file
-document.schema.json beside this one). The version is the format's: a document of a newer minor version is read, and what is not known in
-it is kept where it stands and written back; one of a newer major version is refused.
+It is strict JSON (no NaN or Infinity, no key twice, bounded in size and depth), of a published JSON Schema
+(`json_schema`, and the file document.schema.json beside this one). The version is the format's: a document of
+a newer minor version is read, and what is not known in it is kept where it stands and written back; one of a
+newer major version is refused.
 
 Only this module imports pydantic, which takes longer to import than the rest of the package together.
 """
@@ -70,7 +71,9 @@ class FieldSection(_Section):
     shape: list[_Positive]
     role: str = Field(json_schema_extra={"enum": [*ROLES]})
     space: _Object | None = Field(
-        None, json_schema_extra={"required": ["type"], "properties": {"type": {"enum": [*LEAF_SPACES]}}}, description="the Gymnasium space"
+        None,
+        json_schema_extra={"required": ["type"], "properties": {"type": {"enum": [*LEAF_SPACES]}}},
+        description="the Gymnasium space",
     )
 
 
@@ -85,14 +88,18 @@ class Ring(_Section):
     """A window of at most `capacity` steps."""
 
     capacity: _Positive
-    position: _Count | None = Field(None, description="the row of a physical ring that is written next, if the source was one")
+    position: _Count | None = Field(
+        None, description=("the row of a physical ring that is written next, if the source was one")
+    )
 
 
 class Environment(_Section):
     """Where the steps were taken."""
 
     id: str | None = None
-    spec: _Object | None = Field(None, description="Gymnasium's EnvSpec as JSON; its entry point is never imported by reading it")
+    spec: _Object | None = Field(
+        None, description=("Gymnasium's EnvSpec as JSON; its entry point is never imported by reading it")
+    )
     spec_error: str | None = Field(None, description="why the spec is not here")
     num_envs: _Positive | None = None
     autoreset: str | None = Field(None, description="Gymnasium's AutoresetMode of a vector environment")
@@ -116,9 +123,13 @@ class Layout(_Section):
 class Provenance(_Section):
     """What made the store, when, with which versions, from what."""
 
-    created: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?Z$", description="ISO 8601, UTC")
+    created: str = Field(
+        pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?Z$", description="ISO 8601, UTC"
+    )
     created_by: dict[str, str] = Field(description="name of the software: its version")
-    source: _Object | None = Field(None, description="location, format, checksums, … of what it was converted from")
+    source: _Object | None = Field(
+        None, description=("location, format, checksums, … of what it was converted from")
+    )
 
 
 class Document(_Section):
@@ -145,7 +156,9 @@ class Document(_Section):
         if unknown := self.layout.overrides.keys() - self._steps.fields.keys():
             raise ValueError(f"layout.overrides names {min(unknown)!r}, which is not a field")
         if self.ring and self.ring.position is not None and self.ring.position >= self.ring.capacity:
-            raise ValueError(f"ring.position {self.ring.position} lies outside the capacity {self.ring.capacity}")
+            raise ValueError(
+                f"ring.position {self.ring.position} lies outside the capacity {self.ring.capacity}"
+            )
 
     @property
     def steps(self) -> Schema:
@@ -172,7 +185,8 @@ def new(
     user: Mapping[str, Any] | None = None,
     extensions: Mapping[str, Any] | None = None,
 ) -> Document:
-    """A document of the newest version. SchemaError names the key that is not valid; provenance None: made here and now."""
+    """A document of the newest version. SchemaError names the key that is not valid; provenance None: made
+    here and now."""
     sections = {"schema": schema, "ring": ring, "environment": environment, "provenance": provenance}
     sections |= {"layout": layout or {}, "user": user or {}, "extensions": extensions or {}}
     return _checked({"format": FORMAT, "format_version": FORMAT_VERSION, **_given(sections)})
@@ -188,7 +202,8 @@ def _given(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def provenance(source: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The section for something made now, with the versions that made it; `source` is free-form strict JSON."""
+    """The section for something made now, with the versions that made it; `source` is free-form strict
+    JSON."""
     try:
         version = importlib.metadata.version("replaystore")
     except importlib.metadata.PackageNotFoundError:
@@ -204,7 +219,8 @@ def provenance(source: Mapping[str, Any] | None = None) -> dict[str, Any]:
 def parse(data: Mapping[str, Any] | bytes | str, where: str) -> Document:
     """The document in parsed or encoded JSON; `where` names the store in messages.
 
-    FormatError: not a document of replaystore; FormatVersionError: of a newer major version; CorruptError: one with something wrong in it.
+    FormatError: not a document of replaystore; FormatVersionError: of a newer major version; CorruptError:
+    one with something wrong in it.
     """
     try:
         content = _strict(data if isinstance(data, Mapping) else _decode(data))
@@ -213,23 +229,38 @@ def parse(data: Mapping[str, Any] | bytes | str, where: str) -> Document:
     except ValueError as error:
         raise CorruptError(f"{where}: the document is damaged: {error}; restore it from a copy") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise FormatError(f"{where}: this is not a replaystore document (its key 'format' is not {FORMAT!r}): check the path")
+        raise FormatError(
+            f"{where}: this is not a replaystore document (its key 'format' is not "
+            f"{FORMAT!r}): check the path"
+        )
     try:
         return _validated(content, newer=_is_newer(content.get("format_version"), where))
     except ValueError as error:
-        raise CorruptError(f"{where}: the document is damaged: {_one_line(error)}; restore it from a copy") from error
+        raise CorruptError(
+            f"{where}: the document is damaged: {_one_line(error)}; restore it from a copy"
+        ) from error
 
 
 def _is_newer(version: object, where: str) -> bool:
     """Whether the minor version is newer than ours; its keys are then not all known."""
     parts = version.split(".") if isinstance(version, str) and version.isascii() else []
-    if len(parts) != 2 or not all(part.isdigit() and len(part) < 10 and str(int(part)) == part for part in parts):
-        raise CorruptError(f"{where}: the document's format_version is {version!r:.40}, not a version such as '{FORMAT_VERSION}'")
+    if len(parts) != 2 or not all(
+        part.isdigit() and len(part) < 10 and str(int(part)) == part for part in parts
+    ):
+        raise CorruptError(
+            f"{where}: the document's format_version is {version!r:.40}, not a version such "
+            f"as '{FORMAT_VERSION}'"
+        )
     major, minor = map(int, parts)
     if major > _MAJOR:
-        raise FormatVersionError(f"{where} has format version {version}, this replaystore reads up to {_MAJOR}.x: upgrade replaystore")
+        raise FormatVersionError(
+            f"{where} has format version {version}, this replaystore reads up to "
+            f"{_MAJOR}.x: upgrade replaystore"
+        )
     if major < _MAJOR:
-        raise FormatVersionError(f"{where} has format version {version}, which never was released: check what wrote it")
+        raise FormatVersionError(
+            f"{where} has format version {version}, which never was released: check what wrote it"
+        )
     return minor > _MINOR
 
 
@@ -243,7 +274,10 @@ def _checked(content: dict[str, Any]) -> Document:
         strict = _strict(content)
         _check_size(_encoded_size(strict))
         if (size := _encoded_size(strict["user"])) > MAX_USER_BYTES:
-            raise ValueError(f"'user' takes {size} bytes, over the limit of {MAX_USER_BYTES}: keep large things in files beside the store")
+            raise ValueError(
+                f"'user' takes {size} bytes, over the limit of {MAX_USER_BYTES}: keep large "
+                "things in files beside the store"
+            )
         return _validated(strict, newer=_is_newer(strict["format_version"], "the document"))
     except ValueError as error:
         raise SchemaError(f"the metadata cannot be stored: {_one_line(error)}") from error
@@ -289,7 +323,9 @@ def _strict(value: Any, place: str = "", depth: int = 0) -> Any:
         return _text(value, place)
     if type(value) is float:
         if not np.isfinite(value):
-            raise ValueError(f"{place or 'it'} is {value}: JSON has no such number, write it as a string or null")
+            raise ValueError(
+                f"{place or 'it'} is {value}: JSON has no such number, write it as a string or null"
+            )
         return value
     if isinstance(value, list):
         return [_strict(item, f"{place}[{number}]", depth + 1) for number, item in enumerate(value)]
@@ -297,11 +333,16 @@ def _strict(value: Any, place: str = "", depth: int = 0) -> Any:
         copied = {}
         for key, item in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"{place or 'it'} has the key {key!r}, a {type(key).__name__}: keys must be strings")
+                raise ValueError(
+                    f"{place or 'it'} has the key {key!r}, a {type(key).__name__}: keys must be strings"
+                )
             inner = f"{place}.{_text(key, place)}" if place else _text(key, place)
             copied[key] = _strict(item, inner, depth + 1)
         return copied
-    raise ValueError(f"{place or 'it'} is a {type(value).__name__}: convert it to a dict, list, string, number, bool or null")
+    raise ValueError(
+        f"{place or 'it'} is a {type(value).__name__}: convert it to a dict, list, string, "
+        "number, bool or null"
+    )
 
 
 def _text(value: str, place: str) -> str:
@@ -324,9 +365,12 @@ def _one_line(error: ValueError) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """Models to dicts, with what they were not made for (keys of a newer minor version), which pydantic's own dump leaves out."""
+    """Models to dicts, with what they were not made for (keys of a newer minor version), which pydantic's own
+    dump leaves out."""
     if isinstance(value, BaseModel):
-        known = {field.alias or name: getattr(value, name) for name, field in type(value).model_fields.items()}
+        known = {
+            field.alias or name: getattr(value, name) for name, field in type(value).model_fields.items()
+        }
         return {key: to_plain(item) for key, item in (known | (value.model_extra or {})).items()}
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
@@ -337,8 +381,13 @@ def to_plain(value: Any) -> Any:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of the document, for other software; readers of it should ignore keys of newer minor versions."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": _URN, **Document.model_json_schema()}
+    """The JSON Schema (2020-12) of the document, for other software; readers of it should ignore keys of
+    newer minor versions."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": _URN,
+        **Document.model_json_schema(),
+    }
 
 
 # --- environments
@@ -347,7 +396,8 @@ def json_schema() -> dict[str, Any]:
 def environment_of(env: Any) -> dict[str, Any] | None:
     """The environment section for a Gymnasium environment or vector environment; None for anything else.
 
-    A spec that cannot be written as JSON does not stop the recording: `spec` is then None and `spec_error` says why.
+    A spec that cannot be written as JSON does not stop the recording: `spec` is then None and `spec_error`
+    says why.
     """
     if not hasattr(env, "observation_space") or not hasattr(env, "action_space"):
         return None
@@ -361,14 +411,17 @@ def environment_of(env: Any) -> dict[str, Any] | None:
     }
     try:
         spec = env.spec
-        if spec is None and vector and getattr(env, "envs", None):  # put together by hand, and not by make_vec
+        # Put together by hand, and not by make_vec.
+        if spec is None and vector and getattr(env, "envs", None):
             spec = env.envs[0].spec
         if spec is not None:
             section["id"] = str(spec.id)
             text = spec.to_json()
-            section["spec"] = _strict(json.loads(text, parse_constant=str))  # a limit of infinity becomes the string
+            # a limit of infinity becomes the string.
+            section["spec"] = _strict(json.loads(text, parse_constant=str))
             for added in ("num_envs", "vectorization_mode") if vector else ():
-                section["spec"].get("kwargs", {}).pop(added, None)  # make_vec's own, which the environment does not know
+                # make_vec's own, which the environment does not know.
+                section["spec"].get("kwargs", {}).pop(added, None)
     except Exception as error:  # noqa: BLE001  # specs hold whatever users pass to make(), so anything can go wrong; the section says what did
         section["spec_error"] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode") if vector else None

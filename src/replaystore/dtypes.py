@@ -24,7 +24,8 @@ def field_dtype(dtype: DTypeLike | None) -> np.dtype[Any]:
         dtype: anything that NumPy takes for one, in either byte order.
 
     Raises:
-        SchemaError: it is none of NumPy's. UnsupportedError: its values cannot be stored. Both say what to give instead.
+        SchemaError: it is none of NumPy's. UnsupportedError: its values cannot be stored. Both say what to
+        give instead.
     """
     if dtype is None:  # NumPy would take it for float64
         raise SchemaError("a field needs a dtype, not None")
@@ -40,12 +41,17 @@ def field_dtype(dtype: DTypeLike | None) -> np.dtype[Any]:
 
 def _not_of_numpy(dtype: object, error: Exception) -> str:
     """What to give instead of what is no dtype of NumPy: often another library's dtype, or a value."""
-    name = str(dtype).rpartition(".")[2]  # "torch.float32", "<dtype: 'float32'>" of TensorFlow, jax.numpy.float32
+    name = str(dtype).rpartition(".")[
+        2
+    ]  # "torch.float32", "<dtype: 'float32'>" of TensorFlow, jax.numpy.float32
     found = next((known for known in DTYPES if name.strip("'<> ") == known), None)
     if found is not None:
         return f"{dtype!r} is not a dtype of NumPy: give {found!r}"
     if name == "bfloat16":
-        return f"{dtype!r} is not a dtype of NumPy: give 'float32', which holds each of its values exactly, and store tensor.float()"
+        return (
+            f"{dtype!r} is not a dtype of NumPy: give 'float32', which holds each of its values exactly, "
+            "and store tensor.float()"
+        )
     if hasattr(dtype, "dtype"):
         return f"{_brief(dtype)} is a value, not a dtype: give its .dtype"
     return f"{_brief(dtype)} is not a dtype ({_brief_text(error)}): name one of {NAMES}"
@@ -58,13 +64,20 @@ def _instead_of(given: np.dtype[Any]) -> str:
         letters = given.itemsize // 4
         return (
             f"declare Field('uint32', ({letters},), ...) and store the character codes, "
-            f"numpy.array(texts, 'U{letters}').view('uint32').reshape(-1, {letters}), which .view('U{letters}') turns into text again"
+            f"numpy.array(texts, 'U{letters}').view('uint32').reshape(-1, {letters}), which "
+            f".view('U{letters}') turns into text again"
         )
     if given.kind == "S" and given.itemsize:
         size = given.itemsize
-        return f"declare Field('uint8', ({size},), ...) and store numpy.array(texts, 'S{size}').view('uint8').reshape(-1, {size})"
+        return (
+            f"declare Field('uint8', ({size},), ...) and store numpy.array(texts, "
+            f"'S{size}').view('uint8').reshape(-1, {size})"
+        )
     if given.kind in "SUT":
-        return "text has no fixed size; encode it as integers, such as character codes or indices of a list of words"
+        return (
+            "text has no fixed size; encode it as integers, such as character codes or indices of a list "
+            "of words"
+        )
     if given.subdtype is not None:
         base, shape = given.subdtype
         return f"give {base.name!r} as the dtype, and {shape} at the end of the shape"

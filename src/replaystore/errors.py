@@ -4,12 +4,15 @@
     ├ NotFoundError (also a FileNotFoundError)        nothing there: check the path, field, commit or name
     ├ AlreadyExistsError (also a FileExistsError)     choose another name, or remove what is there
     ├ SchemaError (also a ValueError)                 the data do not fit the schema, or an argument is wrong
-    │ └ UnknownFieldError (also a KeyError)           there is no such field, column or key: the message lists those there are
+    │ └ UnknownFieldError (also a KeyError)           there is no such field, column or key: the message lists
+                                                      those there are
     ├ FormatError                                     the file is not what it should be
     │ ├ FormatVersionError                            written by a newer replaystore: upgrade
     │ └ CorruptError                                  damaged: `replaystore verify`, `replaystore repair`
-    ├ UnsupportedError (also a NotImplementedError)   cannot be done in this way; the message names one that can
-    ├ ConflictError                                   another writer, or the store changed under a reader: reopen
+    ├ UnsupportedError (also a NotImplementedError)   cannot be done in this way; the message names one that
+                                                      can
+    ├ ConflictError                                   another writer, or the store changed under a reader:
+                                                      reopen
     ├ StorageError (also an OSError)                  the disk refused: full, read-only, failing
     ├ EvictedError (also an IndexError)               the rows have left the ring: refresh
     └ MissingDependencyError (also an ImportError)    install the named extra

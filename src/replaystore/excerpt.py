@@ -1,8 +1,10 @@
-"""What a conversion takes out of a buffer: which rows, and the tables that describe them in a buffer of their own.
+"""What a conversion takes out of a buffer: which rows, and the tables that describe them in a buffer of their
+own.
 
-`whole` keeps rows, trajectories and their numbers as they are (a ring is its window, whose rows then count from 0). `selection` takes
-trajectories, in the order of the table, each as one run of rows; they keep their numbers (column `trajectory`), so that what was
-selected into several buffers can be told apart and found again in the source. A selected trajectory that is still open is cut off.
+`whole` keeps rows, trajectories and their numbers as they are (a ring is its window, whose rows then count
+from 0). `selection` takes trajectories, in the order of the table, each as one run of rows; they keep their
+numbers (column `trajectory`), so that what was selected into several buffers can be told apart and found
+again in the source. A selected trajectory that is still open is cut off.
 """
 
 from __future__ import annotations
@@ -55,18 +57,29 @@ class Excerpt:
     @property
     def trajectories(self) -> int:
         """How many have steps here."""
-        return len(np.union1d(self.parts.trajectory, [entry.trajectory for entry in self.opened if entry.part_length]))
+        return len(
+            np.union1d(
+                self.parts.trajectory, [entry.trajectory for entry in self.opened if entry.part_length]
+            )
+        )
 
     @property
     def extra(self) -> dict[str, Any]:
         """What is kept with the commit."""
         finals = len(self.finals) + len(self.pending)
-        return {"open": [entry.to_json() for entry in self.opened], "next": self.next_trajectory, "splits": self.splits, "finals": finals}
+        return {
+            "open": [entry.to_json() for entry in self.opened],
+            "next": self.next_trajectory,
+            "splits": self.splits,
+            "finals": finals,
+        }
 
     def attachments(self, observations: Sequence[str]) -> dict[str, bytes]:
         """The observations that follow the last steps of open trajectories, one behind the other."""
         known = [entry.following for entry in self.opened if entry.following is not None]
-        return {name: b"".join(row[name].tobytes() for row in known) for name in observations} if known else {}
+        return (
+            {name: b"".join(row[name].tobytes() for row in known) for name in observations} if known else {}
+        )
 
 
 # --- all of it
@@ -91,7 +104,10 @@ def whole(buffer: BufferReader, observations: Sequence[str]) -> Excerpt:
         table = {name: column[remaining] for name, column in table.items()}
     notes = []
     if buffer.capacity is not None:
-        notes.append(f"the ring of capacity {buffer.capacity} is written as its window of {stop - first} steps, and is no ring any more")
+        notes.append(
+            f"the ring of capacity {buffer.capacity} is written as its window of {stop - first} "
+            "steps, and is no ring any more"
+        )
     opened = [_since(entry, first, observations) for entry in buffer._open_trajectories()]
     return Excerpt(
         starts=np.array([first]),
@@ -120,19 +136,26 @@ def _since(entry: Open, first: int, observations: Sequence[str]) -> Open:
 def _following(entry: Open, observations: Sequence[str]) -> dict[str, NDArray[Any]] | None:
     """The observation after its last step in these fields; None unless all of them are known."""
     known = entry.following
-    return {name: known[name] for name in observations} if observations and known and known.keys() >= set(observations) else None
+    return (
+        {name: known[name] for name in observations}
+        if observations and known and known.keys() >= set(observations)
+        else None
+    )
 
 
 # --- some trajectories
 
 
 def chosen(buffer: BufferReader, where: str | None, split: str | None) -> Trajectories:
-    """The trajectories of this split for which this is true. SchemaError: there is none, or nothing can be selected so."""
+    """The trajectories of this split for which this is true. SchemaError: there is none, or nothing can be
+    selected so."""
     table = buffer.trajectories
     selected = table.where(where, **({} if split is None else {"split": split}))
     if len(selected):
         return selected
-    asked = " and ".join(f"{name} {value!r}" for name, value in (("split", split), ("where", where)) if value is not None)
+    asked = " and ".join(
+        f"{name} {value!r}" for name, value in (("split", split), ("where", where)) if value is not None
+    )
     known = sorted(set(table["split"].tolist()))
     named = ", ".join(map(repr, known)) if any(known) else "none"
     if not len(table):
@@ -142,7 +165,8 @@ def chosen(buffer: BufferReader, where: str | None, split: str | None) -> Trajec
     else:
         lengths = table["length"]
         reason = (
-            f"none of {len(table)} trajectories has {asked}; their lengths are from {lengths.min()} to {lengths.max()}, splits are {named}"
+            f"none of {len(table)} trajectories has {asked}; their lengths are from {lengths.min()} to "
+            f"{lengths.max()}, splits are {named}"
         )
     raise SchemaError(f"{buffer.location}: nothing is selected: {reason}")
 
@@ -153,14 +177,20 @@ def selection(buffer: BufferReader, chosen: Trajectories, observations: Sequence
     taken = parts.parts_of(chosen["trajectory"])
     start, length = parts.start[taken], parts.length[taken]
     merged, pending = _merged(parts, taken, observations, buffer._open_trajectories())
-    table = {f"trajectories/{escape(name)}": column for name, column in chosen.columns.items() if name != "open"}
+    table = {
+        f"trajectories/{escape(name)}": column for name, column in chosen.columns.items() if name != "open"
+    }
     splits: list[str] = list(buffer._extra["splits"])
     codes = {split: code for code, split in enumerate(splits)}
-    table["trajectories/split"] = np.array([codes[str(split)] for split in chosen["split"].tolist()], np.int32)
+    table["trajectories/split"] = np.array(
+        [codes[str(split)] for split in chosen["split"].tolist()], np.int32
+    )
     finals = parts.final[taken]
     notes = []
     if len(chosen) < buffer.num_trajectories:
-        notes.append(f"{buffer.num_trajectories - len(chosen)} of {buffer.num_trajectories} trajectories are left out")
+        notes.append(
+            f"{buffer.num_trajectories - len(chosen)} of {buffer.num_trajectories} trajectories are left out"
+        )
     cut = int(np.count_nonzero(chosen.open))
     if cut:
         notes.append(f"{cut} trajectories that were still open are cut off")
@@ -179,10 +209,14 @@ def selection(buffer: BufferReader, chosen: Trajectories, observations: Sequence
     )
 
 
-def _merged(parts: Parts, taken: Rows, observations: Sequence[str], opened: Sequence[Open]) -> tuple[Parts, list[dict[str, NDArray[Any]]]]:
-    """The parts when their rows lie side by side, and the final observations of trajectories that are cut off.
+def _merged(
+    parts: Parts, taken: Rows, observations: Sequence[str], opened: Sequence[Open]
+) -> tuple[Parts, list[dict[str, NDArray[Any]]]]:
+    """The parts when their rows lie side by side, and the final observations of trajectories that are cut
+    off.
 
-    A part that has a final observation of its own ends even where its trajectory goes on: the next row's is another one."""
+    A part that has a final observation of its own ends even where its trajectory goes on: the next row's is
+    another one."""
     length, trajectory, final = parts.length[taken], parts.trajectory[taken], parts.final[taken]
     ends = np.append(trajectory[1:] != trajectory[:-1], True)[: len(taken)] | (final >= 0)
     last = np.flatnonzero(ends)
@@ -199,10 +233,14 @@ def _merged(parts: Parts, taken: Rows, observations: Sequence[str], opened: Sequ
         if following is not None and len(mine):
             numbered[mine[-1]] = count + len(pending)
             pending.append(following)
-    return Parts(sums[begin], sums[last + 1] - sums[begin], owner, parts.offset[taken][begin], numbered), pending
+    return Parts(
+        sums[begin], sums[last + 1] - sums[begin], owner, parts.offset[taken][begin], numbered
+    ), pending
 
 
 def _joined(starts: Rows, stops: Rows) -> tuple[Rows, Rows]:
     """Runs of rows with those made one that are adjacent."""
     apart = np.flatnonzero(starts[1:] != stops[:-1]) + 1
-    return starts[np.concatenate([[0], apart])[: len(starts)]], stops[np.concatenate([apart - 1, [len(stops) - 1]])[: len(stops)]]
+    return starts[np.concatenate([[0], apart])[: len(starts)]], stops[
+        np.concatenate([apart - 1, [len(stops) - 1]])[: len(stops)]
+    ]

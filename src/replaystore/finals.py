@@ -1,4 +1,5 @@
-"""The observations after the last steps of trajectories, by number, as batches need them: quickly, and as of one commit."""
+"""The observations after the last steps of trajectories, by number, as batches need them: quickly, and as of
+one commit."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ class Finals:
         self._gather = Gather(buffer, others, slab_bytes // SHARE, group="final")
         self.at_once = max(1, AT_ONCE // max(1, sum(buffer.schema.fields[name].row_bytes for name in names)))
         """Final observations that are read at once."""
-        self._pending = {name: [entry.following[name] for entry in opened if entry.following is not None] for name in names}
+        self._pending = {
+            name: [entry.following[name] for entry in opened if entry.following is not None] for name in names
+        }
 
     def forget(self) -> None:
         """Hold no decoded chunks, as in a forked child."""
@@ -72,7 +75,8 @@ class Finals:
 class Ends:
     """Where the observations of items that were drawn at once are final ones.
 
-    They are read for many batches at once: few batches show any, and to look for one takes as long as for thirty.
+    They are read for many batches at once: few batches show any, and to look for one takes as long as for
+    thirty.
 
     Args:
         final: of each item the number of the final observation that it shows last, or -1.
@@ -89,7 +93,8 @@ class Ends:
         """From which one to before which one they have been read, and what they are."""
 
     def put(self, found: Batch, batch: int) -> None:
-        """Put those of a batch to their places. `found`: {field: array of shape (items * shown, *field shape)}."""
+        """Put those of a batch to their places. `found`: {field: array of shape (items * shown, *field
+        shape)}."""
         first, last = self._bounds[batch], self._bounds[batch + 1]
         if first == last:
             return
@@ -100,7 +105,8 @@ class Ends:
             found[name][self._places[first:last]] = values[first - start : last - start]
 
     def _read(self, first: int, last: int) -> tuple[int, int, Batch]:
-        """Read these, and some that come after them; those are not to fail a batch that does not show them."""
+        """Read these, and some that come after them; those are not to fail a batch that does not show
+        them."""
         stop = max(last, min(first + self._finals.at_once, len(self._numbers)))
         try:
             return first, stop, self._finals.read(self._numbers[first:stop])

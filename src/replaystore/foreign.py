@@ -1,7 +1,7 @@
 """Buffers of other software: into a new store, and out of a store into a new file.
 
-Rows are brought over in blocks, so that a file may be larger than memory; tables are whole. What a new file holds is decided before it is
-begun, and so is whether that is exact enough.
+Rows are brought over in blocks, so that a file may be larger than memory; tables are whole. What a new file
+holds is decided before it is begun, and so is whether that is exact enough.
 """
 
 from __future__ import annotations
@@ -64,21 +64,33 @@ def convert(
     """`replaystore.conversion.convert`, of what is or becomes a file of other software."""
     known, wanted = formats.of(source), formats.of(target)
     if wanted is not None and (codec is not None or layout is not None):
-        raise SchemaError(f"{target} is a file of {wanted[0]}, which has neither codecs nor layouts: leave them out")
+        raise SchemaError(
+            f"{target} is a file of {wanted[0]}, which has neither codecs nor layouts: leave them out"
+        )
     if known is None:
         with opened(source) as buffer:
             return _export(buffer, target, selected, overwrite=overwrite, strict=strict, progress=progress)
     if wanted is None:
         if selected:
-            raise UnsupportedError(f"{source} can only be converted to a store as a whole: do that first, and then select from the store")
-        return _import(source, parse(target), codec, layout, overwrite=overwrite, strict=strict, progress=progress)
+            raise UnsupportedError(
+                f"{source} can only be converted to a store as a whole: do that first, "
+                "and then select from the store"
+            )
+        return _import(
+            source, parse(target), codec, layout, overwrite=overwrite, strict=strict, progress=progress
+        )
     folder = os.path.dirname(os.fspath(target)) or "."  # type: ignore[arg-type]  # a path
     with _between(folder) as between:
         place = Location("zarr", os.path.join(between, "buffer.zarr"))
         first = _import(source, place, None, None, overwrite=False, strict=strict, progress=None)
         with opened(place) as buffer:
             second = _export(buffer, target, selected, overwrite=overwrite, strict=strict, progress=progress)
-    return replace(second, source=first.source, seconds=round(first.seconds + second.seconds, 3), notes=first.notes + second.notes)
+    return replace(
+        second,
+        source=first.source,
+        seconds=round(first.seconds + second.seconds, 3),
+        notes=first.notes + second.notes,
+    )
 
 
 @contextlib.contextmanager
@@ -89,7 +101,9 @@ def _between(folder: str) -> Iterator[str]:
         made = tempfile.TemporaryDirectory(prefix=".converting-", dir=folder)
     except OSError as error:
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
-        raise StorageError(f"{folder} cannot be written to: {reason}; choose another place", error.errno) from error
+        raise StorageError(
+            f"{folder} cannot be written to: {reason}; choose another place", error.errno
+        ) from error
     with made as between:
         yield between
 
@@ -97,15 +111,28 @@ def _between(folder: str) -> Iterator[str]:
 # --- out of a store
 
 
-def _export(buffer: Buffer, target: object, selected: Selected, *, overwrite: bool, strict: bool, progress: Progress | None) -> Report:
+def _export(
+    buffer: Buffer,
+    target: object,
+    selected: Selected,
+    *,
+    overwrite: bool,
+    strict: bool,
+    progress: Progress | None,
+) -> Report:
     begin = time.perf_counter()
     found, path = formats.of(target), os.fspath(target)  # type: ignore[call-overload]
     assert found is not None
     _, module = found
     if os.path.isdir(path):
-        raise AlreadyExistsError(f"{path} is a folder: name the file, such as {os.path.join(path, module.EXAMPLE)}")
+        raise AlreadyExistsError(
+            f"{path} is a folder: name the file, such as {os.path.join(path, module.EXAMPLE)}"
+        )
     if overwrite and os.path.lexists(path) and not module.replaceable(path):
-        raise AlreadyExistsError(f"{path} is something else than such a buffer, and is not replaced: move it away, or choose another name")
+        raise AlreadyExistsError(
+            f"{path} is something else than such a buffer, and is not replaced: move "
+            "it away, or choose another name"
+        )
     trajectories = None
     if selected.split is not None or selected.where is not None:
         trajectories = chosen(buffer, selected.where, selected.split)
@@ -169,10 +196,18 @@ def _import(
 class Import:
     """A store that is made of a foreign buffer."""
 
-    def __init__(self, source: Source, place: Location, codec: str | None, layout: str, progress: Progress | None) -> None:
+    def __init__(
+        self, source: Source, place: Location, codec: str | None, layout: str, progress: Progress | None
+    ) -> None:
         if layout == "archive" and codec == "raw":
             raise SchemaError("all fields of an archive are coded: choose another codec, or layout='live'")
-        self.source, self.place, self.codec, self.layout, self.progress = source, place, codec, layout, progress
+        self.source, self.place, self.codec, self.layout, self.progress = (
+            source,
+            place,
+            codec,
+            layout,
+            progress,
+        )
         living = layout == "live" and place.backend in ("zarr", "memory")
         self.capacity = source.capacity if living else None
         self.total = source.rows * sum(declared.row_bytes for declared in source.schema.fields.values())
@@ -191,7 +226,11 @@ class Import:
 
     def specs(self, container: Container) -> dict[str, ArraySpec]:
         source, capabilities = self.source, container.capabilities
-        coded = [name for name, spec in field_specs(source.schema.fields, self.layout, capabilities).items() if spec.codec is not None]
+        coded = [
+            name
+            for name, spec in field_specs(source.schema.fields, self.layout, capabilities).items()
+            if spec.codec is not None
+        ]
         names = {f"steps/{escape_path(name)}": name for name in source.schema.fields}
         storage = {} if self.codec is None else {names[stored]: {"codec": self.codec} for stored in coded}
         specs = array_specs(source.schema, self.layout, capabilities, capacity=self.capacity, storage=storage)
@@ -203,15 +242,26 @@ class Import:
     def fill(self, container: Container, document: documents.Document) -> None:
         source, specs = self.source, self.specs(container)
         count = len(source.table["trajectory"])
-        store = ArrayStore.create(container, specs, {"open": [], "next": 0, "splits": [""], "finals": 0}, durable=True)
+        store = ArrayStore.create(
+            container, specs, {"open": [], "next": 0, "splits": [""], "finals": 0}, durable=True
+        )
         try:
             returns = self._rows(store, specs)
             self._final_observations(store)
             for name in PARTS:
                 append_rows(store, f"parts/{name}", getattr(source.parts, name))
-            blank = {"env": np.zeros(count), "terminated": np.zeros(count), "truncated": np.zeros(count), "seed": np.full(count, -1)}
+            blank = {
+                "env": np.zeros(count),
+                "terminated": np.zeros(count),
+                "truncated": np.zeros(count),
+                "seed": np.full(count, -1),
+            }
             for name, column in {**blank, "return": returns, **source.table}.items():
-                append_rows(store, f"trajectories/{escape(name)}", np.asarray(column, specs[f"trajectories/{escape(name)}"].dtype))
+                append_rows(
+                    store,
+                    f"trajectories/{escape(name)}",
+                    np.asarray(column, specs[f"trajectories/{escape(name)}"].dtype),
+                )
             extra = {"open": [], "next": count, "splits": source.splits, "finals": len(source.finals)}
             if self.layout == "archive":
                 sealing.commit_sealed(store, extra, {})
@@ -225,7 +275,9 @@ class Import:
     def _rows(self, store: ArrayStore, specs: Mapping[str, ArraySpec]) -> NDArray[np.float64]:
         """All rows; the return of each trajectory."""
         source, returns = self.source, _Returns(self.source)
-        raw = {f"steps/{escape_path(name)}" for name in source.schema.fields} & {name for name, spec in specs.items() if spec.codec is None}
+        raw = {f"steps/{escape_path(name)}" for name in source.schema.fields} & {
+            name for name, spec in specs.items() if spec.codec is None
+        }
         with store.storage("make room"):
             store.container.reserve(dict.fromkeys(raw, source.rows))
         for name, declared in source.schema.fields.items():
@@ -248,12 +300,15 @@ class Import:
         for start in range(0, source.rows, step):
             first, last = np.searchsorted(source.finals, [start, start + step]).tolist()
             if last > first:
-                rows = source.read_finals(start, min(start + step, source.rows))[source.finals[first:last] - start]
+                rows = source.read_finals(start, min(start + step, source.rows))[
+                    source.finals[first:last] - start
+                ]
                 append_rows(store, "final/observation", rows)
 
 
 class _Returns:
-    """The sums of rewards of trajectories of one part each, step after step; unknown where first steps are gone."""
+    """The sums of rewards of trajectories of one part each, step after step; unknown where first steps are
+    gone."""
 
     def __init__(self, source: Source) -> None:
         self.parts = source.parts
@@ -269,6 +324,11 @@ class _Returns:
         first = int(np.searchsorted(self.stop, start, side="right"))
         last = int(np.searchsorted(self.parts.start, stop, side="left"))
         for part in range(first, last):
-            begin, end = max(int(self.parts.start[part]), start) - start, min(int(self.stop[part]), stop) - start
+            begin, end = (
+                max(int(self.parts.start[part]), start) - start,
+                min(int(self.stop[part]), stop) - start,
+            )
             at = self.at[part]
-            self.found[at] = np.add.accumulate(np.concatenate([self.found[at : at + 1], values[begin:end]]))[-1]
+            self.found[at] = np.add.accumulate(np.concatenate([self.found[at : at + 1], values[begin:end]]))[
+                -1
+            ]

@@ -1,4 +1,5 @@
-"""Locks in a forked child. It has a copy of one thread only, so that a lock that another one held would be taken for ever."""
+"""Locks in a forked child. It has a copy of one thread only, so that a lock that another one held would be
+taken for ever."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ _owners: weakref.WeakKeyDictionary[object, tuple[str, ...]] = weakref.WeakKeyDic
 
 
 def renew_in_children(owner: object, *attributes: str) -> None:
-    """Have new locks in these attributes of an object, RLocks, in each forked child in which nobody could release the old ones."""
+    """Have new locks in these attributes of an object, RLocks, in each forked child in which nobody could
+    release the old ones."""
     _owners[owner] = attributes
 
 

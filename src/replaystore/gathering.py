@@ -1,8 +1,8 @@
 """From rows to the arrays of a batch: each field by the quickest way that its storage allows.
 
-Raw fields that are mapped are gathered by one `take`, or a run of rows as one item; coded fields through slabs of decoded chunks, one
-for all fields whose chunks are alike; raw fields that cannot be mapped by system calls. All show one commit, whatever the buffer that
-they come from goes on to.
+Raw fields that are mapped are gathered by one `take`, or a run of rows as one item; coded fields through
+slabs of decoded chunks, one for all fields whose chunks are alike; raw fields that cannot be mapped by system
+calls. All show one commit, whatever the buffer that they come from goes on to.
 """
 
 from __future__ import annotations
@@ -66,11 +66,17 @@ class Gather:
     Args:
         names: fields.
         slab_bytes: memory for decoded chunks.
-        group: which of the arrays of these names: "steps", or "final" with the observations after the last steps of trajectories.
+        group: which of the arrays of these names: "steps", or "final" with the observations after the last
+        steps of trajectories.
     """
 
     def __init__(
-        self, buffer: BufferReader, names: Sequence[str], slab_bytes: int = SLAB_BYTES, *, group: Literal["steps", "final"] = "steps"
+        self,
+        buffer: BufferReader,
+        names: Sequence[str],
+        slab_bytes: int = SLAB_BYTES,
+        *,
+        group: Literal["steps", "final"] = "steps",
     ) -> None:
         stored = {name: f"{group}/{escape_path(name)}" for name in names}
         columns = {name: buffer._column(place) for name, place in stored.items()}
@@ -99,7 +105,8 @@ class Gather:
             self._slab |= dict.fromkeys(several, slab)
 
     def adopt(self, old: Gather) -> None:
-        """Go on with what is known from another of the same fields and an earlier commit; it is not to be used any more."""
+        """Go on with what is known from another of the same fields and an earlier commit; it is not to be
+        used any more."""
         for slab, known in zip(self.slabs, old.slabs, strict=False):
             slab.adopt(known)
         if not old._cold:
@@ -113,7 +120,8 @@ class Gather:
     # --- rows
 
     def take(self, names: Sequence[str], rows: Rows, outs: Mapping[str, NDArray[Any]] | None = None) -> Batch:
-        """Rows of these fields, {field: array of shape (len(rows), *field shape)}; they must be rows of the commit.
+        """Rows of these fields, {field: array of shape (len(rows), *field shape)}; they must be rows of the
+        commit.
 
         `outs`: arrays to fill, as `check_out` wants them."""
         self._until_look -= 1
@@ -131,7 +139,8 @@ class Gather:
                 batch[name] = take(places).view(dtype).reshape(count, *shape)
             else:
                 out = batch[name] = outs[name]
-                # clip: NumPy would otherwise gather into a buffer first, so as to leave `out` alone should a row be out of bounds.
+                # clip: NumPy would otherwise gather into a buffer first, so as to leave `out` alone should a
+                # row be out of bounds.
                 take(places, None, out.reshape(-1).view(item), "clip")
         for slab in self.slabs:
             outputs = {name: batch[name] for name in names if self._slab.get(name) is slab}
@@ -140,7 +149,8 @@ class Gather:
         return batch
 
     def _way(self, names: Sequence[str]) -> list[tuple[str, int, Any, Any, Any, tuple[int, ...]]]:
-        """What `take` needs of each field, found once: for five fields, looking it up would take as long as gathering two of them."""
+        """What `take` needs of each field, found once: for five fields, looking it up would take as long as
+        gathering two of them."""
         key = names if type(names) is tuple else tuple(names)
         way = self._ways.get(key)
         if way is None:
@@ -150,7 +160,9 @@ class Gather:
                 if column is None:
                     way.append((name, 0, None, None, None, ()))
                 else:
-                    way.append((name, column.first, taker(column.items), column.item, column.dtype, column.shape))
+                    way.append(
+                        (name, column.first, taker(column.items), column.item, column.dtype, column.shape)
+                    )
         return way
 
     def _other(self, name: str, rows: Rows, out: NDArray[Any] | None) -> NDArray[Any]:
@@ -161,7 +173,8 @@ class Gather:
         return np.empty((len(rows), *declared.shape), declared.dtype) if out is None else out
 
     def runs(self, names: Sequence[str], rows: Rows, length: int) -> Batch:
-        """From each of `rows` on so many rows that lie side by side: {field: array of shape (len(rows), length, *field shape)}."""
+        """From each of `rows` on so many rows that lie side by side: {field: array of shape (len(rows),
+        length, *field shape)}."""
         self._until_look -= 1
         if self._cold or self._until_look < 0:
             self._advise(names, rows, length)
@@ -170,7 +183,9 @@ class Gather:
             return batch
         others = [name for name in names if name not in batch]
         found = self.take(others, (rows[:, None] + np.arange(length)).reshape(-1))
-        batch |= {name: values.reshape(len(rows), length, *values.shape[1:]) for name, values in found.items()}
+        batch |= {
+            name: values.reshape(len(rows), length, *values.shape[1:]) for name, values in found.items()
+        }
         return {name: batch[name] for name in names}
 
     def _advise(self, names: Sequence[str], rows: Rows, span: int) -> None:
@@ -186,11 +201,13 @@ class Gather:
                     column.ahead.want(rows - column.first, span)
 
     def hold(self, first: Rows, last: Rows) -> bool:
-        """Decode what is needed of the rows from each of `first` to each of `last`, if there is room for it at one time."""
+        """Decode what is needed of the rows from each of `first` to each of `last`, if there is room for it
+        at one time."""
         return all(slab.hold(first, last) for slab in self.slabs)
 
     def foresee(self, first: Rows, last: Rows) -> None:
-        """Rows that are going to be asked for, from each of `first` to each of `last`, in this order, as far as is known."""
+        """Rows that are going to be asked for, from each of `first` to each of `last`, in this order, as far
+        as is known."""
         for slab in self.slabs:
             slab.foresee(first, last)
 
@@ -223,7 +240,9 @@ class Gather:
             if name in self._mapped:
                 ahead = self._mapped[name].ahead
                 cold = ahead is not None and ahead.cold
-                how = "raw, mapped: one take" + (f", pages asked for ahead ({ahead.resident:.0%} in memory)" if cold and ahead else "")
+                how = "raw, mapped: one take" + (
+                    f", pages asked for ahead ({ahead.resident:.0%} in memory)" if cold and ahead else ""
+                )
             elif name in self._plain:
                 how = "raw, but not mapped (its place is not aligned to pages): system calls"
             else:
@@ -239,4 +258,7 @@ def check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any])
     fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == dtype
     if not fits or not (out.flags.c_contiguous and out.flags.writeable):
         found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise SchemaError(f"out[{name!r}] is {found}; it has to be a writable C-contiguous array of {dtype} and shape {shape}")
+        raise SchemaError(
+            f"out[{name!r}] is {found}; it has to be a writable C-contiguous array of {dtype} "
+            f"and shape {shape}"
+        )

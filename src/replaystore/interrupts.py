@@ -1,11 +1,12 @@
 """Operations that happen or do not, whatever interrupts them.
 
-1. Signals that Python turns into exceptions (Ctrl-C, SIGTERM where somebody handles it) wait until the operation is over, if it runs
-   in the main thread; a second one does not wait.
-2. What cannot be made to wait (a second signal, no memory, an exception set by another thread) is noticed: the operation stays
-   `inside`, and whoever owns the state that it was changing must not believe that state any more.
-3. Errors of replaystore say that nothing has happened, or what has: they leave nothing `inside`. An error of the operating system that
-   nobody has translated is translated here.
+1. Signals that Python turns into exceptions (Ctrl-C, SIGTERM where somebody handles it) wait until the
+   operation is over, if it runs in the main thread; a second one does not wait.
+2. What cannot be made to wait (a second signal, no memory, an exception set by another thread) is noticed:
+   the operation stays `inside`, and whoever owns the state that it was changing must not believe that state
+   any more.
+3. Errors of replaystore say that nothing has happened, or what has: they leave nothing `inside`. An error of
+   the operating system that nobody has translated is translated here.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ __all__ = ["Operations", "as_storage_errors", "signals_wait"]
 
 _SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
 _MAIN = threading.main_thread()
-try:  # what `signal` wraps to turn numbers into enumerations, which takes longer than all else that is done here
+# What `signal` wraps to turn numbers into enumerations, which takes longer than all else that is done here.
+try:
     _plain: Any = importlib.import_module("_signal")
 except ImportError:
     _plain = signal
 
 
 class Operations:
-    """Those of one object, which happen one after another; an operation that is part of another one is no operation of its own."""
+    """Those of one object, which happen one after another; an operation that is part of another one is no
+    operation of its own."""
 
     def __init__(self, owner: object) -> None:
         self.owner = owner
@@ -46,7 +49,8 @@ class Operations:
 
     @property
     def interrupted(self) -> str:
-        """The name of the operation that was interrupted, empty if none was; not to be asked inside of one."""
+        """The name of the operation that was interrupted, empty if none was; not to be asked inside of
+        one."""
         inside = self.inside
         if inside is None or not (inside.failed or inside.thread == threading.get_ident()):
             return ""
@@ -72,7 +76,9 @@ class Operation:
                 self._previous = _hold()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         if self._all.inside is not self:
             return
         ours = kind is None or issubclass(kind, ReplayStoreError)
@@ -84,7 +90,10 @@ class Operation:
             _release(self._previous)
         if not ours and isinstance(error, OSError):
             reason = refusal(error, str(self._all.owner))
-            message = f"{self._all.owner}: {self.what} failed: {reason}; close it, and open it again: it goes on from its last commit"
+            message = (
+                f"{self._all.owner}: {self.what} failed: {reason}; close it, and open it again: it "
+                "goes on from its last commit"
+            )
             raise StorageError(message, error.errno) from error
 
 
@@ -123,7 +132,8 @@ def _release(previous: list[tuple[int, Any]]) -> None:
 
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
-    """Signals wait until this is over, as they do for an operation: a library that calls Python back would swallow what they raise."""
+    """Signals wait until this is over, as they do for an operation: a library that calls Python back would
+    swallow what they raise."""
     previous = _hold() if threading.get_ident() == _MAIN.ident else []
     try:
         yield
@@ -134,7 +144,8 @@ def signals_wait() -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_storage_errors(what: str) -> Iterator[None]:
-    """What the operating system refuses, and nobody nearer to it has said more of, as a StorageError: "`what`: the reason"."""
+    """What the operating system refuses, and nobody nearer to it has said more of, as a StorageError:
+    "`what`: the reason"."""
     try:
         yield
     except ReplayStoreError:

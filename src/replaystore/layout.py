@@ -1,10 +1,11 @@
 """How each field is stored: raw or coded, and in chunks of how many rows.
 
-`live`, for a buffer that grows and is sampled: small rows are raw, since random rows of raw arrays are read at the speed of memory; rows
-above RAW_BYTES (images) are coded in small chunks. `archive`, for keeping: everything is coded, in larger chunks.
+`live`, for a buffer that grows and is sampled: small rows are raw, since random rows of raw arrays are read
+at the speed of memory; rows above RAW_BYTES (images) are coded in small chunks. `archive`, for keeping:
+everything is coded, in larger chunks.
 
-Raw chunks are a whole number of pages in every container, so that the chunks of a field can be mapped side by side, and so that Zarr
-and HDF5 hold the same bytes and are converted by copying them.
+Raw chunks are a whole number of pages in every container, so that the chunks of a field can be mapped side by
+side, and so that Zarr and HDF5 hold the same bytes and are converted by copying them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ CHUNKS_PER_SHARD = 128
 
 
 def array_specs(
-    schema: Schema, layout: str, capabilities: Capabilities, *, capacity: int | None, storage: Mapping[str, Mapping[str, Any]] | None
+    schema: Schema,
+    layout: str,
+    capabilities: Capabilities,
+    *,
+    capacity: int | None,
+    storage: Mapping[str, Mapping[str, Any]] | None,
 ) -> dict[str, ArraySpec]:
     """The arrays of an empty buffer, by stored name: steps, parts, final observations and trajectories."""
     specs = field_specs(schema.fields, layout, capabilities, capacity=capacity, storage=storage)
@@ -51,7 +57,9 @@ def array_specs(
     return specs
 
 
-def table_spec(dtype: Any, *, shape: tuple[int, ...] = (), dimension: str = "trajectory", mutable: bool = False) -> ArraySpec:
+def table_spec(
+    dtype: Any, *, shape: tuple[int, ...] = (), dimension: str = "trajectory", mutable: bool = False
+) -> ArraySpec:
     """A column of a table."""
     return ArraySpec(
         np.dtype(dtype).newbyteorder("<"),
@@ -80,8 +88,12 @@ def field_specs(
     for name, declared in fields.items():
         if declared.row_bytes == 0:
             raise UnsupportedError(f"field {name!r} of shape {declared.shape} has no elements: leave it out")
-        codec, rows = _choose(name, declared, layout, capabilities, max(small, default=1), overrides.get(name, {}))
-        specs[f"steps/{escape_path(name)}"] = _fit(declared, codec, rows, capacity, fixed="chunk_rows" in overrides.get(name, {}))
+        codec, rows = _choose(
+            name, declared, layout, capabilities, max(small, default=1), overrides.get(name, {})
+        )
+        specs[f"steps/{escape_path(name)}"] = _fit(
+            declared, codec, rows, capacity, fixed="chunk_rows" in overrides.get(name, {})
+        )
     return specs
 
 
@@ -91,7 +103,9 @@ def check_capacity(capacity: object) -> None:
         raise SchemaError(f"capacity is a positive number of steps, not {capacity!r}")
 
 
-def check_storage(fields: Mapping[str, Field], layout: str, storage: Mapping[str, Mapping[str, Any]] | None) -> None:
+def check_storage(
+    fields: Mapping[str, Field], layout: str, storage: Mapping[str, Mapping[str, Any]] | None
+) -> None:
     """SchemaError: there is no such layout, or an override names no field or setting."""
     if layout not in LAYOUTS:
         raise SchemaError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
@@ -104,7 +118,9 @@ def check_storage(fields: Mapping[str, Field], layout: str, storage: Mapping[str
             raise SchemaError(f"storage of {name!r} is a dict with codec and chunk_rows, not {override!r}")
         wrong = override.keys() - {"codec", "chunk_rows"}
         if wrong:
-            raise SchemaError(f"storage of {name!r}: unknown setting {min(wrong)!r}; there are codec and chunk_rows")
+            raise SchemaError(
+                f"storage of {name!r}: unknown setting {min(wrong)!r}; there are codec and chunk_rows"
+            )
         if isinstance(override.get("codec"), str) and override["codec"] != "raw":
             try:
                 parse_codec(override["codec"])
@@ -113,14 +129,21 @@ def check_storage(fields: Mapping[str, Field], layout: str, storage: Mapping[str
 
 
 def _choose(
-    name: str, declared: Field, layout: str, capabilities: Capabilities, widest: int, override: Mapping[str, Any]
+    name: str,
+    declared: Field,
+    layout: str,
+    capabilities: Capabilities,
+    widest: int,
+    override: Mapping[str, Any],
 ) -> tuple[str | None, int]:
     """The codec and the number of rows of a chunk."""
     size, archive = declared.row_bytes, layout == "archive"
     coded = archive or size > RAW_BYTES
     codec = override.get("codec", capabilities.default_codec if coded else "raw")
     if not isinstance(codec, str):
-        raise SchemaError(f'storage of {name!r}: a codec is a string such as "raw" or "zstd:1", not {codec!r:.80}')
+        raise SchemaError(
+            f'storage of {name!r}: a codec is a string such as "raw" or "zstd:1", not {codec!r:.80}'
+        )
     if codec == "raw":
         rows = max(_power(CHUNK_BYTES // size), PAGE // math.gcd(PAGE, size))
         chosen = None
@@ -136,7 +159,8 @@ def _choose(
     if chosen is None and wanted * size % PAGE:
         unit = PAGE // math.gcd(PAGE, size)
         raise SchemaError(
-            f"storage of {name!r}: chunk_rows of a raw field of {size} bytes a row must be a multiple of {unit}, not {wanted}"
+            f"storage of {name!r}: chunk_rows of a raw field of {size} bytes a row must be a multiple of "
+            f"{unit}, not {wanted}"
         )
     return chosen, wanted
 
@@ -157,9 +181,23 @@ def _final_spec(declared: Field, capabilities: Capabilities) -> ArraySpec:
     """Final observations: one row per trajectory, so that small ones are kept as a table is."""
     if declared.row_bytes <= RAW_BYTES:
         rows = PAGE // math.gcd(PAGE, declared.row_bytes)
-        return ArraySpec(declared.dtype, declared.shape, chunk_rows=max(rows, 256), chunks_per_shard=64, journaled=True, dimension="final")
+        return ArraySpec(
+            declared.dtype,
+            declared.shape,
+            chunk_rows=max(rows, 256),
+            chunks_per_shard=64,
+            journaled=True,
+            dimension="final",
+        )
     codec = ":".join(map(str, parse_codec(capabilities.default_codec)))
-    return ArraySpec(declared.dtype, declared.shape, chunk_rows=16, chunks_per_shard=CHUNKS_PER_SHARD, codec=codec, dimension="final")
+    return ArraySpec(
+        declared.dtype,
+        declared.shape,
+        chunk_rows=16,
+        chunks_per_shard=CHUNKS_PER_SHARD,
+        codec=codec,
+        dimension="final",
+    )
 
 
 def _power(number: int) -> int:

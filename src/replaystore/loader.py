@@ -20,7 +20,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaystore.batches import Batches
-from replaystore.errors import ConflictError, CorruptError, EvictedError, MissingDependencyError, SchemaError, UnsupportedError
+from replaystore.errors import (
+    ConflictError,
+    CorruptError,
+    EvictedError,
+    MissingDependencyError,
+    SchemaError,
+    UnsupportedError,
+)
 from replaystore.gathering import Batch
 from replaystore.recipe import Recipe
 from replaystore.values import array_of
@@ -41,9 +48,11 @@ Place = tuple[int, int]
 
 
 class Sampler:
-    """Batches of a buffer, made by `buffer.sampler`; an iterator that ends with the epoch if the order is "epoch", and else never.
+    """Batches of a buffer, made by `buffer.sampler`; an iterator that ends with the epoch if the order is
+    "epoch", and else never.
 
-    It is for one thread at a time, beside others that sample, or write, the same buffer. A forked child goes on with its own copy."""
+    It is for one thread at a time, beside others that sample, or write, the same buffer. A forked child goes
+    on with its own copy."""
 
     def __init__(
         self,
@@ -61,10 +70,20 @@ class Sampler:
         if prefetch is not None and not (_is_integer(prefetch) and prefetch >= 0):
             raise SchemaError(f"prefetch must be a number of batches, not {prefetch!r}")
         if recipe.order == "weights" and prefetch:
-            raise SchemaError("weights may change with every batch, so that none can be made ahead: leave out prefetch")
-        taken = {"index", "weight"} if recipe.order == "weights" else {"discount"} if recipe.n_step > 1 else set[str]()
+            raise SchemaError(
+                "weights may change with every batch, so that none can be made ahead: leave out prefetch"
+            )
+        taken = (
+            {"index", "weight"}
+            if recipe.order == "weights"
+            else {"discount"}
+            if recipe.n_step > 1
+            else set[str]()
+        )
         for name in sorted(taken & set(recipe.names)):
-            raise SchemaError(f"a field is called {name!r}, as a value that the sampler adds: leave it out of `fields`")
+            raise SchemaError(
+                f"a field is called {name!r}, as a value that the sampler adds: leave it out of `fields`"
+            )
         self._buffer, self._recipe = buffer, recipe
         self.seed = int(np.random.SeedSequence().entropy if seed is None else seed)  # type: ignore[arg-type]
         """What the batches depend on; drawn by the system if none was given."""
@@ -84,15 +103,20 @@ class Sampler:
     # --- batches
 
     def sample(self, out: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The next batch: {field: array of shape (batch_size, *field shape)}; `BufferReader.sampler` says what else is in it.
+        """The next batch: {field: array of shape (batch_size, *field shape)}; `BufferReader.sampler` says
+        what else is in it.
 
         Args:
-            out: NumPy arrays to be filled and returned, such as an earlier batch; not with `prefetch` or `device`.
+            out: NumPy arrays to be filled and returned, such as an earlier batch; not with `prefetch` or
+            `device`.
         """
         self._check()
         if out is not None and (self.prefetch or self._to_device is not None):
             what = "made ahead" if self.prefetch else "brought to a device"
-            raise SchemaError(f"batches that are {what} are new arrays: leave out `out`, or make the sampler with prefetch=0 and no device")
+            raise SchemaError(
+                f"batches that are {what} are new arrays: leave out `out`, or make the "
+                "sampler with prefetch=0 and no device"
+            )
         place = self._place
         try:
             if self._depth:
@@ -108,7 +132,8 @@ class Sampler:
         return batch if self._to_device is None else self._to_device(batch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Batches; with order "epoch" the rest of the epoch (the last batch may be smaller), else without end."""
+        """Batches; with order "epoch" the rest of the epoch (the last batch may be smaller), else without
+        end."""
         epoch = self._place[0]
         while True:
             yield self.sample()
@@ -126,7 +151,10 @@ class Sampler:
         """How many batches an epoch has; TypeError if the order has none."""
         found = self._batches.per_epoch
         if found is None:
-            raise TypeError(f'order "{self._recipe.order}" has no end; `num_items` says how many items there are to draw from')
+            raise TypeError(
+                f'order "{self._recipe.order}" has no end; `num_items` says how many items '
+                "there are to draw from"
+            )
         return found
 
     @property
@@ -153,20 +181,27 @@ class Sampler:
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """The weights: of each step of the commit, or of each row of its table of trajectories. 0 where nothing can be drawn."""
+        """The weights: of each step of the commit, or of each row of its table of trajectories. 0 where
+        nothing can be drawn."""
         found: NDArray[np.float64] = self._weighted().weights.values.copy()
         return found
 
     def update_weights(self, index: ArrayLike, weights: ArrayLike) -> None:
-        """Set weights, as of the next batch. `index`: numbers of steps or trajectories, such as `batch["index"]`.
+        """Set weights, as of the next batch. `index`: numbers of steps or trajectories, such as
+        `batch["index"]`.
 
         SchemaError: one that is not finite or negative, or does not exist; none is set then."""
         order = self._weighted()
         places, values = array_of("index", index), _floats("weights", weights)
         if places.dtype.kind not in "iu" or places.ndim != 1 or values.shape != places.shape:
-            raise SchemaError(f"index and weights are flat arrays of one length, not {places.dtype} {places.shape} and {values.shape}")
+            raise SchemaError(
+                f"index and weights are flat arrays of one length, not {places.dtype} "
+                f"{places.shape} and {values.shape}"
+            )
         if len(places) and not (places.min() >= 0 and places.max() < len(order.weights)):
-            raise SchemaError(f"index from {places.min()} to {places.max()}: there are {len(order.weights)} weights")
+            raise SchemaError(
+                f"index from {places.min()} to {places.max()}: there are {len(order.weights)} weights"
+            )
         _check_weights(values)
         order.update(places.astype(np.int64, copy=False), values)
 
@@ -178,11 +213,19 @@ class Sampler:
     # --- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sampler stands; another one of the same settings and commit goes on from there with `load_state_dict`.
+        """Where the sampler stands; another one of the same settings and commit goes on from there with
+        `load_state_dict`.
 
-        Numbers, texts, lists and dicts of Python's own: `json` and `torch.load` take it as it is. (`weights` are a text in base64.)"""
+        Numbers, texts, lists and dicts of Python's own: `json` and `torch.load` take it as it is. (`weights`
+        are a text in base64.)"""
         epoch, number = self._place
-        state = {"seed": self.seed, "commit": self.commit_id, "epoch": epoch, "batch": number, "settings": self._recipe.to_json()}
+        state = {
+            "seed": self.seed,
+            "commit": self.commit_id,
+            "epoch": epoch,
+            "batch": number,
+            "settings": self._recipe.to_json(),
+        }
         return state | ({"weights": as_text(self.weights)} if self._recipe.order == "weights" else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -192,20 +235,36 @@ class Sampler:
             SchemaError: not such a state, or one of a sampler with other settings.
             ConflictError: it was of another commit."""
         settings = self._recipe.to_json()
-        wanted = {"seed", "commit", "epoch", "batch", "settings", *(["weights"] if self._recipe.order == "weights" else [])}
+        wanted = {
+            "seed",
+            "commit",
+            "epoch",
+            "batch",
+            "settings",
+            *(["weights"] if self._recipe.order == "weights" else []),
+        }
         given: Any = state  # what the annotation says is what is checked
         missing = wanted - state.keys() if isinstance(given, Mapping) else wanted
         if missing:
-            raise SchemaError(f"this is not the state of a sampler like this one: {', '.join(sorted(missing))} are missing")
+            raise SchemaError(
+                f"this is not the state of a sampler like this one: {', '.join(sorted(missing))} are missing"
+            )
         seed, commit, epoch, number = (_number(state, name) for name in ("seed", "commit", "epoch", "batch"))
         if not isinstance(state["settings"], Mapping):
-            raise SchemaError(f"this is not the state of a sampler: settings is a {type(state['settings']).__name__}, not a dict")
+            raise SchemaError(
+                "this is not the state of a sampler: settings is a "
+                f"{type(state['settings']).__name__}, not a dict"
+            )
         for name, value in settings.items():
             known = state["settings"].get(name)
-            if (list(known) if isinstance(known, tuple) else known) != value:  # a tuple: of a state as it was saved once
+            # a tuple: of a state as it was saved once.
+            if (list(known) if isinstance(known, tuple) else known) != value:
                 raise SchemaError(f"the state is of a sampler with {name} {known!r}; this one has {value!r}")
         if commit != self.commit_id:
-            where = f"{self._buffer.location}: the state is of commit {commit}, this sampler shows {self.commit_id}"
+            where = (
+                f"{self._buffer.location}: the state is of commit {commit}, this sampler shows "
+                f"{self.commit_id}"
+            )
             raise ConflictError(f"{where}; open the buffer with commit={commit}")
         stated = state["weights"] if self._recipe.order == "weights" else None
         stated = from_text(stated) if isinstance(stated, str) else stated
@@ -213,7 +272,8 @@ class Sampler:
         with self._buffer._turn:
             if self._buffer.commit_id != self.commit_id:
                 raise ConflictError(
-                    f"{self._buffer.location}: shows commit {self._buffer.commit_id} by now; open it with commit={self.commit_id}"
+                    f"{self._buffer.location}: shows commit {self._buffer.commit_id} by now; open it with "
+                    f"commit={self.commit_id}"
                 )
             weights = None if stated is None else _weights(self._buffer, stated)
             self._batches = Batches(self._buffer, self._recipe, seed, weights)
@@ -258,7 +318,8 @@ class Sampler:
         return carried
 
     def close(self) -> None:
-        """End the thread that makes batches ahead. The buffer stays open; calling `sample` starts it again."""
+        """End the thread that makes batches ahead. The buffer stays open; calling `sample` starts it
+        again."""
         self._stop()
 
     def _stop(self) -> None:
@@ -272,7 +333,10 @@ class Sampler:
         buffer._check_open()
         self._check_process()
         if buffer._store.state.generation != self._generation:
-            raise ConflictError(f"{buffer.location}: went back to an older commit, which this sampler does not show; call its refresh()")
+            raise ConflictError(
+                f"{buffer.location}: went back to an older commit, which this sampler does "
+                "not show; call its refresh()"
+            )
 
     def _check_process(self) -> None:
         """In a forked child, which has no threads, leave what they were doing."""
@@ -286,15 +350,24 @@ class Sampler:
         if buffer.capacity is not None:
             first = type(buffer._store).load(buffer._store.container).first.get("steps", 0)
             if first > self._batches.first_row:
-                raise EvictedError(f"{buffer.location}: steps before {first} have left the ring; call the sampler's refresh()") from None
+                raise EvictedError(
+                    f"{buffer.location}: steps before {first} have left the ring; call the "
+                    "sampler's refresh()"
+                ) from None
 
     # --- what it is like
 
     def explain(self) -> str:
-        """How batches are made: order, what is left out, how each field is read, what is made ahead; for people."""
+        """How batches are made: order, what is left out, how each field is read, what is made ahead; for
+        people."""
         recipe, steps = self._recipe, self._batches.steps
         item = "fragments" if recipe.fragment_length else "stacks" if recipe.frame_stack else "steps"
-        lines = [f"{recipe.order}: batches of {recipe.batch_size} out of {steps.total} {item} of commit {self.commit_id}, seed {self.seed}"]
+        lines = [
+            (
+                f"{recipe.order}: batches of {recipe.batch_size} out of {steps.total} {item} of commit "
+                f"{self.commit_id}, seed {self.seed}"
+            )
+        ]
         if steps.left_out:
             reasons = "no next observation is known, or the trajectory is too short behind them"
             lines.append(f"left out: {steps.left_out} steps ({reasons})")
@@ -304,11 +377,15 @@ class Sampler:
 
     def __reduce__(self) -> str:
         raise UnsupportedError(
-            "a sampler cannot be copied or sent to another process: use replaystore.torch.BatchDataset with a DataLoader"
+            "a sampler cannot be copied or sent to another process: use replaystore.torch.BatchDataset with "
+            "a DataLoader"
         )
 
     def __repr__(self) -> str:
-        return f"<Sampler of {self._buffer.location!r}: {self._recipe.order}, batches of {self._recipe.batch_size}>"
+        return (
+            f"<Sampler of {self._buffer.location!r}: {self._recipe.order}, batches of "
+            f"{self._recipe.batch_size}>"
+        )
 
 
 class _Thread:
@@ -318,7 +395,9 @@ class _Thread:
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
         self._unwanted = threading.Event()
         arguments = (sampler._batches, sampler._place, self._ready, self._unwanted)
-        self._thread = threading.Thread(target=_make_ahead, args=arguments, name="replaystore-sampler", daemon=True)
+        self._thread = threading.Thread(
+            target=_make_ahead, args=arguments, name="replaystore-sampler", daemon=True
+        )
         self._thread.start()
         weakref.finalize(sampler, self._unwanted.set)
 
@@ -336,7 +415,9 @@ class _Thread:
         self._thread.join()
 
 
-def _make_ahead(batches: Batches, place: Place, ready: queue.Queue[Batch | BaseException], unwanted: threading.Event) -> None:
+def _make_ahead(
+    batches: Batches, place: Place, ready: queue.Queue[Batch | BaseException], unwanted: threading.Event
+) -> None:
     while not unwanted.is_set():
         try:
             made: Batch | BaseException = batches.make(*place)
@@ -359,24 +440,33 @@ def _following(place: Place, per_epoch: int | None) -> Place:
 
 
 class _Transfer:
-    """Brings a batch to a device as PyTorch tensors; to a GPU through pinned memory, without waiting for it."""
+    """Brings a batch to a device as PyTorch tensors; to a GPU through pinned memory, without waiting for
+    it."""
 
     def __init__(self, device: Any) -> None:
         try:
             import torch
         except ImportError:
-            raise MissingDependencyError("device= gives PyTorch tensors, and PyTorch is not installed: pip install torch") from None
+            raise MissingDependencyError(
+                "device= gives PyTorch tensors, and PyTorch is not installed: pip install torch"
+            ) from None
         try:
             self._device = torch.device(device)
         except (RuntimeError, TypeError) as error:
-            raise SchemaError(f"device {device!r} is none of PyTorch's: {str(error).splitlines()[0]}") from None
+            raise SchemaError(
+                f"device {device!r} is none of PyTorch's: {str(error).splitlines()[0]}"
+            ) from None
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise SchemaError(f"device {device!r}: PyTorch finds no GPU here; use device='cpu'")
         try:
-            torch.empty(1, device=self._device).cpu()  # a second GPU, or a kind that this PyTorch was not built for
+            # a second GPU, or a kind that this PyTorch was not built for.
+            torch.empty(1, device=self._device).cpu()
         except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise SchemaError(f"device {device!r} cannot be used here ({reason:.200}): use device='cpu', or one that there is") from None
+            raise SchemaError(
+                f"device {device!r} cannot be used here ({reason:.200}): use device='cpu', or "
+                "one that there is"
+            ) from None
         self._torch = torch
 
     def __call__(self, batch: Batch) -> dict[str, Any]:
@@ -384,7 +474,10 @@ class _Transfer:
         if self._device.type == "cpu":
             return tensors
         if self._device.type == "cuda":
-            return {name: tensor.pin_memory().to(self._device, non_blocking=True) for name, tensor in tensors.items()}
+            return {
+                name: tensor.pin_memory().to(self._device, non_blocking=True)
+                for name, tensor in tensors.items()
+            }
         return {name: tensor.to(self._device) for name, tensor in tensors.items()}
 
 
@@ -403,7 +496,9 @@ def _is_integer(value: object) -> bool:
 def _weights(buffer: BufferReader, weights: ArrayLike) -> NDArray[np.float64]:
     values = _floats("weights", weights)
     if values.ndim != 1 or len(values) not in (len(buffer), buffer.num_trajectories):
-        expected = f"one for each of {len(buffer)} steps, or for each of {buffer.num_trajectories} trajectories"
+        expected = (
+            f"one for each of {len(buffer)} steps, or for each of {buffer.num_trajectories} trajectories"
+        )
         raise SchemaError(f"weights have shape {values.shape}; there must be {expected}")
     _check_weights(values)
     return values
@@ -418,7 +513,8 @@ def _floats(name: str, values: Any) -> NDArray[np.float64]:
 
 
 def _check_weights(weights: NDArray[np.float64]) -> None:
-    if not len(weights) or (weights.min() >= 0 and np.isfinite(weights.sum())):  # of large numbers the sum alone may be infinite
+    # Of large numbers the sum alone may be infinite.
+    if not len(weights) or (weights.min() >= 0 and np.isfinite(weights.sum())):
         return
     wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if len(wrong):

@@ -1,7 +1,8 @@
 """Where a store lies: "runs/a.zarr", "a.zarr.zip", "a.h5", "memory:a" → backend and path.
 
-The suffix decides, so that a name means the same before and after the store exists. Only where there is a suffix that we do not know is
-the content of what exists asked. Nothing is opened for writing, and paths are kept as given (relative ones stay relative, `~` is a name).
+The suffix decides, so that a name means the same before and after the store exists. Only where there is a
+suffix that we do not know is the content of what exists asked. Nothing is opened for writing, and paths are
+kept as given (relative ones stay relative, `~` is a name).
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ _FILES = (".pkl", ".pickle", ".safetensors")
 """Suffixes of what `convert` reads and that is no store."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://?")  # at least two characters: one is a Windows drive
+# Path("s3://a") is s3:/a.
 _ONE_SLASH_SCHEMES = frozenset(
     {"s3", "gs", "gcs", "az", "abfs", "http", "https", "file", "ftp", "sftp", "hf", "r2"}
-)  # Path("s3://a") is s3:/a
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Location:
 def parse(location: str | os.PathLike[str] | Location) -> Location:
     """The backend and path that a location names; a `Location` is returned as it is.
 
-    SchemaError: not a location, or its suffix and content name no backend; FormatError: a folder where the suffix names a file, or the
-    other way round; UnsupportedError: a URL; StorageError: what is there cannot be read.
+    SchemaError: not a location, or its suffix and content name no backend; FormatError: a folder where the
+    suffix names a file, or the other way round; UnsupportedError: a URL; StorageError: what is there cannot
+    be read.
     """
     if isinstance(location, Location):
         return location
@@ -51,7 +54,10 @@ def parse(location: str | os.PathLike[str] | Location) -> Location:
     except TypeError:
         text = None
     if not isinstance(text, str):
-        raise SchemaError(f"a location must be a string or a path, not {type(location).__name__} {location!r:.80}: give the store's path")
+        raise SchemaError(
+            f"a location must be a string or a path, not {type(location).__name__} "
+            f"{location!r:.80}: give the store's path"
+        )
     if not text.strip() or "\0" in text:
         raise SchemaError(f"{text!r} is not a location: give the store's path, such as 'runs/a.zarr'")
     if text.startswith("memory:"):
@@ -81,7 +87,9 @@ def _refuse_url(text: str) -> None:
         return
     if scheme[1].lower() == "file":
         raise UnsupportedError(f"{text!r} is a URL: give the path itself, without 'file://'")
-    raise UnsupportedError(f"{text!r}: stores at {scheme[1]}:// cannot be opened: copy it to a local disk and give that path")
+    raise UnsupportedError(
+        f"{text!r}: stores at {scheme[1]}:// cannot be opened: copy it to a local disk and give that path"
+    )
 
 
 def _check_kind(path: str, backend: str) -> None:
@@ -103,16 +111,23 @@ def _sniff(path: str) -> str:
     except FileNotFoundError:
         found = None
     except OSError as error:
-        raise StorageError(f"{path!r} cannot be read ({error.strerror or error}): check its permissions") from error
+        raise StorageError(
+            f"{path!r} cannot be read ({error.strerror or error}): check its permissions"
+        ) from error
     if found is None:
         if strange := strangers.line(path):
             raise FormatError(strange)
         suffixes = f"{', '.join(SUFFIXES)}, or 'memory:name'"
         if not os.path.exists(path):
-            raise SchemaError(f"{path!r} does not exist: check the path; to make a store, use one of the suffixes {suffixes}")
+            raise SchemaError(
+                f"{path!r} does not exist: check the path; to make a store, use one of the "
+                f"suffixes {suffixes}"
+            )
         stem, suffix = os.path.splitext(path)
         if suffix.lower() in _FILES and os.path.isfile(path):
-            remedy = f"of a buffer of active_rlhf or velora, `replaystore convert {path} {stem}.zarr` makes one"
+            remedy = (
+                f"of a buffer of active_rlhf or velora, `replaystore convert {path} {stem}.zarr` makes one"
+            )
             raise SchemaError(f"{path!r} is not a store known by its content: {remedy}")
         raise SchemaError(f"{path!r} is not a store known by its content: use one of the suffixes {suffixes}")
     return found

@@ -1,12 +1,16 @@
-"""Who may write. A lock is that of a file, and not of its name: whatever name leads to a store, there is one writer.
+"""Who may write. A lock is that of a file, and not of its name: whatever name leads to a store, there is one
+writer.
 
-1. The system keeps a lock for an open file (`flock`, or an OFD lock of one byte), and ends it with the process, however that ends.
-2. A lock counts if the name still shows the file that was locked. That is looked at when it has been taken, and by `check`; so
-   whoever holds a lock may remove its file, or put another one in its place (`carried`), and nobody else gets in.
+1. The system keeps a lock for an open file (`flock`, or an OFD lock of one byte), and ends it with the
+   process, however that ends.
+2. A lock counts if the name still shows the file that was locked. That is looked at when it has been taken,
+   and by `check`; so whoever holds a lock may remove its file, or put another one in its place (`carried`),
+   and nobody else gets in.
 3. Readers take none.
 
-A Zarr folder has a file for it, which is there while somebody writes. An HDF5 file is locked itself: one byte far beyond its end,
-since HDF5's own `flock`, which every h5py that reads it takes, is to go on working (and locked bytes cannot be read on some shares).
+A Zarr folder has a file for it, which is there while somebody writes. An HDF5 file is locked itself: one byte
+far beyond its end, since HDF5's own `flock`, which every h5py that reads it takes, is to go on working (and
+locked bytes cannot be read on some shares).
 """
 
 from __future__ import annotations
@@ -53,10 +57,12 @@ class Lock:
     """The right to write to a store, held until `release`."""
 
     def check(self, *, often: bool = False) -> None:
-        """ConflictError: the name shows another store by now, or none. `often`: look only if that was not done in the last moments."""
+        """ConflictError: the name shows another store by now, or none. `often`: look only if that was not
+        done in the last moments."""
 
     def carried(self, path: str) -> contextlib.AbstractContextManager[None]:
-        """Hold the lock on the file at `path` too, which is given the name of the locked one meanwhile, and from then on there."""
+        """Hold the lock on the file at `path` too, which is given the name of the locked one meanwhile, and
+        from then on there."""
         return contextlib.nullcontext()
 
     def release(self) -> None:
@@ -81,9 +87,10 @@ class MemoryLock(Lock):
 class FileLock(Lock):
     """Of the file at `root`, or at `inside` in the folder `root`, where no link is followed.
 
-    `own`: the file is there for the lock alone: it is made, and removed at the end. `byte`: lock a byte of it, and not the whole.
-    `wait`: until nobody else has it. Without the lock, the place cannot be `what`, and `advice` says what can be done.
-    ConflictError: `busy`, somebody has it; CorruptError: it is a link, or no file; StorageError.
+    `own`: the file is there for the lock alone: it is made, and removed at the end. `byte`: lock a byte of
+    it, and not the whole. `wait`: until nobody else has it. Without the lock, the place cannot be `what`, and
+    `advice` says what can be done. ConflictError: `busy`, somebody has it; CorruptError: it is a link, or no
+    file; StorageError.
     """
 
     def __init__(
@@ -107,7 +114,9 @@ class FileLock(Lock):
         self._file = self._folder = -1
         self._checked = 0.0
         self._process, self._thread = os.getpid(), threading.get_ident()
-        if wait and any(held._path == self._path and held._file >= 0 and held._thread == self._thread for held in _held):
+        if wait and any(
+            held._path == self._path and held._file >= 0 and held._thread == self._thread for held in _held
+        ):
             raise ConflictError(busy)  # it would wait for itself
         _held.add(self)
         try:
@@ -168,7 +177,8 @@ class FileLock(Lock):
         except OSError as error:
             raise StorageError(
                 f"{self._what}: its file system gives no locks ({error.strerror or error}), without "
-                f"which two writers would destroy each other's steps; mount it with locks (Lustre: -o flock), or write to another "
+                "which two writers would destroy each other's steps; mount it with locks (Lustre: -o "
+                "flock), or write to another "
                 f"disk: reading needs none",
                 error.errno,
             ) from None
@@ -182,9 +192,14 @@ class FileLock(Lock):
 
     def _refused(self, error: OSError) -> Exception:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
-            return CorruptError(f"{self._path} is a link or no file, which is in no store of ours: do not trust {self._place}")
+            return CorruptError(
+                f"{self._path} is a link or no file, which is in no store of ours: do not trust {self._place}"
+            )
         if error.errno == errno.ENOENT:
-            return StorageError(f"{self._what}: {self._path} is missing, or cannot be made; choose another place", error.errno)
+            return StorageError(
+                f"{self._what}: {self._path} is missing, or cannot be made; choose another place",
+                error.errno,
+            )
         return StorageError(f"{self._what}: {error.strerror or error}; {self._advice}", error.errno)
 
     def check(self, *, often: bool = False) -> None:
@@ -194,7 +209,8 @@ class FileLock(Lock):
         self._checked = now
         if self._shown() != self._identity:
             raise ConflictError(
-                f"{self._place} is not the store any more that this writer opened: it was replaced, moved or removed meanwhile, and "
+                f"{self._place} is not the store any more that this writer opened: it was replaced, moved "
+                "or removed meanwhile, and "
                 f"nothing more is written; open it anew"
             )
 
@@ -223,7 +239,8 @@ class FileLock(Lock):
             self.forget()
 
     def forget(self) -> None:
-        """Close what is open. In a forked child, which shares the descriptors, the parent goes on holding the lock."""
+        """Close what is open. In a forked child, which shares the descriptors, the parent goes on holding the
+        lock."""
         for descriptor in (self._file, self._folder):
             if descriptor >= 0:
                 with contextlib.suppress(OSError):
@@ -235,29 +252,42 @@ class FileLock(Lock):
 
 
 def lock_store(place: Location, *, replace: bool = False) -> Lock:
-    """Become the writer of a store, or who replaces it. The errors of `FileLock`; StorageError with ENOENT: there is none."""
+    """Become the writer of a store, or who replaces it. The errors of `FileLock`; StorageError with ENOENT:
+    there is none."""
     if place.backend == "memory":
         return MemoryLock(place)
     other = "choose another name" if replace else "open it for reading"
     what, advice = (
-        ("replaced", f"{other}, or get the permission to write to it") if replace else ("opened for writing", "open it with mode='r'")
+        ("replaced", f"{other}, or get the permission to write to it")
+        if replace
+        else ("opened for writing", "open it with mode='r'")
     )
     if place.backend == "zarr":
-        return FileLock(place, place.path, inside=ZARR_LOCK, busy=_busy(place, other), own=True, what=what, advice=advice)
-    return FileLock(place, place.path, busy=_busy(place, other), own=False, byte=True, what=what, advice=advice)
+        return FileLock(
+            place, place.path, inside=ZARR_LOCK, busy=_busy(place, other), own=True, what=what, advice=advice
+        )
+    return FileLock(
+        place, place.path, busy=_busy(place, other), own=False, byte=True, what=what, advice=advice
+    )
 
 
 def lock_place(place: Location, *, wait: bool = False) -> Lock:
     """Become the one who makes or replaces what is at a place. The errors of `FileLock`."""
     if place.backend == "memory":
         return MemoryLock(place)
-    busy = f"{place} is being made, or open for writing elsewhere: wait until that is done, or choose another place"
+    busy = (
+        f"{place} is being made, or open for writing elsewhere: wait until that is done, or choose "
+        "another place"
+    )
     advice = "choose another place, or make its folder one that can be written to"
-    return FileLock(place, place.path + PLACE_LOCK, own=True, wait=wait, busy=busy, what="made", advice=advice)
+    return FileLock(
+        place, place.path + PLACE_LOCK, own=True, wait=wait, busy=busy, what="made", advice=advice
+    )
 
 
 def is_written(place: Location) -> bool:
-    """Whether somebody is known to have a store open for writing. False where the system does not tell (not Linux, another container)."""
+    """Whether somebody is known to have a store open for writing. False where the system does not tell (not
+    Linux, another container)."""
     if place.backend == "memory":
         return True
     try:
@@ -309,8 +339,9 @@ def _lock_byte(descriptor: int, kind: int) -> bool:
 def _identity(path: str) -> tuple[int, int]:
     """Device and inode of what has a name; a link is not followed.
 
-    Asked for alone, where the system can do that: after somebody has asked for a file's times, Linux (from 6.13 on) gives its next
-    change finer ones, and each sync has those to write; a commit of an HDF5 file took a tenth longer."""
+    Asked for alone, where the system can do that: after somebody has asked for a file's times, Linux (from
+    6.13 on) gives its next change finer ones, and each sync has those to write; a commit of an HDF5 file took
+    a tenth longer."""
     call = _statx()
     if call is not None:
         found = bytearray(STATX_BYTES)

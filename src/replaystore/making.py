@@ -1,4 +1,5 @@
-"""Making a store that appears whole, under its name, or not at all: a folder, an HDF5 file, or a zip file of a folder."""
+"""Making a store that appears whole, under its name, or not at all: a folder, an HDF5 file, or a zip file of
+a folder."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ class Contents(Protocol):
 def make(place: Location, contents: Contents, *, overwrite: bool, wait: bool = False) -> None:
     """Make the store. If anything goes wrong, there is none, and what was there is there still.
 
-    AlreadyExistsError: something is there, and is not to be replaced; ConflictError: somebody writes to it, or makes one too, for
-    which `wait` waits."""
+    AlreadyExistsError: something is there, and is not to be replaced; ConflictError: somebody writes to it,
+    or makes one too, for which `wait` waits."""
     if place.backend == "zip":
         _make_zip(place, contents, overwrite=overwrite, wait=wait)
         return
@@ -50,7 +51,9 @@ def _make_zip(place: Location, contents: Contents, *, overwrite: bool, wait: boo
     replacement = Replacement(place, overwrite=overwrite, wait=wait)
     try:
         with refused(f"{place} cannot be made"):
-            container = make_container(Location("zarr", replacement.partial.path + PACKED), document.to_json())
+            container = make_container(
+                Location("zarr", replacement.partial.path + PACKED), document.to_json()
+            )
         try:
             contents.fill(container, document)
             pack(container.files, replacement.partial.path, leave_out=frozenset({container.lock_name}))

@@ -1,13 +1,17 @@
-"""Names of fields: paths made of nested keys, the names that stores give them, and nested values taken apart by them.
+"""Names of fields: paths made of nested keys, the names that stores give them, and nested values taken apart
+by them.
 
-A field name is a path whose parts are joined by `/`: `reward`, `observation/camera`, `observation/joints/0` (item 0 of a Tuple).
-Inside a part only `%` and `/` are written otherwise (`%25`, `%2F`), and the empty key is a lone `%`: `join_path` makes a name of keys,
-`split_path` undoes it. Stores hold a field under `escape_path(name)`, where everything that a file system, Zarr or HDF5 might take
-amiss is percent-encoded too. Names that differ in case only are distinct, so a store with both needs a case-sensitive file system.
+A field name is a path whose parts are joined by `/`: `reward`, `observation/camera`, `observation/joints/0`
+(item 0 of a Tuple). Inside a part only `%` and `/` are written otherwise (`%25`, `%2F`), and the empty key is
+a lone `%`: `join_path` makes a name of keys, `split_path` undoes it. Stores hold a field under
+`escape_path(name)`, where everything that a file system, Zarr or HDF5 might take amiss is percent-encoded
+too. Names that differ in case only are distinct, so a store with both needs a case-sensitive file system.
 
 Invariants:
-1. `unescape(escape(key)) == key` and, for one or more keys, `split_path(join_path(*keys)) == keys`: distinct keys have distinct names.
-2. What `escape` makes of a key never changes, whatever the version of Python: stores have been written with it.
+1. `unescape(escape(key)) == key` and, for one or more keys, `split_path(join_path(*keys)) == keys`: distinct
+   keys have distinct names.
+2. What `escape` makes of a key never changes, whatever the version of Python: stores have been written with
+   it.
 3. `unflatten` undoes `flatten`, if it is told which paths are tuples.
 """
 
@@ -46,17 +50,21 @@ MAX_PARTS = 64
 
 
 def escape(key: str) -> str:
-    """The name under which a store holds one path part; equal to `key` if that is plain: letters, digits, `_`, `-`, inner spaces.
+    """The name under which a store holds one path part; equal to `key` if that is plain: letters, digits,
+    `_`, `-`, inner spaces.
 
-    Letters outside ASCII stay readable while no file system can change them: only those of Unicode 3.2 (whose table is the same in every
-    Python, so that the name is too), and only if the part is in normal form NFC. Distinct keys have distinct names.
+    Letters outside ASCII stay readable while no file system can change them: only those of Unicode 3.2 (whose
+    table is the same in every Python, so that the name is too), and only if the part is in normal form NFC.
+    Distinct keys have distinct names.
     """
     if not key:
         return "%"
     if _PLAIN.fullmatch(key) and not _DEVICES.fullmatch(key):
         return key
     escaped = _encode(key, letters=True)
-    if escaped.isascii() or (unicodedata.is_normalized("NFC", key) and unicodedata.is_normalized("NFC", escaped)):
+    if escaped.isascii() or (
+        unicodedata.is_normalized("NFC", key) and unicodedata.is_normalized("NFC", escaped)
+    ):
         return escaped
     return _encode(key, letters=False)
 
@@ -68,7 +76,9 @@ def unescape(part: str) -> str:
     except UnicodeDecodeError:
         key = None
     if key is None or escape(key) != part:
-        raise FormatError(f"{part!r} is not an escaped name; it was not written by replaystore: rename or remove it")
+        raise FormatError(
+            f"{part!r} is not an escaped name; it was not written by replaystore: rename or remove it"
+        )
     return key
 
 
@@ -88,16 +98,20 @@ def join_path(*keys: str) -> str:
 
 
 def split_path(name: str) -> tuple[str, ...]:
-    """The keys of a field name; SchemaError if a part is empty or has a `%` that is not followed by 25 or 2F."""
+    """The keys of a field name; SchemaError if a part is empty or has a `%` that is not followed by 25 or
+    2F."""
     keys = []
     for part in name.split("/"):
         if part == "%":
             keys.append("")
         elif not part:
-            raise SchemaError(f"field name {name!r} has an empty part: name every part, or write '%' for an empty key")
+            raise SchemaError(
+                f"field name {name!r} has an empty part: name every part, or write '%' for an empty key"
+            )
         elif "%" in part and re.search("%(?!25|2F)", part):
             raise SchemaError(
-                f"field name {name!r} has a bare '%': make names of keys with replaystore.names.join_path, which writes '%25'"
+                f"field name {name!r} has a bare '%': make names of keys with replaystore.names.join_path, "
+                "which writes '%25'"
             )
         else:
             keys.append(part.replace("%2F", "/").replace("%25", "%"))
@@ -113,20 +127,29 @@ def check_name(name: object) -> None:
     except UnicodeEncodeError:
         raise SchemaError(f"field name {name!r} is not valid Unicode text: choose another") from None
     if len(name) > _MAX_NAME_BYTES or name.count("/") >= MAX_PARTS:
-        raise SchemaError(f"field name {name!r:.80} has over {_MAX_NAME_BYTES} letters or {MAX_PARTS} parts: choose a shorter one")
+        raise SchemaError(
+            f"field name {name!r:.80} has over {_MAX_NAME_BYTES} letters or {MAX_PARTS} "
+            "parts: choose a shorter one"
+        )
     for key in split_path(name):
         if len(escape(key).encode()) > _MAX_PART_BYTES:
-            raise SchemaError(f"field name {name!r}: a part takes over {_MAX_PART_BYTES} bytes in a store: choose a shorter one")
+            raise SchemaError(
+                f"field name {name!r}: a part takes over {_MAX_PART_BYTES} bytes in a store: "
+                "choose a shorter one"
+            )
 
 
 def listed(names: Iterable[str]) -> str:
     """Names for a message, which must stay one readable line."""
     known = [repr(name) for name in names]
-    return ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "") if known else "none"
+    return (
+        ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "") if known else "none"
+    )
 
 
 def unknown(name: object, known: Iterable[str], what: str = "field", where: str = "") -> UnknownFieldError:
-    """The error for a name that nothing has: it names one that is nearly the same, or what lies below it, and those there are."""
+    """The error for a name that nothing has: it names one that is nearly the same, or what lies below it, and
+    those there are."""
     import difflib
 
     names = list(known)
@@ -138,7 +161,9 @@ def unknown(name: object, known: Iterable[str], what: str = "field", where: str 
     else:
         near = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
         advice = f": did you mean {near[0]!r}?" if near else ": check the name"
-    return UnknownFieldError(f"{where and where + ': '}there is no {what} {name!r} among {listed(below or names)}{advice}")
+    return UnknownFieldError(
+        f"{where and where + ': '}there is no {what} {name!r} among {listed(below or names)}{advice}"
+    )
 
 
 class Named(dict[str, Value]):
@@ -162,11 +187,16 @@ def _encode(key: str, *, letters: bool) -> str:
     for place, char in enumerate(key):
         inner = 0 < place < len(key) - 1
         if char.isascii():
-            keep = (char.isalnum() or char in "_-" or (char == " " and inner)) and not (reserved and place == 0)
+            keep = (char.isalnum() or char in "_-" or (char == " " and inner)) and not (
+                reserved and place == 0
+            )
         else:
             category = unicodedata.ucd_3_2_0.category(char) if letters else ""
-            keep = category[:1] == "L" or category == "Nd" or (category[:1] == "M" and place > 0)  # a leading mark joins what is before
-        parts.append(char if keep else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass")))
+            # a leading mark joins what is before.
+            keep = category[:1] == "L" or category == "Nd" or (category[:1] == "M" and place > 0)
+        parts.append(
+            char if keep else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
+        )
     return "".join(parts)
 
 
@@ -174,9 +204,11 @@ def _encode(key: str, *, letters: bool) -> str:
 
 
 def flatten(value: Any, prefix: str) -> dict[str, Any]:
-    """{field name: leaf} of a nested observation or action as Gymnasium gives it; a value that is no dict or tuple is itself a leaf.
+    """{field name: leaf} of a nested observation or action as Gymnasium gives it; a value that is no dict or
+    tuple is itself a leaf.
 
-    Key `k` of a dict becomes `prefix/k`, item `i` of a tuple `prefix/i`. SchemaError: an empty dict or tuple, a key that is not a string.
+    Key `k` of a dict becomes `prefix/k`, item `i` of a tuple `prefix/i`. SchemaError: an empty dict or tuple,
+    a key that is not a string.
     """
     leaves: dict[str, Any] = {}
     _flatten_into(leaves, value, prefix)
@@ -192,7 +224,9 @@ def _flatten_into(leaves: dict[str, Any], value: Any, name: str) -> None:
         leaves[name] = value
         return
     if not value:
-        raise SchemaError(f"{name!r} is an empty {type(value).__name__}: there is nothing to store, leave it out")
+        raise SchemaError(
+            f"{name!r} is an empty {type(value).__name__}: there is nothing to store, leave it out"
+        )
     for key, item in items:
         if not isinstance(key, str):
             raise SchemaError(f"{name!r} has the key {key!r}, a {type(key).__name__}: keys must be strings")
@@ -202,7 +236,8 @@ def _flatten_into(leaves: dict[str, Any], value: Any, name: str) -> None:
 def unflatten(columns: Mapping[str, Any], prefix: str, tuples: Collection[str] = ()) -> Any:
     """The inverse of `flatten`: the value under `prefix`, nested as the names say.
 
-    `tuples` are the paths that are tuples (see `Schema.tuples`), all others are dicts. SchemaError: there is no such field.
+    `tuples` are the paths that are tuples (see `Schema.tuples`), all others are dicts. SchemaError: there is
+    no such field.
     """
     if prefix in columns:
         return columns[prefix]

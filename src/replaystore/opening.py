@@ -1,12 +1,16 @@
-"""From a location to a container: what exists is opened, what is new appears whole or not at all, and a writer holds the lock.
+"""From a location to a container: what exists is opened, what is new appears whole or not at all, and a
+writer holds the lock.
 
-A new store is made beside its place, under `<name>.replaystore-partial`, and gets its name when it is complete and durable. Whoever
-makes it holds the place (`lock_place`) and, from the beginning until it is replaced, the store that is there (`lock_store`).
+A new store is made beside its place, under `<name>.replaystore-partial`, and gets its name when it is
+complete and durable. Whoever makes it holds the place (`lock_place`) and, from the beginning until it is
+replaced, the store that is there (`lock_store`).
 
-1. Under the name is at every moment the old store or the new one. A file replaces a file at once; two folders change places at once,
-   and the old one is removed under the new one's first name. Where the system cannot do that, the old one gets the name
-   `<name>.replaystore-old` first; whoever finds it there, beside the new one, and nothing under the name, gives it its name back.
-2. What a killed process left beside a store is removed by the next one that makes a store of this name, and by nobody else.
+1. Under the name is at every moment the old store or the new one. A file replaces a file at once; two folders
+   change places at once, and the old one is removed under the new one's first name. Where the system cannot
+   do that, the old one gets the name `<name>.replaystore-old` first; whoever finds it there, beside the new
+   one, and nothing under the name, gives it its name back.
+2. What a killed process left beside a store is removed by the next one that makes a store of this name, and
+   by nobody else.
 3. A symbolic link stays: what it names is replaced.
 """
 
@@ -73,7 +77,8 @@ def exists(place: Location) -> bool:
 
 
 def open_container(place: Location, *, writable: bool) -> Container:
-    """The container of an existing store. NotFoundError: nothing there; FormatError, CorruptError: not a store, or damaged."""
+    """The container of an existing store. NotFoundError: nothing there; FormatError, CorruptError: not a
+    store, or damaged."""
     if not exists(place):
         _settle(resolved(place))
         if not exists(place):
@@ -91,7 +96,8 @@ def open_container(place: Location, *, writable: bool) -> Container:
         try:
             folder = os.path.dirname(place.path) or "."
             if writable and place.backend != "memory" and os.access(folder, os.R_OK):
-                Files(folder, writable=True).sync_folder("")  # it was given its name, perhaps, by a writer that was killed before this
+                # It was given its name, perhaps, by a writer that was killed before this.
+                Files(folder, writable=True).sync_folder("")
         except BaseException:
             container.close()
             raise
@@ -99,7 +105,8 @@ def open_container(place: Location, *, writable: bool) -> Container:
 
 
 def open_for_writing(place: Location) -> tuple[Container, Lock]:
-    """The container of an existing store, and the lock on it, which is taken first. The errors of `open_container`; ConflictError."""
+    """The container of an existing store, and the lock on it, which is taken first. The errors of
+    `open_container`; ConflictError."""
     if place.backend == "zip" or not exists(place):
         open_container(place, writable=True).close()  # which says what is wrong, or finds the store after all
     place = resolved(place)
@@ -129,7 +136,9 @@ def _open(place: Location, *, writable: bool) -> Container:
         raise
     except FormatError as error:
         strange = (
-            "" if place.backend == "memory" or isinstance(error, FormatVersionError | CorruptError) else strangers.addition(place.path)
+            ""
+            if place.backend == "memory" or isinstance(error, FormatVersionError | CorruptError)
+            else strangers.addition(place.path)
         )
         if strange:
             raise FormatError(f"{error}{strange}") from error
@@ -148,7 +157,9 @@ def _opened(place: Location, *, writable: bool) -> Container:
         from replaystore.backends.zip import ZipFiles
 
         if writable:
-            raise UnsupportedError(f"{place} is a zip file, which is read only: convert it to a .zarr folder to write to it")
+            raise UnsupportedError(
+                f"{place} is a zip file, which is read only: convert it to a .zarr folder to write to it"
+            )
         return ZarrContainer.open(ZipFiles(place.path), writable=False)
     files = _memory[place.path] if place.backend == "memory" else Files(place.path, writable=writable)
     return ZarrContainer.open(files, writable=writable)
@@ -177,7 +188,8 @@ def _settle(place: Location) -> None:
             continue
         except StorageError as error:
             raise NotFoundError(
-                f"{place} does not exist, because a process was killed while it replaced it: what was there is {left}, and cannot get "
+                f"{place} does not exist, because a process was killed while it replaced it: what was there "
+                f"is {left}, and cannot get "
                 f"its name back ({error}); rename it"
             ) from None
         try:
@@ -190,7 +202,11 @@ def _settle(place: Location) -> None:
 def _interrupted(place: Location) -> str | None:
     """The name of the store that was there, if it was being replaced."""
     for new, old in ((PARTIAL, OLD), (REPAIR, DAMAGED)):
-        if place.backend != "memory" and os.path.lexists(place.path + new) and os.path.lexists(place.path + old):
+        if (
+            place.backend != "memory"
+            and os.path.lexists(place.path + new)
+            and os.path.lexists(place.path + old)
+        ):
             return place.path + old
     return None
 
@@ -208,10 +224,11 @@ def _put_back(place: Location) -> None:
 
 
 class Replacement:
-    """The right to put something at a place. It is made at `partial`; `swap` gives it the name, and `end` follows, whatever happened.
+    """The right to put something at a place. It is made at `partial`; `swap` gives it the name, and `end`
+    follows, whatever happened.
 
-    AlreadyExistsError: something is there, and is not to be replaced, or is no store; ConflictError: somebody writes to it, or makes
-    one too, for which `wait` waits; StorageError."""
+    AlreadyExistsError: something is there, and is not to be replaced, or is no store; ConflictError: somebody
+    writes to it, or makes one too, for which `wait` waits; StorageError."""
 
     def __init__(self, place: Location, *, overwrite: bool, wait: bool = False) -> None:
         self._check_new(place, overwrite)
@@ -221,7 +238,9 @@ class Replacement:
         self._replaced: Lock | None = None
         self._process = os.getpid()
         self._ended = False
-        with refused(f"{place} cannot be made", "choose another place, or make its folder one that can be written to"):
+        with refused(
+            f"{place} cannot be made", ("choose another place, or make its folder one that can be written to")
+        ):
             self._folders = [] if place.backend == "memory" else _make_folders(os.path.dirname(place.path))
         self._lock = lock_place(place, wait=wait)
         try:
@@ -237,7 +256,9 @@ class Replacement:
     @staticmethod
     def _check_new(place: Location, overwrite: bool) -> None:
         if exists(place) and not overwrite:
-            raise AlreadyExistsError(f"{place} exists: choose another name, open it, or pass overwrite=True (--overwrite)")
+            raise AlreadyExistsError(
+                f"{place} exists: choose another name, open it, or pass overwrite=True (--overwrite)"
+            )
 
     def _hold(self) -> None:
         """Only a store of ours that nobody writes to is replaced."""
@@ -248,11 +269,14 @@ class Replacement:
 
     def _clear(self) -> None:
         """Remove what is beside the place."""
-        for name in (PARTIAL, PARTIAL + PACKED, OLD, sealing.ASIDE) if self.place.backend != "memory" else (PARTIAL,):
+        for name in (
+            (PARTIAL, PARTIAL + PACKED, OLD, sealing.ASIDE) if self.place.backend != "memory" else (PARTIAL,)
+        ):
             clear(Location(self.place.backend, self.place.path + name))
 
     def swap(self, *, sealed: bool = False) -> None:
-        """Give what was made the name, durably. `sealed`: with a manifest beside it. StorageError: what was there is there still."""
+        """Give what was made the name, durably. `sealed`: with a manifest beside it. StorageError: what was
+        there is there still."""
         place = self.place
         if self._replaced is not None:
             self._replaced.check()
@@ -278,11 +302,13 @@ class Replacement:
             sealing.write_sidecar(place)
 
     def end(self) -> None:
-        """Remove what is left beside the place, and let others have it. What cannot be removed is left to the next one."""
+        """Remove what is left beside the place, and let others have it. What cannot be removed is left to the
+        next one."""
         if self._ended or self._process != os.getpid():  # a forked child has no part in this
             return
         self._ended = True
-        with contextlib.ExitStack() as held:  # what interrupts this would keep the locks for as long as its traceback lives
+        # What interrupts this would keep the locks for as long as its traceback lives.
+        with contextlib.ExitStack() as held:
             held.callback(self._lock.release)
             if self._replaced is not None:
                 held.callback(self._replaced.release)
@@ -292,7 +318,8 @@ class Replacement:
 
 
 def rename_both(files: Files, new: str, name: str, old: str) -> None:
-    """Give something new the name of what is there, which gets another one. OSError: they are as they were, or will be when opened."""
+    """Give something new the name of what is there, which gets another one. OSError: they are as they were,
+    or will be when opened."""
     try:
         files.rename(name, old)
         files.rename(new, name)
@@ -304,12 +331,16 @@ def rename_both(files: Files, new: str, name: str, old: str) -> None:
 
 
 class NewStore:
-    """A store that is being made, in `container`. `finish` puts it in its place and closes it; `discard` removes what there is of it."""
+    """A store that is being made, in `container`. `finish` puts it in its place and closes it; `discard`
+    removes what there is of it."""
 
-    def __init__(self, place: Location, document: Mapping[str, Any], *, overwrite: bool, wait: bool = False) -> None:
+    def __init__(
+        self, place: Location, document: Mapping[str, Any], *, overwrite: bool, wait: bool = False
+    ) -> None:
         if place.backend == "zip":
             raise UnsupportedError(
-                f"{place}: a zip file cannot be written to as a buffer grows: make a .zarr folder, and convert it when done"
+                f"{place}: a zip file cannot be written to as a buffer grows: make a .zarr folder, and "
+                "convert it when done"
             )
         self._replacement = Replacement(place, overwrite=overwrite, wait=wait)
         try:
@@ -320,7 +351,8 @@ class NewStore:
             raise
 
     def finish(self, *, sealed: bool = False) -> None:
-        """Give the store its name. Everything in it must be durable by now. `sealed`: if it lies in one file, with a manifest beside it."""
+        """Give the store its name. Everything in it must be durable by now. `sealed`: if it lies in one file,
+        with a manifest beside it."""
         self.container.close()
         self._replacement.swap(sealed=sealed and not self.container.capabilities.shards)
         self._replacement.end()

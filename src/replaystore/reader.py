@@ -49,7 +49,8 @@ class BufferReader:
         self._columns: dict[str, PlainColumn | CodedColumn] = {}
         self._opening = threading.RLock()
         self._turn = threading.RLock()
-        """Held while the commit that is shown changes, and while something is made of several things that it shows."""
+        """Held while the commit that is shown changes, and while something is made of several things that it
+        shows."""
         renew_in_children(self, "_opening", "_turn")
         self._closed = False
         self._moved()
@@ -64,8 +65,12 @@ class BufferReader:
                 spec = specs.get(stored) if stored in arrays else None
                 if spec is not None and (spec.dtype != declared.dtype or spec.shape != declared.shape):
                     what = f"{spec.dtype} {spec.shape}, the schema says {declared.dtype} {declared.shape}"
-                    raise CorruptError(f"{self._place}: the array {stored} holds {what}; run `replaystore verify`")
-        return self._document.steps.select([name for name in fields if f"steps/{escape_path(name)}" in arrays])
+                    raise CorruptError(
+                        f"{self._place}: the array {stored} holds {what}; run `replaystore verify`"
+                    )
+        return self._document.steps.select(
+            [name for name in fields if f"steps/{escape_path(name)}" in arrays]
+        )
 
     def _moved(self) -> None:
         """Show the store's commit."""
@@ -90,7 +95,11 @@ class BufferReader:
     def _whereabouts(self) -> Location:
         """Where it is, wherever the process has gone since it was opened."""
         files = self._store.container.files
-        return self._place if self._place.backend == "memory" else replace(self._place, path=files.real_path(files.entrance))
+        return (
+            self._place
+            if self._place.backend == "memory"
+            else replace(self._place, path=files.real_path(files.entrance))
+        )
 
     @property
     def schema(self) -> Schema:
@@ -114,7 +123,8 @@ class BufferReader:
 
     @property
     def environment(self) -> dict[str, Any] | None:
-        """The environment that was recorded, as far as known: id, spec (Gymnasium's EnvSpec as JSON), num_envs, autoreset."""
+        """The environment that was recorded, as far as known: id, spec (Gymnasium's EnvSpec as JSON),
+        num_envs, autoreset."""
         section = self._document.environment
         return None if section is None else dict(documents.to_plain(section))
 
@@ -124,7 +134,8 @@ class BufferReader:
         return dict(documents.to_plain(self._document.provenance))
 
     def describe(self) -> Description:
-        """What it holds and how, in plain values: what `replaystore info --json` prints. No steps are read."""
+        """What it holds and how, in plain values: what `replaystore info --json` prints. No steps are
+        read."""
         from replaystore.describing import describe
 
         self._check_open()
@@ -144,7 +155,8 @@ class BufferReader:
 
     def __reduce__(self) -> str:
         raise UnsupportedError(
-            f"{self._place}: an open buffer cannot be copied or sent to another process: open it there by its location, "
+            f"{self._place}: an open buffer cannot be copied or sent to another process: open it there by "
+            "its location, "
             "or use replaystore.torch.BatchDataset"
         )
 
@@ -152,7 +164,8 @@ class BufferReader:
         if self._closed:
             return f"<{type(self).__name__} {self.location!r}: closed>"
         return (
-            f"<{type(self).__name__} {self.location!r}: {len(self)} steps, {self.num_trajectories} trajectories, commit {self.commit_id}>"
+            f"<{type(self).__name__} {self.location!r}: {len(self)} steps, {self.num_trajectories} "
+            f"trajectories, commit {self.commit_id}>"
         )
 
     # --- trajectories
@@ -164,19 +177,30 @@ class BufferReader:
 
     @property
     def parts(self) -> Parts:
-        """Which rows belong to which trajectory; rows count from the first step ever written. Rows that were dropped are left out."""
+        """Which rows belong to which trajectory; rows count from the first step ever written. Rows that were
+        dropped are left out."""
         self._check_open()
         if self._parts is None:
-            stored = [self._fixed(f"parts/{name}") for name in ("start", "length", "trajectory", "offset", "final")]
+            stored = [
+                self._fixed(f"parts/{name}") for name in ("start", "length", "trajectory", "offset", "final")
+            ]
             opened = [entry for entry in self._opened() if entry.part_length]
             rows = [[e.part_start, e.part_length, e.trajectory, e.offset, -1] for e in opened]
             columns = stored
             if opened:
-                columns = [np.concatenate([known, [row[at] for row in rows]]).astype(np.int64) for at, known in enumerate(stored)]
+                columns = [
+                    np.concatenate([known, [row[at] for row in rows]]).astype(np.int64)
+                    for at, known in enumerate(stored)
+                ]
             if not (columns[0][1:] > columns[0][:-1]).all():
                 order = np.argsort(columns[0], kind="stable")
                 columns = [column[order] for column in columns]
-            check_parts(columns, rows=self._stop, finals=self._store.state.lengths.get("final", 0), where=self.location)
+            check_parts(
+                columns,
+                rows=self._stop,
+                finals=self._store.state.lengths.get("final", 0),
+                where=self.location,
+            )
             self._parts = Parts(*columns).since(self._first)
         return self._parts
 
@@ -184,7 +208,8 @@ class BufferReader:
     def trajectories(self) -> Trajectories:
         """The table of trajectories: those that have ended, in the order of ending, then those that are open.
 
-        `buffer.trajectories.where("return > 100 and length >= 50")` selects; `buffer.trajectory(i)` reads the steps of row i."""
+        `buffer.trajectories.where("return > 100 and length >= 50")` selects; `buffer.trajectory(i)` reads the
+        steps of row i."""
         self._check_open()
         if self._trajectories is None:
             columns = self._table()
@@ -192,7 +217,9 @@ class BufferReader:
             kept = np.isin(columns["trajectory"], parts.trajectory)
             known = int(np.count_nonzero(np.diff(parts.trajectory[parts.order]))) + (len(parts) > 0)
             if int(kept.sum()) != known:  # each of them once
-                what = f"{known} trajectories have parts, and {int(kept.sum())} rows of the table are about them"
+                what = (
+                    f"{known} trajectories have parts, and {int(kept.sum())} rows of the table are about them"
+                )
                 raise CorruptError(f"{self._place}: {what}; run `replaystore verify`")
             self._trajectories = Trajectories({name: values[kept] for name, values in columns.items()})
         return self._trajectories
@@ -201,12 +228,18 @@ class BufferReader:
         """All columns, of ended trajectories and then of open ones."""
         prefix = "trajectories/"
         names = [name for name in self._store.specs() if name.startswith(prefix)]
-        columns: dict[str, NDArray[Any]] = {unescape(name.removeprefix(prefix)): self._store.table(name) for name in names}
+        columns: dict[str, NDArray[Any]] = {
+            unescape(name.removeprefix(prefix)): self._store.table(name) for name in names
+        }
         opened = [entry for entry in self._opened() if entry.length]
         check_table(columns, self._extra["splits"], self._reward_shape(), self.location)
         count = len(columns["trajectory"])
         for name, known in columns.items():
-            known_of_open = {"trajectory": [e.trajectory for e in opened], "env": [e.env for e in opened], "seed": [e.seed for e in opened]}
+            known_of_open = {
+                "trajectory": [e.trajectory for e in opened],
+                "env": [e.env for e in opened],
+                "seed": [e.seed for e in opened],
+            }
             known_of_open |= {
                 "length": [e.length for e in opened],
                 "split": [e.split for e in opened],
@@ -214,26 +247,36 @@ class BufferReader:
             }
             blank = np.nan if known.dtype.kind == "f" else 0
             more = np.full((len(opened), *known.shape[1:]), blank, known.dtype)
-            more[...] = np.asarray(known_of_open[name], known.dtype).reshape(more.shape) if name in known_of_open else blank
+            more[...] = (
+                np.asarray(known_of_open[name], known.dtype).reshape(more.shape)
+                if name in known_of_open
+                else blank
+            )
             columns[name] = np.concatenate([known, more])
         splits = np.array(self._extra["splits"])
         columns["split"] = splits[columns["split"]] if len(columns["split"]) else np.empty(0, splits.dtype)
         order = ["trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split"]
-        ordered = {name: columns[name] for name in [*order, *sorted(columns.keys() - set(order))] if name in columns}
+        ordered = {
+            name: columns[name] for name in [*order, *sorted(columns.keys() - set(order))] if name in columns
+        }
         return ordered | {"open": np.arange(count + len(opened)) >= count}
 
     def _fixed(self, name: str) -> NDArray[Any]:
         """A table that every buffer has."""
         table = self._store.table(name) if name in self._store.state.arrays else None
         if table is None or table.dtype != np.int64 or table.ndim != 1:
-            raise CorruptError(f"{self._place}: the table {name} of int64 numbers is missing; run `replaystore repair`")
+            raise CorruptError(
+                f"{self._place}: the table {name} of int64 numbers is missing; run `replaystore repair`"
+            )
         return table
 
     def trajectory(self, number: int, fields: Iterable[str] | None = None) -> Trajectory:
         """The steps of row `number` of `trajectories`."""
         table = self.trajectories
         if not -len(table) <= number < len(table):
-            raise IndexError(f"trajectory {number}: there are {len(table)} trajectories, and the first is number 0")
+            raise IndexError(
+                f"trajectory {number}: there are {len(table)} trajectories, and the first is number 0"
+            )
         info = table[int(number)]
         names = self._names(fields)
         runs = self.parts.rows_of(info["trajectory"])
@@ -250,8 +293,11 @@ class BufferReader:
         shown = final["observation"] if final is not None and observations == ("observation",) else final
         return Trajectory(info, columns, shown, following)
 
-    def _followed_within(self, trajectory: int, observations: Iterable[str]) -> dict[int, dict[str, NDArray[Any]]]:
-        """By step of a trajectory, what followed it where the next step was recorded with another observation."""
+    def _followed_within(
+        self, trajectory: int, observations: Iterable[str]
+    ) -> dict[int, dict[str, NDArray[Any]]]:
+        """By step of a trajectory, what followed it where the next step was recorded with another
+        observation."""
         parts = self.parts
         inner = parts.parts_of(trajectory)[:-1]
         places = np.cumsum(parts.length[inner]) - 1
@@ -266,7 +312,9 @@ class BufferReader:
         last = int(self.parts.parts_of(trajectory)[-1])
         final = int(self.parts.final[last])
         if final >= 0:
-            return {name: self.final_rows(name, np.array([final]))[0] for name in self.schema.names("observation")}
+            return {
+                name: self.final_rows(name, np.array([final]))[0] for name in self.schema.names("observation")
+            }
         for entry in self._open_trajectories():
             if entry.trajectory == trajectory:
                 return entry.following
@@ -287,11 +335,16 @@ class BufferReader:
         """The trajectories that are open, without their observations."""
         shape = self._reward_shape()
         try:
-            opened = [Open.from_json(values, components=math.prod(shape) if shape else None) for values in self._extra["open"]]
+            opened = [
+                Open.from_json(values, components=math.prod(shape) if shape else None)
+                for values in self._extra["open"]
+            ]
         except ValueError as error:
             raise CorruptError(f"{self._place}: {error}; run `replaystore repair`") from None
         if any(entry.split >= len(self._extra["splits"]) for entry in opened):
-            raise CorruptError(f"{self._place}: an open trajectory is of a split that there is not; run `replaystore repair`")
+            raise CorruptError(
+                f"{self._place}: an open trajectory is of a split that there is not; run `replaystore repair`"
+            )
         return opened
 
     def _open_trajectories(self) -> list[Open]:
@@ -304,11 +357,21 @@ class BufferReader:
             for at, entry in enumerate(known):
                 if data is not None:
                     if len(data) != len(known) * declared.row_bytes:
-                        what = f"{len(data)} bytes of {name} after the last steps of {len(known)} open trajectories"
-                        raise CorruptError(f"{self._place}: the commit keeps {what}; run `replaystore repair`")
-                    row = np.frombuffer(data, declared.dtype, declared.row_bytes // declared.dtype.itemsize, at * declared.row_bytes)
+                        what = (
+                            f"{len(data)} bytes of {name} after the last steps of {len(known)} open "
+                            "trajectories"
+                        )
+                        raise CorruptError(
+                            f"{self._place}: the commit keeps {what}; run `replaystore repair`"
+                        )
+                    row = np.frombuffer(
+                        data,
+                        declared.dtype,
+                        declared.row_bytes // declared.dtype.itemsize,
+                        at * declared.row_bytes,
+                    )
                     found: NDArray[Any] | None = row.reshape(declared.shape)
-                else:  # the place is used for a newer commit's: then the newer commit has a row or final observation for it
+                else:  # the place is a newer commit's by now, which has a row or final observation for it
                     found = self._followed_by(entry, name)
                 if found is not None:
                     entry.following = {**(entry.following or {}), name: found}
@@ -334,7 +397,11 @@ class BufferReader:
                 final: NDArray[Any] = view.final_rows(name, parts.final[part : part + 1])[0]
                 return final
         for other in view._open_trajectories():
-            if other.trajectory == entry.trajectory and other.length == entry.length and other.following is not None:
+            if (
+                other.trajectory == entry.trajectory
+                and other.length == entry.length
+                and other.following is not None
+            ):
                 return other.following[name]
         return None
 
@@ -366,7 +433,8 @@ class BufferReader:
             steps, rows = str(given), f"[{given}]"
         name = next(iter(self.schema.fields))
         return (
-            f"buffer[...] takes the name of a field ({listed(self.schema.fields)}); steps are read by buffer.read({rows}), "
+            f"buffer[...] takes the name of a field ({listed(self.schema.fields)}); steps are read by "
+            f"buffer.read({rows}), "
             f"those of one field by buffer[{name!r}][{steps}], those of a trajectory by buffer.trajectory(i)"
         )
 
@@ -374,7 +442,8 @@ class BufferReader:
         """Steps, as {field: array of shape (steps, *field shape)}.
 
         Args:
-            rows: a slice, or integers in any order, repeated as you like; 0 is the oldest step kept, negative ones count from the end.
+            rows: a slice, or integers in any order, repeated as you like; 0 is the oldest step kept, negative
+            ones count from the end.
             fields: names, or beginnings of paths ("observation"); None for all.
         """
         self._check_open()
@@ -391,10 +460,15 @@ class BufferReader:
         if wanted.size == 0:
             wanted = wanted.astype(np.int64)
         if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
-            raise SchemaError(f"rows are a slice, a mask, or a flat array of integers, not {wanted.dtype} of shape {wanted.shape}")
+            raise SchemaError(
+                f"rows are a slice, a mask, or a flat array of integers, not {wanted.dtype} "
+                f"of shape {wanted.shape}"
+            )
         wanted = wanted.astype(np.int64)
         if wanted.size and not -len(self) <= int(wanted.min()) <= int(wanted.max()) < len(self):
-            raise IndexError(f"rows from {wanted.min()} to {wanted.max()} were asked for; there are {len(self)} steps")
+            raise IndexError(
+                f"rows from {wanted.min()} to {wanted.max()} were asked for; there are {len(self)} steps"
+            )
         wanted = np.where(wanted < 0, wanted + len(self), wanted) + self._first
         return {name: self._of(name).take(wanted) for name in names}
 
@@ -416,7 +490,8 @@ class BufferReader:
         spec, rows, first = store.spec(stored), store.rows(stored), store.first(stored)
         if column is not None and column.first >= first and column.stop == rows:
             return column
-        self._columns.pop(stored, None)  # it is kept only if nothing was rolled back or dropped while its files were opened
+        # It is kept only if nothing was rolled back or dropped while its files were opened.
+        self._columns.pop(stored, None)
         try:
             if column is None:
                 column = self._open_column(stored, spec, first)
@@ -453,19 +528,23 @@ class BufferReader:
         )
 
     def _check_history(self, generation: int) -> Callable[[], None]:
-        """Raises ConflictError once the store shows another history: `refresh` may do that in another thread while this one reads."""
+        """Raises ConflictError once the store shows another history: `refresh` may do that in another thread
+        while this one reads."""
         store = self._store
 
         def check() -> None:
             if store.state.generation != generation:
-                raise ConflictError(f"{self._place}: went back to an older commit meanwhile; read again, or refresh")
+                raise ConflictError(
+                    f"{self._place}: went back to an older commit meanwhile; read again, or refresh"
+                )
 
         return check
 
     # --- derived
 
     def statistics(self, fields: Iterable[str] | None = None) -> dict[str, Statistics]:
-        """Mean, standard deviation, smallest and largest value and count of each field, over all steps, element by element."""
+        """Mean, standard deviation, smallest and largest value and count of each field, over all steps,
+        element by element."""
         from replaystore.statistics import Statistics
 
         names = self._names(fields)
@@ -497,19 +576,25 @@ class BufferReader:
         device: Any = None,
         slab_bytes: int = 256 << 20,
     ) -> Sampler:
-        """Batches of steps as an iterator of {field: array of shape (batch_size, *field shape)}, from the commit that is shown now.
+        """Batches of steps as an iterator of {field: array of shape (batch_size, *field shape)}, from the
+        commit that is shown now.
 
         Args:
             fields: names, or beginnings of paths; None for all.
-            next_observation: add `next_observation` (and its nested fields). Steps that no observation is known to follow are left out.
-            fragment_length: so many consecutive steps of one trajectory from each step on: arrays of shape (batch_size, length, ...).
-            frame_stack: so many observations up to each step, oldest first: (batch_size, depth, ...). The first of a trajectory stands
-                in for those before it. An observation and its next are views of the same memory.
-            n_step: the reward is the discounted sum of so many rewards, up to the end of the trajectory; the next observation and the
-                flags are those of its last step; `discount` is what to multiply the next value with: gamma ** steps, 0 if terminated.
-            order: "uniform" over steps, with replacement; "trajectory": uniform over trajectories, then over steps; "epoch": each step
-                once, shuffled in blocks; or an array of weights, one for each step (or each row of `trajectories`): in proportion to
-                them, and the batch has `index` (whose weights they were, for `update_weights`) and `weight` (importance weights).
+            next_observation: add `next_observation` (and its nested fields). Steps that no observation is
+            known to follow are left out.
+            fragment_length: so many consecutive steps of one trajectory from each step on: arrays of shape
+            (batch_size, length, ...).
+            frame_stack: so many observations up to each step, oldest first: (batch_size, depth, ...). The
+                first of a trajectory stands in for those before it. An observation and its next are views of
+                the same memory.
+            n_step: the reward is the discounted sum of so many rewards, up to the end of the trajectory; the
+                next observation and the flags are those of its last step; `discount` is what to multiply the
+                next value with: gamma ** steps, 0 if terminated.
+            order: "uniform" over steps, with replacement; "trajectory": uniform over trajectories, then over
+                steps; "epoch": each step once, shuffled in blocks; or an array of weights, one for each step
+                (or each row of `trajectories`): in proportion to them, and the batch has `index` (whose
+                weights they were, for `update_weights`) and `weight` (importance weights).
             beta: the exponent of importance weights.
             where, split: only steps of these trajectories, as `trajectories.where` selects them.
             seed: the same seed and the same commit give the same batches.
@@ -525,7 +610,9 @@ class BufferReader:
 
         named = order if isinstance(order, str) else "weights"
         if named not in ("uniform", "trajectory", "epoch") and isinstance(order, str):
-            raise SchemaError(f'order is "uniform", "trajectory", "epoch" or an array of weights, not {order!r}')
+            raise SchemaError(
+                f'order is "uniform", "trajectory", "epoch" or an array of weights, not {order!r}'
+            )
         self._check_open()
         with self._turn:  # the fields may become others
             recipe = Recipe(

@@ -1,4 +1,5 @@
-"""What the batches of a sampler are to hold. Whatever they depend on is here, or is the seed or the commit."""
+"""What the batches of a sampler are to hold. Whatever they depend on is here, or is the seed or the
+commit."""
 
 from __future__ import annotations
 
@@ -46,10 +47,15 @@ class Recipe:
         """SchemaError: settings that make no sense, alone or together."""
         for name, least in (("batch_size", 1), ("fragment_length", 1), ("frame_stack", 1), ("n_step", 1)):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least
+            ):
                 raise SchemaError(f"{name} must be at least {least}, and an integer, not {value!r}")
         if self.fragment_length is not None and (self.frame_stack is not None or self.n_step > 1):
-            raise SchemaError("fragments hold single steps as they are: leave out frame_stack and n_step, or fragment_length")
+            raise SchemaError(
+                "fragments hold single steps as they are: leave out frame_stack and n_step, "
+                "or fragment_length"
+            )
         if not 0 <= self.gamma <= 1:
             raise SchemaError(f"gamma must lie between 0 and 1, not {self.gamma!r}")
         if not 0 <= self.beta < np.inf:

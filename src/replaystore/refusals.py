@@ -19,4 +19,8 @@ def refusal(error: OSError, said: str = "") -> str:
     """Why the system refused, and of which file, unless the message says so before."""
     reason = error.strerror or str(error)
     file = named(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
-    return named(reason) if not file or file in reason or file in re.split(r":? ", said) else f"{reason} ({file})"
+    return (
+        named(reason)
+        if not file or file in reason or file in re.split(r":? ", said)
+        else f"{reason} ({file})"
+    )

@@ -1,9 +1,10 @@
 """Repair a store: bring it to the newest commit that verifies, and say exactly what was given up.
 
-The work is done on a second store beside the first, `<name>.replaystore-repair`, whose files are hard links to those of the first until
-they are written to; only then is a file copied (a reflink where the file system has it). When the result verifies, it gets the name
-`<name>.damaged`, and then the two change places at once: the original stays under that name until the user removes it. If nothing
-verifies, the original stays where it is, unchanged.
+The work is done on a second store beside the first, `<name>.replaystore-repair`, whose files are hard links
+to those of the first until they are written to; only then is a file copied (a reflink where the file system
+has it). When the result verifies, it gets the name `<name>.damaged`, and then the two change places at once:
+the original stays under that name until the user removes it. If nothing verifies, the original stays where it
+is, unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from replaystore.backends.reading import StoreReader, group_of
 from replaystore.backends.records import State, decode_records
 from replaystore.backends.store import ArrayStore
 from replaystore.backends.zarr import ZarrContainer
-from replaystore.errors import AlreadyExistsError, CorruptError, ReplayStoreError, StorageError, UnsupportedError
+from replaystore.errors import (
+    AlreadyExistsError,
+    CorruptError,
+    ReplayStoreError,
+    StorageError,
+    UnsupportedError,
+)
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, parse, resolved
 from replaystore.locks import lock_place, lock_store
@@ -80,15 +87,19 @@ class LinkedFiles(Files):
 def repair(location: str | os.PathLike[str] | Location, *, progress: Progress | None = None) -> RepairReport:
     """Bring a store to the newest commit that verifies.
 
-    `progress` is called with (bytes checked, bytes in all) while the store, and then each state that is tried, is verified.
+    `progress` is called with (bytes checked, bytes in all) while the store, and then each state that is
+    tried, is verified.
 
     Raises:
         CorruptError: no commit verifies, or the document itself is damaged; the store is as it was.
-        ConflictError: somebody is writing to it. UnsupportedError: it is in memory or a zip file. StorageError: no room for the copy.
+        ConflictError: somebody is writing to it. UnsupportedError: it is in memory or a zip file.
+        StorageError: no room for the copy.
     """
     place = resolved(parse(location))
     if place.backend not in ("zarr", "hdf5"):
-        raise UnsupportedError(f"{place}: only folders and HDF5 files can be repaired; unpack a zip file first")
+        raise UnsupportedError(
+            f"{place}: only folders and HDF5 files can be repaired; unpack a zip file first"
+        )
     report = RepairReport(str(place))
     with as_storage_errors(f"{place} cannot be repaired"):
         before = verify(place, progress=progress)
@@ -104,7 +115,8 @@ def repair(location: str | os.PathLike[str] | Location, *, progress: Progress | 
 
 
 def _ended(place: Location, report: RepairReport) -> bool:
-    """End an earlier repair that was killed when its result had the name that the original is kept under, and not yet that of the store.
+    """End an earlier repair that was killed when its result had the name that the original is kept under, and
+    not yet that of the store.
 
     AlreadyExistsError: what has that name is an original."""
     kept = place.path + DAMAGED
@@ -123,7 +135,9 @@ def _ended(place: Location, report: RepairReport) -> bool:
     return True
 
 
-def _first_that_verifies(place: Location, before: VerifyReport, report: RepairReport, kept: str, progress: Progress | None) -> VerifyReport:
+def _first_that_verifies(
+    place: Location, before: VerifyReport, report: RepairReport, kept: str, progress: Progress | None
+) -> VerifyReport:
     """Put the newest commit that can be brought back in the place of the store."""
     reason = "there is none with steps that are sound"
     with _working_copy(place) as work:
@@ -151,24 +165,32 @@ def _first_that_verifies(place: Location, before: VerifyReport, report: RepairRe
             if not after.problems:
                 return _accept(place, after, actions, report, kept)
             reason = str(after.problems[0])
-    for advice in ("; run `replaystore repair`", ": run `replaystore repair`"):  # which has just been followed
+    # Which has just been followed.
+    for advice in ("; run `replaystore repair`", ": run `replaystore repair`"):
         reason = reason.removesuffix(advice)
-    raise CorruptError(f"{place}: no commit can be brought back ({reason}); it is as it was: restore it from a copy")
+    raise CorruptError(
+        f"{place}: no commit can be brought back ({reason}); it is as it was: restore it from a copy"
+    )
 
 
-def _accept(place: Location, after: VerifyReport, actions: list[str], report: RepairReport, kept: str) -> VerifyReport:
+def _accept(
+    place: Location, after: VerifyReport, actions: list[str], report: RepairReport, kept: str
+) -> VerifyReport:
     """Give the working copy, which verifies, the name of the store."""
     try:
         folder, name = os.path.split(place.path)
         _take_place(Files(folder or ".", writable=True), name + REPAIR, name, name + DAMAGED)
     except OSError as error:
-        raise StorageError(f"{place}: the repaired store cannot take its place: {error.strerror or error}", error.errno) from error
+        raise StorageError(
+            f"{place}: the repaired store cannot take its place: {error.strerror or error}", error.errno
+        ) from error
     report.actions += [*actions, f"kept what was there as {kept}"]
     return after
 
 
 def _verified(work: Location, progress: Progress | None) -> VerifyReport:
-    """What `verify` says. StorageError: it could not look at everything, so that a commit might be given up for nothing."""
+    """What `verify` says. StorageError: it could not look at everything, so that a commit might be given up
+    for nothing."""
     report = verify(work, progress=progress)
     if not report.complete:
         raise StorageError(f"{work.path}: {report.problems[0].what}")
@@ -176,7 +198,8 @@ def _verified(work: Location, progress: Progress | None) -> VerifyReport:
 
 
 def _restore(work: Location) -> list[str]:
-    """Write anew what is said in two places and damaged in one; what was done. Stores that cannot be opened are, if that is all."""
+    """Write anew what is said in two places and damaged in one; what was done. Stores that cannot be opened
+    are, if that is all."""
     if work.backend == "zarr":
         container: Container = ZarrContainer(LinkedFiles(work.path, writable=True), writable=True)
     else:
@@ -232,7 +255,9 @@ def _working_copy(place: Location) -> Iterator[Location]:
             copy_file(Files(folder or ".", writable=True), name, os.path.basename(root.path))
         yield root
     except OSError as error:
-        raise StorageError(f"{place}: cannot work on a copy of it: {error.strerror or error}", error.errno) from error
+        raise StorageError(
+            f"{place}: cannot work on a copy of it: {error.strerror or error}", error.errno
+        ) from error
     finally:
         if exists(place):
             clear(root)
@@ -259,7 +284,10 @@ def _bring_back(work: Location, commit: int) -> str:
     finally:
         container.close()
     if commit == newest:
-        return f"brought it to commit {commit}, its newest: metadata and indexes written anew, what no commit counts cut off"
+        return (
+            f"brought it to commit {commit}, its newest: metadata and indexes written anew, what no "
+            "commit counts cut off"
+        )
     return f"went back from commit {newest} to commit {commit}"
 
 
@@ -283,13 +311,20 @@ def _candidates(place: Location, before: VerifyReport) -> list[int]:
         limits: dict[str, int] = {}
         for name, row in before.damaged.items():
             group, spec = group_of(name), container.specs()[name]
-            last = row if spec.codec is not None else row + spec.chunk_rows  # the first rows of a raw chunk may be sound
+            # The first rows of a raw chunk may be sound.
+            last = row if spec.codec is not None else row + spec.chunk_rows
             limits[group] = min(limits.get(group, last), last)
         found: list[int] = []
         for commit in sorted(known, reverse=True):
             lengths, partial = known[commit]
-            empty = newest is not None and not lengths.get("steps") and bool(newest.lengths.get("steps"))  # nothing would be saved
-            if newest is None or empty or newest.is_dead(commit) or any(lengths.get(group, 0) > row for group, row in limits.items()):
+            # Nothing would be saved.
+            empty = newest is not None and not lengths.get("steps") and bool(newest.lengths.get("steps"))
+            if (
+                newest is None
+                or empty
+                or newest.is_dead(commit)
+                or any(lengths.get(group, 0) > row for group, row in limits.items())
+            ):
                 continue
             if all(_unchanged(container, name, lengths, partial) for name in before.damaged):
                 found.append(commit)
@@ -325,5 +360,7 @@ def _account(before: VerifyReport, after: VerifyReport, report: RepairReport) ->
     if before.commit is not None and after.commit is not None and before.steps > after.steps:
         report.dropped.append(f"the last {before.steps - after.steps} of {before.steps} steps")
     if before.trajectories > after.trajectories:
-        report.dropped.append(f"{before.trajectories - after.trajectories} of {before.trajectories} trajectories")
+        report.dropped.append(
+            f"{before.trajectories - after.trajectories} of {before.trajectories} trajectories"
+        )
     report.dropped += [f"{problem.where}: {problem.what}" for problem in before.problems]

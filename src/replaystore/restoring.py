@@ -1,5 +1,5 @@
-"""Write anew what is damaged in one place of a store and said in another as well: the commit log, which has checksums, knows what every
-array is, and keeps a copy of the document.
+"""Write anew what is damaged in one place of a store and said in another as well: the commit log, which has
+checksums, knows what every array is, and keeps a copy of the document.
 
 Only a store that nobody else uses is restored (`repair` works on a copy). Rows and commits are not touched.
 """
@@ -21,7 +21,8 @@ __all__ = ["restore"]
 
 
 def restore(container: Container) -> list[str]:
-    """Restore what can be; what was done, a line each. CorruptError: there is no commit log that could say anything."""
+    """Restore what can be; what was done, a line each. CorruptError: there is no commit log that could say
+    anything."""
     state = StoreReader.load(container, skip_damaged=True)
     done = []
     if not _document_is_sound(container):

@@ -1,12 +1,15 @@
-"""Which steps come next: what may be drawn from one commit of a buffer, and the orders it is drawn in. NumPy only, no reading.
+"""Which steps come next: what may be drawn from one commit of a buffer, and the orders it is drawn in. NumPy
+only, no reading.
 
-An item is what one entry of a batch is made of: a step, with the steps before it (a frame stack) and after it (a fragment, an n-step
-return). It is named by the row of its step and by the part that this lies in; `Steps` knows which rows can be such a step.
+An item is what one entry of a batch is made of: a step, with the steps before it (a frame stack) and after it
+(a fragment, an n-step return). It is named by the row of its step and by the part that this lies in; `Steps`
+knows which rows can be such a step.
 
 Invariants:
 (1) How a trajectory is cut into parts changes nothing: items are counted in trajectories and found in parts.
-(2) A draw depends on the seed, the epoch and its own number only, and not on the draws before it (but for weights that changed).
-(3) Memory and time to make these tables grow with the parts, not with the steps (but for weights of single steps).
+(2) A draw depends on the seed, the epoch and its own number only, and not on the draws before it (but for
+weights that changed). (3) Memory and time to make these tables grow with the parts, not with the steps (but
+for weights of single steps).
 """
 
 from __future__ import annotations
@@ -59,9 +62,11 @@ class Steps:
         parts: all parts of the buffer.
         selected: bool, for each part: whether its trajectory may be drawn from; None: all may.
         span: how many steps an item has, from its own on.
-        history: how many steps before its own it shows; the first step of a trajectory stands in for those before it.
+        history: how many steps before its own it shows; the first step of a trajectory stands in for those
+        before it.
         following: whether the observation after an item's steps must be known.
-        pending: for open trajectories, by id, a number that stands for the observation that follows the last step, as `final` does.
+        pending: for open trajectories, by id, a number that stands for the observation that follows the last
+        step, as `final` does.
     """
 
     def __init__(
@@ -151,8 +156,8 @@ class Steps:
 
     @cached_property
     def _guesses(self) -> tuple[int, Rows, Rows]:
-        """For runs of 2 ** shift items, the part of the first; and where each part's items end. Most items are in the part that is guessed,
-        which is found in a fifth of the time that a search takes."""
+        """For runs of 2 ** shift items, the part of the first; and where each part's items end. Most items
+        are in the part that is guessed, which is found in a fifth of the time that a search takes."""
         shift = max(0, (max(1, self.total) // (4 * max(1, len(self.items)))).bit_length() - 1)
         starts = np.arange((max(1, self.total) - 1 >> shift) + 1) << shift
         return shift, np.searchsorted(self.before, starts, side="right") - 1, self.before + self.items
@@ -163,7 +168,8 @@ class Steps:
         return self.first - self.before
 
     def of(self, trajectories: Rows, numbers: Rows) -> Drawn:
-        """The items of these numbers of trajectories, which are named by their place in `trajectory_items`."""
+        """The items of these numbers of trajectories, which are named by their place in
+        `trajectory_items`."""
         place = self._trajectory_place[trajectories] + numbers
         at = np.searchsorted(self._place, place, side="right") - 1
         part = at if isinstance(self._order, slice) else self._order[at]
@@ -177,7 +183,8 @@ class Steps:
         return part, (rows >= self.first[part]) & (rows < self.first[part] + self.items[part])
 
     def left(self, drawn: Drawn) -> Rows:
-        """How many steps there are from each item's own to the last of its trajectory that can be used, its own included."""
+        """How many steps there are from each item's own to the last of its trajectory that can be used, its
+        own included."""
         return self._end[drawn.part] - drawn.rows
 
     # --- rows around them
@@ -219,15 +226,19 @@ class Steps:
         return found
 
     def after(self, rows: Rows, part: Rows) -> tuple[Rows, Rows]:
-        """Where the observation after these rows is: the row whose observation it is, and the number of a final observation or -1.
+        """Where the observation after these rows is: the row whose observation it is, and the number of a
+        final observation or -1.
 
         Where there is a final observation the row is the row itself."""
         following, final = rows + 1, np.full(len(rows), -1, np.int64)
         last = np.flatnonzero(following == self.stop[part])
         if len(last):
             here = part[last]
-            final[last] = self.final[here]  # also within a trajectory, where the next part does not begin with what followed
-            following[last] = np.where((self.final[here] >= 0) | (self.next[here] < 0), rows[last], self.start[self.next[here]])
+            # Also within a trajectory, where the next part does not begin with what followed.
+            final[last] = self.final[here]
+            following[last] = np.where(
+                (self.final[here] >= 0) | (self.next[here] < 0), rows[last], self.start[self.next[here]]
+            )
         return following, final
 
 
@@ -272,7 +283,8 @@ class TrajectoryOrder:
 
 
 class EpochOrder:
-    """Every item once, in an order that reads each block of rows once: blocks at random, pools of them shuffled.
+    """Every item once, in an order that reads each block of rows once: blocks at random, pools of them
+    shuffled.
 
     Args:
         block_rows: rows of a block, or a divisor of them; whole chunks.
@@ -315,7 +327,8 @@ class EpochOrder:
         return self._steps.at(np.concatenate(pieces) if pieces else np.empty(0, np.int64))
 
     def pools(self, start: int, stop: int) -> tuple[int, int]:
-        """The first pool that items [start, stop) of the epoch drawn last lie in, and the one after the last."""
+        """The first pool that items [start, stop) of the epoch drawn last lie in, and the one after the
+        last."""
         first, last = np.searchsorted(self._starts, [start, stop - 1], side="right").tolist()
         return first - 1, last
 
@@ -338,20 +351,29 @@ class EpochOrder:
 
 
 class WeightedOrder:
-    """Items in proportion to weights that may change between draws: of their steps, or of their trajectories (then any item of it).
+    """Items in proportion to weights that may change between draws: of their steps, or of their trajectories
+    (then any item of it).
 
     Args:
-        weights: one for each step of the buffer, or for each row of its table of trajectories; finite and not negative.
+        weights: one for each step of the buffer, or for each row of its table of trajectories; finite and not
+        negative.
         first: the row of the buffer's first step.
         trajectories: the ids of the trajectories that weights are for; None: they are for steps.
-        beta: the exponent of importance weights, (number of items x probability) ** -beta, as a share of the largest there can be (Schaul
-            et al., Prioritized Experience Replay, 2016).
+        beta: the exponent of importance weights, (number of items x probability) ** -beta, as a share of the
+            largest there can be (Schaul et al., Prioritized Experience Replay, 2016).
     """
 
     ahead = False
 
     def __init__(
-        self, steps: Steps, seed: int, weights: NDArray[np.float64], *, first: int, trajectories: Rows | None, beta: float
+        self,
+        steps: Steps,
+        seed: int,
+        weights: NDArray[np.float64],
+        *,
+        first: int,
+        trajectories: Rows | None,
+        beta: float,
     ) -> None:
         self._steps, self._seed, self._first, self._beta = steps, seed, first, beta
         self.trajectories = trajectories
@@ -360,7 +382,9 @@ class WeightedOrder:
         self._items: Rows | None = None
         if trajectories is None:
             self._allowed = np.zeros(len(weights), np.bool_)
-            self._allowed[np.repeat(steps.first - first - steps.before, steps.items) + np.arange(steps.total)] = True
+            self._allowed[
+                np.repeat(steps.first - first - steps.before, steps.items) + np.arange(steps.total)
+            ] = True
             self.weights = WeightTree(np.where(self._allowed, weights, 0))
         else:
             at = np.searchsorted(steps.trajectory_ids, trajectories)
@@ -382,7 +406,9 @@ class WeightedOrder:
             rows = index + self._first
             return Drawn(rows, np.searchsorted(steps.start, rows, side="right") - 1, index, importance)
         items = self._items[index]
-        drawn = steps.of(self._trajectory[index], np.minimum((uniform[1] * items).astype(np.int64), items - 1))
+        drawn = steps.of(
+            self._trajectory[index], np.minimum((uniform[1] * items).astype(np.int64), items - 1)
+        )
         return Drawn(drawn.rows, drawn.part, index, importance)
 
     def _uniform(self, epoch: int, start: int, stop: int) -> NDArray[np.float64]:

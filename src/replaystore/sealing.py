@@ -1,10 +1,13 @@
-"""An archive is sealed when it is complete: nobody writes to it again, and a manifest has the SHA-256 of every file.
+"""An archive is sealed when it is complete: nobody writes to it again, and a manifest has the SHA-256 of
+every file.
 
-    archive.zarr/journal/log/c/manifest-sha256.txt   of all files in the folder, to be checked there with `sha256sum -c`
+    archive.zarr/journal/log/c/manifest-sha256.txt   of all files in the folder, to be checked there with
+                                                     `sha256sum -c`
     archive.h5.sha256, archive.zarr.zip.sha256   of the file of that name, beside it
 
-That a store is sealed is said by its last commit. Opening a sealed folder or zip compares its metadata with the manifest (the log, and
-what Zarr knows of the arrays: what no chunk's checksum can speak of); `verify` compares everything.
+That a store is sealed is said by its last commit. Opening a sealed folder or zip compares its metadata with
+the manifest (the log, and what Zarr knows of the arrays: what no chunk's checksum can speak of); `verify`
+compares everything.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ SIDECAR, ASIDE = ".sha256", ".sha256.replaystore-old"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\0\n]+)")
 _BLOCK = 4 << 20
 MOST_BYTES, MOST_COPIES = 1 << 30, 16
-"""A file of an archive has at most so many bytes, and so many times what the chunks of a shard have: digests of more take minutes."""
+"""A file of an archive has at most so many bytes, and so many times what the chunks of a shard have: digests
+of more take minutes."""
 MOST_LINE = 8192
 """Bytes of a sidecar."""
 
@@ -59,13 +63,15 @@ def commit_sealed(store: ArrayStore, extra: dict[str, object], attachments: dict
 
 
 def seal_store(store: ArrayStore) -> None:
-    """Seal a store all of which is committed. If this fails, it goes on to be a store that can be written to, and sealed later."""
+    """Seal a store all of which is committed. If this fails, it goes on to be a store that can be written to,
+    and sealed later."""
     seal(store)
     _write_manifest(store)
 
 
 def _write_manifest(store: ArrayStore) -> None:
-    """A store in one file has a sidecar instead, which is written when the file is complete and has its name."""
+    """A store in one file has a sidecar instead, which is written when the file is complete and has its
+    name."""
     container = store.container
     if not container.capabilities.shards:
         return
@@ -90,14 +96,17 @@ def write_sidecar(place: Location) -> None:
         files.replace(name + SIDECAR, f"{_digest(files, name)}  {name}\n".encode())
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StorageError(f"{place.path + SIDECAR} cannot be written: {reason}; run `sha256sum {name}`", error.errno) from error
+        raise StorageError(
+            f"{place.path + SIDECAR} cannot be written: {reason}; run `sha256sum {name}`", error.errno
+        ) from error
     finally:
         files.close()
 
 
 @contextlib.contextmanager
 def without_sidecar(place: Location) -> Iterator[None]:
-    """While another store takes the place of one in a file: its sidecar goes before, and comes back if that fails."""
+    """While another store takes the place of one in a file: its sidecar goes before, and comes back if that
+    fails."""
     sidecar, aside = place.path + SIDECAR, place.path + ASIDE
     if place.backend not in ("hdf5", "zip") or not os.path.lexists(sidecar):
         yield
@@ -105,7 +114,8 @@ def without_sidecar(place: Location) -> Iterator[None]:
     sealed = os.stat(place.path)
     os.replace(sidecar, aside)
     try:
-        sync_folder(os.path.dirname(sidecar))  # it must not be there after a power cut that leaves the new store
+        # It must not be there after a power cut that leaves the new store.
+        sync_folder(os.path.dirname(sidecar))
         yield
     finally:
         if os.path.lexists(place.path) and os.path.samestat(os.stat(place.path), sealed):
@@ -130,7 +140,8 @@ def is_sealed(state: State) -> bool:
 
 
 def refuse_writing(place: Location, container: Container) -> None:
-    """UnsupportedError if a store is sealed. (A folder whose manifest was not written, by a killed writer, can be sealed again.)"""
+    """UnsupportedError if a store is sealed. (A folder whose manifest was not written, by a killed writer,
+    can be sealed again.)"""
     sealed = is_sealed(StoreReader.load(container))
     if sealed and (not container.capabilities.shards or container.files.exists(MANIFEST)):
         remedy = f"make a live one with `replaystore convert {place} live.zarr --layout live`"
@@ -138,8 +149,10 @@ def refuse_writing(place: Location, container: Container) -> None:
 
 
 def check_metadata(container: Container) -> None:
-    """Compare the metadata of a store that has a manifest inside with it. CorruptError: the manifest or metadata are damaged."""
-    if container.capabilities.shards and container.files.exists(MANIFEST):  # HDF5 has checksums in its own metadata
+    """Compare the metadata of a store that has a manifest inside with it. CorruptError: the manifest or
+    metadata are damaged."""
+    # HDF5 has checksums in its own metadata.
+    if container.capabilities.shards and container.files.exists(MANIFEST):
         for where, what in _differences(container, metadata_only=True):
             raise CorruptError(f"{where}: {what}; restore it from a copy")
 
@@ -193,7 +206,8 @@ def _most(container: Container, name: str) -> int:
 
 
 def check_manifest(place: Location, container: Container) -> Iterator[tuple[str, str]]:
-    """In what a store is not what its manifest says, as (where, what); nothing if it is not sealed. Reads everything."""
+    """In what a store is not what its manifest says, as (where, what); nothing if it is not sealed. Reads
+    everything."""
     if not is_sealed(StoreReader.load(container)):
         return
     if container.capabilities.shards:
@@ -203,8 +217,13 @@ def check_manifest(place: Location, container: Container) -> Iterator[tuple[str,
 
 
 def unchecked(place: Location, container: Container) -> list[str]:
-    """What there is not to check a sealed store with. A file may have been copied without its sidecar; that is no damage."""
-    if place.backend not in ("hdf5", "zip") or not is_sealed(StoreReader.load(container)) or os.path.lexists(place.path + SIDECAR):
+    """What there is not to check a sealed store with. A file may have been copied without its sidecar; that
+    is no damage."""
+    if (
+        place.backend not in ("hdf5", "zip")
+        or not is_sealed(StoreReader.load(container))
+        or os.path.lexists(place.path + SIDECAR)
+    ):
         return []
     return [f"{place.path + SIDECAR} is not there, so that the file as a whole was not compared with it"]
 
@@ -218,7 +237,9 @@ def _sidecar_differences(place: Location) -> Iterator[tuple[str, str]]:
     try:
         if not files.exists(name + SIDECAR):
             return
-        line = _LINE.fullmatch(files.read_whole(name + SIDECAR, MOST_LINE).decode("utf-8", "replace").removesuffix("\n"))
+        line = _LINE.fullmatch(
+            files.read_whole(name + SIDECAR, MOST_LINE).decode("utf-8", "replace").removesuffix("\n")
+        )
         if line is None:
             yield place.path + SIDECAR, "it is not a line of `sha256sum`"
         elif _digest(files, name) != line[1]:

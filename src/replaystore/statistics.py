@@ -1,6 +1,8 @@
-"""Mean, spread and range of columns, over blocks of rows that are merged: nothing larger than a block is in memory.
+"""Mean, spread and range of columns, over blocks of rows that are merged: nothing larger than a block is in
+memory.
 
-Blocks are merged as Chan, Golub and LeVeque give it (1983, "Algorithms for computing the sample variance"), in float64.
+Blocks are merged as Chan, Golub and LeVeque give it (1983, "Algorithms for computing the sample variance"),
+in float64.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a file is that is no store, and where to go with it. Asked only where opening has failed; nothing in a file is run or believed."""
+"""What a file is that is no store, and where to go with it. Asked only where opening has failed; nothing in a
+file is run or believed."""
 
 from __future__ import annotations
 
@@ -23,7 +24,12 @@ _SIGNATURES = (
     (b"ARROW1", "an Arrow file", "read it with pyarrow.feather.read_table"),
     (b"SQLite format 3\x00", "an SQLite database", "read it with sqlite3"),
 )
-_COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
+_COMPRESSED = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+)
 _IN_ZIP = (  # what the names of members end in
     (b".npy", "an .npz archive of NumPy", "read it with numpy.load"),
     (b"data.pkl", "a checkpoint of PyTorch", "read it with torch.load"),
@@ -42,15 +48,18 @@ _TEXTS = {
 
 
 def line(path: str) -> str:
-    """What lies at a path, if it is something known that is no store of ours, and what to do with it; else "".
+    """What lies at a path, if it is something known that is no store of ours, and what to do with it; else
+    "".
 
-    One line, such as "a.npz is an .npz archive of NumPy, and no store of replaystore: read it with numpy.load, …"."""
+    One line, such as "a.npz is an .npz archive of NumPy, and no store of replaystore: read it with
+    numpy.load, …"."""
     found = what(path)
     return f"{path} is {found[0]}, and no store of replaystore: {found[1]}" if found else ""
 
 
 def addition(path: str) -> str:
-    """The same for the end of a message that says that it is no such file: "; it is an HDF5 file of other software: read it …"."""
+    """The same for the end of a message that says that it is no such file: "; it is an HDF5 file of other
+    software: read it …"."""
     found = what(path)
     return f"; it is {found[0]}: {found[1]}" if found else ""
 
@@ -60,7 +69,9 @@ def what(path: str) -> tuple[str, str] | None:
     found = _found(path)
     if found is None or "read" not in found[1]:
         return found
-    return found[0], f"{found[1]}, and append its arrays to a new buffer with replaystore.create and buffer.append"
+    return found[0], (
+        f"{found[1]}, and append its arrays to a new buffer with replaystore.create and buffer.append"
+    )
 
 
 def _found(path: str) -> tuple[str, str] | None:
@@ -92,7 +103,9 @@ def _file(path: str, begin: bytes, end: bytes) -> tuple[str, str] | None:
     if begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05":
         if b"capacity" in begin[:64]:  # as those of active_rlhf begin: it is damaged, perhaps
             return None
-        return "a pickle of other software", "if you trust it, read it with pickle.load beside the project that wrote it"
+        return "a pickle of other software", (
+            "if you trust it, read it with pickle.load beside the project that wrote it"
+        )
     return _TEXTS.get(os.path.splitext(path)[1].lower())
 
 

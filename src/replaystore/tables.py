@@ -1,7 +1,9 @@
-"""What the tables of parts and trajectories are asked when they are first used: whoever made a store, no row number in them may lead
-beyond its rows, and the state of open trajectories that a commit keeps is of the types that it has to be.
+"""What the tables of parts and trajectories are asked when they are first used: whoever made a store, no row
+number in them may lead beyond its rows, and the state of open trajectories that a commit keeps is of the
+types that it has to be.
 
-Whole columns are compared at once, and one by one only where something is wrong: some milliseconds for a million parts.
+Whole columns are compared at once, and one by one only where something is wrong: some milliseconds for a
+million parts.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from replaystore.errors import CorruptError
 __all__ = ["COLUMNS", "check_extra", "check_parts", "check_table"]
 
 Column = NDArray[Any]
-COLUMNS = {"trajectory": "i8", "env": "i8", "length": "i8", "terminated": "?", "truncated": "?", "seed": "i8", "split": "i4"}
+COLUMNS = {
+    "trajectory": "i8",
+    "env": "i8",
+    "length": "i8",
+    "terminated": "?",
+    "truncated": "?",
+    "seed": "i8",
+    "split": "i4",
+}
 """The columns of every table of trajectories, and their dtypes."""
 MOST = 1 << 62
 MOST_TEXT = 1 << 32
@@ -26,7 +36,8 @@ _ADVICE = "see `replaystore verify`"
 
 
 def check_parts(columns: Sequence[Column], *, rows: int, finals: int, where: str) -> None:
-    """Parts (start, length, trajectory, offset, final), sorted by start, lie behind each other in `rows` rows.
+    """Parts (start, length, trajectory, offset, final), sorted by start, lie behind each other in `rows`
+    rows.
 
     CorruptError names the first that does not, or whose final observation is not one of `finals`."""
     start, length, trajectory, offset, final = columns
@@ -34,9 +45,16 @@ def check_parts(columns: Sequence[Column], *, rows: int, finals: int, where: str
         raise CorruptError(f"{where}: the columns of parts are not int64 numbers, as many in each; {_ADVICE}")
     if not len(start):
         return
-    bounded = start.min() >= 0 and start.max() <= rows and length.min() >= 1 and length.max() <= rows  # no sum goes over the end
+    # No sum goes over the end.
+    bounded = start.min() >= 0 and start.max() <= rows and length.min() >= 1 and length.max() <= rows
     behind = bounded and start[-1] + length[-1] <= rows and (start[:-1] + length[:-1] <= start[1:]).all()
-    known = offset.min() >= 0 and offset.max() <= MOST and trajectory.min() >= 0 and final.min() >= -1 and final.max() < finals
+    known = (
+        offset.min() >= 0
+        and offset.max() <= MOST
+        and trajectory.min() >= 0
+        and final.min() >= -1
+        and final.max() < finals
+    )
     if behind and known:
         return
     _refuse(where, (length < 1) | (length > rows), "has an impossible length")
@@ -51,28 +69,45 @@ def _refuse(where: str, wrong: NDArray[np.bool_], what: str) -> None:
         raise CorruptError(f"{where}: part {int(np.argmax(wrong))} {what}; {_ADVICE}")
 
 
-def check_table(columns: Mapping[str, Column], splits: Sequence[str], reward: tuple[int, ...], where: str) -> None:
-    """The columns of trajectories are those of every table, returns of the shape of a `reward`, and splits those that there are."""
+def check_table(
+    columns: Mapping[str, Column], splits: Sequence[str], reward: tuple[int, ...], where: str
+) -> None:
+    """The columns of trajectories are those of every table, returns of the shape of a `reward`, and splits
+    those that there are."""
     for name, dtype in COLUMNS.items():
         column = columns.get(name)
         if column is None or column.dtype != np.dtype(dtype) or column.ndim != 1:
-            raise CorruptError(f"{where}: the table of trajectories has no column {name} of {np.dtype(dtype)}; {_ADVICE}")
+            raise CorruptError(
+                f"{where}: the table of trajectories has no column {name} of {np.dtype(dtype)}; {_ADVICE}"
+            )
     if len({len(column) for column in columns.values()}) != 1:
         raise CorruptError(f"{where}: the columns of trajectories have different lengths; {_ADVICE}")
     returns = columns.get("return")
     if returns is not None and (returns.dtype != np.float64 or returns.shape[1:] != reward):
-        raise CorruptError(f"{where}: returns are {returns.dtype} of shape {returns.shape[1:]}, and rewards of shape {reward}; {_ADVICE}")
+        raise CorruptError(
+            f"{where}: returns are {returns.dtype} of shape {returns.shape[1:]}, and rewards "
+            f"of shape {reward}; {_ADVICE}"
+        )
     split, longest = columns["split"], max(map(len, splits))
     if 4 * longest * max(len(split), len(splits)) > MOST_TEXT:
-        raise CorruptError(f"{where}: the name of a split has {longest} letters, too many for {len(split)} trajectories; {_ADVICE}")
+        raise CorruptError(
+            f"{where}: the name of a split has {longest} letters, too many for {len(split)} "
+            f"trajectories; {_ADVICE}"
+        )
     if len(split) and not 0 <= int(split.min()) <= int(split.max()) < len(splits):
         raise CorruptError(f"{where}: a trajectory is of a split that is not one of {len(splits)}; {_ADVICE}")
 
 
 def check_extra(extra: Mapping[str, Any], where: str) -> None:
-    """What a commit keeps of a buffer: open trajectories, the next number, the names of splits, the number of final observations."""
+    """What a commit keeps of a buffer: open trajectories, the next number, the names of splits, the number of
+    final observations."""
     numbers = [extra.get("next"), extra.get("finals")]
     opened, splits = extra.get("open"), extra.get("splits")
-    right = all(type(number) is int and 0 <= number <= MOST for number in numbers) and isinstance(opened, list)
+    right = all(type(number) is int and 0 <= number <= MOST for number in numbers) and isinstance(
+        opened, list
+    )
     if not (right and isinstance(splits, list) and splits and all(isinstance(name, str) for name in splits)):
-        raise CorruptError(f"{where}: what the commit keeps of trajectories is not what a writer keeps; run `replaystore repair`")
+        raise CorruptError(
+            f"{where}: what the commit keeps of trajectories is not what a writer keeps; run "
+            "`replaystore repair`"
+        )

@@ -1,7 +1,9 @@
-"""A new file has a name of its own until it is complete, so that two who write the same one at the same time do not meet.
+"""A new file has a name of its own until it is complete, so that two who write the same one at the same time
+do not meet.
 
-The name is `<name>.<process>-<random>.partial`. The file is held (see `replaystore.locks`) while it is written: one that nobody holds
-was left by a process that was killed, and goes when the next one of that name is begun.
+The name is `<name>.<process>-<random>.partial`. The file is held (see `replaystore.locks`) while it is
+written: one that nobody holds was left by a process that was killed, and goes when the next one of that name
+is begun.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ __all__ = ["NewFile", "sync_folder"]
 
 
 class NewFile:
-    """The file that will be at `path`: `file` is written to, and then `put` or `discard` is called, in this process."""
+    """The file that will be at `path`: `file` is written to, and then `put` or `discard` is called, in this
+    process."""
 
     def __init__(self, path: str) -> None:
         self.path, self._process = path, os.getpid()
@@ -35,7 +38,8 @@ class NewFile:
         os.fsync(self.file.fileno())
 
     def put(self, path: str | None = None, *, replace: bool = True) -> None:
-        """Give it its name, or that of `path`. FileExistsError: something has it, and is not to be replaced."""
+        """Give it its name, or that of `path`. FileExistsError: something has it, and is not to be
+        replaced."""
         path = self.path if path is None else path
         if replace or not _linked(self.name, path):
             os.replace(self.name, path)
@@ -60,7 +64,8 @@ def sync_folder(folder: str) -> None:
 
 
 def _held(descriptor: int) -> bool:
-    """Hold a file; False: somebody else does. Without locks it is written all the same, and never taken for abandoned."""
+    """Hold a file; False: somebody else does. Without locks it is written all the same, and never taken for
+    abandoned."""
     try:
         take(descriptor)
     except BlockingIOError:
@@ -90,7 +95,9 @@ def _remove_abandoned(path: str) -> None:
     with contextlib.suppress(OSError):  # they are in nobody's way
         for found in filter(pattern.fullmatch, os.listdir(folder or ".")):
             with contextlib.suppress(OSError):  # held, or gone
-                descriptor = os.open(os.path.join(folder, found), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                descriptor = os.open(
+                    os.path.join(folder, found), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                )
                 try:
                     take(descriptor)
                     os.unlink(os.path.join(folder, found))

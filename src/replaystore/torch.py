@@ -1,10 +1,12 @@
 """Datasets for `torch.utils.data.DataLoader`: whole batches, or single items.
 
-`BatchDataset` gives the batches of a sampler, in the same order however many workers make them; give it to a DataLoader with
-batch_size=None, or call `data_loader`. `ItemDataset` gives items by number, for the samplers and collate functions of PyTorch. Where no
-worker processes are needed, `for batch in buffer.sampler(..., device="cpu")` is quicker than either.
+`BatchDataset` gives the batches of a sampler, in the same order however many workers make them; give it to a
+DataLoader with batch_size=None, or call `data_loader`. `ItemDataset` gives items by number, for the samplers
+and collate functions of PyTorch. Where no worker processes are needed, `for batch in buffer.sampler(...,
+device="cpu")` is quicker than either.
 
-Each process opens the store for itself: neither files nor locks nor threads come along when a process is forked. All show one commit.
+Each process opens the store for itself: neither files nor locks nor threads come along when a process is
+forked. All show one commit.
 """
 
 from __future__ import annotations
@@ -44,14 +46,19 @@ class _Shown:
         settings: as for `buffer.sampler`.
     """
 
-    def __init__(self, source: BufferReader | str | os.PathLike[str], commit: int | None, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, source: BufferReader | str | os.PathLike[str], commit: int | None, settings: dict[str, Any]
+    ) -> None:
         refused = {"prefetch", "device"} & settings.keys()
         if refused:
             raise SchemaError(f"{', '.join(sorted(refused))}: the DataLoader does that")
         place = source._whereabouts if isinstance(source, BufferReader) else parse(source)
         self._location = str(place) if place.backend == "memory" else os.path.abspath(str(place))
         if place.backend == "memory":
-            raise UnsupportedError(f"{self._location}: other processes do not see a store in memory; iterate over buffer.sampler() instead")
+            raise UnsupportedError(
+                f"{self._location}: other processes do not see a store in memory; "
+                "iterate over buffer.sampler() instead"
+            )
         if isinstance(source, BufferReader):
             made = self._sampler(source, settings)
         else:
@@ -66,7 +73,10 @@ class _Shown:
         """What a sampler makes of the settings."""
         sampler: Sampler = buffer.sampler(**settings)
         if sampler._recipe.order == "weights":
-            raise UnsupportedError("weights change in one process and are not seen in others: iterate over buffer.sampler() instead")
+            raise UnsupportedError(
+                "weights change in one process and are not seen in others: iterate over "
+                "buffer.sampler() instead"
+            )
         self._counts = sampler.num_items, sampler._batches.per_epoch
         return sampler._recipe, sampler.seed, sampler.commit_id
 
@@ -82,10 +92,12 @@ class _Shown:
 
 
 class BatchDataset(IterableDataset[Tensors]):
-    """Batches {field: tensor} of one commit; with order "epoch" (the default) each item once in an epoch, whatever the number of workers.
+    """Batches {field: tensor} of one commit; with order "epoch" (the default) each item once in an epoch,
+    whatever the number of workers.
 
-    A DataLoader gets the batches that `buffer.sampler` with the same seed gives, in the same order: of W workers, each makes every W-th.
-    It has to be made with batch_size=None (`data_loader` does that), since these are whole batches; otherwise iterating is a SchemaError.
+    A DataLoader gets the batches that `buffer.sampler` with the same seed gives, in the same order: of W
+    workers, each makes every W-th. It has to be made with batch_size=None (`data_loader` does that), since
+    these are whole batches; otherwise iterating is a SchemaError.
 
     Args:
         source: an open buffer, or the location of one.
@@ -104,7 +116,8 @@ class BatchDataset(IterableDataset[Tensors]):
     ) -> None:
         self._shown = _Shown(source, commit, {"batch_size": batch_size, "order": order, **settings})
         self._begun = torch.zeros(WORKERS, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        """How many epochs each worker has begun. Workers may be new in each epoch, and the dataset is not asked in their parent."""
+        """How many epochs each worker has begun. Workers may be new in each epoch, and the dataset is not
+        asked in their parent."""
 
     def set_epoch(self, epoch: int) -> None:
         """The next iteration is over this epoch; without it, over one after the other."""
@@ -131,8 +144,10 @@ class BatchDataset(IterableDataset[Tensors]):
         if _is_batched_again(sys._getframe(1)):
             size = self._shown.recipe.batch_size
             raise SchemaError(
-                f"this dataset gives whole batches, of {size} each, and the DataLoader would make batches of those: "
-                f"DataLoader(dataset, batch_size=None), or replaystore.torch.data_loader(dataset); batch_size is for BatchDataset"
+                f"this dataset gives whole batches, of {size} each, and the DataLoader would make batches "
+                "of those: "
+                "DataLoader(dataset, batch_size=None), or replaystore.torch.data_loader(dataset); "
+                "batch_size is for BatchDataset"
             )
         epoch = int(self._begun[number])  # now, and not when the first batch is asked for
         self._begun[number] = epoch + 1
@@ -154,10 +169,14 @@ class ItemDataset(Dataset[Tensors]):
         settings: as for `buffer.sampler`, but for batch_size, order, seed, prefetch and device.
     """
 
-    def __init__(self, source: BufferReader | str | os.PathLike[str], *, commit: int | None = None, **settings: Any) -> None:
+    def __init__(
+        self, source: BufferReader | str | os.PathLike[str], *, commit: int | None = None, **settings: Any
+    ) -> None:
         refused = {"batch_size", "order", "seed"} & settings.keys()
         if refused:
-            raise SchemaError(f"{', '.join(sorted(refused))}: the DataLoader says which items come next; see BatchDataset")
+            raise SchemaError(
+                f"{', '.join(sorted(refused))}: the DataLoader says which items come next; see BatchDataset"
+            )
         self._shown = _Shown(source, commit, settings)
 
     def __len__(self) -> int:
@@ -178,16 +197,18 @@ class ItemDataset(Dataset[Tensors]):
 
 
 def _is_batched_again(caller: FrameType) -> bool:
-    """Whether it is a DataLoader that asks for an iterator, and is going to collate what it gives as single items.
+    """Whether it is a DataLoader that asks for an iterator, and is going to collate what it gives as single
+    items.
 
-    A DataLoader tells its dataset nothing of itself, and single items that are batches look like batches of one more dimension. One with
-    a collate function of the user's own knows what it does."""
+    A DataLoader tells its dataset nothing of itself, and single items that are batches look like batches of
+    one more dimension. One with a collate function of the user's own knows what it does."""
     asking = caller.f_locals
     return bool(asking.get("auto_collation")) and asking.get("collate_fn") is default_collate
 
 
 def data_loader(dataset: BatchDataset, num_workers: int = 0, **settings: Any) -> DataLoader[Tensors]:
-    """A DataLoader of a dataset's batches: kept workers, and pinned memory where there is a GPU. `settings` are DataLoader's."""
+    """A DataLoader of a dataset's batches: kept workers, and pinned memory where there is a GPU. `settings`
+    are DataLoader's."""
     chosen: dict[str, Any] = {"pin_memory": torch.cuda.is_available(), "persistent_workers": num_workers > 0}
     return DataLoader(dataset, batch_size=None, num_workers=num_workers, **(chosen | settings))
 

@@ -4,13 +4,14 @@ Both are immutable tables of NumPy columns; nothing here reads or writes a file.
 
 Invariants of parts:
 (1) Parts are sorted by `start` and do not overlap; rows between them belong to no trajectory.
-(2) The parts of a trajectory, by `offset`, follow each other without a gap: offset + length of one is the offset of the next.
-(3) Parts are minimal: two of them that follow each other in a trajectory are not adjacent rows. Hence `start[part] + length[part]` never
-    continues a trajectory, and the observation after a part's last step is in `final/`, or first in the trajectory's next part, or nowhere.
+(2) The parts of a trajectory, by `offset`, follow each other without a gap: offset + length of one is the
+offset of the next. (3) Parts are minimal: two of them that follow each other in a trajectory are not adjacent
+    rows. Hence `start[part] + length[part]` never continues a trajectory, and the observation after a part's
+    last step is in `final/`, or first in the trajectory's next part, or nowhere.
 
 Invariants of the table:
-(1) `index` holds, for each row, its position in the table that the buffer gave out, through any number of selections.
-(2) A selection keeps the order of rows unless positions are given in another one.
+(1) `index` holds, for each row, its position in the table that the buffer gave out, through any number of
+selections. (2) A selection keeps the order of rows unless positions are given in another one.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ _SHOWN_WIDTH = 24
 
 
 class Parts:
-    """Runs of adjacent rows of one trajectory each: five int64 columns of shape (P,). Rows count from the buffer's first row ever.
+    """Runs of adjacent rows of one trajectory each: five int64 columns of shape (P,). Rows count from the
+    buffer's first row ever.
 
     Args:
         start: the part's first row.
@@ -48,13 +50,17 @@ class Parts:
         SchemaError: the columns are not integers of one length.
     """
 
-    def __init__(self, start: ArrayLike, length: ArrayLike, trajectory: ArrayLike, offset: ArrayLike, final: ArrayLike) -> None:
+    def __init__(
+        self, start: ArrayLike, length: ArrayLike, trajectory: ArrayLike, offset: ArrayLike, final: ArrayLike
+    ) -> None:
         self.start = _frozen_rows("start", start)
         self.length = _frozen_rows("length", length)
         self.trajectory = _frozen_rows("trajectory", trajectory)
         self.offset = _frozen_rows("offset", offset)
         self.final = _frozen_rows("final", final)
-        lengths = {len(column) for column in (self.start, self.length, self.trajectory, self.offset, self.final)}
+        lengths = {
+            len(column) for column in (self.start, self.length, self.trajectory, self.offset, self.final)
+        }
         if len(lengths) != 1:
             raise SchemaError(f"the columns of parts have different lengths: {sorted(lengths)}")
 
@@ -72,13 +78,20 @@ class Parts:
         """
         stop = self.start + self.length
         _refuse_part(self.length < 1, "holds no rows")
-        _refuse_part((self.start < 0) | (self.offset < 0) | (self.final < -1), "has a negative start, offset or final row")
+        _refuse_part(
+            (self.start < 0) | (self.offset < 0) | (self.final < -1),
+            "has a negative start, offset or final row",
+        )
         _refuse_part(self.start[1:] < stop[:-1], "overlaps the next one, or comes after it")
         current, following = self.order[:-1], self.order[1:]
         same = self.trajectory[current] == self.trajectory[following]
         gap = same & (self.offset[current] + self.length[current] != self.offset[following])
         _refuse_part(gap, "is not continued by the next part of its trajectory", current)
-        _refuse_part(same & (stop[current] > self.start[following]), "lies behind the next part of its trajectory", current)
+        _refuse_part(
+            same & (stop[current] > self.start[following]),
+            "lies behind the next part of its trajectory",
+            current,
+        )
 
     @cached_property
     def order(self) -> Rows:
@@ -98,7 +111,9 @@ class Parts:
         """For each part, the first row of its trajectory's next part, or -1."""
         current, following = self.order[:-1], self.order[1:]
         answer = np.full(len(self), -1, np.int64)
-        answer[current] = np.where(self.trajectory[current] == self.trajectory[following], self.start[following], -1)
+        answer[current] = np.where(
+            self.trajectory[current] == self.trajectory[following], self.start[following], -1
+        )
         return answer
 
     def part_of(self, rows: Rows) -> Rows:
@@ -109,20 +124,23 @@ class Parts:
         return part
 
     def parts_of(self, trajectories: ArrayLike) -> Rows:
-        """The parts of these trajectories: one trajectory after another as given, in the order of steps. Unknown ids have none."""
+        """The parts of these trajectories: one trajectory after another as given, in the order of steps.
+        Unknown ids have none."""
         ids = np.asarray(trajectories, np.int64).reshape(-1)
         first = np.searchsorted(self._ordered_trajectory, ids, side="left")
         last = np.searchsorted(self._ordered_trajectory, ids, side="right")
         return self.order[_runs(first, last - first)]
 
     def rows_of(self, trajectory: int) -> list[tuple[int, int]]:
-        """The runs of rows [start, stop) of one trajectory, in the order of its steps; none if the id is unknown."""
+        """The runs of rows [start, stop) of one trajectory, in the order of its steps; none if the id is
+        unknown."""
         parts = self.parts_of(trajectory)
         start = self.start[parts]
         return list(zip(start.tolist(), (start + self.length[parts]).tolist(), strict=True))
 
     def rows(self, trajectories: ArrayLike) -> Rows:
-        """All rows of these trajectories: one trajectory after another as given, in the order of steps. int64, one-dimensional."""
+        """All rows of these trajectories: one trajectory after another as given, in the order of steps.
+        int64, one-dimensional."""
         parts = self.parts_of(trajectories)
         return _runs(self.start[parts], self.length[parts])
 
@@ -133,8 +151,9 @@ class Parts:
             rows: int64, any shape; all must belong to a trajectory.
 
         Returns:
-            Two arrays of the shape of `rows`: the row whose observation it is, or -1; and the row in `final/`, or -1. At most one of
-            them is set. If neither is, it is the observation pending with the commit (the trajectory is still open), or was never recorded.
+            Two arrays of the shape of `rows`: the row whose observation it is, or -1; and the row in
+            `final/`, or -1. At most one of them is set. If neither is, it is the observation pending with the
+            commit (the trajectory is still open), or was never recorded.
 
         Raises:
             SchemaError: a row belongs to no trajectory.
@@ -142,14 +161,18 @@ class Parts:
         part = self.part_of(rows)
         outside = part < 0
         if outside.any():
-            raise SchemaError(f"row {int(np.asarray(rows)[outside].flat[0])} belongs to no trajectory, so no observation follows it")
+            raise SchemaError(
+                f"row {int(np.asarray(rows)[outside].flat[0])} belongs to no trajectory, so "
+                "no observation follows it"
+            )
         last = rows == self.start[part] + self.length[part] - 1
         final = np.where(last, self.final[part], -1)
         following = np.where(last, self._next_start[part], rows + 1)
         return np.where(final >= 0, -1, following), final
 
     def since(self, row: int) -> Parts:
-        """The parts without the rows before this one; a part that holds it is cut, and its offset moves accordingly."""
+        """The parts without the rows before this one; a part that holds it is cut, and its offset moves
+        accordingly."""
         if not len(self) or row <= self.start[0]:
             return self
         cut = np.maximum(row - self.start, 0)
@@ -159,15 +182,18 @@ class Parts:
 
 
 class Trajectories:
-    """A table with one row per trajectory, as `buffer.trajectories` gives it; a selection of rows is again such a table.
+    """A table with one row per trajectory, as `buffer.trajectories` gives it; a selection of rows is again
+    such a table.
 
-    `table["length"]` is a column (`table.length` too, where the name is free), `table[3]` a row as a dict, `table[mask]`, `table[10:20]`
-    or `table[positions]` a selection. Columns cannot be written to. The columns of every buffer: trajectory, env, length, terminated,
-    truncated, seed, return, split ("" for none), and open.
+    `table["length"]` is a column (`table.length` too, where the name is free), `table[3]` a row as a dict,
+    `table[mask]`, `table[10:20]` or `table[positions]` a selection. Columns cannot be written to. The columns
+    of every buffer: trajectory, env, length, terminated, truncated, seed, return, split ("" for none), and
+    open.
 
     Args:
-        columns: arrays of one length by name; the first dimension is the trajectory. Strings may be NumPy strings or objects. Without a
-            column `open` (bool: the trajectory has not ended yet) all have ended.
+        columns: arrays of one length by name; the first dimension is the trajectory. Strings may be NumPy
+            strings or objects. Without a column `open` (bool: the trajectory has not ended yet) all have
+            ended.
         index: for each row its position in the full table; without it, this is the full table.
 
     Raises:
@@ -185,7 +211,9 @@ class Trajectories:
         if index is not None:
             lengths["index"] = np.size(index)
         if len(set(lengths.values())) > 1:
-            raise SchemaError(f"the columns of a trajectory table have different lengths: {lengths} (-1: not an array)")
+            raise SchemaError(
+                f"the columns of a trajectory table have different lengths: {lengths} (-1: not an array)"
+            )
         rows = next(iter(lengths.values()), 0)
         arrays.setdefault("open", _frozen(np.zeros(rows, np.bool_)))
         self._columns = arrays
@@ -212,9 +240,12 @@ class Trajectories:
         return isinstance(name, str) and name in self._columns
 
     def __getattr__(self, name: str) -> NDArray[Any]:
-        if name.startswith("_") or name not in self._columns:  # "_columns" itself is missing while an instance is being made
+        # "_columns" itself is missing while an instance is being made.
+        if name.startswith("_") or name not in self._columns:
             known = "" if name.startswith("_") else f"; the columns are {', '.join(self._columns)}"
-            raise AttributeError(f"{type(self).__name__} has no attribute or column {name!r}{known}", name=name, obj=self)
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute or column {name!r}{known}", name=name, obj=self
+            )
         return self._columns[name]
 
     def __dir__(self) -> list[str]:
@@ -227,11 +258,12 @@ class Trajectories:
     @overload
     def __getitem__(self, key: slice | Sequence[int] | NDArray[Any]) -> Trajectories: ...
     def __getitem__(self, key: str | int | np.integer[Any] | slice | Sequence[int] | NDArray[Any]) -> Any:
-        """A column (by its name), a row as a dict (by its position), or a selection (by a slice, positions, or a boolean mask).
+        """A column (by its name), a row as a dict (by its position), or a selection (by a slice, positions,
+        or a boolean mask).
 
         Raises:
-            SchemaError: there is no such column, or the mask or positions are not one-dimensional, or of another length or type.
-            IndexError: there is no such row.
+            SchemaError: there is no such column, or the mask or positions are not one-dimensional, or of
+            another length or type. IndexError: there is no such row.
         """
         if isinstance(key, str):
             return self._column(key)
@@ -240,13 +272,21 @@ class Trajectories:
         chosen = np.asarray(key)
         if chosen.ndim == 0 and chosen.dtype.kind in "iu":
             return {name: _plain(column[int(chosen)]) for name, column in self._columns.items()}
-        if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "biu") or (chosen.dtype.kind == "b" and len(chosen) != len(self)):
+        if (
+            chosen.ndim != 1
+            or (len(chosen) and chosen.dtype.kind not in "biu")
+            or (chosen.dtype.kind == "b" and len(chosen) != len(self))
+        ):
             found = f"{chosen.dtype} of shape {chosen.shape}"
-            raise SchemaError(f"choose rows of a table of {len(self)} by positions or a mask of that length, not by {found}")
+            raise SchemaError(
+                f"choose rows of a table of {len(self)} by positions or a mask of that length, not by {found}"
+            )
         return self._selection(chosen if len(chosen) else np.zeros(0, np.int64))
 
     def _selection(self, chosen: NDArray[Any]) -> Trajectories:
-        return Trajectories({name: column[chosen] for name, column in self._columns.items()}, self.index[chosen])
+        return Trajectories(
+            {name: column[chosen] for name, column in self._columns.items()}, self.index[chosen]
+        )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Rows as dicts, of plain Python values (arrays for columns of vectors)."""
@@ -257,24 +297,33 @@ class Trajectories:
         """The rows for which all of this is true; the rest of the table stays as it was.
 
         Args:
-            expression: such as `return > 100 and (length >= 50 or not terminated)`; `replaystore.where` has the grammar. Names of columns
-                that are not identifiers go in backticks.
-            equals: the value that a column has, or a list of values of which it has one: `where(split="train")`, `where(env=[0, 3])`.
+            expression: such as `return > 100 and (length >= 50 or not terminated)`; `replaystore.where` has
+                the grammar. Names of columns that are not identifiers go in backticks.
+            equals: the value that a column has, or a list of values of which it has one:
+            `where(split="train")`, `where(env=[0, 3])`.
 
         Returns:
             A selection, in the same order; it may be empty.
 
         Raises:
-            SchemaError: the expression cannot be read, a column is unknown or holds vectors, or values of different kinds are compared.
+            SchemaError: the expression cannot be read, a column is unknown or holds vectors, or values of
+            different kinds are compared.
         """
-        mask = np.ones(len(self), np.bool_) if expression is None else parse(expression).mask(self._columns, len(self))
+        mask = (
+            np.ones(len(self), np.bool_)
+            if expression is None
+            else parse(expression).mask(self._columns, len(self))
+        )
         for name, value in equals.items():
             mask &= equal(name, self._column(name), value)
         return self._selection(mask)
 
     def _column(self, name: str) -> NDArray[Any]:
         if name not in self._columns:
-            raise UnknownFieldError(f'there is no column "{name}" in the table of trajectories; the columns are {", ".join(self._columns)}')
+            raise UnknownFieldError(
+                f'there is no column "{name}" in the table of trajectories; the columns '
+                f"are {', '.join(self._columns)}"
+            )
         return self._columns[name]
 
     def __repr__(self) -> str:
@@ -282,11 +331,16 @@ class Trajectories:
         half = _SHOWN_ROWS // 2
         shown = list(range(count)) if count <= _SHOWN_ROWS else [*range(half), *range(count - half, count)]
         grid = [["", *(_short(name) for name in self._columns)]]
-        grid += [[str(self.index[row]), *(_short(column[row]) for column in self._columns.values())] for row in shown]
+        grid += [
+            [str(self.index[row]), *(_short(column[row]) for column in self._columns.values())]
+            for row in shown
+        ]
         if count > _SHOWN_ROWS:
             grid.insert(half + 1, ["..."] * len(grid[0]))
         widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in grid]
+        lines = [
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in grid
+        ]
         return "\n".join([f"{count} trajectories, {int(self.open.sum())} of them open", *lines])
 
 
@@ -308,7 +362,9 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
 def _frozen_rows(name: str, values: ArrayLike) -> Rows:
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise SchemaError(f'column "{name}" must be one-dimensional and of integers, not {array.dtype}{list(array.shape)}')
+        raise SchemaError(
+            f'column "{name}" must be one-dimensional and of integers, not {array.dtype}{list(array.shape)}'
+        )
     return _frozen(array.astype(np.int64, copy=False))
 
 
@@ -321,4 +377,6 @@ def _runs(start: Rows, length: Rows) -> Rows:
 def _refuse_part(wrong: NDArray[np.bool_], problem: str, order: Rows | None = None) -> None:
     if wrong.any():
         place = int(np.argmax(wrong))
-        raise CorruptError(f"parts: part {place if order is None else int(order[place])} {problem}; see `replaystore verify`")
+        raise CorruptError(
+            f"parts: part {place if order is None else int(order[place])} {problem}; see `replaystore verify`"
+        )

@@ -1,4 +1,5 @@
-"""The rows of a conversion, from the source's arrays to the target's: whole chunks as they are stored where that fits, else in blocks."""
+"""The rows of a conversion, from the source's arrays to the target's: whole chunks as they are stored where
+that fits, else in blocks."""
 
 from __future__ import annotations
 
@@ -36,7 +37,13 @@ Rows = NDArray[np.int64]
 class Transfer:
     """Brings rows from a buffer to the arrays of a new store."""
 
-    def __init__(self, buffer: BufferReader, store: ArrayStore, excerpt: Excerpt, progress: Callable[[int, int], None] | None) -> None:
+    def __init__(
+        self,
+        buffer: BufferReader,
+        store: ArrayStore,
+        excerpt: Excerpt,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
         self.buffer, self.store, self.excerpt = buffer, store, excerpt
         self.bytes_read = 0
         self.copied: list[str] = []
@@ -49,7 +56,11 @@ class Transfer:
         """The rows of these fields."""
         specs = {name: self._spec(f"steps/{escape_path(name)}") for name in names}
         self._total = sum(spec.row_bytes for spec in specs.values()) * self.excerpt.rows
-        room = {f"steps/{escape_path(name)}": self.excerpt.rows for name, spec in specs.items() if self._target(name).codec is None}
+        room = {
+            f"steps/{escape_path(name)}": self.excerpt.rows
+            for name, spec in specs.items()
+            if self._target(name).codec is None
+        }
         with self.store.storage("make room"):
             self.store.container.reserve(room)
         changed: dict[str, list[str]] = {}
@@ -94,7 +105,11 @@ class Transfer:
         """Append runs of rows; whether they were copied as they are stored."""
         spec, target = self._spec(stored), self.store.container.specs()[stored]
         self.bytes_read += self._stored_bytes(stored, spec, starts, stops)
-        alike = spec.chunk_rows == target.chunk_rows and len(starts) == 1 and int(starts[0]) % spec.chunk_rows == 0
+        alike = (
+            spec.chunk_rows == target.chunk_rows
+            and len(starts) == 1
+            and int(starts[0]) % spec.chunk_rows == 0
+        )
         as_it_is = spec.codec is None and target.codec is None
         if as_it_is and alike:
             starts = np.array([self._copy_raw(stored, spec, int(starts[0]), int(stops[0]))])
@@ -117,9 +132,11 @@ class Transfer:
         return stored_bytes(self.buffer._store, stored, np.unique(np.concatenate(chunks))) if chunks else 0
 
     def _copy_raw(self, stored: str, spec: ArraySpec, start: int, stop: int) -> int:
-        """Append the complete chunks of rows [start, stop) with the checksums they have; the row after them."""
+        """Append the complete chunks of rows [start, stop) with the checksums they have; the row after
+        them."""
         first, last = start // spec.chunk_rows, stop // spec.chunk_rows
-        with ThreadPoolExecutor(1, "replaystore-copy") as writing:  # one block is written while the next one is read and checked
+        # One block is written while the next one is read and checked.
+        with ThreadPoolExecutor(1, "replaystore-copy") as writing:
             written: Future[None] | None = None
             for _, data, checksums in raw_chunks(self.buffer._store, stored, first, last):
                 if written is not None:
@@ -135,7 +152,11 @@ class Transfer:
         first, last = start // spec.chunk_rows, stop // spec.chunk_rows
         kind = self._kind(self)
         for chunks in encoded_chunks(self.buffer._store, stored, first, last):
-            append_encoded(self.store, stored, chunks if kind == self._kind(self.buffer) else resealed(chunks, spec, kind))
+            append_encoded(
+                self.store,
+                stored,
+                chunks if kind == self._kind(self.buffer) else resealed(chunks, spec, kind),
+            )
             self._count(len(chunks) * spec.chunk_bytes)
         return max(start, last * spec.chunk_rows)
 
@@ -156,7 +177,8 @@ class Transfer:
 
 
 def _batches(starts: Rows, stops: Rows, spec: ArraySpec) -> Iterator[list[tuple[int, int]]]:
-    """Runs of rows, cut where chunks end and put together to about BLOCK_BYTES (at least one chunk, less than two blocks)."""
+    """Runs of rows, cut where chunks end and put together to about BLOCK_BYTES (at least one chunk, less than
+    two blocks)."""
     unit = max(1, BLOCK_BYTES // spec.chunk_bytes) * spec.chunk_rows
     block: list[tuple[int, int]] = []
     size = 0

@@ -1,8 +1,10 @@
 """From what arrives to what a field stores: arrays of NumPy, tensors of PyTorch, lists, Python's own numbers.
 
-1. A value is converted only where that changes nothing: a tensor loses its graph and its device, never its numbers; another dtype is
-   taken if it holds each value exactly. Floats never become integers, nor complex numbers real ones.
-2. Python's own numbers, alone or in lists, have no dtype: they are rounded to floats of the field, but not beyond their range.
+1. A value is converted only where that changes nothing: a tensor loses its graph and its device, never its
+   numbers; another dtype is taken if it holds each value exactly. Floats never become integers, nor complex
+   numbers real ones.
+2. Python's own numbers, alone or in lists, have no dtype: they are rounded to floats of the field, but not
+   beyond their range.
 3. Errors of NumPy and PyTorch become a SchemaError of one line that begins with the name of the field.
 """
 
@@ -33,14 +35,17 @@ def is_tensor(value: Any) -> bool:
 def array_of(name: str, value: Any, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
     """The value as an array; an array as it is. A tensor may share its memory with what comes back.
 
-    bfloat16 and the floats of eight bits, which NumPy does not have, become float32, which holds each of them. SchemaError: it is none, or
-    a tensor of another dtype than `dtype`."""
+    bfloat16 and the floats of eight bits, which NumPy does not have, become float32, which holds each of
+    them. SchemaError: it is none, or a tensor of another dtype than `dtype`."""
     if type(value) is np.ndarray:
         return value
     if type(value) in (float, int, bool):
         return np.asarray(value)
     if isinstance(value, np.ma.MaskedArray):
-        raise SchemaError(f"{name}: expected a plain NumPy array, came a masked one, whose mask would be lost: use .filled(value)")
+        raise SchemaError(
+            f"{name}: expected a plain NumPy array, came a masked one, whose mask would be "
+            "lost: use .filled(value)"
+        )
     try:
         if is_tensor(value):
             array = _of_tensor(name, value, sys.modules["torch"])
@@ -58,16 +63,21 @@ def array_of(name: str, value: Any, dtype: np.dtype[Any] | None = None) -> NDArr
         raise
     except _RAW as error:
         if isinstance(value, list | tuple) and "inhomogeneous" in str(error):
-            raise SchemaError(f"{name}: came a {type(value).__name__} of unequal lengths: give each row the same shape") from None
+            raise SchemaError(
+                f"{name}: came a {type(value).__name__} of unequal lengths: give each row the same shape"
+            ) from None
         reason = " ".join(str(error).split())[:160]
         raise SchemaError(
-            f"{name}: a {type(value).__name__} cannot be had as a NumPy array ({reason}): pass an array or a tensor"
+            f"{name}: a {type(value).__name__} cannot be had as a NumPy array ({reason}): pass an array or "
+            "a tensor"
         ) from None
 
 
 def _of_tensor(name: str, tensor: Any, torch: Any) -> NDArray[Any]:
     if tensor.is_meta:
-        raise SchemaError(f"{name}: a tensor on the device 'meta' has a shape, and no numbers: pass one that was computed")
+        raise SchemaError(
+            f"{name}: a tensor on the device 'meta' has a shape, and no numbers: pass one that was computed"
+        )
     if tensor.layout is not torch.strided:
         kind = str(tensor.layout).removeprefix("torch.")
         raise SchemaError(f"{name}: expected a dense tensor, came a {kind} one: pass tensor.to_dense()")
@@ -78,7 +88,8 @@ def _of_tensor(name: str, tensor: Any, torch: Any) -> NDArray[Any]:
 
 
 def exactly(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:
-    """The same values in another dtype; None if one would change, or if floats would become integers, or complex numbers real ones."""
+    """The same values in another dtype; None if one would change, or if floats would become integers, or
+    complex numbers real ones."""
     given = values.dtype
     if given == dtype:
         return values
@@ -95,18 +106,30 @@ def exactly(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:
             return None
         with np.errstate(all="ignore"):
             floats = values.astype(dtype)
-        return floats if np.array_equal(floats.astype(object), values.astype(object)) else None  # Python compares them exactly
+        # Python compares them exactly.
+        return floats if np.array_equal(floats.astype(object), values.astype(object)) else None
     if np.can_cast(given, dtype, "safe"):
         return values.astype(dtype)
     if kinds not in (("f", "f"), ("f", "c"), ("c", "c")):
         return None
     with np.errstate(all="ignore"):
         narrow = values.astype(dtype)
-        return narrow if np.array_equal(narrow.astype(np.result_type(given, dtype)), values, equal_nan=True) else None
+        return (
+            narrow
+            if np.array_equal(narrow.astype(np.result_type(given, dtype)), values, equal_nan=True)
+            else None
+        )
 
 
-def fitted(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], remedy: Callable[[np.dtype[Any]], str]) -> NDArray[Any]:
-    """The value as an array of this dtype and shape. SchemaError; `remedy`: what to do if values of a dtype would have to be rounded."""
+def fitted(
+    name: str,
+    value: Any,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    remedy: Callable[[np.dtype[Any]], str],
+) -> NDArray[Any]:
+    """The value as an array of this dtype and shape. SchemaError; `remedy`: what to do if values of a dtype
+    would have to be rounded."""
     given = array_of(name, value)
     stored = _rounded(given, dtype) if type(value) in _WITHOUT_DTYPE else exactly(given, dtype)
     if stored is not None and given.shape == shape:
@@ -120,7 +143,8 @@ def fitted(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], 
 
 
 def _rounded(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:
-    """What has no dtype of its own, rounded to that of the field if both are floats; None if it is beyond its range, or of another kind."""
+    """What has no dtype of its own, rounded to that of the field if both are floats; None if it is beyond its
+    range, or of another kind."""
     if values.dtype == dtype or (values.dtype.kind, dtype.kind) not in (("f", "f"), ("f", "c"), ("c", "c")):
         return exactly(values, dtype)
     with np.errstate(all="ignore"):

@@ -1,10 +1,12 @@
 """Verify a store: read everything once, and explain each problem.
 
-What is checked, in this order: that the container opens (HDF5 in a process of its own, since a damaged file may hang or crash the library);
-the document against its JSON Schema and its checksum; the commit log, all segments, and that none is missing; the arrays against the
-schema and the commit; every complete chunk against its checksum, the unfinished ones against the commit record; the indexes that other
-software reads; the tables of parts and trajectories, and that they agree with each other and with the flags of the steps; the manifest
-of an archive. Bytes that no commit counts are not looked at, except that they may not look like a lost commit.
+What is checked, in this order: that the container opens (HDF5 in a process of its own, since a damaged file
+may hang or crash the library); the document against its JSON Schema and its checksum; the commit log, all
+segments, and that none is missing; the arrays against the schema and the commit; every complete chunk against
+its checksum, the unfinished ones against the commit record; the indexes that other software reads; the tables
+of parts and trajectories, and that they agree with each other and with the flags of the steps; the manifest
+of an archive. Bytes that no commit counts are not looked at, except that they may not look like a lost
+commit.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +45,13 @@ MOST_PROBLEMS = 100
 """Of the indexes of one array, in the report."""
 UNEXPECTED = "reading it ended in an error that nobody thought of"
 BLOCK_BYTES = 8 << 20
-DIMENSIONS = {"steps": "step", "parts": "part", "trajectories": "trajectory", "final": "final", "checksums": "chunk"}
+DIMENSIONS = {
+    "steps": "step",
+    "parts": "part",
+    "trajectories": "trajectory",
+    "final": "final",
+    "checksums": "chunk",
+}
 """What the rows of each group are, as readers that name dimensions call it."""
 
 Progress = Callable[[int, int], None]
@@ -77,7 +86,8 @@ class VerifyReport:
     damaged: dict[str, int] = field(default_factory=dict)
     """By array, the first row that cannot be relied on."""
     complete: bool = True
-    """False if the system refused to read something (a full memory, a failing disk), which is listed among the problems then."""
+    """False if the system refused to read something (a full memory, a failing disk), which is listed among
+    the problems then."""
     notes: list[str] = field(default_factory=list)
     """What could not be checked, because it is not there, and need not be."""
 
@@ -98,7 +108,9 @@ def verify(location: str | os.PathLike[str] | Location, *, progress: Progress | 
     try:
         container = open_container(place, writable=False)
     except (CorruptError, StorageError, UnsupportedError) as error:
-        report.problems.append(Problem(str(place), str(error), "restore it from a copy, or run `replaystore repair`"))
+        report.problems.append(
+            Problem(str(place), str(error), ("restore it from a copy, or run `replaystore repair`"))
+        )
         return report
     try:
         _Verification(place, container, report, progress).run()
@@ -110,19 +122,27 @@ def verify(location: str | os.PathLike[str] | Location, *, progress: Progress | 
 
 def _probe(place: Location, report: VerifyReport) -> bool:
     """Open an HDF5 file in another process; whether it may be opened in this one."""
-    code = "import sys; from replaystore.opening import open_container; from replaystore.location import parse\n"
+    code = (
+        "import sys; from replaystore.opening import open_container; from replaystore.location import parse\n"
+    )
     code += "c = open_container(parse(sys.argv[1]), writable=False); c.specs(); c.document(); c.segments()"
     command = [sys.executable, "-c", code, place.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)  # noqa: S603  # our own code
+        done = subprocess.run(  # noqa: S603  # our own code
+            command, env=environment, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         what = f"reading its metadata did not end within {PROBE_SECONDS} s"
-        report.problems.append(Problem(str(place), what, "it is damaged: restore it from a copy, or run `replaystore repair`"))
+        report.problems.append(
+            Problem(str(place), what, ("it is damaged: restore it from a copy, or run `replaystore repair`"))
+        )
         return False
     if done.returncode < 0:
         what = f"reading its metadata crashes the HDF5 library (signal {-done.returncode})"
-        report.problems.append(Problem(str(place), what, "it is damaged: restore it from a copy, or run `replaystore repair`"))
+        report.problems.append(
+            Problem(str(place), what, ("it is damaged: restore it from a copy, or run `replaystore repair`"))
+        )
         return False
     return True
 
@@ -130,7 +150,9 @@ def _probe(place: Location, report: VerifyReport) -> bool:
 class _Verification:
     """One run of `verify`."""
 
-    def __init__(self, place: Location, container: Container, report: VerifyReport, progress: Progress | None) -> None:
+    def __init__(
+        self, place: Location, container: Container, report: VerifyReport, progress: Progress | None
+    ) -> None:
         self.place = place
         self.container = container
         self.report = report
@@ -138,7 +160,9 @@ class _Verification:
         self.total = 0
         self.published: Mapping[str, int] = {}
 
-    def problem(self, where: str, what: str, remedy: str = "run `replaystore repair`, or restore it from a copy") -> None:
+    def problem(
+        self, where: str, what: str, remedy: str = ("run `replaystore repair`, or restore it from a copy")
+    ) -> None:
         self.report.problems.append(Problem(where, what, remedy))
 
     def run(self) -> None:
@@ -151,7 +175,11 @@ class _Verification:
         except FormatError:
             raise
         except Exception as error:  # noqa: BLE001  # whatever a file holds, this is a report about it
-            self.problem(str(self.place), f"{UNEXPECTED} ({type(error).__name__}: {error})", "restore it from a copy, and tell us")
+            self.problem(
+                str(self.place),
+                f"{UNEXPECTED} ({type(error).__name__}: {error})",
+                "restore it from a copy, and tell us",
+            )
 
     def _run(self) -> None:
         try:
@@ -166,7 +194,9 @@ class _Verification:
         self.check_log(store.state)
         if not self.check_arrays(store, document):
             return
-        self.total = sum(store.rows(name) * spec.row_bytes for name, spec in store.specs().items() if not spec.journaled)
+        self.total = sum(
+            store.rows(name) * spec.row_bytes for name, spec in store.specs().items() if not spec.journaled
+        )
         self.check_tables(store)
         for name, spec in store.specs().items():
             if not spec.journaled:
@@ -175,7 +205,8 @@ class _Verification:
         self.check_trajectories(store, document)
 
     def guarded(self, name: str, check: Callable[[], None], *, rows: bool = True) -> None:
-        """Run a check; what it cannot read is a problem of the array, and of its `rows` unless it is a check of something else."""
+        """Run a check; what it cannot read is a problem of the array, and of its `rows` unless it is a check
+        of something else."""
         try:
             check()
         except (ReplayStoreError, OSError, MemoryError) as error:
@@ -229,20 +260,39 @@ class _Verification:
                     dead = meta.get("dead", dead)
             rest = data[end:]
             if not commits or commits[0] != base:
-                self.problem(where, "its first record is damaged" if not commits else "its first record is missing")
+                self.problem(
+                    where, "its first record is damaged" if not commits else "its first record is missing"
+                )
                 continue
             if rest.strip(b"\0"):
                 lost = sum(1 for _ in _later_records(rest))
                 what = f"{len(rest)} bytes after commit {commits[-1]} are no valid record"
-                what += f"; {lost} valid records follow them" if lost else " (a writer was killed, or the record of a commit is damaged)"
-                self.problem(where, what, "open it for writing, which goes on from that commit, or run `replaystore repair`")
-            continues = previous is None or previous in (commits[0], continued) or [previous for _, last in dead if last == previous]
+                what += (
+                    f"; {lost} valid records follow them"
+                    if lost
+                    else (" (a writer was killed, or the record of a commit is damaged)")
+                )
+                self.problem(
+                    where,
+                    what,
+                    "open it for writing, which goes on from that commit, or run `replaystore repair`",
+                )
+            continues = (
+                previous is None
+                or previous in (commits[0], continued)
+                or [previous for _, last in dead if last == previous]
+            )
             if not continues or commits != list(range(commits[0], commits[0] + len(commits))):
-                self.problem(where, f"commits {commits[0]} to {commits[-1]} do not continue commit {previous}")
+                self.problem(
+                    where, (f"commits {commits[0]} to {commits[-1]} do not continue commit {previous}")
+                )
             previous = commits[-1]
             self.count(len(data))
         if previous is not None and previous != newest.commit and not self.goes_on(newest):
-            self.problem("commit log", f"the newest segment ends with commit {newest.commit}, another with {previous}")
+            self.problem(
+                "commit log",
+                f"the newest segment ends with commit {newest.commit}, another with {previous}",
+            )
         self.check_origin(kept, newest)
 
     def goes_on(self, newest: State) -> bool:
@@ -266,7 +316,8 @@ class _Verification:
         return data
 
     def check_origin(self, kept: bytes, newest: State) -> None:
-        """The document is the one that the log keeps a copy of; of a live store the schema and the user's metadata may be newer."""
+        """The document is the one that the log keeps a copy of; of a live store the schema and the user's
+        metadata may be newer."""
         from replaystore.sealing import is_sealed
 
         document, sealed = self.container.document(), is_sealed(newest)
@@ -283,7 +334,13 @@ class _Verification:
             self.problem("commit log", f"it begins with commit {first}: those before it are missing")
         for section in known if sealed else ("ring", "layout", "environment", "provenance"):
             if document.get(section) != known.get(section):
-                self.problem("document", f"its section {section} is not the one that the commit log keeps: it is that of another store")
+                self.problem(
+                    "document",
+                    (
+                        f"its section {section} is not the one that the commit log keeps: "
+                        "it is that of another store"
+                    ),
+                )
 
     def check_arrays(self, store: StoreReader, document: documents.Document) -> bool:
         """The arrays that the commit and the schema speak of are there, and are what they say."""
@@ -295,7 +352,10 @@ class _Verification:
             for stored in (f"steps/{escape_path(name)}", f"final/{escape_path(name)}"):
                 spec = specs.get(stored)
                 if spec is not None and (spec.dtype != declared.dtype or spec.shape != declared.shape):
-                    what = f"the array holds {spec.dtype} {spec.shape}, the schema says {declared.dtype} {declared.shape}"
+                    what = (
+                        f"the array holds {spec.dtype} {spec.shape}, the schema says {declared.dtype} "
+                        f"{declared.shape}"
+                    )
                     self.problem(stored, what)
                     sound = False
         for name, spec in specs.items() if self.container.capabilities.shards else ():
@@ -305,8 +365,14 @@ class _Verification:
         self.published = self.container.published()
         for name, rows in self.published.items() if sound else ():
             if name in store.state.arrays and rows > store.rows(name):
-                what = f"shows {rows} rows to other software, but the newest commit {store.state.commit} has {store.rows(name)}"
-                remedy = "the record of a later commit is lost: restore the commit log from a copy, or run `replaystore repair`"
+                what = (
+                    f"shows {rows} rows to other software, but the newest commit {store.state.commit} "
+                    f"has {store.rows(name)}"
+                )
+                remedy = (
+                    "the record of a later commit is lost: restore the commit log from a copy, or run "
+                    "`replaystore repair`"
+                )
                 if store.state.parent < store.state.commit - 1:
                     what += f": a writer was killed while it went back to commit {store.state.parent}"
                     remedy = "run `replaystore publish`, or open it for writing, which mends it"
@@ -316,26 +382,47 @@ class _Verification:
         return sound
 
     def check_published(self, store: StoreReader) -> None:
-        """Other software sees as many rows of each array of a group; where shapes are in files of their own, a kill can part them."""
+        """Other software sees as many rows of each array of a group; where shapes are in files of their own,
+        a kill can part them."""
         known, behind = dict[str, int](), list[str]()
         for attempt in range(PUBLISHING if self.container.capabilities.shards else 0):
             if attempt:  # perhaps a writer is just publishing
                 time.sleep(0.05)
                 self.published = self.container.published()
             known = {name: rows for name, rows in self.published.items() if name in store.state.arrays}
-            known = {name: rows for name, rows in known.items() if not name.startswith(("checksums/", "journal/"))}
-            checksums = {name: "checksums/" + name for name in known if "checksums/" + name in store.state.arrays}
-            behind = [of for name, of in checksums.items() if self.published[of] != known[name] // store.spec(name).chunk_rows]
-            if not behind and len({(group_of(name), rows) for name, rows in known.items()}) == len({group_of(name) for name in known}):
+            known = {
+                name: rows for name, rows in known.items() if not name.startswith(("checksums/", "journal/"))
+            }
+            checksums = {
+                name: "checksums/" + name for name in known if "checksums/" + name in store.state.arrays
+            }
+            behind = [
+                of
+                for name, of in checksums.items()
+                if self.published[of] != known[name] // store.spec(name).chunk_rows
+            ]
+            if not behind and len({(group_of(name), rows) for name, rows in known.items()}) == len(
+                {group_of(name) for name in known}
+            ):
                 return
         for group in sorted({group_of(name) for name in known}):
-            shown = {name.removeprefix(group + "/"): rows for name, rows in known.items() if group_of(name) == group}
+            shown = {
+                name.removeprefix(group + "/"): rows
+                for name, rows in known.items()
+                if group_of(name) == group
+            }
             if len(set(shown.values())) > 1:
                 told = ", ".join(f"{name} {rows}" for name, rows in sorted(shown.items()))
-                what = f"other software sees different numbers of rows ({told}): a writer was killed while it published them"
+                what = (
+                    f"other software sees different numbers of rows ({told}): a writer was killed while "
+                    "it published them"
+                )
                 self.problem(group, what, "run `replaystore publish`, or open it for writing, which mends it")
         for name in behind:
-            what = f"other software sees {self.published[name]} checksums, which are not those of the rows that it sees"
+            what = (
+                f"other software sees {self.published[name]} checksums, which are not those of the rows "
+                "that it sees"
+            )
             self.problem(name, what, "run `replaystore publish`, or open it for writing, which mends it")
 
     def check_tables(self, store: StoreReader) -> None:
@@ -353,12 +440,16 @@ class _Verification:
             if rows:
                 self.check_indexes(name, spec, 0, rows)
             if rows and spec.mutable:
-                self.guarded(name, lambda name=name, table=table, rows=rows: self.check_copy(store, name, table, rows))  # type: ignore[misc]
+                self.guarded(name, partial(self.check_copy, store, name, table, rows))
 
     def check_copy(self, store: StoreReader, name: str, table: Any, rows: int) -> None:
         """What other software sees of a table is what it is."""
         if rows == len(table) and store.read_raw(name, 0, rows) != table.tobytes():
-            self.problem(name, "what other software sees of this column is not what the commit says", "run `replaystore publish`")
+            self.problem(
+                name,
+                "what other software sees of this column is not what the commit says",
+                "run `replaystore publish`",
+            )
 
     # --- rows
 
@@ -377,13 +468,18 @@ class _Verification:
             for chunk, found in self._checksums(store, name, spec, block, last):
                 if found != int(checksums[chunk]):
                     self.problem(
-                        f"{name}, chunk {chunk}", f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows} have changed"
+                        f"{name}, chunk {chunk}",
+                        f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows} have changed",
                     )
                     self.damage(name, chunk * spec.chunk_rows)
         start = max(complete * spec.chunk_rows, first)
         if start < rows:
             try:
-                what = "have changed" if store.raw_checksum(name, start, rows) != store.state.partial.get(name, 0) else None
+                what = (
+                    "have changed"
+                    if store.raw_checksum(name, start, rows) != store.state.partial.get(name, 0)
+                    else None
+                )
             except (ReplayStoreError, OSError) as error:
                 what = f"cannot be read: {error}"
             self.count((rows - start) * spec.row_bytes)
@@ -392,7 +488,9 @@ class _Verification:
                 self.damage(name, start)
         self.check_indexes(name, spec, first, rows)
 
-    def _checksums(self, store: StoreReader, name: str, spec: ArraySpec, block: int, last: int) -> Iterator[tuple[int, int]]:
+    def _checksums(
+        self, store: StoreReader, name: str, spec: ArraySpec, block: int, last: int
+    ) -> Iterator[tuple[int, int]]:
         """Those of the chunks of a raw array as they are; one that cannot be read is a problem."""
         try:
             if last - block == 1:
@@ -439,7 +537,9 @@ class _Verification:
             for block in range(first, complete, per_block):
                 chunks = range(block, min(block + per_block, complete))
                 for chunk, what in zip(
-                    chunks, pool.map(check, chunks, [self._stored(store, name, chunk) for chunk in chunks]), strict=True
+                    chunks,
+                    pool.map(check, chunks, [self._stored(store, name, chunk) for chunk in chunks]),
+                    strict=True,
                 ):
                     if what is not None:
                         self.problem(f"{name}, chunk {chunk}", what)
@@ -459,9 +559,15 @@ class _Verification:
         """The unfinished chunk as other software sees it, filled up, is what it is."""
         entry, shown = self.container.entry(name, chunk), np.zeros(spec.chunk_bytes, np.uint8)
         if entry is not None:
-            self.container.codec(spec).decode(self.container.files.read(entry.object, entry.offset, entry.length), shown)
+            self.container.codec(spec).decode(
+                self.container.files.read(entry.object, entry.offset, entry.length), shown
+            )
         if entry is None or shown[: len(rows)].tobytes() != rows:
-            self.problem(name, "what other software sees of its last rows is not what the commit says", "run `replaystore publish`")
+            self.problem(
+                name,
+                "what other software sees of its last rows is not what the commit says",
+                "run `replaystore publish`",
+            )
 
     def _stored(self, store: StoreReader, name: str, chunk: int) -> bytes | str:
         """The stored bytes of a chunk, or why they cannot be had."""
@@ -475,7 +581,8 @@ class _Verification:
         return data if len(data) == entry.length else "it reaches past the end of its file"
 
     def check_indexes(self, name: str, spec: ArraySpec, first: int, rows: int) -> None:
-        """What other software finds chunks by; that of the last chunk is brought when its rows are published."""
+        """What other software finds chunks by; that of the last chunk is brought when its rows are
+        published."""
         if self.published.get(name, 0) > rows:  # which is a problem already, and has a remedy
             rows = rows // spec.chunk_rows * spec.chunk_rows
         for number, (where, what) in enumerate(self.container.index_problems(name, first, rows)):
@@ -510,7 +617,8 @@ class _Verification:
             self.problem("parts", f"final observations are not numbered once each below {known}")
         ids, places = np.unique(parts.trajectory, return_inverse=True)
         lengths = np.zeros(len(ids), np.int64)
-        np.maximum.at(lengths, places, parts.offset + parts.length)  # a ring, or what was made of one, lacks the first steps of some
+        # a ring, or what was made of one, lacks the first steps of some.
+        np.maximum.at(lengths, places, parts.offset + parts.length)
         order = np.argsort(table.trajectory)
         listed = table["length"][order]
         for wrong in np.flatnonzero(listed != lengths)[:5] if len(listed) == len(lengths) else [0]:
@@ -525,14 +633,24 @@ class _Verification:
             return
         order = np.lexsort((parts.offset, parts.trajectory))
         last = np.append(np.flatnonzero(np.diff(parts.trajectory[order])), len(order) - 1)
-        row_of = dict(zip(parts.trajectory[order][last].tolist(), (parts.start + parts.length - 1)[order][last].tolist(), strict=True))
+        row_of = dict(
+            zip(
+                parts.trajectory[order][last].tolist(),
+                (parts.start + parts.length - 1)[order][last].tolist(),
+                strict=True,
+            )
+        )
         rows = np.array([row_of[number] for number in ended.trajectory.tolist()], np.int64)
         for name in flags:
             stored = view._column(f"steps/{name}").take(rows)
             for wrong in np.flatnonzero(stored != ended[name])[:5]:
                 number = int(ended.trajectory[wrong])
                 self.problem(
-                    f"trajectory {number}", f"the table says {name}={bool(ended[name][wrong])}, its last step {bool(stored[wrong])}"
+                    f"trajectory {number}",
+                    (
+                        f"the table says {name}={bool(ended[name][wrong])}, its last "
+                        f"step {bool(stored[wrong])}"
+                    ),
                 )
 
 

@@ -1,8 +1,9 @@
-"""Numbers drawn in proportion to weights that change: a tree of sums, of which the lowest level are the weights.
+"""Numbers drawn in proportion to weights that change: a tree of sums, of which the lowest level are the
+weights.
 
-A node has FAN children, so that a draw of many numbers is a few steps of NumPy for each of the few levels; the top level is searched
-by its cumulated sums. Sums are made anew from the children whenever one of them changes: they do not drift. A second tree, of the
-smallest weights above 0, is for importance weights.
+A node has FAN children, so that a draw of many numbers is a few steps of NumPy for each of the few levels;
+the top level is searched by its cumulated sums. Sums are made anew from the children whenever one of them
+changes: they do not drift. A second tree, of the smallest weights above 0, is for importance weights.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Floats = NDArray[np.float64]
 
 
 def as_text(weights: Floats) -> str:
-    """The bytes of float64 numbers (little-endian) in base64: a text passes through JSON and `torch.load`, and is quicker than a list."""
+    """The bytes of float64 numbers (little-endian) in base64: a text passes through JSON and `torch.load`,
+    and is quicker than a list."""
     return base64.b64encode(weights.astype("<f8", copy=False).tobytes()).decode("ascii")
 
 
@@ -94,7 +96,8 @@ class WeightTree:
         for sums in reversed(self._sums[:-1]):
             before = np.zeros((FAN + 1, len(node)))
             np.cumsum(_children(sums, node), axis=0, out=before[1:])
-            # Rounding may leave a target at or behind the sum of all: then it is the last child that weighs anything.
+            # Rounding may leave a target at or behind the sum of all: then it is the last child that weighs
+            # anything.
             target = np.minimum(target, np.nextafter(before[-1], 0))
             child = (before[1:] <= target).view(np.int8).sum(axis=0, dtype=np.int8).astype(np.intp)
             target = target - before[child, item]
@@ -114,7 +117,8 @@ class WeightTree:
 
 
 def _children(level: Floats, node: NDArray[np.int64]) -> Floats:
-    """The children of these nodes, shape (FAN, len(node)): NumPy goes along long rows in a quarter of the time of short columns."""
+    """The children of these nodes, shape (FAN, len(node)): NumPy goes along long rows in a quarter of the
+    time of short columns."""
     return level.reshape(-1, FAN).take(node, axis=0).T.copy()
 
 

@@ -7,14 +7,14 @@
                | operand [ "not" ] "in" "(" literal { "," literal } [ "," ] ")"
     operand = literal | column | "(" expression ")"
 
-A literal is a number (`3`, `-0.5`, `1e3`, `inf`, `nan`), `true`, `false`, or a string in single or double quotes; a column is a name,
-or any text in backticks. The words mean what they mean in Python, chained comparisons (`50 <= length < 100`) too, and nothing is ever
-evaluated as Python.
+A literal is a number (`3`, `-0.5`, `1e3`, `inf`, `nan`), `true`, `false`, or a string in single or double
+quotes; a column is a name, or any text in backticks. The words mean what they mean in Python, chained
+comparisons (`50 <= length < 100`) too, and nothing is ever evaluated as Python.
 
 Invariants:
 (1) Whole columns are compared at once, never row by row.
-(2) Numbers, strings and booleans are never compared with each other: that is a mistake in the expression, and an error.
-(3) Size and nesting are limited, so that an expression from somewhere else costs little.
+(2) Numbers, strings and booleans are never compared with each other: that is a mistake in the expression, and
+an error. (3) Size and nesting are limited, so that an expression from somewhere else costs little.
 """
 
 from __future__ import annotations
@@ -42,7 +42,14 @@ EXAMPLE = 'return > 100 and 50 <= length < 1000 and split in ("train", "val")'
 
 _WORDS = {"and", "or", "not", "in"}
 _BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
-_ADVICE = {"=": "use == to compare", "&": "write and", "|": "write or", "!": "write not", "~": "write not", '"': "a string is not closed"}
+_ADVICE = {
+    "=": "use == to compare",
+    "&": "write and",
+    "|": "write or",
+    "!": "write not",
+    "~": "write not",
+    '"': "a string is not closed",
+}
 _ADVICE |= {"'": _ADVICE['"'], "`": "a column name is not closed", "[": "write a list in parentheses"}
 _ADVICE |= dict.fromkeys("+-*/%", "there is no arithmetic here")
 
@@ -137,12 +144,21 @@ class Expression:
                 return value
             case _Column(name=name, start=start):
                 if name not in columns:
-                    _fail(self.text, start, f'there is no column "{name}"; the columns are {", ".join(columns) or "none"}')
-                return check_column(columns[name], lambda problem: _fail(self.text, start, f'column "{name}" {problem}'))
+                    _fail(
+                        self.text,
+                        start,
+                        f'there is no column "{name}"; the columns are {", ".join(columns) or "none"}',
+                    )
+                return check_column(
+                    columns[name], lambda problem: _fail(self.text, start, f'column "{name}" {problem}')
+                )
             case _Comparison(operands=operands, operators=operators):
                 values = [self._value(operand, columns) for operand in operands]
                 pairs = zip(values, operators, values[1:], operands[1:], strict=False)
-                return reduce(np.logical_and, [self._compare(left, sign, right, at.start) for left, sign, right, at in pairs])
+                return reduce(
+                    np.logical_and,
+                    [self._compare(left, sign, right, at.start) for left, sign, right, at in pairs],
+                )
             case _Membership(operand=operand, choices=choices, start=start):
                 asked = self._value(operand, columns)
                 for choice in choices:
@@ -157,10 +173,16 @@ class Expression:
     def _truth(self, node: _Node, columns: Mapping[str, NDArray[Any]]) -> Mask | bool:
         value = self._value(node, columns)
         if kind(value) != "boolean":
-            _fail(self.text, node.start, f"a {kind(value)} stands where true or false is expected: compare it with something")
+            _fail(
+                self.text,
+                node.start,
+                f"a {kind(value)} stands where true or false is expected: compare it with something",
+            )
         return value  # type: ignore[return-value]  # kind has just made sure of it
 
-    def _compare(self, left: NDArray[Any] | Scalar, sign: str, right: NDArray[Any] | Scalar, start: int) -> Mask | bool:
+    def _compare(
+        self, left: NDArray[Any] | Scalar, sign: str, right: NDArray[Any] | Scalar, start: int
+    ) -> Mask | bool:
         self._same_kind(left, right, start)
         if kind(left) == "boolean" and sign not in ("==", "!="):
             _fail(self.text, start, f"true and false have no order: use == or != instead of {sign}")
@@ -180,7 +202,9 @@ def parse(text: str) -> Expression:
     if not isinstance(text, str):
         raise SchemaError(f"where: an expression is a string such as {EXAMPLE!r}, not {type(text).__name__}")
     if len(text) > MAX_CHARACTERS:
-        raise SchemaError(f"where: an expression of {len(text)} characters is too long; at most {MAX_CHARACTERS} are read")
+        raise SchemaError(
+            f"where: an expression of {len(text)} characters is too long; at most {MAX_CHARACTERS} are read"
+        )
     return Expression(text, _Parser(text).expression_to_end())
 
 
@@ -203,12 +227,21 @@ def equal(name: str, column: NDArray[Any], value: object) -> Mask:
         raise SchemaError(f'where: column "{name}" {problem}')
 
     column = check_column(column, refuse)
-    given = value.ravel() if isinstance(value, np.ndarray) else value if isinstance(value, list | tuple | set | frozenset) else (value,)
+    given = (
+        value.ravel()
+        if isinstance(value, np.ndarray)
+        else value
+        if isinstance(value, list | tuple | set | frozenset)
+        else (value,)
+    )
     choices: list[Scalar] = []
     for choice in given:
         plain = choice.item() if isinstance(choice, np.generic) else choice
         if not isinstance(plain, bool | int | float | str) or kind(plain) != kind(column):
-            refuse(f"holds {kind(column)}s and cannot be equal to {plain!r}; give a {kind(column)}, or a list of them")
+            refuse(
+                f"holds {kind(column)}s and cannot be equal to {plain!r}; give a {kind(column)}, or a "
+                "list of them"
+            )
         choices.append(plain)
     return np.array(member(column, choices))
 
@@ -330,7 +363,8 @@ class _Parser:
         return _Literal(value, token.start)
 
     def number(self, token: _Token) -> int | float:
-        if len(token.text) > 300:  # beyond any column's range, and Python refuses to read integers of more than 4300 digits
+        # Beyond any column's range, and Python refuses to read integers of more than 4300 digits.
+        if len(token.text) > 300:
             _fail(self.text, token.start, "a number of more than 300 characters")
         return int(token.text) if token.text.lstrip("+-").isdigit() else float(token.text)
 
@@ -356,4 +390,6 @@ def _tokens(text: str) -> list[_Token]:
 
 def _fail(text: str, position: int, problem: str) -> NoReturn:
     shown = repr(text if len(text) <= 80 else text[:77] + "...")
-    raise SchemaError(f"where: at character {position + 1} of {shown}: {problem}; an expression looks like {EXAMPLE}")
+    raise SchemaError(
+        f"where: at character {position + 1} of {shown}: {problem}; an expression looks like {EXAMPLE}"
+    )

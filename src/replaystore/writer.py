@@ -1,10 +1,12 @@
 """Steps of several environments, staged until there are enough of them, become rows.
 
-A step is staged as the bytes of its arrays, which is the quickest copy there is; when there are enough steps, or at a commit, each
-environment's steps become a run of adjacent rows. So the cost of a step is that of copying it, and an environment's steps lie together.
+A step is staged as the bytes of its arrays, which is the quickest copy there is; when there are enough steps,
+or at a commit, each environment's steps become a run of adjacent rows. So the cost of a step is that of
+copying it, and an environment's steps lie together.
 
-The observation after a step is that of the next step. When a trajectory ends, `reset` puts the first observation of the next one in
-its place; the one that was there is kept as the final observation of the trajectory that ended.
+The observation after a step is that of the next step. When a trajectory ends, `reset` puts the first
+observation of the next one in its place; the one that was there is kept as the final observation of the
+trajectory that ended.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ STEP = 1 << 32
 
 @dataclass(frozen=True)
 class _Reset:
-    """Trajectories that begin before the step staged at `time`; `number` counts resets, which may be several at one time."""
+    """Trajectories that begin before the step staged at `time`; `number` counts resets, which may be several
+    at one time."""
 
     time: int
     number: int
@@ -56,12 +59,14 @@ class _Reset:
 class Writer:
     """Writes the steps of `num_envs` environments, which take turns in one call. Made by `buffer.writer`.
 
-    Call `reset` with the first observations, then `step` after each step of the environments. After a step in which a trajectory ended,
-    call `reset` for it (`mask`); otherwise the observation passed with the step is also the first of the next trajectory. Without fields
-    of flags in the schema, it is `reset` alone that ends a trajectory.
+    Call `reset` with the first observations, then `step` after each step of the environments. After a step in
+    which a trajectory ended, call `reset` for it (`mask`); otherwise the observation passed with the step is
+    also the first of the next trajectory. Without fields of flags in the schema, it is `reset` alone that
+    ends a trajectory.
 
-    What the schema has no fields of (actions, rewards, flags, observations) is left out, or None. Values are arrays, tensors or what NumPy
-    makes an array of the field's dtype of, nested as Gymnasium does it or by field name (`{"reward/a0": …}` as well as `{"a0": …}`).
+    What the schema has no fields of (actions, rewards, flags, observations) is left out, or None. Values are
+    arrays, tensors or what NumPy makes an array of the field's dtype of, nested as Gymnasium does it or by
+    field name (`{"reward/a0": …}` as well as `{"a0": …}`).
     """
 
     def __init__(self, buffer: Buffer, num_envs: int, *, split: str = "") -> None:
@@ -72,20 +77,23 @@ class Writer:
         self._time = 0
         """How many steps are staged."""
         self._staged = BytesIO()
-        """The staged steps: the arrays of all fields in the order of `_names`; of an observation those of the one after the step.
+        """The staged steps: the arrays of all fields in the order of `_names`; of an observation those of the
+        one after the step.
 
         Nothing takes an array's bytes more quickly. It cannot be written to while a view of it is left."""
         self._masks: dict[int, NDArray[np.bool_]] = {}
         """The masks of staged steps that not all environments record."""
         self._resets: list[_Reset] = []
         self._rooms: dict[str, NDArray[Any]] = {}
-        """Where the rows of a field are put in order; to take new memory each time would cost more than the work."""
+        """Where the rows of a field are put in order; to take new memory each time would cost more than the
+        work."""
         self._start: dict[str, NDArray[Any]] = {}
         """The observations that the first staged step starts from."""
         self._started = False
         self._closed = False
         self._like: tuple[Any, ...] | None = None
-        """dtype and shape of each field, in the order of PLAIN, while `step` takes these fields and no others."""
+        """dtype and shape of each field, in the order of PLAIN, while `step` takes these fields and no
+        others."""
         self._allocate(buffer.schema)
 
     def _allocate(self, schema: Schema) -> None:
@@ -94,7 +102,10 @@ class Writer:
         self._step_bytes = sum(declared.row_bytes for declared in schema.fields.values()) * self.num_envs
         self._steps = int(min(max(STAGE_BYTES // self._step_bytes, 1), STAGE_STEPS))
         self._observations = schema.names("observation")
-        self._expected = {name: (declared.dtype, (self.num_envs, *declared.shape)) for name, declared in schema.fields.items()}
+        self._expected = {
+            name: (declared.dtype, (self.num_envs, *declared.shape))
+            for name, declared in schema.fields.items()
+        }
         self._seen = {name: self._expected[name] for name in self._observations}
         zeros = {name: np.zeros(shape, dtype) for name, (dtype, shape) in self._seen.items()}
         self._start, self._rooms = zeros | self._start, {}
@@ -112,22 +123,33 @@ class Writer:
         seed: int | Sequence[int | None] | NDArray[np.integer] | None = None,
         mask: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Trajectories begin with these observations, in all environments or in those where `mask` (shape (num_envs,)) is True.
+        """Trajectories begin with these observations, in all environments or in those where `mask` (shape
+        (num_envs,)) is True.
 
-        Those that are open there are cut off: they end neither terminated nor truncated. Observations are batched as Gymnasium does
-        (first dimension num_envs; dict or tuple of such arrays). `seed`: what the environments were reset with."""
+        Those that are open there are cut off: they end neither terminated nor truncated. Observations are
+        batched as Gymnasium does (first dimension num_envs; dict or tuple of such arrays). `seed`: what the
+        environments were reset with."""
         self._check_open()
-        chosen = np.ones(self.num_envs, np.bool_) if mask is None else np.array(array_of("mask", mask), np.bool_)
+        chosen = (
+            np.ones(self.num_envs, np.bool_) if mask is None else np.array(array_of("mask", mask), np.bool_)
+        )
         values = self._checked(self._given("observation", observation), self._observations)
         given = seed.tolist() if isinstance(seed, np.ndarray) else seed
-        seeds = [-1 if one is None else int(one) for one in (given if isinstance(given, Sequence) else [given] * self.num_envs)]
+        seeds = [
+            -1 if one is None else int(one)
+            for one in (given if isinstance(given, Sequence) else [given] * self.num_envs)
+        ]
         if len(seeds) != self.num_envs or chosen.shape != (self.num_envs,):
-            raise SchemaError(f"reset takes one seed and one mask entry for each of the {self.num_envs} environments")
+            raise SchemaError(
+                f"reset takes one seed and one mask entry for each of the {self.num_envs} environments"
+            )
         before = self._current()
         begins = {name: value.copy() for name, value in values.items()}
         for name, value in begins.items():
             value[~chosen] = before[name][~chosen]
-        self._resets.append(_Reset(self._time, len(self._resets), chosen, seeds, before if self._started else {}, begins))
+        self._resets.append(
+            _Reset(self._time, len(self._resets), chosen, seeds, before if self._started else {}, begins)
+        )
         self._rewind()
         self._started, self._like = True, self._plain
 
@@ -146,7 +168,8 @@ class Writer:
 
         Args:
             reward: of several fields of rewards a dict of them.
-            observation: the observation after the action; for a trajectory that ends here its final one, not that of the next.
+            observation: the observation after the action; for a trajectory that ends here its final one, not
+            that of the next.
             info: all further fields, by field name ("info/speed").
             mask: shape (num_envs,); environments where it is False record nothing.
 
@@ -158,7 +181,12 @@ class Writer:
             self.flush()
         like = self._like
         if (
-            type(observation) is type(action) is type(reward) is type(terminated) is type(truncated) is np.ndarray
+            type(observation)
+            is type(action)
+            is type(reward)
+            is type(terminated)
+            is type(truncated)
+            is np.ndarray
             and mask is None
             and not info
             # One comparison of tuples: a step of small arrays costs little more than the checks it needs.
@@ -177,7 +205,9 @@ class Writer:
             )
         ):
             write: Callable[[Any], int] = self._staged.write
-            self._like = None  # whatever interrupts this, the next step goes through _stage, which begins behind the last whole one
+            # Whatever interrupts this, the next step goes through _stage, which begins behind the last whole
+            # one.
+            self._like = None
             try:
                 write(observation)
                 write(action)
@@ -207,8 +237,13 @@ class Writer:
         self._check_open()
         if not self._started:
             raise SchemaError("step before reset: call reset with the first observations")
-        if mask is not None and (type(mask) is not np.ndarray or mask.dtype != np.bool_ or mask.shape != (self.num_envs,)):
-            raise SchemaError(f"mask is a bool array of shape ({self.num_envs},), True where a step is recorded, not {mask!r:.80}")
+        if mask is not None and (
+            type(mask) is not np.ndarray or mask.dtype != np.bool_ or mask.shape != (self.num_envs,)
+        ):
+            raise SchemaError(
+                f"mask is a bool array of shape ({self.num_envs},), True where a step is "
+                f"recorded, not {mask!r:.80}"
+            )
         arrays = dict(columns)
         for name, value in columns.items():
             if type(value) is not np.ndarray or (value.dtype, value.shape) != self._expected.get(name):
@@ -218,7 +253,9 @@ class Writer:
         if mask is not None:
             before = self._current()
             for name in self._observations:  # where nothing is recorded, nothing moves on
-                arrays[name] = np.where(mask.reshape(-1, *[1] * (before[name].ndim - 1)), arrays[name], before[name])
+                arrays[name] = np.where(
+                    mask.reshape(-1, *[1] * (before[name].ndim - 1)), arrays[name], before[name]
+                )
             mask = mask.copy()
         self._like = None
         self._rewind()
@@ -238,15 +275,22 @@ class Writer:
 
     def _checked(self, columns: Mapping[str, Any], names: Any) -> dict[str, NDArray[Any]]:
         dtypes = {name: dtype for name, (dtype, _) in self._expected.items()}
-        arrays = {name: array_of(f"field {name!r}", value, dtypes.get(name)) for name, value in columns.items()}
+        arrays = {
+            name: array_of(f"field {name!r}", value, dtypes.get(name)) for name, value in columns.items()
+        }
         if not names:
             if arrays:
-                raise SchemaError(f"there is no field {next(iter(arrays))!r} in the schema ({listed(self._schema.fields)}): leave it out")
+                raise SchemaError(
+                    f"there is no field {next(iter(arrays))!r} in the schema "
+                    f"({listed(self._schema.fields)}): leave it out"
+                )
             return {}
         self._schema.select(names).check(arrays)
         for name, array in arrays.items():
             if array.shape[0] != self.num_envs:
-                raise SchemaError(f"field {name!r} has {array.shape[0]} rows for {self.num_envs} environments")
+                raise SchemaError(
+                    f"field {name!r} has {array.shape[0]} rows for {self.num_envs} environments"
+                )
         return arrays
 
     def _current(self) -> dict[str, NDArray[Any]]:
@@ -257,7 +301,10 @@ class Writer:
             return dict(self._start)
         begin = (self._time - 1) * self._step_bytes
         last = bytes(self._staged.getbuffer()[begin : begin + self._step_bytes])
-        return {name: np.ndarray(shape, dtype, last, self._offsets[name]) for name, (dtype, shape) in self._seen.items()}
+        return {
+            name: np.ndarray(shape, dtype, last, self._offsets[name])
+            for name, (dtype, shape) in self._seen.items()
+        }
 
     # --- from steps to rows
 
@@ -287,7 +334,10 @@ class Writer:
         counts = valid.sum(axis=1)
         first = self._buffer._append_rows(columns, int(counts.sum()))
         begins = np.concatenate(([0], np.cumsum(counts)))
-        runs = [self._run(env, columns, slice(int(begins[env]), int(begins[env + 1])), valid[env], current) for env in range(self.num_envs)]
+        runs = [
+            self._run(env, columns, slice(int(begins[env]), int(begins[env + 1])), valid[env], current)
+            for env in range(self.num_envs)
+        ]
         rewards = self._schema.total_reward(columns)
         for run in runs:
             run.reward = None if rewards is None else rewards[run.start : run.start + len(run.terminated)]
@@ -296,7 +346,8 @@ class Writer:
         self._rewind()
 
     def _rows(self, name: str, valid: NDArray[np.bool_]) -> NDArray[Any]:
-        """The staged rows of a field, those of the first environment first; valid until the next call for this field."""
+        """The staged rows of a field, those of the first environment first; valid until the next call for
+        this field."""
         (dtype, (_, *shape)), row_bytes = self._expected[name], self._schema.fields[name].row_bytes
         if not self._time:
             return np.empty((0, *shape), dtype)
@@ -318,7 +369,14 @@ class Writer:
         flat = rows[valid] if self._masks else rows.reshape(-1)
         return flat.view(dtype).reshape(-1, *shape)
 
-    def _run(self, env: int, columns: Mapping[str, NDArray[Any]], mine: slice, valid: NDArray[np.bool_], current: Mapping[str, Any]) -> Run:
+    def _run(
+        self,
+        env: int,
+        columns: Mapping[str, NDArray[Any]],
+        mine: slice,
+        valid: NDArray[np.bool_],
+        current: Mapping[str, Any],
+    ) -> Run:
         """One environment's rows, with what is known of the ends and beginnings among them."""
         none = np.zeros(mine.stop, np.bool_)
         terminated, truncated = columns.get("terminated", none)[mine], columns.get("truncated", none)[mine]
@@ -328,7 +386,11 @@ class Writer:
         for place in np.flatnonzero(terminated | truncated).tolist():
             row = mine.start + place + 1
             # A copy, for what waits for a commit would keep all staged rows in memory otherwise.
-            final = {name: columns[name][row].copy() for name in self._observations} if row < mine.stop else run.following
+            final = (
+                {name: columns[name][row].copy() for name in self._observations}
+                if row < mine.stop
+                else run.following
+            )
             run.ends[place] = End((int(times[place]), STEP), final or None)
         reset_at: dict[int, Begin] = {}
         for reset in self._resets:
@@ -340,20 +402,27 @@ class Writer:
             if place > 0 and before is None:
                 ended = run.ends.get(place - 1)
                 run.ends[place - 1] = End(
-                    when if ended is None else ended.time, {name: known[env] for name, known in reset.finals.items()} or None
+                    when if ended is None else ended.time,
+                    {name: known[env] for name, known in reset.finals.items()} or None,
                 )
         # Where no reset follows an end, the next step begins a trajectory nevertheless.
         follow = [0, *(place + 1 for place in run.ends)]
-        run.begins = {place: Begin((int(times[place]), STEP), -1) for place in follow if place < len(times) and self._begins(env, place)}
+        run.begins = {
+            place: Begin((int(times[place]), STEP), -1)
+            for place in follow
+            if place < len(times) and self._begins(env, place)
+        }
         run.begins |= reset_at
         return run
 
     def _begins(self, env: int, place: int) -> bool:
-        """Whether a trajectory begins with the first staged step of an environment, even without a reset; all those after an end do."""
+        """Whether a trajectory begins with the first staged step of an environment, even without a reset; all
+        those after an end do."""
         return place > 0 or env not in self._buffer._assembler.open
 
     def close(self) -> None:
-        """Hand over what is staged, and cut off the open trajectories. The buffer stays open; commit it to make all of it safe."""
+        """Hand over what is staged, and cut off the open trajectories. The buffer stays open; commit it to
+        make all of it safe."""
         if not self._closed:
             self._buffer._writable()
             self._finish()

@@ -1,6 +1,8 @@
-"""How long a training loop waits for its buffer: the drop-in for velora, in memory and in stores, beside velora's own.
+"""How long a training loop waits for its buffer: the drop-in for velora, in memory and in stores, beside
+velora's own.
 
-Rings that have wrapped, of the dimensions of HalfCheetah and a network of 20 neurons; whatever is drawn is what velora's buffer draws.
+Rings that have wrapped, of the dimensions of HalfCheetah and a network of 20 neurons; whatever is drawn is
+what velora's buffer draws.
 """
 
 from __future__ import annotations
@@ -31,9 +33,24 @@ def speed(context: Context, checkout: str | None) -> list[Result]:
     try:
         original = _original(checkout)
     except ImportError as error:
-        return [skipped(WHAT, "all of it", f"velora's own buffer cannot be imported ({error}); name a checkout of it: --velora DIRECTORY")]
-    loops = {"velora": _Loop(original(CAPACITY, **DIMENSIONS)), "memory": _Loop(ReplayBuffer(CAPACITY, **DIMENSIONS))}
-    loops |= {kind: _Loop(_stored(context.folder / f"ring.{suffix}")) for kind, suffix in (("Zarr", "zarr"), ("HDF5", "h5"))}
+        return [
+            skipped(
+                WHAT,
+                "all of it",
+                (
+                    f"velora's own buffer cannot be imported ({error}); name a "
+                    "checkout of it: --velora DIRECTORY"
+                ),
+            )
+        ]
+    loops = {
+        "velora": _Loop(original(CAPACITY, **DIMENSIONS)),
+        "memory": _Loop(ReplayBuffer(CAPACITY, **DIMENSIONS)),
+    }
+    loops |= {
+        kind: _Loop(_stored(context.folder / f"ring.{suffix}"))
+        for kind, suffix in (("Zarr", "zarr"), ("HDF5", "h5"))
+    }
     results = []
     for what, step, targets in (
         ("add", _Loop.add, {"memory": 1.5}),
@@ -41,11 +58,24 @@ def speed(context: Context, checkout: str | None) -> list[Result]:
         ("sample", _Loop.sample, {"memory": 1.0}),
         ("add and sample", _Loop.step, {"memory": 1.5, "Zarr": 2.0, "HDF5": 2.0}),
     ):
-        variants: dict[str, Callable[[], float]] = {name: lambda loop=loop, step=step: loop.run(step) for name, loop in loops.items()}
+        variants: dict[str, Callable[[], float]] = {
+            name: lambda loop=loop, step=step: loop.run(step) for name, loop in loops.items()
+        }
         seconds = interleaved(variants, 15)
         for name, values in seconds.items():
-            detail = f"{statistics.median(values) / STEPS * 1e6:.1f} us" + ("; the reference" if name == "velora" else "")
-            results.append(Result(f"{WHAT}: {what}", name, ratio(seconds, name, "velora"), "x", targets.get(name), detail=detail))
+            detail = f"{statistics.median(values) / STEPS * 1e6:.1f} us" + (
+                "; the reference" if name == "velora" else ""
+            )
+            results.append(
+                Result(
+                    f"{WHAT}: {what}",
+                    name,
+                    ratio(seconds, name, "velora"),
+                    "x",
+                    targets.get(name),
+                    detail=detail,
+                )
+            )
     wanted = loops["velora"].buffer.state_dict()
     for name, loop in loops.items():
         for field, tensor in loop.buffer.state_dict().items():
@@ -76,7 +106,10 @@ class _Loop:
         states = torch.rand(STEPS + 1, ENVS, DIMENSIONS["state_dim"], generator=generator)
         actions = torch.rand(STEPS, ENVS, DIMENSIONS["action_dim"], generator=generator)
         hidden = torch.rand(STEPS, ENVS, DIMENSIONS["hidden_dim"], generator=generator)
-        rewards, dones = torch.rand(STEPS, ENVS, generator=generator), torch.rand(STEPS, ENVS, generator=generator) < 1e-3
+        rewards, dones = (
+            torch.rand(STEPS, ENVS, generator=generator),
+            torch.rand(STEPS, ENVS, generator=generator) < 1e-3,
+        )
         self.many = list(zip(states[:-1], actions, rewards, states[1:], dones, hidden, strict=True))
         self.one = [
             (state[:1], action[:1], float(reward[0]), following[:1], bool(done[0]), kept[:1])

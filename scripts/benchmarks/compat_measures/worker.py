@@ -1,4 +1,5 @@
-"""Does one thing with a large buffer as a user of active_rlhf would, and prints the peak of its anonymous memory as JSON.
+"""Does one thing with a large buffer as a user of active_rlhf would, and prints the peak of its anonymous
+memory as JSON.
 
 worker.py record PLACE BYTES | sample PLACE BATCHES | convert SOURCE TARGET
 """
@@ -29,7 +30,8 @@ ROW_BYTES = 4 * (OBSERVATION + ACTION + 1) + 2
 
 
 def record(place: str, size: int) -> int:
-    """Record so many bytes of steps, whose observations and rewards begin with the number of the step; the bytes recorded."""
+    """Record so many bytes of steps, whose observations and rewards begin with the number of the step; the
+    bytes recorded."""
     fields = {
         "observation": rs.Field(np.float32, (OBSERVATION,), "observation"),
         "action": rs.Field(np.float32, (ACTION,), "action"),
@@ -38,7 +40,9 @@ def record(place: str, size: int) -> int:
         "truncated": rs.Field(np.bool_, (), "truncated"),
     }
     rng, count = np.random.default_rng(0), size // ROW_BYTES // EPISODE
-    columns = {name: rng.normal(size=(EPISODE, *field.shape)).astype(field.dtype) for name, field in fields.items()}
+    columns = {
+        name: rng.normal(size=(EPISODE, *field.shape)).astype(field.dtype) for name, field in fields.items()
+    }
     columns["terminated"][:] = columns["truncated"][:] = False
     columns["truncated"][-1] = True
     with rs.create(place, rs.Schema(fields), durability="none") as buffer:

@@ -1,7 +1,8 @@
 """What all benchmarks have in common: results, and how variants are compared.
 
-Times of one machine at one moment say little, and on a shared machine nothing. So everything is a ratio of variants that take turns, round
-after round; a ratio is the median of the ratios of the rounds, and never that of the best round.
+Times of one machine at one moment say little, and on a shared machine nothing. So everything is a ratio of
+variants that take turns, round after round; a ratio is the median of the ratios of the rounds, and never that
+of the best round.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def skipped(measure: str, variant: str, reason: str) -> Result:
 def interleaved(
     variants: Mapping[str, Callable[[], float]], rounds: int, *, before: Callable[[], object] = lambda: None
 ) -> dict[str, list[float]]:
-    """Seconds of each variant in each round. A first round warms up and does not count; each round begins with another variant.
+    """Seconds of each variant in each round. A first round warms up and does not count; each round begins
+    with another variant.
 
     `before`: what is done first in each round."""
     names = list(variants)

@@ -36,14 +36,17 @@ def run(
 ) -> list[Result]:
     """Take these measures, and print a table of what they found, even if one fails.
 
-    `path`: a file for the results as JSON. `folder`: where to write, in a temporary folder there that is removed; None: where the system
-    keeps temporary files. `libraries`: what it is compared with, to tell the versions.
+    `path`: a file for the results as JSON. `folder`: where to write, in a temporary folder there that is
+    removed; None: where the system keeps temporary files. `libraries`: what it is compared with, to tell the
+    versions.
     """
     console, progress = Console(), Console(stderr=True)
     if not console.is_terminal:
         console.width = 180
     facts = _facts(libraries)
-    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items() if number is not None)
+    versions = ", ".join(
+        f"{name} {number}" for name, number in facts["versions"].items() if number is not None
+    )
     progress.print(f"{versions}; {facts['cores']} cores, load {facts['load']}")
     place = Path(tempfile.mkdtemp(prefix="replaystore-bench-", dir=folder))
     shared = place / "shared"
@@ -53,20 +56,31 @@ def run(
         for name, measure in measures.items():
             mine = place / name
             mine.mkdir()
-            results += measure(Context(mine, shared, quick, lambda text: progress.print(f"[dim]{text}[/]"), torchrl))
+            results += measure(
+                Context(mine, shared, quick, lambda text: progress.print(f"[dim]{text}[/]"), torchrl)
+            )
             shutil.rmtree(mine)
     finally:
         shutil.rmtree(place, ignore_errors=True)
         console.print(table(results))
         if path is not None:
-            found = {"quick": quick, **facts, "load_after": _load(), "results": [result.to_json() for result in results]}
+            found = {
+                "quick": quick,
+                **facts,
+                "load_after": _load(),
+                "results": [result.to_json() for result in results],
+            }
             Path(path).write_text(json.dumps(found, indent=2) + "\n")
     return results
 
 
 def _facts(libraries: Sequence[str]) -> dict[str, Any]:
     """What the numbers depend on."""
-    versions: dict[str, str | None] = {"replaystore": replaystore.__version__, "Python": platform.python_version(), "NumPy": np.__version__}
+    versions: dict[str, str | None] = {
+        "replaystore": replaystore.__version__,
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+    }
     for name in libraries:
         try:
             versions[name] = version(name)
@@ -83,7 +97,9 @@ def _load() -> float:
 def table(results: Sequence[Result]) -> Table:
     found = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("measure", "variant", "measured", "target", "", "detail"):
-        found.add_column(column, justify="right" if column in ("measured", "target") else "left", overflow="fold")
+        found.add_column(
+            column, justify="right" if column in ("measured", "target") else "left", overflow="fold"
+        )
     before = ""
     for result in results:
         if before and before != result.measure:
@@ -93,7 +109,11 @@ def table(results: Sequence[Result]) -> Table:
         found.add_row(
             result.measure if result.measure != before else "",
             result.variant,
-            "—" if result.value is None else f"{result.value:.3g}{unit}" if result.value < 1000 else f"{result.value:.0f}{unit}",
+            "—"
+            if result.value is None
+            else f"{result.value:.3g}{unit}"
+            if result.value < 1000
+            else f"{result.value:.0f}{unit}",
             "" if result.target is None else f"{sign} {result.target:g}{unit}",
             {None: "", True: "[green]met[/]", False: "[bold red]missed[/]"}[result.met],
             result.detail,

@@ -1,4 +1,5 @@
-"""Steps to write: recorded from HalfCheetah where MuJoCo is installed, else random; 98 bytes a step. And frames like Atari's."""
+"""Steps to write: recorded from HalfCheetah where MuJoCo is installed, else random; 98 bytes a step. And
+frames like Atari's."""
 
 from __future__ import annotations
 
@@ -12,7 +13,17 @@ from numpy.typing import NDArray
 
 import replaystore as rs
 
-__all__ = ["BLOCK", "EPISODE", "FIELDS", "Columns", "cheetah_steps", "frames", "schema", "vector_steps", "write"]
+__all__ = [
+    "BLOCK",
+    "EPISODE",
+    "FIELDS",
+    "Columns",
+    "cheetah_steps",
+    "frames",
+    "schema",
+    "vector_steps",
+    "write",
+]
 
 Columns = dict[str, NDArray[Any]]
 EPISODE = 1000
@@ -57,7 +68,11 @@ def cheetah_steps(count: int) -> tuple[Columns, str]:
 
 
 def write(
-    place: Path, steps: int, columns: Columns, durability: Literal["commit", "none"] = "none", storage: Mapping[str, Any] | None = None
+    place: Path,
+    steps: int,
+    columns: Columns,
+    durability: Literal["commit", "none"] = "none",
+    storage: Mapping[str, Any] | None = None,
 ) -> None:
     """A buffer of so many steps, `columns` again and again."""
     count = len(columns["reward"])
@@ -69,27 +84,37 @@ def write(
 
 
 def vector_steps(columns: Columns, num_envs: int) -> list[tuple[NDArray[Any], ...]]:
-    """Steps of several environments, each field of each step an array of its own, as an environment gives them.
+    """Steps of several environments, each field of each step an array of its own, as an environment gives
+    them.
 
     (action, reward, terminated, truncated, observation after the step)"""
     names = ("action", "reward", "terminated", "truncated", "observation")
     count = len(columns["reward"]) // num_envs
-    return [tuple(columns[name][step * num_envs : (step + 1) * num_envs].copy() for name in names) for step in range(count)]
+    return [
+        tuple(columns[name][step * num_envs : (step + 1) * num_envs].copy() for name in names)
+        for step in range(count)
+    ]
 
 
 _rng = np.random.default_rng(1)
-_BACKGROUND = np.repeat(np.repeat(_rng.integers(0, 8, (12, 12), np.uint8) * 20, 7, 0), 7, 1) + _rng.integers(0, 2, (84, 84), np.uint8)
+_BACKGROUND = np.repeat(np.repeat(_rng.integers(0, 8, (12, 12), np.uint8) * 20, 7, 0), 7, 1) + _rng.integers(
+    0, 2, (84, 84), np.uint8
+)
 _SPRITES = [_rng.integers(120, 255, (6 + kind, 5 + kind), np.uint8) for kind in range(6)]
 
 
 def frames(time: int, num_envs: int) -> NDArray[np.uint8]:
-    """A frame of each environment at a time, of shape (num_envs, 84, 84): sprites that move over a background, and a score."""
+    """A frame of each environment at a time, of shape (num_envs, 84, 84): sprites that move over a
+    background, and a score."""
     found = np.empty((num_envs, 84, 84), np.uint8)
     found[:] = _BACKGROUND
     for env, frame in enumerate(found):
         for kind, sprite in enumerate(_SPRITES):
             height, width = sprite.shape
-            y, x = (time * (1 + kind) // 2 + 17 * env) % (84 - height), (time * (2 + env) // 3 + 13 * kind) % (84 - width)
+            y, x = (
+                (time * (1 + kind) // 2 + 17 * env) % (84 - height),
+                (time * (2 + env) // 3 + 13 * kind) % (84 - width),
+            )
             frame[y : y + height, x : x + width] = sprite
         frame[0, :64] = (((time * 64 + np.arange(64)) * 2654435761 >> 7) & 255).astype(np.uint8)
     return found

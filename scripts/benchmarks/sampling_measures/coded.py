@@ -1,4 +1,5 @@
-"""Compressed fields: in an order that reads each chunk once, and at random. Decoding comes in bursts: each round holds several of them."""
+"""Compressed fields: in an order that reads each chunk once, and at random. Decoding comes in bursts: each
+round holds several of them."""
 
 from __future__ import annotations
 
@@ -31,29 +32,47 @@ Rows = NDArray[np.int64]
 
 
 def epoch(context: Context) -> list[Result]:
-    """Each step once, shuffled; the memory for decoded chunks is a third of what there is, so that all have to be decoded."""
+    """Each step once, shuffled; the memory for decoded chunks is a third of what there is, so that all have
+    to be decoded."""
     vectors, frames = cheetah(context), atari(context)
     pools = context.choose(2, 3)
     found = []
     for what, place, columns, size, note in (
-        (f"epoch, {CODEC}: {VECTORS} transitions x 5 fields", vectors.coded, vectors.columns, VECTORS, vectors.source),
+        (
+            f"epoch, {CODEC}: {VECTORS} transitions x 5 fields",
+            vectors.coded,
+            vectors.columns,
+            VECTORS,
+            vectors.source,
+        ),
         (EPOCH, frames.coded, {"observation": frames.observations}, FRAMES, frames.source),
     ):
         context.say(what)
         slab = sum(values.nbytes for values in columns.values()) // 3
         sampler = rs.open(place).sampler(
-            size, order="epoch", fields=list(columns), next_observation=False, prefetch=0, slab_bytes=slab, seed=0
+            size,
+            order="epoch",
+            fields=list(columns),
+            next_observation=False,
+            prefetch=0,
+            slab_bytes=slab,
+            seed=0,
         )
         _compare(sampler, columns, what)
-        for _ in sampler:  # an epoch, after which each chunk has been looked at, and the memory for them has been used
+        # An epoch, after which each chunk has been looked at, and the memory for them has been used.
+        for _ in sampler:
             pass
         rng, rows, pool = np.random.default_rng(0), len(next(iter(columns.values()))), _pool(sampler)
         variants = {
-            MEMORY: lambda columns=columns, rng=rng, rows=rows, size=size: rows_of(columns, rng.integers(0, rows, size)),
+            MEMORY: lambda columns=columns, rng=rng, rows=rows, size=size: rows_of(
+                columns, rng.integers(0, rows, size)
+            ),
             "replaystore, Zarr": sampler.sample,
         }
         count = pools * pool // size
-        seconds = interleaved({name: each(step, count) for name, step in variants.items()}, context.choose(33, 5))
+        seconds = interleaved(
+            {name: each(step, count) for name, step in variants.items()}, context.choose(33, 5)
+        )
         notes = {"replaystore, Zarr": f"{count} batches a round, pools of {pool} rows; {note}"}
         found += results(what, seconds, MEMORY, {"replaystore, Zarr": 2.0}, notes=notes)
     return found
@@ -73,7 +92,8 @@ def _compare(sampler: Sampler, columns: Columns, what: str) -> None:
 
 
 def uniform(context: Context) -> list[Result]:
-    """Any frame at any time: most chunks are decoded for one row. Others read the same rows of the same files."""
+    """Any frame at any time: most chunks are decoded for one row. Others read the same rows of the same
+    files."""
     frames = atari(context)
     shown, length = frames.observations, len(frames.observations)
     readers, missing = _readers(frames, context.folder)
@@ -89,14 +109,26 @@ def uniform(context: Context) -> list[Result]:
         for name, sampler in samplers.items():
             _verify(frames, sampler, depth, name)
         variants: dict[str, Callable[[], float]] = {
-            MEMORY: each(lambda depth=depth, rng=rng: _runs(shown, rng.integers(0, length - depth, FRAMES), depth + 1), 64)
+            MEMORY: each(
+                lambda depth=depth, rng=rng: _runs(shown, rng.integers(0, length - depth, FRAMES), depth + 1),
+                64,
+            )
         }
         variants |= {name: each(sampler.sample, 64) for name, sampler in samplers.items()}
         for name, read in readers.items():
             for _ in range(2):
                 index = rng.integers(0, length - depth, FRAMES)
-                check(np.array_equal(read(index, depth + 1), _runs(shown, index, depth + 1)), name, "observation")
-            variants[name] = each(lambda read=read, depth=depth, rng=rng: read(rng.integers(0, length - depth, FRAMES), depth + 1), 64)
+                check(
+                    np.array_equal(read(index, depth + 1), _runs(shown, index, depth + 1)),
+                    name,
+                    "observation",
+                )
+            variants[name] = each(
+                lambda read=read, depth=depth, rng=rng: read(
+                    rng.integers(0, length - depth, FRAMES), depth + 1
+                ),
+                64,
+            )
         for run in [*variants.values()] * context.choose(8, 1):  # until the memory for decoded chunks is full
             run()
         seconds = interleaved(variants, context.choose(15, 5))
@@ -105,7 +137,9 @@ def uniform(context: Context) -> list[Result]:
             for mine in samplers:
                 target = 3.0 if mine == "replaystore, Zarr" else None
                 value = ratio(seconds, name, mine)
-                found.append(Result(what, f"{mine}, times as fast as {name}", value, "x", target, at_most=False))
+                found.append(
+                    Result(what, f"{mine}, times as fast as {name}", value, "x", target, at_most=False)
+                )
         found += [skipped(what, name, reason) for name, reason in missing.items()]
     return found
 
@@ -119,11 +153,14 @@ def _verify(frames: Frames, sampler: Sampler, depth: int, name: str) -> None:
     for _ in range(5):
         batch, rows = next(batches)
         wanted = frames.stacks(rows, depth) if depth else frames.observations[rows]
-        check(np.array_equal(batch["observation"], wanted[:, :depth] if depth else wanted), name, "observation")
+        check(
+            np.array_equal(batch["observation"], wanted[:, :depth] if depth else wanted), name, "observation"
+        )
 
 
 def _readers(frames: Frames, folder: Path) -> tuple[dict[str, Callable[[Rows, int], Any]], dict[str, str]]:
-    """What reads runs of rows, (rows, length) -> array of shape (len(rows), length, 84, 84), without the 1; and why others do not."""
+    """What reads runs of rows, (rows, length) -> array of shape (len(rows), length, 84, 84), without the 1;
+    and why others do not."""
     found: dict[str, Callable[[Rows, int], Any]] = {}
     missing = {}
     try:
@@ -136,13 +173,20 @@ def _readers(frames: Frames, folder: Path) -> tuple[dict[str, Callable[[Rows, in
         place = folder / "gzip.h5"
         with h5py.File(place, "w") as file:
             chunks = (4, *frames.observations.shape[1:])
-            file.create_dataset("steps/observation", data=frames.observations, chunks=chunks, compression="gzip", compression_opts=1)
+            file.create_dataset(
+                "steps/observation",
+                data=frames.observations,
+                chunks=chunks,
+                compression="gzip",
+                compression_opts=1,
+            )
         found["h5py, gzip (hdf5plugin is not installed)"] = _h5py(place)
     return found, missing
 
 
 def _tensorstore(place: Path) -> Callable[[Rows, int], Any]:
-    """A slice for each run, all at once, which is quicker than an array of indexes; single rows by such an array, which is quicker."""
+    """A slice for each run, all at once, which is quicker than an array of indexes; single rows by such an
+    array, which is quicker."""
     array = tensorstore_array(place / "steps" / "observation")
 
     def read(rows: Rows, length: int) -> Any:

@@ -1,4 +1,5 @@
-"""Random rows of files that are not in memory: each time in a fresh process, after the system was told to forget the files."""
+"""Random rows of files that are not in memory: each time in a fresh process, after the system was told to
+forget the files."""
 
 from __future__ import annotations
 
@@ -41,7 +42,11 @@ def cold(context: Context) -> list[Result]:
             command = [sys.executable, str(WORKER), str(files), str(number), str(SIZE), str(steps)]
             answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
             rows = np.array(answer["rows"]) % recorded
-            check(answer["sum"] == float(columns["observation"][rows].astype(np.float64).sum()), name, "observation")
+            check(
+                answer["sum"] == float(columns["observation"][rows].astype(np.float64).sum()),
+                name,
+                "observation",
+            )
             seconds[name].append(answer["seconds"])
             resident.append(answer["resident"])
     ahead = _read_ahead(context.folder)
@@ -58,7 +63,10 @@ def cold(context: Context) -> list[Result]:
 def _read_ahead(folder: Path) -> str:
     """How much the disk of a folder reads ahead."""
     device = os.stat(folder).st_dev
-    for name in (f"/sys/dev/block/{os.major(device)}:{os.minor(device)}", f"/sys/dev/block/{os.major(device)}:0"):
+    for name in (
+        f"/sys/dev/block/{os.major(device)}:{os.minor(device)}",
+        f"/sys/dev/block/{os.major(device)}:0",
+    ):
         path = Path(name) / "queue/read_ahead_kb"
         if path.exists():
             return path.read_text().strip()

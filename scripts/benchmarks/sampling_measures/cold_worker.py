@@ -65,7 +65,12 @@ def main() -> None:
         window = sampler._batches._window
         assert window is not None
         rows = window.drawn.rows[:size]
-    answer = {"seconds": seconds, "resident": share, "rows": rows.tolist(), "sum": float(found.astype(np.float64).sum())}
+    answer = {
+        "seconds": seconds,
+        "resident": share,
+        "rows": rows.tolist(),
+        "sum": float(found.astype(np.float64).sum()),
+    }
     print(json.dumps(answer))
 
 

@@ -21,12 +21,22 @@ def creation(context: Context) -> list[Result]:
     what = f"make a sampler of {steps // 10**6} million steps, {steps // LENGTH} trajectories"
     context.say(f"{what} (writing them first)")
     place = context.folder / "long.zarr"
-    schema = rs.Schema({"reward": rs.Field(np.float32, (), "reward"), "terminated": rs.Field(np.bool_, (), "terminated")})
-    columns = {"reward": np.arange(BLOCK, dtype=np.float32), "terminated": np.arange(1, BLOCK + 1) % LENGTH == 0}
+    schema = rs.Schema(
+        {"reward": rs.Field(np.float32, (), "reward"), "terminated": rs.Field(np.bool_, (), "terminated")}
+    )
+    columns = {
+        "reward": np.arange(BLOCK, dtype=np.float32),
+        "terminated": np.arange(1, BLOCK + 1) % LENGTH == 0,
+    }
     with rs.create(place, schema, durability="none") as buffer:
         for _ in range(steps // BLOCK):
             buffer.append(columns)
-    times: dict[str, list[float]] = {"open": [], "sampler, uniform": [], "sampler, epoch": [], "sampler, trajectory": []}
+    times: dict[str, list[float]] = {
+        "open": [],
+        "sampler, uniform": [],
+        "sampler, epoch": [],
+        "sampler, trajectory": [],
+    }
     for _ in range(context.choose(5, 3)):
         for order in ("uniform", "epoch", "trajectory"):
             begin = time.perf_counter()
@@ -38,7 +48,11 @@ def creation(context: Context) -> list[Result]:
                 check(sampler.num_items == steps == len(buffer), str(place), "steps")
                 check(buffer.num_trajectories == steps // LENGTH, str(place), "trajectories")
                 batch = sampler.sample()
-                check(np.array_equal(batch["terminated"], (batch["reward"].astype(np.int64) + 1) % LENGTH == 0), str(place), "terminated")
+                check(
+                    np.array_equal(batch["terminated"], (batch["reward"].astype(np.int64) + 1) % LENGTH == 0),
+                    str(place),
+                    "terminated",
+                )
     found = []
     for name, values in times.items():
         target = 1.0 if name == "sampler, uniform" else None

@@ -1,6 +1,8 @@
-"""What is sampled: steps of HalfCheetah and frames of Atari games, in memory and in stores. Each is made once, when first asked for.
+"""What is sampled: steps of HalfCheetah and frames of Atari games, in memory and in stores. Each is made
+once, when first asked for.
 
-Some of it is recorded, and the stores hold that again and again: which no way of reading can see, nor any codec.
+Some of it is recorded, and the stores hold that again and again: which no way of reading can see, nor any
+codec.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ class Frames:
         """What a stack of frames and the next frame are to be: shape (len(rows), depth + 1, 84, 84)."""
         shown = self.observations
         earlier = np.maximum(rows[:, None] - np.arange(depth - 1, -1, -1), self.first[rows, None])
-        following = np.stack([self.finals[row] if row in self.finals else shown[row + 1] for row in rows.tolist()])
+        following = np.stack(
+            [self.finals[row] if row in self.finals else shown[row + 1] for row in rows.tolist()]
+        )
         return np.concatenate([shown[earlier], following[:, None]], axis=1)
 
 
@@ -99,7 +103,8 @@ def atari(context: Context) -> Frames:
 
 
 def _warm(*stores: Path) -> None:
-    """Have stores in memory: a system may have put their pages out, if nobody touched them while something else was made or measured."""
+    """Have stores in memory: a system may have put their pages out, if nobody touched them while something
+    else was made or measured."""
     for store in stores:
         for path in [store] if store.is_file() else [path for path in store.rglob("*") if path.is_file()]:
             with path.open("rb", buffering=0) as file:
@@ -111,7 +116,9 @@ def _warm(*stores: Path) -> None:
 def _atari(folder: Path, recorded: int, times: int) -> Frames:
     place = folder / "recorded.zarr"
     source = _record(place, recorded)
-    found = [folder / name for name in ("frames.zarr", "frames-coded.zarr", "frames-small.zarr", "frames-small.h5")]
+    found = [
+        folder / name for name in ("frames.zarr", "frames-coded.zarr", "frames-small.zarr", "frames-small.h5")
+    ]
     storage: tuple[dict[str, Any], ...] = (
         {"codec": "raw"},
         {"codec": CODEC},
@@ -123,9 +130,13 @@ def _atari(folder: Path, recorded: int, times: int) -> Frames:
         lengths = buffer.trajectories["length"]
         finals = [_final(buffer.trajectory(number)) for number in range(len(lengths))]
         for target, setting in zip(found, storage, strict=True):
-            with rs.create(target, buffer.schema, storage={"observation": setting}, durability="none") as copy:
+            with rs.create(
+                target, buffer.schema, storage={"observation": setting}, durability="none"
+            ) as copy:
                 for _ in range(times):
-                    copy.append(columns, final_observation=np.stack(finals), ends=(np.cumsum(lengths) - 1).tolist())
+                    copy.append(
+                        columns, final_observation=np.stack(finals), ends=(np.cumsum(lengths) - 1).tolist()
+                    )
                     copy.commit()
     lengths = np.concatenate([lengths] * times)
     stops = np.cumsum(lengths)

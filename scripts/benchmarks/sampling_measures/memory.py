@@ -1,4 +1,5 @@
-"""Memory that sampling takes: the peak of anonymous memory of a process, above what it has after the imports."""
+"""Memory that sampling takes: the peak of anonymous memory of a process, above what it has after the
+imports."""
 
 from __future__ import annotations
 
@@ -34,10 +35,17 @@ def memory(context: Context) -> list[Result]:
     place = context.folder / "frames.zarr"
     shown = np.concatenate([frames(time, 1) for time in range(BLOCK)])
     ended = np.arange(1, BLOCK + 1) % EPISODE == 0
-    schema = rs.Schema({"observation": rs.Field(np.uint8, (84, 84), "observation"), "terminated": rs.Field(np.bool_, (), "terminated")})
+    schema = rs.Schema(
+        {
+            "observation": rs.Field(np.uint8, (84, 84), "observation"),
+            "terminated": rs.Field(np.bool_, (), "terminated"),
+        }
+    )
     with rs.create(place, schema, storage={"observation": {"codec": CODEC}}, durability="none") as buffer:
         for _ in range(blocks):
-            buffer.append({"observation": shown, "terminated": ended}, final_observation=shown[: BLOCK // EPISODE])
+            buffer.append(
+                {"observation": shown, "terminated": ended}, final_observation=shown[: BLOCK // EPISODE]
+            )
             buffer.commit()
     del shown
     found = []

@@ -1,8 +1,8 @@
 """Batches of transitions made by other means, each used as its documentation shows.
 
-A reader is given rows; the caller draws them. A sampler draws by itself. Either is made from the same steps as ours, and raises ImportError
-if its library is not installed. Readers of Zarr and HDF5 read the files that this library wrote, uncompressed, but for h5py, which
-gets a file that suits it better.
+A reader is given rows; the caller draws them. A sampler draws by itself. Either is made from the same steps
+as ours, and raises ImportError if its library is not installed. Readers of Zarr and HDF5 read the files that
+this library wrote, uncompressed, but for h5py, which gets a file that suits it better.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 
 from sampling_measures.material import Vectors
 
-__all__ = ["CACHE", "READERS", "SAMPLERS", "Reader", "memmap", "memmaps", "rows_of", "tensorstore_array", "torchrl_storage"]
+__all__ = [
+    "CACHE",
+    "READERS",
+    "SAMPLERS",
+    "Reader",
+    "memmap",
+    "memmaps",
+    "rows_of",
+    "tensorstore_array",
+    "torchrl_storage",
+]
 
 Reader = Callable[[NDArray[np.int64]], Mapping[str, NDArray[Any]]]
 Sampler = Callable[[], Mapping[str, NDArray[Any]]]
@@ -106,7 +116,8 @@ def tensorstore_zarr(_folder: Path, vectors: Vectors) -> Reader:
 
 
 def torchrl_storage(folder: Path, vectors: Vectors, size: int) -> Any:
-    """A replay buffer that gives batches of this size; torch uses one thread, which is quicker for batches so small."""
+    """A replay buffer that gives batches of this size; torch uses one thread, which is quicker for batches so
+    small."""
     os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")  # else it tells of each storage that it makes
     import torch
     from tensordict import TensorDict
@@ -114,8 +125,12 @@ def torchrl_storage(folder: Path, vectors: Vectors, size: int) -> Any:
 
     torch.set_num_threads(1)
     count = len(vectors.columns["reward"])
-    buffer = ReplayBuffer(storage=LazyMemmapStorage(count, scratch_dir=str(folder / "torchrl")), batch_size=size)
-    buffer.extend(TensorDict({name: torch.from_numpy(rows) for name, rows in vectors.columns.items()}, [count]))
+    buffer = ReplayBuffer(
+        storage=LazyMemmapStorage(count, scratch_dir=str(folder / "torchrl")), batch_size=size
+    )
+    buffer.extend(
+        TensorDict({name: torch.from_numpy(rows) for name, rows in vectors.columns.items()}, [count])
+    )
     return buffer
 
 
@@ -133,14 +148,20 @@ def stable_baselines3(_folder: Path, vectors: Vectors, size: int) -> Sampler:
     count = len(columns["reward"])
     spaces = [Box(-np.inf, np.inf, FIELDS[name][1], np.float32) for name in ("observation", "action")]
     buffer = ReplayBuffer(count, *spaces, device="cpu")
-    buffer.observations[:, 0], buffer.actions[:, 0], buffer.rewards[:, 0] = (columns[name] for name in ("observation", "action", "reward"))
+    buffer.observations[:, 0], buffer.actions[:, 0], buffer.rewards[:, 0] = (
+        columns[name] for name in ("observation", "action", "reward")
+    )
     buffer.next_observations[:-1, 0] = columns["observation"][1:]
     buffer.dones[:, 0], buffer.full = columns["terminated"], True
 
     def sample() -> Columns:
         found = buffer.sample(size)
         terminated = found.dones.numpy().reshape(-1) > 0
-        names = {"observation": found.observations, "action": found.actions, "reward": found.rewards.reshape(-1)}
+        names = {
+            "observation": found.observations,
+            "action": found.actions,
+            "reward": found.rewards.reshape(-1),
+        }
         return {name: tensor.numpy() for name, tensor in names.items()} | {"terminated": terminated}
 
     return sample
@@ -155,7 +176,13 @@ def minari(folder: Path, vectors: Vectors, size: int) -> Sampler:
         pieces: list[Columns] = []
         for episode in dataset.sample_episodes(EPISODES):
             rows = rng.integers(0, len(episode), size // EPISODES)
-            pieces.append({"observation": episode.observations[rows], "action": episode.actions[rows], "reward": episode.rewards[rows]})
+            pieces.append(
+                {
+                    "observation": episode.observations[rows],
+                    "action": episode.actions[rows],
+                    "reward": episode.rewards[rows],
+                }
+            )
             pieces[-1] |= {"terminated": episode.terminations[rows], "truncated": episode.truncations[rows]}
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in FIELDS}
 
@@ -186,7 +213,12 @@ def minari_dataset(folder: Path, vectors: Vectors) -> Any:
         )
     spaces = {name: Box(-np.inf, np.inf, FIELDS[name][1], np.float32) for name in ("observation", "action")}
     return create_dataset_from_buffers(
-        "bench/cheetah-v0", episodes, observation_space=spaces["observation"], action_space=spaces["action"], author="", description=""
+        "bench/cheetah-v0",
+        episodes,
+        observation_space=spaces["observation"],
+        action_space=spaces["action"],
+        author="",
+        description="",
     )
 
 

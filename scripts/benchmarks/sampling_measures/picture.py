@@ -1,4 +1,5 @@
-"""The times of one batch as a picture: a panel for each workload, a bar for each way, on one logarithmic scale."""
+"""The times of one batch as a picture: a panel for each workload, a bar for each way, on one logarithmic
+scale."""
 
 from __future__ import annotations
 
@@ -64,14 +65,19 @@ def _bars(results: Sequence[Result], measure: str) -> list[Result]:
 
 def _panel(axis: Axes, title: str, bars: Sequence[Result]) -> None:
     seconds = [bar.seconds or 0.0 for bar in bars]
-    colors = [OURS if bar.variant.startswith("replaystore") else MEMORY_COLOR if bar.variant == MEMORY else OTHERS for bar in bars]
+    colors = [
+        OURS if bar.variant.startswith("replaystore") else MEMORY_COLOR if bar.variant == MEMORY else OTHERS
+        for bar in bars
+    ]
     places = range(len(bars))
     axis.barh(places, seconds, color=colors, height=0.72)
     axis.set_yticks(places, [bar.variant for bar in bars])
     for label, bar in zip(axis.get_yticklabels(), bars, strict=True):
         label.set_fontweight("bold" if bar.variant.startswith("replaystore") else "normal")
     for place, value in zip(places, seconds, strict=True):
-        axis.annotate(_time(value), (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        axis.annotate(
+            _time(value), (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+        )
     axis.set_ylim(len(bars) - 1 + MARGIN, -MARGIN)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(FuncFormatter(_tick))
@@ -88,6 +94,8 @@ def _tick(seconds: float, _position: int) -> str:
 
 def _time(seconds: float) -> str:
     """Two digits, and a unit that suits them."""
-    unit, size = ("\N{MICRO SIGN}s", 1e-6) if seconds < 999.5e-6 else ("ms", 1e-3) if seconds < 0.9995 else ("s", 1.0)
+    unit, size = (
+        ("\N{MICRO SIGN}s", 1e-6) if seconds < 999.5e-6 else ("ms", 1e-3) if seconds < 0.9995 else ("s", 1.0)
+    )
     value = seconds / size
     return f"{value:.0f} {unit}" if value >= 9.95 else f"{value:.1f} {unit}"

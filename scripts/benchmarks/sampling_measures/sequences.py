@@ -29,14 +29,20 @@ def fragments(context: Context) -> list[Result]:
 
     variants = {
         MEMORY: lambda: peers.rows_of(columns, index()),
-        "replaystore, Zarr": rs.open(vectors.raw).sampler(COUNT, fragment_length=LENGTH, next_observation=False).sample,
-        "replaystore, HDF5": rs.open(vectors.hdf5).sampler(COUNT, fragment_length=LENGTH, next_observation=False).sample,
+        "replaystore, Zarr": rs.open(vectors.raw)
+        .sampler(COUNT, fragment_length=LENGTH, next_observation=False)
+        .sample,
+        "replaystore, HDF5": rs.open(vectors.hdf5)
+        .sampler(COUNT, fragment_length=LENGTH, next_observation=False)
+        .sample,
         "np.memmap": lambda: peers.rows_of(maps, index()),
     }
     found = []
     try:
         storage = peers.torchrl_storage(context.folder, vectors, COUNT * LENGTH)
-        variants["TorchRL LazyMemmapStorage"] = lambda: {name: found.numpy() for name, found in storage[index()].items()}
+        variants["TorchRL LazyMemmapStorage"] = lambda: {
+            name: found.numpy() for name, found in storage[index()].items()
+        }
     except ImportError as error:
         found.append(skipped(FRAGMENTS, "TorchRL LazyMemmapStorage", str(error)))
     context.say(FRAGMENTS)
@@ -57,13 +63,16 @@ def stacks(context: Context) -> list[Result]:
         batch, rows = next(batches)
         wanted = frames.stacks(rows, DEPTH)
         check(np.array_equal(batch["observation"], wanted[:, :DEPTH]), "replaystore, Zarr", "observation")
-        check(np.array_equal(batch["next_observation"], wanted[:, 1:]), "replaystore, Zarr", "next_observation")
+        check(
+            np.array_equal(batch["next_observation"], wanted[:, 1:]), "replaystore, Zarr", "next_observation"
+        )
     variants = {
         MEMORY: lambda: shown[rng.integers(0, len(shown) - DEPTH, COUNT)[:, None] + depth],
         "replaystore, Zarr": sampler.sample,
         "np.memmap": lambda: maps[rng.integers(0, len(shown) - DEPTH, COUNT)[:, None] + depth],
     }
-    for _ in range(context.choose(3000, 100)):  # until the pages of the files are mapped, as those of the arrays that were filled just now
+    # Until the pages of the files are mapped, as those of the arrays that were filled just now.
+    for _ in range(context.choose(3000, 100)):
         sampler.sample()
     seconds = interleaved({name: each(step, 64) for name, step in variants.items()}, context.choose(121, 9))
     return results(STACKS, seconds, MEMORY, {"replaystore, Zarr": 1.2}, notes={MEMORY: frames.source})

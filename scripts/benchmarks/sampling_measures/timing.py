@@ -1,4 +1,5 @@
-"""What the measures of sampling have in common: how batches are timed, how results are told, and how what was sampled is checked."""
+"""What the measures of sampling have in common: how batches are timed, how results are told, and how what was
+sampled is checked."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ Rows = NDArray[np.int64]
 
 
 def each(step: Callable[[], object], count: int) -> Callable[[], float]:
-    """A variant that makes so many batches in a round; seconds a batch. What several batches share (drawing) is in it."""
+    """A variant that makes so many batches in a round; seconds a batch. What several batches share (drawing)
+    is in it."""
 
     def run() -> float:
         begin = time.perf_counter()
@@ -30,7 +32,8 @@ def each(step: Callable[[], object], count: int) -> Callable[[], float]:
 
 
 def given(step: Callable[[Rows], object], rows: int, size: int, count: int) -> Callable[[], float]:
-    """As `each`, for batches of given rows: drawn before the time is taken, new ones each round, the same for all variants."""
+    """As `each`, for batches of given rows: drawn before the time is taken, new ones each round, the same for
+    all variants."""
     rng = np.random.default_rng(0)
 
     def run() -> float:
@@ -51,9 +54,11 @@ def results(
     *,
     notes: Mapping[str, str] | None = None,
 ) -> list[Result]:
-    """A result for each variant: how many times as long as the reference it takes, the median over the rounds of the ratio in each.
+    """A result for each variant: how many times as long as the reference it takes, the median over the rounds
+    of the ratio in each.
 
-    What a batch takes is the mean over those of a round, so that work done for many batches at once is in it."""
+    What a batch takes is the mean over those of a round, so that work done for many batches at once is in
+    it."""
     found = []
     for name, values in seconds.items():
         middle = statistics.median(values)
@@ -62,7 +67,17 @@ def results(
             detail += "; the reference"
         if name in (notes or {}):
             detail += f"; {(notes or {})[name]}"
-        found.append(Result(what, name, ratio(seconds, name, reference), "x", targets.get(name), detail=detail, seconds=middle))
+        found.append(
+            Result(
+                what,
+                name,
+                ratio(seconds, name, reference),
+                "x",
+                targets.get(name),
+                detail=detail,
+                seconds=middle,
+            )
+        )
     return found
 
 

@@ -1,7 +1,8 @@
 """A training loop: batches while an agent learns from them, beside a loop that has its data in memory.
 
-The learning is work for one thread: the same in all loops of a round, and so much that it takes 5 ms when nothing else runs. That
-is looked up before each round, because what a machine does in 5 ms changes from minute to minute.
+The learning is work for one thread: the same in all loops of a round, and so much that it takes 5 ms when
+nothing else runs. That is looked up before each round, because what a machine does in 5 ms changes from
+minute to minute.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ VECTORS, FRAMES, DEPTH = 256, 32, 4
 
 
 class Learner:
-    """Gradient steps of a small network, on the same numbers again and again: as many rows of them as take so long."""
+    """Gradient steps of a small network, on the same numbers again and again: as many rows of them as take so
+    long."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        self._network = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.Tanh(), torch.nn.Linear(256, 256), torch.nn.Tanh())
+        self._network = torch.nn.Sequential(
+            torch.nn.Linear(64, 256), torch.nn.Tanh(), torch.nn.Linear(256, 256), torch.nn.Tanh()
+        )
         self._optimizer = torch.optim.SGD(self._network.parameters(), 1e-4)
         self._count, self._data = 1, torch.randn(VECTORS, 64)
         self._count = max(1, round(SECONDS / self._taken()))
@@ -94,9 +98,13 @@ def _stacks(context: Context) -> list[Result]:
     ):
         settings: dict[str, Any] = {"fields": ["observation"], "frame_stack": DEPTH, "seed": 0}
         batch, rows = next(drawn(rs.open(place).sampler(FRAMES, **settings, prefetch=0)))
-        check(np.array_equal(batch["next_observation"], frames.stacks(rows, DEPTH)[:, 1:]), name, "observation")
+        check(
+            np.array_equal(batch["next_observation"], frames.stacks(rows, DEPTH)[:, 1:]), name, "observation"
+        )
         samplers[name] = rs.open(place).sampler(FRAMES, **settings, prefetch=ahead)
-        check(np.array_equal(samplers[name].sample()["observation"], batch["observation"]), name, "observation")
+        check(
+            np.array_equal(samplers[name].sample()["observation"], batch["observation"]), name, "observation"
+        )
     what = f"loop of {FRAMES} stacks of {DEPTH} + 1 frames and {SECONDS * 1e3:g} ms of learning"
 
     def memory() -> NDArray[np.uint8]:
@@ -105,17 +113,26 @@ def _stacks(context: Context) -> list[Result]:
     return _compare(context, what, memory, samplers)
 
 
-def _compare(context: Context, what: str, memory: Callable[[], object], samplers: Mapping[str, Sampler]) -> list[Result]:
+def _compare(
+    context: Context, what: str, memory: Callable[[], object], samplers: Mapping[str, Sampler]
+) -> list[Result]:
     context.say(what)
     learner = Learner()
     count = context.choose(50, 30)
     variants = {MEMORY: _loop(memory, learner, count, lambda: None)}
-    variants |= {name: _loop(sampler.sample, learner, count, sampler.close) for name, sampler in samplers.items()}
-    seconds = interleaved(variants, context.choose(99, 3), before=learner.adjust)  # many: it is a difference of per cents
-    return results(what, seconds, MEMORY, dict.fromkeys(samplers, 1.05), notes={MEMORY: f"{count} steps a round"})
+    variants |= {
+        name: _loop(sampler.sample, learner, count, sampler.close) for name, sampler in samplers.items()
+    }
+    # many: it is a difference of per cents.
+    seconds = interleaved(variants, context.choose(99, 3), before=learner.adjust)
+    return results(
+        what, seconds, MEMORY, dict.fromkeys(samplers, 1.05), notes={MEMORY: f"{count} steps a round"}
+    )
 
 
-def _loop(batch: Callable[[], object], learner: Learner, count: int, close: Callable[[], None]) -> Callable[[], float]:
+def _loop(
+    batch: Callable[[], object], learner: Learner, count: int, close: Callable[[], None]
+) -> Callable[[], float]:
     """`close`: what is to be done before other variants take their turn: nothing is made ahead then."""
 
     def run() -> float:

@@ -25,7 +25,8 @@ NAMES = tuple(FIELDS)
 
 
 def gathering(context: Context) -> list[Result]:
-    """Given rows, into the same arrays again and again: what is left when drawing and making arrays is taken away."""
+    """Given rows, into the same arrays again and again: what is left when drawing and making arrays is taken
+    away."""
     what, vectors = f"gather {SIZE} given rows x 5 fields", cheetah(context)
     columns, rows = vectors.columns, len(vectors.columns["reward"])
     outs = {name: np.empty((SIZE, *values.shape[1:]), values.dtype) for name, values in columns.items()}
@@ -40,7 +41,9 @@ def gathering(context: Context) -> list[Result]:
         gather = rs.open(place).sampler(SIZE, next_observation=False)._batches.gather
         index = np.random.default_rng(1).integers(0, rows, SIZE)
         same(gather.take(NAMES, index, outs), columns, index, name)
-        variants[name] = given(lambda index, gather=gather: gather.take(NAMES, index, outs), rows, SIZE, BATCHES)
+        variants[name] = given(
+            lambda index, gather=gather: gather.take(NAMES, index, outs), rows, SIZE, BATCHES
+        )
     seconds = interleaved(variants, context.choose(61, 15))
     return results(what, seconds, MEMORY, {"replaystore, Zarr": 1.3, "replaystore, HDF5": 1.6})
 
@@ -50,7 +53,9 @@ def transitions(context: Context) -> list[Result]:
     vectors = cheetah(context)
     columns, rows, lookup = vectors.columns, len(vectors.columns["reward"]), Lookup(vectors.columns)
     rng = np.random.default_rng(0)
-    steps: dict[str, Callable[[], Mapping[str, Any]]] = {MEMORY: lambda: peers.rows_of(columns, rng.integers(0, rows, SIZE))}
+    steps: dict[str, Callable[[], Mapping[str, Any]]] = {
+        MEMORY: lambda: peers.rows_of(columns, rng.integers(0, rows, SIZE))
+    }
     context.say(TRANSITIONS)
     for name, place, more in (
         ("replaystore, Zarr", vectors.raw, False),
@@ -102,7 +107,12 @@ def following(context: Context) -> list[Result]:
     last = np.arange(EPISODE - 1, len(columns["reward"]), EPISODE)
     columns["info/next"] = np.roll(columns["observation"], -1, axis=0)
     columns["info/next"][last] = columns["observation"][0]  # as `write` has it
-    schema = rs.Schema({name: rs.Field(values.dtype, values.shape[1:], name.partition("/")[0]) for name, values in columns.items()})
+    schema = rs.Schema(
+        {
+            name: rs.Field(values.dtype, values.shape[1:], name.partition("/")[0])
+            for name, values in columns.items()
+        }
+    )
     place = context.folder / "twice.zarr"
     with rs.create(place, schema, durability="none") as buffer:
         buffer.append(columns)
@@ -116,6 +126,7 @@ def following(context: Context) -> list[Result]:
             lookup.check(batch | {"info/next": batch[name]}, name)
     check(derived.num_items == stored.num_items, "derived", "steps")
     seconds = interleaved(
-        {"stored twice": each(stored.sample, BATCHES), "stored once": each(derived.sample, BATCHES)}, context.choose(61, 15)
+        {"stored twice": each(stored.sample, BATCHES), "stored once": each(derived.sample, BATCHES)},
+        context.choose(61, 15),
     )
     return results(what, seconds, "stored twice", {"stored once": 1.15})

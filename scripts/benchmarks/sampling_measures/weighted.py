@@ -31,7 +31,10 @@ def priorities(context: Context) -> list[Result]:
         sampler.update_weights(batch["index"], rng.random(SIZE) ** ALPHA)
         return batch
 
-    variants: dict[str, Callable[[], dict[str, np.ndarray]]] = {"replaystore, uniform": uniform.sample, "replaystore, Zarr": ours}
+    variants: dict[str, Callable[[], dict[str, np.ndarray]]] = {
+        "replaystore, uniform": uniform.sample,
+        "replaystore, Zarr": ours,
+    }
     reason = ""
     try:
         variants["cpprb, in memory"] = _cpprb(vectors)
@@ -39,9 +42,14 @@ def priorities(context: Context) -> list[Result]:
         reason = str(error)
     for name, step in variants.items():
         lookup.check({field: values for field, values in step().items() if field in FIELDS}, name)
-    seconds = interleaved({name: each(step, BATCHES) for name, step in variants.items()}, context.choose(41, 9))
+    seconds = interleaved(
+        {name: each(step, BATCHES) for name, step in variants.items()}, context.choose(41, 9)
+    )
     if reason:
-        return [*results(what, seconds, "replaystore, uniform", {"replaystore, Zarr": 3.0}), skipped(what, "cpprb, in memory", reason)]
+        return [
+            *results(what, seconds, "replaystore, uniform", {"replaystore, Zarr": 3.0}),
+            skipped(what, "cpprb, in memory", reason),
+        ]
     return results(what, seconds, "cpprb, in memory", {"replaystore, Zarr": 2.0})
 
 
@@ -56,6 +64,9 @@ def _cpprb(vectors: Vectors) -> Callable[[], dict[str, np.ndarray]]:
     def step() -> dict[str, np.ndarray]:
         batch = buffer.sample(SIZE, BETA)
         buffer.update_priorities(batch["indexes"], rng.random(SIZE))
-        return {name: values.reshape(SIZE, *FIELDS[name][1]) if name in FIELDS else values for name, values in batch.items()}
+        return {
+            name: values.reshape(SIZE, *FIELDS[name][1]) if name in FIELDS else values
+            for name, values in batch.items()
+        }
 
     return step

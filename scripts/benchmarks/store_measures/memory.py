@@ -1,4 +1,5 @@
-"""Memory that recording and converting take: the peak of anonymous memory of a process, above what it has after the imports."""
+"""Memory that recording and converting take: the peak of anonymous memory of a process, above what it has
+after the imports."""
 
 from __future__ import annotations
 

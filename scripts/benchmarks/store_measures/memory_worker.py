@@ -62,7 +62,9 @@ def verify(place: str) -> int:
             trajectory = buffer.trajectory(number)
             env = trajectory.info["env"]
             for row in range(0, len(trajectory), 97):
-                if not np.array_equal(trajectory["observation"][row], frames(int(trajectory["info/time"][row]), NUM_ENVS)[env]):
+                if not np.array_equal(
+                    trajectory["observation"][row], frames(int(trajectory["info/time"][row]), NUM_ENVS)[env]
+                ):
                     raise SystemExit(f"bench store: {place} gave back another frame than was written")
         return len(buffer) * 84 * 84
 
@@ -78,7 +80,11 @@ def main() -> None:
         size = 0
     seconds, highest = time.perf_counter() - begin, peak.peak
     found = verify(first if command == "record" else second)
-    print(json.dumps({"peak": highest - peak.base, "base": peak.base, "seconds": seconds, "bytes": size or found}))
+    print(
+        json.dumps(
+            {"peak": highest - peak.base, "base": peak.base, "seconds": seconds, "bytes": size or found}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The same rollouts written by other means. Each function returns the seconds that a rollout took, and checks what it wrote.
+"""The same rollouts written by other means. Each function returns the seconds that a rollout took, and checks
+what it wrote.
 
 How each is used is how its documentation shows it; chunk sizes are the ones that suit it, not ours.
 """
@@ -83,7 +84,10 @@ def memmap_steps(folder: Path, steps: list[tuple[NDArray[Any], ...]]) -> float:
 
 
 def _memmaps(folder: Path, rows: int) -> dict[str, NDArray[Any]]:
-    return {name: np.memmap(folder / f"{name}.map", dtype, "w+", shape=(rows, *shape)) for name, (dtype, shape) in FIELDS.items()}
+    return {
+        name: np.memmap(folder / f"{name}.map", dtype, "w+", shape=(rows, *shape))
+        for name, (dtype, shape) in FIELDS.items()
+    }
 
 
 def _remove_memmaps(folder: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -111,12 +115,17 @@ def save_at_end(folder: Path, rollouts: list[Columns], count: int) -> float:
 def pickle_at_end(folder: Path, rollouts: list[Columns], count: int) -> float:
     """Kept in memory, pickled when all are there."""
     begin = time.perf_counter()
-    kept = [{name: rows.copy() for name, rows in rollouts[number % len(rollouts)].items()} for number in range(count)]
+    kept = [
+        {name: rows.copy() for name, rows in rollouts[number % len(rollouts)].items()}
+        for number in range(count)
+    ]
     with open(folder / "all.pickle", "wb") as file:
         pickle.dump(kept, file, protocol=5)
     taken = time.perf_counter() - begin
     found = pickle.loads((folder / "all.pickle").read_bytes())  # noqa: S301  # written above
-    compare({name: np.concatenate([one[name] for one in found]) for name in FIELDS}, rollouts, count, "pickle")
+    compare(
+        {name: np.concatenate([one[name] for one in found]) for name in FIELDS}, rollouts, count, "pickle"
+    )
     os.unlink(folder / "all.pickle")
     return taken / count
 
@@ -126,7 +135,9 @@ def h5py_append(folder: Path, rollouts: list[Columns], count: int) -> float:
     size = len(rollouts[0]["reward"])
     with h5py.File(folder / "peer.h5", "w") as file:
         arrays = {
-            name: file.create_dataset(name, (0, *shape), dtype, chunks=(4096, *shape), maxshape=(None, *shape))
+            name: file.create_dataset(
+                name, (0, *shape), dtype, chunks=(4096, *shape), maxshape=(None, *shape)
+            )
             for name, (dtype, shape) in FIELDS.items()
         }
         begin = time.perf_counter()
@@ -157,7 +168,12 @@ def _zarr_append(folder: Path, rollouts: list[Columns], count: int, *, sharded: 
     for name, (dtype, shape) in FIELDS.items():
         shards = (65536, *shape) if sharded else None
         arrays[name] = group.create_array(
-            name, shape=(0, *shape), dtype=np.dtype(dtype).name, chunks=(4096, *shape), shards=shards, compressors=None
+            name,
+            shape=(0, *shape),
+            dtype=np.dtype(dtype).name,
+            chunks=(4096, *shape),
+            shards=shards,
+            compressors=None,
         )
     begin = time.perf_counter()
     for number in range(count):
@@ -179,21 +195,28 @@ SLOW: dict[str, Callable[[Path, list[Columns], int], float]] = {
     "zarr-python append": zarr_append,
     "zarr-python append, sharded": zarr_append_sharded,
 }
-"""These are given fewer rollouts, which is to the advantage of the sharded one: it rewrites a shard with each append."""
+"""These are given fewer rollouts, which is to the advantage of the sharded one: it rewrites a shard with each
+append."""
 
 
 class TorchRL:
-    """TorchRL in a process of its own: it takes seconds to import, and may be installed for another interpreter."""
+    """TorchRL in a process of its own: it takes seconds to import, and may be installed for another
+    interpreter."""
 
     def __init__(self, python: str, folder: Path, rollouts: list[Columns]) -> None:
         self.reason: str | None = None
         """Why it cannot be measured."""
         data = folder / "rollouts.npz"
-        np.savez(data, **{f"{number}/{name}": rows for number, one in enumerate(rollouts) for name, rows in one.items()})
+        np.savez(
+            data,
+            **{f"{number}/{name}": rows for number, one in enumerate(rollouts) for name, rows in one.items()},
+        )
         self._log = folder / "torchrl.log"
         with open(self._log, "w") as log:
             command = [python, str(WORKER), str(data), str(folder / "torchrl")]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
         if self._read() != "ready":
             self._process.communicate()
             self.reason = self._last_words()

@@ -21,7 +21,11 @@ __all__ = ["conversion", "opening", "read"]
 
 
 def _size(place: Path) -> int:
-    return place.stat().st_size if place.is_file() else sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    return (
+        place.stat().st_size
+        if place.is_file()
+        else sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    )
 
 
 def read(context: Context) -> list[Result]:
@@ -36,7 +40,10 @@ def read(context: Context) -> list[Result]:
             for _ in range(steps // BLOCK):
                 file.write(rows.data)
         maps[name] = np.memmap(path, rows.dtype, "r", shape=(steps, *rows.shape[1:]))
-    places = {"replaystore, Zarr": context.folder / "read.zarr", "replaystore, HDF5": context.folder / "read.h5"}
+    places = {
+        "replaystore, Zarr": context.folder / "read.zarr",
+        "replaystore, HDF5": context.folder / "read.h5",
+    }
     variants: dict[str, Callable[[], float]] = {}
 
     def copy() -> float:
@@ -66,11 +73,17 @@ def read(context: Context) -> list[Result]:
     seconds = interleaved(variants, context.choose(11, 5))
     size = sum(array.nbytes for array in maps.values())
     speed = {name: size / statistics.median(values) / 1e9 for name, values in seconds.items()}
-    results = [Result(what, "np.array(np.memmap)", 100.0, "%", detail=f"{speed['np.memmap']:.2f} GB/s; the reference")]
+    results = [
+        Result(
+            what, "np.array(np.memmap)", 100.0, "%", detail=(f"{speed['np.memmap']:.2f} GB/s; the reference")
+        )
+    ]
     for variant, buffer in zip(places, buffers, strict=True):
         buffer.close()
         value = 100 / ratio(seconds, variant, "np.memmap")
-        results.append(Result(what, variant, value, "%", 80.0, at_most=False, detail=f"{speed[variant]:.2f} GB/s"))
+        results.append(
+            Result(what, variant, value, "%", 80.0, at_most=False, detail=f"{speed[variant]:.2f} GB/s")
+        )
     clean(context.folder)
     return results
 
@@ -81,7 +94,8 @@ def conversion(context: Context) -> list[Result]:
     columns, _ = cheetah_steps(BLOCK)
     context.say(f"{what}: {steps} steps, Zarr to HDF5 and back")
     kinds = {"Zarr": ".zarr", "HDF5": ".h5"}
-    for suffix in kinds.values():  # what is converted has the durability of its source: synced at the end, or not
+    # What is converted has the durability of its source: synced at the end, or not.
+    for suffix in kinds.values():
         for durability in ("none", "commit"):
             write(context.folder / f"{durability}{suffix}", steps, columns, durability)
     _sync()
@@ -97,10 +111,23 @@ def conversion(context: Context) -> list[Result]:
         }
         seconds = interleaved(variants, context.choose(7, 3))
         speed = {name: _size(place) / statistics.median(values) / 1e9 for name, values in seconds.items()}
-        for variant, reference, goal in (("replaystore", "cp", 60.0), ("replaystore, synced", "cp, sync", None)):
+        for variant, reference, goal in (
+            ("replaystore", "cp", 60.0),
+            ("replaystore, synced", "cp, sync", None),
+        ):
             value = 100 / ratio(seconds, variant, reference)
             detail = f"{speed[variant]:.2f} GB/s; {reference} {speed[reference]:.2f} GB/s"
-            results.append(Result(what, f"{source} to {target}, of {reference}", value, "%", goal, at_most=False, detail=detail))
+            results.append(
+                Result(
+                    what,
+                    f"{source} to {target}, of {reference}",
+                    value,
+                    "%",
+                    goal,
+                    at_most=False,
+                    detail=detail,
+                )
+            )
     clean(context.folder)
     return results
 
@@ -159,14 +186,19 @@ def opening(context: Context) -> list[Result]:
     what = f"open a buffer of {steps // 10**6} million steps"
     columns, _ = cheetah_steps(BLOCK)
     context.say(f"{what} (writing it first)")
-    places = {"replaystore, Zarr": context.folder / "large.zarr", "replaystore, HDF5": context.folder / "large.h5"}
+    places = {
+        "replaystore, Zarr": context.folder / "large.zarr",
+        "replaystore, HDF5": context.folder / "large.h5",
+    }
     found: dict[str, list[list[float]]] = {name: [] for name in places}
     for place in places.values():
         write(place, steps, columns)
     wanted = [float(rows[steps // 2 % BLOCK].sum()) for rows in columns.values()]
     for number in range(context.choose(11, 5) + 1):
         for name, place in places.items():
-            answer = subprocess.run([sys.executable, "-c", OPEN, str(place)], check=True, capture_output=True, text=True).stdout
+            answer = subprocess.run(
+                [sys.executable, "-c", OPEN, str(place)], check=True, capture_output=True, text=True
+            ).stdout
             *times, length, trajectories, rows = json.loads(answer)
             check(length == steps and trajectories == steps // EPISODE and rows == wanted, name, "steps")
             if number:
@@ -174,7 +206,9 @@ def opening(context: Context) -> list[Result]:
     results = []
     for name, target in (("replaystore, Zarr", 50.0), ("replaystore, HDF5", 100.0)):
         opened, row, table = (statistics.median(times) * 1e3 for times in zip(*found[name], strict=True))
-        detail = f"beyond the imports; then {row:.1f} ms for a step, {table:.1f} ms for the table of trajectories"
+        detail = (
+            f"beyond the imports; then {row:.1f} ms for a step, {table:.1f} ms for the table of trajectories"
+        )
         results.append(Result(what, name, opened, "ms", target, detail=detail))
     clean(context.folder)
     return results

@@ -34,8 +34,12 @@ def append(context: Context) -> list[Result]:
         "replaystore, Zarr": lambda: _append(folder / "ours.zarr", rollouts, many),
         "replaystore, HDF5": lambda: _append(folder / "ours.h5", rollouts, many),
     }
-    variants |= {name: lambda measure=measure: measure(folder, rollouts, many) for name, measure in peers.QUICK.items()}
-    variants |= {name: lambda measure=measure: measure(folder, rollouts, few) for name, measure in peers.SLOW.items()}
+    variants |= {
+        name: lambda measure=measure: measure(folder, rollouts, many) for name, measure in peers.QUICK.items()
+    }
+    variants |= {
+        name: lambda measure=measure: measure(folder, rollouts, few) for name, measure in peers.SLOW.items()
+    }
     torchrl = peers.TorchRL(context.torchrl, folder, rollouts)
     if torchrl.reason is None:
         variants["TorchRL LazyMemmapStorage.extend"] = lambda: torchrl.extend(many)
@@ -44,11 +48,28 @@ def append(context: Context) -> list[Result]:
     finally:
         torchrl.close()
     plain = statistics.median(seconds["file.write"]) / ROLLOUT * 1e6
-    results = [Result(what, "file.write, one file for each field", 1.0, "x", detail=f"{plain:.3f} us a step; the reference")]
+    results = [
+        Result(
+            what,
+            "file.write, one file for each field",
+            1.0,
+            "x",
+            detail=(f"{plain:.3f} us a step; the reference"),
+        )
+    ]
     targets = {"replaystore, Zarr": 2.5, "replaystore, HDF5": 6.0}
     for name in list(variants)[1:]:
         per_step = statistics.median(seconds[name]) / ROLLOUT * 1e6
-        results.append(Result(what, name, ratio(seconds, name, "file.write"), "x", targets.get(name), detail=f"{per_step:.3f} us a step"))
+        results.append(
+            Result(
+                what,
+                name,
+                ratio(seconds, name, "file.write"),
+                "x",
+                targets.get(name),
+                detail=f"{per_step:.3f} us a step",
+            )
+        )
     if torchrl.reason is not None:
         results.append(skipped(what, "TorchRL LazyMemmapStorage.extend", torchrl.reason))
     return results
@@ -72,13 +93,15 @@ def step(context: Context) -> list[Result]:
     what, num_envs = "one step of 8 environments", 8
     columns, _ = cheetah_steps(num_envs * 256)
     columns["truncated"][:] = False
-    # The same few steps again and again: an environment's arrays have just been written, too, and are in the processor's cache.
+    # The same few steps again and again: an environment's arrays have just been written, too, and are in the
+    # processor's cache.
     steps = vector_steps(columns, num_envs) * 32
     last = list(steps[-1])
     last[3] = ~last[3]
     steps[-1] = tuple(last)
     context.say(f"{what}: {len(steps)} of them")
-    room = {name: np.ones((len(steps), num_envs, *shape), dtype) for name, (dtype, shape) in FIELDS.items()}  # touched, so that it exists
+    # Touched, so that it exists.
+    room = {name: np.ones((len(steps), num_envs, *shape), dtype) for name, (dtype, shape) in FIELDS.items()}
 
     def reference() -> float:
         observations, actions, rewards = room["observation"], room["action"], room["reward"]
@@ -97,13 +120,33 @@ def step(context: Context) -> list[Result]:
         "replaystore, HDF5": _Stepping(context.folder / "steps.h5", steps),
     }
     memmap = {"np.memmap": lambda: peers.memmap_steps(context.folder, steps)}
-    seconds = interleaved({"NumPy": reference, **{name: store.run for name, store in stores.items()}, **memmap}, context.choose(15, 5))
+    seconds = interleaved(
+        {"NumPy": reference, **{name: store.run for name, store in stores.items()}, **memmap},
+        context.choose(15, 5),
+    )
     for store in stores.values():
         store.close()
     micro = {name: statistics.median(values) * 1e6 for name, values in seconds.items()}
-    results = [Result(what, "copies into preallocated NumPy arrays", 1.0, "x", detail=f"{micro['NumPy']:.2f} us; the reference")]
+    results = [
+        Result(
+            what,
+            "copies into preallocated NumPy arrays",
+            1.0,
+            "x",
+            detail=f"{micro['NumPy']:.2f} us; the reference",
+        )
+    ]
     for name, target in (("replaystore, Zarr", 2.0), ("replaystore, HDF5", 2.0), ("np.memmap", None)):
-        results.append(Result(what, name, ratio(seconds, name, "NumPy"), "x", target, detail=f"{micro[name]:.2f} us, writing included"))
+        results.append(
+            Result(
+                what,
+                name,
+                ratio(seconds, name, "NumPy"),
+                "x",
+                target,
+                detail=f"{micro[name]:.2f} us, writing included",
+            )
+        )
     return results
 
 
@@ -131,7 +174,10 @@ class _Stepping:
     def close(self) -> None:
         """Compare the trajectories with the steps."""
         steps, place = self._steps, str(self._place)
-        wanted = {name: np.stack([one[at] for one in steps]) for at, name in enumerate(("action", "reward", "terminated", "truncated"))}
+        wanted = {
+            name: np.stack([one[at] for one in steps])
+            for at, name in enumerate(("action", "reward", "terminated", "truncated"))
+        }
         wanted["observation"] = np.stack([steps[-1][4], *(one[4] for one in steps[:-1])])
         self._writer.close()
         self._buffer.commit()
@@ -150,7 +196,10 @@ def commit(context: Context) -> list[Result]:
     what, rows = "commit of 64 rows x 5 fields, synced", 64
     columns, _ = cheetah_steps(rows)
     times: dict[str, list[float]] = {"bare": [], "replaystore, Zarr": [], "replaystore, HDF5": []}
-    places = {"replaystore, Zarr": context.folder / "commits.zarr", "replaystore, HDF5": context.folder / "commits.h5"}
+    places = {
+        "replaystore, Zarr": context.folder / "commits.zarr",
+        "replaystore, HDF5": context.folder / "commits.h5",
+    }
     buffers = {name: rs.create(place, schema()) for name, place in places.items()}
     bare = os.open(context.folder / "bare", os.O_RDWR | os.O_CREAT)
     data = b"".join(values.tobytes() for values in columns.values())

@@ -1,4 +1,5 @@
-"""Writes rollouts into TorchRL's LazyMemmapStorage, as often as a line on standard input says how many; answers with the seconds taken.
+"""Writes rollouts into TorchRL's LazyMemmapStorage, as often as a line on standard input says how many;
+answers with the seconds taken.
 
 Run by an interpreter that has torchrl: torchrl_worker.py ROLLOUTS.npz FOLDER
 """
@@ -19,7 +20,9 @@ try:
     from tensordict import TensorDict
     from torchrl.data import LazyMemmapStorage, ReplayBuffer
 except ImportError as error:
-    sys.exit(f"TorchRL is not installed for {sys.executable} ({error}); name one that has it: --torchrl PYTHON")
+    sys.exit(
+        f"TorchRL is not installed for {sys.executable} ({error}); name one that has it: --torchrl PYTHON"
+    )
 
 
 def main() -> None:
@@ -29,7 +32,9 @@ def main() -> None:
     numbers = sorted({int(key.partition("/")[0]) for key in data.files})
     rollouts = [{name: data[f"{number}/{name}"] for name in names} for number in numbers]
     size = len(rollouts[0][names[0]])
-    tensors = [TensorDict({name: torch.from_numpy(rows) for name, rows in one.items()}, [size]) for one in rollouts]
+    tensors = [
+        TensorDict({name: torch.from_numpy(rows) for name, rows in one.items()}, [size]) for one in rollouts
+    ]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # TorchRL prints, too
     print("ready", file=answers, flush=True)

@@ -1,4 +1,5 @@
-"""Pictures: the only module that knows matplotlib, whose figures are drawn without a display and without any global state."""
+"""Pictures: the only module that knows matplotlib, whose figures are drawn without a display and without any
+global state."""
 
 from __future__ import annotations
 
@@ -40,15 +41,21 @@ MAX_LINES = 10 * len(DASHES)
 
 
 def check_installed() -> None:
-    """MissingDependencyError: matplotlib is not installed, which is better known before hours of work than after."""
+    """MissingDependencyError: matplotlib is not installed, which is better known before hours of work than
+    after."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise MissingDependencyError("pictures need matplotlib: pip install 'replaystore[analysis]'") from None
+        raise MissingDependencyError(
+            "pictures need matplotlib: pip install 'replaystore[analysis]'"
+        ) from None
 
 
-def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, NDArray[Any]]:
-    """An empty figure of this size in inches, and its axes (rows, columns). MissingDependencyError: matplotlib is not installed."""
+def figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Figure, NDArray[Any]]:
+    """An empty figure of this size in inches, and its axes (rows, columns). MissingDependencyError:
+    matplotlib is not installed."""
     check_installed()
     from matplotlib.figure import Figure
 
@@ -57,7 +64,8 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1, **optio
 
 
 def save(made: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a PNG, which appears whole or not at all. StorageError; AlreadyExistsError: a folder has its name."""
+    """Write a PNG, which appears whole or not at all. StorageError; AlreadyExistsError: a folder has its
+    name."""
     with NewFiles([os.fspath(path)], overwrite=True) as new:
         made.savefig(new.files[0], format="png", dpi=DPI, bbox_inches="tight")
 
@@ -72,8 +80,11 @@ def line_style(number: int) -> dict[str, Any]:
     return {"color": f"C{number % 10}", "linestyle": DASHES[number // 10 % len(DASHES)]}
 
 
-def histogram(axes: Axes, edges: NDArray[np.float64], counts: NDArray[Any], colour: Any, label: str | None = None) -> None:
-    """Draw counts between edges as an outline that is filled lightly, so that several in one picture can be told apart."""
+def histogram(
+    axes: Axes, edges: NDArray[np.float64], counts: NDArray[Any], colour: Any, label: str | None = None
+) -> None:
+    """Draw counts between edges as an outline that is filled lightly, so that several in one picture can be
+    told apart."""
     axes.stairs(counts, edges, color=colour, fill=True, alpha=0.25)
     axes.stairs(counts, edges, color=colour, linewidth=1.5, label=label)
 
@@ -86,7 +97,9 @@ def legend_below(axes: Axes) -> None:
 def note(axes: Axes, text: str) -> None:
     """Say in the middle of an empty picture why it is empty."""
     axes.set(xticks=[], yticks=[])
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=12, color="#6d6d6d")
+    axes.text(
+        0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=12, color="#6d6d6d"
+    )
 
 
 def whole_numbers(axis: Axis) -> None:

@@ -1,7 +1,8 @@
 """Rows and fragments of a ring of trajectories, read block by block.
 
-The ring is what `replaystore.compat.active_rlhf.ReplayBuffer` is: `capacity` places, of which `trajectories` are runs that may reach round
-the end. Whether its tensors are in memory or in a store makes no difference: only the rows of a block or a batch are read at a time.
+The ring is what `replaystore.compat.active_rlhf.ReplayBuffer` is: `capacity` places, of which `trajectories`
+are runs that may reach round the end. Whether its tensors are in memory or in a store makes no difference:
+only the rows of a block or a batch are read at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from torch import Tensor
 from replaystore.errors import SchemaError
 from replaystore.statistics import Statistics
 
-__all__ = ["Fragments", "TrajectoryBuffer", "TrajectoryLike", "blocks", "places", "random_rows", "statistics", "unowned"]
+__all__ = [
+    "Fragments",
+    "TrajectoryBuffer",
+    "TrajectoryLike",
+    "blocks",
+    "places",
+    "random_rows",
+    "statistics",
+    "unowned",
+]
 
 BLOCK_BYTES = 8 << 20
 """About so much of a tensor is read at once."""
@@ -42,7 +52,8 @@ class TrajectoryLike(Protocol):
 
 
 class TrajectoryBuffer(Protocol):
-    """A ring of rows. Its tensors `obs`, `acts`, `rews`, `dones` are (capacity, width), and indexed by a tensor of row numbers."""
+    """A ring of rows. Its tensors `obs`, `acts`, `rews`, `dones` are (capacity, width), and indexed by a
+    tensor of row numbers."""
 
     capacity: int
     obs: Any
@@ -70,7 +81,8 @@ class Unowned:
 
 
 def unowned(buffer: TrajectoryBuffer) -> list[Unowned]:
-    """The rows in use that belong to no trajectory: what is left of overwritten ones, or rows that came without any."""
+    """The rows in use that belong to no trajectory: what is left of overwritten ones, or rows that came
+    without any."""
     starts = np.array([info.start_pos for info in buffer.trajectories], np.int64)
     lengths = np.minimum([info.length for info in buffer.trajectories], buffer.capacity).astype(np.int64)
     heads = np.minimum(lengths, buffer.capacity - starts)  # what is left of a trajectory goes on at place 0
@@ -98,7 +110,9 @@ class _Runs:
     def rows(self, numbers: Rows) -> Rows:
         """Rows of the ring."""
         run = np.searchsorted(self._ends, numbers, side="right")
-        return np.asarray((self.starts[run] + numbers - (self._ends[run] - self.lengths[run])) % self._capacity)
+        return np.asarray(
+            (self.starts[run] + numbers - (self._ends[run] - self.lengths[run])) % self._capacity
+        )
 
 
 def places(buffer: TrajectoryBuffer, trajectories: Sequence[TrajectoryLike], block: int) -> Iterator[Rows]:
@@ -108,7 +122,9 @@ def places(buffer: TrajectoryBuffer, trajectories: Sequence[TrajectoryLike], blo
         yield runs.rows(np.arange(start, min(start + block, len(runs))))
 
 
-def blocks(buffer: TrajectoryBuffer, name: str, trajectories: Sequence[TrajectoryLike]) -> Iterator[NDArray[Any]]:
+def blocks(
+    buffer: TrajectoryBuffer, name: str, trajectories: Sequence[TrajectoryLike]
+) -> Iterator[NDArray[Any]]:
     """A tensor's rows in these trajectories, one trajectory after another, as arrays (rows, width)."""
     tensor = getattr(buffer, name)
     step = min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(1, tensor.shape[1] * 4)))
@@ -117,9 +133,14 @@ def blocks(buffer: TrajectoryBuffer, name: str, trajectories: Sequence[Trajector
 
 
 def random_rows(
-    buffer: TrajectoryBuffer, name: str, trajectories: Sequence[TrajectoryLike], count: int, generator: np.random.Generator
+    buffer: TrajectoryBuffer,
+    name: str,
+    trajectories: Sequence[TrajectoryLike],
+    count: int,
+    generator: np.random.Generator,
 ) -> NDArray[Any]:
-    """At most `count` different rows of a tensor, drawn uniformly from these trajectories, as an array (rows, width)."""
+    """At most `count` different rows of a tensor, drawn uniformly from these trajectories, as an array (rows,
+    width)."""
     runs = _Runs(buffer, trajectories)
     drawn = generator.choice(len(runs), min(count, len(runs)), replace=False, shuffle=False)
     found: NDArray[Any] = getattr(buffer, name)[torch.from_numpy(runs.rows(np.sort(drawn)))].cpu().numpy()
@@ -145,8 +166,14 @@ class Fragments:
         kept = [info for info in trajectories if info.length >= length]
         if not kept:
             longest = max((info.length for info in trajectories), default=0)
-            hint = f"pass a fragment length of at most {longest}" if longest else "rows that belong to no trajectory have no fragments"
-            raise SchemaError(f"none of {len(trajectories)} trajectories has a fragment of {length} steps: {hint}")
+            hint = (
+                f"pass a fragment length of at most {longest}"
+                if longest
+                else ("rows that belong to no trajectory have no fragments")
+            )
+            raise SchemaError(
+                f"none of {len(trajectories)} trajectories has a fragment of {length} steps: {hint}"
+            )
         self._buffer, self._runs, self.length, self.trajectories = buffer, _Runs(buffer, kept), length, kept
 
     def __len__(self) -> int:
@@ -156,8 +183,8 @@ class Fragments:
     def epoch(self, batch_size: int, generator: np.random.Generator) -> Iterator[Tensor]:
         """All fragments once in random order, as batches (batch, length, width).
 
-        Where a trajectory is cut is drawn anew for each epoch, so each step has been at each place of a fragment after some epochs; up to
-        length - 1 steps at each of its ends are left out for that."""
+        Where a trajectory is cut is drawn anew for each epoch, so each step has been at each place of a
+        fragment after some epochs; up to length - 1 steps at each of its ends are left out for that."""
         slack = np.minimum(self._runs.lengths - self.length, self.length - 1)
         starts = self._starts(generator.integers(0, slack + 1))
         return self._batches(generator.permutation(starts), batch_size)
@@ -175,7 +202,8 @@ class Fragments:
         return self._read(generator.permutation(starts)[:count])
 
     def _starts(self, skipped: Rows) -> Rows:
-        """Where fragments begin, as numbers among all rows of the trajectories, if so many steps of each trajectory are skipped."""
+        """Where fragments begin, as numbers among all rows of the trajectories, if so many steps of each
+        trajectory are skipped."""
         lengths = self._runs.lengths
         counts = (lengths - skipped) // self.length
         begin = np.cumsum(lengths) - lengths + skipped

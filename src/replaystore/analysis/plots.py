@@ -1,7 +1,7 @@
 """Five pictures of a replay buffer of trajectories: lengths, scores, splits, rewards, observations.
 
-Rewards and observations of all rows are summed up block by block, so the buffer may be larger than memory; quantiles are of rows drawn at
-random.
+Rewards and observations of all rows are summed up block by block, so the buffer may be larger than memory;
+quantiles are of rows drawn at random.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.analysis.figures import colour, figure, histogram, legend_below, note, save, whole_numbers
-from replaystore.analysis.fragments import TrajectoryBuffer, TrajectoryLike, Unowned, blocks, random_rows, statistics, unowned
+from replaystore.analysis.fragments import (
+    TrajectoryBuffer,
+    TrajectoryLike,
+    Unowned,
+    blocks,
+    random_rows,
+    statistics,
+    unowned,
+)
 from replaystore.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -78,7 +86,9 @@ def _label(split: str) -> str:
     return split or "(no split)"
 
 
-def _compare(axes: Axes, values: dict[str, NDArray[Any]], xlabel: str, ylabel: str, title: str, *, whole: bool = False) -> None:
+def _compare(
+    axes: Axes, values: dict[str, NDArray[Any]], xlabel: str, ylabel: str, title: str, *, whole: bool = False
+) -> None:
     """Histograms of one value per split, over common bins; whole numbers get whole bins."""
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     everything = np.concatenate([*values.values(), np.zeros(0)])
@@ -88,11 +98,21 @@ def _compare(axes: Axes, values: dict[str, NDArray[Any]], xlabel: str, ylabel: s
         return
     low, high = float(everything.min()), float(everything.max())
     if whole:
-        edges = np.arange(low, high + 2) - 0.5 if high - low < BINS else np.linspace(low - 0.5, high + 0.5, BINS + 1)
+        edges = (
+            np.arange(low, high + 2) - 0.5
+            if high - low < BINS
+            else np.linspace(low - 0.5, high + 0.5, BINS + 1)
+        )
     else:
         edges = np.linspace(low, high, BINS // 2 + 1) if high > low else np.array([low - 0.5, low + 0.5])
     for number, (split, found) in enumerate(values.items()):
-        histogram(axes, edges, np.histogram(found, edges)[0], colour(split, number), f"{_label(split)}: {len(found):,}")
+        histogram(
+            axes,
+            edges,
+            np.histogram(found, edges)[0],
+            colour(split, number),
+            f"{_label(split)}: {len(found):,}",
+        )
     if high == low:
         axes.set_xticks([low], [f"{low:g}"])
         axes.set_xlim(low - 2, low + 2)
@@ -121,12 +141,15 @@ def _lengths(buffer: TrajectoryBuffer, splits: Splits) -> Any:
     _compare(axes[0, 0], lengths, "steps", "trajectories", "Lengths of trajectories", whole=True)
     episodes = {split: _episode_lengths(buffer, infos) for split, infos in splits.items()}
     shown = {split: found for split, found in episodes.items() if len(found)}
-    _compare(axes[0, 1], shown, "steps", "episodes", "Lengths of whole episodes inside trajectories", whole=True)
+    _compare(
+        axes[0, 1], shown, "steps", "episodes", "Lengths of whole episodes inside trajectories", whole=True
+    )
     return made
 
 
 def _episode_lengths(buffer: TrajectoryBuffer, infos: Sequence[TrajectoryLike]) -> NDArray[np.int64]:
-    """Steps from one row that is done to the next of the same trajectory: such a row has the last observation of an episode."""
+    """Steps from one row that is done to the next of the same trajectory: such a row has the last observation
+    of an episode."""
     found, start = [], 0
     for block in blocks(buffer, "dones", infos):
         found.append(np.flatnonzero(block[:, 0]) + start)
@@ -140,27 +163,55 @@ def _episode_lengths(buffer: TrajectoryBuffer, infos: Sequence[TrajectoryLike]) 
 def _scores(buffer: TrajectoryBuffer, splits: Splits) -> Any:
     made, axes = figure(12, 4.8, 1, 2)
     each, over_age = axes[0]
-    scores = {split: np.array([info.on_policiness_score for info in infos], np.float64) for split, infos in splits.items()}
+    scores = {
+        split: np.array([info.on_policiness_score for info in infos], np.float64)
+        for split, infos in splits.items()
+    }
     rated = {split: found[found != UNSCORED] for split, found in scores.items()}
-    total, never = sum(map(len, scores.values())), sum(int((found == UNSCORED).sum()) for found in scores.values())
+    total, never = (
+        sum(map(len, scores.values())),
+        sum(int((found == UNSCORED).sum()) for found in scores.values()),
+    )
     title = f"On-policiness scores ({never:,} of {total:,} trajectories were never scored)"
     each.set(xlabel="score (sum of log-probabilities)", ylabel="trajectories", title=title)
-    over_age.set(xlabel="trajectory, from the oldest to the newest", ylabel="score", title="Scores over the age of trajectories")
+    over_age.set(
+        xlabel="trajectory, from the oldest to the newest",
+        ylabel="score",
+        title=("Scores over the age of trajectories"),
+    )
     if never == total:
         for place in axes[0]:
             note(place, "no trajectory has been scored" if total else "none")
         return made
-    _compare(each, {split: found for split, found in rated.items() if len(found)}, each.get_xlabel(), each.get_ylabel(), title)
+    _compare(
+        each,
+        {split: found for split, found in rated.items() if len(found)},
+        each.get_xlabel(),
+        each.get_ylabel(),
+        title,
+    )
     ages = _ages(buffer)
     for number, split in enumerate(splits):
         known = scores[split] != UNSCORED
-        _points(over_age, ages[split][known], scores[split][known], colour(split, number), f"{_label(split)}: {known.sum():,} scored")
+        _points(
+            over_age,
+            ages[split][known],
+            scores[split][known],
+            colour(split, number),
+            f"{_label(split)}: {known.sum():,} scored",
+        )
     if never:
         unscored = np.sort(np.concatenate([ages[split][scores[split] == UNSCORED] for split in splits]))
         shown = unscored[:: max(1, len(unscored) // MAX_POINTS)]
         across = over_age.get_xaxis_transform()
         over_age.scatter(
-            shown, np.full(len(shown), 0.03), s=16, marker="x", color="#6d6d6d", transform=across, label=f"never scored: {never:,}"
+            shown,
+            np.full(len(shown), 0.03),
+            s=16,
+            marker="x",
+            color="#6d6d6d",
+            transform=across,
+            label=f"never scored: {never:,}",
         )
     over_age.set_xlim(-0.03 * total - 0.5, 1.03 * total - 0.5)
     whole_numbers(over_age.xaxis)
@@ -175,7 +226,10 @@ def _distribution(buffer: TrajectoryBuffer, splits: Splits) -> Any:
     rows = [sum(info.length for info in infos) for infos in splits.values()]
     orphans = max(0, buffer.size - sum(rows))
     counts = [len(infos) for infos in splits.values()]
-    bars = [("trajectories", names, counts, paint), ("rows", [*names, Unowned.split], [*rows, orphans], [*paint, colour(Unowned.split)])]
+    bars = [
+        ("trajectories", names, counts, paint),
+        ("rows", [*names, Unowned.split], [*rows, orphans], [*paint, colour(Unowned.split)]),
+    ]
     for place, (what, labels, values, painted) in zip(axes[0], bars, strict=True):
         total = max(1, sum(values))
         place.set(ylabel=what, title=f"{what.capitalize()} by split ({sum(values):,})")
@@ -195,7 +249,11 @@ def _rewards(buffer: TrajectoryBuffer, splits: Splits) -> Any:
     made, axes = figure(12, 4.8, 1, 2)
     each, over_age = axes[0]
     each.set(xlabel="reward of a step", ylabel="share of the split's steps, log scale", title="Rewards")
-    over_age.set(xlabel="trajectory, from the oldest to the newest", ylabel="mean reward of a step", title="Mean rewards of trajectories")
+    over_age.set(
+        xlabel="trajectory, from the oldest to the newest",
+        ylabel="mean reward of a step",
+        title="Mean rewards of trajectories",
+    )
     splits = _with_unowned(buffer, splits)
     known = {split: statistics(buffer, "rews", infos) for split, infos in splits.items()}
     known = {split: found for split, found in known.items() if found.count}
@@ -268,7 +326,15 @@ def _boxes(axes: Axes, quantiles: NDArray[np.float64], found: Statistics) -> Non
     dimensions = np.arange(quantiles.shape[1])
     low, first, middle, third, high = quantiles
     axes.vlines(dimensions, low, high, color="#7a7a7a", label="1 % to 99 %")
-    axes.bar(dimensions, third - first, bottom=first, width=0.6, color="#9dc1e8", edgecolor="#2f6db3", label="25 % to 75 %")
+    axes.bar(
+        dimensions,
+        third - first,
+        bottom=first,
+        width=0.6,
+        color="#9dc1e8",
+        edgecolor="#2f6db3",
+        label="25 % to 75 %",
+    )
     axes.hlines(middle, dimensions - 0.3, dimensions + 0.3, color="#17375e", linewidth=2, label="median")
     axes.scatter(dimensions, found.mean, marker="D", s=18, color="#e07b28", zorder=3, label="mean")
     ends = np.concatenate([np.asarray(found.min, np.float64), np.asarray(found.max, np.float64)])
@@ -277,7 +343,13 @@ def _boxes(axes: Axes, quantiles: NDArray[np.float64], found: Statistics) -> Non
 
 def _lines(axes: Axes, quantiles: NDArray[np.float64], found: Statistics) -> None:
     dimensions = np.arange(quantiles.shape[1])
-    axes.fill_between(dimensions, np.asarray(found.min, float), np.asarray(found.max, float), color="#e4e4e4", label="smallest to largest")
+    axes.fill_between(
+        dimensions,
+        np.asarray(found.min, float),
+        np.asarray(found.max, float),
+        color="#e4e4e4",
+        label="smallest to largest",
+    )
     axes.fill_between(dimensions, quantiles[0], quantiles[4], color="#c9dcf2", label="1 % to 99 %")
     axes.fill_between(dimensions, quantiles[1], quantiles[3], color="#8fb6e0", label="25 % to 75 %")
     axes.plot(dimensions, quantiles[2], color="#17375e", linewidth=1, label="median")

@@ -1,8 +1,9 @@
 """A variational autoencoder of fragments: (batch, steps, state) → a few numbers → (batch, steps, state).
 
-Two convolutions over time, then linear layers, give the mean and the spread of the latent numbers; linear layers lead back. Straight linear
-paths beside both halves make the model at least as good as principal components from the start; what is nonlinear is learned on top.
-States come and go in their own units: the model keeps the mean and the standard deviation of each dimension, and works with what is left.
+Two convolutions over time, then linear layers, give the mean and the spread of the latent numbers; linear
+layers lead back. Straight linear paths beside both halves make the model at least as good as principal
+components from the start; what is nonlinear is learned on top. States come and go in their own units: the
+model keeps the mean and the standard deviation of each dimension, and works with what is left.
 """
 
 from __future__ import annotations
@@ -40,20 +41,37 @@ class FragmentVAE(nn.Module):
         channels: Sequence[int] = CHANNELS,
     ) -> None:
         super().__init__()
-        sizes = {"state_dim": state_dim, "fragment_length": fragment_length, "latent_dim": latent_dim, "kernel_size": kernel_size}
-        widths = [*(("hidden_dims", width) for width in hidden_dims), *(("channels", width) for width in channels)]
+        sizes = {
+            "state_dim": state_dim,
+            "fragment_length": fragment_length,
+            "latent_dim": latent_dim,
+            "kernel_size": kernel_size,
+        }
+        widths = [
+            *(("hidden_dims", width) for width in hidden_dims),
+            *(("channels", width) for width in channels),
+        ]
         for name, value in [*sizes.items(), *widths]:
             if value < 1:
                 raise SchemaError(f"{name} must be positive, not {value}")
         if not hidden_dims or not 0 <= dropout < 1:
-            raise SchemaError(f"hidden_dims needs at least one layer, and dropout lies in [0, 1): got {list(hidden_dims)} and {dropout}")
+            raise SchemaError(
+                "hidden_dims needs at least one layer, and dropout lies in [0, 1): got "
+                f"{list(hidden_dims)} and {dropout}"
+            )
         if len(channels) != 2:
             raise SchemaError(f"channels are those of two convolutions: got {list(channels)}")
-        self.config: dict[str, Any] = {**sizes, "hidden_dims": list(hidden_dims), "dropout": dropout, "channels": list(channels)}
+        self.config: dict[str, Any] = {
+            **sizes,
+            "hidden_dims": list(hidden_dims),
+            "dropout": dropout,
+            "channels": list(channels),
+        }
         self.register_buffer("mean", torch.zeros(state_dim))
         self.register_buffer("std", torch.ones(state_dim))
         flat = fragment_length * state_dim
-        around = ((kernel_size - 1) // 2, kernel_size // 2)  # so that even sizes keep the number of steps, too
+        # So that even sizes keep the number of steps, too.
+        around = ((kernel_size - 1) // 2, kernel_size // 2)
         self.convolutions = nn.Sequential(
             nn.ConstantPad1d(around, 0.0),
             nn.Conv1d(state_dim, channels[0], kernel_size),
@@ -71,7 +89,8 @@ class FragmentVAE(nn.Module):
         self.straight_out = nn.Linear(latent_dim, flat, bias=False)
 
     def set_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Set the mean and standard deviation (state,) of the states; dimensions that never change keep their unit."""
+        """Set the mean and standard deviation (state,) of the states; dimensions that never change keep their
+        unit."""
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std > 1e-8, std, torch.ones_like(std)))
 
@@ -82,7 +101,9 @@ class FragmentVAE(nn.Module):
     def encode(self, fragments: Tensor) -> tuple[Tensor, Tensor]:
         """Fragments (n, steps, state) → mean and log-variance of their latent numbers, (n, latent) each."""
         inputs = self.standardised(fragments)
-        mean, log_variance = self.latent(self.encoder(self.convolutions(inputs.transpose(1, 2)))).chunk(2, dim=-1)
+        mean, log_variance = self.latent(self.encoder(self.convolutions(inputs.transpose(1, 2)))).chunk(
+            2, dim=-1
+        )
         return mean + self.straight_in(inputs.flatten(1)), log_variance.clamp(*LOG_VARIANCE)
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -92,7 +113,8 @@ class FragmentVAE(nn.Module):
         return states * self.std + self.mean
 
     def forward(self, fragments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstructions, and mean and log-variance of the latent numbers, which are drawn in training and the mean otherwise."""
+        """Reconstructions, and mean and log-variance of the latent numbers, which are drawn in training and
+        the mean otherwise."""
         mean, log_variance = self.encode(fragments)
         latent = mean + torch.randn_like(mean) * (log_variance / 2).exp() if self.training else mean
         return self.decode(latent), mean, log_variance

@@ -1,4 +1,5 @@
-"""Five pictures of what a `FragmentVAE` makes of some fragments: latent numbers, reconstructions and their errors."""
+"""Five pictures of what a `FragmentVAE` makes of some fragments: latent numbers, reconstructions and their
+errors."""
 
 from __future__ import annotations
 
@@ -26,11 +27,14 @@ BINS = 50
 
 @torch.no_grad()
 def draw_all(model: FragmentVAE, fragments: Tensor, folder: str | os.PathLike[str], title: str) -> list[Path]:
-    """Draw all pictures of fragments (n, steps, state) into a folder, which is made; their paths. `title` says whose they are."""
+    """Draw all pictures of fragments (n, steps, state) into a folder, which is made; their paths. `title`
+    says whose they are."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     model.eval()
-    batches = (fragments[start : start + 256].to(model.mean.device) for start in range(0, len(fragments), 256))
+    batches = (
+        fragments[start : start + 256].to(model.mean.device) for start in range(0, len(fragments), 256)
+    )
     found = zip(*(model(batch) for batch in batches), strict=True)
     reconstructed, mean, log_variance = (torch.cat(parts).cpu() for parts in found)
     kl = kl_divergence(mean, log_variance).mean(dim=0).numpy()
@@ -53,7 +57,11 @@ def _scatter(mean: NDArray[Any]) -> Any:
     only = axes[0, 0]
     second = mean[:, 1] if mean.shape[1] > 1 else np.zeros(len(mean))
     only.scatter(mean[:, 0], second, s=50, alpha=0.6, color="#2f6db3", edgecolor="none")
-    only.set(xlabel="latent dimension 0", ylabel="latent dimension 1", title=f"VAE Latent Space (First 2 Dimensions)\n{len(mean)} samples")
+    only.set(
+        xlabel="latent dimension 0",
+        ylabel="latent dimension 1",
+        title=(f"VAE Latent Space (First 2 Dimensions)\n{len(mean)} samples"),
+    )
     only.grid(alpha=0.3)
     return made
 
@@ -74,7 +82,9 @@ def _reconstructions(original: Tensor, reconstructed: Tensor, center: Tensor, sc
     made, axes = figure(12, 3 * count, count, 2, sharex=True, sharey="row")
     image = None
     for row in range(count):
-        for place, states, what in zip(axes[row], (original[row], reconstructed[row]), ("Original", "Reconstruction"), strict=True):
+        for place, states, what in zip(
+            axes[row], (original[row], reconstructed[row]), ("Original", "Reconstruction"), strict=True
+        ):
             if width <= MAX_LINES:
                 _states(place, states.numpy())
             else:
@@ -114,7 +124,11 @@ def _errors(errors: NDArray[Any]) -> Any:
     only.axvline(middle, color="#17375e", linestyle="--", label=f"median {middle:.3g}")
     only.axvline(mean, color="#e07b28", label=f"mean {mean:.3g}")
     title = f"Reconstruction Errors of {errors.size:,} States"
-    only.set(xlabel="absolute error, in standard deviations of its dimension (last bar: and beyond)", ylabel="states", title=title)
+    only.set(
+        xlabel="absolute error, in standard deviations of its dimension (last bar: and beyond)",
+        ylabel="states",
+        title=title,
+    )
     only.set_xlim(0, high)
     only.legend()
     return made

@@ -1,8 +1,10 @@
-"""Training a `FragmentVAE`: epochs over all fragments, a KL weight that rises, data that are unlocked, a stop when nothing is gained.
+"""Training a `FragmentVAE`: epochs over all fragments, a KL weight that rises, data that are unlocked, a stop
+when nothing is gained.
 
-Errors are in standard deviations: 1 is what predicting the mean of each state dimension gives. What is minimised is the mean squared error
-of a state plus `kl_weight` times the KL divergence of a fragment, divided among its states; with weight 1 it is, but for a factor, the
-evidence lower bound of a normal distribution with variance 1/2 around the reconstruction. So the weight means the same for all fragments.
+Errors are in standard deviations: 1 is what predicting the mean of each state dimension gives. What is
+minimised is the mean squared error of a state plus `kl_weight` times the KL divergence of a fragment, divided
+among its states; with weight 1 it is, but for a factor, the evidence lower bound of a normal distribution
+with variance 1/2 around the reconstruction. So the weight means the same for all fragments.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ MAX_VALIDATION = 4096
 
 @dataclass(frozen=True)
 class Unlocking:
-    """Begin with the oldest part of the trajectories and go on to more: `initial` to `final` of them over the epochs."""
+    """Begin with the oldest part of the trajectories and go on to more: `initial` to `final` of them over the
+    epochs."""
 
     initial: float = 0.1
     final: float = 1.0
@@ -41,7 +44,10 @@ class Unlocking:
             raise SchemaError(f"the unlock schedule is one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
         if not 0 < self.initial <= self.final <= 1 or self.steps < 1:
             given = f"{self.initial}, {self.final} and {self.steps}"
-            raise SchemaError(f"unlocking needs 0 < initial fraction <= final fraction <= 1 and at least one step, not {given}")
+            raise SchemaError(
+                "unlocking needs 0 < initial fraction <= final fraction <= 1 and at least "
+                f"one step, not {given}"
+            )
 
     def fraction(self, epoch: int, epochs: int) -> float:
         """The part that an epoch uses; the last one uses `final`."""
@@ -65,13 +71,17 @@ class Settings:
     kl_warmup_epochs: int = 10
     """The KL weight rises from 0 over so many epochs."""
     patience: int = 10
-    """Stop after so many epochs without a gain, once the KL weight and the data are what they stay; 0 never stops."""
+    """Stop after so many epochs without a gain, once the KL weight and the data are what they stay; 0 never
+    stops."""
     unlocking: Unlocking | None = None
     seed: int = 42
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0:
-            raise SchemaError(f"epochs, batch_size and lr must be positive, not {self.epochs}, {self.batch_size} and {self.lr}")
+            raise SchemaError(
+                f"epochs, batch_size and lr must be positive, not {self.epochs}, "
+                f"{self.batch_size} and {self.lr}"
+            )
         if min(self.weight_decay, self.kl_weight, self.kl_warmup_epochs, self.patience) < 0:
             raise SchemaError("weight_decay, kl_weight, kl_warmup_epochs and patience must not be negative")
 
@@ -107,8 +117,8 @@ def train(
     settings: Settings,
     report: Callable[[int, Mapping[str, float]], None],
 ) -> Result:
-    """Train `model`, whose scale is set first. `report(epoch, values)` is called after each epoch. An exception, of `report` or
-    Ctrl-C, leaves the model as it was after the best epoch so far.
+    """Train `model`, whose scale is set first. `report(epoch, values)` is called after each epoch. An
+    exception, of `report` or Ctrl-C, leaves the model as it was after the best epoch so far.
 
     The same seed, data and device give the same model (but for what the device itself leaves to chance)."""
     torch.manual_seed(settings.seed)
@@ -116,8 +126,12 @@ def train(
     device = model.mean.device
     scale = statistics(buffer, "obs", train_data.trajectories)
     if not np.isfinite(scale.mean).all():
-        raise SchemaError("some observations to learn from are not finite: leave out the trajectories that have them")
-    model.set_scale(torch.as_tensor(scale.mean, dtype=torch.float32), torch.as_tensor(scale.std, dtype=torch.float32))
+        raise SchemaError(
+            "some observations to learn from are not finite: leave out the trajectories that have them"
+        )
+    model.set_scale(
+        torch.as_tensor(scale.mean, dtype=torch.float32), torch.as_tensor(scale.std, dtype=torch.float32)
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     best, best_epoch, best_recon, waited, epoch = float("inf"), 0, float("nan"), 0, 0
     best_state = copy.deepcopy(model.state_dict())
@@ -133,7 +147,13 @@ def train(
                 values |= {"data_fraction": fraction, "train_trajectories_used": count}
                 values |= {"val_trajectories_used": len(val_data.trajectories)}
             share = min(1.0, (epoch + 1) / (settings.kl_warmup_epochs + 1))
-            learned = _epoch(model, optimizer, unlocked.epoch(settings.batch_size, generator), settings.kl_weight * share, device)
+            learned = _epoch(
+                model,
+                optimizer,
+                unlocked.epoch(settings.batch_size, generator),
+                settings.kl_weight * share,
+                device,
+            )
             judged = evaluate(model, val_data, settings)
             values |= {f"train_{name}_loss": value for name, value in vars(learned).items()}
             values |= {f"val_{name}_loss": value for name, value in vars(judged).items()}
@@ -151,7 +171,11 @@ def train(
 
 
 def _epoch(
-    model: FragmentVAE, optimizer: torch.optim.Optimizer, batches: Iterator[Tensor], kl_weight: float, device: torch.device
+    model: FragmentVAE,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[Tensor],
+    kl_weight: float,
+    device: torch.device,
 ) -> Losses:
     model.train()
     rows = []
@@ -175,7 +199,14 @@ def evaluate(model: FragmentVAE, data: Fragments, settings: Settings) -> Losses:
     for batch in data.in_order(settings.batch_size, MAX_VALIDATION):
         fragments = batch.to(model.mean.device)
         recon, kl = _losses(model, fragments)
-        rows.append((len(batch), recon.item(), kl.item(), (recon + settings.kl_weight * kl / fragments[0].numel()).item()))
+        rows.append(
+            (
+                len(batch),
+                recon.item(),
+                kl.item(),
+                (recon + settings.kl_weight * kl / fragments[0].numel()).item(),
+            )
+        )
     return _mean(rows)
 
 
@@ -183,7 +214,12 @@ def evaluate(model: FragmentVAE, data: Fragments, settings: Settings) -> Losses:
 def mean_error(model: FragmentVAE, data: Fragments, batch_size: int) -> float:
     """The reconstruction error of predicting the mean of each state dimension."""
     batches = data.in_order(batch_size, MAX_VALIDATION)
-    return _mean([(len(batch), (model.standardised(batch.to(model.mean.device)) ** 2).mean().item(), 0.0, 0.0) for batch in batches]).recon
+    return _mean(
+        [
+            (len(batch), (model.standardised(batch.to(model.mean.device)) ** 2).mean().item(), 0.0, 0.0)
+            for batch in batches
+        ]
+    ).recon
 
 
 def _losses(model: FragmentVAE, fragments: Tensor) -> tuple[Tensor, Tensor]:

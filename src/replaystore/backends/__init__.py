@@ -1,11 +1,13 @@
-"""What a backend is: growable arrays and one JSON document, by name. It knows nothing of steps or trajectories.
+"""What a backend is: growable arrays and one JSON document, by name. It knows nothing of steps or
+trajectories.
 
-A backend is built of two halves. A `Container` says where bytes lie (files of a Zarr directory, places in an HDF5 file)
-and makes them durable. `store.ArrayStore` is the other half, the same for every container: it decides which bytes are written,
-checks and checksums them, and keeps the commit log, which is the only truth about how long each array is.
+A backend is built of two halves. A `Container` says where bytes lie (files of a Zarr directory, places in an
+HDF5 file) and makes them durable. `store.ArrayStore` is the other half, the same for every container: it
+decides which bytes are written, checks and checksums them, and keeps the commit log, which is the only truth
+about how long each array is.
 
-Row r of a raw array lies at byte r * row_bytes of the array's extents laid side by side. Rows of a coded array lie in encoded
-chunks of `chunk_rows` rows, each encoded once, when it is full.
+Row r of a raw array lies at byte r * row_bytes of the array's extents laid side by side. Rows of a coded
+array lie in encoded chunks of `chunk_rows` rows, each encoded once, when it is full.
 """
 
 from __future__ import annotations
@@ -24,7 +26,17 @@ from replaystore.errors import CorruptError
 if TYPE_CHECKING:
     from replaystore.backends.files import Files
 
-__all__ = ["DTYPES", "PAGE", "ArraySpec", "Capabilities", "ChunkEntry", "Codec", "Container", "Extent", "sound_spec"]
+__all__ = [
+    "DTYPES",
+    "PAGE",
+    "ArraySpec",
+    "Capabilities",
+    "ChunkEntry",
+    "Codec",
+    "Container",
+    "Extent",
+    "sound_spec",
+]
 
 PAGE = 4096
 """Runs of raw rows are aligned to this, so that they can be mapped side by side."""
@@ -75,7 +87,8 @@ class ArraySpec:
     codec: str | None = None
     """None: raw bytes. Otherwise "zstd:LEVEL" or "gzip:LEVEL"."""
     journaled: bool = False
-    """Rows are carried by the commit record first and reach the array in bulk: for small tables that every commit touches."""
+    """Rows are carried by the commit record first and reach the array in bulk: for small tables that every
+    commit touches."""
     mutable: bool = False
     """Rows of a journaled array may change later; the array itself is then only a copy for other software."""
     dimension: str = "step"
@@ -84,7 +97,9 @@ class ArraySpec:
     def to_json(self) -> dict[str, Any]:
         """What the commit log says of an array: the one place that is believed. What is usual is left out."""
         found = {"dtype": self.dtype.name, "shape": list(self.shape), "chunk_rows": self.chunk_rows}
-        return found | {key: getattr(self, key) for key, usual in _USUAL.items() if getattr(self, key) != usual}
+        return found | {
+            key: getattr(self, key) for key, usual in _USUAL.items() if getattr(self, key) != usual
+        }
 
     @classmethod
     def from_json(cls, values: Any) -> ArraySpec:
@@ -94,17 +109,33 @@ class ArraySpec:
             return sound_spec(values["dtype"], values["chunk_rows"], *given, *values["shape"])
         except (AttributeError, KeyError, TypeError, ValueError):
             pass
-        raise CorruptError(f"the commit log describes an array that there cannot be: {values!r:.200}; run `replaystore verify`")
+        raise CorruptError(
+            f"the commit log describes an array that there cannot be: {values!r:.200}; run "
+            "`replaystore verify`"
+        )
 
     def problem(self) -> str:
         """Why there can be no such array; empty if there can. Sizes are made of what this lets pass."""
-        counts = (self.chunk_rows, MOST_ROWS), (self.chunks_per_shard, MOST_CHUNKS), *((length, MOST_BYTES) for length in self.shape)
-        if len(self.shape) > MOST_DIMENSIONS or any(type(value) is not int or not 1 <= value <= most for value, most in counts):
-            return f"rows of shape {self.shape!r:.80}, {self.chunk_rows!r:.40} in a chunk, {self.chunks_per_shard!r:.40} chunks in a shard"
-        if self.row_bytes > MOST_BYTES or self.chunk_bytes > (MOST_BYTES if self.codec is not None else MOST_CHUNK):
+        counts = (
+            (self.chunk_rows, MOST_ROWS),
+            (self.chunks_per_shard, MOST_CHUNKS),
+            *((length, MOST_BYTES) for length in self.shape),
+        )
+        if len(self.shape) > MOST_DIMENSIONS or any(
+            type(value) is not int or not 1 <= value <= most for value, most in counts
+        ):
+            return (
+                f"rows of shape {self.shape!r:.80}, {self.chunk_rows!r:.40} in a chunk, "
+                f"{self.chunks_per_shard!r:.40} chunks in a shard"
+            )
+        if self.row_bytes > MOST_BYTES or self.chunk_bytes > (
+            MOST_BYTES if self.codec is not None else MOST_CHUNK
+        ):
             return f"{self.row_bytes} bytes in a row, {self.chunk_bytes} in a chunk"
         kinds = (self.journaled, bool), (self.mutable, bool), (self.dimension, str), (self.codec, str | None)
-        wrong = [value for value, kind in kinds if not isinstance(value, kind) or len(str(value)) > LONGEST_SETTING]
+        wrong = [
+            value for value, kind in kinds if not isinstance(value, kind) or len(str(value)) > LONGEST_SETTING
+        ]
         return f"{wrong[0]!r:.40} among its settings" if wrong else ""
 
     @cached_property
@@ -131,10 +162,13 @@ def sound_spec(
     dimension: str,
     *shape: int,
 ) -> ArraySpec:
-    """How an array is stored, as the log or the metadata of the array says it. ValueError: there can be no such array.
+    """How an array is stored, as the log or the metadata of the array says it. ValueError: there can be no
+    such array.
 
     Cached: both say the same, many arrays are of one kind, and a store is opened more than once."""
-    spec = ArraySpec(dtype_named(dtype), shape, chunk_rows, chunks_per_shard, codec, journaled, mutable, dimension)
+    spec = ArraySpec(
+        dtype_named(dtype), shape, chunk_rows, chunks_per_shard, codec, journaled, mutable, dimension
+    )
     problem = spec.problem()
     if problem:
         raise ValueError(problem)
@@ -148,7 +182,13 @@ def dtype_named(name: object) -> np.dtype[Any]:
     return np.dtype(name).newbyteorder("<")
 
 
-_USUAL: dict[str, Any] = {"chunks_per_shard": 128, "codec": None, "journaled": False, "mutable": False, "dimension": "step"}
+_USUAL: dict[str, Any] = {
+    "chunks_per_shard": 128,
+    "codec": None,
+    "journaled": False,
+    "mutable": False,
+    "dimension": "step",
+}
 
 
 @dataclass(frozen=True)
@@ -172,29 +212,35 @@ class ChunkEntry(NamedTuple):
 
 
 class Codec(Protocol):
-    """How the chunks of one array are encoded in one kind of container. Safe to use from several threads at once."""
+    """How the chunks of one array are encoded in one kind of container. Safe to use from several threads at
+    once."""
 
     def encode(self, rows: Any) -> bytes:
         """The stored bytes of a chunk, from its C-order bytes (any contiguous buffer)."""
 
     def decode(self, data: Any, out: NDArray[np.uint8], *, checked: bool = False) -> None:
-        """Decode stored bytes into `out`, which has the chunk's size in bytes. CorruptError: they do not decode to that.
+        """Decode stored bytes into `out`, which has the chunk's size in bytes. CorruptError: they do not
+        decode to that.
 
         `checked`: `checksum` was what it had to be, so that the container's own need not be looked at."""
 
-    def decode_all(self, stored: Sequence[bytes], checksums: Sequence[int], out: NDArray[np.uint8], places: Sequence[int]) -> list[int]:
-        """Decode the stored bytes of several chunks to these places of `out`, of shape (chunks, bytes of one), each if its checksum is
-        theirs and they decode to its size; which were not."""
+    def decode_all(
+        self, stored: Sequence[bytes], checksums: Sequence[int], out: NDArray[np.uint8], places: Sequence[int]
+    ) -> list[int]:
+        """Decode the stored bytes of several chunks to these places of `out`, of shape (chunks, bytes of
+        one), each if its checksum is theirs and they decode to its size; which were not."""
 
     def checksum(self, data: Any) -> int:
         """crc32c of the stored bytes less the trailing checksum that the container's own format adds."""
 
 
 class Container(Protocol):
-    """Where the bytes of a store lie. One instance serves one open store; only a writer calls the writing half.
+    """Where the bytes of a store lie. One instance serves one open store; only a writer calls the writing
+    half.
 
-    Nothing is durable before `sync`. Methods that write may raise OSError (disk full); calling them again with the same arguments
-    must then be possible. Arrays are named by paths such as "steps/observation/camera" whose parts are already escaped.
+    Nothing is durable before `sync`. Methods that write may raise OSError (disk full); calling them again
+    with the same arguments must then be possible. Arrays are named by paths such as
+    "steps/observation/camera" whose parts are already escaped.
     """
 
     files: Files
@@ -216,7 +262,8 @@ class Container(Protocol):
         """Look anew at what another process may have changed: arrays, and where their bytes lie."""
 
     def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
-        """Add empty arrays; one of such a name that no commit knows of (left by a killed writer) is replaced."""
+        """Add empty arrays; one of such a name that no commit knows of (left by a killed writer) is
+        replaced."""
 
     def codec(self, spec: ArraySpec) -> Codec:
         """How chunks of a coded array are encoded here. UnsupportedError names the codecs that can be had."""
@@ -225,22 +272,27 @@ class Container(Protocol):
         """Make room for so many rows of each of these raw arrays."""
 
     def write_rows(self, name: str, start: int, rows: memoryview) -> None:
-        """Write whole rows (flat bytes, C order) of a raw array from row `start` on, inside the reserved room."""
+        """Write whole rows (flat bytes, C order) of a raw array from row `start` on, inside the reserved
+        room."""
 
     def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
-        """Where rows [start, stop) of a raw array lie, in order; `start` is the first row of a shard (of a chunk, without shards).
+        """Where rows [start, stop) of a raw array lie, in order; `start` is the first row of a shard (of a
+        chunk, without shards).
 
-        The last extent ends with row `stop`. CorruptError names the object that is missing or too short for its rows."""
+        The last extent ends with row `stop`. CorruptError names the object that is missing or too short for
+        its rows."""
 
     def write_chunks(self, chunks: Mapping[str, Mapping[int, bytes]]) -> dict[str, dict[int, ChunkEntry]]:
-        """Store encoded chunks {array: {number: bytes}}; a number seen before (a partly filled last chunk) is superseded, and its
-        old bytes stay as they are."""
+        """Store encoded chunks {array: {number: bytes}}; a number seen before (a partly filled last chunk) is
+        superseded, and its old bytes stay as they are."""
 
     def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
-        """Write the index of a shard of a coded array that is complete: {chunk number: entry} for all its chunks."""
+        """Write the index of a shard of a coded array that is complete: {chunk number: entry} for all its
+        chunks."""
 
     def entry(self, name: str, chunk: int, *, complete: int = 0) -> ChunkEntry | None:
-        """Where an encoded chunk lies, as far as the container itself knows (complete or published shards); None: not known.
+        """Where an encoded chunk lies, as far as the container itself knows (complete or published shards);
+        None: not known.
 
         `complete`: so many chunks of the array are complete as of a commit, and will not move."""
 
@@ -257,7 +309,8 @@ class Container(Protocol):
         """The bytes of a segment from `start` on; after the last whole record anything may follow."""
 
     def cut_segment(self, commit: int, length: int) -> None:
-        """Forget what follows `length` bytes of a segment, later segments included: the next record is appended there."""
+        """Forget what follows `length` bytes of a segment, later segments included: the next record is
+        appended there."""
 
     def document(self) -> dict[str, Any]:
         """The JSON document."""
@@ -266,40 +319,48 @@ class Container(Protocol):
         """Replace it, atomically and durably."""
 
     def sync(self) -> None:
-        """Make all that was written durable. OSError: the state of the disk is unknown, the caller must stop writing."""
+        """Make all that was written durable. OSError: the state of the disk is unknown, the caller must stop
+        writing."""
 
     def publish(self, lengths: Mapping[str, int], entries: Mapping[str, Mapping[int, ChunkEntry]]) -> None:
         """Show so many rows of each array to other software (shapes, indexes), durably.
 
-        `entries` has, for coded arrays, the chunks of the last shard, the partly filled last one included. The arrays go on growing
-        afterwards: what other software sees stays at these lengths, or runs ahead, until the next `publish`."""
+        `entries` has, for coded arrays, the chunks of the last shard, the partly filled last one included.
+        The arrays go on growing afterwards: what other software sees stays at these lengths, or runs ahead,
+        until the next `publish`."""
 
     def published(self) -> Mapping[str, int]:
-        """How many rows of each array other software sees, as far as `publish` has said so (where it runs ahead: those of few arrays)."""
+        """How many rows of each array other software sees, as far as `publish` has said so (where it runs
+        ahead: those of few arrays)."""
 
     def metadata_problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with the document and the metadata of arrays, as (where, what): for `verify`."""
 
     def restore(self, specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> list[str]:
-        """Write metadata anew that are not what was made of these arrays; whose. They show these numbers of rows, otherwise none."""
+        """Write metadata anew that are not what was made of these arrays; whose. They show these numbers of
+        rows, otherwise none."""
 
     def index_problems(self, name: str, first: int, rows: int) -> Iterator[tuple[str, str]]:
-        """What is wrong with how other software finds the chunks of rows [first, rows) of an array: for `verify`."""
+        """What is wrong with how other software finds the chunks of rows [first, rows) of an array: for
+        `verify`."""
 
     def fork(self, rows: Mapping[str, int]) -> None:
-        """Before rows from these on are written anew: give the objects that hold them a new identity (a copy of equal content under
-        the same name), so that whoever has the old ones open keeps them unchanged. Durable on return."""
+        """Before rows from these on are written anew: give the objects that hold them a new identity (a copy
+        of equal content under the same name), so that whoever has the old ones open keeps them unchanged.
+        Durable on return."""
 
     def trim(self, rows: Mapping[str, int]) -> None:
-        """Remove what a killed or rolled back writer has left: whole objects (shards) beyond these rows, and arrays that are neither
-        named here nor of the journal."""
+        """Remove what a killed or rolled back writer has left: whole objects (shards) beyond these rows, and
+        arrays that are neither named here nor of the journal."""
 
     def drop_before(self, name: str, row: int) -> None:
-        """Give back the space of shards whose rows all lie before `row`. UnsupportedError: see `capabilities`."""
+        """Give back the space of shards whose rows all lie before `row`. UnsupportedError: see
+        `capabilities`."""
 
     def seal(self) -> None:
-        """The newest segment of the log is all that is needed, and nothing will be written again: remove older segments and the arrays
-        under `journal/` as far as the container can, and help other software to open it quickly. Durable on return."""
+        """The newest segment of the log is all that is needed, and nothing will be written again: remove
+        older segments and the arrays under `journal/` as far as the container can, and help other software to
+        open it quickly. Durable on return."""
 
     def close(self) -> None:
         """Release files and locks; write nothing."""

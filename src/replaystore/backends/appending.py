@@ -1,12 +1,14 @@
-"""Rows on their way into arrays, before a commit counts them: where they are written, and what is known of them meanwhile.
+"""Rows on their way into arrays, before a commit counts them: where they are written, and what is known of
+them meanwhile.
 
 * Raw rows go to their place at once; their checksums are carried along.
-* Rows of coded arrays gather into chunks, which are encoded in the background and stored when full; at a commit the rows of an
-  unfinished chunk go, raw, to a tail array.
+* Rows of coded arrays gather into chunks, which are encoded in the background and stored when full; at a
+  commit the rows of an unfinished chunk go, raw, to a tail array.
 * Rows of journaled arrays (tables) wait for the commit record.
 
-A write that fails (a full disk) changes nothing and may be tried again. A sync that fails leaves the disk in an unknown state; the store
-then refuses to write until it is opened anew, since a second sync may report success for bytes that are lost.
+A write that fails (a full disk) changes nothing and may be tried again. A sync that fails leaves the disk in
+an unknown state; the store then refuses to write until it is opened anew, since a second sync may report
+success for bytes that are lost.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ class CodedArray:
 
 
 class Appender(StoreReader):
-    """A store reader that also takes rows; what it has taken is part of the store when `ArrayStore.commit` says so."""
+    """A store reader that also takes rows; what it has taken is part of the store when `ArrayStore.commit`
+    says so."""
 
     def __init__(self, container: Container, state: State, *, durable: bool) -> None:
         super().__init__(container, state)
@@ -80,10 +83,12 @@ class Appender(StoreReader):
         self._dropped: dict[str, int] = {}
         """Without durability: the rows of each group before which space was last given back."""
         self._rolling_back = False
-        """A rollback was refused half way: whether it has happened is not known, nor are there rows that something could follow."""
+        """A rollback was refused half way: whether it has happened is not known, nor are there rows that
+        something could follow."""
 
     def create_arrays(self, specs: Mapping[str, ArraySpec], *, fill: Mapping[str, int] | None = None) -> None:
-        """Add arrays. In a group that has rows already, the new array gets as many, all bytes of them `fill` (default 0).
+        """Add arrays. In a group that has rows already, the new array gets as many, all bytes of them `fill`
+        (default 0).
 
         They are part of the store from the next commit on."""
         with self.lock, self.storage("create arrays"):
@@ -91,7 +96,12 @@ class Appender(StoreReader):
             for name, spec in specs.items():
                 if not spec.journaled:
                     everything["checksums/" + name] = ArraySpec(
-                        np.dtype(np.uint32), (), chunk_rows=16384, chunks_per_shard=64, journaled=True, dimension="chunk"
+                        np.dtype(np.uint32),
+                        (),
+                        chunk_rows=16384,
+                        chunks_per_shard=64,
+                        journaled=True,
+                        dimension="chunk",
                     )
             self._create(everything)
         try:
@@ -130,14 +140,17 @@ class Appender(StoreReader):
             self._add_checksums(name, [0] * (first // spec.chunk_rows))
         for start in range(first, rows, step):
             count = min(step, rows - start)
-            block = np.full(count * spec.row_bytes, value, np.uint8).view(spec.dtype).reshape(count, *spec.shape)
+            block = (
+                np.full(count * spec.row_bytes, value, np.uint8).view(spec.dtype).reshape(count, *spec.shape)
+            )
             if spec.journaled:
                 self.append_table({name: block})
             else:
                 self.append({name: block})
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Append rows to arrays that are not tables; all of them or, if this raises, none. dtype and shape must be the arrays'."""
+        """Append rows to arrays that are not tables; all of them or, if this raises, none. dtype and shape
+        must be the arrays'."""
         with self.lock, self.storage("append"):
             if self._encoder.encoded_bytes > BATCH_BYTES:
                 self._store_chunks()
@@ -191,13 +204,17 @@ class Appender(StoreReader):
             array.rows += step
             done += step
             if at + step == spec.chunk_rows:
-                self._encoder.put(name, array.codec, array.rows // spec.chunk_rows - 1, array.chunk.reshape(-1))
+                self._encoder.put(
+                    name, array.codec, array.rows // spec.chunk_rows - 1, array.chunk.reshape(-1)
+                )
                 array.chunk = np.empty((spec.chunk_rows, spec.row_bytes), np.uint8)
 
     def append_table(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Append rows to journaled arrays. They are written by the next commit."""
         for name, rows in columns.items():
-            self._pending.setdefault(name, []).append(np.ascontiguousarray(rows, self.container.specs()[name].dtype).tobytes())
+            self._pending.setdefault(name, []).append(
+                np.ascontiguousarray(rows, self.container.specs()[name].dtype).tobytes()
+            )
             self._table_rows[name] += len(rows)
 
     def set_rows(self, name: str, at: ArrayLike, rows: NDArray[Any]) -> None:
@@ -215,7 +232,9 @@ class Appender(StoreReader):
         ready = self._encoder.encoded
         if not ready:
             return
-        placed = self.container.write_chunks({name: {n: data for n, (data, _) in chunks.items()} for name, chunks in ready.items()})
+        placed = self.container.write_chunks(
+            {name: {n: data for n, (data, _) in chunks.items()} for name, chunks in ready.items()}
+        )
         for name, entries in placed.items():
             if self.container.capabilities.shards:  # otherwise the container knows all chunks
                 known = self._entries.setdefault(name, {})
@@ -229,16 +248,22 @@ class Appender(StoreReader):
         self._encoder.stored()
 
     def _write_tails(self, attachments: Mapping[str, bytes]) -> dict[str, bytes | Piece]:
-        """Keep the rows of unfinished chunks, raw, in a tail array; large attachments too (returned: where each is).
+        """Keep the rows of unfinished chunks, raw, in a tail array; large attachments too (returned: where
+        each is).
 
-        When the array has grown, all of it goes to the other one; not twice between commits, since the last commit still needs one."""
+        When the array has grown, all of it goes to the other one; not twice between commits, since the last
+        commit still needs one."""
         large = {name: data for name, data in attachments.items() if len(data) > ATTACHED_BYTES}
-        starts = {name: array.rows // array.spec.chunk_rows * array.spec.chunk_rows for name, array in self._coded.items()}
+        starts = {
+            name: array.rows // array.spec.chunk_rows * array.spec.chunk_rows
+            for name, array in self._coded.items()
+        }
         waiting = {name: max(starts[name], array.kept) for name, array in self._coded.items()}
-        size = sum((array.rows - waiting[name]) * array.spec.row_bytes for name, array in self._coded.items()) + sum(
-            map(len, large.values())
-        )
-        if size and tail_array(0) not in self._raw:  # the container may hold one of them, if an earlier writer was killed
+        size = sum(
+            (array.rows - waiting[name]) * array.spec.row_bytes for name, array in self._coded.items()
+        ) + sum(map(len, large.values()))
+        # The container may hold one of them, if an earlier writer was killed.
+        if size and tail_array(0) not in self._raw:
             self._create({tail_array(0): TAIL_SPEC, tail_array(1): TAIL_SPEC})
         once = sum(array.spec.chunk_bytes for array in self._coded.values()) + sum(map(len, large.values()))
         if size and self._tail_used + size > max(TAIL_BYTES, 4 * once) and not self._tail_reset:
@@ -246,12 +271,15 @@ class Appender(StoreReader):
             self._new_pieces = {}
             waiting = starts
             for name, array in self._coded.items():
-                array.kept = starts[name]  # also if a write fails now: the pieces in the other one count no more
+                # Also if a write fails now: the pieces in the other one count no more.
+                array.kept = starts[name]
         for name, begin in waiting.items():
             array = self._coded[name]
             if begin < array.rows:
                 data = array.chunk[begin - starts[name] : array.rows - starts[name]].reshape(-1)
-                self._new_pieces.setdefault(name, []).append(self._write_tail(begin, array.rows - begin, data.data))
+                self._new_pieces.setdefault(name, []).append(
+                    self._write_tail(begin, array.rows - begin, data.data)
+                )
                 array.kept = array.rows
         placed = {name: self._write_tail(0, len(data), memoryview(data)) for name, data in large.items()}
         return {name: placed.get(name, data) for name, data in attachments.items()}
@@ -305,7 +333,9 @@ class Appender(StoreReader):
         except OSError as error:
             reason = f"{self}: the disk failed to store what was written ({refusal(error, str(self))})"
             self._poison = (
-                str(error) if isinstance(error, StorageError) else f"{reason}; reopen the store, which goes on from its last commit"
+                str(error)
+                if isinstance(error, StorageError)
+                else (f"{reason}; reopen the store, which goes on from its last commit")
             )
             raise StorageError(self._poison, error.errno) from error
 
@@ -315,7 +345,10 @@ class Appender(StoreReader):
         if self._poison is not None:
             raise StorageError(self._poison)
         if (self._rolling_back or self.state.unforked) and what not in ("roll back", "recover"):
-            raise StorageError(f"{self}: cannot {what} after a rollback that did not finish: roll back again, or reopen the store")
+            raise StorageError(
+                f"{self}: cannot {what} after a rollback that did not finish: roll back "
+                "again, or reopen the store"
+            )
         try:
             yield
         except StorageError:

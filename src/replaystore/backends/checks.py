@@ -1,4 +1,5 @@
-"""What JSON and names of files are asked before anything is made or read by them: a store may be a stranger's, and its checksums right."""
+"""What JSON and names of files are asked before anything is made or read by them: a store may be a
+stranger's, and its checksums right."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from replaystore.errors import CorruptError
 __all__ = ["MOST_JSON", "MOST_NUMBER", "as_number", "is_count", "load_json"]
 
 MOST_JSON = 64 << 20
-"""Bytes of a zarr.json or a manifest: that of the root holds the document, 16 MiB at most, and a copy of all others."""
+"""Bytes of a zarr.json or a manifest: that of the root holds the document, 16 MiB at most, and a copy of all
+others."""
 MOST_NUMBER = 1 << 62
 """Of rows, bytes, commits: sums of two stay 64-bit numbers."""
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")

@@ -1,4 +1,5 @@
-"""How the chunks of coded arrays are encoded in Zarr shards and in HDF5 files: codec text ("zstd:1") to stored bytes and back.
+"""How the chunks of coded arrays are encoded in Zarr shards and in HDF5 files: codec text ("zstd:1") to
+stored bytes and back.
 
     zarr, zstd:L    zstd frame                          crc32c
     zarr, gzip:L    gzip member                         crc32c
@@ -7,10 +8,12 @@
 
 Every stored chunk is a payload and the 4 bytes of a checksum of the payload, little-endian.
 
-1. What is written here is what the container's own codecs and filters write, so that zarr-python and h5py read it.
-2. Nothing stored is believed: the checksum is compared first, and nothing larger than the chunk is ever decompressed.
-3. The heavy parts (zstd, zlib, shuffling) release the GIL. The checksums hold it, at 27 (crc32c) and 3 GB/s (fletcher32)
-   of encoded bytes.
+1. What is written here is what the container's own codecs and filters write, so that zarr-python and h5py
+   read it.
+2. Nothing stored is believed: the checksum is compared first, and nothing larger than the chunk is ever
+   decompressed.
+3. The heavy parts (zstd, zlib, shuffling) release the GIL. The checksums hold it, at 27 (crc32c) and 3 GB/s
+   (fletcher32) of encoded bytes.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 
 HDF5_DEFLATE, HDF5_SHUFFLE, HDF5_FLETCHER32, HDF5_ZSTD = 1, 2, 3, 32015
 MANDATORY, OPTIONAL = 0, 1
-"""H5Z_FLAG_*: those that HDF5's own H5Pset_* functions set; zstd is optional so that a dataset can be made without its plugin."""
+"""H5Z_FLAG_*: those that HDF5's own H5Pset_* functions set; zstd is optional so that a dataset can be made
+without its plugin."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class ChunkCodec:
     seal: Callable[[Octets], bytes]
     """The stored checksum of a payload."""
     expand_all: Callable[[Sequence[bytes], Octets, Sequence[int]], bool] | None = None
-    """As `expand`, of several payloads to these places of an array, (chunks, bytes of one), where that is quicker; False: it did not."""
+    """As `expand`, of several payloads to these places of an array, (chunks, bytes of one), where that is
+    quicker; False: it did not."""
 
     def encode(self, rows: Any) -> bytes:
         """The stored bytes of a chunk, from its C-order bytes (any contiguous buffer)."""
@@ -63,7 +68,8 @@ class ChunkCodec:
         return payload + self.seal(_octets(payload))
 
     def decode(self, data: Any, out: Octets, *, checked: bool = False) -> None:
-        """Decode stored bytes into `out`, flat and contiguous, of the chunk's size. CorruptError: they do not decode to that.
+        """Decode stored bytes into `out`, flat and contiguous, of the chunk's size. CorruptError: they do not
+        decode to that.
 
         `checked`: `checksum` was what it had to be, so that the stored checksum need not be looked at."""
         stored = _octets(data)
@@ -71,14 +77,21 @@ class ChunkCodec:
             raise CorruptError(f"an encoded chunk cannot have {stored.size} bytes")
         payload = stored[:-TRAILER]
         if not checked and self.seal(payload) != stored[-TRAILER:].tobytes():
-            raise CorruptError(f"the stored checksum of an encoded chunk is not that of its {payload.size} bytes")
+            raise CorruptError(
+                f"the stored checksum of an encoded chunk is not that of its {payload.size} bytes"
+            )
         self.expand(payload, out)
 
-    def decode_all(self, stored: Sequence[bytes], checksums: Sequence[int], out: Octets, places: Sequence[int]) -> list[int]:
-        """Decode the stored bytes of several chunks to these places of `out`, of shape (chunks, bytes of one), each if its checksum is
-        theirs and they decode to its size; which were not."""
+    def decode_all(
+        self, stored: Sequence[bytes], checksums: Sequence[int], out: Octets, places: Sequence[int]
+    ) -> list[int]:
+        """Decode the stored bytes of several chunks to these places of `out`, of shape (chunks, bytes of
+        one), each if its checksum is theirs and they decode to its size; which were not."""
         payloads = [data[:-TRAILER] for data in stored]
-        wrong = [payload == b"" or google_crc32c.value(payload) != known for payload, known in zip(payloads, checksums, strict=True)]
+        wrong = [
+            payload == b"" or google_crc32c.value(payload) != known
+            for payload, known in zip(payloads, checksums, strict=True)
+        ]
         if self.expand_all is not None and not any(wrong) and self.expand_all(payloads, out, places):
             return []
         for number, (payload, place) in enumerate(zip(payloads, places, strict=True)):
@@ -95,19 +108,23 @@ class ChunkCodec:
 
 
 def parse_codec(text: str) -> tuple[str, int]:
-    """Name and level: ("zstd", 3) of "zstd:3", the default level where none is given. SchemaError: the names and levels there are."""
+    """Name and level: ("zstd", 3) of "zstd:3", the default level where none is given. SchemaError: the names
+    and levels there are."""
     name, colon, level = text.partition(":")
     if name in LEVELS:
         if not colon:
             return name, DEFAULT_LEVELS[name]
         if level.isascii() and level.isdigit() and int(level) in LEVELS[name] and not level.startswith("0"):
             return name, int(level)
-    known = ", ".join(f'"{name}:LEVEL" with {levels[0]} <= LEVEL <= {levels[-1]}' for name, levels in LEVELS.items())
+    known = ", ".join(
+        f'"{name}:LEVEL" with {levels[0]} <= LEVEL <= {levels[-1]}' for name, levels in LEVELS.items()
+    )
     raise SchemaError(f'codec "{text}" is not known; known are "raw", {known}')
 
 
 def codec_for(kind: Literal["zarr", "hdf5"], spec: ArraySpec) -> ChunkCodec:
-    """How the chunks of a coded array are encoded in this kind of container. SchemaError: the codec is unknown."""
+    """How the chunks of a coded array are encoded in this kind of container. SchemaError: the codec is
+    unknown."""
     name, level = _parsed(spec)
     compress: Callable[[Octets], bytes]
     expand: Callable[[Octets, Octets], None]
@@ -117,7 +134,10 @@ def codec_for(kind: Literal["zarr", "hdf5"], spec: ArraySpec) -> ChunkCodec:
         compress, expand = functools.partial(_compress_gzip, level=level), _expand_gzip
     else:
         item = spec.dtype.itemsize
-        compress, expand = functools.partial(_compress_deflate, level=level, item=item), functools.partial(_expand_deflate, item=item)
+        compress, expand = (
+            functools.partial(_compress_deflate, level=level, item=item),
+            functools.partial(_expand_deflate, item=item),
+        )
     seal = _seal_crc32c if kind == "zarr" else _seal_fletcher32
     return ChunkCodec(compress, expand, seal, _expand_all_zstd if name == "zstd" else None)
 
@@ -135,7 +155,8 @@ def zarr_codecs(spec: ArraySpec) -> list[dict[str, Any]]:
 
 
 def hdf5_filters(spec: ArraySpec) -> list[tuple[int, int, tuple[int, ...]]]:
-    """(filter, flags, options) in the order in which they are to be set on a dataset's creation property list."""
+    """(filter, flags, options) in the order in which they are to be set on a dataset's creation property
+    list."""
     if spec.codec is None:
         return []
     name, level = _parsed(spec)
@@ -160,7 +181,8 @@ def extend(crc: int, data: Any) -> int:
 
 
 def _octets(data: Any) -> Octets:
-    """A flat view of the bytes of a buffer: google_crc32c takes arrays, but no memoryview and no bytearray."""
+    """A flat view of the bytes of a buffer: google_crc32c takes arrays, but no memoryview and no
+    bytearray."""
     if isinstance(data, np.ndarray):
         return data.reshape(-1).view(np.uint8)
     return np.frombuffer(data, dtype=np.uint8)
@@ -180,8 +202,8 @@ def _compress_zstd(plain: Octets, *, level: int) -> bytes:
 
 
 def _expand_zstd(payload: Octets, out: Octets) -> None:
-    """Large chunks straight into place by numcodecs; small ones with a context kept for each thread, which numcodecs makes anew each
-    time: that takes as long as decoding 30 KB."""
+    """Large chunks straight into place by numcodecs; small ones with a context kept for each thread, which
+    numcodecs makes anew each time: that takes as long as decoding 30 KB."""
     import zstandard
     from numcodecs import zstd
 
@@ -193,7 +215,8 @@ def _expand_zstd(payload: Octets, out: Octets) -> None:
             raise CorruptError(f"a zstd frame says that it holds {size} bytes where a chunk has {out.size}")
         _headers[out.size] = head[:length]
     try:
-        # Bounded by `out`, or the size that the header says: a frame that holds more, or a second frame, is an error.
+        # Bounded by `out`, or the size that the header says: a frame that holds more, or a second frame, is
+        # an error.
         if out.size >= DIRECT_BYTES:
             zstd.decompress(payload, out)
         else:
@@ -203,11 +226,12 @@ def _expand_zstd(payload: Octets, out: Octets) -> None:
 
 
 def _expand_all_zstd(payloads: Sequence[bytes], out: Octets, places: Sequence[int]) -> bool:
-    """Chunks as one stream of frames, by one call: straight into place if they go side by side, else, if they are small, through other
-    memory by one assignment. One by one they ask for the GIL so often that two threads are slower than one, and a learner beside them
-    waits for it as long as for the batches themselves.
+    """Chunks as one stream of frames, by one call: straight into place if they go side by side, else, if they
+    are small, through other memory by one assignment. One by one they ask for the GIL so often that two
+    threads are slower than one, and a learner beside them waits for it as long as for the batches themselves.
 
-    Each begins with the header of a frame of its size, and all together have the sizes of all: none can hold more or less than that."""
+    Each begins with the header of a frame of its size, and all together have the sizes of all: none can hold
+    more or less than that."""
     from numcodecs import zstd
 
     size, count = out.shape[1], len(payloads)
@@ -224,7 +248,8 @@ def _expand_all_zstd(payloads: Sequence[bytes], out: Octets, places: Sequence[in
     except (RuntimeError, ValueError):
         return False
     if not side_by_side:
-        out[np.asarray(places, np.intp)] = found.reshape(count, size)  # rows of bytes: of items the GIL would be kept
+        # Rows of bytes: of items the GIL would be kept.
+        out[np.asarray(places, np.intp)] = found.reshape(count, size)
     return True
 
 
@@ -249,11 +274,13 @@ def _decompressor() -> Any:
 
 _threads = threading.local()
 _headers: dict[int, bytes] = {}
-"""The frame header last seen for each size of chunks: understanding it in Python takes a fifth of the time of decoding a small chunk."""
+"""The frame header last seen for each size of chunks: understanding it in Python takes a fifth of the time of
+decoding a small chunk."""
 
 
 def _zstd_content_size(head: bytes) -> tuple[int | None, int]:
-    """The content size that a zstd frame header gives (RFC 8878, 3.1.1.1), None if it gives none or is none; the header's length."""
+    """The content size that a zstd frame header gives (RFC 8878, 3.1.1.1), None if it gives none or is none;
+    the header's length."""
     if len(head) < 6 or head[:4] != ZSTD_MAGIC:
         return None, 0
     descriptor = head[4]
@@ -267,7 +294,8 @@ def _zstd_content_size(head: bytes) -> tuple[int | None, int]:
 
 
 def _compress_gzip(plain: Octets, *, level: int) -> bytes:
-    return zlib.compress(plain.data, level, wbits=31)  # the member's time is 0, so that equal rows give equal bytes
+    # The member's time is 0, so that equal rows give equal bytes.
+    return zlib.compress(plain.data, level, wbits=31)
 
 
 def _expand_gzip(payload: Octets, out: Octets) -> None:
@@ -281,7 +309,8 @@ def _compress_deflate(plain: Octets, *, level: int, item: int) -> bytes:
 def _expand_deflate(payload: Octets, out: Octets, *, item: int) -> None:
     planes = np.frombuffer(_inflate(payload, out.size, zlib.MAX_WBITS), dtype=np.uint8).reshape(item, -1)
     items = out.reshape(-1, item)
-    for number, plane in enumerate(planes):  # one plane at a time: three times as fast as assigning the transposed array
+    # One plane at a time: three times as fast as assigning the transposed array.
+    for number, plane in enumerate(planes):
         items[:, number] = plane
 
 

@@ -1,8 +1,11 @@
-"""Rows go from store to store as they are stored where that is possible: raw chunks and encoded chunks, with the checksums they had.
+"""Rows go from store to store as they are stored where that is possible: raw chunks and encoded chunks, with
+the checksums they had.
 
-1. Nothing is believed on the way: each chunk that is read is compared with the checksum that was committed, so that what arrives is
-   what was recorded, or the copying ends with a CorruptError. (Comparing costs a few per cent of copying, the bytes being at hand.)
-2. The checksums of chunks that arrive whole are those of the source; nothing is summed up anew from bytes that may have changed.
+1. Nothing is believed on the way: each chunk that is read is compared with the checksum that was committed,
+   so that what arrives is what was recorded, or the copying ends with a CorruptError. (Comparing costs a few
+   per cent of copying, the bytes being at hand.)
+2. The checksums of chunks that arrive whole are those of the source; nothing is summed up anew from bytes
+   that may have changed.
 3. In memory at one time: one block of rows or of encoded chunks, and what the target's encoder has in flight.
 """
 
@@ -50,13 +53,16 @@ Chunk = tuple[bytes, int]
 
 
 def encoded_chunks(store: StoreReader, name: str, first: int, stop: int) -> Iterator[list[Chunk]]:
-    """Complete chunks [first, stop) of a coded array as they are stored, checked, in blocks of a bounded size."""
+    """Complete chunks [first, stop) of a coded array as they are stored, checked, in blocks of a bounded
+    size."""
     block: list[tuple[int, ChunkEntry]] = []
     for chunk in range(first, stop):
         entry = store.locate(name, chunk)
         if entry is None:
             raise CorruptError(f"{store}: chunk {chunk} of {name} is missing; run `replaystore verify`")
-        if block and (entry.object != block[-1][1].object or entry.offset != block[-1][1].offset + block[-1][1].length):
+        if block and (
+            entry.object != block[-1][1].object or entry.offset != block[-1][1].offset + block[-1][1].length
+        ):
             yield _read(store, name, block)
             block = []
         block.append((chunk, entry))
@@ -75,24 +81,41 @@ def _read(store: StoreReader, name: str, block: Sequence[tuple[int, ChunkEntry]]
     try:
         data = memoryview(files.read(begin.object, begin.offset, last.offset + last.length - begin.offset))
     except FileNotFoundError:
-        raise CorruptError(f"{path} is missing, and chunks of {name} lie in it; run `replaystore verify`") from None
+        raise CorruptError(
+            f"{path} is missing, and chunks of {name} lie in it; run `replaystore verify`"
+        ) from None
     except OSError as error:
-        raise StorageError(f"{path}: chunks of {name} cannot be read ({error.strerror or error}); check the disk", error.errno) from error
+        raise StorageError(
+            f"{path}: chunks of {name} cannot be read ({error.strerror or error}); check the disk",
+            error.errno,
+        ) from error
     codec, found = store.container.codec(spec), []
     for chunk, entry in block:
         part = data[entry.offset - begin.offset : entry.offset - begin.offset + entry.length]
         checksum = store.checksum(name, chunk)
-        if len(part) != entry.length or entry.length <= TRAILER or checksum is None or codec.checksum(part) != checksum:
+        if (
+            len(part) != entry.length
+            or entry.length <= TRAILER
+            or checksum is None
+            or codec.checksum(part) != checksum
+        ):
             rows = f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows}"
-            raise CorruptError(f"{path}, byte {entry.offset}: chunk {chunk} of {name} ({rows}) is damaged; run `replaystore verify`")
+            raise CorruptError(
+                f"{path}, byte {entry.offset}: chunk {chunk} of {name} ({rows}) is damaged; "
+                "run `replaystore verify`"
+            )
         found.append((bytes(part), checksum))
     return found
 
 
-def raw_chunks(store: StoreReader, name: str, first: int, stop: int) -> Iterator[tuple[int, NDArray[np.uint8], list[int]]]:
-    """Complete chunks [first, stop) of a raw array, checked: (number of the first, bytes, checksums), in blocks of a bounded size.
+def raw_chunks(
+    store: StoreReader, name: str, first: int, stop: int
+) -> Iterator[tuple[int, NDArray[np.uint8], list[int]]]:
+    """Complete chunks [first, stop) of a raw array, checked: (number of the first, bytes, checksums), in
+    blocks of a bounded size.
 
-    The bytes lie in one of two buffers, used in turn: a block is good until the one after the next is asked for."""
+    The bytes lie in one of two buffers, used in turn: a block is good until the one after the next is asked
+    for."""
     spec, container = store.container.specs()[name], store.container
     unit = spec.shard_rows if container.capabilities.shards else spec.chunk_rows
     aligned = first * spec.chunk_rows // unit * unit
@@ -112,7 +135,9 @@ def raw_chunks(store: StoreReader, name: str, first: int, stop: int) -> Iterator
                 wrong = place + spec.chunk_bytes > found or chunk >= len(expected)
                 if wrong or crc32c(data[place : place + spec.chunk_bytes]) != expected[chunk]:
                     rows = f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows} of {name}"
-                    raise CorruptError(f"{store}: {rows} have changed since they were committed; run `replaystore verify`")
+                    raise CorruptError(
+                        f"{store}: {rows} have changed since they were committed; run `replaystore verify`"
+                    )
                 checksums.append(expected[chunk])
             yield number, data, checksums
             at += data.size
@@ -120,7 +145,8 @@ def raw_chunks(store: StoreReader, name: str, first: int, stop: int) -> Iterator
 
 
 def stored_bytes(store: StoreReader, name: str, chunks: NDArray[np.int64]) -> int:
-    """How many bytes these chunks of a coded array take where they are stored; unfinished ones count as rows."""
+    """How many bytes these chunks of a coded array take where they are stored; unfinished ones count as
+    rows."""
     spec = store.container.specs()[name]
     complete = store.rows(name) // spec.chunk_rows
     entries = (store.locate(name, chunk) for chunk in chunks[chunks < complete].tolist())
@@ -129,14 +155,17 @@ def stored_bytes(store: StoreReader, name: str, chunks: NDArray[np.int64]) -> in
 
 
 def same_payload(spec: ArraySpec, kind: str, other: ArraySpec, other_kind: str) -> bool:
-    """Whether chunks of two coded arrays of equal chunks differ at most in the trailing checksum that each container adds."""
+    """Whether chunks of two coded arrays of equal chunks differ at most in the trailing checksum that each
+    container adds."""
     if spec.codec is None or other.codec is None or spec.codec != other.codec:
         return False
-    return kind == other_kind or parse_codec(spec.codec)[0] == "zstd"  # HDF5 shuffles and deflates what Zarr has as gzip
+    # HDF5 shuffles and deflates what Zarr has as gzip.
+    return kind == other_kind or parse_codec(spec.codec)[0] == "zstd"
 
 
 def resealed(chunks: Sequence[Chunk], spec: ArraySpec, kind: str) -> list[Chunk]:
-    """Chunks of another kind of container with the trailing checksum of this one; `checksum` does not count it, so it stays."""
+    """Chunks of another kind of container with the trailing checksum of this one; `checksum` does not count
+    it, so it stays."""
     seal = codec_for("hdf5" if kind == "hdf5" else "zarr", spec).seal
     payloads = [(data[:-TRAILER], checksum) for data, checksum in chunks]
     return [(payload + seal(np.frombuffer(payload, np.uint8)), checksum) for payload, checksum in payloads]
@@ -152,7 +181,8 @@ class CheckedChunks:
         self._done: set[int] = set()
 
     def check(self, column: Any, start: int, stop: int) -> None:
-        """Compare all chunks that rows [start, stop) of the column lie in. CorruptError names the first that has changed."""
+        """Compare all chunks that rows [start, stop) of the column lie in. CorruptError names the first that
+        has changed."""
         size = self._spec.chunk_rows
         for chunk in range(start // size, -(-stop // size)):
             if chunk not in self._done:
@@ -175,28 +205,36 @@ class CheckedChunks:
 
 
 def append_raw(store: ArrayStore, name: str, data: NDArray[np.uint8], checksums: Sequence[int]) -> None:
-    """Append the bytes of complete chunks of a raw array, whose checksums these are; it must hold nothing but complete chunks so far."""
+    """Append the bytes of complete chunks of a raw array, whose checksums these are; it must hold nothing but
+    complete chunks so far."""
     array = store._raw[name]
     count = len(checksums) * array.spec.chunk_rows
     if array.rows % array.spec.chunk_rows or data.size != count * array.spec.row_bytes:
-        raise ValueError(f"{name}: {data.size} bytes are not {len(checksums)} complete chunks behind row {array.rows}")
+        raise ValueError(
+            f"{name}: {data.size} bytes are not {len(checksums)} complete chunks behind row {array.rows}"
+        )
     with store.lock, store.storage("append"):
         store.container.reserve({name: array.rows + count})
         store.container.write_rows(name, array.rows, data.data)
-        for place in store.container.extents(name, array.rows, array.rows + count):  # the sync in the end would wait for all of it
+        # The sync in the end would wait for all of it.
+        for place in store.container.extents(name, array.rows, array.rows + count):
             store.container.files.write_back(place.object, place.offset, place.length)
         array.rows += count
         store._add_checksums(name, checksums)
 
 
 def append_encoded(store: ArrayStore, name: str, chunks: Sequence[Chunk]) -> None:
-    """Append complete chunks of a coded array as they are to be stored; it must hold nothing but complete chunks so far."""
+    """Append complete chunks of a coded array as they are to be stored; it must hold nothing but complete
+    chunks so far."""
     array = store._coded[name]
     if array.rows % array.spec.chunk_rows:
         raise ValueError(f"{name}: row {array.rows} is not the first of a chunk")
     with store.lock, store.storage("append"):
         for data, checksum in chunks:
-            store._encoder.encoded.setdefault(name, {})[array.rows // array.spec.chunk_rows] = (data, checksum)
+            store._encoder.encoded.setdefault(name, {})[array.rows // array.spec.chunk_rows] = (
+                data,
+                checksum,
+            )
             store._encoder.encoded_bytes += len(data)
             array.rows += array.spec.chunk_rows
         array.kept = array.rows
@@ -218,19 +256,23 @@ def append_rows(store: ArrayStore, name: str, rows: NDArray[Any]) -> None:
 
 
 def _forget_entries(store: ArrayStore) -> None:
-    """Let go of the places of chunks whose shard has its index: the commit that ends a long copying need not carry them."""
+    """Let go of the places of chunks whose shard has its index: the commit that ends a long copying need not
+    carry them."""
     for name, entries in store._entries.items():
         per_shard = store._coded[name].spec.chunks_per_shard
         indexed = {number // per_shard for number in entries if number % per_shard == per_shard - 1}
         if indexed:
-            store._entries[name] = {number: entry for number, entry in entries.items() if number // per_shard not in indexed}
+            store._entries[name] = {
+                number: entry for number, entry in entries.items() if number // per_shard not in indexed
+            }
 
 
 # --- sealing
 
 
 def commit_whole(store: ArrayStore, extra: Mapping[str, Any], attachments: Mapping[str, bytes]) -> None:
-    """Commit and seal a new store without ever using tail arrays: unfinished chunks go to their arrays, padded.
+    """Commit and seal a new store without ever using tail arrays: unfinished chunks go to their arrays,
+    padded.
 
     A commit that fails here cannot be tried again; the store is to be discarded."""
     tails = {}
@@ -246,7 +288,8 @@ def commit_whole(store: ArrayStore, extra: Mapping[str, Any], attachments: Mappi
 
 
 def seal(store: ArrayStore) -> None:
-    """Make of a committed store one that nobody writes to again: everything in its arrays, and a log of one record.
+    """Make of a committed store one that nobody writes to again: everything in its arrays, and a log of one
+    record.
 
     If this fails, the store is as it was committed, and can be sealed later."""
     with store.lock:
@@ -275,7 +318,9 @@ def _seal(store: ArrayStore, attachments: Mapping[str, bytes]) -> None:
             tails={},
             entries={},
             attached=dict(attachments),
-            arrays={name: spec for name, spec in store.state.arrays.items() if not name.startswith("journal/")},
+            arrays={
+                name: spec for name, spec in store.state.arrays.items() if not name.startswith("journal/")
+            },
         )
         store._start_log(sealed)
         with store.state_lock:

@@ -1,7 +1,8 @@
 """Full chunks of coded arrays are encoded in threads while the environment goes on.
 
-Jobs are submitted in the order of the chunks and collected in the same order, so that a chunk is stored only when all before it are.
-What is encoded but not yet stored is kept: after a failed write (a full disk) the same bytes are offered again.
+Jobs are submitted in the order of the chunks and collected in the same order, so that a chunk is stored only
+when all before it are. What is encoded but not yet stored is kept: after a failed write (a full disk) the
+same bytes are offered again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from replaystore.backends import Codec
 __all__ = ["Encoder"]
 
 JOB_BYTES = 1 << 19
-"""Chunks are put together into jobs of at least this size: a future for each small chunk costs more than its encoding."""
+"""Chunks are put together into jobs of at least this size: a future for each small chunk costs more than its
+encoding."""
 FLIGHT_BYTES = 48 << 20
 """Raw bytes waiting at most; beyond, `put` waits for the oldest job, which bounds the writer's memory."""
 

@@ -1,11 +1,12 @@
 """Every byte that is read or written goes through here: named files below one folder, on disk or in memory.
 
-The primitive operations are few and each is one method, so that a test can record them, replay them with unsynced ones lost,
-or make them fail. Names are relative paths with `/`. A write is durable after `sync_file` of the file and, if the file was made or
-renamed, `sync_folder` of the folder that gained the entry.
+The primitive operations are few and each is one method, so that a test can record them, replay them with
+unsynced ones lost, or make them fail. Names are relative paths with `/`. A write is durable after `sync_file`
+of the file and, if the file was made or renamed, `sync_folder` of the folder that gained the entry.
 
-A store may come from a stranger: below the root no link is followed and only regular files are opened (inside.py). What is read whole
-is bounded (`read_whole`); other reads ask for no more than their caller knows to be there.
+A store may come from a stranger: below the root no link is followed and only regular files are opened
+(inside.py). What is read whole is bounded (`read_whole`); other reads ask for no more than their caller knows
+to be there.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class _Syncing:
             pool = self._pool
         try:
             jobs = [pool.submit(sync, name) for name in names]
-        except RuntimeError:  # the interpreter is ending (a buffer is closed by a finalizer), and starts no more work in threads
+        except RuntimeError:  # the interpreter is ending (a finalizer closes a buffer): no more threads start
             for name in names:
                 sync(name)
             return
@@ -83,7 +84,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def read_all(fd: int, offset: int, length: int | None = None) -> bytes:
-    """Bytes of an open file; fewer than asked for where it ends, and only there: one call may give fewer for other reasons."""
+    """Bytes of an open file; fewer than asked for where it ends, and only there: one call may give fewer for
+    other reasons."""
     if length is None:
         length = max(0, os.fstat(fd).st_size - offset)
     first = os.pread(fd, min(length, ONE_READ), offset) if length > 0 else b""
@@ -98,7 +100,8 @@ def read_all(fd: int, offset: int, length: int | None = None) -> bytes:
 
 
 def _wherever(path: str) -> str:
-    """The same path, seen from any folder; only its beginning changes, since what is before `..` may be a link."""
+    """The same path, seen from any folder; only its beginning changes, since what is before `..` may be a
+    link."""
     try:
         return os.path.join(os.getcwd(), path)
     except OSError:  # the folder of the process is gone, and with it what a relative path means
@@ -138,7 +141,8 @@ class Files:
         return self._prefix + name if name else self._top
 
     def _inside(self, name: str, *, make: bool = False) -> str:
-        """The path of a file, whose folders are folders of the store. FileNotFoundError; CorruptError: one is a link."""
+        """The path of a file, whose folders are folders of the store. FileNotFoundError; CorruptError: one is
+        a link."""
         folder = name.rpartition("/")[0]
         if folder not in self._sound or name[:1] == "/":
             self._folder_path(folder or name, make=make)
@@ -166,7 +170,8 @@ class Files:
         return found.st_dev, found.st_ino
 
     def descriptor(self, name: str) -> int:
-        """An open descriptor, owned by this object. FileNotFoundError if there is no such file; CorruptError: it is no regular file.
+        """An open descriptor, owned by this object. FileNotFoundError if there is no such file; CorruptError:
+        it is no regular file.
 
         It is valid until the next call, in any thread: `borrowed` is for more than one thread."""
         found = self._open.get(name)
@@ -201,12 +206,14 @@ class Files:
                         os.close(fd)
 
     def place(self, name: str) -> tuple[int, int, int]:
-        """Where a file's bytes lie: (descriptor, offset, size). The offset is 0 unless the files are members of a larger one."""
+        """Where a file's bytes lie: (descriptor, offset, size). The offset is 0 unless the files are members
+        of a larger one."""
         fd = self.descriptor(name)
         return fd, 0, os.fstat(fd).st_size
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        """Bytes of a file; fewer than asked for where it ends. FileNotFoundError, StorageError, as all that reads."""
+        """Bytes of a file; fewer than asked for where it ends. FileNotFoundError, StorageError, as all that
+        reads."""
         try:
             return self._read(name, offset, length)
         except OSError as error:
@@ -217,15 +224,23 @@ class Files:
             return read_all(fd, offset, length)
 
     def _unreadable(self, name: str, error: OSError) -> OSError:
-        """Why a file cannot be read, as an error of ours; that it is missing, or no file, means something else to every caller."""
+        """Why a file cannot be read, as an error of ours; that it is missing, or no file, means something
+        else to every caller."""
         if isinstance(error, ReplayStoreError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
             return error
-        return StorageError(f"{self.path(name)} cannot be read: {error.strerror or error}; check the disk and its permissions", error.errno)
+        return StorageError(
+            (
+                f"{self.path(name)} cannot be read: {error.strerror or error}; check the disk "
+                "and its permissions"
+            ),
+            error.errno,
+        )
 
     def read_whole(self, name: str, most: int) -> bytes:
         """All bytes of a file that has a use for at most so many. CorruptError: it has more.
 
-        No descriptor is kept: such files are replaced by renaming, so that each time another one may have the name."""
+        No descriptor is kept: such files are replaced by renaming, so that each time another one may have the
+        name."""
         try:
             fd, size = open_sized(self._inside(name), os.O_RDONLY, follow=name == self.entrance)
             try:
@@ -237,11 +252,14 @@ class Files:
 
     def _bounded(self, name: str, size: int, most: int) -> int:
         if size > most:
-            raise CorruptError(f"{self.path(name)} has {size} bytes, and at most {most} make sense; restore it from a copy")
+            raise CorruptError(
+                f"{self.path(name)} has {size} bytes, and at most {most} make sense; restore it from a copy"
+            )
         return size
 
     def read_places(self, name: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The bytes at several (offset, length) of a file, which is looked up once; fewer than asked for where it ends."""
+        """The bytes at several (offset, length) of a file, which is looked up once; fewer than asked for
+        where it ends."""
         try:
             with self.borrowed(name) as fd:
                 base = self._beginning(name)
@@ -263,7 +281,8 @@ class Files:
     def read_into(self, name: str, offset: int, target: memoryview) -> int:
         """Fill a buffer with the bytes of a file from `offset` on; how many there were.
 
-        Memory that is used again is read into several times as fast as new memory, which the system has to clear."""
+        Memory that is used again is read into several times as fast as new memory, which the system has to
+        clear."""
         try:
             with self.borrowed(name) as fd:
                 _, base, size = self.place(name)
@@ -311,7 +330,8 @@ class Files:
             raise self._unreadable(folder, error) from error
 
     def walk(self) -> Iterator[str]:
-        """The names of all files, sorted; links are among them. CorruptError: folders lie too deep in each other."""
+        """The names of all files, sorted; links are among them. CorruptError: folders lie too deep in each
+        other."""
         return iter(self._below("")[0])
 
     def _below(self, top: str) -> tuple[builtins.list[str], builtins.list[str]]:
@@ -337,7 +357,8 @@ class Files:
     def create(self, name: str) -> None:
         """Make an empty file in place of what has the name; folders are made as needed.
 
-        What was there is never written to: it may be a link, or another name of a file that is none of ours."""
+        What was there is never written to: it may be a link, or another name of a file that is none of
+        ours."""
         self.forget(name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         try:
@@ -394,9 +415,11 @@ class Files:
                 os.fsync(fd)
 
     def write_back(self, name: str, offset: int, length: int) -> None:
-        """Let the system begin to write these bytes to the disk, if it can: the sync that makes them durable then has less to wait for.
+        """Let the system begin to write these bytes to the disk, if it can: the sync that makes them durable
+        then has less to wait for.
 
-        What many files hold is on its way while the next ones are filled. It promises nothing: an error is the sync's to report."""
+        What many files hold is on its way while the next ones are filled. It promises nothing: an error is
+        the sync's to report."""
         begin = _range_writer()
         if begin is not None:
             with self.borrowed(name) as fd:
@@ -419,7 +442,8 @@ class Files:
         os.replace(self._inside(old), self._inside(new))
 
     def exchange(self, one: str, other: str) -> bool:
-        """Let two names, of files or folders, change places, at once; False if the system cannot do that here."""
+        """Let two names, of files or folders, change places, at once; False if the system cannot do that
+        here."""
         self.forget(one)
         self.forget(other)
         return _exchange(self.real_path(one), self.real_path(other))
@@ -439,7 +463,8 @@ class Files:
     # --- made of them
 
     def sync_files(self, names: Iterable[str]) -> None:
-        """Make several files durable, side by side: the disk then takes hardly longer than for one. OSError: not all of them are."""
+        """Make several files durable, side by side: the disk then takes hardly longer than for one. OSError:
+        not all of them are."""
         self._side_by_side(self.sync_file, list(names))
 
     def sync_folders(self, folders: Iterable[str]) -> None:
@@ -454,7 +479,8 @@ class Files:
                 sync(name)
 
     def clear(self, folder: str) -> None:
-        """Remove a folder: all files below it, in the order of their names, then all folders, those that were empty too."""
+        """Remove a folder: all files below it, in the order of their names, then all folders, those that were
+        empty too."""
         if not self.exists(folder):
             return
         files, folders = self._below(folder)
@@ -527,8 +553,9 @@ def _exchange(one: str, other: str) -> bool:
 class MemoryFiles(Files):
     """Files that have no name in any folder: they are gone with the process.
 
-    A small file is an array of bytes. A larger one, and one that is to be mapped, is an unlinked temporary file, in memory where the
-    system has a folder for that (Linux: /dev/shm), so that a store takes few descriptors and yet can be mapped like any other."""
+    A small file is an array of bytes. A larger one, and one that is to be mapped, is an unlinked temporary
+    file, in memory where the system has a folder for that (Linux: /dev/shm), so that a store takes few
+    descriptors and yet can be mapped like any other."""
 
     def __init__(self, label: str) -> None:
         super().__init__(label, writable=True)
@@ -651,6 +678,7 @@ class MemoryFiles(Files):
     def close(self) -> None:
         """Keep the files: the store can be opened again while the process lives."""
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # bound early: modules may be gone when this runs
+    # Bound early: modules may be gone when this runs.
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         for fd in self._large.values():
             close(fd)

@@ -1,4 +1,5 @@
-"""A store as one HDF5 file that any HDF5 library from 1.10 on reads: datasets for arrays, a root attribute for the document.
+"""A store as one HDF5 file that any HDF5 library from 1.10 on reads: datasets for arrays, a root attribute
+for the document.
 
     <user block>                  what makes changes atomic and readers quick: see hdf5_transaction.py
     /                             attribute `replaystore`: the document
@@ -6,12 +7,16 @@
     /journal/log/<commit>         a segment of the commit log; <commit>.1, .2, … where it needed more room
     /journal/…                    raw rows of unfinished chunks, as in a Zarr store
 
-Structure changes by transactions, which the HDF5 library prepares in memory. Rows and log records do not need it: they are written
-to places that are known, inside space that an earlier transaction reserved. So a commit is a few writes and a sync.
+Structure changes by transactions, which the HDF5 library prepares in memory. Rows and log records do not need
+it: they are written to places that are known, inside space that an earlier transaction reserved. So a commit
+is a few writes and a sync.
 
-1. Space is never used twice. What a chunk's successor supersedes, and what `publish` cuts off, stays as it is for old readers.
-2. Rows are never where HDF5 may write: when it wants to fill the end of a chunk that `publish` cuts, that write is dropped.
-3. Extents run ahead of the rows while a store grows. `publish` sets them to the rows; growing goes on from there.
+1. Space is never used twice. What a chunk's successor supersedes, and what `publish` cuts off, stays as it is
+   for old readers.
+2. Rows are never where HDF5 may write: when it wants to fill the end of a chunk that `publish` cuts, that
+   write is dropped.
+3. Extents run ahead of the rows while a store grows. `publish` sets them to the rows; growing goes on from
+   there.
 """
 
 from __future__ import annotations
@@ -44,9 +49,25 @@ from replaystore.backends.hdf5_index import ChunkIndex
 from replaystore.backends.hdf5_library import Hdf5File
 from replaystore.backends.hdf5_log import Log
 from replaystore.backends.hdf5_overlay import Overlay
-from replaystore.backends.hdf5_places import ABSENT, ANYWHERE, Place, Places, Table, chunk_places, put_chunk, runs
+from replaystore.backends.hdf5_places import (
+    ABSENT,
+    ANYWHERE,
+    Place,
+    Places,
+    Table,
+    chunk_places,
+    put_chunk,
+    runs,
+)
 from replaystore.backends.hdf5_transaction import Version
-from replaystore.errors import AlreadyExistsError, CorruptError, FormatError, NotFoundError, SchemaError, UnsupportedError
+from replaystore.errors import (
+    AlreadyExistsError,
+    CorruptError,
+    FormatError,
+    NotFoundError,
+    SchemaError,
+    UnsupportedError,
+)
 
 __all__ = ["Hdf5Container"]
 
@@ -56,17 +77,23 @@ STEP_BYTES = 1 << 30
 
 
 class Hdf5Container:
-    """The HDF5 file `name` in `files`. It has as many methods as the protocol asks for; most of the work is in the hdf5_* modules."""
+    """The HDF5 file `name` in `files`. It has as many methods as the protocol asks for; most of the work is
+    in the hdf5_* modules."""
 
     def __init__(self, files: Files, name: str, *, writable: bool) -> None:
         self.files = files
         files.entrance = self.name = name
         self.path = files.path(name)
         self.writable = writable
-        self.capabilities = Capabilities(kind="hdf5", write=writable, drop=False, shards=False, default_codec="gzip:1")
+        self.capabilities = Capabilities(
+            kind="hdf5", write=writable, drop=False, shards=False, default_codec="gzip:1"
+        )
         self.lock_name = name
-        self.carry: Callable[[str], contextlib.AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
-        """To be entered, with the path of a file, while that takes the name: keeps the writer's lock, which is the file's."""
+        self.carry: Callable[[str], contextlib.AbstractContextManager[None]] = lambda _: (
+            contextlib.nullcontext()
+        )
+        """To be entered, with the path of a file, while that takes the name: keeps the writer's lock, which
+        is the file's."""
         self._file = Hdf5File(files, name, follow=not writable)
         self._log = Log(self._file, writable=writable)
         self._index = ChunkIndex(self._file, self._spec, writable=writable)
@@ -76,7 +103,8 @@ class Hdf5Container:
 
     @classmethod
     def create(cls, files: Files, name: str, document: Mapping[str, Any]) -> Hdf5Container:
-        """A file with a document and nothing else; durable on return. AlreadyExistsError: the name is taken."""
+        """A file with a document and nothing else; durable on return. AlreadyExistsError: the name is
+        taken."""
         if files.exists(name):
             raise AlreadyExistsError(f"{files.path(name)} exists; choose another name or remove it")
         overlay, temporary = make_file(files.path(name), document), name + TEMPORARY
@@ -155,7 +183,9 @@ class Hdf5Container:
         try:
             return self.specs()[name]
         except KeyError:
-            raise CorruptError(f"{self._file.path}: the array {name} is missing; run `replaystore verify`") from None
+            raise CorruptError(
+                f"{self._file.path}: the array {name} is missing; run `replaystore verify`"
+            ) from None
 
     def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
         self._ready()
@@ -180,7 +210,8 @@ class Hdf5Container:
 
     def reserve(self, rows: Mapping[str, int]) -> None:
         if not self._file.unfinished and all(
-            (known := self._index.get(name)) is not None and wanted <= known.rows for name, wanted in rows.items()
+            (known := self._index.get(name)) is not None and wanted <= known.rows
+            for name, wanted in rows.items()
         ):
             return
         self._ready()
@@ -189,14 +220,19 @@ class Hdf5Container:
             places = self._index.known(name)
             base = places.base
             if places.spec.codec is not None:
-                raise SchemaError(f"{self._file.path}: {name} is a coded array; room is reserved for raw ones")
+                raise SchemaError(
+                    f"{self._file.path}: {name} is a coded array; room is reserved for raw ones"
+                )
             chunks, needed = places.chunks, -(-wanted // places.chunk_rows)
             short = short or needed > chunks
-            if 4 * (chunks - base) < 5 * (needed - base):  # a transaction also serves those that would need one soon
+            # a transaction also serves those that would need one soon.
+            if 4 * (chunks - base) < 5 * (needed - base):
                 ahead = base + (chunks - base) * 3 // 2
                 targets[name] = max(needed, min(ahead, needed + STEP_BYTES // places.chunk_bytes))
         if short:
-            self._grow({name: chunks for name, chunks in targets.items() if chunks > self._index.known(name).chunks})
+            self._grow(
+                {name: chunks for name, chunks in targets.items() if chunks > self._index.known(name).chunks}
+            )
 
     def _grow(self, targets: Mapping[str, int]) -> None:
         """Give raw arrays so many chunks."""
@@ -221,7 +257,9 @@ class Hdf5Container:
         chunk, within = divmod(start, places.chunk_rows)
         within *= places.row_bytes
         if start * places.row_bytes + size > places.chunks * whole or places.spec.codec is not None:
-            raise SchemaError(f"{self._file.path}: rows from {start} on of {name} lie outside its reserved room")
+            raise SchemaError(
+                f"{self._file.path}: rows from {start} on of {name} lie outside its reserved room"
+            )
         if within + size <= whole:
             self.files.write(self.name, int(places.offsets[chunk]) + within, rows)
             return
@@ -240,12 +278,20 @@ class Hdf5Container:
             raise SchemaError(f"{self._file.path}: {name} has no extents from row {start} on")
         offsets = self._index.known(name, first, last).offsets[first:last]
         if len(offsets) < last - first or (offsets < 0).any():
-            raise CorruptError(f"{self._file.path}: rows of {name} before {stop} have no place in the file; run `replaystore verify`")
+            raise CorruptError(
+                f"{self._file.path}: rows of {name} before {stop} have no place in the file; "
+                "run `replaystore verify`"
+            )
         found = [Extent(self.name, offset, length) for offset, length in runs(offsets, spec.chunk_bytes)]
-        found[-1] = replace(found[-1], length=found[-1].length - (last * spec.chunk_rows - stop) * spec.row_bytes)
+        found[-1] = replace(
+            found[-1], length=found[-1].length - (last * spec.chunk_rows - stop) * spec.row_bytes
+        )
         size, end = self.files.size(self.name), max(extent.offset + extent.length for extent in found)
         if end > size:
-            raise CorruptError(f"{self._file.path} is cut short: {size} bytes are left of at least {end}, which rows of {name} need")
+            raise CorruptError(
+                f"{self._file.path} is cut short: {size} bytes are left of at least {end}, "
+                f"which rows of {name} need"
+            )
         return found
 
     # --- coded arrays
@@ -261,7 +307,10 @@ class Hdf5Container:
                 stored = -(-int(dataset.shape[0]) // spec.chunk_rows)
                 if dataset.shape[0] < rows:
                     dataset.set_extent((rows, *spec.shape))
-                found[name] = {n: put_chunk(dataset, spec, n, data, overlay, replaces=n < stored) for n, data in chunks[name].items()}
+                found[name] = {
+                    n: put_chunk(dataset, spec, n, data, overlay, replaces=n < stored)
+                    for n, data in chunks[name].items()
+                }
             return found
 
         with self._index.lock:
@@ -273,7 +322,10 @@ class Hdf5Container:
                     places.resize(max(known, max(found) + 1))
                     places.offsets[known:] = ABSENT
                     places.put(np.array([(n, *place) for n, place in found.items()], np.int64))
-        return {name: {n: ChunkEntry(self.name, *place) for n, place in found.items()} for name, found in placed.items()}
+        return {
+            name: {n: ChunkEntry(self.name, *place) for n, place in found.items()}
+            for name, found in placed.items()
+        }
 
     def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
         """Nothing is left to do: `write_chunks` has brought the chunks into HDF5's index."""
@@ -311,7 +363,9 @@ class Hdf5Container:
             self._document = self._file.look(lambda file, _: read_document(file))
         found = load_json(self._document[0], f"{self._file.path}: the document")
         if not isinstance(found, dict):
-            raise CorruptError(f"{self._file.path}: the document is not a JSON object; run `replaystore repair`")
+            raise CorruptError(
+                f"{self._file.path}: the document is not a JSON object; run `replaystore repair`"
+            )
         return found
 
     def replace_document(self, document: Mapping[str, Any]) -> None:
@@ -358,17 +412,24 @@ class Hdf5Container:
         dataset.set_extent((length, *places.spec.shape))
         return True
 
-    def _show_coded(self, dataset: Any, spec: ArraySpec, length: int, entries: Mapping[int, ChunkEntry], overlay: Overlay) -> bool:
+    def _show_coded(
+        self, dataset: Any, spec: ArraySpec, length: int, entries: Mapping[int, ChunkEntry], overlay: Overlay
+    ) -> bool:
         """Set the extent of a coded array, and its index to these entries; whether anything changed.
 
-        HDF5 would decode and encode a chunk that it cuts (and cannot, without the filter), so it is taken out and put back."""
+        HDF5 would decode and encode a chunk that it cuts (and cannot, without the filter), so it is taken out
+        and put back."""
         rows, whole = int(dataset.shape[0]), length // spec.chunk_rows
         stored = -(-rows // spec.chunk_rows)
-        wanted = {n: (entry.offset, entry.length) for n, entry in entries.items() if n * spec.chunk_rows < length}
+        wanted = {
+            n: (entry.offset, entry.length) for n, entry in entries.items() if n * spec.chunk_rows < length
+        }
         cut = {whole} if rows > length and length % spec.chunk_rows else set()
         found = chunk_places(dataset, spec, ANYWHERE, [n for n in {*wanted, *cut} if n < stored])
         there: dict[int, Place] = {n: (offset, length) for n, offset, length in found.tolist()}
-        moved = {n: wanted.get(n, there.get(n)) for n in {*wanted, *cut} if n in cut or wanted[n] != there.get(n)}
+        moved = {
+            n: wanted.get(n, there.get(n)) for n in {*wanted, *cut} if n in cut or wanted[n] != there.get(n)
+        }
         contents = {n: self._stored(*(place or (ABSENT, 0))) for n, place in moved.items()}
         if rows > length:
             dataset.set_extent((whole * spec.chunk_rows, *spec.shape))
@@ -382,21 +443,30 @@ class Hdf5Container:
     def _stored(self, offset: int, length: int) -> bytes:
         data = self.files.read(self.name, offset, length) if offset >= 0 else b""
         if not data or len(data) != length:
-            raise CorruptError(f"an encoded chunk of {length} bytes at byte {offset} is missing; run `replaystore verify`")
+            raise CorruptError(
+                f"an encoded chunk of {length} bytes at byte {offset} is missing; run `replaystore verify`"
+            )
         return data
 
     def published(self) -> Mapping[str, int]:
-        """Extents run ahead of the commits, by whole chunks, while a store is written: those that end within a chunk.
+        """Extents run ahead of the commits, by whole chunks, while a store is written: those that end within
+        a chunk.
 
         Asked of arrays whose last chunk other software has a copy of."""
-        copied = {name: spec.chunk_rows for name, spec in self.specs().items() if spec.mutable or spec.codec is not None}
+        copied = {
+            name: spec.chunk_rows
+            for name, spec in self.specs().items()
+            if spec.mutable or spec.codec is not None
+        }
         rows, _ = self._file.look(lambda file, _: {name: int(array(file, name).shape[0]) for name in copied})
         return {name: count for name, count in rows.items() if count % copied[name]}
 
     def metadata_problems(self) -> Iterator[tuple[str, str]]:
         self._file.head()
         for name in self._file.damaged:
-            what = f"{name} is damaged; the log is read without it, and opening the store for writing mends it"
+            what = (
+                f"{name} is damaged; the log is read without it, and opening the store for writing mends it"
+            )
             yield self._file.path, what
 
         def look(file: Any, _: Overlay) -> list[tuple[str, str]]:
@@ -469,7 +539,10 @@ class Hdf5Container:
 
     def drop_before(self, name: str, row: int) -> None:
         if row > 0:
-            raise UnsupportedError(f"{self._file.path}: HDF5 cannot give back the space of old rows of {name}; use a Zarr store for a ring")
+            raise UnsupportedError(
+                f"{self._file.path}: HDF5 cannot give back the space of old rows of "
+                f"{name}; use a Zarr store for a ring"
+            )
 
     def close(self) -> None:
         self.files.close()

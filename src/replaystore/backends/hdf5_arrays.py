@@ -1,10 +1,12 @@
 """Arrays and the document, as HDF5 objects.
 
-An array is a chunked dataset with an attribute `replaystore` (JSON) for what HDF5 has no word for; other datasets are not ours and
-are left alone. The document is the root attribute `replaystore`; its checksum lies beside it, since HDF5 keeps none of long strings.
+An array is a chunked dataset with an attribute `replaystore` (JSON) for what HDF5 has no word for; other
+datasets are not ours and are left alone. The document is the root attribute `replaystore`; its checksum lies
+beside it, since HDF5 keeps none of long strings.
 
-Strings have a fixed length: those of variable length lie in HDF5's global heap, which has no checksums, and where a flipped bit can make
-the library search for ever, or stop the interpreter. So the name of the first dimension is in our attribute, and is no label of HDF5's.
+Strings have a fixed length: those of variable length lie in HDF5's global heap, which has no checksums, and
+where a flipped bit can make the library search for ever, or stop the interpreter. So the name of the first
+dimension is in our attribute, and is no label of HDF5's.
 """
 
 from __future__ import annotations
@@ -27,7 +29,16 @@ from replaystore.backends.hdf5_overlay import Overlay
 from replaystore.backends.inside import DEEPEST
 from replaystore.errors import CorruptError, SchemaError
 
-__all__ = ["array", "array_problems", "arrays", "make_array", "make_file", "read_document", "remove_array", "write_document"]
+__all__ = [
+    "array",
+    "array_problems",
+    "arrays",
+    "make_array",
+    "make_file",
+    "read_document",
+    "remove_array",
+    "write_document",
+]
 
 OWN = "replaystore"
 CHECKSUM = "replaystore_crc32c"
@@ -39,7 +50,8 @@ MOST_TEXT = 128 << 20
 def make_file(path: str, document: Mapping[str, Any]) -> Overlay:
     """The HDF5 bytes of an empty store; `path` is for messages."""
     overlay = Overlay(lambda _offset, length: bytes(length), 0)
-    # Without free-space management nothing that was ever written is overwritten, so what a reader knows of stays as it is.
+    # Without free-space management nothing that was ever written is overwritten, so what a reader knows of
+    # stays as it is.
     with library(path, overlay, "w", aligned=False, userblock_size=USERBLOCK, fs_strategy="none") as file:
         write_document(file, document)
         group(file, LOG, make=True)
@@ -103,7 +115,10 @@ def array_problems(file: Any) -> list[tuple[str, str]]:
 def make_array(file: Any, name: str, spec: ArraySpec) -> None:
     """An empty array, in place of what has its name."""
     if spec.row_bytes == 0 or spec.chunk_bytes >= 1 << 32:
-        raise SchemaError(f"{name}: HDF5 has no chunks of {spec.chunk_bytes} bytes; use chunks of at least 1 byte and less than 4 GiB")
+        raise SchemaError(
+            f"{name}: HDF5 has no chunks of {spec.chunk_bytes} bytes; use chunks of at least "
+            "1 byte and less than 4 GiB"
+        )
     path, _, last = name.rpartition("/")
     owner = group(file, path, make=True)
     remove(owner, last)
@@ -118,7 +133,11 @@ def make_array(file: Any, name: str, spec: ArraySpec) -> None:
     space = h5py.h5s.create_simple((0, *spec.shape), (h5py.h5s.UNLIMITED, *spec.shape))
     dtype = h5py.h5t.py_create(spec.dtype.newbyteorder("<"), logical=True)
     made = h5py.Dataset(h5py.h5d.create(owner, last.encode(), dtype, space, plist))
-    own = {"chunks_per_shard": spec.chunks_per_shard, "dimension": spec.dimension, **{flag: True for flag in FLAGS if getattr(spec, flag)}}
+    own = {
+        "chunks_per_shard": spec.chunks_per_shard,
+        "dimension": spec.dimension,
+        **{flag: True for flag in FLAGS if getattr(spec, flag)},
+    }
     made.attrs[OWN] = np.bytes_(json.dumps(own))
 
 
@@ -134,12 +153,25 @@ def _spec(dataset: Any, name: str) -> ArraySpec:
     filters = [plist.get_filter(number) for number in range(plist.get_nfilters())]
     journaled, mutable = own.get("journaled") is True, own.get("mutable") is True
     try:
-        spec = sound_spec(dtype.name, chunk[0], own["chunks_per_shard"], _codec(filters), journaled, mutable, own["dimension"], *shape[1:])
+        spec = sound_spec(
+            dtype.name,
+            chunk[0],
+            own["chunks_per_shard"],
+            _codec(filters),
+            journaled,
+            mutable,
+            own["dimension"],
+            *shape[1:],
+        )
     except (TypeError, ValueError) as error:
-        raise CorruptError(f"{name}: there is no array of ours with {error}; run `replaystore verify`") from None
+        raise CorruptError(
+            f"{name}: there is no array of ours with {error}; run `replaystore verify`"
+        ) from None
     codes = [code for code, *_ in filters]
     if dtype != spec.dtype or chunk[1:] != shape[1:] or codes != [code for code, _, _ in hdf5_filters(spec)]:
-        raise CorruptError(f"{name}: not stored as replaystore stores arrays (type {dtype}, chunks {chunk}, filters {codes})")
+        raise CorruptError(
+            f"{name}: not stored as replaystore stores arrays (type {dtype}, chunks {chunk}, filters {codes})"
+        )
     return spec
 
 
@@ -168,6 +200,12 @@ def read_document(file: Any) -> str:
     """The text of the document. CorruptError: it is damaged."""
     text = text_attribute(file.id, OWN, MOST_TEXT)
     attribute = h5py.h5a.open(file.id, CHECKSUM.encode())
-    if attribute.shape != () or attribute.dtype != np.uint32 or int(file.attrs[CHECKSUM]) != google_crc32c.value(text.encode()):
-        raise CorruptError(f"the document (root attribute `{OWN}`) fails its checksum; run `replaystore repair`")
+    if (
+        attribute.shape != ()
+        or attribute.dtype != np.uint32
+        or int(file.attrs[CHECKSUM]) != google_crc32c.value(text.encode())
+    ):
+        raise CorruptError(
+            f"the document (root attribute `{OWN}`) fails its checksum; run `replaystore repair`"
+        )
     return text

@@ -1,15 +1,17 @@
 """The user block of an HDF5 file of ours: heads, journal header, applied marker.
 
     0        the magic line; never rewritten
-    4096     head slot 0     where the newest segment of the commit log lies and how much of it counts; the slots take turns
+    4096     head slot 0     where the newest segment of the commit log lies and how much of it counts; the
+             slots take turns
     8192     head slot 1
     12288    journal header  {sequence, ends, place, length, crc32c}
     16384    applied marker  the sequence of the newest transaction that is wholly in place
     20480    journal payload, unless it is too large: then it lies after everything else
     262144   HDF5
 
-Each is a sealed record (its crc32c follows it) in one sector of a page of its own, so that a torn write spoils one at most. One that
-is sealed but names places or sizes that no file of ours has is taken for torn: it is not of our making.
+Each is a sealed record (its crc32c follows it) in one sector of a page of its own, so that a torn write
+spoils one at most. One that is sealed but names places or sizes that no file of ours has is taken for torn:
+it is not of our making.
 """
 
 from __future__ import annotations
@@ -23,7 +25,19 @@ import google_crc32c
 from replaystore.backends.checks import MOST_NUMBER
 from replaystore.errors import CorruptError, FormatError, FormatVersionError
 
-__all__ = ["APPLIED", "HEADS", "JOURNAL", "MOST_PAYLOAD", "REGION", "USERBLOCK", "Front", "Head", "Header", "front_block", "pack_marker"]
+__all__ = [
+    "APPLIED",
+    "HEADS",
+    "JOURNAL",
+    "MOST_PAYLOAD",
+    "REGION",
+    "USERBLOCK",
+    "Front",
+    "Head",
+    "Header",
+    "front_block",
+    "pack_marker",
+]
 
 USERBLOCK = 1 << 18
 MAGIC = b"REPLAYSTORE HDF5 1\n"
@@ -54,7 +68,8 @@ def _intact(block: bytes, start: int, stop: int) -> bool:
 
 
 def _opened(block: bytes, offset: int, form: struct.Struct, magic: bytes) -> tuple[Any, ...] | None:
-    """The fields of a sealed record of fixed form, without its magic; None if it is torn or was never written."""
+    """The fields of a sealed record of fixed form, without its magic; None if it is torn or was never
+    written."""
     stop = offset + form.size
     if block[offset : offset + 8] != magic or not _intact(block, offset, stop):
         return None
@@ -85,7 +100,9 @@ class Head:
         if len(self.pieces) > MOST_PIECES:  # each is as large as those before it together
             raise CorruptError(f"a segment of the commit log in {len(self.pieces)} pieces; reopen the store")
         pieces = b"".join(_PIECE.pack(*piece) for piece in self.pieces)
-        return _sealed(_HEAD.pack(_HEAD_MAGIC, self.sequence, self.commit, self.used, len(self.pieces)) + pieces)
+        return _sealed(
+            _HEAD.pack(_HEAD_MAGIC, self.sequence, self.commit, self.used, len(self.pieces)) + pieces
+        )
 
     @classmethod
     def unpack(cls, block: bytes, slot: int) -> Head | None:
@@ -95,8 +112,14 @@ class Head:
         if magic != _HEAD_MAGIC or count > MOST_PIECES or not _intact(block, slot, stop):
             return None
         head = cls(sequence, commit, used, tuple(_PIECE.iter_unpack(block[slot + _HEAD.size : stop])))
-        places = all(USERBLOCK <= offset <= MOST_NUMBER and length <= MOST_NUMBER for offset, length in head.pieces)
-        return head if places and sequence <= MOST_NUMBER and 0 <= commit <= MOST_NUMBER and used <= head.room else None
+        places = all(
+            USERBLOCK <= offset <= MOST_NUMBER and length <= MOST_NUMBER for offset, length in head.pieces
+        )
+        return (
+            head
+            if places and sequence <= MOST_NUMBER and 0 <= commit <= MOST_NUMBER and used <= head.room
+            else None
+        )
 
     def inside(self, size: int) -> bool:
         """Whether what counts lies inside a file of this size."""
@@ -122,7 +145,11 @@ class Header:
     SIZE = _HEADER.size + _CHECKSUM.size
 
     def pack(self) -> bytes:
-        return _sealed(_HEADER.pack(_HEADER_MAGIC, self.sequence, self.old_end, self.new_end, self.place, self.length, self.crc))
+        return _sealed(
+            _HEADER.pack(
+                _HEADER_MAGIC, self.sequence, self.old_end, self.new_end, self.place, self.length, self.crc
+            )
+        )
 
     @classmethod
     def unpack(cls, block: bytes, offset: int) -> Header | None:
@@ -130,8 +157,14 @@ class Header:
         if fields is None:
             return None
         header = cls(*fields)
-        possible = USERBLOCK <= header.old_end <= header.new_end <= MOST_NUMBER and header.length <= MOST_PAYLOAD
-        return header if possible and REGION <= header.place <= MOST_NUMBER and header.sequence <= MOST_NUMBER else None
+        possible = (
+            USERBLOCK <= header.old_end <= header.new_end <= MOST_NUMBER and header.length <= MOST_PAYLOAD
+        )
+        return (
+            header
+            if possible and REGION <= header.place <= MOST_NUMBER and header.sequence <= MOST_NUMBER
+            else None
+        )
 
 
 @dataclass(frozen=True)
@@ -147,24 +180,40 @@ class Front:
         """FormatError: not a file of ours; `path` is for the message."""
         if not block.startswith(MAGIC):
             if block.startswith(MAGIC[:17]):
-                raise FormatVersionError(f"{path} is of a newer form of replaystore's HDF5 files; upgrade replaystore")
-            raise FormatError(f"{path} is not a replaystore HDF5 file; check the path, or choose another name")
+                raise FormatVersionError(
+                    f"{path} is of a newer form of replaystore's HDF5 files; upgrade replaystore"
+                )
+            raise FormatError(
+                f"{path} is not a replaystore HDF5 file; check the path, or choose another name"
+            )
         if len(block) < REGION:
-            raise CorruptError(f"{path} is cut short: {len(block)} bytes are left of at least {USERBLOCK}; restore it from a copy")
+            raise CorruptError(
+                f"{path} is cut short: {len(block)} bytes are left of at least {USERBLOCK}; "
+                "restore it from a copy"
+            )
         marker = _opened(block, APPLIED, _MARKER, _MARKER_MAGIC)
-        return cls(block, Header.unpack(block, JOURNAL), marker[0] if marker and marker[0] <= MOST_NUMBER else 0)
+        return cls(
+            block, Header.unpack(block, JOURNAL), marker[0] if marker and marker[0] <= MOST_NUMBER else 0
+        )
 
     @property
     def damaged(self) -> list[str]:
-        """The records that were written once and are not intact: torn by a power cut, being written just now, or changed since.
+        """The records that were written once and are not intact: torn by a power cut, being written just now,
+        or changed since.
 
         What they said of the log is then looked up in the log itself."""
         heads = [Head.unpack(self.block, slot) for slot in HEADS]
         marker = _opened(self.block, APPLIED, _MARKER, _MARKER_MAGIC)
-        found: dict[str, object] = {f"head {number} of the commit log": known for number, known in enumerate(heads)}
+        found: dict[str, object] = {
+            f"head {number} of the commit log": known for number, known in enumerate(heads)
+        }
         found |= {"the journal's header": self.journal, "the marker of the applied journal": marker}
         places = dict(zip(found, (*HEADS, JOURNAL, APPLIED), strict=True))
-        return [name for name, known in found.items() if known is None and any(self.block[places[name] : places[name] + _HEAD.size])]
+        return [
+            name
+            for name, known in found.items()
+            if known is None and any(self.block[places[name] : places[name] + _HEAD.size])
+        ]
 
     @property
     def pending(self) -> Header | None:
@@ -178,7 +227,8 @@ def pack_marker(sequence: int) -> bytes:
 
 
 def front_block() -> bytes:
-    """The user block of a new file. It is written out so that later journals never need new space on the disk."""
+    """The user block of a new file. It is written out so that later journals never need new space on the
+    disk."""
     block = bytearray(USERBLOCK)
     text = MAGIC + b"The first 262144 bytes belong to replaystore; an ordinary HDF5 file follows them.\n"
     block[: len(text)] = text

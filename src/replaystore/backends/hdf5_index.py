@@ -1,8 +1,9 @@
 """The tables of where chunks lie, for all arrays of a file: made when they are first needed, then kept.
 
-The writer changes its tables with each transaction. A reader asks whether a transaction came in between, but not for chunks that are
-complete as of a commit: those never move. It looks all of them up at once, so that a table is read once for a commit, however many
-transactions a busy writer makes meanwhile. Threads may ask while one writes.
+The writer changes its tables with each transaction. A reader asks whether a transaction came in between, but
+not for chunks that are complete as of a commit: those never move. It looks all of them up at once, so that a
+table is read once for a commit, however many transactions a busy writer makes meanwhile. Threads may ask
+while one writes.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class ChunkIndex:
         return self._tables.get(name)
 
     def known(self, name: str, start: int = 0, stop: int = 0, *, complete: int = 0) -> Places:
-        """The table of an array, good for the chunks [start, stop); it ends where the array ends, if that is before `stop`.
+        """The table of an array, good for the chunks [start, stop); it ends where the array ends, if that is
+        before `stop`.
 
         `complete`: so many chunks of the array are complete as of a commit."""
         places = self._tables.get(name)
@@ -59,7 +61,11 @@ class ChunkIndex:
                 places = self._load(name)
             elif self._writable:  # another thread has looked meanwhile
                 return places
-            elif stop > places.chunks or not places.sure[start:stop].all() or places.version[0] != self._file.generation:
+            elif (
+                stop > places.chunks
+                or not places.sure[start:stop].all()
+                or places.version[0] != self._file.generation
+            ):
                 places = self._look_again(name, places, start, stop, complete)
             else:
                 return places

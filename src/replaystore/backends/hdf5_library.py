@@ -1,7 +1,8 @@
-"""The only way to the HDF5 library: reading a consistent state of a file, changing it in one transaction, finding objects by hard links.
+"""The only way to the HDF5 library: reading a consistent state of a file, changing it in one transaction,
+finding objects by hard links.
 
-Only plain things count: objects reached by hard links whose bytes lie in this file. Soft and external links, external storage and
-virtual datasets can make a reader open other files; they are never followed.
+Only plain things count: objects reached by hard links whose bytes lie in this file. Soft and external links,
+external storage and virtual datasets can make a reader open other files; they are never followed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ from replaystore.backends.hdf5_transaction import TransactionFile, Version
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
 from replaystore.interrupts import signals_wait
 
-__all__ = ["ALIGNMENT", "LIBVER", "Hdf5File", "child", "group", "library", "origins", "remove", "text_attribute"]
+__all__ = [
+    "ALIGNMENT",
+    "LIBVER",
+    "Hdf5File",
+    "child",
+    "group",
+    "library",
+    "origins",
+    "remove",
+    "text_attribute",
+]
 
 ALIGNMENT = 4096
 """Rows lie on pages, so that they can be mapped."""
@@ -57,14 +68,16 @@ class Hdf5File(TransactionFile):
 
 @contextmanager
 def library(path: str, overlay: Overlay, mode: str, *, aligned: bool = True, **options: Any) -> Iterator[Any]:
-    """The library's view of an overlay, opened with these options. CorruptError: it cannot make sense of it."""
+    """The library's view of an overlay, opened with these options. CorruptError: it cannot make sense of
+    it."""
     options |= dict.fromkeys(("alignment_threshold", "alignment_interval"), ALIGNMENT if aligned else 1)
     try:
         with signals_wait(), h5py.File(overlay, mode, libver=LIBVER, **options) as file:
             yield file
     except BaseException as error:  # h5py raises nearly every exception that there is
-        # A frame that somebody keeps with the error keeps HDF5's settings for `overlay`, too, and if those are there still when the
-        # interpreter has ended, the library's own ending calls it, which is the end of the process.
+        # A frame that somebody keeps with the error keeps HDF5's settings for `overlay`, too, and if those
+        # are there still when the interpreter has ended, the library's own ending calls it, which is the end
+        # of the process.
         traceback.clear_frames(error.__traceback__)
         if not isinstance(error, Exception):
             raise
@@ -72,11 +85,16 @@ def library(path: str, overlay: Overlay, mode: str, *, aligned: bool = True, **o
             if isinstance(error, CorruptError):
                 raise CorruptError(f"{path}: {error}") from error
             if isinstance(error, MemoryError):
-                raise StorageError(f"{path}: there is not enough memory to read what it says of itself; run `replaystore verify`") from None
+                raise StorageError(
+                    f"{path}: there is not enough memory to read what it says of itself; run "
+                    "`replaystore verify`"
+                ) from None
             if isinstance(error, ReplayStoreError):
                 raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise CorruptError(f"{path}: HDF5 cannot read it ({reason[0]}); run `replaystore verify`") from error
+            raise CorruptError(
+                f"{path}: HDF5 cannot read it ({reason[0]}); run `replaystore verify`"
+            ) from error
     if overlay.failure is not None:
         raise overlay.failure
 
@@ -116,11 +134,19 @@ def remove(owner: Any, name: str) -> None:
 
 
 def text_attribute(owner: Any, name: str, limit: int) -> str:
-    """A scalar string attribute of fixed length, read only if it is one: an attribute may declare any type and size."""
+    """A scalar string attribute of fixed length, read only if it is one: an attribute may declare any type
+    and size."""
     attribute = h5py.h5a.open(owner, name.encode())
     kind = attribute.get_type()
-    if attribute.shape != () or not isinstance(kind, h5py.h5t.TypeStringID) or kind.is_variable_str() or kind.get_size() > limit:
-        raise CorruptError(f"the attribute `{name}` is not a string of fixed length; run `replaystore verify`")
+    if (
+        attribute.shape != ()
+        or not isinstance(kind, h5py.h5t.TypeStringID)
+        or kind.is_variable_str()
+        or kind.get_size() > limit
+    ):
+        raise CorruptError(
+            f"the attribute `{name}` is not a string of fixed length; run `replaystore verify`"
+        )
     value = np.empty((), f"S{kind.get_size()}")
     attribute.read(value)
     return bytes(value[()]).decode()
@@ -143,7 +169,9 @@ def origins() -> Origins:
     """Some versions of the library leave out the user block, and not in every call; a small file shows it."""
     memory = io.BytesIO()
     with h5py.File(memory, "w", userblock_size=512, libver=LIBVER) as file:
-        chunked = file.create_dataset("chunked", data=np.arange(100, dtype=np.uint8), chunks=(100,), maxshape=(None,)).id
+        chunked = file.create_dataset(
+            "chunked", data=np.arange(100, dtype=np.uint8), chunks=(100,), maxshape=(None,)
+        ).id
         whole = file.create_dataset("whole", data=np.arange(100, 200, dtype=np.uint8)).id
         file.flush()
         found: list[Any] = []

@@ -1,8 +1,10 @@
-"""The commit log in an HDF5 file: each segment is a dataset of bytes (or several, where it needed more room) at a fixed place.
+"""The commit log in an HDF5 file: each segment is a dataset of bytes (or several, where it needed more room)
+at a fixed place.
 
-Records are written to their place and the head in the user block says how many bytes of the newest segment count; so a commit needs
-one sync, and a reader learns of it by reading the heads, without the HDF5 library. How much of an older segment counts is kept in an
-attribute of its first dataset. A head changes with the transaction that makes room, so the log is always whole.
+Records are written to their place and the head in the user block says how many bytes of the newest segment
+count; so a commit needs one sync, and a reader learns of it by reading the heads, without the HDF5 library.
+How much of an older segment counts is kept in an attribute of its first dataset. A head changes with the
+transaction that makes room, so the log is always whole.
 """
 
 from __future__ import annotations
@@ -57,19 +59,25 @@ class Log:
         return self._head if self._writable else self._found()
 
     def _found(self) -> Head | None:
-        """The newest segment of the log, and how much of it counts. A head says so; where one is damaged, the log itself."""
+        """The newest segment of the log, and how much of it counts. A head says so; where one is damaged, the
+        log itself."""
         head = self._file.head()
         if not (self._file.damaged or self._file.mended):
             return head
         key = (self._file.version(), head)
         if self._mended is None or self._mended[0] != key:
-            self._mended = key, self._file.look(lambda file, overlay: self._behind(file, head, overlay.end))[0]
+            self._mended = (
+                key,
+                self._file.look(lambda file, overlay: self._behind(file, head, overlay.end))[0],
+            )
         return self._mended[1]
 
     def _behind(self, file: Any, head: Head | None, end: int) -> Head | None:
-        """What a damaged head may have named: a segment behind the one of this head, or records behind those that it counts.
+        """What a damaged head may have named: a segment behind the one of this head, or records behind those
+        that it counts.
 
-        Nothing else can lie there: space is never used twice, and segments behind the newest one are removed by what makes it that."""
+        Nothing else can lie there: space is never used twice, and segments behind the newest one are removed
+        by what makes it that."""
         sequence = head.sequence if head is not None else 0
         for commit in sorted(_names(file), reverse=True):
             later = _segment(file, commit, end) if head is None or commit > head.commit else None
@@ -79,8 +87,11 @@ class Log:
         return None if head is None else replace(head, used=self._valid(head, head.used))
 
     def _valid(self, head: Head, start: int) -> int:
-        """Where the last of the valid records ends that lie one behind the other from byte `start` of a segment on."""
-        data = b"".join(self._file.files.read(self._file.name, *part) for part in _parts(head, start, head.room))
+        """Where the last of the valid records ends that lie one behind the other from byte `start` of a
+        segment on."""
+        data = b"".join(
+            self._file.files.read(self._file.name, *part) for part in _parts(head, start, head.room)
+        )
         return start + max((end for _, _, end in decode_records(data)), default=0)
 
     def look(self, action: Callable[[Any], Result]) -> tuple[Result, Version]:
@@ -90,9 +101,13 @@ class Log:
         return found, version
 
     def _note(self, head: Head | None, known: Iterable[int]) -> None:
-        """Which segments there are besides the newest one, which is the head's; they were looked for after it."""
+        """Which segments there are besides the newest one, which is the head's; they were looked for after
+        it."""
         if head is not None:
-            self._older = (self._file.generation, head.commit), [commit for commit in known if commit < head.commit]
+            self._older = (
+                (self._file.generation, head.commit),
+                [commit for commit in known if commit < head.commit],
+            )
 
     def segments(self) -> list[int]:
         head = self._newest()
@@ -108,11 +123,16 @@ class Log:
         if head is None or head.commit != commit:
             head, _ = self._file.look(lambda file, overlay: _segment(file, commit, overlay.end))
         if head is None:
-            raise NotFoundError(f"{self._file.path}: no segment of the commit log begins with commit {commit}")
+            raise NotFoundError(
+                f"{self._file.path}: no segment of the commit log begins with commit {commit}"
+            )
         found = head
 
         def part(offset: int, length: int) -> bytes:
-            return b"".join(self._file.files.read(self._file.name, *part) for part in _parts(found, offset, offset + length))
+            return b"".join(
+                self._file.files.read(self._file.name, *part)
+                for part in _parts(found, offset, offset + length)
+            )
 
         return part(start, segment_end(part, start, head.used, self._file.path) - start)
 
@@ -186,7 +206,9 @@ class Log:
         self._older = None
 
     def _nowhere(self, commit: int, length: int) -> CorruptError:
-        return CorruptError(f"{self._file.path}: the commit log has no byte {length} after commit {commit}; reopen the store")
+        return CorruptError(
+            f"{self._file.path}: the commit log has no byte {length} after commit {commit}; reopen the store"
+        )
 
     def keep_newest(self, file: Any) -> None:
         """In a transaction: remove all segments but the newest."""
@@ -241,14 +263,23 @@ def _segment(file: Any, commit: int, end: int) -> Head | None:
     for name in _names(file).get(commit, ()):
         found = child(group(file, LOG), name)
         plist = found.get_create_plist() if isinstance(found, h5py.h5d.DatasetID) else None
-        if plist is None or plist.get_layout() != h5py.h5d.CONTIGUOUS or plist.get_external_count() or found.dtype != np.uint8:
+        if (
+            plist is None
+            or plist.get_layout() != h5py.h5d.CONTIGUOUS
+            or plist.get_external_count()
+            or found.dtype != np.uint8
+        ):
             raise CorruptError(f"{LOG}/{name} is not a piece of the log; run `replaystore verify`")
         offset, length = (found.get_offset() or 0) + origins().contiguous, int(found.get_storage_size())
         if not USERBLOCK <= offset <= end - length:
             raise CorruptError(f"{LOG}/{name} lies outside the file; run `replaystore verify`")
         if used is None and h5py.h5a.exists(found, USED.encode()):
             attribute = h5py.h5a.open(found, USED.encode())
-            used = int(h5py.Dataset(found).attrs[USED]) if attribute.shape == () and attribute.dtype.kind == "u" else None
+            used = (
+                int(h5py.Dataset(found).attrs[USED])
+                if attribute.shape == () and attribute.dtype.kind == "u"
+                else None
+            )
         pieces.append((offset, length))
     room = sum(length for _, length in pieces)
     return Head(0, commit, room if used is None else min(used, room), tuple(pieces)) if pieces else None
@@ -263,7 +294,8 @@ def _drop(file: Any, first: int, last: int) -> None:
 
 
 def _end(file: Any, head: Head, successor: int) -> None:
-    """Before a segment begins: note how much counts of the one that was the newest, and remove those that come after the new one."""
+    """Before a segment begins: note how much counts of the one that was the newest, and remove those that
+    come after the new one."""
     names = _names(file).get(head.commit)
     if names and head.commit < successor:
         h5py.Dataset(child(group(file, LOG), names[0])).attrs[USED] = np.uint64(head.used)

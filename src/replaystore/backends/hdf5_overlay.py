@@ -1,4 +1,5 @@
-"""What the HDF5 library takes for its file while it prepares a transaction: the file, and over it what the library writes, in memory."""
+"""What the HDF5 library takes for its file while it prepares a transaction: the file, and over it what the
+library writes, in memory."""
 
 from __future__ import annotations
 
@@ -74,8 +75,9 @@ class Pieces:
 
 
 class Overlay(io.RawIOBase):
-    """The file object for h5py. It never raises, because the library would not survive that in every place: what goes wrong here, an
-    error of the system or an interrupt, is kept in `failure`, and from then on the library is given zeros."""
+    """The file object for h5py. It never raises, because the library would not survive that in every place:
+    what goes wrong here, an error of the system or an interrupt, is kept in `failure`, and from then on the
+    library is given zeros."""
 
     def __init__(self, read: Callable[[int, int], bytes], end: int, pieces: Pieces | None = None) -> None:
         self.pieces = Pieces() if pieces is None else pieces
@@ -120,7 +122,11 @@ class Overlay(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         try:
-            data = self._read(self._position, len(view)) if self.failure is None and self._position < self.end else b""
+            data = (
+                self._read(self._position, len(view))
+                if self.failure is None and self._position < self.end
+                else b""
+            )
             view[: len(data)] = data
             if len(data) < len(view):
                 view[len(data) :] = bytes(len(view) - len(data))

@@ -1,6 +1,7 @@
 """Where the chunks of an array lie: a table made from HDF5's chunk index once, and extended.
 
-Asking the library for one chunk takes 40 µs, going through all of them 2.5 µs each. Offsets count from the first byte of the file.
+Asking the library for one chunk takes 40 µs, going through all of them 2.5 µs each. Offsets count from the
+first byte of the file.
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ from replaystore.backends.hdf5_overlay import Overlay
 from replaystore.backends.hdf5_transaction import Version
 from replaystore.errors import CorruptError
 
-__all__ = ["ABSENT", "ANYWHERE", "UNKNOWN", "Place", "Places", "Table", "chunk_count", "chunk_places", "put_chunk", "runs"]
+__all__ = [
+    "ABSENT",
+    "ANYWHERE",
+    "UNKNOWN",
+    "Place",
+    "Places",
+    "Table",
+    "chunk_count",
+    "chunk_places",
+    "put_chunk",
+    "runs",
+]
 
 UNKNOWN, ABSENT = -1, -2
 MOST_CHUNKS = 1 << 25
@@ -42,7 +54,8 @@ class Places:
         self.chunk_bytes = spec.chunk_bytes
         self.version = version
         self.base = chunks
-        """Chunks that there were when the array last began to grow; steps are in proportion to what came since."""
+        """Chunks that there were when the array last began to grow; steps are in proportion to what came
+        since."""
         self.offsets = np.full(0, UNKNOWN, np.int64)
         self.lengths = np.zeros(0, np.int64)
         self.sure = np.zeros(0, np.bool_)
@@ -71,7 +84,8 @@ class Places:
 
 
 def chunk_count(dataset: Any, spec: ArraySpec, end: int) -> int:
-    """Chunks that the dataset's rows need; `end`: that of the HDF5 bytes. CorruptError: more than the file can hold."""
+    """Chunks that the dataset's rows need; `end`: that of the HDF5 bytes. CorruptError: more than the file
+    can hold."""
     chunks = -(-int(dataset.shape[0]) // spec.chunk_rows)
     if chunks * (spec.chunk_bytes if spec.codec is None else 1) > end or chunks > MOST_CHUNKS:
         raise CorruptError(f"a dataset says that it has {dataset.shape[0]} rows, more than the file can hold")
@@ -79,7 +93,8 @@ def chunk_count(dataset: Any, spec: ArraySpec, end: int) -> int:
 
 
 def chunk_places(dataset: Any, spec: ArraySpec, end: int, numbers: Sequence[int]) -> Table:
-    """Where these chunks lie, which are among those that the dataset's rows need. CorruptError: where none of ours can be."""
+    """Where these chunks lie, which are among those that the dataset's rows need. CorruptError: where none of
+    ours can be."""
     found: list[Any] = []
     if 16 * len(numbers) < chunk_count(dataset, spec, end):
         shift = origins().asked
@@ -101,27 +116,39 @@ def chunk_places(dataset: Any, spec: ArraySpec, end: int, numbers: Sequence[int]
         table[rows] = stored[places]
         _check(stored[places], spec, end)
         if any(info.filter_mask for info in found):
-            raise CorruptError("chunks of a dataset were stored without its filters; run `replaystore verify`")
+            raise CorruptError(
+                "chunks of a dataset were stored without its filters; run `replaystore verify`"
+            )
     return table
 
 
 def _check(stored: Table, spec: ArraySpec, end: int) -> None:
     stored = stored[np.argsort(stored[:, 1])]
     offsets, lengths = stored[:, 1], stored[:, 2]
-    smallest, largest = (spec.chunk_bytes, spec.chunk_bytes) if spec.codec is None else (1, 2 * spec.chunk_bytes + 4096)
+    smallest, largest = (
+        (spec.chunk_bytes, spec.chunk_bytes) if spec.codec is None else (1, 2 * spec.chunk_bytes + 4096)
+    )
     wrong = (offsets < USERBLOCK) | (offsets > end - lengths) | (lengths < smallest) | (lengths > largest)
     if wrong.any() or (offsets[:-1] + lengths[:-1] > offsets[1:]).any():
-        raise CorruptError("the chunk index of a dataset names places that its chunks cannot have; run `replaystore verify`")
+        raise CorruptError(
+            "the chunk index of a dataset names places that its chunks cannot have; run `replaystore verify`"
+        )
 
 
-def put_chunk(dataset: Any, spec: ArraySpec, number: int, data: bytes, overlay: Overlay, *, replaces: bool) -> Place:
+def put_chunk(
+    dataset: Any, spec: ArraySpec, number: int, data: bytes, overlay: Overlay, *, replaces: bool
+) -> Place:
     """Store an encoded chunk in new space, and return its place; what it `replaces` stays where it is."""
     at = (number * spec.chunk_rows, *(0 for _ in spec.shape))
     if replaces:  # HDF5 would overwrite a chunk of the same size in place
         dataset.write_direct_chunk(at, b"\0")
     overlay.recent.clear()
     dataset.write_direct_chunk(at, data)
-    places = [(offset, length) for offset, length in overlay.recent if length == len(data) and overlay.pieces.holds(offset, data)]
+    places = [
+        (offset, length)
+        for offset, length in overlay.recent
+        if length == len(data) and overlay.pieces.holds(offset, data)
+    ]
     if len(places) != 1 or places[0][0] < overlay.start:
         raise CorruptError("HDF5 did not put a chunk into new space; run `replaystore verify`")
     overlay.chunks.add(places[0][0])

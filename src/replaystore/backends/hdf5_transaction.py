@@ -1,20 +1,23 @@
 """An HDF5 file that changes only by whole transactions, none of which the HDF5 library writes itself.
 
-The library works on an `Overlay`: it reads the file, and what it writes is collected in memory. When it has closed the overlay, the
-complete change is known, and only then is it brought to the disk, with a redo journal that lies before the HDF5 bytes, in the user
-block that HDF5 tools skip. A full disk is therefore an exception before anything happened, never a library stopped half way, and the
-bytes on disk are at every moment those of a cleanly closed HDF5 file, or become so by replaying the journal.
+The library works on an `Overlay`: it reads the file, and what it writes is collected in memory. When it has
+closed the overlay, the complete change is known, and only then is it brought to the disk, with a redo journal
+that lies before the HDF5 bytes, in the user block that HDF5 tools skip. A full disk is therefore an exception
+before anything happened, never a library stopped half way, and the bytes on disk are at every moment those of
+a cleanly closed HDF5 file, or become so by replaying the journal.
 
 hdf5_front.py says what lies where in the user block.
 
 Invariants:
 1. Transaction n is in place and synced before anything of the journal of n + 1 is written.
-2. A transaction has happened if its journal is whole, and has not if it is torn; replaying one that is in place changes nothing.
-3. No byte below the end of the HDF5 bytes (`end`) is overwritten but by replaying a journal, by rows, or by log records:
-   the library is shown an end a little beyond the true one, so that it never finds the last bytes free and gives them away again.
+2. A transaction has happened if its journal is whole, and has not if it is torn; replaying one that is in
+   place changes nothing.
+3. No byte below the end of the HDF5 bytes (`end`) is overwritten but by replaying a journal, by rows, or by
+   log records: the library is shown an end a little beyond the true one, so that it never finds the last
+   bytes free and gives them away again.
 4. What a failed transaction left beyond `end` is cut off before the next one, so new space reads as zeros.
-5. A reader that finds the journal whole and not applied sees its bytes over the file's; it starts anew if another transaction came
-   in between. It takes no lock.
+5. A reader that finds the journal whole and not applied sees its bytes over the file's; it starts anew if
+   another transaction came in between. It takes no lock.
 """
 
 from __future__ import annotations
@@ -30,15 +33,27 @@ import google_crc32c
 
 from replaystore.backends.checks import MOST_NUMBER
 from replaystore.backends.files import Files
-from replaystore.backends.hdf5_front import APPLIED, HEADS, JOURNAL, MOST_PAYLOAD, REGION, USERBLOCK, Front, Head, Header, pack_marker
+from replaystore.backends.hdf5_front import (
+    APPLIED,
+    HEADS,
+    JOURNAL,
+    MOST_PAYLOAD,
+    REGION,
+    USERBLOCK,
+    Front,
+    Head,
+    Header,
+    pack_marker,
+)
 from replaystore.backends.hdf5_overlay import Overlay, Pieces, lookup3
 from replaystore.errors import ConflictError, CorruptError, ReplayStoreError, StorageError, UnsupportedError
 
 __all__ = ["TransactionFile", "Version"]
 
 DIRECT = 4096
-"""Writes of at least this size into new space are not copied through the journal; it holds their checksums. Encoded chunks and log
-records never are, whatever their size: readers find them without looking at the journal."""
+"""Writes of at least this size into new space are not copied through the journal; it holds their checksums.
+Encoded chunks and log records never are, whatever their size: readers find them without looking at the
+journal."""
 GAP = 8
 """How far beyond the true end the library sees the end of the file."""
 ROOM = USERBLOCK - REGION
@@ -77,27 +92,32 @@ class _Fetched:
 
 
 class TransactionFile:
-    """One file in this form. Readers use `read`, `head` and `version`; the one writer also the rest, after `recover`."""
+    """One file in this form. Readers use `read`, `head` and `version`; the one writer also the rest, after
+    `recover`."""
 
     def __init__(self, files: Files, name: str, *, follow: bool) -> None:
         self.files = files
         self.name = name
         self.path = files.path(name)
         self.generation = 0
-        """Counts how often another file has taken the name, and was turned to (`follow`: what a reader does)."""
+        """Counts how often another file has taken the name, and was turned to (`follow`: what a reader
+        does)."""
         self.failed: OSError | None = None
         """Why a sync failed: what is on the disk is unknown, and nothing more is written."""
         self.unfinished = False
-        """A transaction may have happened, but is not known to be in place: `recover` before anything else."""
+        """A transaction may have happened, but is not known to be in place: `recover` before anything
+        else."""
         self.damaged: list[str] = []
         """The records of the front that were not intact when `head` last looked."""
         self.mended = False
-        """`recover` found such records, and replayed a journal, perhaps, that was in place: heads may be older than the log."""
+        """`recover` found such records, and replayed a journal, perhaps, that was in place: heads may be
+        older than the log."""
         self._following = follow
         self._sequence = 0
         self._seen = 0
         self._floor = 0
-        """The size at opening: nothing that was there is ever cut off, even if it is not known what it is for."""
+        """The size at opening: nothing that was there is ever cut off, even if it is not known what it is
+        for."""
 
     # --- reading
 
@@ -124,7 +144,9 @@ class TransactionFile:
     def _checksum(self, offset: int, length: int) -> int:
         found = 0
         for at in range(offset, offset + length, BLOCK):
-            found = google_crc32c.extend(found, self.files.read(self.name, at, min(BLOCK, offset + length - at)))
+            found = google_crc32c.extend(
+                found, self.files.read(self.name, at, min(BLOCK, offset + length - at))
+            )
         return int(found)
 
     def _bytes(self, offset: int, length: int) -> bytes:
@@ -139,7 +161,10 @@ class TransactionFile:
             raise CorruptError(f"{self.path}: the HDF5 superblock at byte {USERBLOCK} is damaged or missing")
         base, _, end, _, checksum = struct.unpack("<QQQQI", block[12:])
         if checksum != lookup3(block[:44]) or base != USERBLOCK or not USERBLOCK <= end <= MOST_NUMBER:
-            raise CorruptError(f"{self.path}: the HDF5 superblock at byte {USERBLOCK} fails its checksum, or is of no file of ours")
+            raise CorruptError(
+                f"{self.path}: the HDF5 superblock at byte {USERBLOCK} fails its checksum, "
+                "or is of no file of ours"
+            )
         return block, end
 
     def _state(self) -> tuple[Front, Pieces]:
@@ -186,8 +211,9 @@ class TransactionFile:
     def read(self, action: Callable[[Overlay], Result]) -> tuple[Result, Version]:
         """What `action` finds in a consistent state of the file, and the version of that state.
 
-        Beside a busy writer the library is too slow to read one state: it is stopped where the state changes, and what it has read so far
-        is then fetched at once the next time. It soon reads little else, since a transaction changes little."""
+        Beside a busy writer the library is too slow to read one state: it is stopped where the state changes,
+        and what it has read so far is then fetched at once the next time. It soon reads little else, since a
+        transaction changes little."""
         wanted: dict[tuple[int, int], None] = {}
         for attempt in range(ATTEMPTS):
             if attempt > BURST:
@@ -198,12 +224,17 @@ class TransactionFile:
             failure: Exception | None = None
             try:
                 block, end = self._superblock(pieces)
-                size, needed = self.files.size(self.name), front.pending.old_end if pieces and front.pending else end
+                size, needed = (
+                    self.files.size(self.name),
+                    front.pending.old_end if pieces and front.pending else end,
+                )
                 fetched = self._fetched(wanted, front)
                 if wanted and self._version(self._front().journal) != version:
                     continue
                 if size < needed:
-                    raise CorruptError(f"{self.path} is cut short: {size} bytes are left of {needed}; restore it from a copy")
+                    raise CorruptError(
+                        f"{self.path} is cut short: {size} bytes are left of {needed}; restore it from a copy"
+                    )
                 if size > end:  # perhaps a copy made while the file grew
                     end = _show_end(pieces, block, size)
                 result = action(Overlay(fetched.read, end, pieces))
@@ -217,8 +248,13 @@ class TransactionFile:
         raise self._restless()
 
     def _fetched(self, wanted: Iterable[tuple[int, int]], front: Front) -> _Fetched:
-        """Bytes that the library is given: never some of one state and some of another, which it may not survive."""
-        places, header, generation = list(wanted), front.block[JOURNAL : JOURNAL + Header.SIZE], self.generation
+        """Bytes that the library is given: never some of one state and some of another, which it may not
+        survive."""
+        places, header, generation = (
+            list(wanted),
+            front.block[JOURNAL : JOURNAL + Header.SIZE],
+            self.generation,
+        )
 
         def besides(offset: int, length: int) -> bytes:
             data, now = self.files.read_places(self.name, [(offset, length), (JOURNAL, Header.SIZE)])
@@ -260,16 +296,21 @@ class TransactionFile:
         """StorageError after a failed sync."""
         if self.failed is not None:
             reason = self.failed.strerror or self.failed
-            raise StorageError(f"{self.path}: a sync failed earlier ({reason}), {_UNKNOWN}", self.failed.errno)
+            raise StorageError(
+                f"{self.path}: a sync failed earlier ({reason}), {_UNKNOWN}", self.failed.errno
+            )
 
     def sync(self) -> None:
-        """Make everything durable. After a failure nothing is tried again: the system may have thrown the bytes away."""
+        """Make everything durable. After a failure nothing is tried again: the system may have thrown the
+        bytes away."""
         self.check()
         try:
             self.files.sync_file(self.name)
         except OSError as error:
             self.failed = error
-            raise StorageError(f"{self.path}: a sync failed ({error.strerror or error}), {_UNKNOWN}", error.errno) from error
+            raise StorageError(
+                f"{self.path}: a sync failed ({error.strerror or error}), {_UNKNOWN}", error.errno
+            ) from error
 
     def recover(self) -> None:
         """Finish or forget what an interrupted transaction left. To be called before the first write."""
@@ -283,8 +324,11 @@ class TransactionFile:
                 self._apply(pieces, header.new_end)
             self._mark(header.sequence)
         self._sequence = max(front.applied, front.journal.sequence if front.journal else 0)
-        if front.journal is None and self._sequence:  # it was damaged: the next transaction's is told from none by its number
-            self.files.write(self.name, JOURNAL, Header(self._sequence, USERBLOCK, USERBLOCK, REGION, 0, 0).pack())
+        # It was damaged: the next transaction's is told from none by its number.
+        if front.journal is None and self._sequence:
+            self.files.write(
+                self.name, JOURNAL, Header(self._sequence, USERBLOCK, USERBLOCK, REGION, 0, 0).pack()
+            )
         elif header is None and front.damaged:
             self._mark(self._sequence)
         if not self.unfinished:
@@ -298,7 +342,9 @@ class TransactionFile:
         block, end = self._superblock(pieces)
         size = self.files.size(self.name)
         if size < end:
-            raise CorruptError(f"{self.path} is cut short: {size} bytes are left of {end}; restore it from a copy")
+            raise CorruptError(
+                f"{self.path} is cut short: {size} bytes are left of {end}; restore it from a copy"
+            )
         end = max(end, self._floor)
         if size > end:
             self.files.resize(self.name, end)
@@ -307,11 +353,15 @@ class TransactionFile:
         return overlay
 
     def commit(self, overlay: Overlay) -> None:
-        """Make a change durable and put it in place. OSError: it did not happen, or (`unfinished`) `recover` decides it."""
+        """Make a change durable and put it in place. OSError: it did not happen, or (`unfinished`) `recover`
+        decides it."""
         self.check()
         old_end, new_end = overlay.start, overlay.end
         if new_end < old_end + GAP:
-            raise CorruptError(f"{self.path}: HDF5 gave up space that is in use ({new_end} of {old_end} bytes); the file is damaged")
+            raise CorruptError(
+                f"{self.path}: HDF5 gave up space that is in use ({new_end} of {old_end} "
+                "bytes); the file is damaged"
+            )
         pieces = overlay.pieces
         pieces.cut(new_end)
         straight, journaled = list(overlay.direct), Pieces()
@@ -330,8 +380,13 @@ class TransactionFile:
             beyond = max(new_end, self.files.size(self.name))
             place = beyond + (-beyond) % 4096
         if len(payload) > MOST_PAYLOAD:
-            raise UnsupportedError(f"{self.path}: {len(payload)} bytes of HDF5's metadata change at once; add fewer arrays in one call")
-        header = Header(self._sequence + 1, old_end, new_end, place, len(payload), google_crc32c.value(payload))
+            raise UnsupportedError(
+                f"{self.path}: {len(payload)} bytes of HDF5's metadata change at once; "
+                "add fewer arrays in one call"
+            )
+        header = Header(
+            self._sequence + 1, old_end, new_end, place, len(payload), google_crc32c.value(payload)
+        )
         self.files.write(self.name, place, payload)
         self.unfinished = True
         self.files.write(self.name, JOURNAL, header.pack())
@@ -374,17 +429,26 @@ def _payload_of(journaled: Pieces, straight: Sequence[tuple[int, bytes]]) -> byt
 
 
 def _entries(payload: bytes, end: int) -> tuple[list[tuple[int, int, int]], int]:
-    """The (offset, length, checksum) of the pieces of a payload, and where in it the bytes of those begin that it holds itself.
+    """The (offset, length, checksum) of the pieces of a payload, and where in it the bytes of those begin
+    that it holds itself.
 
-    CorruptError: pieces that overlap or lie beyond `end`, or more than the payload holds: no writer of ours has made it."""
+    CorruptError: pieces that overlap or lie beyond `end`, or more than the payload holds: no writer of ours
+    has made it."""
     (count,) = COUNT.unpack_from(payload)
     begin = COUNT.size + count * ENTRY.size
     entries = list(ENTRY.iter_unpack(payload[COUNT.size : begin])) if begin <= len(payload) else []
     ordered = sorted((offset, offset + length) for offset, length, _ in entries)
     apart = all(stop <= following for (_, stop), (following, _) in itertools.pairwise(ordered))
     held = sum(length for _, length, crc in entries if crc == INLINE)
-    if len(entries) != count or not apart or (ordered and ordered[-1][1] > end) or begin + held != len(payload):
-        raise CorruptError("the journal of the newest transaction is not of a writer's making; restore the file from a copy")
+    if (
+        len(entries) != count
+        or not apart
+        or (ordered and ordered[-1][1] > end)
+        or begin + held != len(payload)
+    ):
+        raise CorruptError(
+            "the journal of the newest transaction is not of a writer's making; restore the file from a copy"
+        )
     return entries, begin
 
 

@@ -1,12 +1,14 @@
 """Which commit is the newest that is whole, where that need not be the newest of all.
 
-A store that was written without syncs and did not end by being closed: after a power cut any part of what was written since the base
-record of the newest segment of the log may be missing, so all of that is compared with its checksums.
+A store that was written without syncs and did not end by being closed: after a power cut any part of what was
+written since the base record of the newest segment of the log may be missing, so all of that is compared with
+its checksums.
 
-A folder that was copied while somebody wrote to it: its newest commit may speak of rows that its files do not have yet. Rows are
-written before the commit that counts them, so that one of the commits is whole in any copy, unless the disk was damaged as well.
-Whether a commit is whole is told by what is cheap to look at: the sizes of the files, small tables, and the last chunks of raw rows, where
-a file may have room already for rows that come later.
+A folder that was copied while somebody wrote to it: its newest commit may speak of rows that its files do not
+have yet. Rows are written before the commit that counts them, so that one of the commits is whole in any
+copy, unless the disk was damaged as well. Whether a commit is whole is told by what is cheap to look at: the
+sizes of the files, small tables, and the last chunks of raw rows, where a file may have room already for rows
+that come later.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ CANDIDATES = 256
 
 
 def missing(store: StoreReader) -> str:
-    """What the files lack of the store's commit, as far as can be told quickly, in one line; empty if nothing.
+    """What the files lack of the store's commit, as far as can be told quickly, in one line; empty if
+    nothing.
 
-    StorageError, OSError: the system does not let us look, which may pass, so that nothing is said of what is there."""
+    StorageError, OSError: the system does not let us look, which may pass, so that nothing is said of what is
+    there."""
     try:
         for name, spec in store.specs().items():
             if spec.mutable:
@@ -54,7 +58,8 @@ def missing(store: StoreReader) -> str:
 
 
 def _refused(error: Exception) -> bool:
-    """Whether the system refuses to show what is there; a missing file, and what HDF5 says of a damaged one, are no refusals."""
+    """Whether the system refuses to show what is there; a missing file, and what HDF5 says of a damaged one,
+    are no refusals."""
     if isinstance(error, StorageError):
         return True
     if isinstance(error, ReplayStoreError) or not isinstance(error, OSError):
@@ -82,7 +87,9 @@ def _check_raw(store: StoreReader, name: str, spec: ArraySpec) -> None:
         raise CorruptError(f"{store}: rows {start} to {rows} of {name} are not those that were committed")
     known = store.checksum(name, complete - 1) if start > first else None
     if known is not None and store.raw_checksum(name, start - spec.chunk_rows, start) != known:
-        raise CorruptError(f"{store}: rows {start - spec.chunk_rows} to {start} of {name} are not those that were committed")
+        raise CorruptError(
+            f"{store}: rows {start - spec.chunk_rows} to {start} of {name} are not those that were committed"
+        )
 
 
 def _check_coded(store: StoreReader, name: str, spec: ArraySpec) -> None:
@@ -97,7 +104,8 @@ def _check_coded(store: StoreReader, name: str, spec: ArraySpec) -> None:
 
 
 def newest_sound(store: StoreReader) -> int | None:
-    """Of a store that was written without syncs: the newest commit all of whose rows are there; None if that is its newest one."""
+    """Of a store that was written without syncs: the newest commit all of whose rows are there; None if that
+    is its newest one."""
     base, newest = store.state.base, store.state
     if newest.commit == base:
         return None
@@ -139,7 +147,8 @@ def _prefix(store: StoreReader, name: str, spec: ArraySpec, start: int) -> bytes
 
 
 def _is_sound(store: StoreReader, meta: Mapping[str, Any], name: str, start: int, data: bytes) -> bool:
-    """Whether a commit that ends within a raw chunk has the rows of it, which are `data`, that it speaks of."""
+    """Whether a commit that ends within a raw chunk has the rows of it, which are `data`, that it speaks
+    of."""
     rows = meta["lengths"].get(group_of(name), 0) - start
     length = rows * store.spec(name).row_bytes
     return bool(rows <= 0 or (length <= len(data) and crc32c(data[:length]) == meta["partial"].get(name, 0)))

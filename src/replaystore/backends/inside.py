@@ -1,8 +1,10 @@
 """Opening files of a store that may come from a stranger.
 
-1. Below the root of a store no symbolic link is followed, neither at the end of a path nor on the way: what a link names may be
-   anything, and would be read or overwritten. The root itself may be reached by links; hard links are files like others.
-2. Only regular files are opened. Opening never waits: a pipe without a writer, a socket, or a device is an error at once.
+1. Below the root of a store no symbolic link is followed, neither at the end of a path nor on the way: what a
+   link names may be anything, and would be read or overwritten. The root itself may be reached by links; hard
+   links are files like others.
+2. Only regular files are opened. Opening never waits: a pipe without a writer, a socket, or a device is an
+   error at once.
 3. A path stays below the root: names with `..` or an empty part are refused, whoever made them.
 """
 
@@ -33,7 +35,8 @@ _KINDS = {
 
 
 def open_regular(path: str, flags: int, *, follow: bool = False) -> int:
-    """A descriptor of a regular file. CorruptError: it is something else. FileNotFoundError: nothing, or a part of the path is no folder.
+    """A descriptor of a regular file. CorruptError: it is something else. FileNotFoundError: nothing, or a
+    part of the path is no folder.
 
     `follow`: the path is that of a store, and may be a link. IsADirectoryError: it is a folder."""
     return open_sized(path, flags, follow=follow)[0]
@@ -63,7 +66,8 @@ def open_sized(path: str, flags: int, *, follow: bool = False) -> tuple[int, int
 def check_folder(above: str, name: str, *, make: bool = False) -> None:
     """What has this name in the folder `above` is a folder and no link. `make`: one is made if there is none.
 
-    FileNotFoundError: it is not there, or is a file. CorruptError: it is a link, or the name is none that a folder of ours has."""
+    FileNotFoundError: it is not there, or is a file. CorruptError: it is a link, or the name is none that a
+    folder of ours has."""
     if name in _NO_NAMES or "\0" in name:
         raise CorruptError(f"{above}: the name {name!r:.200} leads out of the store; do not trust it")
     path = f"{above}{os.sep}{name}"
@@ -95,7 +99,10 @@ def _mode(path: str, *, follow: bool) -> int:
 def _refused(path: str, mode: int) -> CorruptError:
     kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
     if stat.S_ISLNK(mode):
-        remedy = "links in a store are not followed: put what it names in its place, unless the store is a stranger's"
+        remedy = (
+            "links in a store are not followed: put what it names in its place, unless the store is a "
+            "stranger's"
+        )
     else:
         remedy = "a store consists of files: restore it from a copy"
     return CorruptError(f"{path} is {kind}; {remedy}")

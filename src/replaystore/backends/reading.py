@@ -1,6 +1,8 @@
-"""The reading half of an array store: its state as of a commit, its tables, and where the chunks of its arrays lie.
+"""The reading half of an array store: its state as of a commit, its tables, and where the chunks of its
+arrays lie.
 
-A reader needs no lock and no recovery: it believes the newest valid record of the commit log and nothing beyond it.
+A reader needs no lock and no recovery: it believes the newest valid record of the commit log and nothing
+beyond it.
 """
 
 from __future__ import annotations
@@ -71,12 +73,14 @@ class StoreReader:
         self._tail_rows: dict[str, tuple[int, NDArray[Any]]] = {}
         self._attached: dict[str, bytes | None] = {}
         self.state_lock = threading.RLock()
-        """Held while the state changes, and while a table is made of it: a thread may sample while another one commits."""
+        """Held while the state changes, and while a table is made of it: a thread may sample while another
+        one commits."""
         renew_in_children(self, "state_lock")
 
     @classmethod
     def load(cls, container: Container, *, skip_damaged: bool = False) -> State:
-        """The newest state. `skip_damaged`: of the newest segment of the log that can be read, for repairs."""
+        """The newest state. `skip_damaged`: of the newest segment of the log that can be read, for
+        repairs."""
         for _ in range(ATTEMPTS):
             segments = container.segments()
             if not segments:
@@ -90,14 +94,19 @@ class StoreReader:
                     if container.segments() == segments:
                         raise
                     break
-        raise ConflictError(f"{container.path}: the commit log changed {ATTEMPTS} times while it was read; try again")
+        raise ConflictError(
+            f"{container.path}: the commit log changed {ATTEMPTS} times while it was read; try again"
+        )
 
     @staticmethod
     def _replay(container: Container, segment: int, *, until: int | None = None) -> State:
         """The state at the end of a segment, or at a commit of it."""
         state = State.replay(container.read_segment(segment), container.path, until=until)
         if state.base != segment:
-            what = f"the segment of the commit log that is to begin with commit {segment} begins with commit {state.base}"
+            what = (
+                f"the segment of the commit log that is to begin with commit {segment} begins with "
+                f"commit {state.base}"
+            )
             raise CorruptError(f"{container.path}: {what}; run `replaystore repair`")
         return state
 
@@ -107,7 +116,8 @@ class StoreReader:
     # --- what there is
 
     def check_arrays(self) -> None:
-        """CorruptError: an array that the commit speaks of is missing, or its metadata say something else than the commit."""
+        """CorruptError: an array that the commit speaks of is missing, or its metadata say something else
+        than the commit."""
         for name, what in self.array_problems():
             raise CorruptError(f"{self}: the array {name} {what}; run `replaystore repair`")
 
@@ -135,7 +145,11 @@ class StoreReader:
     def specs(self) -> dict[str, ArraySpec]:
         """The arrays that hold rows of the user's, by name."""
         specs = self.container.specs()
-        return {name: specs[name] for name in self.state.arrays if name in specs and not name.startswith(("checksums/", "journal/"))}
+        return {
+            name: specs[name]
+            for name in self.state.arrays
+            if name in specs and not name.startswith(("checksums/", "journal/"))
+        }
 
     @property
     def places(self) -> State:
@@ -154,7 +168,8 @@ class StoreReader:
         return self.state.first.get(group_of(name), 0)
 
     def refresh(self) -> bool:
-        """Go on to the newest commit; whether there was one. A reader of an older commit stays where it is."""
+        """Go on to the newest commit; whether there was one. A reader of an older commit stays where it
+        is."""
         if self.stays:
             return False
         with self.state_lock:
@@ -211,9 +226,11 @@ class StoreReader:
         return None if self._newest is None else StoreReader(self.container, self._newest)
 
     def check_generation(self) -> None:
-        """ConflictError if another process has rolled the store back: what was opened last may not fit what was opened before.
+        """ConflictError if another process has rolled the store back: what was opened last may not fit what
+        was opened before.
 
-        To be called *after* opening: a rollback is in the log before any object gets a new identity, as the base of a new segment."""
+        To be called *after* opening: a rollback is in the log before any object gets a new identity, as the
+        base of a new segment."""
         if self.container.writable:
             return
         place = self.container.identity()
@@ -226,14 +243,18 @@ class StoreReader:
             raise ConflictError(f"{self}: another process went back to an older commit; refresh or reopen")
 
     def _check_store(self, found: State, place: object) -> None:
-        """ConflictError if what is under the name now is another store; CorruptError if it is this one, with a log that is not its own."""
+        """ConflictError if what is under the name now is another store; CorruptError if it is this one, with
+        a log that is not its own."""
         if found.store != self.state.store and place == self._identity:
-            raise CorruptError(f"{self}: a segment of the commit log is that of another store; run `replaystore repair`")
+            raise CorruptError(
+                f"{self}: a segment of the commit log is that of another store; run `replaystore repair`"
+            )
         if found.store != self.state.store:
             raise ConflictError(f"{self}: another store has taken its place; open it again")
 
     def check_missing(self) -> None:
-        """Why something that the commit speaks of is not there: ConflictError, or EvictedError if a ring has gone on; else it is damage."""
+        """Why something that the commit speaks of is not there: ConflictError, or EvictedError if a ring has
+        gone on; else it is damage."""
         self.check_generation()
         if not self.container.writable:
             for group, row in self.load(self.container).first.items():
@@ -241,7 +262,8 @@ class StoreReader:
                     raise EvictedError(f"{self}: {group} rows before {row} have left the ring; refresh")
 
     def moved(self, name: str, chunk: int) -> ChunkEntry | None:
-        """Where a chunk lies that was not as it should be: somewhere else if the store has gone on meanwhile, else None."""
+        """Where a chunk lies that was not as it should be: somewhere else if the store has gone on meanwhile,
+        else None."""
         self.check_missing()
         known = self.locate(name, chunk)
         self.container.refresh()
@@ -272,7 +294,8 @@ class StoreReader:
     # --- tables
 
     def table(self, name: str) -> NDArray[Any]:
-        """All rows of a journaled array as of the commit, read-only. CorruptError: its stored rows are damaged."""
+        """All rows of a journaled array as of the commit, read-only. CorruptError: its stored rows are
+        damaged."""
         with self.state_lock:
             return self._table(name)
 
@@ -282,7 +305,10 @@ class StoreReader:
         if spec.mutable:
             data = self.state.mutable.get(name, np.empty((0, spec.row_bytes), np.uint8))
             if len(data) < rows or (rows and data.shape[1] != spec.row_bytes):
-                raise CorruptError(f"{self}: the commit log does not have {rows} rows of the table {name}; run `replaystore verify`")
+                raise CorruptError(
+                    f"{self}: the commit log does not have {rows} rows of the table {name}; "
+                    "run `replaystore verify`"
+                )
             return np.ascontiguousarray(data[:rows]).reshape(-1).view(spec.dtype).reshape(rows, *spec.shape)
         table = self._tables.get(name)
         if table is None:
@@ -290,7 +316,10 @@ class StoreReader:
         blobs = self.state.appended.get(name, [])
         table.extend(blobs)
         if rows * spec.row_bytes > len(table):
-            raise CorruptError(f"{self}: the table {name} has {len(table)} bytes where {rows} rows need more; run `replaystore verify`")
+            raise CorruptError(
+                f"{self}: the table {name} has {len(table)} bytes where {rows} rows need "
+                "more; run `replaystore verify`"
+            )
         return table.bytes(rows * spec.row_bytes).view(spec.dtype).reshape(rows, *spec.shape)
 
     def _stored_rows(self, name: str, spec: ArraySpec) -> bytes:
@@ -298,8 +327,12 @@ class StoreReader:
         data = self.read_raw(name, 0, rows) if rows else b""
         if rows and value(data) != checksum:
             self.check_generation()
-            files = {self.container.files.path(extent.object) for extent in self.container.extents(name, 0, rows)}
-            raise CorruptError(f"{min(files)}: the table {name} does not match its checksum; run `replaystore verify`")
+            files = {
+                self.container.files.path(extent.object) for extent in self.container.extents(name, 0, rows)
+            }
+            raise CorruptError(
+                f"{min(files)}: the table {name} does not match its checksum; run `replaystore verify`"
+            )
         return data
 
     # --- rows and chunks
@@ -329,7 +362,8 @@ class StoreReader:
             raise CorruptError(f"{self}: {name} has {found} bytes where rows {start} to {stop} need {needed}")
 
     def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
-        """As `Container.extents`; ConflictError, EvictedError: another process has gone on, and they are not there any more."""
+        """As `Container.extents`; ConflictError, EvictedError: another process has gone on, and they are not
+        there any more."""
         try:
             return self.container.extents(name, start, stop)
         except CorruptError:
@@ -337,8 +371,13 @@ class StoreReader:
             raise
 
     def raw_checksum(self, name: str, start: int, stop: int) -> int:
-        """The crc32c of rows [start, stop) of a raw array, of which only a block, in memory that is used again, is there at a time."""
-        checksum, found, block = 0, 0, np.empty(min(BLOCK_BYTES, (stop - start) * self.spec(name).row_bytes), np.uint8)
+        """The crc32c of rows [start, stop) of a raw array, of which only a block, in memory that is used
+        again, is there at a time."""
+        checksum, found, block = (
+            0,
+            0,
+            np.empty(min(BLOCK_BYTES, (stop - start) * self.spec(name).row_bytes), np.uint8),
+        )
         with as_storage_errors(f"{self}: rows of {name} cannot be read"):
             for file, offset, length in self._places(name, start, stop):
                 for at in range(0, length, BLOCK_BYTES):
@@ -358,7 +397,9 @@ class StoreReader:
                 self.check_missing()
                 raise
         if found is not None and not 0 < found.length <= 2 * spec.chunk_bytes + 4096:
-            raise CorruptError(f"{self}: chunk {chunk} of {name} cannot have {found.length} bytes; run `replaystore verify`")
+            raise CorruptError(
+                f"{self}: chunk {chunk} of {name} cannot have {found.length} bytes; run `replaystore verify`"
+            )
         return found
 
     def checksum(self, name: str, chunk: int) -> int | None:
@@ -372,7 +413,8 @@ class StoreReader:
     def tail(self, name: str) -> tuple[int, NDArray[Any]]:
         """The unfinished chunk of a coded array: (its first row, its rows).
 
-        Its place may be reused by a writer that goes on: read it soon after `refresh`, and it is kept here."""
+        Its place may be reused by a writer that goes on: read it soon after `refresh`, and it is kept
+        here."""
         known = self._tail_rows.get(name)
         if known is None:
             known = self._tail_rows[name] = self._read_tail(name)
@@ -406,11 +448,13 @@ class StoreReader:
         start = chunk * spec.chunk_rows
         data = b""
         if rows > start and self.places is not self.state and self.state.tails.get(name):
-            with suppress(CorruptError):  # its own pieces may be overwritten since; then the newest commit has the rows
+            # Its own pieces may be overwritten since; then the newest commit has the rows.
+            with suppress(CorruptError):
                 data = self._pieces(name, start, rows, self.state.tails[name])
         if data:
             pass
-        elif rows > start and chunk < self.places.lengths.get(group_of(name), 0) // spec.chunk_rows:  # complete by now
+        elif rows > start and chunk < self.places.lengths.get(group_of(name), 0) // spec.chunk_rows:
+            # It is complete by now.
             data = self._decode_complete(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
         elif rows > start and not self.places.tails.get(name):  # a sealed store
             data = self._padded(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
@@ -424,9 +468,14 @@ class StoreReader:
         for piece in known:
             if piece.start < start:
                 continue
-            found = self.read_raw(tail_array(piece.slot), piece.offset, piece.offset + piece.rows * spec.row_bytes)
+            found = self.read_raw(
+                tail_array(piece.slot), piece.offset, piece.offset + piece.rows * spec.row_bytes
+            )
             if value(found) != piece.checksum or piece.start != at:
-                raise CorruptError(f"{self}: rows {piece.start} to {piece.start + piece.rows} of {name} do not match their checksum")
+                raise CorruptError(
+                    f"{self}: rows {piece.start} to {piece.start + piece.rows} of {name} do "
+                    "not match their checksum"
+                )
             at += piece.rows
             pieces.append(found)
         if at < rows:
@@ -438,15 +487,22 @@ class StoreReader:
         newest, spec = self.unpinned() or self, self.spec(name)
         entry, checksum = self.locate(name, chunk), newest.checksum(name, chunk)
         data = self.container.files.read(*entry) if entry is not None else b""
-        if entry is None or len(data) != entry.length or self.container.codec(spec).checksum(data) != checksum:
+        if (
+            entry is None
+            or len(data) != entry.length
+            or self.container.codec(spec).checksum(data) != checksum
+        ):
             self.check_missing()
-            raise CorruptError(f"{self}: chunk {chunk} of {name} is not the one that was committed; run `replaystore verify`")
+            raise CorruptError(
+                f"{self}: chunk {chunk} of {name} is not the one that was committed; run `replaystore verify`"
+            )
         out = np.empty(spec.chunk_bytes, np.uint8)
         self._decode(spec, chunk, entry, data, out)
         return out
 
     def attachment(self, name: str) -> bytes | None:
-        """What was attached to the commit under this name; None: nothing, or (an older commit) its place was used for something else."""
+        """What was attached to the commit under this name; None: nothing, or (an older commit) its place was
+        used for something else."""
         if name not in self._attached:
             kept = self.state.attached.get(name)
             if isinstance(kept, Piece):
@@ -459,7 +515,9 @@ class StoreReader:
                 self._attached[name] = kept
         return self._attached[name]
 
-    def _decode(self, spec: ArraySpec, chunk: int, entry: ChunkEntry, data: bytes, out: NDArray[np.uint8]) -> None:
+    def _decode(
+        self, spec: ArraySpec, chunk: int, entry: ChunkEntry, data: bytes, out: NDArray[np.uint8]
+    ) -> None:
         try:
             self.container.codec(spec).decode(data, out)
         except CorruptError as error:
@@ -467,14 +525,21 @@ class StoreReader:
             raise CorruptError(f"{where}: chunk {chunk}: {error}; run `replaystore verify`") from None
 
     def _padded(self, name: str, chunk: int) -> NDArray[np.uint8]:
-        """The bytes of the last chunk of a coded array of a sealed store, where it is stored like the others."""
+        """The bytes of the last chunk of a coded array of a sealed store, where it is stored like the
+        others."""
         spec, entry = self.spec(name), self.container.entry(name, chunk)
         if entry is None:
             raise CorruptError(f"{self}: chunk {chunk} of {name} is missing; run `replaystore verify`")
-        codec, data = self.container.codec(spec), self.container.files.read(entry.object, entry.offset, entry.length)
+        codec, data = (
+            self.container.codec(spec),
+            self.container.files.read(entry.object, entry.offset, entry.length),
+        )
         if len(data) != entry.length or codec.checksum(data) != self.places.partial.get(name):
             where = f"{self.container.files.path(entry.object)}, byte {entry.offset}"
-            raise CorruptError(f"{where}: chunk {chunk} of {name} is not the one that was committed; run `replaystore verify`")
+            raise CorruptError(
+                f"{where}: chunk {chunk} of {name} is not the one that was committed; run "
+                "`replaystore verify`"
+            )
         out = np.empty(spec.chunk_bytes, np.uint8)
         self._decode(spec, chunk, entry, data, out)
         return out
@@ -484,7 +549,8 @@ class StoreReader:
 
 
 class _Table:
-    """Bytes that grow at the end, with room ahead so that growing is cheap; what was handed out stays as it is."""
+    """Bytes that grow at the end, with room ahead so that growing is cheap; what was handed out stays as it
+    is."""
 
     def __init__(self, data: bytes) -> None:
         self._data = np.frombuffer(data, np.uint8)

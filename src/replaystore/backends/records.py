@@ -3,14 +3,16 @@
     record   = magic "RSC1" | crc32c of the rest (u32) | length of the payload (u64) | payload
     payload  = length of the JSON (u32) | JSON | blobs, in the order and with the lengths that the JSON lists
 
-A segment of the log begins with a base record, which says everything; each further record says what changed. A record is valid if
-its checksum is; the newest valid record of the newest segment is the state of the store, and the only truth about it. All numbers
-are little-endian.
+A segment of the log begins with a base record, which says everything; each further record says what changed.
+A record is valid if its checksum is; the newest valid record of the newest segment is the state of the store,
+and the only truth about it. All numbers are little-endian.
 
-A record `{"commit": N, "forked": true}` says of the rollback that commit N was that all objects have got their new identity.
+A record `{"commit": N, "forked": true}` says of the rollback that commit N was that all objects have got
+their new identity.
 
-Invariants: (1) a record is appended only after all bytes that it speaks of are durable; (2) commit numbers grow by one; (3) rows that
-a commit counted are never written again, unless a later record has rolled it back, and then in new objects.
+Invariants: (1) a record is appended only after all bytes that it speaks of are durable; (2) commit numbers
+grow by one; (3) rows that a commit counted are never written again, unless a later record has rolled it back,
+and then in new objects.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ Blobs = Mapping[str, bytes]
 def encode_record(meta: Mapping[str, Any], blobs: Blobs) -> bytes:
     """The bytes of one record."""
     text = json.dumps(
-        {**meta, "blobs": [[name, len(blob)] for name, blob in blobs.items()]}, separators=(",", ":"), allow_nan=False
+        {**meta, "blobs": [[name, len(blob)] for name, blob in blobs.items()]},
+        separators=(",", ":"),
+        allow_nan=False,
     ).encode()
     payload = b"".join((_JSON.pack(len(text)), text, *blobs.values()))
     length = _LENGTH.pack(len(payload))
@@ -56,7 +60,8 @@ def encode_record(meta: Mapping[str, Any], blobs: Blobs) -> bytes:
 
 
 def decode_records(data: bytes) -> Iterator[tuple[dict[str, Any], dict[str, bytes], int]]:
-    """The valid records at the beginning of `data`, each as (JSON, blobs, where it ends). What follows the last is torn or empty.
+    """The valid records at the beginning of `data`, each as (JSON, blobs, where it ends). What follows the
+    last is torn or empty.
 
     CorruptError: a record has its checksum, and yet is not what a writer writes."""
     position = 0
@@ -116,7 +121,8 @@ class State:
     extra: dict[str, Any] = field(default_factory=dict)
     """What the caller of `commit` keeps with it."""
     partial: dict[str, int] = field(default_factory=dict)
-    """Raw arrays: crc32c of the rows of the unfinished chunk. Coded arrays of a sealed store: the checksum of the padded last chunk."""
+    """Raw arrays: crc32c of the rows of the unfinished chunk. Coded arrays of a sealed store: the checksum of
+    the padded last chunk."""
     tails: dict[str, list[Piece]] = field(default_factory=dict)
     entries: dict[str, dict[int, ChunkEntry]] = field(default_factory=dict)
     """Coded arrays: where chunks lie that the container may not know of."""
@@ -127,12 +133,14 @@ class State:
     attached: dict[str, bytes | Piece] = field(default_factory=dict)
     """Bytes kept with this commit alone: here if they are few, else in a tail array."""
     arrays: dict[str, ArraySpec] = field(default_factory=dict)
-    """The arrays that exist as of this commit, and what they are; others in the container are left over from a killed writer."""
+    """The arrays that exist as of this commit, and what they are; others in the container are left over from
+    a killed writer."""
     dead: list[list[int]] = field(default_factory=list)
     """Commits that were rolled back, as [first, last]."""
     unforked: bool = False
-    """A rollback has been recorded, but the objects that rows will be written to anew are still those that readers of what was given
-    up have open: they get a new identity (`Container.fork`) before anything else is written."""
+    """A rollback has been recorded, but the objects that rows will be written to anew are still those that
+    readers of what was given up have open: they get a new identity (`Container.fork`) before anything else is
+    written."""
     base: int = 0
     """The commit that the segment of the log begins with."""
     end: int = 0
@@ -184,7 +192,9 @@ class State:
             known = [piece for piece in self.tails.get(name, []) if piece.start >= unfinished]
             self.tails[name] = known + [Piece(*numbers) for numbers in pieces]
         for name, entries in meta.get("entries", {}).items():
-            self.entries.setdefault(name, {}).update({number: ChunkEntry(*place) for number, *place in entries})
+            self.entries.setdefault(name, {}).update(
+                {number: ChunkEntry(*place) for number, *place in entries}
+            )
         for name, blob in blobs.items():
             kind, _, array = name.partition(":")
             if kind == "keep":
@@ -193,8 +203,16 @@ class State:
                 self.appended.setdefault(array, []).append(blob)
             elif kind == "grow":
                 before = self.mutable.get(array)
-                rows = _rows(blob, self.lengths[array.split("/", 1)[0]] - (0 if before is None else len(before)))
-                self.mutable[array] = rows if before is None or not len(before) else np.concatenate([before, rows]) if len(rows) else before
+                rows = _rows(
+                    blob, self.lengths[array.split("/", 1)[0]] - (0 if before is None else len(before))
+                )
+                self.mutable[array] = (
+                    rows
+                    if before is None or not len(before)
+                    else np.concatenate([before, rows])
+                    if len(rows)
+                    else before
+                )
             elif kind == "at":
                 at = np.frombuffer(blob, "<i8")
                 changed = self.mutable[array].copy()
@@ -203,7 +221,9 @@ class State:
 
     def to_base(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The base record of a segment that goes on from here."""
-        pieces = {name: list(vars(kept).values()) for name, kept in self.attached.items() if isinstance(kept, Piece)}
+        pieces = {
+            name: list(vars(kept).values()) for name, kept in self.attached.items() if isinstance(kept, Piece)
+        }
         meta = {
             "base": True,
             "store": self.store,
@@ -214,8 +234,13 @@ class State:
             "first": self.first,
             "extra": self.extra,
             "partial": self.partial,
-            "tails": {name: [list(vars(piece).values()) for piece in pieces] for name, pieces in self.tails.items()},
-            "entries": {name: [[n, e.object, e.offset, e.length] for n, e in known.items()] for name, known in self.entries.items()},
+            "tails": {
+                name: [list(vars(piece).values()) for piece in pieces] for name, pieces in self.tails.items()
+            },
+            "entries": {
+                name: [[n, e.object, e.offset, e.length] for n, e in known.items()]
+                for name, known in self.entries.items()
+            },
             "tables": {name: list(known) for name, known in self.tables.items()},
             "attached": pieces,
             "arrays": {name: spec.to_json() for name, spec in self.arrays.items()},
@@ -224,7 +249,9 @@ class State:
         if self.unforked:
             meta["unforked"] = True
         blobs = {"mutable:" + name: rows.tobytes() for name, rows in self.mutable.items()}
-        return meta, blobs | {"keep:" + name: kept for name, kept in self.attached.items() if isinstance(kept, bytes)}
+        return meta, blobs | {
+            "keep:" + name: kept for name, kept in self.attached.items() if isinstance(kept, bytes)
+        }
 
     @classmethod
     def from_base(cls, meta: Mapping[str, Any], blobs: Blobs) -> State:
@@ -236,7 +263,9 @@ class State:
 
     @classmethod
     def _from_base(cls, meta: Mapping[str, Any], blobs: Blobs) -> State:
-        mutable = {name.removeprefix("mutable:"): blob for name, blob in blobs.items() if name.startswith("mutable:")}
+        mutable = {
+            name.removeprefix("mutable:"): blob for name, blob in blobs.items() if name.startswith("mutable:")
+        }
         kept = {name.removeprefix("keep:"): blob for name, blob in blobs.items() if name.startswith("keep:")}
         return cls(
             store=meta["store"],
@@ -248,19 +277,25 @@ class State:
             extra=meta["extra"],
             partial=meta["partial"],
             tails={name: [Piece(*numbers) for numbers in pieces] for name, pieces in meta["tails"].items()},
-            entries={name: {n: ChunkEntry(*place) for n, *place in known} for name, known in meta["entries"].items()},
+            entries={
+                name: {n: ChunkEntry(*place) for n, *place in known}
+                for name, known in meta["entries"].items()
+            },
             tables={name: (rows, checksum) for name, (rows, checksum) in meta["tables"].items()},
             arrays=_arrays(meta["arrays"]),
             dead=[list(pair) for pair in meta["dead"]],
             unforked=meta.get("unforked") is True,
             base=meta["commit"],
-            mutable={name: _rows(blob, meta["lengths"][name.split("/", 1)[0]]) for name, blob in mutable.items()},
+            mutable={
+                name: _rows(blob, meta["lengths"][name.split("/", 1)[0]]) for name, blob in mutable.items()
+            },
             attached={name: Piece(*numbers) for name, numbers in meta["attached"].items()} | kept,
         )
 
     @classmethod
     def replay(cls, data: bytes, where: str, *, until: int | None = None) -> State:
-        """The state at the end of a segment (or at commit `until` of it). CorruptError: not even its base record is valid."""
+        """The state at the end of a segment (or at commit `until` of it). CorruptError: not even its base
+        record is valid."""
         state: State | None = None
         try:
             for meta, blobs, end in decode_records(data):
@@ -279,7 +314,9 @@ class State:
         except CorruptError as error:
             raise CorruptError(f"{where}: {error}") from None
         if state is None:
-            raise CorruptError(f"{where}: this segment of the commit log has no valid base record; run `replaystore repair`")
+            raise CorruptError(
+                f"{where}: this segment of the commit log has no valid base record; run `replaystore repair`"
+            )
         return state
 
 
@@ -288,7 +325,8 @@ def _arrays(described: Mapping[str, Any]) -> dict[str, ArraySpec]:
 
 
 def _rows(data: bytes, count: int) -> NDArray[np.uint8]:
-    """Bytes as so many rows. A record says enough to be read without knowing the arrays: a reader may learn of a new one by it."""
+    """Bytes as so many rows. A record says enough to be read without knowing the arrays: a reader may learn
+    of a new one by it."""
     return np.frombuffer(data, np.uint8).reshape(count, -1) if count else np.empty((0, 0), np.uint8)
 
 

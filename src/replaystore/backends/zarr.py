@@ -1,18 +1,21 @@
-"""A store as a Zarr v3 hierarchy: a folder (or memory, or a stored zip for reading) that any Zarr v3 reader reads.
+"""A store as a Zarr v3 hierarchy: a folder (or memory, or a stored zip for reading) that any Zarr v3 reader
+reads.
 
     zarr.json                            root group; its attribute `replaystore` is the document
     steps/reward/zarr.json               array: sharded, dimension names, fill value 0
     steps/reward/c/0                     shard 0: [index][padding to a page][chunk 0][chunk 1]…
-    journal/log/c/<commit>               a segment of the commit log (the array itself is empty: no Zarr reader looks inside)
+    journal/log/c/<commit>               a segment of the commit log (the array itself is empty: no Zarr
+                                         reader looks inside)
     journal/tail/<slot>/c/0              raw rows of unfinished chunks of coded arrays
     journal/log/c/lock                   held by a writer, and there as long as there is one
 
-Raw arrays: chunk k of a shard lies at HEADER + k * chunk_bytes, always, so that a shard is one run of rows, and the data of all
-shards, mapped side by side, are one array. Coded arrays: chunks lie one after another in the order they were written; a superseded
-chunk (the padded last one of an earlier `publish`) stays where it is.
+Raw arrays: chunk k of a shard lies at HEADER + k * chunk_bytes, always, so that a shard is one run of rows,
+and the data of all shards, mapped side by side, are one array. Coded arrays: chunks lie one after another in
+the order they were written; a superseded chunk (the padded last one of an earlier `publish`) stays where it
+is.
 
-The index of a shard is written when the shard is complete and, for the last one, by `publish`; shapes in zarr.json are changed by
-`publish` alone. So what other software sees is always one and the same commit.
+The index of a shard is written when the shard is complete and, for the last one, by `publish`; shapes in
+zarr.json are changed by `publish` alone. So what other software sees is always one and the same commit.
 """
 
 from __future__ import annotations
@@ -126,7 +129,9 @@ class ZarrContainer:
             return self._read_metadata(name)
         except FileNotFoundError:
             file = f"{name}/zarr.json" if name else "zarr.json"
-            raise self._not_ours(name, f"{self.files.path('')} is not a replaystore store: it has no {file}") from None
+            raise self._not_ours(
+                name, (f"{self.files.path('')} is not a replaystore store: it has no {file}")
+            ) from None
 
     def _read_metadata(self, name: str) -> dict[str, Any]:
         file = f"{name}/zarr.json" if name else "zarr.json"
@@ -143,7 +148,8 @@ class ZarrContainer:
 
     def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
         known = dict(self.specs())
-        write = self._write if self._segment is None else self.files.replace  # a store that others may open: whole or not at all
+        # a store that others may open: whole or not at all.
+        write = self._write if self._segment is None else self.files.replace
         for name, spec in specs.items():
             parts = name.split("/")
             for depth in range(1, len(parts)):
@@ -163,7 +169,13 @@ class ZarrContainer:
     def document(self) -> dict[str, Any]:
         attributes = self._metadata("").get("attributes")
         if not isinstance(attributes, dict) or not isinstance(attributes.get("replaystore"), dict):
-            raise self._not_ours("", f"{self.files.path('')} is a Zarr hierarchy, but not a replaystore store: no attribute `replaystore`")
+            raise self._not_ours(
+                "",
+                (
+                    f"{self.files.path('')} is a Zarr hierarchy, but not a replaystore "
+                    "store: no attribute `replaystore`"
+                ),
+            )
         return dict(attributes["replaystore"])
 
     def replace_document(self, document: Mapping[str, Any]) -> None:
@@ -183,7 +195,11 @@ class ZarrContainer:
             step = min(per_shard - at, count - done)
             file = shard_name(name, spec, shard)
             self._touch(file)
-            self.files.write(file, header + at * width, rows[done * width : (done + step) * width] if step != count else rows)
+            self.files.write(
+                file,
+                header + at * width,
+                rows[done * width : (done + step) * width] if step != count else rows,
+            )
             done += step
             if at + step == per_shard:
                 self.files.write(file, 0, raw_index(spec, spec.chunks_per_shard))
@@ -200,7 +216,8 @@ class ZarrContainer:
                 raise CorruptError(f"{self.files.path(file)} is missing; run `replaystore verify`") from None
             if size < header + length:
                 raise CorruptError(
-                    f"{self.files.path(file)} has {size} bytes where committed rows need {header + length}; run `replaystore verify`"
+                    f"{self.files.path(file)} has {size} bytes where committed rows need {header + length}; "
+                    "run `replaystore verify`"
                 )
             found.append(Extent(file, header, length))
         return found
@@ -249,21 +266,29 @@ class ZarrContainer:
         except FileNotFoundError:
             raise CorruptError(f"{self.files.path(file)} is missing; run `replaystore verify`") from None
         if len(data) != length + 4 or crc32c(data[:length]) != int.from_bytes(data[length:], "little"):
-            raise CorruptError(f"{self.files.path(file)}: the index of the shard does not match its checksum; run `replaystore verify`")
+            raise CorruptError(
+                f"{self.files.path(file)}: the index of the shard does not match its "
+                "checksum; run `replaystore verify`"
+            )
         index = np.frombuffer(data, "<u8", count=2 * spec.chunks_per_shard).reshape(-1, 2).tolist()
         entries = {}
         for number, (offset, nbytes) in enumerate(index, shard * spec.chunks_per_shard):
             if offset == nbytes == NOWHERE:
                 continue
             if offset > size or nbytes > size - offset:
-                raise CorruptError(f"{self.files.path(file)}: chunk {number} reaches past the end of the file; run `replaystore verify`")
+                raise CorruptError(
+                    f"{self.files.path(file)}: chunk {number} reaches past the end of the "
+                    "file; run `replaystore verify`"
+                )
             entries[number] = ChunkEntry(file, offset, nbytes)
         return entries
 
     # --- the log
 
     def segments(self) -> list[int]:
-        return sorted(number for name in self.files.list(f"{LOG}/c") if (number := as_number(name)) is not None)
+        return sorted(
+            number for name in self.files.list(f"{LOG}/c") if (number := as_number(name)) is not None
+        )
 
     def begin_segment(self, commit: int, record: bytes) -> None:
         name, first = f"{LOG}/c/{commit}", self._segment is None
@@ -271,7 +296,8 @@ class ZarrContainer:
         self.files.write(name + ".new", 0, record)
         self.files.sync_file(name + ".new")
         self.files.rename(name + ".new", name)
-        self._segment = name, len(record)  # whatever happens now: it is there, so nothing that goes to an older one would be seen
+        # Whatever happens now: it is there, so nothing that goes to an older one would be seen.
+        self._segment = name, len(record)
         for folder in (f"{LOG}/c", LOG) if first else (f"{LOG}/c",):  # the first one has made a folder
             self._folders[folder] = None
             self.files.sync_folder(folder)
@@ -283,7 +309,8 @@ class ZarrContainer:
         try:
             self.files.write(name, end, record)
         except OSError:
-            with suppress(OSError):  # what is left of it is no record, and the next one goes over it, if there is one
+            # What is left of it is no record, and the next one goes over it, if there is one.
+            with suppress(OSError):
                 self.files.resize(name, end)
             raise
         self._dirty[name] = None
@@ -293,7 +320,12 @@ class ZarrContainer:
         name = f"{LOG}/c/{commit}"
         if not self.writable:
             self.files.forget(name)  # an older one of this name may have been replaced
-        stop = segment_end(lambda offset, length: self.files.read(name, offset, length), start, self.files.size(name), self.path)
+        stop = segment_end(
+            lambda offset, length: self.files.read(name, offset, length),
+            start,
+            self.files.size(name),
+            self.path,
+        )
         return self.files.read(name, start, max(0, stop - start))
 
     def cut_segment(self, commit: int, length: int) -> None:
@@ -328,7 +360,9 @@ class ZarrContainer:
             if not used:
                 continue  # the index was written when the shard was complete
             file, chunks = shard_name(name, spec, shard), -(-used // spec.chunk_rows)
-            index = raw_index(spec, chunks) if spec.codec is None else coded_index(spec, entries.get(name, {}))
+            index = (
+                raw_index(spec, chunks) if spec.codec is None else coded_index(spec, entries.get(name, {}))
+            )
             whole = header_bytes(spec) + chunks * spec.chunk_bytes if spec.codec is None else 0
             if self.files.read(file, 0, len(index)) == index and self.files.size(file) >= whole:
                 continue
@@ -340,7 +374,9 @@ class ZarrContainer:
         self.sync()
         for name, metadata in changed.items():
             metadata["shape"][0] = lengths[name]
-        self.files.replace_files({f"{name}/zarr.json": as_json(metadata) for name, metadata in changed.items()})
+        self.files.replace_files(
+            {f"{name}/zarr.json": as_json(metadata) for name, metadata in changed.items()}
+        )
 
     def published(self) -> Mapping[str, int]:
         return {name: int(self._metadata(name)["shape"][0]) for name in self.specs()}
@@ -353,17 +389,31 @@ class ZarrContainer:
             yield self.files.path("zarr.json"), "zarr_conventions is not what was written"
         if LOG not in self.specs():
             yield self.files.path(f"{LOG}/zarr.json"), "the metadata of the commit log are missing"
-        groups = {"/".join(name.split("/")[:depth]) for name in self.specs() for depth in range(1, name.count("/") + 1)}
+        groups = {
+            "/".join(name.split("/")[:depth])
+            for name in self.specs()
+            for depth in range(1, name.count("/") + 1)
+        }
         for group in sorted(groups):
             if self._metadata(group) != GROUP:
-                yield self.files.path(f"{group}/zarr.json"), "the metadata of this group is not what was written"
+                yield (
+                    self.files.path(f"{group}/zarr.json"),
+                    "the metadata of this group is not what was written",
+                )
         for name, spec in self.specs().items():
             found = self._metadata(name)
             if found != array_metadata(spec, found["shape"][0], name):
-                yield self.files.path(f"{name}/zarr.json"), "the metadata of this array is not what was written"
+                yield (
+                    self.files.path(f"{name}/zarr.json"),
+                    "the metadata of this array is not what was written",
+                )
 
     def restore(self, specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> list[str]:
-        groups = {"/".join(name.split("/")[:depth]) for name in (LOG, *specs) for depth in range(1, name.count("/") + 1)}
+        groups = {
+            "/".join(name.split("/")[:depth])
+            for name in (LOG, *specs)
+            for depth in range(1, name.count("/") + 1)
+        }
         wanted: dict[str, dict[str, Any]] = {group: dict(GROUP) for group in groups}
         specs = {LOG: _LOG_SPEC, **specs}
         wanted |= {name: array_metadata(spec, rows.get(name, 0), name) for name, spec in specs.items()}
@@ -386,7 +436,10 @@ class ZarrContainer:
         spec = self.specs()[name]
         shown = int(self._metadata(name)["shape"][0])
         for shard in range(first // spec.shard_rows, -(-max(rows, 1) // spec.shard_rows)):
-            begin, stop = shard * spec.shard_rows, min((shard + 1) * spec.shard_rows, max(shown, rows // spec.shard_rows * spec.shard_rows))
+            begin, stop = (
+                shard * spec.shard_rows,
+                min((shard + 1) * spec.shard_rows, max(shown, rows // spec.shard_rows * spec.shard_rows)),
+            )
             needed = range(begin // spec.chunk_rows, -(-stop // spec.chunk_rows))
             if stop <= begin:
                 continue
@@ -405,7 +458,8 @@ class ZarrContainer:
             if places and places[0][0] < header_bytes(spec):
                 yield where, "a chunk overlaps the index of the shard"
             if spec.codec is None and any(
-                entry.offset != header_bytes(spec) + (chunk % spec.chunks_per_shard) * spec.chunk_bytes or entry.length != spec.chunk_bytes
+                entry.offset != header_bytes(spec) + (chunk % spec.chunks_per_shard) * spec.chunk_bytes
+                or entry.length != spec.chunk_bytes
                 for chunk, entry in entries.items()
             ):
                 yield where, "the index of the shard points at other places than the rows lie at"
@@ -460,7 +514,9 @@ class ZarrContainer:
         for known in (self._made, self._ends, self._dirty):
             for file in [file for file in known if file.startswith(name + "/")]:
                 known.discard(file) if isinstance(known, set) else known.pop(file)
-        self._folders = {folder: None for folder in self._folders if folder != name and not folder.startswith(name + "/")}
+        self._folders = {
+            folder: None for folder in self._folders if folder != name and not folder.startswith(name + "/")
+        }
 
     def _remove_shard(self, name: str, entry: str, dimensions: int) -> str:
         """Remove a file of rows; the folder that it was in."""
@@ -475,7 +531,8 @@ class ZarrContainer:
         for commit in self.segments()[:-1]:
             self.files.remove(f"{LOG}/c/{commit}")
         self.files.clear(TAIL)
-        self.files.sync_folders([f"{LOG}/c", os.path.dirname(TAIL)])  # what the manifest does not name must not come back
+        # What the manifest does not name must not come back.
+        self.files.sync_folders([f"{LOG}/c", os.path.dirname(TAIL)])
         self._specs = None
         self.files.replace("zarr.json", as_json(consolidated(self.files)))
 
@@ -489,7 +546,8 @@ class ZarrContainer:
         if file not in self._made:
             if not self.files.exists(file):
                 self.files.create(file)
-            self._note_folders(os.path.dirname(file))  # of one that is there too: a killed writer made it, perhaps, and did not sync
+            # Of one that is there too: a killed writer made it, perhaps, and did not sync.
+            self._note_folders(os.path.dirname(file))
             self._made.add(file)
         self._dirty[file] = None
 

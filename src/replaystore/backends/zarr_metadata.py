@@ -1,4 +1,5 @@
-"""What the metadata and indexes of a Zarr v3 hierarchy of ours say: zarr.json of groups and arrays, and the index of a shard."""
+"""What the metadata and indexes of a Zarr v3 hierarchy of ours say: zarr.json of groups and arrays, and the
+index of a shard."""
 
 from __future__ import annotations
 
@@ -39,7 +40,10 @@ _NOTHING_INSIDE: Mapping[str, Any] = {"kind": "inline", "must_understand": False
 CONVENTION = {
     "uuid": "6a0f6d5c-58a5-4c0a-9a53-0f4f1d0b7a51",
     "name": "replaystore",
-    "description": "Reinforcement-learning buffer: rows under steps/ are steps; the root attribute `replaystore` describes them.",
+    "description": (
+        "Reinforcement-learning buffer: rows under steps/ are steps; the root attribute "
+        "`replaystore` describes them."
+    ),
 }
 
 
@@ -54,13 +58,16 @@ def shard_name(name: str, spec: ArraySpec, shard: int) -> str:
 
 
 def consolidated(files: Files) -> dict[str, Any]:
-    """The metadata of the root with a copy of all other metadata in it, as zarr-python writes and reads it."""
+    """The metadata of the root with a copy of all other metadata in it, as zarr-python writes and reads
+    it."""
     nodes = {}
     for name in files.walk():
         if name.endswith("/zarr.json"):
             node = load_json(files.read_whole(name, MOST_JSON), files.path(name))
             if not isinstance(node, dict):
-                raise CorruptError(f"{files.path(name)}: no metadata of an array or group; run `replaystore verify`")
+                raise CorruptError(
+                    f"{files.path(name)}: no metadata of an array or group; run `replaystore verify`"
+                )
             inside = {} if node.get("node_type") == "array" else {"consolidated_metadata": _NOTHING_INSIDE}
             nodes[name.removesuffix("/zarr.json")] = node | inside
     root = load_json(files.read_whole("zarr.json", MOST_JSON), files.path("zarr.json"))
@@ -92,7 +99,11 @@ def as_json(content: Mapping[str, Any]) -> bytes:
 
 
 def group_metadata(document: Mapping[str, Any]) -> dict[str, Any]:
-    attributes = {"replaystore": dict(document), CHECKSUM: document_checksum(document), "zarr_conventions": [CONVENTION]}
+    attributes = {
+        "replaystore": dict(document),
+        CHECKSUM: document_checksum(document),
+        "zarr_conventions": [CONVENTION],
+    }
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
@@ -105,7 +116,11 @@ def array_metadata(spec: ArraySpec, rows: int, name: str) -> dict[str, Any]:
     """zarr.json of an array."""
     kind = spec.dtype.kind
     zero: Any = False if kind == "b" else [0.0, 0.0] if kind == "c" else 0.0 if kind == "f" else 0
-    plain = [{"name": "bytes", "configuration": {"endian": "little"}} if spec.dtype.itemsize > 1 else {"name": "bytes"}]
+    plain = [
+        {"name": "bytes", "configuration": {"endian": "little"}}
+        if spec.dtype.itemsize > 1
+        else {"name": "bytes"}
+    ]
     sharding = {
         "chunk_shape": [spec.chunk_rows, *spec.shape],
         "codecs": plain if spec.codec is None else zarr_codecs(spec),
@@ -122,8 +137,13 @@ def array_metadata(spec: ArraySpec, rows: int, name: str) -> dict[str, Any]:
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": zero,
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "dimension_names": [spec.dimension, *(f"{name.split('/', 1)[-1]}_{axis}" for axis in range(len(spec.shape)))],
-        "attributes": {"replaystore": {key: True for key, on in flags.items() if on}} if any(flags.values()) else {},
+        "dimension_names": [
+            spec.dimension,
+            *(f"{name.split('/', 1)[-1]}_{axis}" for axis in range(len(spec.shape))),
+        ],
+        "attributes": {"replaystore": {key: True for key, on in flags.items() if on}}
+        if any(flags.values())
+        else {},
     }
 
 
@@ -132,25 +152,48 @@ def spec_of(metadata: Mapping[str, Any], where: str) -> ArraySpec:
     try:
         (sharding,) = metadata["codecs"]
         inner, flags = sharding["configuration"], metadata.get("attributes", {}).get("replaystore", {})
-        (rows, *shape), (shard_rows, *shard_shape) = metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        (rows, *shape), (shard_rows, *shard_shape) = (
+            metadata["shape"],
+            metadata["chunk_grid"]["configuration"]["chunk_shape"],
+        )
         chunk_rows, *chunk_shape = inner["chunk_shape"]
         if not (is_count(rows) and is_count(shard_rows) and is_count(chunk_rows) and chunk_rows):
-            raise ValueError(f"{rows!r:.40} rows, {shard_rows!r:.40} of a shard, {chunk_rows!r:.40} of a chunk")
-        if sharding["name"] != "sharding_indexed" or shard_rows % chunk_rows or not shape == shard_shape == chunk_shape:
-            raise ValueError(f"codec {sharding['name']!r:.40}, shards of {shard_rows} rows, chunks of {chunk_rows}")
+            raise ValueError(
+                f"{rows!r:.40} rows, {shard_rows!r:.40} of a shard, {chunk_rows!r:.40} of a chunk"
+            )
+        if (
+            sharding["name"] != "sharding_indexed"
+            or shard_rows % chunk_rows
+            or not shape == shard_shape == chunk_shape
+        ):
+            raise ValueError(
+                f"codec {sharding['name']!r:.40}, shards of {shard_rows} rows, chunks of {chunk_rows}"
+            )
         codec, dimension = _codec_name(inner["codecs"]), (metadata.get("dimension_names") or ["step"])[0]
         journaled, mutable = bool(flags.get("journaled")), bool(flags.get("mutable"))
-        spec = sound_spec(metadata["data_type"], chunk_rows, shard_rows // chunk_rows, codec, journaled, mutable, dimension, *shape)
+        spec = sound_spec(
+            metadata["data_type"],
+            chunk_rows,
+            shard_rows // chunk_rows,
+            codec,
+            journaled,
+            mutable,
+            dimension,
+            *shape,
+        )
         if inner["codecs"] != zarr_codecs(spec):
             raise ValueError(f"codecs {inner['codecs']!r:.80}")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
-        raise CorruptError(f"{where}: not the metadata of an array of ours ({what:.200}); run `replaystore verify`") from None
+        raise CorruptError(
+            f"{where}: not the metadata of an array of ours ({what:.200}); run `replaystore verify`"
+        ) from None
     return spec
 
 
 def _codec_name(chain: Sequence[Mapping[str, Any]]) -> str | None:
-    """The codec of an array's inner chunks, in our words. SchemaError (a ValueError): it is not one of ours."""
+    """The codec of an array's inner chunks, in our words. SchemaError (a ValueError): it is not one of
+    ours."""
     if len(chain) == 1:
         return None
     return ":".join(map(str, parse_codec(f"{chain[1]['name']}:{chain[1]['configuration']['level']}")))

@@ -1,8 +1,10 @@
-"""A Zarr folder packed into one zip file, read where it lies: members are stored, not compressed, and begin on pages, so that raw rows
-are mapped straight from the zip. `pack` makes such files; members that begin elsewhere (of other software's zips) are read all the same.
+"""A Zarr folder packed into one zip file, read where it lies: members are stored, not compressed, and begin
+on pages, so that raw rows are mapped straight from the zip. `pack` makes such files; members that begin
+elsewhere (of other software's zips) are read all the same.
 
-Nothing in the file is believed before it is compared with the file itself: members lie inside it, one behind the other, under names
-that stay inside the store. A compressed or encrypted member is refused by name when the zip is opened.
+Nothing in the file is believed before it is compared with the file itself: members lie inside it, one behind
+the other, under names that stay inside the store. A compressed or encrypted member is refused by name when
+the zip is opened.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ __all__ = ["ZipFiles", "pack"]
 MOST_MEMBERS = 1 << 20
 """A store of a terabyte has tens of thousands of files."""
 MOST_DIRECTORY = 32 << 20
-"""Bytes of the directory at the end of a zip file, some 80 a member: each takes a thousand of memory once it is understood."""
+"""Bytes of the directory at the end of a zip file, some 80 a member: each takes a thousand of memory once it
+is understood."""
 LONGEST_NAME = 4096
 _LOCAL = struct.Struct("<4s5H3I2H")
 """The header before each member's data."""
@@ -64,7 +67,8 @@ class _Ending(io.FileIO):
 
 
 class ZipFiles(Files):
-    """The members of a zip file, for reading. `close` forgets what it says, so that one that has replaced it is read anew."""
+    """The members of a zip file, for reading. `close` forgets what it says, so that one that has replaced it
+    is read anew."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path, writable=False)
@@ -95,7 +99,9 @@ class ZipFiles(Files):
     def _read(self, name: str, offset: int, length: int | None) -> bytes:
         with self.borrowed(name) as fd:
             _, begin, size = self.place(name)
-            return read_all(fd, begin + offset, max(0, size - offset if length is None else min(size - offset, length)))
+            return read_all(
+                fd, begin + offset, max(0, size - offset if length is None else min(size - offset, length))
+            )
 
     def read_whole(self, name: str, most: int) -> bytes:
         return self.read(name, 0, self._bounded(name, self.size(name), most))
@@ -145,7 +151,9 @@ class ZipFiles(Files):
         self._refuse()
 
     def _refuse(self) -> None:
-        raise UnsupportedError(f"{self.root} is a zip file, which is read only: convert it to a .zarr folder to write to it")
+        raise UnsupportedError(
+            f"{self.root} is a zip file, which is read only: convert it to a .zarr folder to write to it"
+        )
 
     # --- the directory of the zip file
 
@@ -166,18 +174,37 @@ class ZipFiles(Files):
         try:
             with _Ending(os.dup(fd), "rb") as file, zipfile.ZipFile(file) as found:
                 return found.infolist(), found.start_dir
-        except (UnicodeDecodeError, zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, EOFError) as error:
-            raise CorruptError(f"{self.root}: not a zip file that can be read ({error}); restore it from a copy") from error
+        except (
+            UnicodeDecodeError,
+            zipfile.BadZipFile,
+            NotImplementedError,
+            struct.error,
+            ValueError,
+            OverflowError,
+            EOFError,
+        ) as error:
+            raise CorruptError(
+                f"{self.root}: not a zip file that can be read ({error}); restore it from a copy"
+            ) from error
 
     def _checked(self, infos: Sequence[zipfile.ZipInfo], end: int) -> dict[str, _Member]:
-        """The members, if they are such as can be read in place; they must end before `end`, where the directory begins."""
+        """The members, if they are such as can be read in place; they must end before `end`, where the
+        directory begins."""
         if len(infos) > MOST_MEMBERS:
-            raise UnsupportedError(f"{self.root} has {len(infos)} members; at most {MOST_MEMBERS} are read: {_REPACK}")
+            raise UnsupportedError(
+                f"{self.root} has {len(infos)} members; at most {MOST_MEMBERS} are read: {_REPACK}"
+            )
         members: dict[str, _Member] = {}
         for info in infos:
             name, where = info.filename, f"{self.root}: the member {info.filename[:LONGEST_NAME]!r}"
             parts = name.rstrip("/").split("/")
-            if info.orig_filename != name or "\\" in name or ":" in parts[0] or len(name) > LONGEST_NAME or {"", ".", ".."} & set(parts):
+            if (
+                info.orig_filename != name
+                or "\\" in name
+                or ":" in parts[0]
+                or len(name) > LONGEST_NAME
+                or {"", ".", ".."} & set(parts)
+            ):
                 raise CorruptError(f"{where} has a name that no file of a store has: do not trust this zip")
             if name.endswith("/"):
                 continue
@@ -188,7 +215,10 @@ class ZipFiles(Files):
             if name in members:
                 raise CorruptError(f"{where} is there twice: do not trust this zip")
             if info.file_size != info.compress_size or info.file_size < 0 or info.header_offset < 0:
-                raise CorruptError(f"{where} has {info.compress_size} bytes, but says {info.file_size}; restore it from a copy")
+                raise CorruptError(
+                    f"{where} has {info.compress_size} bytes, but says {info.file_size}; "
+                    "restore it from a copy"
+                )
             members[name] = _Member(info.header_offset, info.file_size)
         self._check_places(members, end)
         return members
@@ -200,10 +230,13 @@ class ZipFiles(Files):
         for (name, member), stop in zip(ordered, stops, strict=True):
             member.stop = stop
             if member.header + _LOCAL.size + len(name) + member.size > stop:
-                raise CorruptError(f"{self.root}: the member {name!r} reaches into what follows it; restore it from a copy")
+                raise CorruptError(
+                    f"{self.root}: the member {name!r} reaches into what follows it; restore it from a copy"
+                )
 
     def _data(self, name: str, member: _Member) -> int:
-        """Where the bytes of a member begin: behind its local header, whose length only the header itself says."""
+        """Where the bytes of a member begin: behind its local header, whose length only the header itself
+        says."""
         where = f"{self.root}: the member {name!r}"
         header = read_all(self._zip, member.header, _LOCAL.size)
         if len(header) != _LOCAL.size or header[:4] != _SIGNATURE:
@@ -242,7 +275,8 @@ def _tree(members: dict[str, _Member]) -> dict[str, set[str]]:
 
 
 def pack(files: Files, target: str, *, leave_out: frozenset[str] = frozenset()) -> None:
-    """Pack files into a zip that appears whole, durably: equal files give equal zips. What is at `target` is replaced.
+    """Pack files into a zip that appears whole, durably: equal files give equal zips. What is at `target` is
+    replaced.
 
     StorageError: the disk refused; nothing is left behind."""
     try:
@@ -271,7 +305,8 @@ def _add(packed: zipfile.ZipFile, files: Files, name: str, position: int) -> Non
     info = zipfile.ZipInfo(name, _EPOCH)
     info.create_system, info.external_attr, info.file_size = 3, 0o644 << 16, size
     large = size >= _LARGE
-    begin = position + _LOCAL.size + len(name.encode()) + (_ZIP64 if large else 0) + 6  # 6: the padding field's own header
+    # 6: the padding field's own header.
+    begin = position + _LOCAL.size + len(name.encode()) + (_ZIP64 if large else 0) + 6
     info.extra = struct.pack("<3H", _ALIGNMENT, 2 + -begin % PAGE, PAGE) + bytes(-begin % PAGE)
     with packed.open(info, "w", force_zip64=large) as member:
         for offset in range(0, size, _BLOCK):

@@ -1,6 +1,7 @@
 """From the bytes of an array to its rows: `mapped.py` for raw rows, `coded.py` for encoded chunks.
 
-A column gives rows [first, stop) of one array as NumPy arrays. Row numbers are those of the array, not of a window of it.
+A column gives rows [first, stop) of one array as NumPy arrays. Row numbers are those of the array, not of a
+window of it.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ class StoredColumn:
     def take(self, rows: NDArray[np.int64], out: Rows | None = None) -> Rows:
         """A copy of the rows with these numbers, in any order and repeated, of shape (len(rows), *shape).
 
-        `out` is filled and returned if given: C-contiguous, of that shape and of the column's dtype. A batch of more than 100 KB
-        takes several times as long without it, because the system has to clear new memory.
+        `out` is filled and returned if given: C-contiguous, of that shape and of the column's dtype. A batch
+        of more than 100 KB takes several times as long without it, because the system has to clear new
+        memory.
         """
         raise NotImplementedError
 
@@ -65,14 +67,20 @@ class StoredColumn:
     def _check_range(self, first: int, last: int, start: int, stop: int) -> None:
         """EvictedError or SchemaError unless rows [start, stop) are among rows [first, last)."""
         if 0 <= start < first and start <= stop:
-            raise EvictedError(f"{self._where}: row {start} has been dropped, the first row is now {first}; refresh")
+            raise EvictedError(
+                f"{self._where}: row {start} has been dropped, the first row is now {first}; refresh"
+            )
         if not first <= start <= stop <= last:
-            raise SchemaError(f"{self._where}: rows {start} to {stop} are not among rows {first} to {last}; ask for those")
+            raise SchemaError(
+                f"{self._where}: rows {start} to {stop} are not among rows {first} to {last}; ask for those"
+            )
 
     def _places(self, rows: NDArray[np.int64], first: int, last: int) -> NDArray[np.int64]:
         """Rows counted from `first` on, all of them below `last`."""
         if rows.dtype != INT64 or rows.ndim != 1:
-            raise SchemaError(f"{self._where}: row numbers are a flat int64 array, not {rows.dtype} of shape {rows.shape}")
+            raise SchemaError(
+                f"{self._where}: row numbers are a flat int64 array, not {rows.dtype} of shape {rows.shape}"
+            )
         places = rows - first if first else rows
         # As unsigned numbers the negative ones are the largest: one comparison for both ends.
         if len(rows) and np.maximum.reduce(places.view(UINT64)) >= last - first:
@@ -83,9 +91,14 @@ class StoredColumn:
         """An array for so many rows: `out`, if it is one."""
         if out is None:
             return np.empty((count, *self.shape), self.dtype)
-        if out.shape != (count, *self.shape) or out.dtype != self.dtype or not (out.flags.c_contiguous and out.flags.writeable):
+        if (
+            out.shape != (count, *self.shape)
+            or out.dtype != self.dtype
+            or not (out.flags.c_contiguous and out.flags.writeable)
+        ):
             raise SchemaError(
-                f"{self._where}: out is {out.dtype} of shape {out.shape}; it has to be a writable C-contiguous array of {self.dtype} "
+                f"{self._where}: out is {out.dtype} of shape {out.shape}; it has to be a writable "
+                f"C-contiguous array of {self.dtype} "
                 f"and shape {(count, *self.shape)}"
             )
         return out

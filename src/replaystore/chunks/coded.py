@@ -1,12 +1,16 @@
-"""Rows of an array whose chunks are encoded: fetched, checked, decoded in threads, each chunk once where that can be foreseen.
+"""Rows of an array whose chunks are encoded: fetched, checked, decoded in threads, each chunk once where that
+can be foreseen.
 
-1. No chunk is made up. One that is missing, of another checksum, or that does not decode to its size is a CorruptError; readers of
-   the container's own format would take a missing one for fill values.
-2. A chunk that a request needs as a whole is decoded straight into its place. The others go through a cache of decoded chunks, so
-   that small reads one after another do not decode a chunk again. It is shared by all columns of the process and bounded in bytes.
-3. `locate`, `checksum` and `on_mismatch` are called in the caller's thread only, and nothing else reads the column's files then.
-4. Each thread reads the bytes that it decodes, one job at a time: of JOB_BYTES of decoded bytes or of a few chunks. They lie in its own
-   memory and in its core's cache then; fetched by the caller, they made two threads no faster than one.
+1. No chunk is made up. One that is missing, of another checksum, or that does not decode to its size is a
+   CorruptError; readers of the container's own format would take a missing one for fill values.
+2. A chunk that a request needs as a whole is decoded straight into its place. The others go through a cache
+   of decoded chunks, so that small reads one after another do not decode a chunk again. It is shared by all
+   columns of the process and bounded in bytes.
+3. `locate`, `checksum` and `on_mismatch` are called in the caller's thread only, and nothing else reads the
+   column's files then.
+4. Each thread reads the bytes that it decodes, one job at a time: of JOB_BYTES of decoded bytes or of a few
+   chunks. They lie in its own memory and in its core's cache then; fetched by the caller, they made two
+   threads no faster than one.
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ JOB_CHUNKS = 4
 """Chunks of a job, be they large, if there are many: if they go side by side, one call decodes them all."""
 
 Key = tuple[int, int, ChunkEntry, int | None]
-"""Column, chunk, and what tells its versions apart: a partly filled last chunk is replaced, a store may be rolled back."""
+"""Column, chunk, and what tells its versions apart: a partly filled last chunk is replaced, a store may be
+rolled back."""
 
 
 class DecodedChunks:
@@ -79,11 +84,14 @@ class DecodedChunks:
 
 
 class _Shared:
-    """What the columns of a process share; made anew in a forked child, where threads and held locks did not come along."""
+    """What the columns of a process share; made anew in a forked child, where threads and held locks did not
+    come along."""
 
     def __init__(self) -> None:
         self.cache = DecodedChunks(CACHE_BYTES)
-        self.workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.workers = (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -129,9 +137,12 @@ _Place = tuple[int, int]
 
 
 class Decoding:
-    """Chunks that are being decoded, by threads and by who waits for them. Where they go to is undefined until `finish` has returned."""
+    """Chunks that are being decoded, by threads and by who waits for them. Where they go to is undefined
+    until `finish` has returned."""
 
-    def __init__(self, column: CodedColumn, out: Rows, jobs: Iterable[Sequence[_Place]], threads: int) -> None:
+    def __init__(
+        self, column: CodedColumn, out: Rows, jobs: Iterable[Sequence[_Place]], threads: int
+    ) -> None:
         self._column, self._out, self._again = column, out, list[_Place]()
         self._jobs = deque(jobs)
         self._process, self._abandoned = os.getpid(), False
@@ -147,7 +158,8 @@ class Decoding:
             self._again.extend(self._column._decode_job(job, self._out))
 
     def finish(self) -> bool:
-        """Decode what is left; whether all are there: a forked child must begin anew. CorruptError as `CodedColumn.take`."""
+        """Decode what is left; whether all are there: a forked child must begin anew. CorruptError as
+        `CodedColumn.take`."""
         if self._process != os.getpid():
             return False
         self._work()
@@ -159,7 +171,10 @@ class Decoding:
         again, self._again, self._running, rows = self._again, [], [], self._column.chunk_rows
         for chunk, _ in again:  # it may lie somewhere else by now
             self._column._known.pop(chunk, None)
-        pieces = [_Piece(chunk, slice(place * rows, (place + 1) * rows), slice(0, rows), whole=True) for chunk, place in again]
+        pieces = [
+            _Piece(chunk, slice(place * rows, (place + 1) * rows), slice(0, rows), whole=True)
+            for chunk, place in again
+        ]
         self._column._gather(pieces, self._out)
         return True
 
@@ -174,10 +189,11 @@ class Decoding:
 class CodedColumn(StoredColumn):
     """Rows [first, stop) of a coded array.
 
-    `locate(chunk)` says where a chunk lies (None: there is none) and `checksum(chunk)` what `codec.checksum` of it must be (None: not
-    known). `on_mismatch(chunk)` is called once when a chunk is not as it should be, because the store may have moved on under a live
-    reader: it may refresh, and says where the chunk lies now, or None if nothing has changed. `check()` is called after chunks were
-    read, and raises if what the others say has become something else meanwhile, because another thread went on to another history.
+    `locate(chunk)` says where a chunk lies (None: there is none) and `checksum(chunk)` what `codec.checksum`
+    of it must be (None: not known). `on_mismatch(chunk)` is called once when a chunk is not as it should be,
+    because the store may have moved on under a live reader: it may refresh, and says where the chunk lies
+    now, or None if nothing has changed. `check()` is called after chunks were read, and raises if what the
+    others say has become something else meanwhile, because another thread went on to another history.
     """
 
     def __init__(
@@ -206,8 +222,8 @@ class CodedColumn(StoredColumn):
         renew_in_children(self, "_reading")
         self._first = first_row
         self._known: dict[int, tuple[str, int, int, int]] = {}
-        """Chunks that were decoded: object, offset, length, checksum. Complete chunks stay where they are, or the column is made
-        anew."""
+        """Chunks that were decoded: object, offset, length, checksum. Complete chunks stay where they are, or
+        the column is made anew."""
         self._decoding: weakref.WeakSet[Decoding] = weakref.WeakSet()
         self._tail: tuple[int, Rows] = (first_row, np.empty((0, *self.shape), self.dtype))
 
@@ -228,12 +244,14 @@ class CodedColumn(StoredColumn):
         return self._tail
 
     def set_tail(self, first_row: int, rows: Rows) -> None:
-        """Rows before `first_row` lie in chunks, and `rows` follow them: those that no chunk holds yet. They are not copied."""
+        """Rows before `first_row` lie in chunks, and `rows` follow them: those that no chunk holds yet. They
+        are not copied."""
         if first_row < self._first <= first_row + len(rows):  # those before it have left a ring
             rows, first_row = rows[self._first - first_row :], self._first
         if rows.shape[1:] != self.shape or rows.dtype != self.dtype or first_row < self._first:
             raise SchemaError(
-                f"{self._where}: {rows.dtype} rows of shape {rows.shape[1:]} from row {first_row} on do not continue rows of {self.dtype} "
+                f"{self._where}: {rows.dtype} rows of shape {rows.shape[1:]} from row {first_row} on do not "
+                f"continue rows of {self.dtype} "
                 f"and shape {self.shape} from row {self._first} on"
             )
         self._tail = (first_row, np.ascontiguousarray(rows))
@@ -257,13 +275,16 @@ class CodedColumn(StoredColumn):
         return rows
 
     def read(self, start: int, stop: int) -> Rows:
-        """A copy of rows [start, stop), of shape (stop - start, *shape). CorruptError names the chunk that cannot be had."""
+        """A copy of rows [start, stop), of shape (stop - start, *shape). CorruptError names the chunk that
+        cannot be had."""
         tail_start, tail = self._tail
         self._check_range(self._first, tail_start + len(tail), start, stop)
         out = self._output(stop - start, None)
         if out.size:
             coded = min(stop, tail_start)
-            self._gather((self._piece(chunk, start, coded) for chunk in self._chunks(start, coded)), self._items(out))
+            self._gather(
+                (self._piece(chunk, start, coded) for chunk in self._chunks(start, coded)), self._items(out)
+            )
             if stop > tail_start:
                 begin = max(start, tail_start)
                 out[begin - start :] = tail[begin - tail_start : stop - tail_start]
@@ -286,9 +307,11 @@ class CodedColumn(StoredColumn):
         return out
 
     def decode(self, chunks: NDArray[np.int64], out: Rows, places: NDArray[np.int64]) -> Decoding:
-        """Begin to decode complete chunks to places in `out`, which are counted in chunks; its items are rows. `finish` it.
+        """Begin to decode complete chunks to places in `out`, which are counted in chunks; its items are
+        rows. `finish` it.
 
-        As little as can be is done for each chunk: it is the way that sampling goes. What goes wrong is done again, as `take` does it."""
+        As little as can be is done for each chunk: it is the way that sampling goes. What goes wrong is done
+        again, as `take` does it."""
         if len(self._known) > MOST_KNOWN:
             self._known.clear()
         wanted = list(zip(chunks.tolist(), places.tolist(), strict=True))
@@ -304,8 +327,8 @@ class CodedColumn(StoredColumn):
         return decoding
 
     def _decode_job(self, job: Sequence[_Place], out: Rows) -> list[_Place]:
-        """Decode chunks; those that could not be. What is done for each chunk is done here, beside others, and not in `decode`: there
-        it kept a learner waiting for milliseconds."""
+        """Decode chunks; those that could not be. What is done for each chunk is done here, beside others,
+        and not in `decode`: there it kept a learner waiting for milliseconds."""
         entries = [self._known.get(chunk) for chunk, _ in job]
         known, read = [entry for entry in entries if entry is not None], list[bytes]()
         for name, group in itertools.groupby(known, key=lambda entry: entry[0]):
@@ -315,9 +338,14 @@ class CodedColumn(StoredColumn):
             except OSError:
                 read += [b""] * len(lies)
         there = [to for to, entry in zip(job, entries, strict=True) if entry is not None]
-        chunks, checksums = out.view(np.uint8).reshape(-1, self.chunk_bytes), [checksum for *_, checksum in known]
+        chunks, checksums = (
+            out.view(np.uint8).reshape(-1, self.chunk_bytes),
+            [checksum for *_, checksum in known],
+        )
         wrong = self.codec.decode_all(read, checksums, chunks, [place for _, place in there])
-        return [there[number] for number in wrong] + [to for to, entry in zip(job, entries, strict=True) if entry is None]
+        return [there[number] for number in wrong] + [
+            to for to, entry in zip(job, entries, strict=True) if entry is None
+        ]
 
     # --- plan
 
@@ -329,7 +357,12 @@ class CodedColumn(StoredColumn):
         """What of a chunk lies in rows [start, stop), which are the result's first."""
         base = chunk * self.chunk_rows
         low, high = max(base, start), min(base + self.chunk_rows, stop)
-        return _Piece(chunk, slice(low - start, high - start), slice(low - base, high - base), high - low == self.chunk_rows)
+        return _Piece(
+            chunk,
+            slice(low - start, high - start),
+            slice(low - base, high - base),
+            high - low == self.chunk_rows,
+        )
 
     def _scattered(self, order: NDArray[np.intp], ordered: NDArray[np.int64]) -> Iterator[_Piece]:
         """What of which chunk rows `ordered` are, which go to the places `order` of the result."""
@@ -345,7 +378,11 @@ class CodedColumn(StoredColumn):
         wanted: list[Wanted] = []
         for piece in pieces:
             entry, checksum = self._look_up(piece.chunk)
-            chunk = None if entry is None or piece.whole else _shared.cache.get((self._number, piece.chunk, entry, checksum))
+            chunk = (
+                None
+                if entry is None or piece.whole
+                else _shared.cache.get((self._number, piece.chunk, entry, checksum))
+            )
             if chunk is None:
                 wanted.append((piece, entry, checksum))
             else:
@@ -388,7 +425,8 @@ class CodedColumn(StoredColumn):
     # --- in any thread
 
     def _do(self, job: Sequence[Wanted], items: Rows) -> list[Failure]:
-        """Fetch chunks, those that lie side by side at once, and decode them to their places; those that are not as they should be."""
+        """Fetch chunks, those that lie side by side at once, and decode them to their places; those that are
+        not as they should be."""
         failures: list[Failure] = []
         begin = 0
         for number in range(1, len(job) + 1):
@@ -399,10 +437,19 @@ class CodedColumn(StoredColumn):
 
     def _possible(self, entry: ChunkEntry | None) -> bool:
         """A chunk may have that size."""
-        return entry is not None and entry.offset >= 0 and 0 < entry.length <= self.chunk_bytes + self.chunk_bytes // 8 + 4096
+        return (
+            entry is not None
+            and entry.offset >= 0
+            and 0 < entry.length <= self.chunk_bytes + self.chunk_bytes // 8 + 4096
+        )
 
     def _adjoining(self, entry: ChunkEntry | None, other: ChunkEntry | None) -> bool:
-        if entry is None or other is None or entry.object != other.object or entry.offset + entry.length != other.offset:
+        if (
+            entry is None
+            or other is None
+            or entry.object != other.object
+            or entry.offset + entry.length != other.offset
+        ):
             return False
         return self._possible(entry) and self._possible(other)
 
@@ -413,30 +460,53 @@ class CodedColumn(StoredColumn):
             failures.append((run[0][0], CorruptError(self._damaged(run[0][0].chunk, None, "is missing"))))
             return
         if not self._possible(first):
-            failures.append((run[0][0], CorruptError(self._damaged(run[0][0].chunk, first, f"cannot have {first.length} bytes"))))
+            failures.append(
+                (
+                    run[0][0],
+                    CorruptError(
+                        self._damaged(run[0][0].chunk, first, (f"cannot have {first.length} bytes"))
+                    ),
+                )
+            )
             return
         name, start = first.object, first.offset
         try:
             with self._reading:  # `Files` may close a descriptor when it opens another
-                data = np.frombuffer(self.files.read(name, start, last.offset + last.length - start), np.uint8)
+                data = np.frombuffer(
+                    self.files.read(name, start, last.offset + last.length - start), np.uint8
+                )
         except FileNotFoundError:
             gone = "is missing: no such file"
-            failures += [(piece, CorruptError(self._damaged(piece.chunk, entry, gone))) for piece, entry, _ in run]
+            failures += [
+                (piece, CorruptError(self._damaged(piece.chunk, entry, gone))) for piece, entry, _ in run
+            ]
             return
         except OSError as error:
-            raise StorageError(f"{self.files.path(name)}: chunks of {self.name} cannot be read ({error}); check the disk") from error
+            raise StorageError(
+                f"{self.files.path(name)}: chunks of {self.name} cannot be read ({error}); check the disk"
+            ) from error
         for piece, entry, checksum in run:
             assert entry is not None
             try:
-                self._decode(piece, entry, checksum, data[entry.offset - start : entry.offset - start + entry.length], items)
+                self._decode(
+                    piece,
+                    entry,
+                    checksum,
+                    data[entry.offset - start : entry.offset - start + entry.length],
+                    items,
+                )
             except CorruptError as error:
                 failures.append((piece, error))
 
-    def _decode(self, piece: _Piece, entry: ChunkEntry, checksum: int | None, data: NDArray[np.uint8], items: Rows) -> None:
+    def _decode(
+        self, piece: _Piece, entry: ChunkEntry, checksum: int | None, data: NDArray[np.uint8], items: Rows
+    ) -> None:
         if len(data) != entry.length:
             raise CorruptError(self._damaged(piece.chunk, entry, "lies past the end of the file"))
         if checksum is not None and self.codec.checksum(data) != checksum:
-            raise CorruptError(self._damaged(piece.chunk, entry, "is not the one that was committed (another crc32c)"))
+            raise CorruptError(
+                self._damaged(piece.chunk, entry, ("is not the one that was committed (another crc32c)"))
+            )
         chunk = items[piece.to].view(np.uint8) if piece.whole else np.empty(self.chunk_bytes, np.uint8)
         try:
             self.codec.decode(data, chunk, checked=checksum is not None)
@@ -450,7 +520,10 @@ class CodedColumn(StoredColumn):
     def _damaged(self, chunk: int, entry: ChunkEntry | None, what: str) -> str:
         place = str(self.files) if entry is None else f"{self.files.path(entry.object)}, byte {entry.offset}"
         begin = chunk * self.chunk_rows
-        return f"{place}: chunk {chunk} of {self.name} (rows {begin} to {begin + self.chunk_rows}) {what}; run `replaystore verify`"
+        return (
+            f"{place}: chunk {chunk} of {self.name} (rows {begin} to {begin + self.chunk_rows}) {what}; "
+            "run `replaystore verify`"
+        )
 
 
 _numbers = itertools.count()

@@ -1,17 +1,20 @@
-"""Raw rows of one array, wherever they lie: as one NumPy array mapped from the files, or read by system calls.
+"""Raw rows of one array, wherever they lie: as one NumPy array mapped from the files, or read by system
+calls.
 
-`MappedColumn` reserves a range of addresses and maps the array's runs into it, one behind the other, so that however many files
-the rows lie in, a random batch is one `take`. `PlainColumn` is the same column read by system calls: for runs that are not aligned
-to pages (members of a zip file, HDF5 chunks of odd sizes) and for systems where ranges cannot be mapped. `raw_column` chooses.
+`MappedColumn` reserves a range of addresses and maps the array's runs into it, one behind the other, so that
+however many files the rows lie in, a random batch is one `take`. `PlainColumn` is the same column read by
+system calls: for runs that are not aligned to pages (members of a zip file, HDF5 chunks of odd sizes) and for
+systems where ranges cannot be mapped. `raw_column` chooses.
 
 Invariants of the mapping:
 
-1. A page past the end of its file kills the process that touches it (SIGBUS): the size of a file is looked at before its rows are
-   shown, and rows beyond `stop` are never touched.
-2. An address that shows bytes goes on showing the same bytes of the same file as long as any array refers to it. Pages are only
-   ever added. Whatever would change them (dropped shards, a file replaced by a copy, too small a reservation) gets a new range, and
-   the old one is unmapped by the last array that refers to it.
-3. The state is one immutable object, replaced at once: reading in one thread while another extends or drops is safe.
+1. A page past the end of its file kills the process that touches it (SIGBUS): the size of a file is looked at
+   before its rows are shown, and rows beyond `stop` are never touched.
+2. An address that shows bytes goes on showing the same bytes of the same file as long as any array refers to
+   it. Pages are only ever added. Whatever would change them (dropped shards, a file replaced by a copy, too
+   small a reservation) gets a new range, and the old one is unmapped by the last array that refers to it.
+3. The state is one immutable object, replaced at once: reading in one thread while another extends or drops
+   is safe.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ __all__ = ["MappedColumn", "PlainColumn", "raw_column"]
 
 RESERVE_AT_LEAST = 256 << 20
 RESERVE_TIMES = 4
-"""Addresses cost nothing and a new range costs page faults: one for a growing array each time it has become four times as long."""
+"""Addresses cost nothing and a new range costs page faults: one for a growing array each time it has become
+four times as long."""
 MOST_MAPS = 8192
 """Runs mapped for one column; Linux gives a process 65,530 for everything."""
 READ_THROUGH = 16 << 10
@@ -56,7 +60,8 @@ class _Run:
     offset: int
     length: int
     identity: tuple[int, int, int]
-    """Device, inode, and where the object begins in that file: another file of the same name may have replaced this one."""
+    """Device, inode, and where the object begins in that file: another file of the same name may have
+    replaced this one."""
 
     @property
     def place(self) -> int:
@@ -64,7 +69,11 @@ class _Run:
         return self.identity[2] + self.offset
 
     def continued_by(self, other: _Run) -> bool:
-        return self.object == other.object and self.identity == other.identity and self.offset + self.length == other.offset
+        return (
+            self.object == other.object
+            and self.identity == other.identity
+            and self.offset + self.length == other.offset
+        )
 
     def lengthened(self, length: int) -> _Run:
         return _Run(self.object, self.offset, length, self.identity)
@@ -110,7 +119,8 @@ class PlainColumn(StoredColumn):
 
     @property
     def items(self) -> Rows | None:
-        """All rows as items of one flat read-only array that goes on showing them, if they are mapped; the first is row `first`."""
+        """All rows as items of one flat read-only array that goes on showing them, if they are mapped; the
+        first is row `first`."""
         return self._state.items
 
     @property
@@ -119,23 +129,32 @@ class PlainColumn(StoredColumn):
         return self._state.window
 
     def extend(self, extents: Sequence[Extent], rows: int, *, start: int | None = None) -> None:
-        """The array now ends with row `rows` - 1, and `extents` hold its rows from `start` on (by default: from `stop` on).
+        """The array now ends with row `rows` - 1, and `extents` hold its rows from `start` on (by default:
+        from `stop` on).
 
-        Rows from `start` on that were there before lie in `extents` too, in the same place or in another. CorruptError names a file
-        that is missing or too short; SchemaError: the extents do not hold so many rows.
+        Rows from `start` on that were there before lie in `extents` too, in the same place or in another.
+        CorruptError names a file that is missing or too short; SchemaError: the extents do not hold so many
+        rows.
         """
         old = self._state
         start = old.stop if start is None else start
         if not old.first <= start <= old.stop or rows < start:
-            raise SchemaError(f"{self._where}: rows {start} to {rows} do not follow rows {old.first} to {old.stop}; pass the rows in order")
+            raise SchemaError(
+                f"{self._where}: rows {start} to {rows} do not follow rows {old.first} to "
+                f"{old.stop}; pass the rows in order"
+            )
         if sum(extent.length for extent in extents) != (rows - start) * self.row_bytes:
-            raise SchemaError(f"{self._where}: the extents do not hold the {rows - start} rows from {start} on; pass those of whole rows")
+            raise SchemaError(
+                f"{self._where}: the extents do not hold the {rows - start} rows from {start} "
+                "on; pass those of whole rows"
+            )
         kept = _cut(old.runs, (start - old.first) * self.row_bytes)
         added = [self._checked(extent) for extent in extents if extent.length]
         self._state = self._assemble(old.first, rows, _merged((*kept, *added)), old)
 
     def drop_before(self, row: int) -> None:
-        """Let go of the runs whose rows all lie before `row`; `first` becomes the first row of the first run kept.
+        """Let go of the runs whose rows all lie before `row`; `first` becomes the first row of the first run
+        kept.
 
         Where none is kept, the column goes on with the shard that `row` lies in.
         """
@@ -152,7 +171,9 @@ class PlainColumn(StoredColumn):
             while old.starts[run] % self.row_bytes:  # a row that lies in two runs keeps both
                 run -= 1
             if run:
-                self._state = self._assemble(old.first + int(old.starts[run]) // self.row_bytes, old.stop, old.runs[run:])
+                self._state = self._assemble(
+                    old.first + int(old.starts[run]) // self.row_bytes, old.stop, old.runs[run:]
+                )
 
     def rows(self, start: int, stop: int) -> Rows:
         """Rows [start, stop), read-only, of shape (stop - start, *shape): a view if `mapped`, else a copy.
@@ -161,7 +182,11 @@ class PlainColumn(StoredColumn):
         """
         state = self._state
         self._check_range(state.first, state.stop, start, stop)
-        rows = self._read(state, start, stop) if state.items is None else self._view(state.items, start - state.first, stop - state.first)
+        rows = (
+            self._read(state, start, stop)
+            if state.items is None
+            else self._view(state.items, start - state.first, stop - state.first)
+        )
         rows.flags.writeable = False
         return rows
 
@@ -184,7 +209,8 @@ class PlainColumn(StoredColumn):
             return out
         if out is None:
             return self._view(taker(state.items)(places), 0, len(rows))
-        # mode: NumPy would otherwise gather into a buffer first, so as to leave `out` alone should a row be out of bounds.
+        # mode: NumPy would otherwise gather into a buffer first, so as to leave `out` alone should a row be
+        # out of bounds.
         taker(state.items)(places, None, self._items(self._output(len(rows), out)), "clip")
         return out
 
@@ -195,7 +221,8 @@ class PlainColumn(StoredColumn):
         _, size, identity = self._place(extent.object)
         if extent.offset < 0 or extent.length < 0 or extent.offset + extent.length > size:
             raise CorruptError(
-                f"{self.files.path(extent.object)}: {size} bytes, but rows of {self.name} lie in bytes {extent.offset} to "
+                f"{self.files.path(extent.object)}: {size} bytes, but rows of {self.name} lie in bytes "
+                f"{extent.offset} to "
                 f"{extent.offset + extent.length}: it was cut; restore it from a copy"
             )
         return _Run(extent.object, extent.offset, extent.length, identity)
@@ -206,9 +233,13 @@ class PlainColumn(StoredColumn):
             fd, base, size = self.files.place(name)
             status = os.fstat(fd)
         except FileNotFoundError as error:
-            raise CorruptError(f"{self.files.path(name)}: missing, and rows of {self.name} lie in it; restore it from a copy") from error
+            raise CorruptError(
+                f"{self.files.path(name)}: missing, and rows of {self.name} lie in it; restore it from a copy"
+            ) from error
         except OSError as error:
-            raise StorageError(f"{self.files.path(name)}: cannot be opened ({error}); check the disk and its permissions") from error
+            raise StorageError(
+                f"{self.files.path(name)}: cannot be opened ({error}); check the disk and its permissions"
+            ) from error
         return fd, size, (status.st_dev, status.st_ino, base)
 
     def _assemble(self, first: int, stop: int, runs: tuple[_Run, ...], old: _State | None = None) -> _State:
@@ -243,13 +274,20 @@ class PlainColumn(StoredColumn):
     def _read_run(self, run: _Run, inside: int, length: int) -> NDArray[np.uint8]:
         path = self.files.path(run.object)
         if self._place(run.object)[2] != run.identity:
-            raise ConflictError(f"{path}: another file has taken its place, rows of {self.name} with it; refresh or reopen")
+            raise ConflictError(
+                f"{path}: another file has taken its place, rows of {self.name} with it; refresh or reopen"
+            )
         try:
             data = self.files.read(run.object, run.offset + inside, length)
         except OSError as error:
-            raise StorageError(f"{path}: rows of {self.name} cannot be read ({error}); check the disk") from error
+            raise StorageError(
+                f"{path}: rows of {self.name} cannot be read ({error}); check the disk"
+            ) from error
         if len(data) != length:
-            raise CorruptError(f"{path}: ends before byte {run.offset + inside + length}, where rows of {self.name} lie; restore it")
+            raise CorruptError(
+                f"{path}: ends before byte {run.offset + inside + length}, where rows of "
+                f"{self.name} lie; restore it"
+            )
         return np.frombuffer(data, np.uint8)
 
     def _take(self, state: _State, places: NDArray[np.int64], out: Rows) -> None:
@@ -270,7 +308,8 @@ class PlainColumn(StoredColumn):
 
 
 class MappedColumn(PlainColumn):
-    """Rows [first, stop) of a raw array, mapped; read by system calls while their runs cannot be mapped side by side."""
+    """Rows [first, stop) of a raw array, mapped; read by system calls while their runs cannot be mapped side
+    by side."""
 
     def _assemble(self, first: int, stop: int, runs: tuple[_Run, ...], old: _State | None = None) -> _State:
         if not runs or not self.row_bytes or first == stop or not _mappable(runs):
@@ -290,17 +329,29 @@ class MappedColumn(PlainColumn):
         return _State(first, stop, runs, starts, items, window)
 
     def _map(self, base: NDArray[np.uint8], run: _Run, start: int, done: int) -> None:
-        """Map the pages of a run that lie behind byte `done` of the window. The page that `done` lies in shows new bytes by itself."""
+        """Map the pages of a run that lie behind byte `done` of the window. The page that `done` lies in
+        shows new bytes by itself."""
         inside = max(0, _pages(done) - start)
         if inside >= run.length:
             return
         fd, size, identity = self._place(run.object)
         if run.identity != identity or run.offset + run.length > size:
-            raise CorruptError(f"{self.files.path(run.object)}: replaced or cut while it was being mapped; open the store again")
+            raise CorruptError(
+                f"{self.files.path(run.object)}: replaced or cut while it was being mapped; "
+                "open the store again"
+            )
         at = base.ctypes.data + start + inside
-        if _mmap()(at, run.length - inside, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, run.place + inside) != at:
+        if (
+            _mmap()(
+                at, run.length - inside, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, run.place + inside
+            )
+            != at
+        ):
             reason = os.strerror(ctypes.get_errno())
-            raise StorageError(f"{self.files.path(run.object)}: cannot be mapped ({reason}); close stores, or raise vm.max_map_count")
+            raise StorageError(
+                f"{self.files.path(run.object)}: cannot be mapped ({reason}); close stores, "
+                "or raise vm.max_map_count"
+            )
 
 
 def raw_column(files: Files, spec: ArraySpec, *, name: str = "", first_row: int = 0) -> PlainColumn:
@@ -342,13 +393,20 @@ def _extends(runs: Sequence[_Run], old: Sequence[_Run]) -> bool:
     """`runs` begin with all bytes of `old`, in the same places of the same files."""
     if len(runs) < len(old) or tuple(runs[: len(old) - 1]) != tuple(old[:-1]):
         return False
-    return runs[len(old) - 1].length >= old[-1].length and runs[len(old) - 1].lengthened(old[-1].length) == old[-1]
+    return (
+        runs[len(old) - 1].length >= old[-1].length
+        and runs[len(old) - 1].lengthened(old[-1].length) == old[-1]
+    )
 
 
 def _mappable(runs: Sequence[_Run]) -> bool:
     """Each run begins on a page, in its file and behind the run before it."""
     page = mmap.ALLOCATIONGRANULARITY
-    return len(runs) <= MOST_MAPS and all(run.place % page == 0 for run in runs) and all(run.length % page == 0 for run in runs[:-1])
+    return (
+        len(runs) <= MOST_MAPS
+        and all(run.place % page == 0 for run in runs)
+        and all(run.length % page == 0 for run in runs[:-1])
+    )
 
 
 # --- addresses
@@ -359,7 +417,8 @@ def _pages(size: int) -> int:
 
 
 def _reserve(size: int) -> mmap.mmap:
-    """A range of addresses that shows nothing yet. Python unmaps it, with all that was mapped into it, when no array refers to it."""
+    """A range of addresses that shows nothing yet. Python unmaps it, with all that was mapped into it, when
+    no array refers to it."""
     for length in (max(RESERVE_AT_LEAST, RESERVE_TIMES * size), size):
         try:
             # PROT_NONE: neither memory nor swap is set aside, and what is not mapped cannot be read as zeros.
@@ -367,7 +426,8 @@ def _reserve(size: int) -> mmap.mmap:
         except OSError as error:
             refused = error
     raise StorageError(
-        f"{size} bytes of addresses are not to be had ({refused}); raise the limit of address space (ulimit -v)"
+        f"{size} bytes of addresses are not to be had ({refused}); raise the limit of address space "
+        "(ulimit -v)"
     ) from refused
 
 
@@ -380,5 +440,12 @@ def _mmap() -> Callable[..., int | None]:
     """mmap of the C library: Python's own cannot map at a given address."""
     function = ctypes.CDLL(None, use_errno=True).mmap
     function.restype = ctypes.c_void_p
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+    function.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int64,
+    ]
     return function

@@ -1,10 +1,12 @@
-"""Random rows of mapped files that are not in memory: the system is told which pages are wanted before the first one is touched.
+"""Random rows of mapped files that are not in memory: the system is told which pages are wanted before the
+first one is touched.
 
-Without advice each page that is touched brings its neighbours along (8 MiB of them on some disks) and is waited for, one after the
-other. Here neighbours are not read (MADV_RANDOM) and all pages of a batch are asked for at once (MADV_WILLNEED), so that the disk works
-on them side by side. Advice costs a system call a page, so it is given only while a sample of the pages says that they are not in
-memory. Once so many pages were asked for that reading all would have been quicker, and if all fit in half of the memory that is
-free, the rest is asked for too, a stretch with each batch.
+Without advice each page that is touched brings its neighbours along (8 MiB of them on some disks) and is
+waited for, one after the other. Here neighbours are not read (MADV_RANDOM) and all pages of a batch are asked
+for at once (MADV_WILLNEED), so that the disk works on them side by side. Advice costs a system call a page,
+so it is given only while a sample of the pages says that they are not in memory. Once so many pages were
+asked for that reading all would have been quicker, and if all fit in half of the memory that is free, the
+rest is asked for too, a stretch with each batch.
 """
 
 from __future__ import annotations
@@ -71,7 +73,11 @@ class ReadAhead:
 
     def _fill(self) -> None:
         """A stretch of the rest, if it is time for that."""
-        if self._asked * SEQUENTIAL_BYTES < self._bytes or self._filled >= self._bytes or self._bytes > _free_memory() // 2:
+        if (
+            self._asked * SEQUENTIAL_BYTES < self._bytes
+            or self._filled >= self._bytes
+            or self._bytes > _free_memory() // 2
+        ):
             return
         length = min(STRETCH, _pages(self._bytes - self._filled))
         self._window.madvise(mmap.MADV_WILLNEED, self._filled, length)

@@ -1,13 +1,16 @@
-"""Random rows of coded arrays at the speed of memory: decoded chunks side by side in one block for each array, under one table.
+"""Random rows of coded arrays at the speed of memory: decoded chunks side by side in one block for each
+array, under one table.
 
-Rows are gathered by one `take` for each array, however many chunks they lie in; a dictionary of chunks, looked up one by one, takes
-fifty times as long. What is not there is decoded straight into its place. Room is made by what is not foreseen to be asked for again,
-that which was not used for the longest time first, and then by what is foreseen for last (Belady 1966, as far as one can look ahead).
-Random batches that were drawn ahead, of a store three times as large, decode a quarter to two fifths fewer chunks than by use alone.
+Rows are gathered by one `take` for each array, however many chunks they lie in; a dictionary of chunks,
+looked up one by one, takes fifty times as long. What is not there is decoded straight into its place. Room is
+made by what is not foreseen to be asked for again, that which was not used for the longest time first, and
+then by what is foreseen for last (Belady 1966, as far as one can look ahead). Random batches that were drawn
+ahead, of a store three times as large, decode a quarter to two fifths fewer chunks than by use alone.
 
 Invariants:
 (1) A chunk is in the table only if all arrays have it decoded.
-(2) A slab shows the rows that its arrays had when it was made; memory is touched as it is filled, and never more than `limit` bytes.
+(2) A slab shows the rows that its arrays had when it was made; memory is touched as it is filled, and never
+more than `limit` bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ MOST_SLOTS = 1 << 16
 FORESEEN = 16
 """Groups of what is foreseen, as they are told apart by when they are asked for."""
 FAR = 6
-"""How far it is looked ahead, in slabs full of chunks: what is asked for later than that is not kept for it anyway."""
+"""How far it is looked ahead, in slabs full of chunks: what is asked for later than that is not kept for it
+anyway."""
 COMING = np.iinfo(np.int64).max
 """When slots were used that are being filled."""
 
@@ -49,7 +53,8 @@ class Slab:
 
     Args:
         columns: by name; all have the same rows. They may go on growing.
-        limit: bytes of decoded chunks that may be kept, of all columns together; one chunk of each is kept in any case.
+        limit: bytes of decoded chunks that may be kept, of all columns together; one chunk of each is kept in
+        any case.
     """
 
     def __init__(self, columns: Mapping[str, CodedColumn], limit: int) -> None:
@@ -104,7 +109,8 @@ class Slab:
         return self.slots * self.chunk_bytes
 
     def hold(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> bool:
-        """Decode the chunks that the rows from each of `first` to each of `last` lie in, side by side in threads; whether they fit.
+        """Decode the chunks that the rows from each of `first` to each of `last` lie in, side by side in
+        threads; whether they fit.
 
         What cannot be had is an error where it is taken."""
         chunks = self._chunks_between(first, last)
@@ -115,7 +121,8 @@ class Slab:
         return True
 
     def expect(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
-        """Begin to decode what `hold` is going to be asked for, if there is room beside what was asked for last."""
+        """Begin to decode what `hold` is going to be asked for, if there is room beside what was asked for
+        last."""
         if self._coming is not None:
             return
         chunks = self._chunks_between(first, last)
@@ -131,20 +138,24 @@ class Slab:
             self._used[there] = before
 
     def foresee(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
-        """Rows that are going to be asked for, from each of `first` to each of `last`, in this order, as far as is known."""
+        """Rows that are going to be asked for, from each of `first` to each of `last`, in this order, as far
+        as is known."""
         each = int((last - first).max(initial=0)) // self.chunk_rows + 2
         known = max(1, FAR * self.slots // each)
         first, last = first[:known], last[:known]
         count, most = max(1, -(-len(first) // FORESEEN)), len(self._slot) - 1
         steps = [chunk.clip(0, most) for chunk in self._steps(first, last)] if most >= 0 else []
-        self._foreseen = [chunk[begin : begin + count] for begin in range(0, len(first), count) for chunk in steps][::-1]
+        self._foreseen = [
+            chunk[begin : begin + count] for begin in range(0, len(first), count) for chunk in steps
+        ][::-1]
 
     def _chunks_between(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
         chunks = np.unique(np.concatenate(self._steps(first, last)))
         return chunks[(chunks >= 0) & (chunks < len(self._slot))]
 
     def _steps(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """The first chunk of each of these runs of rows, the second, and so on; the last again of runs that are shorter than others."""
+        """The first chunk of each of these runs of rows, the second, and so on; the last again of runs that
+        are shorter than others."""
         low, high = self._chunks_of(first), self._chunks_of(np.minimum(last, self.tail_start - 1))
         return [np.minimum(low + step, high) for step in range(max(0, int((high - low).max(initial=0))) + 1)]
 
@@ -169,20 +180,30 @@ class Slab:
         if gone is not None:
             raise EvictedError(gone)
         if not self._have(self._begin(missing)):
-            raise ConflictError(f"{next(iter(self._columns.values())).files}: was closed, or went back to an older commit, meanwhile")
+            raise ConflictError(
+                f"{next(iter(self._columns.values())).files}: was closed, or went back to "
+                "an older commit, meanwhile"
+            )
 
     def _gone(self, missing: NDArray[np.int64]) -> str | None:
         """Of which chunk all rows have been dropped."""
         end = (int(missing[0]) + self._first_chunk + 1) * self.chunk_rows
         for column in self._columns.values():
             if end <= column.first:
-                return f"{column.files}: row {end - 1} of {column.name} has left the ring; call the sampler's refresh()"
+                return (
+                    f"{column.files}: row {end - 1} of {column.name} has left the ring; call the "
+                    "sampler's refresh()"
+                )
         return None
 
     def _begin(self, missing: NDArray[np.int64]) -> _Coming:
         """Begin to decode chunks into the slots that can best be done without."""
         some = len(missing) < self.slots
-        free = np.argpartition(self._worth(), len(missing) - 1)[: len(missing)] if some else np.arange(self.slots)
+        free = (
+            np.argpartition(self._worth(), len(missing) - 1)[: len(missing)]
+            if some
+            else np.arange(self.slots)
+        )
         free.sort()  # what goes side by side is decoded by one call
         old = self._chunk[free]
         self._slot[old[old >= 0]] = -1
@@ -190,7 +211,9 @@ class Slab:
         decodings = []
         for name, column in self._columns.items():
             if name not in self._items:
-                self._items[name] = np.empty(self.slots * self.chunk_rows, np.dtype((np.void, column.row_bytes)))
+                self._items[name] = np.empty(
+                    self.slots * self.chunk_rows, np.dtype((np.void, column.row_bytes))
+                )
             decodings.append(column.decode(missing + self._first_chunk, self._items[name], free))
         return _Coming(missing, free, decodings)
 
@@ -203,7 +226,8 @@ class Slab:
         return worth[:-1]
 
     def _finish(self) -> None:
-        """Have what was expected. A chunk that cannot be had is decoded again, and is an error, where it is taken."""
+        """Have what was expected. A chunk that cannot be had is decoded again, and is an error, where it is
+        taken."""
         coming, self._coming = self._coming, None
         if coming is not None:
             with contextlib.suppress(ReplayStoreError):
@@ -212,7 +236,8 @@ class Slab:
     def _have(self, coming: _Coming) -> bool:
         """Wait for what is being decoded; whether it is there."""
         try:
-            finished = [decoding.finish() for decoding in coming.decodings]  # each: no thread may write to its slots any more
+            # each: no thread may write to its slots any more.
+            finished = [decoding.finish() for decoding in coming.decodings]
         except BaseException:
             for decoding in coming.decodings:
                 decoding.abandon()
@@ -226,7 +251,8 @@ class Slab:
         return all(finished)
 
     def take(self, rows: NDArray[np.int64], outs: Mapping[str, Rows]) -> None:
-        """Fill the arrays of `outs`, by name of column, with rows of any order; EvictedError, CorruptError: a chunk cannot be had."""
+        """Fill the arrays of `outs`, by name of column, with rows of any order; EvictedError, CorruptError: a
+        chunk cannot be had."""
         tail = rows >= self.tail_start
         if not tail.any():
             self._take(rows, None, outs)
@@ -252,7 +278,8 @@ class Slab:
                     items[target] = take(places)
 
     def _rounds(self, chunk: NDArray[np.int64]) -> Iterable[NDArray[np.int64] | None]:
-        """Hold the chunks of all these rows, as many at a time as there is room for; which rows (None: all) can be taken then."""
+        """Hold the chunks of all these rows, as many at a time as there is room for; which rows (None: all)
+        can be taken then."""
         if not len(chunk):
             return
         if int(self._slot[chunk].min()) >= 0:

@@ -1,10 +1,11 @@
 """Rows by number out of memory, a page here and a page there.
 
-Copying one row after the other waits for the first bytes of each: for memory, and for the translation of an address that nobody used
-lately. Of rows of some hundred bytes and more the processor does not look far enough ahead to begin with the next one meanwhile.
-So the first byte of each row is gathered before: those are waited for side by side. It takes a tenth to a third off batches of
-rows of 300 bytes to 100 KB, mapped or not, and makes up for what small pages of mapped files cost. Touching each page of a row was
-no quicker, and slower for large ones.
+Copying one row after the other waits for the first bytes of each: for memory, and for the translation of an
+address that nobody used lately. Of rows of some hundred bytes and more the processor does not look far enough
+ahead to begin with the next one meanwhile. So the first byte of each row is gathered before: those are waited
+for side by side. It takes a tenth to a third off batches of rows of 300 bytes to 100 KB, mapped or not, and
+makes up for what small pages of mapped files cost. Touching each page of a row was no quicker, and slower for
+large ones.
 """
 
 from __future__ import annotations

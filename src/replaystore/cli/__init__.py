@@ -1,7 +1,7 @@
 """The command line: `replaystore COMMAND`.
 
-A command is a thin layer over one function of the library: it parses, calls and prints. Each has a file of its own, which is imported when
-the command is named, and which imports at its top nothing that takes long.
+A command is a thin layer over one function of the library: it parses, calls and prints. Each has a file of
+its own, which is imported when the command is named, and which imports at its top nothing that takes long.
 
 What scripts can rely on:
 1. Facts go to stdout; progress, warnings and errors to stderr, progress only if that is a terminal.
@@ -60,7 +60,9 @@ class _ReaderGoneError(Exception):
 class _LazyGroup(click.Group):
     """Imports a command when it is asked for."""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             raise click.UsageError(f"No such command {args[0]!r}.{_command_meant(args[0])}", ctx)
         return super().resolve_command(ctx, args)
@@ -86,9 +88,14 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
-    epilog="A LOCATION is a folder NAME.zarr, a file NAME.h5, or (to read) NAME.zarr.zip. `replaystore COMMAND --help` has examples.",
+    epilog=(
+        "A LOCATION is a folder NAME.zarr, a file NAME.h5, or (to read) NAME.zarr.zip. `replaystore "
+        "COMMAND --help` has examples."
+    ),
 )
-@click.version_option(import_module("replaystore").__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+@click.version_option(
+    import_module("replaystore").__version__, prog_name=PROGRAM, message="%(prog)s %(version)s"
+)
 def cli() -> None:
     """Record, look at, convert, check and repair reinforcement-learning buffers."""
 
@@ -96,7 +103,8 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """The program: run a command of the arguments (by default those of the process), and exit."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character of a name is no reason to stop
+        # a terminal that lacks a character of a name is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         _show_warnings_in_one_line()
         if sys.stdout is None:  # it was closed by who called us
@@ -134,7 +142,8 @@ def _run(args: Sequence[str] | None) -> int:
             raise
         return _not_printed(error)
     except click.Abort as abort:
-        if isinstance(abort.__cause__, EOFError):  # click takes it for the end of a prompt's input; we have no prompts
+        # Click takes it for the end of a prompt's input; we have no prompts.
+        if isinstance(abort.__cause__, EOFError):
             raise abort.__cause__ from None
         _complain("error", "interrupted")
         return 130
@@ -158,7 +167,9 @@ def _close_stdout() -> None:
 
 
 def _command_meant(given: str) -> str:
-    near = difflib.get_close_matches(given, COMMANDS, n=1) or [name for name, others in _MEANT.items() if given.lower() in others]
+    near = difflib.get_close_matches(given, COMMANDS, n=1) or [
+        name for name, others in _MEANT.items() if given.lower() in others
+    ]
     if near:
         return f" Did you mean '{near[0]}'?"
     if os.path.exists(given):
@@ -168,7 +179,16 @@ def _command_meant(given: str) -> str:
 
 def _options_meant(error: click.NoSuchOption) -> list[str]:
     """Options that are nearly what was given, or share a word with it; click's own guess is often --help."""
-    known = [name for param in error.ctx.command.get_params(error.ctx) for name in param.opts if name.startswith("--")] if error.ctx else []
+    known = (
+        [
+            name
+            for param in error.ctx.command.get_params(error.ctx)
+            for name in param.opts
+            if name.startswith("--")
+        ]
+        if error.ctx
+        else []
+    )
     near = difflib.get_close_matches(error.option_name, known, n=3, cutoff=0.75)
     words = set(error.option_name.strip("-").split("-"))
     return near or [name for name in known if words & set(name.strip("-").split("-"))]

@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from replaystore.cli.output import count, json_option, number, one_line, pairs, print_json, progress_bar, size, split_names
+from replaystore.cli.output import (
+    count,
+    json_option,
+    number,
+    one_line,
+    pairs,
+    print_json,
+    progress_bar,
+    size,
+    split_names,
+)
 
 __all__ = ["convert"]
 
@@ -15,19 +25,30 @@ __all__ = ["convert"]
 @click.command(short_help="Convert to another container or layout.")
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
-@click.option("--fields", multiple=True, metavar="A,B", help="Only these fields, or what is below them.  [default: all]")
+@click.option(
+    "--fields",
+    multiple=True,
+    metavar="A,B",
+    help=("Only these fields, or what is below them.  [default: all]"),
+)
 @click.option("--split", help="Only the trajectories of this split.")
 @click.option("--where", metavar="EXPR", help="Only the trajectories for which this is true.")
-@click.option("--codec", help="raw, zstd:LEVEL or gzip:LEVEL, for all fields.  [default: what the layout says]")
-@click.option("--layout", type=click.Choice(["live", "archive"]), help="To write to and sample from, or to keep.  [default: the source's]")
+@click.option(
+    "--codec", help=("raw, zstd:LEVEL or gzip:LEVEL, for all fields.  [default: what the layout says]")
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["live", "archive"]),
+    help=("To write to and sample from, or to keep.  [default: the source's]"),
+)
 @click.option("--strict", is_flag=True, help="Refuse what a file of other software cannot hold exactly.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
 @json_option
 def convert(source: str, target: str, fields: Sequence[str], json_: bool, **options: Any) -> None:
     """Convert SOURCE to TARGET: between Zarr and HDF5, live and archive, or only a part of it.
 
-    Either may be a file of other software: replay_buffer.pkl of active_rlhf, buffer_state.safetensors of velora (or a folder with it).
-    TARGET appears when it is complete. What it cannot hold of SOURCE is listed.
+    Either may be a file of other software: replay_buffer.pkl of active_rlhf, buffer_state.safetensors of
+    velora (or a folder with it). TARGET appears when it is complete. What it cannot hold of SOURCE is listed.
 
     \b
     Examples:

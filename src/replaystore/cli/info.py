@@ -17,7 +17,9 @@ Facts = dict[str, Any]
 
 @click.command(short_help="Say what a store holds, and how.")
 @click.argument("location", type=click.Path())
-@click.option("--commits", is_flag=True, help="List the commits that can be opened (rs.open(LOCATION, commit=N)).")
+@click.option(
+    "--commits", is_flag=True, help=("List the commits that can be opened (rs.open(LOCATION, commit=N)).")
+)
 @json_option
 def info(location: str, commits: bool, json_: bool) -> None:
     """Say what LOCATION holds: steps, trajectories, fields and how they are stored, where it comes from.
@@ -45,7 +47,9 @@ def info(location: str, commits: bool, json_: bool) -> None:
 def _text(facts: Facts) -> str:
     pieces = [pairs(_heading(facts)), _fields(facts)]
     if "commits" in facts:
-        rows = [(commit["commit"], commit["committed"], count(commit["steps"])) for commit in facts["commits"]]
+        rows = [
+            (commit["commit"], commit["committed"], count(commit["steps"])) for commit in facts["commits"]
+        ]
         pieces.append(table(["commit", "committed", "steps"], rows, left=(1,)))
     return "\n\n".join(pieces)
 
@@ -56,17 +60,23 @@ def _heading(facts: Facts) -> Facts:
     made_by = facts["provenance"].get("created_by", {})
     return {
         "location": facts["location"],
-        "stored as": f"{facts['backend']}, format {facts['format_version']}, {size(facts['disk_bytes'])} on disk",
+        "stored as": (
+            f"{facts['backend']}, format {facts['format_version']}, {size(facts['disk_bytes'])} on disk"
+        ),
         "layout": f"{facts['layout']}, durability {facts['durability']}",
         "commit": f"{facts['commit']}, made {facts['committed']}",
         "steps": count(facts["steps"]),
-        "ring": ring and f"keeps the newest {count(ring['capacity'])} steps, has dropped {count(ring['dropped_steps'])}",
-        "trajectories": f"{count(known['count'])} ({', '.join([ended] * bool(ended) + [count(known['open']) + ' open'])})",
+        "ring": ring
+        and (f"keeps the newest {count(ring['capacity'])} steps, has dropped {count(ring['dropped_steps'])}"),
+        "trajectories": (
+            f"{count(known['count'])} ({', '.join([ended] * bool(ended) + [count(known['open']) + ' open'])})"
+        ),
         "length": _statistics(facts["length"]),
         "return": _statistics(facts["return"]),
         "splits": ", ".join(f"{name} {count(number_)}" for name, number_ in facts["splits"].items()) or None,
         "environment": _environment(facts["environment"]),
-        "made": f"{facts['provenance'].get('created')} by " + ", ".join(f"{name} {version}" for name, version in made_by.items()),
+        "made": f"{facts['provenance'].get('created')} by "
+        + ", ".join(f"{name} {version}" for name, version in made_by.items()),
         "source": _source(facts["provenance"].get("source")),
         "metadata": ", ".join(facts["metadata"]) or None,
     }
@@ -77,19 +87,28 @@ def _statistics(found: Mapping[str, Any] | None) -> str | None:
         return None
     if isinstance(found["mean"], list):
         return f"mean {found['mean']}, min {found['min']}, max {found['max']}"
-    return f"mean {number(found['mean'])} ± {number(found['std'])}, min {number(found['min'])}, max {number(found['max'])}"
+    return (
+        f"mean {number(found['mean'])} ± {number(found['std'])}, min {number(found['min'])}, max "
+        f"{number(found['max'])}"
+    )
 
 
 def _environment(section: Mapping[str, Any] | None) -> str | None:
     if section is None:
         return None
     copies = section.get("num_envs")
-    return f"{section.get('id') or 'without an id'}" + (f", {copies} of them" if copies and copies > 1 else "")
+    return f"{section.get('id') or 'without an id'}" + (
+        f", {copies} of them" if copies and copies > 1 else ""
+    )
 
 
 def _source(source: Mapping[str, Any] | None) -> str | None:
     return (
-        None if source is None else ", ".join(f"{name} {value}" for name, value in source.items() if isinstance(value, (str, int, float)))
+        None
+        if source is None
+        else ", ".join(
+            f"{name} {value}" for name, value in source.items() if isinstance(value, (str, int, float))
+        )
     )
 
 
@@ -98,6 +117,16 @@ def _fields(facts: Facts) -> str:
     for field in facts["fields"]:
         ratio = f"{field['bytes'] / field['stored_bytes']:.2f}" if field["stored_bytes"] else "-"
         shape = "x".join(map(str, field["shape"])) or "-"
-        storage = (field["codec"], count(field["chunk_rows"]), size(field["bytes"]), size(field["stored_bytes"]), ratio)
+        storage = (
+            field["codec"],
+            count(field["chunk_rows"]),
+            size(field["bytes"]),
+            size(field["stored_bytes"]),
+            ratio,
+        )
         rows.append((printable(field["name"]), field["dtype"], shape, *storage))
-    return table(["field", "dtype", "shape", "codec", "chunk rows", "bytes", "stored", "ratio"], rows, left=(0, 1, 2, 3))
+    return table(
+        ["field", "dtype", "shape", "codec", "chunk rows", "bytes", "stored", "ratio"],
+        rows,
+        left=(0, 1, 2, 3),
+    )

@@ -1,6 +1,7 @@
 """How commands print: aligned text for people, strict JSON for programs, progress for who waits.
 
-Text from a store (names, metadata) may come from anybody, so what a terminal would take for a command is printed as an escape.
+Text from a store (names, metadata) may come from anybody, so what a terminal would take for a command is
+printed as an escape.
 """
 
 from __future__ import annotations
@@ -45,7 +46,11 @@ json_option = click.option("--json", "json_", is_flag=True, help="Print the fact
 def printable(value: object) -> str:
     """Text in which every character is printed as such."""
     text = str(value)
-    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    )
 
 
 def one_line(text: str) -> str:
@@ -78,7 +83,10 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, left: Seq
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     lines = []
     for line in grid:
-        cells = (cell.ljust(width) if at in left else cell.rjust(width) for at, (cell, width) in enumerate(zip(line, widths, strict=True)))
+        cells = (
+            cell.ljust(width) if at in left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -94,7 +102,8 @@ def pairs(facts: Mapping[str, object]) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """Plain values for strict JSON, which has no NaN or infinity: they become the strings "NaN", "Infinity" and "-Infinity"."""
+    """Plain values for strict JSON, which has no NaN or infinity: they become the strings "NaN", "Infinity"
+    and "-Infinity"."""
     if hasattr(value, "tolist"):  # NumPy's arrays and scalars
         value = value.tolist()
     if isinstance(value, complex):
@@ -121,7 +130,8 @@ def _ignored(done: int, total: int) -> None:
 
 @contextmanager
 def progress_bar(label: str, *, unit: Callable[[int], str] = count) -> Iterator[Progress]:
-    """A bar on stderr while the block runs, if that is a terminal; what it gives is called with (done, all)."""
+    """A bar on stderr while the block runs, if that is a terminal; what it gives is called with (done,
+    all)."""
     if not sys.stderr.isatty():
         yield _ignored
         return
@@ -129,7 +139,12 @@ def progress_bar(label: str, *, unit: Callable[[int], str] = count) -> Iterator[
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+    )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(label, total=None, state="")
 

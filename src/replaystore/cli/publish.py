@@ -15,7 +15,8 @@ __all__ = ["publish"]
 def publish(location: str, json_: bool) -> None:
     """Let other software (zarr-python, xarray, h5py) see all committed steps of LOCATION.
 
-    Closing a buffer does this too; it is needed after a writer was killed. What the writer left behind is put in order.
+    Closing a buffer does this too; it is needed after a writer was killed. What the writer left behind is put
+    in order.
 
     \b
     Example:
@@ -29,4 +30,6 @@ def publish(location: str, json_: bool) -> None:
     if json_:
         print_json({"location": location, "commit": commit, "steps": steps})
     else:
-        click.echo(f"{printable(location)}: {count(steps)} steps can be seen by other software (commit {commit})")
+        click.echo(
+            f"{printable(location)}: {count(steps)} steps can be seen by other software (commit {commit})"
+        )

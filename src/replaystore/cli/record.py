@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from replaystore.cli.output import PROGRAM, Progress, count, json_option, number, pairs, print_json, printable, progress_bar, size
+from replaystore.cli.output import (
+    PROGRAM,
+    Progress,
+    count,
+    json_option,
+    number,
+    pairs,
+    print_json,
+    printable,
+    progress_bar,
+    size,
+)
 from replaystore.errors import AlreadyExistsError, MissingDependencyError, NotFoundError, SchemaError
 
 if TYPE_CHECKING:
@@ -38,37 +49,91 @@ def _json_arguments(context: click.Context, option: click.Parameter, given: Sequ
         try:
             found[key] = json.loads(value)
         except ValueError:
-            raise click.BadParameter(f"{value!r} is not JSON; text needs quotes: '{key}=\"{value}\"'", context, option) from None
+            raise click.BadParameter(
+                f"{value!r} is not JSON; text needs quotes: '{key}=\"{value}\"'", context, option
+            ) from None
     return found
 
 
-def _field_codecs(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, dict[str, str]]:
+def _field_codecs(
+    context: click.Context, option: click.Parameter, given: Sequence[str]
+) -> dict[str, dict[str, str]]:
     """The storage settings of a repeatable FIELD=CODEC option."""
     pairs_ = [text.rpartition("=") for text in given]
     for text, (field, _, codec) in zip(given, pairs_, strict=True):
         if not (field and codec):
-            raise click.BadParameter(f"{text!r} is not FIELD=CODEC, such as observation=zstd:3", context, option)
+            raise click.BadParameter(
+                f"{text!r} is not FIELD=CODEC, such as observation=zstd:3", context, option
+            )
     return {field: {"codec": codec} for field, _, codec in pairs_}
 
 
 @click.command(short_help="Record environments of Gymnasium.")
 @click.argument("env_id")
 @click.argument("target", type=click.Path())
-@click.option("--steps", type=click.IntRange(min=1), default=10_000, help="How many steps to record, of all environments together.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=10_000,
+    help=("How many steps to record, of all environments together."),
+)
 @click.option("--num-envs", type=click.IntRange(min=1), default=8, help="How many environments to step.")
 @click.option("--policy", type=click.Choice(["random"]), default="random", help="How to act.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the policy and of the first environment.  [default: a new one]")
-@click.option("--layout", type=click.Choice(["live", "archive"]), default="live", help="To write to and sample from, or to keep.")
-@click.option("--capacity", type=click.IntRange(min=1), help="Make a ring that keeps (at least) the newest so many steps.")
-@click.option("--commit-every", type=click.IntRange(min=1), default=10_000, help="Commit after about so many steps.")
-@click.option("--codec", "storage", multiple=True, callback=_field_codecs, metavar="FIELD=CODEC", help="raw, zstd:LEVEL or gzip:LEVEL.")
-@click.option("--durability", type=click.Choice(["commit", "none"]), default="commit", help="Whether commits survive a power cut.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    help=("Seed of the policy and of the first environment.  [default: a new one]"),
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["live", "archive"]),
+    default="live",
+    help=("To write to and sample from, or to keep."),
+)
+@click.option(
+    "--capacity",
+    type=click.IntRange(min=1),
+    help=("Make a ring that keeps (at least) the newest so many steps."),
+)
+@click.option(
+    "--commit-every", type=click.IntRange(min=1), default=10_000, help=("Commit after about so many steps.")
+)
+@click.option(
+    "--codec",
+    "storage",
+    multiple=True,
+    callback=_field_codecs,
+    metavar="FIELD=CODEC",
+    help="raw, zstd:LEVEL or gzip:LEVEL.",
+)
+@click.option(
+    "--durability",
+    type=click.Choice(["commit", "none"]),
+    default="commit",
+    help=("Whether commits survive a power cut."),
+)
 @click.option("--info/--no-info", default=True, help="Record the numbers in the infos of steps.")
-@click.option("--env-arg", "env_args", multiple=True, callback=_json_arguments, metavar="KEY=JSON", help="Argument of the environment.")
+@click.option(
+    "--env-arg",
+    "env_args",
+    multiple=True,
+    callback=_json_arguments,
+    metavar="KEY=JSON",
+    help="Argument of the environment.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
 @json_option
 @click.pass_context
-def record(context: click.Context, /, env_id: str, target: str, layout: str, overwrite: bool, json_: bool, **options: Any) -> None:
+def record(
+    context: click.Context,
+    /,
+    env_id: str,
+    target: str,
+    layout: str,
+    overwrite: bool,
+    json_: bool,
+    **options: Any,
+) -> None:
     """Run environments of Gymnasium and record every step into TARGET.
 
     Exactly --steps steps are recorded. Ctrl-C stops early and keeps the steps recorded so far.
@@ -90,7 +155,13 @@ def record(context: click.Context, /, env_id: str, target: str, layout: str, ove
         facts, interrupted = _record_archive(env_id, str(place), overwrite=overwrite, **options)
     else:
         facts, interrupted = _record(env_id, str(place), overwrite=overwrite, **options)
-    facts = {"location": str(place), "environment": env_id, **facts, "seed": options["seed"], "interrupted": interrupted}
+    facts = {
+        "location": str(place),
+        "environment": env_id,
+        **facts,
+        "seed": options["seed"],
+        "interrupted": interrupted,
+    }
     if json_:
         print_json(facts)
     else:
@@ -100,7 +171,9 @@ def record(context: click.Context, /, env_id: str, target: str, layout: str, ove
         context.exit(130)
 
 
-def _record_archive(env_id: str, target: str, *, overwrite: bool, **options: Any) -> tuple[dict[str, Any], bool]:
+def _record_archive(
+    env_id: str, target: str, *, overwrite: bool, **options: Any
+) -> tuple[dict[str, Any], bool]:
     """Record into a live store beside the target, and convert that."""
     from replaystore.conversion import convert
 
@@ -109,7 +182,8 @@ def _record_archive(env_id: str, target: str, *, overwrite: bool, **options: Any
     codecs = {setting["codec"] for setting in storage.values()}
     if codecs:
         raise click.UsageError(
-            "--codec is for --layout live; to choose the codec of an archive, record it live and use `replaystore convert`"
+            "--codec is for --layout live; to choose the codec of an archive, record it live and use "
+            "`replaystore convert`"
         )
     try:
         facts, interrupted = _record(env_id, temporary, overwrite=overwrite, storage={}, **options)
@@ -117,7 +191,9 @@ def _record_archive(env_id: str, target: str, *, overwrite: bool, **options: Any
             convert(temporary, target, layout="archive", overwrite=overwrite, progress=progress)
     except BaseException:
         if os.path.exists(temporary):
-            click.echo(f"{PROGRAM}: the steps that were committed are kept in {printable(temporary)}", err=True)
+            click.echo(
+                (f"{PROGRAM}: the steps that were committed are kept in {printable(temporary)}"), err=True
+            )
         raise
     shutil.rmtree(temporary)
     return facts | {"disk_bytes": _bytes_on_disk(target)}, interrupted
@@ -135,7 +211,9 @@ def _record(env_id: str, target: str, **options: Any) -> tuple[dict[str, Any], b
         env = _make(env_id, num_envs, options["env_args"])
         stack.callback(env.close)
         buffer = stack.enter_context(create(target, env, provenance=made_from, **settings))
-        recorder = RecordVector(env, buffer, info=options["info"], commit_every=max(1, options["commit_every"] // num_envs))
+        recorder = RecordVector(
+            env, buffer, info=options["info"], commit_every=max(1, options["commit_every"] // num_envs)
+        )
         begin = time.perf_counter()
         try:
             with progress_bar("recording") as progress:
@@ -147,8 +225,17 @@ def _record(env_id: str, target: str, **options: Any) -> tuple[dict[str, Any], b
         seconds = time.perf_counter() - begin
         trajectories = buffer.num_trajectories
         width = sum(declared.row_bytes for declared in buffer.schema.fields.values())
-    facts = {"steps": steps, "trajectories": trajectories, "bytes": steps * width, "disk_bytes": _bytes_on_disk(target), "seconds": seconds}
-    return facts | {"bytes_per_second": steps * width / seconds, "steps_per_second": steps / seconds}, stop.requested
+    facts = {
+        "steps": steps,
+        "trajectories": trajectories,
+        "bytes": steps * width,
+        "disk_bytes": _bytes_on_disk(target),
+        "seconds": seconds,
+    }
+    return facts | {
+        "bytes_per_second": steps * width / seconds,
+        "steps_per_second": steps / seconds,
+    }, stop.requested
 
 
 def _run(env: RecordVector, steps: int, seed: int, stop: _Stop, progress: Progress) -> int:
@@ -160,7 +247,8 @@ def _run(env: RecordVector, steps: int, seed: int, stop: _Stop, progress: Progre
     recorded, shown = 0, 0.0
     ended = np.zeros(env.num_envs, np.bool_)
     while recorded < steps and not stop.requested:
-        rows = np.flatnonzero(~ended)  # where an episode has ended, the next call of step resets, which is no step
+        # Where an episode has ended, the next call of step resets, which is no step.
+        rows = np.flatnonzero(~ended)
         surplus = rows[steps - recorded :]
         if len(surplus):
             env.skip(np.isin(np.arange(env.num_envs), surplus))
@@ -174,7 +262,8 @@ def _run(env: RecordVector, steps: int, seed: int, stop: _Stop, progress: Progre
 
 
 class _Stop:
-    """Ctrl-C asks to stop after the step at hand; a second one breaks off. Python's own way could stop in the midst of a write."""
+    """Ctrl-C asks to stop after the step at hand; a second one breaks off. Python's own way could stop in the
+    midst of a write."""
 
     requested = False
 
@@ -196,7 +285,8 @@ class _Stop:
 
 
 def _make(env_id: str, num_envs: int, env_args: Mapping[str, Any]) -> Any:
-    """A vector environment. NotFoundError, MissingDependencyError, SchemaError (an argument that it does not take)."""
+    """A vector environment. NotFoundError, MissingDependencyError, SchemaError (an argument that it does not
+    take)."""
     import gymnasium
     from gymnasium import error as errors
 
@@ -204,13 +294,17 @@ def _make(env_id: str, num_envs: int, env_args: Mapping[str, Any]) -> Any:
         try:
             importlib.import_module("ale_py")  # registers its environments
         except ImportError:
-            raise MissingDependencyError(f"{env_id} needs a package that is not installed: run `pip install replaystore[atari]`") from None
+            raise MissingDependencyError(
+                f"{env_id} needs a package that is not installed: run `pip install replaystore[atari]`"
+            ) from None
     try:
         return gymnasium.make_vec(env_id, num_envs=num_envs, vectorization_mode="sync", **env_args)
     except errors.DependencyNotInstalled as error:
         raise MissingDependencyError(f"{env_id}: {_install(str(error))}") from error
     except (errors.UnregisteredEnv, errors.DeprecatedEnv) as error:
-        raise NotFoundError(f"there is no environment {env_id!r}{_nearest(env_id, gymnasium.registry)}") from error
+        raise NotFoundError(
+            f"there is no environment {env_id!r}{_nearest(env_id, gymnasium.registry)}"
+        ) from error
     except errors.Error as error:
         raise NotFoundError(f"the environment {env_id!r} cannot be made: {error}") from error
     except ImportError as error:
@@ -218,12 +312,18 @@ def _make(env_id: str, num_envs: int, env_args: Mapping[str, Any]) -> Any:
     except TypeError as error:
         if not env_args:
             raise
-        raise SchemaError(f"the environment {env_id!r} cannot be made with {', '.join(env_args)}: {error}") from error
+        raise SchemaError(
+            f"the environment {env_id!r} cannot be made with {', '.join(env_args)}: {error}"
+        ) from error
 
 
 def _install(message: str) -> str:
     extra = next((extra for word, extra in EXTRAS.items() if word in message.lower()), None)
-    return message if extra is None else f"it needs a package that is not installed: run `pip install replaystore[{extra}]`"
+    return (
+        message
+        if extra is None
+        else (f"it needs a package that is not installed: run `pip install replaystore[{extra}]`")
+    )
 
 
 def _nearest(env_id: str, known: Mapping[str, Any]) -> str:
@@ -231,7 +331,11 @@ def _nearest(env_id: str, known: Mapping[str, Any]) -> str:
 
     lower = {name.lower(): name for name in known}
     names = [lower[name] for name in difflib.get_close_matches(env_id.lower(), lower, n=3, cutoff=0.6)]
-    return f": did you mean {' or '.join(names)}?" if names else ": check the name, and that the package that has it is installed"
+    return (
+        f": did you mean {' or '.join(names)}?"
+        if names
+        else (": check the name, and that the package that has it is installed")
+    )
 
 
 # --- results

@@ -15,7 +15,8 @@ __all__ = ["repair"]
 def repair(location: str, json_: bool) -> None:
     """Bring LOCATION back to the newest state that verifies, and say what was dropped.
 
-    The damaged original is kept beside it, until you remove it. Where nothing can be saved, nothing is changed.
+    The damaged original is kept beside it, until you remove it. Where nothing can be saved, nothing is
+    changed.
 
     \b
     Example:

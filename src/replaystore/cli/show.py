@@ -38,7 +38,9 @@ def _rows(context: click.Context, option: click.Parameter, given: str | None) ->
         bounds = []
     if not 1 <= len(bounds) <= 2 or (len(bounds) == 1 and bounds[0] is None):
         raise click.BadParameter(
-            f"{given!r} is not A:B, A: or :B (rows A to B - 1; negative ones count from the end) or a row", context, option
+            f"{given!r} is not A:B, A: or :B (rows A to B - 1; negative ones count from the end) or a row",
+            context,
+            option,
         )
     if len(bounds) == 1:
         return slice(bounds[0], None if bounds[0] == -1 else (bounds[0] or 0) + 1)
@@ -51,19 +53,37 @@ def _rows(context: click.Context, option: click.Parameter, given: str | None) ->
     "--rows",
     callback=_rows,
     metavar="A:B",
-    help=f"Steps A to B - 1, of the trajectory or table if one is asked for.  [default: the first {DEFAULT_ROWS}; of those {MOST_ROWS}]",
+    help=(
+        "Steps A to B - 1, of the trajectory or table if one is asked for.  [default: the first "
+        f"{DEFAULT_ROWS}; of those {MOST_ROWS}]"
+    ),
 )
 @click.option(
-    "--trajectory", type=int, metavar="I", help="The steps of one trajectory, by its index in the table, and what is known of it."
+    "--trajectory",
+    type=int,
+    metavar="I",
+    help=("The steps of one trajectory, by its index in the table, and what is known of it."),
 )
 @click.option("--trajectories", is_flag=True, help="The table of trajectories instead of steps.")
-@click.option("--fields", multiple=True, metavar="A,B", help="Only these fields, or what is below them.  [default: all]")
+@click.option(
+    "--fields",
+    multiple=True,
+    metavar="A,B",
+    help=("Only these fields, or what is below them.  [default: all]"),
+)
 @click.option("--where", metavar="EXPR", help="Choose among the trajectories for which this is true.")
 @json_option
 def show(
-    location: str, rows: slice | None, trajectory: int | None, trajectories: bool, fields: Sequence[str], where: str | None, json_: bool
+    location: str,
+    rows: slice | None,
+    trajectory: int | None,
+    trajectories: bool,
+    fields: Sequence[str],
+    where: str | None,
+    json_: bool,
 ) -> None:
-    """Print steps of LOCATION. With --where, only trajectories for which EXPR is true exist, for --rows and --trajectory too.
+    """Print steps of LOCATION. With --where, only trajectories for which EXPR is true exist, for --rows and
+    --trajectory too.
 
     \b
     Examples:
@@ -101,7 +121,10 @@ def _selected(total: int, rows: slice | None, unasked: int | None, what: str) ->
     if rows is None:
         return slice(unasked)
     if not len(range(total)[rows]):
-        said = ":".join("" if bound is None else str(bound) for bound in (rows.start, rows.stop, rows.step)[: 2 + (rows.step is not None)])
+        said = ":".join(
+            "" if bound is None else str(bound)
+            for bound in (rows.start, rows.stop, rows.step)[: 2 + (rows.step is not None)]
+        )
         raise NotFoundError(f"--rows {said} selects nothing: there are {count(total)} {what}")
     return rows
 
@@ -119,7 +142,9 @@ def _show_table(chosen: Trajectories, rows_: slice | None, json_: bool) -> None:
     chosen = chosen[_selected(total, rows_, None if json_ else MOST_ROWS, "trajectories")]
     columns = {"index": chosen.index, **chosen.columns}
     if json_:
-        _print_objects({}, "trajectories", ({"index": int(chosen.index[at]), **chosen[at]} for at in range(len(chosen))))
+        _print_objects(
+            {}, "trajectories", ({"index": int(chosen.index[at]), **chosen[at]} for at in range(len(chosen)))
+        )
         return
     rows = [[_cell(values[at]) for values in columns.values()] for at in range(len(chosen))]
     click.echo(table(list(columns), rows, left=()))
@@ -130,7 +155,9 @@ def _show_table(chosen: Trajectories, rows_: slice | None, json_: bool) -> None:
 # --- steps
 
 
-def _show_trajectory(buffer: Buffer, position: int, chosen: slice | None, names: list[str] | None, json_: bool) -> None:
+def _show_trajectory(
+    buffer: Buffer, position: int, chosen: slice | None, names: list[str] | None, json_: bool
+) -> None:
     import numpy as np
 
     found = buffer.trajectories[position]
@@ -141,9 +168,15 @@ def _show_trajectory(buffer: Buffer, position: int, chosen: slice | None, names:
     total = len(rows)
     rows = rows[_selected(total, chosen, None if json_ else MOST_ROWS, "steps in this trajectory")]
     if json_:
-        _print_objects({"trajectory": {"index": position, **found}, "final_observation": final}, "steps", _objects(buffer, rows, names))
+        _print_objects(
+            {"trajectory": {"index": position, **found}, "final_observation": final},
+            "steps",
+            _objects(buffer, rows, names),
+        )
         return
-    click.echo(pairs({"index": count(position), **{name: _cell(value) for name, value in found.items()}}) + "\n")
+    click.echo(
+        pairs({"index": count(position), **{name: _cell(value) for name, value in found.items()}}) + "\n"
+    )
     _print_steps(buffer, rows, names)
     if len(rows) < total:
         _print_count(len(rows), total, "steps")
@@ -151,10 +184,14 @@ def _show_trajectory(buffer: Buffer, position: int, chosen: slice | None, names:
         click.echo("\n" + pairs({f"final {name}": _cell(np.asarray(value)) for name, value in final.items()}))
 
 
-def _show_rows(buffer: Buffer, chosen: Trajectories | None, rows: slice | None, names: list[str] | None, json_: bool) -> None:
+def _show_rows(
+    buffer: Buffer, chosen: Trajectories | None, rows: slice | None, names: list[str] | None, json_: bool
+) -> None:
     import numpy as np
 
-    everything = np.arange(len(buffer)) if chosen is None else buffer.parts.rows(chosen["trajectory"]) - buffer._first
+    everything = (
+        np.arange(len(buffer)) if chosen is None else buffer.parts.rows(chosen["trajectory"]) - buffer._first
+    )
     wanted = everything[_selected(len(everything), rows, DEFAULT_ROWS, "steps")]
     if json_:
         _print_objects({"rows": len(everything)}, "steps", _objects(buffer, wanted, names))
@@ -164,7 +201,8 @@ def _show_rows(buffer: Buffer, chosen: Trajectories | None, rows: slice | None, 
 
 
 def _blocks(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> Iterator[dict[str, NDArray[Any]]]:
-    """Columns of at most BLOCK_ROWS rows: the row, the index of its trajectory (-1: none), its place there, and the fields."""
+    """Columns of at most BLOCK_ROWS rows: the row, the index of its trajectory (-1: none), its place there,
+    and the fields."""
     import numpy as np
 
     parts, ids = buffer.parts, buffer.trajectories["trajectory"]
@@ -205,7 +243,10 @@ def _cell(value: Any) -> str:
     if array.ndim == 0:
         return number(array.item()) if array.dtype.kind == "f" else str(array.item())
     if array.ndim == 1 or array.size <= SHOWN:
-        texts = [f"{item:.4g}" if array.dtype.kind == "f" else str(item) for item in array.reshape(-1)[: SHOWN + 1].tolist()]
+        texts = [
+            f"{item:.4g}" if array.dtype.kind == "f" else str(item)
+            for item in array.reshape(-1)[: SHOWN + 1].tolist()
+        ]
         if array.size > SHOWN:
             last = array.reshape(-1)[-1].item()
             texts = [*texts[: SHOWN - 1], "…", f"{last:.4g}" if array.dtype.kind == "f" else str(last)]

@@ -30,7 +30,8 @@ def verify(context: click.Context, /, location: str, json_: bool) -> None:
 
     with progress_bar("verifying", unit=size) as progress:
         report = run(location, progress=progress)
-    with contextlib.suppress(BrokenPipeError):  # whoever reads it has seen enough, and the exit code still tells
+    # Whoever reads it has seen enough, and the exit code still tells.
+    with contextlib.suppress(BrokenPipeError):
         _print(location, report, json_=json_)
     if report.problems:
         context.exit(1)
@@ -44,5 +45,11 @@ def _print(location: str, report: VerifyReport, *, json_: bool) -> None:
             click.echo(one_line(str(problem)))
         for note in report.notes:
             click.echo(one_line(f"note: {note}"))
-        found = f"{count(len(report.problems))} problem{'s' * (len(report.problems) != 1)}" if report.problems else "no problems"
-        click.echo(f"{printable(location)}: {found} ({size(report.checked_bytes)} checked in {report.seconds:.1f} s)")
+        found = (
+            f"{count(len(report.problems))} problem{'s' * (len(report.problems) != 1)}"
+            if report.problems
+            else "no problems"
+        )
+        click.echo(
+            f"{printable(location)}: {found} ({size(report.checked_bytes)} checked in {report.seconds:.1f} s)"
+        )

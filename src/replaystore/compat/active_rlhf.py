@@ -1,24 +1,32 @@
-"""A drop-in replacement for `active_rlhf.data.buffers`: change the import, and a replay buffer may lie in a store.
+"""A drop-in replacement for `active_rlhf.data.buffers`: change the import, and a replay buffer may lie in a
+store.
 
     from replaystore.compat.active_rlhf import ReplayBuffer, PreferenceBuffer, PreferenceBufferBatch
 
-All that the original's module has is here; what is never saved is in `replaystore.compat.pairs` and `replaystore.compat.rollouts`.
+All that the original's module has is here; what is never saved is in `replaystore.compat.pairs` and
+`replaystore.compat.rollouts`.
 
-What a trajectory is (the rows of one call of `add`, not an episode), which ones an `add` removes, which batches a seed gives: all of that
-is as in the original, which draws from the global generators of torch (`sample`) and NumPy (all else). What it does otherwise:
+What a trajectory is (the rows of one call of `add`, not an episode), which ones an `add` removes, which
+batches a seed gives: all of that is as in the original, which draws from the global generators of torch
+(`sample`) and NumPy (all else). What it does otherwise:
 
-* `load` needs neither `fragment_length` nor environments. Environments are compared with those of the file: the numbers of components,
-  and the id with its version; where an id is not known, the bounds of the spaces, of which it only warns.
-* Rewards and dones may have the shape (n, 1) as well. What does not fit is refused before anything is written.
+* `load` needs neither `fragment_length` nor environments. Environments are compared with those of the file:
+  the numbers of components, and the id with its version; where an id is not known, the bounds of the spaces,
+  of which it only warns.
+* Rewards and dones may have the shape (n, 1) as well. What does not fit is refused before anything is
+  written.
 * `sample` takes a `split`; priority sampling without a long enough trajectory goes back to that.
-* Statistics of an empty buffer can be logged; a bare file name can be saved to; files appear whole or not at all; nothing is printed.
+* Statistics of an empty buffer can be logged; a bare file name can be saved to; files appear whole or not at
+  all; nothing is printed.
 
 `save` and `load` go by the suffix: `.zarr`, `.h5` and `.hdf5` are stores, all else is a pickle.
 
-* A buffer loaded from a store is lazy: `obs`, `acts`, `rews`, `dones` are `LazyTensor`s, of which only the rows asked for are read.
-* `load(..., mode="r+")` opens the store for writing: each `add` is safe when it returns; scores, splits and rows that were set when `save`
-  to the same place, `commit` or `close` returns.
-* Saving again to the same store, from the same process, writes only what is new; see `replaystore.compat.saving`.
+* A buffer loaded from a store is lazy: `obs`, `acts`, `rews`, `dones` are `LazyTensor`s, of which only the
+  rows asked for are read.
+* `load(..., mode="r+")` opens the store for writing: each `add` is safe when it returns; scores, splits and
+  rows that were set when `save` to the same place, `commit` or `close` returns.
+* Saving again to the same store, from the same process, writes only what is new; see
+  `replaystore.compat.saving`.
 """
 
 from __future__ import annotations
@@ -117,7 +125,11 @@ class ReplayBuffer:
     _ring: TensorRing | StoredRing
 
     def __init__(
-        self, envs: Any, capacity: int = 500000, fragment_length: int = FRAGMENT_LENGTH, device: torch.device | str = DEVICE
+        self,
+        envs: Any,
+        capacity: int = 500000,
+        fragment_length: int = FRAGMENT_LENGTH,
+        device: torch.device | str = DEVICE,
     ) -> None:
         where = checked_device(device)
         widths = (width_of(envs, "observation"), width_of(envs, "action"))
@@ -126,7 +138,9 @@ class ReplayBuffer:
         tensors["dones"] = torch.zeros((capacity, 1), dtype=torch.bool, device=where)
         self._set_up(TensorRing(tensors, capacity), ActiveState(fragment_length, 0, ()), device, envs)
 
-    def _set_up(self, ring: TensorRing | StoredRing, state: ActiveState, device: torch.device | str, envs: Any) -> None:
+    def _set_up(
+        self, ring: TensorRing | StoredRing, state: ActiveState, device: torch.device | str, envs: Any
+    ) -> None:
         self._ring = ring
         self._saved = Saved()
         self.capacity = ring.capacity
@@ -163,16 +177,21 @@ class ReplayBuffer:
 
     def _memory(self, what: str) -> TensorRing:
         if isinstance(self._ring, StoredRing):
-            raise SchemaError(f"{what} of a buffer in a store follows from its rows: add rows, or save a pickle and load that")
+            raise SchemaError(
+                f"{what} of a buffer in a store follows from its rows: add rows, or save a "
+                "pickle and load that"
+            )
         return self._ring
 
     # --- adding
 
     def add(self, obs: Any, act: Any, rew: Any, done: Any, split: str = "train") -> None:
-        """Add a trajectory of n rows: obs (n, O), act (n, A), rew and done (n,) or (n, 1). Trajectories whose rows are overwritten go.
+        """Add a trajectory of n rows: obs (n, O), act (n, A), rew and done (n,) or (n, 1). Trajectories whose
+        rows are overwritten go.
 
-        SchemaError: shapes that do not fit, or more rows than the ring can hold at once; nothing is changed then. Of a buffer in a store:
-        ConflictError if it was loaded for reading, UnsupportedError for no rows."""
+        SchemaError: shapes that do not fit, or more rows than the ring can hold at once; nothing is changed
+        then. Of a buffer in a store: ConflictError if it was loaded for reading, UnsupportedError for no
+        rows."""
         if not isinstance(split, str):
             raise SchemaError(f"split is a string such as 'train', not {split!r}")
         count = length_of("obs", obs)
@@ -184,7 +203,8 @@ class ReplayBuffer:
         if start + count > 2 * self.capacity:
             most = 2 * self.capacity - start
             raise SchemaError(
-                f"{count} rows at once do not fit into a ring of capacity {self.capacity} at position {start}: add at most {most}"
+                f"{count} rows at once do not fit into a ring of capacity {self.capacity} at position "
+                f"{start}: add at most {most}"
             )
         kept = [known for known in self.trajectories if not self._overwritten(known, start, start + count)]
         if isinstance(self._ring, StoredRing):
@@ -195,39 +215,62 @@ class ReplayBuffer:
         self.trajectories.append(TrajectoryInfo(start, count, split, 0.0, step))
         self.global_step = step + count
         if count > self.capacity:
-            self.commit()  # a store lists a trajectory that is longer than the ring only where it is written anew
+            # a store lists a trajectory that is longer than the ring only where it is written anew.
+            self.commit()
 
     def _overwritten(self, known: TrajectoryInfo, start: int, end: int) -> bool:
-        """Whether writing [start, end) touches a trajectory, whose own end may lie behind that of the ring."""
+        """Whether writing [start, end) touches a trajectory, whose own end may lie behind that of the
+        ring."""
         begin, stop = known.start_pos, known.start_pos + known.length
         if end <= self.capacity:
             return begin < end and stop > start
         return stop > start or begin < end - self.capacity
 
     def add_rollout(self, rollout: Any, split: str = "train") -> None:
-        """Add a rollout of shape (num_steps, num_envs, …) as one trajectory, in which the rows of the environments take turns.
+        """Add a rollout of shape (num_steps, num_envs, …) as one trajectory, in which the rows of the
+        environments take turns.
 
-        The rollout has obs, acts or actions, rews or rewards (or ground_truth_rewards, which then count), and dones."""
+        The rollout has obs, acts or actions, rews or rewards (or ground_truth_rewards, which then count), and
+        dones."""
         found = []
-        for names in (("obs",), ("acts", "actions"), ("ground_truth_rews", "ground_truth_rewards", "rews", "rewards"), ("dones",)):
-            values = next((getattr(rollout, name) for name in names if getattr(rollout, name, None) is not None), None)
+        for names in (
+            ("obs",),
+            ("acts", "actions"),
+            ("ground_truth_rews", "ground_truth_rewards", "rews", "rewards"),
+            ("dones",),
+        ):
+            values = next(
+                (getattr(rollout, name) for name in names if getattr(rollout, name, None) is not None), None
+            )
             if values is None:
-                raise SchemaError(f"the rollout has none of the attributes {', '.join(names)}: pass what a RolloutBuffer holds")
+                raise SchemaError(
+                    f"the rollout has none of the attributes {', '.join(names)}: pass what a "
+                    "RolloutBuffer holds"
+                )
             found.append(torch.as_tensor(values))
         obs, acts, rews, dones = found
-        self.add(obs.reshape(-1, *obs.shape[2:]), acts.reshape(-1, *acts.shape[2:]), rews.reshape(-1), dones.reshape(-1), split)
+        self.add(
+            obs.reshape(-1, *obs.shape[2:]),
+            acts.reshape(-1, *acts.shape[2:]),
+            rews.reshape(-1),
+            dones.reshape(-1),
+            split,
+        )
 
     # --- sampling
 
     def sample(self, batch_size: int, split: str | None = None) -> ReplayBufferBatch:
-        """Fragments that begin at any row, and go on over ends of trajectories, splits and the write position (torch's generator).
+        """Fragments that begin at any row, and go on over ends of trajectories, splits and the write position
+        (torch's generator).
 
-        With a `split` only its rows count, one trajectory after another. RuntimeError: the buffer is empty; SchemaError: the split is."""
+        With a `split` only its rows count, one trajectory after another. RuntimeError: the buffer is empty;
+        SchemaError: the split is."""
         steps = torch.arange(self.fragment_length)
         if split is None:
             if not self.size:
                 raise RuntimeError(
-                    "random_ expects 'from' to be less than 'to', but got from=0 >= to=0; the buffer is empty: add rows first"
+                    "random_ expects 'from' to be less than 'to', but got from=0 >= to=0; the buffer is "
+                    "empty: add rows first"
                 )
             starts = torch.randint(0, self.size, (batch_size,))
             return self._batch((starts.unsqueeze(1) + steps) % self.size)
@@ -237,23 +280,31 @@ class ReplayBuffer:
             raise self._no_trajectories(split)
         rows = (torch.randint(0, int(ends[-1]), (batch_size,)).unsqueeze(1) + steps).numpy() % ends[-1]
         owner = np.searchsorted(ends, rows, side="right")
-        first = np.array([known.start_pos - end + known.length for known, end in zip(listed, ends.tolist(), strict=True)])
+        first = np.array(
+            [known.start_pos - end + known.length for known, end in zip(listed, ends.tolist(), strict=True)]
+        )
         return self._batch(torch.from_numpy((first[owner] + rows) % self.capacity))
 
     def sample2(self, batch_size: int, split: str = "train") -> ReplayBufferBatch:
-        """Fragments of trajectories of a split that are long enough, each of which is as likely as the others (NumPy's generator).
+        """Fragments of trajectories of a split that are long enough, each of which is as likely as the others
+        (NumPy's generator).
 
         SchemaError (a ValueError): there is none."""
         eligible = self._eligible(split)
         if not eligible and batch_size:
             longest = max((known.length for known in self._listed(split)), default=0)
-            hint = f"load it with fragment_length={longest} or less" if longest else f"there are the splits {self._splits()}"
+            hint = (
+                f"load it with fragment_length={longest} or less"
+                if longest
+                else (f"there are the splits {self._splits()}")
+            )
             lacking = f"no trajectory of split {split!r} has {self.fragment_length} rows"
             raise SchemaError(f"a must be greater than 0 unless no samples are taken: {lacking}; {hint}")
         return self._fragments(eligible, np.random.choice(len(eligible), size=batch_size))  # noqa: NPY002  # the original's generator
 
     def sample_by_on_policiness(self, batch_size: int, agent: Any, split: str = "train") -> ReplayBufferBatch:
-        """As `sample2`, after scoring all trajectories anew; the more a score is above the mean, the likelier, below it never.
+        """As `sample2`, after scoring all trajectories anew; the more a score is above the mean, the
+        likelier, below it never.
 
         Without a trajectory that is long enough: `sample` with the split."""
         self.update_on_policiness_scores(agent)
@@ -273,7 +324,11 @@ class ReplayBuffer:
         return SchemaError(f"No trajectories found for split: {split}; there are the splits {self._splits()}")
 
     def _eligible(self, split: str) -> list[TrajectoryInfo]:
-        return [known for known in self.trajectories if known.split == split and known.length >= self.fragment_length]
+        return [
+            known
+            for known in self.trajectories
+            if known.split == split and known.length >= self.fragment_length
+        ]
 
     def _fragments(self, eligible: Sequence[TrajectoryInfo], chosen: NDArray[np.int64]) -> ReplayBufferBatch:
         length = self.fragment_length
@@ -294,7 +349,8 @@ class ReplayBuffer:
     def update_on_policiness_scores(self, agent: Any) -> None:
         """Score each trajectory by the sum of the log-probabilities that the agent gives its actions.
 
-        The agent has `get_action_and_value(obs, acts)`, which gives a tuple with the log-probabilities in the second place."""
+        The agent has `get_action_and_value(obs, acts)`, which gives a tuple with the log-probabilities in the
+        second place."""
         with torch.no_grad():
             for known in self.trajectories:
                 places = torch.from_numpy(self._places(known))
@@ -303,14 +359,16 @@ class ReplayBuffer:
                 known.last_updated_step = self.global_step
 
     def get_all_trajectories(self, split: str | None = None) -> ReplayBufferBatch:
-        """The rows of all trajectories (of a split), one after another, in memory. SchemaError (a ValueError): there is none."""
+        """The rows of all trajectories (of a split), one after another, in memory. SchemaError (a
+        ValueError): there is none."""
         listed = self._listed(split)
         if not listed:
             raise self._no_trajectories(split)
         return self._batch(torch.from_numpy(np.concatenate([self._places(known) for known in listed])))
 
     def get_trajectory_statistics(self) -> dict[str, Any]:
-        """Numbers of trajectories, and of lengths and scores the mean, standard deviation, smallest and largest value."""
+        """Numbers of trajectories, and of lengths and scores the mean, standard deviation, smallest and
+        largest value."""
         return scoring.summary(self.trajectories)
 
     def log_trajectory_statistics(self, writer: Any, global_step: int) -> None:
@@ -320,16 +378,18 @@ class ReplayBuffer:
     # --- saving and loading
 
     def save(self, filepath: str | os.PathLike[str]) -> None:
-        """Write a pickle, which opens in the original, or a store (`.zarr`, `.h5`), which is loaded without being read.
+        """Write a pickle, which opens in the original, or a store (`.zarr`, `.h5`), which is loaded without
+        being read.
 
-        What was there stays until the new file is complete. StorageError; AlreadyExistsError: something else than a store is there;
-        ConflictError: the store is open for writing elsewhere, or this buffer was loaded from it for reading. SchemaError: a path of a
-        file that this class does not write."""
+        What was there stays until the new file is complete. StorageError; AlreadyExistsError: something else
+        than a store is there; ConflictError: the store is open for writing elsewhere, or this buffer was
+        loaded from it for reading. SchemaError: a path of a file that this class does not write."""
         place = store_of(filepath)
         if place is None:
             if os.fspath(filepath).lower().endswith(".safetensors"):
                 raise SchemaError(
-                    f"{filepath}: that is a file of velora; save a store (.zarr, .h5), and make one of it with `replaystore convert`"
+                    f"{filepath}: that is a file of velora; save a store (.zarr, .h5), and make one of it "
+                    "with `replaystore convert`"
                 )
             ACTIVE.write_file(self._ring, self._state(), os.fspath(filepath))
         else:
@@ -349,28 +409,34 @@ class ReplayBuffer:
         """Load a pickle into memory, or open a store.
 
         Args:
-            filepath: what was saved, by this class or by the original; any store that was recorded can be read, too.
+            filepath: what was saved, by this class or by the original; any store that was recorded can be
+            read, too.
             envs: what the rows were recorded in, as far as the file says; None: that is not compared.
             fragment_length: None: that of the file.
             device: where batches are, and of a pickle the tensors.
             mode: of a store, "r+" to add to it.
-            capacity: None: that of the file. A larger one has room for more rows; a smaller one keeps the newest, and the trajectories that
-                have all their rows, and a ReplayStoreWarning says what is left out. What is loaded is not changed.
+            capacity: None: that of the file. A larger one has room for more rows; a smaller one keeps the
+                newest, and the trajectories that have all their rows, and a ReplayStoreWarning says what is
+                left out. What is loaded is not changed.
 
         Raises:
-            NotFoundError, FormatError, StorageError: no such file, or it is something else, or damaged. UnsupportedError: a store of
-            something else, or one that cannot be added to, or not with another capacity; or no such device. SchemaError: another
-            environment. ConflictError: another writer.
+            NotFoundError, FormatError, StorageError: no such file, or it is something else, or damaged.
+            UnsupportedError: a store of something else, or one that cannot be added to, or not with another
+            capacity; or no such device. SchemaError: another environment. ConflictError: another writer.
         """
         where, place = checked_device(device), store_of(filepath)
         capacity = None if capacity is None else positive("capacity", capacity)
         if place is None:
             if mode != "r":
-                raise SchemaError(f"{filepath} is read into memory, so mode={mode!r} has no sense: save it to a .zarr store and load that")
+                raise SchemaError(
+                    f"{filepath} is read into memory, so mode={mode!r} has no sense: save it "
+                    "to a .zarr store and load that"
+                )
             found = formats.of(filepath)
             if found is not None and found[0] != ACTIVE.project and os.path.lexists(filepath):
                 raise FormatError(
-                    f"{filepath} is a buffer of {found[0]}: load it with replaystore.compat.{found[0]}, or make a store of it with "
+                    f"{filepath} is a buffer of {found[0]}: load it with replaystore.compat.{found[0]}, or "
+                    "make a store of it with "
                     f"`replaystore convert` and load that"
                 )
             memory, state = ACTIVE.read_file(os.fspath(filepath), where)
@@ -380,11 +446,15 @@ class ReplayBuffer:
             numbers = stored.view.numbers
             state = ActiveState(numbers["fragment_length"], numbers["global_step"], stored.view.infos)
         try:
-            check_spaces(envs, (int(ring.tensor("obs").shape[1]), int(ring.tensor("acts").shape[1])), filepath)
+            check_spaces(
+                envs, (int(ring.tensor("obs").shape[1]), int(ring.tensor("acts").shape[1])), filepath
+            )
             if isinstance(ring, StoredRing):
                 check_environment(envs, *ring.recorded, filepath)
             else:
-                check_environment(envs, environment_of_folder(os.fspath(filepath)), {}, filepath, guessed=True)
+                check_environment(
+                    envs, environment_of_folder(os.fspath(filepath)), {}, filepath, guessed=True
+                )
             if fragment_length is not None:
                 state.fragment_length = fragment_length
             ring, state.infos = resized(ring, capacity, filepath, state.infos)
@@ -397,7 +467,8 @@ class ReplayBuffer:
         return buffer
 
     def commit(self) -> None:
-        """Make everything safe in the store that the buffer was loaded from; of a buffer in memory there is nothing to do."""
+        """Make everything safe in the store that the buffer was loaded from; of a buffer in memory there is
+        nothing to do."""
         if isinstance(self._ring, StoredRing):
             commit_in_place(self._ring, self)
 
@@ -414,7 +485,9 @@ class ReplayBuffer:
         self.close()
 
     def _state(self) -> ActiveState:
-        return ActiveState(self.fragment_length, self.global_step, [_info(known) for known in self.trajectories])
+        return ActiveState(
+            self.fragment_length, self.global_step, [_info(known) for known in self.trajectories]
+        )
 
     def _source(self) -> Source:
         source = ACTIVE.source(self._ring, self._state(), self._spaces)
@@ -440,4 +513,10 @@ class ReplayBuffer:
 
 
 def _info(known: TrajectoryInfo) -> tuple[int, int, str, float, int]:
-    return int(known.start_pos), int(known.length), known.split, float(known.on_policiness_score), int(known.last_updated_step)
+    return (
+        int(known.start_pos),
+        int(known.length),
+        known.split,
+        float(known.on_policiness_score),
+        int(known.last_updated_step),
+    )

@@ -37,8 +37,12 @@ def checked_device(device: torch.device | str | int | None) -> torch.device:
         found = torch.device("cpu" if device is None else device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        reason = textwrap.shorten(str(error).strip().split("\n")[0].split(". ")[0].rstrip("."), 100, placeholder=" …")
-        raise UnsupportedError(f"device {str(device)!r} cannot be used here ({reason}): pass device='cpu'") from None
+        reason = textwrap.shorten(
+            str(error).strip().split("\n")[0].split(". ")[0].rstrip("."), 100, placeholder=" …"
+        )
+        raise UnsupportedError(
+            f"device {str(device)!r} cannot be used here ({reason}): pass device='cpu'"
+        ) from None
     if found.type == "meta":
         raise UnsupportedError("device 'meta' holds no numbers: pass device='cpu'")
     return found
@@ -51,18 +55,25 @@ def checked_path(path: Any) -> str:
     except TypeError:
         text = None
     if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise SchemaError(f"{path!r:.80} is no path: give a string or a Path, such as 'runs/x/replay_buffer.zarr'")
+        raise SchemaError(
+            f"{path!r:.80} is no path: give a string or a Path, such as 'runs/x/replay_buffer.zarr'"
+        )
     return text
 
 
-def zeros(capacity: int, widths: Mapping[str, int], device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+def zeros(
+    capacity: int, widths: Mapping[str, int], device: torch.device, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
     """Tensors (capacity, width); SchemaError: they are more than the device has room for."""
     try:
-        return {name: torch.zeros((capacity, width), dtype=dtype, device=device) for name, width in widths.items()}
+        return {
+            name: torch.zeros((capacity, width), dtype=dtype, device=device) for name, width in widths.items()
+        }
     except (RuntimeError, MemoryError):  # which is what torch raises where memory is short
         size = capacity * sum(widths.values()) * dtype.itemsize / 1e9
         raise SchemaError(
-            f"capacity={capacity} takes {size:,.1f} GB, which {device} has no room for: choose a smaller one, or load a .zarr store"
+            f"capacity={capacity} takes {size:,.1f} GB, which {device} has no room for: choose a smaller "
+            "one, or load a .zarr store"
         ) from None
 
 
@@ -71,21 +82,29 @@ def length_of(name: str, values: Any) -> int:
     try:
         return len(values)
     except TypeError:
-        raise SchemaError(f"{name}: a {type(values).__name__} has no rows: pass a tensor or an array") from None
+        raise SchemaError(
+            f"{name}: a {type(values).__name__} has no rows: pass a tensor or an array"
+        ) from None
 
 
 def checked_rows(name: str, values: Any, count: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-    """Values of a field as a tensor (count, width) of a dtype on the CPU or where they are; (count,) too if width is 1.
+    """Values of a field as a tensor (count, width) of a dtype on the CPU or where they are; (count,) too if
+    width is 1.
 
     SchemaError: another shape, or not numbers."""
     if isinstance(values, np.ndarray):
-        values = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])  # which torch wants: in order, and to be written to
+        # Which torch wants: in order, and to be written to.
+        values = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])
     try:
         tensor = torch.as_tensor(values).detach().resolve_neg()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise SchemaError(f"{name}: {type(values).__name__} is no tensor of numbers ({str(error).splitlines()[0]})") from None
+        raise SchemaError(
+            f"{name}: {type(values).__name__} is no tensor of numbers ({str(error).splitlines()[0]})"
+        ) from None
     if tensor.is_meta or tensor.layout is not torch.strided:
-        kind = "on the device 'meta' has no numbers" if tensor.is_meta else "is sparse: pass tensor.to_dense()"
+        kind = (
+            "on the device 'meta' has no numbers" if tensor.is_meta else ("is sparse: pass tensor.to_dense()")
+        )
         raise SchemaError(f"{name}: this tensor {kind}")
     if width == 1 and tensor.shape == (count,):
         tensor = tensor.unsqueeze(-1)
@@ -102,25 +121,34 @@ def positive(name: str, value: Any) -> int:
 
 
 def width_of(envs: Any, role: str) -> int:
-    """The number of components of an observation or action of a vector environment; SchemaError: they have not one dimension."""
+    """The number of components of an observation or action of a vector environment; SchemaError: they have
+    not one dimension."""
     try:
         space = getattr(envs, f"single_{role}_space")
     except AttributeError:
-        raise SchemaError(f"envs must be a vector environment, not {type(envs).__name__}: pass gym.vector.SyncVectorEnv([...])") from None
+        raise SchemaError(
+            f"envs must be a vector environment, not {type(envs).__name__}: pass "
+            "gym.vector.SyncVectorEnv([...])"
+        ) from None
     shape = getattr(space, "shape", None)
     if shape is None or len(shape) != 1 or shape[0] < 1:
-        raise SchemaError(f"the {role} space {space} has not one dimension: flatten it (gymnasium.wrappers.FlattenObservation)")
+        raise SchemaError(
+            f"the {role} space {space} has not one dimension: flatten it "
+            "(gymnasium.wrappers.FlattenObservation)"
+        )
     return int(shape[0])
 
 
 def check_spaces(envs: Any, widths: tuple[int, int], path: object) -> None:
-    """SchemaError: a file of observations and actions of these widths is not of this environment; None is any."""
+    """SchemaError: a file of observations and actions of these widths is not of this environment; None is
+    any."""
     if envs is None:
         return
     given = (width_of(envs, "observation"), width_of(envs, "action"))
     if widths != given:
         raise SchemaError(
-            f"{path} holds observations of {widths[0]} numbers and actions of {widths[1]}, and envs has {given[0]} and {given[1]}: "
+            f"{path} holds observations of {widths[0]} numbers and actions of {widths[1]}, and envs has "
+            f"{given[0]} and {given[1]}: "
             f"pass the environment that it was recorded in"
         )
 
@@ -134,27 +162,38 @@ def spaces_of(envs: Any) -> dict[str, dict[str, Any]]:
             continue
         try:
             found[role] = space_to_json(space)
-        except (SchemaError, UnsupportedError):  # of a dtype that no field has: there is nothing to compare with later
+        except (SchemaError, UnsupportedError):
+            # Of a dtype that no field has: there is nothing to compare with later.
             continue
     return found
 
 
 def check_environment(
-    envs: Any, recorded: Mapping[str, Any] | None, spaces: Mapping[str, Mapping[str, Any]], path: object, *, guessed: bool = False
+    envs: Any,
+    recorded: Mapping[str, Any] | None,
+    spaces: Mapping[str, Mapping[str, Any]],
+    path: object,
+    *,
+    guessed: bool = False,
 ) -> None:
-    """SchemaError: rows that were `recorded` in one environment are loaded for another one, by its id and version.
+    """SchemaError: rows that were `recorded` in one environment are loaded for another one, by its id and
+    version.
 
-    If that is `guessed`, it is only warned of; and so is, where an id is not known, that bounds differ from those of `spaces` (by role).
-    None is any environment."""
+    If that is `guessed`, it is only warned of; and so is, where an id is not known, that bounds differ from
+    those of `spaces` (by role). None is any environment."""
     if envs is None:
         return
     before, now = (section["id"] if section else None for section in (recorded, environment_of(envs)))
     if before is not None and now is not None:
         if before != now and guessed:
-            warnings.warn(f"{path} seems to be of {before}, by the name of its folder, and envs are of {now}", stacklevel=3)
+            warnings.warn(
+                f"{path} seems to be of {before}, by the name of its folder, and envs are of {now}",
+                stacklevel=3,
+            )
         elif before != now:
             raise SchemaError(
-                f"{path} was recorded in {before}, and envs are of {now}: pass environments of that id, or envs=None to load it anyway"
+                f"{path} was recorded in {before}, and envs are of {now}: pass environments of that id, or "
+                "envs=None to load it anyway"
             )
         return
     given = spaces_of(envs)
@@ -162,13 +201,18 @@ def check_environment(
         if role in spaces and role in given and not _same_bounds(spaces[role], given[role]):
             was, is_now = space_from_json(spaces[role]), space_from_json(given[role])
             warnings.warn(
-                f"{path} was recorded with the {role} space {was}, and that of envs is {is_now}: is it the same environment?",
+                (
+                    f"{path} was recorded with the {role} space {was}, and that of envs is {is_now}: is "
+                    "it the "
+                    "same environment?"
+                ),
                 stacklevel=3,
             )
 
 
 def _same_bounds(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two spaces have the same bounds, whatever their dtypes; of other kinds than Box all else has to agree as well."""
+    """Whether two spaces have the same bounds, whatever their dtypes; of other kinds than Box all else has to
+    agree as well."""
     first, second = space_from_json(one), space_from_json(other)
     if one["type"] != "Box" or other["type"] != "Box":
         return bool(first == second)

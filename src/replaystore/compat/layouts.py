@@ -1,4 +1,5 @@
-"""How the buffers of the two projects lie in stores and in their own files: between rings of tensors and `replaystore.formats`."""
+"""How the buffers of the two projects lie in stores and in their own files: between rings of tensors and
+`replaystore.formats`."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ from replaystore.values import array_of
 __all__ = ["ACTIVE", "VELORA", "ActiveLayout", "ActiveState", "StoreView", "VeloraLayout"]
 
 ROWS_PER_TRAJECTORY = 8
-"""Rows that a velora buffer gets at once are taken for steps of one environment if they form runs of so many steps on average."""
+"""Rows that a velora buffer gets at once are taken for steps of one environment if they form runs of so many
+steps on average."""
 
 BLOCK_BYTES = 4 << 20
 """Rows on their way to a store are so many bytes at once."""
@@ -55,7 +57,13 @@ class StoreView:
     def resized(self, capacity: int) -> Self:
         """The same with another capacity (but for `numbers` and `infos`), to be read only."""
         move = Move(self.placement.capacity, self.size, self.position, capacity)
-        return replace(self, placement=move.placement(self.placement), size=move.kept, position=move.position, living=False)
+        return replace(
+            self,
+            placement=move.placement(self.placement),
+            size=move.kept,
+            position=move.position,
+            living=False,
+        )
 
 
 @dataclass
@@ -93,22 +101,31 @@ def _ring_source(
     project: str,
     spaces: Mapping[str, dict[str, Any]] = NO_SPACES,
 ) -> Source:
-    """A ring as a source of rows of no trajectory. `names`: field of the store → tensor; `spaces`: field of the store → space."""
+    """A ring as a source of rows of no trajectory. `names`: field of the store → tensor; `spaces`: field of
+    the store → space."""
     rows = ring.used()
     begin = ring.position if ring.size == ring.capacity else 0
     living = rows == ring.size and (begin + rows - ring.position) % ring.capacity == 0
     known |= {"capacity": ring.capacity, "size": ring.size, "position": ring.position, "rows": rows}
     outputs = {field: _whole(ring, name) for field, name in names.items()}
     fields = {
-        field: Field(output.dtype, () if field in scalars else (output.width,), role_of(field), spaces.get(field))
+        field: Field(
+            output.dtype, () if field in scalars else (output.width,), role_of(field), spaces.get(field)
+        )
         for field, output in outputs.items()
     }
     return Source(
         schema=Schema(fields),
         rows=rows,
-        read=lambda field, start, stop: _around(ring, names[field], start, stop).reshape(stop - start, *fields[field].shape),
+        read=lambda field, start, stop: _around(ring, names[field], start, stop).reshape(
+            stop - start, *fields[field].shape
+        ),
         parts=no_parts(),
-        table={"trajectory": np.zeros(0, np.int64), "length": np.zeros(0, np.int64), "split": np.zeros(0, np.int64)},
+        table={
+            "trajectory": np.zeros(0, np.int64),
+            "length": np.zeros(0, np.int64),
+            "split": np.zeros(0, np.int64),
+        },
         splits=[""],
         extensions={project: known},
         details={"format": project, "location": "a buffer in memory"},
@@ -121,16 +138,24 @@ def _columns(buffer: Buffer, rows: Arrays, names: Mapping[str, str]) -> dict[str
     """Rows of tensors as columns of a store."""
     fields = buffer.schema.fields
     return {
-        field: np.ascontiguousarray(rows[name].astype(fields[field].dtype, copy=False).reshape(len(rows[name]), *fields[field].shape))
+        field: np.ascontiguousarray(
+            rows[name].astype(fields[field].dtype, copy=False).reshape(len(rows[name]), *fields[field].shape)
+        )
         for field, name in names.items()
         if field in fields
     }
 
 
-def _direct(buffer: Buffer, outputs: Mapping[str, Output], names: Mapping[str, str], placement: Placement) -> dict[str, Output]:
-    """The same outputs; those that are just a field of steps, without what an export does beside reading it."""
+def _direct(
+    buffer: Buffer, outputs: Mapping[str, Output], names: Mapping[str, str], placement: Placement
+) -> dict[str, Output]:
+    """The same outputs; those that are just a field of steps, without what an export does beside reading
+    it."""
     beyond = bool(((placement.row + placement.count) > len(buffer)).any())
-    return {**outputs, **{name: _plain(buffer, field, outputs[name], beyond) for field, name in names.items()}}
+    return {
+        **outputs,
+        **{name: _plain(buffer, field, outputs[name], beyond) for field, name in names.items()},
+    }
 
 
 def _plain(buffer: Buffer, field: str, output: Output, beyond: bool) -> Output:
@@ -162,7 +187,8 @@ def _physical(tensors: Mapping[str, FileRows], device: torch.device) -> dict[str
         except MemoryError:
             size = rows.count * rows.row_bytes / 1e9
             raise UnsupportedError(
-                f"{rows.where} takes {size:.1f} GB of memory, which is not there: load a store that `replaystore convert` makes of it"
+                f"{rows.where} takes {size:.1f} GB of memory, which is not there: load a store that "
+                "`replaystore convert` makes of it"
             ) from None
         step = max(1, (4 << 20) // max(1, rows.row_bytes))
         for start in range(0, rows.count, step):
@@ -176,7 +202,12 @@ class ActiveLayout:
     """Buffers of active_rlhf."""
 
     project = "active_rlhf"
-    fields: ClassVar[dict[str, str]] = {"observation": "obs", "action": "acts", "reward": "rews", "dones": "dones"}
+    fields: ClassVar[dict[str, str]] = {
+        "observation": "obs",
+        "action": "acts",
+        "reward": "rews",
+        "dones": "dones",
+    }
 
     def view(self, buffer: Buffer) -> StoreView:
         """The store as a ring."""
@@ -209,10 +240,13 @@ class ActiveLayout:
             places = (start + np.arange(begin, min(begin + step, length))) % ring.capacity
             rows = {name: ring.read(name, places) for name in self.fields.values()}
             last = begin + len(places) == length
-            buffer.append(_columns(buffer, rows, self.fields), ends=[len(places) - 1] if last else [], split=split)
+            buffer.append(
+                _columns(buffer, rows, self.fields), ends=[len(places) - 1] if last else [], split=split
+            )
 
     def reconcile(self, buffer: Buffer, state: ActiveState) -> bool:
-        """Bring scores and splits to a store that has all rows. False: it does not have just these trajectories."""
+        """Bring scores and splits to a store that has all rows. False: it does not have just these
+        trajectories."""
         stored, wanted = self.view(buffer).infos, list(state.infos)
         if [info[:2] for info in stored] != [info[:2] for info in wanted]:
             return False
@@ -234,7 +268,9 @@ class ActiveLayout:
         buffer._set_trajectory_columns(columns)
         return True
 
-    def source(self, ring: AnyRing, state: ActiveState, spaces: Mapping[str, dict[str, Any]] = NO_SPACES) -> Source:
+    def source(
+        self, ring: AnyRing, state: ActiveState, spaces: Mapping[str, dict[str, Any]] = NO_SPACES
+    ) -> Source:
         """What a store of the buffer is to hold."""
         infos = Infos()
         for info in state.infos:
@@ -250,23 +286,42 @@ class ActiveLayout:
 
     def write_file(self, ring: AnyRing, state: ActiveState, path: str) -> None:
         """Write the pickle, atomically."""
-        numbers = {"capacity": ring.capacity, "fragment_length": state.fragment_length, "size": ring.size, "pos": ring.position}
+        numbers = {
+            "capacity": ring.capacity,
+            "fragment_length": state.fragment_length,
+            "size": ring.size,
+            "pos": ring.position,
+        }
         numbers["global_step"] = state.global_step
         tensors = {name: _whole(ring, name) for name in self.fields.values()}
         shapes = {"env_obs_shape": (tensors["obs"].width,), "env_act_shape": (tensors["acts"].width,)}
         with NewFiles([path], overwrite=True) as new:
-            write_pickle(new.files[0], numbers, tensors, _every_place(ring.capacity), state.infos, shapes, lambda _: None)
+            write_pickle(
+                new.files[0],
+                numbers,
+                tensors,
+                _every_place(ring.capacity),
+                state.infos,
+                shapes,
+                lambda _: None,
+            )
 
     def read_file(self, path: str, device: torch.device) -> tuple[TensorRing, ActiveState]:
         """A pickle in memory. FormatError: it is something else, or damaged."""
         with pickle.contents(path) as held:
             known, infos = held.known, held.infos
-            pickle.trajectories_of(infos, known["capacity"], known["size"], known["position"], path)  # it says if the file is damaged
+            # It says if the file is damaged.
+            pickle.trajectories_of(infos, known["capacity"], known["size"], known["position"], path)
             ring = TensorRing(_physical(held.tensors, device), known["capacity"])
         ring.size, ring.position = known["size"], known["position"]
         listed = zip(infos.start, infos.length, infos.split, infos.score, infos.updated, strict=True)
-        found = [(start, length, infos.splits[split], score, updated) for start, length, split, score, updated in listed]
-        return ring, ActiveState(known.get("fragment_length", pickle_export.FRAGMENT_LENGTH), known["global_step"], found)
+        found = [
+            (start, length, infos.splits[split], score, updated)
+            for start, length, split, score, updated in listed
+        ]
+        return ring, ActiveState(
+            known.get("fragment_length", pickle_export.FRAGMENT_LENGTH), known["global_step"], found
+        )
 
 
 def _table_rows(buffer: Buffer) -> dict[int, int]:
@@ -276,7 +331,9 @@ def _table_rows(buffer: Buffer) -> dict[int, int]:
         return {}
     parts, table = buffer.parts, buffer.trajectories
     rows = {number: row for row, number in enumerate(table["trajectory"].tolist())}
-    begins = zip(ring.place(parts.start).tolist(), parts.offset.tolist(), parts.trajectory.tolist(), strict=True)
+    begins = zip(
+        ring.place(parts.start).tolist(), parts.offset.tolist(), parts.trajectory.tolist(), strict=True
+    )
     return {place: rows[number] for place, offset, number in begins if not offset}
 
 
@@ -296,7 +353,11 @@ class VeloraLayout:
     def view(self, buffer: Buffer) -> StoreView:
         """The store as a ring."""
         plan = safetensors_export.Plan(buffer, Options(), buffer.location)
-        living = ring_of(buffer, plan.known) is not None and "hiddens" in buffer.schema.fields if plan.known else False
+        living = (
+            ring_of(buffer, plan.known) is not None and "hiddens" in buffer.schema.fields
+            if plan.known
+            else False
+        )
         metadata = plan.metadata
         return StoreView(
             plan.placement,
@@ -308,8 +369,9 @@ class VeloraLayout:
         )
 
     def append(self, buffer: Buffer, rows: Arrays, splits: Sequence[tuple[int, str]] = ()) -> None:
-        """Append rows. Where the next state of a row is the state of the row after it, they are steps of one trajectory; if rows of several
-        environments lie in turn, they are rows of none (if the store has next states as a field; otherwise they are short trajectories)."""
+        """Append rows. Where the next state of a row is the state of the row after it, they are steps of one
+        trajectory; if rows of several environments lie in turn, they are rows of none (if the store has next
+        states as a field; otherwise they are short trajectories)."""
         columns = _columns(buffer, rows, self.fields)
         states, after, count = rows["states"], rows["next_states"], len(rows["states"])
         if not count:
@@ -317,12 +379,18 @@ class VeloraLayout:
         ends = rows["dones"].reshape(count) != 0
         ends[:-1] |= (states[1:].view(np.uint8) != after[:-1].view(np.uint8)).any(axis=1)
         places = np.flatnonzero(ends)
-        if "next_states" in columns and len(places) * ROWS_PER_TRAJECTORY > max(count, 4 * ROWS_PER_TRAJECTORY):
+        if "next_states" in columns and len(places) * ROWS_PER_TRAJECTORY > max(
+            count, 4 * ROWS_PER_TRAJECTORY
+        ):
             buffer._assembler.cut(0)
             buffer._append_rows(columns, count)
             return
         touched = [*places.tolist()] if ends[-1] else [*places.tolist(), count - 1]
-        final = {"observation": np.ascontiguousarray(after[touched]).astype(buffer.schema.fields["observation"].dtype, copy=False)}
+        final = {
+            "observation": np.ascontiguousarray(after[touched]).astype(
+                buffer.schema.fields["observation"].dtype, copy=False
+            )
+        }
         buffer.append(columns, ends=places.tolist(), final_observation=final["observation"])
 
     def append_newest(self, buffer: Buffer, ring: AnyRing, count: int) -> None:
@@ -335,7 +403,11 @@ class VeloraLayout:
     def source(self, ring: AnyRing, device: str | None) -> Source:
         """What a store of the buffer is to hold: next states as a field, whatever is added later."""
         widths = {name: int(ring.tensor(name).shape[1]) for name in self.fields.values()}
-        known: dict[str, Any] = {"state_dim": widths["states"], "action_dim": widths["actions"], "hidden_dim": widths["hiddens"]}
+        known: dict[str, Any] = {
+            "state_dim": widths["states"],
+            "action_dim": widths["actions"],
+            "hidden_dim": widths["hiddens"],
+        }
         known["device"] = device
         return _ring_source(ring, self.fields, ("reward", "dones"), known, self.project)
 
@@ -344,14 +416,20 @@ class VeloraLayout:
         tensors = {name: _whole(ring, name) for name in safetensors_export.TENSORS}
         for name, tensor in tensors.items():
             if tensor.dtype != np.float32:
-                raise UnsupportedError(f"{name} is {tensor.dtype}, and files of velora hold float32: convert it, or save to a .zarr store")
+                raise UnsupportedError(
+                    f"{name} is {tensor.dtype}, and files of velora hold float32: "
+                    "convert it, or save to a .zarr store"
+                )
         with NewFiles([state_path, metadata_path], overwrite=True) as new:
             safetensors.write_tensors(new.files[0], tensors, _every_place(ring.capacity), lambda _: None)
             new.files[1].write(text.encode())
 
     @contextmanager
-    def read_file(self, path: str, metadata: Mapping[str, Any] | None) -> Iterator[tuple[dict[str, Any], Mapping[str, FileRows]]]:
-        """The checked metadata of a file, and its tensors. FormatError, NotFoundError: something else, damaged, or without metadata."""
+    def read_file(
+        self, path: str, metadata: Mapping[str, Any] | None
+    ) -> Iterator[tuple[dict[str, Any], Mapping[str, FileRows]]]:
+        """The checked metadata of a file, and its tensors. FormatError, NotFoundError: something else,
+        damaged, or without metadata."""
         with safetensors.contents(path, metadata) as held:
             yield held.known, held.tensors
 

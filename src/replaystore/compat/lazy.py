@@ -1,11 +1,12 @@
-"""What a lazy buffer has in the place of a tensor: the rows of a ring that lies in a store, read when they are asked for.
+"""What a lazy buffer has in the place of a tensor: the rows of a ring that lies in a store, read when they
+are asked for.
 
 1. `len`, `shape`, `dtype` and `device` read nothing.
-2. Indexing reads just the rows that the first index names, and gives a torch tensor of its own on the buffer's device: writing to it
-   changes nothing that is stored.
-3. All else that a tensor can do (methods, operators, functions of torch, `numpy`, `torch.as_tensor`, iteration in blocks) works on what
-   `materialize` gives: all rows of the field in memory, once, for that one operation. So do `copy`, `pickle` and `torch.save`. Sampling
-   never does that.
+2. Indexing reads just the rows that the first index names, and gives a torch tensor of its own on the
+   buffer's device: writing to it changes nothing that is stored.
+3. All else that a tensor can do (methods, operators, functions of torch, `numpy`, `torch.as_tensor`,
+   iteration in blocks) works on what `materialize` gives: all rows of the field in memory, once, for that one
+   operation. So do `copy`, `pickle` and `torch.save`. Sampling never does that.
 4. Rows are set with `tensor[rows] = values` if the store is open for writing.
 """
 
@@ -48,9 +49,12 @@ class Ring(Protocol):
 
 
 class LazyTensor:
-    """A field of a ring in a store, as a tensor of shape (capacity, *row shape). Made by the buffers' `load`."""
+    """A field of a ring in a store, as a tensor of shape (capacity, *row shape). Made by the buffers'
+    `load`."""
 
-    def __init__(self, ring: Ring, name: str, dtype: torch.dtype, row_shape: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, ring: Ring, name: str, dtype: torch.dtype, row_shape: Sequence[int], device: torch.device
+    ) -> None:
         self._ring = ring
         self._name = name
         self.dtype = dtype
@@ -59,7 +63,8 @@ class LazyTensor:
         self._keeps: object = None
 
     def kept_by(self, buffer: object) -> LazyTensor:
-        """The same field, which keeps a buffer from being collected, and so its store open, for as long as it is referred to itself."""
+        """The same field, which keeps a buffer from being collected, and so its store open, for as long as it
+        is referred to itself."""
         field = LazyTensor(self._ring, self._name, self.dtype, self.shape[1:], self.device)
         field._keeps = buffer
         return field
@@ -95,7 +100,8 @@ class LazyTensor:
     # --- rows
 
     def __getitem__(self, key: Any) -> torch.Tensor:
-        """Rows, by an integer, slice, list, tensor or array of integers of any shape, or mask; further indices apply to what was read."""
+        """Rows, by an integer, slice, list, tensor or array of integers of any shape, or mask; further
+        indices apply to what was read."""
         first, rest = _split(key)
         if first is None:
             return self.materialize()[key]
@@ -109,7 +115,11 @@ class LazyTensor:
         if first is None:
             first, rest = slice(None), () if key is ... else key
         places, shape = self._places(first)
-        before = self._ring.read(self._name, places) if rest else np.zeros((len(places), *self.shape[1:]), _numpy_dtype(self.dtype))
+        before = (
+            self._ring.read(self._name, places)
+            if rest
+            else np.zeros((len(places), *self.shape[1:]), _numpy_dtype(self.dtype))
+        )
         rows = torch.from_numpy(before).reshape(*shape, *self.shape[1:])
         with torch.no_grad():
             rows[(slice(None),) * len(shape) + rest if rest else ...] = value
@@ -130,7 +140,8 @@ class LazyTensor:
             found = found.astype(np.int64)
         if found.dtype.kind not in "iu":
             raise IndexError(
-                f"{self._name} of {count} rows is indexed by integers, slices or a mask of {count}, not {found.dtype}{list(found.shape)}"
+                f"{self._name} of {count} rows is indexed by integers, slices or a mask of {count}, not "
+                f"{found.dtype}{list(found.shape)}"
             )
         flat = found.astype(np.int64).reshape(-1)
         if flat.size and not -count <= int(flat.min()) <= int(flat.max()) < count:
@@ -145,7 +156,11 @@ class LazyTensor:
         tensor = torch.from_numpy(rows)
         if self.device.type != "cpu":
             tensor = tensor.to(self.device)
-        return tensor if len(shape) == 1 and tensor.dim() == len(self.shape) else tensor.reshape(*shape, *self.shape[1:])
+        return (
+            tensor
+            if len(shape) == 1 and tensor.dim() == len(self.shape)
+            else tensor.reshape(*shape, *self.shape[1:])
+        )
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         step = max(1, BLOCK_BYTES // max(1, self.shape[1:].numel() * self.dtype.itemsize))
@@ -194,12 +209,19 @@ class LazyTensor:
         if name.startswith("__") or not hasattr(torch.Tensor, name):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}", name=name, obj=self)
         if name.endswith("_"):
-            raise UnsupportedError(f"{self._name} lies in a store and is not changed as a whole: set rows with tensor[rows] = values")
+            raise UnsupportedError(
+                f"{self._name} lies in a store and is not changed as a whole: set rows "
+                "with tensor[rows] = values"
+            )
         return getattr(self.materialize(), name)
 
     @classmethod
     def __torch_function__(
-        cls, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         return func(*_materialized(args), **_materialized(kwargs or {}))
 
@@ -274,7 +296,8 @@ def _materialized(value: Any) -> Any:
 
 
 def _split(key: Any) -> tuple[Any, tuple[Any, ...]]:
-    """An index as that of the first dimension and those of the others; (None, ()) if it does not begin with the first dimension."""
+    """An index as that of the first dimension and those of the others; (None, ()) if it does not begin with
+    the first dimension."""
     if isinstance(key, tuple):
         if not key or key[0] is None or key[0] is ...:
             return None, ()

@@ -1,7 +1,7 @@
 """Pairs of fragments with preferences, which teach a reward model: those of `active_rlhf.data.buffers`.
 
-They are never saved by that project, and stay in memory. Beside the original, a part of a batch of preferences keeps its preferences, and
-what does not fit together is refused before anything is added.
+They are never saved by that project, and stay in memory. Beside the original, a part of a batch of
+preferences keeps its preferences, and what does not fit together is refused before anything is added.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ __all__ = ["PreferenceBuffer", "PreferenceBufferBatch", "TrajectoryPairBatch"]
 
 @dataclass
 class TrajectoryPairBatch:
-    """n pairs of fragments of L steps: observations (n, L, O), actions (n, L, A), rewards (n, L, 1) and dones (n, L, 1) of each side."""
+    """n pairs of fragments of L steps: observations (n, L, O), actions (n, L, A), rewards (n, L, 1) and dones
+    (n, L, 1) of each side."""
 
     first_obs: torch.Tensor
     first_acts: torch.Tensor
@@ -49,8 +50,9 @@ COLUMNS = tuple(field.name for field in fields(PreferenceBufferBatch))
 
 
 class PreferenceBuffer(torch.utils.data.Dataset[PreferenceBufferBatch]):
-    """The newest `capacity` pairs, as a data set: each field is a list of tensors (`first_obs`, …, `prefs`), in which a new pair takes the
-    place `pos` of the oldest one when all are in use. SchemaError: a capacity that is no number of pairs."""
+    """The newest `capacity` pairs, as a data set: each field is a list of tensors (`first_obs`, …, `prefs`),
+    in which a new pair takes the place `pos` of the oldest one when all are in use. SchemaError: a capacity
+    that is no number of pairs."""
 
     first_obs: list[torch.Tensor]
     first_acts: list[torch.Tensor]
@@ -70,13 +72,16 @@ class PreferenceBuffer(torch.utils.data.Dataset[PreferenceBufferBatch]):
             setattr(self, name, [])
 
     def add(self, batch: PreferenceBufferBatch) -> None:
-        """Add pairs. SchemaError: fields of different lengths, or a buffer of capacity 0; nothing is added then."""
+        """Add pairs. SchemaError: fields of different lengths, or a buffer of capacity 0; nothing is added
+        then."""
         lengths = {name: len(getattr(batch, name)) for name in COLUMNS}
         count = lengths["first_obs"]
         if any(length != count for length in lengths.values()):
             raise SchemaError(f"the fields of a batch have different numbers of pairs: {lengths}")
         if count and not self.capacity:
-            raise SchemaError(f"{count} pairs do not fit into a buffer of capacity 0: make it with a larger capacity")
+            raise SchemaError(
+                f"{count} pairs do not fit into a buffer of capacity 0: make it with a larger capacity"
+            )
         room = self.capacity - self.size
         for name in COLUMNS:
             kept, new = getattr(self, name), getattr(batch, name)

@@ -1,7 +1,9 @@
-"""Buffers that are loaded with another capacity: the rows in use, oldest first, from place 0 on; of more than fit, the newest.
+"""Buffers that are loaded with another capacity: the rows in use, oldest first, from place 0 on; of more than
+fit, the newest.
 
-That is what a ring of that capacity would hold if the same rows had been added to it, but for the place that it began at. Trajectories
-that have not all their rows any more are not listed; rows of theirs that are left are still there. What was loaded is not changed.
+That is what a ring of that capacity would hold if the same rows had been added to it, but for the place that
+it began at. Trajectories that have not all their rows any more are not listed; rows of theirs that are left
+are still there. What was loaded is not changed.
 """
 
 from __future__ import annotations
@@ -30,16 +32,19 @@ def resized(
     *,
     stacklevel: int = 3,
 ) -> tuple[TensorRing | StoredRing, Sequence[Info]]:
-    """A ring that was just loaded from `path`, and its trajectories, with another capacity; None: as they are.
+    """A ring that was just loaded from `path`, and its trajectories, with another capacity; None: as they
+    are.
 
-    It warns of what is left out. UnsupportedError: the ring writes to its store. SchemaError: no room in memory."""
+    It warns of what is left out. UnsupportedError: the ring writes to its store. SchemaError: no room in
+    memory."""
     if capacity is None or capacity == ring.capacity:
         return ring, infos
     move = Move(ring.capacity, ring.size, ring.position, capacity)
     if isinstance(ring, StoredRing):
         if ring.writable:
             raise UnsupportedError(
-                f"{path} has capacity={ring.capacity}, which a store that is written to keeps: load it with capacity={capacity} and "
+                f"{path} has capacity={ring.capacity}, which a store that is written to keeps: load it with "
+                f"capacity={capacity} and "
                 f"mode='r', save that to another name, and load the new store with mode='r+'"
             )
         ring.resize(capacity)
@@ -50,9 +55,15 @@ def resized(
     if move.dropped:
         told.append(f"the oldest {move.dropped} of {move.size} rows are not loaded")
     if len(kept) < len(infos):
-        told.append(f"{len(infos) - len(kept)} of {len(infos)} trajectories, of which rows are missing, are not listed")
+        told.append(
+            f"{len(infos) - len(kept)} of {len(infos)} trajectories, of which rows are missing, are "
+            "not listed"
+        )
     if told:
-        message = f"{path} with capacity={capacity} instead of {move.before}: {', and '.join(told)}; in {path} they stay"
+        message = (
+            f"{path} with capacity={capacity} instead of {move.before}: {', and '.join(told)}; in "
+            f"{path} they stay"
+        )
         warnings.warn(message, ReplayStoreWarning, stacklevel=stacklevel)
     return ring, kept
 

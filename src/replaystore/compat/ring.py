@@ -1,7 +1,8 @@
 """The rows of a buffer in memory: tensors of a fixed number of places, written round and round.
 
-What was written since is told from what was changed behind the ring's back by the version that torch counts for each tensor: so a save
-that brings only the new rows to a store knows when that is not enough. (A change through `tensor.numpy()` is not counted by torch.)
+What was written since is told from what was changed behind the ring's back by the version that torch counts
+for each tensor: so a save that brings only the new rows to a store knows when that is not enough. (A change
+through `tensor.numpy()` is not counted by torch.)
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ class TensorRing:
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], capacity: int) -> None:
         self.tensors = dict(tensors)
-        self._made = {name: (torch.Size((capacity, *tensor.shape[1:])), tensor.dtype) for name, tensor in tensors.items()}
+        self._made = {
+            name: (torch.Size((capacity, *tensor.shape[1:])), tensor.dtype)
+            for name, tensor in tensors.items()
+        }
         self.capacity = capacity
         self.size = 0
         self.position = 0
@@ -57,7 +61,8 @@ class TensorRing:
         return {name: rows_at(self.tensors[name], index) for name in names}
 
     def append(self, rows: Mapping[str, torch.Tensor]) -> None:
-        """Write checked rows (count, width) of each field from `position` on; of more than `capacity` rows the last ones stay."""
+        """Write checked rows (count, width) of each field from `position` on; of more than `capacity` rows
+        the last ones stay."""
         self.notice()
         count = len(next(iter(rows.values())))
         kept = min(count, self.capacity)
@@ -75,10 +80,15 @@ class TensorRing:
         return self.tensors
 
     def room(self, count: int) -> int:
-        """The place from which on `count` rows can be set in `room_tensors` as they are; `advance` then makes them count.
+        """The place from which on `count` rows can be set in `room_tensors` as they are; `advance` then makes
+        them count.
 
         -1: there is no such place, and `append` writes the rows."""
-        if not self._plain or (self.position, self.size) != self._expected or torch.is_inference_mode_enabled():
+        if (
+            not self._plain
+            or (self.position, self.size) != self._expected
+            or torch.is_inference_mode_enabled()
+        ):
             return -1
         return self.position if count <= self.capacity - self.position else -1
 
@@ -105,7 +115,10 @@ class TensorRing:
         """Rows from the first place on that are in use, or are not zeros though they are not."""
         if self.size == self.capacity:
             return self.size
-        rest = [tensor[self.size :].ne(0).reshape(self.capacity - self.size, -1).any(dim=1).cpu() for tensor in self.tensors.values()]
+        rest = [
+            tensor[self.size :].ne(0).reshape(self.capacity - self.size, -1).any(dim=1).cpu()
+            for tensor in self.tensors.values()
+        ]
         found = torch.nonzero(torch.stack(rest).any(dim=0)).reshape(-1)
         return self.size + (int(found[-1]) + 1 if len(found) else 0)
 
@@ -121,7 +134,8 @@ class TensorRing:
         """Count what others have changed since."""
         known = zip(self._seen, self.tensors.values(), strict=True)
         if (self.position, self.size) != self._expected or any(
-            tensor is not now or version + (version >= 0) * self._writes != _version(now) for (tensor, version), now in known
+            tensor is not now or version + (version >= 0) * self._writes != _version(now)
+            for (tensor, version), now in known
         ):
             self.changes += 1
             self._look()
@@ -133,9 +147,12 @@ class TensorRing:
         self._plain = all(self._settable(name) for name in self.tensors)
 
     def _settable(self, name: str) -> bool:
-        """Whether plain values of a row can be set in a tensor one after another, as none can fail; others may have been put there."""
+        """Whether plain values of a row can be set in a tensor one after another, as none can fail; others
+        may have been put there."""
         tensor, (shape, dtype) = self.tensors[name], self._made[name]
-        return is_plain(tensor) and (tensor.shape, tensor.dtype) == (shape, dtype) and not tensor.is_inference()
+        return (
+            is_plain(tensor) and (tensor.shape, tensor.dtype) == (shape, dtype) and not tensor.is_inference()
+        )
 
 
 REAL = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool, torch.uint8})
@@ -146,7 +163,11 @@ LARGEST = float(np.finfo(np.float32).max)
 def is_plain(value: torch.Tensor) -> bool:
     """Whether a tensor holds real numbers in the memory of the CPU, and no graph hangs on it."""
     return (
-        type(value) is torch.Tensor and value.dtype in REAL and value.is_cpu and value.layout is torch.strided and not value.requires_grad
+        type(value) is torch.Tensor
+        and value.dtype in REAL
+        and value.is_cpu
+        and value.layout is torch.strided
+        and not value.requires_grad
     )
 
 
@@ -177,7 +198,8 @@ class HasRing(Protocol):
 
 
 class FieldAttribute:
-    """An attribute of a buffer that is a field of its ring: a tensor, or a `LazyTensor` if the ring lies in a store."""
+    """An attribute of a buffer that is a field of its ring: a tensor, or a `LazyTensor` if the ring lies in a
+    store."""
 
     def __init__(self, name: str) -> None:
         self._name = name

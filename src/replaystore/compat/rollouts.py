@@ -1,4 +1,5 @@
-"""What an agent does between two updates of its policy: the buffer for it of `active_rlhf.data.buffers`, which stays in memory."""
+"""What an agent does between two updates of its policy: the buffer for it of `active_rlhf.data.buffers`,
+which stays in memory."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ __all__ = ["RolloutBuffer", "RolloutBufferBatch"]
 
 @dataclass
 class RolloutBufferBatch:
-    """Steps (num_steps, num_envs, …), or (num_steps · num_envs, …) if they are flat; all fields but `obs` and `actions` are one number a
-    step."""
+    """Steps (num_steps, num_envs, …), or (num_steps · num_envs, …) if they are flat; all fields but `obs` and
+    `actions` are one number a step."""
 
     obs: torch.Tensor
     actions: torch.Tensor
@@ -27,9 +28,11 @@ class RolloutBufferBatch:
 
 
 class RolloutBuffer:
-    """`num_steps` steps of `num_envs` environments, float32 tensors of shape (num_steps, num_envs, …) on `device`, zeros at first.
+    """`num_steps` steps of `num_envs` environments, float32 tensors of shape (num_steps, num_envs, …) on
+    `device`, zeros at first.
 
-    SchemaError: numbers that are not positive, or spaces without a shape. UnsupportedError: no such device."""
+    SchemaError: numbers that are not positive, or spaces without a shape. UnsupportedError: no such
+    device."""
 
     def __init__(self, num_steps: int, num_envs: int, envs: Any, device: torch.device | str = "cpu") -> None:
         steps = (positive("num_steps", num_steps), positive("num_envs", num_envs))
@@ -63,16 +66,24 @@ class RolloutBuffer:
 
     def get_batch(self) -> RolloutBufferBatch:
         """The tensors themselves."""
-        return RolloutBufferBatch(self.obs, self.actions, self.logprobs, self.ground_truth_rewards, self.dones, self.values)
+        return RolloutBufferBatch(
+            self.obs, self.actions, self.logprobs, self.ground_truth_rewards, self.dones, self.values
+        )
 
     def get_flattened_batch(self) -> RolloutBufferBatch:
         """The same numbers, in which the steps of the environments take turns."""
-        flat = {name: tensor.reshape(-1, *self._shapes.get(name, ())) for name, tensor in vars(self.get_batch()).items()}
+        flat = {
+            name: tensor.reshape(-1, *self._shapes.get(name, ()))
+            for name, tensor in vars(self.get_batch()).items()
+        }
         return RolloutBufferBatch(**flat)
 
 
 def _shape_of(envs: Any, role: str) -> tuple[int, ...]:
     shape = getattr(getattr(envs, f"single_{role}_space", None), "shape", None)
     if shape is None:
-        raise SchemaError(f"envs must be a vector environment whose {role} space has a shape: pass gym.vector.SyncVectorEnv([...])")
+        raise SchemaError(
+            f"envs must be a vector environment whose {role} space has a shape: pass "
+            "gym.vector.SyncVectorEnv([...])"
+        )
     return tuple(shape)

@@ -1,13 +1,15 @@
 """Saving buffers to stores: whole the first time, then only what is new.
 
-The first `save` to a place writes the buffer to a new store, which replaces what was there when it is complete. What a later `save` to
-the same place does, in the same process:
+The first `save` to a place writes the buffer to a new store, which replaces what was there when it is
+complete. What a later `save` to the same place does, in the same process:
 
-* It appends the rows that were added since, brings changed scores and splits to the table of trajectories, and commits.
-* It writes the store anew if that would not be the buffer: rows were set or tensors replaced, more rows were added than the ring holds,
-  trajectories were removed or are longer than the ring, or somebody else has changed the store.
-* In Zarr the store is a ring of the buffer's capacity, whose dropped rows give their space back. HDF5 has no rings: the file grows by what
-  is added, and is written anew when it holds more than twice the capacity.
+* It appends the rows that were added since, brings changed scores and splits to the table of trajectories,
+  and commits.
+* It writes the store anew if that would not be the buffer: rows were set or tensors replaced, more rows were
+  added than the ring holds, trajectories were removed or are longer than the ring, or somebody else has
+  changed the store.
+* In Zarr the store is a ring of the buffer's capacity, whose dropped rows give their space back. HDF5 has no
+  rings: the file grows by what is added, and is written anew when it holds more than twice the capacity.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class Subject(Protocol):
         """What a new store of it is to hold."""
 
     def _append_since(self, buffer: Buffer, count: int) -> bool:
-        """Append the last `count` rows to a store that has those before; False, with nothing done, if they cannot be appended."""
+        """Append the last `count` rows to a store that has those before; False, with nothing done, if they
+        cannot be appended."""
 
     def _reconcile(self, buffer: Buffer) -> bool:
         """Bring what else has changed to a store that has all rows; False if that is not possible."""
@@ -85,7 +88,8 @@ class Saved:
         self._marks: dict[str, _Mark] = {}
 
     def save(self, place: Location, subject: Subject) -> None:
-        """Save to a store. ConflictError: it is open for writing elsewhere, or was loaded for reading; StorageError."""
+        """Save to a store. ConflictError: it is open for writing elsewhere, or was loaded for reading;
+        StorageError."""
         ring, key = subject._ring, str(place) if place.backend == "memory" else os.path.realpath(place.path)
         if isinstance(ring, StoredRing):
             if _same(ring.buffer._place, place):
@@ -107,7 +111,8 @@ class Saved:
             return False
         try:
             buffer = open_buffer(place, "r+")
-        except (NotFoundError, FormatError, ConflictError):  # who writes to it may be another who saves, and is waited for
+        except (NotFoundError, FormatError, ConflictError):
+            # Who writes to it may be another who saves, and is waited for.
             return False
         try:
             grown = buffer.capacity is None and len(buffer) + count > GROWTH * ring.capacity

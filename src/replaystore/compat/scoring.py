@@ -1,4 +1,5 @@
-"""What the scores and lengths of trajectories tell: numbers for the logs, and how likely each is in priority sampling."""
+"""What the scores and lengths of trajectories tell: numbers for the logs, and how likely each is in priority
+sampling."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class Scored(Protocol):
 
 
 def likelihoods(scores: Sequence[float]) -> NDArray[np.float64]:
-    """The more a score is above the mean, the likelier, below it never; all alike if all scores are the same."""
+    """The more a score is above the mean, the likelier, below it never; all alike if all scores are the
+    same."""
     known = np.array(scores)
     spread = known.std()
     weights = np.maximum(0, (known - known.mean()) / spread) if spread > 0 else np.ones(len(known))
@@ -30,11 +32,15 @@ def likelihoods(scores: Sequence[float]) -> NDArray[np.float64]:
 
 
 def summary(trajectories: Sequence[Scored]) -> dict[str, Any]:
-    """Numbers of trajectories, and of lengths and scores the mean, standard deviation, smallest and largest value."""
+    """Numbers of trajectories, and of lengths and scores the mean, standard deviation, smallest and largest
+    value."""
     if not trajectories:
         names = ("mean_length", *(f"{kind}_on_policiness_score" for kind in ("mean", "std", "min", "max")))
         return {"num_trajectories": 0} | dict.fromkeys(names, 0.0)
-    scores, splits = [known.on_policiness_score for known in trajectories], [known.split for known in trajectories]
+    scores, splits = (
+        [known.on_policiness_score for known in trajectories],
+        [known.split for known in trajectories],
+    )
     return {
         "num_trajectories": len(trajectories),
         "num_train_trajectories": splits.count("train"),
@@ -54,4 +60,6 @@ def log(trajectories: Sequence[Scored], writer: Any, step: int) -> None:
         writer.add_scalar(f"replay_buffer/{name}", found[name], step)
     writer.add_scalar("replay_buffer/mean_trajectory_length", found["mean_length"], step)
     for kind in ("mean", "std", "min", "max"):
-        writer.add_scalar(f"replay_buffer/{kind}_on_policiness_score", found[f"{kind}_on_policiness_score"], step)
+        writer.add_scalar(
+            f"replay_buffer/{kind}_on_policiness_score", found[f"{kind}_on_policiness_score"], step
+        )

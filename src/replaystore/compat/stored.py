@@ -1,11 +1,16 @@
-"""The rows of a buffer that lie in a store: read when they are asked for, and written to it if it is open for writing.
+"""The rows of a buffer that lie in a store: read when they are asked for, and written to it if it is open for
+writing.
 
-* Reading goes by places of the ring; which row of the store lies at a place is told by `replaystore.formats.ring`, whatever was appended
-  since. A store that never was such a ring (one that was recorded) is shown as the ring that its export would be, and only read.
-* New rows wait in memory (at most `PENDING_ROWS` and `PENDING_BYTES`), are read from there, and then go to the store in one commit.
-* Rows of a store are never overwritten. Rows that were set (`tensor[rows] = values`) are kept in memory, shown, and the store is written
-  anew, whole and atomically, when it is committed next. This is for corrections; it costs as much as saving the buffer.
-* A Zarr store gives the space of rows that left the ring back. An HDF5 file cannot, and grows by every row that is added.
+* Reading goes by places of the ring; which row of the store lies at a place is told by
+  `replaystore.formats.ring`, whatever was appended since. A store that never was such a ring (one that was
+  recorded) is shown as the ring that its export would be, and only read.
+* New rows wait in memory (at most `PENDING_ROWS` and `PENDING_BYTES`), are read from there, and then go to
+  the store in one commit.
+* Rows of a store are never overwritten. Rows that were set (`tensor[rows] = values`) are kept in memory,
+  shown, and the store is written anew, whole and atomically, when it is committed next. This is for
+  corrections; it costs as much as saving the buffer.
+* A Zarr store gives the space of rows that left the ring back. An HDF5 file cannot, and grows by every row
+  that is added.
 """
 
 from __future__ import annotations
@@ -37,7 +42,8 @@ NONE = np.zeros(0, np.int64)
 
 
 class Move:
-    """How the rows of a ring, of which `size` are in use, come to lie in one of another capacity: oldest first, from place 0 on."""
+    """How the rows of a ring, of which `size` are in use, come to lie in one of another capacity: oldest
+    first, from place 0 on."""
 
     def __init__(self, before: int, size: int, position: int, capacity: int) -> None:
         self.before = before
@@ -53,13 +59,16 @@ class Move:
     def placement(self, old: Placement) -> Placement:
         """Where the rows lie then."""
         stop = old.place + old.count
-        place = np.concatenate([np.maximum(old.place, self.begin), old.place])  # those before the oldest row come last
+        # Those before the oldest row come last.
+        place = np.concatenate([np.maximum(old.place, self.begin), old.place])
         end = np.concatenate([stop, np.minimum(stop, self.begin)])
         row = np.concatenate([old.row, old.row]) + place - np.concatenate([old.place, old.place])
         age = np.where(place < self.begin, place - self.begin + self.before, place - self.begin)
         first, last = np.maximum(age, self.dropped), np.minimum(age + end - place, self.size)
         kept = last > first
-        return Placement(self.capacity, (first - self.dropped)[kept], (row + first - age)[kept], (last - first)[kept])
+        return Placement(
+            self.capacity, (first - self.dropped)[kept], (row + first - age)[kept], (last - first)[kept]
+        )
 
 
 class View(Protocol):
@@ -87,7 +96,8 @@ class Layout(Protocol):
         """The store as a ring. UnsupportedError: it holds something else."""
 
     def append(self, buffer: Buffer, rows: Arrays, splits: Sequence[tuple[int, str]]) -> None:
-        """Append rows, of which each of `splits` says how many make a trajectory of which split (none: that is for the layout to say)."""
+        """Append rows, of which each of `splits` says how many make a trajectory of which split (none: that
+        is for the layout to say)."""
 
 
 class _Edits:
@@ -118,7 +128,8 @@ class _Located(NamedTuple):
     """Where the rows at some places are, worked out once for all fields."""
 
     stored: Rows
-    """Their numbers in the store; any number of a row there for those that are elsewhere; none at all if all of them are elsewhere."""
+    """Their numbers in the store; any number of a row there for those that are elsewhere; none at all if all
+    of them are elsewhere."""
     waiting: Rows = NONE
     """Which of them wait,"""
     pending: Rows = NONE
@@ -158,13 +169,20 @@ class StoredRing:
         self.move(device)
         if buffer.mode == "r+" and not self.view.living:
             raise UnsupportedError(
-                f"{buffer.location} was not saved as a ring, so nothing can be added: load it with mode='r', and save it to a new place"
+                f"{buffer.location} was not saved as a ring, so nothing can be added: load it with "
+                "mode='r', and save it to a new place"
             )
 
     def move(self, device: torch.device) -> None:
         """Give rows on another device."""
-        dtypes = {name: torch.from_numpy(np.zeros(0, output.dtype)).dtype for name, output in self.view.tensors.items()}
-        self.tensors = {name: LazyTensor(self, name, dtypes[name], (output.width,), device) for name, output in self.view.tensors.items()}
+        dtypes = {
+            name: torch.from_numpy(np.zeros(0, output.dtype)).dtype
+            for name, output in self.view.tensors.items()
+        }
+        self.tensors = {
+            name: LazyTensor(self, name, dtypes[name], (output.width,), device)
+            for name, output in self.view.tensors.items()
+        }
 
     def look(self) -> None:
         """Show the store's commit."""
@@ -174,12 +192,15 @@ class StoredRing:
         self._origin = self._one_origin()
 
     def _one_origin(self) -> int | None:
-        """What is to be added to how far a place lies behind `position`, round the end, to get the row that is there. None: rows lie
-        otherwise, or there are none."""
+        """What is to be added to how far a place lies behind `position`, round the end, to get the row that
+        is there. None: rows lie otherwise, or there are none."""
         view, placement = self.view, self.view.placement
         behind = (placement.place - view.position) % placement.capacity
         origins = set((placement.row - behind).tolist())
-        whole = bool((behind + placement.count <= placement.capacity).all()) and int(placement.count.sum()) == view.size
+        whole = (
+            bool((behind + placement.count <= placement.capacity).all())
+            and int(placement.count.sum()) == view.size
+        )
         return origins.pop() if whole and view.size and len(origins) == 1 else None
 
     def resize(self, capacity: int) -> None:
@@ -191,7 +212,8 @@ class StoredRing:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise UnsupportedError(
-            f"{self.buffer.location}: a buffer in a store is neither copied nor pickled: load it where it is needed, or save it elsewhere"
+            f"{self.buffer.location}: a buffer in a store is neither copied nor pickled: load it where it "
+            "is needed, or save it elsewhere"
         )
 
     # --- what it holds
@@ -210,7 +232,9 @@ class StoredRing:
     def recorded(self) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
         """What the store says of the environment, and the spaces of its fields as far as they are known."""
         fields = self.buffer.schema.fields
-        return self.buffer.environment, {name: declared.space for name, declared in fields.items() if declared.space is not None}
+        return self.buffer.environment, {
+            name: declared.space for name, declared in fields.items() if declared.space is not None
+        }
 
     def tensor(self, name: str) -> LazyTensor:
         """A field."""
@@ -247,8 +271,8 @@ class StoredRing:
         return _Located(rows, late, behind[late], unwritten)
 
     def _together(self, names: Sequence[str], rows: Rows) -> dict[str, NDArray[Any]]:
-        """These rows of those tensors that are fields of raw steps, which takes half of what one after the other does; of none if one of
-        the rows comes after the last step."""
+        """These rows of those tensors that are fields of raw steps, which takes half of what one after the
+        other does; of none if one of the rows comes after the last step."""
         buffer = self.buffer
         buffer._check_open()
         if self._gather is None:
@@ -258,7 +282,9 @@ class StoredRing:
         if not len(rows) or rows.max() >= steps:
             return {}
         wanted = [name for name in names if name in fields]
-        batch = gather.take(tuple([fields[name] for name in wanted]), rows + buffer._first if buffer._first else rows)
+        batch = gather.take(
+            tuple([fields[name] for name in wanted]), rows + buffer._first if buffer._first else rows
+        )
         return {name: batch[fields[name]].reshape(len(rows), -1) for name in wanted}
 
     def _locate(self, places: Rows) -> Rows:
@@ -278,11 +304,17 @@ class StoredRing:
             rows = np.where(newest < self._waiting, -2 - newest, rows)
         return rows
 
-    def _read(self, name: str, places: Rows, located: _Located, rows: NDArray[Any] | None = None) -> NDArray[Any]:
+    def _read(
+        self, name: str, places: Rows, located: _Located, rows: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         """Rows of a field; `rows`: those in the store, if they are read already."""
         output = self.view.tensors[name]
         if rows is None:
-            rows = output.read(located.stored) if len(located.stored) else np.zeros((len(places), output.width), output.dtype)
+            rows = (
+                output.read(located.stored)
+                if len(located.stored)
+                else np.zeros((len(places), output.width), output.dtype)
+            )
         if len(located.waiting) or len(located.unwritten):
             rows = rows if rows.flags.writeable else rows.copy()
             if len(located.waiting):
@@ -313,7 +345,9 @@ class StoredRing:
         """ConflictError: the store was loaded for reading."""
         if not self.writable:
             advice = (
-                "it is closed: load it again" if self.buffer.closed else "it was loaded for reading: load it with mode='r+' to write to it"
+                "it is closed: load it again"
+                if self.buffer.closed
+                else ("it was loaded for reading: load it with mode='r+' to write to it")
             )
             raise ConflictError(f"{self.buffer.location}: {advice}, or save it elsewhere and load that")
 
@@ -325,15 +359,25 @@ class StoredRing:
         count = len(next(iter(rows.values())))
         if not count and split is not None:
             raise UnsupportedError("a trajectory with no rows cannot be added to a store: leave it out")
-        room = min(self.capacity, PENDING_ROWS, max(1, PENDING_BYTES // sum(output.row_bytes for output in self.view.tensors.values())))
+        room = min(
+            self.capacity,
+            PENDING_ROWS,
+            max(1, PENDING_BYTES // sum(output.row_bytes for output in self.view.tensors.values())),
+        )
         if split is not None or self._waiting + count > room:
             self.flush()
         places = (self.position + np.arange(count)) % self.capacity
         if split is not None or count > room:
-            self._bring({name: value.detach().cpu().numpy() for name, value in rows.items()}, [] if split is None else [(count, split)])
+            self._bring(
+                {name: value.detach().cpu().numpy() for name, value in rows.items()},
+                [] if split is None else [(count, split)],
+            )
         else:
             if not self._pending:
-                self._pending = {name: np.empty((room, output.width), output.dtype) for name, output in self.view.tensors.items()}
+                self._pending = {
+                    name: np.empty((room, output.width), output.dtype)
+                    for name, output in self.view.tensors.items()
+                }
                 tensors = {name: torch.from_numpy(rows) for name, rows in self._pending.items()}
                 self.room_tensors = {name: tensors[name] for name in rows}
                 self._room = room
@@ -344,7 +388,8 @@ class StoredRing:
             edits.drop(places)
 
     def room(self, count: int) -> int:
-        """As `TensorRing.room`: the first rows of trajectories that say where they end are left to `append`, and whatever is not simple."""
+        """As `TensorRing.room`: the first rows of trajectories that say where they end are left to `append`,
+        and whatever is not simple."""
         if self._waiting + count > self._room or self._edits or not self.writable:
             return -1
         return self._waiting
@@ -369,7 +414,8 @@ class StoredRing:
             self._bring({name: rows[: self._waiting] for name, rows in self._pending.items()}, [])
 
     def _bring(self, rows: Arrays, splits: Sequence[tuple[int, str]]) -> None:
-        """Commit rows. If that fails, the store is as it was before; if it is interrupted, it may have happened."""
+        """Commit rows. If that fails, the store is as it was before; if it is interrupted, it may have
+        happened."""
         before = self.buffer.commit_id
         try:
             self._layout.append(self.buffer, rows, splits)
@@ -411,4 +457,5 @@ class StoredRing:
             if self.writable:
                 self.flush()
         finally:
-            self.buffer.close()  # also if it is closed, by a call that was interrupted, perhaps, before it released its lock
+            # Also if it is closed, by a call that was interrupted, perhaps, before it released its lock.
+            self.buffer.close()

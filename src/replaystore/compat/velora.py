@@ -2,17 +2,22 @@
 
     from replaystore.compat.velora import ReplayBuffer
 
-An agent of velora makes its own buffer; one line puts ours in its place: `agent.buffer = ReplayBuffer.adopt(agent.buffer, "b.zarr")`.
+An agent of velora makes its own buffer; one line puts ours in its place: `agent.buffer =
+ReplayBuffer.adopt(agent.buffer, "b.zarr")`.
 
-Results, seeded batches and errors are those of velora 0.2.0, except that hidden states may be left out (zeros), that an error leaves the
-buffer as it was, that `warm` refuses what it could never reach, and that `load` checks what it loads.
+Results, seeded batches and errors are those of velora 0.2.0, except that hidden states may be left out
+(zeros), that an error leaves the buffer as it was, that `warm` refuses what it could never reach, and that
+`load` checks what it loads.
 
-`save` and `load` go by the suffix: a folder as velora does it (two files), or a store ("runs/x/buffer.zarr", "buffer.h5"):
+`save` and `load` go by the suffix: a folder as velora does it (two files), or a store ("runs/x/buffer.zarr",
+"buffer.h5"):
 
-* A buffer loaded from a store is lazy: `states`, `actions`, … are `LazyTensor`s, of which only the rows asked for are read.
-* `load(..., mode="r+")` opens the store for writing: `add` writes to it. Rows become safe, and visible to others, in blocks of
-  `PENDING_ROWS`, and at `save` to the same place, `commit` and `close`.
-* Saving again to the same store, from the same process, writes only what is new; see `replaystore.compat.saving`.
+* A buffer loaded from a store is lazy: `states`, `actions`, … are `LazyTensor`s, of which only the rows asked
+  for are read.
+* `load(..., mode="r+")` opens the store for writing: `add` writes to it. Rows become safe, and visible to
+  others, in blocks of `PENDING_ROWS`, and at `save` to the same place, `commit` and `close`.
+* Saving again to the same store, from the same process, writes only what is new; see
+  `replaystore.compat.saving`.
 """
 
 from __future__ import annotations
@@ -62,7 +67,8 @@ class BatchExperience:
 
 @dataclass(frozen=True)
 class BufferConfig:
-    """What `ReplayBuffer.config` gives where velora is not installed; otherwise it is velora's own model of the same fields."""
+    """What `ReplayBuffer.config` gives where velora is not installed; otherwise it is velora's own model of
+    the same fields."""
 
     type: str
     capacity: int
@@ -72,9 +78,11 @@ class BufferConfig:
 
 
 class BufferBase:
-    """A ring of `capacity` transitions: of tensors on `device`, or, after `load` from a store, of rows on the disk.
+    """A ring of `capacity` transitions: of tensors on `device`, or, after `load` from a store, of rows on the
+    disk.
 
-    All that `ReplayBuffer` does but `sample`, `warm` and `config`: for buffers of one's own that sample otherwise.
+    All that `ReplayBuffer` does but `sample`, `warm` and `config`: for buffers of one's own that sample
+    otherwise.
 
     Args:
         capacity: how many newest transitions are kept.
@@ -95,13 +103,31 @@ class BufferBase:
     _ring: TensorRing | StoredRing
 
     def __init__(
-        self, capacity: int, state_dim: int, action_dim: int, hidden_dim: int, *, device: torch.device | str | None = None
+        self,
+        capacity: int,
+        state_dim: int,
+        action_dim: int,
+        hidden_dim: int,
+        *,
+        device: torch.device | str | None = None,
     ) -> None:
         self._set_up(capacity, state_dim, action_dim, hidden_dim, device)
         self._ring = TensorRing(zeros(capacity, self._widths, self._device), capacity)
 
-    def _set_up(self, capacity: int, state_dim: int, action_dim: int, hidden_dim: int, device: torch.device | str | None) -> None:
-        given = {"capacity": capacity, "state_dim": state_dim, "action_dim": action_dim, "hidden_dim": hidden_dim}
+    def _set_up(
+        self,
+        capacity: int,
+        state_dim: int,
+        action_dim: int,
+        hidden_dim: int,
+        device: torch.device | str | None,
+    ) -> None:
+        given = {
+            "capacity": capacity,
+            "state_dim": state_dim,
+            "action_dim": action_dim,
+            "hidden_dim": hidden_dim,
+        }
         for name, value in given.items():
             positive(name, value)
         self._device = checked_device(device)
@@ -111,7 +137,9 @@ class BufferBase:
         self.hidden_dim = hidden_dim
         self.device = device
         self._widths = dict(zip(FIELDS, (state_dim, action_dim, 1, state_dim, 1, hidden_dim), strict=True))
-        self._row_shapes = [frozenset({(width,), (1, width), (), (1,), (1, 1)}) for width in self._widths.values()]
+        self._row_shapes = [
+            frozenset({(width,), (1, width), (), (1,), (1, 1)}) for width in self._widths.values()
+        ]
         self._saved = Saved()
 
     # --- state
@@ -137,7 +165,10 @@ class BufferBase:
     def _memory(self, what: str) -> TensorRing:
         """The ring, in memory."""
         if isinstance(self._ring, StoredRing):
-            raise SchemaError(f"{what} of a buffer in a store follows from its rows: add rows, or load a copy that was saved to a folder")
+            raise SchemaError(
+                f"{what} of a buffer in a store follows from its rows: add rows, or load a "
+                "copy that was saved to a folder"
+            )
         return self._ring
 
     def __len__(self) -> int:
@@ -145,7 +176,9 @@ class BufferBase:
 
     def metadata(self) -> dict[str, Any]:
         """What velora writes to buffer_metadata.json."""
-        return {name: getattr(self, name) for name in KEYS[:-1]} | {"device": str(self.device) if self.device else None}
+        return {name: getattr(self, name) for name in KEYS[:-1]} | {
+            "device": str(self.device) if self.device else None
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """The tensors by name; of a buffer in a store all its rows are read into memory."""
@@ -164,11 +197,19 @@ class BufferBase:
         done: torch.Tensor | bool,
         hidden: torch.Tensor | None = None,
     ) -> None:
-        """Add one transition; each value must broadcast to its row. `hidden` None: zeros. Torch's errors; nothing is added then."""
+        """Add one transition; each value must broadcast to its row. `hidden` None: zeros. Torch's errors;
+        nothing is added then."""
         if self._set_row((state, action, reward, next_state, done, 0.0 if hidden is None else hidden)):
             return
         float32 = torch.float32
-        values = (state.to(float32), action, reward, next_state.to(float32), done, 0.0 if hidden is None else hidden)
+        values = (
+            state.to(float32),
+            action,
+            reward,
+            next_state.to(float32),
+            done,
+            0.0 if hidden is None else hidden,
+        )
         rows = self._rows(1)
         for row, value in zip(rows.values(), values, strict=True):
             row[0] = value
@@ -183,12 +224,15 @@ class BufferBase:
         dones: torch.Tensor,
         hiddens: torch.Tensor | None = None,
     ) -> None:
-        """Add as many transitions as `states` has rows; actions, rewards and dones may have one dimension only. `hiddens` None: zeros.
+        """Add as many transitions as `states` has rows; actions, rewards and dones may have one dimension
+        only. `hiddens` None: zeros.
 
         Torch's errors (hidden states must be float32 already); nothing is added then."""
         if hiddens is not None and self._set_rows((states, actions, rewards, next_states, dones, hiddens)):
             return
-        columns = [values.unsqueeze(-1) if values.dim() == 1 else values for values in (actions, rewards, dones)]
+        columns = [
+            values.unsqueeze(-1) if values.dim() == 1 else values for values in (actions, rewards, dones)
+        ]
         plain = (states, columns[0], columns[1], next_states, columns[2])
         values = [value.to(torch.float32) for value in plain]
         rows = self._rows(states.shape[0])
@@ -202,11 +246,16 @@ class BufferBase:
         self._ring.append(rows)
 
     def _set_row(self, values: tuple[Any, ...]) -> bool:
-        """Add a transition of plain numbers, in which nothing can fail once the first value is set; False, with nothing done, if others."""
+        """Add a transition of plain numbers, in which nothing can fail once the first value is set; False,
+        with nothing done, if others."""
         if type(values[0]) is not torch.Tensor or type(values[3]) is not torch.Tensor:
             return False
         for value, shapes in zip(values, self._row_shapes, strict=True):
-            if not (value.shape in shapes and is_plain(value) if type(value) is torch.Tensor else is_plain_number(value)):
+            if not (
+                value.shape in shapes and is_plain(value)
+                if type(value) is torch.Tensor
+                else is_plain_number(value)
+            ):
                 return False
         ring = self._ring
         place = ring.room(1)
@@ -220,11 +269,16 @@ class BufferBase:
 
     def _set_rows(self, values: tuple[Any, ...]) -> bool:
         """The same for `add_multi`: tensors (n, width), or (n,) where one number is enough."""
-        if not all(type(value) is torch.Tensor and is_plain(value) for value in values) or values[5].dtype != torch.float32:
+        if (
+            not all(type(value) is torch.Tensor and is_plain(value) for value in values)
+            or values[5].dtype != torch.float32
+        ):
             return False
         count = len(values[0]) if values[0].dim() == 2 else 0
         states, *given, following, dones, hiddens = values
-        actions, rewards, dones = (value.unsqueeze(-1) if value.dim() == 1 else value for value in (*given, dones))
+        actions, rewards, dones = (
+            value.unsqueeze(-1) if value.dim() == 1 else value for value in (*given, dones)
+        )
         values = states, actions, rewards, following, dones, hiddens
         for value, width in zip(values, self._widths.values(), strict=True):
             if value.shape != (count, width):
@@ -242,15 +296,20 @@ class BufferBase:
     def _rows(self, count: int) -> dict[str, torch.Tensor]:
         """Room for rows, in which they are complete before the first of them is written."""
         known = {name: self._ring.tensor(name) for name in FIELDS}
-        return {name: torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device) for name, tensor in known.items()}
+        return {
+            name: torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
+            for name, tensor in known.items()
+        }
 
     # --- saving and loading
 
     def save(self, dirpath: str | os.PathLike[str], prefix: str = "buffer_") -> None:
-        """Write `{prefix}state.safetensors` and `{prefix}metadata.json` into a folder, as velora does, or a store (`.zarr`, `.h5`).
+        """Write `{prefix}state.safetensors` and `{prefix}metadata.json` into a folder, as velora does, or a
+        store (`.zarr`, `.h5`).
 
-        Nothing is half-written. StorageError; AlreadyExistsError: something else than a store is there; ConflictError: the store is open
-        for writing elsewhere, or this buffer was loaded from it for reading."""
+        Nothing is half-written. StorageError; AlreadyExistsError: something else than a store is there;
+        ConflictError: the store is open for writing elsewhere, or this buffer was loaded from it for
+        reading."""
         place = store_of("." if dirpath == "" else dirpath)
         if place is not None:
             self._saved.save(place, self)
@@ -272,38 +331,49 @@ class BufferBase:
 
         Args:
             state_path: the safetensors file, with any suffix or none; or a store, also one that was recorded.
-            metadata: what buffer_metadata.json, or the entry "buffer" of an agent's metadata.json, holds. None: it is looked for beside the
-                file. A store has its own, which these must not contradict.
+            metadata: what buffer_metadata.json, or the entry "buffer" of an agent's metadata.json, holds.
+                None: it is looked for beside the file. A store has its own, which these must not contradict.
             device: where batches are, and of files the tensors; None: the one that the metadata name.
             mode: of a store, "r+" to add to it.
-            capacity: None: that of the metadata. A larger one has room for more transitions; a smaller one keeps the newest, and a
-                ReplayStoreWarning says how many are left out. What is loaded is not changed.
+            capacity: None: that of the metadata. A larger one has room for more transitions; a smaller one
+                keeps the newest, and a ReplayStoreWarning says how many are left out. What is loaded is not
+                changed.
 
         Raises:
-            NotFoundError, FormatError, StorageError: no such file, it is something else, damaged, or without metadata. SchemaError:
-            metadata that are incomplete or not of this file. UnsupportedError: no such device, or a store of something else, or one that
-            cannot be added to, or not with another capacity. ConflictError: another writer.
+            NotFoundError, FormatError, StorageError: no such file, it is something else, damaged, or without
+            metadata. SchemaError: metadata that are incomplete or not of this file. UnsupportedError: no such
+            device, or a store of something else, or one that cannot be added to, or not with another
+            capacity. ConflictError: another writer.
         """
         place = store_of(state_path)
         if metadata is not None and not isinstance(metadata, Mapping):
-            raise SchemaError(f"metadata is the dict that json.load gives for buffer_metadata.json, not {metadata!r:.60}")
+            raise SchemaError(
+                f"metadata is the dict that json.load gives for buffer_metadata.json, not {metadata!r:.60}"
+            )
         if device is not None:
             checked_device(device)
         capacity = None if capacity is None else positive("capacity", capacity)
         if place is not None:
             return cls._load_store(place, metadata, device, mode, capacity)
         if mode != "r":
-            raise SchemaError(f"{state_path} is read into memory, so mode={mode!r} has no sense: save it to a .zarr store and load that")
+            raise SchemaError(
+                f"{state_path} is read into memory, so mode={mode!r} has no sense: save it to "
+                "a .zarr store and load that"
+            )
         if metadata is not None:
             missing = [key for key in KEYS if key not in metadata]
             if missing:
-                raise SchemaError(f"the metadata have no {missing[0]!r}: pass what buffer_metadata.json holds, which has {', '.join(KEYS)}")
+                raise SchemaError(
+                    f"the metadata have no {missing[0]!r}: pass what buffer_metadata.json "
+                    f"holds, which has {', '.join(KEYS)}"
+                )
         path = _state_file(os.fspath(state_path))
         with VELORA.read_file(path, metadata) as (known, files):
             missing = [name for name in FIELDS if name not in files]
             if missing:
                 raise FormatError(
-                    f"{path} has no {missing[0]}, as buffers of velora 0.1 have none: `replaystore convert` makes a store of it"
+                    f"{path} has no {missing[0]}, as buffers of velora 0.1 have none: `replaystore convert` "
+                    "makes a store of it"
                 )
             chosen = checked_device(device or known["device"])
             dimensions = {key: known[key] for key in KEYS[:4]}
@@ -329,12 +399,15 @@ class BufferBase:
                 if metadata is not None and key in metadata and metadata[key] != known[key]:
                     hint = f", and capacity={metadata[key]!r} beside them" if key == "capacity" else ""
                     raise SchemaError(
-                        f"{place} has {key}={known[key]}, and the metadata say {metadata[key]!r}: leave them out, or pass its own{hint}"
+                        f"{place} has {key}={known[key]}, and the metadata say {metadata[key]!r}: leave "
+                        f"them out, or pass its own{hint}"
                     )
             chosen = checked_device(device or named or known["device"])
             stored.move(chosen)
             ring, _ = resized(stored, capacity, str(place), stacklevel=4)
-            buffer = cls._of(ring, {key: known[key] for key in KEYS[:4]} | {"capacity": ring.capacity}, chosen)
+            buffer = cls._of(
+                ring, {key: known[key] for key in KEYS[:4]} | {"capacity": ring.capacity}, chosen
+            )
         except BaseException:
             stored.close()
             raise
@@ -352,7 +425,8 @@ class BufferBase:
         return buffer
 
     def commit(self) -> None:
-        """Make everything safe in the store that the buffer was loaded from; of a buffer in memory there is nothing to do."""
+        """Make everything safe in the store that the buffer was loaded from; of a buffer in memory there is
+        nothing to do."""
         if isinstance(self._ring, StoredRing):
             commit_in_place(self._ring, self)
 
@@ -384,16 +458,19 @@ class ReplayBuffer(BufferBase):
 
     @classmethod
     def adopt(cls, buffer: Any, path: str | os.PathLike[str] | None = None) -> Self:
-        """One of ours in the place of the buffer that an agent of velora has made, with the transitions that are in it.
+        """One of ours in the place of the buffer that an agent of velora has made, with the transitions that
+        are in it.
 
             agent.buffer = ReplayBuffer.adopt(agent.buffer, "runs/x/buffer.zarr")
 
         Args:
             buffer: any buffer with velora's `metadata()` and `state_dict()`.
-            path: the store that it is to lie in. One that is there is gone on with, if `buffer` is empty. None: it stays in memory.
+            path: the store that it is to lie in. One that is there is gone on with, if `buffer` is empty.
+            None: it stays in memory.
 
         Raises:
-            SchemaError: the store is of other dimensions, or not for a buffer that has transitions. All that `save` and `load` raise.
+            SchemaError: the store is of other dimensions, or not for a buffer that has transitions. All that
+            `save` and `load` raise.
         """
         known = dict(buffer.metadata())
         place = None if path is None else store_of(path)
@@ -429,9 +506,15 @@ class ReplayBuffer(BufferBase):
             found.close()
         if differing:
             key = differing[0]
-            raise SchemaError(f"{place} has {key}={have[key]}, and the agent's buffer {key}={known[key]}: choose another name")
+            raise SchemaError(
+                f"{place} has {key}={have[key]}, and the agent's buffer {key}={known[key]}: "
+                "choose another name"
+            )
         if known["size"]:
-            raise SchemaError(f"{place} is there, and the agent's buffer has {known['size']} transitions: choose another name")
+            raise SchemaError(
+                f"{place} is there, and the agent's buffer has {known['size']} transitions: "
+                "choose another name"
+            )
         return found
 
     def config(self) -> Any:
@@ -440,19 +523,27 @@ class ReplayBuffer(BufferBase):
             model = importlib.import_module("velora.models.config").BufferConfig
         except ImportError:
             model = BufferConfig
-        dimensions = {"state_dim": self.state_dim, "action_dim": self.action_dim, "hidden_dim": self.hidden_dim}
+        dimensions = {
+            "state_dim": self.state_dim,
+            "action_dim": self.action_dim,
+            "hidden_dim": self.hidden_dim,
+        }
         return model(type="ReplayBuffer", capacity=self.capacity, **dimensions)
 
     # --- sampling
 
     def warm(self, agent: Any, n_samples: int, num_envs: int = 8) -> None:
-        """Let the agent act in `num_envs` copies of its environment until there are `n_samples` transitions, or a few more.
+        """Let the agent act in `num_envs` copies of its environment until there are `n_samples` transitions,
+        or a few more.
 
         ValueError: `num_envs` below 2. SchemaError: more samples than the capacity."""
         if num_envs < 2:
             raise ValueError(f"'{num_envs=}' cannot be smaller than 2.")
         if n_samples > self.capacity:
-            raise SchemaError(f"n_samples={n_samples} is more than the capacity of {self.capacity}: ask for at most that many")
+            raise SchemaError(
+                f"n_samples={n_samples} is more than the capacity of {self.capacity}: ask for "
+                "at most that many"
+            )
         envs = gymnasium.make_vec(agent.env.spec.id, num_envs=num_envs, vectorization_mode="sync")
         try:
             hidden = None
@@ -460,7 +551,9 @@ class ReplayBuffer(BufferBase):
             while len(self) < n_samples:
                 actions, hidden = agent.predict(states, hidden, train_mode=True)
                 after, *outcome, _ = envs.step(actions.detach().cpu().numpy())
-                next_states, rewards, terminated, truncated = (self._seen(values, agent.device) for values in (after, *outcome))
+                next_states, rewards, terminated, truncated = (
+                    self._seen(values, agent.device) for values in (after, *outcome)
+                )
                 self.add_multi(states, actions, rewards, next_states, terminated | truncated, hidden)
                 states = next_states
         finally:
@@ -475,21 +568,31 @@ class ReplayBuffer(BufferBase):
 
         ValueError: there are fewer than `batch_size`."""
         if len(self) < batch_size:
-            raise ValueError(f"Buffer does not contain enough experiences. Available: {len(self)}, Requested: {batch_size}")
+            raise ValueError(
+                f"Buffer does not contain enough experiences. Available: {len(self)}, Requested: {batch_size}"
+            )
         indices = torch.randint(0, self.size, (batch_size,), device=self.device)
         return BatchExperience(**self._ring.gather(FIELDS, indices))
 
 
 def _state_file(given: str) -> str:
-    """The file that velora would load: with the suffix .safetensors, whatever is given. NotFoundError or FormatError: what is given is
-    there, and is something else."""
+    """The file that velora would load: with the suffix .safetensors, whatever is given. NotFoundError or
+    FormatError: what is given is there, and is something else."""
     if not Path(given).name:
-        raise SchemaError(f"{given!r} is no file: give the path of one, such as 'checkpoints/nf/buffer_state'")
+        raise SchemaError(
+            f"{given!r} is no file: give the path of one, such as 'checkpoints/nf/buffer_state'"
+        )
     path = str(Path(given).with_suffix(".safetensors"))
     if not os.path.lexists(path) and os.path.lexists(given):
         if os.path.isdir(given):
-            raise NotFoundError(f"{given} is a folder: give the path of the file in it, such as {os.path.join(given, 'buffer_state')}")
+            raise NotFoundError(
+                f"{given} is a folder: give the path of the file in it, such as "
+                f"{os.path.join(given, 'buffer_state')}"
+            )
         found = formats.of(given)
         if found is not None:
-            raise FormatError(f"{given} is a file of {found[0]}: make a store of it with `replaystore convert`, and load that")
+            raise FormatError(
+                f"{given} is a file of {found[0]}: make a store of it with `replaystore "
+                "convert`, and load that"
+            )
     return path

@@ -1,20 +1,27 @@
-"""Buffers of other software: one module for each format, with the same names in each, imported when it is used.
+"""Buffers of other software: one module for each format, with the same names in each, imported when it is
+used.
 
-    sniff(path)                   whether a path names such a file, by its name alone (or, of a folder, by what is in it)
-    read(path)                    a context manager that gives a `Source`: schema, tables, and rows while the file is open
+    sniff(path)                   whether a path names such a file, by its name alone (or, of a folder, by
+                                  what is in it)
+    read(path)                    a context manager that gives a `Source`: schema, tables, and rows while the
+                                  file is open
     write(buffer, path, options)  write a buffer; what became of it, and what was lost or made up
-    replaceable(path)             whether there is such a file, and not something else that is never overwritten
+    replaceable(path)             whether there is such a file, and not something else that is never
+                                  overwritten
 
 How a ring of another project becomes a buffer (all of them work alike):
 
-1. Rows are stored oldest first, once each, those that were never written not at all. Trajectories are the source's own, or what its rows
-   show beyond doubt; rows of none belong to none.
-2. A field gets the name of Gymnasium (`observation`, `action`, `reward`) where it means the same. Where it means nearly the same (`dones`)
-   it keeps its own name and its dtype, as an extra field, so that it is not misread.
-3. The state of the ring is kept in the document, under `extensions[<project>]`: capacity, size, position, and how many rows there were, so
-   that it can be told what the ring would be after more rows (`replaystore.formats.ring`). In Zarr, the buffer is itself a ring of that
-   capacity; in HDF5, which has no rings, it is only recorded.
-4. Therefore, written back, the file is as it was: all numbers, all positions, the order of trajectories, rows of no trajectory.
+1. Rows are stored oldest first, once each, those that were never written not at all. Trajectories are the
+   source's own, or what its rows show beyond doubt; rows of none belong to none.
+2. A field gets the name of Gymnasium (`observation`, `action`, `reward`) where it means the same. Where it
+   means nearly the same (`dones`) it keeps its own name and its dtype, as an extra field, so that it is not
+   misread.
+3. The state of the ring is kept in the document, under `extensions[<project>]`: capacity, size, position, and
+   how many rows there were, so that it can be told what the ring would be after more rows
+   (`replaystore.formats.ring`). In Zarr, the buffer is itself a ring of that capacity; in HDF5, which has no
+   rings, it is only recorded.
+4. Therefore, written back, the file is as it was: all numbers, all positions, the order of trajectories, rows
+   of no trajectory.
 
 Any other buffer can be written too. `write` lists what had to be made up, and what the format cannot hold.
 """
@@ -58,7 +65,11 @@ def of(location: object) -> tuple[str, Format] | None:
     if not isinstance(location, str | os.PathLike):
         return None
     path = os.fspath(location)
-    if not isinstance(path, str) or path.startswith("memory:") or path.rstrip("/" + os.sep).lower().endswith(tuple(SUFFIXES)):
+    if (
+        not isinstance(path, str)
+        or path.startswith("memory:")
+        or path.rstrip("/" + os.sep).lower().endswith(tuple(SUFFIXES))
+    ):
         return None
     for name, module in FORMATS.items():
         known = cast("Format", importlib.import_module(module))

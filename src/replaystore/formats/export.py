@@ -1,7 +1,8 @@
-"""Rows of a buffer on their way to the tensors of a foreign file: which, in which order, of which dtype, and what is lost on the way.
+"""Rows of a buffer on their way to the tensors of a foreign file: which, in which order, of which dtype, and
+what is lost on the way.
 
-A row is numbered as the buffer does it, from its oldest on. Numbers from len(buffer) on stand for observations: len(buffer) + p is the one
-after the last step of part p. -1 is nothing.
+A row is numbered as the buffer does it, from its oldest on. Numbers from len(buffer) on stand for
+observations: len(buffer) + p is the one after the last step of part p. -1 is nothing.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Output:
     width: int
     read: Callable[[Rows], NDArray[Any]]
     field: str = ""
-    """The field of raw steps that it is, row by row, as long as no row is asked for that comes after the last step."""
+    """The field of raw steps that it is, row by row, as long as no row is asked for that comes after the last
+    step."""
 
     @property
     def row_bytes(self) -> int:
@@ -89,7 +91,9 @@ def refuse_losses(lost: Iterable[str], where: str, *, strict: bool) -> None:
     """UnsupportedError that lists what would be lost or made up, if that is not wanted."""
     listed = list(lost)
     if strict and listed:
-        raise UnsupportedError(f"{where} would not be exact ({'; '.join(listed)}): leave out strict to write it nevertheless")
+        raise UnsupportedError(
+            f"{where} would not be exact ({'; '.join(listed)}): leave out strict to write it nevertheless"
+        )
 
 
 class Outgoing:
@@ -99,7 +103,9 @@ class Outgoing:
         self.buffer, self.options = buffer, options
         self.count, self.first, self.parts = len(buffer), buffer._first, buffer.parts
         self.table = buffer.trajectories if options.trajectories is None else options.trajectories
-        fields = buffer.schema.fields if options.fields is None else buffer.schema.select(options.fields).fields
+        fields = (
+            buffer.schema.fields if options.fields is None else buffer.schema.select(options.fields).fields
+        )
         self.fields = dict(fields)
         self.used: set[str] = set()
         self.lost: list[str] = []
@@ -112,7 +118,12 @@ class Outgoing:
         self.pending: dict[int, Mapping[str, NDArray[Any]]] = {}
         names = set(self.buffer.schema.names("observation"))
         for entry in self.buffer._open_trajectories():
-            if entry.part_length and entry.following is not None and names and entry.following.keys() >= names:
+            if (
+                entry.part_length
+                and entry.following is not None
+                and names
+                and entry.following.keys() >= names
+            ):
                 part = int(self.parts.parts_of(entry.trajectory)[-1])
                 self.after[part] = True
                 self.pending[part] = entry.following
@@ -125,7 +136,9 @@ class Outgoing:
         following, _ = self.parts.next_observation(rows[inside] + self.first)
         last = rows[inside] + self.first == (self.parts.start + self.parts.length - 1)[part[inside]]
         ends = last & self.after[part[inside]]
-        found[inside] = np.where(ends, self.count + part[inside], np.where(following >= 0, following - self.first, -1))
+        found[inside] = np.where(
+            ends, self.count + part[inside], np.where(following >= 0, following - self.first, -1)
+        )
         return found
 
     def field(self, name: str, rows: Rows) -> NDArray[Any]:
@@ -155,14 +168,19 @@ class Outgoing:
     # --- tensors
 
     def joined(self, role: str, *, dtypes: tuple[str, ...] = ("<f4",)) -> Output | None:
-        """All fields of a role side by side, flat, as one of these dtypes (the first, if they have none of them); None without fields."""
+        """All fields of a role side by side, flat, as one of these dtypes (the first, if they have none of
+        them); None without fields."""
         names = [name for name, declared in self.fields.items() if declared.role == role]
         if not names:
             return None
         self.used |= set(names)
         fields = [self.fields[name] for name in names]
         known = fields[0].dtype
-        dtype = known if len(names) == 1 and known.newbyteorder("<") in map(np.dtype, dtypes) else np.dtype(dtypes[0])
+        dtype = (
+            known
+            if len(names) == 1 and known.newbyteorder("<") in map(np.dtype, dtypes)
+            else np.dtype(dtypes[0])
+        )
         for name, declared in zip(names, fields, strict=True):
             if declared.dtype != dtype:
                 self.lost.append(f"{name}: {declared.dtype} became {dtype}")
@@ -174,12 +192,15 @@ class Outgoing:
 
         def read(rows: Rows) -> NDArray[Any]:
             with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite
-                return np.concatenate([self.field(name, rows).reshape(len(rows), -1).astype(dtype) for name in names], axis=1)
+                return np.concatenate(
+                    [self.field(name, rows).reshape(len(rows), -1).astype(dtype) for name in names], axis=1
+                )
 
         return Output(dtype, width, read)
 
     def kept(self, name: str, kinds: tuple[str, ...]) -> Output | None:
-        """An extra field that is kept as it was in the foreign file; None if it is not there, or is something else."""
+        """An extra field that is kept as it was in the foreign file; None if it is not there, or is something
+        else."""
         declared = self.fields.get(name)
         if declared is None or len(declared.shape) > 1 or declared.dtype not in map(np.dtype, kinds):
             return None
@@ -188,9 +209,12 @@ class Outgoing:
         return Output(declared.dtype, width, lambda rows: self.field(name, rows).reshape(len(rows), width))
 
     def note_losses(self, *, kept_columns: Iterable[str], flags: str) -> None:
-        """What else a buffer may hold and a foreign file cannot. `flags`: what becomes of terminated and truncated."""
+        """What else a buffer may hold and a foreign file cannot. `flags`: what becomes of terminated and
+        truncated."""
         left = [
-            name for name, declared in self.fields.items() if name not in self.used and declared.role not in ("terminated", "truncated")
+            name
+            for name, declared in self.fields.items()
+            if name not in self.used and declared.role not in ("terminated", "truncated")
         ]
         if left:
             self.lost.append(f"fields left out: {', '.join(left)}")
@@ -207,7 +231,8 @@ class Outgoing:
     # --- rows in the order of a file
 
     def in_pieces(self) -> tuple[Rows, Rows, Rows]:
-        """(start, length, part) of runs of rows: first those of no trajectory (part -1), then one trajectory after another."""
+        """(start, length, part) of runs of rows: first those of no trajectory (part -1), then one trajectory
+        after another."""
         order = self.parts.parts_of(self.table["trajectory"])
         start, length = self.parts.start[order] - self.first, self.parts.length[order]
         if self.options.trajectories is not None:

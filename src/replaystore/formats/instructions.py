@@ -1,7 +1,8 @@
 """The instructions that all pickles of buffers are made of, and the limits within which they may be used.
 
-`Machine` follows a pickle as Python's own unpickler would, but for what is harmful: it imports nothing, calls nothing, and has only the
-instructions in its table, so that all others are refused. What it makes is plain data. Its memory is bounded whatever the file says.
+`Machine` follows a pickle as Python's own unpickler would, but for what is harmful: it imports nothing, calls
+nothing, and has only the instructions in its table, so that all others are refused. What it makes is plain
+data. Its memory is bounded whatever the file says.
 """
 
 from __future__ import annotations

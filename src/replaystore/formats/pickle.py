@@ -1,19 +1,19 @@
 """The pickles of active_rlhf: `ReplayBuffer.save("replay_buffer.pkl")`.
 
-| in the file           | in a buffer                                                                                              |
-|-----------------------|----------------------------------------------------------------------------------------------------------|
-| obs, acts             | `observation`, `action`                                                                                  |
-| rews                  | `reward`, one number a step                                                                              |
-| dones                 | the extra field `dones`, because it does not say what `terminated` says: that the observation of this    |
-|                       | very row was the last one of the episode before                                                          |
-| trajectories          | the table of trajectories, in the order of the list, with their splits and the columns                   |
-|                       | `on_policiness_score` and `last_updated_step`; each is what was added at once, episodes end inside it,   |
-|                       | and so none of them is marked as terminated or truncated                                                 |
-| capacity, pos, size … | `extensions["active_rlhf"]` of the document (see `replaystore.formats.ring`)                             |
+| in the file           | in a buffer                                                                       |
+|-----------------------|-----------------------------------------------------------------------------------|
+| obs, acts             | `observation`, `action`                                                           |
+| rews                  | `reward`, one number a step                                                       |
+| dones                 | the extra field `dones`, because it does not say what `terminated` says: that     |
+|                       | the observation of this very row was the last one of the episode before           |
+| trajectories          | the table of trajectories, in the order of the list, with their splits and the    |
+|                       | columns `on_policiness_score` and `last_updated_step`; each is what was added at  |
+|                       | once, episodes end inside it, and so none is marked as terminated or truncated    |
+| capacity, pos, size … | `extensions["active_rlhf"]` of the document (see `replaystore.formats.ring`)      |
 
-Rows of no trajectory stay rows of no trajectory. Of a trajectory that is longer than the ring (`longer`) the first rows are gone. What
-cannot be a trajectory here (no rows, rows of another one, rows on both sides of the position) is kept literally in the extension, as
-`irregular`.
+Rows of no trajectory stay rows of no trajectory. Of a trajectory that is longer than the ring (`longer`) the
+first rows are gone. What cannot be a trajectory here (no rows, rows of another one, rows on both sides of the
+position) is kept literally in the extension, as `irregular`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class Contents:
     size: int
     """Bytes of the file."""
     known: dict[str, Any]
-    """`capacity`, `size`, `position`, `global_step`; where the file has them, `fragment_length`, `env_obs_shape`, `env_act_shape`."""
+    """`capacity`, `size`, `position`, `global_step`; where the file has them, `fragment_length`,
+    `env_obs_shape`, `env_act_shape`."""
     tensors: Mapping[str, FileRows]
     """By the names of the file."""
     infos: Infos
@@ -103,9 +104,14 @@ def contents(path: str) -> Iterator[Contents]:
         needed = [*NUMBERS, *TENSORS, "trajectories"]
         missing = [key for key in needed if key not in content and key not in _OPTIONAL]
         if missing:
-            raise FormatError(f"{path}: the key {missing[0]!r} is missing: this is not a buffer of active_rlhf")
+            raise FormatError(
+                f"{path}: the key {missing[0]!r} is missing: this is not a buffer of active_rlhf"
+            )
         capacity = _number(content, "capacity", path, 1, MAX_CAPACITY)
-        known: dict[str, Any] = {"capacity": capacity, "size": _number(content, "size", path, 0, capacity + 1)}
+        known: dict[str, Any] = {
+            "capacity": capacity,
+            "size": _number(content, "size", path, 0, capacity + 1),
+        }
         known["position"] = _number(content, "pos", path, 0, capacity)
         known["global_step"] = _number(content, "global_step", path, 0, 1 << 62)
         if "fragment_length" in content:
@@ -136,7 +142,8 @@ def _source(found: Contents, path: str) -> Source:
     rows = known["rows"] = max(tensor.used(used) for tensor in tensors.values())
     table = trajectories_of(found.infos, capacity, used, position, path)
     fields = {name: Field(rows.dtype, rows.shape, role_of(name)) for name, rows in tensors.items()}
-    living = rows == used and (begin + rows - position) % capacity == 0  # what is appended then goes where the ring would have put it
+    # What is appended then goes where the ring would have put it.
+    living = rows == used and (begin + rows - position) % capacity == 0
     source = Source(
         schema=Schema(fields),
         rows=rows,
@@ -156,12 +163,20 @@ def _source(found: Contents, path: str) -> Source:
 
 def _note(source: Source, unknown: list[str], used: int) -> None:
     if source.rows > used:
-        source.notes.append(f"{source.rows - used} rows beyond those in use are not zeros: they are kept as rows of no trajectory")
+        source.notes.append(
+            f"{source.rows - used} rows beyond those in use are not zeros: they are kept as "
+            "rows of no trajectory"
+        )
     irregular = source.extensions["active_rlhf"]["irregular"]
     if irregular:
-        source.notes.append(f"{len(irregular)} trajectories without rows of their own are kept in the extension 'active_rlhf' only")
+        source.notes.append(
+            f"{len(irregular)} trajectories without rows of their own are kept in the "
+            "extension 'active_rlhf' only"
+        )
     if source.environment:
-        source.notes.append(f"the environment {source.environment['id']} is taken from the name of the folder")
+        source.notes.append(
+            f"the environment {source.environment['id']} is taken from the name of the folder"
+        )
     if unknown:
         source.lost.append(f"keys left out: {', '.join(unknown)}")
 
@@ -169,13 +184,17 @@ def _note(source: Source, unknown: list[str], used: int) -> None:
 def _number(content: Mapping[str, Any], key: str, path: str, low: int, stop: int) -> int:
     value = content[key]
     if type(value) is not int or not low <= value < stop:
-        raise FormatError(f"{path}: {key!r} is {value!r:.60}, not an integer from {low} to {stop - 1}: the file is damaged")
+        raise FormatError(
+            f"{path}: {key!r} is {value!r:.60}, not an integer from {low} to {stop - 1}: the file is damaged"
+        )
     return value
 
 
 def _shape(content: Mapping[str, Any], key: str, path: str) -> list[int]:
     value = content[key]
-    if type(value) is not tuple or not all(type(length) is int and 0 <= length < MAX_CAPACITY for length in value):
+    if type(value) is not tuple or not all(
+        type(length) is int and 0 <= length < MAX_CAPACITY for length in value
+    ):
         raise FormatError(f"{path}: {key!r} is {value!r:.60}, not a shape: the file is damaged")
     return list(value)
 
@@ -188,15 +207,19 @@ def _rows(content: Mapping[str, Any], key: str, path: str, descriptor: int, capa
     if len(shape) != 2 or shape[0] != capacity or shape[1] < 1 or (one and shape[1] != 1):
         wanted = f"({capacity}, {'1' if one else 'n'})"
         raise FormatError(
-            f"{path}: {key!r} has the shape {shape}, and with a capacity of {capacity} it must be {wanted}: the file is damaged"
+            f"{path}: {key!r} has the shape {shape}, and with a capacity of {capacity} it must be {wanted}: "
+            "the file is damaged"
         )
     if (tensor.dtype == np.bool_) != (key == "dones"):
         raise FormatError(f"{path}: {key!r} has the dtype {tensor.dtype}: the file is damaged")
-    return FileRows(descriptor, f"{path}, {key!r}", tensor.dtype, () if one else (shape[1],), capacity, tensor.offset)
+    return FileRows(
+        descriptor, f"{path}, {key!r}", tensor.dtype, () if one else (shape[1],), capacity, tensor.offset
+    )
 
 
 def environment_of_folder(path: str) -> dict[str, Any] | None:
-    """Training scripts put the file into a folder `<environment>__<experiment>__<seed>__<time>`, and say nowhere else what it was."""
+    """Training scripts put the file into a folder `<environment>__<experiment>__<seed>__<time>`, and say
+    nowhere else what it was."""
     parts = os.path.basename(os.path.dirname(os.path.abspath(path))).split("__")
     return {"id": parts[0]} if len(parts) >= 4 and parts[0] else None
 
@@ -211,17 +234,25 @@ class Table:
     parts: Parts
     columns: dict[str, NDArray[Any]]
     known: dict[str, Any]
-    """What the extension says of the list: `trajectories`, how many there are here; `longer`; `irregular`, the others."""
+    """What the extension says of the list: `trajectories`, how many there are here; `longer`; `irregular`,
+    the others."""
 
 
 def trajectories_of(infos: Infos, capacity: int, used: int, position: int, where: str) -> Table:
-    """The trajectories of a ring of which `used` rows are in use. FormatError: so many have no rows that the ring, `where`, is damaged."""
+    """The trajectories of a ring of which `used` rows are in use. FormatError: so many have no rows that the
+    ring, `where`, is damaged."""
     start, length = np.array(infos.start, np.int64), np.array(infos.length, np.int64)
     full = used == capacity
     with np.errstate(over="ignore"):
         row = (start - position) % capacity if full else start
         regular = (start >= 0) & (start < capacity) & (length > 0) & (length <= used) & (row <= used - length)
-        longer = full & (start >= 0) & (start < capacity) & (length > capacity) & ((start + length) % capacity == position)
+        longer = (
+            full
+            & (start >= 0)
+            & (start < capacity)
+            & (length > capacity)
+            & ((start + length) % capacity == position)
+        )
     offset = np.zeros(len(infos), np.int64)
     if longer.any():  # it alone has all rows, but for its first ones
         regular[:] = False
@@ -237,7 +268,9 @@ def trajectories_of(infos: Infos, capacity: int, used: int, position: int, where
                 end = int(row[place] + length[place])
         order = order[regular[order]]
     number = np.cumsum(regular) - 1
-    parts = Parts(row[order], (length - offset)[order], number[order], offset[order], np.full(len(order), -1, np.int64))
+    parts = Parts(
+        row[order], (length - offset)[order], number[order], offset[order], np.full(len(order), -1, np.int64)
+    )
     columns: dict[str, NDArray[Any]] = {
         "trajectory": np.arange(int(regular.sum())),
         "length": length[regular],
@@ -254,13 +287,24 @@ def trajectories_of(infos: Infos, capacity: int, used: int, position: int, where
 
 
 def _irregular(infos: Infos, regular: NDArray[np.bool_], path: str) -> list[list[Any]]:
-    """The others: [number of the trajectory they come before, start_pos, length, split, score, last_updated_step]."""
+    """The others: [number of the trajectory they come before, start_pos, length, split, score,
+    last_updated_step]."""
     places = np.flatnonzero(~regular).tolist()
     if len(places) > MAX_IRREGULAR:
-        raise FormatError(f"{path}: {len(places)} of {len(infos)} trajectories have no rows of their own: the file is damaged")
+        raise FormatError(
+            f"{path}: {len(places)} of {len(infos)} trajectories have no rows of their own: "
+            "the file is damaged"
+        )
     before = np.cumsum(regular)
     return [
-        [int(before[at]), infos.start[at], infos.length[at], infos.splits[infos.split[at]], infos.score[at].hex(), infos.updated[at]]
+        [
+            int(before[at]),
+            infos.start[at],
+            infos.length[at],
+            infos.splits[infos.split[at]],
+            infos.score[at].hex(),
+            infos.updated[at],
+        ]
         for at in places
     ]
 
@@ -271,8 +315,9 @@ def _irregular(infos: Infos, regular: NDArray[np.bool_], path: str) -> list[list
 def write(buffer: BufferReader, path: str, options: Options) -> Written:
     """Write a buffer.
 
-    Where the buffer was such a file, it is one again, with what was appended since. SchemaError, UnsupportedError: it cannot be one (or not
-    exactly, if that is wanted). AlreadyExistsError, StorageError: there is no new file then.
+    Where the buffer was such a file, it is one again, with what was appended since. SchemaError,
+    UnsupportedError: it cannot be one (or not exactly, if that is wanted). AlreadyExistsError, StorageError:
+    there is no new file then.
     """
     plan = Plan(buffer, options, path)
     refuse_losses(plan.out.lost, path, strict=options.strict)

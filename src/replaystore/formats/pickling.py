@@ -1,5 +1,6 @@
-"""A pickle of an active_rlhf buffer, written piece by piece: the instructions that Python's `pickle` writes for one (protocol 4), without
-ever having the buffer in memory. Storages are named "0"; the original names them by their address in memory, at random.
+"""A pickle of an active_rlhf buffer, written piece by piece: the instructions that Python's `pickle` writes
+for one (protocol 4), without ever having the buffer in memory. Storages are named "0"; the original names
+them by their address in memory, at random.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ class _Writer:
         if not self.known(text):
             data = text.encode()
             short = len(data) < 256
-            self._frame += (b"\x8c" + bytes([len(data)]) if short else b"X" + len(data).to_bytes(4, "little")) + data
+            self._frame += (
+                b"\x8c" + bytes([len(data)]) if short else b"X" + len(data).to_bytes(4, "little")
+            ) + data
             self.memoize(text)
 
     def integer(self, number: Any) -> None:
@@ -188,5 +191,16 @@ def _integer(number: int) -> bytes:
 
 def _stream_header(kind: bytes, count: int) -> bytes:
     """What torch writes before the elements of a storage."""
-    stored = b"(X\x07\x00\x00\x00storageq\x00ctorch\n" + kind + b"\nq\x01X\x01\x00\x00\x000q\x02X\x03\x00\x00\x00cpuq\x03" + _integer(count)
-    return _SYSTEM + b"\x80\x02" + stored + b"Ntq\x04Q.\x80\x02]q\x00X\x01\x00\x00\x000q\x01a." + count.to_bytes(8, "little")
+    stored = (
+        b"(X\x07\x00\x00\x00storageq\x00ctorch\n"
+        + kind
+        + b"\nq\x01X\x01\x00\x00\x000q\x02X\x03\x00\x00\x00cpuq\x03"
+        + _integer(count)
+    )
+    return (
+        _SYSTEM
+        + b"\x80\x02"
+        + stored
+        + b"Ntq\x04Q.\x80\x02]q\x00X\x01\x00\x00\x000q\x01a."
+        + count.to_bytes(8, "little")
+    )

@@ -1,12 +1,14 @@
-"""A physical ring, kept in a buffer whose rows lie oldest first: where each row lay, and where it would lie by now.
+"""A physical ring, kept in a buffer whose rows lie oldest first: where each row lay, and where it would lie
+by now.
 
-A foreign ring has `capacity` rows of which `size` are in use; the row at `position` is written next. When it becomes a buffer, its rows
-are written in the order of their age: from `position` on, round the end, if all are in use; otherwise from 0 on. The document's extensions
-keep `capacity`, `size`, `position` and `rows` (how many rows there were then). Rows that are appended later lie where the ring would have
-put them, so the ring's state can be told of every commit since.
+A foreign ring has `capacity` rows of which `size` are in use; the row at `position` is written next. When it
+becomes a buffer, its rows are written in the order of their age: from `position` on, round the end, if all
+are in use; otherwise from 0 on. The document's extensions keep `capacity`, `size`, `position` and `rows` (how
+many rows there were then). Rows that are appended later lie where the ring would have put them, so the ring's
+state can be told of every commit since.
 
-Usually rows beyond `size` are zeros, and are not kept. Where they are not (a writer that failed in the middle of a row left them), they
-are kept up to the last one, as rows of no trajectory.
+Usually rows beyond `size` are zeros, and are not kept. Where they are not (a writer that failed in the middle
+of a row left them), they are kept up to the last one, as rows of no trajectory.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Placement:
-    """Which rows lie at the places of a ring: `count[i]` rows from `row[i]` on at `place[i]`. Sorted by place, not overlapping."""
+    """Which rows lie at the places of a ring: `count[i]` rows from `row[i]` on at `place[i]`. Sorted by
+    place, not overlapping."""
 
     capacity: int
     place: Rows
@@ -74,7 +77,8 @@ class Ring:
     then: int
     """The position then."""
     adds: Rows
-    """Where what was appended at once begins and ends, counted from place 0 without going round: shape (adds, 2)."""
+    """Where what was appended at once begins and ends, counted from place 0 without going round: shape (adds,
+    2)."""
     placement: Placement
     """Of rows as the buffer numbers them, from its oldest on."""
 
@@ -91,7 +95,8 @@ class Ring:
 
 
 def ring_of(buffer: BufferReader, known: Mapping[str, Any]) -> Ring | None:
-    """The state of the ring that the extension `known` speaks of; None if the buffer shows a commit before that."""
+    """The state of the ring that the extension `known` speaks of; None if the buffer shows a commit before
+    that."""
     capacity, size, then, rows = (int(known[key]) for key in ("capacity", "size", "position", "rows"))
     first, stop = buffer._first, buffer._stop
     added = stop - rows
@@ -100,23 +105,42 @@ def ring_of(buffer: BufferReader, known: Mapping[str, Any]) -> Ring | None:
     begin = then if size == capacity else 0
     newer = max(rows, first, stop - capacity)
     over = _wrapped(np.array([(then + newer - rows) % capacity, newer, stop - newer]), capacity)
-    under = _wrapped(np.array([(begin + first) % capacity, first, max(0, min(rows, first + capacity) - first)]), capacity)
+    under = _wrapped(
+        np.array([(begin + first) % capacity, first, max(0, min(rows, first + capacity) - first)]), capacity
+    )
     pieces = [*over]
     for piece in under:
         pieces += _without(piece, over)
-    table = np.array(sorted((place, row - first, count) for place, row, count in pieces if count > 0), np.int64).reshape(-1, 3)
+    table = np.array(
+        sorted((place, row - first, count) for place, row, count in pieces if count > 0), np.int64
+    ).reshape(-1, 3)
     placement = Placement(capacity, *(np.ascontiguousarray(column) for column in table.T))
     adds = _adds(buffer, rows, stop)
     adds = (adds[:, :1] - rows + then) % capacity + adds - adds[:, :1]
-    return Ring(capacity, min(size + added, capacity), (then + added) % capacity, added, rows, begin, then, adds, placement)
+    return Ring(
+        capacity,
+        min(size + added, capacity),
+        (then + added) % capacity,
+        added,
+        rows,
+        begin,
+        then,
+        adds,
+        placement,
+    )
 
 
 def _adds(buffer: BufferReader, rows: int, stop: int) -> Rows:
-    """Rows from `rows` on, dropped or not, as runs [start, stop) that were appended at once: parts, and what lies between them."""
+    """Rows from `rows` on, dropped or not, as runs [start, stop) that were appended at once: parts, and what
+    lies between them."""
     if stop == rows:
         return np.zeros((0, 2), np.int64)
     start, length = (buffer._store.table(f"parts/{name}") for name in ("start", "length"))
-    opened = [edge for entry in buffer._opened() for edge in (entry.part_start, entry.part_start + entry.part_length)]
+    opened = [
+        edge
+        for entry in buffer._opened()
+        for edge in (entry.part_start, entry.part_start + entry.part_length)
+    ]
     edges = np.concatenate([start, start + length, opened, [rows, stop]]).astype(np.int64)
     edges = np.unique(edges[edges >= rows])
     return np.stack([edges[:-1], edges[1:]], axis=1)
@@ -142,7 +166,9 @@ def _without(run: tuple[int, int, int], over: list[tuple[int, int, int]]) -> lis
     return left
 
 
-def carried(buffer: BufferReader, extensions: Mapping[str, Any], *, whole: bool) -> tuple[dict[str, Any], list[str]]:
+def carried(
+    buffer: BufferReader, extensions: Mapping[str, Any], *, whole: bool
+) -> tuple[dict[str, Any], list[str]]:
     """The extensions for a copy of a buffer, whose rows then count from 0; and notes of what is lost.
 
     Of a part of the buffer (not `whole`) the state of the ring has no meaning."""
@@ -153,23 +179,29 @@ def carried(buffer: BufferReader, extensions: Mapping[str, Any], *, whole: bool)
             continue
         if not whole:
             del kept[name]
-            notes.append(f"the state of the physical ring of {name} is left out, because not all rows are there")
+            notes.append(
+                f"the state of the physical ring of {name} is left out, because not all rows are there"
+            )
             continue
-        ring = ring_of(buffer, known) if buffer._first else None  # without evicted rows, all numbers stay as they are
+        # Without evicted rows, all numbers stay as they are.
+        ring = ring_of(buffer, known) if buffer._first else None
         if ring is not None:
             moved = {"size": ring.size, "position": ring.position, "rows": len(buffer)}
             if "global_step" in known:
                 moved["global_step"] = known["global_step"] + ring.added
             kept[name] = {**known, **moved}
             if "irregular" in known:
-                kept[name]["irregular"] = [entry for entry in known["irregular"] if survives(ring, entry[1], entry[2])]
+                kept[name]["irregular"] = [
+                    entry for entry in known["irregular"] if survives(ring, entry[1], entry[2])
+                ]
             if known.get("longer") and not survives(ring, *known["longer"][1:]):
                 kept[name]["longer"] = None
     return kept, notes
 
 
 def survives(ring: Ring, start: int, length: int) -> bool:
-    """Whether what was appended since has left alone a trajectory at [start, start + length): the ring's own rule for what is removed."""
+    """Whether what was appended since has left alone a trajectory at [start, start + length): the ring's own
+    rule for what is removed."""
     begin, end, stop = ring.adds[:, 0], ring.adds[:, 1], start + length
     flat = (start < end) & (stop > begin)
     around = (stop > begin) | (start < end - ring.capacity)

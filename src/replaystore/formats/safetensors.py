@@ -1,21 +1,24 @@
-"""The buffers of velora: `ReplayBuffer.save(folder)` makes buffer_state.safetensors, and buffer_metadata.json beside it.
+"""The buffers of velora: `ReplayBuffer.save(folder)` makes buffer_state.safetensors, and buffer_metadata.json
+beside it.
 
-| in the files                 | in a buffer                                                                                       |
-|------------------------------|---------------------------------------------------------------------------------------------------|
-| states, actions              | `observation`, `action`                                                                           |
-| rewards                      | `reward`, one number a step                                                                       |
-| dones                        | the extra field `dones`, float32: terminated or truncated, nobody knows which                     |
-| hiddens                      | the extra field `hiddens`                                                                         |
-| next_states                  | the next row's observation or the final observation, or the extra field `next_states`; see below  |
-| capacity, position, size …   | `extensions["velora"]` of the document (see `replaystore.formats.ring`)                           |
+| in the files               | in a buffer                                                                   |
+|----------------------------|-------------------------------------------------------------------------------|
+| states, actions            | `observation`, `action`                                                       |
+| rewards                    | `reward`, one number a step                                                   |
+| dones                      | the extra field `dones`, float32: terminated or truncated, nobody knows which |
+| hiddens                    | the extra field `hiddens`                                                     |
+| next_states                | the next row's observation or the final observation, or the extra field       |
+|                            | `next_states`; see below                                                      |
+| capacity, position, size … | `extensions["velora"]` of the document (see `replaystore.formats.ring`)       |
 
-The files do not say which rows belong together, and rows of several environments may lie in turn. Where the next state of a row is, bit
-for bit, the state of the row after it, and the row is not done, the two are steps of one trajectory. If that makes trajectories of eight
-rows or more on average, they become the buffer's, with the next state after each of them as final observation, and `next_states` is no
-field. Otherwise rows are of no trajectory, and `next_states` is a field.
+The files do not say which rows belong together, and rows of several environments may lie in turn. Where the
+next state of a row is, bit for bit, the state of the row after it, and the row is not done, the two are steps
+of one trajectory. If that makes trajectories of eight rows or more on average, they become the buffer's, with
+the next state after each of them as final observation, and `next_states` is no field. Otherwise rows are of
+no trajectory, and `next_states` is a field.
 
-The metadata are in `{prefix}metadata.json` beside `{prefix}state.safetensors`, or in the entry "buffer" of the metadata.json of an agent's
-checkpoint. Files of velora 0.1.1 have no hiddens.
+The metadata are in `{prefix}metadata.json` beside `{prefix}state.safetensors`, or in the entry "buffer" of
+the metadata.json of an agent's checkpoint. Files of velora 0.1.1 have no hiddens.
 """
 
 from __future__ import annotations
@@ -104,7 +107,8 @@ class Contents:
     size: int
     """Bytes of the tensors' file."""
     known: dict[str, Any]
-    """`capacity`, `state_dim`, `action_dim`, `hidden_dim` (where there are hiddens), `position`, `size`, `device`."""
+    """`capacity`, `state_dim`, `action_dim`, `hidden_dim` (where there are hiddens), `position`, `size`,
+    `device`."""
     tensors: Mapping[str, FileRows]
     """By the names of the file."""
     beside: str
@@ -117,9 +121,11 @@ class Contents:
 
 @contextmanager
 def contents(path: str, metadata: Mapping[str, Any] | None = None) -> Iterator[Contents]:
-    """Open a file of tensors, without its rows in memory. `metadata`: those that belong to it; None: they are looked for beside it.
+    """Open a file of tensors, without its rows in memory. `metadata`: those that belong to it; None: they are
+    looked for beside it.
 
-    NotFoundError, StorageError; FormatError: it is something else, or damaged, or the metadata are of another one.
+    NotFoundError, StorageError; FormatError: it is something else, or damaged, or the metadata are of another
+    one.
     """
     with _pair(path, metadata) as (descriptor, size, header, given, beside):
         known = _checked(given, header, path, beside)
@@ -128,7 +134,9 @@ def contents(path: str, metadata: Mapping[str, Any] | None = None) -> Iterator[C
             if name in header:
                 shape, offset = header[name]
                 row = () if name in ("rewards", "dones") else (shape[1],)
-                tensors[name] = FileRows(descriptor, f"{path}, {name!r}", np.dtype("<f4"), row, known["capacity"], offset)
+                tensors[name] = FileRows(
+                    descriptor, f"{path}, {name!r}", np.dtype("<f4"), row, known["capacity"], offset
+                )
         more = sorted(map(str, given.keys() - {*_KEYS, "device"}))
         yield Contents(size, known, tensors, beside, sorted(header.keys() - set(TENSORS)), more)
 
@@ -140,15 +148,21 @@ def read(path: str) -> Iterator[Source]:
         names = _inside(path)
         if len(names) != 1:
             found = ", ".join(names) or "none"
-            raise FormatError(f"{path}: of the files *{STATE} one must be a buffer, and there is {found}: give the path of the file")
+            raise FormatError(
+                f"{path}: of the files *{STATE} one must be a buffer, and there is {found}: "
+                "give the path of the file"
+            )
         path = os.path.join(path, names[0])
     with contents(path) as held:
         yield _source(held, path)
 
 
 @contextmanager
-def _pair(path: str, metadata: Mapping[str, Any] | None) -> Iterator[tuple[int, int, _Header, Mapping[str, Any], str]]:
-    """The file, open, its size and tensors, and the metadata that belong to it, and where they are: all of one save, whatever others do."""
+def _pair(
+    path: str, metadata: Mapping[str, Any] | None
+) -> Iterator[tuple[int, int, _Header, Mapping[str, Any], str]]:
+    """The file, open, its size and tensors, and the metadata that belong to it, and where they are: all of
+    one save, whatever others do."""
     places = _places(path)
     for attempt in range(ATTEMPTS):
         for place in places[:2]:
@@ -183,7 +197,9 @@ def _there(places: Sequence[str]) -> list[str]:
 def _steady(places: Sequence[str], read: Sequence[tuple[str, os.stat_result]]) -> bool:
     """Whether names are still those of the files that were read, and nobody is just replacing them."""
     try:
-        return not any(map(replacing, places[:2])) and all(os.path.samestat(os.stat(path), status) for path, status in read)
+        return not any(map(replacing, places[:2])) and all(
+            os.path.samestat(os.stat(path), status) for path, status in read
+        )
     except OSError:
         return False
 
@@ -196,33 +212,49 @@ def _header(descriptor: int, size: int, path: str) -> _Header:
     try:
         content = json.loads(read_all(descriptor, 8, length).decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError):
-        raise FormatError(f"{path}: its header is no JSON: it is damaged, or not a safetensors file") from None
+        raise FormatError(
+            f"{path}: its header is no JSON: it is damaged, or not a safetensors file"
+        ) from None
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise FormatError(f"{path}: its header does not describe tensors: it is damaged")
     content.pop("__metadata__", None)
     missing = [name for name in TENSORS if name not in content and name != "hiddens"]
     if missing:
         raise FormatError(
-            f"{path} has no tensor {missing[0]!r}: it is not a buffer of velora, which are called buffer_state.safetensors; "
+            f"{path} has no tensor {missing[0]!r}: it is not a buffer of velora, which are called "
+            "buffer_state.safetensors; "
             "read it with safetensors.numpy.load_file"
         )
     found, end = {}, 0
     for name, entry in sorted(content.items(), key=lambda item: _begin(item[1])):
         shape, offsets = entry.get("shape"), entry.get("data_offsets")
-        if not _numbers(shape) or not _numbers(offsets) or len(offsets) != 2 or offsets[0] != end or offsets[1] < end:
-            raise FormatError(f"{path}: the tensor {name!r} has no proper shape or place: the file is damaged")
+        if (
+            not _numbers(shape)
+            or not _numbers(offsets)
+            or len(offsets) != 2
+            or offsets[0] != end
+            or offsets[1] < end
+        ):
+            raise FormatError(
+                f"{path}: the tensor {name!r} has no proper shape or place: the file is damaged"
+            )
         if name in TENSORS:
             if entry.get("dtype") != "F32":
                 raise FormatError(
-                    f"{path}: the tensor {name!r} is {entry.get('dtype')!r:.20}, and a buffer of velora has F32: convert it first"
+                    f"{path}: the tensor {name!r} is {entry.get('dtype')!r:.20}, and a buffer of velora has "
+                    "F32: convert it first"
                 )
             if len(shape) != 2 or shape[0] < 1 or shape[1] < 1 or shape[0] * shape[1] * 4 != offsets[1] - end:
-                raise FormatError(f"{path}: the tensor {name!r} of shape {shape!r:.60} has {offsets[1] - end} bytes: the file is damaged")
+                raise FormatError(
+                    f"{path}: the tensor {name!r} of shape {shape!r:.60} has "
+                    f"{offsets[1] - end} bytes: the file is damaged"
+                )
         found[name] = tuple(shape), 8 + length + end
         end = offsets[1]
     if 8 + length + end != size:
         raise FormatError(
-            f"{path} has {size} bytes, and its header speaks of {8 + length + end}: it is damaged, or was not written to its end"
+            f"{path} has {size} bytes, and its header speaks of {8 + length + end}: it is damaged, or was "
+            "not written to its end"
         )
     return found
 
@@ -253,14 +285,18 @@ def _metadata(path: str, place: str) -> tuple[dict[str, Any], os.stat_result]:
     """The metadata that belong to a file, and which file has them."""
     folder, wanted = os.path.split(_beside(path))
     if not os.path.lexists(place):
-        raise NotFoundError(f"{os.path.join(folder, wanted)} is missing, without which the buffer {path} cannot be read: copy it there")
+        raise NotFoundError(
+            f"{os.path.join(folder, wanted)} is missing, without which the buffer {path} "
+            "cannot be read: copy it there"
+        )
     content, identity = _json(place)
     if "capacity" in content:
         return content, identity
     if isinstance(content.get("buffer"), dict):  # of an agent's checkpoint
         return content["buffer"], identity
     raise FormatError(
-        f"{place} has neither a capacity nor an entry 'buffer': the agent was saved without its buffer, or {wanted} is missing"
+        f"{place} has neither a capacity nor an entry 'buffer': the agent was saved without its buffer, or "
+        f"{wanted} is missing"
     )
 
 
@@ -313,9 +349,14 @@ def _source(held: Contents, path: str) -> Source:
         read_finals=lambda start, stop: tensors["next_states"].read_around(begin, start, stop),
     )
     if count > used:
-        source.notes.append(f"{count - used} rows beyond those in use are not zeros: they are kept as rows of no trajectory")
+        source.notes.append(
+            f"{count - used} rows beyond those in use are not zeros: they are kept as rows of no trajectory"
+        )
     if ends is None and count:
-        source.notes.append("most next states are not the state of the next row: next_states is a field, and rows are of no trajectory")
+        source.notes.append(
+            "most next states are not the state of the next row: next_states is a field, "
+            "and rows are of no trajectory"
+        )
     if held.unknown:
         source.lost.append(f"tensors left out: {', '.join(held.unknown)}")
     if held.more:
@@ -323,7 +364,9 @@ def _source(held: Contents, path: str) -> Source:
     return source
 
 
-def _checked(metadata: Mapping[str, Any], header: Mapping[str, tuple[tuple[int, ...], int]], path: str, beside: str) -> dict[str, Any]:
+def _checked(
+    metadata: Mapping[str, Any], header: Mapping[str, tuple[tuple[int, ...], int]], path: str, beside: str
+) -> dict[str, Any]:
     """The metadata, if they are of these tensors."""
     known: dict[str, Any] = {}
     for key in _KEYS:
@@ -331,25 +374,41 @@ def _checked(metadata: Mapping[str, Any], header: Mapping[str, tuple[tuple[int, 
             continue
         value = metadata.get(key)
         if type(value) is not int or not 0 <= value < MAX_CAPACITY:
-            raise FormatError(f"{beside}: {key!r} is {value!r:.40}, not a number: restore the file from a copy")
+            raise FormatError(
+                f"{beside}: {key!r} is {value!r:.40}, not a number: restore the file from a copy"
+            )
         known[key] = value
     device = metadata.get("device")
     if device is not None and not (isinstance(device, str) and len(device) <= 100):
-        raise FormatError(f"{beside}: 'device' is {device!r:.40}, not the name of one: restore the file from a copy")
+        raise FormatError(
+            f"{beside}: 'device' is {device!r:.40}, not the name of one: restore the file from a copy"
+        )
     known["device"] = device
-    wanted = {"states": "state_dim", "actions": "action_dim", "next_states": "state_dim", "hiddens": "hidden_dim"}
+    wanted = {
+        "states": "state_dim",
+        "actions": "action_dim",
+        "next_states": "state_dim",
+        "hiddens": "hidden_dim",
+    }
     for name in TENSORS:
         shape = header[name][0] if name in header else None
         width = known.get(wanted[name]) if name in wanted else 1
         if (shape is not None or width is not None) and shape != (known["capacity"], width):
             said = (known["capacity"], width)
-            problem = f"{path}: the tensor {name!r} has the shape {shape}, and {beside} says {said}: they are not of one buffer"
+            problem = (
+                f"{path}: the tensor {name!r} has the shape {shape}, and {beside} says {said}: they "
+                "are not of one buffer"
+            )
             if beside == GIVEN and shape is not None and shape[1:] == said[1:]:
-                problem += f"; to load it with another capacity, leave that of the metadata as it was, and pass capacity={said[0]}"
+                problem += (
+                    "; to load it with another capacity, leave that of the metadata as it was, and "
+                    f"pass capacity={said[0]}"
+                )
             raise FormatError(problem)
     if known["position"] >= known["capacity"] or known["size"] > known["capacity"]:
         raise FormatError(
-            f"{beside}: size {known['size']} or position {known['position']} is beyond the capacity {known['capacity']}: it is damaged"
+            f"{beside}: size {known['size']} or position {known['position']} is beyond the capacity "
+            f"{known['capacity']}: it is damaged"
         )
     return known
 
@@ -370,7 +429,10 @@ def _ends(tensors: Mapping[str, FileRows], begin: int, count: int) -> NDArray[np
         places = np.flatnonzero(ends) + start
         found.append(places)
         total += len(places)
-        if total * ROWS_PER_TRAJECTORY > max(count, 4 * ROWS_PER_TRAJECTORY) or total * states.row_bytes > MAX_FINAL_BYTES:
+        if (
+            total * ROWS_PER_TRAJECTORY > max(count, 4 * ROWS_PER_TRAJECTORY)
+            or total * states.row_bytes > MAX_FINAL_BYTES
+        ):
             return None
     return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
 
@@ -382,7 +444,11 @@ def _trajectories(ends: NDArray[np.int64] | None) -> tuple[Parts, dict[str, NDAr
         start = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)[: len(ends)]
         number = np.arange(len(ends))
         parts = Parts(start, ends + 1 - start, number, np.zeros(len(ends), np.int64), number)
-    return parts, {"trajectory": np.arange(len(ends)), "length": parts.length, "split": np.zeros(len(ends), np.int64)}
+    return parts, {
+        "trajectory": np.arange(len(ends)),
+        "length": parts.length,
+        "split": np.zeros(len(ends), np.int64),
+    }
 
 
 # --- writing
@@ -391,8 +457,9 @@ def _trajectories(ends: NDArray[np.int64] | None) -> tuple[Parts, dict[str, NDAr
 def write(buffer: BufferReader, path: str, options: Options) -> Written:
     """Write a buffer and its metadata.
 
-    Where the buffer was such a file, it is one again, with what was appended since: the same bytes, if nothing was. SchemaError,
-    UnsupportedError: it cannot be one (or not exactly, if that is wanted). AlreadyExistsError, StorageError: there are no new files then.
+    Where the buffer was such a file, it is one again, with what was appended since: the same bytes, if
+    nothing was. SchemaError, UnsupportedError: it cannot be one (or not exactly, if that is wanted).
+    AlreadyExistsError, StorageError: there are no new files then.
     """
     plan = Plan(buffer, options, path)
     refuse_losses(plan.out.lost, path, strict=options.strict)
@@ -412,12 +479,19 @@ def write(buffer: BufferReader, path: str, options: Options) -> Written:
     return Written(paths, plan.metadata["size"], len(plan.out.table), sorted(plan.out.used), plan.out.lost)
 
 
-def write_tensors(file: IO[bytes], tensors: Mapping[str, Output], placement: Placement, done: Callable[[int], None]) -> None:
-    """Write float32 tensors, in this order, byte for byte as the safetensors library does. `done` is told bytes of rows."""
+def write_tensors(
+    file: IO[bytes], tensors: Mapping[str, Output], placement: Placement, done: Callable[[int], None]
+) -> None:
+    """Write float32 tensors, in this order, byte for byte as the safetensors library does. `done` is told
+    bytes of rows."""
     content, end = {}, 0
     for name, tensor in tensors.items():
         size = placement.capacity * tensor.row_bytes
-        content[name] = {"dtype": "F32", "shape": [placement.capacity, tensor.width], "data_offsets": [end, end + size]}
+        content[name] = {
+            "dtype": "F32",
+            "shape": [placement.capacity, tensor.width],
+            "data_offsets": [end, end + size],
+        }
         end += size
     data = json.dumps(content, separators=(",", ":")).encode()
     data += b" " * (-len(data) % 8)

@@ -1,4 +1,5 @@
-"""What the files of a velora buffer say of a buffer: where each row goes, what follows it, and what the metadata are."""
+"""What the files of a velora buffer say of a buffer: where each row goes, what follows it, and what the
+metadata are."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ Rows = NDArray[np.int64]
 
 
 class Plan:
-    """Everything that goes into the files: `tensors` with their `placement`, and `metadata`. `out.lost` says what is not exact."""
+    """Everything that goes into the files: `tensors` with their `placement`, and `metadata`. `out.lost` says
+    what is not exact."""
 
     def __init__(self, buffer: BufferReader, options: Options, where: str) -> None:
         self.out = out = Outgoing(buffer, options)
@@ -32,10 +34,14 @@ class Plan:
         ring = ring_of(buffer, self.known) if self.known and options.trajectories is None else None
         states, actions, rewards = (out.joined(role) for role in ("observation", "action", "reward"))
         if states is None or actions is None:
-            raise UnsupportedError(f"{where}: a buffer of velora has observations and actions, and these are not both here")
+            raise UnsupportedError(
+                f"{where}: a buffer of velora has observations and actions, and these are not both here"
+            )
         if rewards is None or rewards.width != 1:
             if rewards is not None:
-                raise UnsupportedError(f"{where}: a buffer of velora has one reward a step, not {rewards.width}")
+                raise UnsupportedError(
+                    f"{where}: a buffer of velora has one reward a step, not {rewards.width}"
+                )
             rewards = _made_up(1)
             out.lost.append("rewards are made up: 0")
         self.states = states
@@ -49,7 +55,14 @@ class Plan:
         if hiddens is None:
             hiddens = _made_up(1)
             out.lost.append("hiddens are made up: one number a step, 0")
-        made = {"actions": actions, "dones": dones, "hiddens": hiddens, "next_states": next_states, "rewards": rewards, "states": states}
+        made = {
+            "actions": actions,
+            "dones": dones,
+            "hiddens": hiddens,
+            "next_states": next_states,
+            "rewards": rewards,
+            "states": states,
+        }
         self.tensors = {name: made[name] for name in TENSORS}
         self.metadata = self._metadata(ring)
         flags = "" if "dones" in out.used else "terminated and truncated became dones"
@@ -77,10 +90,19 @@ class Plan:
             return kept
         flags = [name for name in ("terminated", "truncated") if name in out.fields]
         if flags:
-            return Output(_FLOAT, 1, lambda rows: np.logical_or.reduce([out.field(name, rows) for name in flags]).astype(_FLOAT)[:, None])
+            return Output(
+                _FLOAT,
+                1,
+                lambda rows: np.logical_or.reduce([out.field(name, rows) for name in flags]).astype(_FLOAT)[
+                    :, None
+                ],
+            )
         if self._flagged:
             out.used.add("dones")
-            out.lost.append("dones are moved to the step before, and steps that active_rlhf only recorded for them are left out")
+            out.lost.append(
+                "dones are moved to the step before, and steps that active_rlhf only recorded "
+                "for them are left out"
+            )
             return Output(_FLOAT, 1, self._flagged_after)
         out.lost.append("dones are made up: no step is the last of its episode")
         return _made_up(1)
@@ -102,7 +124,8 @@ class Plan:
     # --- any other buffer
 
     def _in_a_new_ring(self) -> Placement:
-        """One transition after another, in the order in which they lie, but for those whose next state is not known."""
+        """One transition after another, in the order in which they lie, but for those whose next state is not
+        known."""
         out = self.out
         start, length, part = out.in_pieces()
         count = int(length.sum())
@@ -110,7 +133,10 @@ class Plan:
             start, length, part = start[part >= 0], length[part >= 0], part[part >= 0]
             length = length - (out.following(start + length - 1) < 0)
             if length.sum() < count:
-                out.lost.append(f"{count - int(length.sum())} steps are left out, because it is not known what was observed after them")
+                out.lost.append(
+                    f"{count - int(length.sum())} steps are left out, because it is not known "
+                    "what was observed after them"
+                )
             out.lost.append("next_states are made up of the observations that follow")
         order = np.argsort(start)
         start, stop = start[order], (start + length)[order]
@@ -119,7 +145,9 @@ class Plan:
         kept = stop > start
         start, length = start[kept], (stop - start)[kept]
         total = int(length.sum())
-        capacity = max(total, 1) if out.options.trajectories is not None else max(total, out.buffer.capacity or 1)
+        capacity = (
+            max(total, 1) if out.options.trajectories is not None else max(total, out.buffer.capacity or 1)
+        )
         out.lost.append(f"the state of the ring is made up: capacity {capacity}")
         return Placement(capacity, np.cumsum(length) - length, start, length)
 
@@ -130,13 +158,16 @@ class Plan:
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
     def _next_states(self, ring: Ring | None) -> Output:
-        """The observation that follows; where it is not known, which can only be in a ring that keeps its rows, zeros."""
+        """The observation that follows; where it is not known, which can only be in a ring that keeps its
+        rows, zeros."""
         out, states = self.out, self.states
         if ring is not None:
             last = out.parts.start + out.parts.length - 1 - out.first
             unknown = out.count - int(out.parts.length.sum()) + int((out.following(last) < 0).sum())
             if unknown:
-                out.lost.append(f"{unknown} next_states are made up: 0, because it is not known what was observed then")
+                out.lost.append(
+                    f"{unknown} next_states are made up: 0, because it is not known what was observed then"
+                )
 
         def read(rows: Rows) -> NDArray[Any]:
             found = np.zeros((len(rows), states.width), _FLOAT)

@@ -25,7 +25,8 @@ class Source:
     """(field, start, stop) → these rows of the field."""
     parts: Parts
     table: Mapping[str, NDArray[Any]]
-    """Columns of the table of trajectories, all of which have ended: trajectory, length, split (place in `splits`), and its own."""
+    """Columns of the table of trajectories, all of which have ended: trajectory, length, split (place in
+    `splits`), and its own."""
     splits: list[str]
     extensions: dict[str, Any]
     """What the document says beside all this: the state of the ring."""

@@ -1,5 +1,5 @@
-"""Rows of a tensor that lie one behind the other in a file: read in blocks, never as a whole, never mapped (a mapped file that
-becomes shorter ends the process)."""
+"""Rows of a tensor that lie one behind the other in a file: read in blocks, never as a whole, never mapped (a
+mapped file that becomes shorter ends the process)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ BLOCK_BYTES = 4 << 20
 
 @contextmanager
 def opened(path: str) -> Iterator[tuple[int, int]]:
-    """The descriptor and the size of a file. NotFoundError; FormatError: no regular file; StorageError: it cannot be read."""
+    """The descriptor and the size of a file. NotFoundError; FormatError: no regular file; StorageError: it
+    cannot be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its writer
+        # a pipe would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise NotFoundError(f"{path} does not exist: check the path") from None
     except OSError as error:
@@ -34,7 +36,9 @@ def opened(path: str) -> Iterator[tuple[int, int]]:
     try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
-            raise FormatError(f"{path} is a folder: give the path of the file in it, or of a store (.zarr, .h5)")
+            raise FormatError(
+                f"{path} is a folder: give the path of the file in it, or of a store (.zarr, .h5)"
+            )
         if not stat.S_ISREG(status.st_mode):
             raise FormatError(f"{path} is no regular file: give the path of the file that was saved")
         yield descriptor, status.st_size
@@ -59,29 +63,37 @@ class FileRows:
         return self.dtype.itemsize * math.prod(self.shape)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows [start, stop). FormatError: the file became shorter, or a bool is neither 0 nor 1; StorageError."""
+        """Rows [start, stop). FormatError: the file became shorter, or a bool is neither 0 nor 1;
+        StorageError."""
         data = bytearray((stop - start) * self.row_bytes)
         rest, at = memoryview(data), self.offset + start * self.row_bytes
         while rest:
             try:
                 got = os.preadv(self.descriptor, [rest], at)
             except OSError as error:
-                raise StorageError(f"{self.where} cannot be read: {error.strerror or error}", error.errno) from error
+                raise StorageError(
+                    f"{self.where} cannot be read: {error.strerror or error}", error.errno
+                ) from error
             if not got:
                 raise FormatError(f"{self.where}: the file became shorter while it was read: copy it again")
             rest, at = rest[got:], at + got
         if self.dtype == np.bool_:
             numbers = np.frombuffer(data, np.uint8)
             if numbers.size and int(numbers.max()) > 1:
-                raise FormatError(f"{self.where}: a value that must be 0 or 1 is {int(numbers.max())}: the file is damaged")
+                raise FormatError(
+                    f"{self.where}: a value that must be 0 or 1 is {int(numbers.max())}: the file is damaged"
+                )
         return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape)
 
     def used(self, start: int) -> int:
-        """One more than the last row from `start` on that has a byte other than 0; `start` if there is none."""
+        """One more than the last row from `start` on that has a byte other than 0; `start` if there is
+        none."""
         step, stop = max(1, BLOCK_BYTES // max(1, self.row_bytes)), self.count
         while stop > start:
             begin = max(start, stop - step)
-            found = np.flatnonzero(self.read(begin, stop).reshape(stop - begin, -1).view(np.uint8).any(axis=1))
+            found = np.flatnonzero(
+                self.read(begin, stop).reshape(stop - begin, -1).view(np.uint8).any(axis=1)
+            )
             if len(found):
                 return begin + int(found[-1]) + 1
             stop = begin

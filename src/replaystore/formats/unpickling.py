@@ -1,13 +1,15 @@
 """What a pickled buffer of active_rlhf says, found out without running anything in it.
 
-This is no unpickler: it knows the few instructions that such a file consists of, and the four names that it speaks of, and makes of them
-numbers, text and the places of tensors. Nothing is imported, called or looked up by a name from the file; Python's `pickle` and `torch` are
-not involved.
+This is no unpickler: it knows the few instructions that such a file consists of, and the four names that it
+speaks of, and makes of them numbers, text and the places of tensors. Nothing is imported, called or looked up
+by a name from the file; Python's `pickle` and `torch` are not involved.
 
-1. An instruction, a name, a shape of data that such a file never has is a FormatError that says at which byte.
+1. An instruction, a name, a shape of data that such a file never has is a FormatError that says at which
+   byte.
 2. The bytes of a tensor are not read: a tensor is the place in the file where they lie one behind the other.
-3. Memory is bounded whatever the file says: what is on the stack, how deep it is nested, how long text is, how much is remembered.
-   Only trajectories grow with the file: they are kept as columns, 36 bytes each, at most MAX_TRAJECTORIES.
+3. Memory is bounded whatever the file says: what is on the stack, how deep it is nested, how long text is,
+   how much is remembered. Only trajectories grow with the file: they are kept as columns, 36 bytes each, at
+   most MAX_TRAJECTORIES.
 """
 
 from __future__ import annotations
@@ -70,13 +72,16 @@ class Infos:
 
 
 def scan(descriptor: int, size: int, where: str) -> dict[str, Any]:
-    """The dict that the file of `size` bytes holds: ints, tuples of ints, `Tensor`s, and `Infos` for the list of trajectories.
+    """The dict that the file of `size` bytes holds: ints, tuples of ints, `Tensor`s, and `Infos` for the list
+    of trajectories.
 
     FormatError: it is not the pickle of a buffer of active_rlhf, or damaged.
     """
     found = _Outer(Stream(descriptor, 0, size, where)).run()
     if type(found) is not dict:
-        raise FormatError(f"{where} holds a {type(found).__name__}, not a buffer of active_rlhf: check which file it is")
+        raise FormatError(
+            f"{where} holds a {type(found).__name__}, not a buffer of active_rlhf: check which file it is"
+        )
     return found
 
 
@@ -114,7 +119,13 @@ _STORAGES: dict[Any, np.dtype[Any]] = {
     Name("torch", "HalfStorage"): np.dtype("<f2"),
     Name("torch", "BoolStorage"): np.dtype(np.bool_),
 }
-_INFO_KEYS = {"start_pos": int, "length": int, "split": str, "on_policiness_score": float, "last_updated_step": int}
+_INFO_KEYS = {
+    "start_pos": int,
+    "length": int,
+    "split": str,
+    "on_policiness_score": float,
+    "last_updated_step": int,
+}
 
 
 # --- the machines
@@ -167,10 +178,14 @@ class _Outer(Machine):
     def append(self, items: list[Any]) -> None:
         (target,) = self.popped(1)
         if type(target) is not Infos or len(target) + len(items) > MAX_TRAJECTORIES:
-            raise self.stream.error(f"items are added to what is no list of at most {MAX_TRAJECTORIES} trajectories")
+            raise self.stream.error(
+                f"items are added to what is no list of at most {MAX_TRAJECTORIES} trajectories"
+            )
         for item in items:
             if type(item) is not _Info or item.state is None:
-                raise self.stream.error(f"its list of trajectories has a {type(item).__name__.strip('_').lower()}")
+                raise self.stream.error(
+                    f"its list of trajectories has a {type(item).__name__.strip('_').lower()}"
+                )
             target.append(*item.state)
         self.stack.append(target)
 
@@ -183,9 +198,12 @@ class _Outer(Machine):
         target, state = self.popped(2)
         if type(target) is not _Info or target.state is not None or type(state) is not dict:
             raise self.stream.error("it sets the state of what is no new trajectory")
-        if state.keys() != _INFO_KEYS.keys() or any(type(state[key]) is not kind for key, kind in _INFO_KEYS.items()):
+        if state.keys() != _INFO_KEYS.keys() or any(
+            type(state[key]) is not kind for key, kind in _INFO_KEYS.items()
+        ):
             raise self.stream.error(
-                "a trajectory has other values than start_pos, length, split, on_policiness_score and last_updated_step"
+                "a trajectory has other values than start_pos, length, split, on_policiness_score and "
+                "last_updated_step"
             )
         if any(state[key] not in _INT64 for key, kind in _INFO_KEYS.items() if kind is int):
             raise self.stream.error("a number of a trajectory is beyond 64 bits")
@@ -203,19 +221,34 @@ class _Outer(Machine):
             raise self.stream.error("it calls something that such a file does not")
 
     def tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, gradient: Any, hooks: Any) -> Tensor:
-        """A tensor whose numbers lie one behind the other in its storage: with other strides a small file could stand for any size."""
-        if type(storage) is not _Storage or type(offset) is not int or type(gradient) is not bool or hooks is not _HOOKS:
+        """A tensor whose numbers lie one behind the other in its storage: with other strides a small file
+        could stand for any size."""
+        if (
+            type(storage) is not _Storage
+            or type(offset) is not int
+            or type(gradient) is not bool
+            or hooks is not _HOOKS
+        ):
             raise self.stream.error("a tensor is not made as such a file does it")
-        if not all(type(sizes) is tuple and all(type(n) is int and n >= 0 for n in sizes) for sizes in (shape, stride)):
+        if not all(
+            type(sizes) is tuple and all(type(n) is int and n >= 0 for n in sizes)
+            for sizes in (shape, stride)
+        ):
             raise self.stream.error("a tensor has sizes or strides that are no numbers, or negative")
         count, wanted = 1, []
         for length in reversed(shape):
             wanted.append(count)
             count *= length
-        if len(shape) != len(stride) or (count and any(n != 1 and s != w for n, s, w in zip(shape, stride, wanted[::-1], strict=True))):
-            raise self.stream.error(f"a tensor of shape {shape} has the strides {stride}, and does not lie in one piece")
+        if len(shape) != len(stride) or (
+            count and any(n != 1 and s != w for n, s, w in zip(shape, stride, wanted[::-1], strict=True))
+        ):
+            raise self.stream.error(
+                f"a tensor of shape {shape} has the strides {stride}, and does not lie in one piece"
+            )
         if offset < 0 or offset + count > storage.count:
-            raise self.stream.error(f"a tensor of {count} numbers reaches beyond its storage of {storage.count}")
+            raise self.stream.error(
+                f"a tensor of {count} numbers reaches beyond its storage of {storage.count}"
+            )
         return Tensor(storage.dtype, shape, storage.offset + offset * storage.dtype.itemsize)
 
 
@@ -243,10 +276,17 @@ class _Inner(Machine):
 
     def persistent(self, value: Any) -> None:
         """A storage is written as `("storage", type, key, device, count, view)`, and as nothing else."""
-        if type(value) is not tuple or len(value) != 6 or value[0] != "storage" or value[1] not in _STORAGES or value[5] is not None:
+        if (
+            type(value) is not tuple
+            or len(value) != 6
+            or value[0] != "storage"
+            or value[1] not in _STORAGES
+            or value[5] is not None
+        ):
             raise self.stream.error("a torch stream refers to what is no storage")
         _, kind, key, device, count, _ = value
-        if type(device) is not str or not _DEVICE.fullmatch(device):  # wherever it was, its numbers are in the file
+        # Wherever it was, its numbers are in the file.
+        if type(device) is not str or not _DEVICE.fullmatch(device):
             raise self.stream.error(f"a tensor lies on a device {device!r:.40}, which there is not")
         if type(key) is not str or type(count) is not int or count < 0:
             raise self.stream.error("a storage has no name, or no size")
@@ -254,16 +294,25 @@ class _Inner(Machine):
 
 
 def _storage(outer: Stream, payload: Payload) -> _Storage:
-    """The storage that a torch stream of the old kind holds: five small pickles, the number of elements, the elements."""
-    stream = Stream(outer.descriptor, payload.start, min(payload.stop, payload.start + INNER_HEADER), outer.where)
+    """The storage that a torch stream of the old kind holds: five small pickles, the number of elements, the
+    elements."""
+    stream = Stream(
+        outer.descriptor, payload.start, min(payload.stop, payload.start + INNER_HEADER), outer.where
+    )
     magic, version, system, stored, keys = (_Inner(stream).run() for _ in range(5))
-    if magic != _MAGIC or version != 1001 or type(system) is not dict or system.get("little_endian") is not True:
+    if (
+        magic != _MAGIC
+        or version != 1001
+        or type(system) is not dict
+        or system.get("little_endian") is not True
+    ):
         raise stream.error("a tensor is not stored as torch does it on a little-endian machine")
     if type(stored) is not tuple or len(stored) != 3 or type(stored[0]) is not Name or keys != [stored[1]]:
         raise stream.error("a torch stream holds something else than one storage")
     dtype, count, written = _STORAGES[stored[0]], stored[2], stream.number(8)
     if written != count or count * dtype.itemsize != payload.stop - stream.at:
         raise stream.error(
-            f"a storage says that it has {count} and {written} elements of {dtype}, and has {payload.stop - stream.at} bytes"
+            f"a storage says that it has {count} and {written} elements of {dtype}, and has "
+            f"{payload.stop - stream.at} bytes"
         )
     return _Storage(dtype, stream.at, count)

@@ -1,9 +1,10 @@
 """Files that appear under their names when they are complete and durable: all of them, or none.
 
-One file replaces another at once. Several cannot, and yet nobody may find some of them old and some new: the new ones get names that
-end in `.replaystore-new`, the last one last. From then on they count, and are given their own names, while the old ones are aside as
-`.replaystore-old`, so that other software finds either what belongs together or not all of it. Whoever comes upon such names
-(`settle`) completes that, or takes it back; a process may be killed at any moment.
+One file replaces another at once. Several cannot, and yet nobody may find some of them old and some new: the
+new ones get names that end in `.replaystore-new`, the last one last. From then on they count, and are given
+their own names, while the old ones are aside as `.replaystore-old`, so that other software finds either what
+belongs together or not all of it. Whoever comes upon such names (`settle`) completes that, or takes it back;
+a process may be killed at any moment.
 
     new files       name of the last     who counts
     no last one     is there             the old ones; others of these names are left over
@@ -32,10 +33,11 @@ NEW, OLD = ".replaystore-new", ".replaystore-old"
 
 
 class NewFiles:
-    """New files, in `files` while they are written; leaving `with` without an exception puts them in place, otherwise nothing changes.
+    """New files, in `files` while they are written; leaving `with` without an exception puts them in place,
+    otherwise nothing changes.
 
-    What a symbolic link names is replaced, and not the link. Of two who write at the same time, the last one's files stay.
-    AlreadyExistsError: one is there, and is not to be replaced; StorageError.
+    What a symbolic link names is replaced, and not the link. Of two who write at the same time, the last
+    one's files stay. AlreadyExistsError: one is there, and is not to be replaced; StorageError.
     """
 
     def __init__(self, paths: Sequence[str], *, overwrite: bool) -> None:
@@ -51,7 +53,9 @@ class NewFiles:
             if stat.S_ISDIR(mode):
                 raise AlreadyExistsError(f"{path} is a folder: choose another name")
             if not stat.S_ISREG(mode):
-                raise AlreadyExistsError(f"{path} is no regular file, and is not replaced: choose another name")
+                raise AlreadyExistsError(
+                    f"{path} is no regular file, and is not replaced: choose another name"
+                )
         self.paths = [os.path.realpath(path) if os.path.islink(path) else path for path in paths]
 
     @property
@@ -66,7 +70,9 @@ class NewFiles:
                 self._new.append(NewFile(path))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None:
             self._fail(error)
             return
@@ -91,7 +97,8 @@ class NewFiles:
             try:
                 for new in self._new[:-1]:
                     new.put(new.path + NEW)
-                _sync_folders(self.paths)  # the last one says that the others are there: after a power cut, too
+                # The last one says that the others are there: after a power cut, too.
+                _sync_folders(self.paths)
                 self._new[-1].put(self.paths[-1] + NEW)
                 _sync_folders(self.paths[-1:])
             except BaseException:
@@ -123,7 +130,9 @@ class NewFiles:
         if isinstance(error, FileExistsError | NotADirectoryError):
             reason = "a folder in its path is a file"
         advice = (
-            "make room, or choose another disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose a place that can be written to"
+            "make room, or choose another disk"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else ("choose a place that can be written to")
         )
         return StorageError(f"{' and '.join(self.paths)} cannot be written: {reason}; {advice}", error.errno)
 
@@ -143,8 +152,10 @@ def settle(paths: Sequence[str]) -> None:
     except OSError as error:
         names = " and ".join(path + NEW for path in paths)
         raise StorageError(
-            f"{' and '.join(paths)} were being replaced when a process was killed, and that cannot be completed here "
-            f"({error.strerror or error}): open them where they can be written to (the new ones are {names}, where these are there)",
+            f"{' and '.join(paths)} were being replaced when a process was killed, and that cannot be "
+            "completed here "
+            f"({error.strerror or error}): open them where they can be written to (the new ones are "
+            f"{names}, where these are there)",
             error.errno,
         ) from error
 

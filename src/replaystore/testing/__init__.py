@@ -38,5 +38,8 @@ if not TYPE_CHECKING:
         from importlib import import_module
 
         if name not in _HOMES:
-            raise AttributeError(f"module 'replaystore.testing' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+            raise AttributeError(
+                f"module 'replaystore.testing' has no attribute {name!r}; its public names "
+                f"are {', '.join(__all__)}"
+            )
         return getattr(import_module(f"replaystore.testing.{_HOMES[name]}"), name)

@@ -1,4 +1,5 @@
-"""A campaign's function in a process of its own, whose Tally comes back: what dies or hangs there is told, and takes nobody with it."""
+"""A campaign's function in a process of its own, whose Tally comes back: what dies or hangs there is told,
+and takes nobody with it."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def apart(
     environment: Mapping[str, str] | None = None,
     timeout: float | None = None,
 ) -> Tally:
-    """The Tally of a function (of a module, by their names) in another process; arguments must be JSON. RuntimeError: it died, or hung."""
+    """The Tally of a function (of a module, by their names) in another process; arguments must be JSON.
+    RuntimeError: it died, or hung."""
     roots = os.pathsep.join(path for path in sys.path if path)
     settings = {**os.environ, "PYTHONPATH": roots, **(environment or {})}
     call = json.dumps([module, function, arguments, dict(options)])

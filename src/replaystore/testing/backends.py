@@ -1,12 +1,13 @@
-"""What every backend must do, tested through the public buffer: one class, used by this package and by whoever writes a backend.
+"""What every backend must do, tested through the public buffer: one class, used by this package and by
+whoever writes a backend.
 
     class TestMyBackend(BackendSuite):
         @pytest.fixture
         def location(self, tmp_path: Path) -> str:
             return f"{tmp_path}/buffer.mine"
 
-A test is skipped by capability, never by the name of a backend. Stores are tiny, with chunks of a few rows and shards of two chunks,
-so that every border is crossed.
+A test is skipped by capability, never by the name of a backend. Stores are tiny, with chunks of a few rows
+and shards of two chunks, so that every border is crossed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a backend must do at a commit, and between two: what is seen when, by whom, and what can be gone back to."""
+"""What a backend must do at a commit, and between two: what is seen when, by whom, and what can be gone back
+to."""
 
 from __future__ import annotations
 
@@ -142,7 +143,9 @@ class CommitSuite:
         buffer, plain = store.create(), PlainBuffer(small())
         for turn in range(10):
             for recorder in (buffer, plain):
-                recorder.append(columns(small(), 1 + turn * 3 % 8, seed=turn), env=turn % 2, final_observation=None)
+                recorder.append(
+                    columns(small(), 1 + turn * 3 % 8, seed=turn), env=turn % 2, final_observation=None
+                )
                 recorder.commit()
         for _ in range(2):
             for commit in plain.commits():
@@ -179,7 +182,9 @@ class CommitSuite:
             recorder.append(columns(small(), 70, seed=21))
             recorder.commit()
 
-        assert reader[raw][:].tobytes() == before.tobytes(), "raw rows that a reader has open stay as they are"
+        assert reader[raw][:].tobytes() == before.tobytes(), (
+            "raw rows that a reader has open stay as they are"
+        )
         for view, seen in ((reader, expected), (old, older), (unread, expected)):
             try:
                 shown = Contents.of(view)
@@ -191,7 +196,9 @@ class CommitSuite:
         assert plain.contents().difference(Contents.of(reader)) == ""
         buffer.close()
         for commit in plain.commits():
-            assert plain.contents(commit).difference(Contents.of(store.open(commit=commit))) == "", f"commit {commit}"
+            assert plain.contents(commit).difference(Contents.of(store.open(commit=commit))) == "", (
+                f"commit {commit}"
+            )
         for dead in range(target + 1, 7):
             with pytest.raises(NotFoundError, match="rolled back"):
                 store.open(commit=dead)
@@ -213,7 +220,9 @@ class CommitSuite:
         assert plain.contents().difference(Contents.of(store.open())) == ""
 
     @pytest.mark.parametrize("shapes", [((2,), ()), ((), (2,)), ((2, 3), (4,))])
-    def test_a_late_field_that_was_given_up_can_be_of_another_shape(self, store: Store, shapes: tuple[tuple[int, ...], ...]) -> None:
+    def test_a_late_field_that_was_given_up_can_be_of_another_shape(
+        self, store: Store, shapes: tuple[tuple[int, ...], ...]
+    ) -> None:
         """Its rows are given up first, then the field; nothing of either is in the way of the next one."""
         buffer, plain = store.create(), PlainBuffer(small())
         for recorder in (plain, buffer):

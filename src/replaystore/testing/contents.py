@@ -1,4 +1,5 @@
-"""Everything that a user can see of a buffer, as plain arrays that are compared bit for bit (NaN equals NaN, -0.0 differs from 0.0)."""
+"""Everything that a user can see of a buffer, as plain arrays that are compared bit for bit (NaN equals NaN,
+-0.0 differs from 0.0)."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Contents:
     stories: list[Story]
     """The trajectories, in the order of the table."""
     following: Mapping[str, list[bytes | None]] = field(default_factory=dict)
-    """By observation field, for each step, the observation after it; None where no step and no final observation says."""
+    """By observation field, for each step, the observation after it; None where no step and no final
+    observation says."""
 
     @classmethod
     def of(cls, buffer: BufferReader) -> Contents:
@@ -54,12 +56,15 @@ class Contents:
         return len(next(iter(self.columns.values())))
 
     def by_trajectory(self) -> Contents:
-        """The same without the order of rows, which depends on when steps of several environments were handed over together."""
+        """The same without the order of rows, which depends on when steps of several environments were handed
+        over together."""
         return Contents({name: values[:0] for name, values in self.columns.items()}, self.table, self.stories)
 
     def difference(self, other: Contents) -> str:
         """The first thing in which `other` differs, in one line; empty if they are the same."""
-        found = _differing("steps", self.columns, other.columns) or _differing("table", self.table, other.table)
+        found = _differing("steps", self.columns, other.columns) or _differing(
+            "table", self.table, other.table
+        )
         if found:
             return found
         if len(self.stories) != len(other.stories):
@@ -67,8 +72,13 @@ class Contents:
         for number, (mine, theirs) in enumerate(zip(self.stories, other.stories, strict=True)):
             found = _differing(f"trajectory {number}", mine.columns, theirs.columns)
             if not found and (mine.final_observation is None) != (theirs.final_observation is None):
-                found = f"trajectory {number}: final observation {theirs.final_observation} instead of {mine.final_observation}"
-            found = found or _differing(f"end of trajectory {number}", mine.final_observation or {}, theirs.final_observation or {})
+                found = (
+                    f"trajectory {number}: final observation {theirs.final_observation} instead of "
+                    f"{mine.final_observation}"
+                )
+            found = found or _differing(
+                f"end of trajectory {number}", mine.final_observation or {}, theirs.final_observation or {}
+            )
             if found:
                 return found
         for name, known in self.following.items():
@@ -107,11 +117,18 @@ def _differing(where: str, expected: Arrays, found: Arrays) -> str:
                 return f"{where}: {name} is {theirs.tolist()} instead of {mine.tolist()}"
             continue
         if mine.dtype != theirs.dtype or mine.shape != theirs.shape:
-            return f"{where}: {name} is {theirs.dtype}{list(theirs.shape)} instead of {mine.dtype}{list(mine.shape)}"
+            return (
+                f"{where}: {name} is {theirs.dtype}{list(theirs.shape)} instead of "
+                f"{mine.dtype}{list(mine.shape)}"
+            )
         same = _bytes_equal(mine, theirs)
         if not np.all(same):
             row = int(np.flatnonzero(~np.asarray(same))[0])
-            return f"{where}: row {row} of {name} is {theirs[row]!r} instead of {mine[row]!r}" if mine.ndim else f"{where}: {name} differs"
+            return (
+                f"{where}: row {row} of {name} is {theirs[row]!r} instead of {mine[row]!r}"
+                if mine.ndim
+                else f"{where}: {name} differs"
+            )
     return ""
 
 

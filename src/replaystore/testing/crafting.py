@@ -1,7 +1,8 @@
-"""Zarr stores and zips as a stranger would craft them (crafting_hdf5.py has HDF5 files): structure is kept and checksums are made
-right, and what they are about is not.
+"""Zarr stores and zips as a stranger would craft them (crafting_hdf5.py has HDF5 files): structure is kept
+and checksums are made right, and what they are about is not.
 
-Each craft takes a store and a source of chance, and gives what it did, in words, and the changed files; or None: not with this store.
+Each craft takes a store and a source of chance, and gives what it did, in words, and the changed files; or
+None: not with this store.
 """
 
 from __future__ import annotations
@@ -33,8 +34,44 @@ DEEP: Any = []
 for _ in range(90):
     DEEP = [DEEP]
 ODD: tuple[Any, ...] = (
-    *(None, True, False, -1, 0, 1, 2, 7, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64, 10**12, -(2**63), 10**30, 0.5, 1e308),
-    *("", "x", "..", "../../x", "/etc/passwd", "0", "object", "float128", "datetime64[s]", "S8", "zstd", "zstd:99", "\0", "\ud800"),
+    *(
+        None,
+        True,
+        False,
+        -1,
+        0,
+        1,
+        2,
+        7,
+        2**31,
+        2**32,
+        2**53,
+        2**62,
+        2**63 - 1,
+        2**63,
+        2**64,
+        10**12,
+        -(2**63),
+        10**30,
+        0.5,
+        1e308,
+    ),
+    *(
+        "",
+        "x",
+        "..",
+        "../../x",
+        "/etc/passwd",
+        "0",
+        "object",
+        "float128",
+        "datetime64[s]",
+        "S8",
+        "zstd",
+        "zstd:99",
+        "\0",
+        "\ud800",
+    ),
     *("x" * 5000, [], {}, [[]], [0], [-1], [2**40] * 3, [1] * 40, {"x": 1}, DEEP),
 )
 NUMBERS = (0, 1, 2, 3, 5, 100, 4096, 2**16, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, -1, -2, -(2**63))
@@ -66,12 +103,20 @@ def mutated(tree: Any, draw: random.Random) -> tuple[str, Any]:
         owner[last] = draw.choice((value + 1, value - 1, 2 * value, -value, value + 2**32, str(value)))
     elif way == 2 and isinstance(value, list) and value:
         owner[last] = draw.choice(
-            (value * 2, value[:-1], value[::-1], [*value, draw.choice(ODD)], {str(n): v for n, v in enumerate(value)})
+            (
+                value * 2,
+                value[:-1],
+                value[::-1],
+                [*value, draw.choice(ODD)],
+                {str(n): v for n, v in enumerate(value)},
+            )
         )
     elif way == 3:
         owner[last] = [value]
     elif way == 4 and isinstance(owner, dict):
-        owner[draw.choice(("x", "", "extra", last + "x", "steps/x", "../x", "start"))] = draw.choice((value, *ODD))
+        owner[draw.choice(("x", "", "extra", last + "x", "steps/x", "../x", "start"))] = draw.choice(
+            (value, *ODD)
+        )
     elif way == 5:
         owner[last] = copy.deepcopy(_at(tree, draw.choice([path for path in _places(tree) if path])))
     else:
@@ -92,7 +137,11 @@ def _finished(store: Specimen, draw: random.Random, told: str, change: Mapping[s
     """The change; in an archive mostly with a manifest that is right, too; in a zip packed again."""
     files = {**store.files, **change} if store.path.suffix != ".zip" else {**_members(store), **change}
     if MANIFEST in files and MANIFEST not in change and draw.random() < 0.8:
-        lines = (f"{sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()) if name != MANIFEST and "lock" not in name)
+        lines = (
+            f"{sha256(data).hexdigest()}  {name}\n"
+            for name, data in sorted(files.items())
+            if name != MANIFEST and "lock" not in name
+        )
         change = {**change, MANIFEST: "".join(lines).encode()}
     if store.path.suffix != ".zip":
         return told, dict(change)
@@ -130,21 +179,33 @@ def _root(store: Specimen, draw: random.Random) -> Crafted:
     told, tree = mutated(json.loads(_content(store)["zarr.json"]), draw)
     text = json.dumps(tree).encode()
     if draw.random() < 0.05:
-        told, text = "nested deep", b'{"zarr_format": 3, "attributes": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+        told, text = (
+            "nested deep",
+            b'{"zarr_format": 3, "attributes": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        )
     return _finished(store, draw, told, {"zarr.json": text})
 
 
 def _index(store: Specimen, draw: random.Random) -> Crafted:
     files = _content(store)
-    shards = [name for name in files if re.search(r"/c/\d+(/0)*$", name) and "journal/" not in name and len(files[name]) > 4096]
+    shards = [
+        name
+        for name in files
+        if re.search(r"/c/\d+(/0)*$", name) and "journal/" not in name and len(files[name]) > 4096
+    ]
     name = draw.choice(shards)
     owner = json.loads(files[name.partition("/c/")[0] + "/zarr.json"])
-    per_shard = owner["chunk_grid"]["configuration"]["chunk_shape"][0] // owner["codecs"][0]["configuration"]["chunk_shape"][0]
+    per_shard = (
+        owner["chunk_grid"]["configuration"]["chunk_shape"][0]
+        // owner["codecs"][0]["configuration"]["chunk_shape"][0]
+    )
     data = bytearray(files[name])
     index = np.frombuffer(data, "<u8", 2 * per_shard).copy()
     at = draw.randrange(min(len(index), 8))
     old = int(index[at])
-    index[at] = draw.choice([*NUMBERS, old + 1, old - 1, len(data), len(data) - 1, int(index[at - 2])]) % 2**64
+    index[at] = (
+        draw.choice([*NUMBERS, old + 1, old - 1, len(data), len(data) - 1, int(index[at - 2])]) % 2**64
+    )
     data[: 16 * per_shard] = index.tobytes()
     data[16 * per_shard : 16 * per_shard + 4] = _crc(index.tobytes())
     return _finished(store, draw, f"{name}: number {at} of the index is {index[at]}", {name: bytes(data)})
@@ -161,7 +222,15 @@ def _place(store: Specimen, draw: random.Random) -> Crafted:
         name = "/".join(parts[: draw.randrange(1, len(parts) + 1)])
     if draw.random() < 0.2:
         name += draw.choice((".new", "x"))
-    elsewhere = ("link:/etc/passwd", "link:/dev/zero", "link:.", "link:..", "link:zarr.json", "link:nowhere", "link:/proc/self/fd/0")
+    elsewhere = (
+        "link:/etc/passwd",
+        "link:/dev/zero",
+        "link:.",
+        "link:..",
+        "link:zarr.json",
+        "link:nowhere",
+        "link:/proc/self/fd/0",
+    )
     what = draw.choice((*elsewhere, "pipe", "socket", "folder", 1 << 33, 50 << 30, 0, b"", b"x" * 100))
     if isinstance(what, int) and name not in store.files:
         what = b"{}"
@@ -173,7 +242,16 @@ def _manifest(store: Specimen, draw: random.Random) -> Crafted:
     lines = files[MANIFEST].decode().splitlines()
     at = draw.randrange(len(lines))
     digest, _, name = lines[at].partition("  ")
-    odd = (f"{digest}  ../../etc/passwd", f"{digest}  /dev/zero", f"{digest}  {name}\0", f"{digest}x  {name}", "", name, lines[0], "\ud800")
+    odd = (
+        f"{digest}  ../../etc/passwd",
+        f"{digest}  /dev/zero",
+        f"{digest}  {name}\0",
+        f"{digest}x  {name}",
+        "",
+        name,
+        lines[0],
+        "\ud800",
+    )
     lines[at] = draw.choice(odd)
     told = f"line {at} of the manifest is {lines[at]!r:.60}"
     return _finished(store, draw, told, {MANIFEST: "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n"})
@@ -203,7 +281,9 @@ def records(data: bytes) -> list[tuple[dict[str, Any], list[list[Any]]]]:
 
 
 def packed(meta: Any, blobs: list[list[Any]]) -> bytes:
-    text = json.dumps(meta | {"blobs": [[name, count] for name, count, _ in blobs]} if isinstance(meta, dict) else meta).encode()
+    text = json.dumps(
+        meta | {"blobs": [[name, count] for name, count, _ in blobs]} if isinstance(meta, dict) else meta
+    ).encode()
     payload = b"".join((struct.pack("<I", len(text)), text, *(data for *_, data in blobs)))
     length = struct.pack("<Q", len(payload))
     return b"RSC1" + _crc(length + payload) + length + payload
@@ -222,7 +302,15 @@ def changed_log(data: bytes, draw: random.Random) -> tuple[str, bytes]:
     elif way < 0.9 and blobs:
         told = f"without {blobs.pop(draw.randrange(len(blobs)))[0]}"
     elif way < 0.94:
-        blobs.append([draw.choice(("rows:x", "at:steps/action", "keep:", "x", "mutable:parts/start", "grow:steps/x")), 8, bytes(8)])
+        blobs.append(
+            [
+                draw.choice(
+                    ("rows:x", "at:steps/action", "keep:", "x", "mutable:parts/start", "grow:steps/x")
+                ),
+                8,
+                bytes(8),
+            ]
+        )
         told = f"with {blobs[-1][0]}"
     else:
         other = draw.randrange(len(known))
@@ -237,7 +325,11 @@ def _changed_blob(blob: list[Any], draw: random.Random) -> tuple[str, list[Any]]
     name, count, data = blob
     way = draw.randrange(5)
     if way == 0:
-        return f"{name} says {(wrong := draw.choice((*NUMBERS, count + 1, 'x', None)))!r} bytes", [name, wrong, data]
+        return f"{name} says {(wrong := draw.choice((*NUMBERS, count + 1, 'x', None)))!r} bytes", [
+            name,
+            wrong,
+            data,
+        ]
     if way == 1:
         shorter = data[: draw.randrange(len(data) + 1)]
         return f"{name} is cut at {len(shorter)}", [name, len(shorter), shorter]
@@ -248,7 +340,11 @@ def _changed_blob(blob: list[Any], draw: random.Random) -> tuple[str, list[Any]]
     cells = np.frombuffer(data[: len(data) // 8 * 8], "<i8").copy()
     at = draw.randrange(len(cells))
     cells[at] = draw.choice((*NUMBERS, int(cells[at]) + 1, int(cells[at]) - 1, int(cells[at - 1])))
-    return f"cell {at} of {name} is {cells[at]}", [name, len(data), cells.tobytes() + data[len(data) // 8 * 8 :]]
+    return f"cell {at} of {name} is {cells[at]}", [
+        name,
+        len(data),
+        cells.tobytes() + data[len(data) // 8 * 8 :],
+    ]
 
 
 def _record(store: Specimen, draw: random.Random) -> Crafted:
@@ -261,15 +357,29 @@ def _record(store: Specimen, draw: random.Random) -> Crafted:
 def _table(store: Specimen, draw: random.Random) -> Crafted:
     """A cell of a table that has reached its array, with the checksum in the log made right."""
     files = _content(store)
-    names = sorted((name for name in files if re.search(r"journal/log/c/\d+$", name)), key=lambda name: int(name.rpartition("/")[2]))
+    names = sorted(
+        (name for name in files if re.search(r"journal/log/c/\d+$", name)),
+        key=lambda name: int(name.rpartition("/")[2]),
+    )
     log = records(files[names[-1]])
-    known = {name: rows for name, (rows, _) in log[0][0].get("tables", {}).items() if rows and f"{name}/c/0" in files}
-    known = {name: rows for name, rows in known.items() if log[0][0]["arrays"][name]["dtype"] in ("int64", "int32", "uint32")}
+    known = {
+        name: rows
+        for name, (rows, _) in log[0][0].get("tables", {}).items()
+        if rows and f"{name}/c/0" in files
+    }
+    known = {
+        name: rows
+        for name, rows in known.items()
+        if log[0][0]["arrays"][name]["dtype"] in ("int64", "int32", "uint32")
+    }
     if not known:
         return None
     name = draw.choice(list(known))
     width = 8 if log[0][0]["arrays"][name]["dtype"] == "int64" else 4
-    file, header = f"{name}/c/0", -(-(16 * log[0][0]["arrays"][name].get("chunks_per_shard", 128) + 4) // 4096) * 4096
+    file, header = (
+        f"{name}/c/0",
+        -(-(16 * log[0][0]["arrays"][name].get("chunks_per_shard", 128) + 4) // 4096) * 4096,
+    )
     data, size = bytearray(files[file]), known[name] * width
     at = header + draw.randrange(known[name]) * width
     value = draw.choice((*NUMBERS, int.from_bytes(data[at : at + width], "little") + 1)) % 256**width
@@ -286,7 +396,11 @@ def _directory(store: Specimen, draw: random.Random) -> Crafted:
     """Numbers of the directory, of its end, or of the headers of members."""
     data = bytearray(store.files[""])
     signature, form, fields = draw.choice(
-        ((b"PK\x01\x02", "<4s6H3I5H2I", range(1, 17)), (b"PK\x03\x04", "<4s5H3I2H", range(1, 11)), (b"PK\x05\x06", "<4s4H2IH", range(1, 8)))
+        (
+            (b"PK\x01\x02", "<4s6H3I5H2I", range(1, 17)),
+            (b"PK\x03\x04", "<4s5H3I2H", range(1, 11)),
+            (b"PK\x05\x06", "<4s4H2IH", range(1, 8)),
+        )
     )
     at = draw.choice([match.start() for match in re.finditer(re.escape(signature), bytes(data))])
     if at + struct.calcsize(form) > len(data):
@@ -294,7 +408,9 @@ def _directory(store: Specimen, draw: random.Random) -> Crafted:
     values = list(struct.unpack_from(form, data, at))
     field = draw.choice(fields)
     width = {"H": 2, "I": 4}[_letters(form)[field]]
-    values[field] = draw.choice((*NUMBERS, values[field] + 1, values[field] - 1, 2 * values[field])) % 256**width
+    values[field] = (
+        draw.choice((*NUMBERS, values[field] + 1, values[field] - 1, 2 * values[field])) % 256**width
+    )
     struct.pack_into(form, data, at, *values)
     if draw.random() < 0.2:  # a name
         begin = at + struct.calcsize(form)

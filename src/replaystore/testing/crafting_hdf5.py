@@ -1,4 +1,5 @@
-"""HDF5 files as a stranger would craft them: the user block with right seals, and with h5py itself what lies behind it."""
+"""HDF5 files as a stranger would craft them: the user block with right seals, and with h5py itself what lies
+behind it."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ __all__ = ["HDF5_CRAFTS", "HDF5_LOOSE"]
 def _record(store: Specimen, draw: random.Random) -> Crafted:
     data = bytearray(store.files[""])
     head = _head(data)
-    told, log = changed_log(b"".join(bytes(data[offset : offset + length]) for offset, length in head.pieces)[: head.used], draw)
+    told, log = changed_log(
+        b"".join(bytes(data[offset : offset + length]) for offset, length in head.pieces)[: head.used], draw
+    )
     at = 0
     for offset, length in head.pieces:
         part = log[at : at + length]
@@ -64,7 +67,11 @@ def _front(store: Specimen, draw: random.Random) -> Crafted:
     old = int.from_bytes(data[at : at + 8], "little")
     value = draw.choice((*NUMBERS, old + 1, old - 1, old + 2, 2 * old, len(data), len(data) + 1)) % 2**64
     data[at : at + 8] = value.to_bytes(8, "little")
-    seal = lookup3(bytes(data[begin : begin + size])) if where == "superblock" else google_crc32c.value(bytes(data[begin : begin + size]))
+    seal = (
+        lookup3(bytes(data[begin : begin + size]))
+        if where == "superblock"
+        else google_crc32c.value(bytes(data[begin : begin + size]))
+    )
     data[begin + size : begin + size + 4] = struct.pack("<I", seal)
     return f"{where}: {value} instead of {old} at {at - begin}", {"": bytes(data)}
 
@@ -82,7 +89,14 @@ def _payload(data: bytearray, draw: random.Random) -> Crafted:
     payload = struct.pack("<I", count) + b"".join(entries) + held
     known = Header.unpack(bytes(data[:REGION]), JOURNAL)
     end = draw.choice((size, size + 8, 2 * size, 2**45, 1 << 18))
-    header = Header((known.sequence if known else 0) + 1, size, max(end, size), REGION, len(payload), google_crc32c.value(payload))
+    header = Header(
+        (known.sequence if known else 0) + 1,
+        size,
+        max(end, size),
+        REGION,
+        len(payload),
+        google_crc32c.value(payload),
+    )
     data[JOURNAL : JOURNAL + Header.SIZE] = header.pack()
     data[REGION : REGION + len(payload)] = payload
     return f"a journal of {count} entries to {end}", {"": bytes(data)}
@@ -104,7 +118,9 @@ def _attribute(store: Specimen, draw: random.Random) -> Crafted:
         file[name].attrs["replaystore"] = np.bytes_(json.dumps(tree))
         if draw.random() < 0.2:
             told = "of another type"
-            file[name].attrs["replaystore"] = draw.choice((1, np.arange(9), "text", np.bytes_(b"[" * 60_000), np.bytes_(b"\xff")))
+            file[name].attrs["replaystore"] = draw.choice(
+                (1, np.arange(9), "text", np.bytes_(b"[" * 60_000), np.bytes_(b"\xff"))
+            )
         return f"{name}: {told}"
 
     return _by_h5py(store, change)
@@ -130,10 +146,25 @@ def _object(store: Specimen, draw: random.Random) -> Crafted:
         name = draw.choice(names)
         own = file[name].attrs.get("replaystore")
         way = draw.choice(
-            ("gone", "soft", "external", "loop", "group", "deep", "dtype", "shape", "contiguous", "chunks", "huge", "resized")
+            (
+                "gone",
+                "soft",
+                "external",
+                "loop",
+                "group",
+                "deep",
+                "dtype",
+                "shape",
+                "contiguous",
+                "chunks",
+                "huge",
+                "resized",
+            )
         )
         if way == "resized" and isinstance(file[name], h5py.Dataset) and file[name].chunks:
-            file[name].resize(draw.choice((0, 1, 10**6, 2**40) if file[name].compression else (0, 1, 1000)), axis=0)
+            file[name].resize(
+                draw.choice((0, 1, 10**6, 2**40) if file[name].compression else (0, 1, 1000)), axis=0
+            )
             return f"{name} is resized to {file[name].shape}"
         del file[name]
         if way == "soft":
@@ -158,14 +189,26 @@ def _dataset(file: Any, name: str, way: str, own: Any, draw: random.Random) -> N
     dtype: Any = "f4"
     if way == "dtype":
         dtype = draw.choice(
-            (">i8", "S5", h5py.string_dtype(), [("a", "i4")], h5py.ref_dtype, "c16", "f2", "longdouble", h5py.enum_dtype({"a": 1}))
+            (
+                ">i8",
+                "S5",
+                h5py.string_dtype(),
+                [("a", "i4")],
+                h5py.ref_dtype,
+                "c16",
+                "f2",
+                "longdouble",
+                h5py.enum_dtype({"a": 1}),
+            )
         )
     chunks: Any = shape if all(shape) else None
     if way == "huge":
         shape, chunks = (2**40,), (draw.choice((1, 2**20)),)
     if way == "contiguous":
         chunks = None
-    made = file.create_dataset(name, shape, dtype, chunks=chunks, maxshape=(None, *shape[1:]) if chunks else None)
+    made = file.create_dataset(
+        name, shape, dtype, chunks=chunks, maxshape=(None, *shape[1:]) if chunks else None
+    )
     if own is not None:
         made.attrs["replaystore"] = np.bytes_(own)
 

@@ -2,10 +2,11 @@
 
     python -m replaystore.testing.crashes zarr --points 200 --seed 1
 
-A workload runs in a forked child, which is killed at the n-th operation on files, in the middle of it, or at a random time. Then, in
-other children, so that this process never has threads and stays cheap to fork: the store opens for reading, and shows a commit that
-the workload made, not older than the newest acknowledged, bit for bit; it opens for writing (some are killed again while recovering),
-shows the same, goes on, and verifies.
+A workload runs in a forked child, which is killed at the n-th operation on files, in the middle of it, or at
+a random time. Then, in other children, so that this process never has threads and stays cheap to fork: the
+store opens for reading, and shows a commit that the workload made, not older than the newest acknowledged,
+bit for bit; it opens for writing (some are killed again while recovering), shows the same, goes on, and
+verifies.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -45,7 +47,8 @@ SUFFIXES = {"zarr": (".zarr", "zstd:1"), "hdf5": (".h5", "gzip:1")}
 POINTS_PER_WORKLOAD = 20
 ACTIONS = 8
 MAKING, BY_TIME, RECOVERY = 0.07, 0.2, 0.25
-"""Of the kills, those while a store is being made; those at a random time; those followed by one during recovery, and so on."""
+"""Of the kills, those while a store is being made; those at a random time; those followed by one during
+recovery, and so on."""
 
 
 @contextmanager
@@ -62,10 +65,14 @@ def tiny() -> Iterator[None]:
         yield
 
 
-def forked(action: Callable[[Callable[[Any], None]], None], *, kill_after: float | None = None) -> tuple[int, list[Any]]:
-    """Run `action` in a child: its exit status (-9: killed; 1: an exception, whose text is the last message) and what it told.
+def forked(
+    action: Callable[[Callable[[Any], None]], None], *, kill_after: float | None = None
+) -> tuple[int, list[Any]]:
+    """Run `action` in a child: its exit status (-9: killed; 1: an exception, whose text is the last message)
+    and what it told.
 
-    `action` is given a function that tells this process something, which is safe once the function has returned."""
+    `action` is given a function that tells this process something, which is safe once the function has
+    returned."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -134,14 +141,19 @@ class Campaign:
             template = self._template(workload)
             self._restore(template)
             begun = time.monotonic()
-            status, told = forked(lambda tell, workload=workload: self._record(workload, Faults(), tell, new=False))  # type: ignore[misc]
+            record = partial(self._record, workload, Faults(), new=False)
+            status, told = forked(record)
             if status:
                 return [*failures, f"workload {number} fails without a crash: {told[-1]}"]
             duration, operations = time.monotonic() - begun, told[-1]
             for _ in range(min(POINTS_PER_WORKLOAD, points - done)):
                 done += 1
                 self._restore(None if generator.random() < MAKING else template)
-                point = Point(int(generator.integers(operations)) + 1, float(generator.choice([0.0, 0.3, 0.9, 1.0])), None)
+                point = Point(
+                    int(generator.integers(operations)) + 1,
+                    float(generator.choice([0.0, 0.3, 0.9, 1.0])),
+                    None,
+                )
                 if generator.random() < BY_TIME:
                     point = Point(None, 0, generator.uniform(0, duration))
                 problem = self._crash(workload, point, generator)
@@ -150,7 +162,8 @@ class Campaign:
         return failures
 
     def _template(self, workload: Workload) -> str:
-        """An empty store that the workload can begin with: making one at every point would take most of the time."""
+        """An empty store that the workload can begin with: making one at every point would take most of the
+        time."""
         folder = os.path.join(self._folder, f"template-{workload.plain.capacity}")
         if not os.path.exists(folder):
             self._restore(None)
@@ -170,7 +183,13 @@ class Campaign:
 
     def _make(self, workload: Workload) -> Buffer:
         with tiny():
-            return buffers.create(self.location, small(), storage=storage(self._codec), capacity=workload.plain.capacity, overwrite=True)
+            return buffers.create(
+                self.location,
+                small(),
+                storage=storage(self._codec),
+                capacity=workload.plain.capacity,
+                overwrite=True,
+            )
 
     def _open(self) -> Buffer:
         return buffers.open(self.location, "r+")
@@ -181,7 +200,12 @@ class Campaign:
             buffer = self._make(workload) if new else self._open()
             tell((0, 0))
             for action in workload.actions:
-                buffer = act(buffer, action, acknowledge=lambda commit: tell((0, commit)), reopen=lambda _: self._open())
+                buffer = act(
+                    buffer,
+                    action,
+                    acknowledge=lambda commit: tell((0, commit)),
+                    reopen=lambda _: self._open(),
+                )
             buffer.close()
         tell(faults.count)
 
@@ -189,18 +213,30 @@ class Campaign:
         """Kill at this point, and look. The problem found, or nothing."""
         faults = Faults(kill_at=point.operation, kill_phase=point.phase)
         new = not os.listdir(self._place)
-        status, told = forked(lambda tell: self._record(workload, faults, tell, new=new), kill_after=point.seconds)
+        status, told = forked(
+            lambda tell: self._record(workload, faults, tell, new=new), kill_after=point.seconds
+        )
         if status not in (0, -signal.SIGKILL):
             return f"the writer failed: {told[-1]}"
-        acknowledged = max((message[1] for message in told if isinstance(message, tuple)), default=None if new else 0)
+        acknowledged = max(
+            (message[1] for message in told if isinstance(message, tuple)), default=None if new else 0
+        )
         recoveries = []
         while generator.random() < RECOVERY:
-            recoveries.append(Faults(kill_at=int(generator.integers(1, 41)), kill_phase=float(generator.choice([0.0, 0.3, 1.0]))))
+            recoveries.append(
+                Faults(
+                    kill_at=int(generator.integers(1, 41)),
+                    kill_phase=float(generator.choice([0.0, 0.3, 1.0])),
+                )
+            )
         for recovery in recoveries:
-            status, told = forked(lambda _, recovery=recovery: self._recover(workload, acknowledged, recovery))  # type: ignore[misc]
+            recover = partial(self._recover, workload, acknowledged, recovery)
+            status, told = forked(lambda _, recover=recover: recover())  # type: ignore[misc]
             if status not in (0, -signal.SIGKILL):
                 return f"recovering after commit {acknowledged}: {told[-1]}"
-        status, told = forked(lambda _: self._continue(workload, acknowledged, int(generator.integers(1 << 30))))
+        status, told = forked(
+            lambda _: self._continue(workload, acknowledged, int(generator.integers(1 << 30)))
+        )
         return "" if status == 0 else f"after commit {acknowledged}: {told[-1] if told else status}"
 
     def _look(self, workload: Workload, acknowledged: int | None) -> int | None:
@@ -241,7 +277,8 @@ class Campaign:
             buffer.close()
         with buffers.open(self.location) as reader:
             _same(plain, reader)
-        with patch("replaystore.verification._probe", lambda *_: True):  # we are in a process of our own already
+        # We are in a process of our own already.
+        with patch("replaystore.verification._probe", lambda *_: True):
             problems = verify(self.location).problems
         if problems:
             raise AssertionError(f"verify: {problems[0]}")
@@ -271,7 +308,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         failures = Campaign(options.backend, folder).run(options.points, options.seed)
     survived = options.points - len(failures)
-    sys.stdout.write("".join(f"{failure}\n" for failure in failures) + f"{survived} of {options.points} crashes were survived\n")
+    sys.stdout.write(
+        "".join(f"{failure}\n" for failure in failures)
+        + (f"{survived} of {options.points} crashes were survived\n")
+    )
     return 1 if failures else 0
 
 

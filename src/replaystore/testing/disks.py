@@ -1,8 +1,8 @@
 """A disk that forgets: what a power cut leaves of what was done to it.
 
 * Of a file: what it was at its last sync, and of each sector any version since; its size may be any since.
-* Of a folder: the entries at its last sync, and any of the changes since (a rename happens whole or not at all). A new folder is an
-  entry of the one above it.
+* Of a folder: the entries at its last sync, and any of the changes since (a rename happens whole or not at
+  all). A new folder is an entry of the one above it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class _File:
         self.since = []
 
     def left(self, keep: Callable[[int], np.ndarray[tuple[int], np.dtype[np.bool_]]]) -> bytes:
-        """The bytes after a cut; `keep(n)` says of n sectors which reached the disk, each time something was written."""
+        """The bytes after a cut; `keep(n)` says of n sectors which reached the disk, each time something was
+        written."""
         if not self.since:
             return bytes(self.synced)
         now, disk, size = bytearray(self.synced), bytearray(self.synced), len(self.synced)
@@ -137,9 +138,14 @@ class Disk:
                 folder.change({name: _File()})
             case "rename" | "exchange":
                 if os.path.dirname(operation.other) != os.path.dirname(operation.name):
-                    raise ValueError(f"{operation.name} is renamed to another folder, {operation.other}: that is not known here")
+                    raise ValueError(
+                        f"{operation.name} is renamed to another folder, {operation.other}: "
+                        "that is not known here"
+                    )
                 other = os.path.basename(operation.other)
-                folder.change({name: folder.entries.get(other) if operation.kind == "exchange" else None, other: node})
+                folder.change(
+                    {name: folder.entries.get(other) if operation.kind == "exchange" else None, other: node}
+                )
             case "remove":
                 folder.change({name: None})
             case _ if not isinstance(node, _File):
@@ -189,12 +195,17 @@ class Disk:
 
     def _named(self, record: Record, node: _File | _Folder | None) -> None:
         """A file or a folder gets another name, or one more."""
-        folder, other = self._folder(os.path.dirname(record.path)), self._folder(os.path.dirname(record.other))
+        folder, other = (
+            self._folder(os.path.dirname(record.path)),
+            self._folder(os.path.dirname(record.other)),
+        )
         name, new = os.path.basename(record.path), os.path.basename(record.other)
         if record.kind is Kind.LINK:
             other.change({new: node})
         elif folder is not other:
-            raise ValueError(f"{record.path} is renamed to another folder, {record.other}: that is not known here")
+            raise ValueError(
+                f"{record.path} is renamed to another folder, {record.other}: that is not known here"
+            )
         elif record.number & EXCHANGE:
             folder.change({name: folder.entries.get(new), new: node})
         elif name != new:
@@ -209,7 +220,8 @@ class Disk:
         return self._left(lambda: 0.0, np.random.default_rng(0))
 
     def cut(self, generator: GENERATOR) -> Left:
-        """What could be left: of each file and folder nothing since it was synced, or everything, or this and that."""
+        """What could be left: of each file and folder nothing since it was synced, or everything, or this and
+        that."""
 
         def rate() -> float:
             return float(generator.choice([0.0, 1.0, 0.5]))
@@ -226,7 +238,9 @@ class Disk:
         return found
 
 
-def _survivors(folder: _Folder, path: str, rate: Callable[[], float], generator: GENERATOR) -> Iterator[tuple[str, _File | _Folder]]:
+def _survivors(
+    folder: _Folder, path: str, rate: Callable[[], float], generator: GENERATOR
+) -> Iterator[tuple[str, _File | _Folder]]:
     entries, kept = dict(folder.synced), rate()
     for change in folder.since:
         if generator.random() < kept:
@@ -237,7 +251,9 @@ def _survivors(folder: _Folder, path: str, rate: Callable[[], float], generator:
             yield from _survivors(node, f"{path}{name}/", rate, generator)
 
 
-def _keeping(rate: float, generator: GENERATOR) -> Callable[[int], np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+def _keeping(
+    rate: float, generator: GENERATOR
+) -> Callable[[int], np.ndarray[tuple[int], np.dtype[np.bool_]]]:
     """Each time something is written: nothing of it reaches the disk, or all, or some sectors."""
 
     def keep(count: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -262,4 +278,6 @@ def put(folder: str, left: Left) -> None:
 def read(folder: str) -> Left:
     """The inverse."""
     paths = sorted(Path(folder).rglob("*"))
-    return {path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_bytes() for path in paths}
+    return {
+        path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_bytes() for path in paths
+    }

@@ -1,7 +1,8 @@
 """Files that fail, or that remember what was done to them. Give them to a store with `using`.
 
-`Faults` says at which of the primitive operations that change something (create, write, resize, sync_file, sync_folder, rename,
-remove) what happens; all files made by `Faults.files` share it, and are counted together.
+`Faults` says at which of the primitive operations that change something (create, write, resize, sync_file,
+sync_folder, rename, remove) what happens; all files made by `Faults.files` share it, and are counted
+together.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Faults:
     kill_at: int | None = None
     """Kill the process at the operation of this number, from 1 on."""
     kill_phase: float = 0.0
-    """How much of that operation is done before: 0 nothing, 1 all of it; in between, a part of what is to be written."""
+    """How much of that operation is done before: 0 nothing, 1 all of it; in between, a part of what is to be
+    written."""
     full_at: int | None = None
     """From the operation of this number on, there is no space left."""
     failing: tuple[str, ...] = GROWING
@@ -147,7 +149,8 @@ class RecordingFiles:
 
     operations: list[Operation] = field(default_factory=list)
     below: str | None = None
-    """Names in operations are relative to this folder, whatever the files are below. None: to the folder of the files."""
+    """Names in operations are relative to this folder, whatever the files are below. None: to the folder of
+    the files."""
 
     def files(self, root: str | os.PathLike[str], *, writable: bool) -> Files:
         """Files that are recorded."""
@@ -156,7 +159,9 @@ class RecordingFiles:
 
 
 class _RecordedFiles(_OneByOne):
-    def __init__(self, root: str | os.PathLike[str], *, writable: bool, operations: list[Operation], folder: str) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], *, writable: bool, operations: list[Operation], folder: str
+    ) -> None:
         super().__init__(root, writable=writable)
         self._operations = operations
         self._folder = folder

@@ -1,8 +1,9 @@
-"""File systems in an image, whose power can be cut: ext4 and XFS on a loop device, shut down by their own ioctl.
+"""File systems in an image, whose power can be cut: ext4 and XFS on a loop device, shut down by their own
+ioctl.
 
-What the shutdown leaves in the image is what the file system had written to its disk by then: nothing of what is only in memory gets
-there any more. Mounting again replays the journal, as after a power cut. For this a process has to be root, on Linux, and have loop
-devices and mkfs.
+What the shutdown leaves in the image is what the file system had written to its disk by then: nothing of what
+is only in memory gets there any more. Mounting again replays the journal, as after a power cut. For this a
+process has to be root, on Linux, and have loop devices and mkfs.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ def available(system: str) -> str:
     """Why there is no such file system here; empty if there is one."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "mounting an image takes root on Linux"
-    missing = [tool for tool in (SYSTEMS[system][1][0], "losetup", "mount", "umount") if shutil.which(tool) is None]
+    missing = [
+        tool for tool in (SYSTEMS[system][1][0], "losetup", "mount", "umount") if shutil.which(tool) is None
+    ]
     if missing:
         return f"there is no {missing[0]} (apt-get install e2fsprogs xfsprogs)"
     with tempfile.TemporaryDirectory() as folder:

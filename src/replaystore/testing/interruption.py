@@ -104,7 +104,8 @@ class Interruption:
         name = "?" if code is None else f"{os.path.basename(code.co_filename)}:{code.co_name}"
         self.where = f"{self._error.__name__} at {event} of {name}:{0 if frame is None else frame.f_lineno}"
         self.told(self.where)
-        # HDF5 swallows what is raised where it has called Python back, before any of our lines; signals wait for its end.
+        # HDF5 swallows what is raised where it has called Python back, before any of our lines; signals wait
+        # for its end.
         self.lost = self.lost or (event != "signal" and "hdf5_overlay" in name)
         raise self._error
 

@@ -1,11 +1,13 @@
-"""A state machine that does to a buffer whatever can be done to one, in any order, and compares it with a `PlainBuffer` all the way.
+"""A state machine that does to a buffer whatever can be done to one, in any order, and compares it with a
+`PlainBuffer` all the way.
 
     class ZarrMachine(BufferMachine):
         suffix = ".zarr"
 
     TestZarr = ZarrMachine.TestCase
 
-A crash is played by giving a buffer up without a commit, or by going on with a copy of its files as they are at that moment.
+A crash is played by giving a buffer up without a commit, or by going on with a copy of its files as they are
+at that moment.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class BufferMachine(RuleBasedStateMachine):
         super().__init__()
         self._tiny = contextlib.ExitStack()
         self._tiny.enter_context(tiny())
-        self._folder = "" if self.suffix == "memory:" else tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)  # noqa: S108
+        ram = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108  # mkdtemp makes the folder
+        self._folder = "" if self.suffix == "memory:" else tempfile.mkdtemp(dir=ram)
         self._location = self._place()
         self._readers: dict[Buffer, int] = {}
         """And how often the buffer had gone back to an older commit when each looked last."""
@@ -59,7 +62,11 @@ class BufferMachine(RuleBasedStateMachine):
 
     def _place(self) -> str:
         number = next(_numbers)
-        return f"memory:machine-{number}" if self.suffix == "memory:" else f"{self._folder}/{number}{self.suffix}"
+        return (
+            f"memory:machine-{number}"
+            if self.suffix == "memory:"
+            else f"{self._folder}/{number}{self.suffix}"
+        )
 
     @initialize(ring=st.booleans(), coded=st.sampled_from(["nothing", "images", "everything"]))
     def create(self, ring: bool, coded: str) -> None:
@@ -74,14 +81,24 @@ class BufferMachine(RuleBasedStateMachine):
     # --- recording
 
     @precondition(lambda self: self._writers is None)
-    @rule(count=st.integers(0, 25), env=st.integers(0, 2), seed=SEEDS, finals=st.booleans(), ends=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+    @rule(
+        count=st.integers(0, 25),
+        env=st.integers(0, 2),
+        seed=SEEDS,
+        finals=st.booleans(),
+        ends=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    )
     def append(self, count: int, env: int, seed: int, finals: bool, ends: float) -> None:
         """Steps of one environment."""
         schema = self.plain.schema
         rows = columns(schema, count, seed, ends=ends)
         flags = rows["terminated"] | rows["truncated"]
         touched = int(flags.sum()) + (count > 0 and not flags[-1])
-        final = schema.unflatten(observations(schema, touched, seed), "observation") if finals and touched else None
+        final = (
+            schema.unflatten(observations(schema, touched, seed), "observation")
+            if finals and touched
+            else None
+        )
         for recorder in (self.buffer, self.plain):
             recorder.append(rows, env=env, final_observation=final, split=["", "train", "val"][seed % 3])
 
@@ -125,11 +142,17 @@ class BufferMachine(RuleBasedStateMachine):
         self._writers = None
 
     @precondition(lambda self: len(self.plain.schema.fields) < 11)
-    @rule(dtype=st.sampled_from(["bool", "int16", "float64", "complex64"]), shape=st.sampled_from([(), (2,)]), fill=st.integers(0, 1))
+    @rule(
+        dtype=st.sampled_from(["bool", "int16", "float64", "complex64"]),
+        shape=st.sampled_from([(), (2,)]),
+        fill=st.integers(0, 1),
+    )
     def add_field(self, dtype: str, shape: tuple[int, ...], fill: Any) -> None:
         """A late field."""
         for recorder in (self.buffer, self.plain):
-            recorder.add_field(f"info/__{len(recorder.schema.fields)}.late", Field(np.dtype(dtype), shape, "info"), fill=fill)
+            recorder.add_field(
+                f"info/__{len(recorder.schema.fields)}.late", Field(np.dtype(dtype), shape, "info"), fill=fill
+            )
 
     # --- commits
 
@@ -153,7 +176,13 @@ class BufferMachine(RuleBasedStateMachine):
             ended = int((~self.plain.contents().table["open"]).sum())
             generator = np.random.default_rng(seed)
             numbers = generator.random(ended)
-            values: Any = [f"{number:.1f}" for number in numbers] if name == "split" else numbers > 0.5 if name == "good" else numbers
+            values: Any = (
+                [f"{number:.1f}" for number in numbers]
+                if name == "split"
+                else numbers > 0.5
+                if name == "good"
+                else numbers
+            )
             recorder.set_trajectory_column(name, values)
         self._compare(self.buffer)
 
@@ -240,11 +269,15 @@ class BufferMachine(RuleBasedStateMachine):
     def agrees(self) -> None:
         """The buffer shows its commit."""
         if hasattr(self, "buffer"):
-            assert (len(self.buffer), self.buffer.commit_id) == (self.plain.contents().steps, self.plain.commit_id)
+            assert (len(self.buffer), self.buffer.commit_id) == (
+                self.plain.contents().steps,
+                self.plain.commit_id,
+            )
             assert self.buffer.schema == self.plain.schema
 
     def _compare(self, view: Buffer, *, may_be_gone: bool = False) -> None:
-        """The view shows what its commit holds. After a rollback, or if rows have left the ring, it may say so instead."""
+        """The view shows what its commit holds. After a rollback, or if rows have left the ring, it may say
+        so instead."""
         try:
             difference = self.plain.history[view.commit_id].contents().difference(Contents.of(view))
         except (ConflictError, IndexError):

@@ -1,7 +1,8 @@
-"""What a buffer should hold, kept in lists: the methods of `Buffer` and `Writer` that record, and nothing about storage.
+"""What a buffer should hold, kept in lists: the methods of `Buffer` and `Writer` that record, and nothing
+about storage.
 
-It is written for being obviously right. Each step is looked at alone, in the order in which things happen: how calls are cut into
-flushes, parts and commits cannot matter here, so it must not matter in a buffer.
+It is written for being obviously right. Each step is looked at alone, in the order in which things happen:
+how calls are cut into flushes, parts and commits cannot matter here, so it must not matter in a buffer.
 """
 
 from __future__ import annotations
@@ -110,7 +111,13 @@ class PlainBuffer:
     # --- recording
 
     def append(
-        self, columns: Mapping[str, Any], *, final_observation: Any = None, env: int = 0, split: str = "", ends: Sequence[int] | None = None
+        self,
+        columns: Mapping[str, Any],
+        *,
+        final_observation: Any = None,
+        env: int = 0,
+        split: str = "",
+        ends: Sequence[int] | None = None,
     ) -> None:
         """As `Buffer.append`; arguments are taken to be right."""
         flat: dict[str, Any] = {}
@@ -265,18 +272,27 @@ class PlainBuffer:
         state, schema = self.state, self.schema
         kept = state.order[state.first :]
         here = set(kept)
-        ended, opened = self._kept(state.ended), self._kept(sorted(state.open.values(), key=lambda life: life.number))
+        ended, opened = (
+            self._kept(state.ended),
+            self._kept(sorted(state.open.values(), key=lambda life: life.number)),
+        )
         stories = []
         for life in [*ended, *opened]:
             steps = [state.rows[number] for number in life.rows if number in here]
-            columns = {name: _stack([row[name] for row in steps], declared) for name, declared in schema.fields.items()}
+            columns = {
+                name: _stack([row[name] for row in steps], declared)
+                for name, declared in schema.fields.items()
+            }
             stories.append(Story(columns, life.after))
         pending = {life.rows[-1] for life in opened}
         following: dict[str, list[bytes | None]] = {}
         for name in schema.names("observation"):
             after = [None if number in pending else state.following[number] for number in kept]
             following[name] = [None if row is None else row[name].tobytes() for row in after]
-        columns = {name: _stack([state.rows[number][name] for number in kept], declared) for name, declared in schema.fields.items()}
+        columns = {
+            name: _stack([state.rows[number][name] for number in kept], declared)
+            for name, declared in schema.fields.items()
+        }
         return Contents(columns, self._table(ended, opened), stories, following)
 
     def _table(self, ended: list[_Life], opened: list[_Life]) -> dict[str, NDArray[Any]]:
@@ -288,7 +304,9 @@ class PlainBuffer:
             "terminated": np.array([life.terminated for life in lives], np.bool_),
             "truncated": np.array([life.truncated for life in lives], np.bool_),
             "seed": np.array([life.seed for life in lives], np.int64),
-            "return": np.array([life.returned for life in lives], np.float64).reshape(len(lives), *self.schema.fields["reward"].shape),
+            "return": np.array([life.returned for life in lives], np.float64).reshape(
+                len(lives), *self.schema.fields["reward"].shape
+            ),
             "split": np.array([life.split for life in lives], np.str_),
         }
         for name, dtype in sorted(self.state.user.items()):
@@ -302,7 +320,8 @@ def _stack(rows: list[NDArray[Any]], declared: Field) -> NDArray[Any]:
 
 
 class PlainWriter:
-    """As `Writer`. Steps are stored one environment after another at each commit, because that is where a buffer puts them."""
+    """As `Writer`. Steps are stored one environment after another at each commit, because that is where a
+    buffer puts them."""
 
     def __init__(self, buffer: PlainBuffer, num_envs: int, split: str) -> None:
         self.num_envs = num_envs
@@ -311,7 +330,13 @@ class PlainWriter:
         self._now: list[Row] = [{} for _ in range(num_envs)]
         self._staged: list[list[int]] = [[] for _ in range(num_envs)]
 
-    def reset(self, observation: Any, *, seed: int | Sequence[int | None] | None = None, mask: NDArray[np.bool_] | None = None) -> None:
+    def reset(
+        self,
+        observation: Any,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> None:
         """As `Writer.reset`."""
         leaves = flatten(observation, "observation")
         seeds = seed if isinstance(seed, Sequence) else [seed] * self.num_envs
@@ -337,7 +362,13 @@ class PlainWriter:
         mask: NDArray[np.bool_] | None = None,
     ) -> None:
         """As `Writer.step`."""
-        columns = {"reward": reward, "terminated": terminated, "truncated": truncated, **(info or {}), **flatten(action, "action")}
+        columns = {
+            "reward": reward,
+            "terminated": terminated,
+            "truncated": truncated,
+            **(info or {}),
+            **flatten(action, "action"),
+        }
         leaves = flatten(observation, "observation")
         for env in range(self.num_envs):
             if mask is None or mask[env]:

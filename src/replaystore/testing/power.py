@@ -1,8 +1,9 @@
 """Cut the power at any moment of a workload, and see that nothing is lost that was acknowledged.
 
-A kill leaves what the system was told to write; a power cut leaves what was synced, and of the rest any part. A `Disk` is told every
-operation of a workload (`RecordingFiles`) and says what a cut could leave. From that the store must open, for reading as it is and for
-writing with recovery, as the last acknowledged commit or a later one that the workload made, bit for bit, go on from there, and verify.
+A kill leaves what the system was told to write; a power cut leaves what was synced, and of the rest any part.
+A `Disk` is told every operation of a workload (`RecordingFiles`) and says what a cut could leave. From that
+the store must open, for reading as it is and for writing with recovery, as the last acknowledged commit or a
+later one that the workload made, bit for bit, go on from there, and verify.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ class PowerCuts:
         recording = RecordingFiles(below=self._live)
         location = os.path.join(self._live, self._name)
         with _recorded(recording):
-            buffer = buffers.create(location, small(), storage=storage(self._codec), capacity=self.plain.capacity)
+            buffer = buffers.create(
+                location, small(), storage=storage(self._codec), capacity=self.plain.capacity
+            )
             _perform(buffer, [Action("commit"), *self._actions], recording)
         return recording.operations
 
@@ -106,9 +109,12 @@ class PowerCuts:
     # --- cutting
 
     def moments(self, count: int, generator: GENERATOR) -> list[tuple[int, bool]]:
-        """The operations before which the power is cut, in order, and whether a writer goes on then: each at which syncing begins,
-        for reading only; `count` more, of which three of four are such operations too, for writing."""
-        syncs = [number for number, operation in enumerate(self.operations) if operation.kind.startswith("sync")]
+        """The operations before which the power is cut, in order, and whether a writer goes on then: each at
+        which syncing begins, for reading only; `count` more, of which three of four are such operations too,
+        for writing."""
+        syncs = [
+            number for number, operation in enumerate(self.operations) if operation.kind.startswith("sync")
+        ]
         begins = [number for number in syncs if not self.operations[number - 1].kind.startswith("sync")]
         anywhere = generator.integers(1, len(self.operations) + 1, -(-count // 4)).tolist()
         turns = generator.permutation(begins).tolist() * (count // len(begins) + 1)
@@ -116,7 +122,8 @@ class PowerCuts:
         return sorted([*written, *((moment, False) for moment in begins)])
 
     def run(self, count: int, seed: int) -> list[str]:
-        """Cut the power at all moments where something is synced and `count` more: a line for each time that something was lost."""
+        """Cut the power at all moments where something is synced and `count` more: a line for each time that
+        something was lost."""
         generator, disk, problems = np.random.default_rng(seed), Disk(), list[str]()
         done, acknowledged, seen = 0, None, set[tuple[int, bool]]()
         for moment, writing in self.moments(count, generator):
@@ -129,8 +136,8 @@ class PowerCuts:
         return problems
 
     def run_twice(self, count: int, seed: int) -> list[str]:
-        """As `run`, with a writer that recovers and goes on in between: after a kill, when the system still has what is not synced
-        but the writer does not know that it is not, or after a power cut."""
+        """As `run`, with a writer that recovers and goes on in between: after a kill, when the system still
+        has what is not synced but the writer does not know that it is not, or after a power cut."""
         generator, disk, problems = np.random.default_rng(seed), Disk(), list[str]()
         done, acknowledged = 0, None
         for moment in sorted(generator.integers(1, len(self.operations) + 1, -(-count // 4)).tolist()):
@@ -140,14 +147,23 @@ class PowerCuts:
             put(self._cut, left)
             if not os.path.exists(self.location):
                 continue
-            what = f"{'kill' if killed else 'power cut'} before operation {moment} of {len(self.operations)}, then recovery"
+            what = (
+                f"{'kill' if killed else 'power cut'} before operation {moment} of "
+                f"{len(self.operations)}, then recovery"
+            )
             plain, more = self._go_on(int(generator.integers(1 << 30)))
             second = copy.deepcopy(disk) if killed else Disk(left)
             problems += self._cut_again(second, more, plain, acknowledged, generator, what)
         return problems
 
     def _cut_again(
-        self, disk: Disk, more: list[Operation], plain: PlainBuffer, acknowledged: int | None, generator: GENERATOR, what: str
+        self,
+        disk: Disk,
+        more: list[Operation],
+        plain: PlainBuffer,
+        acknowledged: int | None,
+        generator: GENERATOR,
+        what: str,
     ) -> list[str]:
         problems, done = list[str](), 0
         for moment in sorted(generator.integers(1, len(more) + 1, 4).tolist()):
@@ -216,12 +232,17 @@ class PowerCuts:
             buffer = buffers.open(self.location, "r+")
             _same(after, buffer)
             if generator.random() < 0.5:
-                _perform(buffer, Workload(int(generator.integers(1 << 30)), 1, start=after).actions, RecordingFiles())
+                _perform(
+                    buffer,
+                    Workload(int(generator.integers(1 << 30)), 1, start=after).actions,
+                    RecordingFiles(),
+                )
                 with buffers.open(self.location) as reader:
                     _same(after, reader)
             else:
                 buffer.abandon()
-        with patch("replaystore.verification._probe", lambda *_: True):  # a process of its own for each would take most of the time
+        # a process of its own for each would take most of the time.
+        with patch("replaystore.verification._probe", lambda *_: True):
             problems = verify(self.location).problems
         if problems:
             raise AssertionError(f"verify: {problems[0]}")
@@ -239,9 +260,14 @@ def _go(disk: Disk, operations: Sequence[Operation], acknowledged: int | None) -
 
 @contextmanager
 def _smallest() -> Iterator[None]:
-    """Stores are tiny, and what they keep free for later is small too: most of the time goes into writing what is left by cuts."""
+    """Stores are tiny, and what they keep free for later is small too: most of the time goes into writing
+    what is left by cuts."""
     tail = replace(TAIL, chunk_rows=1 << 14)
-    with tiny(), patch("replaystore.backends.appending.TAIL_SPEC", tail), patch("replaystore.backends.hdf5_log.LEAST", 1 << 13):
+    with (
+        tiny(),
+        patch("replaystore.backends.appending.TAIL_SPEC", tail),
+        patch("replaystore.backends.hdf5_log.LEAST", 1 << 13),
+    ):
         yield
 
 

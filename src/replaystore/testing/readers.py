@@ -188,7 +188,8 @@ class Reader:
         except (ConflictError, EvictedError) as error:
             self._count(f"{type(error).__name__} of a sampler")
         except SchemaError as error:
-            if "there is no step to sample" not in str(error):  # a ring has gone back to where it had hardly any
+            # a ring has gone back to where it had hardly any.
+            if "there is no step to sample" not in str(error):
                 self._fail("sample", _told(error))
             self._count("nothing to sample")
         except Exception as error:  # noqa: BLE001  # none of any kind is expected

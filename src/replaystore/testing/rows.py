@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from replaystore.errors import AlreadyExistsError, ConflictError, NotFoundError, ReplayStoreError, SchemaError, UnsupportedError
+from replaystore.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    NotFoundError,
+    ReplayStoreError,
+    SchemaError,
+    UnsupportedError,
+)
 from replaystore.schema import Field, Schema
 from replaystore.testing.contents import Contents
 from replaystore.testing.plain import PlainBuffer
@@ -51,8 +58,23 @@ class RowSuite:
         for start in range(0, 70, 9):
             buffer.append({name: values[start : start + 9] for name, values in rows.items()})
         buffer.commit()
-        keys: list[Any] = [slice(5, 61), slice(None, None, 3), slice(60, 10, -7), slice(30, 10), slice(-9, None), 0, -1, 69]
-        keys += [[3, 1, 1, 69, -70], np.array([], np.int64), np.arange(70)[::-1], np.arange(70) % 3 == 0, [8, 7, 8, 9, 40]]
+        keys: list[Any] = [
+            slice(5, 61),
+            slice(None, None, 3),
+            slice(60, 10, -7),
+            slice(30, 10),
+            slice(-9, None),
+            0,
+            -1,
+            69,
+        ]
+        keys += [
+            [3, 1, 1, 69, -70],
+            np.array([], np.int64),
+            np.arange(70)[::-1],
+            np.arange(70) % 3 == 0,
+            [8, 7, 8, 9, 40],
+        ]
 
         reader = store.open()
 

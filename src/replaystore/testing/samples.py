@@ -18,7 +18,8 @@ Columns = dict[str, NDArray[Any]]
 
 
 def small() -> Schema:
-    """Images that are coded, vectors and numbers that are raw, and a field whose rows fill its chunks and shards quickly."""
+    """Images that are coded, vectors and numbers that are raw, and a field whose rows fill its chunks and
+    shards quickly."""
     return Schema(
         {
             "observation/camera": Field(np.dtype(np.uint8), (4, 3), "observation"),
@@ -34,7 +35,10 @@ def small() -> Schema:
 
 def storage(codec: str) -> dict[str, dict[str, Any]]:
     """Settings for `small` with chunks of a few rows."""
-    return {"observation/camera": {"codec": codec, "chunk_rows": 4}, "info/wide": {"codec": "raw", "chunk_rows": 8}}
+    return {
+        "observation/camera": {"codec": codec, "chunk_rows": 4},
+        "info/wide": {"codec": "raw", "chunk_rows": 8},
+    }
 
 
 def every_dtype() -> Schema:
@@ -46,13 +50,17 @@ def every_dtype() -> Schema:
         "observation/0": Field(np.dtype(np.float64), (), "observation"),
         "observation/1/x": Field(np.dtype("u1"), (2, 1), "observation"),
     }
-    fields |= {"action": Field(np.dtype(np.float32), (2,), "action"), "reward": Field(np.dtype(np.float32), (2,), "reward")}
+    fields |= {
+        "action": Field(np.dtype(np.float32), (2,), "action"),
+        "reward": Field(np.dtype(np.float32), (2,), "reward"),
+    }
     fields |= {name: Field(np.dtype(np.bool_), (), name) for name in ("terminated", "truncated")}
     return Schema(fields, frozenset({"observation"}))
 
 
 def columns(schema: Schema, count: int, seed: int, *, ends: float = 0.15) -> Columns:
-    """Rows of any bits (NaN and infinities among them), in which a trajectory ends at each step with probability `ends`."""
+    """Rows of any bits (NaN and infinities among them), in which a trajectory ends at each step with
+    probability `ends`."""
     generator = np.random.default_rng(seed)
     found: Columns = {}
     for name, declared in schema.fields.items():
@@ -84,9 +92,14 @@ class Step:
 
 
 def recording(schema: Schema, num_envs: int, steps: int, seed: int, *, masks: bool = False) -> Iterator[Step]:
-    """What several environments give. Where a trajectory ends, a reset follows at once, later, or never; some are reset in between."""
+    """What several environments give. Where a trajectory ends, a reset follows at once, later, or never; some
+    are reset in between."""
     generator = np.random.default_rng(seed)
-    yield Step(observations(schema, num_envs, seed), None, [int(number) for number in generator.integers(0, 99, num_envs)])
+    yield Step(
+        observations(schema, num_envs, seed),
+        None,
+        [int(number) for number in generator.integers(0, 99, num_envs)],
+    )
     for number in range(steps):
         mask = generator.random(num_envs) < 0.7 if masks and generator.random() < 0.4 else None
         values = columns(schema, num_envs, seed + 7 * number + 1, ends=0.1)
@@ -94,7 +107,9 @@ def recording(schema: Schema, num_envs: int, steps: int, seed: int, *, masks: bo
         ended = (values["terminated"] | values["truncated"]) & (True if mask is None else mask)
         again = ended & (generator.random(num_envs) < 0.7) | (generator.random(num_envs) < 0.03)
         while again.any():
-            seeds = [None if generator.random() < 0.5 else int(generator.integers(0, 99)) for _ in range(num_envs)]
+            seeds = [
+                None if generator.random() < 0.5 else int(generator.integers(0, 99)) for _ in range(num_envs)
+            ]
             yield Step(observations(schema, num_envs, seed + 7 * number + 2), again, seeds)
             again = generator.random(num_envs) < 0.1
 
@@ -102,11 +117,20 @@ def recording(schema: Schema, num_envs: int, steps: int, seed: int, *, masks: bo
 def play(writer: Any, step: Step, schema: Schema) -> None:
     """Make the call."""
     observation = schema.unflatten(
-        {name: values for name, values in step.columns.items() if name in schema.names("observation")}, "observation"
+        {name: values for name, values in step.columns.items() if name in schema.names("observation")},
+        "observation",
     )
     if "action" not in step.columns:
         writer.reset(observation, seed=step.seeds, mask=step.mask)
         return
     plain: Mapping[str, NDArray[Any]] = step.columns
     info = {name: values for name, values in plain.items() if name.startswith("info/")}
-    writer.step(plain["action"], plain["reward"], plain["terminated"], plain["truncated"], observation, info, mask=step.mask)
+    writer.step(
+        plain["action"],
+        plain["reward"],
+        plain["terminated"],
+        plain["truncated"],
+        observation,
+        info,
+        mask=step.mask,
+    )

@@ -1,14 +1,16 @@
 """Faults below the process: the shim of `shim.c`, built, loaded and told what is to go wrong.
 
-A process that was started with the shim in LD_PRELOAD (`preloaded` starts one) has every call below one folder counted: of Python, of
-libhdf5, of any library. It plans what goes wrong, forks a child in which that happens, and reads afterwards how far the child got:
+A process that was started with the shim in LD_PRELOAD (`preloaded` starts one) has every call below one
+folder counted: of Python, of libhdf5, of any library. It plans what goes wrong, forks a child in which that
+happens, and reads afterwards how far the child got:
 
     shim = Shim(folder)
     shim.plan(Mode.KILL, at=17, share=0.5)    # in the middle of the 17th call, if that writes; else before it
     status, told = forked(...)
     shim.count, shim.struck                   # how many calls there were, and which of them went wrong
 
-Invariants: nothing is counted in a process that has planned nothing; the plan is one for a process and its forked children.
+Invariants: nothing is counted in a process that has planned nothing; the plan is one for a process and its
+forked children.
 """
 
 from __future__ import annotations
@@ -31,11 +33,24 @@ from typing import Any
 from replaystore.testing.apart import apart
 from replaystore.testing.campaigns import Tally
 
-__all__ = ["ALL", "CHANGES", "GROWING", "LOCKS", "OPENS", "Kind", "Mode", "Record", "Shim", "available", "preloaded"]
+__all__ = [
+    "ALL",
+    "CHANGES",
+    "GROWING",
+    "LOCKS",
+    "OPENS",
+    "Kind",
+    "Mode",
+    "Record",
+    "Shim",
+    "available",
+    "preloaded",
+]
 
 SOURCE = Path(__file__).with_suffix(".c")
 LOADED = "REPLAYSTORE_SHIM"
-"""The environment variable by which a process knows that it was started with the shim, and which file that is."""
+"""The environment variable by which a process knows that it was started with the shim, and which file that
+is."""
 HEAD = struct.Struct("5q")
 
 
@@ -85,7 +100,8 @@ K = Kind
 GROWING = frozenset({K.CREATE, K.WRITE, K.RESIZE, K.RENAME, K.LINK, K.MKDIR, K.COPY, K.CLONE})
 """What a full disk refuses."""
 CHANGES = GROWING | {K.SYNC, K.UNLINK, K.RMDIR}
-"""What changes something on a disk, or makes it stay: between two of these, it does not matter when a process is killed."""
+"""What changes something on a disk, or makes it stay: between two of these, it does not matter when a process
+is killed."""
 OPENS = frozenset({K.OPEN, K.CREATE, K.LIST})
 LOCKS = frozenset({K.LOCK})
 ALL = frozenset(Kind)
@@ -238,7 +254,8 @@ def available() -> str:
 
 
 def preloaded(module: str, function: str, *arguments: Any, **options: Any) -> Tally:
-    """The Tally of a function (of a module, by their names), in a process that has the shim; arguments must be JSON."""
+    """The Tally of a function (of a module, by their names), in a process that has the shim; arguments must
+    be JSON."""
     if LOADED in os.environ:
         found: Tally = getattr(importlib.import_module(module), function)(*arguments, **options)
         return found

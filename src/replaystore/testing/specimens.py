@@ -1,7 +1,9 @@
-"""Small stores of every kind that are spoiled and looked at, again and again, in children with little time and memory.
+"""Small stores of every kind that are spoiled and looked at, again and again, in children with little time
+and memory.
 
-What a spoiled store may do: show what was in it, or raise one error of replaystore's. It may not end the interpreter, hang, take all
-memory, or raise anything else; and where it shows something else, `verify` may not find it clean.
+What a spoiled store may do: show what was in it, or raise one error of replaystore's. It may not end the
+interpreter, hang, take all memory, or raise anything else; and where it shows something else, `verify` may
+not find it clean.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ TURNS = 400
 """Stores looked at by one child."""
 
 Change = Mapping[str, "bytes | int | str | None"]
-"""New contents of files by name: bytes; a size, up to which it is a hole; "link:TARGET", "pipe", "folder", "socket"; None: gone."""
+"""New contents of files by name: bytes; a size, up to which it is a hole; "link:TARGET", "pipe", "folder",
+"socket"; None: gone."""
 
 
 # --- stores
@@ -57,24 +60,37 @@ def make(folder: str, *, seed: int = 0) -> dict[str, Specimen]:
             convert(path.with_suffix(""), path)
             Path(f"{path}.sha256").unlink(missing_ok=True)  # with it any change is found by one comparison
         else:
-            _record(path, "archive" if kind.startswith("archive") else "live", 24 if kind.startswith("ring") else None, seed)
+            _record(
+                path,
+                "archive" if kind.startswith("archive") else "live",
+                24 if kind.startswith("ring") else None,
+                seed,
+            )
         found[kind] = Specimen(path)
     return found
 
 
 def _record(path: Path, layout: Any, capacity: int | None, seed: int) -> None:
-    """Several commits, a rollback's scars, ended and open trajectories, columns of the user's, chunks that are not full."""
+    """Several commits, a rollback's scars, ended and open trajectories, columns of the user's, chunks that
+    are not full."""
     schema = samples.small()
     codec = "gzip:1" if path.suffix == ".h5" else "zstd:1"
     storage = samples.storage(codec)
     if layout == "archive":
         storage["info/wide"]["codec"] = codec
-    with tiny(), buffers.create(path, schema, layout=layout, storage=storage, capacity=capacity, metadata={"made": [1, "é"]}) as buffer:
+    with (
+        tiny(),
+        buffers.create(
+            path, schema, layout=layout, storage=storage, capacity=capacity, metadata={"made": [1, "é"]}
+        ) as buffer,
+    ):
         for env in range(4):
             columns = samples.columns(schema, 11 + env, 100 * seed + env, ends=0.3)
             flags = columns["terminated"] | columns["truncated"]
             finals = samples.columns(schema, int(flags.sum()) + (not flags[-1]), 100 * seed + 90 + env)
-            following = schema.unflatten({name: finals[name] for name in schema.names("observation")}, "observation")
+            following = schema.unflatten(
+                {name: finals[name] for name in schema.names("observation")}, "observation"
+            )
             buffer.append(columns, env=env, final_observation=following, split=f"split{env}")
             buffer.commit()
             if env == 1 and capacity is None:
@@ -95,7 +111,11 @@ class Specimen:
     expected: Contents | None = None
 
     def __post_init__(self) -> None:
-        names = [""] if self.path.is_file() else [str(p.relative_to(self.path)) for p in sorted(self.path.rglob("*")) if p.is_file()]
+        names = (
+            [""]
+            if self.path.is_file()
+            else [str(p.relative_to(self.path)) for p in sorted(self.path.rglob("*")) if p.is_file()]
+        )
         self.files = {name: (self.path / name if name else self.path).read_bytes() for name in names}
         with buffers.open(self.path) as buffer:
             self.expected = Contents.of(buffer)
@@ -166,7 +186,8 @@ def _put(place: Path, kind: str) -> None:
 
 
 def look(store: Specimen, *, strict: bool) -> list[str]:
-    """What is wrong with how a spoiled store is read. `strict`: it may not show anything else than before, unless `verify` says so."""
+    """What is wrong with how a spoiled store is read. `strict`: it may not show anything else than before,
+    unless `verify` says so."""
     reported, findings = _verified(store.path)
     differs = ""
     try:
@@ -233,10 +254,13 @@ def _told(path: Path) -> list[str]:
 
 
 def wrong(error: BaseException, action: str) -> list[str]:
-    """What is wrong with an error that a spoiled store leads to; nothing if it is one of ours, of one line."""
+    """What is wrong with an error that a spoiled store leads to; nothing if it is one of ours, of one
+    line."""
     if isinstance(error, ReplayStoreError) and str(error).strip() and "\n" not in str(error):
         return []
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/replaystore/" in frame.filename]
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "/replaystore/" in frame.filename
+    ]
     at = " < ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in reversed(frames[-3:]))
     return [f"{action}: {type(error).__name__}: {str(error)[:160]!r} at {at}"]
 
@@ -284,6 +308,7 @@ class Hanging(BaseException):
 
 
 def _too_long(*_: object) -> None:
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # where Python does not get to raise, the process ends a little later
+    # Where Python does not get to raise, the process ends a little later.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, SECONDS / 4)
     raise Hanging(f"no end after {SECONDS} s")

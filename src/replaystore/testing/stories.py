@@ -1,4 +1,5 @@
-"""What a backend must do with trajectories: where they begin and end, what is known of them, and that commits do not matter."""
+"""What a backend must do with trajectories: where they begin and end, what is known of them, and that commits
+do not matter."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["TrajectorySuite"]
 
 
-def steps(count: int, seed: int, *, terminated: tuple[int, ...] = (), truncated: tuple[int, ...] = ()) -> Columns:
+def steps(
+    count: int, seed: int, *, terminated: tuple[int, ...] = (), truncated: tuple[int, ...] = ()
+) -> Columns:
     """Rows that end where it is said."""
     rows = columns(small(), count, seed)
     for name, places in (("terminated", terminated), ("truncated", truncated)):
@@ -72,7 +75,9 @@ class TrajectorySuite:
             assert story.columns[name].tobytes() == values.tobytes()
         ending = final_by_field(story)
         assert ending is not None
-        assert {name: value.tobytes() for name, value in ending.items()} == {n: v.tobytes() for n, v in final.items()}
+        assert {name: value.tobytes() for name, value in ending.items()} == {
+            n: v.tobytes() for n, v in final.items()
+        }
 
     def test_a_final_observation_belongs_to_each_trajectory_touched(self, store: Store) -> None:
         buffer, plain = store.create(), PlainBuffer(small())
@@ -129,8 +134,15 @@ class TrajectorySuite:
         assert plain.contents().difference(Contents.of(store.open())) == ""
 
     @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
-    @given(every=st.sampled_from([1, 2, 3, 7, None]), num_envs=st.integers(1, 4), seed=st.integers(0, 10**6), masks=st.booleans())
-    def test_how_often_one_commits_changes_nothing(self, store: Store, every: int | None, num_envs: int, seed: int, masks: bool) -> None:
+    @given(
+        every=st.sampled_from([1, 2, 3, 7, None]),
+        num_envs=st.integers(1, 4),
+        seed=st.integers(0, 10**6),
+        masks=st.booleans(),
+    )
+    def test_how_often_one_commits_changes_nothing(
+        self, store: Store, every: int | None, num_envs: int, seed: int, masks: bool
+    ) -> None:
         calls = list(recording(small(), num_envs, 25, seed, masks=masks))
         plain = PlainBuffer(small())
         with store.create(overwrite=True) as buffer:
@@ -184,7 +196,9 @@ class TrajectorySuite:
         with store.create() as buffer:
             buffer.append(steps(7, 13))
         with store.open("r+") as buffer:
-            buffer.append(steps(6, 14, terminated=(4,)), final_observation=_nested(observations(small(), 2, 15)))
+            buffer.append(
+                steps(6, 14, terminated=(4,)), final_observation=_nested(observations(small(), 2, 15))
+            )
 
         reader = store.open()
 
@@ -222,9 +236,18 @@ class TrajectorySuite:
             assert len(view.trajectories.where(split="train")) == 2
 
     @pytest.mark.parametrize(
-        ("name", "values"), [("score", [1.0]), ("length", [1, 2]), ("score", ["a", "b"]), ("score", [[1.0], [2.0]]), ("score", [1j, 2j])]
+        ("name", "values"),
+        [
+            ("score", [1.0]),
+            ("length", [1, 2]),
+            ("score", ["a", "b"]),
+            ("score", [[1.0], [2.0]]),
+            ("score", [1j, 2j]),
+        ],
     )
-    def test_a_column_that_does_not_fit_is_refused(self, store: Store, name: str, values: list[object]) -> None:
+    def test_a_column_that_does_not_fit_is_refused(
+        self, store: Store, name: str, values: list[object]
+    ) -> None:
         buffer = store.create()
         buffer.append(steps(9, 16, terminated=(1, 4)))
         buffer.set_trajectory_column("score", np.array([0.5, 1.0]))

@@ -1,7 +1,9 @@
-"""One try after another of a scenario: a folder is put back as it was, something happens to a child, and what is left is checked.
+"""One try after another of a scenario: a folder is put back as it was, something happens to a child, and what
+is left is checked.
 
-Used by campaigns that run with the shim (`replaystore.testing.shim.preloaded`). The process itself never opens a store, so that it stays
-cheap to fork and has no threads; whatever is done is done in children, each of which has `LIMIT` seconds.
+Used by campaigns that run with the shim (`replaystore.testing.shim.preloaded`). The process itself never
+opens a store, so that it stays cheap to fork and has no threads; whatever is done is done in children, each
+of which has `LIMIT` seconds.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ class Room:
         self.shim = Shim(self.place)
         load()
 
-    def child(self, action: Callable[[Callable[[Any], None]], None], *, kill_after: float | None = None) -> tuple[int, list[Any]]:
+    def child(
+        self, action: Callable[[Callable[[Any], None]], None], *, kill_after: float | None = None
+    ) -> tuple[int, list[Any]]:
         """As `forked`, within LIMIT seconds: the status is that of SIGALRM if it took longer."""
 
         def limited(tell: Callable[[Any], None]) -> None:
@@ -96,7 +100,9 @@ class Room:
             return found, f"without a fault: {last_line(told, status)}"
         return found, self.check(scenario, told)
 
-    def perform(self, scenario: Scenario, *, kill_after: float | None = None, **plan: Any) -> tuple[int, list[Any]]:
+    def perform(
+        self, scenario: Scenario, *, kill_after: float | None = None, **plan: Any
+    ) -> tuple[int, list[Any]]:
         """Perform with a fault planned: status, and what was told."""
         self.shim.plan(**plan) if plan else self.shim.rest()
         result = self.child(lambda tell: scenario.perform(self.place, tell), kill_after=kill_after)
@@ -117,10 +123,16 @@ class Room:
         return f"acknowledged {floor}: {last_line(answer, status)}" if status else ""
 
 
-def drawn(names: list[str], count: int, generator: np.random.Generator, *, repeats: int = REPEATS) -> Iterator[tuple[Scenario, int, str]]:
-    """Scenarios, how often to try each, and what it is called in messages; those without torch first. Of few tries, all are of some names:
-    to prepare a scenario takes as long as some tries of it."""
-    some = names if count >= LEAST * len(names) else generator.permutation(names)[: max(1, count // LEAST)].tolist()
+def drawn(
+    names: list[str], count: int, generator: np.random.Generator, *, repeats: int = REPEATS
+) -> Iterator[tuple[Scenario, int, str]]:
+    """Scenarios, how often to try each, and what it is called in messages; those without torch first. Of few
+    tries, all are of some names: to prepare a scenario takes as long as some tries of it."""
+    some = (
+        names
+        if count >= LEAST * len(names)
+        else generator.permutation(names)[: max(1, count // LEAST)].tolist()
+    )
     shares = {name: count // len(some) + (number < count % len(some)) for number, name in enumerate(some)}
     for name in sorted(some, key=lambda name: (make(name, 0).torch, list(SCENARIOS).index(name))):
         left = shares[name]
@@ -157,7 +169,15 @@ def load() -> None:
     """Import what stores import when they are first opened: children should not have to."""
     import importlib
 
-    for name in ("backends.zarr", "backends.hdf5", "backends.zip", "backends.codecs", "conversion", "repairing", "verification"):
+    for name in (
+        "backends.zarr",
+        "backends.hdf5",
+        "backends.zip",
+        "backends.codecs",
+        "conversion",
+        "repairing",
+        "verification",
+    ):
         importlib.import_module(f"replaystore.{name}")
     for name in ("numcodecs", "zarr", "h5py"):
         importlib.import_module(name)

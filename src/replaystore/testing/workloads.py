@@ -1,4 +1,5 @@
-"""What a user may do to a buffer, drawn from a seed, together with what the buffer must show after each commit."""
+"""What a user may do to a buffer, drawn from a seed, together with what the buffer must show after each
+commit."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ class Action(NamedTuple):
 class Workload:
     """Some actions, and the `PlainBuffer` after them, whose `history` is what each commit must be."""
 
-    def __init__(self, seed: int, actions: int, *, capacity: int | None = None, start: PlainBuffer | None = None) -> None:
+    def __init__(
+        self, seed: int, actions: int, *, capacity: int | None = None, start: PlainBuffer | None = None
+    ) -> None:
         self.plain = PlainBuffer(small(), capacity=capacity) if start is None else start
         self.actions: list[Action] = []
         generator = np.random.default_rng(seed)
@@ -40,13 +43,38 @@ class Workload:
 
     def _draw(self, generator: np.random.Generator) -> Action:
         number = int(generator.integers(1 << 30))
-        kinds = {"append": 5, "commit": 4, "record": 2, "publish": 1, "rollback": 1, "field": 0.5, "column": 0.7, "reopen": 0.7}
+        kinds = {
+            "append": 5,
+            "commit": 4,
+            "record": 2,
+            "publish": 1,
+            "rollback": 1,
+            "field": 0.5,
+            "column": 0.7,
+            "reopen": 0.7,
+        }
         weights = np.array(list(kinds.values()))
         kind = str(generator.choice(list(kinds), p=weights / weights.sum()))
         if kind == "append":
-            return Action(kind, (number, int(generator.integers(1, 30)), int(generator.integers(3)), int(generator.integers(3))))
+            return Action(
+                kind,
+                (
+                    number,
+                    int(generator.integers(1, 30)),
+                    int(generator.integers(3)),
+                    int(generator.integers(3)),
+                ),
+            )
         if kind == "record":
-            return Action(kind, (number, int(generator.integers(1, 4)), int(generator.integers(1, 8)), int(generator.integers(1, 5))))
+            return Action(
+                kind,
+                (
+                    number,
+                    int(generator.integers(1, 4)),
+                    int(generator.integers(1, 8)),
+                    int(generator.integers(1, 5)),
+                ),
+            )
         if kind == "rollback":
             commits = self.plain.commits()
             return Action(kind, (commits[int(generator.integers(len(commits)))],))
@@ -65,13 +93,19 @@ def act(
     acknowledge: Acknowledge = lambda _: None,
     reopen: Callable[[Buffer], Buffer] = lambda buffer: buffer,
 ) -> Any:
-    """Do it, to a buffer or to a plain one; the recorder to go on with. `acknowledge` is told each commit when it has returned."""
+    """Do it, to a buffer or to a plain one; the recorder to go on with. `acknowledge` is told each commit
+    when it has returned."""
     arguments = action.arguments
     match action.name:
         case "append":
             seed, count, env, finals = arguments
             rows = columns(recorder.schema, count, seed)
-            recorder.append(rows, env=env, split=["", "a"][seed % 2], final_observation=_finals(recorder, rows, seed, finals))
+            recorder.append(
+                rows,
+                env=env,
+                split=["", "a"][seed % 2],
+                final_observation=_finals(recorder, rows, seed, finals),
+            )
         case "record":
             seed, num_envs, steps, every = arguments
             _record(recorder, seed, num_envs, steps, every, acknowledge)
@@ -97,7 +131,8 @@ def act(
 
 
 def _finals(recorder: Buffer | PlainBuffer, rows: Any, seed: int, how: int) -> Any:
-    """Final observations: none, all, or (how == 2) the ones that the next append begins with, if it has the seed `seed + 1`."""
+    """Final observations: none, all, or (how == 2) the ones that the next append begins with, if it has the
+    seed `seed + 1`."""
     if how == 0:
         return None
     ends = rows["terminated"] | rows["truncated"]
@@ -106,7 +141,9 @@ def _finals(recorder: Buffer | PlainBuffer, rows: Any, seed: int, how: int) -> A
     return recorder.schema.unflatten(leaves, "observation")
 
 
-def _record(recorder: Buffer | PlainBuffer, seed: int, num_envs: int, steps: int, every: int, acknowledge: Acknowledge) -> None:
+def _record(
+    recorder: Buffer | PlainBuffer, seed: int, num_envs: int, steps: int, every: int, acknowledge: Acknowledge
+) -> None:
     writer = recorder.writer(num_envs, split="w")
     for number, step in enumerate(recording(recorder.schema, num_envs, steps, seed, masks=seed % 2 == 0)):
         play(writer, step, recorder.schema)
@@ -120,5 +157,7 @@ def _set_column(recorder: Buffer | PlainBuffer, name: str, seed: int) -> None:
     shown = recorder.contents().table if isinstance(recorder, PlainBuffer) else recorder.trajectories.columns
     ended = int((~shown["open"]).sum())
     generator = np.random.default_rng(seed)
-    values: Any = generator.choice(["", "train", "val"], ended).tolist() if name == "split" else generator.random(ended)
+    values: Any = (
+        generator.choice(["", "train", "val"], ended).tolist() if name == "split" else generator.random(ended)
+    )
     recorder.set_trajectory_column(name, values)

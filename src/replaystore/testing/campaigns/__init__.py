@@ -10,7 +10,8 @@ A campaign is a module here with
         the same with the promise broken on purpose (a sync left out, a lock not taken, a checksum not
         compared): it must fail, or the campaign is blind
 
-The same seed tries the same. `CAMPAIGNS` lists the modules by name; the tests run a share of each, `./scripts/campaign` any number.
+The same seed tries the same. `CAMPAIGNS` lists the modules by name; the tests run a share of each,
+`./scripts/campaign` any number.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python -m replaystore.testing.campaigns --minutes 30 --only kills,errno --seed 7 --coverage
 
-Campaigns take turns in a few processes: each turn is a number of tries that takes most of a minute, with a seed of its own, so that a
-failure can be found again with that turn's seed and count. Every campaign's control runs once, and must fail.
+Campaigns take turns in a few processes: each turn is a number of tries that takes most of a minute, with a
+seed of its own, so that a failure can be found again with that turn's seed and count. Every campaign's
+control runs once, and must fail.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class _State:
     control: Tally | None = None
 
     def size(self, share: float) -> int:
-        """How many tries the next turn has: as many as take TURN seconds, or what is left of the campaign's share."""
+        """How many tries the next turn has: as many as take TURN seconds, or what is left of the campaign's
+        share."""
         if not self.seconds or not self.tally.tried:
             return FIRST
         rate = self.tally.tried / self.seconds
@@ -71,7 +73,8 @@ class _State:
 
 
 def _turn(module: str, folder: str | None, count: int | None, seed: int) -> tuple[Tally, float]:
-    """One turn of a campaign (`count` None: its control), in a process of its own; if that breaks, it is a failure like any other."""
+    """One turn of a campaign (`count` None: its control), in a process of its own; if that breaks, it is a
+    failure like any other."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder) as room:
         try:
@@ -110,7 +113,9 @@ def _run(states: list[_State], *, seconds: float, seed: int, jobs: int) -> None:
 
 def _due(states: list[_State], share: float) -> Iterator[_State]:
     """Those that have time left, the one that had least of it first."""
-    left = [state for state in states if not state.tally.skipped and state.seconds + TURN * state.running < share]
+    left = [
+        state for state in states if not state.tally.skipped and state.seconds + TURN * state.running < share
+    ]
     return iter(sorted(left, key=lambda state: state.seconds + TURN * state.running))
 
 
@@ -125,7 +130,9 @@ def _table(states: list[_State]) -> str:
         if tally.skipped:
             lines.append(f"{state.name:14} {state.promise:{width}}    skipped: {tally.skipped}")
         else:
-            lines.append(f"{state.name:14} {state.promise:{width}} {tally.tried:>10,} {len(tally.failures):>7}")
+            lines.append(
+                f"{state.name:14} {state.promise:{width}} {tally.tried:>10,} {len(tally.failures):>7}"
+            )
     return "\n".join([*lines, "", *(line for state in states for line in _kinds(state))])
 
 
@@ -158,12 +165,18 @@ def _controls(states: list[_State]) -> list[str]:
 
 def main() -> int:
     """The exit status says whether anything failed."""
-    parser = argparse.ArgumentParser(prog="campaign", description="Try every promise of the store, and say what failed.")
+    parser = argparse.ArgumentParser(
+        prog="campaign", description=("Try every promise of the store, and say what failed.")
+    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--only", metavar="NAME,...", help=f"some of {', '.join(CAMPAIGNS)}")
     parser.add_argument("--seed", type=int, default=0, help="another seed tries other things")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
-    parser.add_argument("--coverage", action="store_true", help="print what of the log, commit and recovery code was reached")
+    parser.add_argument(
+        "--coverage",
+        action="store_true",
+        help=("print what of the log, commit and recovery code was reached"),
+    )
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(CAMPAIGNS)
     unknown = [name for name in names if name not in CAMPAIGNS]

@@ -1,4 +1,5 @@
-"""Damage of every kind, at every place of small stores: flipped bits, cut, extended, zeroed, missing, swapped, foreign files."""
+"""Damage of every kind, at every place of small stores: flipped bits, cut, extended, zeroed, missing,
+swapped, foreign files."""
 
 from __future__ import annotations
 
@@ -16,7 +17,20 @@ from replaystore.testing.specimens import KINDS, Change, Specimen, in_children, 
 __all__ = ["PROMISE", "control", "run"]
 
 PROMISE = "a damaged store shows what it held, or says that it does not"
-WAYS = ("flipped", "flipped", "flipped", "cut", "extended", "zeroed", "noise", "removed", "emptied", "swapped", "foreign", "moved")
+WAYS = (
+    "flipped",
+    "flipped",
+    "flipped",
+    "cut",
+    "extended",
+    "zeroed",
+    "noise",
+    "removed",
+    "emptied",
+    "swapped",
+    "foreign",
+    "moved",
+)
 """What happens to a file."""
 
 Files = Mapping[str, bytes]
@@ -36,7 +50,9 @@ def damage(files: Files, others: Files, draw: random.Random) -> tuple[str, Chang
     if way == "cut":
         return told, {name: data[:at]}
     if way == "extended":
-        return told, {name: data + (draw.randbytes(draw.randrange(1, 600)) if draw.random() < 0.7 else bytes(4096))}
+        return told, {
+            name: data + (draw.randbytes(draw.randrange(1, 600)) if draw.random() < 0.7 else bytes(4096))
+        }
     if way == "zeroed":
         begin = at // 512 * 512
         return told, {name: data[:begin] + bytes(len(data[begin : begin + 512])) + data[begin + 512 :]}
@@ -55,7 +71,9 @@ def damage(files: Files, others: Files, draw: random.Random) -> tuple[str, Chang
     return f"{name} of another store", {name: others.get(name, b"")}
 
 
-def _attempt(seed: int, stores: Mapping[str, Specimen], others: Mapping[str, Specimen], number: int) -> list[str]:
+def _attempt(
+    seed: int, stores: Mapping[str, Specimen], others: Mapping[str, Specimen], number: int
+) -> list[str]:
     store = stores[KINDS[number % len(KINDS)]]
     told, change = damage(store.files, others[store.kind].files, random.Random(f"{seed}/{number}"))  # noqa: S311  # to be had again
     if all(store.files.get(name) == data for name, data in change.items()):
@@ -71,7 +89,10 @@ def run(folder: str, *, count: int, seed: int) -> Tally:
     tally = Tally()
     for name in ("one", "other"):
         os.mkdir(os.path.join(folder, name))
-    stores, others = make(os.path.join(folder, "one"), seed=seed), make(os.path.join(folder, "other"), seed=seed + 1)
+    stores, others = (
+        make(os.path.join(folder, "one"), seed=seed),
+        make(os.path.join(folder, "other"), seed=seed + 1),
+    )
     for number in range(count):
         tally.count(KINDS[number % len(KINDS)])
     for number, finding in in_children(range(count), partial(_attempt, seed, stores, others)):

@@ -1,9 +1,11 @@
-"""A system call is refused: the outcome is an error of ours that names the cause, and nothing is lost or half-written.
+"""A system call is refused: the outcome is an error of ours that names the cause, and nothing is lost or
+half-written.
 
-A scenario runs in a child in which one call fails with some errno, once or from then on, or reads or writes less than it was asked to.
-Either it goes through all the same, and everything is there, as it must if a call only did less; or it ends with a ReplayStoreError whose
-message has the reason that the system gave.
-Then a buffer that is still open commits and closes, or says that it cannot; and what was acknowledged is there.
+A scenario runs in a child in which one call fails with some errno, once or from then on, or reads or writes
+less than it was asked to. Either it goes through all the same, and everything is there, as it must if a call
+only did less; or it ends with a ReplayStoreError whose message has the reason that the system gave.
+Then a buffer that is still open commits and closes, or says that it cannot; and what was acknowledged is
+there.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ FAULTS: dict[str, tuple[int, frozenset[Kind], bool]] = {
 }
 """By name: the errno, the calls that may give it, and whether it may stay."""
 LIES = {"lie": (0, frozenset({K.WRITE, K.RENAME}), False)}
-"""The control's: calls that are missed if they are not made. (Nobody misses a sync before a power cut, and a read that was not made finds
-what the buffer held.)"""
+"""The control's: calls that are missed if they are not made. (Nobody misses a sync before a power cut, and a
+read that was not made finds what the buffer held.)"""
 
 
 def run(folder: str, *, count: int, seed: int, names: list[str] | None = None) -> Tally:
@@ -53,10 +55,14 @@ def run(folder: str, *, count: int, seed: int, names: list[str] | None = None) -
 
 def control(folder: str, *, seed: int) -> Tally:
     """A write or a rename is not made, and says that it was."""
-    return preloaded(__name__, "attack", folder, count=18, seed=seed, names=["zarr", "hdf5", "convert"], lying=True)
+    return preloaded(
+        __name__, "attack", folder, count=18, seed=seed, names=["zarr", "hdf5", "convert"], lying=True
+    )
 
 
-def attack(folder: str, *, count: int, seed: int, names: list[str] | None = None, lying: bool = False) -> Tally:
+def attack(
+    folder: str, *, count: int, seed: int, names: list[str] | None = None, lying: bool = False
+) -> Tally:
     """`run` and `control`, in a process with the shim."""
     tally, generator, room = Tally(), np.random.default_rng(seed), Room(folder)
     for scenario, tries, label in drawn(names or list(SCENARIOS), count, generator, repeats=24):
@@ -86,7 +92,15 @@ def _by_both(counts: dict[str, int]) -> dict[str, int]:
     return found
 
 
-def _refuse(room: Room, scenario: Scenario, baseline: Baseline, fault: str, generator: np.random.Generator, *, lying: bool) -> str:
+def _refuse(
+    room: Room,
+    scenario: Scenario,
+    baseline: Baseline,
+    fault: str,
+    generator: np.random.Generator,
+    *,
+    lying: bool,
+) -> str:
     code, kinds, stays = (FAULTS | LIES)[fault]
     at = int(generator.integers(baseline.calls(kinds))) + 1
     on = stays and bool(generator.random() < ON)
@@ -127,12 +141,14 @@ def _attempt(room: Room, scenario: Scenario, code: int, tell: Tell, *, closing: 
 
 
 def _says(error: ReplayStoreError, code: int) -> bool:
-    """Whether the first cause is in the message. That a call does less than it was asked to is no reason to fail: it is called again."""
+    """Whether the first cause is in the message. That a call does less than it was asked to is no reason to
+    fail: it is called again."""
     return bool(code) and (os.strerror(code) in str(error) or f"errno = {code}" in str(error))
 
 
 def _finish(buffer: Buffer, tell: Tell, *, closing: bool) -> None:
-    """Go on with a buffer in which something failed, as its user would: what it acknowledges now counts as well."""
+    """Go on with a buffer in which something failed, as its user would: what it acknowledges now counts as
+    well."""
     if not closing:
         buffer.abandon()
         return

@@ -1,10 +1,11 @@
 """Stores of strangers: every decoder is given what has the right checksum and the wrong content.
 
-Metadata of Zarr and HDF5, documents, records of the log, cells of tables, indexes of shards, heads and journals, manifests, the
-directory of zip files, objects of HDF5, and files that are links, pipes, folders, or as large as they say and empty.
+Metadata of Zarr and HDF5, documents, records of the log, cells of tables, indexes of shards, heads and
+journals, manifests, the directory of zip files, objects of HDF5, and files that are links, pipes, folders, or
+as large as they say and empty.
 
-What is mended so that all checksums are right may be another store that is as good: then only the manner of reading it is judged. A
-change that a checksum speaks of (of rows, or by the log) has to be noticed.
+What is mended so that all checksums are right may be another store that is as good: then only the manner of
+reading it is judged. A change that a checksum speaks of (of rows, or by the log) has to be noticed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from replaystore.testing.specimens import KINDS, Specimen, in_children, look, ma
 
 __all__ = ["PROMISE", "control", "run"]
 
-PROMISE = "a stranger's store is read as it is, or is one error of ours: no traceback, hang or death, in bounded memory"
+PROMISE = (
+    "a stranger's store is read as it is, or is one error of ours: no traceback, hang or death, in "
+    "bounded memory"
+)
 ACTIONS = ("append", "repair", "convert", "show")
 
 
@@ -30,14 +34,17 @@ def _attempt(seed: int, stores: Mapping[str, Specimen], number: int) -> list[str
     store = stores[KINDS[number % len(KINDS)]]
     draw = random.Random(f"{seed}/{number}")  # noqa: S311  # to be had again
     crafts = CRAFTS | HDF5_CRAFTS
-    craft = draw.choice([name for name, (kinds, _) in crafts.items() if any(part in store.kind for part in kinds)])
+    craft = draw.choice(
+        [name for name, (kinds, _) in crafts.items() if any(part in store.kind for part in kinds)]
+    )
     made = crafts[craft][1](store, draw)
     if made is None:
         return []
     told, change = made
     store.spoil(change)
     findings = look(store, strict=craft not in LOOSE | HDF5_LOOSE)
-    large = any(isinstance(new, int) and new > 1 << 28 for new in change.values())  # copies of it would fill the disk
+    # Copies of it would fill the disk.
+    large = any(isinstance(new, int) and new > 1 << 28 for new in change.values())
     if number // len(KINDS) % 2 and not large:
         findings += write(store, draw.choice(ACTIONS))
         store.renew()

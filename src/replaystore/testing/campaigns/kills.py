@@ -1,7 +1,8 @@
 """Killed at any system call: what was acknowledged is there, whole, and everything goes on.
 
-A scenario runs in a child that is killed before, after or in the middle of its n-th call that changes something; of some, opening what
-was left for writing is killed as well, and that again. Then the scenario checks what is there.
+A scenario runs in a child that is killed before, after or in the middle of its n-th call that changes
+something; of some, opening what was left for writing is killed as well, and that again. Then the scenario
+checks what is there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ PROMISE = "killed at any system call, nothing acknowledged is lost and nothing i
 SHARES = [0.0, 0.3, 0.9, 1.0]
 """How much of a write is done before the kill."""
 NAMED, AGAIN = 0.4, 0.25
-"""Of the kills, those at a call that gives or takes a name; those followed by one while the store is opened for writing."""
+"""Of the kills, those at a call that gives or takes a name; those followed by one while the store is opened
+for writing."""
 RECOVERY_CALLS, LAST = 60, 12
 
 
@@ -52,7 +54,9 @@ def attack(folder: str, *, count: int, seed: int, names: list[str] | None = None
     return tally
 
 
-def _kill(room: Room, scenario: Scenario, baseline: Baseline, generator: np.random.Generator) -> tuple[int, str]:
+def _kill(
+    room: Room, scenario: Scenario, baseline: Baseline, generator: np.random.Generator
+) -> tuple[int, str]:
     """Kill once, or several times in a row, and look: how often, and what was wrong."""
     kinds = NAMING if generator.random() < NAMED and baseline.calls(NAMING) else CHANGES
     at, share = _call(baseline.calls(kinds), generator), float(generator.choice(SHARES))

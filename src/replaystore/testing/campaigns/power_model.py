@@ -1,8 +1,9 @@
-"""Power cuts, modelled: of what was done to a disk, only what was synced is left for sure, and of the rest any part.
+"""Power cuts, modelled: of what was done to a disk, only what was synced is left for sure, and of the rest
+any part.
 
-A scenario runs once with the shim noting every call (libhdf5's and shutil's too). A `Disk` is told them up to some moment, and says what a
-cut could leave: unsynced writes lost, reordered or torn, unsynced names lost. From that the scenario must go on; in some, the power is
-cut again while it is being opened for writing.
+A scenario runs once with the shim noting every call (libhdf5's and shutil's too). A `Disk` is told them up to
+some moment, and says what a cut could leave: unsynced writes lost, reordered or torn, unsynced names lost.
+From that the scenario must go on; in some, the power is cut again while it is being opened for writing.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ __all__ = ["PROMISE", "control", "run"]
 
 PROMISE = "after a power cut, everything acknowledged is there; without syncs, some commit is"
 LEAST, ANYWHERE, TWICE = 0.3, 0.3, 0.15
-"""Of the cuts: those that leave only what was synced; those at any call, and not where syncing begins; those that are followed by one
-more while the store is recovered."""
+"""Of the cuts: those that leave only what was synced; those at any call, and not where syncing begins; those
+that are followed by one more while the store is recovered."""
 GENERATOR = np.random.Generator
 
 
@@ -37,7 +38,9 @@ def run(folder: str, *, count: int, seed: int, names: list[str] | None = None) -
 
 def control(folder: str, *, seed: int) -> Tally:
     """A disk that is never told to sync."""
-    return preloaded(__name__, "attack", folder, count=24, seed=seed, names=["zarr", "hdf5", "convert"], syncs=False)
+    return preloaded(
+        __name__, "attack", folder, count=24, seed=seed, names=["zarr", "hdf5", "convert"], syncs=False
+    )
 
 
 @dataclass
@@ -51,7 +54,11 @@ class _Recording:
     def moments(self, count: int, generator: GENERATOR) -> list[int]:
         """Before which calls to cut, in order."""
         kinds = [record.kind for record in self.records]
-        syncs = [number for number, kind in enumerate(kinds) if kind is Kind.SYNC and number and kinds[number - 1] is not Kind.SYNC]
+        syncs = [
+            number
+            for number, kind in enumerate(kinds)
+            if kind is Kind.SYNC and number and kinds[number - 1] is not Kind.SYNC
+        ]
         anywhere = round(count * ANYWHERE) if syncs else count
         chosen = generator.integers(1, len(kinds) + 1, anywhere).tolist()
         return sorted([*chosen, *(generator.choice(syncs, count - anywhere).tolist() if syncs else [])])
@@ -60,14 +67,20 @@ class _Recording:
         return [message for at, message in self.told if at <= moment]
 
 
-def attack(folder: str, *, count: int, seed: int, names: list[str] | None = None, syncs: bool = True) -> Tally:
+def attack(
+    folder: str, *, count: int, seed: int, names: list[str] | None = None, syncs: bool = True
+) -> Tally:
     """`run` and `control`, in a process with the shim."""
     tally, generator, room = Tally(), np.random.default_rng(seed), Room(folder)
     for scenario, tries, label in drawn(names or list(SCENARIOS), count, generator, repeats=24):
         _, problem = room.begin(scenario)
         room.restore()
         before = read(room.place)
-        recording, problem = (None, problem) if problem else _record(room, lambda tell: scenario.perform(room.place, tell))  # noqa: B023
+        recording, problem = (
+            (None, problem)
+            if problem
+            else _record(room, lambda tell, scenario=scenario: scenario.perform(room.place, tell))
+        )
         if problem or recording is None:
             tally.count(scenario.name, tries)
             tally.failures.append(f"{label}: {problem}")
@@ -79,7 +92,9 @@ def attack(folder: str, *, count: int, seed: int, names: list[str] | None = None
             tally.count(scenario.name)
             problem = _cut(room, scenario, disk, recording.acknowledged(moment), generator)
             if problem:
-                tally.failures.append(f"{label}, power cut before call {moment} of {len(recording.records)}, {problem}")
+                tally.failures.append(
+                    f"{label}, power cut before call {moment} of {len(recording.records)}, {problem}"
+                )
     return tally
 
 

@@ -1,7 +1,8 @@
-"""Power cuts of real file systems: ext4 and XFS in an image, shut down while a writer runs, mounted again, and looked at.
+"""Power cuts of real file systems: ext4 and XFS in an image, shut down while a writer runs, mounted again,
+and looked at.
 
-The image lies in memory, so that syncs are quick and many cuts fit into a minute; what counts is which writes the file system had
-given to it. What a scenario needs before is made anew for each try, and synced.
+The image lies in memory, so that syncs are quick and many cuts fit into a minute; what counts is which writes
+the file system had given to it. What a scenario needs before is made anew for each try, and synced.
 """
 
 from __future__ import annotations
@@ -28,8 +29,28 @@ __all__ = ["PROMISE", "control", "run"]
 
 PROMISE = "after a power cut of ext4 or XFS, everything acknowledged is there"
 NAMES = [
-    *("zarr", "hdf5", "ring", "archive", "archive-hdf5", "unsynced", "unsynced-hdf5", "publish", "rollback", "rollback-hdf5"),
-    *("overwrite", "overwrite-hdf5", "convert", "convert-hdf5", "convert-zip", "repair", "velora-files", "active-pickle"),
+    *(
+        "zarr",
+        "hdf5",
+        "ring",
+        "archive",
+        "archive-hdf5",
+        "unsynced",
+        "unsynced-hdf5",
+        "publish",
+        "rollback",
+        "rollback-hdf5",
+    ),
+    *(
+        "overwrite",
+        "overwrite-hdf5",
+        "convert",
+        "convert-hdf5",
+        "convert-zip",
+        "repair",
+        "velora-files",
+        "active-pickle",
+    ),
 ]
 LATER = 1.1
 """Of the time that a scenario takes, the part in which the power is cut."""
@@ -42,10 +63,14 @@ def run(folder: str, *, count: int, seed: int, names: list[str] | None = None) -
 
 def control(folder: str, *, seed: int) -> Tally:
     """Nothing is synced."""
-    return apart(__name__, "attack", (folder,), {"count": 12, "seed": seed, "names": ["zarr", "hdf5"], "syncs": False})
+    return apart(
+        __name__, "attack", (folder,), {"count": 12, "seed": seed, "names": ["zarr", "hdf5"], "syncs": False}
+    )
 
 
-def attack(folder: str, *, count: int, seed: int, names: list[str] | None = None, syncs: bool = True) -> Tally:
+def attack(
+    folder: str, *, count: int, seed: int, names: list[str] | None = None, syncs: bool = True
+) -> Tally:
     """`run` and `control`, in a process of their own."""
     reasons = {system: available(system) for system in SYSTEMS}
     systems = [system for system, reason in reasons.items() if not reason]
@@ -56,13 +81,22 @@ def attack(folder: str, *, count: int, seed: int, names: list[str] | None = None
     share = -(-count // len(systems))
     for system in systems:
         with mounted(system, folder) as image:
-            for scenario, tries, label in drawn(names or NAMES, min(share, count - tally.tried), generator, repeats=8):
+            for scenario, tries, label in drawn(
+                names or NAMES, min(share, count - tally.tried), generator, repeats=8
+            ):
                 _several(image, scenario, tries, label, generator, tally, syncs=syncs)
     return tally
 
 
 def _several(
-    image: Image, scenario: Scenario, tries: int, label: str, generator: np.random.Generator, tally: Tally, *, syncs: bool
+    image: Image,
+    scenario: Scenario,
+    tries: int,
+    label: str,
+    generator: np.random.Generator,
+    tally: Tally,
+    *,
+    syncs: bool,
 ) -> None:
     place = os.path.join(image.place, "now")
     seconds, problem = _without(scenario, place)
@@ -78,7 +112,9 @@ def _several(
         image.again()
         problem = problem or _check(scenario, place, told)
         if problem:
-            tally.failures.append(f"{image.system}, {label}, power cut after {after * 1000:.1f} ms: {problem}")
+            tally.failures.append(
+                f"{image.system}, {label}, power cut after {after * 1000:.1f} ms: {problem}"
+            )
 
 
 def _child(action: Any) -> tuple[int, list[Any]]:
@@ -120,8 +156,8 @@ def _unsynced() -> Iterator[None]:
 def _cut(image: Image, scenario: Scenario, place: str, after: float, *, syncs: bool) -> list[Any]:
     """Perform, and cut the power meanwhile: what was told before.
 
-    While ext4 is being shut down, a sync may return without an error for bytes that are lost: what was told later than the cut began
-    does not count."""
+    While ext4 is being shut down, a sync may return without an error for bytes that are lost: what was told
+    later than the cut began does not count."""
     reading, writing = os.pipe()
     seen, telling = os.pipe()
     switch = os.fork()

@@ -1,6 +1,7 @@
 """Killed at a random time: what was acknowledged is there, whole, and everything goes on.
 
-As the campaign of kills at system calls, whose moments are of files only: this one also hits what is between them.
+As the campaign of kills at system calls, whose moments are of files only: this one also hits what is between
+them.
 """
 
 from __future__ import annotations
@@ -29,11 +30,15 @@ def control(folder: str, *, seed: int) -> Tally:
     return preloaded(__name__, "attack", folder, count=24, seed=seed, names=["zarr", "hdf5"], lying=True)
 
 
-def attack(folder: str, *, count: int, seed: int, names: list[str] | None = None, lying: bool = False) -> Tally:
+def attack(
+    folder: str, *, count: int, seed: int, names: list[str] | None = None, lying: bool = False
+) -> Tally:
     """`run` and `control`, in a process with the shim."""
     tally, generator, room = Tally(), np.random.default_rng(seed), Room(folder)
     writes = frozenset({Kind.WRITE})
-    for scenario, tries, label in drawn(names or list(SCENARIOS), count, generator, repeats=3 if lying else REPEATS):
+    for scenario, tries, label in drawn(
+        names or list(SCENARIOS), count, generator, repeats=3 if lying else REPEATS
+    ):
         tally.count(scenario.name, tries)
         baseline, problem = room.begin(scenario)
         if problem:
@@ -42,7 +47,9 @@ def attack(folder: str, *, count: int, seed: int, names: list[str] | None = None
         for _ in range(tries):
             room.restore()
             after = float(generator.uniform(0, LATER * baseline.seconds))
-            plan = {"mode": Mode.LIE_ON, "at": int(generator.integers(1, 40)), "kinds": writes} if lying else {}
+            plan = (
+                {"mode": Mode.LIE_ON, "at": int(generator.integers(1, 40)), "kinds": writes} if lying else {}
+            )
             status, told = room.perform(scenario, kill_after=after, **plan)
             if status not in (0, KILLED):
                 problem = last_line(told, status)

@@ -1,7 +1,7 @@
 """Which branches of the log, commit and recovery code campaigns reach.
 
-Every process of a campaign measures itself, if an environment variable says so: those that `apart` starts, and those that `forked` forks.
-They note what they reached when they end; one that is killed notes nothing.
+Every process of a campaign measures itself, if an environment variable says so: those that `apart` starts,
+and those that `forked` forks. They note what they reached when they end; one that is killed notes nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def measured(folder: str | None) -> Iterator[None]:
     root = Path(errors.__file__).parent
     settings = Path(folder, "settings")
     files = "".join(f"\n    {root / name}" for name in CODE)
-    settings.write_text(f"[run]\nbranch = true\nparallel = true\ndata_file = {folder}/data\ninclude ={files}\n")
+    settings.write_text(
+        f"[run]\nbranch = true\nparallel = true\ndata_file = {folder}/data\ninclude ={files}\n"
+    )
     with patch.dict(os.environ, {SETTINGS: str(settings)}):
         yield
 
@@ -82,4 +84,7 @@ def report(folder: str) -> str:
     found.combine([folder])
     text = io.StringIO()
     share = found.report(file=text, show_missing=True)
-    return f"\nbranches of the log, commit and recovery code ({share:.1f} % reached; missing: what no campaign reaches)\n{text.getvalue()}"
+    return (
+        f"\nbranches of the log, commit and recovery code ({share:.1f} % reached; missing: what no "
+        f"campaign reaches)\n{text.getvalue()}"
+    )

@@ -1,10 +1,11 @@
-"""What may be interrupted: each scenario prepares a folder, does something in it, and says what must be true of it afterwards.
+"""What may be interrupted: each scenario prepares a folder, does something in it, and says what must be true
+of it afterwards.
 
-A campaign runs `perform` in a child that is killed, refused or cut from power at some moment, and `check` in another one. What is there
-is a pure function of the scenario's seed, so that `check` compares bit for bit.
+A campaign runs `perform` in a child that is killed, refused or cut from power at some moment, and `check` in
+another one. What is there is a pure function of the scenario's seed, so that `check` compares bit for bit.
 
-Invariants: `perform` tells a floor only when the store has returned from what it promises; floors only grow. `check` raises whatever
-is wrong, and leaves a folder that works.
+Invariants: `perform` tells a floor only when the store has returned from what it promises; floors only grow.
+`check` raises whatever is wrong, and leaves a folder that works.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Scenario(Protocol):
         """What somebody does first who finds the folder: this may be interrupted, too."""
 
     def check(self, folder: str, floor: int | None, *, cut: bool = False) -> None:
-        """Look, go on, and verify. `floor`: the newest that must be there, None if nothing was acknowledged; `cut`: after a power
-        cut."""
+        """Look, go on, and verify. `floor`: the newest that must be there, None if nothing was acknowledged;
+        `cut`: after a power cut."""
 
 
 def floor_of(told: list[object], *, cut: bool = False) -> int | None:

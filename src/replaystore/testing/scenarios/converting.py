@@ -1,4 +1,5 @@
-"""Converting a store to a new place, or over a store that is there; making a new store over one that is there."""
+"""Converting a store to a new place, or over a store that is there; making a new store over one that is
+there."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ class Converting(Replacing):
     def do(self, folder: str) -> None:
         with tiny():
             target = os.path.join(folder, self._target)
-            convert(os.path.join(folder, self._source), target, overwrite=os.path.lexists(target), **self._options)
+            convert(
+                os.path.join(folder, self._source), target, overwrite=os.path.lexists(target), **self._options
+            )
 
     def read(self, folder: str) -> str:
         with buffers.open(os.path.join(folder, self._target)) as reader:

@@ -1,4 +1,5 @@
-"""Repairing a store that is damaged: there is the damaged one, or the repaired one, and the damaged one is never lost."""
+"""Repairing a store that is damaged: there is the damaged one, or the repaired one, and the damaged one is
+never lost."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ class Mending:
     def prepare(self, folder: str) -> None:
         path = os.path.join(folder, self._file)
         with tiny():
-            buffer = buffers.create(path, small(), storage=storage("gzip:1" if path.endswith(".h5") else "zstd:1"))
+            buffer = buffers.create(
+                path, small(), storage=storage("gzip:1" if path.endswith(".h5") else "zstd:1")
+            )
             for number in range(COMMITS):
                 act(buffer, Action("append", (self._seed + number, 17, 0, 1)))
                 buffer.commit()
@@ -94,8 +97,14 @@ class Mending:
 
 
 def _rows(buffer: BufferReader) -> str:
-    """Its steps and its table. (What followed the last step of an open trajectory may be gone with the commits that were dropped.)"""
-    return digest({**buffer.read(slice(None)), **{f"table {name}": column for name, column in buffer.trajectories.columns.items()}})
+    """Its steps and its table. (What followed the last step of an open trajectory may be gone with the
+    commits that were dropped.)"""
+    return digest(
+        {
+            **buffer.read(slice(None)),
+            **{f"table {name}": column for name, column in buffer.trajectories.columns.items()},
+        }
+    )
 
 
 def _text(path: str) -> str:

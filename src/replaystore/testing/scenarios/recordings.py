@@ -41,7 +41,9 @@ class Recording:
 
     torch = False
 
-    def __init__(self, name: str, suffix: str, plain: PlainBuffer, actions: list[Action], *, new: bool, **options: Any) -> None:
+    def __init__(
+        self, name: str, suffix: str, plain: PlainBuffer, actions: list[Action], *, new: bool, **options: Any
+    ) -> None:
         self.name, self._file, self.new, self._options = name, "store" + suffix, new, options
         self.plain, self.actions = plain, actions
         self.archive = options.get("layout") == "archive"
@@ -52,7 +54,8 @@ class Recording:
         self.reached = 0
         """The action that `perform` is at."""
         self.failed: int | None = None
-        """The action that ended with an error, after which what was there could be committed; None: none did."""
+        """The action that ended with an error, after which what was there could be committed; None: none
+        did."""
 
     def path(self, folder: str) -> str:
         return os.path.join(folder, self._file)
@@ -93,7 +96,9 @@ class Recording:
             self.opened(again)
             return again
 
-        found: Buffer = act(buffer, action, acknowledge=lambda commit: tell(Floor(commit, self._synced)), reopen=reopened)
+        found: Buffer = act(
+            buffer, action, acknowledge=lambda commit: tell(Floor(commit, self._synced)), reopen=reopened
+        )
         return found
 
     def recover(self, folder: str) -> None:
@@ -114,7 +119,8 @@ class Recording:
         return self.plain.history.get(commit)
 
     def _candidates(self, commit: int) -> list[PlainBuffer]:
-        """What it may be: after an error, that without the action which failed, or with it, committed then."""
+        """What it may be: after an error, that without the action which failed, or with it, committed
+        then."""
         known = self._expected(commit)
         found = [] if known is None else [known]
         for stop in [] if self.failed is None else [self.failed, self.failed + 1]:
@@ -127,10 +133,17 @@ class Recording:
 
     def _partly(self) -> bool:
         """Whether the action that failed is several, of which some may have been done."""
-        return self.failed is not None and self.actions[self.failed].name in ("record", "column", "rollback", "reopen", "field")
+        return self.failed is not None and self.actions[self.failed].name in (
+            "record",
+            "column",
+            "rollback",
+            "reopen",
+            "field",
+        )
 
     def look(self, folder: str, floor: int | None) -> tuple[int | None, PlainBuffer | None]:
-        """The commit that is shown to a reader, which must be right, and what it is; None if there is no store."""
+        """The commit that is shown to a reader, which must be right, and what it is; None if there is no
+        store."""
         try:
             reader = buffers.open(self.path(folder))
         except NotFoundError:
@@ -150,7 +163,8 @@ class Recording:
         then = candidates[problems.index("")]
         older = then.commits()
         old = older[commit * 7 % len(older)]
-        if then is self.plain.history.get(commit) and (not self.archive or old == commit):  # sealing drops the others
+        # Sealing drops the others.
+        if then is self.plain.history.get(commit) and (not self.archive or old == commit):
             with buffers.open(self.path(folder), commit=old) as reader:
                 same(then, reader, old)
         return commit, then
@@ -180,7 +194,8 @@ class Recording:
         verified(self.path(folder))
 
     def _go_on(self, buffer: Buffer, plain: PlainBuffer | None, folder: str) -> Buffer:
-        if plain is None or plain.commit_id != buffer.commit_id or self.archive:  # numbers of commits may differ
+        # Numbers of commits may differ.
+        if plain is None or plain.commit_id != buffer.commit_id or self.archive:
             actions = [Action("append", (buffer.commit_id, 5, 0, 1)), Action("commit")]
             if plain is not None:
                 for action in actions:
@@ -205,8 +220,8 @@ def here() -> contextlib.AbstractContextManager[object]:
 
 
 def verified(path: str) -> None:
-    """AssertionError: `verify` finds something. What it has to find is that a writer was killed while it published, or within the few bytes
-    of a record of an HDF5 file's front; the next writer mends both."""
+    """AssertionError: `verify` finds something. What it has to find is that a writer was killed while it
+    published, or within the few bytes of a record of an HDF5 file's front; the next writer mends both."""
     with here():
         problems = verify(path).problems
         if problems and all(any(text in problem.what for text in MENDED) for problem in problems):
@@ -243,7 +258,8 @@ def scenario(name: str, seed: int) -> Recording:
 
 
 def _possible(plain: PlainBuffer, actions: list[Action]) -> list[Action]:
-    """Do these to a plain buffer; those that were done: a rollback may name a commit that there is not any more."""
+    """Do these to a plain buffer; those that were done: a rollback may name a commit that there is not any
+    more."""
     found = []
     for action in actions:
         if action.name != "rollback" or action.arguments[0] in plain.commits():

@@ -1,7 +1,8 @@
 """Replacing: what is under a name is what was there before, or what was to be put there, and nothing else.
 
-Both are known from a run without faults: what `read` says of the folder before and after it. After an interruption it must say one of
-the two (the new one, if that was acknowledged); then the same is done again, which must work, and give the new one.
+Both are known from a run without faults: what `read` says of the folder before and after it. After an
+interruption it must say one of the two (the new one, if that was acknowledged); then the same is done again,
+which must work, and give the new one.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ class Replacing:
     def check(self, folder: str, floor: int | None, *, cut: bool = False) -> None:
         known, seen = self.known(folder), self._seen(folder)
         if seen not in known.values():
-            raise AssertionError(f"under the name is neither the old nor the new, but {seen}; there are {sorted(os.listdir(folder))}")
+            raise AssertionError(
+                f"under the name is neither the old nor the new, but {seen}; there are "
+                f"{sorted(os.listdir(folder))}"
+            )
         if floor is not None and seen != known["new"]:
             raise AssertionError("under the name is the old one, and the new one was acknowledged")
         self.verify(folder)
@@ -105,8 +109,15 @@ def digest(contents: Contents | Mapping[str, Any]) -> str:
     """A few letters that say whether contents are the same."""
     found = hashlib.sha256()
     if isinstance(contents, Contents):
-        parts: dict[str, Any] = {**contents.columns, **{f"table {name}": values for name, values in contents.table.items()}}
-        found.update(repr([(len(story.columns), story.final_observation is None) for story in contents.stories]).encode())
+        parts: dict[str, Any] = {
+            **contents.columns,
+            **{f"table {name}": values for name, values in contents.table.items()},
+        }
+        found.update(
+            repr(
+                [(len(story.columns), story.final_observation is None) for story in contents.stories]
+            ).encode()
+        )
         found.update(repr(dict(contents.following)).encode())
     else:
         parts = dict(contents)

@@ -1,6 +1,8 @@
-"""Saving the drop-in buffers of velora and active_rlhf: to stores and to their own files, over what is there, and again.
+"""Saving the drop-in buffers of velora and active_rlhf: to stores and to their own files, over what is there,
+and again.
 
-All rows follow from the seed. What a folder holds is what `load` gives, so that a mixture of two buffers is neither of them.
+All rows follow from the seed. What a folder holds is what `load` gives, so that a mixture of two buffers is
+neither of them.
 """
 
 from __future__ import annotations
@@ -124,7 +126,10 @@ class Active(_Saving):
     def tensors(self, buffer: Any) -> dict[str, Any]:
         known = {name: buffer._ring.tensor(name)[:].numpy() for name in active_rlhf.NAMES}
         infos = [repr(active_rlhf._info(known)) for known in buffer.trajectories]
-        return known | {"numbers": np.array([buffer.capacity, buffer.pos, buffer.size, buffer.global_step]), "infos": np.array(infos)}
+        return known | {
+            "numbers": np.array([buffer.capacity, buffer.pos, buffer.size, buffer.global_step]),
+            "infos": np.array(infos),
+        }
 
 
 class _Again(_Saving):
@@ -161,7 +166,8 @@ class ActiveAgain(_Again, Active):
 
 
 class VeloraInPlace(Velora):
-    """A buffer that was loaded from its store for writing, of which a row is set: the store is written anew, in place."""
+    """A buffer that was loaded from its store for writing, of which a row is set: the store is written anew,
+    in place."""
 
     again = False
 
@@ -221,4 +227,6 @@ def scenario(name: str, seed: int) -> _Saving:
     if name == "velora-again" or name == "velora-in-place":
         suffix = str(generator.choice([".zarr", ".h5"]))
     over = bool(generator.random() < 0.75) or kind == "velora-in-place"
-    return KINDS[kind](name, int(generator.integers(1 << 20)), file="buffer" + suffix if suffix else "", over=over)
+    return KINDS[kind](
+        name, int(generator.integers(1 << 20)), file="buffer" + suffix if suffix else "", over=over
+    )
