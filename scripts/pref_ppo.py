@@ -40,10 +40,10 @@ from preferences import Answers, RewardEnsemble, RewardSettings, Session, Teache
 import replaystore as rs
 from replaystore.compat.active_rlhf import ReplayBuffer
 from replaystore.errors import AlreadyExistsError, ReplayStoreError, StorageError, UnsupportedError
-from replaystore.formats.writing import NewFiles
+from replaystore.formats.shared.writing import NewFiles
 from replaystore.interrupts import signals_wait
 from replaystore.location import Location
-from replaystore.locks import FileLock
+from replaystore.storage.locks import FileLock
 
 STORES = (".zarr", ".h5", ".hdf5")
 PICKLES = (".pkl", ".pickle")

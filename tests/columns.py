@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from replaystore.backends import ArraySpec, ChunkEntry
-from replaystore.backends.codecs import ChunkCodec, codec_for
-from replaystore.backends.files import Files, MemoryFiles
-from replaystore.chunks import Rows, StoredColumn
-from replaystore.chunks.coded import CodedColumn
-from replaystore.chunks.mapped import MappedColumn, raw_column
+from replaystore.columns.coded import CodedColumn
+from replaystore.columns.mapped import MappedColumn, raw_column
+from replaystore.columns.protocol import Rows, StoredColumn
+from replaystore.containers.codecs import ChunkCodec, codec_for
+from replaystore.containers.protocol import ArraySpec, ChunkEntry
+from replaystore.storage.local import Files, MemoryFiles
 
 DTYPES = ["bool", "u1", "i2", "f4", "i8", "f8", "c16"]
 ROW = ArraySpec(np.dtype("f4"), (16,), 64)

@@ -348,7 +348,9 @@ def _as_committed(expected: Any, shown: Any) -> bool:
 
 def _verified(store: Store) -> tuple[bool, str]:
     """Whether verify reports anything, and what is wrong with how it does that."""
-    with patch("replaystore.verification._probe", lambda *_: True):  # we are in a process of our own already
+    with patch(
+        "replaystore.checking.verify._probe", lambda *_: True
+    ):  # we are in a process of our own already
         try:
             return bool(rs.verify(store.path).problems), ""
         except (NotFoundError, FormatError) as error:

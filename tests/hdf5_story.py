@@ -13,9 +13,9 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.backends import ArraySpec
-from replaystore.backends.files import Files
-from replaystore.backends.hdf5 import Hdf5Container
+from replaystore.containers.hdf5.container import Hdf5Container
+from replaystore.containers.protocol import ArraySpec
+from replaystore.storage.local import Files
 
 NAME = "a.h5"
 OBS, FLAG, IMAGE, ZIMAGE = "steps/observation/pose", "steps/terminated", "steps/camera", "steps/depth"

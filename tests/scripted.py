@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 import replaystore as rs
 from replaystore.gymnasium import RecordVector
-from replaystore.names import flatten
-from replaystore.schema import Field, Schema
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.names import flatten
 from replaystore.testing.contents import final_by_field
 
 if TYPE_CHECKING:
-    from replaystore.buffer import Buffer
+    from replaystore.buffers.buffer import Buffer
 
 MODES = list(AutoresetMode)
 Row = dict[str, Any]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import replaystore as rs
-from replaystore.schema import Field, Schema
+from replaystore.schema.fields import Field, Schema
 
 SCHEMA = Schema(
     {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from replaystore.backends.files import Files
+from replaystore.storage.local import Files
 from replaystore.testing import BackendSuite
 
 LOCATIONS = {"zarr": "{tmp}/buffer.zarr", "hdf5": "{tmp}/buffer.h5", "memory": "memory:test-{number}"}
@@ -24,7 +24,7 @@ class TestBackends(BackendSuite):
 def test_a_descriptor_is_closed_when_nobody_reads_from_it_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replaystore.backends.files.OPEN_FILES", 1)
+    monkeypatch.setattr("replaystore.storage.local.OPEN_FILES", 1)
     store = Files(tmp_path, writable=True)
     for name in ("a", "b"):
         store.create(name)

@@ -20,6 +20,7 @@ import pytest
 import zarr
 
 import replaystore as rs
+from replaystore.buffers.opening import NewStore
 from replaystore.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -169,7 +170,7 @@ def test_a_store_that_is_being_made_is_not_there_yet(
 ) -> None:
     path = tmp_path / ("a" + suffix)
     seen: list[str] = []
-    finish = rs.buffer.NewStore.finish
+    finish = NewStore.finish
 
     def look(new: Any) -> None:
         with pytest.raises(NotFoundError, match="does not exist"):
@@ -179,7 +180,7 @@ def test_a_store_that_is_being_made_is_not_there_yet(
         seen.append("looked")
         finish(new)
 
-    monkeypatch.setattr("replaystore.buffer.NewStore.finish", look)
+    monkeypatch.setattr("replaystore.buffers.buffer.NewStore.finish", look)
     rs.create(path, samples.small()).close()
 
     assert seen == ["looked"]

@@ -244,7 +244,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> NoReturn:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("replaystore.buffer.open", broken)
+    monkeypatch.setattr("replaystore.buffers.buffer.open", broken)
 
     with pytest.raises(RuntimeError, match="a bug"):
         main(["info", "a.zarr"])
@@ -257,7 +257,7 @@ def test_a_warning_of_ours_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch
             warnings.warn("look\nhere", ReplayStoreWarning, stacklevel=2)
         raise rs.errors.NotFoundError("nothing")
 
-    monkeypatch.setattr("replaystore.buffer.open", warn)
+    monkeypatch.setattr("replaystore.buffers.buffer.open", warn)
 
     assert run("info", "a.zarr") == (1, "", "replaystore: warning: look here\nreplaystore: error: nothing\n")
 
@@ -433,8 +433,8 @@ def test_advice_fits_the_command(recorded: Path, run: Run, tmp_path: Path) -> No
         assert "overwrite=True" not in err
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     with (
-        patch("replaystore.locks.FileLock._take", side_effect=denied),
-        patch("replaystore.opening.lock_place"),
+        patch("replaystore.storage.locks.FileLock._take", side_effect=denied),
+        patch("replaystore.buffers.opening.lock_place"),
     ):
         err = run("convert", recorded, tmp_path / "a.zarr", "--overwrite")[2]
     assert "a.zarr cannot be replaced: Permission denied; choose another name" in err
@@ -555,7 +555,7 @@ def test_a_recording_that_cannot_be_converted_is_kept(
     def full(*_: object, **__: object) -> NoReturn:
         raise rs.errors.StorageError("the disk is full")
 
-    monkeypatch.setattr("replaystore.conversion.convert", full)
+    monkeypatch.setattr("replaystore.converting.convert.convert", full)
 
     code, _, err = run("record", "CartPole-v1", tmp_path / "a.h5", "--steps", 300, "--layout", "archive")
 

@@ -23,8 +23,7 @@ from numcodecs import zstd  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
-from replaystore.backends import ArraySpec, Codec
-from replaystore.backends.codecs import (
+from replaystore.containers.codecs import (
     ChunkCodec,
     codec_for,
     crc32c,
@@ -33,6 +32,7 @@ from replaystore.backends.codecs import (
     parse_codec,
     zarr_codecs,
 )
+from replaystore.containers.protocol import ArraySpec, Codec
 from replaystore.errors import CorruptError, SchemaError
 
 Kind = Literal["zarr", "hdf5"]
@@ -474,7 +474,7 @@ def test_a_checksum_can_be_extended(first: bytes, second: bytes) -> None:
 
 def test_numcodecs_is_imported_when_it_is_needed() -> None:
     code = (
-        "import sys, replaystore.backends.codecs, replaystore.chunks.coded; sys.exit('numcodecs' in "
+        "import sys, replaystore.containers.codecs, replaystore.columns.coded; sys.exit('numcodecs' in "
         "sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -22,13 +22,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
-from replaystore.backends import PAGE, ArraySpec, ChunkEntry, Extent
-from replaystore.backends.codecs import codec_for, crc32c, hdf5_filters
-from replaystore.backends.files import Files, MemoryFiles
-from replaystore.chunks import Rows, coded
-from replaystore.chunks.coded import CodedColumn, DecodedChunks
-from replaystore.chunks.mapped import raw_column
+from replaystore.columns import coded
+from replaystore.columns.coded import CodedColumn, DecodedChunks
+from replaystore.columns.mapped import raw_column
+from replaystore.columns.protocol import Rows
+from replaystore.containers.codecs import codec_for, crc32c, hdf5_filters
+from replaystore.containers.protocol import PAGE, ArraySpec, ChunkEntry, Extent
 from replaystore.errors import CorruptError, EvictedError, SchemaError, StorageError
+from replaystore.storage.local import Files, MemoryFiles
 
 # --- coded rows
 
@@ -333,10 +334,10 @@ def test_a_tail_has_to_continue_the_column(wide: ArraySpec) -> None:
 FORK = """
 import os
 import numpy as np
-from replaystore.backends import ArraySpec, ChunkEntry
-from replaystore.backends.codecs import codec_for
-from replaystore.backends.files import MemoryFiles
-from replaystore.chunks import coded
+from replaystore.containers.protocol import ArraySpec, ChunkEntry
+from replaystore.containers.codecs import codec_for
+from replaystore.storage.local import MemoryFiles
+from replaystore.columns import coded
 
 spec = ArraySpec(np.dtype("f4"), (1024,), 256, codec="zstd:1")
 files, codec = MemoryFiles("test"), codec_for("zarr", spec)

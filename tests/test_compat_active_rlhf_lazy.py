@@ -27,12 +27,12 @@ from rlhf_buffers import (
     spaces,
 )
 
-from replaystore.buffer import create
-from replaystore.buffer import open as open_buffer
+from replaystore.buffers.buffer import create
+from replaystore.buffers.buffer import open as open_buffer
 from replaystore.compat.active_rlhf import ReplayBuffer
 from replaystore.compat.lazy import LazyTensor
 from replaystore.errors import ConflictError, SchemaError, UnsupportedError
-from replaystore.schema import Field, Schema
+from replaystore.schema.fields import Field, Schema
 
 # --- lazy buffers
 

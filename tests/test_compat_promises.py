@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from rlhf_buffers import NAMES, STORES, filled, original, rows, spaces
 
-from replaystore.buffer import open as open_buffer
+from replaystore.buffers.buffer import open as open_buffer
 from replaystore.compat import active_rlhf, velora
 from replaystore.compat.active_rlhf import (
     PreferenceBuffer,

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaystore.buffer import open as open_buffer
+from replaystore.buffers.buffer import open as open_buffer
 from replaystore.compat.lazy import LazyTensor
 from replaystore.compat.velora import BatchExperience, ReplayBuffer
 from replaystore.errors import ConflictError, FormatError, NotFoundError, SchemaError, UnsupportedError

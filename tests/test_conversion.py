@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 import replaystore as rs
 from replaystore import errors
-from replaystore.backends import files
-from replaystore.backends.files import Files
-from replaystore.backends.reading import StoreReader
+from replaystore.arrays.reading import StoreReader
+from replaystore.buffers.opening import remove
 from replaystore.location import Location
-from replaystore.opening import remove
+from replaystore.storage import local as files
+from replaystore.storage.local import Files
 from replaystore.testing import Contents, samples
 
 NAMES = ["b.zarr", "b.h5", "b.zarr.zip", "memory:b"]
@@ -721,7 +721,7 @@ def test_other_software_reads_what_was_converted(tmp_path: Path) -> None:
 PROGRAM = """
 import sys, threading, time
 import replaystore as rs
-import replaystore.conversion, replaystore.backends.hdf5, replaystore.backends.zip
+import replaystore.converting.convert, replaystore.containers.hdf5.container, replaystore.storage.zip
 import numcodecs.zstd, numcodecs.fletcher32, h5py
 
 def anonymous():

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore import verification
-from replaystore.backends.records import State, decode_records, encode_record
-from replaystore.backends.store import ArrayStore
-from replaystore.backends.zarr import ZarrContainer
+from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.records import State, decode_records, encode_record
+from replaystore.checking import verify as verification
+from replaystore.containers.zarr.container import ZarrContainer
 from replaystore.errors import CorruptError, ReplayStoreWarning
 from replaystore.testing.crashes import tiny
 

@@ -20,15 +20,15 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.buffer import Buffer
+from replaystore.buffers.buffer import Buffer
+from replaystore.checking.verify import verify
 from replaystore.errors import StorageError
-from replaystore.schema import Field
+from replaystore.schema.fields import Field
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import tiny
 from replaystore.testing.faults import Faults, using
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import columns, play, recording, small, storage
-from replaystore.verification import verify
 
 CODECS = {".zarr": "zstd:1", ".h5": "gzip:1"}
 CAPACITY = 70
@@ -50,7 +50,7 @@ def location(request: pytest.FixtureRequest) -> Iterator[str]:
 @contextmanager
 def cramped() -> Iterator[None]:
     """As `tiny`, and what goes with a commit is not kept in its record but in a tail array."""
-    with tiny(), patch("replaystore.backends.appending.ATTACHED_BYTES", 8):
+    with tiny(), patch("replaystore.arrays.appending.ATTACHED_BYTES", 8):
         yield
 
 
@@ -150,7 +150,7 @@ def check(location: str, plain: PlainBuffer, first: int, last: int) -> None:
 
 def check_clean(location: str) -> None:
     # Another process for each would take most of the time.
-    with patch("replaystore.verification._probe", lambda *_: True):
+    with patch("replaystore.checking.verify._probe", lambda *_: True):
         assert verify(location).problems == []
 
 

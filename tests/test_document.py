@@ -11,8 +11,9 @@ import jsonschema  # type: ignore[import-untyped]  # its annotations are a packa
 import numpy as np
 import pytest
 
-from replaystore import document
-from replaystore.document import (
+from replaystore.errors import CorruptError, FormatError, FormatVersionError, SchemaError
+from replaystore.schema import document
+from replaystore.schema.document import (
     MAX_BYTES,
     MAX_DEPTH,
     MAX_USER_BYTES,
@@ -22,8 +23,7 @@ from replaystore.document import (
     new,
     parse,
 )
-from replaystore.errors import CorruptError, FormatError, FormatVersionError, SchemaError
-from replaystore.schema import Field, Schema
+from replaystore.schema.fields import Field, Schema
 
 SCHEMA = Schema.from_spaces(
     gymnasium.spaces.Dict({"a": gymnasium.spaces.Box(-np.inf, 1, (2,))}), gymnasium.spaces.Discrete(3)
@@ -265,7 +265,7 @@ def test_the_size_of_the_whole_is_limited_when_it_is_made_and_when_it_is_read() 
 
 
 def test_the_published_json_schema_is_up_to_date() -> None:
-    published = json.loads(files("replaystore").joinpath("document.schema.json").read_text("utf-8"))
+    published = json.loads(files("replaystore.schema").joinpath("document.schema.json").read_text("utf-8"))
     assert published == json_schema(), (
         "write json.dumps(json_schema(), indent=2) and a line end to document.schema.json"
     )
@@ -356,8 +356,8 @@ def test_an_environment_without_a_spec_and_what_is_no_environment() -> None:
 
 def test_only_this_module_imports_pydantic_and_it_does_not_import_gymnasium() -> None:
     code = (
-        "import sys, replaystore.schema, replaystore.location; assert 'pydantic' not in sys.modules; "
-        "import replaystore.document; "
+        "import sys, replaystore.schema.fields, replaystore.location; assert 'pydantic' not in sys.modules; "
+        "import replaystore.schema.document; "
     )
     code += (
         "assert 'pydantic' in sys.modules and 'gymnasium' not in sys.modules and 'zarr' not in sys.modules"

@@ -14,8 +14,8 @@ import pytest
 import zarr
 
 import replaystore as rs
-from replaystore.names import escape_path
-from replaystore.schema import Schema
+from replaystore.schema.fields import Schema
+from replaystore.schema.names import escape_path
 from replaystore.testing.crashes import tiny
 from replaystore.testing.samples import columns, every_dtype, observations, small, storage
 

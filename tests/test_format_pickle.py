@@ -28,9 +28,9 @@ from rlhf_rings import ACT, OBS, Ring, TrajectoryInfo, load, rows
 
 import replaystore as rs
 from replaystore import errors
+from replaystore.buffers.opening import remove
 from replaystore.cli import main
 from replaystore.location import Location
-from replaystore.opening import remove
 
 DATA = Path(__file__).parent / "data" / "active_rlhf"
 EXPECTED: dict[str, Any] = json.loads((DATA / "expected.json").read_text())["samples"]

@@ -25,9 +25,9 @@ from safetensors.numpy import load_file, save_file
 
 import replaystore as rs
 from replaystore import errors
-from replaystore.formats import writing
+from replaystore.buffers.opening import remove
+from replaystore.formats.shared import writing
 from replaystore.location import Location
-from replaystore.opening import remove
 
 DATA = Path(__file__).parent / "data" / "velora"
 EXPECTED: dict[str, Any] = json.loads((DATA / "expected.json").read_text())["samples"]

@@ -44,10 +44,10 @@ from scripted import (
 import replaystore as rs
 from replaystore.errors import ReplayStoreWarning, SchemaError
 from replaystore.gymnasium import Record, RecordVector
-from replaystore.names import flatten
+from replaystore.schema.names import flatten
 
 if TYPE_CHECKING:
-    from replaystore.buffer import Buffer
+    from replaystore.buffers.buffer import Buffer
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)

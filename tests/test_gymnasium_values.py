@@ -28,12 +28,12 @@ from scripted import (
 import replaystore as rs
 from replaystore.errors import ReplayStoreWarning, SchemaError
 from replaystore.gymnasium import Record, RecordVector
-from replaystore.names import flatten
-from replaystore.schema import Field, Schema
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.names import flatten
 from replaystore.testing.contents import final_by_field
 
 if TYPE_CHECKING:
-    from replaystore.buffer import Buffer
+    from replaystore.buffers.buffer import Buffer
 
 # --- values
 

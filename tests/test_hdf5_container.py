@@ -36,11 +36,11 @@ from hdf5_story import (
 )
 
 import replaystore as rs
-from replaystore.backends import ArraySpec, Container, hdf5_library
-from replaystore.backends.files import Files, MemoryFiles
-from replaystore.backends.hdf5 import Hdf5Container
-from replaystore.backends.hdf5_arrays import array
-from replaystore.backends.hdf5_overlay import Pieces, lookup3
+from replaystore.containers.hdf5 import library as hdf5_library
+from replaystore.containers.hdf5.arrays import array
+from replaystore.containers.hdf5.container import Hdf5Container
+from replaystore.containers.hdf5.overlay import Pieces, lookup3
+from replaystore.containers.protocol import ArraySpec, Container
 from replaystore.errors import (
     AlreadyExistsError,
     CorruptError,
@@ -50,6 +50,7 @@ from replaystore.errors import (
     SchemaError,
     UnsupportedError,
 )
+from replaystore.storage.local import Files, MemoryFiles
 from replaystore.testing.disks import Disk
 from replaystore.testing.faults import RecordingFiles
 

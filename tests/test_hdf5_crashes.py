@@ -38,13 +38,11 @@ from hdf5_story import (
     step_segment,
 )
 
-from replaystore.backends import hdf5_copy, hdf5_transaction
-from replaystore.backends.files import Files
-from replaystore.backends.hdf5 import Hdf5Container
-from replaystore.errors import (
-    ReplayStoreError,
-    StorageError,
-)
+from replaystore.containers.hdf5 import copy as hdf5_copy
+from replaystore.containers.hdf5 import transaction as hdf5_transaction
+from replaystore.containers.hdf5.container import Hdf5Container
+from replaystore.errors import ReplayStoreError, StorageError
+from replaystore.storage.local import Files
 from replaystore.testing.disks import Disk, Left, put
 from replaystore.testing.faults import RecordingFiles
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.backends.hdf5_front import APPLIED, HEADS, JOURNAL, USERBLOCK, Front
-from replaystore.backends.hdf5_overlay import lookup3
+from replaystore.containers.hdf5.front import APPLIED, HEADS, JOURNAL, USERBLOCK, Front
+from replaystore.containers.hdf5.overlay import lookup3
 from replaystore.errors import CorruptError
 
 SCHEMA = rs.Schema({"observation": rs.Field(np.dtype("f4"), (3,), "observation")})
@@ -45,8 +45,8 @@ def closes(buffer: rs.Buffer) -> None:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of the log that need more room soon; `verify` in this process."""
-    monkeypatch.setattr("replaystore.backends.hdf5_log.LEAST", 1 << 12)
-    monkeypatch.setattr("replaystore.verification._probe", lambda *_: True)
+    monkeypatch.setattr("replaystore.containers.hdf5.log.LEAST", 1 << 12)
+    monkeypatch.setattr("replaystore.checking.verify._probe", lambda *_: True)
 
 
 @pytest.mark.parametrize("bit", [3, 90, 250])

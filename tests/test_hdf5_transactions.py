@@ -34,12 +34,12 @@ from hdf5_story import (
 )
 
 import replaystore as rs
-from replaystore.backends import ArraySpec, ChunkEntry, Extent
-from replaystore.backends.files import Files
-from replaystore.backends.hdf5 import Hdf5Container
-from replaystore.backends.hdf5_front import USERBLOCK
-from replaystore.backends.hdf5_overlay import Overlay
+from replaystore.containers.hdf5.container import Hdf5Container
+from replaystore.containers.hdf5.front import USERBLOCK
+from replaystore.containers.hdf5.overlay import Overlay
+from replaystore.containers.protocol import ArraySpec, ChunkEntry, Extent
 from replaystore.errors import ConflictError, CorruptError, NotFoundError
+from replaystore.storage.local import Files
 from replaystore.testing.disks import Disk, put
 from replaystore.testing.faults import RecordingFiles
 

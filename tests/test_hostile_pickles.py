@@ -24,7 +24,7 @@ from rlhf_rings import Ring, TrajectoryInfo, installed, rows
 import replaystore as rs
 from replaystore import errors
 from replaystore.compat.active_rlhf import ReplayBuffer
-from replaystore.formats.pickle import read
+from replaystore.formats.active_rlhf.pickles import read
 
 KEYS = (
     "capacity",

@@ -21,13 +21,13 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.backends import ArraySpec
-from replaystore.backends.zarr_metadata import CHECKSUM, document_checksum
+from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.zarr.metadata import CHECKSUM, document_checksum
 from replaystore.errors import CorruptError, FormatError, ReplayStoreError
-from replaystore.spaces import space_from_json
-from replaystore.tables import check_parts
+from replaystore.schema.spaces import space_from_json
 from replaystore.testing.crafting import packed, records
 from replaystore.testing.specimens import Specimen, in_children, look, make, write
+from replaystore.trajectories.checks import check_parts
 
 CORPUS = Path(__file__).with_name("data") / "hostile"
 KINDS = ("live.zarr", "ring.zarr", "archive.zarr", "archive.zarr.zip", "live.h5", "archive.h5")

@@ -66,7 +66,7 @@ def test_help_loads_no_heavy_library(program: str) -> None:
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("name", ["schema", "trajectories", "where"])
+@pytest.mark.parametrize("name", ["schema.fields", "trajectories.table", "trajectories.where"])
 def test_descriptions_need_numpy_only(name: str) -> None:
     loaded = loaded_by(f"import replaystore.{name}")
 

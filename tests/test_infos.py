@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from replaystore import infos as infos_module
 from replaystore.errors import ReplayStoreWarning, SchemaError
-from replaystore.infos import InfoColumns, batch_of_one
-from replaystore.schema import Field, Schema
-from replaystore.values import exactly
+from replaystore.gymnasium import infos as infos_module
+from replaystore.gymnasium.infos import InfoColumns, batch_of_one
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.values import exactly
 
 if TYPE_CHECKING:
-    from replaystore.buffer import Buffer
+    from replaystore.buffers.buffer import Buffer
 
 Rows = dict[str, list[Any]]
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.backends.appending import Appender
-from replaystore.backends.hdf5_arrays import make_file
-from replaystore.backends.hdf5_overlay import Overlay, Pieces
+from replaystore.arrays.appending import Appender
+from replaystore.buffers.writer import Writer
+from replaystore.containers.hdf5.arrays import make_file
+from replaystore.containers.hdf5.overlay import Overlay, Pieces
 from replaystore.errors import ConflictError, ReplayStoreWarning, StorageError
 from replaystore.interrupts import Operations
 from replaystore.testing.saves import PROJECTS, STORES, Project
-from replaystore.writer import Writer
 
 TraceFunction = Callable[[FrameType, str, object], Any]
 SCHEMA = rs.Schema(
@@ -56,7 +56,7 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     name = request.param
     yield name if name.startswith("memory:") else str(tmp_path / name)
     if name.startswith("memory:"):
-        from replaystore import opening
+        from replaystore.buffers import opening
         from replaystore.location import parse
 
         opening.remove(parse(name))

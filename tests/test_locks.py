@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore import locks
 from replaystore.errors import ConflictError, CorruptError, ReplayStoreError, StorageError
 from replaystore.location import Location, parse
-from replaystore.schema import Field, Schema
+from replaystore.schema.fields import Field, Schema
+from replaystore.storage import locks
 
 SCHEMA = Schema({"observation": Field(np.dtype("f4"), (3,), "observation")})
 SUFFIXES = [".zarr", ".h5"]

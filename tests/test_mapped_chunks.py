@@ -18,11 +18,12 @@ from columns import ROW, Coded, check_reads, failing, ints, needs_maps, random_r
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaystore.backends import PAGE, ArraySpec, Extent
-from replaystore.backends.files import Files, MemoryFiles
-from replaystore.chunks import Rows, StoredColumn, mapped
-from replaystore.chunks.mapped import PlainColumn, raw_column
+from replaystore.columns import mapped
+from replaystore.columns.mapped import PlainColumn, raw_column
+from replaystore.columns.protocol import Rows, StoredColumn
+from replaystore.containers.protocol import PAGE, ArraySpec, Extent
 from replaystore.errors import CorruptError, EvictedError, SchemaError, StorageError
+from replaystore.storage.local import Files, MemoryFiles
 
 # --- raw rows
 
@@ -388,9 +389,9 @@ def test_members_of_a_larger_file_are_mapped_where_they_are_aligned(tmp_path: Pa
 SIGBUS = """
 import sys
 import numpy as np
-from replaystore.backends import ArraySpec, Extent
-from replaystore.backends.files import Files
-from replaystore.chunks.mapped import raw_column
+from replaystore.containers.protocol import ArraySpec, Extent
+from replaystore.storage.local import Files
+from replaystore.columns.mapped import raw_column
 from replaystore.errors import CorruptError
 
 files = Files(sys.argv[1], writable=True)

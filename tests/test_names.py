@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replaystore.errors import FormatError, SchemaError
-from replaystore.names import (
+from replaystore.schema.names import (
     escape,
     escape_path,
     flatten,

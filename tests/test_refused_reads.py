@@ -18,10 +18,10 @@ import pytest
 import torch
 
 import replaystore as rs
-from replaystore.backends import files
 from replaystore.compat.active_rlhf import ReplayBuffer as ActiveBuffer
 from replaystore.compat.velora import ReplayBuffer as VeloraBuffer
 from replaystore.errors import StorageError
+from replaystore.storage import local as files
 
 SCHEMA = rs.Schema(
     {

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.backends import files
-from replaystore.backends.files import Files
-from replaystore.backends.store import ArrayStore
+from replaystore.arrays.commits import ArrayStore
 from replaystore.errors import AlreadyExistsError, ConflictError, CorruptError, UnsupportedError
-from replaystore.schema import Field, Schema
+from replaystore.schema.fields import Field, Schema
+from replaystore.storage import local as files
+from replaystore.storage.local import Files
 from replaystore.testing import Contents
 
 ROWS = 300

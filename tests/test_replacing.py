@@ -26,7 +26,7 @@ import pytest
 import torch
 
 import replaystore as rs
-from replaystore.backends import files
+from replaystore.buffers.opening import OLD, PARTIAL, NewStore, open_container
 from replaystore.compat.active_rlhf import ReplayBuffer as ActiveBuffer
 from replaystore.compat.velora import ReplayBuffer as VeloraBuffer
 from replaystore.errors import (
@@ -36,11 +36,11 @@ from replaystore.errors import (
     ReplayStoreError,
     StorageError,
 )
-from replaystore.formats import writing
+from replaystore.formats.shared import writing
 from replaystore.location import parse
-from replaystore.opening import OLD, PARTIAL, NewStore, open_container
-from replaystore.schema import Field, Schema
-from replaystore.temporary import NewFile
+from replaystore.schema.fields import Field, Schema
+from replaystore.storage import local as files
+from replaystore.storage.temporary import NewFile
 
 SCHEMA = Schema(
     {"observation": Field(np.dtype("f4"), (3,), "observation"), "reward": Field(np.dtype("f4"), (), "reward")}
@@ -157,7 +157,7 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process for each look at an HDF5 file would take most of the time."""
-    monkeypatch.setattr("replaystore.verification._probe", lambda *_: True)
+    monkeypatch.setattr("replaystore.checking.verify._probe", lambda *_: True)
 
 
 @pytest.fixture(
@@ -643,7 +643,7 @@ def test_a_store_that_cannot_get_its_name_back_is_named(tmp_path: Path) -> None:
     ):
         rs.open(path)
     with (
-        patch("replaystore.opening.lock_place", side_effect=StorageError("no", errno.EROFS)),
+        patch("replaystore.buffers.opening.lock_place", side_effect=StorageError("no", errno.EROFS)),
         pytest.raises(NotFoundError, match=r"what was there is .*a\.zarr\.replaystore-old"),
     ):
         rs.open(path)

@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import replaystore as rs
-from replaystore.chunks.coded import CodedColumn
-from replaystore.chunks.slab import Slab
+from replaystore.columns.coded import CodedColumn
+from replaystore.columns.slab import Slab
 from replaystore.errors import ConflictError, SchemaError
-from replaystore.schema import Field
+from replaystore.schema.fields import Field
 
 FLAG = Field("?", (), "terminated")
 
@@ -355,7 +355,7 @@ def test_weights_of_trajectories_are_in_proportion(stored: tuple[rs.Buffer, list
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 4096, 100_000])
 def test_weights_can_be_changed(count: int) -> None:
-    from replaystore.weights import WeightTree
+    from replaystore.sampling.weights import WeightTree
 
     generator = np.random.default_rng(count)
     plain = generator.random(count) * (generator.random(count) < 0.5)

@@ -14,7 +14,7 @@ import pytest
 
 import replaystore as rs
 from replaystore.errors import ConflictError, CorruptError, EvictedError, ReplayStoreError, ReplayStoreWarning
-from replaystore.schema import Field
+from replaystore.schema.fields import Field
 
 FIELDS = {
     "observation": Field("i8", (3,), "observation"),

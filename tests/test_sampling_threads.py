@@ -16,11 +16,11 @@ import pytest
 from test_sampling_live import FIELDS, append, check
 
 import replaystore as rs
-from replaystore.chunks import coded
-from replaystore.chunks.coded import CodedColumn
+from replaystore.columns import coded
+from replaystore.columns.coded import CodedColumn
 from replaystore.errors import ConflictError, EvictedError
-from replaystore.loader import Sampler
-from replaystore.reader import BufferReader
+from replaystore.sampling.sampler import Sampler
+from replaystore.views.reader import BufferReader
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 LIMIT = 30

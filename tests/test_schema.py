@@ -13,9 +13,9 @@ import pytest
 from gymnasium import spaces
 
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
-from replaystore.names import flatten
-from replaystore.schema import Field, Schema
-from replaystore.spaces import DTYPES, space_to_json
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.names import flatten
+from replaystore.schema.spaces import DTYPES, space_to_json
 
 NESTED = spaces.Dict(
     {
@@ -419,7 +419,7 @@ def test_a_field_under_a_wrong_name_is_reported_as_missing() -> None:
 
 def test_importing_the_module_imports_no_heavy_library() -> None:
     code = (
-        "import sys, replaystore.schema; print([m for m in ('gymnasium', 'pydantic', 'torch', 'zarr', "
+        "import sys, replaystore.schema.fields; print([m for m in ('gymnasium', 'pydantic', 'torch', 'zarr', "
         "'h5py') if m in sys.modules])"
     )
     assert (

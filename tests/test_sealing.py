@@ -17,11 +17,12 @@ import pytest
 import zarr
 
 import replaystore as rs
-from replaystore import errors, sealing
-from replaystore.backends.files import Files
-from replaystore.backends.zarr_metadata import consolidated
+from replaystore import errors
+from replaystore.arrays import sealing
+from replaystore.buffers.opening import remove
+from replaystore.containers.zarr.metadata import consolidated
 from replaystore.location import Location
-from replaystore.opening import remove
+from replaystore.storage.local import Files
 from replaystore.testing import Contents, samples
 
 MANIFEST = "journal/log/c/manifest-sha256.txt"

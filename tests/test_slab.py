@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from replaystore.backends import ArraySpec
-from replaystore.backends.files import MemoryFiles
-from replaystore.chunks import Rows, coded
-from replaystore.chunks.slab import Slab
+from replaystore.columns import coded
+from replaystore.columns.protocol import Rows
+from replaystore.columns.slab import Slab
+from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
+from replaystore.storage.local import MemoryFiles
 
 SPEC = ArraySpec(np.dtype("f4"), (3,), 4, codec="zstd:1")
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replaystore.errors import FormatError
-from replaystore.schema import Schema
-from replaystore.spaces import space_from_json, space_to_json
+from replaystore.schema.fields import Schema
+from replaystore.schema.spaces import space_from_json, space_to_json
 
 NESTED = spaces.Dict(
     {

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import replaystore as rs
-from replaystore.schema import Field, Schema
-from replaystore.statistics import Statistics
+from replaystore.schema.fields import Field, Schema
+from replaystore.views.statistics import Statistics
 
 
 def rows_of(dtype: str, count: int) -> np.ndarray[Any, Any]:

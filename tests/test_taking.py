@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from replaystore.chunks.taking import LONG, taker
+from replaystore.columns.taking import LONG, taker
 
 
 @pytest.mark.parametrize("size", [1, LONG - 1, LONG, LONG + 1, 7056])

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import replaystore as rs
 from replaystore.errors import SchemaError, UnsupportedError
-from replaystore.schema import Field
+from replaystore.schema.fields import Field
 from replaystore.torch import BatchDataset, ItemDataset, data_loader
 
 pytestmark = pytest.mark.filterwarnings(

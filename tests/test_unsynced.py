@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.backends.files import Files
-from replaystore.backends.incomplete import newest_sound
-from replaystore.backends.reading import StoreReader
+from replaystore.arrays.incomplete import newest_sound
+from replaystore.arrays.reading import StoreReader
 from replaystore.errors import ReplayStoreWarning
+from replaystore.storage.local import Files
 
 SCHEMA = rs.Schema({"observation": rs.Field(np.dtype("f4"), (3,), "observation")})
 KINDS = {
@@ -119,7 +119,7 @@ def test_a_closed_store_is_opened_without_comparing_its_rows(
 
 
 def test_a_ring_syncs_before_it_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replaystore.layout.CHUNKS_PER_SHARD", 1)
+    monkeypatch.setattr("replaystore.views.layout.CHUNKS_PER_SHARD", 1)
     buffer = rs.create(tmp_path / "a.zarr", SCHEMA, capacity=10_000, durability="none")
     for commit in range(40):
         buffer.append(rows(2000 * commit, 2000))

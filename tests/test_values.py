@@ -18,7 +18,7 @@ import replaystore as rs
 from replaystore.compat import active_rlhf, velora
 from replaystore.errors import ReplayStoreError, SchemaError
 from replaystore.gymnasium import Record, RecordVector
-from replaystore.values import array_of, exactly
+from replaystore.schema.values import array_of, exactly
 
 NUMBERS = np.arange(1, 7, dtype=np.float32).reshape(3, 2)
 """All of them are exact in every form below."""

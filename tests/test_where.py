@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replaystore.compare import compare
 from replaystore.errors import SchemaError
-from replaystore.where import MAX_CHARACTERS, MAX_NESTING, equal, parse
+from replaystore.trajectories.compare import compare
+from replaystore.trajectories.where import MAX_CHARACTERS, MAX_NESTING, equal, parse
 
 COLUMNS = ["count", "large", "score", "terminated", "split", "label"]
 NUMBERS = ["count", "large", "score"]

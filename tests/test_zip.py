@@ -16,9 +16,9 @@ import pytest
 
 import replaystore as rs
 from replaystore import errors
-from replaystore.backends.files import Files
-from replaystore.backends.zip import ZipFiles, pack
-from replaystore.chunks.mapped import MappedColumn
+from replaystore.columns.mapped import MappedColumn
+from replaystore.storage.local import Files
+from replaystore.storage.zip import ZipFiles, pack
 from replaystore.testing import Contents, samples
 
 MEMBERS = {
@@ -135,7 +135,7 @@ def test_a_zip_is_on_the_disk_when_it_gets_its_name_and_its_name_is_when_that_is
 
 def test_large_members_are_aligned_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What is larger gets the longer header of zip64.
-    monkeypatch.setattr("replaystore.backends.zip._LARGE", 4096)
+    monkeypatch.setattr("replaystore.storage.zip._LARGE", 4096)
     members = {"a": bytes(4095), "b": bytes(range(256)) * 17, "c": b"c"}
     for name, data in members.items():
         (tmp_path / "in").mkdir(exist_ok=True)
@@ -326,7 +326,7 @@ def test_a_zip_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replaystore.backends.zip.MOST_MEMBERS", 2)
+    monkeypatch.setattr("replaystore.storage.zip.MOST_MEMBERS", 2)
     files = written(tmp_path / "a.zip", {"a": b"", "b": b"", "c": b""})
 
     with pytest.raises(errors.UnsupportedError, match="has 3 members"):

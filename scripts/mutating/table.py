@@ -43,18 +43,18 @@ class Mutant:
         return text.replace(self.before, self.after)
 
 
-ZARR = "src/replaystore/backends/zarr.py"
-FILES = "src/replaystore/backends/files.py"
-TRANSACTION = "src/replaystore/backends/hdf5_transaction.py"
-FRONT = "src/replaystore/backends/hdf5_front.py"
-STORE = "src/replaystore/backends/store.py"
-READING = "src/replaystore/backends/reading.py"
-COPYING = "src/replaystore/backends/copying.py"
-LOCKS = "src/replaystore/locks.py"
-OPENING = "src/replaystore/opening.py"
-SEALING = "src/replaystore/sealing.py"
-REPAIRING = "src/replaystore/repairing.py"
-VERIFYING = "src/replaystore/verification.py"
+ZARR = "src/replaystore/containers/zarr/container.py"
+FILES = "src/replaystore/storage/local.py"
+TRANSACTION = "src/replaystore/containers/hdf5/transaction.py"
+FRONT = "src/replaystore/containers/hdf5/front.py"
+STORE = "src/replaystore/arrays/commits.py"
+READING = "src/replaystore/arrays/reading.py"
+COPYING = "src/replaystore/arrays/copying.py"
+LOCKS = "src/replaystore/storage/locks.py"
+OPENING = "src/replaystore/buffers/opening.py"
+SEALING = "src/replaystore/arrays/sealing.py"
+REPAIRING = "src/replaystore/checking/repair.py"
+VERIFYING = "src/replaystore/checking/verify.py"
 
 POWER = "test_power_loss.py::test_no_power_cut_loses_what_was_acknowledged"
 POWER_AGAIN = "test_power_loss.py::test_nor_does_one_after_a_writer_that_went_on_where_another_was_stopped"
@@ -214,7 +214,7 @@ ON_HDF5: tuple[Mutant, ...] = (
     ),
     Mutant(
         "hdf5-cut-of-the-log-not-synced",
-        "src/replaystore/backends/hdf5_log.py",
+        "src/replaystore/containers/hdf5/log.py",
         "            self._file.sync()  # the other head names the bytes that the next record overwrites\n",
         "",
         "a record that was cut off does not come back over the next one",
@@ -230,7 +230,7 @@ ON_HDF5: tuple[Mutant, ...] = (
     ),
     Mutant(
         "hdf5-fork-not-synced",
-        "src/replaystore/backends/hdf5.py",
+        "src/replaystore/containers/hdf5/container.py",
         "            self.files.sync_file(temporary)\n            with self.carry",
         "            with self.carry",
         "the copy that takes a file's place after a rollback is on the disk first",
@@ -238,7 +238,7 @@ ON_HDF5: tuple[Mutant, ...] = (
     ),
     Mutant(
         "hdf5-new-file-not-synced",
-        "src/replaystore/backends/hdf5.py",
+        "src/replaystore/containers/hdf5/container.py",
         "            files.sync_file(temporary)\n            files.rename(temporary, name)\n",
         "            files.rename(temporary, name)\n",
         "a new file is whole when it gets its name",
@@ -249,7 +249,7 @@ ON_HDF5: tuple[Mutant, ...] = (
 ON_THE_LOG: tuple[Mutant, ...] = (
     Mutant(
         "log-torn-record-accepted",
-        "src/replaystore/backends/records.py",
+        "src/replaystore/arrays/records.py",
         "        if extend(value(_LENGTH.pack(length)), payload) != checksum:\n",
         "        if not checksum:\n",
         "a record that is torn or damaged is no commit",
@@ -257,7 +257,7 @@ ON_THE_LOG: tuple[Mutant, ...] = (
     ),
     Mutant(
         "log-order-of-commits-not-checked",
-        "src/replaystore/backends/record_checks.py",
+        "src/replaystore/arrays/record_checks.py",
         'bool(meta.get("base")) or meta["commit"] != state.commit + (not forked),',
         'bool(meta.get("base")),',
         "commits follow each other by number",
@@ -332,7 +332,7 @@ ON_THE_LOG: tuple[Mutant, ...] = (
 READ: tuple[Mutant, ...] = (
     Mutant(
         "coded-chunk-checksum-not-compared",
-        "src/replaystore/chunks/coded.py",
+        "src/replaystore/columns/coded.py",
         "        if checksum is not None and self.codec.checksum(data) != checksum:\n",
         "        if checksum is not None and not len(data):\n",
         "a coded chunk that has changed is an error and no rows",
@@ -340,7 +340,7 @@ READ: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sampled-chunk-checksum-not-compared",
-        "src/replaystore/backends/codecs.py",
+        "src/replaystore/containers/codecs.py",
         'payload == b"" or google_crc32c.value(payload) != known\n',
         'payload == b"" or not known\n',
         "sampling never shows a chunk that has changed",
@@ -348,7 +348,7 @@ READ: tuple[Mutant, ...] = (
     ),
     Mutant(
         "chunk-seal-not-compared",
-        "src/replaystore/backends/codecs.py",
+        "src/replaystore/containers/codecs.py",
         "        if not checked and self.seal(payload) != stored[-TRAILER:].tobytes():\n",
         "        if not checked and not payload.size:\n",
         "the checksum that is stored with a chunk is compared where no other one is known",
@@ -396,7 +396,7 @@ READ: tuple[Mutant, ...] = (
     ),
     Mutant(
         "incomplete-copy-not-noticed",
-        "src/replaystore/backends/incomplete.py",
+        "src/replaystore/arrays/incomplete.py",
         "    if rest and store.raw_checksum(name, start, rows) != store.state.partial.get(name, 0):\n",
         "    if rest and store.raw_checksum(name, start, rows) < 0:\n",
         "a copy whose rows are older than its log is read as of an earlier commit",
@@ -498,7 +498,7 @@ ON_PLACES: tuple[Mutant, ...] = (
 ON_DERIVED: tuple[Mutant, ...] = (
     Mutant(
         "statistics-mean-of-the-wrong-weight",
-        "src/replaystore/statistics.py",
+        "src/replaystore/views/statistics.py",
         "        mean = self.mean + distance * (other.count / count)\n",
         "        mean = self.mean + distance * (self.count / count)\n",
         "the mean of two blocks weighs each by its rows",
@@ -506,7 +506,7 @@ ON_DERIVED: tuple[Mutant, ...] = (
     ),
     Mutant(
         "statistics-spread-of-the-wrong-weight",
-        "src/replaystore/statistics.py",
+        "src/replaystore/views/statistics.py",
         "np.abs(distance) ** 2 * (self.count * other.count / count)",
         "np.abs(distance) ** 2 * (self.count / count)",
         "the spread of two blocks counts how far apart their means are",
@@ -514,7 +514,7 @@ ON_DERIVED: tuple[Mutant, ...] = (
     ),
     Mutant(
         "statistics-largest-of-one-block",
-        "src/replaystore/statistics.py",
+        "src/replaystore/views/statistics.py",
         "else np.maximum(self.max, other.max)",
         "else self.max",
         "the largest value is that of all blocks",
@@ -522,7 +522,7 @@ ON_DERIVED: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sampling-beyond-the-last-part",
-        "src/replaystore/sampling.py",
+        "src/replaystore/sampling/orders.py",
         "        last = np.flatnonzero(following == self.stop[part])\n",
         "        last = np.flatnonzero(following > self.stop[part])\n",
         "the observation after the last step of a part is its trajectory's, not that of the next row",
@@ -530,7 +530,7 @@ ON_DERIVED: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sampling-one-step-too-many",
-        "src/replaystore/sampling.py",
+        "src/replaystore/sampling/orders.py",
         "        return self._end[drawn.part] - drawn.rows\n",
         "        return self._end[drawn.part] - drawn.rows + 1\n",
         "n-step returns end with the trajectory",
@@ -538,7 +538,7 @@ ON_DERIVED: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sampling-stack-begins-too-early",
-        "src/replaystore/batches.py",
+        "src/replaystore/sampling/batches.py",
         "cut = np.flatnonzero((rows - depth + 1 < steps.start[part])",
         "cut = np.flatnonzero((rows - depth + 2 < steps.start[part])",
         "a stack shows no frame of the trajectory before",
@@ -546,7 +546,7 @@ ON_DERIVED: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sampling-discount-after-the-end",
-        "src/replaystore/batches.py",
+        "src/replaystore/sampling/batches.py",
         'batch["discount"] = self.recipe.gamma**used * ~terminated[item, used - 1]',
         'batch["discount"] = self.recipe.gamma**used',
         "nothing follows a terminated step",
@@ -554,7 +554,7 @@ ON_DERIVED: tuple[Mutant, ...] = (
     ),
     Mutant(
         "weighted-draws-from-old-sums",
-        "src/replaystore/weights.py",
+        "src/replaystore/sampling/weights.py",
         "node).min(axis=0)\n        self._top = None\n",
         "node).min(axis=0)\n",
         "weights that were changed count for the next draw",
@@ -562,7 +562,7 @@ ON_DERIVED: tuple[Mutant, ...] = (
     ),
     Mutant(
         "writer-interrupted-while-staging",
-        "src/replaystore/writer.py",
+        "src/replaystore/buffers/writer.py",
         "            # one.\n            self._like = None",
         "            # one.",
         "a step that is interrupted while it is staged is recorded or not",
@@ -570,7 +570,7 @@ ON_DERIVED: tuple[Mutant, ...] = (
     ),
     Mutant(
         "writer-mask-not-copied",
-        "src/replaystore/writer.py",
+        "src/replaystore/buffers/writer.py",
         "            mask = mask.copy()\n",
         "            pass\n",
         "a writer keeps nothing of what it is given",
@@ -701,7 +701,7 @@ ON_COPIES: tuple[Mutant, ...] = (
     ),
     Mutant(
         "zip-not-synced",
-        "src/replaystore/backends/zip.py",
+        "src/replaystore/storage/zip.py",
         "            new.sync()\n",
         "",
         "a zip file is whole on the disk when it gets its name",
@@ -709,7 +709,7 @@ ON_COPIES: tuple[Mutant, ...] = (
     ),
     Mutant(
         "zip-member-reaches-into-the-next",
-        "src/replaystore/backends/zip.py",
+        "src/replaystore/storage/zip.py",
         "        if begin + member.size > member.stop:\n",
         "        if begin < 0:\n",
         "members of a zip share no bytes",
@@ -717,7 +717,7 @@ ON_COPIES: tuple[Mutant, ...] = (
     ),
     Mutant(
         "zip-members-not-aligned",
-        "src/replaystore/backends/zip.py",
+        "src/replaystore/storage/zip.py",
         "(_ZIP64 if large else 0) + 6\n",
         "(_ZIP64 if large else 0)\n",
         "the bytes of each member begin on a page",

@@ -7,8 +7,8 @@ sampled at the speed of memory.
     buffer = rs.open("runs/ant.zarr")
 
 The public names are loaded when they are first used (PEP 562), so that importing this package costs next to
-nothing. The functions `convert` and `verify` live in modules of other names (`conversion`, `verification`):
-importing a submodule sets an attribute of its name on the package, which would hide a function of that name.
+nothing. No folder here has the name of a function such as `convert`: importing a submodule sets an attribute
+of its name on the package, which would hide the function.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from replaystore import errors
-    from replaystore.buffer import Buffer, create, open  # noqa: A004  # rs.open, as in other libraries that open files
-    from replaystore.conversion import convert
-    from replaystore.repairing import repair
-    from replaystore.schema import Field, Schema
-    from replaystore.verification import verify
+    from replaystore.buffers.buffer import Buffer, create, open  # noqa: A004  # rs.open, as in other libraries that open files
+    from replaystore.checking.repair import repair
+    from replaystore.checking.verify import verify
+    from replaystore.converting.convert import convert
+    from replaystore.schema.fields import Field, Schema
 
 __version__ = "0.1.0"
 
@@ -39,14 +39,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Buffer": "replaystore.buffer",
-    "Field": "replaystore.schema",
-    "Schema": "replaystore.schema",
-    "convert": "replaystore.conversion",
-    "create": "replaystore.buffer",
-    "open": "replaystore.buffer",
-    "repair": "replaystore.repairing",
-    "verify": "replaystore.verification",
+    "Buffer": "replaystore.buffers.buffer",
+    "Field": "replaystore.schema.fields",
+    "Schema": "replaystore.schema.fields",
+    "convert": "replaystore.converting.convert",
+    "create": "replaystore.buffers.buffer",
+    "open": "replaystore.buffers.buffer",
+    "repair": "replaystore.checking.repair",
+    "verify": "replaystore.checking.verify",
 }
 
 if not TYPE_CHECKING:  # mypy would take every name for granted if it saw this

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
-from replaystore import buffer as buffers
-from replaystore.batches import Batches
+from replaystore.buffers import buffer as buffers
 from replaystore.errors import SchemaError, UnsupportedError
-from replaystore.loader import Sampler
 from replaystore.location import parse
-from replaystore.reader import BufferReader
-from replaystore.recipe import Recipe
+from replaystore.sampling.batches import Batches
+from replaystore.sampling.recipe import Recipe
+from replaystore.sampling.sampler import Sampler
+from replaystore.views.reader import BufferReader
 
 __all__ = ["BatchDataset", "ItemDataset", "data_loader"]
 

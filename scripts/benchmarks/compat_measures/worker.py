@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from measuring.peak import Peak
 
 import replaystore as rs
-import replaystore.conversion
-import replaystore.foreign
+import replaystore.converting.convert
+import replaystore.converting.imports
 from replaystore.compat.active_rlhf import ReplayBuffer  # memory that the imports take is not the buffer's
 
 OBSERVATION, ACTION = 1024, 6

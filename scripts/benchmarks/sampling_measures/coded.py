@@ -15,7 +15,7 @@ from measuring.data import Columns
 from numpy.typing import NDArray
 
 import replaystore as rs
-from replaystore.loader import Sampler
+from replaystore.sampling.sampler import Sampler
 from sampling_measures.material import CODEC, Frames, atari, cheetah, drawn
 from sampling_measures.peers import CACHE, rows_of, tensorstore_array
 from sampling_measures.timing import each, results, same

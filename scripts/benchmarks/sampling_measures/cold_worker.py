@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import replaystore as rs
-import replaystore.backends.zarr  # importing is not what is measured
-import replaystore.loader
+import replaystore.containers.zarr.container  # importing is not what is measured
+import replaystore.sampling.sampler
 
 WIDTH = 17
 

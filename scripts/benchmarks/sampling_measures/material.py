@@ -20,8 +20,8 @@ from measuring.data import BLOCK, Columns, cheetah_steps, frames, write
 from numpy.typing import NDArray
 
 import replaystore as rs
-from replaystore.column import Trajectory
-from replaystore.loader import Sampler
+from replaystore.sampling.sampler import Sampler
+from replaystore.views.column import Trajectory
 
 __all__ = ["CODEC", "Frames", "Vectors", "atari", "cheetah", "drawn"]
 

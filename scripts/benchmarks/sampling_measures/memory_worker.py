@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from measuring.peak import Peak
 
 import replaystore as rs
-import replaystore.backends.zarr
-import replaystore.loader
+import replaystore.containers.zarr.container
+import replaystore.sampling.sampler
 
 
 def main() -> None:

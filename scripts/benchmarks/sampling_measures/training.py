@@ -17,7 +17,7 @@ from measuring import Context, Result, check, interleaved
 from numpy.typing import NDArray
 
 import replaystore as rs
-from replaystore.loader import Sampler
+from replaystore.sampling.sampler import Sampler
 from sampling_measures.material import CODEC, atari, cheetah, drawn
 from sampling_measures.peers import rows_of
 from sampling_measures.timing import Lookup, results

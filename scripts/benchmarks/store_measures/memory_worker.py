@@ -21,8 +21,8 @@ from measuring.data import frames
 from measuring.peak import Peak
 
 import replaystore as rs
-import replaystore.backends.hdf5
-import replaystore.conversion
+import replaystore.containers.hdf5.container
+import replaystore.converting.convert
 
 NUM_ENVS = 8
 EPISODE = 900

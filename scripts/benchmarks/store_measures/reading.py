@@ -166,9 +166,9 @@ def _sync() -> None:
 OPEN = """
 import json, sys, time
 import numpy, replaystore
-import replaystore.buffer, replaystore.backends.zarr
+import replaystore.buffers.buffer, replaystore.containers.zarr.container
 if sys.argv[1].endswith(".h5"):
-    import h5py, replaystore.backends.hdf5
+    import h5py, replaystore.containers.hdf5.container
 begin = time.perf_counter()
 buffer = replaystore.open(sys.argv[1])
 steps = len(buffer)

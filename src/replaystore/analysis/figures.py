@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import MissingDependencyError
-from replaystore.formats.writing import NewFiles
+from replaystore.formats.shared.writing import NewFiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

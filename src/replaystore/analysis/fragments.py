@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from replaystore.errors import SchemaError
-from replaystore.statistics import Statistics
+from replaystore.views.statistics import Statistics
 
 __all__ = [
     "Fragments",

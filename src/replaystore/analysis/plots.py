@@ -24,7 +24,7 @@ from replaystore.analysis.fragments import (
     statistics,
     unowned,
 )
-from replaystore.statistics import Statistics
+from replaystore.views.statistics import Statistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

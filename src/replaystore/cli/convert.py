@@ -56,7 +56,7 @@ def convert(source: str, target: str, fields: Sequence[str], json_: bool, **opti
       replaystore convert runs/ant.zarr best.zarr --where 'return > 100 and length >= 50' --layout archive
       replaystore convert runs/x/replay_buffer.pkl buffer.zarr
     """
-    from replaystore.conversion import convert as run
+    from replaystore.converting.convert import convert as run
 
     with progress_bar("converting", unit=size) as progress:
         report = run(source, target, fields=split_names(fields), progress=progress, **options)

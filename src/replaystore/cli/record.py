@@ -30,7 +30,7 @@ from replaystore.cli.output import (
 from replaystore.errors import AlreadyExistsError, MissingDependencyError, NotFoundError, SchemaError
 
 if TYPE_CHECKING:
-    from replaystore.gymnasium import RecordVector
+    from replaystore.gymnasium.recorders import RecordVector
 
 __all__ = ["record"]
 
@@ -143,8 +143,8 @@ def record(
       replaystore record CartPole-v1 runs/cartpole.zarr --steps 50000 --num-envs 8 --seed 0
       replaystore record HalfCheetah-v5 runs/cheetah.h5 --env-arg forward_reward_weight=2.0
     """
+    from replaystore.buffers.opening import exists
     from replaystore.location import parse
-    from replaystore.opening import exists
 
     place = parse(target)
     if exists(place) and not overwrite:
@@ -175,7 +175,7 @@ def _record_archive(
     env_id: str, target: str, *, overwrite: bool, **options: Any
 ) -> tuple[dict[str, Any], bool]:
     """Record into a live store beside the target, and convert that."""
-    from replaystore.conversion import convert
+    from replaystore.converting.convert import convert
 
     temporary = f"{target}.recording.zarr"
     storage = options.pop("storage")
@@ -201,8 +201,8 @@ def _record_archive(
 
 def _record(env_id: str, target: str, **options: Any) -> tuple[dict[str, Any], bool]:
     """What was recorded, and whether it was interrupted."""
-    from replaystore.buffer import create
-    from replaystore.gymnasium import RecordVector
+    from replaystore.buffers.buffer import create
+    from replaystore.gymnasium.recorders import RecordVector
 
     num_envs = options["num_envs"]
     made_from = {"command": "record", **{name: options[name] for name in ("policy", "seed", "env_args")}}
@@ -342,7 +342,7 @@ def _nearest(env_id: str, known: Mapping[str, Any]) -> str:
 
 
 def _bytes_on_disk(location: str) -> int:
-    from replaystore.describing import bytes_on_disk
+    from replaystore.views.describing import bytes_on_disk
 
     return bytes_on_disk(location)
 

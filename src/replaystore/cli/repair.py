@@ -22,7 +22,7 @@ def repair(location: str, json_: bool) -> None:
     Example:
       replaystore repair runs/ant.zarr
     """
-    from replaystore.repairing import repair as run
+    from replaystore.checking.repair import repair as run
 
     with progress_bar("repairing", unit=size) as progress:
         report = run(location, progress=progress)

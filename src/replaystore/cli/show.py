@@ -14,8 +14,8 @@ from replaystore.errors import NotFoundError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from replaystore.buffer import Buffer
-    from replaystore.trajectories import Trajectories
+    from replaystore.buffers.buffer import Buffer
+    from replaystore.trajectories.table import Trajectories
 
 __all__ = ["show"]
 
@@ -92,8 +92,8 @@ def show(
       replaystore show runs/ant.zarr --trajectory 0 --rows -20:
       replaystore show runs/ant.zarr --trajectories --where 'return > 100 and length >= 50'
     """
-    from replaystore.buffer import open as open_buffer
-    from replaystore.excerpt import chosen
+    from replaystore.buffers.buffer import open as open_buffer
+    from replaystore.converting.excerpt import chosen
 
     if trajectory is not None and trajectories:
         raise click.UsageError("choose one of --trajectory and --trajectories")

@@ -10,7 +10,7 @@ import click
 from replaystore.cli.output import count, json_option, one_line, print_json, printable, progress_bar, size
 
 if TYPE_CHECKING:
-    from replaystore.verification import VerifyReport
+    from replaystore.checking.verify import VerifyReport
 
 __all__ = ["verify"]
 
@@ -26,7 +26,7 @@ def verify(context: click.Context, /, location: str, json_: bool) -> None:
     Example:
       replaystore verify runs/ant.zarr
     """
-    from replaystore.verification import verify as run
+    from replaystore.checking.verify import verify as run
 
     with progress_bar("verifying", unit=size) as progress:
         report = run(location, progress=progress)

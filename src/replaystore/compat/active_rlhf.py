@@ -42,7 +42,7 @@ import torch
 from numpy.typing import NDArray
 
 from replaystore import formats
-from replaystore.buffer import Buffer
+from replaystore.buffers.buffer import Buffer
 from replaystore.compat import scoring
 from replaystore.compat.checks import (
     check_environment,
@@ -62,10 +62,10 @@ from replaystore.compat.ring import FieldAttribute, TensorRing
 from replaystore.compat.rollouts import RolloutBuffer, RolloutBufferBatch
 from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
-from replaystore.document import environment_of
 from replaystore.errors import FormatError, SchemaError
-from replaystore.formats.pickle import environment_of_folder
+from replaystore.formats.active_rlhf.pickles import environment_of_folder
 from replaystore.formats.source import Source
+from replaystore.schema.document import environment_of
 
 __all__ = [
     "PreferenceBuffer",

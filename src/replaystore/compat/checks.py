@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from replaystore.document import environment_of
 from replaystore.errors import SchemaError, UnsupportedError
-from replaystore.spaces import space_from_json, space_to_json
+from replaystore.schema.document import environment_of
+from replaystore.schema.spaces import space_from_json, space_to_json
 
 __all__ = [
     "check_environment",

@@ -13,21 +13,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from replaystore.buffer import Buffer
+from replaystore.buffers.buffer import Buffer
 from replaystore.compat.ring import TensorRing
 from replaystore.compat.stored import Arrays, Move, StoredRing
 from replaystore.errors import UnsupportedError
-from replaystore.formats import pickle, pickle_export, safetensors, safetensors_export
-from replaystore.formats.export import Options, Output
-from replaystore.formats.pickling import Info, write_pickle
-from replaystore.formats.ring import Placement, ring_of
+from replaystore.formats.active_rlhf import export as pickle_export
+from replaystore.formats.active_rlhf import pickles as pickle
+from replaystore.formats.active_rlhf.pickling import Info, write_pickle
+from replaystore.formats.active_rlhf.unpickling import Infos
+from replaystore.formats.shared.export import Options, Output
+from replaystore.formats.shared.tensors import FileRows
+from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import Source, no_parts
-from replaystore.formats.tensors import FileRows
-from replaystore.formats.unpickling import Infos
-from replaystore.formats.writing import NewFiles
-from replaystore.names import escape_path
-from replaystore.schema import Field, Schema, role_of
-from replaystore.values import array_of
+from replaystore.formats.velora import export as safetensors_export
+from replaystore.formats.velora import files as safetensors
+from replaystore.schema.fields import Field, Schema, role_of
+from replaystore.schema.names import escape_path
+from replaystore.schema.values import array_of
+from replaystore.views.ring import Placement, ring_of
 
 __all__ = ["ACTIVE", "VELORA", "ActiveLayout", "ActiveState", "StoreView", "VeloraLayout"]
 

@@ -19,7 +19,7 @@ from replaystore.compat.checks import zeros
 from replaystore.compat.ring import TensorRing
 from replaystore.compat.stored import Move, StoredRing
 from replaystore.errors import ReplayStoreWarning, UnsupportedError
-from replaystore.formats.pickling import Info
+from replaystore.formats.active_rlhf.pickling import Info
 
 __all__ = ["resized"]
 

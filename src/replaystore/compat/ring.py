@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from replaystore.compat.lazy import LazyTensor, Rows
-from replaystore.values import array_of
+from replaystore.schema.values import array_of
 
 if TYPE_CHECKING:
     from replaystore.compat.stored import StoredRing

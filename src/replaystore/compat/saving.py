@@ -21,16 +21,16 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from replaystore.buffer import Buffer
-from replaystore.buffer import open as open_buffer
+from replaystore.buffers.buffer import Buffer
+from replaystore.buffers.buffer import open as open_buffer
+from replaystore.buffers.making import make
 from replaystore.compat.checks import checked_path
 from replaystore.compat.ring import TensorRing
 from replaystore.compat.stored import Layout, StoredRing
+from replaystore.converting.imports import Import
 from replaystore.errors import ConflictError, FormatError, NotFoundError
-from replaystore.foreign import Import
 from replaystore.formats.source import Source
 from replaystore.location import SUFFIXES, Location, parse
-from replaystore.making import make
 
 __all__ = ["Saved", "Subject", "open_ring", "store_of"]
 

@@ -2,7 +2,7 @@
 writing.
 
 * Reading goes by places of the ring; which row of the store lies at a place is told by
-  `replaystore.formats.ring`, whatever was appended since. A store that never was such a ring (one that was
+  `replaystore.views.ring`, whatever was appended since. A store that never was such a ring (one that was
   recorded) is shown as the ring that its export would be, and only read.
 * New rows wait in memory (at most `PENDING_ROWS` and `PENDING_BYTES`), are read from there, and then go to
   the store in one commit.
@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from replaystore.buffer import Buffer
-from replaystore.buffer import open as open_buffer
+from replaystore.buffers.buffer import Buffer
+from replaystore.buffers.buffer import open as open_buffer
 from replaystore.compat.lazy import LazyTensor, Rows
 from replaystore.errors import ConflictError, UnsupportedError
-from replaystore.formats.export import Output
-from replaystore.formats.ring import Placement
-from replaystore.gathering import Gather
+from replaystore.formats.shared.export import Output
+from replaystore.sampling.gather import Gather
+from replaystore.views.ring import Placement
 
 __all__ = ["PENDING_BYTES", "PENDING_ROWS", "Layout", "Move", "StoredRing", "View"]
 

@@ -35,7 +35,7 @@ import gymnasium
 import torch
 
 from replaystore import formats
-from replaystore.buffer import Buffer
+from replaystore.buffers.buffer import Buffer
 from replaystore.compat.checks import checked_device, positive, zeros
 from replaystore.compat.layouts import VELORA
 from replaystore.compat.resizing import resized

@@ -18,7 +18,7 @@ How a ring of another project becomes a buffer (all of them work alike):
    misread.
 3. The state of the ring is kept in the document, under `extensions[<project>]`: capacity, size, position, and
    how many rows there were, so that it can be told what the ring would be after more rows
-   (`replaystore.formats.ring`). In Zarr, the buffer is itself a ring of that capacity; in HDF5, which has no
+   (`replaystore.views.ring`). In Zarr, the buffer is itself a ring of that capacity; in HDF5, which has no
    rings, it is only recorded.
 4. Therefore, written back, the file is as it was: all numbers, all positions, the order of trajectories, rows
    of no trajectory.
@@ -36,13 +36,16 @@ from typing import TYPE_CHECKING, Protocol, cast
 from replaystore.location import SUFFIXES
 
 if TYPE_CHECKING:
-    from replaystore.formats.export import Options, Written
+    from replaystore.formats.shared.export import Options, Written
     from replaystore.formats.source import Source
-    from replaystore.reader import BufferReader
+    from replaystore.views.reader import BufferReader
 
 __all__ = ["FORMATS", "Format", "of"]
 
-FORMATS = {"active_rlhf": "replaystore.formats.pickle", "velora": "replaystore.formats.safetensors"}
+FORMATS = {
+    "active_rlhf": "replaystore.formats.active_rlhf.pickles",
+    "velora": "replaystore.formats.velora.files",
+}
 """What a format is called → its module."""
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.schema import Schema
-from replaystore.trajectories import Parts
+from replaystore.schema.fields import Schema
+from replaystore.trajectories.table import Parts
 
 __all__ = ["Source", "no_parts"]
 

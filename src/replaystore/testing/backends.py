@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import pytest
 
-from replaystore import buffer as buffers
-from replaystore import opening
-from replaystore.backends import Capabilities
-from replaystore.buffer import Buffer
+from replaystore.buffers import buffer as buffers
+from replaystore.buffers import opening
+from replaystore.buffers.buffer import Buffer
+from replaystore.containers.protocol import Capabilities
 from replaystore.location import Location, parse
-from replaystore.schema import Schema
+from replaystore.schema.fields import Schema
 from replaystore.testing.commits import CommitSuite
 from replaystore.testing.rows import RowSuite
 from replaystore.testing.samples import small, storage
@@ -74,7 +74,7 @@ class BackendSuite(RowSuite, TrajectorySuite, CommitSuite):
     @pytest.fixture
     def store(self, location: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         """The place, with shards of two chunks."""
-        monkeypatch.setattr("replaystore.layout.CHUNKS_PER_SHARD", 2)
+        monkeypatch.setattr("replaystore.views.layout.CHUNKS_PER_SHARD", 2)
         made = Store(location)
         yield made
         made.release()

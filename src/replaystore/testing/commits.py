@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from replaystore.errors import ConflictError, EvictedError, NotFoundError, SchemaError
-from replaystore.schema import Field
+from replaystore.schema.fields import Field
 from replaystore.testing.contents import Contents
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import columns, small, storage

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.column import Trajectory
-from replaystore.reader import BufferReader
+from replaystore.views.column import Trajectory
+from replaystore.views.reader import BufferReader
 
 __all__ = ["Contents", "Story", "final_by_field"]
 

@@ -21,8 +21,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from replaystore.backends.zarr_metadata import CHECKSUM, as_json, document_checksum
-from replaystore.sealing import MANIFEST
+from replaystore.arrays.sealing import MANIFEST
+from replaystore.containers.zarr.metadata import CHECKSUM, as_json, document_checksum
 from replaystore.testing.specimens import Change, Specimen
 
 __all__ = ["CRAFTS", "LOOSE", "NUMBERS", "changed_log", "mutated", "packed", "records"]

@@ -14,8 +14,8 @@ import google_crc32c
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
-from replaystore.backends.hdf5_front import APPLIED, HEADS, JOURNAL, REGION, Head, Header, pack_marker
-from replaystore.backends.hdf5_overlay import lookup3
+from replaystore.containers.hdf5.front import APPLIED, HEADS, JOURNAL, REGION, Head, Header, pack_marker
+from replaystore.containers.hdf5.overlay import lookup3
 from replaystore.testing.crafting import NUMBERS, Craft, Crafted, changed_log, mutated
 from replaystore.testing.specimens import Specimen
 

@@ -30,8 +30,9 @@ from unittest.mock import patch
 
 import numpy as np
 
-from replaystore import buffer as buffers
-from replaystore.buffer import Buffer
+from replaystore.buffers import buffer as buffers
+from replaystore.buffers.buffer import Buffer
+from replaystore.checking.verify import verify
 from replaystore.errors import NotFoundError
 from replaystore.testing.campaigns import reached
 from replaystore.testing.contents import Contents
@@ -39,7 +40,6 @@ from replaystore.testing.faults import Faults, using
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import small, storage
 from replaystore.testing.workloads import Workload, act
-from replaystore.verification import verify
 
 __all__ = ["Campaign", "forked", "tiny"]
 
@@ -57,10 +57,10 @@ def tiny() -> Iterator[None]:
 
     Some commits begin a segment and some do not: its first record alone has some 6000 bytes."""
     with (
-        patch("replaystore.layout.CHUNKS_PER_SHARD", 2),
-        patch("replaystore.backends.store.SEGMENT_BYTES", 9000),
-        patch("replaystore.backends.store.TIDY_BYTES", 7000),
-        patch("replaystore.backends.appending.TAIL_BYTES", 512),
+        patch("replaystore.views.layout.CHUNKS_PER_SHARD", 2),
+        patch("replaystore.arrays.commits.SEGMENT_BYTES", 9000),
+        patch("replaystore.arrays.commits.TIDY_BYTES", 7000),
+        patch("replaystore.arrays.appending.TAIL_BYTES", 512),
     ):
         yield
 
@@ -278,7 +278,7 @@ class Campaign:
         with buffers.open(self.location) as reader:
             _same(plain, reader)
         # We are in a process of our own already.
-        with patch("replaystore.verification._probe", lambda *_: True):
+        with patch("replaystore.checking.verify._probe", lambda *_: True):
             problems = verify(self.location).problems
         if problems:
             raise AssertionError(f"verify: {problems[0]}")
@@ -293,7 +293,7 @@ def _same(plain: PlainBuffer, buffer: Buffer, commit: int | None = None) -> None
 def _load_everything() -> None:
     """What stores import when they are first opened: children should not have to."""
     for name in ("zarr", "hdf5", "codecs"):
-        importlib.import_module(f"replaystore.backends.{name}")
+        importlib.import_module(f"replaystore.containers.protocol.{name}")
     importlib.import_module("numcodecs")
 
 

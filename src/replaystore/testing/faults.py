@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-from replaystore import opening
-from replaystore.backends.files import Files
+from replaystore.buffers import opening
+from replaystore.storage.local import Files
 
 __all__ = ["FailingFiles", "Faults", "Operation", "RecordingFiles", "using"]
 

@@ -16,14 +16,14 @@ from itertools import combinations, pairwise, permutations
 from pathlib import Path
 from typing import Any
 
-from replaystore.backends import Extent
-from replaystore.backends.codecs import crc32c
-from replaystore.backends.files import Files
-from replaystore.backends.hdf5 import Hdf5Container
-from replaystore.backends.hdf5_front import HEADS, USERBLOCK, Head
-from replaystore.backends.records import decode_records
-from replaystore.buffer import open as open_buffer
+from replaystore.arrays.records import decode_records
+from replaystore.buffers.buffer import open as open_buffer
+from replaystore.containers.codecs import crc32c
+from replaystore.containers.hdf5.container import Hdf5Container
+from replaystore.containers.hdf5.front import HEADS, USERBLOCK, Head
+from replaystore.containers.protocol import Extent
 from replaystore.errors import CorruptError
+from replaystore.storage.local import Files
 
 __all__ = ["Forger", "Forgery", "files_of"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.schema import Field, Schema
+from replaystore.schema.fields import Field, Schema
 
 __all__ = ["LATE", "SCHEMA", "Book", "Rows", "Shown", "few_rows", "values"]
 

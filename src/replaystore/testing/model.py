@@ -23,17 +23,17 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from replaystore import buffer as buffers
-from replaystore import opening
-from replaystore.buffer import Buffer
+from replaystore.buffers import buffer as buffers
+from replaystore.buffers import opening
+from replaystore.buffers.buffer import Buffer
+from replaystore.buffers.writer import Writer
 from replaystore.errors import ConflictError
 from replaystore.location import parse
-from replaystore.schema import Field
+from replaystore.schema.fields import Field
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import tiny
 from replaystore.testing.plain import PlainBuffer, PlainWriter
 from replaystore.testing.samples import columns, observations, play, recording, small, storage
-from replaystore.writer import Writer
 
 __all__ = ["BufferMachine"]
 

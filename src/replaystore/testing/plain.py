@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.names import flatten
-from replaystore.schema import Field, Schema
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.names import flatten
 from replaystore.testing.contents import Contents, Story
 
 __all__ = ["PlainBuffer", "PlainWriter"]

@@ -17,9 +17,10 @@ from unittest.mock import patch
 
 import numpy as np
 
-from replaystore import buffer as buffers
-from replaystore.backends.appending import TAIL_SPEC as TAIL
-from replaystore.buffer import Buffer
+from replaystore.arrays.appending import TAIL_SPEC as TAIL
+from replaystore.buffers import buffer as buffers
+from replaystore.buffers.buffer import Buffer
+from replaystore.checking.verify import verify
 from replaystore.errors import NotFoundError
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import SUFFIXES, tiny
@@ -28,7 +29,6 @@ from replaystore.testing.faults import Operation, RecordingFiles, using
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import small, storage
 from replaystore.testing.workloads import Action, Workload, act
-from replaystore.verification import verify
 
 __all__ = ["COMMIT", "PowerCuts", "reference"]
 
@@ -242,7 +242,7 @@ class PowerCuts:
             else:
                 buffer.abandon()
         # a process of its own for each would take most of the time.
-        with patch("replaystore.verification._probe", lambda *_: True):
+        with patch("replaystore.checking.verify._probe", lambda *_: True):
             problems = verify(self.location).problems
         if problems:
             raise AssertionError(f"verify: {problems[0]}")
@@ -265,8 +265,8 @@ def _smallest() -> Iterator[None]:
     tail = replace(TAIL, chunk_rows=1 << 14)
     with (
         tiny(),
-        patch("replaystore.backends.appending.TAIL_SPEC", tail),
-        patch("replaystore.backends.hdf5_log.LEAST", 1 << 13),
+        patch("replaystore.arrays.appending.TAIL_SPEC", tail),
+        patch("replaystore.containers.hdf5.log.LEAST", 1 << 13),
     ):
         yield
 
@@ -277,7 +277,7 @@ def _recorded(recording: RecordingFiles) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_smallest())
         stack.enter_context(using(recording.files))
-        stack.enter_context(patch("replaystore.backends.hdf5_copy._share", lambda *_: False))
+        stack.enter_context(patch("replaystore.containers.hdf5.copy._share", lambda *_: False))
         yield
 
 

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore import buffer as buffers
-from replaystore.buffer import Buffer, Column
+from replaystore.buffers import buffer as buffers
+from replaystore.buffers.buffer import Buffer, Column
 from replaystore.errors import ConflictError, EvictedError, NotFoundError, SchemaError
 from replaystore.testing.histories import Book, Rows, Shown
 

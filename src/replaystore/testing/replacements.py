@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from replaystore import buffer as buffers
-from replaystore.conversion import convert
+from replaystore.buffers import buffer as buffers
+from replaystore.checking.repair import repair
+from replaystore.converting.convert import convert
 from replaystore.errors import ReplayStoreError, UnsupportedError
-from replaystore.repairing import repair
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import forked, tiny
 from replaystore.testing.interruption import ALLOWED, Interruption, says_so

@@ -15,7 +15,7 @@ from replaystore.errors import (
     SchemaError,
     UnsupportedError,
 )
-from replaystore.schema import Field, Schema
+from replaystore.schema.fields import Field, Schema
 from replaystore.testing.contents import Contents
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import columns, every_dtype, small

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.schema import Field, Schema
-from replaystore.spaces import DTYPES
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.spaces import DTYPES
 
 __all__ = ["Step", "columns", "every_dtype", "play", "recording", "small", "storage"]
 

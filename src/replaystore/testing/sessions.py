@@ -20,16 +20,16 @@ from unittest.mock import patch
 
 import numpy as np
 
-from replaystore import buffer as buffers
-from replaystore.buffer import Buffer
+from replaystore.buffers import buffer as buffers
+from replaystore.buffers.buffer import Buffer
+from replaystore.checking.verify import verify
 from replaystore.errors import ReplayStoreError, UnsupportedError
-from replaystore.schema import Field
+from replaystore.schema.fields import Field
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import forked, tiny
 from replaystore.testing.interruption import ALLOWED, Interruption, says_so
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import columns, observations, play, recording, small, storage
-from replaystore.verification import verify
 
 __all__ = ["Operation", "Session", "sessions", "verified"]
 
@@ -291,7 +291,9 @@ def _differs(shown: Contents, allowed: Sequence[Seen]) -> str:
 
 def verified(place: str) -> str:
     """The first problem that `verify` finds, but for what a writer mends when it opens the store."""
-    with patch("replaystore.verification._probe", lambda *_: True):  # we are in a process of our own already
+    with patch(
+        "replaystore.checking.verify._probe", lambda *_: True
+    ):  # we are in a process of our own already
         problems = verify(place).problems
         if problems and all(any(half in str(problem) for half in HALF) for problem in problems):
             buffers.open(place, "r+").close()

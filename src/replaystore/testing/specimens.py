@@ -24,14 +24,14 @@ from unittest.mock import patch
 
 import numpy as np
 
-from replaystore import buffer as buffers
-from replaystore.conversion import convert
+from replaystore.buffers import buffer as buffers
+from replaystore.checking.repair import repair
+from replaystore.checking.verify import UNEXPECTED, verify
+from replaystore.converting.convert import convert
 from replaystore.errors import FormatError, NotFoundError, ReplayStoreError
-from replaystore.repairing import repair
 from replaystore.testing import samples
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import forked, tiny
-from replaystore.verification import UNEXPECTED, verify
 
 __all__ = ["KINDS", "Specimen", "in_children", "look", "make", "write"]
 
@@ -290,9 +290,9 @@ def _work(jobs: Sequence[int], attempt: Callable[[int], Sequence[str]], tell: Ca
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with (
         warnings.catch_warnings(action="ignore"),
-        patch("replaystore.verification._probe", lambda *_: True),  # this is a process of its own already
-        patch("replaystore.chunks.mapped.RESERVE_AT_LEAST", 1 << 20),
-        patch("replaystore.opening.Files.sync_folder", lambda *_: None),
+        patch("replaystore.checking.verify._probe", lambda *_: True),  # this is a process of its own already
+        patch("replaystore.columns.mapped.RESERVE_AT_LEAST", 1 << 20),
+        patch("replaystore.buffers.opening.Files.sync_folder", lambda *_: None),
     ):
         for job in jobs:
             tell((job, ""))

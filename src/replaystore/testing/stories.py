@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replaystore.errors import ConflictError, SchemaError, UnsupportedError
-from replaystore.schema import Field
+from replaystore.schema.fields import Field
 from replaystore.testing.contents import Contents, final_by_field
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import Columns, columns, observations, play, recording, small

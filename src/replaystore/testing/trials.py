@@ -170,13 +170,13 @@ def load() -> None:
     import importlib
 
     for name in (
-        "backends.zarr",
-        "backends.hdf5",
-        "backends.zip",
-        "backends.codecs",
-        "conversion",
-        "repairing",
-        "verification",
+        "containers.zarr.container",
+        "containers.hdf5.container",
+        "storage.zip",
+        "containers.codecs",
+        "converting.convert",
+        "checking.repair",
+        "checking.verify",
     ):
         importlib.import_module(f"replaystore.{name}")
     for name in ("numcodecs", "zarr", "h5py"):

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from replaystore.buffer import Buffer
-from replaystore.schema import Field
+from replaystore.buffers.buffer import Buffer
+from replaystore.schema.fields import Field
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import columns, observations, play, recording, small
 

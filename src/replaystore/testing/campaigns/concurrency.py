@@ -23,11 +23,11 @@ from unittest.mock import patch
 
 import numpy as np
 
-from replaystore import buffer as buffers
-from replaystore.backends.hdf5 import Hdf5Container
-from replaystore.backends.reading import StoreReader
-from replaystore.backends.zarr import ZarrContainer
-from replaystore.conversion import convert
+from replaystore.arrays.reading import StoreReader
+from replaystore.buffers import buffer as buffers
+from replaystore.containers.hdf5.container import Hdf5Container
+from replaystore.containers.zarr.container import ZarrContainer
+from replaystore.converting.convert import convert
 from replaystore.errors import EvictedError, NotFoundError
 from replaystore.testing.campaigns import Tally
 from replaystore.testing.histories import LATE, SCHEMA, Shown, few_rows, values
@@ -212,8 +212,8 @@ class Process:
 def _small() -> Iterator[None]:
     """Shards and segments of the log so small that many begin within seconds."""
     with (
-        patch("replaystore.layout.CHUNKS_PER_SHARD", 8),
-        patch("replaystore.backends.store.SEGMENT_BYTES", 30_000),
+        patch("replaystore.views.layout.CHUNKS_PER_SHARD", 8),
+        patch("replaystore.arrays.commits.SEGMENT_BYTES", 30_000),
     ):
         yield
 

@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 
-from replaystore.buffer import Buffer
+from replaystore.buffers.buffer import Buffer
 from replaystore.errors import ReplayStoreError
 from replaystore.testing.campaigns import Tally
 from replaystore.testing.scenarios import SCENARIOS, Floor, Scenario, Tell

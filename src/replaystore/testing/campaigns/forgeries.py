@@ -33,18 +33,18 @@ from unittest.mock import patch
 
 import numpy as np
 
-from replaystore import buffer as buffers
-from replaystore.backends.files import Files
-from replaystore.backends.zip import pack
+from replaystore.arrays.sealing import MANIFEST, SIDECAR
+from replaystore.buffers import buffer as buffers
+from replaystore.checking.verify import _Verification, verify
 from replaystore.errors import ReplayStoreError, ReplayStoreWarning
-from replaystore.sealing import MANIFEST, SIDECAR
+from replaystore.storage.local import Files
+from replaystore.storage.zip import pack
 from replaystore.testing.campaigns import Tally
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import forked, tiny
 from replaystore.testing.forging import Forger, Forgery
 from replaystore.testing.interruption import limited
 from replaystore.testing.samples import columns, small, storage
-from replaystore.verification import _Verification, verify
 
 __all__ = ["PROMISE", "control", "run"]
 
@@ -200,7 +200,7 @@ def _look_at_all(
         _pack(path, place)
     beside = Path(f"{place}{SIDECAR}")
     sidecar = beside.read_bytes() if beside.exists() else None
-    alone = patch("replaystore.verification._probe", lambda *_: True)  # in a process of our own already
+    alone = patch("replaystore.checking.verify._probe", lambda *_: True)  # in a process of our own already
     with tiny(), alone:
         expected = _everything(place)
         if verify(place).problems:

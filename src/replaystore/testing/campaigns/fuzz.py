@@ -65,8 +65,8 @@ def run(folder: str, *, count: int, seed: int) -> Tally:
 def control(folder: str, *, seed: int) -> Tally:
     """Records of the log are believed as they are."""
     with (
-        patch("replaystore.backends.records.check_record", lambda *_: None),
-        patch("replaystore.backends.records.check_step", lambda *_: None),
-        patch("replaystore.backends.records.sound", nullcontext),
+        patch("replaystore.arrays.records.check_record", lambda *_: None),
+        patch("replaystore.arrays.records.check_step", lambda *_: None),
+        patch("replaystore.arrays.records.sound", nullcontext),
     ):
         return run(folder, count=400, seed=seed)

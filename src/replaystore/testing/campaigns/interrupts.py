@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from replaystore.buffer import Buffer
+from replaystore.buffers.buffer import Buffer
 from replaystore.testing.campaigns import Tally
 from replaystore.testing.crashes import forked
 from replaystore.testing.interruption import Interruption, limited
@@ -37,7 +37,7 @@ LEAST = 12
 BY_TIME, BY_MEMORY = 0.2, 0.15
 """Of the tries, those by a signal at some time, and those by a MemoryError."""
 
-LOADED = ("numcodecs", *(f"replaystore.backends.{name}" for name in ("zarr", "hdf5", "codecs")))
+LOADED = ("numcodecs", *(f"replaystore.containers.protocol.{name}" for name in ("zarr", "hdf5", "codecs")))
 """What stores import when they are first opened; children should not have to."""
 
 

@@ -110,7 +110,7 @@ def _record(room: Room, action: Any) -> tuple[_Recording | None, str]:
         def told(message: object) -> None:
             room.shim.mark(f"{message.number} {message.synced}" if isinstance(message, Floor) else "")
 
-        with patch("replaystore.backends.hdf5_copy._share", lambda *_: False):
+        with patch("replaystore.containers.hdf5.copy._share", lambda *_: False):
             action(told)
 
     status, told = room.child(noting)

@@ -19,14 +19,14 @@ from replaystore import errors
 __all__ = ["CODE", "child_begins", "child_ends", "measured", "report", "started"]
 
 CODE = [
-    "backends/appending.py",
-    "backends/hdf5_front.py",
-    "backends/hdf5_log.py",
-    "backends/hdf5_transaction.py",
-    "backends/incomplete.py",
-    "backends/reading.py",
-    "backends/records.py",
-    "backends/store.py",
+    "arrays/appending.py",
+    "arrays/commits.py",
+    "arrays/incomplete.py",
+    "arrays/reading.py",
+    "arrays/records.py",
+    "containers/hdf5/front.py",
+    "containers/hdf5/log.py",
+    "containers/hdf5/transaction.py",
 ]
 SETTINGS = "REPLAYSTORE_COVERAGE"
 """The environment variable that names the file of coverage's settings."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from replaystore import buffer as buffers
-from replaystore.conversion import convert
+from replaystore.buffers import buffer as buffers
+from replaystore.converting.convert import convert
 from replaystore.errors import UnsupportedError
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import tiny

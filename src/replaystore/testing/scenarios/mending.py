@@ -7,17 +7,17 @@ import os
 
 import numpy as np
 
-from replaystore import buffer as buffers
+from replaystore.buffers import buffer as buffers
+from replaystore.checking.repair import repair
+from replaystore.checking.verify import verify
 from replaystore.errors import CorruptError, ReplayStoreError
-from replaystore.reader import BufferReader
-from replaystore.repairing import repair
 from replaystore.testing.crashes import tiny
 from replaystore.testing.samples import small, storage
 from replaystore.testing.scenarios import Floor, Tell
 from replaystore.testing.scenarios.recordings import here, verified
 from replaystore.testing.scenarios.replacing import digest
 from replaystore.testing.workloads import Action, act
-from replaystore.verification import verify
+from replaystore.views.reader import BufferReader
 
 __all__ = ["scenario"]
 

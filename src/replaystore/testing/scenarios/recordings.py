@@ -13,8 +13,9 @@ from unittest.mock import patch
 
 import numpy as np
 
-from replaystore import buffer as buffers
-from replaystore.buffer import Buffer
+from replaystore.buffers import buffer as buffers
+from replaystore.buffers.buffer import Buffer
+from replaystore.checking.verify import verify
 from replaystore.errors import NotFoundError, UnsupportedError
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import tiny
@@ -22,7 +23,6 @@ from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import small, storage
 from replaystore.testing.scenarios import Floor, Tell
 from replaystore.testing.workloads import Action, Workload, act
-from replaystore.verification import verify
 
 __all__ = ["Recording", "here", "same", "scenario", "verified"]
 
@@ -216,7 +216,7 @@ def same(plain: PlainBuffer, buffer: Buffer, commit: int | None = None) -> None:
 
 def here() -> contextlib.AbstractContextManager[object]:
     """`verify` opens HDF5 files in this process, which is one of its own already."""
-    return patch("replaystore.verification._probe", lambda *_: True)
+    return patch("replaystore.checking.verify._probe", lambda *_: True)
 
 
 def verified(path: str) -> None:

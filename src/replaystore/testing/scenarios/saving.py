@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from replaystore.compat import active_rlhf, velora
-from replaystore.conversion import convert
+from replaystore.converting.convert import convert
 from replaystore.errors import NotFoundError
 from replaystore.testing.crashes import tiny
 from replaystore.testing.scenarios.recordings import verified

@@ -1,0 +1,375 @@
+"""Rows on their way into arrays, before a commit counts them: where they are written, and what is known of
+them meanwhile.
+
+* Raw rows go to their place at once; their checksums are carried along.
+* Rows of coded arrays gather into chunks, which are encoded in the background and stored when full; at a
+  commit the rows of an unfinished chunk go, raw, to a tail array.
+* Rows of journaled arrays (tables) wait for the commit record.
+
+A write that fails (a full disk) changes nothing and may be tried again. A sync that fails leaves the disk in
+an unknown state; the store then refuses to write until it is opened anew, since a second sync may report
+success for bytes that are lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google_crc32c import extend
+from numpy.typing import ArrayLike, NDArray
+
+from replaystore.arrays.encoding import Encoder
+from replaystore.arrays.reading import StoreReader, group_of, tail_array
+from replaystore.arrays.records import Piece, State
+from replaystore.containers.codecs import crc32c as value
+from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec, Container
+from replaystore.errors import StorageError
+from replaystore.refusals import refusal
+
+__all__ = ["TAIL_SPEC", "Appender", "CodedArray", "RawArray", "of_shard"]
+
+TAIL_BYTES = 4 << 20
+"""A tail array is used up to this many bytes, then the other one."""
+BATCH_BYTES = 16 << 20
+"""Encoded chunks are stored when there are this many bytes of them, or at a commit."""
+ATTACHED_BYTES = 2048
+"""Attachments up to this size are kept in the record itself."""
+TAIL_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byte")
+
+
+@dataclass
+class RawArray:
+    spec: ArraySpec
+    rows: int
+    crc: int = 0
+
+
+@dataclass
+class CodedArray:
+    spec: ArraySpec
+    codec: Codec
+    rows: int
+    chunk: NDArray[np.uint8]
+    """The unfinished chunk, as (chunk_rows, row_bytes)."""
+    kept: int
+    """Rows up to this one are in a tail array or in a stored chunk."""
+
+
+class Appender(StoreReader):
+    """A store reader that also takes rows; what it has taken is part of the store when `ArrayStore.commit`
+    says so."""
+
+    def __init__(self, container: Container, state: State, *, durable: bool) -> None:
+        super().__init__(container, state)
+        self.durable = durable
+        self.lock = threading.RLock()
+        self._poison: str | None = None
+        self._encoder = Encoder()
+        self._raw: dict[str, RawArray] = {}
+        self._coded: dict[str, CodedArray] = {}
+        self._table_rows: dict[str, int] = {}
+        self._pending: dict[str, list[bytes]] = {}
+        self._changes: dict[str, list[tuple[NDArray[np.int64], NDArray[np.uint8]]]] = {}
+        self._entries: dict[str, dict[int, ChunkEntry]] = {}
+        self._new_arrays: dict[str, ArraySpec] = {}
+        self._new_pieces: dict[str, list[Piece]] = {}
+        self._tail_reset = False
+        self._tail_slot, self._tail_used = 0, 0
+        self._dropped: dict[str, int] = {}
+        """Without durability: the rows of each group before which space was last given back."""
+        self._rolling_back = False
+        """A rollback was refused half way: whether it has happened is not known, nor are there rows that
+        something could follow."""
+
+    def create_arrays(self, specs: Mapping[str, ArraySpec], *, fill: Mapping[str, int] | None = None) -> None:
+        """Add arrays. In a group that has rows already, the new array gets as many, all bytes of them `fill`
+        (default 0).
+
+        They are part of the store from the next commit on."""
+        with self.lock, self.storage("create arrays"):
+            everything = dict(specs)
+            for name, spec in specs.items():
+                if not spec.journaled:
+                    everything["checksums/" + name] = ArraySpec(
+                        np.dtype(np.uint32),
+                        (),
+                        chunk_rows=16384,
+                        chunks_per_shard=64,
+                        journaled=True,
+                        dimension="chunk",
+                    )
+            self._create(everything)
+        try:
+            for name, spec in specs.items():
+                self._fill(name, spec, (fill or {}).get(name, 0))
+        except BaseException:
+            for name in everything:
+                self._forget_array(name)
+            raise
+
+    def _forget_array(self, name: str) -> None:
+        """Take an array that no commit has out of the store; what the container has of it is left over."""
+        for known in (self._raw, self._coded, self._table_rows, self._pending, self._changes):
+            known.pop(name, None)
+        self._new_arrays.pop(name, None)
+
+    def _create(self, specs: Mapping[str, ArraySpec]) -> None:
+        self.container.create_arrays(specs)
+        self._new_arrays |= specs
+        for name, spec in specs.items():
+            if spec.journaled:
+                self._table_rows[name] = 0
+            elif spec.codec is None:
+                self._raw[name] = RawArray(spec, 0)
+            else:
+                chunk = np.zeros((spec.chunk_rows, spec.row_bytes), np.uint8)
+                self._coded[name] = CodedArray(spec, self.container.codec(spec), 0, chunk, kept=0)
+
+    def _fill(self, name: str, spec: ArraySpec, value: int) -> None:
+        peers = [other for other in self._row_counts(group_of(name)) if other != name]
+        rows = self._row_counts(group_of(name))[peers[0]] if peers else 0
+        step = max(1, (4 << 20) // spec.row_bytes)
+        first = self.first(name) // spec.shard_rows * spec.shard_rows
+        if first and name in self._raw:  # a ring: shards before its window never exist
+            self._raw[name].rows = first
+            self._add_checksums(name, [0] * (first // spec.chunk_rows))
+        for start in range(first, rows, step):
+            count = min(step, rows - start)
+            block = (
+                np.full(count * spec.row_bytes, value, np.uint8).view(spec.dtype).reshape(count, *spec.shape)
+            )
+            if spec.journaled:
+                self.append_table({name: block})
+            else:
+                self.append({name: block})
+
+    def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Append rows to arrays that are not tables; all of them or, if this raises, none. dtype and shape
+        must be the arrays'."""
+        with self.lock, self.storage("append"):
+            if self._encoder.encoded_bytes > BATCH_BYTES:
+                self._store_chunks()
+            raw: list[tuple[str, RawArray, NDArray[np.uint8], int]] = []
+            coded: list[tuple[str, CodedArray, NDArray[np.uint8], int]] = []
+            room: dict[str, int] = {}
+            for name, rows in columns.items():
+                data, count = np.ascontiguousarray(rows).reshape(-1).view(np.uint8), len(rows)
+                array = self._raw.get(name)
+                if array is None:
+                    coded.append((name, self._coded[name], data, count))
+                else:
+                    raw.append((name, array, data, count))
+                    room[name] = array.rows + count
+            self.container.reserve(room)
+            for name, array, data, _ in raw:
+                self.container.write_rows(name, array.rows, data.data)
+            for name, array, data, count in raw:
+                self._advance(name, array, data, count)
+            for name, unfinished, data, count in coded:
+                self._gather(name, unfinished, data, count)
+
+    def _advance(self, name: str, array: RawArray, data: NDArray[np.uint8], count: int) -> None:
+        """Count rows that are written, and their checksums."""
+        spec, done = array.spec, 0
+        if count < spec.chunk_rows - array.rows % spec.chunk_rows:  # the usual case
+            array.crc = extend(array.crc, data)
+            array.rows += count
+            return
+        finished = []
+        while done < count:
+            room = spec.chunk_rows - array.rows % spec.chunk_rows
+            step = min(room, count - done)
+            array.crc = extend(array.crc, data[done * spec.row_bytes : (done + step) * spec.row_bytes])
+            array.rows += step
+            done += step
+            if step == room:
+                finished.append(array.crc)
+                array.crc = 0
+        if finished and not name.startswith("journal/"):
+            self._add_checksums(name, finished)
+
+    def _gather(self, name: str, array: CodedArray, data: NDArray[np.uint8], count: int) -> None:
+        """Copy rows into the unfinished chunk; full chunks go to the encoder."""
+        spec, done = array.spec, 0
+        rows = data.reshape(count, spec.row_bytes)
+        while done < count:
+            at = array.rows % spec.chunk_rows
+            step = min(spec.chunk_rows - at, count - done)
+            array.chunk[at : at + step] = rows[done : done + step]
+            array.rows += step
+            done += step
+            if at + step == spec.chunk_rows:
+                self._encoder.put(
+                    name, array.codec, array.rows // spec.chunk_rows - 1, array.chunk.reshape(-1)
+                )
+                array.chunk = np.empty((spec.chunk_rows, spec.row_bytes), np.uint8)
+
+    def append_table(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Append rows to journaled arrays. They are written by the next commit."""
+        for name, rows in columns.items():
+            self._pending.setdefault(name, []).append(
+                np.ascontiguousarray(rows, self.container.specs()[name].dtype).tobytes()
+            )
+            self._table_rows[name] += len(rows)
+
+    def set_rows(self, name: str, at: ArrayLike, rows: NDArray[Any]) -> None:
+        """Change rows of a mutable table, by the next commit."""
+        spec = self.container.specs()[name]
+        values = np.ascontiguousarray(rows, spec.dtype).reshape(-1).view(np.uint8).reshape(-1, spec.row_bytes)
+        if len(values):
+            self._changes.setdefault(name, []).append((np.asarray(at, np.int64), values))
+
+    def _add_checksums(self, name: str, checksums: Sequence[int]) -> None:
+        self.append_table({"checksums/" + name: np.array(checksums, np.uint32)})
+
+    def _store_chunks(self) -> None:
+        """Store what is encoded; indexes of shards that are complete by it are written too."""
+        ready = self._encoder.encoded
+        if not ready:
+            return
+        placed = self.container.write_chunks(
+            {name: {n: data for n, (data, _) in chunks.items()} for name, chunks in ready.items()}
+        )
+        for name, entries in placed.items():
+            if self.container.capabilities.shards:  # otherwise the container knows all chunks
+                known = self._entries.setdefault(name, {})
+                known.update(entries)
+                per_shard = self._coded[name].spec.chunks_per_shard
+                everything = {**self.state.entries.get(name, {}), **known}
+                for shard in sorted({n // per_shard for n in entries if n % per_shard == per_shard - 1}):
+                    self.container.write_index(name, shard, of_shard(everything, shard, per_shard))
+        for name in placed:  # only now, since all of it is done again if a write fails
+            self._add_checksums(name, [checksum for _, checksum in ready[name].values()])
+        self._encoder.stored()
+
+    def _write_tails(self, attachments: Mapping[str, bytes]) -> dict[str, bytes | Piece]:
+        """Keep the rows of unfinished chunks, raw, in a tail array; large attachments too (returned: where
+        each is).
+
+        When the array has grown, all of it goes to the other one; not twice between commits, since the last
+        commit still needs one."""
+        large = {name: data for name, data in attachments.items() if len(data) > ATTACHED_BYTES}
+        starts = {
+            name: array.rows // array.spec.chunk_rows * array.spec.chunk_rows
+            for name, array in self._coded.items()
+        }
+        waiting = {name: max(starts[name], array.kept) for name, array in self._coded.items()}
+        size = sum(
+            (array.rows - waiting[name]) * array.spec.row_bytes for name, array in self._coded.items()
+        ) + sum(map(len, large.values()))
+        # The container may hold one of them, if an earlier writer was killed.
+        if size and tail_array(0) not in self._raw:
+            self._create({tail_array(0): TAIL_SPEC, tail_array(1): TAIL_SPEC})
+        once = sum(array.spec.chunk_bytes for array in self._coded.values()) + sum(map(len, large.values()))
+        if size and self._tail_used + size > max(TAIL_BYTES, 4 * once) and not self._tail_reset:
+            self._tail_slot, self._tail_used, self._tail_reset = 1 - self._tail_slot, 0, True
+            self._new_pieces = {}
+            waiting = starts
+            for name, array in self._coded.items():
+                # Also if a write fails now: the pieces in the other one count no more.
+                array.kept = starts[name]
+        for name, begin in waiting.items():
+            array = self._coded[name]
+            if begin < array.rows:
+                data = array.chunk[begin - starts[name] : array.rows - starts[name]].reshape(-1)
+                self._new_pieces.setdefault(name, []).append(
+                    self._write_tail(begin, array.rows - begin, data.data)
+                )
+                array.kept = array.rows
+        placed = {name: self._write_tail(0, len(data), memoryview(data)) for name, data in large.items()}
+        return {name: placed.get(name, data) for name, data in attachments.items()}
+
+    def _write_tail(self, start: int, rows: int, data: memoryview) -> Piece:
+        target = tail_array(self._tail_slot)
+        self.container.reserve({target: self._tail_used + len(data)})
+        self.container.write_rows(target, self._tail_used, data)
+        piece = Piece(start, rows, self._tail_slot, self._tail_used, value(data))
+        self._tail_used += len(data)
+        return piece
+
+    def _forget_pending(self) -> None:
+        """What was waiting for a commit is in it, or given up."""
+        self._pending, self._changes, self._entries, self._new_arrays = {}, {}, {}, {}
+        self._new_pieces, self._tail_reset = {}, False
+        self._tail_rows.clear()
+        self._attached.clear()
+
+    def next_row(self, group: str) -> int:
+        """Rows of the arrays of a group, uncommitted ones included."""
+        prefix = group + "/"
+        for arrays in (self._raw, self._coded):
+            for name, array in arrays.items():
+                if name.startswith(prefix):
+                    return array.rows
+        return next((rows for name, rows in self._table_rows.items() if name.startswith(prefix)), 0)
+
+    def table_specs(self) -> dict[str, ArraySpec]:
+        """The journaled arrays, those of no commit yet included."""
+        return {name: spec for name, spec in self.container.specs().items() if name in self._table_rows}
+
+    def _all_rows(self) -> Iterator[tuple[str, int]]:
+        """The rows of each array, uncommitted ones included."""
+        for arrays in (self._raw, self._coded):
+            for name, array in arrays.items():
+                yield name, array.rows
+        yield from self._table_rows.items()
+
+    def _row_counts(self, group: str) -> dict[str, int]:
+        """The rows of each array of a group, uncommitted ones included."""
+        prefix = group + "/"
+        return {name: rows for name, rows in self._all_rows() if name.startswith(prefix)}
+
+    def _sync(self, *, always: bool = False) -> None:
+        """Make all that was written durable; without durability, only what `always` has to be."""
+        if not (self.durable or always):
+            return
+        try:
+            self.container.sync()
+        except OSError as error:
+            reason = f"{self}: the disk failed to store what was written ({refusal(error, str(self))})"
+            self._poison = (
+                str(error)
+                if isinstance(error, StorageError)
+                else (f"{reason}; reopen the store, which goes on from its last commit")
+            )
+            raise StorageError(self._poison, error.errno) from error
+
+    @contextmanager
+    def storage(self, what: str) -> Iterator[None]:
+        """Errors of the operating system as ours."""
+        if self._poison is not None:
+            raise StorageError(self._poison)
+        if (self._rolling_back or self.state.unforked) and what not in ("roll back", "recover"):
+            raise StorageError(
+                f"{self}: cannot {what} after a rollback that did not finish: roll back "
+                "again, or reopen the store"
+            )
+        try:
+            yield
+        except StorageError:
+            raise
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if str(self) != self.container.path:  # it is still being made
+                before = "nothing was put there"
+            else:
+                before = "what was committed is safe" if self.state.commit else "nothing was committed yet"
+            reason = refusal(error, str(self))
+            advice = f"{before}; make room or mend the cause, then try again"
+            raise StorageError(f"{self}: cannot {what}: {reason}; {advice}", error.errno) from error
+
+    def close(self) -> None:
+        """Give up what is not committed, and release everything."""
+        self._encoder.close()
+        super().close()
+
+
+def of_shard(entries: Mapping[int, ChunkEntry], shard: int, per_shard: int) -> dict[int, ChunkEntry]:
+    """The entries of the chunks of one shard, in order."""
+    return {n: entry for n, entry in sorted(entries.items()) if n // per_shard == shard}

@@ -1,0 +1,337 @@
+"""Rows go from store to store as they are stored where that is possible: raw chunks and encoded chunks, with
+the checksums they had.
+
+1. Nothing is believed on the way: each chunk that is read is compared with the checksum that was committed,
+   so that what arrives is what was recorded, or the copying ends with a CorruptError. (Comparing costs a few
+   per cent of copying, the bytes being at hand.)
+2. The checksums of chunks that arrive whole are those of the source; nothing is summed up anew from bytes
+   that may have changed.
+3. In memory at one time: one block of rows or of encoded chunks, and what the target's encoder has in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.arrays.appending import BATCH_BYTES
+from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.reading import StoreReader
+from replaystore.arrays.records import SEALED, now
+from replaystore.containers.codecs import TRAILER, codec_for, crc32c, parse_codec
+from replaystore.containers.protocol import ArraySpec, ChunkEntry
+from replaystore.errors import CorruptError, StorageError
+
+__all__ = [
+    "CheckedChunks",
+    "append_encoded",
+    "append_raw",
+    "append_rows",
+    "commit_whole",
+    "encoded_chunks",
+    "raw_chunks",
+    "resealed",
+    "same_payload",
+    "seal",
+    "stored_bytes",
+]
+
+BLOCK_BYTES = 4 << 20
+"""Encoded bytes read at once."""
+RAW_BYTES = 4 << 20
+"""Raw bytes copied at once."""
+
+Chunk = tuple[bytes, int]
+"""The stored bytes of a chunk and their checksum, as `Codec.checksum` has it."""
+
+
+# --- out of the source
+
+
+def encoded_chunks(store: StoreReader, name: str, first: int, stop: int) -> Iterator[list[Chunk]]:
+    """Complete chunks [first, stop) of a coded array as they are stored, checked, in blocks of a bounded
+    size."""
+    block: list[tuple[int, ChunkEntry]] = []
+    for chunk in range(first, stop):
+        entry = store.locate(name, chunk)
+        if entry is None:
+            raise CorruptError(f"{store}: chunk {chunk} of {name} is missing; run `replaystore verify`")
+        if block and (
+            entry.object != block[-1][1].object or entry.offset != block[-1][1].offset + block[-1][1].length
+        ):
+            yield _read(store, name, block)
+            block = []
+        block.append((chunk, entry))
+        if sum(known.length for _, known in block) >= BLOCK_BYTES:
+            yield _read(store, name, block)
+            block = []
+    if block:
+        yield _read(store, name, block)
+
+
+def _read(store: StoreReader, name: str, block: Sequence[tuple[int, ChunkEntry]]) -> list[Chunk]:
+    """Chunks that lie one behind the other."""
+    files, spec = store.container.files, store.container.specs()[name]
+    begin, last = block[0][1], block[-1][1]
+    path = files.path(begin.object)
+    try:
+        data = memoryview(files.read(begin.object, begin.offset, last.offset + last.length - begin.offset))
+    except FileNotFoundError:
+        raise CorruptError(
+            f"{path} is missing, and chunks of {name} lie in it; run `replaystore verify`"
+        ) from None
+    except OSError as error:
+        raise StorageError(
+            f"{path}: chunks of {name} cannot be read ({error.strerror or error}); check the disk",
+            error.errno,
+        ) from error
+    codec, found = store.container.codec(spec), []
+    for chunk, entry in block:
+        part = data[entry.offset - begin.offset : entry.offset - begin.offset + entry.length]
+        checksum = store.checksum(name, chunk)
+        if (
+            len(part) != entry.length
+            or entry.length <= TRAILER
+            or checksum is None
+            or codec.checksum(part) != checksum
+        ):
+            rows = f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows}"
+            raise CorruptError(
+                f"{path}, byte {entry.offset}: chunk {chunk} of {name} ({rows}) is damaged; "
+                "run `replaystore verify`"
+            )
+        found.append((bytes(part), checksum))
+    return found
+
+
+def raw_chunks(
+    store: StoreReader, name: str, first: int, stop: int
+) -> Iterator[tuple[int, NDArray[np.uint8], list[int]]]:
+    """Complete chunks [first, stop) of a raw array, checked: (number of the first, bytes, checksums), in
+    blocks of a bounded size.
+
+    The bytes lie in one of two buffers, used in turn: a block is good until the one after the next is asked
+    for."""
+    spec, container = store.container.specs()[name], store.container
+    unit = spec.shard_rows if container.capabilities.shards else spec.chunk_rows
+    aligned = first * spec.chunk_rows // unit * unit
+    buffers = np.empty((2, max(1, RAW_BYTES // spec.chunk_bytes) * spec.chunk_bytes), np.uint8)
+    begin = aligned * spec.row_bytes  # where the extent begins, in bytes of the array
+    expected = store.table("checksums/" + name).tolist()
+    for extent in container.extents(name, aligned, stop * spec.chunk_rows):
+        at = max(0, first * spec.chunk_bytes - begin)
+        while at < extent.length:
+            buffers = buffers[::-1]
+            data = buffers[0, : min(buffers.shape[1], extent.length - at)]
+            found = container.files.read_into(extent.object, extent.offset + at, data.data)
+            number = (begin + at) // spec.chunk_bytes
+            checksums = []
+            for place in range(0, data.size, spec.chunk_bytes):
+                chunk = number + place // spec.chunk_bytes
+                wrong = place + spec.chunk_bytes > found or chunk >= len(expected)
+                if wrong or crc32c(data[place : place + spec.chunk_bytes]) != expected[chunk]:
+                    rows = f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows} of {name}"
+                    raise CorruptError(
+                        f"{store}: {rows} have changed since they were committed; run `replaystore verify`"
+                    )
+                checksums.append(expected[chunk])
+            yield number, data, checksums
+            at += data.size
+        begin += extent.length
+
+
+def stored_bytes(store: StoreReader, name: str, chunks: NDArray[np.int64]) -> int:
+    """How many bytes these chunks of a coded array take where they are stored; unfinished ones count as
+    rows."""
+    spec = store.container.specs()[name]
+    complete = store.rows(name) // spec.chunk_rows
+    entries = (store.locate(name, chunk) for chunk in chunks[chunks < complete].tolist())
+    tail = len(store.tail(name)[1]) * spec.row_bytes if (chunks >= complete).any() else 0
+    return tail + sum(entry.length for entry in entries if entry is not None)
+
+
+def same_payload(spec: ArraySpec, kind: str, other: ArraySpec, other_kind: str) -> bool:
+    """Whether chunks of two coded arrays of equal chunks differ at most in the trailing checksum that each
+    container adds."""
+    if spec.codec is None or other.codec is None or spec.codec != other.codec:
+        return False
+    # HDF5 shuffles and deflates what Zarr has as gzip.
+    return kind == other_kind or parse_codec(spec.codec)[0] == "zstd"
+
+
+def resealed(chunks: Sequence[Chunk], spec: ArraySpec, kind: str) -> list[Chunk]:
+    """Chunks of another kind of container with the trailing checksum of this one; `checksum` does not count
+    it, so it stays."""
+    seal = codec_for("hdf5" if kind == "hdf5" else "zarr", spec).seal
+    payloads = [(data[:-TRAILER], checksum) for data, checksum in chunks]
+    return [(payload + seal(np.frombuffer(payload, np.uint8)), checksum) for payload, checksum in payloads]
+
+
+class CheckedChunks:
+    """Compares chunks of a raw array with their checksums, each once."""
+
+    def __init__(self, store: StoreReader, name: str) -> None:
+        self._store, self._name = store, name
+        self._spec = store.container.specs()[name]
+        self._rows = store.rows(name)
+        self._done: set[int] = set()
+
+    def check(self, column: Any, start: int, stop: int) -> None:
+        """Compare all chunks that rows [start, stop) of the column lie in. CorruptError names the first that
+        has changed."""
+        size = self._spec.chunk_rows
+        for chunk in range(start // size, -(-stop // size)):
+            if chunk not in self._done:
+                begin, end = chunk * size, min((chunk + 1) * size, self._rows)
+                self.compare(chunk, column.rows(begin, end))
+                self._done.add(chunk)
+
+    def compare(self, chunk: int, rows: NDArray[Any]) -> int:
+        """Compare one chunk, of which these are the rows; the checksum."""
+        complete = self._store.checksum(self._name, chunk)
+        expected = self._store.state.partial.get(self._name, 0) if complete is None else complete
+        if crc32c(np.ascontiguousarray(rows)) != expected:
+            begin = chunk * self._spec.chunk_rows
+            place = f"{self._store}: rows {begin} to {begin + len(rows)} of {self._name}"
+            raise CorruptError(f"{place} have changed since they were committed; run `replaystore verify`")
+        return expected
+
+
+# --- into the target
+
+
+def append_raw(store: ArrayStore, name: str, data: NDArray[np.uint8], checksums: Sequence[int]) -> None:
+    """Append the bytes of complete chunks of a raw array, whose checksums these are; it must hold nothing but
+    complete chunks so far."""
+    array = store._raw[name]
+    count = len(checksums) * array.spec.chunk_rows
+    if array.rows % array.spec.chunk_rows or data.size != count * array.spec.row_bytes:
+        raise ValueError(
+            f"{name}: {data.size} bytes are not {len(checksums)} complete chunks behind row {array.rows}"
+        )
+    with store.lock, store.storage("append"):
+        store.container.reserve({name: array.rows + count})
+        store.container.write_rows(name, array.rows, data.data)
+        # The sync in the end would wait for all of it.
+        for place in store.container.extents(name, array.rows, array.rows + count):
+            store.container.files.write_back(place.object, place.offset, place.length)
+        array.rows += count
+        store._add_checksums(name, checksums)
+
+
+def append_encoded(store: ArrayStore, name: str, chunks: Sequence[Chunk]) -> None:
+    """Append complete chunks of a coded array as they are to be stored; it must hold nothing but complete
+    chunks so far."""
+    array = store._coded[name]
+    if array.rows % array.spec.chunk_rows:
+        raise ValueError(f"{name}: row {array.rows} is not the first of a chunk")
+    with store.lock, store.storage("append"):
+        for data, checksum in chunks:
+            store._encoder.encoded.setdefault(name, {})[array.rows // array.spec.chunk_rows] = (
+                data,
+                checksum,
+            )
+            store._encoder.encoded_bytes += len(data)
+            array.rows += array.spec.chunk_rows
+        array.kept = array.rows
+        if store._encoder.encoded_bytes > BATCH_BYTES:
+            store._store_chunks()
+        _forget_entries(store)
+
+
+def append_rows(store: ArrayStore, name: str, rows: NDArray[Any]) -> None:
+    """Append rows of an array of any kind, table or not."""
+    if not len(rows):
+        return
+    if name in store._table_rows:
+        store.append_table({name: rows})
+        return
+    store.append({name: rows})
+    with store.lock:
+        _forget_entries(store)
+
+
+def _forget_entries(store: ArrayStore) -> None:
+    """Let go of the places of chunks whose shard has its index: the commit that ends a long copying need not
+    carry them."""
+    for name, entries in store._entries.items():
+        per_shard = store._coded[name].spec.chunks_per_shard
+        indexed = {number // per_shard for number in entries if number % per_shard == per_shard - 1}
+        if indexed:
+            store._entries[name] = {
+                number: entry for number, entry in entries.items() if number // per_shard not in indexed
+            }
+
+
+# --- sealing
+
+
+def commit_whole(store: ArrayStore, extra: Mapping[str, Any], attachments: Mapping[str, bytes]) -> None:
+    """Commit and seal a new store without ever using tail arrays: unfinished chunks go to their arrays,
+    padded.
+
+    A commit that fails here cannot be tried again; the store is to be discarded."""
+    tails = {}
+    with store.lock:
+        for name, array in store._coded.items():
+            start = array.rows // array.spec.chunk_rows * array.spec.chunk_rows
+            rows = array.chunk[: array.rows - start].reshape(-1).view(array.spec.dtype)
+            tails[name] = start, rows.reshape(array.rows - start, *array.spec.shape)
+            array.kept = array.rows
+        store.commit(extra)
+        store._tail_rows.update(tails)
+        _seal(store, attachments)
+
+
+def seal(store: ArrayStore) -> None:
+    """Make of a committed store one that nobody writes to again: everything in its arrays, and a log of one
+    record.
+
+    If this fails, the store is as it was committed, and can be sealed later."""
+    with store.lock:
+        for name in store._coded:
+            store.tail(name)
+        kept = {name: store.attachment(name) for name in store.state.attached}
+        _seal(store, {name: data for name, data in kept.items() if data is not None})
+
+
+def _seal(store: ArrayStore, attachments: Mapping[str, bytes]) -> None:
+    """The rows of unfinished chunks are known to the store."""
+    chunks = {name: array.rows // array.spec.chunk_rows for name, array in store._coded.items()}
+    unfinished = {name: chunk for name, chunk in chunks.items() if len(store.tail(name)[1])}
+    store.publish()
+    with store.storage("seal"):
+        checksums = {name: _stored_checksum(store, name, chunk) for name, chunk in unfinished.items()}
+    with store.storage("seal"):
+        # One record makes the store a sealed one. Until it is on the disk nothing has changed, here or there.
+        sealed = replace(
+            store.state,
+            commit=store.state.commit + 1,
+            parent=store.state.commit,
+            time=now(),
+            extra={**store.state.extra, SEALED: True},
+            partial=store.state.partial | checksums,
+            tails={},
+            entries={},
+            attached=dict(attachments),
+            arrays={
+                name: spec for name, spec in store.state.arrays.items() if not name.startswith("journal/")
+            },
+        )
+        store._start_log(sealed)
+        with store.state_lock:
+            store.state = sealed
+        store.container.seal()
+
+
+def _stored_checksum(store: ArrayStore, name: str, chunk: int) -> int:
+    """The checksum of a chunk that `publish` has padded and stored."""
+    entry = store.container.entry(name, chunk)
+    if entry is None:
+        raise CorruptError(f"{store}: chunk {chunk} of {name} was not stored; close and reopen the store")
+    data = store.container.files.read(entry.object, entry.offset, entry.length)
+    return store.container.codec(store.container.specs()[name]).checksum(data)

@@ -1,0 +1,249 @@
+"""What is asked of the commit log before it is believed: how much of a segment is read at all, and whether a
+record says what a writer would say. Its checksum tells that nothing has changed since it was written, and
+nothing about who wrote it.
+
+Checks raise what Python raises for what is not there or of another type, or ValueError; `sound` makes
+CorruptErrors of all that.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from google_crc32c import extend
+
+from replaystore.containers.checks import MOST_NUMBER, is_count
+from replaystore.errors import CorruptError
+
+if TYPE_CHECKING:
+    from replaystore.arrays.records import State
+    from replaystore.containers.protocol import ArraySpec
+
+__all__ = ["check_arrays", "check_record", "check_step", "segment_end", "sound"]
+
+WHOLE = 64 << 20
+"""Bytes of a segment that are read without looking at them first: a segment is ended at 1 MiB, or with the
+record that exceeds it."""
+MOST_RECORD = 1 << 33
+"""Bytes of a record: the tables' rows of one commit, of a conversion perhaps."""
+_HEADER = struct.Struct("<4sIQ")
+_BLOCK = 8 << 20
+
+MOST_ATTACHED = 1 << 32
+"""Bytes of an attachment: an observation of each environment."""
+LATEST = 253402300799
+"""The last second of the year 9999."""
+U32 = (1 << 32) - 1
+KINDS = ("keep", "rows", "grow", "at", "set", "mutable", "document")
+"""What a blob may be."""
+
+_CHECKSUMS: tuple[np.dtype[Any], tuple[int, ...]] = np.dtype("<u4"), ()
+"""The dtype and the shape of a row of checksums."""
+
+Read = Callable[[int, int], bytes]
+"""(offset, length) → bytes of a segment; fewer where it ends."""
+
+
+def segment_end(read: Read, start: int, size: int, where: str) -> int:
+    """Up to where a segment of so many bytes is to be read from `start` on: a file may be of any size, and
+    hold nothing.
+
+    All of it if that is little; else to the end of its valid records, and a little of what follows them.
+    CorruptError: more follows them than the torn record that a killed writer leaves."""
+    at = start
+    if size - start <= WHOLE:
+        return size
+    while at + _HEADER.size <= size:
+        magic, checksum, length = _HEADER.unpack(read(at, _HEADER.size))
+        begin = at + _HEADER.size
+        if magic != b"RSC1" or length > min(MOST_RECORD, size - begin):
+            break
+        if length > WHOLE:
+            found = extend(0, length.to_bytes(8, "little"))
+            for offset in range(begin, begin + length, _BLOCK):
+                found = extend(found, read(offset, min(_BLOCK, begin + length - offset)))
+            if found != checksum:
+                break
+        at = begin + length
+    if size - at > MOST_RECORD:
+        raise CorruptError(
+            f"{where}: {size - at} bytes follow the last record of the commit log, more than "
+            "a writer leaves; cut them off"
+        )
+    return min(size, at + WHOLE)
+
+
+@contextmanager
+def sound() -> Iterator[None]:
+    """CorruptError for a record that has its checksum and is not what a writer writes."""
+    try:
+        yield
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        what = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+        raise CorruptError(
+            f"the commit log has a record that no writer has made ({what:.200}); restore it from a copy"
+        ) from None
+
+
+def _refuse(wrong: bool, what: str) -> None:
+    if wrong:
+        raise ValueError(what)
+
+
+def check_record(meta: Any, blobs: Mapping[str, bytes]) -> None:
+    """A record by itself: what there has to be, types and ranges."""
+    if meta.get("forked"):
+        _refuse(not is_count(meta["commit"]) or bool(blobs), f"a note about commit {meta['commit']!r:.40}")
+        return
+    commit, parent, time = meta["commit"], meta["parent"], meta["time"]
+    _refuse(
+        not is_count(commit) or type(parent) is not int or not -1 <= parent <= commit,
+        f"commit {commit!r:.40} after {parent!r:.40}",
+    )
+    _refuse(type(time) not in (int, float) or not 0 <= time <= LATEST, f"time {time!r:.40}")
+    base = bool(meta.get("base"))
+    for counts in (meta["lengths"], meta["first"] if base else meta.get("first", {})):
+        _refuse(not all(map(is_count, counts.values())), f"numbers of rows {counts!r:.80}")
+    _refuse(not isinstance(meta["extra"], dict), f"extra {meta['extra']!r:.40}")
+    _refuse(not all(is_count(crc, U32) for crc in meta["partial"].values()), "checksums that are none")
+    for name, known in (meta["tails"] if base else meta.get("tails", {})).items():
+        begin, pieces = (0, known) if base else known
+        _refuse(
+            not is_count(begin) or not all(map(_is_piece, pieces)),
+            f"rows of an unfinished chunk of {name!r:.80}",
+        )
+    for name, entries in (meta["entries"] if base else meta.get("entries", {})).items():
+        _refuse(not all(_is_entry(name, *entry) for entry in entries), f"places of chunks of {name!r:.80}")
+    attached = meta["attached"] if base else meta.get("attached", {})
+    _refuse(
+        not all(_is_piece(piece) and piece[1] <= MOST_ATTACHED for piece in attached.values()),
+        "places of attachments",
+    )
+    if base:
+        _refuse(not isinstance(meta["store"], str), "a store of no name")
+        _refuse(
+            not all(is_count(rows) and is_count(crc, U32) for rows, crc in meta["tables"].values()),
+            "tables of no sizes",
+        )
+        _refuse(
+            not all(is_count(first) and is_count(last) for first, last in meta["dead"]),
+            "commits that were rolled back",
+        )
+    arrays = meta["arrays"] if base else meta.get("arrays", {})
+    _refuse(
+        not all(name.count("/") > 0 and {"", ".", ".."}.isdisjoint(name.split("/")) for name in arrays),
+        "names of arrays",
+    )
+    _refuse(any(name.partition(":")[0] not in KINDS for name in blobs), "bytes of no known kind")
+
+
+def _is_piece(numbers: Any) -> bool:
+    start, rows, slot, offset, checksum = numbers
+    return (
+        is_count(start)
+        and is_count(rows)
+        and is_count(offset)
+        and is_count(slot, 1)
+        and is_count(checksum, U32)
+    )
+
+
+def _is_entry(name: str, number: Any, place: Any, offset: Any, length: Any) -> bool:
+    """A chunk lies in a file of its own array, or in the one file that a container is."""
+    inside = (
+        isinstance(place, str) and ("/" not in place or place.startswith(name + "/c/")) and "\0" not in place
+    )
+    return inside and is_count(number) and is_count(offset) and is_count(length)
+
+
+def check_step(state: State, meta: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
+    """A record that follows a state: commits count up, nothing gets shorter, and the rows of tables are whole
+    rows of theirs."""
+    forked = bool(meta.get("forked"))
+    _refuse(
+        bool(meta.get("base")) or meta["commit"] != state.commit + (not forked),
+        f"commit {meta['commit']} follows {state.commit}",
+    )
+    if forked:
+        return
+    for before, now in ((state.lengths, meta["lengths"]), (state.first, meta.get("first", {}))):
+        _refuse(
+            any(rows < before.get(group, 0) for group, rows in now.items()),
+            "fewer rows than the commit before",
+        )
+    specs = state.arrays | dict.fromkeys(meta.get("arrays", {}))
+    for name, blob in blobs.items():
+        kind, _, array = name.partition(":")
+        if kind in ("rows", "grow", "at", "set"):
+            spec = specs[array]
+            _refuse(
+                spec is not None and kind != "at" and len(blob) % spec.row_bytes > 0,
+                f"rows of {array!r:.80} that are not whole",
+            )
+        if kind == "at":  # one that is too large is an IndexError
+            _refuse(bool((np.frombuffer(blob, "<i8") < 0).any()), f"rows of {array!r:.80}")
+
+
+def check_arrays(state: State) -> None:
+    """A state, after its arrays or pieces have changed: each array has what belongs to it, and pieces are of
+    arrays that there are."""
+    arrays: Mapping[str, ArraySpec] = state.arrays
+    for name, spec in arrays.items():
+        if name.startswith("checksums/"):
+            of = arrays.get(name.removeprefix("checksums/"))
+            right = (
+                of is not None
+                and spec.journaled
+                and not spec.mutable
+                and (spec.dtype, spec.shape) == _CHECKSUMS
+            )
+        else:
+            right = spec.journaled or name.startswith("journal/") or "checksums/" + name in arrays
+        _refuse(
+            not right or (spec.mutable and not spec.journaled),
+            f"array {name!r:.80} without its checksums, or of another kind",
+        )
+        if spec.mutable:
+            rows, found = state.lengths.get(_group(name), 0), state.mutable.get(name, ())
+            wrong = len(found) != rows or (
+                isinstance(found, np.ndarray) and rows > 0 and found.shape[1] != spec.row_bytes
+            )
+            _refuse(wrong, f"{len(found)} rows of {name!r:.80}, not {rows} of {spec.row_bytes} bytes")
+    for group, first in state.first.items():
+        _refuse(
+            first > state.lengths.get(group, 0),
+            f"dropped {first} rows of {group!r:.80}, which there were not",
+        )
+    for name, pieces in state.tails.items():
+        for piece in pieces:
+            spec = arrays[name]
+            wrong = f"journal/tail/{piece.slot}" not in arrays or piece.rows > spec.chunk_rows
+            _refuse(
+                wrong or piece.offset + piece.rows * spec.row_bytes > MOST_NUMBER,
+                f"rows of an unfinished chunk of {name!r:.80}",
+            )
+    for kept in state.attached.values():
+        _refuse(
+            not isinstance(kept, bytes) and f"journal/tail/{kept.slot}" not in arrays,
+            "attachments that lie nowhere",
+        )
+    for name, (rows, _) in state.tables.items():
+        _refuse(
+            rows > state.lengths.get(_group(name), 0) or not arrays[name].journaled, f"table {name!r:.80}"
+        )
+
+
+def _group(name: str) -> str:
+    return name.removeprefix("checksums/").partition("/")[0]

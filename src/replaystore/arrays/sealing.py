@@ -1,0 +1,248 @@
+"""An archive is sealed when it is complete: nobody writes to it again, and a manifest has the SHA-256 of
+every file.
+
+    archive.zarr/journal/log/c/manifest-sha256.txt   of all files in the folder, to be checked there with
+                                                     `sha256sum -c`
+    archive.h5.sha256, archive.zarr.zip.sha256   of the file of that name, beside it
+
+That a store is sealed is said by its last commit. Opening a sealed folder or zip compares its metadata with
+the manifest (the log, and what Zarr knows of the arrays: what no chunk's checksum can speak of); `verify`
+compares everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+
+from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.copying import commit_whole, seal
+from replaystore.arrays.reading import StoreReader
+from replaystore.arrays.records import SEALED, State
+from replaystore.containers.checks import MOST_JSON
+from replaystore.containers.protocol import Container
+from replaystore.errors import CorruptError, StorageError, UnsupportedError
+from replaystore.location import Location, resolved
+from replaystore.storage.local import Files
+from replaystore.storage.temporary import sync_folder
+
+__all__ = [
+    "MANIFEST",
+    "check_manifest",
+    "check_metadata",
+    "commit_sealed",
+    "is_sealed",
+    "refuse_writing",
+    "seal_store",
+    "unchecked",
+    "without_sidecar",
+    "write_sidecar",
+]
+
+MANIFEST = "journal/log/c/manifest-sha256.txt"
+SIDECAR, ASIDE = ".sha256", ".sha256.replaystore-old"
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\0\n]+)")
+_BLOCK = 4 << 20
+MOST_BYTES, MOST_COPIES = 1 << 30, 16
+"""A file of an archive has at most so many bytes, and so many times what the chunks of a shard have: digests
+of more take minutes."""
+MOST_LINE = 8192
+"""Bytes of a sidecar."""
+
+
+# --- sealing
+
+
+def commit_sealed(store: ArrayStore, extra: dict[str, object], attachments: dict[str, bytes]) -> None:
+    """Commit what was written into a new store, and seal it. If this fails, the store is to be discarded."""
+    commit_whole(store, extra, attachments)
+    _write_manifest(store)
+
+
+def seal_store(store: ArrayStore) -> None:
+    """Seal a store all of which is committed. If this fails, it goes on to be a store that can be written to,
+    and sealed later."""
+    seal(store)
+    _write_manifest(store)
+
+
+def _write_manifest(store: ArrayStore) -> None:
+    """A store in one file has a sidecar instead, which is written when the file is complete and has its
+    name."""
+    container = store.container
+    if not container.capabilities.shards:
+        return
+    with store.storage("write the manifest"):
+        files = container.files
+        left = [name for name in files.walk() if name.endswith(".new")]  # of a replacement that failed
+        for name in left:
+            files.remove(name)
+        files.sync_folders({os.path.dirname(name) for name in left})
+        listed = [name for name in files.walk() if name not in (MANIFEST, container.lock_name)]
+        lines = [f"{_digest(files, name)}  {name}\n" for name in listed]
+        files.replace(MANIFEST, "".join(lines).encode())
+
+
+def write_sidecar(place: Location) -> None:
+    """The manifest of a sealed store in one file, beside it. StorageError: the disk refused."""
+    folder, name = os.path.split(resolved(place).path)
+    files = Files(folder or ".", writable=True)
+    files.entrance = name
+    try:
+        files.sync_file(name)  # HDF5's last marker is not synced otherwise, and these are its bytes
+        files.replace(name + SIDECAR, f"{_digest(files, name)}  {name}\n".encode())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"{place.path + SIDECAR} cannot be written: {reason}; run `sha256sum {name}`", error.errno
+        ) from error
+    finally:
+        files.close()
+
+
+@contextlib.contextmanager
+def without_sidecar(place: Location) -> Iterator[None]:
+    """While another store takes the place of one in a file: its sidecar goes before, and comes back if that
+    fails."""
+    sidecar, aside = place.path + SIDECAR, place.path + ASIDE
+    if place.backend not in ("hdf5", "zip") or not os.path.lexists(sidecar):
+        yield
+        return
+    sealed = os.stat(place.path)
+    os.replace(sidecar, aside)
+    try:
+        # It must not be there after a power cut that leaves the new store.
+        sync_folder(os.path.dirname(sidecar))
+        yield
+    finally:
+        if os.path.lexists(place.path) and os.path.samestat(os.stat(place.path), sealed):
+            os.replace(aside, sidecar)
+        else:
+            os.unlink(aside)
+
+
+def _digest(files: Files, name: str) -> str:
+    found, size = hashlib.sha256(), files.size(name)
+    for offset in range(0, size, _BLOCK):
+        found.update(files.read(name, offset, min(_BLOCK, size - offset)))
+    return found.hexdigest()
+
+
+# --- opening
+
+
+def is_sealed(state: State) -> bool:
+    """Whether a store as of this commit is sealed."""
+    return state.extra.get(SEALED) is True
+
+
+def refuse_writing(place: Location, container: Container) -> None:
+    """UnsupportedError if a store is sealed. (A folder whose manifest was not written, by a killed writer,
+    can be sealed again.)"""
+    sealed = is_sealed(StoreReader.load(container))
+    if sealed and (not container.capabilities.shards or container.files.exists(MANIFEST)):
+        remedy = f"make a live one with `replaystore convert {place} live.zarr --layout live`"
+        raise UnsupportedError(f"{place} is an archive, which nobody writes to again: {remedy}")
+
+
+def check_metadata(container: Container) -> None:
+    """Compare the metadata of a store that has a manifest inside with it. CorruptError: the manifest or
+    metadata are damaged."""
+    # HDF5 has checksums in its own metadata.
+    if container.capabilities.shards and container.files.exists(MANIFEST):
+        for where, what in _differences(container, metadata_only=True):
+            raise CorruptError(f"{where}: {what}; restore it from a copy")
+
+
+def _is_metadata(name: str) -> bool:
+    return name == "zarr.json" or name.endswith("/zarr.json") or name.startswith("journal/log/")
+
+
+def _differences(container: Container, *, metadata_only: bool = False) -> Iterator[tuple[str, str]]:
+    """In what a folder or zip is not what its manifest says."""
+    files = container.files
+    path = files.path(MANIFEST)
+    try:
+        text = files.read_whole(MANIFEST, MOST_JSON).decode()
+    except FileNotFoundError:
+        yield path, "the manifest of the archive is missing"
+        return
+    except UnicodeDecodeError:
+        text = "?"
+    finally:
+        files.forget(MANIFEST)
+    lines = [_LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
+    listed = {line[2]: line[1] for line in lines if line is not None}
+    if len(listed) != len(lines) or "zarr.json" not in listed:
+        yield path, "the manifest of the archive is damaged"
+        return
+    for name, digest in listed.items():
+        if metadata_only and not _is_metadata(name):
+            continue
+        try:
+            if files.size(name) > _most(container, name):
+                yield files.path(name), f"it has {files.size(name)} bytes, more than a file of an archive"
+            elif _digest(files, name) != digest:
+                yield files.path(name), "its SHA-256 is not that of the manifest"
+        except FileNotFoundError:
+            yield files.path(name), "the file is missing"
+        except CorruptError as error:
+            yield files.path(name), str(error)
+        files.forget(name)
+    if not metadata_only:
+        for name in sorted(set(files.walk()) - listed.keys() - {MANIFEST, container.lock_name}):
+            yield files.path(name), "the file is not in the manifest"
+
+
+def _most(container: Container, name: str) -> int:
+    spec = container.specs().get(name.partition("/c/")[0])
+    return MOST_BYTES + (MOST_COPIES * spec.chunks_per_shard * spec.chunk_bytes if spec is not None else 0)
+
+
+# --- verifying
+
+
+def check_manifest(place: Location, container: Container) -> Iterator[tuple[str, str]]:
+    """In what a store is not what its manifest says, as (where, what); nothing if it is not sealed. Reads
+    everything."""
+    if not is_sealed(StoreReader.load(container)):
+        return
+    if container.capabilities.shards:
+        yield from _differences(container)
+    if place.backend in ("hdf5", "zip"):
+        yield from _sidecar_differences(place)
+
+
+def unchecked(place: Location, container: Container) -> list[str]:
+    """What there is not to check a sealed store with. A file may have been copied without its sidecar; that
+    is no damage."""
+    if (
+        place.backend not in ("hdf5", "zip")
+        or not is_sealed(StoreReader.load(container))
+        or os.path.lexists(place.path + SIDECAR)
+    ):
+        return []
+    return [f"{place.path + SIDECAR} is not there, so that the file as a whole was not compared with it"]
+
+
+def _sidecar_differences(place: Location) -> Iterator[tuple[str, str]]:
+    """A file may have been copied without its sidecar; that is no damage."""
+    place = resolved(place)
+    folder, name = os.path.split(place.path)
+    files = Files(folder or ".", writable=False)
+    files.entrance = name
+    try:
+        if not files.exists(name + SIDECAR):
+            return
+        line = _LINE.fullmatch(
+            files.read_whole(name + SIDECAR, MOST_LINE).decode("utf-8", "replace").removesuffix("\n")
+        )
+        if line is None:
+            yield place.path + SIDECAR, "it is not a line of `sha256sum`"
+        elif _digest(files, name) != line[1]:
+            yield place.path, f"its SHA-256 is not that in {name + SIDECAR}"
+    finally:
+        files.close()

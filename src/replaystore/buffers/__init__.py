@@ -1,0 +1,1 @@
+"""Buffers as their users make, open and write them."""

@@ -1,0 +1,784 @@
+"""Buffer: a stored, growing run of steps, and the trajectories that they form.
+
+What a buffer shows is always one commit: `len`, the columns, the table of trajectories. A buffer open for
+writing goes on to each commit it makes, one open for reading to the newest when `refresh` is called. Row
+numbers count from the oldest step that is kept.
+
+Several threads may read one buffer; writing is for one thread at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.arrays import sealing
+from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.incomplete import newest_synced, newest_whole
+from replaystore.arrays.reading import ATTEMPTS, StoreReader
+from replaystore.buffers.opening import NewStore, open_container, open_for_writing
+from replaystore.buffers.writer import Writer
+from replaystore.containers.protocol import Container
+from replaystore.errors import (
+    ConflictError,
+    CorruptError,
+    EvictedError,
+    ReplayStoreError,
+    ReplayStoreWarning,
+    SchemaError,
+    StorageError,
+    UnsupportedError,
+)
+from replaystore.interrupts import Operations, as_storage_errors
+from replaystore.location import Location, parse
+from replaystore.schema import document as documents
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.names import escape, escape_path, flatten
+from replaystore.schema.values import array_of, is_tensor
+from replaystore.storage.locks import Lock, is_written
+from replaystore.trajectories.assembler import Assembler, End, Run
+from replaystore.views.column import Column, Trajectory
+from replaystore.views.layout import array_specs, check_capacity, check_storage, field_specs, table_spec
+from replaystore.views.reader import BufferReader
+
+if TYPE_CHECKING:
+    import gymnasium
+
+__all__ = ["Buffer", "Column", "Trajectory", "create", "open"]
+
+FINAL_BYTES = 8 << 20
+"""Final observations waiting for a commit are handed on beyond this size."""
+
+Columns = Mapping[str, Any]
+
+
+def create(
+    location: str | os.PathLike[str] | Location,
+    schema_or_env: Schema | gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any, Any, Any],
+    *,
+    capacity: int | None = None,
+    layout: Literal["live", "archive"] = "live",
+    storage: Mapping[str, Mapping[str, Any]] | None = None,
+    durability: Literal["commit", "none"] = "commit",
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+) -> Buffer:
+    """Make an empty buffer and open it for writing.
+
+    Args:
+        location: "runs/a.zarr", "a.h5", or "memory:a".
+        schema_or_env: what a step holds: a `Schema`, or a Gymnasium environment or vector environment.
+        capacity: keep (at least) this many newest steps and drop older ones; Zarr only.
+        layout: "live" to write to and sample from, "archive" for keeping (all fields coded, large chunks;
+        sealed when it is closed).
+        storage: by field name, {"codec": "raw" | "zstd:LEVEL" | "gzip:LEVEL", "chunk_rows": N} instead of the
+        layout's choice.
+        durability: "commit": committed steps survive a power cut. "none": they survive a kill, but nothing is
+        synced to the disk.
+        metadata: anything of the user's that is JSON, up to 1 MiB.
+        overwrite: replace a store that is there. Anything else that is there is never replaced.
+
+    Raises:
+        AlreadyExistsError, SchemaError, UnsupportedError (a space or capacity that cannot be stored so),
+        StorageError.
+    """
+    place = parse(location)
+    env = None if isinstance(schema_or_env, Schema) else schema_or_env
+    schema = schema_or_env if isinstance(schema_or_env, Schema) else Schema.from_env(env)
+    if capacity is not None:
+        check_capacity(capacity)
+        if place.backend == "hdf5":
+            raise UnsupportedError(
+                f"{place}: HDF5 cannot give space back, so it has no ring: use a .zarr location with "
+                f"capacity={capacity}"
+            )
+    if durability not in ("commit", "none"):
+        raise SchemaError(f'durability is "commit" or "none", not {durability!r}')
+    check_storage(schema.fields, layout, storage)
+    document = documents.new(
+        schema,
+        layout={
+            "name": layout,
+            "durability": durability,
+            "overrides": {name: dict(setting) for name, setting in (storage or {}).items()},
+        },
+        ring=None if capacity is None else {"capacity": capacity},
+        environment=None if env is None else documents.environment_of(env),
+        provenance=documents.provenance(provenance),
+        user=metadata,
+    )
+    new = NewStore(place, document.to_json(), overwrite=overwrite)
+    try:
+        specs = array_specs(schema, layout, new.container.capabilities, capacity=capacity, storage=storage)
+        extra = {"open": [], "next": 0, "splits": [""], "finals": 0}
+        ArrayStore.create(new.container, specs, extra, durable=durability == "commit").close()
+        new.finish()
+    except BaseException:
+        new.discard()
+        raise
+    return open(place, "r+")
+
+
+def open(  # noqa: A001  # as in other libraries that open files
+    location: str | os.PathLike[str] | Location, mode: Literal["r", "r+"] = "r", *, commit: int | None = None
+) -> Buffer:
+    """Open a buffer for reading ("r") or writing ("r+", one writer at a time; what a killed writer left is
+    put in order).
+
+    `commit`: show it as of an older commit (reading only); `buffer.rollback` takes a writer back to one.
+
+    Raises:
+        NotFoundError: nothing there, or no such commit. FormatError: not a store. FormatVersionError,
+        CorruptError, EvictedError. ConflictError: another writer has it. UnsupportedError: an archive, which
+        is only read, or a zip file, is to be written to.
+    """
+    place = parse(location)
+    if mode not in ("r", "r+"):
+        raise SchemaError(f'mode is "r" or "r+", not {mode!r}')
+    if commit is not None and (isinstance(commit, bool) or not isinstance(commit, int)):
+        raise SchemaError(
+            f"commit is the number of a commit, not {commit!r}; `replaystore info` lists what can be opened"
+        )
+    if mode == "r+" and commit is not None:
+        raise SchemaError(
+            'an older commit is opened with mode "r"; to go back to it, open with "r+" and '
+            "call rollback(commit)"
+        )
+    if mode == "r":
+        return _open_for_reading(place, commit)
+    container, lock = open_for_writing(place)
+    try:
+        sealing.check_metadata(container)
+        document = documents.parse(container.document(), str(place))
+        sealing.refuse_writing(place, container)
+        store = ArrayStore.open(container, durable=document.layout.durability == "commit")
+        return Buffer(place, store, document, lock=lock)
+    except BaseException as error:
+        container.close()
+        lock.release()
+        if isinstance(error, OSError) and not isinstance(error, ReplayStoreError):
+            raise StorageError(f"{place} cannot be opened: {error.strerror or error}", error.errno) from error
+        raise
+
+
+def _open_for_reading(place: Location, commit: int | None) -> Buffer:
+    """Open once more where it failed because the store went on, or was replaced, meanwhile."""
+    before: object = None
+    for _ in range(ATTEMPTS):
+        container = open_container(place, writable=False)
+        try:
+            with as_storage_errors(f"{place} cannot be opened"):
+                return _look_at(place, container, commit)
+        except BaseException as error:
+            container.close()
+            now = (
+                _standing(place) if isinstance(error, (ConflictError, CorruptError, EvictedError)) else before
+            )
+            if now == before:
+                raise
+            before = now
+    raise ConflictError(f"{place} changed {ATTEMPTS} times while it was opened; try again")
+
+
+def _look_at(place: Location, container: Container, commit: int | None) -> Buffer:
+    before = container.identity()
+    sealing.check_metadata(container)
+    document = documents.parse(container.document(), str(place))
+    store = StoreReader(container, StoreReader.load(container))
+    store.check_arrays()
+    if commit is not None:
+        store = store.pin(commit)
+    elif not sealing.is_sealed(store.state):
+        # A base record is synced; and a store that somebody writes to has seen no power cut since.
+        synced = (
+            document.layout.durability == "commit"
+            or store.state.commit == store.state.base
+            or is_written(place)
+        )
+        store = _whole(store, synced=synced)
+    store.keep_tails()
+    store.check_generation()
+    if container.identity() != before:
+        raise ConflictError(f"{place}: another store has taken its place; open it again")
+    return Buffer(place, store, document, lock=None)
+
+
+def _standing(place: Location) -> object:
+    """Changes whenever the store does."""
+    container = open_container(place, writable=False)
+    try:
+        state = StoreReader.load(container)
+        return state.store, state.commit, state.identity, container.identity()
+    except ReplayStoreError as error:
+        return str(error)
+    finally:
+        container.close()
+
+
+class Buffer(BufferReader):
+    """A buffer. Made by `replaystore.create` and `replaystore.open`; use it with `with`, or call `close`."""
+
+    def __init__(
+        self, place: Location, store: StoreReader, document: documents.Document, *, lock: Lock | None
+    ) -> None:
+        super().__init__(place, store, document)
+        self._lock = lock or Lock()
+        self._process = os.getpid()
+        self._operations = Operations(place)
+        self._gone_back = ""
+        """Says what was interrupted, and given up by it, once the last commit is shown again."""
+        self._writers: list[Writer] = []
+        self._dirty = False
+        if isinstance(store, ArrayStore):
+            self._start()
+
+    def _start(self) -> None:
+        """Set up what a writer keeps track of."""
+        shape = self.schema.return_shape
+        self._assembler = Assembler(
+            next_trajectory=self._extra["next"],
+            finals=self._extra["finals"],
+            opened=self._open_trajectories(),
+            components=int(np.prod(shape)) if shape else None,
+        )
+        self._splits: list[str] = list(self._extra["splits"])
+        self._stored = {name: f"steps/{escape_path(name)}" for name in self.schema.fields}
+        self._dirty = False
+
+    @property
+    def mode(self) -> str:
+        """ "r+" if the buffer is open for writing, else "r"."""
+        return "r+" if isinstance(self._store, ArrayStore) else "r"
+
+    # --- writing
+
+    def append(
+        self,
+        columns: Columns,
+        *,
+        final_observation: Any = None,
+        env: int = 0,
+        split: str = "",
+        ends: Sequence[int] | None = None,
+    ) -> None:
+        """Append consecutive steps of one environment. They are safe, and visible, after `commit`.
+
+        Args:
+            columns: one array or tensor of shape (steps, *field shape) for each field, of exactly its dtype
+                (a tensor of bfloat16 is one of float32, which holds it); nested observations, actions and
+                rewards as dicts or tuples of them, or by field name.
+            final_observation: one row for each trajectory that the steps touch, in order: the observation
+                after its last step here. For a single trajectory also a single observation. Without it, what
+                followed the last steps is unknown.
+            env: which environment; what follows the last end is an open trajectory that its next `append`
+            continues.
+            split: the split of trajectories that begin here.
+            ends: where trajectories end (places of their last steps in `columns`), if not where `terminated`
+            or `truncated` says so.
+
+        Raises:
+            SchemaError: a missing or unknown field, a wrong dtype or shape; nothing is appended then.
+            StorageError: the disk refused; nothing is appended then.
+        """
+        self._writable()
+        given = None if ends is None else array_of("ends", ends)
+        _check_kinds(columns, env, split, given)
+        if any(env < writer.num_envs for writer in self._writers):
+            raise ConflictError(
+                f"{self._place}: environment {env} belongs to the writer: close it first, "
+                "or append as another environment"
+            )
+        flat: dict[str, Any] = {}
+        for name, value in columns.items():
+            if type(value) is np.ndarray:
+                flat[name] = value
+                continue
+            leaves = flatten(value, name) if isinstance(value, (Mapping, tuple)) else {name: value}
+            for leaf, item in leaves.items():
+                flat[leaf] = self._array(leaf, item) if is_tensor(item) else item
+        count = self.schema.check(flat)
+        if count == 0:
+            return
+        no = np.zeros(count, np.bool_)
+        terminated, truncated = flat.get("terminated", no), flat.get("truncated", no)
+        places = (
+            np.flatnonzero(terminated | truncated) if given is None else np.unique(given.astype(np.int64))
+        )
+        if len(places) and not 0 <= places[0] <= places[-1] < count:
+            raise SchemaError(f"ends must lie among the {count} steps, not at {places.tolist()}")
+        touched = len(places) + (not len(places) or int(places[-1]) != count - 1)
+        finals = self._final_rows(final_observation, touched)
+        run = Run(env, 0, terminated, truncated, self.schema.total_reward(flat))
+        run.ends = {
+            int(place): End((int(place), 1), finals[number]) for number, place in enumerate(places.tolist())
+        }
+        run.following = finals[-1] if touched > len(places) else None
+        run.continues = self._continues(env, flat)
+        with self._operations("append"):
+            first = self._append_rows(flat, count)
+            self._assembler.add_together(first, [run], split=self._split_code(split))
+
+    def _array(self, name: str, value: Any, what: str = "") -> NDArray[Any]:
+        """A value of a field as an array."""
+        declared = self.schema.fields.get(name)
+        return array_of(f"{what}field {name!r}", value, None if declared is None else declared.dtype)
+
+    def _final_rows(self, observation: Any, touched: int) -> list[dict[str, NDArray[Any]] | None]:
+        """The observation after each trajectory that an append touches."""
+        if observation is None:
+            return [None] * touched
+        names = self.schema.names("observation")
+        given = self.schema.flatten(observation, "observation")
+        leaves = {name: self._array(name, value, "final_observation: ") for name, value in given.items()}
+        if touched == 1 and all(
+            name in leaves and leaves[name].shape == self.schema.fields[name].shape for name in names
+        ):
+            leaves = {name: leaf[None] for name, leaf in leaves.items()}
+        try:
+            rows = self.schema.select(names).check(leaves)
+        except SchemaError as error:
+            raise SchemaError(f"final_observation: {error}") from None
+        if rows != touched:
+            raise SchemaError(
+                f"final_observation has {rows} rows, but these steps touch {touched} trajectories: give the "
+                "observation after each"
+            )
+        return [{name: leaf[row].copy() for name, leaf in leaves.items()} for row in range(rows)]
+
+    def _continues(self, env: int, columns: Columns) -> bool:
+        """Whether the first observation is, bit for bit, the one that was said to follow the last step."""
+        entry = self._assembler.open.get(env)
+        if entry is None or entry.following is None:
+            return True
+        return all(
+            np.ascontiguousarray(columns[name][0]).tobytes() == row.tobytes()
+            for name, row in entry.following.items()
+        )
+
+    def _append_rows(self, columns: Columns, count: int) -> int:
+        """Append so many checked rows; return the number of the first."""
+        assert isinstance(self._store, ArrayStore)
+        first = self._store.next_row("steps")
+        if count:
+            self._lock.check(often=True)
+            finals = len(self._assembler.pending.finals)
+            if (
+                finals
+                and finals
+                * sum(self.schema.fields[name].row_bytes for name in self.schema.names("observation"))
+                > FINAL_BYTES
+            ):
+                self._store_finals()
+            self._store.append({self._stored[name]: rows for name, rows in columns.items()})
+            self._dirty = True
+        return first
+
+    @property
+    def rows_recorded(self) -> int:
+        """Steps written so far, committed or not, dropped or not; of a buffer open for writing."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        return self._store.next_row("steps") + sum(writer.staged for writer in self._writers)
+
+    def writer(self, num_envs: int = 1, *, split: str = "") -> Writer:
+        """A writer for the steps of several environments. Trajectories that an earlier recording left open
+        are cut off."""
+        self._writable()
+        if self._writers:
+            raise ConflictError(f"{self._place} has a writer already: close it first")
+        with self._operations("writer"):
+            for env in sorted(self._assembler.open):
+                self._assembler.cut(env)
+                self._dirty = True
+            writer = Writer(self, num_envs, split=split)
+            self._writers.append(writer)
+        return writer
+
+    def _writer_closed(self, writer: Writer) -> None:
+        self._writers.remove(writer)
+        self._dirty = True
+
+    def add_field(self, name: str, declared: Field, *, fill: Literal[0, 1] = 0) -> None:
+        """Add a field. In steps recorded before, all bytes of its values are `fill`: zeros (False), or ones
+        (True) for a bool."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        schema = self.schema.with_field(name, declared)
+        spec = field_specs(
+            {name: declared},
+            "live",
+            self._store.container.capabilities,
+            capacity=self.capacity,
+            storage={name: {"codec": "raw"}},
+        )
+        stored = f"steps/{escape_path(name)}"
+        with self._operations("add_field"):
+            for writer in self._writers:
+                writer._hand_over()
+            self._replace_document(schema=schema)
+            self._store.create_arrays(spec, fill={stored: fill})
+            self._schema = schema
+            self._stored[name] = stored
+            self._dirty = True
+            for writer in self._writers:
+                writer._allocate(schema)
+
+    def set_trajectory_column(self, name: str, values: Any) -> None:
+        """Set a column of the table of trajectories: one number or bool for each that has ended (for "split"
+        one string each).
+
+        A new name makes a new column; trajectories that end later have NaN, 0 or False there until it is set
+        again."""
+        self._set_trajectory_columns({name: values})
+
+    def _set_trajectory_columns(self, columns: Mapping[str, Any]) -> None:
+        """Set several columns in one commit; none is set if one of them does not fit."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        self.commit()
+        ended = self._store.table("trajectories/trajectory")
+        at = np.flatnonzero(np.isin(ended, self.parts.trajectory))  # in a ring: those of which a step is left
+        given = {name: array_of(f"column {name!r}", values) for name, values in columns.items()}
+        arrays = {name: self._trajectory_column(name, values, len(at)) for name, values in given.items()}
+        with self._operations("set_trajectory_column"):
+            for name, array in arrays.items():
+                stored = f"trajectories/{escape(name)}"
+                if stored not in self._store.state.arrays:
+                    self._store.create_arrays({stored: table_spec(array.dtype, mutable=True)})
+                self._store.set_rows(stored, at, array)
+                self._dirty = True
+            with self._turn:
+                self._commit()
+
+    def _trajectory_column(self, name: str, values: NDArray[Any], count: int) -> NDArray[Any]:
+        """The values of a column of the table, checked."""
+        if values.shape != (count,):
+            raise SchemaError(
+                f"column {name!r} needs one value for each of the {count} ended trajectories, "
+                f"not shape {values.shape}"
+            )
+        if name == "split":
+            values = np.array([self._split_code(str(value)) for value in values.tolist()], np.int32)
+        stored = f"trajectories/{escape(name)}"
+        spec = self._store.container.specs().get(stored)
+        if spec is not None and not spec.mutable:
+            raise SchemaError(
+                f"column {name!r} is what was recorded, and cannot be changed: choose another name"
+            )
+        if spec is None or stored not in self._store.state.arrays:
+            if values.dtype.kind not in "biuf":
+                raise UnsupportedError(
+                    f"column {name!r}: columns hold one number or bool each, not {values.dtype}"
+                )
+        elif values.dtype != spec.dtype:
+            raise SchemaError(f"column {name!r} is {spec.dtype}, not {values.dtype}: convert the values")
+        return values
+
+    # --- commits
+
+    def commit(self) -> int:
+        """Make all steps written so far safe and visible, at once; return the number of the commit (the last
+        one if nothing is new).
+
+        StorageError: the disk refused; what was committed before is safe, nothing is lost, and `commit` may
+        be tried again (after a failed sync only by opening the buffer anew)."""
+        self._writable()
+        with self._operations("commit"), self._turn:
+            return self._commit()
+
+    def _commit(self) -> int:
+        assert isinstance(self._store, ArrayStore)
+        self._lock.check()
+        for writer in self._writers:
+            writer._hand_over()
+        assembler = self._assembler
+        if not (self._dirty or assembler.pending.trajectories):
+            return self._store.state.commit
+        # Until it is committed, for nothing else tells of tables that have been handed over.
+        self._dirty = True
+        self._store_finals()
+        self._hand_over_tables()
+        opened = sorted(assembler.open.values(), key=lambda entry: entry.trajectory)
+        extra = {
+            "open": [entry.to_json() for entry in opened],
+            "next": assembler.next_trajectory,
+            "splits": self._splits,
+            "finals": assembler.finals,
+        }
+        known = [entry.following for entry in opened if entry.following is not None]
+        attachments = (
+            {
+                name: b"".join(row[name].tobytes() for row in known)
+                for name in self.schema.names("observation")
+            }
+            if known
+            else {}
+        )
+        first = None
+        if self.capacity is not None and self._store.next_row("steps") > self.capacity:
+            first = {"steps": self._store.next_row("steps") - self.capacity}
+        number = self._store.commit(extra, first=first, attachments=attachments)
+        self._dirty = False
+        self._moved()
+        return number
+
+    def _store_finals(self) -> None:
+        assert isinstance(self._store, ArrayStore)
+        finals = self._assembler.pending.finals
+        if not finals:
+            return
+        specs = self._store.container.specs()
+        columns = {
+            f"final/{escape_path(name)}": np.stack([row[name] for row in finals])
+            for name in self.schema.names("observation")
+        }
+        self._store.append({name: rows for name, rows in columns.items() if not specs[name].journaled})
+        self._store.append_table({name: rows for name, rows in columns.items() if specs[name].journaled})
+        self._assembler.pending.finals = []
+
+    def _hand_over_tables(self) -> None:
+        assert isinstance(self._store, ArrayStore)
+        pending, store = self._assembler.pending, self._store
+        if pending.parts:
+            columns = zip(
+                ("start", "length", "trajectory", "offset", "final"),
+                zip(*pending.parts, strict=True),
+                strict=True,
+            )
+            store.append_table({f"parts/{name}": np.array(values, np.int64) for name, values in columns})
+        if pending.trajectories:
+            names = ("trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split")
+            rows = dict(zip(names, zip(*pending.trajectories, strict=True), strict=True))
+            count = len(pending.trajectories)
+            for stored, spec in self._trajectory_specs().items():
+                name = stored.removeprefix("trajectories/")
+                if name in rows:
+                    values = np.array(rows[name], spec.dtype).reshape(count, *spec.shape)
+                else:
+                    values = np.full(count, np.nan if spec.dtype.kind == "f" else 0, spec.dtype)
+                store.append_table({stored: values})
+        pending.parts, pending.trajectories = [], []
+
+    def _trajectory_specs(self) -> dict[str, Any]:
+        assert isinstance(self._store, ArrayStore)
+        return {
+            name: spec for name, spec in self._store.table_specs().items() if name.startswith("trajectories/")
+        }
+
+    def publish(self) -> None:
+        """Commit, and let other software (zarr-python, xarray, h5py) see all steps; `close` does this too."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        with self._operations("publish"), self._turn:
+            self._commit()
+            self._store.publish()
+
+    def rollback(self, commit: int) -> None:
+        """Go back to an older commit: what was committed after it, and what is not committed, is given up.
+
+        Readers that have the buffer open go on seeing what they saw, or get a ConflictError until they
+        refresh. NotFoundError, EvictedError: there is no such commit, or not any more."""
+        self._writable()
+        if self._writers:
+            raise ConflictError(f"{self._place} has a writer: close it before rolling back")
+        assert isinstance(self._store, ArrayStore)
+        self._lock.check()
+        opened = BufferReader(self._place, self._store.pin(commit), self._document)._open_trajectories()
+        known = [entry.following for entry in opened if entry.following is not None]
+        names = self.schema.names("observation")
+        attachments = (
+            {name: b"".join(row[name].tobytes() for row in known) for name in names} if known else {}
+        )
+        before = self._store.state
+        with self._operations("rollback"), self._turn:
+            try:
+                self._store.rollback(commit, attachments=attachments)
+            finally:
+                # It is done, even if the disk refuses what tidies up after it.
+                if self._store.state is not before:
+                    self._forget_columns()
+                    self._moved()
+                    self._schema = self._visible_schema()
+                    self._start()
+
+    def refresh(self) -> bool:
+        """Go on to the newest commit; whether there was one. A buffer open for writing, or as of an older
+        commit, stays where it is."""
+        if isinstance(self._store, ArrayStore):
+            return False
+        return super().refresh()
+
+    def close(self) -> None:
+        """Commit what is written, let other software see it, and release everything. An archive is sealed: it
+        is only read from now on."""
+        if self._closed:
+            self._lock.release()  # closing was interrupted, perhaps
+            return
+        if os.getpid() != self._process:  # a forked child has no part in what its parent writes
+            self._release()
+            return
+        if self._is_interrupted():
+            self._release()
+            raise ConflictError(self._gone_back)
+        try:
+            if isinstance(self._store, ArrayStore):
+                with self._operations("close"), self._turn:
+                    self._close(self._store)
+        finally:
+            self._release()
+        if isinstance(self._store, ArrayStore) and self.layout == "archive" and self._place.backend == "hdf5":
+            sealing.write_sidecar(self._place)
+
+    def _close(self, store: ArrayStore) -> None:
+        for writer in list(self._writers):
+            writer._finish()
+        self._commit()
+        if self.layout == "archive":
+            sealing.seal_store(store)
+        else:
+            store.publish()
+            store.tidy()
+
+    def abandon(self) -> None:
+        """Release everything without committing: what is not committed is given up."""
+        self._release()
+
+    def _release(self) -> None:
+        try:
+            super().close()
+        finally:  # also if closing was interrupted before
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close. After an exception what was written is committed as well, since it is whole steps, if the
+        disk lets us.
+
+        If the exception has interrupted an operation of the buffer, so that what was written is not known, a
+        warning says what is lost."""
+        try:
+            self.close()
+        except ReplayStoreError as error:
+            if kind is None:
+                raise
+            warnings.warn(str(error), ReplayStoreWarning, stacklevel=2)
+
+    # --- small things
+
+    def _split_code(self, split: str) -> int:
+        if split not in self._splits:
+            self._splits.append(split)
+        return self._splits.index(split)
+
+    def _replace_document(self, **sections: Any) -> None:
+        assert isinstance(self._store, ArrayStore)
+        self._lock.check()
+        document = self._document.replace(**sections)
+        with self._store.storage("replace the document"):
+            self._store.container.replace_document(document.to_json())
+        self._document = document
+
+    def _is_interrupted(self) -> bool:
+        """Whether an operation was interrupted, so that what is in memory may be half of it. Then the last
+        commit is shown again."""
+        if self._gone_back or not (what := self._operations.interrupted):
+            return bool(self._gone_back)
+        half = self._store
+        container = open_container(self._whereabouts, writable=False)
+        try:
+            self._store = StoreReader(container, StoreReader.load(container))
+            self._store.keep_tails()
+            self._document = documents.parse(container.document(), str(self._place))
+            self._forget_columns()
+            self._moved()
+            self._schema = self._visible_schema()
+        except BaseException:
+            container.close()
+            self._store = half
+            raise
+        self._gone_back = (
+            f"{self._place}: {what} was interrupted, so that steps since commit {self.commit_id} that were "
+            "not committed are lost; "
+            "close it, and open it again to go on"
+        )
+        half.close()
+        return True
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        self._is_interrupted()
+
+    def _writable(self) -> None:
+        self._check_open()
+        if self._gone_back:
+            raise ConflictError(self._gone_back)
+        if not isinstance(self._store, ArrayStore):
+            raise ConflictError(f'{self._place} is open for reading: open it with mode="r+" to write')
+        # Two processes that believe to be the writer would write over each other's commits.
+        if os.getpid() != self._process:
+            raise ConflictError(
+                f"{self._place} was opened for writing by the process that this one was "
+                "forked from: only that one writes"
+            )
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            "len(buffer) counts steps, so iterating over it could mean steps or trajectories: go through "
+            "buffer.trajectories, or read "
+            "trajectories with buffer.trajectory(i) for i in range(buffer.num_trajectories)"
+        )
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The user's own metadata (JSON); assign a dict to replace it."""
+        return dict(self._document.user)
+
+    @metadata.setter
+    def metadata(self, value: Mapping[str, Any]) -> None:
+        self._writable()
+        if not isinstance(value, Mapping):
+            raise SchemaError(f"metadata are a dict, not a {type(value).__name__}")
+        with self._operations("metadata"):
+            self._replace_document(user=dict(value))
+
+
+def _whole(store: StoreReader, *, synced: bool) -> StoreReader:
+    """A reader of the newest commit that the files satisfy: a copy of a store in use may lack what its newest
+    commit says, and so may one that was not synced, after a power cut."""
+    found, lacking = store, ""
+    if not synced:
+        found, lacking = newest_synced(store)
+    elif store.container.capabilities.shards:
+        found, lacking = newest_whole(store)
+    if lacking:
+        known, newest = found.state.commit, store.state.commit
+        text = (
+            f"{store} is read as of commit {known}, not {newest}, its newest, since its files do not "
+            f"have all of that ({lacking})"
+        )
+        warnings.warn(
+            f"{text}; if it is not a copy of a store in use, run `replaystore verify`",
+            ReplayStoreWarning,
+            stacklevel=3,
+        )
+    return found
+
+
+def _check_kinds(columns: Any, env: Any, split: Any, ends: Any) -> None:
+    """SchemaError: an argument of `append` is not of the kind that it should be."""
+    if not isinstance(columns, Mapping):
+        raise SchemaError(f"steps are a dict {{field name: array}}, not a {type(columns).__name__}")
+    if isinstance(env, bool) or not isinstance(env, (int, np.integer)) or env < 0:
+        raise SchemaError(f"env is the number of an environment, from 0 on, not {env!r}")
+    if not isinstance(split, str):
+        raise SchemaError(f"split is a string, not {split!r}")
+    if ends is not None and (ends.ndim != 1 or (len(ends) and ends.dtype.kind not in "iu")):
+        raise SchemaError("ends are the places of last steps: a flat sequence of integers")

@@ -1,0 +1,529 @@
+"""Rows of an array whose chunks are encoded: fetched, checked, decoded in threads, each chunk once where that
+can be foreseen.
+
+1. No chunk is made up. One that is missing, of another checksum, or that does not decode to its size is a
+   CorruptError; readers of the container's own format would take a missing one for fill values.
+2. A chunk that a request needs as a whole is decoded straight into its place. The others go through a cache
+   of decoded chunks, so that small reads one after another do not decode a chunk again. It is shared by all
+   columns of the process and bounded in bytes.
+3. `locate`, `checksum` and `on_mismatch` are called in the caller's thread only, and nothing else reads the
+   column's files then.
+4. Each thread reads the bytes that it decodes, one job at a time: of JOB_BYTES of decoded bytes or of a few
+   chunks. They lie in its own memory and in its core's cache then; fetched by the caller, they made two
+   threads no faster than one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.columns.protocol import Rows, StoredColumn
+from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
+from replaystore.errors import CorruptError, SchemaError, StorageError
+from replaystore.forks import renew_in_children
+from replaystore.storage.local import Files
+
+__all__ = ["CodedColumn", "DecodedChunks", "Decoding"]
+
+CACHE_BYTES = 64 << 20
+MOST_KNOWN = 1 << 16
+"""Chunks whose places are remembered: finding them anew takes as long as decoding a small one."""
+JOB_BYTES = 1 << 20
+"""Decoded bytes of a job: handing over less than half of this costs more than it gains."""
+JOB_CHUNKS = 4
+"""Chunks of a job, be they large, if there are many: if they go side by side, one call decodes them all."""
+
+Key = tuple[int, int, ChunkEntry, int | None]
+"""Column, chunk, and what tells its versions apart: a partly filled last chunk is replaced, a store may be
+rolled back."""
+
+
+class DecodedChunks:
+    """The chunks decoded last, at most `limit` bytes of them. Safe to use from several threads."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self._lock = threading.Lock()
+        self._chunks: OrderedDict[Key, NDArray[np.uint8]] = OrderedDict()
+
+    def get(self, key: Key) -> NDArray[np.uint8] | None:
+        """The bytes of a chunk, if they are there."""
+        with self._lock:
+            found = self._chunks.get(key)
+            if found is not None:
+                self._chunks.move_to_end(key)
+            return found
+
+    def put(self, key: Key, chunk: NDArray[np.uint8]) -> None:
+        """Keep the bytes of a chunk, and let go of those not used for the longest time."""
+        if chunk.nbytes > self.limit:
+            return
+        with self._lock:
+            if key not in self._chunks:
+                self._chunks[key] = chunk
+                self.size += chunk.nbytes
+            while self.size > self.limit:
+                self.size -= self._chunks.popitem(last=False)[1].nbytes
+
+    def forget(self, column: int) -> None:
+        """Let go of a column's chunks."""
+        with self._lock:
+            for key in [key for key in self._chunks if key[0] == column]:
+                self.size -= self._chunks.pop(key).nbytes
+
+
+class _Shared:
+    """What the columns of a process share; made anew in a forked child, where threads and held locks did not
+    come along."""
+
+    def __init__(self) -> None:
+        self.cache = DecodedChunks(CACHE_BYTES)
+        self.workers = (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def pool(self) -> ThreadPoolExecutor:
+        """The decoding threads, started on first use."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="replaystore-decode")
+            return self._pool
+
+
+_shared = _Shared()
+
+
+def _after_fork() -> None:
+    global _shared  # noqa: PLW0603  # what a child inherited is of no use to it
+    _shared = _Shared()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Piece(NamedTuple):
+    """What a request needs of one chunk."""
+
+    chunk: int
+    to: slice | NDArray[np.intp]
+    """Which rows of the result."""
+    of: slice | NDArray[np.int64]
+    """Which rows of the chunk."""
+    whole: bool = False
+    """All of them, one after another: `to` is a slice."""
+
+
+Wanted = tuple[_Piece, ChunkEntry | None, int | None]
+"""With where its chunk lies and what its checksum is, as far as known."""
+Failure = tuple[_Piece, CorruptError]
+
+
+_Place = tuple[int, int]
+"""The number of a chunk, and where it goes to, counted in chunks."""
+
+
+class Decoding:
+    """Chunks that are being decoded, by threads and by who waits for them. Where they go to is undefined
+    until `finish` has returned."""
+
+    def __init__(
+        self, column: CodedColumn, out: Rows, jobs: Iterable[Sequence[_Place]], threads: int
+    ) -> None:
+        self._column, self._out, self._again = column, out, list[_Place]()
+        self._jobs = deque(jobs)
+        self._process, self._abandoned = os.getpid(), False
+        self._running = [_shared.pool().submit(self._work) for _ in range(min(threads, len(self._jobs)))]
+
+    def _work(self) -> None:
+        """Do what nobody has begun yet."""
+        while True:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
+                return
+            self._again.extend(self._column._decode_job(job, self._out))
+
+    def finish(self) -> bool:
+        """Decode what is left; whether all are there: a forked child must begin anew. CorruptError as
+        `CodedColumn.take`."""
+        if self._process != os.getpid():
+            return False
+        self._work()
+        for future in self._running:
+            if not future.cancel():
+                future.result()
+        if self._abandoned:
+            return False
+        again, self._again, self._running, rows = self._again, [], [], self._column.chunk_rows
+        for chunk, _ in again:  # it may lie somewhere else by now
+            self._column._known.pop(chunk, None)
+        pieces = [
+            _Piece(chunk, slice(place * rows, (place + 1) * rows), slice(0, rows), whole=True)
+            for chunk, place in again
+        ]
+        self._column._gather(pieces, self._out)
+        return True
+
+    def abandon(self) -> None:
+        """End it, as soon as no thread is at it."""
+        if self._process == os.getpid():
+            self._abandoned = True
+            self._jobs.clear()
+            wait([future for future in self._running if not future.cancel()])
+
+
+class CodedColumn(StoredColumn):
+    """Rows [first, stop) of a coded array.
+
+    `locate(chunk)` says where a chunk lies (None: there is none) and `checksum(chunk)` what `codec.checksum`
+    of it must be (None: not known). `on_mismatch(chunk)` is called once when a chunk is not as it should be,
+    because the store may have moved on under a live reader: it may refresh, and says where the chunk lies
+    now, or None if nothing has changed. `check()` is called after chunks were read, and raises if what the
+    others say has become something else meanwhile, because another thread went on to another history.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        spec: ArraySpec,
+        codec: Codec,
+        locate: Callable[[int], ChunkEntry | None],
+        checksum: Callable[[int], int | None],
+        *,
+        name: str = "",
+        first_row: int = 0,
+        on_mismatch: Callable[[int], ChunkEntry | None] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(files, spec, name)
+        self.codec = codec
+        self.chunk_rows = spec.chunk_rows
+        self.chunk_bytes = spec.chunk_bytes
+        self._locate = locate
+        self._checksum = checksum
+        self._on_mismatch = on_mismatch
+        self._check = check
+        self._number = next(_numbers)
+        self._reading = threading.RLock()
+        renew_in_children(self, "_reading")
+        self._first = first_row
+        self._known: dict[int, tuple[str, int, int, int]] = {}
+        """Chunks that were decoded: object, offset, length, checksum. Complete chunks stay where they are, or
+        the column is made anew."""
+        self._decoding: weakref.WeakSet[Decoding] = weakref.WeakSet()
+        self._tail: tuple[int, Rows] = (first_row, np.empty((0, *self.shape), self.dtype))
+
+    @property
+    def first(self) -> int:
+        """The first row that there is."""
+        return self._first
+
+    @property
+    def stop(self) -> int:
+        """The row after the last."""
+        start, rows = self._tail
+        return start + len(rows)
+
+    @property
+    def tail(self) -> tuple[int, Rows]:
+        """The first row that no chunk holds yet, and those rows."""
+        return self._tail
+
+    def set_tail(self, first_row: int, rows: Rows) -> None:
+        """Rows before `first_row` lie in chunks, and `rows` follow them: those that no chunk holds yet. They
+        are not copied."""
+        if first_row < self._first <= first_row + len(rows):  # those before it have left a ring
+            rows, first_row = rows[self._first - first_row :], self._first
+        if rows.shape[1:] != self.shape or rows.dtype != self.dtype or first_row < self._first:
+            raise SchemaError(
+                f"{self._where}: {rows.dtype} rows of shape {rows.shape[1:]} from row {first_row} on do not "
+                f"continue rows of {self.dtype} "
+                f"and shape {self.shape} from row {self._first} on"
+            )
+        self._tail = (first_row, np.ascontiguousarray(rows))
+
+    def drop_before(self, row: int) -> None:
+        """Rows before `row` are no longer there."""
+        if row > self.stop:
+            self._tail = (row, self._tail[1][:0])
+        self._first = max(self._first, row)
+
+    def close(self) -> None:
+        """Let go of the decoded chunks; nothing reads the column's files any more."""
+        for decoding in list(self._decoding):
+            decoding.abandon()
+        _shared.cache.forget(self._number)
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """A read-only copy of rows [start, stop), of shape (stop - start, *shape)."""
+        rows = self.read(start, stop)
+        rows.flags.writeable = False
+        return rows
+
+    def read(self, start: int, stop: int) -> Rows:
+        """A copy of rows [start, stop), of shape (stop - start, *shape). CorruptError names the chunk that
+        cannot be had."""
+        tail_start, tail = self._tail
+        self._check_range(self._first, tail_start + len(tail), start, stop)
+        out = self._output(stop - start, None)
+        if out.size:
+            coded = min(stop, tail_start)
+            self._gather(
+                (self._piece(chunk, start, coded) for chunk in self._chunks(start, coded)), self._items(out)
+            )
+            if stop > tail_start:
+                begin = max(start, tail_start)
+                out[begin - start :] = tail[begin - tail_start : stop - tail_start]
+        return out
+
+    def take(self, rows: NDArray[np.int64], out: Rows | None = None) -> Rows:
+        """As `StoredColumn.take` says. CorruptError names the chunk that cannot be had."""
+        tail_start, tail = self._tail
+        self._places(rows, self._first, tail_start + len(tail))
+        out = self._output(len(rows), out)
+        if not out.size:
+            return out
+        items = self._items(out)
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        coded = int(np.searchsorted(ordered, tail_start))
+        if coded < len(rows):
+            items[order[coded:]] = self._items(tail)[ordered[coded:] - tail_start]
+        self._gather(self._scattered(order[:coded], ordered[:coded]), items)
+        return out
+
+    def decode(self, chunks: NDArray[np.int64], out: Rows, places: NDArray[np.int64]) -> Decoding:
+        """Begin to decode complete chunks to places in `out`, which are counted in chunks; its items are
+        rows. `finish` it.
+
+        As little as can be is done for each chunk: it is the way that sampling goes. What goes wrong is done
+        again, as `take` does it."""
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
+        wanted = list(zip(chunks.tolist(), places.tolist(), strict=True))
+        for chunk in [chunk for chunk, _ in wanted if chunk not in self._known]:
+            entry, checksum = self._look_up(chunk)
+            if entry is not None and checksum is not None and self._possible(entry):
+                self._known[chunk] = (*entry, checksum)
+        threads = max(1, _shared.workers - 1)
+        count = max(1, JOB_BYTES // self.chunk_bytes, min(JOB_CHUNKS, len(wanted) // (4 * threads)))
+        jobs = (wanted[begin : begin + count] for begin in range(0, len(wanted), count))
+        decoding = Decoding(self, out, jobs, threads)
+        self._decoding.add(decoding)
+        return decoding
+
+    def _decode_job(self, job: Sequence[_Place], out: Rows) -> list[_Place]:
+        """Decode chunks; those that could not be. What is done for each chunk is done here, beside others,
+        and not in `decode`: there it kept a learner waiting for milliseconds."""
+        entries = [self._known.get(chunk) for chunk, _ in job]
+        known, read = [entry for entry in entries if entry is not None], list[bytes]()
+        for name, group in itertools.groupby(known, key=lambda entry: entry[0]):
+            lies = [(offset, length) for _, offset, length, _ in group]
+            try:
+                read += self.files.read_places(name, lies)
+            except OSError:
+                read += [b""] * len(lies)
+        there = [to for to, entry in zip(job, entries, strict=True) if entry is not None]
+        chunks, checksums = (
+            out.view(np.uint8).reshape(-1, self.chunk_bytes),
+            [checksum for *_, checksum in known],
+        )
+        wrong = self.codec.decode_all(read, checksums, chunks, [place for _, place in there])
+        return [there[number] for number in wrong] + [
+            to for to, entry in zip(job, entries, strict=True) if entry is None
+        ]
+
+    # --- plan
+
+    def _chunks(self, start: int, stop: int) -> range:
+        """The chunks that rows [start, stop) lie in."""
+        return range(start // self.chunk_rows, -(-stop // self.chunk_rows)) if start < stop else range(0)
+
+    def _piece(self, chunk: int, start: int, stop: int) -> _Piece:
+        """What of a chunk lies in rows [start, stop), which are the result's first."""
+        base = chunk * self.chunk_rows
+        low, high = max(base, start), min(base + self.chunk_rows, stop)
+        return _Piece(
+            chunk,
+            slice(low - start, high - start),
+            slice(low - base, high - base),
+            high - low == self.chunk_rows,
+        )
+
+    def _scattered(self, order: NDArray[np.intp], ordered: NDArray[np.int64]) -> Iterator[_Piece]:
+        """What of which chunk rows `ordered` are, which go to the places `order` of the result."""
+        chunks, begins = np.unique(ordered // self.chunk_rows, return_index=True)
+        ends = [*begins[1:].tolist(), len(ordered)]
+        for chunk, begin, end in zip(chunks.tolist(), begins.tolist(), ends, strict=False):
+            yield _Piece(chunk, order[begin:end], ordered[begin:end] - chunk * self.chunk_rows)
+
+    # --- fetch and decode
+
+    def _gather(self, pieces: Iterable[_Piece], items: Rows) -> None:
+        """Bring the pieces to their places in the result, whose rows are `items`."""
+        wanted: list[Wanted] = []
+        for piece in pieces:
+            entry, checksum = self._look_up(piece.chunk)
+            chunk = (
+                None
+                if entry is None or piece.whole
+                else _shared.cache.get((self._number, piece.chunk, entry, checksum))
+            )
+            if chunk is None:
+                wanted.append((piece, entry, checksum))
+            else:
+                items[piece.to] = chunk.view(self._item)[piece.of]
+        size = max(1, JOB_BYTES // self.chunk_bytes)
+        jobs = [wanted[begin : begin + size] for begin in range(0, len(wanted), size)]
+        failures: list[Failure] = []
+        if len(jobs) == 1:  # handing over takes longer than many a chunk
+            failures += self._do(jobs[0], items)
+        elif jobs:
+            running = deque(_shared.pool().submit(self._do, job, items) for job in jobs)
+            try:
+                while running:
+                    failures += running.popleft().result()
+            finally:
+                for future in running:  # after an error: nobody writes into the result any more
+                    future.cancel()
+                wait(running)
+        for piece, error in failures:
+            self._look_again(piece, error, items)
+        self._check()
+
+    def _look_up(self, chunk: int) -> tuple[ChunkEntry | None, int | None]:
+        """Where a chunk lies, and its checksum."""
+        try:
+            return self._locate(chunk), self._checksum(chunk)
+        except CorruptError:
+            self._check()
+            raise
+
+    def _look_again(self, piece: _Piece, error: CorruptError, items: Rows) -> None:
+        """Once more for a chunk that was not as it should be."""
+        self._check()
+        entry = self._on_mismatch(piece.chunk) if self._on_mismatch is not None else None
+        if entry is None:
+            raise error
+        for _, again in self._do([(piece, entry, self._checksum(piece.chunk))], items):
+            raise again from error
+
+    # --- in any thread
+
+    def _do(self, job: Sequence[Wanted], items: Rows) -> list[Failure]:
+        """Fetch chunks, those that lie side by side at once, and decode them to their places; those that are
+        not as they should be."""
+        failures: list[Failure] = []
+        begin = 0
+        for number in range(1, len(job) + 1):
+            if number == len(job) or not self._adjoining(job[number - 1][1], job[number][1]):
+                self._do_run(job[begin:number], items, failures)
+                begin = number
+        return failures
+
+    def _possible(self, entry: ChunkEntry | None) -> bool:
+        """A chunk may have that size."""
+        return (
+            entry is not None
+            and entry.offset >= 0
+            and 0 < entry.length <= self.chunk_bytes + self.chunk_bytes // 8 + 4096
+        )
+
+    def _adjoining(self, entry: ChunkEntry | None, other: ChunkEntry | None) -> bool:
+        if (
+            entry is None
+            or other is None
+            or entry.object != other.object
+            or entry.offset + entry.length != other.offset
+        ):
+            return False
+        return self._possible(entry) and self._possible(other)
+
+    def _do_run(self, run: Sequence[Wanted], items: Rows, failures: list[Failure]) -> None:
+        """Chunks that lie one behind the other; of those that cannot exist there is one in a run."""
+        first, last = run[0][1], run[-1][1]
+        if first is None or last is None:
+            failures.append((run[0][0], CorruptError(self._damaged(run[0][0].chunk, None, "is missing"))))
+            return
+        if not self._possible(first):
+            failures.append(
+                (
+                    run[0][0],
+                    CorruptError(
+                        self._damaged(run[0][0].chunk, first, (f"cannot have {first.length} bytes"))
+                    ),
+                )
+            )
+            return
+        name, start = first.object, first.offset
+        try:
+            with self._reading:  # `Files` may close a descriptor when it opens another
+                data = np.frombuffer(
+                    self.files.read(name, start, last.offset + last.length - start), np.uint8
+                )
+        except FileNotFoundError:
+            gone = "is missing: no such file"
+            failures += [
+                (piece, CorruptError(self._damaged(piece.chunk, entry, gone))) for piece, entry, _ in run
+            ]
+            return
+        except OSError as error:
+            raise StorageError(
+                f"{self.files.path(name)}: chunks of {self.name} cannot be read ({error}); check the disk"
+            ) from error
+        for piece, entry, checksum in run:
+            assert entry is not None
+            try:
+                self._decode(
+                    piece,
+                    entry,
+                    checksum,
+                    data[entry.offset - start : entry.offset - start + entry.length],
+                    items,
+                )
+            except CorruptError as error:
+                failures.append((piece, error))
+
+    def _decode(
+        self, piece: _Piece, entry: ChunkEntry, checksum: int | None, data: NDArray[np.uint8], items: Rows
+    ) -> None:
+        if len(data) != entry.length:
+            raise CorruptError(self._damaged(piece.chunk, entry, "lies past the end of the file"))
+        if checksum is not None and self.codec.checksum(data) != checksum:
+            raise CorruptError(
+                self._damaged(piece.chunk, entry, ("is not the one that was committed (another crc32c)"))
+            )
+        chunk = items[piece.to].view(np.uint8) if piece.whole else np.empty(self.chunk_bytes, np.uint8)
+        try:
+            self.codec.decode(data, chunk, checked=checksum is not None)
+        except CorruptError as error:
+            raise CorruptError(self._damaged(piece.chunk, entry, f"is damaged: {error}")) from error
+        if not piece.whole:
+            chunk.flags.writeable = False
+            _shared.cache.put((self._number, piece.chunk, entry, checksum), chunk)
+            items[piece.to] = chunk.view(self._item)[piece.of]
+
+    def _damaged(self, chunk: int, entry: ChunkEntry | None, what: str) -> str:
+        place = str(self.files) if entry is None else f"{self.files.path(entry.object)}, byte {entry.offset}"
+        begin = chunk * self.chunk_rows
+        return (
+            f"{place}: chunk {chunk} of {self.name} (rows {begin} to {begin + self.chunk_rows}) {what}; "
+            "run `replaystore verify`"
+        )
+
+
+_numbers = itertools.count()

@@ -1,0 +1,548 @@
+"""A store as one HDF5 file that any HDF5 library from 1.10 on reads: datasets for arrays, a root attribute
+for the document.
+
+    <user block>                  what makes changes atomic and readers quick: see hdf5_transaction.py
+    /                             attribute `replaystore`: the document
+    /steps/reward                 dataset; raw ones are unfiltered chunks, coded ones pass HDF5's own filters
+    /journal/log/<commit>         a segment of the commit log; <commit>.1, .2, … where it needed more room
+    /journal/…                    raw rows of unfinished chunks, as in a Zarr store
+
+Structure changes by transactions, which the HDF5 library prepares in memory. Rows and log records do not need
+it: they are written to places that are known, inside space that an earlier transaction reserved. So a commit
+is a few writes and a sync.
+
+1. Space is never used twice. What a chunk's successor supersedes, and what `publish` cuts off, stays as it is
+   for old readers.
+2. Rows are never where HDF5 may write: when it wants to fill the end of a chunk that `publish` cuts, that
+   write is dropped.
+3. Extents run ahead of the rows while a store grows. `publish` sets them to the rows; growing goes on from
+   there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from replaystore.containers.checks import load_json
+from replaystore.containers.codecs import codec_for
+from replaystore.containers.hdf5.arrays import (
+    array,
+    array_problems,
+    arrays,
+    make_array,
+    make_file,
+    read_document,
+    remove_array,
+    write_document,
+)
+from replaystore.containers.hdf5.copy import copy_file
+from replaystore.containers.hdf5.front import front_block
+from replaystore.containers.hdf5.index import ChunkIndex
+from replaystore.containers.hdf5.library import Hdf5File
+from replaystore.containers.hdf5.log import Log
+from replaystore.containers.hdf5.overlay import Overlay
+from replaystore.containers.hdf5.places import (
+    ABSENT,
+    ANYWHERE,
+    Place,
+    Places,
+    Table,
+    chunk_places,
+    put_chunk,
+    runs,
+)
+from replaystore.containers.hdf5.transaction import Version
+from replaystore.containers.protocol import ArraySpec, Capabilities, ChunkEntry, Codec, Extent
+from replaystore.errors import (
+    AlreadyExistsError,
+    CorruptError,
+    FormatError,
+    NotFoundError,
+    SchemaError,
+    UnsupportedError,
+)
+from replaystore.storage.local import Files
+
+__all__ = ["Hdf5Container"]
+
+TEMPORARY = ".replaystore-new"
+STEP_BYTES = 1 << 30
+"""An array grows by at most so much more than asked for."""
+
+
+class Hdf5Container:
+    """The HDF5 file `name` in `files`. It has as many methods as the protocol asks for; most of the work is
+    in the hdf5_* modules."""
+
+    def __init__(self, files: Files, name: str, *, writable: bool) -> None:
+        self.files = files
+        files.entrance = self.name = name
+        self.path = files.path(name)
+        self.writable = writable
+        self.capabilities = Capabilities(
+            kind="hdf5", write=writable, drop=False, shards=False, default_codec="gzip:1"
+        )
+        self.lock_name = name
+        self.carry: Callable[[str], contextlib.AbstractContextManager[None]] = lambda _: (
+            contextlib.nullcontext()
+        )
+        """To be entered, with the path of a file, while that takes the name: keeps the writer's lock, which
+        is the file's."""
+        self._file = Hdf5File(files, name, follow=not writable)
+        self._log = Log(self._file, writable=writable)
+        self._index = ChunkIndex(self._file, self._spec, writable=writable)
+        self._specs: tuple[int, dict[str, ArraySpec]] | None = None
+        """The generation of the file, and its arrays."""
+        self._document: tuple[str, Version] | None = None
+
+    @classmethod
+    def create(cls, files: Files, name: str, document: Mapping[str, Any]) -> Hdf5Container:
+        """A file with a document and nothing else; durable on return. AlreadyExistsError: the name is
+        taken."""
+        if files.exists(name):
+            raise AlreadyExistsError(f"{files.path(name)} exists; choose another name or remove it")
+        overlay, temporary = make_file(files.path(name), document), name + TEMPORARY
+        files.create(temporary)
+        try:
+            files.write(temporary, 0, front_block())
+            for offset, data in overlay.pieces:
+                files.write(temporary, offset, data)
+            files.resize(temporary, overlay.end)
+            files.sync_file(temporary)
+            files.rename(temporary, name)
+        except OSError:
+            files.remove(temporary)
+            raise
+        files.sync_folder(os.path.dirname(name))
+        return cls.open(files, name, writable=True)
+
+    @classmethod
+    def open(cls, files: Files, name: str, *, writable: bool) -> Hdf5Container:
+        """An existing file. NotFoundError; FormatError: it is none of ours; CorruptError: it is damaged.
+
+        A writable one is brought in order: what an interrupted writer left is finished or forgotten."""
+        container = cls(files, name, writable=writable)
+        try:
+            if writable:
+                container._file.recover()
+                files.remove(name + TEMPORARY)
+            container._log.reload()
+            container._document = container._log.look(read_document)
+            container.document()
+        except FileNotFoundError:
+            raise NotFoundError(f"{files.path(name)} does not exist; check the path") from None
+        except IsADirectoryError:
+            raise FormatError(f"{files.path(name)} is a folder, not a replaystore HDF5 file") from None
+        return container
+
+    @classmethod
+    def for_repair(cls, files: Files, name: str) -> Hdf5Container:
+        """An existing file, for writing, whatever its document is like."""
+        container = cls(files, name, writable=True)
+        container._file.recover()
+        container._log.reload()
+        return container
+
+    def _ready(self) -> None:
+        """To be called before writing: finish a transaction that the system interrupted."""
+        if not self.writable:
+            raise UnsupportedError(f'{self._file.path} is open for reading only; open it with mode "r+"')
+        self._file.check()
+        if self._file.unfinished:
+            self._file.recover()
+            self._forget()
+            self._log.reload()
+
+    def _forget(self) -> None:
+        self._specs, self._document = None, None
+        self._index.forget()
+
+    def refresh(self) -> None:
+        if not self.writable:
+            self._forget()
+
+    def identity(self) -> object:
+        return self._file.version()[0]
+
+    # --- arrays
+
+    def specs(self) -> Mapping[str, ArraySpec]:
+        known = self._specs
+        if known is None or known[0] != self._file.generation:
+            found, version = self._file.look(lambda file, _: arrays(file))
+            known = self._specs = version[0], found
+        return known[1]
+
+    def _spec(self, name: str) -> ArraySpec:
+        try:
+            return self.specs()[name]
+        except KeyError:
+            raise CorruptError(
+                f"{self._file.path}: the array {name} is missing; run `replaystore verify`"
+            ) from None
+
+    def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
+        self._ready()
+
+        def make(file: Any, _: Overlay) -> None:
+            for name, spec in specs.items():
+                make_array(file, name, spec)
+
+        with self._index.lock:
+            known = dict(self.specs())
+            if specs:
+                self._file.change(make)
+            for name, spec in specs.items():
+                known[name] = replace(spec, dtype=spec.dtype.newbyteorder("<"))
+                self._index.forget(name)
+            self._specs = self._file.generation, known
+
+    def codec(self, spec: ArraySpec) -> Codec:
+        return codec_for("hdf5", spec)
+
+    # --- raw arrays
+
+    def reserve(self, rows: Mapping[str, int]) -> None:
+        if not self._file.unfinished and all(
+            (known := self._index.get(name)) is not None and wanted <= known.rows
+            for name, wanted in rows.items()
+        ):
+            return
+        self._ready()
+        short, targets = False, {}
+        for name, wanted in rows.items():
+            places = self._index.known(name)
+            base = places.base
+            if places.spec.codec is not None:
+                raise SchemaError(
+                    f"{self._file.path}: {name} is a coded array; room is reserved for raw ones"
+                )
+            chunks, needed = places.chunks, -(-wanted // places.chunk_rows)
+            short = short or needed > chunks
+            # a transaction also serves those that would need one soon.
+            if 4 * (chunks - base) < 5 * (needed - base):
+                ahead = base + (chunks - base) * 3 // 2
+                targets[name] = max(needed, min(ahead, needed + STEP_BYTES // places.chunk_bytes))
+        if short:
+            self._grow(
+                {name: chunks for name, chunks in targets.items() if chunks > self._index.known(name).chunks}
+            )
+
+    def _grow(self, targets: Mapping[str, int]) -> None:
+        """Give raw arrays so many chunks."""
+
+        def extend(file: Any, _: Overlay) -> dict[str, Table]:
+            found = {}
+            for name, chunks in targets.items():
+                places, dataset = self._index.known(name), array(file, name)
+                dataset.set_extent((chunks * places.chunk_rows, *places.spec.shape))
+                found[name] = chunk_places(dataset, places.spec, ANYWHERE, range(places.chunks, chunks))
+            return found
+
+        with self._index.lock:
+            for name, found in self._file.change(extend).items():
+                places = self._index.known(name)
+                places.resize(targets[name])
+                places.put(found)
+
+    def write_rows(self, name: str, start: int, rows: memoryview) -> None:
+        places = self._index.get(name) or self._index.known(name)
+        whole, size = places.chunk_bytes, len(rows)
+        chunk, within = divmod(start, places.chunk_rows)
+        within *= places.row_bytes
+        if start * places.row_bytes + size > places.chunks * whole or places.spec.codec is not None:
+            raise SchemaError(
+                f"{self._file.path}: rows from {start} on of {name} lie outside its reserved room"
+            )
+        if within + size <= whole:
+            self.files.write(self.name, int(places.offsets[chunk]) + within, rows)
+            return
+        done = 0
+        for offset, length in runs(places.offsets[chunk : chunk - (-(within + size) // whole)], whole):
+            step = min(length - within, size - done)
+            self.files.write(self.name, offset + within, rows[done : done + step])
+            done, within = done + step, 0
+
+    def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
+        if stop <= start:
+            return []
+        spec = self._spec(name)
+        first, last = start // spec.chunk_rows, -(-stop // spec.chunk_rows)
+        if start % spec.chunk_rows or spec.codec is not None:
+            raise SchemaError(f"{self._file.path}: {name} has no extents from row {start} on")
+        offsets = self._index.known(name, first, last).offsets[first:last]
+        if len(offsets) < last - first or (offsets < 0).any():
+            raise CorruptError(
+                f"{self._file.path}: rows of {name} before {stop} have no place in the file; "
+                "run `replaystore verify`"
+            )
+        found = [Extent(self.name, offset, length) for offset, length in runs(offsets, spec.chunk_bytes)]
+        found[-1] = replace(
+            found[-1], length=found[-1].length - (last * spec.chunk_rows - stop) * spec.row_bytes
+        )
+        size, end = self.files.size(self.name), max(extent.offset + extent.length for extent in found)
+        if end > size:
+            raise CorruptError(
+                f"{self._file.path} is cut short: {size} bytes are left of at least {end}, "
+                f"which rows of {name} need"
+            )
+        return found
+
+    # --- coded arrays
+
+    def write_chunks(self, chunks: Mapping[str, Mapping[int, bytes]]) -> dict[str, dict[int, ChunkEntry]]:
+        self._ready()
+        specs = {name: self._spec(name) for name, numbered in chunks.items() if numbered}
+
+        def store(file: Any, overlay: Overlay) -> dict[str, dict[int, Place]]:
+            found = {}
+            for name, spec in specs.items():
+                dataset, rows = array(file, name), (max(chunks[name]) + 1) * spec.chunk_rows
+                stored = -(-int(dataset.shape[0]) // spec.chunk_rows)
+                if dataset.shape[0] < rows:
+                    dataset.set_extent((rows, *spec.shape))
+                found[name] = {
+                    n: put_chunk(dataset, spec, n, data, overlay, replaces=n < stored)
+                    for n, data in chunks[name].items()
+                }
+            return found
+
+        with self._index.lock:
+            placed = self._file.change(store, aligned=False) if specs else {}
+            for name, found in placed.items():
+                places = self._index.get(name)
+                if places is not None:
+                    known = places.chunks
+                    places.resize(max(known, max(found) + 1))
+                    places.offsets[known:] = ABSENT
+                    places.put(np.array([(n, *place) for n, place in found.items()], np.int64))
+        return {
+            name: {n: ChunkEntry(self.name, *place) for n, place in found.items()}
+            for name, found in placed.items()
+        }
+
+    def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
+        """Nothing is left to do: `write_chunks` has brought the chunks into HDF5's index."""
+
+    def entry(self, name: str, chunk: int, *, complete: int = 0) -> ChunkEntry | None:
+        places = self._index.known(name, chunk, chunk + 1, complete=complete)
+        if chunk >= places.chunks or places.offsets[chunk] < 0:
+            return None
+        return ChunkEntry(self.name, int(places.offsets[chunk]), int(places.lengths[chunk]))
+
+    # --- the log
+
+    def append_record(self, record: bytes) -> None:
+        self._ready()
+        self._log.append(record)
+
+    def begin_segment(self, commit: int, record: bytes) -> None:
+        self._ready()
+        self._log.begin(commit, record)
+
+    def segments(self) -> list[int]:
+        return self._log.segments()
+
+    def read_segment(self, commit: int, start: int = 0) -> bytes:
+        return self._log.read(commit, start)
+
+    def cut_segment(self, commit: int, length: int) -> None:
+        self._ready()
+        self._log.cut(commit, length)
+
+    # --- the document
+
+    def document(self) -> dict[str, Any]:
+        if self._document is None or self._document[1] != self._file.version():
+            self._document = self._file.look(lambda file, _: read_document(file))
+        found = load_json(self._document[0], f"{self._file.path}: the document")
+        if not isinstance(found, dict):
+            raise CorruptError(
+                f"{self._file.path}: the document is not a JSON object; run `replaystore repair`"
+            )
+        return found
+
+    def replace_document(self, document: Mapping[str, Any]) -> None:
+        self._ready()
+        self._file.change(lambda file, _: write_document(file, document))
+
+    # --- durability and other software
+
+    def sync(self) -> None:
+        self._file.sync()
+
+    def publish(self, lengths: Mapping[str, int], entries: Mapping[str, Mapping[int, ChunkEntry]]) -> None:
+        self._ready()
+        specs = {name: self._spec(name) for name in lengths}
+        self.reserve({name: length for name, length in lengths.items() if specs[name].codec is None})
+
+        def show(file: Any, overlay: Overlay) -> set[str]:
+            changed = set()
+            for name, length in lengths.items():
+                dataset = array(file, name)
+                if specs[name].codec is not None:
+                    moved = self._show_coded(dataset, specs[name], length, entries.get(name, {}), overlay)
+                else:
+                    moved = self._show_raw(dataset, self._index.known(name), length, overlay)
+                if moved:
+                    changed.add(name)
+            overlay.cancelled = not changed
+            return changed
+
+        with self._index.lock:
+            for name in self._file.change(show, aligned=False):
+                if specs[name].codec is not None:
+                    self._index.forget(name)
+                else:
+                    places = self._index.known(name)
+                    places.resize(-(-lengths[name] // places.chunk_rows))
+                    places.base = places.chunks
+
+    def _show_raw(self, dataset: Any, places: Places, length: int, overlay: Overlay) -> bool:
+        if dataset.shape[0] == length:
+            return False
+        if length % places.chunk_rows:
+            overlay.drop(int(places.offsets[length // places.chunk_rows]), places.chunk_bytes)
+        dataset.set_extent((length, *places.spec.shape))
+        return True
+
+    def _show_coded(
+        self, dataset: Any, spec: ArraySpec, length: int, entries: Mapping[int, ChunkEntry], overlay: Overlay
+    ) -> bool:
+        """Set the extent of a coded array, and its index to these entries; whether anything changed.
+
+        HDF5 would decode and encode a chunk that it cuts (and cannot, without the filter), so it is taken out
+        and put back."""
+        rows, whole = int(dataset.shape[0]), length // spec.chunk_rows
+        stored = -(-rows // spec.chunk_rows)
+        wanted = {
+            n: (entry.offset, entry.length) for n, entry in entries.items() if n * spec.chunk_rows < length
+        }
+        cut = {whole} if rows > length and length % spec.chunk_rows else set()
+        found = chunk_places(dataset, spec, ANYWHERE, [n for n in {*wanted, *cut} if n < stored])
+        there: dict[int, Place] = {n: (offset, length) for n, offset, length in found.tolist()}
+        moved = {
+            n: wanted.get(n, there.get(n)) for n in {*wanted, *cut} if n in cut or wanted[n] != there.get(n)
+        }
+        contents = {n: self._stored(*(place or (ABSENT, 0))) for n, place in moved.items()}
+        if rows > length:
+            dataset.set_extent((whole * spec.chunk_rows, *spec.shape))
+            stored = whole
+        if rows != length:
+            dataset.set_extent((length, *spec.shape))
+        for number, data in sorted(contents.items()):
+            put_chunk(dataset, spec, number, data, overlay, replaces=number < stored)
+        return rows != length or bool(contents)
+
+    def _stored(self, offset: int, length: int) -> bytes:
+        data = self.files.read(self.name, offset, length) if offset >= 0 else b""
+        if not data or len(data) != length:
+            raise CorruptError(
+                f"an encoded chunk of {length} bytes at byte {offset} is missing; run `replaystore verify`"
+            )
+        return data
+
+    def published(self) -> Mapping[str, int]:
+        """Extents run ahead of the commits, by whole chunks, while a store is written: those that end within
+        a chunk.
+
+        Asked of arrays whose last chunk other software has a copy of."""
+        copied = {
+            name: spec.chunk_rows
+            for name, spec in self.specs().items()
+            if spec.mutable or spec.codec is not None
+        }
+        rows, _ = self._file.look(lambda file, _: {name: int(array(file, name).shape[0]) for name in copied})
+        return {name: count for name, count in rows.items() if count % copied[name]}
+
+    def metadata_problems(self) -> Iterator[tuple[str, str]]:
+        self._file.head()
+        for name in self._file.damaged:
+            what = (
+                f"{name} is damaged; the log is read without it, and opening the store for writing mends it"
+            )
+            yield self._file.path, what
+
+        def look(file: Any, _: Overlay) -> list[tuple[str, str]]:
+            read_document(file)
+            return array_problems(file)
+
+        try:
+            problems, _ = self._file.look(look)
+        except CorruptError as error:
+            problems = [(self._file.path, str(error))]
+        yield from problems
+
+    def restore(self, specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> list[str]:
+        """Nothing: where HDF5's own metadata of a dataset are damaged, so is the way to its rows."""
+        return []
+
+    def index_problems(self, name: str, first: int, rows: int) -> Iterator[tuple[str, str]]:
+        try:
+            chunk_rows = self._spec(name).chunk_rows
+            needed = range(first // chunk_rows, rows // chunk_rows)
+            places = self._index.known(name, needed.start, needed.stop)
+            missing = [n for n in needed if n >= places.chunks or places.offsets[n] < 0]
+        except CorruptError as error:
+            yield name, str(error)
+        else:
+            if missing:
+                yield name, f"HDF5's index has no chunk {missing[0]}"
+
+    def fork(self, rows: Mapping[str, int]) -> None:
+        if not rows:
+            return
+        self._ready()
+        temporary = self.name + TEMPORARY
+        try:
+            copy_file(self.files, self.name, temporary)
+            self.files.sync_file(temporary)
+            with self.carry(self.files.real_path(temporary)):
+                self.files.rename(temporary, self.name)
+        except OSError:
+            self.files.remove(temporary)
+            raise
+        self.files.sync_folder(os.path.dirname(self.name))
+
+    def trim(self, rows: Mapping[str, int]) -> None:
+        self._ready()
+        self._remove([name for name in self.specs() if name not in rows and not name.startswith("journal/")])
+
+    def seal(self) -> None:
+        self._ready()
+        self._remove([name for name in self.specs() if name.startswith("journal/")], older_segments=True)
+
+    def _remove(self, names: Sequence[str], *, older_segments: bool = False) -> None:
+        """Remove arrays from HDF5's sight; their bytes stay, as old readers know them."""
+
+        def drop(file: Any, _: Overlay) -> None:
+            for name in names:
+                remove_array(file, name)
+            if older_segments:
+                self._log.keep_newest(file)
+
+        with self._index.lock:
+            if names or older_segments:
+                self._file.change(drop)
+            known = dict(self.specs())
+            for name in names:
+                del known[name]
+                self._index.forget(name)
+            self._specs = self._file.generation, known
+            self._log.changed()
+
+    def drop_before(self, name: str, row: int) -> None:
+        if row > 0:
+            raise UnsupportedError(
+                f"{self._file.path}: HDF5 cannot give back the space of old rows of "
+                f"{name}; use a Zarr store for a ring"
+            )
+
+    def close(self) -> None:
+        self.files.close()

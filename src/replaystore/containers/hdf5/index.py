@@ -1,0 +1,110 @@
+"""The tables of where chunks lie, for all arrays of a file: made when they are first needed, then kept.
+
+The writer changes its tables with each transaction. A reader asks whether a transaction came in between, but
+not for chunks that are complete as of a commit: those never move. It looks all of them up at once, so that a
+table is read once for a commit, however many transactions a busy writer makes meanwhile. Threads may ask
+while one writes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from replaystore.containers.hdf5.arrays import array
+from replaystore.containers.hdf5.library import Hdf5File
+from replaystore.containers.hdf5.overlay import Overlay
+from replaystore.containers.hdf5.places import UNKNOWN, Places, Table, chunk_count, chunk_places
+from replaystore.containers.protocol import ArraySpec
+from replaystore.forks import renew_in_children
+
+__all__ = ["ChunkIndex"]
+
+
+class ChunkIndex:
+    """The tables of a file."""
+
+    def __init__(self, file: Hdf5File, spec: Callable[[str], ArraySpec], *, writable: bool) -> None:
+        self._file = file
+        self._spec = spec
+        self._writable = writable
+        self._tables: dict[str, Places] = {}
+        self.lock = threading.RLock()
+        renew_in_children(self, "lock")
+        """Held from looking at the file, or changing it, until the tables say the same."""
+
+    def forget(self, name: str | None = None) -> None:
+        """Look anew at one array, or at all."""
+        if name is None:
+            self._tables = {}
+        else:
+            self._tables.pop(name, None)
+
+    def get(self, name: str) -> Places | None:
+        """A table, if it is kept."""
+        return self._tables.get(name)
+
+    def known(self, name: str, start: int = 0, stop: int = 0, *, complete: int = 0) -> Places:
+        """The table of an array, good for the chunks [start, stop); it ends where the array ends, if that is
+        before `stop`.
+
+        `complete`: so many chunks of the array are complete as of a commit."""
+        places = self._tables.get(name)
+        if self._writable and places is not None:
+            return places
+        with self.lock:
+            places = self._tables.get(name)
+            if places is None:
+                places = self._load(name)
+            elif self._writable:  # another thread has looked meanwhile
+                return places
+            elif (
+                stop > places.chunks
+                or not places.sure[start:stop].all()
+                or places.version[0] != self._file.generation
+            ):
+                places = self._look_again(name, places, start, stop, complete)
+            else:
+                return places
+            for part in (slice(start, stop), slice(0, complete)):
+                places.sure[part] = places.offsets[part] >= 0
+        return places
+
+    def _load(self, name: str) -> Places:
+        spec = self._spec(name)
+
+        def look(file: Any, overlay: Overlay) -> tuple[int, Table]:
+            dataset = array(file, name)
+            chunks = chunk_count(dataset, spec, overlay.end)
+            return chunks, chunk_places(dataset, spec, overlay.end, range(chunks))
+
+        (chunks, found), version = self._file.look(look)
+        places = self._tables[name] = Places(spec, found, chunks, version)
+        return places
+
+    def _look_again(self, name: str, places: Places, start: int, stop: int, complete: int) -> Places:
+        """Bring a reader's table up to date."""
+        version = self._file.version()
+        if version == places.version and not (places.offsets[start:stop] == UNKNOWN).any():
+            return places
+
+        def look(file: Any, overlay: Overlay) -> tuple[int, Table]:
+            dataset = array(file, name)
+            chunks = chunk_count(dataset, places.spec, overlay.end)
+            sure = np.flatnonzero(places.sure[:complete])
+            wanted = np.setdiff1d(np.r_[:complete, start:stop], sure, assume_unique=False)
+            return chunks, chunk_places(dataset, places.spec, overlay.end, wanted[wanted < chunks].tolist())
+
+        if version[0] == places.version[0]:
+            (chunks, found), version = self._file.look(look)
+        if version[0] != places.version[0]:  # another file
+            return self._load(name)
+        if version != places.version:
+            places.offsets[~places.sure] = UNKNOWN
+        places.resize(chunks)
+        places.put(found)
+        places.version = version
+        return places

@@ -1,0 +1,366 @@
+"""What a backend is: growable arrays and one JSON document, by name. It knows nothing of steps or
+trajectories.
+
+A backend is built of two halves. A `Container` says where bytes lie (files of a Zarr directory, places in an
+HDF5 file) and makes them durable. `store.ArrayStore` is the other half, the same for every container: it
+decides which bytes are written, checks and checksums them, and keeps the commit log, which is the only truth
+about how long each array is.
+
+Row r of a raw array lies at byte r * row_bytes of the array's extents laid side by side. Rows of a coded
+array lie in encoded chunks of `chunk_rows` rows, each encoded once, when it is full.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.errors import CorruptError
+
+if TYPE_CHECKING:
+    from replaystore.storage.local import Files
+
+__all__ = [
+    "DTYPES",
+    "PAGE",
+    "ArraySpec",
+    "Capabilities",
+    "ChunkEntry",
+    "Codec",
+    "Container",
+    "Extent",
+    "sound_spec",
+]
+
+PAGE = 4096
+"""Runs of raw rows are aligned to this, so that they can be mapped side by side."""
+DTYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {
+    *("bool", "float16", "float32", "float64", "complex64", "complex128")
+}
+"""The dtypes that an array may have, by name."""
+MOST_BYTES = 1 << 30
+"""Of a row, and of a coded chunk: so much memory is taken before it is known what decoding gives."""
+MOST_CHUNK = 1 << 34
+"""Bytes of a raw chunk, which is read in blocks."""
+MOST_ROWS = 1 << 30
+"""Rows of a chunk."""
+MOST_CHUNKS = 1 << 16
+"""Chunks of a shard, whose index is read whole."""
+MOST_DIMENSIONS = 31
+LONGEST_SETTING = 200
+"""Characters of a codec or a dimension."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a container can do beyond the rest; asked instead of its type."""
+
+    kind: str
+    """"zarr" or "hdf5": the format that other software knows it by."""
+    write: bool = True
+    drop: bool = True
+    """Space of dropped rows is given back, so that a ring is possible."""
+    shards: bool = True
+    """Rows lie in shards (files); otherwise in one file."""
+    default_codec: str = "zstd:1"
+    """What coded arrays get unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """How one array is stored."""
+
+    dtype: np.dtype[Any]
+    """A boolean, integer, float or complex dtype; stored little-endian."""
+    shape: tuple[int, ...]
+    """The shape of one row."""
+    chunk_rows: int
+    """Rows of a chunk, the unit of coding and checksums."""
+    chunks_per_shard: int = 128
+    """Chunks of a shard (Zarr: of a file)."""
+    codec: str | None = None
+    """None: raw bytes. Otherwise "zstd:LEVEL" or "gzip:LEVEL"."""
+    journaled: bool = False
+    """Rows are carried by the commit record first and reach the array in bulk: for small tables that every
+    commit touches."""
+    mutable: bool = False
+    """Rows of a journaled array may change later; the array itself is then only a copy for other software."""
+    dimension: str = "step"
+    """The name of the first dimension, for readers that name dimensions."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What the commit log says of an array: the one place that is believed. What is usual is left out."""
+        found = {"dtype": self.dtype.name, "shape": list(self.shape), "chunk_rows": self.chunk_rows}
+        return found | {
+            key: getattr(self, key) for key, usual in _USUAL.items() if getattr(self, key) != usual
+        }
+
+    @classmethod
+    def from_json(cls, values: Any) -> ArraySpec:
+        """The inverse. CorruptError: no array of ours is like that."""
+        try:
+            given = [values.get(key, usual) for key, usual in _USUAL.items()]
+            return sound_spec(values["dtype"], values["chunk_rows"], *given, *values["shape"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            pass
+        raise CorruptError(
+            f"the commit log describes an array that there cannot be: {values!r:.200}; run "
+            "`replaystore verify`"
+        )
+
+    def problem(self) -> str:
+        """Why there can be no such array; empty if there can. Sizes are made of what this lets pass."""
+        counts = (
+            (self.chunk_rows, MOST_ROWS),
+            (self.chunks_per_shard, MOST_CHUNKS),
+            *((length, MOST_BYTES) for length in self.shape),
+        )
+        if len(self.shape) > MOST_DIMENSIONS or any(
+            type(value) is not int or not 1 <= value <= most for value, most in counts
+        ):
+            return (
+                f"rows of shape {self.shape!r:.80}, {self.chunk_rows!r:.40} in a chunk, "
+                f"{self.chunks_per_shard!r:.40} chunks in a shard"
+            )
+        if self.row_bytes > MOST_BYTES or self.chunk_bytes > (
+            MOST_BYTES if self.codec is not None else MOST_CHUNK
+        ):
+            return f"{self.row_bytes} bytes in a row, {self.chunk_bytes} in a chunk"
+        kinds = (self.journaled, bool), (self.mutable, bool), (self.dimension, str), (self.codec, str | None)
+        wrong = [
+            value for value, kind in kinds if not isinstance(value, kind) or len(str(value)) > LONGEST_SETTING
+        ]
+        return f"{wrong[0]!r:.40} among its settings" if wrong else ""
+
+    @cached_property
+    def row_bytes(self) -> int:
+        return int(self.dtype.itemsize) * math.prod(self.shape)
+
+    @cached_property
+    def chunk_bytes(self) -> int:
+        return self.chunk_rows * self.row_bytes
+
+    @cached_property
+    def shard_rows(self) -> int:
+        return self.chunk_rows * self.chunks_per_shard
+
+
+@lru_cache(maxsize=1024, typed=True)
+def sound_spec(
+    dtype: str,
+    chunk_rows: int,
+    chunks_per_shard: int,
+    codec: str | None,
+    journaled: bool,
+    mutable: bool,
+    dimension: str,
+    *shape: int,
+) -> ArraySpec:
+    """How an array is stored, as the log or the metadata of the array says it. ValueError: there can be no
+    such array.
+
+    Cached: both say the same, many arrays are of one kind, and a store is opened more than once."""
+    spec = ArraySpec(
+        dtype_named(dtype), shape, chunk_rows, chunks_per_shard, codec, journaled, mutable, dimension
+    )
+    problem = spec.problem()
+    if problem:
+        raise ValueError(problem)
+    return spec
+
+
+def dtype_named(name: object) -> np.dtype[Any]:
+    """The little-endian dtype of this name. ValueError: an array has none like it."""
+    if not isinstance(name, str) or name not in DTYPES:
+        raise ValueError(f"data type {name!r:.40}")
+    return np.dtype(name).newbyteorder("<")
+
+
+_USUAL: dict[str, Any] = {
+    "chunks_per_shard": 128,
+    "codec": None,
+    "journaled": False,
+    "mutable": False,
+    "dimension": "step",
+}
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A run of bytes of an object: of a raw array's rows, one after another."""
+
+    object: str
+    """The name of the object (file) inside the container's `files`."""
+    offset: int
+    """Where the run begins in the object; a multiple of the page size if the run is to be mapped."""
+    length: int
+    """Its length in bytes; a multiple of the page size for all but an array's last run."""
+
+
+class ChunkEntry(NamedTuple):
+    """Where an encoded chunk lies."""
+
+    object: str
+    offset: int
+    length: int
+
+
+class Codec(Protocol):
+    """How the chunks of one array are encoded in one kind of container. Safe to use from several threads at
+    once."""
+
+    def encode(self, rows: Any) -> bytes:
+        """The stored bytes of a chunk, from its C-order bytes (any contiguous buffer)."""
+
+    def decode(self, data: Any, out: NDArray[np.uint8], *, checked: bool = False) -> None:
+        """Decode stored bytes into `out`, which has the chunk's size in bytes. CorruptError: they do not
+        decode to that.
+
+        `checked`: `checksum` was what it had to be, so that the container's own need not be looked at."""
+
+    def decode_all(
+        self, stored: Sequence[bytes], checksums: Sequence[int], out: NDArray[np.uint8], places: Sequence[int]
+    ) -> list[int]:
+        """Decode the stored bytes of several chunks to these places of `out`, of shape (chunks, bytes of
+        one), each if its checksum is theirs and they decode to its size; which were not."""
+
+    def checksum(self, data: Any) -> int:
+        """crc32c of the stored bytes less the trailing checksum that the container's own format adds."""
+
+
+class Container(Protocol):
+    """Where the bytes of a store lie. One instance serves one open store; only a writer calls the writing
+    half.
+
+    Nothing is durable before `sync`. Methods that write may raise OSError (disk full); calling them again
+    with the same arguments must then be possible. Arrays are named by paths such as
+    "steps/observation/camera" whose parts are already escaped.
+    """
+
+    files: Files
+    """Through which every byte is read and written."""
+    writable: bool
+    capabilities: Capabilities
+    path: str
+    """Where it is, for messages."""
+    lock_name: str
+    """The name, in `files`, of the file that a writer locks."""
+
+    def identity(self) -> object:
+        """Another one after another file or folder has taken the name. Cheap."""
+
+    def specs(self) -> Mapping[str, ArraySpec]:
+        """All arrays, by name."""
+
+    def refresh(self) -> None:
+        """Look anew at what another process may have changed: arrays, and where their bytes lie."""
+
+    def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
+        """Add empty arrays; one of such a name that no commit knows of (left by a killed writer) is
+        replaced."""
+
+    def codec(self, spec: ArraySpec) -> Codec:
+        """How chunks of a coded array are encoded here. UnsupportedError names the codecs that can be had."""
+
+    def reserve(self, rows: Mapping[str, int]) -> None:
+        """Make room for so many rows of each of these raw arrays."""
+
+    def write_rows(self, name: str, start: int, rows: memoryview) -> None:
+        """Write whole rows (flat bytes, C order) of a raw array from row `start` on, inside the reserved
+        room."""
+
+    def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
+        """Where rows [start, stop) of a raw array lie, in order; `start` is the first row of a shard (of a
+        chunk, without shards).
+
+        The last extent ends with row `stop`. CorruptError names the object that is missing or too short for
+        its rows."""
+
+    def write_chunks(self, chunks: Mapping[str, Mapping[int, bytes]]) -> dict[str, dict[int, ChunkEntry]]:
+        """Store encoded chunks {array: {number: bytes}}; a number seen before (a partly filled last chunk) is
+        superseded, and its old bytes stay as they are."""
+
+    def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
+        """Write the index of a shard of a coded array that is complete: {chunk number: entry} for all its
+        chunks."""
+
+    def entry(self, name: str, chunk: int, *, complete: int = 0) -> ChunkEntry | None:
+        """Where an encoded chunk lies, as far as the container itself knows (complete or published shards);
+        None: not known.
+
+        `complete`: so many chunks of the array are complete as of a commit, and will not move."""
+
+    def append_record(self, record: bytes) -> None:
+        """Append one whole record to the newest segment of the commit log."""
+
+    def begin_segment(self, commit: int, record: bytes) -> None:
+        """Start a new segment of the log, whose first record this is, atomically and durably."""
+
+    def segments(self) -> list[int]:
+        """The commits that the segments of the log begin with, ascending."""
+
+    def read_segment(self, commit: int, start: int = 0) -> bytes:
+        """The bytes of a segment from `start` on; after the last whole record anything may follow."""
+
+    def cut_segment(self, commit: int, length: int) -> None:
+        """Forget what follows `length` bytes of a segment, later segments included: the next record is
+        appended there."""
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document."""
+
+    def replace_document(self, document: Mapping[str, Any]) -> None:
+        """Replace it, atomically and durably."""
+
+    def sync(self) -> None:
+        """Make all that was written durable. OSError: the state of the disk is unknown, the caller must stop
+        writing."""
+
+    def publish(self, lengths: Mapping[str, int], entries: Mapping[str, Mapping[int, ChunkEntry]]) -> None:
+        """Show so many rows of each array to other software (shapes, indexes), durably.
+
+        `entries` has, for coded arrays, the chunks of the last shard, the partly filled last one included.
+        The arrays go on growing afterwards: what other software sees stays at these lengths, or runs ahead,
+        until the next `publish`."""
+
+    def published(self) -> Mapping[str, int]:
+        """How many rows of each array other software sees, as far as `publish` has said so (where it runs
+        ahead: those of few arrays)."""
+
+    def metadata_problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with the document and the metadata of arrays, as (where, what): for `verify`."""
+
+    def restore(self, specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> list[str]:
+        """Write metadata anew that are not what was made of these arrays; whose. They show these numbers of
+        rows, otherwise none."""
+
+    def index_problems(self, name: str, first: int, rows: int) -> Iterator[tuple[str, str]]:
+        """What is wrong with how other software finds the chunks of rows [first, rows) of an array: for
+        `verify`."""
+
+    def fork(self, rows: Mapping[str, int]) -> None:
+        """Before rows from these on are written anew: give the objects that hold them a new identity (a copy
+        of equal content under the same name), so that whoever has the old ones open keeps them unchanged.
+        Durable on return."""
+
+    def trim(self, rows: Mapping[str, int]) -> None:
+        """Remove what a killed or rolled back writer has left: whole objects (shards) beyond these rows, and
+        arrays that are neither named here nor of the journal."""
+
+    def drop_before(self, name: str, row: int) -> None:
+        """Give back the space of shards whose rows all lie before `row`. UnsupportedError: see
+        `capabilities`."""
+
+    def seal(self) -> None:
+        """The newest segment of the log is all that is needed, and nothing will be written again: remove
+        older segments and the arrays under `journal/` as far as the container can, and help other software to
+        open it quickly. Durable on return."""
+
+    def close(self) -> None:
+        """Release files and locks; write nothing."""

@@ -1,0 +1,199 @@
+"""What the metadata and indexes of a Zarr v3 hierarchy of ours say: zarr.json of groups and arrays, and the
+index of a shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from replaystore.containers.checks import MOST_JSON, is_count, load_json
+from replaystore.containers.codecs import crc32c, parse_codec, zarr_codecs
+from replaystore.containers.protocol import PAGE, ArraySpec, ChunkEntry, sound_spec
+from replaystore.errors import CorruptError
+from replaystore.storage.local import Files
+
+__all__ = [
+    "CHECKSUM",
+    "CONVENTION",
+    "GROUP",
+    "NOWHERE",
+    "array_metadata",
+    "as_json",
+    "consolidated",
+    "document_checksum",
+    "group_metadata",
+    "header_bytes",
+    "raw_index",
+    "shard_name",
+    "spec_of",
+    "with_checksum",
+]
+
+NOWHERE = 2**64 - 1
+GROUP: Mapping[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+CHECKSUM = "replaystore_crc32c"
+_NOTHING_INSIDE: Mapping[str, Any] = {"kind": "inline", "must_understand": False, "metadata": {}}
+"""Consolidated metadata of a group whose members are listed by the root."""
+CONVENTION = {
+    "uuid": "6a0f6d5c-58a5-4c0a-9a53-0f4f1d0b7a51",
+    "name": "replaystore",
+    "description": (
+        "Reinforcement-learning buffer: rows under steps/ are steps; the root attribute "
+        "`replaystore` describes them."
+    ),
+}
+
+
+def header_bytes(spec: ArraySpec) -> int:
+    """Where the chunks of a shard begin: after the index, on a page."""
+    return -(-(16 * spec.chunks_per_shard + 4) // PAGE) * PAGE
+
+
+def shard_name(name: str, spec: ArraySpec, shard: int) -> str:
+    """The file of a shard: Zarr's default chunk keys."""
+    return f"{name}/c/{shard}" + "/0" * len(spec.shape)
+
+
+def consolidated(files: Files) -> dict[str, Any]:
+    """The metadata of the root with a copy of all other metadata in it, as zarr-python writes and reads
+    it."""
+    nodes = {}
+    for name in files.walk():
+        if name.endswith("/zarr.json"):
+            node = load_json(files.read_whole(name, MOST_JSON), files.path(name))
+            if not isinstance(node, dict):
+                raise CorruptError(
+                    f"{files.path(name)}: no metadata of an array or group; run `replaystore verify`"
+                )
+            inside = {} if node.get("node_type") == "array" else {"consolidated_metadata": _NOTHING_INSIDE}
+            nodes[name.removesuffix("/zarr.json")] = node | inside
+    root = load_json(files.read_whole("zarr.json", MOST_JSON), files.path("zarr.json"))
+    return {**root, "consolidated_metadata": {**_NOTHING_INSIDE, "metadata": nodes}}
+
+
+def with_checksum(index: np.ndarray[Any, Any]) -> bytes:
+    data = index.tobytes()
+    return data + crc32c(data).to_bytes(4, "little")
+
+
+def raw_index(spec: ArraySpec, chunks: int) -> bytes:
+    index = np.full((spec.chunks_per_shard, 2), NOWHERE, "<u8")
+    index[:chunks, 0] = header_bytes(spec) + np.arange(chunks, dtype="<u8") * spec.chunk_bytes
+    index[:chunks, 1] = spec.chunk_bytes
+    return with_checksum(index)
+
+
+def coded_index(spec: ArraySpec, entries: Mapping[int, ChunkEntry]) -> bytes:
+    """The index of a shard that has these chunks."""
+    index = np.full((spec.chunks_per_shard, 2), NOWHERE, "<u8")
+    for number, entry in entries.items():
+        index[number % spec.chunks_per_shard] = entry.offset, entry.length
+    return with_checksum(index)
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=2, allow_nan=False).encode()
+
+
+def group_metadata(document: Mapping[str, Any]) -> dict[str, Any]:
+    attributes = {
+        "replaystore": dict(document),
+        CHECKSUM: document_checksum(document),
+        "zarr_conventions": [CONVENTION],
+    }
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def document_checksum(document: Mapping[str, Any]) -> int:
+    """crc32c of the document as JSON with sorted keys and no spaces."""
+    return crc32c(json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+
+def array_metadata(spec: ArraySpec, rows: int, name: str) -> dict[str, Any]:
+    """zarr.json of an array."""
+    kind = spec.dtype.kind
+    zero: Any = False if kind == "b" else [0.0, 0.0] if kind == "c" else 0.0 if kind == "f" else 0
+    plain = [
+        {"name": "bytes", "configuration": {"endian": "little"}}
+        if spec.dtype.itemsize > 1
+        else {"name": "bytes"}
+    ]
+    sharding = {
+        "chunk_shape": [spec.chunk_rows, *spec.shape],
+        "codecs": plain if spec.codec is None else zarr_codecs(spec),
+        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "index_location": "start",
+    }
+    flags = {"journaled": spec.journaled, "mutable": spec.mutable}
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [rows, *spec.shape],
+        "data_type": spec.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [spec.shard_rows, *spec.shape]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": zero,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "dimension_names": [
+            spec.dimension,
+            *(f"{name.split('/', 1)[-1]}_{axis}" for axis in range(len(spec.shape))),
+        ],
+        "attributes": {"replaystore": {key: True for key, on in flags.items() if on}}
+        if any(flags.values())
+        else {},
+    }
+
+
+def spec_of(metadata: Mapping[str, Any], where: str) -> ArraySpec:
+    """The inverse of `array_metadata`. CorruptError: no array of ours can have it."""
+    try:
+        (sharding,) = metadata["codecs"]
+        inner, flags = sharding["configuration"], metadata.get("attributes", {}).get("replaystore", {})
+        (rows, *shape), (shard_rows, *shard_shape) = (
+            metadata["shape"],
+            metadata["chunk_grid"]["configuration"]["chunk_shape"],
+        )
+        chunk_rows, *chunk_shape = inner["chunk_shape"]
+        if not (is_count(rows) and is_count(shard_rows) and is_count(chunk_rows) and chunk_rows):
+            raise ValueError(
+                f"{rows!r:.40} rows, {shard_rows!r:.40} of a shard, {chunk_rows!r:.40} of a chunk"
+            )
+        if (
+            sharding["name"] != "sharding_indexed"
+            or shard_rows % chunk_rows
+            or not shape == shard_shape == chunk_shape
+        ):
+            raise ValueError(
+                f"codec {sharding['name']!r:.40}, shards of {shard_rows} rows, chunks of {chunk_rows}"
+            )
+        codec, dimension = _codec_name(inner["codecs"]), (metadata.get("dimension_names") or ["step"])[0]
+        journaled, mutable = bool(flags.get("journaled")), bool(flags.get("mutable"))
+        spec = sound_spec(
+            metadata["data_type"],
+            chunk_rows,
+            shard_rows // chunk_rows,
+            codec,
+            journaled,
+            mutable,
+            dimension,
+            *shape,
+        )
+        if inner["codecs"] != zarr_codecs(spec):
+            raise ValueError(f"codecs {inner['codecs']!r:.80}")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+        raise CorruptError(
+            f"{where}: not the metadata of an array of ours ({what:.200}); run `replaystore verify`"
+        ) from None
+    return spec
+
+
+def _codec_name(chain: Sequence[Mapping[str, Any]]) -> str | None:
+    """The codec of an array's inner chunks, in our words. SchemaError (a ValueError): it is not one of
+    ours."""
+    if len(chain) == 1:
+        return None
+    return ":".join(map(str, parse_codec(f"{chain[1]['name']}:{chain[1]['configuration']['level']}")))

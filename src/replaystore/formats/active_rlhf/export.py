@@ -1,0 +1,217 @@
+"""What a pickle of active_rlhf says of a buffer: where each row goes, and what its list of trajectories
+is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.errors import UnsupportedError
+from replaystore.formats.active_rlhf.pickling import Info
+from replaystore.formats.shared.export import Options, Outgoing, Output
+from replaystore.views.reader import BufferReader
+from replaystore.views.ring import Placement, Ring, ring_of, survives
+
+__all__ = ["FRAGMENT_LENGTH", "Plan"]
+
+FRAGMENT_LENGTH = 50
+"""What active_rlhf does without being told otherwise."""
+
+_COLUMNS = ("on_policiness_score", "last_updated_step")
+_FLOATS = ("<f4", "<f8", "<f2")
+
+
+class Plan:
+    """Everything that goes into the file: `numbers`, `tensors` with their `placement`, `infos`, `shapes`.
+    `out.lost`: what is not exact."""
+
+    def __init__(self, buffer: BufferReader, options: Options, where: str) -> None:
+        self.out = out = Outgoing(buffer, options)
+        self.known: Mapping[str, Any] = out.extensions.get("active_rlhf") or {}
+        ring = ring_of(buffer, self.known) if self.known and options.trajectories is None else None
+        observation, action, reward = (
+            out.joined(role, dtypes=_FLOATS) for role in ("observation", "action", "reward")
+        )
+        if observation is None or action is None:
+            raise UnsupportedError(
+                f"{where}: a buffer of active_rlhf has observations and actions, and these are not both here"
+            )
+        if reward is None or reward.width != 1:
+            if reward is not None:
+                raise UnsupportedError(
+                    f"{where}: a buffer of active_rlhf has one reward a step, not {reward.width}"
+                )
+            reward = _zeros(np.dtype("<f4"))
+            out.lost.append("rewards are made up: 0")
+        if ring is None:
+            self._in_a_new_ring()
+        else:
+            self._in_its_ring(ring)
+        self.tensors = {"obs": observation, "acts": action, "rews": reward, "dones": self._dones()}
+        self.shapes = {"env_obs_shape": (observation.width,), "env_act_shape": (action.width,)}
+        if ring is not None:
+            self.shapes |= {key: tuple(self.known[key]) for key in self.shapes if key in self.known}
+        flags = (
+            "terminated and truncated are told apart no more"
+            if ring is None
+            else ("terminated and truncated are left out")
+        )
+        out.note_losses(kept_columns=_COLUMNS, flags=flags)
+
+    def _dones(self) -> Output:
+        out = self.out
+        kept = out.kept("dones", ("?",)) if self.known else None
+        if kept is None and self.known:
+            out.lost.append("dones are made up: no episode ends")
+        return kept or Output(np.dtype(np.bool_), 1, lambda rows: (rows >= out.count)[:, None])
+
+    # --- a buffer that was such a file
+
+    def _in_its_ring(self, ring: Ring) -> None:
+        known = self.known
+        self.placement = ring.placement
+        if "fragment_length" not in known:
+            self.out.lost.append(f"fragment_length is made up: {FRAGMENT_LENGTH}")
+        step = known["global_step"] + ring.added
+        self.numbers = {
+            "capacity": ring.capacity,
+            "fragment_length": known.get("fragment_length", FRAGMENT_LENGTH),
+        }
+        self.numbers |= {"size": ring.size, "pos": ring.position, "global_step": step}
+        self.infos = list(self._ring_infos(ring))
+
+    def _ring_infos(self, ring: Ring) -> Iterator[Info]:
+        """Its own trajectories that still have all their rows, then those appended since (each part of one by
+        itself)."""
+        out, table, parts = self.out, self.out.table, self.out.parts
+        order = parts.parts_of(table["trajectory"])
+        row, length, offset = parts.start[order], parts.length[order], parts.offset[order]
+        kept = row >= out.first + out.count - ring.capacity
+        kept &= (row != out.first) | (offset == 0)  # else its first rows have left the ring
+        own, place = row < ring.rows, ring.place(row)
+        number, *_ = self.known.get("longer") or [-1]
+        longer = own & (parts.trajectory[order] == number)
+        whole = np.where(longer, offset, 0)
+        start, length = (place - whole) % ring.capacity, length + whole
+        for at in np.flatnonzero(own & (longer | (not ring.orderly))).tolist():
+            kept[at] = survives(ring, int(start[at]), int(length[at])) and bool(kept[at] or longer[at])
+        # As lists: NumPy swallows an interrupt that comes while it makes a string of its own into one of
+        # Python's.
+        splits = dict(zip(table["trajectory"].tolist(), table["split"].tolist(), strict=True))
+        scores, updates = self._columns(self.known["global_step"] + row - ring.rows, parts.trajectory[order])
+        irregular = [entry for entry in self.known["irregular"] if survives(ring, entry[1], entry[2])]
+        for at in np.flatnonzero(kept).tolist():
+            number = int(parts.trajectory[order[at]])
+            while irregular and irregular[0][0] <= number:
+                yield _irregular_info(irregular.pop(0))
+            yield int(start[at]), int(length[at]), splits[number], float(scores[at]), int(updates[at])
+        yield from map(_irregular_info, irregular)
+
+    def _columns(
+        self, begun: NDArray[np.int64], numbers: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Scores and when they were last updated, of the trajectories with these numbers, which began at
+        these steps."""
+        table = self.out.table
+        scores, updates = np.zeros(len(numbers)), begun.copy()
+        if not all(name in table.columns for name in _COLUMNS):
+            if len(numbers):
+                self.out.lost.append("on_policiness_score and last_updated_step are made up")
+            return scores, updates
+        order = np.argsort(table["trajectory"])
+        at = order[np.searchsorted(table["trajectory"], numbers, sorter=order)]
+        score, updated = table["on_policiness_score"][at].astype(np.float64), table["last_updated_step"][at]
+        # Ended since; nobody has set them.
+        never = (numbers >= self.known.get("trajectories", 0)) & np.isnan(score) & (updated == 0)
+        return np.where(never, scores, score), np.where(never, updates, updated).astype(np.int64)
+
+    # --- any other buffer
+
+    def _in_a_new_ring(self) -> None:
+        """Trajectory after trajectory, behind the rows of none. Of episodes that ended, the last observation
+        becomes a row of its own, as active_rlhf has it: flagged in `dones`, with an action and a reward that
+        mean nothing."""
+        out = self.out
+        start, length, part = out.in_pieces()
+        number = (
+            np.where(part >= 0, out.parts.trajectory[part], -1) if len(out.parts) else np.full(len(part), -1)
+        )
+        last = (np.append(number[1:] != number[:-1], True)[: len(part)]) & (part >= 0)
+        ended = np.zeros(len(part), np.bool_)
+        ended[last] = self._ended(number[last], (start + length - 1)[last])
+        after = out.after[part] if len(out.parts) else np.zeros(len(part), np.bool_)
+        added = ended & after
+        lengths = length + added
+        place = np.cumsum(lengths) - lengths
+        total = int(lengths.sum())
+        capacity = (
+            max(total, 1)
+            if self.out.options.trajectories is not None
+            else max(total, out.buffer.capacity or 1)
+        )
+        places = np.concatenate([place, (place + length)[added]])
+        order = np.argsort(places, kind="stable")
+        rows = np.concatenate([start, out.count + part[added]])
+        counts = np.concatenate([length, np.ones(int(added.sum()), np.int64)])
+        self.placement = Placement(capacity, places[order], rows[order], counts[order])
+        step = {"size": total, "pos": total % capacity, "global_step": total}
+        self.numbers = {"capacity": capacity, "fragment_length": FRAGMENT_LENGTH, **step}
+        self._note(capacity, int(added.sum()), int((ended & ~after).sum()), start, length)
+        first = (part >= 0) & np.append(True, number[1:] != number[:-1])[: len(part)]
+        owner = np.cumsum(first) - 1
+        whole = np.bincount(owner[part >= 0], lengths[part >= 0], int(first.sum())).astype(np.int64)
+        scores, updates = self._columns(place[first], number[first])
+        splits = dict(zip(out.table["trajectory"].tolist(), out.table["split"].tolist(), strict=True))
+        columns = (
+            place[first].tolist(),
+            whole.tolist(),
+            [splits[n] for n in number[first].tolist()],
+            scores.tolist(),
+            updates.tolist(),
+        )
+        self.infos = list(zip(*columns, strict=True))
+
+    def _ended(self, numbers: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether an episode ended with these trajectories, whose last rows are given."""
+        table = self.out.table
+        if "velora" in self.out.extensions and "dones" in self.out.fields and len(last):
+            return np.asarray(self.out.field("dones", last) != 0)
+        order = np.argsort(table["trajectory"])
+        at = (
+            order[np.searchsorted(table["trajectory"], numbers, sorter=order)]
+            if len(numbers)
+            else np.zeros(0, np.int64)
+        )
+        return np.asarray(table["terminated"][at] | table["truncated"][at])
+
+    def _note(
+        self, capacity: int, added: int, unknown: int, start: NDArray[np.int64], length: NDArray[np.int64]
+    ) -> None:
+        lost = self.out.lost
+        lost.append(
+            f"the state of the ring is made up: capacity {capacity}, fragment_length {FRAGMENT_LENGTH}"
+        )
+        if added:
+            lost.append(
+                f"{added} rows are made up, for the last observations of episodes: flagged in "
+                "dones, with action and reward 0"
+            )
+        if unknown:
+            lost.append(
+                f"{unknown} episodes that ended are not flagged in dones, because their last "
+                "observation is not known"
+            )
+        if (start[1:] < (start + length)[:-1]).any():
+            lost.append("rows are in another order: one trajectory after another")
+
+
+def _irregular_info(entry: list[Any]) -> Info:
+    _, start, length, split, score, updated = entry
+    return int(start), int(length), str(split), float.fromhex(score), int(updated)
+
+
+def _zeros(dtype: np.dtype[Any]) -> Output:
+    return Output(dtype, 1, lambda rows: np.zeros((len(rows), 1), dtype))

@@ -1,0 +1,248 @@
+"""Rows of a buffer on their way to the tensors of a foreign file: which, in which order, of which dtype, and
+what is lost on the way.
+
+A row is numbered as the buffer does it, from its oldest on. Numbers from len(buffer) on stand for
+observations: len(buffer) + p is the one after the last step of part p. -1 is nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.errors import UnsupportedError
+from replaystore.formats.shared.tensors import BLOCK_BYTES
+from replaystore.trajectories.table import Trajectories
+from replaystore.views.reader import BufferReader
+from replaystore.views.ring import Placement
+
+__all__ = ["Options", "Outgoing", "Output", "Written", "refuse_losses"]
+
+BLOCK_ROWS = 1 << 17
+"""Of small rows no more are written at once, because the numbers of rows take memory too."""
+RECORDED = {"trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split", "open"}
+"""Columns of the table of trajectories that every buffer has; the others are the user's."""
+
+Rows = NDArray[np.int64]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a buffer is to be written to a foreign file."""
+
+    trajectories: Trajectories | None = None
+    """Only these, as they are selected; None: all rows."""
+    fields: tuple[str, ...] | None = None
+    """Only these; None: all."""
+    strict: bool = False
+    """Refuse if anything would be lost or made up."""
+    overwrite: bool = False
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a foreign file has."""
+
+    paths: list[str]
+    steps: int
+    trajectories: int
+    fields: list[str]
+    """Those that went into it."""
+    lost: list[str]
+    """What was lost or made up."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A tensor of one row a place: `read` gives the rows that are asked for, shape (rows, width)."""
+
+    dtype: np.dtype[Any]
+    width: int
+    read: Callable[[Rows], NDArray[Any]]
+    field: str = ""
+    """The field of raw steps that it is, row by row, as long as no row is asked for that comes after the last
+    step."""
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dtype.itemsize * self.width
+
+    def write(self, file: IO[bytes], placement: Placement, done: Callable[[int], None]) -> None:
+        """All places, in blocks; zeros where nothing is."""
+        step = min(max(1, BLOCK_BYTES // self.row_bytes), BLOCK_ROWS)
+        for start in range(0, placement.capacity, step):
+            stop = min(start + step, placement.capacity)
+            rows = placement.rows(start, stop)
+            there = rows >= 0
+            block = np.zeros((stop - start, self.width), self.dtype)
+            if there.any():
+                block[there] = self.read(rows[there])
+            file.write(block.data)
+            done(block.nbytes)
+
+
+def refuse_losses(lost: Iterable[str], where: str, *, strict: bool) -> None:
+    """UnsupportedError that lists what would be lost or made up, if that is not wanted."""
+    listed = list(lost)
+    if strict and listed:
+        raise UnsupportedError(
+            f"{where} would not be exact ({'; '.join(listed)}): leave out strict to write it nevertheless"
+        )
+
+
+class Outgoing:
+    """A buffer, or some of its trajectories, as rows to be written."""
+
+    def __init__(self, buffer: BufferReader, options: Options) -> None:
+        self.buffer, self.options = buffer, options
+        self.count, self.first, self.parts = len(buffer), buffer._first, buffer.parts
+        self.table = buffer.trajectories if options.trajectories is None else options.trajectories
+        fields = (
+            buffer.schema.fields if options.fields is None else buffer.schema.select(options.fields).fields
+        )
+        self.fields = dict(fields)
+        self.used: set[str] = set()
+        self.lost: list[str] = []
+        self.extensions: Mapping[str, Any] = buffer._document.extensions
+        self._known_after()
+
+    def _known_after(self) -> None:
+        """Of which parts the observation after the last step is known though it is not the next row."""
+        self.after = self.parts.final >= 0
+        self.pending: dict[int, Mapping[str, NDArray[Any]]] = {}
+        names = set(self.buffer.schema.names("observation"))
+        for entry in self.buffer._open_trajectories():
+            if (
+                entry.part_length
+                and entry.following is not None
+                and names
+                and entry.following.keys() >= names
+            ):
+                part = int(self.parts.parts_of(entry.trajectory)[-1])
+                self.after[part] = True
+                self.pending[part] = entry.following
+
+    def following(self, rows: Rows) -> Rows:
+        """The number of what was observed after these steps; -1 if it is not known."""
+        found = np.full(rows.shape, -1, np.int64)
+        part = self.parts.part_of(rows + self.first)
+        inside = np.flatnonzero(part >= 0)
+        following, _ = self.parts.next_observation(rows[inside] + self.first)
+        last = rows[inside] + self.first == (self.parts.start + self.parts.length - 1)[part[inside]]
+        ends = last & self.after[part[inside]]
+        found[inside] = np.where(
+            ends, self.count + part[inside], np.where(following >= 0, following - self.first, -1)
+        )
+        return found
+
+    def field(self, name: str, rows: Rows) -> NDArray[Any]:
+        """Rows of a field; of an observation also those that follow a part. What is none of both is zero."""
+        steps = rows < self.count
+        if steps.all():
+            return self._steps(name, rows)
+        declared = self.buffer.schema.fields[name]
+        values = np.zeros((len(rows), *declared.shape), declared.dtype)
+        if steps.any():
+            values[steps] = self._steps(name, rows[steps])
+        if declared.role == "observation":
+            part = rows - self.count
+            stored = np.flatnonzero(~steps & (self.parts.final[np.where(steps, 0, part)] >= 0))
+            if len(stored):
+                values[stored] = self.buffer.final_rows(name, self.parts.final[part[stored]])
+            for place in np.flatnonzero(~steps).tolist() if self.pending else ():
+                if int(part[place]) in self.pending:
+                    values[place] = self.pending[int(part[place])][name]
+        return values
+
+    def _steps(self, name: str, rows: Rows) -> NDArray[Any]:
+        first, last = int(rows[0]), int(rows[-1])
+        key = slice(first, last + 1) if last - first == len(rows) - 1 and (np.diff(rows) == 1).all() else rows
+        return self.buffer.read(key, [name])[name]
+
+    # --- tensors
+
+    def joined(self, role: str, *, dtypes: tuple[str, ...] = ("<f4",)) -> Output | None:
+        """All fields of a role side by side, flat, as one of these dtypes (the first, if they have none of
+        them); None without fields."""
+        names = [name for name, declared in self.fields.items() if declared.role == role]
+        if not names:
+            return None
+        self.used |= set(names)
+        fields = [self.fields[name] for name in names]
+        known = fields[0].dtype
+        dtype = (
+            known
+            if len(names) == 1 and known.newbyteorder("<") in map(np.dtype, dtypes)
+            else np.dtype(dtypes[0])
+        )
+        for name, declared in zip(names, fields, strict=True):
+            if declared.dtype != dtype:
+                self.lost.append(f"{name}: {declared.dtype} became {dtype}")
+            if len(declared.shape) > 1:
+                self.lost.append(f"{name}: its shape {declared.shape} became flat")
+        if len(names) > 1:
+            self.lost.append(f"{', '.join(names)} became one tensor")
+        width = sum(declared.row_bytes // declared.dtype.itemsize for declared in fields)
+
+        def read(rows: Rows) -> NDArray[Any]:
+            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite
+                return np.concatenate(
+                    [self.field(name, rows).reshape(len(rows), -1).astype(dtype) for name in names], axis=1
+                )
+
+        return Output(dtype, width, read)
+
+    def kept(self, name: str, kinds: tuple[str, ...]) -> Output | None:
+        """An extra field that is kept as it was in the foreign file; None if it is not there, or is something
+        else."""
+        declared = self.fields.get(name)
+        if declared is None or len(declared.shape) > 1 or declared.dtype not in map(np.dtype, kinds):
+            return None
+        self.used.add(name)
+        width = declared.shape[0] if declared.shape else 1
+        return Output(declared.dtype, width, lambda rows: self.field(name, rows).reshape(len(rows), width))
+
+    def note_losses(self, *, kept_columns: Iterable[str], flags: str) -> None:
+        """What else a buffer may hold and a foreign file cannot. `flags`: what becomes of terminated and
+        truncated."""
+        left = [
+            name
+            for name, declared in self.fields.items()
+            if name not in self.used and declared.role not in ("terminated", "truncated")
+        ]
+        if left:
+            self.lost.append(f"fields left out: {', '.join(left)}")
+        if {"terminated", "truncated"} & self.fields.keys() and flags:
+            self.lost.append(flags)
+        columns = [name for name in self.table.columns if name not in {*RECORDED, *kept_columns}]
+        if columns:
+            self.lost.append(f"columns of trajectories left out: {', '.join(columns)}")
+        if len(self.table) and (self.table["seed"] != -1).any():
+            self.lost.append("seeds are left out")
+        if self.buffer._document.user:
+            self.lost.append("metadata is left out")
+
+    # --- rows in the order of a file
+
+    def in_pieces(self) -> tuple[Rows, Rows, Rows]:
+        """(start, length, part) of runs of rows: first those of no trajectory (part -1), then one trajectory
+        after another."""
+        order = self.parts.parts_of(self.table["trajectory"])
+        start, length = self.parts.start[order] - self.first, self.parts.length[order]
+        if self.options.trajectories is not None:
+            return start, length, order
+        ends = np.concatenate([[0], self.parts.start + self.parts.length - self.first])
+        begins = np.concatenate([self.parts.start - self.first, [self.count]])
+        gaps = np.flatnonzero(begins > ends)
+        none = np.full(len(gaps), -1, np.int64)
+        return (
+            np.concatenate([ends[gaps], start]),
+            np.concatenate([(begins - ends)[gaps], length]),
+            np.concatenate([none, order]),
+        )

@@ -1,0 +1,1 @@
+"""The safetensors and JSON files of velora."""

@@ -1,0 +1,191 @@
+"""What the files of a velora buffer say of a buffer: where each row goes, what follows it, and what the
+metadata are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.errors import UnsupportedError
+from replaystore.formats.shared.export import Options, Outgoing, Output
+from replaystore.views.reader import BufferReader
+from replaystore.views.ring import Placement, Ring, ring_of
+
+__all__ = ["TENSORS", "Plan"]
+
+TENSORS = ("actions", "dones", "hiddens", "next_states", "rewards", "states")
+"""Of a velora buffer, in the order of the file."""
+
+_FLOAT = np.dtype("<f4")
+_BLOCK = 1 << 20
+Rows = NDArray[np.int64]
+
+
+class Plan:
+    """Everything that goes into the files: `tensors` with their `placement`, and `metadata`. `out.lost` says
+    what is not exact."""
+
+    def __init__(self, buffer: BufferReader, options: Options, where: str) -> None:
+        self.out = out = Outgoing(buffer, options)
+        self.known: Mapping[str, Any] = out.extensions.get("velora") or {}
+        ring = ring_of(buffer, self.known) if self.known and options.trajectories is None else None
+        states, actions, rewards = (out.joined(role) for role in ("observation", "action", "reward"))
+        if states is None or actions is None:
+            raise UnsupportedError(
+                f"{where}: a buffer of velora has observations and actions, and these are not both here"
+            )
+        if rewards is None or rewards.width != 1:
+            if rewards is not None:
+                raise UnsupportedError(
+                    f"{where}: a buffer of velora has one reward a step, not {rewards.width}"
+                )
+            rewards = _made_up(1)
+            out.lost.append("rewards are made up: 0")
+        self.states = states
+        self.stored = out.kept("next_states", ("<f4",)) if self.known else None
+        if self.stored is not None and self.stored.width != states.width:
+            self.stored = None
+        dones = self._dones()
+        self.placement = self._in_a_new_ring() if ring is None else ring.placement
+        next_states = self.stored or self._next_states(ring)
+        hiddens = out.kept("hiddens", ("<f4",)) if self.known else None
+        if hiddens is None:
+            hiddens = _made_up(1)
+            out.lost.append("hiddens are made up: one number a step, 0")
+        made = {
+            "actions": actions,
+            "dones": dones,
+            "hiddens": hiddens,
+            "next_states": next_states,
+            "rewards": rewards,
+            "states": states,
+        }
+        self.tensors = {name: made[name] for name in TENSORS}
+        self.metadata = self._metadata(ring)
+        flags = "" if "dones" in out.used else "terminated and truncated became dones"
+        out.note_losses(kept_columns=(), flags=flags)
+
+    def _metadata(self, ring: Ring | None) -> dict[str, Any]:
+        tensors, capacity = self.tensors, self.placement.capacity
+        size = int(self.placement.count.sum()) if ring is None else ring.size
+        return {
+            "capacity": capacity,
+            "state_dim": tensors["states"].width,
+            "action_dim": tensors["actions"].width,
+            "hidden_dim": tensors["hiddens"].width,
+            "position": size % capacity if ring is None else ring.position,
+            "size": size,
+            "device": self.known.get("device") if ring is not None else "cpu",
+        }
+
+    # --- dones
+
+    def _dones(self) -> Output:
+        out = self.out
+        kept = out.kept("dones", ("<f4",)) if self.known else None
+        if kept is not None:
+            return kept
+        flags = [name for name in ("terminated", "truncated") if name in out.fields]
+        if flags:
+            return Output(
+                _FLOAT,
+                1,
+                lambda rows: np.logical_or.reduce([out.field(name, rows) for name in flags]).astype(_FLOAT)[
+                    :, None
+                ],
+            )
+        if self._flagged:
+            out.used.add("dones")
+            out.lost.append(
+                "dones are moved to the step before, and steps that active_rlhf only recorded "
+                "for them are left out"
+            )
+            return Output(_FLOAT, 1, self._flagged_after)
+        out.lost.append("dones are made up: no step is the last of its episode")
+        return _made_up(1)
+
+    @property
+    def _flagged(self) -> bool:
+        """Whether `dones` is what active_rlhf means by it."""
+        return "active_rlhf" in self.out.extensions and "dones" in self.out.fields
+
+    def _flagged_after(self, rows: Rows) -> NDArray[Any]:
+        """For active_rlhf, an episode has ended where the next observation is flagged as its last."""
+        following = self.out.following(rows)
+        steps = (following >= 0) & (following < self.out.count)
+        found = np.zeros((len(rows), 1), _FLOAT)
+        if steps.any():
+            found[steps, 0] = self.out.field("dones", following[steps])
+        return found
+
+    # --- any other buffer
+
+    def _in_a_new_ring(self) -> Placement:
+        """One transition after another, in the order in which they lie, but for those whose next state is not
+        known."""
+        out = self.out
+        start, length, part = out.in_pieces()
+        count = int(length.sum())
+        if self.stored is None:
+            start, length, part = start[part >= 0], length[part >= 0], part[part >= 0]
+            length = length - (out.following(start + length - 1) < 0)
+            if length.sum() < count:
+                out.lost.append(
+                    f"{count - int(length.sum())} steps are left out, because it is not known "
+                    "what was observed after them"
+                )
+            out.lost.append("next_states are made up of the observations that follow")
+        order = np.argsort(start)
+        start, stop = start[order], (start + length)[order]
+        if self._flagged and self.stored is None:
+            start, stop = _without(start, stop, self._flagged_rows())
+        kept = stop > start
+        start, length = start[kept], (stop - start)[kept]
+        total = int(length.sum())
+        capacity = (
+            max(total, 1) if out.options.trajectories is not None else max(total, out.buffer.capacity or 1)
+        )
+        out.lost.append(f"the state of the ring is made up: capacity {capacity}")
+        return Placement(capacity, np.cumsum(length) - length, start, length)
+
+    def _flagged_rows(self) -> Rows:
+        """Those that active_rlhf flagged: they hold the last observation of an episode, and no step."""
+        blocks = [np.arange(at, min(at + _BLOCK, self.out.count)) for at in range(0, self.out.count, _BLOCK)]
+        found = [block[self.out.field("dones", block)] for block in blocks]
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+    def _next_states(self, ring: Ring | None) -> Output:
+        """The observation that follows; where it is not known, which can only be in a ring that keeps its
+        rows, zeros."""
+        out, states = self.out, self.states
+        if ring is not None:
+            last = out.parts.start + out.parts.length - 1 - out.first
+            unknown = out.count - int(out.parts.length.sum()) + int((out.following(last) < 0).sum())
+            if unknown:
+                out.lost.append(
+                    f"{unknown} next_states are made up: 0, because it is not known what was observed then"
+                )
+
+        def read(rows: Rows) -> NDArray[Any]:
+            found = np.zeros((len(rows), states.width), _FLOAT)
+            following = out.following(rows)
+            known = following >= 0
+            if known.any():
+                found[known] = states.read(following[known])
+            return found
+
+        return Output(_FLOAT, states.width, read)
+
+
+def _without(start: Rows, stop: Rows, rows: Rows) -> tuple[Rows, Rows]:
+    """Runs [start, stop), sorted, with these rows, sorted, cut out of them."""
+    at = np.searchsorted(start, rows, side="right") - 1
+    inside = rows[(at >= 0) & (rows < np.append(stop, 0)[at])]
+    return np.sort(np.concatenate([start, inside + 1])), np.sort(np.concatenate([stop, inside]))
+
+
+def _made_up(width: int) -> Output:
+    return Output(_FLOAT, width, lambda rows: np.zeros((len(rows), width), _FLOAT))

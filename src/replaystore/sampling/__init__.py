@@ -1,0 +1,1 @@
+"""Which rows are drawn, in which order, and how they become batches."""

@@ -1,0 +1,114 @@
+"""The observations after the last steps of trajectories, by number, as batches need them: quickly, and as of
+one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from replaystore.errors import ReplayStoreError
+from replaystore.sampling.gather import Batch, Gather, Rows
+from replaystore.schema.names import escape_path
+
+if TYPE_CHECKING:
+    from replaystore.views.reader import BufferReader
+
+__all__ = ["Ends", "Finals"]
+
+SHARE = 8
+"""The share of the slabs' memory that there is for final observations, beside it."""
+AT_ONCE = 1 << 17
+"""Bytes of final observations that are read at once for batches to come."""
+
+
+class Finals:
+    """Final observations by number: those that are stored, and behind them those pending with the commit."""
+
+    def __init__(self, buffer: BufferReader, names: Sequence[str], slab_bytes: int) -> None:
+        store = buffer._store
+        places = {name: f"final/{escape_path(name)}" for name in names}
+        self._stored = max((store.rows(place) for place in places.values()), default=0)
+        opened = [entry for entry in buffer._open_trajectories() if names and entry.following is not None]
+        self.numbers = {entry.trajectory: self._stored + number for number, entry in enumerate(opened)}
+        specs = store.container.specs()
+        self._tables = {name: store.table(place) for name, place in places.items() if specs[place].journaled}
+        others = [name for name in names if name not in self._tables]
+        self._gather = Gather(buffer, others, slab_bytes // SHARE, group="final")
+        self.at_once = max(1, AT_ONCE // max(1, sum(buffer.schema.fields[name].row_bytes for name in names)))
+        """Final observations that are read at once."""
+        self._pending = {
+            name: [entry.following[name] for entry in opened if entry.following is not None] for name in names
+        }
+
+    def forget(self) -> None:
+        """Hold no decoded chunks, as in a forked child."""
+        self._gather.forget()
+
+    def read(self, numbers: Rows) -> Batch:
+        """The final observations of these numbers: {field: array of shape (len(numbers), *field shape)}."""
+        stored = numbers < self._stored
+        if stored.all():
+            return self._read(numbers)
+        batch: Batch = {}
+        for name, found in self._read(numbers[stored]).items():
+            values = batch[name] = np.empty((len(numbers), *found.shape[1:]), found.dtype)
+            values[stored] = found
+            for place in np.flatnonzero(~stored).tolist():
+                values[place] = self._pending[name][int(numbers[place]) - self._stored]
+        return batch
+
+    def put(self, found: Batch, final: Rows) -> None:
+        """Put final observations to their places. `final`: of each place the number, or -1."""
+        at = np.flatnonzero(final >= 0)
+        if len(at):
+            for name, values in self.read(final[at]).items():
+                found[name][at] = values
+
+    def _read(self, numbers: Rows) -> Batch:
+        """Final observations that are stored."""
+        read = self._gather.take(tuple(self._gather.columns), numbers)
+        return read | {name: table[numbers] for name, table in self._tables.items()}
+
+
+class Ends:
+    """Where the observations of items that were drawn at once are final ones.
+
+    They are read for many batches at once: few batches show any, and to look for one takes as long as for
+    thirty.
+
+    Args:
+        final: of each item the number of the final observation that it shows last, or -1.
+        size: items of a batch.
+        shown: observations that each item shows.
+    """
+
+    def __init__(self, finals: Finals, final: Rows, size: int, shown: int = 1) -> None:
+        at = np.flatnonzero(final >= 0)
+        self._finals, self._numbers = finals, final[at]
+        self._places = (at % size + 1) * shown - 1
+        self._bounds: list[int] = np.searchsorted(at, np.arange(0, len(final) + size, size)).tolist()
+        self._known: tuple[int, int, Batch] = (0, 0, {})
+        """From which one to before which one they have been read, and what they are."""
+
+    def put(self, found: Batch, batch: int) -> None:
+        """Put those of a batch to their places. `found`: {field: array of shape (items * shown, *field
+        shape)}."""
+        first, last = self._bounds[batch], self._bounds[batch + 1]
+        if first == last:
+            return
+        start, stop, known = self._known
+        if not start <= first <= last <= stop:
+            start, stop, known = self._known = self._read(first, last)
+        for name, values in known.items():
+            found[name][self._places[first:last]] = values[first - start : last - start]
+
+    def _read(self, first: int, last: int) -> tuple[int, int, Batch]:
+        """Read these, and some that come after them; those are not to fail a batch that does not show
+        them."""
+        stop = max(last, min(first + self._finals.at_once, len(self._numbers)))
+        try:
+            return first, stop, self._finals.read(self._numbers[first:stop])
+        except ReplayStoreError:
+            return first, last, self._finals.read(self._numbers[first:last])

@@ -1,0 +1,264 @@
+"""From rows to the arrays of a batch: each field by the quickest way that its storage allows.
+
+Raw fields that are mapped are gathered by one `take`, or a run of rows as one item; coded fields through
+slabs of decoded chunks, one for all fields whose chunks are alike; raw fields that cannot be mapped by system
+calls. All show one commit, whatever the buffer that they come from goes on to.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.columns.coded import CodedColumn
+from replaystore.columns.mapped import PlainColumn
+from replaystore.columns.readahead import RESIDENT, read_ahead
+from replaystore.columns.slab import Slab
+from replaystore.columns.taking import LONG, taker, touch
+from replaystore.errors import SchemaError
+from replaystore.schema.names import escape_path
+
+if TYPE_CHECKING:
+    from replaystore.views.reader import BufferReader
+
+__all__ = ["SLAB_BYTES", "Batch", "Gather", "Rows", "check_out"]
+
+SLAB_BYTES = 256 << 20
+"""Decoded chunks that a sampler keeps, unless it is told otherwise."""
+
+WARM_CALLS, COLD_CALLS = 4096, 64
+"""Rows are gathered so many times before it is looked again what is in memory."""
+
+Rows = NDArray[np.int64]
+Batch = dict[str, NDArray[Any]]
+
+
+class _Mapped:
+    """A raw field whose rows are mapped."""
+
+    def __init__(self, column: PlainColumn, items: NDArray[Any]) -> None:
+        self.items, self.first = items, column.first
+        self.dtype, self.shape = column.dtype, column.shape
+        self.item, self._octets = items.dtype, items.view(np.uint8)
+        self.ahead = read_ahead(items, column.window)
+        self._runs: dict[int, NDArray[Any]] = {}
+
+    def runs(self, rows: Rows, length: int) -> NDArray[Any]:
+        """From each row on so many rows, as one item of a view in which items overlap."""
+        view = self._runs.get(length)
+        if view is None:
+            size = self.item.itemsize
+            count, item = len(self.items) - length + 1, np.dtype((np.void, size * length))
+            view = self._runs[length] = np.ndarray((count,), item, self._octets, strides=(size,))
+        places = rows - self.first if self.first else rows
+        if self.item.itemsize * length >= LONG:
+            touch(self._octets, places * self.item.itemsize)
+        return view[places].view(self.dtype).reshape(len(rows), length, *self.shape)
+
+
+class Gather:
+    """Gathers rows of some fields of a buffer, as of the commit that it shows now.
+
+    Args:
+        names: fields.
+        slab_bytes: memory for decoded chunks.
+        group: which of the arrays of these names: "steps", or "final" with the observations after the last
+        steps of trajectories.
+    """
+
+    def __init__(
+        self,
+        buffer: BufferReader,
+        names: Sequence[str],
+        slab_bytes: int = SLAB_BYTES,
+        *,
+        group: Literal["steps", "final"] = "steps",
+    ) -> None:
+        stored = {name: f"{group}/{escape_path(name)}" for name in names}
+        columns = {name: buffer._column(place) for name, place in stored.items()}
+        self.columns = columns
+        self.schema = buffer.schema
+        self._codecs = {name: buffer._store.spec(place).codec for name, place in stored.items()}
+        self._mapped: dict[str, _Mapped] = {}
+        self._plain: dict[str, PlainColumn] = {}
+        self.slabs: list[Slab] = []
+        self._slab: dict[str, Slab] = {}
+        self._ways: dict[tuple[str, ...], list[tuple[str, int, Any, Any, Any, tuple[int, ...]]]] = {}
+        self._cold, self._until_look = False, 0
+        coded: dict[int, dict[str, CodedColumn]] = {}
+        for name, column in columns.items():
+            if isinstance(column, CodedColumn):
+                coded.setdefault(column.chunk_rows, {})[name] = column
+            elif column.items is not None:
+                self._mapped[name] = _Mapped(column, column.items)
+            else:
+                self._plain[name] = copy.copy(column)  # its state is immutable: the copy stays as it is
+        total = sum(column.row_bytes for several in coded.values() for column in several.values())
+        for several in coded.values():
+            share = slab_bytes * sum(column.row_bytes for column in several.values()) // max(1, total)
+            slab = Slab(several, share)
+            self.slabs.append(slab)
+            self._slab |= dict.fromkeys(several, slab)
+
+    def adopt(self, old: Gather) -> None:
+        """Go on with what is known from another of the same fields and an earlier commit; it is not to be
+        used any more."""
+        for slab, known in zip(self.slabs, old.slabs, strict=False):
+            slab.adopt(known)
+        if not old._cold:
+            self._until_look = old._until_look
+
+    def forget(self) -> None:
+        """Hold no decoded chunks, as in a forked child."""
+        for slab in self.slabs:
+            slab.forget()
+
+    # --- rows
+
+    def take(self, names: Sequence[str], rows: Rows, outs: Mapping[str, NDArray[Any]] | None = None) -> Batch:
+        """Rows of these fields, {field: array of shape (len(rows), *field shape)}; they must be rows of the
+        commit.
+
+        `outs`: arrays to fill, as `check_out` wants them."""
+        self._until_look -= 1
+        if self._cold or self._until_look < 0:
+            self._advise(names, rows, 1)
+        batch: Batch = {}
+        count, known, places = len(rows), 0, rows
+        for name, first, take, item, dtype, shape in self._way(names):
+            if take is None:
+                batch[name] = self._other(name, rows, None if outs is None else outs[name])
+                continue
+            if first != known:
+                known, places = first, rows - first
+            if outs is None:
+                batch[name] = take(places).view(dtype).reshape(count, *shape)
+            else:
+                out = batch[name] = outs[name]
+                # clip: NumPy would otherwise gather into a buffer first, so as to leave `out` alone should a
+                # row be out of bounds.
+                take(places, None, out.reshape(-1).view(item), "clip")
+        for slab in self.slabs:
+            outputs = {name: batch[name] for name in names if self._slab.get(name) is slab}
+            if outputs and count:
+                slab.take(rows, outputs)
+        return batch
+
+    def _way(self, names: Sequence[str]) -> list[tuple[str, int, Any, Any, Any, tuple[int, ...]]]:
+        """What `take` needs of each field, found once: for five fields, looking it up would take as long as
+        gathering two of them."""
+        key = names if type(names) is tuple else tuple(names)
+        way = self._ways.get(key)
+        if way is None:
+            way = self._ways[key] = []
+            for name in key:
+                column = self._mapped.get(name)
+                if column is None:
+                    way.append((name, 0, None, None, None, ()))
+                else:
+                    way.append(
+                        (name, column.first, taker(column.items), column.item, column.dtype, column.shape)
+                    )
+        return way
+
+    def _other(self, name: str, rows: Rows, out: NDArray[Any] | None) -> NDArray[Any]:
+        """Rows that are read by system calls, or an array for those that a slab is going to give."""
+        if name in self._plain:
+            return self._plain[name].take(rows, out)
+        declared = self.schema.fields[name]
+        return np.empty((len(rows), *declared.shape), declared.dtype) if out is None else out
+
+    def runs(self, names: Sequence[str], rows: Rows, length: int) -> Batch:
+        """From each of `rows` on so many rows that lie side by side: {field: array of shape (len(rows),
+        length, *field shape)}."""
+        self._until_look -= 1
+        if self._cold or self._until_look < 0:
+            self._advise(names, rows, length)
+        batch = {name: self._mapped[name].runs(rows, length) for name in names if name in self._mapped}
+        if len(batch) == len(names):
+            return batch
+        others = [name for name in names if name not in batch]
+        found = self.take(others, (rows[:, None] + np.arange(length)).reshape(-1))
+        batch |= {
+            name: values.reshape(len(rows), length, *values.shape[1:]) for name, values in found.items()
+        }
+        return {name: batch[name] for name in names}
+
+    def _advise(self, names: Sequence[str], rows: Rows, span: int) -> None:
+        """Have what is not in memory read ahead; it is looked now and then whether anything is not."""
+        if self._until_look < 0:
+            looked = [column.ahead.look() for column in self._mapped.values() if column.ahead is not None]
+            self._cold = min(looked, default=1.0) < RESIDENT
+            self._until_look = COLD_CALLS if self._cold else WARM_CALLS
+        if self._cold:
+            for name in names:
+                column = self._mapped.get(name)
+                if column is not None and column.ahead is not None:
+                    column.ahead.want(rows - column.first, span)
+
+    def hold(self, first: Rows, last: Rows) -> bool:
+        """Decode what is needed of the rows from each of `first` to each of `last`, if there is room for it
+        at one time."""
+        return all(slab.hold(first, last) for slab in self.slabs)
+
+    def foresee(self, first: Rows, last: Rows) -> None:
+        """Rows that are going to be asked for, from each of `first` to each of `last`, in this order, as far
+        as is known."""
+        for slab in self.slabs:
+            slab.foresee(first, last)
+
+    def expect(self, first: Rows, last: Rows) -> None:
+        """Begin to decode what `hold` is going to be asked for next."""
+        for slab in self.slabs:
+            slab.expect(first, last)
+
+    # --- what it is like
+
+    @property
+    def coded(self) -> bool:
+        """Whether any field is coded."""
+        return bool(self.slabs)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that are best read together: whole chunks of every coded field."""
+        return max((slab.chunk_rows for slab in self.slabs), default=1)
+
+    @property
+    def room(self) -> int:
+        """Rows whose chunks there is room for; of fields that are not coded as many as you like."""
+        return min((slab.slots * slab.chunk_rows for slab in self.slabs), default=1 << 62)
+
+    def explain(self) -> list[str]:
+        """A line for each field: how it is read."""
+        lines = []
+        for name in self.columns:
+            if name in self._mapped:
+                ahead = self._mapped[name].ahead
+                cold = ahead is not None and ahead.cold
+                how = "raw, mapped: one take" + (
+                    f", pages asked for ahead ({ahead.resident:.0%} in memory)" if cold and ahead else ""
+                )
+            elif name in self._plain:
+                how = "raw, but not mapped (its place is not aligned to pages): system calls"
+            else:
+                slab = self._slab[name]
+                room = f"a slab of {slab.slots} decoded chunks ({slab.nbytes / 1e6:.0f} MB)"
+                how = f"{self._codecs[name]}, chunks of {slab.chunk_rows} rows: {room}"
+            lines.append(f"{name}: {how}")
+        return lines
+
+
+def check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """SchemaError unless an array can be filled with values of this shape and dtype."""
+    fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == dtype
+    if not fits or not (out.flags.c_contiguous and out.flags.writeable):
+        found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise SchemaError(
+            f"out[{name!r}] is {found}; it has to be a writable C-contiguous array of {dtype} "
+            f"and shape {shape}"
+        )

@@ -1,0 +1,62 @@
+"""What the batches of a sampler are to hold. Whatever they depend on is here, or is the seed or the
+commit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from replaystore.errors import SchemaError
+from replaystore.sampling.gather import SLAB_BYTES
+
+__all__ = ["Recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a batch is to hold; `BufferReader.sampler` says what each setting means."""
+
+    batch_size: int
+    names: tuple[str, ...]
+    next_observation: bool = True
+    fragment_length: int | None = None
+    frame_stack: int | None = None
+    n_step: int = 1
+    gamma: float = 0.99
+    order: Literal["uniform", "trajectory", "epoch", "weights"] = "uniform"
+    beta: float = 0.0
+    per_trajectory: bool = False
+    """Weights are for trajectories."""
+    where: str | None = None
+    split: str | None = None
+    slab_bytes: int = SLAB_BYTES
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # whose sums overflow, and which JSON does not know
+                object.__setattr__(self, name, value.item())
+        object.__setattr__(self, "names", tuple(map(str, self.names)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON, of Python's own numbers and lists alone, so that `torch.load` takes it too."""
+        return asdict(self) | {"names": list(self.names)}
+
+    def check(self) -> None:
+        """SchemaError: settings that make no sense, alone or together."""
+        for name, least in (("batch_size", 1), ("fragment_length", 1), ("frame_stack", 1), ("n_step", 1)):
+            value = getattr(self, name)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least
+            ):
+                raise SchemaError(f"{name} must be at least {least}, and an integer, not {value!r}")
+        if self.fragment_length is not None and (self.frame_stack is not None or self.n_step > 1):
+            raise SchemaError(
+                "fragments hold single steps as they are: leave out frame_stack and n_step, "
+                "or fragment_length"
+            )
+        if not 0 <= self.gamma <= 1:
+            raise SchemaError(f"gamma must lie between 0 and 1, not {self.gamma!r}")
+        if not 0 <= self.beta < np.inf:
+            raise SchemaError(f"beta must be a number that is not negative, not {self.beta!r}")

@@ -1,0 +1,522 @@
+"""Sampler: batches of one commit of a buffer, one after the other, made ahead by a thread where that helps.
+
+Invariants:
+(1) The same seed and the same commit give the same batches, however many are made ahead.
+(2) A sampler shows one commit until `refresh`.
+(3) The thread belongs to the sampler, but does not keep it alive.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from replaystore.errors import (
+    ConflictError,
+    CorruptError,
+    EvictedError,
+    MissingDependencyError,
+    SchemaError,
+    UnsupportedError,
+)
+from replaystore.sampling.batches import Batches
+from replaystore.sampling.gather import Batch
+from replaystore.sampling.recipe import Recipe
+from replaystore.sampling.weights import as_text, from_text
+from replaystore.schema.values import array_of
+
+if TYPE_CHECKING:
+    from replaystore.views.reader import BufferReader
+
+__all__ = ["Sampler"]
+
+AHEAD = 2
+"""Batches made ahead where nobody says how many."""
+WAIT = 0.05
+"""Seconds after which a waiting thread looks whether it is still wanted."""
+
+Place = tuple[int, int]
+"""An epoch, and the number of a batch in it."""
+
+
+class Sampler:
+    """Batches of a buffer, made by `buffer.sampler`; an iterator that ends with the epoch if the order is
+    "epoch", and else never.
+
+    It is for one thread at a time, beside others that sample, or write, the same buffer. A forked child goes
+    on with its own copy."""
+
+    def __init__(
+        self,
+        buffer: BufferReader,
+        recipe: Recipe,
+        *,
+        seed: int | None = None,
+        weights: ArrayLike | None = None,
+        prefetch: int | None = None,
+        device: Any = None,
+    ) -> None:
+        recipe.check()
+        if seed is not None and not (_is_integer(seed) and seed >= 0):
+            raise SchemaError(f"seed must be an integer that is not negative, not {seed!r}")
+        if prefetch is not None and not (_is_integer(prefetch) and prefetch >= 0):
+            raise SchemaError(f"prefetch must be a number of batches, not {prefetch!r}")
+        if recipe.order == "weights" and prefetch:
+            raise SchemaError(
+                "weights may change with every batch, so that none can be made ahead: leave out prefetch"
+            )
+        taken = (
+            {"index", "weight"}
+            if recipe.order == "weights"
+            else {"discount"}
+            if recipe.n_step > 1
+            else set[str]()
+        )
+        for name in sorted(taken & set(recipe.names)):
+            raise SchemaError(
+                f"a field is called {name!r}, as a value that the sampler adds: leave it out of `fields`"
+            )
+        self._buffer, self._recipe = buffer, recipe
+        self.seed = int(np.random.SeedSequence().entropy if seed is None else seed)  # type: ignore[arg-type]
+        """What the batches depend on; drawn by the system if none was given."""
+        self._to_device = None if device is None else _Transfer(device)
+        values = None if weights is None else _weights(buffer, weights)
+        if values is not None:
+            recipe = self._recipe = replace(recipe, per_trajectory=len(values) != len(buffer))
+        with buffer._turn:
+            self._batches = Batches(buffer, recipe, self.seed, values)
+            self._generation = buffer._store.state.generation
+        self._place: Place = (0, 0)
+        coded = self._batches.gather.coded and self._batches.order.ahead
+        self._depth = int(prefetch) if prefetch is not None else AHEAD if coded else 0
+        self._thread: _Thread | None = None
+        self._process = os.getpid()
+
+    # --- batches
+
+    def sample(self, out: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The next batch: {field: array of shape (batch_size, *field shape)}; `BufferReader.sampler` says
+        what else is in it.
+
+        Args:
+            out: NumPy arrays to be filled and returned, such as an earlier batch; not with `prefetch` or
+            `device`.
+        """
+        self._check()
+        if out is not None and (self.prefetch or self._to_device is not None):
+            what = "made ahead" if self.prefetch else "brought to a device"
+            raise SchemaError(
+                f"batches that are {what} are new arrays: leave out `out`, or make the "
+                "sampler with prefetch=0 and no device"
+            )
+        place = self._place
+        try:
+            if self._depth:
+                if self._thread is None:
+                    self._thread = _Thread(self, self._depth)
+                batch = self._thread.next()
+            else:
+                batch = self._batches.make(*place, out)
+        except (CorruptError, EvictedError):
+            self._check_eviction()
+            raise
+        self._place = _following(place, self._batches.per_epoch)
+        return batch if self._to_device is None else self._to_device(batch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Batches; with order "epoch" the rest of the epoch (the last batch may be smaller), else without
+        end."""
+        epoch = self._place[0]
+        while True:
+            yield self.sample()
+            if self._place[0] != epoch:
+                return
+
+    __contains__ = None
+    """`x in sampler` would draw without end: it is a TypeError."""
+
+    def __bool__(self) -> bool:
+        """True, whether or not the order has an end: `sampler or buffer.sampler()` keeps the sampler."""
+        return True
+
+    def __len__(self) -> int:
+        """How many batches an epoch has; TypeError if the order has none."""
+        found = self._batches.per_epoch
+        if found is None:
+            raise TypeError(
+                f'order "{self._recipe.order}" has no end; `num_items` says how many items '
+                "there are to draw from"
+            )
+        return found
+
+    @property
+    def num_items(self) -> int:
+        """How many items there are to draw from: steps, fragments or stacks that can be had."""
+        return self._batches.steps.total
+
+    @property
+    def commit_id(self) -> int:
+        """The commit that batches are drawn from."""
+        return self._batches.commit
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs have been completed."""
+        return self._place[0]
+
+    @property
+    def prefetch(self) -> int:
+        """How many batches are made ahead."""
+        return self._depth
+
+    # --- weights
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """The weights: of each step of the commit, or of each row of its table of trajectories. 0 where
+        nothing can be drawn."""
+        found: NDArray[np.float64] = self._weighted().weights.values.copy()
+        return found
+
+    def update_weights(self, index: ArrayLike, weights: ArrayLike) -> None:
+        """Set weights, as of the next batch. `index`: numbers of steps or trajectories, such as
+        `batch["index"]`.
+
+        SchemaError: one that is not finite or negative, or does not exist; none is set then."""
+        order = self._weighted()
+        places, values = array_of("index", index), _floats("weights", weights)
+        if places.dtype.kind not in "iu" or places.ndim != 1 or values.shape != places.shape:
+            raise SchemaError(
+                f"index and weights are flat arrays of one length, not {places.dtype} "
+                f"{places.shape} and {values.shape}"
+            )
+        if len(places) and not (places.min() >= 0 and places.max() < len(order.weights)):
+            raise SchemaError(
+                f"index from {places.min()} to {places.max()}: there are {len(order.weights)} weights"
+            )
+        _check_weights(values)
+        order.update(places.astype(np.int64, copy=False), values)
+
+    def _weighted(self) -> Any:
+        if self._recipe.order != "weights":
+            raise SchemaError("this sampler has no weights: give `order` an array of them")
+        return self._batches.order
+
+    # --- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the sampler stands; another one of the same settings and commit goes on from there with
+        `load_state_dict`.
+
+        Numbers, texts, lists and dicts of Python's own: `json` and `torch.load` take it as it is. (`weights`
+        are a text in base64.)"""
+        epoch, number = self._place
+        state = {
+            "seed": self.seed,
+            "commit": self.commit_id,
+            "epoch": epoch,
+            "batch": number,
+            "settings": self._recipe.to_json(),
+        }
+        return state | ({"weights": as_text(self.weights)} if self._recipe.order == "weights" else {})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where another sampler stood.
+
+        Raises:
+            SchemaError: not such a state, or one of a sampler with other settings.
+            ConflictError: it was of another commit."""
+        settings = self._recipe.to_json()
+        wanted = {
+            "seed",
+            "commit",
+            "epoch",
+            "batch",
+            "settings",
+            *(["weights"] if self._recipe.order == "weights" else []),
+        }
+        given: Any = state  # what the annotation says is what is checked
+        missing = wanted - state.keys() if isinstance(given, Mapping) else wanted
+        if missing:
+            raise SchemaError(
+                f"this is not the state of a sampler like this one: {', '.join(sorted(missing))} are missing"
+            )
+        seed, commit, epoch, number = (_number(state, name) for name in ("seed", "commit", "epoch", "batch"))
+        if not isinstance(state["settings"], Mapping):
+            raise SchemaError(
+                "this is not the state of a sampler: settings is a "
+                f"{type(state['settings']).__name__}, not a dict"
+            )
+        for name, value in settings.items():
+            known = state["settings"].get(name)
+            # a tuple: of a state as it was saved once.
+            if (list(known) if isinstance(known, tuple) else known) != value:
+                raise SchemaError(f"the state is of a sampler with {name} {known!r}; this one has {value!r}")
+        if commit != self.commit_id:
+            where = (
+                f"{self._buffer.location}: the state is of commit {commit}, this sampler shows "
+                f"{self.commit_id}"
+            )
+            raise ConflictError(f"{where}; open the buffer with commit={commit}")
+        stated = state["weights"] if self._recipe.order == "weights" else None
+        stated = from_text(stated) if isinstance(stated, str) else stated
+        self._stop()
+        with self._buffer._turn:
+            if self._buffer.commit_id != self.commit_id:
+                raise ConflictError(
+                    f"{self._buffer.location}: shows commit {self._buffer.commit_id} by now; open it with "
+                    f"commit={self.commit_id}"
+                )
+            weights = None if stated is None else _weights(self._buffer, stated)
+            self._batches = Batches(self._buffer, self._recipe, seed, weights)
+        self.seed = seed
+        self._place = (epoch, number)
+
+    def refresh(self) -> bool:
+        """Go on to the newest commit, and the buffer with it; whether there was one.
+
+        An order "epoch" begins a new epoch then, and a `for` loop over the one before ends.
+
+        New steps and trajectories get the largest weight that there is."""
+        buffer = self._buffer
+        buffer._check_open()
+        self._check_process()
+        buffer.refresh()
+        if buffer.commit_id == self.commit_id and buffer._store.state.generation == self._generation:
+            return False
+        self._stop()
+        with buffer._turn:
+            weights = self._carried() if self._recipe.order == "weights" else None
+            old, self._batches = self._batches, Batches(buffer, self._recipe, self.seed, weights)
+            before, self._generation = self._generation, buffer._store.state.generation
+        epoch, number = self._place
+        self._place = (epoch + 1, 0) if self._batches.per_epoch is not None and number else (epoch, number)
+        if self._generation == before:
+            self._batches.gather.adopt(old.gather)
+        return True
+
+    def _carried(self) -> NDArray[np.float64]:
+        """The weights for the buffer's commit."""
+        old, buffer = self._batches, self._buffer
+        known, trajectories = old.order.weights.values, old.order.trajectories
+        if trajectories is None:
+            weights = np.full(len(buffer), known.max())
+            kept = known[buffer._first - old.first_row :][: len(buffer)]
+            weights[: len(kept)] = kept
+            return weights
+        ids, order = buffer.trajectories["trajectory"], np.argsort(trajectories)
+        at = order[np.minimum(np.searchsorted(trajectories[order], ids), len(order) - 1)]
+        carried: NDArray[np.float64] = np.where(trajectories[at] == ids, known[at], known.max())
+        return carried
+
+    def close(self) -> None:
+        """End the thread that makes batches ahead. The buffer stays open; calling `sample` starts it
+        again."""
+        self._stop()
+
+    def _stop(self) -> None:
+        self._check_process()
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
+
+    def _check(self) -> None:
+        buffer = self._buffer
+        buffer._check_open()
+        self._check_process()
+        if buffer._store.state.generation != self._generation:
+            raise ConflictError(
+                f"{buffer.location}: went back to an older commit, which this sampler does "
+                "not show; call its refresh()"
+            )
+
+    def _check_process(self) -> None:
+        """In a forked child, which has no threads, leave what they were doing."""
+        if self._process != os.getpid():
+            self._process, self._thread = os.getpid(), None
+            self._batches.forget()
+
+    def _check_eviction(self) -> None:
+        """EvictedError if what could not be read has left the ring."""
+        buffer = self._buffer
+        if buffer.capacity is not None:
+            first = type(buffer._store).load(buffer._store.container).first.get("steps", 0)
+            if first > self._batches.first_row:
+                raise EvictedError(
+                    f"{buffer.location}: steps before {first} have left the ring; call the "
+                    "sampler's refresh()"
+                ) from None
+
+    # --- what it is like
+
+    def explain(self) -> str:
+        """How batches are made: order, what is left out, how each field is read, what is made ahead; for
+        people."""
+        recipe, steps = self._recipe, self._batches.steps
+        item = "fragments" if recipe.fragment_length else "stacks" if recipe.frame_stack else "steps"
+        lines = [
+            (
+                f"{recipe.order}: batches of {recipe.batch_size} out of {steps.total} {item} of commit "
+                f"{self.commit_id}, seed {self.seed}"
+            )
+        ]
+        if steps.left_out:
+            reasons = "no next observation is known, or the trajectory is too short behind them"
+            lines.append(f"left out: {steps.left_out} steps ({reasons})")
+        lines += self._batches.gather.explain()
+        ahead = f"{self.prefetch} batches, by a thread" if self.prefetch else "nothing"
+        return "\n".join([*lines, f"made ahead: {ahead}"])
+
+    def __reduce__(self) -> str:
+        raise UnsupportedError(
+            "a sampler cannot be copied or sent to another process: use replaystore.torch.BatchDataset with "
+            "a DataLoader"
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Sampler of {self._buffer.location!r}: {self._recipe.order}, batches of "
+            f"{self._recipe.batch_size}>"
+        )
+
+
+class _Thread:
+    """Makes batches ahead."""
+
+    def __init__(self, sampler: Sampler, depth: int) -> None:
+        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
+        self._unwanted = threading.Event()
+        arguments = (sampler._batches, sampler._place, self._ready, self._unwanted)
+        self._thread = threading.Thread(
+            target=_make_ahead, args=arguments, name="replaystore-sampler", daemon=True
+        )
+        self._thread.start()
+        weakref.finalize(sampler, self._unwanted.set)
+
+    def next(self) -> Batch:
+        """The next batch, or the error that there was instead of it."""
+        found = self._ready.get()
+        if isinstance(found, BaseException):
+            self._ready.put(found)  # and so for whoever asks again
+            raise found
+        return found
+
+    def stop(self) -> None:
+        """End the thread; returns when it has."""
+        self._unwanted.set()
+        self._thread.join()
+
+
+def _make_ahead(
+    batches: Batches, place: Place, ready: queue.Queue[Batch | BaseException], unwanted: threading.Event
+) -> None:
+    while not unwanted.is_set():
+        try:
+            made: Batch | BaseException = batches.make(*place)
+        except BaseException as error:  # noqa: BLE001  # it is raised where the batch is asked for
+            made = error
+        while not unwanted.is_set():
+            try:
+                ready.put(made, timeout=WAIT)
+                break
+            except queue.Full:
+                continue
+        if isinstance(made, BaseException):
+            return
+        place = _following(place, batches.per_epoch)
+
+
+def _following(place: Place, per_epoch: int | None) -> Place:
+    epoch, number = place
+    return (epoch + 1, 0) if number + 1 == per_epoch else (epoch, number + 1)
+
+
+class _Transfer:
+    """Brings a batch to a device as PyTorch tensors; to a GPU through pinned memory, without waiting for
+    it."""
+
+    def __init__(self, device: Any) -> None:
+        try:
+            import torch
+        except ImportError:
+            raise MissingDependencyError(
+                "device= gives PyTorch tensors, and PyTorch is not installed: pip install torch"
+            ) from None
+        try:
+            self._device = torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise SchemaError(
+                f"device {device!r} is none of PyTorch's: {str(error).splitlines()[0]}"
+            ) from None
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise SchemaError(f"device {device!r}: PyTorch finds no GPU here; use device='cpu'")
+        try:
+            # a second GPU, or a kind that this PyTorch was not built for.
+            torch.empty(1, device=self._device).cpu()
+        except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise SchemaError(
+                f"device {device!r} cannot be used here ({reason:.200}): use device='cpu', or "
+                "one that there is"
+            ) from None
+        self._torch = torch
+
+    def __call__(self, batch: Batch) -> dict[str, Any]:
+        tensors = {name: self._torch.from_numpy(values) for name, values in batch.items()}
+        if self._device.type == "cpu":
+            return tensors
+        if self._device.type == "cuda":
+            return {
+                name: tensor.pin_memory().to(self._device, non_blocking=True)
+                for name, tensor in tensors.items()
+            }
+        return {name: tensor.to(self._device) for name, tensor in tensors.items()}
+
+
+def _number(state: Mapping[str, Any], name: str) -> int:
+    """A number of a state. SchemaError: it is none."""
+    value = state[name]
+    if not (_is_integer(value) and value >= 0):
+        raise SchemaError(f"this is not the state of a sampler: {name} is {value!r:.40}, not a number")
+    return int(value)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _weights(buffer: BufferReader, weights: ArrayLike) -> NDArray[np.float64]:
+    values = _floats("weights", weights)
+    if values.ndim != 1 or len(values) not in (len(buffer), buffer.num_trajectories):
+        expected = (
+            f"one for each of {len(buffer)} steps, or for each of {buffer.num_trajectories} trajectories"
+        )
+        raise SchemaError(f"weights have shape {values.shape}; there must be {expected}")
+    _check_weights(values)
+    return values
+
+
+def _floats(name: str, values: Any) -> NDArray[np.float64]:
+    given = array_of(name, values)
+    try:
+        return given.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"{name} are numbers ({error})") from None
+
+
+def _check_weights(weights: NDArray[np.float64]) -> None:
+    # Of large numbers the sum alone may be infinite.
+    if not len(weights) or (weights.min() >= 0 and np.isfinite(weights.sum())):
+        return
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise SchemaError(f"weight {wrong[0]} is {weights[wrong[0]]}: weights are finite and not negative")
+    raise SchemaError("the sum of the weights is too large for a float64: divide them")

@@ -1,0 +1,441 @@
+"""The one JSON document that is stored with every store: what the arrays mean, and where they come from.
+
+It is strict JSON (no NaN or Infinity, no key twice, bounded in size and depth), of a published JSON Schema
+(`json_schema`, and the file document.schema.json beside this one). The version is the format's: a document of
+a newer minor version is read, and what is not known in it is kept where it stands and written back; one of a
+newer major version is refused.
+
+Only this module imports pydantic, which takes longer to import than the rest of the package together.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from replaystore.errors import CorruptError, FormatError, FormatVersionError, SchemaError
+from replaystore.schema.fields import ROLES, Schema
+from replaystore.schema.spaces import DTYPES, LEAF_SPACES
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "MAX_USER_BYTES",
+    "Document",
+    "environment_of",
+    "json_schema",
+    "new",
+    "parse",
+    "provenance",
+    "to_plain",
+]
+
+FORMAT: Final = "replaystore"
+FORMAT_VERSION: Final = "1.0"
+MAX_BYTES: Final = 16 << 20
+MAX_DEPTH: Final = 64
+MAX_USER_BYTES: Final = 1 << 20
+"""How much a user may keep in a document, encoded; larger things belong in files beside the store."""
+
+_MAJOR, _MINOR = map(int, FORMAT_VERSION.split("."))
+_URN = "urn:replaystore:document:1"
+
+_Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Positive = Annotated[int, Field(ge=1, lt=1 << 63)]
+_Object = dict[str, Any]  # free-form; that it is strict JSON is checked before the models see it
+
+
+# --- the sections
+
+
+class _Section(BaseModel):
+    """A part of the document with fixed keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class FieldSection(_Section):
+    """A field of the schema; see replaystore.schema.Field."""
+
+    name: str
+    dtype: str = Field(json_schema_extra={"enum": [*DTYPES]})
+    shape: list[_Positive]
+    role: str = Field(json_schema_extra={"enum": [*ROLES]})
+    space: _Object | None = Field(
+        None,
+        json_schema_extra={"required": ["type"], "properties": {"type": {"enum": [*LEAF_SPACES]}}},
+        description="the Gymnasium space",
+    )
+
+
+class SchemaSection(_Section):
+    """What one step holds."""
+
+    fields_: list[FieldSection] = Field(alias="fields", min_length=1)
+    tuples: list[str] = Field([], description="paths of nested values that are tuples")
+
+
+class Ring(_Section):
+    """A window of at most `capacity` steps."""
+
+    capacity: _Positive
+    position: _Count | None = Field(
+        None, description=("the row of a physical ring that is written next, if the source was one")
+    )
+
+
+class Environment(_Section):
+    """Where the steps were taken."""
+
+    id: str | None = None
+    spec: _Object | None = Field(
+        None, description=("Gymnasium's EnvSpec as JSON; its entry point is never imported by reading it")
+    )
+    spec_error: str | None = Field(None, description="why the spec is not here")
+    num_envs: _Positive | None = None
+    autoreset: str | None = Field(None, description="Gymnasium's AutoresetMode of a vector environment")
+
+
+class Override(_Section):
+    """How one field is stored where that differs from its layout."""
+
+    codec: str | None = Field(None, pattern=r"^(raw|[a-z][a-z0-9]*:-?[0-9]{1,2})$")
+    chunk_rows: _Positive | None = None
+
+
+class Layout(_Section):
+    """How the fields are stored."""
+
+    name: Literal["live", "archive"] = "live"
+    durability: Literal["commit", "none"] = "commit"
+    overrides: dict[str, Override] = Field({}, description="by field name")
+
+
+class Provenance(_Section):
+    """What made the store, when, with which versions, from what."""
+
+    created: str = Field(
+        pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?Z$", description="ISO 8601, UTC"
+    )
+    created_by: dict[str, str] = Field(description="name of the software: its version")
+    source: _Object | None = Field(
+        None, description=("location, format, checksums, … of what it was converted from")
+    )
+
+
+class Document(_Section):
+    """The document. Make one with `new` or `parse`; values inside it are not to be changed."""
+
+    format: Literal["replaystore"] = FORMAT
+    format_version: str = Field(pattern=rf"^{_MAJOR}\.(0|[1-9][0-9]*)$")
+    schema_: SchemaSection = Field(alias="schema")
+    ring: Ring | None = None
+    environment: Environment | None = None
+    layout: Layout
+    provenance: Provenance
+    user: _Object = Field({}, description=f"anything of the user's, up to {MAX_USER_BYTES} bytes")
+    extensions: _Object = Field({}, description="of other software; kept as they are")
+
+    _steps: Schema = PrivateAttr()
+
+    def model_post_init(self, context: Any) -> None:
+        """Check what a JSON Schema cannot say. ValueError, which pydantic reports with the place."""
+        try:
+            self._steps = Schema.from_json(to_plain(self.schema_))
+        except FormatError as error:
+            raise ValueError(str(error)) from error
+        if unknown := self.layout.overrides.keys() - self._steps.fields.keys():
+            raise ValueError(f"layout.overrides names {min(unknown)!r}, which is not a field")
+        if self.ring and self.ring.position is not None and self.ring.position >= self.ring.capacity:
+            raise ValueError(
+                f"ring.position {self.ring.position} lies outside the capacity {self.ring.capacity}"
+            )
+
+    @property
+    def steps(self) -> Schema:
+        """The schema."""
+        return self._steps
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON, what was not known when it was parsed included."""
+        encoded: dict[str, Any] = to_plain(self)
+        return encoded
+
+    def replace(self, **sections: Any) -> Document:
+        """A document with other sections, given as in `new`; SchemaError if one is not valid."""
+        return _checked({**self.to_json(), **_given(sections)})
+
+
+def new(
+    schema: Schema,
+    *,
+    layout: Mapping[str, Any] | None = None,
+    ring: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    user: Mapping[str, Any] | None = None,
+    extensions: Mapping[str, Any] | None = None,
+) -> Document:
+    """A document of the newest version. SchemaError names the key that is not valid; provenance None: made
+    here and now."""
+    sections = {"schema": schema, "ring": ring, "environment": environment, "provenance": provenance}
+    sections |= {"layout": layout or {}, "user": user or {}, "extensions": extensions or {}}
+    return _checked({"format": FORMAT, "format_version": FORMAT_VERSION, **_given(sections)})
+
+
+def _given(sections: Mapping[str, Any]) -> dict[str, Any]:
+    made = dict(sections)
+    if isinstance(made.get("schema"), Schema):
+        made["schema"] = made["schema"].to_json()
+    if "provenance" in made and made["provenance"] is None:
+        made["provenance"] = provenance()
+    return made
+
+
+def provenance(source: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The section for something made now, with the versions that made it; `source` is free-form strict
+    JSON."""
+    try:
+        version = importlib.metadata.version("replaystore")
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed"  # run from its source folder
+    made_by = {"replaystore": version, "numpy": np.__version__, "python": platform.python_version()}
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"created": now, "created_by": made_by, "source": None if source is None else dict(source)}
+
+
+# --- reading and checking
+
+
+def parse(data: Mapping[str, Any] | bytes | str, where: str) -> Document:
+    """The document in parsed or encoded JSON; `where` names the store in messages.
+
+    FormatError: not a document of replaystore; FormatVersionError: of a newer major version; CorruptError:
+    one with something wrong in it.
+    """
+    try:
+        content = _strict(data if isinstance(data, Mapping) else _decode(data))
+        if isinstance(data, Mapping):
+            _check_size(_encoded_size(content))
+    except ValueError as error:
+        raise CorruptError(f"{where}: the document is damaged: {error}; restore it from a copy") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FormatError(
+            f"{where}: this is not a replaystore document (its key 'format' is not "
+            f"{FORMAT!r}): check the path"
+        )
+    try:
+        return _validated(content, newer=_is_newer(content.get("format_version"), where))
+    except ValueError as error:
+        raise CorruptError(
+            f"{where}: the document is damaged: {_one_line(error)}; restore it from a copy"
+        ) from error
+
+
+def _is_newer(version: object, where: str) -> bool:
+    """Whether the minor version is newer than ours; its keys are then not all known."""
+    parts = version.split(".") if isinstance(version, str) and version.isascii() else []
+    if len(parts) != 2 or not all(
+        part.isdigit() and len(part) < 10 and str(int(part)) == part for part in parts
+    ):
+        raise CorruptError(
+            f"{where}: the document's format_version is {version!r:.40}, not a version such "
+            f"as '{FORMAT_VERSION}'"
+        )
+    major, minor = map(int, parts)
+    if major > _MAJOR:
+        raise FormatVersionError(
+            f"{where} has format version {version}, this replaystore reads up to "
+            f"{_MAJOR}.x: upgrade replaystore"
+        )
+    if major < _MAJOR:
+        raise FormatVersionError(
+            f"{where} has format version {version}, which never was released: check what wrote it"
+        )
+    return minor > _MINOR
+
+
+def _validated(content: dict[str, Any], *, newer: bool) -> Document:
+    return Document.model_validate(content, extra="allow" if newer else "forbid")
+
+
+def _checked(content: dict[str, Any]) -> Document:
+    """The document of values that a caller gave."""
+    try:
+        strict = _strict(content)
+        _check_size(_encoded_size(strict))
+        if (size := _encoded_size(strict["user"])) > MAX_USER_BYTES:
+            raise ValueError(
+                f"'user' takes {size} bytes, over the limit of {MAX_USER_BYTES}: keep large "
+                "things in files beside the store"
+            )
+        return _validated(strict, newer=_is_newer(strict["format_version"], "the document"))
+    except ValueError as error:
+        raise SchemaError(f"the metadata cannot be stored: {_one_line(error)}") from error
+
+
+def _decode(data: bytes | str) -> Any:
+    encoded = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    _check_size(len(encoded))
+    try:
+        return json.loads(str(encoded, "utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ValueError(f"it takes {size} bytes, over the limit of {MAX_BYTES}")
+
+
+def _encoded_size(content: Any) -> int:
+    return len(json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return found
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _strict(value: Any, place: str = "", depth: int = 0) -> Any:
+    """A copy of plain dicts, lists and values; ValueError at the first thing that is not strict JSON."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+    if value is None or type(value) in (bool, int):
+        return value
+    if type(value) is str:
+        return _text(value, place)
+    if type(value) is float:
+        if not np.isfinite(value):
+            raise ValueError(
+                f"{place or 'it'} is {value}: JSON has no such number, write it as a string or null"
+            )
+        return value
+    if isinstance(value, list):
+        return [_strict(item, f"{place}[{number}]", depth + 1) for number, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        copied = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(
+                    f"{place or 'it'} has the key {key!r}, a {type(key).__name__}: keys must be strings"
+                )
+            inner = f"{place}.{_text(key, place)}" if place else _text(key, place)
+            copied[key] = _strict(item, inner, depth + 1)
+        return copied
+    raise ValueError(
+        f"{place or 'it'} is a {type(value).__name__}: convert it to a dict, list, string, "
+        "number, bool or null"
+    )
+
+
+def _text(value: str, place: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{place or 'it'} has text that is not valid Unicode: {value!r:.60}") from None
+    return value
+
+
+def _one_line(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    first, more = error.errors(include_url=False)[0], error.error_count() - 1
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    message = first["msg"].removeprefix("Value error, ")
+    came = "" if first["type"] in ("missing", "value_error") else f", came {first['input']!r:.60}"
+    text = f"key {place!r}: {message}{came}" if place else message
+    return " ".join(f"{text}{f' (and {more} more)' if more else ''}".split())
+
+
+def to_plain(value: Any) -> Any:
+    """Models to dicts, with what they were not made for (keys of a newer minor version), which pydantic's own
+    dump leaves out."""
+    if isinstance(value, BaseModel):
+        known = {
+            field.alias or name: getattr(value, name) for name, field in type(value).model_fields.items()
+        }
+        return {key: to_plain(item) for key, item in (known | (value.model_extra or {})).items()}
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    return [to_plain(item) for item in value] if isinstance(value, list) else value
+
+
+# --- the JSON Schema
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the document, for other software; readers of it should ignore keys of
+    newer minor versions."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": _URN,
+        **_on_one_line(Document.model_json_schema()),
+    }
+
+
+def _on_one_line(value: Any) -> Any:
+    """The same with descriptions, which are docstrings, on one line each."""
+    if isinstance(value, dict):
+        return {
+            key: " ".join(item.split())
+            if key == "description" and isinstance(item, str)
+            else _on_one_line(item)
+            for key, item in value.items()
+        }
+    return [_on_one_line(item) for item in value] if isinstance(value, list) else value
+
+
+# --- environments
+
+
+def environment_of(env: Any) -> dict[str, Any] | None:
+    """The environment section for a Gymnasium environment or vector environment; None for anything else.
+
+    A spec that cannot be written as JSON does not stop the recording: `spec` is then None and `spec_error`
+    says why.
+    """
+    if not hasattr(env, "observation_space") or not hasattr(env, "action_space"):
+        return None
+    vector = hasattr(env, "single_observation_space")
+    section: dict[str, Any] = {
+        "id": None,
+        "spec": None,
+        "spec_error": None,
+        "num_envs": int(env.num_envs) if vector else 1,
+        "autoreset": None,
+    }
+    try:
+        spec = env.spec
+        # Put together by hand, and not by make_vec.
+        if spec is None and vector and getattr(env, "envs", None):
+            spec = env.envs[0].spec
+        if spec is not None:
+            section["id"] = str(spec.id)
+            text = spec.to_json()
+            # a limit of infinity becomes the string.
+            section["spec"] = _strict(json.loads(text, parse_constant=str))
+            for added in ("num_envs", "vectorization_mode") if vector else ():
+                # make_vec's own, which the environment does not know.
+                section["spec"].get("kwargs", {}).pop(added, None)
+    except Exception as error:  # noqa: BLE001  # specs hold whatever users pass to make(), so anything can go wrong; the section says what did
+        section["spec_error"] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode") if vector else None
+    section["autoreset"] = None if mode is None else str(getattr(mode, "value", mode))
+    return section

@@ -1,0 +1,504 @@
+"""What one step holds: named fields of fixed dtype and shape, made from Gymnasium spaces, to and from JSON.
+
+Invariants:
+1. A `Schema` and its `Field`s never change; equal schemas have equal JSON up to the order of the fields.
+2. No name is both a field and the beginning of another's path; every name is one that
+   `replaystore.schema.names` can take apart.
+3. Every dtype is one of `DTYPES`, little-endian. A big-endian dtype is an accepted declaration of the same
+   values and is normalised.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import numpy as np
+
+from replaystore.errors import FormatError, SchemaError, UnknownFieldError, UnsupportedError
+from replaystore.schema.dtypes import field_dtype
+from replaystore.schema.names import Named, check_name, flatten, listed, unflatten, unknown
+from replaystore.schema.spaces import (
+    DTYPES,
+    LEAF_SPACES,
+    nested_space,
+    reason,
+    space_from_json,
+    space_leaves,
+    space_to_json,
+)
+
+if TYPE_CHECKING:
+    import gymnasium
+    from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["ROLES", "Field", "Role", "Schema", "role_of"]
+
+Role = Literal["observation", "action", "reward", "terminated", "truncated", "info", "mask", "extra"]
+ROLES: tuple[Role, ...] = get_args(Role)
+"""What a field may be. The first part of a name decides, except for `mask` (bool: where an optional value is
+present) and `extra`."""
+
+
+def role_of(name: str) -> Role:
+    """The role of a field that another project's tensor becomes: what it is called, if that is a role, else
+    `extra`."""
+    return next((role for role in ROLES if role == name), "extra")
+
+
+_FLAGS: tuple[Role, ...] = ("terminated", "truncated")
+_NAMED_ROLES = frozenset(ROLES[:5])
+
+
+# --- fields
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Field:
+    """One named value of a step: `Field("float32", (17,), "observation")`.
+
+    Args:
+        dtype: anything that NumPy takes for one, in either byte order; kept as a little-endian `numpy.dtype`.
+        shape: of one step's value; `()` for one number.
+        role: what it is, one of `ROLES`; the first part of its name in the schema has to agree.
+        space: the description by `space_to_json` of the Gymnasium space (one of `LEAF_SPACES`) or None. It
+            documents the field, values are not checked against its bounds, and its dtype may differ from the
+            field's. Do not change it.
+
+    Raises:
+        SchemaError: a wrong shape, role or space. UnsupportedError: a dtype that cannot be stored.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    role: Role
+    space: dict[str, Any] | None = field(default=None, hash=False)
+
+    def __init__(
+        self, dtype: DTypeLike, shape: Sequence[int], role: Role, space: dict[str, Any] | None = None
+    ) -> None:
+        object.__setattr__(self, "dtype", field_dtype(dtype))
+        object.__setattr__(self, "role", role)
+        object.__setattr__(self, "space", space)
+        try:
+            shape = tuple(map(operator.index, shape))
+        except TypeError:
+            remedy = f"; for {shape} numbers it is ({shape},)" if isinstance(shape, int) else ""
+            raise SchemaError(
+                f"a field's shape must be a tuple of integers, not {shape!r}; that of one "
+                f"number is (){remedy}"
+            ) from None
+        if any(length < 1 for length in shape):
+            raise SchemaError(f"a field of shape {shape} has rows without values: leave it out")
+        object.__setattr__(self, "shape", shape)
+        if self.role not in ROLES:
+            raise SchemaError(f"there is no role {self.role!r}: give one of {', '.join(ROLES)}")
+        if self.role == "mask" and self.dtype != bool:
+            raise SchemaError(
+                f"a mask must be of dtype bool, not {self.dtype}: True where the value is present"
+            )
+        if self.role in _FLAGS and (self.dtype != bool or shape):
+            raise SchemaError(
+                f"{self.role} must be one bool for each step, not {self.dtype} of shape {shape}: keep other "
+                "flags as extra fields"
+            )
+        given: Any = space  # what the annotation says is what is checked
+        if given is not None:
+            if not isinstance(given, dict) or given.get("type") not in LEAF_SPACES:
+                raise SchemaError(
+                    f"a field's space must be None or what space_to_json makes of a {', '.join(LEAF_SPACES)}"
+                )
+            object.__setattr__(self, "space", copy.deepcopy(given))
+
+    def __repr__(self) -> str:
+        space = "" if self.space is None else f", space={self.space!r}"
+        return f"Field({self.dtype.name!r}, {self.shape}, {self.role!r}{space})"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON: dtype (name), shape, role, space."""
+        return {
+            "dtype": self.dtype.name,
+            "shape": list(self.shape),
+            "role": self.role,
+            "space": copy.deepcopy(self.space),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Field:
+        """The inverse of `to_json`; FormatError if that is impossible."""
+        try:
+            if data["dtype"] not in DTYPES:
+                raise SchemaError(f"unknown dtype {data['dtype']!r}")
+            return cls(data["dtype"], tuple(data["shape"]), data["role"], data.get("space"))
+        except (KeyError, TypeError, SchemaError) as error:
+            raise FormatError(f"this does not describe a field: {reason(error)}") from error
+
+
+# --- schemas
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Schema:
+    """The fields of a step, in the order given: immutable, hashable, picklable.
+
+    `tuples` names the paths that are tuples in nested values (`observation` if that is a Tuple of spaces);
+    all others are dicts. SchemaError: no fields, a bad name, a name that is both a field and a path, a role
+    that does not fit the name.
+    """
+
+    fields: Mapping[str, Field]
+    tuples: frozenset[str] = frozenset()
+    _expected: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...] = field(init=False)
+    _rewards: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        fields = dict(self.fields)
+        if not fields:
+            raise SchemaError("a schema needs at least one field")
+        for name, declared in fields.items():
+            check_name(name)
+            if not isinstance(declared, Field):
+                raise SchemaError(
+                    f"field {name!r}: expected a replaystore Field, came a {type(declared).__name__}"
+                )
+            _check_role(name, declared.role)
+        tuples, inside = frozenset(self.tuples), _inside(fields)
+        if both := inside.keys() & fields.keys():
+            raise SchemaError(
+                f"{min(both)!r} is a field and also the path of other fields: rename one of them"
+            )
+        for path in sorted(tuples):
+            items = inside.get(path, set())
+            if not items or items != set(map(str, range(len(items)))):
+                raise SchemaError(
+                    f"tuple {path!r} must have the items 0, 1, 2 and so on, and has "
+                    f"{listed(items)}: declare all of them"
+                )
+        object.__setattr__(self, "fields", MappingProxyType(Named(fields)))
+        object.__setattr__(self, "tuples", tuples)
+        object.__setattr__(self, "_rewards", tuple(name for name, f in fields.items() if f.role == "reward"))
+        object.__setattr__(self, "_expected", tuple((name, f.dtype, f.shape) for name, f in fields.items()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schema) and self.fields == other.fields and self.tuples == other.tuples
+
+    def __hash__(self) -> int:
+        return hash((frozenset(self.fields.items()), self.tuples))
+
+    def __repr__(self) -> str:
+        return f"Schema({', '.join(f'{name}: {f.dtype}{list(f.shape)}' for name, f in self.fields.items())})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Schema, (dict(self.fields), self.tuples)
+
+    # --- from and to Gymnasium
+
+    @classmethod
+    def from_spaces(
+        cls,
+        observation_space: gymnasium.Space[Any],
+        action_space: gymnasium.Space[Any],
+        *,
+        reward_dtype: DTypeLike = np.float64,
+        extra: Mapping[str, Field] | None = None,
+    ) -> Schema:
+        """The schema of steps in an environment with these spaces: observations, actions, reward, terminated,
+        truncated, then `extra`.
+
+        UnsupportedError: a space, at any depth, whose values are not arrays of a fixed shape.
+        """
+        leaves: dict[str, tuple[str, gymnasium.Space[Any]]] = {}
+        tuples: set[str] = set()
+        for role, space in (("observation", observation_space), ("action", action_space)):
+            space_leaves(space, role, role, leaves, tuples)
+        fields = {}
+        for name, (role, leaf) in leaves.items():
+            try:
+                described = space_to_json(leaf)  # first, because it refuses spaces without dtype or shape
+                fields[name] = Field(np.dtype(leaf.dtype), leaf.shape or (), cast("Role", role), described)
+            except (SchemaError, UnsupportedError) as error:
+                raise type(error)(f"{name}: {error}") from None
+        fields |= {"reward": Field(field_dtype(reward_dtype), (), "reward")} | {
+            name: Field(np.dtype(bool), (), name) for name in _FLAGS
+        }
+        if twice := fields.keys() & (extra or {}).keys():
+            raise SchemaError(f"extra field {min(twice)!r} is already there: choose another name")
+        return cls(fields | dict(extra or {}), frozenset(tuples))
+
+    @classmethod
+    def from_env(
+        cls, env: Any, *, reward_dtype: DTypeLike = np.float64, extra: Mapping[str, Field] | None = None
+    ) -> Schema:
+        """The schema of a Gymnasium environment, or of one environment of a vector environment."""
+        single = "single_" if hasattr(env, "single_observation_space") else ""
+        try:
+            observation, action = (
+                getattr(env, single + "observation_space"),
+                getattr(env, single + "action_space"),
+            )
+        except AttributeError:
+            raise SchemaError(
+                f"expected a Schema or an environment of Gymnasium, came {_neither(env)}"
+            ) from None
+        return cls.from_spaces(observation, action, reward_dtype=reward_dtype, extra=extra)
+
+    def observation_space(self) -> gymnasium.Space[Any] | None:
+        """The space of observations; None if a field does not say its space, or there are no observations."""
+        return self._space("observation")
+
+    def action_space(self) -> gymnasium.Space[Any] | None:
+        """The space of actions; None if a field does not say its space, or there are no actions."""
+        return self._space("action")
+
+    def _space(self, role: str) -> gymnasium.Space[Any] | None:
+        leaves = {name: self.fields[name].space for name in self.names(role)}
+        if not leaves or None in leaves.values():
+            return None
+        return nested_space(
+            unflatten(
+                {name: space_from_json(space) for name, space in leaves.items() if space}, role, self.tuples
+            )
+        )
+
+    # --- use
+
+    def check(self, columns: Mapping[str, NDArray[Any]]) -> int:
+        """How many rows these columns have: one array for each field, of shape (rows, *field shape) and
+        exactly the field's dtype.
+
+        SchemaError names the field, what was expected, what came and what to do. Nothing is converted:
+        neither dtypes nor byte order.
+        """
+        if len(columns) == len(self._expected):  # the way taken by every append: a few comparisons a field
+            rows = -1
+            for name, dtype, shape in self._expected:
+                array = columns.get(name)
+                if type(array) is not np.ndarray or (array.dtype is not dtype and array.dtype != dtype):
+                    break
+                came = array.shape
+                if came[1:] != shape or not came:
+                    break
+                if rows < 0:
+                    rows = came[0]
+                elif came[0] != rows:
+                    break
+            else:
+                return rows
+        return self._check_one_by_one(columns)
+
+    def _check_one_by_one(self, columns: Mapping[str, Any]) -> int:
+        """`check` for subclasses of ndarray, and for whatever is wrong."""
+        if missing := self.fields.keys() - columns.keys():
+            name = next(name for name in self.fields if name in missing)
+            raise SchemaError(
+                f"field {name!r} is missing among {listed(columns)}: every field of the "
+                "schema needs a value in every row"
+            )
+        if strange := [name for name in columns if name not in self.fields]:
+            text = (
+                f"there is no field {strange[0]!r} in the schema ({listed(self.fields)}): leave it out, "
+                "or add it as a field"
+            )
+            raise UnknownFieldError(text)
+        rows, first = -1, ""
+        for name, dtype, shape in self._expected:
+            array = columns[name]
+            _check_column(name, array, dtype, shape)
+            if rows < 0:
+                rows, first = array.shape[0], name
+            elif array.shape[0] != rows:
+                raise SchemaError(
+                    f"field {name!r} has {array.shape[0]} rows, but {first!r} has {rows}: give one row of "
+                    "each for every step"
+                )
+        return rows
+
+    def names(self, role: str) -> tuple[str, ...]:
+        """The names of the fields with this role, in order."""
+        return tuple(name for name, declared in self.fields.items() if declared.role == role)
+
+    @property
+    def return_shape(self) -> tuple[int, ...]:
+        """The shape of a return: that of the reward; of several that of each, or () if they differ."""
+        shapes = {self.fields[name].shape for name in self.names("reward")}
+        return shapes.pop() if len(shapes) == 1 else ()
+
+    def total_reward(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+        """What the returns of these rows are summed of, (rows, *return_shape): the reward, or the sum of all
+        of them; None without any."""
+        names = self._rewards
+        if len(names) < 2:
+            return columns[names[0]] if names else None
+        rows, shape = len(columns[names[0]]), self.return_shape
+        total = np.zeros((rows, *shape))
+        for name in names:
+            total += (
+                columns[name]
+                if self.fields[name].shape == shape
+                else columns[name].reshape(rows, -1).sum(axis=1, dtype=np.float64)
+            )
+        return total
+
+    def flatten(self, value: Any, prefix: str) -> dict[str, Any]:
+        """{field name: leaf} of a nested value as Gymnasium gives it, or of a dict that is by field name
+        already."""
+        if isinstance(value, Mapping) and value and all(name in self.fields for name in value):
+            return dict(value)
+        return flatten(value, prefix)
+
+    def unflatten(self, columns: Mapping[str, Any], prefix: str) -> Any:
+        """The nested value under `prefix` ("observation", "action", …) as Gymnasium gives it; `flatten` is
+        the inverse."""
+        return unflatten(columns, prefix, self.tuples)
+
+    def with_field(self, name: str, declared: Field) -> Schema:
+        """This schema with one more field, the last."""
+        if name in self.fields:
+            raise SchemaError(f"there is a field {name!r} already: choose another name")
+        return Schema({**self.fields, name: declared}, self.tuples)
+
+    def select(self, names: Iterable[str]) -> Schema:
+        """The schema of some fields, in this schema's order; a path such as "observation" stands for all
+        fields below it.
+
+        A tuple that loses items becomes a dict of its items' numbers, because what is left has other places.
+        """
+        if isinstance(names, str):
+            raise SchemaError(f"select takes a list of names: [{names!r}]")
+        chosen: set[str] = set()
+        below: dict[str, list[str]] = {}
+        for name in self.fields:
+            for path in _paths(name):
+                below.setdefault(path, []).append(name)
+        for wanted in names:
+            found = [wanted] if wanted in self.fields else below.get(wanted)
+            if not found:
+                raise unknown(wanted, self.fields)
+            chosen.update(found)
+        inside, left = _inside(self.fields), _inside(chosen)
+        if not chosen:
+            raise SchemaError(f"no field is selected: name some of {listed(self.fields)}")
+        whole = {path for path in self.tuples if inside[path] == left.get(path)}
+        return Schema(
+            {name: declared for name, declared in self.fields.items() if name in chosen}, frozenset(whole)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON: fields (a list, because their order matters), tuples."""
+        return {
+            "fields": [{"name": name, **f.to_json()} for name, f in self.fields.items()],
+            "tuples": sorted(self.tuples),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Schema:
+        """The inverse of `to_json`; FormatError if that is impossible."""
+        try:
+            fields: dict[str, Field] = {}
+            for item in data["fields"]:
+                if item["name"] in fields:
+                    raise SchemaError(f"field {item['name']!r} is declared twice")
+                fields[item["name"]] = Field.from_json(item)
+            return cls(fields, frozenset(data.get("tuples", ())))
+        except FormatError as error:
+            raise FormatError(f"this does not describe a schema: field {item['name']!r}: {error}") from error
+        except (KeyError, TypeError, SchemaError) as error:
+            raise FormatError(f"this does not describe a schema: {reason(error)}") from error
+
+
+def _neither(given: Any) -> str:
+    """What came instead of a schema or an environment, and what to give."""
+    if isinstance(given, str):
+        return f"the text {given!r:.60}: make the environment, gymnasium.make({given!r:.60})"
+    if isinstance(given, Mapping) and given and all(isinstance(value, Field) for value in given.values()):
+        return "a dict of fields: make it a schema, replaystore.Schema(fields)"
+    if isinstance(given, type):
+        return f"the class {given.__name__}: make an instance of it"
+    if isinstance(getattr(given, "schema", None), Schema):
+        return f"a {type(given).__name__}: give its .schema"
+    if hasattr(given, "sample") and hasattr(given, "contains"):
+        return "a space: replaystore.Schema.from_spaces takes those of observations and actions"
+    which = (
+        " without observation_space and action_space"
+        if hasattr(given, "reset") and hasattr(given, "step")
+        else ""
+    )
+    text = " ".join(repr(given).split())
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return (
+        f"a {type(given).__name__}{which} ({text}): give what gymnasium.make or make_vec returns, "
+        "or a schema, replaystore.Schema({'observation': replaystore.Field('float32', (3,), "
+        "'observation'), ...})"
+    )
+
+
+def _check_role(name: str, role: str) -> None:
+    top = name.partition("/")[0]
+    if top in _NAMED_ROLES or role in _NAMED_ROLES:
+        if top != role:
+            raise SchemaError(
+                f"field {name!r} has the role {role!r}, but its name begins with {top!r}: they must agree"
+            )
+        if role in _FLAGS and name != role:
+            raise SchemaError(f"field {name!r}: {role} is one field, without further parts")
+    elif (top == "info") != (role == "info") and role != "mask":
+        raise SchemaError(
+            f"field {name!r} has the role {role!r}: the role 'info' (or 'mask') belongs to "
+            "names below 'info/'"
+        )
+
+
+def _check_column(name: str, array: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    if not isinstance(array, np.ndarray):
+        came = f"a {type(array).__name__}: pass numpy.asarray(values, dtype={dtype.name!r})"
+        raise SchemaError(f"field {name!r}: expected a NumPy array of {dtype}, came {came}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise SchemaError(
+            f"field {name!r}: expected a plain NumPy array, came a masked one, whose mask "
+            "would be lost: use .filled(value)"
+        )
+    if array.dtype != dtype:
+        came = (
+            f"{array.dtype.newbyteorder('=')} in big-endian byte order"
+            if array.dtype.name == dtype.name
+            else str(array.dtype)
+        )
+        advice = (
+            "give numbers"
+            if array.dtype == object
+            else (f"nothing is cast, use numpy.asarray(values, {dtype.name!r})")
+        )
+        raise SchemaError(f"field {name!r}: expected dtype {dtype}, came {came}: {advice}")
+    if array.ndim == 0 or array.shape[1:] != shape:
+        wanted = f"(rows, {', '.join(map(str, shape))})" if shape else "(rows,)"
+        remedy = (
+            "a single step needs a first dimension of 1: value[None]"
+            if array.shape == shape
+            else ("the first dimension counts the steps")
+        )
+        raise SchemaError(f"field {name!r}: expected shape {wanted}, came {array.shape}: {remedy}")
+
+
+def _paths(name: str) -> list[str]:
+    """The paths above a name."""
+    parts = name.split("/")
+    return ["/".join(parts[:place]) for place in range(1, len(parts))]
+
+
+def _inside(names: Iterable[str]) -> dict[str, set[str]]:
+    """What lies directly below each path."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        for path in _paths(name):
+            found.setdefault(path, set()).add(name[len(path) + 1 :].partition("/")[0])
+    return found

@@ -1,0 +1,203 @@
+"""What reading gives: one field over all steps, read as it is asked for, and the steps of one trajectory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.schema.names import escape_path, unknown
+
+if TYPE_CHECKING:
+    from replaystore.views.reader import BufferReader
+
+__all__ = ["Column", "Rows", "Trajectory"]
+
+Rows = slice | NDArray[Any] | Sequence[int]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trajectory:
+    """The steps of one trajectory, in memory, as `buffer.trajectory(i)` gives them.
+
+    `trajectory["reward"]` is the array of a field, `trajectory["next_observation"]` that of the observations
+    after each step.
+
+    Attributes:
+        info: its row of the table of trajectories: length, env, terminated, truncated, seed, return, split, …
+        columns: one array of shape (steps, *field shape) for each field. In a ring, without the steps that
+        were dropped.
+        final_observation: the observation after the last step, or None if it is not known: an array where the
+            observation is one field, else a dict by field name.
+    """
+
+    info: dict[str, Any]
+    columns: dict[str, NDArray[Any]]
+    final_observation: Any
+    _following: Mapping[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    """By step, what followed it where that is not the observation of the next one: after the last, and where
+    a recording was resumed."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()))) if self.columns else 0
+
+    def __contains__(self, name: object) -> bool:
+        """Whether `trajectory[name]` is an array."""
+        return isinstance(name, str) and (name in self.columns or self._followed(name) in self.columns)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """The array of a field, shape (steps, *field shape), or `next_` and the name of an observation field.
+
+        SchemaError: it is not known what followed the last step. UnknownFieldError: there is no such
+        field."""
+        if name in self.columns:
+            return self.columns[name]
+        observed = self._followed(name)
+        if observed not in self.columns:
+            raise unknown(
+                name,
+                [
+                    *self.columns,
+                    *(f"next_{other}" for other in self.columns if self._followed(f"next_{other}")),
+                ],
+            )
+        rows, last = self.columns[observed], len(self) - 1
+        if last >= 0 and observed not in self._following.get(last, {}):
+            raise SchemaError(
+                f"it is not known what was observed after the last step: use trajectory[{observed!r}][1:]"
+            )
+        following = np.concatenate([rows[1:], rows[-1:]])
+        for step, known in self._following.items():
+            following[step] = known[observed]
+        return following
+
+    @staticmethod
+    def _followed(name: object) -> str:
+        """The observation field that a name is the next one of; "" if it is none."""
+        top, _, _ = name.partition("/") if isinstance(name, str) else ("", "", "")
+        return str(name).removeprefix("next_") if top == "next_observation" else ""
+
+    def __repr__(self) -> str:
+        ends = [flag for flag in ("terminated", "truncated", "open") if self.info.get(flag)]
+        said = [
+            f"{name} {self.info[name]:.6g}" for name in ("return",) if isinstance(self.info.get(name), float)
+        ] + ends
+        which = f" {self.info['trajectory']}" if "trajectory" in self.info else ""
+        return (
+            f"<Trajectory{which}: {len(self)} steps of "
+            f"{', '.join(self.columns)}{''.join('; ' + text for text in said)}>"
+        )
+
+
+class Column:
+    """One field over all steps, read as it is asked for: `column[i]`, `column[a:b]`, `column[[3, 1, 1]]` give
+    arrays in memory, and `column[steps, components]` what they hold there.
+
+    It has what other software asks an array for (`shape`, `dtype`, `chunks`, …):
+    `dask.array.from_array(column, chunks=column.chunks)`. Sent to another process it is opened there as of
+    the same commit."""
+
+    def __init__(self, reader: BufferReader, name: str) -> None:
+        self._reader = reader
+        self.name = name
+        declared = reader.schema.fields[name]
+        self.dtype: np.dtype[Any] = declared.dtype
+        self._row_shape = declared.shape
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Steps first."""
+        return (len(self), *self._row_shape)
+
+    @property
+    def ndim(self) -> int:
+        return 1 + len(self._row_shape)
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """The shape of what is stored, and best read, together: so many steps, of which everything."""
+        return (self._reader._store.spec(f"steps/{escape_path(self.name)}").chunk_rows, *self._row_shape)
+
+    def __getitem__(self, key: Any) -> Any:
+        steps, within = self._split(key)
+        if isinstance(steps, (int, np.integer)) and not isinstance(steps, (bool, np.bool_)):
+            row = int(steps) + (len(self) if steps < 0 else 0)
+            if not 0 <= row < len(self):
+                raise IndexError(f"step {steps} of {self.name!r}: there are {len(self)} steps")
+            return self._part(self._reader.read(slice(row, row + 1), [self.name])[self.name][0], within)
+        rows = self._reader.read(steps, [self.name])[self.name]
+        return self._part(rows, (slice(None), *within)) if within else rows
+
+    def _split(self, key: Any) -> tuple[Any, tuple[Any, ...]]:
+        """The index of steps, and that of what they hold."""
+        keys = key if isinstance(key, tuple) else (key,)
+        places = [place for place, one in enumerate(keys) if one is Ellipsis]
+        if len(places) > 1 or any(one is None for one in keys):
+            raise SchemaError(
+                f"{self.name!r} is indexed by steps, and then by what they hold: "
+                "column[steps, ...], without None"
+            )
+        if places:
+            missing = max(0, self.ndim - len(keys) + 1)
+            keys = (*keys[: places[0]], *[slice(None)] * missing, *keys[places[0] + 1 :])
+        steps, *within = keys or (slice(None),)
+        if len(within) >= self.ndim:
+            raise IndexError(
+                f"{len(within) + 1} indices for {self.name!r}, which has {self.ndim} "
+                f"dimension{'s' * (self.ndim > 1)}"
+            )
+        if (
+            within
+            and not isinstance(steps, (int, np.integer, slice))
+            and not all(isinstance(one, (int, np.integer, slice)) for one in within)
+        ):
+            raise SchemaError(
+                f"two lists of places in {self.name!r} could mean pairs or a grid: write "
+                "column[steps][:, components]"
+            )
+        return steps, tuple(within)
+
+    def _part(self, rows: Any, within: tuple[Any, ...]) -> Any:
+        try:
+            return rows[within] if within else rows
+        except IndexError as error:
+            raise IndexError(f"steps of {self.name!r} have the shape {self._row_shape}: {error}") from None
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError(
+                f"the column {self.name!r} is read into new memory: there is no array of it without a copy"
+            )
+        return np.asarray(self[:], dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reader = self._reader
+        if reader.location.startswith("memory:"):
+            raise UnsupportedError(
+                f"{reader.location} is in the memory of this process: convert it to a "
+                "store on a disk, and send that"
+            )
+        return _opened, (str(reader._whereabouts), reader.commit_id, self.name)
+
+    def __repr__(self) -> str:
+        return f"<Column {self.name!r} {self.dtype} {self.shape}>"
+
+
+def _opened(location: str, commit: int, name: str) -> Column:
+    """A column as it was sent."""
+    from replaystore.buffers.buffer import open as open_buffer
+
+    return open_buffer(location, commit=commit)[name]

@@ -1,0 +1,196 @@
+"""What there is to say of a buffer without reading its steps: `buffer.describe()`, `buffer.commits()`, and
+what `replaystore info` prints.
+
+Plain values only (numbers, texts, lists, dicts), so that `to_json` is what the command line and other
+programs print.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import stat
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from replaystore.schema.names import escape_path
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from replaystore.arrays.reading import StoreReader
+    from replaystore.containers.protocol import ArraySpec
+    from replaystore.views.reader import BufferReader
+
+__all__ = [
+    "CommitDescription",
+    "Description",
+    "FieldDescription",
+    "bytes_on_disk",
+    "describe",
+    "describe_commits",
+]
+
+
+@dataclass(frozen=True)
+class FieldDescription:
+    """A field, and how it is stored."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    """Of one step."""
+    role: str
+    codec: str
+    """ "raw", or "zstd:LEVEL" or "gzip:LEVEL"."""
+    chunk_rows: int
+    """Steps of a chunk."""
+    bytes: int
+    """What its steps take in memory."""
+    stored_bytes: int
+    """What they take where they are stored."""
+
+
+@dataclass(frozen=True)
+class CommitDescription:
+    """A commit that can be opened: `replaystore.open(location, commit=N)`."""
+
+    commit: int
+    committed: str
+    """When, in UTC: "2026-01-31T23:59:59Z"."""
+    steps: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a buffer holds as of the commit that it shows, and how. Times are in UTC, sizes in bytes."""
+
+    location: str
+    backend: str
+    format_version: str
+    layout: str
+    durability: str
+    disk_bytes: int
+    """The sizes of all files of the store; 0 in memory."""
+    commit: int
+    committed: str
+    steps: int
+    trajectories: dict[str, int]
+    """How many there are ("count"), have "ended", or are "open"."""
+    ends: dict[str, int]
+    """How many were "terminated", "truncated", or "cut_off"."""
+    length: dict[str, Any] | None
+    """Mean, std, min and max of those that have ended; None: there are none."""
+    returns: dict[str, Any] | None
+    """The same of their returns; None, too, without rewards. "return" in JSON."""
+    splits: dict[str, int]
+    ring: dict[str, int] | None
+    """The "capacity" of a ring, and its "dropped_steps"."""
+    fields: list[FieldDescription]
+    environment: dict[str, Any] | None
+    provenance: dict[str, Any]
+    metadata: list[str]
+    """The keys of the user's metadata."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As `replaystore info --json` prints it."""
+        return {"return" if key == "returns" else key: value for key, value in asdict(self).items()}
+
+
+def describe(buffer: BufferReader) -> Description:
+    """What is said of a buffer. The table of trajectories is read, and where coded chunks lie, but no
+    steps."""
+    document, store = buffer._document, buffer._store
+    trajectories = buffer.trajectories
+    ended = trajectories[~trajectories.open]
+    splits = {str(name) for name in trajectories["split"].tolist() if name}
+    return Description(
+        location=buffer.location,
+        backend=buffer._place.backend,
+        format_version=document.format_version,
+        layout=buffer.layout,
+        durability=document.layout.durability,
+        disk_bytes=bytes_on_disk(str(buffer._whereabouts)),
+        commit=buffer.commit_id,
+        committed=_moment(store.state.time),
+        steps=len(buffer),
+        trajectories={"count": len(trajectories), "ended": len(ended), "open": int(trajectories.open.sum())},
+        ends={
+            "terminated": int(ended["terminated"].sum()),
+            "truncated": int(ended["truncated"].sum()),
+            "cut_off": int((~(ended["terminated"] | ended["truncated"])).sum()),
+        },
+        length=_summary(ended["length"]),
+        returns=_summary(ended["return"]) if "return" in ended.columns else None,
+        splits={name: int((trajectories["split"] == name).sum()) for name in sorted(splits)},
+        ring=None
+        if buffer.capacity is None
+        else {"capacity": buffer.capacity, "dropped_steps": store.first("steps")},
+        fields=[_field(buffer, name) for name in buffer.schema.fields],
+        environment=buffer.environment,
+        provenance=buffer.provenance,
+        metadata=sorted(document.user),
+    )
+
+
+def describe_commits(store: StoreReader) -> list[CommitDescription]:
+    """The commits that can be opened, oldest first."""
+    return [
+        CommitDescription(found.commit, _moment(found.time), found.rows("steps")) for found in store.commits()
+    ]
+
+
+def bytes_on_disk(location: str) -> int:
+    """The sizes of all files of a store."""
+    if not os.path.isdir(location):
+        return os.path.getsize(location) if os.path.isfile(location) else 0
+    found = 0
+    for folder, _, names in os.walk(location):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a writer has removed it meanwhile
+                status = os.lstat(os.path.join(folder, name))
+                found += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return found
+
+
+def _summary(values: NDArray[Any]) -> dict[str, Any] | None:
+    """Of ended trajectories; None if there are none."""
+    if not len(values):
+        return None
+    found = {
+        "mean": values.mean(axis=0),
+        "std": values.std(axis=0),
+        "min": values.min(axis=0),
+        "max": values.max(axis=0),
+    }
+    return {name: value.tolist() for name, value in found.items()}
+
+
+def _field(buffer: BufferReader, name: str) -> FieldDescription:
+    store, declared, stored = buffer._store, buffer.schema.fields[name], f"steps/{escape_path(name)}"
+    spec = store.container.specs()[stored]
+    plain = len(buffer) * declared.row_bytes
+    return FieldDescription(
+        name=name,
+        dtype=declared.dtype.name,
+        shape=list(declared.shape),
+        role=declared.role,
+        codec=spec.codec or "raw",
+        chunk_rows=spec.chunk_rows,
+        bytes=plain,
+        stored_bytes=plain if spec.codec is None else _coded_bytes(store, stored, spec),
+    )
+
+
+def _coded_bytes(store: StoreReader, name: str, spec: ArraySpec) -> int:
+    """Bytes of the encoded chunks of a field, and of the rows of its unfinished chunk."""
+    first, rows = store.first(name) // spec.chunk_rows, store.rows(name)
+    entries = (store.locate(name, chunk) for chunk in range(first, rows // spec.chunk_rows))
+    return (
+        sum(entry.length for entry in entries if entry is not None) + rows % spec.chunk_rows * spec.row_bytes
+    )
+
+
+def _moment(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,205 @@
+"""How each field is stored: raw or coded, and in chunks of how many rows.
+
+`live`, for a buffer that grows and is sampled: small rows are raw, since random rows of raw arrays are read
+at the speed of memory; rows above RAW_BYTES (images) are coded in small chunks. `archive`, for keeping:
+everything is coded, in larger chunks.
+
+Raw chunks are a whole number of pages in every container, so that the chunks of a field can be mapped side by
+side, and so that Zarr and HDF5 hold the same bytes and are converted by copying them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from replaystore.containers.codecs import parse_codec
+from replaystore.containers.protocol import PAGE, ArraySpec, Capabilities
+from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.names import escape_path, unknown
+
+__all__ = ["LAYOUTS", "array_specs", "field_specs", "table_spec"]
+
+LAYOUTS = ("live", "archive")
+RAW_BYTES = 4096
+"""Rows up to this size are raw in a live buffer."""
+CHUNK_BYTES = 1 << 19
+"""About the size of a chunk."""
+CHUNKS_PER_SHARD = 128
+"""So that the index of a shard lies in its first page."""
+
+
+def array_specs(
+    schema: Schema,
+    layout: str,
+    capabilities: Capabilities,
+    *,
+    capacity: int | None,
+    storage: Mapping[str, Mapping[str, Any]] | None,
+) -> dict[str, ArraySpec]:
+    """The arrays of an empty buffer, by stored name: steps, parts, final observations and trajectories."""
+    specs = field_specs(schema.fields, layout, capabilities, capacity=capacity, storage=storage)
+    for name in ("start", "length", "trajectory", "offset", "final"):
+        specs[f"parts/{name}"] = table_spec(np.int64, dimension="part")
+    for name in schema.names("observation"):
+        specs[f"final/{escape_path(name)}"] = _final_spec(schema.fields[name], capabilities)
+    columns: dict[str, Any] = {"trajectory": np.int64, "env": np.int64, "length": np.int64}
+    columns |= {"terminated": np.bool_, "truncated": np.bool_, "seed": np.int64}
+    for column, dtype in columns.items():
+        specs[f"trajectories/{column}"] = table_spec(dtype)
+    specs["trajectories/split"] = table_spec(np.int32, mutable=True)
+    if schema.names("reward"):
+        specs["trajectories/return"] = table_spec(np.float64, shape=schema.return_shape)
+    return specs
+
+
+def table_spec(
+    dtype: Any, *, shape: tuple[int, ...] = (), dimension: str = "trajectory", mutable: bool = False
+) -> ArraySpec:
+    """A column of a table."""
+    return ArraySpec(
+        np.dtype(dtype).newbyteorder("<"),
+        shape,
+        chunk_rows=16384,
+        chunks_per_shard=64,
+        journaled=True,
+        mutable=mutable,
+        dimension=dimension,
+    )
+
+
+def field_specs(
+    fields: Mapping[str, Field],
+    layout: str,
+    capabilities: Capabilities,
+    *,
+    capacity: int | None = None,
+    storage: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, ArraySpec]:
+    """The arrays of fields under `steps/`. SchemaError: an override names no field, or has no sense."""
+    check_storage(fields, layout, storage)
+    overrides = dict(storage or {})
+    small = [declared.row_bytes for declared in fields.values() if declared.row_bytes <= RAW_BYTES]
+    specs = {}
+    for name, declared in fields.items():
+        if declared.row_bytes == 0:
+            raise UnsupportedError(f"field {name!r} of shape {declared.shape} has no elements: leave it out")
+        codec, rows = _choose(
+            name, declared, layout, capabilities, max(small, default=1), overrides.get(name, {})
+        )
+        specs[f"steps/{escape_path(name)}"] = _fit(
+            declared, codec, rows, capacity, fixed="chunk_rows" in overrides.get(name, {})
+        )
+    return specs
+
+
+def check_capacity(capacity: object) -> None:
+    """SchemaError: not a capacity."""
+    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
+        raise SchemaError(f"capacity is a positive number of steps, not {capacity!r}")
+
+
+def check_storage(
+    fields: Mapping[str, Field], layout: str, storage: Mapping[str, Mapping[str, Any]] | None
+) -> None:
+    """SchemaError: there is no such layout, or an override names no field or setting."""
+    if layout not in LAYOUTS:
+        raise SchemaError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
+    if not isinstance(storage or {}, Mapping):
+        raise SchemaError(f"storage is a dict {{field name: settings}}, not {storage!r}")
+    for name, override in (storage or {}).items():
+        if name not in fields:
+            raise unknown(name, fields, where="storage")
+        if not isinstance(override, Mapping):
+            raise SchemaError(f"storage of {name!r} is a dict with codec and chunk_rows, not {override!r}")
+        wrong = override.keys() - {"codec", "chunk_rows"}
+        if wrong:
+            raise SchemaError(
+                f"storage of {name!r}: unknown setting {min(wrong)!r}; there are codec and chunk_rows"
+            )
+        if isinstance(override.get("codec"), str) and override["codec"] != "raw":
+            try:
+                parse_codec(override["codec"])
+            except SchemaError as error:
+                raise SchemaError(f"storage of {name!r}: {error}") from None
+
+
+def _choose(
+    name: str,
+    declared: Field,
+    layout: str,
+    capabilities: Capabilities,
+    widest: int,
+    override: Mapping[str, Any],
+) -> tuple[str | None, int]:
+    """The codec and the number of rows of a chunk."""
+    size, archive = declared.row_bytes, layout == "archive"
+    coded = archive or size > RAW_BYTES
+    codec = override.get("codec", capabilities.default_codec if coded else "raw")
+    if not isinstance(codec, str):
+        raise SchemaError(
+            f'storage of {name!r}: a codec is a string such as "raw" or "zstd:1", not {codec!r:.80}'
+        )
+    if codec == "raw":
+        rows = max(_power(CHUNK_BYTES // size), PAGE // math.gcd(PAGE, size))
+        chosen = None
+    else:
+        chosen = ":".join(map(str, parse_codec(codec)))
+        if size > RAW_BYTES:
+            rows = min(max(_power((4 if archive else 1) * CHUNK_BYTES // size), 4), 64)
+        else:  # one number for all small fields, so that one row's chunks are the same of all of them
+            rows = min(max(_power(2 * CHUNK_BYTES // widest), 1024), 16384)
+    wanted = override.get("chunk_rows", rows)
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= 1 << 30:
+        raise SchemaError(f"storage of {name!r}: chunk_rows is a positive number of rows, not {wanted!r}")
+    if chosen is None and wanted * size % PAGE:
+        unit = PAGE // math.gcd(PAGE, size)
+        raise SchemaError(
+            f"storage of {name!r}: chunk_rows of a raw field of {size} bytes a row must be a multiple of "
+            f"{unit}, not {wanted}"
+        )
+    return chosen, wanted
+
+
+def _fit(declared: Field, codec: str | None, rows: int, capacity: int | None, *, fixed: bool) -> ArraySpec:
+    """Small enough shards for a ring: at most an eighth of its capacity, or one smallest chunk."""
+    shards = CHUNKS_PER_SHARD
+    if capacity is not None:
+        least = PAGE // math.gcd(PAGE, declared.row_bytes) if codec is None else 1
+        eighth = max(1, capacity // 8)
+        if not fixed:
+            rows = max(min(rows, _power(eighth) if codec else eighth // least * least), least)
+        shards = min(shards, max(1, eighth // rows))
+    return ArraySpec(declared.dtype, declared.shape, chunk_rows=rows, chunks_per_shard=shards, codec=codec)
+
+
+def _final_spec(declared: Field, capabilities: Capabilities) -> ArraySpec:
+    """Final observations: one row per trajectory, so that small ones are kept as a table is."""
+    if declared.row_bytes <= RAW_BYTES:
+        rows = PAGE // math.gcd(PAGE, declared.row_bytes)
+        return ArraySpec(
+            declared.dtype,
+            declared.shape,
+            chunk_rows=max(rows, 256),
+            chunks_per_shard=64,
+            journaled=True,
+            dimension="final",
+        )
+    codec = ":".join(map(str, parse_codec(capabilities.default_codec)))
+    return ArraySpec(
+        declared.dtype,
+        declared.shape,
+        chunk_rows=16,
+        chunks_per_shard=CHUNKS_PER_SHARD,
+        codec=codec,
+        dimension="final",
+    )
+
+
+def _power(number: int) -> int:
+    """The largest power of two that is not larger, at least 1."""
+    return 1 << max(0, number.bit_length() - 1)

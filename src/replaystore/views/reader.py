@@ -1,0 +1,672 @@
+"""The reading half of a buffer: its columns, its table of trajectories, and their steps, as of one commit.
+
+Nothing is read before it is asked for: columns are opened on first use, tables are read whole on first use.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from replaystore.arrays.reading import StoreReader
+from replaystore.columns.coded import CodedColumn
+from replaystore.columns.mapped import PlainColumn, raw_column
+from replaystore.containers.protocol import ArraySpec
+from replaystore.errors import ConflictError, CorruptError, SchemaError, UnsupportedError
+from replaystore.forks import renew_in_children
+from replaystore.interrupts import as_storage_errors
+from replaystore.location import Location
+from replaystore.schema import document as documents
+from replaystore.schema.fields import Schema
+from replaystore.schema.names import Named, escape_path, listed, unescape, unknown
+from replaystore.schema.values import array_of
+from replaystore.trajectories.assembler import Open
+from replaystore.trajectories.checks import check_extra, check_parts, check_table
+from replaystore.trajectories.table import Parts, Trajectories
+from replaystore.views.column import Column, Rows, Trajectory
+
+if TYPE_CHECKING:
+    from replaystore.sampling.sampler import Sampler
+    from replaystore.views.describing import CommitDescription, Description
+    from replaystore.views.statistics import Statistics
+
+__all__ = ["BufferReader"]
+
+
+class BufferReader:
+    """What can be read of a buffer."""
+
+    def __init__(self, place: Location, store: StoreReader, document: documents.Document) -> None:
+        self._place = place
+        self._store = store
+        self._document = document
+        self._columns: dict[str, PlainColumn | CodedColumn] = {}
+        self._opening = threading.RLock()
+        self._turn = threading.RLock()
+        """Held while the commit that is shown changes, and while something is made of several things that it
+        shows."""
+        renew_in_children(self, "_opening", "_turn")
+        self._closed = False
+        self._moved()
+        self._schema = self._visible_schema()
+
+    def _visible_schema(self) -> Schema:
+        """The fields that exist as of the commit; a killed writer may have announced one more."""
+        fields = self._document.steps.fields
+        arrays, specs = set(self._store.state.arrays), self._store.container.specs()
+        for name, declared in fields.items():
+            for stored in (f"steps/{escape_path(name)}", f"final/{escape_path(name)}"):
+                spec = specs.get(stored) if stored in arrays else None
+                if spec is not None and (spec.dtype != declared.dtype or spec.shape != declared.shape):
+                    what = f"{spec.dtype} {spec.shape}, the schema says {declared.dtype} {declared.shape}"
+                    raise CorruptError(
+                        f"{self._place}: the array {stored} holds {what}; run `replaystore verify`"
+                    )
+        return self._document.steps.select(
+            [name for name in fields if f"steps/{escape_path(name)}" in arrays]
+        )
+
+    def _moved(self) -> None:
+        """Show the store's commit."""
+        self._extra = self._store.state.extra
+        check_extra(self._extra, self.location)
+        self._first, self._stop = self._store.first("steps"), self._store.rows("steps")
+        self._parts: Parts | None = None
+        self._trajectories: Trajectories | None = None
+
+    # --- what it is
+
+    def __len__(self) -> int:
+        """The number of steps."""
+        return self._stop - self._first
+
+    @property
+    def location(self) -> str:
+        """Where it is."""
+        return str(self._place)
+
+    @property
+    def _whereabouts(self) -> Location:
+        """Where it is, wherever the process has gone since it was opened."""
+        files = self._store.container.files
+        return (
+            self._place
+            if self._place.backend == "memory"
+            else replace(self._place, path=files.real_path(files.entrance))
+        )
+
+    @property
+    def schema(self) -> Schema:
+        """What one step holds."""
+        return self._schema
+
+    @property
+    def commit_id(self) -> int:
+        """The commit that is shown."""
+        return self._store.state.commit
+
+    @property
+    def layout(self) -> str:
+        """ "live" or "archive"."""
+        return self._document.layout.name
+
+    @property
+    def capacity(self) -> int | None:
+        """How many newest steps a ring keeps; None: all."""
+        return None if self._document.ring is None else self._document.ring.capacity
+
+    @property
+    def environment(self) -> dict[str, Any] | None:
+        """The environment that was recorded, as far as known: id, spec (Gymnasium's EnvSpec as JSON),
+        num_envs, autoreset."""
+        section = self._document.environment
+        return None if section is None else dict(documents.to_plain(section))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """When and by what it was made, and from what."""
+        return dict(documents.to_plain(self._document.provenance))
+
+    def describe(self) -> Description:
+        """What it holds and how, in plain values: what `replaystore info --json` prints. No steps are
+        read."""
+        from replaystore.views.describing import describe
+
+        self._check_open()
+        return describe(self)
+
+    def commits(self) -> list[CommitDescription]:
+        """The commits that can be opened (`replaystore.open(location, commit=N)`), oldest first."""
+        from replaystore.views.describing import describe_commits
+
+        self._check_open()
+        return describe_commits(self._store)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._closed
+
+    def __reduce__(self) -> str:
+        raise UnsupportedError(
+            f"{self._place}: an open buffer cannot be copied or sent to another process: open it there by "
+            "its location, "
+            "or use replaystore.torch.BatchDataset"
+        )
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<{type(self).__name__} {self.location!r}: closed>"
+        return (
+            f"<{type(self).__name__} {self.location!r}: {len(self)} steps, {self.num_trajectories} "
+            f"trajectories, commit {self.commit_id}>"
+        )
+
+    # --- trajectories
+
+    @property
+    def num_trajectories(self) -> int:
+        """Trajectories that have steps here, open ones included."""
+        return len(self.trajectories)
+
+    @property
+    def parts(self) -> Parts:
+        """Which rows belong to which trajectory; rows count from the first step ever written. Rows that were
+        dropped are left out."""
+        self._check_open()
+        if self._parts is None:
+            stored = [
+                self._fixed(f"parts/{name}") for name in ("start", "length", "trajectory", "offset", "final")
+            ]
+            opened = [entry for entry in self._opened() if entry.part_length]
+            rows = [[e.part_start, e.part_length, e.trajectory, e.offset, -1] for e in opened]
+            columns = stored
+            if opened:
+                columns = [
+                    np.concatenate([known, [row[at] for row in rows]]).astype(np.int64)
+                    for at, known in enumerate(stored)
+                ]
+            if not (columns[0][1:] > columns[0][:-1]).all():
+                order = np.argsort(columns[0], kind="stable")
+                columns = [column[order] for column in columns]
+            check_parts(
+                columns,
+                rows=self._stop,
+                finals=self._store.state.lengths.get("final", 0),
+                where=self.location,
+            )
+            self._parts = Parts(*columns).since(self._first)
+        return self._parts
+
+    @property
+    def trajectories(self) -> Trajectories:
+        """The table of trajectories: those that have ended, in the order of ending, then those that are open.
+
+        `buffer.trajectories.where("return > 100 and length >= 50")` selects; `buffer.trajectory(i)` reads the
+        steps of row i."""
+        self._check_open()
+        if self._trajectories is None:
+            columns = self._table()
+            parts = self.parts
+            kept = np.isin(columns["trajectory"], parts.trajectory)
+            known = int(np.count_nonzero(np.diff(parts.trajectory[parts.order]))) + (len(parts) > 0)
+            if int(kept.sum()) != known:  # each of them once
+                what = (
+                    f"{known} trajectories have parts, and {int(kept.sum())} rows of the table are about them"
+                )
+                raise CorruptError(f"{self._place}: {what}; run `replaystore verify`")
+            self._trajectories = Trajectories({name: values[kept] for name, values in columns.items()})
+        return self._trajectories
+
+    def _table(self) -> dict[str, NDArray[Any]]:
+        """All columns, of ended trajectories and then of open ones."""
+        prefix = "trajectories/"
+        names = [name for name in self._store.specs() if name.startswith(prefix)]
+        columns: dict[str, NDArray[Any]] = {
+            unescape(name.removeprefix(prefix)): self._store.table(name) for name in names
+        }
+        opened = [entry for entry in self._opened() if entry.length]
+        check_table(columns, self._extra["splits"], self._reward_shape(), self.location)
+        count = len(columns["trajectory"])
+        for name, known in columns.items():
+            known_of_open = {
+                "trajectory": [e.trajectory for e in opened],
+                "env": [e.env for e in opened],
+                "seed": [e.seed for e in opened],
+            }
+            known_of_open |= {
+                "length": [e.length for e in opened],
+                "split": [e.split for e in opened],
+                "return": [e.returned for e in opened],
+            }
+            blank = np.nan if known.dtype.kind == "f" else 0
+            more = np.full((len(opened), *known.shape[1:]), blank, known.dtype)
+            more[...] = (
+                np.asarray(known_of_open[name], known.dtype).reshape(more.shape)
+                if name in known_of_open
+                else blank
+            )
+            columns[name] = np.concatenate([known, more])
+        splits = np.array(self._extra["splits"])
+        columns["split"] = splits[columns["split"]] if len(columns["split"]) else np.empty(0, splits.dtype)
+        order = ["trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split"]
+        ordered = {
+            name: columns[name] for name in [*order, *sorted(columns.keys() - set(order))] if name in columns
+        }
+        return ordered | {"open": np.arange(count + len(opened)) >= count}
+
+    def _fixed(self, name: str) -> NDArray[Any]:
+        """A table that every buffer has."""
+        table = self._store.table(name) if name in self._store.state.arrays else None
+        if table is None or table.dtype != np.int64 or table.ndim != 1:
+            raise CorruptError(
+                f"{self._place}: the table {name} of int64 numbers is missing; run `replaystore repair`"
+            )
+        return table
+
+    def trajectory(self, number: int, fields: Iterable[str] | None = None) -> Trajectory:
+        """The steps of row `number` of `trajectories`."""
+        table = self.trajectories
+        if not -len(table) <= number < len(table):
+            raise IndexError(
+                f"trajectory {number}: there are {len(table)} trajectories, and the first is number 0"
+            )
+        info = table[int(number)]
+        names = self._names(fields)
+        runs = self.parts.rows_of(info["trajectory"])
+        columns = {}
+        for name in names:
+            column = self._column(f"steps/{escape_path(name)}")
+            pieces = [column.read(start, stop) for start, stop in runs]
+            columns[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        observations = self.schema.names("observation")
+        final = self._final_observation(info["trajectory"])
+        following = self._followed_within(info["trajectory"], observations)
+        if final is not None and runs:
+            following[sum(stop - start for start, stop in runs) - 1] = final
+        shown = final["observation"] if final is not None and observations == ("observation",) else final
+        return Trajectory(info, columns, shown, following)
+
+    def _followed_within(
+        self, trajectory: int, observations: Iterable[str]
+    ) -> dict[int, dict[str, NDArray[Any]]]:
+        """By step of a trajectory, what followed it where the next step was recorded with another
+        observation."""
+        parts = self.parts
+        inner = parts.parts_of(trajectory)[:-1]
+        places = np.cumsum(parts.length[inner]) - 1
+        return {
+            int(step): {name: self.final_rows(name, final[None])[0] for name in observations}
+            for step, final in zip(places, parts.final[inner], strict=True)
+            if final >= 0
+        }
+
+    def _final_observation(self, trajectory: int) -> dict[str, NDArray[Any]] | None:
+        """The observation after the last step of a trajectory."""
+        last = int(self.parts.parts_of(trajectory)[-1])
+        final = int(self.parts.final[last])
+        if final >= 0:
+            return {
+                name: self.final_rows(name, np.array([final]))[0] for name in self.schema.names("observation")
+            }
+        for entry in self._open_trajectories():
+            if entry.trajectory == trajectory:
+                return entry.following
+        return None
+
+    def final_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows of `final/` of an observation field: final observations, as `parts.final` numbers them."""
+        stored = f"final/{escape_path(name)}"
+        if self._store.container.specs()[stored].journaled:
+            found: NDArray[Any] = self._store.table(stored)[rows]
+            return found
+        return self._column(stored).take(rows)
+
+    def _reward_shape(self) -> tuple[int, ...]:
+        return self._document.steps.return_shape
+
+    def _opened(self) -> list[Open]:
+        """The trajectories that are open, without their observations."""
+        shape = self._reward_shape()
+        try:
+            opened = [
+                Open.from_json(values, components=math.prod(shape) if shape else None)
+                for values in self._extra["open"]
+            ]
+        except ValueError as error:
+            raise CorruptError(f"{self._place}: {error}; run `replaystore repair`") from None
+        if any(entry.split >= len(self._extra["splits"]) for entry in opened):
+            raise CorruptError(
+                f"{self._place}: an open trajectory is of a split that there is not; run `replaystore repair`"
+            )
+        return opened
+
+    def _open_trajectories(self) -> list[Open]:
+        """The trajectories that are open, with the observations that follow their last steps."""
+        opened = self._opened()
+        known = [entry for entry, values in zip(opened, self._extra["open"], strict=True) if values[-1]]
+        for name in self.schema.names("observation") if known else ():
+            declared = self.schema.fields[name]
+            data = self._store.attachment(name)
+            for at, entry in enumerate(known):
+                if data is not None:
+                    if len(data) != len(known) * declared.row_bytes:
+                        what = (
+                            f"{len(data)} bytes of {name} after the last steps of {len(known)} open "
+                            "trajectories"
+                        )
+                        raise CorruptError(
+                            f"{self._place}: the commit keeps {what}; run `replaystore repair`"
+                        )
+                    row = np.frombuffer(
+                        data,
+                        declared.dtype,
+                        declared.row_bytes // declared.dtype.itemsize,
+                        at * declared.row_bytes,
+                    )
+                    found: NDArray[Any] | None = row.reshape(declared.shape)
+                else:  # the place is a newer commit's by now, which has a row or final observation for it
+                    found = self._followed_by(entry, name)
+                if found is not None:
+                    entry.following = {**(entry.following or {}), name: found}
+        for entry in known:
+            if entry.following is not None and len(entry.following) < len(self.schema.names("observation")):
+                entry.following = None  # a part of an observation is none
+        return opened
+
+    def _followed_by(self, entry: Open, name: str) -> NDArray[Any] | None:
+        """What a newer commit has after the last step of a trajectory that was open in an older one."""
+        newest = self._store.unpinned()
+        if newest is None:
+            return None
+        view = BufferReader(self._place, newest, self._document)
+        parts = view.parts
+        for part in parts.parts_of(entry.trajectory).tolist():
+            begin, stop = int(parts.offset[part]), int(parts.offset[part] + parts.length[part])
+            if begin <= entry.length < stop:
+                row = int(parts.start[part]) + entry.length - begin
+                found: NDArray[Any] = view._of(name).read(row, row + 1)[0]
+                return found
+            if stop == entry.length and parts.final[part] >= 0:
+                final: NDArray[Any] = view.final_rows(name, parts.final[part : part + 1])[0]
+                return final
+        for other in view._open_trajectories():
+            if (
+                other.trajectory == entry.trajectory
+                and other.length == entry.length
+                and other.following is not None
+            ):
+                return other.following[name]
+        return None
+
+    # --- steps
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a field of this name, so that `buffer[name]` is its column."""
+        return isinstance(name, str) and name in self.schema.fields
+
+    def __getitem__(self, name: str) -> Column:
+        """The column of a field: `buffer["observation"][1000:2000]`.
+
+        UnknownFieldError: there is none. SchemaError: steps are asked for, which `read` gives."""
+        self._check_open()
+        if not isinstance(name, str):
+            raise SchemaError(f"{self._place}: {self._not_a_name(name)}")
+        if name not in self.schema.fields:
+            raise unknown(name, self.schema.fields, where=self.location)
+        return Column(self, name)
+
+    def _not_a_name(self, given: object) -> str:
+        """What to write instead of `buffer[steps]`."""
+        steps, rows = "rows", "rows"
+        if isinstance(given, slice):
+            bounds = (given.start, given.stop, given.step)[: 2 if given.step is None else 3]
+            steps = ":".join("" if bound is None else str(bound) for bound in bounds)
+            rows = f"slice({', '.join(map(str, bounds))})"
+        elif isinstance(given, int | np.integer):
+            steps, rows = str(given), f"[{given}]"
+        name = next(iter(self.schema.fields))
+        return (
+            f"buffer[...] takes the name of a field ({listed(self.schema.fields)}); steps are read by "
+            f"buffer.read({rows}), "
+            f"those of one field by buffer[{name!r}][{steps}], those of a trajectory by buffer.trajectory(i)"
+        )
+
+    def read(self, rows: Rows, fields: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Steps, as {field: array of shape (steps, *field shape)}.
+
+        Args:
+            rows: a slice, or integers in any order, repeated as you like; 0 is the oldest step kept, negative
+            ones count from the end.
+            fields: names, or beginnings of paths ("observation"); None for all.
+        """
+        self._check_open()
+        names = self._names(fields)
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                stop = max(start, stop)
+                return {name: self._of(name).read(self._first + start, self._first + stop) for name in names}
+            rows = np.arange(start, stop, step)
+        wanted = array_of("rows", rows)
+        if wanted.dtype == np.bool_ and wanted.shape == (len(self),):
+            wanted = np.flatnonzero(wanted)
+        if wanted.size == 0:
+            wanted = wanted.astype(np.int64)
+        if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
+            raise SchemaError(
+                f"rows are a slice, a mask, or a flat array of integers, not {wanted.dtype} "
+                f"of shape {wanted.shape}"
+            )
+        wanted = wanted.astype(np.int64)
+        if wanted.size and not -len(self) <= int(wanted.min()) <= int(wanted.max()) < len(self):
+            raise IndexError(
+                f"rows from {wanted.min()} to {wanted.max()} were asked for; there are {len(self)} steps"
+            )
+        wanted = np.where(wanted < 0, wanted + len(self), wanted) + self._first
+        return {name: self._of(name).take(wanted) for name in names}
+
+    def _of(self, name: str) -> PlainColumn | CodedColumn:
+        return self._column(f"steps/{escape_path(name)}")
+
+    def _names(self, fields: Iterable[str] | None) -> list[str]:
+        if fields is None:
+            return list(self.schema.fields)
+        return list(self.schema.select([fields] if isinstance(fields, str) else fields).fields)
+
+    def _column(self, stored: str) -> PlainColumn | CodedColumn:
+        """The column of a stored array, with all its rows as of the commit."""
+        with self._opening, as_storage_errors(f"{self._place}: {stored} cannot be read"):
+            return self._up_to_date(stored)
+
+    def _up_to_date(self, stored: str) -> PlainColumn | CodedColumn:
+        store, column = self._store, self._columns.get(stored)
+        spec, rows, first = store.spec(stored), store.rows(stored), store.first(stored)
+        if column is not None and column.first >= first and column.stop == rows:
+            return column
+        # It is kept only if nothing was rolled back or dropped while its files were opened.
+        self._columns.pop(stored, None)
+        try:
+            if column is None:
+                column = self._open_column(stored, spec, first)
+            if column.first < first:
+                column.drop_before(first)
+            if isinstance(column, CodedColumn):
+                column.set_tail(*store.tail(stored))
+            elif column.stop < rows:
+                unit = spec.shard_rows if store.container.capabilities.shards else spec.chunk_rows
+                start = max(column.stop // unit * unit, column.first)
+                column.extend(store.extents(stored, start, rows), rows, start=start)
+        except CorruptError:
+            store.check_missing()
+            raise
+        store.check_generation()
+        self._columns[stored] = column
+        return column
+
+    def _open_column(self, stored: str, spec: ArraySpec, first: int) -> PlainColumn | CodedColumn:
+        store = self._store
+        if spec.codec is None:
+            unit = spec.shard_rows if store.container.capabilities.shards else spec.chunk_rows
+            return raw_column(store.container.files, spec, name=stored, first_row=first // unit * unit)
+        return CodedColumn(
+            store.container.files,
+            spec,
+            store.container.codec(spec),
+            lambda chunk: store.locate(stored, chunk),
+            lambda chunk: store.checksum(stored, chunk),
+            name=stored,
+            first_row=first,
+            on_mismatch=lambda chunk: store.moved(stored, chunk),
+            check=self._check_history(store.state.generation),
+        )
+
+    def _check_history(self, generation: int) -> Callable[[], None]:
+        """Raises ConflictError once the store shows another history: `refresh` may do that in another thread
+        while this one reads."""
+        store = self._store
+
+        def check() -> None:
+            if store.state.generation != generation:
+                raise ConflictError(
+                    f"{self._place}: went back to an older commit meanwhile; read again, or refresh"
+                )
+
+        return check
+
+    # --- derived
+
+    def statistics(self, fields: Iterable[str] | None = None) -> dict[str, Statistics]:
+        """Mean, standard deviation, smallest and largest value and count of each field, over all steps,
+        element by element."""
+        from replaystore.views.statistics import Statistics
+
+        names = self._names(fields)
+        found = Named[Statistics]()
+        for name in names:
+            total = Statistics.nothing(self.schema.fields[name].shape)
+            step = max(1, (4 << 20) // max(1, self.schema.fields[name].row_bytes))
+            for start in range(0, len(self), step):
+                total = total.merged(Statistics.of(self[name][start : start + step]))
+            found[name] = total
+        return found
+
+    def sampler(
+        self,
+        batch_size: int = 256,
+        *,
+        fields: Iterable[str] | None = None,
+        next_observation: bool = True,
+        fragment_length: int | None = None,
+        frame_stack: int | None = None,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        order: Literal["uniform", "trajectory", "epoch"] | ArrayLike = "uniform",
+        beta: float = 0.0,
+        where: str | None = None,
+        split: str | None = None,
+        seed: int | None = None,
+        prefetch: int | None = None,
+        device: Any = None,
+        slab_bytes: int = 256 << 20,
+    ) -> Sampler:
+        """Batches of steps as an iterator of {field: array of shape (batch_size, *field shape)}, from the
+        commit that is shown now.
+
+        Args:
+            fields: names, or beginnings of paths; None for all.
+            next_observation: add `next_observation` (and its nested fields). Steps that no observation is
+            known to follow are left out.
+            fragment_length: so many consecutive steps of one trajectory from each step on: arrays of shape
+            (batch_size, length, ...).
+            frame_stack: so many observations up to each step, oldest first: (batch_size, depth, ...). The
+                first of a trajectory stands in for those before it. An observation and its next are views of
+                the same memory.
+            n_step: the reward is the discounted sum of so many rewards, up to the end of the trajectory; the
+                next observation and the flags are those of its last step; `discount` is what to multiply the
+                next value with: gamma ** steps, 0 if terminated.
+            order: "uniform" over steps, with replacement; "trajectory": uniform over trajectories, then over
+                steps; "epoch": each step once, shuffled in blocks; or an array of weights, one for each step
+                (or each row of `trajectories`): in proportion to them, and the batch has `index` (whose
+                weights they were, for `update_weights`) and `weight` (importance weights).
+            beta: the exponent of importance weights.
+            where, split: only steps of these trajectories, as `trajectories.where` selects them.
+            seed: the same seed and the same commit give the same batches.
+            prefetch: batches to be made ahead by a thread; None: 2 if fields have to be decoded, else none.
+            device: give PyTorch tensors on this device.
+            slab_bytes: memory for decoded chunks.
+
+        Raises:
+            SchemaError: a setting that makes no sense, or nothing to draw from.
+        """
+        from replaystore.sampling.recipe import Recipe
+        from replaystore.sampling.sampler import Sampler
+
+        named = order if isinstance(order, str) else "weights"
+        if named not in ("uniform", "trajectory", "epoch") and isinstance(order, str):
+            raise SchemaError(
+                f'order is "uniform", "trajectory", "epoch" or an array of weights, not {order!r}'
+            )
+        self._check_open()
+        with self._turn:  # the fields may become others
+            recipe = Recipe(
+                batch_size,
+                tuple(self._names(fields)),
+                next_observation,
+                fragment_length,
+                frame_stack,
+                n_step,
+                gamma,
+                named,  # type: ignore[arg-type]
+                beta,
+                where=where,
+                split=split,
+                slab_bytes=slab_bytes,
+            )
+            weights = None if isinstance(order, str) else order
+            return Sampler(self, recipe, seed=seed, weights=weights, prefetch=prefetch, device=device)
+
+    # --- life
+
+    def refresh(self) -> bool:
+        """Go on to the newest commit; whether there was one."""
+        self._check_open()
+        with self._turn:
+            return self._refresh()
+
+    def _refresh(self) -> bool:
+        identity, arrays = self._store.state.identity, self._store.state.arrays
+        moved = self._store.refresh()
+        if moved:
+            self._store.keep_tails()
+            rolled_back = self._store.state.identity != identity
+            if rolled_back:
+                self._forget_columns()
+            if rolled_back or self._store.state.arrays != arrays:
+                self._document = documents.parse(self._store.container.document(), self.location)
+                self._schema = self._visible_schema()
+            self._moved()
+        return moved
+
+    def _forget_columns(self) -> None:
+        for column in self._columns.values():
+            if isinstance(column, CodedColumn):
+                column.close()
+        self._columns = {}
+
+    def close(self) -> None:
+        """Release files and memory."""
+        if not self._closed:
+            self._closed = True
+            self._forget_columns()
+            self._store.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConflictError(f"{self._place} is closed: open it again")
