@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
+SUPPORT = {path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("test_")}
+"""The files here that hold no tests, but what several files of tests share."""
+
 # So that what they assert is told as fully as what tests assert.
-pytest.register_assert_rewrite(
-    "columns", "damaging", "hdf5_story", "real_projects", "rlhf_buffers", "rlhf_rings", "scripted"
-)
+pytest.register_assert_rewrite(*sorted(SUPPORT - {"conftest"}))
+
+pytest_plugins = ["commands"]
+"""Those that have fixtures."""
 
 # No deadline: how long an example takes says more about a busy machine than about the code.
 settings.register_profile("replaystore", deadline=None)

@@ -1,0 +1,67 @@
+"""`replaystore convert`: there and back, a part, and stopped in the middle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Run
+
+import replaystore as rs
+
+
+def test_converting_and_back_loses_nothing(
+    recorded: Path, facts: Callable[..., Any], run: Run, tmp_path: Path
+) -> None:
+    facts("convert", recorded, tmp_path / "a.h5", "--layout", "archive")
+    code, out, err = run("convert", tmp_path / "a.h5", tmp_path / "b.zarr", "--layout", "live")
+
+    assert (code, err) == (0, "")
+    assert re.search(r"^steps +600$", out, re.MULTILINE)
+    assert re.search(r"^coded anew +observation, action, ", out, re.MULTILINE)
+    with rs.open(recorded) as a, rs.open(tmp_path / "b.zarr") as b:
+        for name in a.schema.fields:
+            assert a[name][:].tobytes() == b[name][:].tobytes()
+        for name, column in a.trajectories.columns.items():
+            assert column.tolist() == b.trajectories[name].tolist()
+
+
+def test_converting_a_part(recorded: Path, facts: Callable[..., Any], tmp_path: Path) -> None:
+    facts(
+        "convert",
+        recorded,
+        tmp_path / "a.zarr",
+        "--fields",
+        "observation,reward",
+        "--fields",
+        "terminated,truncated",
+        "--where",
+        "length > 20",
+    )
+
+    with rs.open(recorded) as a, rs.open(tmp_path / "a.zarr") as b:
+        assert list(b.schema.fields) == ["observation", "reward", "terminated", "truncated"]
+        assert b.trajectories["length"].tolist() == a.trajectories.where("length > 20")["length"].tolist()
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5", "a.zarr.zip"])
+def test_ctrl_c_in_a_conversion_leaves_nothing(
+    name: str, recorded: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def interrupted(*_: object, **__: object) -> Iterator[Callable[[int, int], None]]:
+        def press(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        yield press
+
+    monkeypatch.setattr("replaystore.cli.convert.progress_bar", interrupted)
+
+    code, out, err = run("convert", recorded, tmp_path / name)
+
+    assert (code, out, err.strip()) == (130, "", "replaystore: error: interrupted")
+    assert not list(tmp_path.iterdir())
