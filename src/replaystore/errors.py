@@ -15,7 +15,9 @@
                                                       reopen
     ├ StorageError (also an OSError)                  the disk refused: full, read-only, failing
     ├ EvictedError (also an IndexError)               the rows have left the ring: refresh
-    └ MissingDependencyError (also an ImportError)    install the named extra
+    ├ MissingDependencyError (also an ImportError)    install the named extra
+    └ PluginError                                     another package's storage, container or format cannot
+                                                      be used: upgrade or uninstall it
 
 Every message says what was wrong, where (file, field, row), and what to do.
 """
@@ -31,6 +33,7 @@ __all__ = [
     "FormatVersionError",
     "MissingDependencyError",
     "NotFoundError",
+    "PluginError",
     "ReplayStoreError",
     "ReplayStoreWarning",
     "SchemaError",
@@ -102,6 +105,10 @@ class EvictedError(ReplayStoreError, IndexError):
 
 class MissingDependencyError(ReplayStoreError, ImportError):
     """An optional package is not installed."""
+
+
+class PluginError(ReplayStoreError):
+    """What another package has registered cannot be used; the message names it."""
 
 
 class ReplayStoreWarning(UserWarning):
