@@ -558,7 +558,7 @@ ON_DERIVED: tuple[Mutant, ...] = (
         "node).min(axis=0)\n        self._top = None\n",
         "node).min(axis=0)\n",
         "weights that were changed count for the next draw",
-        ("test_sampling.py::test_weights_can_be_changed",),
+        ("test_sampling_weights.py::test_weights_can_be_changed",),
     ),
     Mutant(
         "writer-interrupted-while-staging",

@@ -1,0 +1,79 @@
+"""What cannot be sampled is one clear error; and what a sampler says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sampled_buffers import Life
+
+import replaystore as rs
+from replaystore.errors import SchemaError
+
+
+def test_what_cannot_be_is_one_clear_error(stored: tuple[rs.Buffer, list[Life]]) -> None:
+    buffer, _ = stored
+    steps = len(buffer)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"fragment_length": 35}, "no trajectory has 35 steps; the longest has 34"),
+        (
+            {"fragment_length": 31, "split": "s1"},
+            "no trajectory with split 's1' has 31 steps; the longest has 8",
+        ),
+        ({"split": "nope"}, "no trajectory has split 'nope'"),
+        ({"where": "length > 1000"}, "no trajectory has where 'length > 1000'"),
+        ({"where": "size > 1000"}, 'no column "size"'),
+        ({"fields": ["nope"]}, "nope"),
+        ({"order": "shuffled"}, '"uniform", "trajectory", "epoch" or an array of weights'),
+        ({"order": np.full(steps, np.nan)}, "weight 0 is nan"),
+        ({"order": -np.ones(steps)}, "weight 0 is -1"),
+        ({"order": np.zeros(steps)}, "all weights are 0"),
+        ({"order": np.ones(3)}, f"one for each of {steps} steps, or for each of 7 trajectories"),
+        ({"order": np.ones(steps), "prefetch": 2}, "leave out prefetch"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"frame_stack": 0}, "frame_stack must be at least 1"),
+        ({"n_step": 2.5}, "n_step must be at least 1"),
+        ({"gamma": 1.5}, "gamma must lie between 0 and 1"),
+        ({"beta": np.nan}, "beta"),
+        ({"seed": -1}, "seed must be"),
+        ({"prefetch": -1}, "prefetch must be"),
+        ({"fragment_length": 3, "n_step": 2}, "leave out frame_stack and n_step"),
+        ({"device": "toaster"}, "device 'toaster' is none of PyTorch's"),
+        *(
+            ({"device": name}, " use device='cpu'")
+            for name in (f"cuda:{torch.cuda.device_count()}", "meta", "xla")
+        ),
+    ]
+    for chosen, message in cases:
+        with pytest.raises(SchemaError) as caught:
+            buffer.sampler(**chosen)
+        assert message in str(caught.value), str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_arrays_that_do_not_fit_are_refused(stored: tuple[rs.Buffer, list[Life]]) -> None:
+    sampler = stored[0].sampler(5)
+    batch = sampler.sample()
+    for wrong in ({}, batch | {"action": np.zeros(5)}, batch | {"observation": np.zeros((5, 3), "i4")}):
+        with pytest.raises(SchemaError, match=r"out\['\w+'\] is .* it has to be"):
+            sampler.sample(out=wrong)
+    with pytest.raises(SchemaError, match="leave out `out`"):
+        stored[0].sampler(5, prefetch=1).sample(out=batch)
+
+
+def test_batches_become_tensors(stored: tuple[rs.Buffer, list[Life]]) -> None:
+    import torch
+
+    batch, plain = stored[0].sampler(5, seed=1, device="cpu").sample(), stored[0].sampler(5, seed=1).sample()
+    assert {name: value.dtype for name, value in batch.items()}["reward"] == torch.float32
+    assert all(np.array_equal(batch[name].numpy(), plain[name]) for name in plain)
+
+
+def test_it_says_how_it_reads(stored: tuple[rs.Buffer, list[Life]]) -> None:
+    told = stored[0].sampler(5, seed=1).explain()
+    assert told.splitlines()[0] == (
+        f"uniform: batches of 5 out of {len(stored[0])} steps of commit {stored[0].commit_id}, seed 1"
+    )
+    assert "observation: raw, mapped: one take" in told

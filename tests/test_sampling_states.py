@@ -1,0 +1,128 @@
+"""The states of samplers: what checkpoints are made of carries them, and they belong to their settings."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sampled_buffers import Life
+
+import replaystore as rs
+from replaystore.errors import SchemaError
+
+
+def through_torch(state: dict[str, Any], folder: Path) -> Any:
+    torch.save({"model": torch.nn.Linear(2, 2).state_dict(), "sampler": state}, folder / "checkpoint.pt")
+    return torch.load(folder / "checkpoint.pt")["sampler"]
+
+
+def as_once(state: dict[str, Any], _: Path) -> Any:
+    """As states were before they were of Python's own types alone."""
+    older = copy.deepcopy(state)
+    older["settings"]["names"] = tuple(older["settings"]["names"])
+    if "weights" in older:
+        older["weights"] = np.frombuffer(base64.b64decode(older["weights"]))
+    return older
+
+
+WAYS = {
+    "torch": through_torch,
+    "json": lambda state, _: json.loads(json.dumps(state, allow_nan=False)),
+    "pickle": lambda state, _: pickle.loads(pickle.dumps(state)),
+    "as once": as_once,
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {
+            "batch_size": np.int64(5),
+            "gamma": np.float32(0.5),
+            "n_step": np.int32(2),
+            "where": np.str_("length > 0"),
+        },
+    ],
+    ids=["plain", "NumPy's numbers"],
+)
+@pytest.mark.parametrize(
+    "order", ["uniform", "trajectory", "epoch", "weights of steps", "weights of trajectories"]
+)
+def test_every_state_passes_through_what_checkpoints_are_made_of(
+    stored: tuple[rs.Buffer, list[Life]],
+    tmp_path: Path,
+    order: str,
+    chosen: dict[str, Any],
+    way: Callable[[dict[str, Any], Path], Any],
+) -> None:
+    buffer, _ = stored
+    weights = {"weights of steps": len(buffer), "weights of trajectories": buffer.num_trajectories}
+    settings: dict[str, Any] = {
+        "batch_size": 7,
+        "order": np.arange(1.0, weights[order] + 1) / 3 if order in weights else order,
+        **chosen,
+    }
+    sampler = buffer.sampler(seed=1 << 100, **settings)
+    batch = sampler.sample()
+    if order in weights:
+        sampler.update_weights(batch["index"], batch["index"] % 5 + 0.1)
+
+    again = buffer.sampler(**settings)
+    again.load_state_dict(way(sampler.state_dict(), tmp_path))
+
+    for _ in range(3):
+        expected, found = sampler.sample(), again.sample()
+        assert expected.keys() == found.keys()
+        assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": "1"}, "seed is '1', not a number"),
+        ({"batch": None}, "batch is None"),
+        ({"epoch": -1}, "epoch is -1"),
+        ({"commit": 0.5}, "commit is 0.5"),
+        ({"settings": [1]}, "settings is a list, not a dict"),
+        ({"weights": "?"}, "not the weights of a sampler's state"),
+        ({"weights": "AAAA"}, "not the weights of a sampler's state"),
+        ({"weights": [1.0]}, "weights have shape"),
+    ],
+    ids=str,
+)
+def test_a_state_that_is_none_changes_nothing(
+    stored: tuple[rs.Buffer, list[Life]], change: dict[str, Any], message: str
+) -> None:
+    buffer, _ = stored
+    sampler = buffer.sampler(7, order=np.ones(len(buffer)), seed=3)
+    sampler.sample()
+    before = sampler.state_dict()
+    with pytest.raises(SchemaError, match=message):
+        sampler.load_state_dict(buffer.sampler(7, order=np.ones(len(buffer)), seed=4).state_dict() | change)
+    assert sampler.state_dict() == before
+    with pytest.raises(SchemaError, match="are missing"):
+        sampler.load_state_dict(None)  # type: ignore[arg-type]
+
+
+def test_a_state_belongs_to_its_settings(stored: tuple[rs.Buffer, list[Life]]) -> None:
+    buffer, _ = stored
+    state = json.loads(json.dumps(buffer.sampler(7, n_step=3, seed=3).state_dict()))
+    buffer.sampler(7, n_step=3).load_state_dict(state)
+    for chosen, message in (
+        ({"n_step": 2}, "n_step 3; this one has 2"),
+        ({"n_step": 3, "fields": ["action"]}, "sampler with names"),
+    ):
+        with pytest.raises(SchemaError, match=message):
+            buffer.sampler(7, **chosen).load_state_dict(state)
+    with pytest.raises(SchemaError, match="weights are missing"):
+        buffer.sampler(7, order=np.ones(len(buffer))).load_state_dict(state)

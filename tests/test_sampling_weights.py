@@ -1,0 +1,102 @@
+"""Weights: how they are changed, kept, refreshed, and what makes up for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sampled_buffers import Life, fill, schema
+
+import replaystore as rs
+from replaystore.errors import SchemaError
+
+# --- weights
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 4096, 100_000])
+def test_weights_can_be_changed(count: int) -> None:
+    from replaystore.sampling.weights import WeightTree
+
+    generator = np.random.default_rng(count)
+    plain = generator.random(count) * (generator.random(count) < 0.5)
+    plain[0] = 1
+    tree = WeightTree(plain)
+    for _ in range(5):
+        at = generator.integers(0, count, 50)
+        new = generator.random(50) * (generator.random(50) < 0.7)
+        tree.update(at, new)
+        for place, value in zip(at.tolist(), new.tolist(), strict=True):
+            plain[place] = value
+        plain[0] = 1
+        tree.update(np.array([0]), np.array([1.0]))
+        assert np.array_equal(tree.values, plain)
+        assert tree.total == pytest.approx(plain.sum(), rel=1e-12)
+        assert tree.smallest == plain[plain > 0].min()
+        uniform = np.append(generator.random(200), [0.0, np.nextafter(1, 0)])
+        found, weights = tree.draw(uniform)
+        assert (weights > 0).all()
+        assert np.array_equal(weights, plain[found])
+        cumulated = np.cumsum(plain)
+        target = uniform * cumulated[-1]
+        slack = 1e-9 * cumulated[-1]
+        assert (cumulated[found] >= target - slack).all()
+        assert (cumulated[found] - plain[found] <= target + slack).all()
+
+
+def test_importance_weights_make_up_for_how_likely_steps_are(stored: tuple[rs.Buffer, list[Life]]) -> None:
+    buffer, _ = stored
+    weights = np.random.default_rng(0).random(len(buffer)) + 0.01
+    sampler = buffer.sampler(64, order=weights, beta=0.7, seed=0)
+    batch = sampler.sample()
+
+    expected = (weights[batch["index"]] / weights.min()) ** -0.7
+    assert batch["weight"] == pytest.approx(expected)
+    sampler.update_weights(batch["index"], np.zeros(64))
+    assert not set(sampler.sample()["index"]) & set(batch["index"])
+    assert (sampler.weights[batch["index"]] == 0).all()
+
+
+# --- order
+
+
+def test_weighted_sampling_goes_on_where_it_was(stored: tuple[rs.Buffer, list[Life]]) -> None:
+    buffer, _ = stored
+    sampler = buffer.sampler(7, order=np.ones(len(buffer)), seed=3)
+    for _ in range(10):
+        batch = sampler.sample()
+        sampler.update_weights(batch["index"], batch["index"] % 5)
+    again = buffer.sampler(7, order=np.ones(len(buffer)))
+    again.load_state_dict(sampler.state_dict())
+    for _ in range(10):
+        assert np.array_equal(again.sample()["index"], sampler.sample()["index"])
+
+
+def test_weights_that_have_all_become_0_are_an_error(stored: tuple[rs.Buffer, list[Life]]) -> None:
+    buffer, _ = stored
+    sampler = buffer.sampler(7, order=np.ones(len(buffer)))
+    sampler.update_weights(np.arange(len(buffer)), np.zeros(len(buffer)))
+    with pytest.raises(SchemaError, match="all weights have become 0"):
+        sampler.sample()
+    sampler.update_weights([3], [1.0])
+    assert set(sampler.sample()["index"]) == {3}
+
+
+# --- a store that grows
+
+
+def test_refreshing_gives_new_steps_the_largest_weight(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", schema()) as buffer:
+        fill(buffer, [(0, 9, True, True)])
+        sampler = buffer.sampler(4, order=np.arange(9.0))
+        trajectories = buffer.sampler(4, order=np.array([3.0]))
+        fill(buffer, [(0, 5, True, True)])
+        assert sampler.refresh()
+        assert trajectories.refresh()
+        assert sampler.weights.tolist() == [*range(9), *[8] * 5]
+        assert trajectories.weights.tolist() == [3, 3]
+        epoch = buffer.sampler(4, order="epoch")
+        epoch.sample()
+        fill(buffer, [(0, 5, True, True)])
+        epoch.refresh()
+        assert (epoch.epoch, sum(len(batch["action"]) for batch in epoch)) == (1, 19)
