@@ -14,8 +14,9 @@ import pytest
 
 import replaystore as rs
 from replaystore.arrays.commits import ArrayStore
-from replaystore.arrays.records import State, decode_records, encode_record
+from replaystore.arrays.records import decode_records, replay
 from replaystore.checking import verify as verification
+from replaystore.containers.records import encode_record
 from replaystore.containers.zarr.container import ZarrContainer
 from replaystore.errors import CorruptError, ReplayStoreWarning
 from replaystore.testing.crashes import tiny
@@ -102,15 +103,15 @@ def test_a_commit_that_is_missing_in_the_log_is_noticed(store: Path) -> None:
         data = buffer._store.container.read_segment(buffer._store.container.segments()[-1])
         ends = [end for _, _, end in decode_records(data)]
     assert len(ends) == 4
-    assert State.replay(data, "here").lengths["steps"] == 60
+    assert replay(data, "here").lengths["steps"] == 60
 
     for missing in (1, 2):
         with pytest.raises(CorruptError, match="the commit log has a record that no writer has made"):
-            State.replay(data[: ends[missing - 1]] + data[ends[missing] :], "here")
+            replay(data[: ends[missing - 1]] + data[ends[missing] :], "here")
     _, (meta, blobs, _), *_ = decode_records(data)
     for wrong in (meta["commit"] - 1, meta["commit"] + 1):
         with pytest.raises(CorruptError, match=f"commit {wrong} follows {meta['commit'] - 1}"):
-            State.replay(data[: ends[0]] + encode_record(meta | {"commit": wrong}, blobs), "here")
+            replay(data[: ends[0]] + encode_record(meta | {"commit": wrong}, blobs), "here")
 
 
 def test_a_damaged_last_record_of_the_log_is_reported(store: Path) -> None:

@@ -249,7 +249,7 @@ ON_HDF5: tuple[Mutant, ...] = (
 ON_THE_LOG: tuple[Mutant, ...] = (
     Mutant(
         "log-torn-record-accepted",
-        "src/replaystore/arrays/records.py",
+        "src/replaystore/containers/records.py",
         "        if extend(value(_LENGTH.pack(length)), payload) != checksum:\n",
         "        if not checksum:\n",
         "a record that is torn or damaged is no commit",

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from replaystore.arrays.encoding import Encoder
 from replaystore.arrays.reading import StoreReader, group_of, tail_array
-from replaystore.arrays.records import Piece, State
+from replaystore.arrays.state import Piece, State
 from replaystore.containers.codecs import crc32c as value
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec, Container
 from replaystore.errors import StorageError

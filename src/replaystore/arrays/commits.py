@@ -28,10 +28,12 @@ import numpy as np
 from replaystore.arrays.appending import Appender, CodedArray, RawArray, of_shard
 from replaystore.arrays.incomplete import missing, newest_sound
 from replaystore.arrays.reading import group_of
-from replaystore.arrays.records import DOCUMENT, SEALED, Piece, State, encode_record, now
+from replaystore.arrays.records import now
+from replaystore.arrays.state import DOCUMENT, SEALED, Piece, State
 from replaystore.containers.codecs import crc32c as value
 from replaystore.containers.codecs import extend
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Container
+from replaystore.containers.records import encode_record
 from replaystore.errors import CorruptError, SchemaError, StorageError
 
 __all__ = ["ArrayStore"]

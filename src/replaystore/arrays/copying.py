@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from replaystore.arrays.appending import BATCH_BYTES
 from replaystore.arrays.commits import ArrayStore
 from replaystore.arrays.reading import StoreReader
-from replaystore.arrays.records import SEALED, now
+from replaystore.arrays.records import now
+from replaystore.arrays.state import SEALED
 from replaystore.containers.codecs import TRAILER, codec_for, crc32c, parse_codec
 from replaystore.containers.protocol import ArraySpec, ChunkEntry
 from replaystore.errors import CorruptError, StorageError

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from replaystore.arrays.reading import ATTEMPTS, StoreReader, group_of
-from replaystore.arrays.records import State, decode_records
+from replaystore.arrays.records import decode_records, replay
 from replaystore.containers.codecs import crc32c
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
@@ -110,7 +110,7 @@ def newest_sound(store: StoreReader) -> int | None:
     if newest.commit == base:
         return None
     data = store.container.read_segment(base)
-    durable = State.replay(data, str(store), until=base)
+    durable = replay(data, str(store), until=base)
     limits: dict[str, int] = {}
     torn: dict[str, tuple[int, bytes]] = {}
     for name, spec in store.specs().items():
@@ -130,7 +130,7 @@ def newest_sound(store: StoreReader) -> int | None:
         if not all(_is_sound(store, meta, name, start, rows) for name, (start, rows) in torn.items()):
             continue
         tried += 1
-        if not missing(StoreReader(store.container, State.replay(data, str(store), until=meta["commit"]))):
+        if not missing(StoreReader(store.container, replay(data, str(store), until=meta["commit"]))):
             return None if meta["commit"] == newest.commit else int(meta["commit"])
     return base
 

@@ -17,7 +17,9 @@ import numpy as np
 from google_crc32c import extend, value
 from numpy.typing import NDArray
 
-from replaystore.arrays.records import Piece, State, decode_records
+from replaystore.arrays import records
+from replaystore.arrays.records import decode_records
+from replaystore.arrays.state import Piece, State
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Container, Extent
 from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
 from replaystore.forks import renew_in_children
@@ -101,7 +103,7 @@ class StoreReader:
     @staticmethod
     def _replay(container: Container, segment: int, *, until: int | None = None) -> State:
         """The state at the end of a segment, or at a commit of it."""
-        state = State.replay(container.read_segment(segment), container.path, until=until)
+        state = records.replay(container.read_segment(segment), container.path, until=until)
         if state.base != segment:
             what = (
                 f"the segment of the commit log that is to begin with commit {segment} begins with "
@@ -185,9 +187,9 @@ class StoreReader:
                 for meta, blobs, end in decode_records(data):
                     if meta.get("arrays") or meta.get("forked"):
                         self.container.refresh()
-                    self.state.follow(meta, blobs)
+                    records.follow(self.state, meta, blobs)
                     self.state.end = start + end
-                self.state.check()
+                records.check(self.state)
                 break
             self.container.refresh()
             identity = self.state.identity

@@ -1,62 +1,21 @@
-"""The commit log: what a record says, and the state of a store that follows from replaying records.
+"""The commit log, read: its records, each checked, and the state of a store that follows from replaying them.
 
-    record   = magic "RSC1" | crc32c of the rest (u32) | length of the payload (u64) | payload
-    payload  = length of the JSON (u32) | JSON | blobs, in the order and with the lengths that the JSON lists
-
-A segment of the log begins with a base record, which says everything; each further record says what changed.
-A record is valid if its checksum is; the newest valid record of the newest segment is the state of the store,
-and the only truth about it. All numbers are little-endian.
-
-A record `{"commit": N, "forked": true}` says of the rollback that commit N was that all objects have got
-their new identity.
-
-Invariants: (1) a record is appended only after all bytes that it speaks of are durable; (2) commit numbers
-grow by one; (3) rows that a commit counted are never written again, unless a later record has rolled it back,
-and then in new objects.
+containers/records.py has the form of a record, state.py what it does to a state, record_checks.py what it is
+asked before that is believed.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from google_crc32c import extend, value
-from numpy.typing import NDArray
-
 from replaystore.arrays.record_checks import check_arrays, check_record, check_step, sound
-from replaystore.containers.protocol import ArraySpec, ChunkEntry
+from replaystore.arrays.state import State
+from replaystore.containers.records import open_payload, whole_records
 from replaystore.errors import CorruptError
 
-__all__ = ["DOCUMENT", "SEALED", "Piece", "State", "decode_records", "encode_record"]
-
-MAGIC = b"RSC1"
-SEALED = "sealed"
-"""The key of `extra` that says that a store is never written to again."""
-DOCUMENT = "document"
-"""The blob of a base record that is a copy of the document, if that is not large: for repairs."""
-_HEADER = struct.Struct("<4sIQ")
-HEADER_BYTES = _HEADER.size
-_LENGTH = struct.Struct("<Q")
-_JSON = struct.Struct("<I")
-
-Blobs = Mapping[str, bytes]
-
-
-def encode_record(meta: Mapping[str, Any], blobs: Blobs) -> bytes:
-    """The bytes of one record."""
-    text = json.dumps(
-        {**meta, "blobs": [[name, len(blob)] for name, blob in blobs.items()]},
-        separators=(",", ":"),
-        allow_nan=False,
-    ).encode()
-    payload = b"".join((_JSON.pack(len(text)), text, *blobs.values()))
-    length = _LENGTH.pack(len(payload))
-    return b"".join((MAGIC, struct.pack("<I", extend(value(length), payload)), length, payload))
+__all__ = ["begin", "check", "decode_records", "follow", "now", "replay"]
 
 
 def decode_records(data: bytes) -> Iterator[tuple[dict[str, Any], dict[str, bytes], int]]:
@@ -64,270 +23,61 @@ def decode_records(data: bytes) -> Iterator[tuple[dict[str, Any], dict[str, byte
     last is torn or empty.
 
     CorruptError: a record has its checksum, and yet is not what a writer writes."""
-    position = 0
-    while position + _HEADER.size <= len(data):
-        magic, checksum, length = _HEADER.unpack_from(data, position)
-        start = position + _HEADER.size
-        if magic != MAGIC or length > len(data) - start or length < _JSON.size:
-            return
-        payload = data[start : start + length]
-        if extend(value(_LENGTH.pack(length)), payload) != checksum:
-            return
+    for payload, end in whole_records(data):
         with sound():
-            meta, blobs = _opened(payload)
+            meta, blobs = open_payload(payload)
             check_record(meta, blobs)
-        position = start + length
-        yield meta, blobs, position
+        yield meta, blobs, end
 
 
-def _opened(payload: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The JSON and the blobs of a record."""
-    (size,) = _JSON.unpack_from(payload)
-    meta, blobs, at = json.loads(payload[_JSON.size : _JSON.size + size]), {}, _JSON.size + size
-    for name, count in meta.pop("blobs"):
-        if type(count) is not int or not 0 <= count <= len(payload) - at or name in blobs:
-            raise ValueError(f"{count!r:.40} bytes named {name!r:.80}")
-        blobs[name] = payload[at : at + count]
-        at += count
-    return meta, blobs
+def begin(meta: Mapping[str, Any], blobs: Mapping[str, bytes]) -> State:
+    """The state that a base record says. CorruptError: there is none like it."""
+    with sound():
+        state = State.from_base(meta, blobs)
+        check_arrays(state)
+    return state
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Rows of a coded array's unfinished chunk, raw, in a tail array."""
-
-    start: int
-    rows: int
-    slot: int
-    offset: int
-    checksum: int
-
-
-@dataclass
-class State:
-    """A store as of one commit."""
-
-    store: str = ""
-    """The name that the store was given when it was made, unlike that of any other."""
-    commit: int = 0
-    parent: int = -1
-    """The commit that this one continues: the one before it, or the one that was rolled back to."""
-    time: float = 0.0
-    """When it was made, in seconds since 1970."""
-    lengths: dict[str, int] = field(default_factory=dict)
-    """Rows of the arrays of each group (the first part of their names)."""
-    first: dict[str, int] = field(default_factory=dict)
-    """Rows of a group before this one are dropped."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """What the caller of `commit` keeps with it."""
-    partial: dict[str, int] = field(default_factory=dict)
-    """Raw arrays: crc32c of the rows of the unfinished chunk. Coded arrays of a sealed store: the checksum of
-    the padded last chunk."""
-    tails: dict[str, list[Piece]] = field(default_factory=dict)
-    entries: dict[str, dict[int, ChunkEntry]] = field(default_factory=dict)
-    """Coded arrays: where chunks lie that the container may not know of."""
-    tables: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Journaled arrays: (rows that have reached the array, crc32c of their bytes) as of the base record."""
-    appended: dict[str, list[bytes]] = field(default_factory=dict)
-    """Journaled arrays: rows of the records since."""
-    attached: dict[str, bytes | Piece] = field(default_factory=dict)
-    """Bytes kept with this commit alone: here if they are few, else in a tail array."""
-    arrays: dict[str, ArraySpec] = field(default_factory=dict)
-    """The arrays that exist as of this commit, and what they are; others in the container are left over from
-    a killed writer."""
-    dead: list[list[int]] = field(default_factory=list)
-    """Commits that were rolled back, as [first, last]."""
-    unforked: bool = False
-    """A rollback has been recorded, but the objects that rows will be written to anew are still those that
-    readers of what was given up have open: they get a new identity (`Container.fork`) before anything else is
-    written."""
-    base: int = 0
-    """The commit that the segment of the log begins with."""
-    end: int = 0
-    """Where the next record goes in that segment."""
-    mutable: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-    """Mutable journaled arrays: their rows as of this commit, one row of bytes each."""
-
-    @property
-    def generation(self) -> int:
-        """Grows with each rollback: from then on objects may get a new identity."""
-        return len(self.dead)
-
-    @property
-    def identity(self) -> tuple[int, bool]:
-        """Changes when objects may have got a new identity, and when they all have it."""
-        return len(self.dead), self.unforked
-
-    def is_dead(self, commit: int) -> bool:
-        return any(first <= commit <= last for first, last in self.dead)
-
-    def follow(self, meta: Mapping[str, Any], blobs: Blobs) -> None:
-        """Go on to the next commit, by a record that was read. CorruptError: it cannot be the next."""
-        with sound():
-            check_step(self, meta, blobs)
-            self.apply(meta, blobs)
-            if meta.get("arrays"):
-                check_arrays(self)
-
-    def check(self) -> None:
-        """What records have made of it, once they are all read. CorruptError: there is no such state."""
-        with sound():
-            check_arrays(self)
-
-    def apply(self, meta: Mapping[str, Any], blobs: Blobs) -> None:
-        """Go on to the next commit; or, in the same one, note that objects have got a new identity."""
-        if meta.get("forked"):
-            self.unforked = False
-            return
-        self.commit, self.parent, self.time = meta["commit"], meta["parent"], meta["time"]
-        self.lengths.update(meta["lengths"])
-        self.first.update(meta.get("first", {}))
-        self.extra = meta["extra"]
-        self.partial = meta["partial"]
-        self.arrays = self.arrays | _arrays(meta.get("arrays", {}))
-        if meta.get("tail_reset"):
-            self.tails = {}
-        self.attached = {name: Piece(*numbers) for name, numbers in meta.get("attached", {}).items()}
-        for name, (unfinished, pieces) in meta.get("tails", {}).items():
-            known = [piece for piece in self.tails.get(name, []) if piece.start >= unfinished]
-            self.tails[name] = known + [Piece(*numbers) for numbers in pieces]
-        for name, entries in meta.get("entries", {}).items():
-            self.entries.setdefault(name, {}).update(
-                {number: ChunkEntry(*place) for number, *place in entries}
-            )
-        for name, blob in blobs.items():
-            kind, _, array = name.partition(":")
-            if kind == "keep":
-                self.attached[array] = blob
-            elif kind == "rows":
-                self.appended.setdefault(array, []).append(blob)
-            elif kind == "grow":
-                before = self.mutable.get(array)
-                rows = _rows(
-                    blob, self.lengths[array.split("/", 1)[0]] - (0 if before is None else len(before))
-                )
-                self.mutable[array] = (
-                    rows
-                    if before is None or not len(before)
-                    else np.concatenate([before, rows])
-                    if len(rows)
-                    else before
-                )
-            elif kind == "at":
-                at = np.frombuffer(blob, "<i8")
-                changed = self.mutable[array].copy()
-                changed[at] = _rows(blobs["set:" + array], len(at))
-                self.mutable[array] = changed
-
-    def to_base(self) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """The base record of a segment that goes on from here."""
-        pieces = {
-            name: list(vars(kept).values()) for name, kept in self.attached.items() if isinstance(kept, Piece)
-        }
-        meta = {
-            "base": True,
-            "store": self.store,
-            "commit": self.commit,
-            "parent": self.parent,
-            "time": self.time,
-            "lengths": self.lengths,
-            "first": self.first,
-            "extra": self.extra,
-            "partial": self.partial,
-            "tails": {
-                name: [list(vars(piece).values()) for piece in pieces] for name, pieces in self.tails.items()
-            },
-            "entries": {
-                name: [[n, e.object, e.offset, e.length] for n, e in known.items()]
-                for name, known in self.entries.items()
-            },
-            "tables": {name: list(known) for name, known in self.tables.items()},
-            "attached": pieces,
-            "arrays": {name: spec.to_json() for name, spec in self.arrays.items()},
-            "dead": self.dead,
-        }
-        if self.unforked:
-            meta["unforked"] = True
-        blobs = {"mutable:" + name: rows.tobytes() for name, rows in self.mutable.items()}
-        return meta, blobs | {
-            "keep:" + name: kept for name, kept in self.attached.items() if isinstance(kept, bytes)
-        }
-
-    @classmethod
-    def from_base(cls, meta: Mapping[str, Any], blobs: Blobs) -> State:
-        """The state that a base record says. CorruptError: there is none like it."""
-        with sound():
-            state = cls._from_base(meta, blobs)
+def follow(state: State, meta: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
+    """Go on to the next commit, by a record that was read. CorruptError: it cannot be the next."""
+    with sound():
+        check_step(state, meta, blobs)
+        state.apply(meta, blobs)
+        if meta.get("arrays"):
             check_arrays(state)
-        return state
 
-    @classmethod
-    def _from_base(cls, meta: Mapping[str, Any], blobs: Blobs) -> State:
-        mutable = {
-            name.removeprefix("mutable:"): blob for name, blob in blobs.items() if name.startswith("mutable:")
-        }
-        kept = {name.removeprefix("keep:"): blob for name, blob in blobs.items() if name.startswith("keep:")}
-        return cls(
-            store=meta["store"],
-            commit=meta["commit"],
-            parent=meta["parent"],
-            time=meta["time"],
-            lengths=dict(meta["lengths"]),
-            first=dict(meta["first"]),
-            extra=meta["extra"],
-            partial=meta["partial"],
-            tails={name: [Piece(*numbers) for numbers in pieces] for name, pieces in meta["tails"].items()},
-            entries={
-                name: {n: ChunkEntry(*place) for n, *place in known}
-                for name, known in meta["entries"].items()
-            },
-            tables={name: (rows, checksum) for name, (rows, checksum) in meta["tables"].items()},
-            arrays=_arrays(meta["arrays"]),
-            dead=[list(pair) for pair in meta["dead"]],
-            unforked=meta.get("unforked") is True,
-            base=meta["commit"],
-            mutable={
-                name: _rows(blob, meta["lengths"][name.split("/", 1)[0]]) for name, blob in mutable.items()
-            },
-            attached={name: Piece(*numbers) for name, numbers in meta["attached"].items()} | kept,
-        )
 
-    @classmethod
-    def replay(cls, data: bytes, where: str, *, until: int | None = None) -> State:
-        """The state at the end of a segment (or at commit `until` of it). CorruptError: not even its base
-        record is valid."""
-        state: State | None = None
-        try:
-            for meta, blobs, end in decode_records(data):
-                if state is None:
-                    if not meta.get("base"):
-                        break
-                    with sound():
-                        state = cls._from_base(meta, blobs)
-                else:
-                    state.follow(meta, blobs)
-                state.end = end
-                if until is not None and state.commit >= until:
+def check(state: State) -> None:
+    """What records have made of a state, once they are all read. CorruptError: there is no such state."""
+    with sound():
+        check_arrays(state)
+
+
+def replay(data: bytes, where: str, *, until: int | None = None) -> State:
+    """The state at the end of a segment (or at commit `until` of it). CorruptError: not even its base record
+    is valid."""
+    state: State | None = None
+    try:
+        for meta, blobs, end in decode_records(data):
+            if state is None:
+                if not meta.get("base"):
                     break
-            if state is not None:
-                state.check()
-        except CorruptError as error:
-            raise CorruptError(f"{where}: {error}") from None
-        if state is None:
-            raise CorruptError(
-                f"{where}: this segment of the commit log has no valid base record; run `replaystore repair`"
-            )
-        return state
-
-
-def _arrays(described: Mapping[str, Any]) -> dict[str, ArraySpec]:
-    return {name: ArraySpec.from_json(values) for name, values in described.items()}
-
-
-def _rows(data: bytes, count: int) -> NDArray[np.uint8]:
-    """Bytes as so many rows. A record says enough to be read without knowing the arrays: a reader may learn
-    of a new one by it."""
-    return np.frombuffer(data, np.uint8).reshape(count, -1) if count else np.empty((0, 0), np.uint8)
+                with sound():
+                    state = State.from_base(meta, blobs)
+            else:
+                follow(state, meta, blobs)
+            state.end = end
+            if until is not None and state.commit >= until:
+                break
+        if state is not None:
+            check(state)
+    except CorruptError as error:
+        raise CorruptError(f"{where}: {error}") from None
+    if state is None:
+        raise CorruptError(
+            f"{where}: this segment of the commit log has no valid base record; run `replaystore repair`"
+        )
+    return state
 
 
 def now() -> float:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from replaystore.arrays.commits import ArrayStore
 from replaystore.arrays.copying import commit_whole, seal
 from replaystore.arrays.reading import StoreReader
-from replaystore.arrays.records import SEALED, State
+from replaystore.arrays.state import SEALED, State
 from replaystore.containers.checks import MOST_JSON
 from replaystore.containers.protocol import Container
 from replaystore.errors import CorruptError, StorageError, UnsupportedError

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from replaystore.arrays import records
 from replaystore.arrays.commits import ArrayStore
 from replaystore.arrays.reading import StoreReader, group_of
-from replaystore.arrays.records import State, decode_records
+from replaystore.arrays.state import State
 from replaystore.buffers.opening import DAMAGED, REPAIR, clear, exists, open_container, rename_both
 from replaystore.checking.restore import restore
 from replaystore.checking.verify import Progress, VerifyReport, verify
@@ -299,13 +300,13 @@ def _candidates(place: Location, before: VerifyReport) -> list[int]:
         newest: State | None = None
         for base in container.segments():
             state: State | None = None
-            for meta, blobs, _ in decode_records(container.read_segment(base)):
+            for meta, blobs, _ in records.decode_records(container.read_segment(base)):
                 if state is None and not meta.get("base"):
                     break
                 if state is None:
-                    state = State.from_base(meta, blobs)
+                    state = records.begin(meta, blobs)
                 else:
-                    state.follow(meta, blobs)
+                    records.follow(state, meta, blobs)
                 known[state.commit] = dict(state.lengths), dict(state.partial)
             newest = state or newest
         limits: dict[str, int] = {}

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from replaystore.arrays.reading import StoreReader
-from replaystore.arrays.records import DOCUMENT, State, decode_records
+from replaystore.arrays.records import decode_records
 from replaystore.arrays.sealing import is_sealed
+from replaystore.arrays.state import DOCUMENT, State
 from replaystore.containers.protocol import Container
 from replaystore.errors import FormatError
 from replaystore.schema import document as documents

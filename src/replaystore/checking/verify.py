@@ -24,11 +24,13 @@ from typing import Any
 import numpy as np
 
 from replaystore.arrays.reading import ATTEMPTS, StoreReader, group_of
-from replaystore.arrays.records import DOCUMENT, HEADER_BYTES, MAGIC, State, decode_records
+from replaystore.arrays.records import decode_records
+from replaystore.arrays.state import DOCUMENT, State
 from replaystore.buffers.opening import exists, open_container
 from replaystore.containers.checks import load_json
 from replaystore.containers.codecs import crc32c
 from replaystore.containers.protocol import ArraySpec, Container
+from replaystore.containers.records import HEADER_BYTES, MAGIC
 from replaystore.errors import CorruptError, FormatError, ReplayStoreError, StorageError, UnsupportedError
 from replaystore.location import Location, parse
 from replaystore.schema import document as documents

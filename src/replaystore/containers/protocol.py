@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import CorruptError
+from replaystore.storage.protocol import PAGE
 
 if TYPE_CHECKING:
     from replaystore.storage.local import Files
@@ -38,8 +39,6 @@ __all__ = [
     "sound_spec",
 ]
 
-PAGE = 4096
-"""Runs of raw rows are aligned to this, so that they can be mapped side by side."""
 DTYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {
     *("bool", "float16", "float32", "float64", "complex64", "complex128")
 }

@@ -16,11 +16,11 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from replaystore.containers.protocol import PAGE
 from replaystore.errors import CorruptError, StorageError, UnsupportedError
 from replaystore.refusals import named, refusal
 from replaystore.storage.inside import open_regular
 from replaystore.storage.local import Files, read_all
+from replaystore.storage.protocol import PAGE
 from replaystore.storage.temporary import NewFile, sync_folder
 
 __all__ = ["ZipFiles", "pack"]

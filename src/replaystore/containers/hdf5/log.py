@@ -17,12 +17,11 @@ from typing import Any, TypeVar
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
-from replaystore.arrays.record_checks import segment_end
-from replaystore.arrays.records import decode_records
 from replaystore.containers.hdf5.front import USERBLOCK, Head
 from replaystore.containers.hdf5.library import ALIGNMENT, Hdf5File, child, group, origins, remove
 from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.containers.hdf5.transaction import Version
+from replaystore.containers.records import segment_end, whole_records
 from replaystore.errors import CorruptError, NotFoundError
 
 __all__ = ["LOG", "Log"]
@@ -92,7 +91,7 @@ class Log:
         data = b"".join(
             self._file.files.read(self._file.name, *part) for part in _parts(head, start, head.room)
         )
-        return start + max((end for _, _, end in decode_records(data)), default=0)
+        return start + max((end for _, end in whole_records(data)), default=0)
 
     def look(self, action: Callable[[Any], Result]) -> tuple[Result, Version]:
         """As `Hdf5File.look`, after `reload`; what `segments` would look for next is noted by the way."""

@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.arrays.record_checks import segment_end
 from replaystore.containers.checks import MOST_JSON, as_number, is_count, load_json
 from replaystore.containers.codecs import codec_for, crc32c
 from replaystore.containers.protocol import ArraySpec, Capabilities, ChunkEntry, Codec, Extent
+from replaystore.containers.records import segment_end
 from replaystore.containers.zarr.metadata import (
     CHECKSUM,
     CONVENTION,

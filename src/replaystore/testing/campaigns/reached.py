@@ -24,9 +24,11 @@ CODE = [
     "arrays/incomplete.py",
     "arrays/reading.py",
     "arrays/records.py",
+    "arrays/state.py",
     "containers/hdf5/front.py",
     "containers/hdf5/log.py",
     "containers/hdf5/transaction.py",
+    "containers/records.py",
 ]
 SETTINGS = "REPLAYSTORE_COVERAGE"
 """The environment variable that names the file of coverage's settings."""
