@@ -13,7 +13,7 @@ SUPPORT = {path.stem for path in Path(__file__).parent.glob("*.py") if not path.
 # So that what they assert is told as fully as what tests assert.
 pytest.register_assert_rewrite(*sorted(SUPPORT - {"conftest"}))
 
-pytest_plugins = ["commands", "sampled_buffers"]
+pytest_plugins = ["commands", "conversions", "sampled_buffers"]
 """Those that have fixtures."""
 
 # No deadline: how long an example takes says more about a busy machine than about the code.

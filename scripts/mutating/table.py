@@ -601,7 +601,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         "                if wrong or crc32c(data[place : place + spec.chunk_bytes]) != expected[chunk]:\n",
         "                if wrong:\n",
         "damage in the source of a conversion does not reach the target",
-        ("test_conversion.py::test_damage_in_the_source_does_not_reach_the_target",),
+        ("test_conversion_storage.py::test_damage_in_the_source_does_not_reach_the_target",),
     ),
     Mutant(
         "conversion-coded-chunk-not-compared",
@@ -609,7 +609,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         "            or checksum is None\n            or codec.checksum(part) != checksum\n",
         "            or checksum is None\n",
         "a damaged encoded chunk does not reach the target of a conversion",
-        ("test_conversion.py::test_a_damaged_encoded_chunk_does_not_reach_the_target",),
+        ("test_conversion_storage.py::test_a_damaged_encoded_chunk_does_not_reach_the_target",),
     ),
     Mutant(
         "conversion-selected-chunk-not-compared",
@@ -617,7 +617,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         "        if crc32c(np.ascontiguousarray(rows)) != expected:\n",
         "        if expected is None:\n",
         "damage in the source does not reach the target where some trajectories are selected",
-        ("test_conversion.py::test_damage_in_the_source_does_not_reach_the_target",),
+        ("test_conversion_storage.py::test_damage_in_the_source_does_not_reach_the_target",),
     ),
     Mutant(
         "verify-says-nothing-of-changed-rows",
