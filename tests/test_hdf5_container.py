@@ -370,7 +370,7 @@ def test_a_reader_writes_nothing(container: Hdf5Container) -> None:
 
 
 def test_space_of_old_rows_cannot_be_given_back(container: Hdf5Container) -> None:
-    assert not container.capabilities.drop
+    assert not container.capabilities.gives_back_space
     with pytest.raises(UnsupportedError, match="Zarr"):
         container.drop_before(OBS, 64)
 

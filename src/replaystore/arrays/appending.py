@@ -236,7 +236,7 @@ class Appender(StoreReader):
             {name: {n: data for n, (data, _) in chunks.items()} for name, chunks in ready.items()}
         )
         for name, entries in placed.items():
-            if self.container.capabilities.shards:  # otherwise the container knows all chunks
+            if not self.container.capabilities.knows_its_chunks:
                 known = self._entries.setdefault(name, {})
                 known.update(entries)
                 per_shard = self._coded[name].spec.chunks_per_shard

@@ -77,7 +77,7 @@ class ArrayStore(Appender):
         lacking = ""
         if back_to is None and not durable and state.commit > state.base:
             back_to = newest_sound(store)
-        elif back_to is None and container.capabilities.shards:
+        elif back_to is None and not container.capabilities.one_file:
             lacking = missing(store)
         if lacking:  # before anything is changed
             raise CorruptError(
@@ -135,7 +135,7 @@ class ArrayStore(Appender):
             if specs[name].codec is not None and not specs[name].journaled:
                 self.tail(name)
                 state.partial.pop(name, None)
-                if self.container.capabilities.shards:
+                if not self.container.capabilities.knows_its_chunks:
                     state.entries[name] = self._kept_entries(name, self.rows(name))
         # Without what helps to open a store that does not change.
         self.container.replace_document(self.container.document())
@@ -312,9 +312,9 @@ class ArrayStore(Appender):
             for name, entries in state.entries.items():
                 shard = self.rows(name) // self.container.specs()[name].shard_rows
                 state.entries[name] = (
-                    of_shard(entries, shard, self.container.specs()[name].chunks_per_shard)
-                    if self.container.capabilities.shards
-                    else {}
+                    {}
+                    if self.container.capabilities.knows_its_chunks
+                    else of_shard(entries, shard, self.container.specs()[name].chunks_per_shard)
                 )
             self._start_log(state)
 
@@ -369,7 +369,7 @@ class ArrayStore(Appender):
         """Where other software finds an unfinished chunk already, if it is these bytes.
 
         Asked where an index is of one shard; HDF5's is of all chunks, and is looked up in a transaction."""
-        if not self.container.capabilities.shards:
+        if self.container.capabilities.knows_its_chunks:
             return None
         try:
             entry = self.container.entry(name, chunk)
@@ -416,7 +416,7 @@ class ArrayStore(Appender):
                     for name in self._raw
                     if name in rows and (crc := self._partial(name, rows[name]))
                 }
-                if self.container.capabilities.shards:  # otherwise the container knows all chunks
+                if not self.container.capabilities.knows_its_chunks:
                     state.entries = {name: self._kept_entries(name, rows[name]) for name in tails}
                 state.unforked = True
                 self._rolling_back = True  # so far nothing that was committed has changed

@@ -118,7 +118,7 @@ def raw_chunks(
     The bytes lie in one of two buffers, used in turn: a block is good until the one after the next is asked
     for."""
     spec, container = store.container.specs()[name], store.container
-    unit = spec.shard_rows if container.capabilities.shards else spec.chunk_rows
+    unit = container.capabilities.run_rows(spec)
     aligned = first * spec.chunk_rows // unit * unit
     buffers = np.empty((2, max(1, RAW_BYTES // spec.chunk_bytes) * spec.chunk_bytes), np.uint8)
     begin = aligned * spec.row_bytes  # where the extent begins, in bytes of the array

@@ -350,7 +350,7 @@ class StoreReader:
     def _places(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
         """Where the bytes of rows [start, stop) of a raw array lie: (object, offset, length) of each run."""
         spec = self.spec(name)
-        unit = spec.shard_rows if self.container.capabilities.shards else spec.chunk_rows
+        unit = self.container.capabilities.run_rows(spec)
         aligned = start // unit * unit
         skip = (start - aligned) * spec.row_bytes
         for extent in self.extents(name, aligned, stop):

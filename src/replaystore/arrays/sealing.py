@@ -73,7 +73,7 @@ def _write_manifest(store: ArrayStore) -> None:
     """A store in one file has a sidecar instead, which is written when the file is complete and has its
     name."""
     container = store.container
-    if not container.capabilities.shards:
+    if container.capabilities.one_file:
         return
     with store.storage("write the manifest"):
         files = container.files
@@ -143,7 +143,7 @@ def refuse_writing(place: Location, container: Container) -> None:
     """UnsupportedError if a store is sealed. (A folder whose manifest was not written, by a killed writer,
     can be sealed again.)"""
     sealed = is_sealed(StoreReader.load(container))
-    if sealed and (not container.capabilities.shards or container.files.exists(MANIFEST)):
+    if sealed and (container.capabilities.one_file or container.files.exists(MANIFEST)):
         remedy = f"make a live one with `replaystore convert {place} live.zarr --layout live`"
         raise UnsupportedError(f"{place} is an archive, which nobody writes to again: {remedy}")
 
@@ -152,7 +152,7 @@ def check_metadata(container: Container) -> None:
     """Compare the metadata of a store that has a manifest inside with it. CorruptError: the manifest or
     metadata are damaged."""
     # HDF5 has checksums in its own metadata.
-    if container.capabilities.shards and container.files.exists(MANIFEST):
+    if not container.capabilities.one_file and container.files.exists(MANIFEST):
         for where, what in _differences(container, metadata_only=True):
             raise CorruptError(f"{where}: {what}; restore it from a copy")
 
@@ -210,7 +210,7 @@ def check_manifest(place: Location, container: Container) -> Iterator[tuple[str,
     everything."""
     if not is_sealed(StoreReader.load(container)):
         return
-    if container.capabilities.shards:
+    if not container.capabilities.one_file:
         yield from _differences(container)
     if place.backend in ("hdf5", "zip"):
         yield from _sidecar_differences(place)

@@ -756,7 +756,7 @@ def _whole(store: StoreReader, *, synced: bool) -> StoreReader:
     found, lacking = store, ""
     if not synced:
         found, lacking = newest_synced(store)
-    elif store.container.capabilities.shards:
+    elif not store.container.capabilities.one_file:
         found, lacking = newest_whole(store)
     if lacking:
         known, newest = found.state.commit, store.state.commit

@@ -355,7 +355,7 @@ class NewStore:
         """Give the store its name. Everything in it must be durable by now. `sealed`: if it lies in one file,
         with a manifest beside it."""
         self.container.close()
-        self._replacement.swap(sealed=sealed and not self.container.capabilities.shards)
+        self._replacement.swap(sealed=sealed and self.container.capabilities.one_file)
         self._replacement.end()
 
     def discard(self) -> None:

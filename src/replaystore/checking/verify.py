@@ -361,7 +361,7 @@ class _Verification:
                     )
                     self.problem(stored, what)
                     sound = False
-        for name, spec in specs.items() if self.container.capabilities.shards else ():
+        for name, spec in specs.items() if self.container.capabilities.names_dimensions else ():
             known = DIMENSIONS.get(name.partition("/")[0])
             if known not in (None, spec.dimension):
                 self.problem(name, f"the name of its first dimension is {spec.dimension!r}, not {known!r}")
@@ -388,7 +388,7 @@ class _Verification:
         """Other software sees as many rows of each array of a group; where shapes are in files of their own,
         a kill can part them."""
         known, behind = dict[str, int](), list[str]()
-        for attempt in range(PUBLISHING if self.container.capabilities.shards else 0):
+        for attempt in range(0 if self.container.capabilities.shows_at_once else PUBLISHING):
             if attempt:  # perhaps a writer is just publishing
                 time.sleep(0.05)
                 self.published = self.container.published()
@@ -458,7 +458,7 @@ class _Verification:
 
     def check_raw(self, store: StoreReader, name: str, spec: ArraySpec) -> None:
         rows = store.rows(name)
-        unit = spec.shard_rows if self.container.capabilities.shards else spec.chunk_rows
+        unit = self.container.capabilities.run_rows(spec)
         first = store.first(name) // unit * unit
         checksums = store.table("checksums/" + name)
         complete = rows // spec.chunk_rows

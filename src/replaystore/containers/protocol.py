@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,17 +58,32 @@ LONGEST_SETTING = 200
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a container can do beyond the rest; asked instead of its type."""
+    """What a container can do, and how it does it; asked instead of its type."""
 
-    kind: str
-    """"zarr" or "hdf5": the format that other software knows it by."""
-    write: bool = True
-    drop: bool = True
+    one_file: bool = False
+    """The store is one file, of the store's name; otherwise a folder of files, each of which may be missing
+    by itself."""
+    gives_back_space: bool = True
     """Space of dropped rows is given back, so that a ring is possible."""
-    shards: bool = True
-    """Rows lie in shards (files); otherwise in one file."""
+    knows_its_chunks: bool = False
+    """It finds every encoded chunk that was written; otherwise it knows those of complete and of published
+    shards, and commits have to say where the others lie."""
+    runs_of_shards: bool = True
+    """The raw rows of a shard lie side by side, for ever, and an extent begins with a shard; otherwise with
+    any chunk."""
+    shows_at_once: bool = False
+    """`publish` shows the rows of all arrays at once, so that no kill parts them."""
+    names_dimensions: bool = True
+    """The name of an array's first dimension is stored with it, for other software."""
+    chunk_format: Literal["zarr", "hdf5"] = "zarr"
+    """How an encoded chunk ends, and what gzip means: containers in which both are alike have the same
+    bytes."""
     default_codec: str = "zstd:1"
     """What coded arrays get unless told otherwise."""
+
+    def run_rows(self, spec: ArraySpec) -> int:
+        """An extent of a raw array begins with a multiple of so many rows."""
+        return spec.shard_rows if self.runs_of_shards else spec.chunk_rows
 
 
 @dataclass(frozen=True)

@@ -270,11 +270,7 @@ class _Conversion:
 
     def _capabilities(self) -> Capabilities:
         """As far as the choice of codecs goes."""
-        return (
-            Capabilities("hdf5", default_codec="gzip:1")
-            if self.place.backend == "hdf5"
-            else Capabilities("zarr")
-        )
+        return Capabilities(default_codec="gzip:1") if self.place.backend == "hdf5" else Capabilities()
 
     def _source(self) -> dict[str, Any]:
         """What the provenance says of the source."""
@@ -284,7 +280,7 @@ class _Conversion:
         return {
             "format": "replaystore",
             "location": self.buffer.location,
-            "container": self.buffer._store.container.capabilities.kind,
+            "container": self.buffer._store.container.capabilities.chunk_format,
             "commit": self.buffer.commit_id,
             "steps": len(self.buffer),
             "trajectories": self.buffer.num_trajectories,

@@ -122,7 +122,7 @@ class Transfer:
     @staticmethod
     def _kind(side: BufferReader | Transfer) -> str:
         store = side._store if isinstance(side, BufferReader) else side.store
-        return store.container.capabilities.kind
+        return store.container.capabilities.chunk_format
 
     def _stored_bytes(self, stored: str, spec: ArraySpec, starts: Rows, stops: Rows) -> int:
         if spec.codec is None:

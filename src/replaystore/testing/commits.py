@@ -309,5 +309,5 @@ def _ended(plain: PlainBuffer) -> int:
 
 
 def _need_rings(store: Store) -> None:
-    if not store.capabilities.drop:
+    if not store.capabilities.gives_back_space:
         pytest.skip("this backend cannot give space back, and has no rings")

@@ -288,7 +288,7 @@ def _look(path: Path) -> tuple[list[Array], dict[int, bytes]]:
         container, found = store.container, []
         for name in (known for known in store.state.arrays if not known.startswith("journal/")):
             spec = container.specs()[name]
-            unit = spec.shard_rows if container.capabilities.shards else spec.chunk_rows
+            unit = container.capabilities.run_rows(spec)
             first, rows = store.first(name) // unit * unit, store.rows(name)
             extents: Sequence[Extent] = ()
             chunks: list[Extent] = []

@@ -500,7 +500,7 @@ class BufferReader:
             if isinstance(column, CodedColumn):
                 column.set_tail(*store.tail(stored))
             elif column.stop < rows:
-                unit = spec.shard_rows if store.container.capabilities.shards else spec.chunk_rows
+                unit = store.container.capabilities.run_rows(spec)
                 start = max(column.stop // unit * unit, column.first)
                 column.extend(store.extents(stored, start, rows), rows, start=start)
         except CorruptError:
@@ -513,7 +513,7 @@ class BufferReader:
     def _open_column(self, stored: str, spec: ArraySpec, first: int) -> PlainColumn | CodedColumn:
         store = self._store
         if spec.codec is None:
-            unit = spec.shard_rows if store.container.capabilities.shards else spec.chunk_rows
+            unit = store.container.capabilities.run_rows(spec)
             return raw_column(store.container.files, spec, name=stored, first_row=first // unit * unit)
         return CodedColumn(
             store.container.files,

@@ -80,14 +80,22 @@ class Hdf5Container:
     """The HDF5 file `name` in `files`. It has as many methods as the protocol asks for; most of the work is
     in the hdf5_* modules."""
 
+    capabilities = Capabilities(
+        one_file=True,
+        gives_back_space=False,
+        knows_its_chunks=True,
+        runs_of_shards=False,
+        shows_at_once=True,
+        names_dimensions=False,
+        chunk_format="hdf5",
+        default_codec="gzip:1",
+    )
+
     def __init__(self, files: Files, name: str, *, writable: bool) -> None:
         self.files = files
         files.entrance = self.name = name
         self.path = files.path(name)
         self.writable = writable
-        self.capabilities = Capabilities(
-            kind="hdf5", write=writable, drop=False, shards=False, default_codec="gzip:1"
-        )
         self.lock_name = name
         self.carry: Callable[[str], contextlib.AbstractContextManager[None]] = lambda _: (
             contextlib.nullcontext()

@@ -61,13 +61,13 @@ _LOG_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byt
 class ZarrContainer:
     """A Zarr v3 hierarchy in `files`."""
 
+    capabilities = Capabilities()
     lock_name = ZARR_LOCK
 
     def __init__(self, files: Files, *, writable: bool) -> None:
         self.files = files
         self.path = files.path("")
         self.writable = writable
-        self.capabilities = Capabilities(kind="zarr", write=writable)
         self._specs: dict[str, ArraySpec] | None = None
         self._indexes: dict[tuple[str, int], dict[int, ChunkEntry]] = {}
         self._dirty: dict[str, None] = {}
