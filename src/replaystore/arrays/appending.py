@@ -92,6 +92,7 @@ class Appender(StoreReader):
 
         They are part of the store from the next commit on."""
         with self.lock, self.storage("create arrays"):
+            there = {group: self.next_row(group) for group in {group_of(name) for name in specs}}
             everything = dict(specs)
             for name, spec in specs.items():
                 if not spec.journaled:
@@ -106,7 +107,7 @@ class Appender(StoreReader):
             self._create(everything)
         try:
             for name, spec in specs.items():
-                self._fill(name, spec, (fill or {}).get(name, 0))
+                self._fill(name, spec, there[group_of(name)], (fill or {}).get(name, 0))
         except BaseException:
             for name in everything:
                 self._forget_array(name)
@@ -130,9 +131,8 @@ class Appender(StoreReader):
                 chunk = np.zeros((spec.chunk_rows, spec.row_bytes), np.uint8)
                 self._coded[name] = CodedArray(spec, self.container.codec(spec), 0, chunk, kept=0)
 
-    def _fill(self, name: str, spec: ArraySpec, value: int) -> None:
-        peers = [other for other in self._row_counts(group_of(name)) if other != name]
-        rows = self._row_counts(group_of(name))[peers[0]] if peers else 0
+    def _fill(self, name: str, spec: ArraySpec, rows: int, value: int) -> None:
+        """Give a new array the rows that its group has."""
         step = max(1, (4 << 20) // spec.row_bytes)
         first = self.first(name) // spec.shard_rows * spec.shard_rows
         if first and name in self._raw:  # a ring: shards before its window never exist

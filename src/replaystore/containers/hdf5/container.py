@@ -206,10 +206,9 @@ class Hdf5Container:
             known = dict(self.specs())
             if specs:
                 self._file.change(make)
-            for name, spec in specs.items():
-                known[name] = replace(spec, dtype=spec.dtype.newbyteorder("<"))
-                self._index.forget(name)
-            self._specs = self._file.generation, known
+            made = {name: replace(spec, dtype=spec.dtype.newbyteorder("<")) for name, spec in specs.items()}
+            self._specs = self._file.generation, known | made
+            self._index.begin(made)
 
     def codec(self, spec: ArraySpec) -> Codec:
         return codec_for("hdf5", spec)
@@ -223,6 +222,8 @@ class Hdf5Container:
         ):
             return
         self._ready()
+        with self._index.lock:
+            self._index.load(rows)
         short, targets = False, {}
         for name, wanted in rows.items():
             places = self._index.known(name)

@@ -9,7 +9,7 @@ while one writes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,29 @@ class ChunkIndex:
         """A table, if it is kept."""
         return self._tables.get(name)
 
+    def begin(self, specs: Mapping[str, ArraySpec]) -> None:
+        """The tables of arrays that were just made, which have no chunks."""
+        version = self._file.version()
+        for name, spec in specs.items():
+            self._tables[name] = Places(spec, np.empty((0, 3), np.int64), 0, version)
+
+    def load(self, names: Iterable[str]) -> None:
+        """Make the tables that are not kept, looking at the file once. The lock is held."""
+        specs = {name: self._spec(name) for name in names if name not in self._tables}
+
+        def look(file: Any, overlay: Overlay) -> dict[str, tuple[int, Table]]:
+            found = {}
+            for name, spec in specs.items():
+                dataset = array(file, name)
+                chunks = chunk_count(dataset, spec, overlay.end)
+                found[name] = chunks, chunk_places(dataset, spec, overlay.end, range(chunks))
+            return found
+
+        if specs:
+            tables, version = self._file.look(look)
+            for name, (chunks, found) in tables.items():
+                self._tables[name] = Places(specs[name], found, chunks, version)
+
     def known(self, name: str, start: int = 0, stop: int = 0, *, complete: int = 0) -> Places:
         """The table of an array, good for the chunks [start, stop); it ends where the array ends, if that is
         before `stop`.
@@ -58,7 +81,8 @@ class ChunkIndex:
         with self.lock:
             places = self._tables.get(name)
             if places is None:
-                places = self._load(name)
+                self.load([name])
+                places = self._tables[name]
             elif self._writable:  # another thread has looked meanwhile
                 return places
             elif (
@@ -71,18 +95,6 @@ class ChunkIndex:
                 return places
             for part in (slice(start, stop), slice(0, complete)):
                 places.sure[part] = places.offsets[part] >= 0
-        return places
-
-    def _load(self, name: str) -> Places:
-        spec = self._spec(name)
-
-        def look(file: Any, overlay: Overlay) -> tuple[int, Table]:
-            dataset = array(file, name)
-            chunks = chunk_count(dataset, spec, overlay.end)
-            return chunks, chunk_places(dataset, spec, overlay.end, range(chunks))
-
-        (chunks, found), version = self._file.look(look)
-        places = self._tables[name] = Places(spec, found, chunks, version)
         return places
 
     def _look_again(self, name: str, places: Places, start: int, stop: int, complete: int) -> Places:
@@ -101,7 +113,9 @@ class ChunkIndex:
         if version[0] == places.version[0]:
             (chunks, found), version = self._file.look(look)
         if version[0] != places.version[0]:  # another file
-            return self._load(name)
+            self.forget(name)
+            self.load([name])
+            return self._tables[name]
         if version != places.version:
             places.offsets[~places.sure] = UNKNOWN
         places.resize(chunks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import struct
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -98,10 +98,11 @@ class Overlay(io.RawIOBase):
         self._read = read
         self._position = 0
         self._drop: list[tuple[int, int]] = []
+        """(offset, length) of places that do not overlap, in order."""
 
     def drop(self, offset: int, length: int) -> None:
         """Ignore what the library writes here: the bytes are rows, and it only means to fill them."""
-        self._drop.append((offset, length))
+        insort(self._drop, (offset, length))
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self._position = offset + (0, self._position, self.end)[whence]
@@ -142,7 +143,8 @@ class Overlay(io.RawIOBase):
         length = memoryview(data).nbytes
         start = self._position
         try:
-            if not any(offset <= start and start + length <= offset + room for offset, room in self._drop):
+            at = bisect_right(self._drop, (start, 1 << 64)) - 1
+            if at < 0 or start + length > sum(self._drop[at]):
                 self.pieces.write(start, bytes(data))
                 self.recent.append((start, length))
         except BaseException as error:  # noqa: BLE001  # likewise

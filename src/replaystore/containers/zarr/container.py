@@ -21,7 +21,7 @@ zarr.json are changed by `publish` alone. So what other software sees is always 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
@@ -69,6 +69,8 @@ class ZarrContainer:
         self.path = files.path("")
         self.writable = writable
         self._specs: dict[str, ArraySpec] | None = None
+        self._shown: dict[str, int] = {}
+        """The rows that the metadata of arrays are known to say."""
         self._indexes: dict[tuple[str, int], dict[int, ChunkEntry]] = {}
         self._dirty: dict[str, None] = {}
         self._folders: dict[str, None] = {}
@@ -119,7 +121,9 @@ class ZarrContainer:
             except FileNotFoundError:
                 continue
             if metadata.get("node_type") == "array":
-                yield name, spec_of(metadata, self.files.path(f"{name}/zarr.json"))
+                spec = spec_of(metadata, self.files.path(f"{name}/zarr.json"))
+                self._shown[name] = metadata["shape"][0]
+                yield name, spec
             else:
                 yield from self._walk(name)
 
@@ -150,17 +154,17 @@ class ZarrContainer:
         known = dict(self.specs())
         # a store that others may open: whole or not at all.
         write = self._write if self._segment is None else self.files.replace
+        self._remove(specs)
+        groups: set[str] = set()
         for name, spec in specs.items():
-            parts = name.split("/")
-            for depth in range(1, len(parts)):
-                group = "/".join(parts[:depth])
+            for group in [group for group in _above(name) if group not in groups]:
+                groups.add(group)
                 if not self.files.exists(f"{group}/zarr.json"):
                     write(f"{group}/zarr.json", as_json(GROUP))
                     self._note_folders(group)
-            self._remove(name)
             write(f"{name}/zarr.json", as_json(array_metadata(spec, 0, name)))
             self._note_folders(name)
-            known[name] = spec
+            known[name], self._shown[name] = spec, 0
         self._specs = known
 
     def codec(self, spec: ArraySpec) -> Codec:
@@ -353,9 +357,8 @@ class ZarrContainer:
         changed = {}
         for name, rows in lengths.items():
             spec = self.specs()[name]
-            metadata = self._metadata(name)
-            if metadata["shape"][0] != rows:
-                changed[name] = metadata
+            if self._shown.get(name) != rows:
+                changed[name] = self._metadata(name)
             shard, used = divmod(rows, spec.shard_rows)
             if not used:
                 continue  # the index was written when the shard was complete
@@ -377,6 +380,7 @@ class ZarrContainer:
         self.files.replace_files(
             {f"{name}/zarr.json": as_json(metadata) for name, metadata in changed.items()}
         )
+        self._shown |= {name: lengths[name] for name in changed}
 
     def published(self) -> Mapping[str, int]:
         return {name: int(self._metadata(name)["shape"][0]) for name in self.specs()}
@@ -389,11 +393,7 @@ class ZarrContainer:
             yield self.files.path("zarr.json"), "zarr_conventions is not what was written"
         if LOG not in self.specs():
             yield self.files.path(f"{LOG}/zarr.json"), "the metadata of the commit log are missing"
-        groups = {
-            "/".join(name.split("/")[:depth])
-            for name in self.specs()
-            for depth in range(1, name.count("/") + 1)
-        }
+        groups = {group for name in self.specs() for group in _above(name)}
         for group in sorted(groups):
             if self._metadata(group) != GROUP:
                 yield (
@@ -409,11 +409,7 @@ class ZarrContainer:
                 )
 
     def restore(self, specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> list[str]:
-        groups = {
-            "/".join(name.split("/")[:depth])
-            for name in (LOG, *specs)
-            for depth in range(1, name.count("/") + 1)
-        }
+        groups = {group for name in (LOG, *specs) for group in _above(name)}
         wanted: dict[str, dict[str, Any]] = {group: dict(GROUP) for group in groups}
         specs = {LOG: _LOG_SPEC, **specs}
         wanted |= {name: array_metadata(spec, rows.get(name, 0), name) for name, spec in specs.items()}
@@ -494,11 +490,10 @@ class ZarrContainer:
                     folder = self._remove_shard(name, entry, len(spec.shape))
                     if self.files.exists(folder):  # a power cut may have lost it
                         self._folders[folder] = None
-        for name in self.specs().keys() - rows.keys():
-            if not name.startswith("journal/"):
-                self._remove(name)
-                self._folders[os.path.dirname(name)] = None
-        self._specs = None
+        left = {name for name in self.specs().keys() - rows.keys() if not name.startswith("journal/")}
+        self._remove(left)
+        self._folders |= {os.path.dirname(name): None for name in left}
+        self._specs = {name: spec for name, spec in self.specs().items() if name not in left}
         self._indexes.clear()
 
     def drop_before(self, name: str, row: int) -> None:
@@ -508,14 +503,16 @@ class ZarrContainer:
             if number is not None and (number + 1) * spec.shard_rows <= row:
                 self._remove_shard(name, entry, len(spec.shape))
 
-    def _remove(self, name: str) -> None:
-        """Remove an array; its metadata, which makes it one, last."""
-        self.files.clear(name)
+    def _remove(self, names: Collection[str]) -> None:
+        """Remove arrays; the metadata of one, which make it one, last."""
+        for name in names:
+            self.files.clear(name)
+        gone = set(names)
         for known in (self._made, self._ends, self._dirty):
-            for file in [file for file in known if file.startswith(name + "/")]:
+            for file in [file for file in known if not gone.isdisjoint(_above(file))]:
                 known.discard(file) if isinstance(known, set) else known.pop(file)
         self._folders = {
-            folder: None for folder in self._folders if folder != name and not folder.startswith(name + "/")
+            folder: None for folder in self._folders if folder not in gone and gone.isdisjoint(_above(folder))
         }
 
     def _remove_shard(self, name: str, entry: str, dimensions: int) -> str:
@@ -563,3 +560,9 @@ class ZarrContainer:
             if not folder:
                 return
             folder = os.path.dirname(folder)
+
+
+def _above(name: str) -> list[str]:
+    """The folders that a file, an array or a folder lies in, the outermost first."""
+    parts = name.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
