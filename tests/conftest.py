@@ -8,13 +8,11 @@ import pytest
 from hypothesis import settings
 
 SUPPORT = {path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("test_")}
-"""The files here that hold no tests, but what several files of tests share."""
+"""The files here that hold no tests, but what several files of tests share. A file of tests that uses
+fixtures of one of them names it in its `pytest_plugins`."""
 
 # So that what they assert is told as fully as what tests assert.
 pytest.register_assert_rewrite(*sorted(SUPPORT - {"conftest"}))
-
-pytest_plugins = ["commands", "conversions", "sampled_buffers"]
-"""Those that have fixtures."""
 
 # No deadline: how long an example takes says more about a busy machine than about the code.
 settings.register_profile("replaystore", deadline=None)

@@ -21,6 +21,8 @@ import replaystore as rs
 from replaystore.cli import COMMANDS, main
 from replaystore.errors import ReplayStoreWarning
 
+pytest_plugins = ["commands"]
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 

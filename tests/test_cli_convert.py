@@ -13,6 +13,8 @@ from commands import Run
 
 import replaystore as rs
 
+pytest_plugins = ["commands"]
+
 
 def test_converting_and_back_loses_nothing(
     recorded: Path, facts: Callable[..., Any], run: Run, tmp_path: Path

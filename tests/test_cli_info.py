@@ -12,6 +12,8 @@ from commands import Run, own_rows, own_schema
 
 import replaystore as rs
 
+pytest_plugins = ["commands"]
+
 
 def test_info_tells_everything(recorded: Path, facts: Callable[..., Any]) -> None:
     found = facts("info", recorded, "--commits")

@@ -17,6 +17,8 @@ from commands import Run, command
 
 import replaystore as rs
 
+pytest_plugins = ["commands"]
+
 
 @pytest.mark.parametrize(("steps", "num_envs"), [(1, 1), (500, 1), (500, 7), (3, 8)])
 def test_exactly_the_steps_asked_for_are_recorded(

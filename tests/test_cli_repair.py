@@ -11,6 +11,8 @@ from commands import Run, own_rows, own_schema
 
 import replaystore as rs
 
+pytest_plugins = ["commands"]
+
 
 def damage(store: Path, at: int = 0) -> None:
     """Flip a bit of the observations, by default of the first."""

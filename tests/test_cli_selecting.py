@@ -16,6 +16,8 @@ from commands import Run
 
 import replaystore as rs
 
+pytest_plugins = ["commands"]
+
 NOTHING: dict[str, tuple[list[str], str]] = {
     "where": (
         ["convert", "STORE", "OUT.zarr", "--where", "length > 1000"],

@@ -11,6 +11,8 @@ from commands import Run, own_rows, own_schema
 
 import replaystore as rs
 
+pytest_plugins = ["commands"]
+
 
 @pytest.mark.parametrize(
     ("rows", "expected"),

@@ -23,6 +23,8 @@ from replaystore.buffers.opening import remove
 from replaystore.location import Location
 from replaystore.testing import Contents, samples
 
+pytest_plugins = ["conversions"]
+
 pytestmark = pytest.mark.usefixtures("_nothing_in_memory")
 
 

@@ -15,6 +15,8 @@ import replaystore as rs
 from replaystore import errors
 from replaystore.storage.local import Files
 
+pytest_plugins = ["conversions"]
+
 pytestmark = pytest.mark.usefixtures("_nothing_in_memory")
 
 

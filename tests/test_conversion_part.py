@@ -13,6 +13,8 @@ import replaystore as rs
 from replaystore import errors
 from replaystore.testing import samples
 
+pytest_plugins = ["conversions"]
+
 pytestmark = pytest.mark.usefixtures("_nothing_in_memory")
 
 

@@ -16,6 +16,8 @@ from replaystore import errors
 from replaystore.storage import local as files
 from replaystore.testing import samples
 
+pytest_plugins = ["conversions"]
+
 pytestmark = pytest.mark.usefixtures("_nothing_in_memory")
 
 

@@ -16,6 +16,8 @@ from sampled_buffers import PLANS, STORES, Life, every_store, fill, place_of, sc
 import replaystore as rs
 from replaystore.errors import SchemaError
 
+pytest_plugins = ["sampled_buffers"]
+
 # --- what is drawn, and what it shows
 
 

@@ -12,6 +12,8 @@ from sampled_buffers import every_store, fill, observation, schema
 import replaystore as rs
 from replaystore.errors import ConflictError
 
+pytest_plugins = ["sampled_buffers"]
+
 # --- a store that grows
 
 

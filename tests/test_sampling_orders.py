@@ -14,6 +14,8 @@ from replaystore.columns.coded import CodedColumn
 from replaystore.columns.slab import Slab
 from replaystore.schema.fields import Field
 
+pytest_plugins = ["sampled_buffers"]
+
 
 @every_store
 @pytest.mark.parametrize("order", ["uniform", "trajectory", "epoch"])

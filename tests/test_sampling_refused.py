@@ -12,6 +12,8 @@ from sampled_buffers import Life
 import replaystore as rs
 from replaystore.errors import SchemaError
 
+pytest_plugins = ["sampled_buffers"]
+
 
 def test_what_cannot_be_is_one_clear_error(stored: tuple[rs.Buffer, list[Life]]) -> None:
     buffer, _ = stored

@@ -18,6 +18,8 @@ from sampled_buffers import Life
 import replaystore as rs
 from replaystore.errors import SchemaError
 
+pytest_plugins = ["sampled_buffers"]
+
 
 def through_torch(state: dict[str, Any], folder: Path) -> Any:
     torch.save({"model": torch.nn.Linear(2, 2).state_dict(), "sampler": state}, folder / "checkpoint.pt")

@@ -11,6 +11,8 @@ from sampled_buffers import Life, fill, schema
 import replaystore as rs
 from replaystore.errors import SchemaError
 
+pytest_plugins = ["sampled_buffers"]
+
 # --- weights
 
 
