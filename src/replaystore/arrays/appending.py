@@ -24,12 +24,13 @@ from google_crc32c import extend
 from numpy.typing import ArrayLike, NDArray
 
 from replaystore.arrays.encoding import Encoder
-from replaystore.arrays.reading import StoreReader, group_of, tail_array
+from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.state import Piece, State
 from replaystore.containers.codecs import crc32c as value
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec, Container
 from replaystore.errors import StorageError
 from replaystore.refusals import refusal
+from replaystore.schema import tree
 
 __all__ = ["TAIL_SPEC", "Appender", "CodedArray", "RawArray", "of_shard"]
 
@@ -92,11 +93,11 @@ class Appender(StoreReader):
 
         They are part of the store from the next commit on."""
         with self.lock, self.storage("create arrays"):
-            there = {group: self.next_row(group) for group in {group_of(name) for name in specs}}
+            there = {group: self.next_row(group) for group in {tree.group_of(name) for name in specs}}
             everything = dict(specs)
             for name, spec in specs.items():
                 if not spec.journaled:
-                    everything["checksums/" + name] = ArraySpec(
+                    everything[tree.checksums(name)] = ArraySpec(
                         np.dtype(np.uint32),
                         (),
                         chunk_rows=16384,
@@ -107,7 +108,7 @@ class Appender(StoreReader):
             self._create(everything)
         try:
             for name, spec in specs.items():
-                self._fill(name, spec, there[group_of(name)], (fill or {}).get(name, 0))
+                self._fill(name, spec, there[tree.group_of(name)], (fill or {}).get(name, 0))
         except BaseException:
             for name in everything:
                 self._forget_array(name)
@@ -190,7 +191,7 @@ class Appender(StoreReader):
             if step == room:
                 finished.append(array.crc)
                 array.crc = 0
-        if finished and not name.startswith("journal/"):
+        if finished and not tree.is_journal(name):
             self._add_checksums(name, finished)
 
     def _gather(self, name: str, array: CodedArray, data: NDArray[np.uint8], count: int) -> None:
@@ -225,7 +226,7 @@ class Appender(StoreReader):
             self._changes.setdefault(name, []).append((np.asarray(at, np.int64), values))
 
     def _add_checksums(self, name: str, checksums: Sequence[int]) -> None:
-        self.append_table({"checksums/" + name: np.array(checksums, np.uint32)})
+        self.append_table({tree.checksums(name): np.array(checksums, np.uint32)})
 
     def _store_chunks(self) -> None:
         """Store what is encoded; indexes of shards that are complete by it are written too."""
@@ -263,8 +264,8 @@ class Appender(StoreReader):
             (array.rows - waiting[name]) * array.spec.row_bytes for name, array in self._coded.items()
         ) + sum(map(len, large.values()))
         # The container may hold one of them, if an earlier writer was killed.
-        if size and tail_array(0) not in self._raw:
-            self._create({tail_array(0): TAIL_SPEC, tail_array(1): TAIL_SPEC})
+        if size and tree.tail(0) not in self._raw:
+            self._create({tree.tail(0): TAIL_SPEC, tree.tail(1): TAIL_SPEC})
         once = sum(array.spec.chunk_bytes for array in self._coded.values()) + sum(map(len, large.values()))
         if size and self._tail_used + size > max(TAIL_BYTES, 4 * once) and not self._tail_reset:
             self._tail_slot, self._tail_used, self._tail_reset = 1 - self._tail_slot, 0, True
@@ -285,7 +286,7 @@ class Appender(StoreReader):
         return {name: placed.get(name, data) for name, data in attachments.items()}
 
     def _write_tail(self, start: int, rows: int, data: memoryview) -> Piece:
-        target = tail_array(self._tail_slot)
+        target = tree.tail(self._tail_slot)
         self.container.reserve({target: self._tail_used + len(data)})
         self.container.write_rows(target, self._tail_used, data)
         piece = Piece(start, rows, self._tail_slot, self._tail_used, value(data))

@@ -27,7 +27,6 @@ import numpy as np
 
 from replaystore.arrays.appending import Appender, CodedArray, RawArray, of_shard
 from replaystore.arrays.incomplete import missing, newest_sound
-from replaystore.arrays.reading import group_of
 from replaystore.arrays.records import now
 from replaystore.arrays.state import DOCUMENT, SEALED, Piece, State
 from replaystore.containers.codecs import crc32c as value
@@ -35,6 +34,7 @@ from replaystore.containers.codecs import extend
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Container
 from replaystore.containers.records import encode_record
 from replaystore.errors import CorruptError, SchemaError, StorageError
+from replaystore.schema import tree
 
 __all__ = ["ArrayStore"]
 
@@ -105,7 +105,7 @@ class ArrayStore(Appender):
 
     def _trim(self) -> None:
         self.container.trim(
-            {name: self.rows(name) for name in self.state.arrays if not name.startswith("journal/")}
+            {name: self.rows(name) for name in self.state.arrays if not tree.is_journal(name)}
         )
 
     def _resume(self, *, empty: bool = False) -> None:
@@ -116,7 +116,7 @@ class ArrayStore(Appender):
         self._unseal()
         for name in self.state.arrays:
             spec = self.container.specs()[name]
-            rows = self.rows(name) if not name.startswith("journal/") else 0
+            rows = self.rows(name) if not tree.is_journal(name) else 0
             if spec.journaled:
                 self._table_rows[name] = rows
             elif spec.codec is None:
@@ -197,7 +197,7 @@ class ArrayStore(Appender):
             with self.state_lock:
                 self.state.apply(meta, blobs)
                 self.state.end += len(record)
-            fresh = any(not name.startswith("journal/") for name in self._new_arrays)
+            fresh = any(not tree.is_journal(name) for name in self._new_arrays)
             self._forget_pending()
         # The commit is made; what tidies up after it is tried again by the next one.
         with suppress(StorageError, OSError):
@@ -224,7 +224,7 @@ class ArrayStore(Appender):
         shards = {
             spec.shard_rows
             for name, spec in self.container.specs().items()
-            if group_of(name) == group and not spec.journaled
+            if tree.group_of(name) == group and not spec.journaled
         }
         return any(row // rows != self._dropped.get(group, 0) // rows for rows in shards)
 
@@ -234,9 +234,9 @@ class ArrayStore(Appender):
         """The record of a commit: its JSON and its blobs."""
         lengths: dict[str, int] = {}
         for name, rows in self._all_rows():
-            if name.startswith(("checksums/", "journal/")):
+            if tree.is_checksums(name) or tree.is_journal(name):
                 continue
-            group = group_of(name)
+            group = tree.group_of(name)
             if lengths.setdefault(group, rows) != rows:
                 raise SchemaError(
                     f"{self}: the arrays of {group} have different numbers of rows: {self._row_counts(group)}"
@@ -250,7 +250,7 @@ class ArrayStore(Appender):
             "partial": {
                 name: array.crc
                 for name, array in self._raw.items()
-                if array.crc and not name.startswith("journal/")
+                if array.crc and not tree.is_journal(name)
             },
         }
         if self._coded:
@@ -362,7 +362,7 @@ class ArrayStore(Appender):
             for name, placed in self.container.write_chunks(partial).items() if partial else ():
                 entries[name] = {**entries[name], **placed}
             self._sync(always=True)
-            lengths = {name: self.rows(name) for name in self.state.arrays if not name.startswith("journal/")}
+            lengths = {name: self.rows(name) for name in self.state.arrays if not tree.is_journal(name)}
             self.container.publish(lengths, entries)
 
     def _shown(self, name: str, chunk: int, data: bytes) -> ChunkEntry | None:
@@ -386,7 +386,7 @@ class ArrayStore(Appender):
             newest, old = self.state, self.pin(commit)
             with self.storage("roll back"):
                 specs = self.container.specs()
-                rows = {name: old.rows(name) for name in old.state.arrays if not name.startswith("journal/")}
+                rows = {name: old.rows(name) for name in old.state.arrays if not tree.is_journal(name)}
                 tables = {
                     name: old.table(name).tobytes()
                     for name in rows
@@ -405,7 +405,7 @@ class ArrayStore(Appender):
                 state.arrays = {
                     name: spec
                     for name, spec in newest.arrays.items()
-                    if name in rows or name.startswith("journal/")
+                    if name in rows or tree.is_journal(name)
                 }
                 state.dead = [*newest.dead, [commit + 1, newest.commit]]
                 state.mutable = old.state.mutable
@@ -465,7 +465,7 @@ class ArrayStore(Appender):
     def _fork(self) -> None:
         """End a rollback: no object that is written to from now on is one that readers of what was given up
         have open."""
-        names = [name for name in self.state.arrays if not name.startswith("journal/")]
+        names = [name for name in self.state.arrays if not tree.is_journal(name)]
         self.container.fork(
             {
                 name: self.state.tables[name][0] if name in self.state.tables else self.rows(name)

@@ -26,6 +26,7 @@ from replaystore.arrays.state import SEALED
 from replaystore.containers.codecs import TRAILER, codec_for, crc32c, parse_codec
 from replaystore.containers.protocol import ArraySpec, ChunkEntry
 from replaystore.errors import CorruptError, StorageError
+from replaystore.schema import tree
 
 __all__ = [
     "CheckedChunks",
@@ -122,7 +123,7 @@ def raw_chunks(
     aligned = first * spec.chunk_rows // unit * unit
     buffers = np.empty((2, max(1, RAW_BYTES // spec.chunk_bytes) * spec.chunk_bytes), np.uint8)
     begin = aligned * spec.row_bytes  # where the extent begins, in bytes of the array
-    expected = store.table("checksums/" + name).tolist()
+    expected = store.table(tree.checksums(name)).tolist()
     for extent in container.extents(name, aligned, stop * spec.chunk_rows):
         at = max(0, first * spec.chunk_bytes - begin)
         while at < extent.length:
@@ -241,7 +242,7 @@ def append_encoded(store: ArrayStore, name: str, chunks: Sequence[Chunk]) -> Non
         array.kept = array.rows
         if store._encoder.encoded_bytes > BATCH_BYTES:
             store._store_chunks()
-        _forget_entries(store)
+        forget_entries(store)
 
 
 def append_rows(store: ArrayStore, name: str, rows: NDArray[Any]) -> None:
@@ -252,20 +253,20 @@ def append_rows(store: ArrayStore, name: str, rows: NDArray[Any]) -> None:
         store.append_table({name: rows})
         return
     store.append({name: rows})
-    with store.lock:
-        _forget_entries(store)
+    forget_entries(store)
 
 
-def _forget_entries(store: ArrayStore) -> None:
+def forget_entries(store: ArrayStore) -> None:
     """Let go of the places of chunks whose shard has its index: the commit that ends a long copying need not
     carry them."""
-    for name, entries in store._entries.items():
-        per_shard = store._coded[name].spec.chunks_per_shard
-        indexed = {number // per_shard for number in entries if number % per_shard == per_shard - 1}
-        if indexed:
-            store._entries[name] = {
-                number: entry for number, entry in entries.items() if number // per_shard not in indexed
-            }
+    with store.lock:
+        for name, entries in store._entries.items():
+            per_shard = store._coded[name].spec.chunks_per_shard
+            indexed = {number // per_shard for number in entries if number % per_shard == per_shard - 1}
+            if indexed:
+                store._entries[name] = {
+                    number: entry for number, entry in entries.items() if number // per_shard not in indexed
+                }
 
 
 # --- sealing
@@ -319,9 +320,7 @@ def _seal(store: ArrayStore, attachments: Mapping[str, bytes]) -> None:
             tails={},
             entries={},
             attached=dict(attachments),
-            arrays={
-                name: spec for name, spec in store.state.arrays.items() if not name.startswith("journal/")
-            },
+            arrays={name: spec for name, spec in store.state.arrays.items() if not tree.is_journal(name)},
         )
         store._start_log(sealed)
         with store.state_lock:

@@ -17,11 +17,12 @@ import errno
 from collections.abc import Mapping
 from typing import Any
 
-from replaystore.arrays.reading import ATTEMPTS, StoreReader, group_of
+from replaystore.arrays.reading import ATTEMPTS, StoreReader
 from replaystore.arrays.records import decode_records, replay
 from replaystore.containers.codecs import crc32c
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
+from replaystore.schema import tree
 
 __all__ = ["missing", "newest_sound", "newest_synced", "newest_whole"]
 
@@ -114,7 +115,7 @@ def newest_sound(store: StoreReader) -> int | None:
     limits: dict[str, int] = {}
     torn: dict[str, tuple[int, bytes]] = {}
     for name, spec in store.specs().items():
-        group = group_of(name)
+        group = tree.group_of(name)
         if not spec.journaled:
             sound = _sound_rows(store, name, spec, max(durable.lengths.get(group, 0), store.first(name)))
             if spec.codec is None and sound < store.rows(name):  # the first rows of a chunk may be sound
@@ -149,7 +150,7 @@ def _prefix(store: StoreReader, name: str, spec: ArraySpec, start: int) -> bytes
 def _is_sound(store: StoreReader, meta: Mapping[str, Any], name: str, start: int, data: bytes) -> bool:
     """Whether a commit that ends within a raw chunk has the rows of it, which are `data`, that it speaks
     of."""
-    rows = meta["lengths"].get(group_of(name), 0) - start
+    rows = meta["lengths"].get(tree.group_of(name), 0) - start
     length = rows * store.spec(name).row_bytes
     return bool(rows <= 0 or (length <= len(data) and crc32c(data[:length]) == meta["partial"].get(name, 0)))
 

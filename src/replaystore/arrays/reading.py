@@ -25,8 +25,9 @@ from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFou
 from replaystore.forks import renew_in_children
 from replaystore.interrupts import as_storage_errors
 from replaystore.refusals import named
+from replaystore.schema import tree
 
-__all__ = ["Commit", "StoreReader", "tail_array"]
+__all__ = ["Commit", "StoreReader"]
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,6 @@ class Commit:
 BLOCK_BYTES = 1 << 17
 ATTEMPTS = 16
 """How often a reader looks again when a writer is faster than it."""
-
-
-def group_of(name: str) -> str:
-    """The group of an array, whose arrays all have the same number of rows: the first part of its name."""
-    return name.partition("/")[0]
-
-
-def tail_array(slot: int) -> str:
-    """The name of the array that keeps the rows of unfinished chunks; there are two, used in turn."""
-    return f"journal/tail/{slot}"
 
 
 class StoreReader:
@@ -150,7 +141,7 @@ class StoreReader:
         return {
             name: specs[name]
             for name in self.state.arrays
-            if name in specs and not name.startswith(("checksums/", "journal/"))
+            if name in specs and not (tree.is_checksums(name) or tree.is_journal(name))
         }
 
     @property
@@ -160,14 +151,14 @@ class StoreReader:
 
     def rows(self, name: str) -> int:
         """Rows of an array as of the commit, dropped ones included."""
-        if name.startswith("checksums/"):
-            array = name.removeprefix("checksums/")
+        if tree.is_checksums(name):
+            array = tree.checked_by(name)
             return self.rows(array) // self.spec(array).chunk_rows
-        return self.state.lengths.get(group_of(name), 0)
+        return self.state.lengths.get(tree.group_of(name), 0)
 
     def first(self, name: str) -> int:
         """The first row of an array that is kept."""
-        return self.state.first.get(group_of(name), 0)
+        return self.state.first.get(tree.group_of(name), 0)
 
     def refresh(self) -> bool:
         """Go on to the newest commit; whether there was one. A reader of an older commit stays where it
@@ -392,7 +383,7 @@ class StoreReader:
         """Where a complete chunk of a coded array lies; None: nowhere."""
         spec, found = self.spec(name), self.places.entries.get(name, {}).get(chunk)
         if found is None:
-            complete = self.places.lengths.get(group_of(name), 0) // spec.chunk_rows
+            complete = self.places.lengths.get(tree.group_of(name), 0) // spec.chunk_rows
             try:
                 found = self.container.entry(name, chunk, complete=complete)
             except CorruptError:
@@ -409,7 +400,7 @@ class StoreReader:
         known = self._checksums.get(name)
         if known is None or chunk >= len(known):
             with self.state_lock:
-                known = self._checksums[name] = self.table("checksums/" + name)
+                known = self._checksums[name] = self.table(tree.checksums(name))
         return int(known[chunk]) if chunk < len(known) else None
 
     def tail(self, name: str) -> tuple[int, NDArray[Any]]:
@@ -455,7 +446,7 @@ class StoreReader:
                 data = self._pieces(name, start, rows, self.state.tails[name])
         if data:
             pass
-        elif rows > start and chunk < self.places.lengths.get(group_of(name), 0) // spec.chunk_rows:
+        elif rows > start and chunk < self.places.lengths.get(tree.group_of(name), 0) // spec.chunk_rows:
             # It is complete by now.
             data = self._decode_complete(name, chunk).tobytes()[: (rows - start) * spec.row_bytes]
         elif rows > start and not self.places.tails.get(name):  # a sealed store
@@ -471,7 +462,7 @@ class StoreReader:
             if piece.start < start:
                 continue
             found = self.read_raw(
-                tail_array(piece.slot), piece.offset, piece.offset + piece.rows * spec.row_bytes
+                tree.tail(piece.slot), piece.offset, piece.offset + piece.rows * spec.row_bytes
             )
             if value(found) != piece.checksum or piece.start != at:
                 raise CorruptError(
@@ -509,7 +500,7 @@ class StoreReader:
             kept = self.state.attached.get(name)
             if isinstance(kept, Piece):
                 try:
-                    data = self.read_raw(tail_array(kept.slot), kept.offset, kept.offset + kept.rows)
+                    data = self.read_raw(tree.tail(kept.slot), kept.offset, kept.offset + kept.rows)
                 except CorruptError:
                     data = b""
                 self._attached[name] = data if value(data) == kept.checksum else None

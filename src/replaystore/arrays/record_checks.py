@@ -17,6 +17,7 @@ from replaystore.arrays.state import State
 from replaystore.containers.checks import MOST_NUMBER, is_count
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
+from replaystore.schema import tree
 
 __all__ = ["check_arrays", "check_record", "check_step", "sound"]
 
@@ -156,8 +157,8 @@ def check_arrays(state: State) -> None:
     arrays that there are."""
     arrays: Mapping[str, ArraySpec] = state.arrays
     for name, spec in arrays.items():
-        if name.startswith("checksums/"):
-            of = arrays.get(name.removeprefix("checksums/"))
+        if tree.is_checksums(name):
+            of = arrays.get(tree.checked_by(name))
             right = (
                 of is not None
                 and spec.journaled
@@ -165,7 +166,7 @@ def check_arrays(state: State) -> None:
                 and (spec.dtype, spec.shape) == _CHECKSUMS
             )
         else:
-            right = spec.journaled or name.startswith("journal/") or "checksums/" + name in arrays
+            right = spec.journaled or tree.is_journal(name) or tree.checksums(name) in arrays
         _refuse(
             not right or (spec.mutable and not spec.journaled),
             f"array {name!r:.80} without its checksums, or of another kind",
@@ -184,14 +185,14 @@ def check_arrays(state: State) -> None:
     for name, pieces in state.tails.items():
         for piece in pieces:
             spec = arrays[name]
-            wrong = f"journal/tail/{piece.slot}" not in arrays or piece.rows > spec.chunk_rows
+            wrong = tree.tail(piece.slot) not in arrays or piece.rows > spec.chunk_rows
             _refuse(
                 wrong or piece.offset + piece.rows * spec.row_bytes > MOST_NUMBER,
                 f"rows of an unfinished chunk of {name!r:.80}",
             )
     for kept in state.attached.values():
         _refuse(
-            not isinstance(kept, bytes) and f"journal/tail/{kept.slot}" not in arrays,
+            not isinstance(kept, bytes) and tree.tail(kept.slot) not in arrays,
             "attachments that lie nowhere",
         )
     for name, (rows, _) in state.tables.items():
@@ -201,4 +202,4 @@ def check_arrays(state: State) -> None:
 
 
 def _group(name: str) -> str:
-    return name.removeprefix("checksums/").partition("/")[0]
+    return tree.group_of(tree.checked_by(name))

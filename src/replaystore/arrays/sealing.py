@@ -26,6 +26,7 @@ from replaystore.containers.checks import MOST_JSON
 from replaystore.containers.protocol import Container
 from replaystore.errors import CorruptError, StorageError, UnsupportedError
 from replaystore.location import Location, resolved
+from replaystore.schema import tree
 from replaystore.storage.local import Files
 from replaystore.storage.temporary import sync_folder
 
@@ -42,7 +43,7 @@ __all__ = [
     "write_sidecar",
 ]
 
-MANIFEST = "journal/log/c/manifest-sha256.txt"
+MANIFEST = f"{tree.LOG}/c/manifest-sha256.txt"
 SIDECAR, ASIDE = ".sha256", ".sha256.replaystore-old"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\0\n]+)")
 _BLOCK = 4 << 20
@@ -158,7 +159,7 @@ def check_metadata(container: Container) -> None:
 
 
 def _is_metadata(name: str) -> bool:
-    return name == "zarr.json" or name.endswith("/zarr.json") or name.startswith("journal/log/")
+    return name == "zarr.json" or name.endswith("/zarr.json") or name.startswith(f"{tree.LOG}/")
 
 
 def _differences(container: Container, *, metadata_only: bool = False) -> Iterator[tuple[str, str]]:

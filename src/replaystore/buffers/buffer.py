@@ -9,6 +9,7 @@ Several threads may read one buffer; writing is for one thread at a time.
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from replaystore.arrays.commits import ArrayStore
 from replaystore.arrays.incomplete import newest_synced, newest_whole
 from replaystore.arrays.reading import ATTEMPTS, StoreReader
 from replaystore.buffers.opening import NewStore, open_container, open_for_writing
+from replaystore.buffers.recorder import NOTHING, Recorder, attachments_of
 from replaystore.buffers.writer import Writer
 from replaystore.containers.protocol import Container
 from replaystore.errors import (
@@ -37,22 +39,20 @@ from replaystore.errors import (
 from replaystore.interrupts import Operations, as_storage_errors
 from replaystore.location import Location, parse
 from replaystore.schema import document as documents
+from replaystore.schema import tree
 from replaystore.schema.fields import Field, Schema
-from replaystore.schema.names import escape, escape_path, flatten
+from replaystore.schema.names import flatten
 from replaystore.schema.values import array_of, is_tensor
 from replaystore.storage.locks import Lock, is_written
-from replaystore.trajectories.assembler import Assembler, End, Run
+from replaystore.trajectories.assembler import End, Run
 from replaystore.views.column import Column, Trajectory
-from replaystore.views.layout import array_specs, check_capacity, check_storage, field_specs, table_spec
+from replaystore.views.layout import array_specs, check_capacity, check_storage, field_specs
 from replaystore.views.reader import BufferReader
 
 if TYPE_CHECKING:
     import gymnasium
 
 __all__ = ["Buffer", "Column", "Trajectory", "create", "open"]
-
-FINAL_BYTES = 8 << 20
-"""Final observations waiting for a commit are handed on beyond this size."""
 
 Columns = Mapping[str, Any]
 
@@ -116,8 +116,7 @@ def create(
     new = NewStore(place, document.to_json(), overwrite=overwrite)
     try:
         specs = array_specs(schema, layout, new.container.capabilities, capacity=capacity, storage=storage)
-        extra = {"open": [], "next": 0, "splits": [""], "finals": 0}
-        ArrayStore.create(new.container, specs, extra, durable=durability == "commit").close()
+        ArrayStore.create(new.container, specs, NOTHING, durable=durability == "commit").close()
         new.finish()
     except BaseException:
         new.discard()
@@ -234,22 +233,17 @@ class Buffer(BufferReader):
         self._gone_back = ""
         """Says what was interrupted, and given up by it, once the last commit is shown again."""
         self._writers: list[Writer] = []
-        self._dirty = False
         if isinstance(store, ArrayStore):
-            self._start()
+            self._start(store)
 
-    def _start(self) -> None:
-        """Set up what a writer keeps track of."""
-        shape = self.schema.return_shape
-        self._assembler = Assembler(
-            next_trajectory=self._extra["next"],
-            finals=self._extra["finals"],
+    def _start(self, store: ArrayStore) -> None:
+        """Be ready to write."""
+        self._recorder = Recorder(
+            store,
+            self.schema,
             opened=self._open_trajectories(),
-            components=int(np.prod(shape)) if shape else None,
+            check=functools.partial(self._lock.check, often=True),
         )
-        self._splits: list[str] = list(self._extra["splits"])
-        self._stored = {name: f"steps/{escape_path(name)}" for name in self.schema.fields}
-        self._dirty = False
 
     @property
     def mode(self) -> str:
@@ -319,10 +313,9 @@ class Buffer(BufferReader):
             int(place): End((int(place), 1), finals[number]) for number, place in enumerate(places.tolist())
         }
         run.following = finals[-1] if touched > len(places) else None
-        run.continues = self._continues(env, flat)
+        run.continues = self._recorder.goes_on(env, flat)
         with self._operations("append"):
-            first = self._append_rows(flat, count)
-            self._assembler.add_together(first, [run], split=self._split_code(split))
+            self._recorder.add(flat, count, [run], split=split)
 
     def _array(self, name: str, value: Any, what: str = "") -> NDArray[Any]:
         """A value of a field as an array."""
@@ -351,40 +344,11 @@ class Buffer(BufferReader):
             )
         return [{name: leaf[row].copy() for name, leaf in leaves.items()} for row in range(rows)]
 
-    def _continues(self, env: int, columns: Columns) -> bool:
-        """Whether the first observation is, bit for bit, the one that was said to follow the last step."""
-        entry = self._assembler.open.get(env)
-        if entry is None or entry.following is None:
-            return True
-        return all(
-            np.ascontiguousarray(columns[name][0]).tobytes() == row.tobytes()
-            for name, row in entry.following.items()
-        )
-
-    def _append_rows(self, columns: Columns, count: int) -> int:
-        """Append so many checked rows; return the number of the first."""
-        assert isinstance(self._store, ArrayStore)
-        first = self._store.next_row("steps")
-        if count:
-            self._lock.check(often=True)
-            finals = len(self._assembler.pending.finals)
-            if (
-                finals
-                and finals
-                * sum(self.schema.fields[name].row_bytes for name in self.schema.names("observation"))
-                > FINAL_BYTES
-            ):
-                self._store_finals()
-            self._store.append({self._stored[name]: rows for name, rows in columns.items()})
-            self._dirty = True
-        return first
-
     @property
     def rows_recorded(self) -> int:
         """Steps written so far, committed or not, dropped or not; of a buffer open for writing."""
         self._writable()
-        assert isinstance(self._store, ArrayStore)
-        return self._store.next_row("steps") + sum(writer.staged for writer in self._writers)
+        return self._recorder.rows + sum(writer.staged for writer in self._writers)
 
     def writer(self, num_envs: int = 1, *, split: str = "") -> Writer:
         """A writer for the steps of several environments. Trajectories that an earlier recording left open
@@ -393,16 +357,17 @@ class Buffer(BufferReader):
         if self._writers:
             raise ConflictError(f"{self._place} has a writer already: close it first")
         with self._operations("writer"):
-            for env in sorted(self._assembler.open):
-                self._assembler.cut(env)
-                self._dirty = True
-            writer = Writer(self, num_envs, split=split)
+            self._recorder.cut_all()
+            writer = Writer(
+                self._recorder,
+                num_envs,
+                split=split,
+                writable=self._writable,
+                operations=self._operations,
+                closed=self._writers.remove,
+            )
             self._writers.append(writer)
         return writer
-
-    def _writer_closed(self, writer: Writer) -> None:
-        self._writers.remove(writer)
-        self._dirty = True
 
     def add_field(self, name: str, declared: Field, *, fill: Literal[0, 1] = 0) -> None:
         """Add a field. In steps recorded before, all bytes of its values are `fill`: zeros (False), or ones
@@ -417,17 +382,14 @@ class Buffer(BufferReader):
             capacity=self.capacity,
             storage={name: {"codec": "raw"}},
         )
-        stored = f"steps/{escape_path(name)}"
         with self._operations("add_field"):
             for writer in self._writers:
-                writer._hand_over()
+                writer.hand_over()
             self._replace_document(schema=schema)
-            self._store.create_arrays(spec, fill={stored: fill})
+            self._recorder.add_field(schema, spec, fill)
             self._schema = schema
-            self._stored[name] = stored
-            self._dirty = True
             for writer in self._writers:
-                writer._allocate(schema)
+                writer.take_schema(schema)
 
     def set_trajectory_column(self, name: str, values: Any) -> None:
         """Set a column of the table of trajectories: one number or bool for each that has ended (for "split"
@@ -442,43 +404,13 @@ class Buffer(BufferReader):
         self._writable()
         assert isinstance(self._store, ArrayStore)
         self.commit()
-        ended = self._store.table("trajectories/trajectory")
+        ended = self._store.table(tree.trajectories("trajectory"))
         at = np.flatnonzero(np.isin(ended, self.parts.trajectory))  # in a ring: those of which a step is left
         given = {name: array_of(f"column {name!r}", values) for name, values in columns.items()}
-        arrays = {name: self._trajectory_column(name, values, len(at)) for name, values in given.items()}
         with self._operations("set_trajectory_column"):
-            for name, array in arrays.items():
-                stored = f"trajectories/{escape(name)}"
-                if stored not in self._store.state.arrays:
-                    self._store.create_arrays({stored: table_spec(array.dtype, mutable=True)})
-                self._store.set_rows(stored, at, array)
-                self._dirty = True
+            self._recorder.set_columns(at, given)
             with self._turn:
                 self._commit()
-
-    def _trajectory_column(self, name: str, values: NDArray[Any], count: int) -> NDArray[Any]:
-        """The values of a column of the table, checked."""
-        if values.shape != (count,):
-            raise SchemaError(
-                f"column {name!r} needs one value for each of the {count} ended trajectories, "
-                f"not shape {values.shape}"
-            )
-        if name == "split":
-            values = np.array([self._split_code(str(value)) for value in values.tolist()], np.int32)
-        stored = f"trajectories/{escape(name)}"
-        spec = self._store.container.specs().get(stored)
-        if spec is not None and not spec.mutable:
-            raise SchemaError(
-                f"column {name!r} is what was recorded, and cannot be changed: choose another name"
-            )
-        if spec is None or stored not in self._store.state.arrays:
-            if values.dtype.kind not in "biuf":
-                raise UnsupportedError(
-                    f"column {name!r}: columns hold one number or bool each, not {values.dtype}"
-                )
-        elif values.dtype != spec.dtype:
-            raise SchemaError(f"column {name!r} is {spec.dtype}, not {values.dtype}: convert the values")
-        return values
 
     # --- commits
 
@@ -493,83 +425,18 @@ class Buffer(BufferReader):
             return self._commit()
 
     def _commit(self) -> int:
-        assert isinstance(self._store, ArrayStore)
         self._lock.check()
         for writer in self._writers:
-            writer._hand_over()
-        assembler = self._assembler
-        if not (self._dirty or assembler.pending.trajectories):
-            return self._store.state.commit
-        # Until it is committed, for nothing else tells of tables that have been handed over.
-        self._dirty = True
-        self._store_finals()
-        self._hand_over_tables()
-        opened = sorted(assembler.open.values(), key=lambda entry: entry.trajectory)
-        extra = {
-            "open": [entry.to_json() for entry in opened],
-            "next": assembler.next_trajectory,
-            "splits": self._splits,
-            "finals": assembler.finals,
-        }
-        known = [entry.following for entry in opened if entry.following is not None]
-        attachments = (
-            {
-                name: b"".join(row[name].tobytes() for row in known)
-                for name in self.schema.names("observation")
-            }
-            if known
-            else {}
-        )
+            writer.hand_over()
+        recorder = self._recorder
         first = None
-        if self.capacity is not None and self._store.next_row("steps") > self.capacity:
-            first = {"steps": self._store.next_row("steps") - self.capacity}
-        number = self._store.commit(extra, first=first, attachments=attachments)
-        self._dirty = False
+        if self.capacity is not None and recorder.rows > self.capacity:
+            first = {"steps": recorder.rows - self.capacity}
+        if not recorder.waiting:
+            return self.commit_id
+        number = recorder.commit(first=first)
         self._moved()
         return number
-
-    def _store_finals(self) -> None:
-        assert isinstance(self._store, ArrayStore)
-        finals = self._assembler.pending.finals
-        if not finals:
-            return
-        specs = self._store.container.specs()
-        columns = {
-            f"final/{escape_path(name)}": np.stack([row[name] for row in finals])
-            for name in self.schema.names("observation")
-        }
-        self._store.append({name: rows for name, rows in columns.items() if not specs[name].journaled})
-        self._store.append_table({name: rows for name, rows in columns.items() if specs[name].journaled})
-        self._assembler.pending.finals = []
-
-    def _hand_over_tables(self) -> None:
-        assert isinstance(self._store, ArrayStore)
-        pending, store = self._assembler.pending, self._store
-        if pending.parts:
-            columns = zip(
-                ("start", "length", "trajectory", "offset", "final"),
-                zip(*pending.parts, strict=True),
-                strict=True,
-            )
-            store.append_table({f"parts/{name}": np.array(values, np.int64) for name, values in columns})
-        if pending.trajectories:
-            names = ("trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split")
-            rows = dict(zip(names, zip(*pending.trajectories, strict=True), strict=True))
-            count = len(pending.trajectories)
-            for stored, spec in self._trajectory_specs().items():
-                name = stored.removeprefix("trajectories/")
-                if name in rows:
-                    values = np.array(rows[name], spec.dtype).reshape(count, *spec.shape)
-                else:
-                    values = np.full(count, np.nan if spec.dtype.kind == "f" else 0, spec.dtype)
-                store.append_table({stored: values})
-        pending.parts, pending.trajectories = [], []
-
-    def _trajectory_specs(self) -> dict[str, Any]:
-        assert isinstance(self._store, ArrayStore)
-        return {
-            name: spec for name, spec in self._store.table_specs().items() if name.startswith("trajectories/")
-        }
 
     def publish(self) -> None:
         """Commit, and let other software (zarr-python, xarray, h5py) see all steps; `close` does this too."""
@@ -590,11 +457,7 @@ class Buffer(BufferReader):
         assert isinstance(self._store, ArrayStore)
         self._lock.check()
         opened = BufferReader(self._place, self._store.pin(commit), self._document)._open_trajectories()
-        known = [entry.following for entry in opened if entry.following is not None]
-        names = self.schema.names("observation")
-        attachments = (
-            {name: b"".join(row[name].tobytes() for row in known) for name in names} if known else {}
-        )
+        attachments = attachments_of(opened, self.schema.names("observation"))
         before = self._store.state
         with self._operations("rollback"), self._turn:
             try:
@@ -605,7 +468,7 @@ class Buffer(BufferReader):
                     self._forget_columns()
                     self._moved()
                     self._schema = self._visible_schema()
-                    self._start()
+                    self._start(self._store)
 
     def refresh(self) -> bool:
         """Go on to the newest commit; whether there was one. A buffer open for writing, or as of an older
@@ -637,7 +500,7 @@ class Buffer(BufferReader):
 
     def _close(self, store: ArrayStore) -> None:
         for writer in list(self._writers):
-            writer._finish()
+            writer.finish()
         self._commit()
         if self.layout == "archive":
             sealing.seal_store(store)
@@ -672,11 +535,6 @@ class Buffer(BufferReader):
             warnings.warn(str(error), ReplayStoreWarning, stacklevel=2)
 
     # --- small things
-
-    def _split_code(self, split: str) -> int:
-        if split not in self._splits:
-            self._splits.append(split)
-        return self._splits.index(split)
 
     def _replace_document(self, **sections: Any) -> None:
         assert isinstance(self._store, ArrayStore)

@@ -15,19 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.buffers.recorder import Recorder
 from replaystore.errors import ConflictError, SchemaError
+from replaystore.interrupts import Operations
 from replaystore.schema.fields import Schema
 from replaystore.schema.names import listed
 from replaystore.schema.values import array_of
 from replaystore.trajectories.assembler import Begin, End, Run
-
-if TYPE_CHECKING:
-    from replaystore.buffers.buffer import Buffer
 
 __all__ = ["Writer"]
 
@@ -69,11 +68,27 @@ class Writer:
     field name (`{"reward/a0": …}` as well as `{"a0": …}`).
     """
 
-    def __init__(self, buffer: Buffer, num_envs: int, *, split: str = "") -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        num_envs: int,
+        *,
+        split: str = "",
+        writable: Callable[[], None],
+        operations: Operations,
+        closed: Callable[[Writer], None],
+    ) -> None:
+        """
+        Args:
+            writable: raises if nothing is to be written (any more).
+            operations: those that handing rows over is one of.
+            closed: called when the writer has been closed.
+        """
         _check_arguments(num_envs, split)
         self.num_envs = num_envs
         self.split = split
-        self._buffer = buffer
+        self._recorder = recorder
+        self._writable, self._operations, self._on_closed = writable, operations, closed
         self._time = 0
         """How many steps are staged."""
         self._staged = BytesIO()
@@ -94,9 +109,9 @@ class Writer:
         self._like: tuple[Any, ...] | None = None
         """dtype and shape of each field, in the order of PLAIN, while `step` takes these fields and no
         others."""
-        self._allocate(buffer.schema)
+        self.take_schema(recorder.schema)
 
-    def _allocate(self, schema: Schema) -> None:
+    def take_schema(self, schema: Schema) -> None:
         """Be ready for steps of this schema; nothing is staged."""
         self._schema = schema
         self._step_bytes = sum(declared.row_bytes for declared in schema.fields.values()) * self.num_envs
@@ -316,13 +331,13 @@ class Writer:
     def flush(self) -> None:
         """Hand the staged steps over as rows. They are safe after the next commit."""
         if self._time or self._resets:
-            self._buffer._writable()
-            self._hand_over()
+            self._writable()
+            self.hand_over()
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
         """As `flush`, in whatever operation this is a part of."""
         if self._time or self._resets:
-            with self._buffer._operations("flush"):
+            with self._operations("flush"):
                 self._flush()
 
     def _flush(self) -> None:
@@ -332,7 +347,6 @@ class Writer:
             valid[:, at] = mask
         columns = {name: self._rows(name, valid) for name in self._names}
         counts = valid.sum(axis=1)
-        first = self._buffer._append_rows(columns, int(counts.sum()))
         begins = np.concatenate(([0], np.cumsum(counts)))
         runs = [
             self._run(env, columns, slice(int(begins[env]), int(begins[env + 1])), valid[env], current)
@@ -341,7 +355,7 @@ class Writer:
         rewards = self._schema.total_reward(columns)
         for run in runs:
             run.reward = None if rewards is None else rewards[run.start : run.start + len(run.terminated)]
-        self._buffer._assembler.add_together(first, runs, split=self._buffer._split_code(self.split))
+        self._recorder.add(columns, int(counts.sum()), runs, split=self.split)
         self._time, self._resets, self._masks, self._start = 0, [], {}, current
         self._rewind()
 
@@ -418,23 +432,23 @@ class Writer:
     def _begins(self, env: int, place: int) -> bool:
         """Whether a trajectory begins with the first staged step of an environment, even without a reset; all
         those after an end do."""
-        return place > 0 or env not in self._buffer._assembler.open
+        return place > 0 or env not in self._recorder.assembler.open
 
     def close(self) -> None:
         """Hand over what is staged, and cut off the open trajectories. The buffer stays open; commit it to
         make all of it safe."""
         if not self._closed:
-            self._buffer._writable()
-            self._finish()
+            self._writable()
+            self.finish()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """As `close`, in whatever operation this is a part of."""
-        with self._buffer._operations("close the writer"):
-            self._hand_over()
+        with self._operations("close the writer"):
+            self.hand_over()
             for env in range(self.num_envs):
-                self._buffer._assembler.cut(env)
+                self._recorder.cut(env)
             self._closed, self._like = True, None
-            self._buffer._writer_closed(self)
+            self._on_closed(self)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -18,7 +18,7 @@ from typing import Any
 
 from replaystore.arrays import records
 from replaystore.arrays.commits import ArrayStore
-from replaystore.arrays.reading import StoreReader, group_of
+from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.state import State
 from replaystore.buffers.opening import DAMAGED, REPAIR, clear, exists, open_container, rename_both
 from replaystore.checking.restore import restore
@@ -37,6 +37,7 @@ from replaystore.errors import (
 )
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, parse, resolved
+from replaystore.schema import tree
 from replaystore.storage.local import Files
 from replaystore.storage.locks import lock_place, lock_store
 
@@ -311,7 +312,7 @@ def _candidates(place: Location, before: VerifyReport) -> list[int]:
             newest = state or newest
         limits: dict[str, int] = {}
         for name, row in before.damaged.items():
-            group, spec = group_of(name), container.specs()[name]
+            group, spec = tree.group_of(name), container.specs()[name]
             # The first rows of a raw chunk may be sound.
             last = row if spec.codec is not None else row + spec.chunk_rows
             limits[group] = min(limits.get(group, last), last)
@@ -338,7 +339,7 @@ def _candidates(place: Location, before: VerifyReport) -> list[int]:
 
 def _unchanged(container: Container, name: str, lengths: dict[str, int], partial: dict[str, int]) -> bool:
     """Whether the rows of a raw array's chunk that was unfinished at a commit are what the commit says."""
-    spec, rows = container.specs()[name], lengths.get(group_of(name), 0)
+    spec, rows = container.specs()[name], lengths.get(tree.group_of(name), 0)
     start = rows // spec.chunk_rows * spec.chunk_rows
     if spec.codec is not None or start == rows:
         return True

@@ -17,6 +17,7 @@ from replaystore.arrays.state import DOCUMENT, State
 from replaystore.containers.protocol import Container
 from replaystore.errors import FormatError
 from replaystore.schema import document as documents
+from replaystore.schema import tree
 
 __all__ = ["restore"]
 
@@ -43,8 +44,8 @@ def _rows(state: State) -> dict[str, int]:
     """How many rows each array has."""
     counts = {}
     for name in state.arrays:
-        array = name.removeprefix("checksums/")
-        rows = state.lengths.get(array.partition("/")[0], 0)
+        array = tree.checked_by(name)
+        rows = state.lengths.get(tree.group_of(array), 0)
         counts[name] = rows if array == name else rows // state.arrays[array].chunk_rows
     return counts
 

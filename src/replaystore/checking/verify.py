@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.arrays.reading import ATTEMPTS, StoreReader, group_of
+from replaystore.arrays.reading import ATTEMPTS, StoreReader
 from replaystore.arrays.records import decode_records
 from replaystore.arrays.state import DOCUMENT, State
 from replaystore.buffers.opening import exists, open_container
@@ -34,7 +34,7 @@ from replaystore.containers.records import HEADER_BYTES, MAGIC
 from replaystore.errors import CorruptError, FormatError, ReplayStoreError, StorageError, UnsupportedError
 from replaystore.location import Location, parse
 from replaystore.schema import document as documents
-from replaystore.schema.names import escape_path
+from replaystore.schema import tree
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Problem", "VerifyReport", "verify"]
@@ -47,14 +47,6 @@ MOST_PROBLEMS = 100
 """Of the indexes of one array, in the report."""
 UNEXPECTED = "reading it ended in an error that nobody thought of"
 BLOCK_BYTES = 8 << 20
-DIMENSIONS = {
-    "steps": "step",
-    "parts": "part",
-    "trajectories": "trajectory",
-    "final": "final",
-    "checksums": "chunk",
-}
-"""What the rows of each group are, as readers that name dimensions call it."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes checked, bytes in all)."""
@@ -352,7 +344,7 @@ class _Verification:
             self.problem(name, f"the array {what}")
             sound = False
         for name, declared in document.steps.fields.items():
-            for stored in (f"steps/{escape_path(name)}", f"final/{escape_path(name)}"):
+            for stored in (tree.steps(name), tree.final(name)):
                 spec = specs.get(stored)
                 if spec is not None and (spec.dtype != declared.dtype or spec.shape != declared.shape):
                     what = (
@@ -362,7 +354,7 @@ class _Verification:
                     self.problem(stored, what)
                     sound = False
         for name, spec in specs.items() if self.container.capabilities.names_dimensions else ():
-            known = DIMENSIONS.get(name.partition("/")[0])
+            known = tree.DIMENSIONS.get(tree.group_of(name))
             if known not in (None, spec.dimension):
                 self.problem(name, f"the name of its first dimension is {spec.dimension!r}, not {known!r}")
         self.published = self.container.published()
@@ -392,27 +384,28 @@ class _Verification:
             if attempt:  # perhaps a writer is just publishing
                 time.sleep(0.05)
                 self.published = self.container.published()
-            known = {name: rows for name, rows in self.published.items() if name in store.state.arrays}
             known = {
-                name: rows for name, rows in known.items() if not name.startswith(("checksums/", "journal/"))
+                name: rows
+                for name, rows in self.published.items()
+                if name in store.state.arrays and not (tree.is_checksums(name) or tree.is_journal(name))
             }
             checksums = {
-                name: "checksums/" + name for name in known if "checksums/" + name in store.state.arrays
+                name: tree.checksums(name) for name in known if tree.checksums(name) in store.state.arrays
             }
             behind = [
                 of
                 for name, of in checksums.items()
                 if self.published[of] != known[name] // store.spec(name).chunk_rows
             ]
-            if not behind and len({(group_of(name), rows) for name, rows in known.items()}) == len(
-                {group_of(name) for name in known}
+            if not behind and len({(tree.group_of(name), rows) for name, rows in known.items()}) == len(
+                {tree.group_of(name) for name in known}
             ):
                 return
-        for group in sorted({group_of(name) for name in known}):
+        for group in sorted({tree.group_of(name) for name in known}):
             shown = {
                 name.removeprefix(group + "/"): rows
                 for name, rows in known.items()
-                if group_of(name) == group
+                if tree.group_of(name) == group
             }
             if len(set(shown.values())) > 1:
                 told = ", ".join(f"{name} {rows}" for name, rows in sorted(shown.items()))
@@ -460,7 +453,7 @@ class _Verification:
         rows = store.rows(name)
         unit = self.container.capabilities.run_rows(spec)
         first = store.first(name) // unit * unit
-        checksums = store.table("checksums/" + name)
+        checksums = store.table(tree.checksums(name))
         complete = rows // spec.chunk_rows
         if len(checksums) != complete:
             self.problem(name, f"{len(checksums)} checksums for {complete} complete chunks")
@@ -517,7 +510,7 @@ class _Verification:
     def check_coded(self, store: StoreReader, name: str, spec: ArraySpec) -> None:
         rows = store.rows(name)
         codec = self.container.codec(spec)
-        checksums = store.table("checksums/" + name)
+        checksums = store.table(tree.checksums(name))
         complete = rows // spec.chunk_rows
         first = store.first(name) // spec.chunk_rows
         if len(checksums) != complete:
@@ -615,7 +608,7 @@ class _Verification:
         if len(unknown):
             self.problem("parts", f"parts of trajectory {int(unknown[0])}, which is not in the table")
         finals = parts.final[parts.final >= 0]
-        known = max((store.rows(name) for name in store.specs() if name.startswith("final/")), default=0)
+        known = max((store.rows(name) for name in store.specs() if tree.is_final(name)), default=0)
         if len(finals) and (int(finals.max()) >= known or len(np.unique(finals)) != len(finals)):
             self.problem("parts", f"final observations are not numbered once each below {known}")
         ids, places = np.unique(parts.trajectory, return_inverse=True)
@@ -645,7 +638,7 @@ class _Verification:
         )
         rows = np.array([row_of[number] for number in ended.trajectory.tolist()], np.int64)
         for name in flags:
-            stored = view._column(f"steps/{name}").take(rows)
+            stored = view._of(name).take(rows)
             for wrong in np.flatnonzero(stored != ended[name])[:5]:
                 number = int(ended.trajectory[wrong])
                 self.problem(

@@ -27,8 +27,8 @@ from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import Source, no_parts
 from replaystore.formats.velora import export as safetensors_export
 from replaystore.formats.velora import files as safetensors
+from replaystore.schema import tree
 from replaystore.schema.fields import Field, Schema, role_of
-from replaystore.schema.names import escape_path
 from replaystore.schema.values import array_of
 from replaystore.views.ring import Placement, ring_of
 
@@ -165,7 +165,7 @@ def _plain(buffer: Buffer, field: str, output: Output, beyond: bool) -> Output:
     declared, steps = buffer.schema.fields.get(field), len(buffer)
     if declared is None or declared.dtype != output.dtype or int(np.prod(declared.shape)) != output.width:
         return output
-    first, width, stored = buffer._first, output.width, f"steps/{escape_path(field)}"
+    first, width, stored = buffer._first, output.width, tree.steps(field)
     stop = buffer._store.rows(stored)
 
     def read(rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -385,8 +385,8 @@ class VeloraLayout:
         if "next_states" in columns and len(places) * ROWS_PER_TRAJECTORY > max(
             count, 4 * ROWS_PER_TRAJECTORY
         ):
-            buffer._assembler.cut(0)
-            buffer._append_rows(columns, count)
+            buffer._recorder.cut(0)
+            buffer._recorder.add(columns, count, [])
             return
         touched = [*places.tolist()] if ends[-1] else [*places.tolist(), count - 1]
         final = {

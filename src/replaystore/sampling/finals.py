@@ -10,7 +10,7 @@ import numpy as np
 
 from replaystore.errors import ReplayStoreError
 from replaystore.sampling.gather import Batch, Gather, Rows
-from replaystore.schema.names import escape_path
+from replaystore.schema import tree
 
 if TYPE_CHECKING:
     from replaystore.views.reader import BufferReader
@@ -28,7 +28,7 @@ class Finals:
 
     def __init__(self, buffer: BufferReader, names: Sequence[str], slab_bytes: int) -> None:
         store = buffer._store
-        places = {name: f"final/{escape_path(name)}" for name in names}
+        places = {name: tree.final(name) for name in names}
         self._stored = max((store.rows(place) for place in places.values()), default=0)
         opened = [entry for entry in buffer._open_trajectories() if names and entry.following is not None]
         self.numbers = {entry.trajectory: self._stored + number for number, entry in enumerate(opened)}

@@ -32,10 +32,11 @@ from typing import Any, cast
 
 from replaystore.errors import ConflictError, CorruptError, StorageError
 from replaystore.location import Location
+from replaystore.schema import tree
 
 __all__ = ["ZARR_LOCK", "FileLock", "Lock", "is_written", "lock_place", "lock_store", "take"]
 
-ZARR_LOCK = "journal/log/c/lock"
+ZARR_LOCK = f"{tree.LOG}/c/lock"
 """The file that the writer of a Zarr folder holds."""
 PLACE_LOCK = ".replaystore-lock"
 """Added to a name: the file that is held by whoever makes or replaces what has the name."""

@@ -41,6 +41,8 @@ class Open:
     """The place of the part's first step in the trajectory."""
     following: dict[str, NDArray[Any]] | None = None
     """The observation after its last step, if known."""
+    row: dict[str, Any] | None = None
+    """Further values of its row of the table, if any are known; not kept with a commit."""
 
     @property
     def length(self) -> int:
@@ -96,7 +98,7 @@ class Open:
 
 
 TrajectoryRow = tuple[int, int, int, bool, bool, int, Any, int]
-"""(trajectory, env, length, terminated, truncated, seed, return, split)"""
+"""The values of `columns.TRAJECTORIES`."""
 
 
 @dataclass
@@ -104,7 +106,10 @@ class Pending:
     """Rows of the tables that no commit has yet."""
 
     parts: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    """The values of `columns.PARTS`."""
     trajectories: list[TrajectoryRow] = field(default_factory=list)
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Further values of rows of the table, by trajectory."""
     finals: list[dict[str, NDArray[Any]]] = field(default_factory=list)
 
 
@@ -119,6 +124,10 @@ class Begin:
 
     time: Time
     seed: int
+    split: int | None = None
+    """None: that of the rows that are added together."""
+    row: Mapping[str, Any] | None = None
+    """Further values of its row of the table."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,8 @@ class End:
 
     time: Time
     final: Observation | None
+    row: Mapping[str, Any] | None = None
+    """Further values of its row of the table."""
 
 
 @dataclass
@@ -205,6 +216,8 @@ class Assembler:
         for place in sorted(run.ends):
             self._extend(run, first, begin, place + 1, rewards, split)
             end = run.ends[place]
+            if end.row:
+                self.open[env].row = {**(self.open[env].row or {}), **end.row}
             self._end(
                 self.open.pop(env),
                 end.time,
@@ -223,7 +236,9 @@ class Assembler:
     def _begin(self, env: int, begin: Begin, number: int, split: int) -> None:
         self._cut(env, begin.time)
         zero = 0.0 if self._components is None else [0.0] * self._components
-        self.open[env] = Open(number, env, begin.seed, split, returned=zero)
+        split = split if begin.split is None else begin.split
+        row = dict(begin.row) if begin.row else None
+        self.open[env] = Open(number, env, begin.seed, split, returned=zero, row=row)
 
     def _cut(self, env: int, time: Time) -> None:
         entry = self.open.pop(env, None)
@@ -277,6 +292,8 @@ class Assembler:
             entry.split,
         )
         self._ended.append((time, entry.env, row))
+        if entry.row:
+            self.pending.rows[entry.trajectory] = entry.row
 
     def _settle(self) -> None:
         """List what has ended in the order of time."""

@@ -15,20 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import CorruptError
+from replaystore.trajectories.columns import RETURN, TRAJECTORIES
 
-__all__ = ["COLUMNS", "check_extra", "check_parts", "check_table"]
+__all__ = ["check_extra", "check_parts", "check_table"]
 
 Column = NDArray[Any]
-COLUMNS = {
-    "trajectory": "i8",
-    "env": "i8",
-    "length": "i8",
-    "terminated": "?",
-    "truncated": "?",
-    "seed": "i8",
-    "split": "i4",
-}
-"""The columns of every table of trajectories, and their dtypes."""
 MOST = 1 << 62
 MOST_TEXT = 1 << 32
 """Bytes of the column of splits, in which each name takes as much as the longest."""
@@ -74,16 +65,16 @@ def check_table(
 ) -> None:
     """The columns of trajectories are those of every table, returns of the shape of a `reward`, and splits
     those that there are."""
-    for name, dtype in COLUMNS.items():
+    for name, dtype in TRAJECTORIES.items():
         column = columns.get(name)
-        if column is None or column.dtype != np.dtype(dtype) or column.ndim != 1:
+        if name != RETURN and (column is None or column.dtype != dtype or column.ndim != 1):
             raise CorruptError(
-                f"{where}: the table of trajectories has no column {name} of {np.dtype(dtype)}; {_ADVICE}"
+                f"{where}: the table of trajectories has no column {name} of {dtype}; {_ADVICE}"
             )
     if len({len(column) for column in columns.values()}) != 1:
         raise CorruptError(f"{where}: the columns of trajectories have different lengths; {_ADVICE}")
-    returns = columns.get("return")
-    if returns is not None and (returns.dtype != np.float64 or returns.shape[1:] != reward):
+    returns = columns.get(RETURN)
+    if returns is not None and (returns.dtype != TRAJECTORIES[RETURN] or returns.shape[1:] != reward):
         raise CorruptError(
             f"{where}: returns are {returns.dtype} of shape {returns.shape[1:]}, and rewards "
             f"of shape {reward}; {_ADVICE}"

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import SchemaError, UnsupportedError
-from replaystore.schema.names import escape_path, unknown
+from replaystore.schema import tree
+from replaystore.schema.names import unknown
 
 if TYPE_CHECKING:
     from replaystore.views.reader import BufferReader
@@ -129,7 +130,7 @@ class Column:
     @property
     def chunks(self) -> tuple[int, ...]:
         """The shape of what is stored, and best read, together: so many steps, of which everything."""
-        return (self._reader._store.spec(f"steps/{escape_path(self.name)}").chunk_rows, *self._row_shape)
+        return (self._reader._store.spec(tree.steps(self.name)).chunk_rows, *self._row_shape)
 
     def __getitem__(self, key: Any) -> Any:
         steps, within = self._split(key)

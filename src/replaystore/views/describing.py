@@ -14,7 +14,7 @@ import stat
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from replaystore.schema.names import escape_path
+from replaystore.schema import tree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -168,7 +168,7 @@ def _summary(values: NDArray[Any]) -> dict[str, Any] | None:
 
 
 def _field(buffer: BufferReader, name: str) -> FieldDescription:
-    store, declared, stored = buffer._store, buffer.schema.fields[name], f"steps/{escape_path(name)}"
+    store, declared, stored = buffer._store, buffer.schema.fields[name], tree.steps(name)
     spec = store.container.specs()[stored]
     plain = len(buffer) * declared.row_bytes
     return FieldDescription(

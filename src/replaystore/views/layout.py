@@ -19,8 +19,10 @@ import numpy as np
 from replaystore.containers.codecs import parse_codec
 from replaystore.containers.protocol import PAGE, ArraySpec, Capabilities
 from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.schema import tree
 from replaystore.schema.fields import Field, Schema
-from replaystore.schema.names import escape_path, unknown
+from replaystore.schema.names import unknown
+from replaystore.trajectories.columns import CHANGING, PARTS, RETURN, TRAJECTORIES
 
 __all__ = ["LAYOUTS", "array_specs", "field_specs", "table_spec"]
 
@@ -43,17 +45,15 @@ def array_specs(
 ) -> dict[str, ArraySpec]:
     """The arrays of an empty buffer, by stored name: steps, parts, final observations and trajectories."""
     specs = field_specs(schema.fields, layout, capabilities, capacity=capacity, storage=storage)
-    for name in ("start", "length", "trajectory", "offset", "final"):
-        specs[f"parts/{name}"] = table_spec(np.int64, dimension="part")
+    for name, dtype in PARTS.items():
+        specs[tree.parts(name)] = table_spec(dtype, dimension=tree.DIMENSIONS["parts"])
     for name in schema.names("observation"):
-        specs[f"final/{escape_path(name)}"] = _final_spec(schema.fields[name], capabilities)
-    columns: dict[str, Any] = {"trajectory": np.int64, "env": np.int64, "length": np.int64}
-    columns |= {"terminated": np.bool_, "truncated": np.bool_, "seed": np.int64}
-    for column, dtype in columns.items():
-        specs[f"trajectories/{column}"] = table_spec(dtype)
-    specs["trajectories/split"] = table_spec(np.int32, mutable=True)
-    if schema.names("reward"):
-        specs["trajectories/return"] = table_spec(np.float64, shape=schema.return_shape)
+        specs[tree.final(name)] = _final_spec(schema.fields[name], capabilities)
+    rewarded = bool(schema.names("reward"))
+    for name, dtype in TRAJECTORIES.items():
+        if name != RETURN or rewarded:
+            shape = schema.return_shape if name == RETURN else ()
+            specs[tree.trajectories(name)] = table_spec(dtype, shape=shape, mutable=name in CHANGING)
     return specs
 
 
@@ -91,7 +91,7 @@ def field_specs(
         codec, rows = _choose(
             name, declared, layout, capabilities, max(small, default=1), overrides.get(name, {})
         )
-        specs[f"steps/{escape_path(name)}"] = _fit(
+        specs[tree.steps(name)] = _fit(
             declared, codec, rows, capacity, fixed="chunk_rows" in overrides.get(name, {})
         )
     return specs

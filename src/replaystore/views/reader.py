@@ -23,11 +23,13 @@ from replaystore.forks import renew_in_children
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location
 from replaystore.schema import document as documents
+from replaystore.schema import tree
 from replaystore.schema.fields import Schema
-from replaystore.schema.names import Named, escape_path, listed, unescape, unknown
+from replaystore.schema.names import Named, listed, unknown
 from replaystore.schema.values import array_of
 from replaystore.trajectories.assembler import Open
 from replaystore.trajectories.checks import check_extra, check_parts, check_table
+from replaystore.trajectories.columns import PARTS, TRAJECTORIES
 from replaystore.trajectories.table import Parts, Trajectories
 from replaystore.views.column import Column, Rows, Trajectory
 
@@ -61,16 +63,14 @@ class BufferReader:
         fields = self._document.steps.fields
         arrays, specs = set(self._store.state.arrays), self._store.container.specs()
         for name, declared in fields.items():
-            for stored in (f"steps/{escape_path(name)}", f"final/{escape_path(name)}"):
+            for stored in (tree.steps(name), tree.final(name)):
                 spec = specs.get(stored) if stored in arrays else None
                 if spec is not None and (spec.dtype != declared.dtype or spec.shape != declared.shape):
                     what = f"{spec.dtype} {spec.shape}, the schema says {declared.dtype} {declared.shape}"
                     raise CorruptError(
                         f"{self._place}: the array {stored} holds {what}; run `replaystore verify`"
                     )
-        return self._document.steps.select(
-            [name for name in fields if f"steps/{escape_path(name)}" in arrays]
-        )
+        return self._document.steps.select([name for name in fields if tree.steps(name) in arrays])
 
     def _moved(self) -> None:
         """Show the store's commit."""
@@ -181,9 +181,7 @@ class BufferReader:
         dropped are left out."""
         self._check_open()
         if self._parts is None:
-            stored = [
-                self._fixed(f"parts/{name}") for name in ("start", "length", "trajectory", "offset", "final")
-            ]
+            stored = [self._fixed(tree.parts(name)) for name in PARTS]
             opened = [entry for entry in self._opened() if entry.part_length]
             rows = [[e.part_start, e.part_length, e.trajectory, e.offset, -1] for e in opened]
             columns = stored
@@ -226,10 +224,10 @@ class BufferReader:
 
     def _table(self) -> dict[str, NDArray[Any]]:
         """All columns, of ended trajectories and then of open ones."""
-        prefix = "trajectories/"
-        names = [name for name in self._store.specs() if name.startswith(prefix)]
         columns: dict[str, NDArray[Any]] = {
-            unescape(name.removeprefix(prefix)): self._store.table(name) for name in names
+            tree.column_of(name): self._store.table(name)
+            for name in self._store.specs()
+            if tree.is_trajectories(name)
         }
         opened = [entry for entry in self._opened() if entry.length]
         check_table(columns, self._extra["splits"], self._reward_shape(), self.location)
@@ -255,10 +253,8 @@ class BufferReader:
             columns[name] = np.concatenate([known, more])
         splits = np.array(self._extra["splits"])
         columns["split"] = splits[columns["split"]] if len(columns["split"]) else np.empty(0, splits.dtype)
-        order = ["trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split"]
-        ordered = {
-            name: columns[name] for name in [*order, *sorted(columns.keys() - set(order))] if name in columns
-        }
+        shown = [*TRAJECTORIES, *sorted(columns.keys() - TRAJECTORIES.keys())]
+        ordered = {name: columns[name] for name in shown if name in columns}
         return ordered | {"open": np.arange(count + len(opened)) >= count}
 
     def _fixed(self, name: str) -> NDArray[Any]:
@@ -282,7 +278,7 @@ class BufferReader:
         runs = self.parts.rows_of(info["trajectory"])
         columns = {}
         for name in names:
-            column = self._column(f"steps/{escape_path(name)}")
+            column = self._of(name)
             pieces = [column.read(start, stop) for start, stop in runs]
             columns[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         observations = self.schema.names("observation")
@@ -322,7 +318,7 @@ class BufferReader:
 
     def final_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Rows of `final/` of an observation field: final observations, as `parts.final` numbers them."""
-        stored = f"final/{escape_path(name)}"
+        stored = tree.final(name)
         if self._store.container.specs()[stored].journaled:
             found: NDArray[Any] = self._store.table(stored)[rows]
             return found
@@ -473,7 +469,7 @@ class BufferReader:
         return {name: self._of(name).take(wanted) for name in names}
 
     def _of(self, name: str) -> PlainColumn | CodedColumn:
-        return self._column(f"steps/{escape_path(name)}")
+        return self._column(tree.steps(name))
 
     def _names(self, fields: Iterable[str] | None) -> list[str]:
         if fields is None:

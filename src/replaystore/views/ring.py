@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.schema import tree
 from replaystore.views.reader import BufferReader
 
 __all__ = ["EXTENSIONS", "Placement", "Ring", "carried", "ring_of", "runs"]
@@ -135,7 +136,7 @@ def _adds(buffer: BufferReader, rows: int, stop: int) -> Rows:
     lies between them."""
     if stop == rows:
         return np.zeros((0, 2), np.int64)
-    start, length = (buffer._store.table(f"parts/{name}") for name in ("start", "length"))
+    start, length = (buffer._store.table(tree.parts(name)) for name in ("start", "length"))
     opened = [
         edge
         for entry in buffer._opened()

@@ -67,6 +67,7 @@ from replaystore.errors import (
     SchemaError,
     UnsupportedError,
 )
+from replaystore.schema import tree
 from replaystore.storage.local import Files
 
 __all__ = ["Hdf5Container"]
@@ -521,11 +522,11 @@ class Hdf5Container:
 
     def trim(self, rows: Mapping[str, int]) -> None:
         self._ready()
-        self._remove([name for name in self.specs() if name not in rows and not name.startswith("journal/")])
+        self._remove([name for name in self.specs() if name not in rows and not tree.is_journal(name)])
 
     def seal(self) -> None:
         self._ready()
-        self._remove([name for name in self.specs() if name.startswith("journal/")], older_segments=True)
+        self._remove([name for name in self.specs() if tree.is_journal(name)], older_segments=True)
 
     def _remove(self, names: Sequence[str], *, older_segments: bool = False) -> None:
         """Remove arrays from HDF5's sight; their bytes stay, as old readers know them."""

@@ -23,10 +23,10 @@ from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.containers.hdf5.transaction import Version
 from replaystore.containers.records import segment_end, whole_records
 from replaystore.errors import CorruptError, NotFoundError
+from replaystore.schema.tree import LOG
 
-__all__ = ["LOG", "Log"]
+__all__ = ["Log"]
 
-LOG = "journal/log"
 USED = "used"
 NO_COMMIT = 1 << 62
 LEAST, MOST = 64 << 10, 2 << 20

@@ -49,12 +49,13 @@ from replaystore.containers.zarr.metadata import (
     spec_of,
 )
 from replaystore.errors import CorruptError, FormatError
+from replaystore.schema import tree
+from replaystore.schema.tree import LOG, TAIL
 from replaystore.storage.local import Files
 from replaystore.storage.locks import ZARR_LOCK
 
 __all__ = ["ZarrContainer"]
 
-LOG, TAIL = "journal/log", "journal/tail"
 _LOG_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byte")
 
 
@@ -490,7 +491,7 @@ class ZarrContainer:
                     folder = self._remove_shard(name, entry, len(spec.shape))
                     if self.files.exists(folder):  # a power cut may have lost it
                         self._folders[folder] = None
-        left = {name for name in self.specs().keys() - rows.keys() if not name.startswith("journal/")}
+        left = {name for name in self.specs().keys() - rows.keys() if not tree.is_journal(name)}
         self._remove(left)
         self._folders |= {os.path.dirname(name): None for name in left}
         self._specs = {name: spec for name, spec in self.specs().items() if name not in left}

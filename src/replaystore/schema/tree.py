@@ -1,0 +1,114 @@
+"""Where a store keeps what: the names of its arrays, and of nothing else are they spelled.
+
+    steps/<field path>               one row a step
+    parts/<column>                   one row a part
+    final/<observation field path>   one row a final observation
+    trajectories/<column>            one row an ended trajectory
+    checksums/<array>                one number a complete chunk of an array of rows
+    journal/log, journal/tail/<n>    the commit log, and the rows of unfinished chunks
+
+The arrays of a group have as many rows each. Field names are escaped here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from replaystore.schema.names import escape, escape_path, unescape
+
+__all__ = [
+    "DIMENSIONS",
+    "LOG",
+    "TAIL",
+    "checked_by",
+    "checksums",
+    "column_of",
+    "final",
+    "group_of",
+    "is_checksums",
+    "is_final",
+    "is_journal",
+    "is_trajectories",
+    "parts",
+    "steps",
+    "tail",
+    "trajectories",
+]
+
+LOG, TAIL = "journal/log", "journal/tail"
+DIMENSIONS = {
+    "steps": "step",
+    "parts": "part",
+    "trajectories": "trajectory",
+    "final": "final",
+    "checksums": "chunk",
+}
+"""What the rows of each group are, as readers that name dimensions call it."""
+
+
+@lru_cache(maxsize=4096)
+def steps(field: str) -> str:
+    """The array of a field."""
+    return "steps/" + escape_path(field)
+
+
+@lru_cache(maxsize=4096)
+def final(field: str) -> str:
+    """The array of the final observations of a field."""
+    return "final/" + escape_path(field)
+
+
+def parts(column: str) -> str:
+    """The array of a column of the table of parts."""
+    return "parts/" + column
+
+
+def trajectories(column: str) -> str:
+    """The array of a column of the table of trajectories."""
+    return "trajectories/" + escape(column)
+
+
+@lru_cache(maxsize=4096)
+def column_of(array: str) -> str:
+    """The column of the table of trajectories that an array is."""
+    return unescape(array.removeprefix("trajectories/"))
+
+
+def checksums(array: str) -> str:
+    """The array of the checksums of an array."""
+    return "checksums/" + array
+
+
+def checked_by(array: str) -> str:
+    """The array that an array of checksums is about."""
+    return array.removeprefix("checksums/")
+
+
+def tail(slot: int) -> str:
+    """One of the two arrays of rows of unfinished chunks."""
+    return f"{TAIL}/{slot}"
+
+
+def group_of(array: str) -> str:
+    """The first part of an array's name; arrays of a group have as many rows."""
+    return array.partition("/")[0]
+
+
+def is_final(array: str) -> bool:
+    """Whether it holds final observations."""
+    return array.startswith("final/")
+
+
+def is_trajectories(array: str) -> bool:
+    """Whether it is a column of the table of trajectories."""
+    return array.startswith("trajectories/")
+
+
+def is_checksums(array: str) -> bool:
+    """Whether it holds the checksums of another array."""
+    return array.startswith("checksums/")
+
+
+def is_journal(array: str) -> bool:
+    """Whether it is a part of the commit log, or holds rows of unfinished chunks."""
+    return array.startswith("journal/")
