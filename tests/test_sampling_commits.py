@@ -14,8 +14,6 @@ from replaystore.errors import ConflictError
 
 pytest_plugins = ["sampled_buffers"]
 
-# --- a store that grows
-
 
 @every_store
 @pytest.mark.parametrize("prefetch", [0, 2])
@@ -48,9 +46,6 @@ def test_a_sampler_shows_one_commit_until_it_is_refreshed(
         with pytest.raises(ConflictError, match="commit="):
             sampler.load_state_dict(state)
     assert len(before) > 60
-
-
-# --- what cannot be
 
 
 def test_a_closed_buffer_gives_no_more_batches(tmp_path: Path) -> None:

@@ -118,6 +118,9 @@ def test_no_batch_is_made_of_what_a_closed_buffer_did_not_decode(
         closing.join()
 
 
+# --- forked children
+
+
 def in_child(action: Callable[[], None]) -> None:
     """Fails if the action does, or hangs, in a forked child."""
     child = os.fork()

@@ -13,8 +13,6 @@ from replaystore.errors import SchemaError
 
 pytest_plugins = ["sampled_buffers"]
 
-# --- weights
-
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 4096, 100_000])
 def test_weights_can_be_changed(count: int) -> None:
@@ -59,9 +57,6 @@ def test_importance_weights_make_up_for_how_likely_steps_are(stored: tuple[rs.Bu
     assert (sampler.weights[batch["index"]] == 0).all()
 
 
-# --- order
-
-
 def test_weighted_sampling_goes_on_where_it_was(stored: tuple[rs.Buffer, list[Life]]) -> None:
     buffer, _ = stored
     sampler = buffer.sampler(7, order=np.ones(len(buffer)), seed=3)
@@ -82,9 +77,6 @@ def test_weights_that_have_all_become_0_are_an_error(stored: tuple[rs.Buffer, li
         sampler.sample()
     sampler.update_weights([3], [1.0])
     assert set(sampler.sample()["index"]) == {3}
-
-
-# --- a store that grows
 
 
 def test_refreshing_gives_new_steps_the_largest_weight(tmp_path: Path) -> None:

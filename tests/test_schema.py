@@ -1,113 +1,21 @@
+"""Schemas: made of environments or by hand, changed into others, written as JSON, or refused."""
+
 from __future__ import annotations
 
 import copy
 import json
 import pickle
-import subprocess
-import sys
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from schemas import NESTED, columns
 
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import flatten
-from replaystore.schema.spaces import DTYPES, space_to_json
-
-NESTED = spaces.Dict(
-    {
-        "camera": spaces.Box(0, 255, (4, 4, 3), np.uint8),
-        "joints": spaces.Tuple(
-            [
-                spaces.Box(-1, 1, (2,)),
-                spaces.Dict({"a/b": spaces.Discrete(5, start=-2), "50%": spaces.MultiBinary(3)}),
-            ]
-        ),
-    }
-)
-
-
-def columns(schema: Schema, rows: int = 3) -> dict[str, Any]:
-    return {
-        name: np.zeros((rows, *declared.shape), declared.dtype) for name, declared in schema.fields.items()
-    }
-
-
-# --- fields
-
-
-@pytest.mark.parametrize("name", DTYPES)
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_every_dtype_is_kept_little_endian(name: str, order: Any) -> None:
-    declared = Field(np.dtype(name).newbyteorder(order), (2, 3), "extra")
-    assert declared.dtype is DTYPES[name]
-    assert declared.dtype == np.dtype(name).newbyteorder("<")
-    assert declared.row_bytes == 6 * np.dtype(name).itemsize
-    assert Field.from_json(json.loads(json.dumps(declared.to_json()))) == declared
-
-
-def test_a_field_takes_whatever_numpy_takes_for_a_dtype_and_a_list_for_a_shape() -> None:
-    assert Field("float32", [np.int64(2)], "extra") == Field(np.dtype(np.float32), (2,), "extra")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        object,
-        str,
-        "U5",
-        "S5",
-        "V3",
-        [("a", "f4")],
-        "M8[s]",
-        "m8[s]",
-        np.longdouble,
-        np.clongdouble,
-        np.dtypes.StringDType(),
-    ],
-    ids=str,
-)
-def test_a_dtype_without_fixed_numbers_is_unsupported_with_what_to_do(dtype: Any) -> None:
-    with pytest.raises(UnsupportedError, match="cannot be stored: "):
-        Field(dtype, (), "extra")
-
-
-@pytest.mark.parametrize(
-    ("dtype", "shape", "role", "space"),
-    [
-        (None, (), "extra", None),
-        ("float33", (), "extra", None),
-        ("f4", 3, "extra", None),
-        ("f4", (1.5,), "extra", None),
-        ("f4", (0,), "extra", None),
-        ("f4", (2, -1), "extra", None),
-        ("f4", (), "boss", None),
-        ("f4", (), "mask", None),
-        ("f4", (), "terminated", None),
-        ("?", (1,), "truncated", None),
-        ("f4", (), "extra", "Box"),
-        ("f4", (), "extra", {"type": "Dict"}),
-    ],
-)
-def test_a_wrong_field_is_refused(dtype: Any, shape: Any, role: str, space: Any) -> None:
-    with pytest.raises(SchemaError):
-        Field(dtype, shape, role, space)
-
-
-def test_a_field_does_not_share_its_space() -> None:
-    space = space_to_json(spaces.Discrete(3))
-    declared = Field(np.dtype("i8"), (), "action", space)
-    space["n"] = 4
-    declared.to_json()["space"]["n"] = 5
-    assert declared.space is not None
-    assert declared.space["n"] == 3
-    assert hash(declared) == hash(Field(np.dtype("i8"), (), "action"))
-
-
-# --- schemas
 
 
 def test_the_fields_of_an_environment_are_in_the_order_of_a_step() -> None:
@@ -343,88 +251,3 @@ def test_a_space_that_is_not_known_is_none() -> None:
     )
     assert schema.observation_space() is None
     assert schema.action_space() is None
-
-
-# --- check
-
-
-def test_columns_that_fit_have_so_many_rows() -> None:
-    schema = Schema.from_spaces(NESTED, spaces.Discrete(3))
-    for rows in (0, 1, 2048):
-        assert schema.check(columns(schema, rows)) == rows
-    backwards = dict(reversed(columns(schema, 5).items()))
-    assert schema.check(backwards) == 5
-
-
-def test_a_mapped_file_is_as_good_as_an_array(tmp_path: Any) -> None:
-    schema = Schema({"a": Field(np.dtype("f4"), (2,), "extra"), "b": Field(np.dtype("f4"), (), "extra")})
-    mapped = np.memmap(tmp_path / "a", "f4", "w+", shape=(3, 2))
-    assert schema.check({"a": mapped, "b": np.zeros(3, "f4")}) == 3
-    with pytest.raises(SchemaError, match="'b' has 4 rows, but 'a' has 3"):
-        schema.check({"a": mapped, "b": np.zeros(4, "f4")})
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("reward", None, "'reward' is missing among 'observation', 'action', 'terminated', 'truncated'"),
-        ("score", np.zeros(3), "no field 'score' in the schema"),
-        (
-            "reward",
-            [0.0, 0.0, 0.0],
-            (
-                r"'reward': expected a NumPy array of float64, came a list: pass numpy.asarray\(values, "
-                r"dtype='float64'\)"
-            ),
-        ),
-        ("reward", 1.0, "came a float"),
-        ("reward", np.float64(1), "came a float64"),
-        (
-            "observation",
-            np.zeros((3, 4)),
-            (
-                r"'observation': expected dtype float32, came float64: nothing is cast, use "
-                r"numpy.asarray\(values, 'float32'\)"
-            ),
-        ),
-        ("observation", np.zeros((3, 4), ">f4"), "came float32 in big-endian byte order"),
-        ("action", np.zeros(3, np.int32), "expected dtype int64, came int32"),
-        ("terminated", np.zeros(3, np.uint8), "expected dtype bool, came uint8"),
-        ("observation", np.zeros((3, 5), "f4"), r"expected shape \(rows, 4\), came \(3, 5\)"),
-        ("observation", np.zeros((3, 4, 1), "f4"), r"came \(3, 4, 1\)"),
-        ("observation", np.zeros(4, "f4"), r"a single step needs a first dimension of 1: value\[None\]"),
-        ("reward", np.array(1.0), r"expected shape \(rows,\), came \(\)"),
-        ("reward", np.zeros((3, 1)), r"expected shape \(rows,\), came \(3, 1\)"),
-        ("truncated", np.zeros(2, bool), "'truncated' has 2 rows, but 'observation' has 3"),
-        ("reward", np.ma.masked_array(np.zeros(3)), "masked"),
-    ],
-)
-def test_columns_that_do_not_fit_are_refused_with_field_and_remedy(
-    name: str, value: Any, message: str
-) -> None:
-    schema = Schema.from_spaces(spaces.Box(-1, 1, (4,)), spaces.Discrete(2))
-    given = columns(schema) | {name: value}
-    if value is None:
-        del given[name]
-    with pytest.raises(SchemaError, match=message) as caught:
-        schema.check(given)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_field_under_a_wrong_name_is_reported_as_missing() -> None:
-    schema = Schema({"a": Field(np.dtype("f4"), (), "extra")})
-    with pytest.raises(SchemaError, match="'a' is missing among 'b'"):
-        schema.check({"b": np.zeros(3, "f4")})
-
-
-def test_importing_the_module_imports_no_heavy_library() -> None:
-    code = (
-        "import sys, replaystore.schema.fields; print([m for m in ('gymnasium', 'pydantic', 'torch', 'zarr', "
-        "'h5py') if m in sys.modules])"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True
-        ).stdout.strip()
-        == "[]"
-    )

@@ -741,7 +741,7 @@ ON_DROP_INS: tuple[Mutant, ...] = (
         "        return (self.view.position + self._waiting + 1) % self.capacity\n",
         "a buffer in a store goes on as one in memory does",
         (
-            "test_compat_velora.py::test_a_buffer_in_a_store_goes_on_as_one_in_memory",
+            "test_compat_velora_stores.py::test_a_buffer_in_a_store_goes_on_as_one_in_memory",
             "test_compat_active_rlhf.py::test_a_buffer_in_a_store_goes_on_as_one_in_memory",
         ),
     ),
