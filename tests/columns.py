@@ -16,7 +16,8 @@ from replaystore.columns.mapped import MappedColumn, raw_column
 from replaystore.columns.protocol import Rows, StoredColumn
 from replaystore.containers.codecs import ChunkCodec, codec_for
 from replaystore.containers.protocol import ArraySpec, ChunkEntry
-from replaystore.storage.local import Files, MemoryFiles
+from replaystore.storage.local import Files
+from replaystore.storage.memory import MemoryFiles
 
 DTYPES = ["bool", "u1", "i2", "f4", "i8", "f8", "c16"]
 ROW = ArraySpec(np.dtype("f4"), (16,), 64)

@@ -24,14 +24,14 @@ class TestBackends(BackendSuite):
 def test_a_descriptor_is_closed_when_nobody_reads_from_it_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replaystore.storage.local.OPEN_FILES", 1)
+    monkeypatch.setattr("replaystore.storage.descriptors.OPEN_FILES", 1)
     store = Files(tmp_path, writable=True)
     for name in ("a", "b"):
         store.create(name)
         store.write(name, 0, name.encode() * 4)
     with store.borrowed("a") as outer, store.borrowed("a") as inner:
         assert outer == inner
-        assert store.read_places("b", [(0, 2), (2, 9)]) == [b"bb", b"bb"]  # makes room for its own descriptor
+        assert store.read_ranges("b", [(0, 2), (2, 9)]) == [b"bb", b"bb"]  # makes room for its own descriptor
         assert os.pread(outer, 4, 0) == b"aaaa"
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(outer)

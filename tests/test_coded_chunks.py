@@ -29,7 +29,8 @@ from replaystore.columns.protocol import Rows
 from replaystore.containers.codecs import codec_for, crc32c, hdf5_filters
 from replaystore.containers.protocol import PAGE, ArraySpec, ChunkEntry, Extent
 from replaystore.errors import CorruptError, EvictedError, SchemaError, StorageError
-from replaystore.storage.local import Files, MemoryFiles
+from replaystore.storage.local import Files
+from replaystore.storage.memory import MemoryFiles
 
 # --- coded rows
 
@@ -336,7 +337,7 @@ import os
 import numpy as np
 from replaystore.containers.protocol import ArraySpec, ChunkEntry
 from replaystore.containers.codecs import codec_for
-from replaystore.storage.local import MemoryFiles
+from replaystore.storage.memory import MemoryFiles
 from replaystore.columns import coded
 
 spec = ArraySpec(np.dtype("f4"), (1024,), 256, codec="zstd:1")

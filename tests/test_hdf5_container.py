@@ -50,7 +50,8 @@ from replaystore.errors import (
     SchemaError,
     UnsupportedError,
 )
-from replaystore.storage.local import Files, MemoryFiles
+from replaystore.storage.local import Files
+from replaystore.storage.memory import MemoryFiles
 from replaystore.testing.disks import Disk
 from replaystore.testing.faults import RecordingFiles
 

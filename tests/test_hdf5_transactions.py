@@ -327,7 +327,7 @@ class HookedFiles(Files):
             self._run()
         return super().read(name, offset, length)
 
-    def read_places(self, name: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read_ranges(self, name: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
         return [self.read(name, *place) for place in places]
 
     def write(self, name: str, offset: int, data: Any) -> None:

@@ -18,12 +18,14 @@ from columns import ROW, Coded, check_reads, failing, ints, needs_maps, random_r
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaystore.columns import mapped
-from replaystore.columns.mapped import PlainColumn, raw_column
+from replaystore.columns import mapped, plain
+from replaystore.columns.mapped import raw_column
+from replaystore.columns.plain import PlainColumn
 from replaystore.columns.protocol import Rows, StoredColumn
 from replaystore.containers.protocol import PAGE, ArraySpec, Extent
 from replaystore.errors import CorruptError, EvictedError, SchemaError, StorageError
-from replaystore.storage.local import Files, MemoryFiles
+from replaystore.storage.local import Files
+from replaystore.storage.memory import MemoryFiles
 
 # --- raw rows
 
@@ -123,7 +125,7 @@ def test_rows_may_lie_in_pieces_of_any_length(data: st.DataObject, spec: ArraySp
 
 
 def test_far_rows_are_read_in_bounded_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped, "READ_BLOCK", 1000)
+    monkeypatch.setattr(plain, "READ_BLOCK", 1000)
     model = random_rows(ROW, 4000)
     files = Files(tmp_path, writable=True)
     files.create("a")

@@ -18,7 +18,7 @@ from replaystore.columns.protocol import Rows
 from replaystore.columns.slab import Slab
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
-from replaystore.storage.local import MemoryFiles
+from replaystore.storage.memory import MemoryFiles
 
 SPEC = ArraySpec(np.dtype("f4"), (3,), 4, codec="zstd:1")
 

@@ -28,6 +28,7 @@ from replaystore.errors import CorruptError, StorageError, UnsupportedError
 from replaystore.location import Location, resolved
 from replaystore.schema import tree
 from replaystore.storage.local import Files
+from replaystore.storage.protocol import Reads
 from replaystore.storage.temporary import sync_folder
 
 __all__ = [
@@ -125,7 +126,7 @@ def without_sidecar(place: Location) -> Iterator[None]:
             os.unlink(aside)
 
 
-def _digest(files: Files, name: str) -> str:
+def _digest(files: Reads, name: str) -> str:
     found, size = hashlib.sha256(), files.size(name)
     for offset in range(0, size, _BLOCK):
         found.update(files.read(name, offset, min(_BLOCK, size - offset)))

@@ -10,7 +10,6 @@ from replaystore.buffers.opening import PACKED, NewStore, Replacement, make_cont
 from replaystore.containers.protocol import Container
 from replaystore.location import Location
 from replaystore.schema.document import Document
-from replaystore.storage.local import Files
 
 __all__ = ["Contents", "make", "size_of"]
 
@@ -69,7 +68,7 @@ def size_of(place: Location) -> int:
     if place.backend in ("hdf5", "zip"):
         return os.path.getsize(place.path)
     container = open_container(place, writable=False)
-    files: Files = container.files
+    files = container.files
     try:
         return sum(files.size(name) for name in files.walk())
     finally:

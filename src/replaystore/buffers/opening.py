@@ -40,8 +40,9 @@ from replaystore.errors import (
 )
 from replaystore.location import Location, resolved
 from replaystore.refusals import refusal
-from replaystore.storage.local import Files, MemoryFiles
+from replaystore.storage.local import Files
 from replaystore.storage.locks import Lock, lock_place, lock_store
+from replaystore.storage.memory import MemoryFiles
 
 __all__ = [
     "DAMAGED",

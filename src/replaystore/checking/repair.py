@@ -351,7 +351,7 @@ def _unchanged(container: Container, name: str, lengths: dict[str, int], partial
 
 def _container(work: Location) -> Container:
     container = open_container(work, writable=True)
-    if work.backend == "zarr":
+    if isinstance(container, ZarrContainer):
         container.files.close()
         container.files = LinkedFiles(work.path, writable=True)
     return container

@@ -31,7 +31,7 @@ from replaystore.columns.protocol import Rows, StoredColumn
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
 from replaystore.errors import CorruptError, SchemaError, StorageError
 from replaystore.forks import renew_in_children
-from replaystore.storage.local import Files
+from replaystore.storage.protocol import Reads
 
 __all__ = ["CodedColumn", "DecodedChunks", "Decoding"]
 
@@ -198,7 +198,7 @@ class CodedColumn(StoredColumn):
 
     def __init__(
         self,
-        files: Files,
+        files: Reads,
         spec: ArraySpec,
         codec: Codec,
         locate: Callable[[int], ChunkEntry | None],
@@ -334,7 +334,7 @@ class CodedColumn(StoredColumn):
         for name, group in itertools.groupby(known, key=lambda entry: entry[0]):
             lies = [(offset, length) for _, offset, length, _ in group]
             try:
-                read += self.files.read_places(name, lies)
+                read += self.files.read_ranges(name, lies)
             except OSError:
                 read += [b""] * len(lies)
         there = [to for to, entry in zip(job, entries, strict=True) if entry is not None]
@@ -471,7 +471,7 @@ class CodedColumn(StoredColumn):
             return
         name, start = first.object, first.offset
         try:
-            with self._reading:  # `Files` may close a descriptor when it opens another
+            with self._reading:  # a storage may close a descriptor when it opens another
                 data = np.frombuffer(
                     self.files.read(name, start, last.offset + last.length - start), np.uint8
                 )

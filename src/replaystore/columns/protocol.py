@@ -1,4 +1,5 @@
-"""From the bytes of an array to its rows: `mapped.py` for raw rows, `coded.py` for encoded chunks.
+"""From the bytes of an array to its rows: `plain.py` for raw rows, `mapped.py` for raw rows that can be
+mapped, `coded.py` for encoded chunks.
 
 A column gives rows [first, stop) of one array as NumPy arrays. Row numbers are those of the array, not of a
 window of it.
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import EvictedError, SchemaError
-from replaystore.storage.local import Files
+from replaystore.storage.protocol import Reads
 
 __all__ = ["Rows", "StoredColumn"]
 
@@ -24,7 +25,7 @@ INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 class StoredColumn:
     """What is common to columns: what a row is, and which requests make sense."""
 
-    def __init__(self, files: Files, spec: ArraySpec, name: str) -> None:
+    def __init__(self, files: Reads, spec: ArraySpec, name: str) -> None:
         self.files = files
         self.name = name
         self.dtype = spec.dtype.newbyteorder("<")

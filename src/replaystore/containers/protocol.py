@@ -16,16 +16,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import CorruptError
-from replaystore.storage.protocol import PAGE
-
-if TYPE_CHECKING:
-    from replaystore.storage.local import Files
+from replaystore.storage.protocol import PAGE, Storage
 
 __all__ = [
     "DTYPES",
@@ -257,14 +254,16 @@ class Container(Protocol):
     "steps/observation/camera" whose parts are already escaped.
     """
 
-    files: Files
-    """Through which every byte is read and written."""
     writable: bool
     capabilities: Capabilities
     path: str
     """Where it is, for messages."""
     lock_name: str
     """The name, in `files`, of the file that a writer locks."""
+
+    @property
+    def files(self) -> Storage:
+        """Through which every byte is read and written. A reader may have been given what only `Reads`."""
 
     def identity(self) -> object:
         """Another one after another file or folder has taken the name. Cheap."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.columns.coded import CodedColumn
-from replaystore.columns.mapped import PlainColumn
+from replaystore.columns.plain import PlainColumn
 from replaystore.columns.readahead import RESIDENT, read_ahead
 from replaystore.columns.slab import Slab
 from replaystore.columns.taking import LONG, taker, touch

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 from replaystore.errors import CorruptError, StorageError, UnsupportedError
 from replaystore.refusals import named, refusal
+from replaystore.storage.descriptors import read_all
+from replaystore.storage.folder import FolderReader
 from replaystore.storage.inside import open_regular
-from replaystore.storage.local import Files, read_all
-from replaystore.storage.protocol import PAGE
+from replaystore.storage.protocol import PAGE, Reads
 from replaystore.storage.temporary import NewFile, sync_folder
 
 __all__ = ["ZipFiles", "pack"]
@@ -66,7 +67,7 @@ class _Ending(io.FileIO):
         return super().read(size) or b""
 
 
-class ZipFiles(Files):
+class ZipFiles(FolderReader):
     """The members of a zip file, for reading. `close` forgets what it says, so that one that has replaced it
     is read anew."""
 
@@ -75,8 +76,6 @@ class ZipFiles(Files):
         self._zip = -1
         self._members: dict[str, _Member] = {}
         self._folders: dict[str, set[str]] = {}
-
-    # --- reading
 
     def descriptor(self, name: str) -> int:
         """The zip file's descriptor, if it has such a member. `place` says where in it the member lies."""
@@ -132,28 +131,6 @@ class ZipFiles(Files):
             if self._zip >= 0:
                 self._close(self._zip)
             self._zip, self._members, self._folders = -1, {}, {}
-
-    # --- writing
-
-    def create(self, name: str) -> None:
-        self._refuse()
-
-    def write(self, name: str, offset: int, data: object) -> None:
-        self._refuse()
-
-    def resize(self, name: str, size: int) -> None:
-        self._refuse()
-
-    def rename(self, old: str, new: str) -> None:
-        self._refuse()
-
-    def remove(self, name: str) -> None:
-        self._refuse()
-
-    def _refuse(self) -> None:
-        raise UnsupportedError(
-            f"{self.root} is a zip file, which is read only: convert it to a .zarr folder to write to it"
-        )
 
     # --- the directory of the zip file
 
@@ -274,7 +251,7 @@ def _tree(members: dict[str, _Member]) -> dict[str, set[str]]:
 # --- packing
 
 
-def pack(files: Files, target: str, *, leave_out: frozenset[str] = frozenset()) -> None:
+def pack(files: Reads, target: str, *, leave_out: frozenset[str] = frozenset()) -> None:
     """Pack files into a zip that appears whole, durably: equal files give equal zips. What is at `target` is
     replaced.
 
@@ -299,7 +276,7 @@ def pack(files: Files, target: str, *, leave_out: frozenset[str] = frozenset()) 
         raise StorageError(f"{text}; make room, or choose another place", error.errno) from error
 
 
-def _add(packed: zipfile.ZipFile, files: Files, name: str, position: int) -> None:
+def _add(packed: zipfile.ZipFile, files: Reads, name: str, position: int) -> None:
     """Write a member at `position`, its header padded so that its data begin on a page."""
     size = files.size(name)
     info = zipfile.ZipInfo(name, _EPOCH)

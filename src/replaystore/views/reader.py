@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from replaystore.arrays.reading import StoreReader
 from replaystore.columns.coded import CodedColumn
-from replaystore.columns.mapped import PlainColumn, raw_column
+from replaystore.columns.mapped import raw_column
+from replaystore.columns.plain import PlainColumn
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import ConflictError, CorruptError, SchemaError, UnsupportedError
 from replaystore.forks import renew_in_children

@@ -257,12 +257,12 @@ class TransactionFile:
         )
 
         def besides(offset: int, length: int) -> bytes:
-            data, now = self.files.read_places(self.name, [(offset, length), (JOURNAL, Header.SIZE)])
+            data, now = self.files.read_ranges(self.name, [(offset, length), (JOURNAL, Header.SIZE)])
             if now != header or self.generation != generation:
                 raise self._restless()
             return data
 
-        found = self.files.read_places(self.name, places) if places else []
+        found = self.files.read_ranges(self.name, places) if places else []
         return _Fetched(dict(zip(places, found, strict=True)), besides)
 
     def head(self) -> Head | None:

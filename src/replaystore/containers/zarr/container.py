@@ -24,7 +24,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -48,11 +48,11 @@ from replaystore.containers.zarr.metadata import (
     shard_name,
     spec_of,
 )
-from replaystore.errors import CorruptError, FormatError
+from replaystore.errors import CorruptError, FormatError, UnsupportedError
 from replaystore.schema import tree
 from replaystore.schema.tree import LOG, TAIL
-from replaystore.storage.local import Files
 from replaystore.storage.locks import ZARR_LOCK
+from replaystore.storage.protocol import Reads, Storage, Writes
 
 __all__ = ["ZarrContainer"]
 
@@ -65,8 +65,10 @@ class ZarrContainer:
     capabilities = Capabilities()
     lock_name = ZARR_LOCK
 
-    def __init__(self, files: Files, *, writable: bool) -> None:
-        self.files = files
+    def __init__(self, files: Reads, *, writable: bool) -> None:
+        if writable and not isinstance(files, Writes):
+            raise UnsupportedError(f"{files.path('')} can only be read: open it with mode='r'")
+        self.files = cast("Storage", files)
         self.path = files.path("")
         self.writable = writable
         self._specs: dict[str, ArraySpec] | None = None
@@ -80,7 +82,7 @@ class ZarrContainer:
         self._ends: dict[str, int] = {}
 
     @classmethod
-    def create(cls, files: Files, document: Mapping[str, Any]) -> ZarrContainer:
+    def create(cls, files: Storage, document: Mapping[str, Any]) -> ZarrContainer:
         """An empty hierarchy; not durable before `sync`."""
         container = cls(files, writable=True)
         container._write("zarr.json", as_json(group_metadata(document)))
@@ -89,7 +91,7 @@ class ZarrContainer:
         return container
 
     @classmethod
-    def open(cls, files: Files, *, writable: bool) -> ZarrContainer:
+    def open(cls, files: Reads, *, writable: bool) -> ZarrContainer:
         """An existing hierarchy. FormatError: it is none of ours."""
         container = cls(files, writable=writable)
         container.document()

@@ -13,7 +13,7 @@ from replaystore.containers.checks import MOST_JSON, is_count, load_json
 from replaystore.containers.codecs import crc32c, parse_codec, zarr_codecs
 from replaystore.containers.protocol import PAGE, ArraySpec, ChunkEntry, sound_spec
 from replaystore.errors import CorruptError
-from replaystore.storage.local import Files
+from replaystore.storage.protocol import Reads
 
 __all__ = [
     "CHECKSUM",
@@ -57,7 +57,7 @@ def shard_name(name: str, spec: ArraySpec, shard: int) -> str:
     return f"{name}/c/{shard}" + "/0" * len(spec.shape)
 
 
-def consolidated(files: Files) -> dict[str, Any]:
+def consolidated(files: Reads) -> dict[str, Any]:
     """The metadata of the root with a copy of all other metadata in it, as zarr-python writes and reads
     it."""
     nodes = {}

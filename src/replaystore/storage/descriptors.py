@@ -1,0 +1,97 @@
+"""Open files: kept for the next use, not too many of them, and none closed while a thread reads from it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from replaystore.forks import renew_in_children
+
+__all__ = ["Descriptors", "read_all"]
+
+ONE_READ = 1 << 30
+"""Bytes that one call reads at most: the system gives no more than 2 GiB."""
+OPEN_FILES = 256
+"""Descriptors kept open; reopening costs some microseconds, a process may have 1024."""
+
+
+def read_all(fd: int, offset: int, length: int | None = None) -> bytes:
+    """Bytes of an open file; fewer than asked for where it ends, and only there: one call may give fewer for
+    other reasons."""
+    if length is None:
+        length = max(0, os.fstat(fd).st_size - offset)
+    first = os.pread(fd, min(length, ONE_READ), offset) if length > 0 else b""
+    if len(first) == length or not first:  # nearly always
+        return first
+    pieces = [first]
+    while pieces[-1] and length > len(pieces[-1]):
+        offset += len(pieces[-1])
+        length -= len(pieces[-1])
+        pieces.append(os.pread(fd, min(length, ONE_READ), offset))
+    return b"".join(pieces)
+
+
+class Descriptors:
+    """The descriptors of named files; `descriptor` opens one, and `_keep`s it."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, int] = OrderedDict()
+        self._users: dict[int, int] = {}
+        """How many threads read from a descriptor."""
+        self._unwanted: set[int] = set()
+        """Descriptors that the last of them closes."""
+        self._lock = threading.RLock()
+        renew_in_children(self, "_lock")
+
+    def descriptor(self, name: str) -> int:
+        """An open descriptor, owned by this object. FileNotFoundError: there is no such file; CorruptError:
+        it is no regular file.
+
+        It is valid until the next call, in any thread: `borrowed` is for more than one thread."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def borrowed(self, name: str) -> Iterator[int]:
+        """A descriptor that no other thread closes meanwhile."""
+        with self._lock:
+            fd = self.descriptor(name)
+            # A duplicate would cost two system calls more, and each of them lets other threads go first.
+            self._users[fd] = self._users.get(fd, 0) + 1
+        try:
+            yield fd
+        finally:
+            with self._lock:
+                self._users[fd] -= 1
+                if not self._users[fd]:
+                    del self._users[fd]
+                    if fd in self._unwanted:
+                        self._unwanted.remove(fd)
+                        os.close(fd)
+
+    def forget(self, name: str) -> None:
+        """Close the descriptor kept for a file; the next use opens what then has the name."""
+        with self._lock:
+            found = self._open.pop(name, None)
+            if found is not None:
+                self._close(found)
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for name in list(self._open):
+            self.forget(name)
+
+    def _keep(self, name: str, fd: int) -> int:
+        if len(self._open) >= OPEN_FILES:
+            self._close(self._open.popitem(last=False)[1])
+        self._open[name] = fd
+        return fd
+
+    def _close(self, fd: int) -> None:
+        """Close a descriptor as soon as nobody reads from it; the lock is held."""
+        if fd in self._users:
+            self._unwanted.add(fd)
+        else:
+            os.close(fd)
