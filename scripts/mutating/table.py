@@ -45,6 +45,7 @@ class Mutant:
 
 ZARR = "src/replaystore/containers/zarr/container.py"
 FILES = "src/replaystore/storage/local.py"
+STORAGE = "src/replaystore/storage/protocol.py"
 TRANSACTION = "src/replaystore/containers/hdf5/transaction.py"
 FRONT = "src/replaystore/containers/hdf5/front.py"
 STORE = "src/replaystore/arrays/commits.py"
@@ -147,7 +148,7 @@ ON_ZARR: tuple[Mutant, ...] = (
     ),
     Mutant(
         "files-replaced-before-sync",
-        FILES,
+        STORAGE,
         '        self.sync_files([name + ".new" for name in contents])\n',
         "",
         "a file that is replaced has the old content or the new after a power cut",
@@ -155,7 +156,7 @@ ON_ZARR: tuple[Mutant, ...] = (
     ),
     Mutant(
         "files-replaced-without-folder-sync",
-        FILES,
+        STORAGE,
         "        self.sync_folders(dict.fromkeys(os.path.dirname(name) for name in contents))\n",
         "",
         "a file that is replaced has the new content for good when that is told",
