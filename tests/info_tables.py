@@ -30,9 +30,10 @@ class Table:
     def rows_recorded(self) -> int:
         return len(self.rows["reward"])
 
-    def add_field(self, name: str, declared: Field, *, fill: int = 0) -> None:
-        self.schema = self.schema.with_field(name, declared)
-        self.rows[name] = [np.full(declared.shape, fill, declared.dtype) for _ in range(self.rows_recorded)]
+    def add_fields(self, declared: Mapping[str, Field], *, fill: Mapping[str, int]) -> None:
+        self.schema = self.schema.with_fields(declared)
+        for name, kind in declared.items():
+            self.rows[name] = [np.full(kind.shape, fill[name], kind.dtype) for _ in range(self.rows_recorded)]
 
     def add(
         self, columns: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None = None, rows: int = 1

@@ -62,11 +62,12 @@ class Model:
     def writer(self, num_envs: int, *, split: str = "") -> ModelWriter:
         return ModelWriter(self, num_envs, split)
 
-    def add_field(self, name: str, declared: Field, *, fill: int = 0) -> None:
-        self.schema = self.schema.with_field(name, declared)
+    def add_fields(self, declared: Mapping[str, Field], *, fill: Mapping[str, int]) -> None:
+        self.schema = self.schema.with_fields(declared)
         for trail in self.trails:
             for row in trail.rows:
-                row[name] = np.full(declared.shape, fill, declared.dtype).tolist()
+                for name, kind in declared.items():
+                    row[name] = np.full(kind.shape, fill[name], kind.dtype).tolist()
 
     def commit(self) -> int:
         self.commits.append(self.rows_recorded)

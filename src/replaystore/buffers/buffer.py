@@ -372,21 +372,28 @@ class Buffer(BufferReader):
     def add_field(self, name: str, declared: Field, *, fill: Literal[0, 1] = 0) -> None:
         """Add a field. In steps recorded before, all bytes of its values are `fill`: zeros (False), or ones
         (True) for a bool."""
+        self.add_fields({name: declared}, fill={name: fill})
+
+    def add_fields(
+        self, declared: Mapping[str, Field], *, fill: Mapping[str, Literal[0, 1]] | None = None
+    ) -> None:
+        """Add several fields at once, in much less time than one by one; `fill` as that of `add_field`, by
+        name (default 0)."""
         self._writable()
         assert isinstance(self._store, ArrayStore)
-        schema = self.schema.with_field(name, declared)
-        spec = field_specs(
-            {name: declared},
+        schema = self.schema.with_fields(declared)
+        specs = field_specs(
+            declared,
             "live",
             self._store.container.capabilities,
             capacity=self.capacity,
-            storage={name: {"codec": "raw"}},
+            storage={name: {"codec": "raw"} for name in declared},
         )
-        with self._operations("add_field"):
+        with self._operations("add_fields"):
             for writer in self._writers:
                 writer.hand_over()
             self._replace_document(schema=schema)
-            self._recorder.add_field(schema, spec, fill)
+            self._recorder.add_fields(schema, specs, fill or {})
             self._schema = schema
             for writer in self._writers:
                 writer.take_schema(schema)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -314,10 +314,10 @@ class Recorder:
 
     # --- fields and columns
 
-    def add_field(self, schema: Schema, specs: Mapping[str, ArraySpec], fill: Literal[0, 1]) -> None:
-        """Add arrays of fields that `schema` has besides those there are, their values in all rows so far
-        being `fill`."""
-        self.store.create_arrays(specs, fill=dict.fromkeys(specs, fill))
+    def add_fields(self, schema: Schema, specs: Mapping[str, ArraySpec], fill: Mapping[str, int]) -> None:
+        """Add arrays of fields that `schema` has besides those there are; all bytes of their values in the
+        rows so far are what `fill` says by field name (default 0)."""
+        self.store.create_arrays(specs, fill={tree.steps(name): value for name, value in fill.items()})
         self.take_schema(schema)
         self._changed = True
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +119,8 @@ class InfoColumns:
         self._false = np.zeros(num_envs, dtype=bool)
         self._true_bytes = self._true.tobytes()
         self._schema = buffer.schema
+        self._new: dict[str, tuple[Field, Literal[0, 1]]] = {}
+        """Fields that the infos at hand ask for, and what earlier rows have there."""
         self._read_schema()
 
     @property
@@ -149,11 +151,13 @@ class InfoColumns:
         for key in self._keys:
             values, present = step.found.get(key, (key.zeros, self._false))
             if present is not None and not key.masked:
-                self._buffer.add_field(key.mask_name, _MASK, fill=1)  # every row before has a value
-                key.masked, self._schema = True, self._buffer.schema
+                self._new[key.mask_name] = _MASK, 1  # every row before has a value
+                key.masked = True
             columns[key.name] = values
             if key.masked:
                 columns[key.mask_name] = self._true if present is None else present
+        if self._new:
+            self._add_fields()
         return columns
 
     # --- finding values
@@ -386,26 +390,40 @@ class InfoColumns:
         self, tree: dict[Any, Any], path: tuple[str, ...], values: NDArray[Any], present: _Mask | None
     ) -> _Key | None:
         """Add the field of a new key; None if there can be none."""
-        before, last = self._buffer.schema, path[-1]
+        last = path[-1]
         node = self._node(path, np.zeros((self._num_envs, *values.shape[1:]), values.dtype.newbyteorder("=")))
-        masks = {key.mask_name: _MASK for key in self._keys}
+        added = {name: field for name, (field, _) in self._new.items()}
+        known = {**self._schema.fields, **added, **{key.mask_name: _MASK for key in self._keys}}
         try:
-            if {node.name, node.mask_name} & (before.fields.keys() | masks.keys()):
+            if {node.name, node.mask_name} & known.keys():
                 raise SchemaError("a leading '_' is for masks: its name, or that of its mask, is taken")
             declared = Field(values.dtype, values.shape[1:], "info")
-            Schema({**before.fields, **masks, node.name: declared, node.mask_name: _MASK})
+            near = {name: known[name] for name in known if _on_one_path(name, node.name, node.mask_name)}
+            Schema({**near, node.name: declared, node.mask_name: _MASK})
         except (SchemaError, UnsupportedError) as error:
             self._leave_out(_named(path), str(error), present)
             tree[last] = str(error)
             return None
-        self._buffer.add_field(node.name, declared)
+        self._new[node.name] = declared, 0
         if self._buffer.rows_recorded:
-            self._buffer.add_field(node.mask_name, _MASK, fill=0)
+            self._new[node.mask_name] = _MASK, 0
             node.masked = True
         self._keys.append(node)
         tree[last] = node
-        self._schema = self._buffer.schema
         return node
+
+    def _add_fields(self) -> None:
+        """Add the new fields to the buffer, all at once: each time costs as much as a commit."""
+        new, self._new = self._new, {}
+        try:
+            self._buffer.add_fields(
+                {name: declared for name, (declared, _) in new.items()},
+                fill={name: fill for name, (_, fill) in new.items()},
+            )
+        except BaseException:
+            self._read_schema()  # none of them is there
+            raise
+        self._schema = self._buffer.schema
 
     def _node(self, path: tuple[str, ...], zeros: NDArray[Any]) -> _Key:
         mask_key = f"_{path[-1]}"
@@ -458,6 +476,11 @@ class InfoColumns:
 def _named(path: tuple[Any, ...]) -> str:
     """What a key is called in warnings and in `left_out`."""
     return "/".join(key if isinstance(key, str) else repr(key) for key in path)
+
+
+def _on_one_path(name: str, *others: str) -> bool:
+    """Whether a name is the beginning of the path of one of the others, or one of them of its own."""
+    return any(name.startswith(f"{other}/") or other.startswith(f"{name}/") for other in others)
 
 
 def _over(mask: _Mask, values: NDArray[Any]) -> _Mask:

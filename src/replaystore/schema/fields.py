@@ -363,9 +363,13 @@ class Schema:
 
     def with_field(self, name: str, declared: Field) -> Schema:
         """This schema with one more field, the last."""
-        if name in self.fields:
-            raise SchemaError(f"there is a field {name!r} already: choose another name")
-        return Schema({**self.fields, name: declared}, self.tuples)
+        return self.with_fields({name: declared})
+
+    def with_fields(self, declared: Mapping[str, Field]) -> Schema:
+        """This schema with more fields, the last ones."""
+        if twice := self.fields.keys() & declared.keys():
+            raise SchemaError(f"there is a field {min(twice)!r} already: choose another name")
+        return Schema({**self.fields, **declared}, self.tuples)
 
     def select(self, names: Iterable[str]) -> Schema:
         """The schema of some fields, in this schema's order; a path such as "observation" stands for all

@@ -155,20 +155,21 @@ class ZarrContainer:
 
     def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
         known = dict(self.specs())
-        # a store that others may open: whole or not at all.
-        write = self._write if self._segment is None else self.files.replace
         self._remove(specs)
-        groups: set[str] = set()
-        for name, spec in specs.items():
-            for group in [group for group in _above(name) if group not in groups]:
-                groups.add(group)
-                if not self.files.exists(f"{group}/zarr.json"):
-                    write(f"{group}/zarr.json", as_json(GROUP))
-                    self._note_folders(group)
-            write(f"{name}/zarr.json", as_json(array_metadata(spec, 0, name)))
+        groups = dict.fromkeys(group for name in specs for group in _above(name))
+        made = {group: as_json(GROUP) for group in groups if not self.files.exists(f"{group}/zarr.json")} | {
+            name: as_json(array_metadata(spec, 0, name)) for name, spec in specs.items()
+        }
+        files = {f"{name}/zarr.json": data for name, data in made.items()}
+        if self._segment is None:
+            for file, data in files.items():
+                self._write(file, data)
+        else:  # a store that others may open: whole or not at all
+            self.files.replace_files(files)
+        for name in made:
             self._note_folders(name)
-            known[name], self._shown[name] = spec, 0
-        self._specs = known
+        self._shown |= dict.fromkeys(specs, 0)
+        self._specs = {**known, **specs}
 
     def codec(self, spec: ArraySpec) -> Codec:
         return codec_for("zarr", spec)
