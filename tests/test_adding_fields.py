@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import replaystore as rs
+from replaystore.containers.hdf5.library import Hdf5File
 from replaystore.errors import SchemaError, StorageError
 from replaystore.gymnasium.infos import InfoColumns, batch_of_one
 from replaystore.schema import Field, Schema
@@ -98,3 +99,24 @@ def test_keys_whose_fields_could_not_be_added_are_met_anew(watched: Any) -> None
     record(watched, columns, {"x": 2})
     watched.buffer.commit()
     assert watched.buffer["info/x"][:].tolist() == [2]
+
+
+def test_many_fields_take_as_many_transactions_as_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = []
+    change = Hdf5File.change
+
+    def counted(file: Hdf5File, *given: Any, **options: Any) -> Any:
+        changes.append(given)
+        return change(file, *given, **options)
+
+    monkeypatch.setattr(Hdf5File, "change", counted)
+    taken = []
+    with rs.create(tmp_path / "a.h5", REWARD) as buffer:
+        buffer.append({"reward": np.zeros(3)})
+        for count in (2, 20):
+            changes.clear()
+            buffer.add_fields({f"info/{count}/{n}": Field("float32", (), "info") for n in range(count)})
+            taken.append(len(changes))
+    assert taken[0] == taken[1]

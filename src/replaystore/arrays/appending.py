@@ -107,6 +107,10 @@ class Appender(StoreReader):
                     )
             self._create(everything)
         try:
+            with self.lock, self.storage("create arrays"):  # room for all of them at once
+                self.container.reserve(
+                    {name: there[tree.group_of(name)] for name in specs if name in self._raw}
+                )
             for name, spec in specs.items():
                 self._fill(name, spec, there[tree.group_of(name)], (fill or {}).get(name, 0))
         except BaseException:
