@@ -71,7 +71,10 @@ class Reads(Protocol):
 
     def read_whole(self, name: str, most: int) -> bytes:
         """All bytes of a file that has a use for at most so many. CorruptError: it has more."""
-        return self.read(name, 0, self._bounded(name, self.size(name), most))
+        found = self.read(name, 0, most + 1)
+        if len(found) > most:
+            self._bounded(name, self.size(name), most)
+        return found
 
     def _bounded(self, name: str, size: int, most: int) -> int:
         if size > most:

@@ -36,6 +36,7 @@ from replaystore.containers.zarr.metadata import (
     CHECKSUM,
     CONVENTION,
     GROUP,
+    MANIFEST,
     NOWHERE,
     array_metadata,
     as_json,
@@ -105,8 +106,26 @@ class ZarrContainer:
 
     def specs(self) -> Mapping[str, ArraySpec]:
         if self._specs is None:
-            self._specs = dict(self._walk(""))
+            sealed = not self.writable and self.files.exists(MANIFEST)
+            self._specs = dict((sealed and self._consolidated()) or self._walk(""))
         return self._specs
+
+    def _consolidated(self) -> list[tuple[str, ArraySpec]]:
+        """All arrays of a sealed store, by the copies that the root's metadata have of theirs; nothing if it
+        has none. One request instead of one for each array and group."""
+        copies = self._metadata("").get("consolidated_metadata")
+        nodes = copies.get("metadata") if isinstance(copies, dict) else None
+        found = nodes.items() if isinstance(nodes, dict) else ()
+        return [
+            self._described(name, metadata)
+            for name, metadata in found
+            if isinstance(metadata, dict) and metadata.get("node_type") == "array"
+        ]
+
+    def _described(self, name: str, metadata: Mapping[str, Any]) -> tuple[str, ArraySpec]:
+        spec = spec_of(metadata, self.files.path(f"{name}/zarr.json"))
+        self._shown[name] = metadata["shape"][0]
+        return name, spec
 
     def refresh(self) -> None:
         self._specs = None
@@ -124,9 +143,7 @@ class ZarrContainer:
             except FileNotFoundError:
                 continue
             if metadata.get("node_type") == "array":
-                spec = spec_of(metadata, self.files.path(f"{name}/zarr.json"))
-                self._shown[name] = metadata["shape"][0]
-                yield name, spec
+                yield self._described(name, metadata)
             else:
                 yield from self._walk(name)
 

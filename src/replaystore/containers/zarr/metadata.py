@@ -13,12 +13,14 @@ from replaystore.containers.checks import MOST_JSON, is_count, load_json
 from replaystore.containers.codecs import crc32c, parse_codec, zarr_codecs
 from replaystore.containers.protocol import PAGE, ArraySpec, ChunkEntry, sound_spec
 from replaystore.errors import CorruptError
+from replaystore.schema.tree import LOG
 from replaystore.storage.protocol import Reads
 
 __all__ = [
     "CHECKSUM",
     "CONVENTION",
     "GROUP",
+    "MANIFEST",
     "NOWHERE",
     "array_metadata",
     "as_json",
@@ -33,6 +35,8 @@ __all__ = [
 ]
 
 NOWHERE = 2**64 - 1
+MANIFEST = f"{LOG}/c/manifest-sha256.txt"
+"""What a sealed store has, and no other."""
 GROUP: Mapping[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 CHECKSUM = "replaystore_crc32c"
 _NOTHING_INSIDE: Mapping[str, Any] = {"kind": "inline", "must_understand": False, "metadata": {}}
