@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from replaystore.columns import coded
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.mapped import MappedColumn, raw_column
 from replaystore.columns.protocol import Rows, StoredColumn
@@ -116,3 +117,9 @@ class Counting:
 
 def failing(*_: Any) -> Any:
     raise OSError(5, "Input/output error")
+
+
+@pytest.fixture
+def _fresh_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that another test has decoded is at hand."""
+    monkeypatch.setattr(coded, "_shared", coded._Shared())

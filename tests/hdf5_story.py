@@ -4,13 +4,14 @@ returns."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from replaystore.containers.hdf5.container import Hdf5Container
@@ -71,6 +72,14 @@ def fresh(folder: Path) -> Hdf5Container:
     made = Hdf5Container.create(Files(folder, writable=True), NAME, {"format_version": [1, 0]})
     made.create_arrays(ALL)
     return made
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Iterator[Hdf5Container]:
+    """A new file."""
+    made = fresh(tmp_path / "store")
+    yield made
+    made.files.close()
 
 
 def reader_of(container: Hdf5Container) -> Hdf5Container:

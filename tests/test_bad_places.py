@@ -1,5 +1,4 @@
-"""Places that are no stores, media that cannot be written to, and copies of stores that somebody is writing
-to."""
+"""Places that hold no store, or one that another process uses, that is read-only, or of a newer format."""
 
 from __future__ import annotations
 
@@ -18,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from processes import SOURCES, command, run
 
 import replaystore as rs
 from replaystore.buffers.opening import NewStore
@@ -31,28 +31,6 @@ from replaystore.errors import (
     SchemaError,
 )
 from replaystore.testing import samples
-
-SOURCES = str(Path(rs.__file__).parents[1])
-HELD_BACK = """
-import ctypes, os, sys
-if os.geteuid() == 0:
-    # No CAP_DAC_OVERRIDE in what is executed: permissions count for root as well.
-    assert ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) == 0
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-"""
-
-
-def run(*arguments: object, held_back: bool = False) -> subprocess.CompletedProcess[str]:
-    """Python with these arguments; `held_back`: by the permissions of files, also if we are root."""
-    environment = os.environ | {"PYTHONPATH": SOURCES}
-    begin = [sys.executable, "-c", HELD_BACK] if held_back else [sys.executable]
-    return subprocess.run(
-        [*begin, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
-    )
-
-
-def command(*arguments: object, held_back: bool = False) -> subprocess.CompletedProcess[str]:
-    return run("-m", "replaystore.cli", *arguments, held_back=held_back)
 
 
 def make(path: Path) -> None:

@@ -249,7 +249,7 @@ def test_a_killed_writer_leaves_all_that_was_added(tmp_path: Path) -> None:
     program = f"""
         import os, signal, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_compat_active_rlhf import new, rows, Teacher
+        from rlhf_buffers import new, rows, Teacher
         buffer = new(20)
         for number in range(8):
             buffer.add(*rows(buffer.global_step, 4), split="val" if number % 2 else "train")

@@ -1,5 +1,4 @@
-"""The HDF5 container: what is stored is read, by us and by plain HDF5 tools, at any time; what is not ours is
-refused."""
+"""The HDF5 container: what is stored is read, over growth, publishing and failed writes."""
 
 from __future__ import annotations
 
@@ -7,14 +6,10 @@ import errno
 import itertools
 import json
 import random
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from hdf5_story import (
@@ -27,7 +22,6 @@ from hdf5_story import (
     ZIMAGE,
     encoded,
     flat,
-    fresh,
     plain,
     read_chunk,
     read_rows,
@@ -37,32 +31,21 @@ from hdf5_story import (
 
 import replaystore as rs
 from replaystore.containers.hdf5 import library as hdf5_library
-from replaystore.containers.hdf5.arrays import array
 from replaystore.containers.hdf5.container import Hdf5Container
 from replaystore.containers.hdf5.overlay import Pieces, lookup3
 from replaystore.containers.protocol import ArraySpec, Container
 from replaystore.errors import (
-    AlreadyExistsError,
     CorruptError,
-    FormatError,
-    FormatVersionError,
-    NotFoundError,
     SchemaError,
-    UnsupportedError,
 )
 from replaystore.storage.local import Files
-from replaystore.storage.memory import MemoryFiles
 from replaystore.testing.disks import Disk
 from replaystore.testing.faults import RecordingFiles
 
+pytest_plugins = ["hdf5_story"]
+
+
 _protocols: list[type[Container]] = [Hdf5Container]
-
-
-@pytest.fixture
-def container(tmp_path: Path) -> Iterator[Hdf5Container]:
-    made = fresh(tmp_path / "store")
-    yield made
-    made.files.close()
 
 
 # --- what is stored is read
@@ -326,171 +309,6 @@ def test_the_document_may_be_large_and_replaced(container: Hdf5Container) -> Non
     with pytest.raises(SchemaError, match="JSON"):
         container.replace_document({"x": float("nan")})
     assert reader.document() == {"d": "y" * 300_000}
-
-
-# --- refusals
-
-
-def test_what_is_not_ours_is_refused_with_a_clear_error(tmp_path: Path, container: Hdf5Container) -> None:
-    files = Files(tmp_path, writable=True)
-    with h5py.File(tmp_path / "foreign.h5", "w") as file:
-        file["x"] = 1
-    (tmp_path / "empty.h5").write_bytes(b"")
-    (tmp_path / "text.h5").write_text("hello")
-    (tmp_path / "folder.h5").mkdir()
-    data = Path(container.files.path(NAME)).read_bytes()
-    (tmp_path / "newer.h5").write_bytes(data.replace(b"HDF5 1\n", b"HDF5 2\n", 1))
-    for writable in (False, True):
-        for name in ("foreign.h5", "empty.h5", "text.h5", "folder.h5"):
-            with pytest.raises(FormatError, match="not a replaystore HDF5 file"):
-                Hdf5Container.open(files, name, writable=writable)
-        with pytest.raises(FormatVersionError, match="upgrade"):
-            Hdf5Container.open(files, "newer.h5", writable=writable)
-        with pytest.raises(NotFoundError, match=r"absent\.h5"):
-            Hdf5Container.open(files, "absent.h5", writable=writable)
-    with pytest.raises(AlreadyExistsError, match=r"text\.h5"):
-        Hdf5Container.create(files, "text.h5", {})
-
-
-def test_a_reader_writes_nothing(container: Hdf5Container) -> None:
-    reader = reader_of(container)
-    writes: list[Callable[[], object]] = [
-        lambda: reader.create_arrays({"x": ALL[OBS]}),
-        lambda: reader.reserve({OBS: 10}),
-        lambda: reader.append_record(b"x"),
-        lambda: reader.begin_segment(0, b"x"),
-        lambda: reader.replace_document({}),
-        lambda: reader.publish({OBS: 0}, {}),
-        lambda: reader.fork({OBS: 0}),
-        lambda: reader.trim({}),
-        reader.seal,
-    ]
-    for write in writes:
-        with pytest.raises(UnsupportedError, match="reading only"):
-            write()
-
-
-def test_space_of_old_rows_cannot_be_given_back(container: Hdf5Container) -> None:
-    assert not container.capabilities.gives_back_space
-    with pytest.raises(UnsupportedError, match="Zarr"):
-        container.drop_before(OBS, 64)
-
-
-def test_links_and_storage_outside_the_file_are_never_followed(
-    container: Hdf5Container, tmp_path: Path
-) -> None:
-    (tmp_path / "secret").write_bytes(b"s" * 4096)
-    with h5py.File(tmp_path / "other.h5", "w") as other:
-        other["pose"] = np.zeros((4, 4))
-        other["pose"].attrs["replaystore"] = np.bytes_(b'{"chunks_per_shard": 1, "dimension": "step"}')
-    path = container.files.path(NAME)
-    container.close()
-    with h5py.File(path, "r+") as file:
-        file["steps/outside"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/pose")
-        file["elsewhere"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
-        file["steps/soft"] = h5py.SoftLink("/" + OBS)
-        file["steps/circle"] = file["/"]
-        file["steps/not_ours"] = np.arange(3)
-    reader = reader_of(container)
-    assert dict(reader.specs()) == ALL
-    with pytest.raises(CorruptError, match="elsewhere"):
-        Hdf5Container.open(Files(container.files.root, writable=True), NAME, writable=True)._file.look(
-            lambda file, _: array(file, "elsewhere/pose")
-        )
-    for name in ("external", "virtual"):
-        with h5py.File(path, "r+") as file:
-            if name == "external":
-                made = file.create_dataset(
-                    "steps/bad", (4096,), "u1", external=[(str(tmp_path / "secret"), 0, 4096)]
-                )
-            else:
-                layout = h5py.VirtualLayout((4, 4), "f8")
-                layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "pose", (4, 4))
-                made = file.create_virtual_dataset("steps/bad", layout)
-            made.attrs["replaystore"] = np.bytes_(b'{"chunks_per_shard": 1, "dimension": "step"}')
-        with pytest.raises(CorruptError, match="not read"):
-            reader_of(container).specs()
-        with h5py.File(path, "r+") as file:
-            del file["steps/bad"]
-
-
-def test_a_dataset_that_claims_more_rows_than_the_file_holds_is_refused(container: Hdf5Container) -> None:
-    path = container.files.path(NAME)
-    container.close()
-    with h5py.File(path, "r+") as file:
-        file[IMAGE].resize(10**15, axis=0)
-        made = file.create_dataset("steps/huge", (0, 16), "f4", chunks=(64, 16), maxshape=(None, 16))
-        made.attrs["replaystore"] = np.bytes_(b'{"chunks_per_shard": 1, "dimension": "step"}')
-        made.resize(10**15, axis=0)
-    reader = reader_of(container)
-    with pytest.raises(CorruptError, match="rows"):
-        reader.entry(IMAGE, 3)
-    with pytest.raises(CorruptError, match="rows"):
-        reader.extents("steps/huge", 0, 10**14)
-
-
-def test_rows_and_chunks_that_hdf5_cannot_have_are_refused(container: Hdf5Container) -> None:
-    for spec in (ArraySpec(np.dtype("f4"), (0,), 4), ArraySpec(np.dtype("f8"), (1 << 20,), 1 << 10)):
-        with pytest.raises(SchemaError, match="chunks"):
-            container.create_arrays({"steps/x": spec})
-    assert "steps/x" not in container.specs()
-
-
-# --- other software
-
-
-def test_h5dump_reads_the_file_while_it_grows_and_afterwards(container: Hdf5Container) -> None:
-    if shutil.which("h5dump") is None:
-        pytest.skip("needs h5dump (hdf5-tools)")
-    container.begin_segment(0, b"x" * 100)
-    container.write_chunks({IMAGE: {0: encoded(container, IMAGE, 0)}})
-    for lengths in ({}, {OBS: 100, IMAGE: 5}):
-        container.reserve({OBS: 100})
-        if lengths:
-            container.publish(lengths, {})
-        found = subprocess.run(
-            ["h5dump", "-d", "/" + IMAGE, container.files.path(NAME)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert found.returncode == 0, found.stderr
-        header = subprocess.run(
-            ["h5dump", "-H", container.files.path(NAME)], capture_output=True, text=True, check=False
-        )
-        assert header.returncode == 0, header.stderr
-        assert header.stdout.count("DATASET") == len(ALL) + 1
-    assert "( 100, 16 ) / ( H5S_UNLIMITED, 16 )" in header.stdout
-
-
-def test_another_program_may_change_the_file_in_between(container: Hdf5Container) -> None:
-    container.begin_segment(0, b"base")
-    container.reserve({OBS: 64})
-    container.write_rows(OBS, 0, flat(rows_of(ALL[OBS], 64, 3)))
-    container.publish({OBS: 64}, {})
-    container.close()
-    with h5py.File(container.files.path(NAME), "r+") as file:
-        file.attrs["note"] = "hello"
-        file["results/mine"] = np.arange(1000)
-    again = Hdf5Container.open(Files(container.files.root, writable=True), NAME, writable=True)
-    again.reserve({OBS: 6400})
-    again.append_record(b"more")
-    assert read_rows(again, OBS, 64) == flat(rows_of(ALL[OBS], 64, 3)).tobytes()
-    with plain(again) as file:
-        np.testing.assert_array_equal(file["results/mine"][:], np.arange(1000))
-
-
-def test_a_store_may_live_in_memory() -> None:
-    files = MemoryFiles("buffer")
-    container = Hdf5Container.create(files, NAME, {"a": 1})
-    container.create_arrays(SPECS)
-    container.begin_segment(0, b"base")
-    container.reserve({OBS: 10})
-    container.write_rows(OBS, 0, flat(rows_of(SPECS[OBS], 10)))
-    container.fork({OBS: 0})
-    reader = Hdf5Container.open(files, NAME, writable=False)
-    assert read_rows(reader, OBS, 10) == flat(rows_of(SPECS[OBS], 10)).tobytes()
-    assert reader.read_segment(0) == b"base"
 
 
 # --- the parts

@@ -1,5 +1,4 @@
-"""The HDF5 container: what is acknowledged survives kills, power loss, full disks and damage, or the damage
-is noticed."""
+"""HDF5 files whose writer was killed, lost power, or met an error of the system."""
 
 from __future__ import annotations
 
@@ -7,11 +6,8 @@ import copy
 import errno
 import json
 import os
-import random
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +23,21 @@ from hdf5_story import (
     SPECS,
     STORY,
     State,
-    fresh,
     read_rows,
     reader_of,
-    step_arrays,
-    step_chunks,
-    step_commit,
     step_document,
-    step_publish,
     step_segment,
 )
 
 from replaystore.containers.hdf5 import copy as hdf5_copy
 from replaystore.containers.hdf5 import transaction as hdf5_transaction
 from replaystore.containers.hdf5.container import Hdf5Container
-from replaystore.errors import ReplayStoreError, StorageError
+from replaystore.errors import StorageError
 from replaystore.storage.local import Files
 from replaystore.testing.disks import Disk, Left, put
 from replaystore.testing.faults import RecordingFiles
 
-
-@pytest.fixture
-def container(tmp_path: Path) -> Iterator[Hdf5Container]:
-    made = fresh(tmp_path / "store")
-    yield made
-    made.files.close()
+pytest_plugins = ["hdf5_story"]
 
 
 # --- crashes: a story of steps, each durable when it returns, and what a reader may find when it is cut off
@@ -322,98 +308,3 @@ def test_an_error_while_hdf5_reads_is_an_error_and_no_crash(
                 container.create_arrays({"steps/x": ALL[OBS]})
         container.create_arrays({"steps/y": ALL[OBS]})
     assert {"steps/x", "steps/y"} < set(reader_of(container).specs())
-
-
-# --- damage
-
-
-def damaged(folder: Path, data: bytes, state: State) -> bool:
-    """Open a damaged store and read all of it; whether the damage was noticed. What is not noticed must be
-    right."""
-    (folder / NAME).write_bytes(data)
-    noticed, messages = False, list[str]()
-    for writable in (False, True):
-        try:
-            container = Hdf5Container.open(Files(folder, writable=writable), NAME, writable=writable)
-            specs = dict(container.specs())
-            assert container.document() == state.document
-            for name, rows in state.rows.items():
-                container.extents(name, 0, len(rows) // SPECS[name].row_bytes)
-            for name, number in state.chunks:
-                container.entry(name, number)
-            assert {name: specs[name] for name in state.arrays if name in specs}.items() <= SPECS.items()
-            noticed = noticed or set(specs) != state.arrays
-            container.segments()
-        except ReplayStoreError as error:
-            messages.append(str(error))
-    assert all((NAME in message or "chunk" in message) and "\n" not in message for message in messages)
-    return noticed or bool(messages)
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> tuple[Path, bytes, State]:
-    container = Hdf5Container.create(Files(tmp_path, writable=True), NAME, {})
-    state = State({}, frozenset())
-    for step in (
-        step_arrays(*SPECS),
-        step_segment(0),
-        step_commit(70, seed=1),
-        step_chunks(0, 1),
-        step_document(100),
-        step_publish,
-    ):
-        state = step(container, state)
-    container.close()
-    return tmp_path, (tmp_path / NAME).read_bytes(), state
-
-
-def test_truncated_files_are_refused_and_never_stop_the_interpreter(small: tuple[Path, bytes, State]) -> None:
-    folder, data, state = small
-    chance = random.Random(0)
-    for length in [
-        0,
-        5,
-        19,
-        600,
-        20480,
-        262144,
-        262192,
-        *(chance.randrange(len(data)) for _ in range(40)),
-        len(data) - 1,
-    ]:
-        assert damaged(folder, data[:length], state)
-
-
-def test_flipped_bits_of_metadata_are_noticed_or_harmless(small: tuple[Path, bytes, State]) -> None:
-    folder, data, state = small
-    chance = random.Random(1)
-    metadata = (
-        [place for place in range(262144, 262144 + 6000) if data[place]]
-        + list(range(24))
-        + list(range(12288, 12360))
-    )
-    noticed = 0
-    for place in chance.sample(metadata, 250):
-        changed = bytearray(data)
-        changed[place] ^= 1 << chance.randrange(8)
-        noticed += damaged(folder, bytes(changed), state)
-    assert noticed > 50
-
-
-def test_flipped_bits_of_a_head_leave_the_other(container: Hdf5Container) -> None:
-    container.begin_segment(0, b"base")
-    container.append_record(b"one")
-    container.append_record(b"two")
-    head = container._log._head
-    assert head is not None
-    container.files.write(NAME, head.slot + 20, b"\xff")
-    assert reader_of(container).read_segment(0) == b"baseone"
-
-
-def test_a_head_that_points_outside_the_file_is_ignored(container: Hdf5Container) -> None:
-    container.begin_segment(0, b"base")
-    head = container._log._head
-    assert head is not None
-    wrong = replace(head, sequence=head.sequence + 1, used=1 << 50, pieces=((1 << 40, 1 << 50),))
-    container.files.write(NAME, wrong.slot, wrong.pack())
-    assert reader_of(container).read_segment(0) == b"base"

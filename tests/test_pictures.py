@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from analysed_rings import Ring, Run
 from matplotlib.figure import Figure
-from test_analysis import Ring, Run
 
 from replaystore.analysis import figures, plots, vae_plots
 from replaystore.analysis.vae import FragmentVAE

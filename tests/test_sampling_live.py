@@ -11,16 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numbered_steps import FIELDS, append, check
 
 import replaystore as rs
 from replaystore.errors import ConflictError, CorruptError, EvictedError, ReplayStoreError, ReplayStoreWarning
 from replaystore.schema.fields import Field
 
-FIELDS = {
-    "observation": Field("i8", (3,), "observation"),
-    "action": Field("i8", (), "action"),
-    "terminated": Field("?", (), "terminated"),
-}
 CODED = {"observation": {"codec": "zstd:1", "chunk_rows": 16}}
 KINDS: dict[str, dict[str, Any]] = {
     "a.zarr": {},
@@ -28,27 +24,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "a.h5": {},
     "coded.h5": {"storage": CODED},
 }
-
-
-def append(buffer: rs.Buffer, count: int) -> None:
-    """Steps that say their number in every field; trajectories of 10."""
-    first = buffer.rows_recorded
-    numbers = np.arange(first, first + count)
-    observations = np.repeat(numbers[:, None], *buffer.schema.fields["observation"].shape, axis=1)
-    ends = numbers % 10 == 9
-    finals = observations[np.append(np.flatnonzero(ends), [] if ends[-1] else count - 1).astype(int)] + 1
-    buffer.append(
-        {"observation": observations, "action": numbers, "terminated": ends}, final_observation=finals
-    )
-    buffer.commit()
-
-
-def check(batch: dict[str, Any], low: int, high: int) -> None:
-    rows = batch["action"]
-    assert low <= rows.min() <= rows.max() < high
-    assert (batch["observation"] == rows.reshape(-1, 1)).all()
-    assert (batch["next_observation"] == rows.reshape(-1, 1) + 1).all()
-    assert (batch["terminated"] == (rows % 10 == 9)).all()
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])

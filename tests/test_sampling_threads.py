@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_sampling_live import FIELDS, append, check
+from numbered_steps import FIELDS, append, check
 
 import replaystore as rs
 from replaystore.columns import coded

@@ -211,7 +211,7 @@ ON_HDF5: tuple[Mutant, ...] = (
         "if magic != _HEAD_MAGIC or count > MOST_PIECES or not _intact(block, slot, stop):",
         "if magic != _HEAD_MAGIC or count > MOST_PIECES:",
         "of two heads one that is torn does not count",
-        (f"{HDF5_CRASHES}::test_flipped_bits_of_a_head_leave_the_other",),
+        ("test_hdf5_damage.py::test_flipped_bits_of_a_head_leave_the_other",),
     ),
     Mutant(
         "hdf5-cut-of-the-log-not-synced",
@@ -219,7 +219,7 @@ ON_HDF5: tuple[Mutant, ...] = (
         "            self._file.sync()  # the other head names the bytes that the next record overwrites\n",
         "",
         "a record that was cut off does not come back over the next one",
-        ("test_hdf5_transactions.py::test_after_power_loss_no_record_follows_that_was_cut",),
+        ("test_hdf5_log.py::test_after_power_loss_no_record_follows_that_was_cut",),
     ),
     Mutant(
         "hdf5-last-bytes-given-away",
@@ -345,7 +345,9 @@ READ: tuple[Mutant, ...] = (
         'payload == b"" or google_crc32c.value(payload) != known\n',
         'payload == b"" or not known\n',
         "sampling never shows a chunk that has changed",
-        ("test_codecs.py::test_of_several_chunks_those_that_are_wrong_are_told[places0-4000-gzip:1-zarr]",),
+        (
+            "test_codecs_damage.py::test_of_several_chunks_those_that_are_wrong_are_told[places0-4000-gzip:1-zarr]",
+        ),
     ),
     Mutant(
         "chunk-seal-not-compared",
@@ -353,7 +355,7 @@ READ: tuple[Mutant, ...] = (
         "        if not checked and self.seal(payload) != stored[-TRAILER:].tobytes():\n",
         "        if not checked and not payload.size:\n",
         "the checksum that is stored with a chunk is compared where no other one is known",
-        ("test_codecs.py::test_any_flipped_bit_and_any_cut_is_found",),
+        ("test_codecs_damage.py::test_any_flipped_bit_and_any_cut_is_found",),
     ),
     Mutant(
         "table-checksum-not-compared",
@@ -428,7 +430,9 @@ ON_PLACES: tuple[Mutant, ...] = (
         "        if self._shown() != self._identity:\n            raise ConflictError(\n",
         "        if self._shown() == ():\n            raise ConflictError(\n",
         "a writer whose store was replaced writes nothing more",
-        ("test_locks.py::test_a_writer_whose_store_was_replaced_by_hand_is_told_so[append-removed-.zarr]",),
+        (
+            "test_locks_replaced.py::test_a_writer_whose_store_was_replaced_by_hand_is_told_so[append-removed-.zarr]",
+        ),
     ),
     Mutant(
         "lock-of-a-file-that-lost-its-name",
@@ -674,7 +678,9 @@ ON_COPIES: tuple[Mutant, ...] = (
         'self.files.sync_folders([f"{LOG}/c", os.path.dirname(TAIL)])',
         "pass",
         "what sealing removes is gone for good before the manifest is written",
-        ("test_sealing.py::test_what_sealing_removes_is_gone_for_good_before_the_manifest_is_written",),
+        (
+            "test_sealing_damage.py::test_what_sealing_removes_is_gone_for_good_before_the_manifest_is_written",
+        ),
     ),
     Mutant(
         "archive-sidecar-of-bytes-that-are-not-synced",
@@ -682,7 +688,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         "files.sync_file(name)  # HDF5's last marker",
         "pass  # HDF5's last marker",
         "a sidecar is of bytes that are on the disk",
-        ("test_sealing.py::test_a_sidecar_is_of_bytes_that_are_on_the_disk_and_of_no_other_store",),
+        ("test_sealing_damage.py::test_a_sidecar_is_of_bytes_that_are_on_the_disk_and_of_no_other_store",),
     ),
     Mutant(
         "archive-sidecar-of-the-store-before",
@@ -690,7 +696,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         "sync_folder(os.path.dirname(sidecar))",
         "pass",
         "a sidecar is of no other store",
-        ("test_sealing.py::test_a_sidecar_is_of_bytes_that_are_on_the_disk_and_of_no_other_store",),
+        ("test_sealing_damage.py::test_a_sidecar_is_of_bytes_that_are_on_the_disk_and_of_no_other_store",),
     ),
     Mutant(
         "archive-metadata-not-compared",
@@ -698,7 +704,7 @@ ON_COPIES: tuple[Mutant, ...] = (
         "elif _digest(files, name) != digest:",
         "elif not digest:",
         "a file of an archive that has changed is noticed",
-        ("test_sealing.py::test_whichever_file_is_damaged_values_are_right_or_it_is_said",),
+        ("test_sealing_damage.py::test_whichever_file_is_damaged_values_are_right_or_it_is_said",),
     ),
     Mutant(
         "zip-not-synced",

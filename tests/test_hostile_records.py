@@ -1,0 +1,183 @@
+"""Records of the log, parts and tables that lie, and crafted stores that were once a fault."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hostile_stores import ACTIONS, CORPUS, MISSING, _seconds, read_all, with_record
+
+import replaystore as rs
+from replaystore.containers.protocol import ArraySpec
+from replaystore.errors import CorruptError
+from replaystore.testing.specimens import Specimen, in_children, look, write
+from replaystore.trajectories.checks import check_parts
+
+pytest_plugins = ["hostile_stores"]
+
+
+# --- the log, tables, what a commit keeps
+
+
+@pytest.mark.parametrize("value", [MISSING, None, -1, 2**70, "x", [], {"steps": "x"}, {"x": [[1, 2]]}])
+@pytest.mark.parametrize(
+    "key",
+    ["commit", "parent", "time", "lengths", "first", "extra", "partial", "tails", "entries", "attached"],
+)
+def test_a_record_of_the_right_checksum_and_the_wrong_content_is_one_error(
+    stores: dict[str, Specimen], key: str, value: Any
+) -> None:
+    store = stores["live.zarr"]
+
+    def change(meta: dict[str, Any], _: Any) -> None:
+        meta.pop(key, None) if value is MISSING else meta.update({key: value})
+
+    for number in (0, -1):
+        with_record(store.path, change, number=number)
+        findings = list(in_children([0], lambda _: [*look(store, strict=False), *write(store, "append")]))
+        store.renew()
+        assert findings == []
+
+
+def test_a_record_that_lies_about_its_bytes_is_named(live: Path) -> None:
+    def longer(_: Any, blobs: list[list[Any]]) -> None:
+        blobs[0][1] = 10**12
+
+    with_record(live, longer)
+
+    with pytest.raises(
+        CorruptError,
+        match=(
+            r"live\.zarr: the commit log has a record that no writer has "
+            r"made \(1000000000000 bytes"
+        ),
+    ):
+        rs.open(live)
+    assert "no writer has made" in str(rs.verify(live).problems[0])
+
+
+def test_chunks_in_files_of_others_are_refused(live: Path) -> None:
+    for place in ("../../outside", "/etc/passwd", "zarr.json/../x", "steps/reward/c/0"):
+
+        def elsewhere(meta: dict[str, Any], _: Any, place: str = place) -> None:
+            meta["entries"] = {"steps/observation/camera": [[0, place, 0, 10]]}
+
+        with_record(live, elsewhere)
+        with pytest.raises(CorruptError, match="places of chunks of 'steps/observation/camera'"):
+            rs.open(live)
+
+
+@pytest.mark.parametrize("column", ["start", "length", "trajectory", "offset", "final"])
+@pytest.mark.parametrize("value", [-(2**63), -2, 50, 10**6, 2**62, 2**63 - 1])
+def test_parts_that_lead_elsewhere_are_refused(column: str, value: int) -> None:
+    columns = {
+        "start": [0, 10, 30],
+        "length": [10, 20, 5],
+        "trajectory": [0, 1, 0],
+        "offset": [0, 0, 10],
+        "final": [-1, 0, 1],
+    }
+    names = list(columns)
+    check_parts([np.array(columns[name]) for name in names], rows=40, finals=2, where="x")
+    columns[column][1] = value
+    if (column in ("trajectory", "offset") and 0 <= value <= 2**62) or (column == "trajectory" and value > 0):
+        return
+
+    with pytest.raises(CorruptError, match=r"x: part [01] "):
+        check_parts([np.array(columns[name]) for name in names], rows=40, finals=2, where="x")
+
+
+def test_checking_parts_takes_some_milliseconds_for_a_million() -> None:
+    count = 1_000_000
+    start = np.arange(count) * 5
+    columns = [start, np.full(count, 5), np.arange(count), np.zeros(count, np.int64), np.full(count, -1)]
+    best = min(_seconds(lambda: check_parts(columns, rows=5 * count, finals=0, where="x")) for _ in range(5))
+
+    assert best < 0.1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            ("open", value)
+            for value in (
+                None,
+                3,
+                [3],
+                [[1]],
+                [[0] * 9],
+                [["x"] * 9],
+                [[0, 0, 0, 99, 0, 1, 0, ["0.0"], False]],
+            )
+        ),
+        *(
+            ("open", [[0, 0, 0, 0, start, length, 0, ["0.0"], True]])
+            for start, length in ((-1, 1), (0, 2**61), (2**62, 1), (0, 1))
+        ),
+        *(("next", value) for value in (None, -1, "x", 2**70)),
+        *(("splits", value) for value in (None, [], [1], "abc", [["x"]])),
+        *(("finals", value) for value in (None, -1, 1.5)),
+    ],
+)
+def test_what_a_commit_keeps_of_trajectories_is_checked(live: Path, key: str, value: Any) -> None:
+    with_record(live, lambda meta, _: meta["extra"].update({key: value}))
+
+    with pytest.raises(CorruptError, match=r"live\.zarr"):
+        read_all(live)
+    assert rs.verify(live).problems
+
+
+# --- the corpus
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CORPUS.iterdir()) if CORPUS.is_dir() else [])
+def test_crafted_stores_that_were_once_a_fault(tmp_path: Path, name: str) -> None:
+    """Each is a zip of a store that once led to something else than one error."""
+    with zipfile.ZipFile(CORPUS / name) as packed_store:
+        packed_store.extractall(tmp_path)
+    (path,) = tmp_path.iterdir()
+
+    def attempt(number: int) -> list[str]:
+        store = Specimen.__new__(Specimen)
+        store.path, store.files, store.expected = path, {}, None
+        return write(store, ACTIONS[number - 1]) if number else look(store, strict=False)
+
+    assert list(in_children([0], attempt)) == []
+    for number in range(1, 1 + len(ACTIONS)):
+        assert list(in_children([number], attempt)) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "object"},
+        {"dtype": ["float32"]},
+        {"shape": [3.0]},
+        {"shape": [True]},
+        {"shape": [0]},
+        {"shape": [1] * 40},
+        {"shape": [1 << 40]},
+        {"chunk_rows": 4.0},
+        {"chunk_rows": True},
+        {"chunk_rows": 0},
+        {"chunks_per_shard": 1 << 40},
+        {"journaled": 1},
+        {"mutable": "yes"},
+        {"dimension": None},
+        {"dimension": "x" * 1_000_000},
+        {"codec": "zstd:" + "1" * 1_000_000},
+    ],
+    ids=lambda change: f"{next(iter(change.items()))!r:.24}",
+)
+def test_an_array_that_there_cannot_be_is_refused_after_the_usual_one_was_taken(
+    change: dict[str, object],
+) -> None:
+    usual: dict[str, object] = {"dtype": "float32", "shape": [3, 1], "chunk_rows": 4, "journaled": True}
+    assert ArraySpec.from_json(usual).to_json() == usual
+
+    with pytest.raises(CorruptError, match="describes an array that there cannot be"):
+        ArraySpec.from_json(usual | change)
