@@ -1,0 +1,95 @@
+"""The log of commits, what has to be on the disk before a record, and going back."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+STORE = "src/replaystore/arrays/commits.py"
+READING = "src/replaystore/arrays/reading.py"
+POWER = "test_power_loss.py::test_no_power_cut_loses_what_was_acknowledged"
+SUITE = "test_backends.py::TestBackends"
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "log-torn-record-accepted",
+        "src/replaystore/containers/records.py",
+        "        if extend(value(_LENGTH.pack(length)), payload) != checksum:\n",
+        "        if not checksum:\n",
+        "a record that is torn or damaged is no commit",
+        ("test_damage.py::test_a_record_of_which_any_byte_has_changed_or_is_missing_is_no_commit",),
+    ),
+    Mutant(
+        "log-order-of-commits-not-checked",
+        "src/replaystore/arrays/record_checks.py",
+        'bool(meta.get("base")) or meta["commit"] != state.commit + (not forked),',
+        'bool(meta.get("base")),',
+        "commits follow each other by number",
+        ("test_damage.py::test_a_commit_that_is_missing_in_the_log_is_noticed",),
+    ),
+    Mutant(
+        "log-segment-of-another-commit-accepted",
+        READING,
+        "        if state.base != segment:\n",
+        "        if state.base < 0:\n",
+        "a segment begins with the commit that its name says",
+        ("test_damage.py::test_a_segment_of_the_log_begins_with_the_commit_that_it_is_named_after",),
+    ),
+    Mutant(
+        "commit-record-before-its-rows",
+        STORE,
+        "self._sync(always=bool(self._new_arrays))",
+        "pass",
+        "a record is appended only when all that it speaks of is on the disk",
+        (f"{POWER}[zarr]",),
+    ),
+    Mutant(
+        "commit-record-not-synced",
+        STORE,
+        "            self.container.append_record(record)\n            self._sync()\n",
+        "            self.container.append_record(record)\n",
+        "a commit that was acknowledged is on the disk",
+        (f"{POWER}[zarr]",),
+    ),
+    Mutant(
+        "unsynced-arrays-not-synced",
+        STORE,
+        "self._sync(always=bool(self._new_arrays))",
+        "self._sync()",
+        "without durability an array that the log speaks of is on the disk all the same",
+        ("test_unsynced.py::test_an_array_of_which_the_log_speaks_is_there",),
+    ),
+    Mutant(
+        "unsynced-segment-not-synced",
+        STORE,
+        "_sync(always=True)\n            with self.state_lock:\n                state.tables |=",
+        "_sync()\n            with self.state_lock:\n                state.tables |=",
+        "without durability the rows of tables are on the disk before a segment begins that counts them",
+        ("test_power_loss.py::test_without_durability_a_segment_begins_with_a_commit_that_is_there",),
+    ),
+    Mutant(
+        "unsynced-close-without-a-segment",
+        STORE,
+        "if self.state.end > TIDY_BYTES or (not self.durable and self.state.commit > self.state.base):",
+        "if self.state.end > TIDY_BYTES:",
+        "without durability a closed store is opened without comparing its rows with its checksums",
+        ("test_unsynced.py::test_a_closed_store_is_opened_without_comparing_its_rows",),
+    ),
+    Mutant(
+        "unsynced-ring-drops-before-sync",
+        STORE,
+        "        if not self.durable and any(self._drops(group, row) for group, row in first.items()):\n",
+        "        if not self.durable and not first:\n",
+        "without durability rows go only when a commit that does without them is on the disk",
+        ("test_unsynced.py::test_a_ring_syncs_before_it_drops",),
+    ),
+    Mutant(
+        "rollback-forgets-what-was-given-up",
+        STORE,
+        "                state.dead = [*newest.dead, [commit + 1, newest.commit]]\n",
+        "                state.dead = [*newest.dead, [newest.commit, newest.commit]]\n",
+        "no commit that was rolled back can be opened",
+        (f"{SUITE}::test_going_back_to_a_commit_gives_exactly_what_it_was",),
+    ),
+)

@@ -1,0 +1,87 @@
+"""Reading: checksums that are compared, and stores that have moved on."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+READING = "src/replaystore/arrays/reading.py"
+HISTORIES = "test_other_histories.py"
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "coded-chunk-checksum-not-compared",
+        "src/replaystore/columns/coded.py",
+        "        if checksum is not None and self.codec.checksum(data) != checksum:\n",
+        "        if checksum is not None and not len(data):\n",
+        "a coded chunk that has changed is an error and no rows",
+        ("test_coded_chunks.py::test_swapped_flipped_and_cut_chunks_are_found_and_named",),
+    ),
+    Mutant(
+        "sampled-chunk-checksum-not-compared",
+        "src/replaystore/containers/codecs.py",
+        'payload == b"" or google_crc32c.value(payload) != known\n',
+        'payload == b"" or not known\n',
+        "sampling never shows a chunk that has changed",
+        (
+            "test_codecs_damage.py::test_of_several_chunks_those_that_are_wrong_are_told[places0-4000-gzip:1-zarr]",
+        ),
+    ),
+    Mutant(
+        "chunk-seal-not-compared",
+        "src/replaystore/containers/codecs.py",
+        "        if not checked and self.seal(payload) != stored[-TRAILER:].tobytes():\n",
+        "        if not checked and not payload.size:\n",
+        "the checksum that is stored with a chunk is compared where no other one is known",
+        ("test_codecs_damage.py::test_any_flipped_bit_and_any_cut_is_found",),
+    ),
+    Mutant(
+        "table-checksum-not-compared",
+        READING,
+        "        if rows and value(data) != checksum:\n",
+        "        if rows and not data:\n",
+        "a table that has changed is an error",
+        ("test_damage.py::test_a_table_that_has_changed_is_an_error",),
+    ),
+    Mutant(
+        "tail-checksum-not-compared",
+        READING,
+        "            if value(found) != piece.checksum or piece.start != at:\n",
+        "            if piece.start != at:\n",
+        "rows of an unfinished chunk that have changed are an error",
+        ("test_damage.py::test_rows_of_an_unfinished_chunk_that_have_changed_are_not_shown",),
+    ),
+    Mutant(
+        "generation-not-checked",
+        READING,
+        "        if found.generation != self.places.generation:\n",
+        "        if found.generation < 0:\n",
+        "a reader does not mix rows of two histories",
+        (f"{HISTORIES}::test_rows_opened_after_a_rollback_are_not_taken_for_those_before",),
+    ),
+    Mutant(
+        "other-store-not-noticed",
+        READING,
+        "        if found.store != self.state.store:\n            raise ConflictError",
+        "        if not found.store:\n            raise ConflictError",
+        "a reader does not go on with another store that has taken the name",
+        (f"{HISTORIES}::test_a_reader_does_not_go_on_with_another_store",),
+    ),
+    Mutant(
+        "refresh-always-says-that-it-moved",
+        READING,
+        "            self._attached.clear()\n        return self.state.commit != before\n",
+        "            self._attached.clear()\n        return True\n",
+        "refresh says whether there was another commit",
+        ("test_model.py::TestMemory",),
+    ),
+    Mutant(
+        "incomplete-copy-not-noticed",
+        "src/replaystore/arrays/incomplete.py",
+        "    if rest and store.raw_checksum(name, start, rows) != store.state.partial.get(name, 0):\n",
+        "    if rest and store.raw_checksum(name, start, rows) < 0:\n",
+        "a copy whose rows are older than its log is read as of an earlier commit",
+        ("test_damage.py::test_room_that_was_made_for_rows_is_not_taken_for_them",),
+    ),
+)

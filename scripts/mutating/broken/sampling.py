@@ -1,0 +1,75 @@
+"""Statistics and samples."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "statistics-mean-of-the-wrong-weight",
+        "src/replaystore/views/statistics.py",
+        "        mean = self.mean + distance * (other.count / count)\n",
+        "        mean = self.mean + distance * (self.count / count)\n",
+        "the mean of two blocks weighs each by its rows",
+        ("test_statistics.py",),
+    ),
+    Mutant(
+        "statistics-spread-of-the-wrong-weight",
+        "src/replaystore/views/statistics.py",
+        "np.abs(distance) ** 2 * (self.count * other.count / count)",
+        "np.abs(distance) ** 2 * (self.count / count)",
+        "the spread of two blocks counts how far apart their means are",
+        ("test_statistics.py",),
+    ),
+    Mutant(
+        "statistics-largest-of-one-block",
+        "src/replaystore/views/statistics.py",
+        "else np.maximum(self.max, other.max)",
+        "else self.max",
+        "the largest value is that of all blocks",
+        ("test_statistics.py",),
+    ),
+    Mutant(
+        "sampling-beyond-the-last-part",
+        "src/replaystore/sampling/orders.py",
+        "        last = np.flatnonzero(following == self.stop[part])\n",
+        "        last = np.flatnonzero(following > self.stop[part])\n",
+        "the observation after the last step of a part is its trajectory's, not that of the next row",
+        ("test_sampling.py::test_any_buffer_is_sampled_as_a_plain_loop_says",),
+    ),
+    Mutant(
+        "sampling-one-step-too-many",
+        "src/replaystore/sampling/orders.py",
+        "        return self._end[drawn.part] - drawn.rows\n",
+        "        return self._end[drawn.part] - drawn.rows + 1\n",
+        "n-step returns end with the trajectory",
+        ("test_sampling.py::test_any_buffer_is_sampled_as_a_plain_loop_says",),
+    ),
+    Mutant(
+        "sampling-stack-begins-too-early",
+        "src/replaystore/sampling/batches.py",
+        "cut = np.flatnonzero((rows - depth + 1 < steps.start[part])",
+        "cut = np.flatnonzero((rows - depth + 2 < steps.start[part])",
+        "a stack shows no frame of the trajectory before",
+        ("test_sampling.py::test_any_buffer_is_sampled_as_a_plain_loop_says",),
+    ),
+    Mutant(
+        "sampling-discount-after-the-end",
+        "src/replaystore/sampling/batches.py",
+        'batch["discount"] = self.recipe.gamma**used * ~terminated[item, used - 1]',
+        'batch["discount"] = self.recipe.gamma**used',
+        "nothing follows a terminated step",
+        ("test_sampling.py::test_any_buffer_is_sampled_as_a_plain_loop_says",),
+    ),
+    Mutant(
+        "weighted-draws-from-old-sums",
+        "src/replaystore/sampling/weights.py",
+        "node).min(axis=0)\n        self._top = None\n",
+        "node).min(axis=0)\n",
+        "weights that were changed count for the next draw",
+        ("test_sampling_weights.py::test_weights_can_be_changed",),
+    ),
+)

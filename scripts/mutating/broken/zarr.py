@@ -1,0 +1,95 @@
+"""What the Zarr container writes and reads."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+ZARR = "src/replaystore/containers/zarr/container.py"
+POWER = "test_power_loss.py::test_no_power_cut_loses_what_was_acknowledged"
+POWER_AGAIN = "test_power_loss.py::test_nor_does_one_after_a_writer_that_went_on_where_another_was_stopped"
+SUITE = "test_backends.py::TestBackends"
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "zarr-files-not-synced",
+        ZARR,
+        "            self.files.sync_files(self._dirty)\n",
+        "",
+        "rows are on the disk before a record speaks of them",
+        (f"{POWER}[zarr]",),
+    ),
+    Mutant(
+        "zarr-folders-not-synced",
+        ZARR,
+        "            self.files.sync_folders(self._folders)\n",
+        "",
+        "a new file of rows has its name on the disk before a record speaks of it",
+        (f"{POWER}[zarr]",),
+    ),
+    Mutant(
+        "zarr-segment-renamed-before-sync",
+        ZARR,
+        '        self.files.sync_file(name + ".new")\n        self.files.rename(name + ".new", name)\n',
+        '        self.files.rename(name + ".new", name)\n',
+        "a segment of the log is whole when it gets its name",
+        (f"{POWER}[zarr]",),
+    ),
+    Mutant(
+        "zarr-segment-name-not-synced",
+        ZARR,
+        "            self.files.sync_folder(folder)\n            del self._folders[folder]\n",
+        "            del self._folders[folder]\n",
+        "a segment of the log has its name on the disk before anything follows it",
+        (f"{POWER}[zarr]",),
+    ),
+    Mutant(
+        "zarr-log-of-killed-writer-not-synced",
+        ZARR,
+        "self._dirty[name] = None  # whole or cut",
+        "pass  # whole or cut",
+        "what a killed writer left in the log is on the disk before another goes on",
+        ("test_power_loss.py::test_a_commit_that_a_writer_finds_is_on_the_disk_when_the_store_is_open",),
+    ),
+    Mutant(
+        "zarr-folder-of-killed-writer-not-synced",
+        ZARR,
+        "            self._note_folders(os.path.dirname(file))\n            self._made.add(file)",
+        "            self._made.add(file)",
+        "the name of a file that a killed writer made is on the disk before another goes on",
+        (f"{POWER_AGAIN}[zarr]",),
+    ),
+    Mutant(
+        "zarr-fork-not-synced",
+        ZARR,
+        "                self.files.sync_file(copy)\n",
+        "",
+        "the copy that takes a file's place after a rollback is on the disk first",
+        (f"{POWER}[zarr]",),
+    ),
+    Mutant(
+        "zarr-index-checksum-not-compared",
+        ZARR,
+        'if len(data) != length + 4 or crc32c(data[:length]) != int.from_bytes(data[length:], "little"):',
+        "if len(data) != length + 4:",
+        "an index of a shard that has changed is noticed",
+        ("test_damage.py::test_every_byte_of_an_index_of_a_shard_is_checked",),
+    ),
+    Mutant(
+        "zarr-shard-dropped-too-early",
+        ZARR,
+        "if number is not None and (number + 1) * spec.shard_rows <= row:",
+        "if number is not None and number * spec.shard_rows <= row:",
+        "a ring keeps the shard that its oldest row lies in",
+        (f"{SUITE}::test_a_ring_keeps_the_newest_steps",),
+    ),
+    Mutant(
+        "zarr-index-of-full-shard-not-written",
+        ZARR,
+        "            if at + step == per_shard:\n                self.files.write(file, 0, raw_index(",
+        "            if at + step > per_shard:\n                self.files.write(file, 0, raw_index(",
+        "other software finds the chunks of a shard that is complete",
+        ("test_foreign_readers.py::test_zarr_python_reads_shards_that_are_complete",),
+    ),
+)
