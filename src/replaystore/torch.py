@@ -11,8 +11,8 @@ forked. All show one commit.
 
 from __future__ import annotations
 
+import inspect
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -52,7 +52,7 @@ class _Shown:
         refused = {"prefetch", "device"} & settings.keys()
         if refused:
             raise SchemaError(f"{', '.join(sorted(refused))}: the DataLoader does that")
-        place = source._whereabouts if isinstance(source, BufferReader) else parse(source)
+        place = source.whereabouts if isinstance(source, BufferReader) else parse(source)
         self._location = str(place) if place.backend == "memory" else os.path.abspath(str(place))
         if place.backend == "memory":
             raise UnsupportedError(
@@ -72,13 +72,13 @@ class _Shown:
     def _sampler(self, buffer: BufferReader, settings: dict[str, Any]) -> tuple[Recipe, int, int]:
         """What a sampler makes of the settings."""
         sampler: Sampler = buffer.sampler(**settings)
-        if sampler._recipe.order == "weights":
+        if sampler.recipe.order == "weights":
             raise UnsupportedError(
                 "weights change in one process and are not seen in others: iterate over "
                 "buffer.sampler() instead"
             )
-        self._counts = sampler.num_items, sampler._batches.per_epoch
-        return sampler._recipe, sampler.seed, sampler.commit_id
+        self._counts = sampler.num_items, sampler.per_epoch
+        return sampler.recipe, sampler.seed, sampler.commit_id
 
     def batches(self) -> Batches:
         """This process's batches."""
@@ -141,7 +141,7 @@ class BatchDataset(IterableDataset[Tensors]):
         number, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         if number >= WORKERS:
             raise UnsupportedError(f"there can be {WORKERS} workers, not {step}")
-        if _is_batched_again(sys._getframe(1)):
+        if _is_batched_again(inspect.currentframe()):
             size = self._shown.recipe.batch_size
             raise SchemaError(
                 f"this dataset gives whole batches, of {size} each, and the DataLoader would make batches "
@@ -196,13 +196,14 @@ class ItemDataset(Dataset[Tensors]):
         return [{name: values[at] for name, values in batch.items()} for at in range(len(wanted))]
 
 
-def _is_batched_again(caller: FrameType) -> bool:
-    """Whether it is a DataLoader that asks for an iterator, and is going to collate what it gives as single
-    items.
+def _is_batched_again(frame: FrameType | None) -> bool:
+    """Whether what calls the function of a frame is a DataLoader that asks for an iterator, and is going to
+    collate what it gives as single items.
 
     A DataLoader tells its dataset nothing of itself, and single items that are batches look like batches of
     one more dimension. One with a collate function of the user's own knows what it does."""
-    asking = caller.f_locals
+    caller = None if frame is None else frame.f_back
+    asking = {} if caller is None else caller.f_locals
     return bool(asking.get("auto_collation")) and asking.get("collate_fn") is default_collate
 
 

@@ -241,7 +241,7 @@ class Buffer(BufferReader):
         self._recorder = Recorder(
             store,
             self.schema,
-            opened=self._open_trajectories(),
+            opened=self.open_trajectories(),
             check=functools.partial(self._lock.check, often=True),
         )
 
@@ -463,7 +463,7 @@ class Buffer(BufferReader):
             raise ConflictError(f"{self._place} has a writer: close it before rolling back")
         assert isinstance(self._store, ArrayStore)
         self._lock.check()
-        opened = BufferReader(self._place, self._store.pin(commit), self._document)._open_trajectories()
+        opened = BufferReader(self._place, self._store.pin(commit), self._document).open_trajectories()
         attachments = attachments_of(opened, self.schema.names("observation"))
         before = self._store.state
         with self._operations("rollback"), self._turn:
@@ -557,7 +557,7 @@ class Buffer(BufferReader):
         if self._gone_back or not (what := self._operations.interrupted):
             return bool(self._gone_back)
         half = self._store
-        container = open_container(self._whereabouts, writable=False)
+        container = open_container(self.whereabouts, writable=False)
         try:
             self._store = StoreReader(container, StoreReader.load(container))
             self._store.keep_tails()
@@ -577,12 +577,12 @@ class Buffer(BufferReader):
         half.close()
         return True
 
-    def _check_open(self) -> None:
-        super()._check_open()
+    def check_open(self) -> None:
+        super().check_open()
         self._is_interrupted()
 
     def _writable(self) -> None:
-        self._check_open()
+        self.check_open()
         if self._gone_back:
             raise ConflictError(self._gone_back)
         if not isinstance(self._store, ArrayStore):

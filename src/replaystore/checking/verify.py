@@ -604,7 +604,7 @@ class _Verification:
         parts, table = view.parts, view.trajectories
         if len(parts) and int((parts.start + parts.length).max()) > store.rows("steps"):
             self.problem("parts", f"a part ends beyond the {store.rows('steps')} steps")
-        unknown = np.setdiff1d(parts.trajectory, view._table()["trajectory"])
+        unknown = np.setdiff1d(parts.trajectory, table.trajectory)
         if len(unknown):
             self.problem("parts", f"parts of trajectory {int(unknown[0])}, which is not in the table")
         finals = parts.final[parts.final >= 0]
@@ -638,7 +638,7 @@ class _Verification:
         )
         rows = np.array([row_of[number] for number in ended.trajectory.tolist()], np.int64)
         for name in flags:
-            stored = view._of(name).take(rows)
+            stored = view[name][rows - view.first_row]
             for wrong in np.flatnonzero(stored != ended[name])[:5]:
                 number = int(ended.trajectory[wrong])
                 self.problem(

@@ -99,7 +99,8 @@ def show(
         raise click.UsageError("choose one of --trajectory and --trajectories")
     with open_buffer(location) as buffer:
         table_ = buffer.trajectories if where is None else chosen(buffer, where, None)
-        names = split_names(fields)
+        wanted = split_names(fields)
+        names = list((buffer.schema if wanted is None else buffer.schema.select(wanted)).fields)
         if trajectories:
             _show_table(table_, rows, json_)
         elif trajectory is not None:
@@ -156,15 +157,14 @@ def _show_table(chosen: Trajectories, rows_: slice | None, json_: bool) -> None:
 
 
 def _show_trajectory(
-    buffer: Buffer, position: int, chosen: slice | None, names: list[str] | None, json_: bool
+    buffer: Buffer, position: int, chosen: slice | None, names: list[str], json_: bool
 ) -> None:
     import numpy as np
 
     found = buffer.trajectories[position]
-    final = buffer._final_observation(found["trajectory"])
-    shown = set(buffer._names(names))
-    final = {name: value for name, value in (final or {}).items() if name in shown} or None
-    rows = buffer.parts.rows([found["trajectory"]]) - buffer._first
+    final = buffer.final_observation(found["trajectory"])
+    final = {name: value for name, value in (final or {}).items() if name in names} or None
+    rows = buffer.parts.rows([found["trajectory"]]) - buffer.first_row
     total = len(rows)
     rows = rows[_selected(total, chosen, None if json_ else MOST_ROWS, "steps in this trajectory")]
     if json_:
@@ -185,12 +185,14 @@ def _show_trajectory(
 
 
 def _show_rows(
-    buffer: Buffer, chosen: Trajectories | None, rows: slice | None, names: list[str] | None, json_: bool
+    buffer: Buffer, chosen: Trajectories | None, rows: slice | None, names: list[str], json_: bool
 ) -> None:
     import numpy as np
 
     everything = (
-        np.arange(len(buffer)) if chosen is None else buffer.parts.rows(chosen["trajectory"]) - buffer._first
+        np.arange(len(buffer))
+        if chosen is None
+        else buffer.parts.rows(chosen["trajectory"]) - buffer.first_row
     )
     wanted = everything[_selected(len(everything), rows, DEFAULT_ROWS, "steps")]
     if json_:
@@ -200,33 +202,33 @@ def _show_rows(
     _print_count(len(wanted), len(everything), "steps")
 
 
-def _blocks(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> Iterator[dict[str, NDArray[Any]]]:
+def _blocks(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> Iterator[dict[str, NDArray[Any]]]:
     """Columns of at most BLOCK_ROWS rows: the row, the index of its trajectory (-1: none), its place there,
     and the fields."""
     import numpy as np
 
     parts, ids = buffer.parts, buffer.trajectories["trajectory"]
     order = np.argsort(ids)
-    widest = max(buffer.schema.fields[name].row_bytes for name in buffer._names(names))
+    widest = max(buffer.schema.fields[name].row_bytes for name in names)
     size = max(1, min(BLOCK_ROWS, (32 << 20) // widest))
     for start in range(0, len(rows), size):
         block = rows[start : start + size]
-        part = parts.part_of(block + buffer._first)
+        part = parts.part_of(block + buffer.first_row)
         inside = part >= 0
         index, step = np.full(len(block), -1), np.full(len(block), -1)
         index[inside] = order[np.searchsorted(ids, parts.trajectory[part[inside]], sorter=order)]
-        step[inside] = (parts.offset[part] + block + buffer._first - parts.start[part])[inside]
+        step[inside] = (parts.offset[part] + block + buffer.first_row - parts.start[part])[inside]
         yield {"row": block, "index": index, "step": step, **buffer.read(block, names)}
 
 
-def _objects(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> Iterator[dict[str, Any]]:
+def _objects(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> Iterator[dict[str, Any]]:
     for block in _blocks(buffer, rows, names):
         for at in range(len(block["row"])):
             yield {name: values[at] for name, values in block.items()}
 
 
-def _print_steps(buffer: Buffer, rows: NDArray[Any], names: list[str] | None) -> None:
-    headers = ["row", "index", "step", *buffer._names(names)]
+def _print_steps(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> None:
+    headers = ["row", "index", "step", *names]
     left = [at for at, name in enumerate(headers) if at > 2 and buffer.schema.fields[name].shape]
     if not len(rows):
         click.echo(table([printable(name) for name in headers], [], left=left))

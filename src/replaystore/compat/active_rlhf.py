@@ -58,9 +58,9 @@ from replaystore.compat.checks import (
 from replaystore.compat.layouts import ACTIVE, ActiveState
 from replaystore.compat.pairs import PreferenceBuffer, PreferenceBufferBatch, TrajectoryPairBatch
 from replaystore.compat.resizing import resized
-from replaystore.compat.ring import FieldAttribute, TensorRing
+from replaystore.compat.ring import TensorRing, field_attribute
 from replaystore.compat.rollouts import RolloutBuffer, RolloutBufferBatch
-from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
+from replaystore.compat.saving import Saved, Subject, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
 from replaystore.errors import FormatError, SchemaError
 from replaystore.formats.active_rlhf.pickles import environment_of_folder
@@ -117,10 +117,10 @@ class ReplayBuffer:
         SchemaError: spaces of other shapes, numbers that are not positive. UnsupportedError: no such device.
     """
 
-    obs = FieldAttribute("obs")
-    acts = FieldAttribute("acts")
-    rews = FieldAttribute("rews")
-    dones = FieldAttribute("dones")
+    obs = field_attribute("obs")
+    acts = field_attribute("acts")
+    rews = field_attribute("rews")
+    dones = field_attribute("dones")
 
     _ring: TensorRing | StoredRing
 
@@ -393,7 +393,7 @@ class ReplayBuffer:
                 )
             ACTIVE.write_file(self._ring, self._state(), os.fspath(filepath))
         else:
-            self._saved.save(place, self)
+            self._saved.save(place, self._subject())
 
     @classmethod
     def load(
@@ -459,7 +459,7 @@ class ReplayBuffer:
                 state.fragment_length = fragment_length
             ring, state.infos = resized(ring, capacity, filepath, state.infos)
             buffer = cls.__new__(cls)
-            buffer._set_up(ring, state, device, envs)
+            cls._set_up(buffer, ring, state, device, envs)
         except BaseException:
             ring.close()
             raise
@@ -470,12 +470,12 @@ class ReplayBuffer:
         """Make everything safe in the store that the buffer was loaded from; of a buffer in memory there is
         nothing to do."""
         if isinstance(self._ring, StoredRing):
-            commit_in_place(self._ring, self)
+            commit_in_place(self._ring, self._subject())
 
     def close(self) -> None:
         """Commit, if the buffer was loaded for writing, and release its store."""
         if isinstance(self._ring, StoredRing) and self._ring.writable:
-            commit_in_place(self._ring, self)
+            commit_in_place(self._ring, self._subject())
         self._ring.close()
 
     def __enter__(self) -> Self:
@@ -488,6 +488,9 @@ class ReplayBuffer:
         return ActiveState(
             self.fragment_length, self.global_step, [_info(known) for known in self.trajectories]
         )
+
+    def _subject(self) -> Subject:
+        return Subject(self._ring, self._source, self._append_since, self._reconcile)
 
     def _source(self) -> Source:
         source = ACTIVE.source(self._ring, self._state(), self._spaces)

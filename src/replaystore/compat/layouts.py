@@ -171,7 +171,7 @@ def _plain(buffer: Buffer, field: str, output: Output, beyond: bool) -> Output:
     def read(rows: NDArray[np.int64]) -> NDArray[Any]:
         if beyond and int(rows.max()) >= steps:  # an observation after the last step of a trajectory
             return output.read(rows)
-        buffer._check_open()
+        buffer.check_open()
         column = buffer._columns.get(stored)
         if column is None or column.stop != stop:  # it is not yet that of the commit that is shown
             column = buffer._column(stored)

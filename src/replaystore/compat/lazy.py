@@ -53,21 +53,26 @@ class LazyTensor:
     `load`."""
 
     def __init__(
-        self, ring: Ring, name: str, dtype: torch.dtype, row_shape: Sequence[int], device: torch.device
+        self,
+        ring: Ring,
+        name: str,
+        dtype: torch.dtype,
+        row_shape: Sequence[int],
+        device: torch.device,
+        *,
+        keeps: object = None,
     ) -> None:
         self._ring = ring
         self._name = name
         self.dtype = dtype
         self.device = device
         self.shape = torch.Size((ring.capacity, *row_shape))
-        self._keeps: object = None
+        self._keeps = keeps
 
     def kept_by(self, buffer: object) -> LazyTensor:
         """The same field, which keeps a buffer from being collected, and so its store open, for as long as it
         is referred to itself."""
-        field = LazyTensor(self._ring, self._name, self.dtype, self.shape[1:], self.device)
-        field._keeps = buffer
-        return field
+        return LazyTensor(self._ring, self._name, self.dtype, self.shape[1:], self.device, keeps=buffer)
 
     # --- what is known without reading
 

@@ -8,7 +8,7 @@ through `tensor.numpy()` is not counted by torch.)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +17,7 @@ from numpy.typing import NDArray
 from replaystore.compat.lazy import LazyTensor, Rows
 from replaystore.schema.values import array_of
 
-if TYPE_CHECKING:
-    from replaystore.compat.stored import StoredRing
-
-__all__ = ["FieldAttribute", "HasRing", "TensorRing", "is_plain", "is_plain_number", "rows_at"]
+__all__ = ["TensorRing", "field_attribute", "is_plain", "is_plain_number", "rows_at"]
 
 
 class TensorRing:
@@ -191,24 +188,15 @@ def _version(tensor: Any) -> int:
         return -1
 
 
-class HasRing(Protocol):
-    """A buffer with rows in a ring, in memory or in a store."""
+def field_attribute(name: str) -> Any:
+    """An attribute of a buffer that is a field of its ring (`_ring`): a tensor, or a `LazyTensor` if the ring
+    lies in a store."""
 
-    _ring: TensorRing | StoredRing
+    def get(self: Any) -> Any:
+        found = self._ring.tensor(name)
+        return found.kept_by(self) if isinstance(found, LazyTensor) else found
 
+    def put(self: Any, value: Any) -> None:
+        self._ring.set_tensor(name, value)
 
-class FieldAttribute:
-    """An attribute of a buffer that is a field of its ring: a tensor, or a `LazyTensor` if the ring lies in a
-    store."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, buffer: HasRing | None, owner: type) -> Any:
-        if buffer is None:
-            return self
-        found = buffer._ring.tensor(self._name)
-        return found.kept_by(buffer) if isinstance(found, LazyTensor) else found
-
-    def __set__(self, buffer: HasRing, value: Any) -> None:
-        buffer._ring.set_tensor(self._name, value)
+    return property(get, put)

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
@@ -55,20 +56,18 @@ def open_ring(place: Location, layout: Layout, mode: Literal["r", "r+"], device:
         raise
 
 
-class Subject(Protocol):
+@dataclass(frozen=True)
+class Subject:
     """A buffer that is saved."""
 
-    _ring: TensorRing | StoredRing
-
-    def _source(self) -> Source:
-        """What a new store of it is to hold."""
-
-    def _append_since(self, buffer: Buffer, count: int) -> bool:
-        """Append the last `count` rows to a store that has those before; False, with nothing done, if they
-        cannot be appended."""
-
-    def _reconcile(self, buffer: Buffer) -> bool:
-        """Bring what else has changed to a store that has all rows; False if that is not possible."""
+    ring: TensorRing | StoredRing
+    source: Callable[[], Source]
+    """What a new store of it is to hold."""
+    append_since: Callable[[Buffer, int], bool]
+    """Append the last so many rows to a store that has those before; False, with nothing done, if they cannot
+    be appended."""
+    reconcile: Callable[[Buffer], bool]
+    """Bring what else has changed to a store that has all rows; False if that is not possible."""
 
 
 @dataclass
@@ -90,9 +89,9 @@ class Saved:
     def save(self, place: Location, subject: Subject) -> None:
         """Save to a store. ConflictError: it is open for writing elsewhere, or was loaded for reading;
         StorageError."""
-        ring, key = subject._ring, str(place) if place.backend == "memory" else os.path.realpath(place.path)
+        ring, key = subject.ring, str(place) if place.backend == "memory" else os.path.realpath(place.path)
         if isinstance(ring, StoredRing):
-            if _same(ring.buffer._place, place):
+            if _same(ring.buffer.whereabouts, place):
                 commit_in_place(ring, subject)
             else:
                 _write(place, subject)
@@ -117,11 +116,11 @@ class Saved:
         try:
             grown = buffer.capacity is None and len(buffer) + count > GROWTH * ring.capacity
             same = buffer.commit_id == mark.commit and _token(buffer) == mark.token
-            if grown or not same or not subject._append_since(buffer, count):
+            if grown or not same or not subject.append_since(buffer, count):
                 buffer.abandon()
                 return False
             buffer.commit()
-            done = subject._reconcile(buffer)
+            done = subject.reconcile(buffer)
         except BaseException:
             buffer.abandon()
             raise
@@ -133,15 +132,15 @@ def commit_in_place(ring: StoredRing, subject: Subject) -> None:
     """Bring everything that has changed to the store that a buffer was loaded from."""
     ring.check_writable()
     ring.flush()
-    if ring.edited or not subject._reconcile(ring.buffer):
-        ring.replace(lambda: _write(ring.buffer._place, subject))
+    if ring.edited or not subject.reconcile(ring.buffer):
+        ring.replace(lambda: _write(ring.buffer.whereabouts, subject))
     else:
         ring.look()
 
 
 def _write(place: Location, subject: Subject) -> str:
     """Write a new store; what it is known by."""
-    source, token = subject._source(), uuid.uuid4().hex
+    source, token = subject.source(), uuid.uuid4().hex
     source.details["saved"] = token
     make(place, Import(source, place, None, "live", None), overwrite=True, wait=True)
     return token

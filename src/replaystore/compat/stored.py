@@ -274,7 +274,7 @@ class StoredRing:
         """These rows of those tensors that are fields of raw steps, which takes half of what one after the
         other does; of none if one of the rows comes after the last step."""
         buffer = self.buffer
-        buffer._check_open()
+        buffer.check_open()
         if self._gather is None:
             fields = {name: output.field for name, output in self.view.tensors.items() if output.field}
             self._gather = Gather(buffer, tuple(fields.values())), fields, len(buffer)
@@ -283,7 +283,7 @@ class StoredRing:
             return {}
         wanted = [name for name in names if name in fields]
         batch = gather.take(
-            tuple([fields[name] for name in wanted]), rows + buffer._first if buffer._first else rows
+            tuple([fields[name] for name in wanted]), rows + buffer.first_row if buffer.first_row else rows
         )
         return {name: batch[fields[name]].reshape(len(rows), -1) for name in wanted}
 
@@ -422,7 +422,7 @@ class StoredRing:
             self.buffer.commit()
         except BaseException:
             self.buffer.abandon()
-            self.buffer = open_buffer(self.buffer._place, "r+")
+            self.buffer = open_buffer(self.buffer.whereabouts, "r+")
             if self.buffer.commit_id != before:
                 self._waiting = 0
                 self.look()
@@ -439,7 +439,7 @@ class StoredRing:
 
     def replace(self, write: Callable[[], object]) -> None:
         """Let `write` replace the store by one that has the rows shown here, and go on with that."""
-        place, old = self.buffer._place, self.buffer
+        place, old = self.buffer.whereabouts, self.buffer
         self.buffer = reader = open_buffer(place)
         self.look()
         old.close()

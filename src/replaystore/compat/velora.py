@@ -39,8 +39,8 @@ from replaystore.buffers.buffer import Buffer
 from replaystore.compat.checks import checked_device, positive, zeros
 from replaystore.compat.layouts import VELORA
 from replaystore.compat.resizing import resized
-from replaystore.compat.ring import FieldAttribute, TensorRing, is_plain, is_plain_number
-from replaystore.compat.saving import Saved, commit_in_place, open_ring, store_of
+from replaystore.compat.ring import TensorRing, field_attribute, is_plain, is_plain_number
+from replaystore.compat.saving import Saved, Subject, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
 from replaystore.errors import FormatError, NotFoundError, SchemaError
 from replaystore.formats.source import Source
@@ -93,12 +93,12 @@ class BufferBase:
         SchemaError: a capacity or dimension that is no positive number. UnsupportedError: no such device.
     """
 
-    states = FieldAttribute("states")
-    actions = FieldAttribute("actions")
-    rewards = FieldAttribute("rewards")
-    next_states = FieldAttribute("next_states")
-    dones = FieldAttribute("dones")
-    hiddens = FieldAttribute("hiddens")
+    states = field_attribute("states")
+    actions = field_attribute("actions")
+    rewards = field_attribute("rewards")
+    next_states = field_attribute("next_states")
+    dones = field_attribute("dones")
+    hiddens = field_attribute("hiddens")
 
     _ring: TensorRing | StoredRing
 
@@ -312,7 +312,7 @@ class BufferBase:
         reading."""
         place = store_of("." if dirpath == "" else dirpath)
         if place is not None:
-            self._saved.save(place, self)
+            self._saved.save(place, self._subject())
             return
         state, metadata = (str(Path(dirpath, prefix + name).with_suffix(suffix)) for name, suffix in FILES)
         VELORA.write_files(self._ring, state, metadata, json.dumps(self.metadata(), indent=2))
@@ -418,22 +418,25 @@ class BufferBase:
     def _of(cls, ring: TensorRing | StoredRing, dimensions: Mapping[str, int], device: torch.device) -> Self:
         if cls.__init__ is BufferBase.__init__:
             buffer = cls.__new__(cls)
-            buffer._set_up(**dimensions, device=device)
+            cls._set_up(buffer, **dimensions, device=device)
         else:  # a class of the user's, which may set up more
             buffer = cls(**dimensions, device=device)
-        buffer._ring = ring
+        cls._hold(buffer, ring)
         return buffer
+
+    def _hold(self, ring: TensorRing | StoredRing) -> None:
+        self._ring = ring
 
     def commit(self) -> None:
         """Make everything safe in the store that the buffer was loaded from; of a buffer in memory there is
         nothing to do."""
         if isinstance(self._ring, StoredRing):
-            commit_in_place(self._ring, self)
+            commit_in_place(self._ring, self._subject())
 
     def close(self) -> None:
         """Commit, if the buffer was loaded for writing, and release its store."""
         if isinstance(self._ring, StoredRing) and self._ring.writable:
-            commit_in_place(self._ring, self)
+            commit_in_place(self._ring, self._subject())
         self._ring.close()
 
     def __enter__(self) -> Self:
@@ -441,6 +444,9 @@ class BufferBase:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _subject(self) -> Subject:
+        return Subject(self._ring, self._source, self._append_since, self._reconcile)
 
     def _source(self) -> Source:
         return VELORA.source(self._ring, str(self.device) if self.device else None)

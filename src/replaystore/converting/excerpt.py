@@ -108,7 +108,7 @@ def whole(buffer: BufferReader, observations: Sequence[str]) -> Excerpt:
             f"the ring of capacity {buffer.capacity} is written as its window of {stop - first} "
             "steps, and is no ring any more"
         )
-    opened = [_since(entry, first, observations) for entry in buffer._open_trajectories()]
+    opened = [_since(entry, first, observations) for entry in buffer.open_trajectories()]
     return Excerpt(
         starts=np.array([first]),
         stops=np.array([stop]),
@@ -176,7 +176,7 @@ def selection(buffer: BufferReader, chosen: Trajectories, observations: Sequence
     parts = buffer.parts
     taken = parts.parts_of(chosen["trajectory"])
     start, length = parts.start[taken], parts.length[taken]
-    merged, pending = _merged(parts, taken, observations, buffer._open_trajectories())
+    merged, pending = _merged(parts, taken, observations, buffer.open_trajectories())
     table = {
         f"trajectories/{escape(name)}": column for name, column in chosen.columns.items() if name != "open"
     }

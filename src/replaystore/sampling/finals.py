@@ -30,7 +30,7 @@ class Finals:
         store = buffer._store
         places = {name: tree.final(name) for name in names}
         self._stored = max((store.rows(place) for place in places.values()), default=0)
-        opened = [entry for entry in buffer._open_trajectories() if names and entry.following is not None]
+        opened = [entry for entry in buffer.open_trajectories() if names and entry.following is not None]
         self.numbers = {entry.trajectory: self._stored + number for number, entry in enumerate(opened)}
         specs = store.container.specs()
         self._tables = {name: store.table(place) for name, place in places.items() if specs[place].journaled}

@@ -149,13 +149,23 @@ class Sampler:
 
     def __len__(self) -> int:
         """How many batches an epoch has; TypeError if the order has none."""
-        found = self._batches.per_epoch
+        found = self.per_epoch
         if found is None:
             raise TypeError(
                 f'order "{self._recipe.order}" has no end; `num_items` says how many items '
                 "there are to draw from"
             )
         return found
+
+    @property
+    def recipe(self) -> Recipe:
+        """What a batch is made of."""
+        return self._recipe
+
+    @property
+    def per_epoch(self) -> int | None:
+        """How many batches an epoch has; None: the order has no end."""
+        return self._batches.per_epoch
 
     @property
     def num_items(self) -> int:
@@ -287,7 +297,7 @@ class Sampler:
 
         New steps and trajectories get the largest weight that there is."""
         buffer = self._buffer
-        buffer._check_open()
+        buffer.check_open()
         self._check_process()
         buffer.refresh()
         if buffer.commit_id == self.commit_id and buffer._store.state.generation == self._generation:
@@ -330,7 +340,7 @@ class Sampler:
 
     def _check(self) -> None:
         buffer = self._buffer
-        buffer._check_open()
+        buffer.check_open()
         self._check_process()
         if buffer._store.state.generation != self._generation:
             raise ConflictError(

@@ -191,7 +191,7 @@ class Column:
                 f"{reader.location} is in the memory of this process: convert it to a "
                 "store on a disk, and send that"
             )
-        return _opened, (str(reader._whereabouts), reader.commit_id, self.name)
+        return _opened, (str(reader.whereabouts), reader.commit_id, self.name)
 
     def __repr__(self) -> str:
         return f"<Column {self.name!r} {self.dtype} {self.shape}>"

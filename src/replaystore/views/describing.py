@@ -111,7 +111,7 @@ def describe(buffer: BufferReader) -> Description:
         format_version=document.format_version,
         layout=buffer.layout,
         durability=document.layout.durability,
-        disk_bytes=bytes_on_disk(str(buffer._whereabouts)),
+        disk_bytes=bytes_on_disk(str(buffer.whereabouts)),
         commit=buffer.commit_id,
         committed=_moment(store.state.time),
         steps=len(buffer),

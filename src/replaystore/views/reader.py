@@ -93,7 +93,23 @@ class BufferReader:
         return str(self._place)
 
     @property
-    def _whereabouts(self) -> Location:
+    def document(self) -> documents.Document:
+        """What the store says of itself."""
+        return self._document
+
+    @property
+    def store(self) -> StoreReader:
+        """The arrays of which a commit is shown."""
+        return self._store
+
+    @property
+    def first_row(self) -> int:
+        """What is to be added to a row, which counts from the oldest step that is kept, to count as `parts`
+        does: from the first one ever written."""
+        return self._first
+
+    @property
+    def whereabouts(self) -> Location:
         """Where it is, wherever the process has gone since it was opened."""
         files = self._store.container.files
         return (
@@ -139,14 +155,14 @@ class BufferReader:
         read."""
         from replaystore.views.describing import describe
 
-        self._check_open()
+        self.check_open()
         return describe(self)
 
     def commits(self) -> list[CommitDescription]:
         """The commits that can be opened (`replaystore.open(location, commit=N)`), oldest first."""
         from replaystore.views.describing import describe_commits
 
-        self._check_open()
+        self.check_open()
         return describe_commits(self._store)
 
     @property
@@ -180,7 +196,7 @@ class BufferReader:
     def parts(self) -> Parts:
         """Which rows belong to which trajectory; rows count from the first step ever written. Rows that were
         dropped are left out."""
-        self._check_open()
+        self.check_open()
         if self._parts is None:
             stored = [self._fixed(tree.parts(name)) for name in PARTS]
             opened = [entry for entry in self._opened() if entry.part_length]
@@ -209,7 +225,7 @@ class BufferReader:
 
         `buffer.trajectories.where("return > 100 and length >= 50")` selects; `buffer.trajectory(i)` reads the
         steps of row i."""
-        self._check_open()
+        self.check_open()
         if self._trajectories is None:
             columns = self._table()
             parts = self.parts
@@ -283,7 +299,7 @@ class BufferReader:
             pieces = [column.read(start, stop) for start, stop in runs]
             columns[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         observations = self.schema.names("observation")
-        final = self._final_observation(info["trajectory"])
+        final = self.final_observation(info["trajectory"])
         following = self._followed_within(info["trajectory"], observations)
         if final is not None and runs:
             following[sum(stop - start for start, stop in runs) - 1] = final
@@ -304,15 +320,16 @@ class BufferReader:
             if final >= 0
         }
 
-    def _final_observation(self, trajectory: int) -> dict[str, NDArray[Any]] | None:
-        """The observation after the last step of a trajectory."""
+    def final_observation(self, trajectory: int) -> dict[str, NDArray[Any]] | None:
+        """The observation after the last step of a trajectory, named by its number in the table; None: it is
+        not known."""
         last = int(self.parts.parts_of(trajectory)[-1])
         final = int(self.parts.final[last])
         if final >= 0:
             return {
                 name: self.final_rows(name, np.array([final]))[0] for name in self.schema.names("observation")
             }
-        for entry in self._open_trajectories():
+        for entry in self.open_trajectories():
             if entry.trajectory == trajectory:
                 return entry.following
         return None
@@ -344,7 +361,7 @@ class BufferReader:
             )
         return opened
 
-    def _open_trajectories(self) -> list[Open]:
+    def open_trajectories(self) -> list[Open]:
         """The trajectories that are open, with the observations that follow their last steps."""
         opened = self._opened()
         known = [entry for entry, values in zip(opened, self._extra["open"], strict=True) if values[-1]]
@@ -393,7 +410,7 @@ class BufferReader:
             if stop == entry.length and parts.final[part] >= 0:
                 final: NDArray[Any] = view.final_rows(name, parts.final[part : part + 1])[0]
                 return final
-        for other in view._open_trajectories():
+        for other in view.open_trajectories():
             if (
                 other.trajectory == entry.trajectory
                 and other.length == entry.length
@@ -412,7 +429,7 @@ class BufferReader:
         """The column of a field: `buffer["observation"][1000:2000]`.
 
         UnknownFieldError: there is none. SchemaError: steps are asked for, which `read` gives."""
-        self._check_open()
+        self.check_open()
         if not isinstance(name, str):
             raise SchemaError(f"{self._place}: {self._not_a_name(name)}")
         if name not in self.schema.fields:
@@ -443,7 +460,7 @@ class BufferReader:
             ones count from the end.
             fields: names, or beginnings of paths ("observation"); None for all.
         """
-        self._check_open()
+        self.check_open()
         names = self._names(fields)
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
@@ -610,7 +627,7 @@ class BufferReader:
             raise SchemaError(
                 f'order is "uniform", "trajectory", "epoch" or an array of weights, not {order!r}'
             )
-        self._check_open()
+        self.check_open()
         with self._turn:  # the fields may become others
             recipe = Recipe(
                 batch_size,
@@ -633,7 +650,7 @@ class BufferReader:
 
     def refresh(self) -> bool:
         """Go on to the newest commit; whether there was one."""
-        self._check_open()
+        self.check_open()
         with self._turn:
             return self._refresh()
 
@@ -664,6 +681,7 @@ class BufferReader:
             self._forget_columns()
             self._store.close()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """ConflictError: it is closed."""
         if self._closed:
             raise ConflictError(f"{self._place} is closed: open it again")

@@ -117,7 +117,7 @@ class Outgoing:
         self.after = self.parts.final >= 0
         self.pending: dict[int, Mapping[str, NDArray[Any]]] = {}
         names = set(self.buffer.schema.names("observation"))
-        for entry in self.buffer._open_trajectories():
+        for entry in self.buffer.open_trajectories():
             if (
                 entry.part_length
                 and entry.following is not None
