@@ -154,8 +154,8 @@ def test_steps_in_the_brackets_of_a_buffer_name_read(buffer: rs.Buffer, rows_: A
 
 
 def test_a_sampler_and_a_dataset_are_true_and_in_does_not_draw(buffer: rs.Buffer) -> None:
-    for order in ("uniform", "trajectory", "epoch", np.ones(len(buffer))):
-        sampler = buffer.sampler(2, order=order)
+    for chosen in ({}, {"order": "trajectory"}, {"order": "epoch"}, {"weights": np.ones(len(buffer))}):
+        sampler = buffer.sampler(2, **chosen)
         assert bool(sampler) is True
         assert (sampler or None) is sampler
         with pytest.raises(TypeError):

@@ -53,7 +53,8 @@ def test_any_buffer_is_sampled_as_a_plain_loop_says(
         ]
         if order.endswith("weights"):
             count = buffer.num_trajectories if "trajectory" in order else len(buffer)
-            chosen["order"] = np.random.default_rng(seed).random(count) + 0.1
+            chosen["weights"] = np.random.default_rng(seed).random(count) + 0.1
+            chosen["per"] = "trajectory" if "trajectory" in order else "step"
         else:
             chosen["order"] = order
         if not items:
@@ -193,7 +194,7 @@ def test_trajectories_are_drawn_alike_whatever_their_lengths(stored: tuple[rs.Bu
 def test_weighted_draws_are_in_proportion(stored: tuple[rs.Buffer, list[Life]]) -> None:
     weights = np.random.default_rng(0).random(len(stored[0]))
     weights[[3, 17]] = 0
-    counts = drawn(stored[0], 60, order=weights)
+    counts = drawn(stored[0], 60, weights=weights)
 
     assert counts[[3, 17]].tolist() == [0, 0]
     some = weights > 0
@@ -203,7 +204,7 @@ def test_weighted_draws_are_in_proportion(stored: tuple[rs.Buffer, list[Life]]) 
 def test_weights_of_trajectories_are_in_proportion(stored: tuple[rs.Buffer, list[Life]]) -> None:
     buffer, lives = stored
     weights = np.arange(buffer.num_trajectories, dtype=float)
-    counts = drawn(buffer, 60, order=weights)
+    counts = drawn(buffer, 60, weights=weights, per="trajectory")
     of = np.array([counts[lives[number].rows].sum() for number in buffer.trajectories["trajectory"].tolist()])
 
     assert of[0] == 0

@@ -61,7 +61,10 @@ def test_what_has_left_a_ring_is_not_sampled_after_refreshing(tmp_path: Path, na
         for _ in range(4):
             append(writer, 80)
         with rs.open(tmp_path / name) as reader:
-            sampler = reader.sampler(32, order=np.ones(len(reader)) if order == "weights" else order, seed=0)
+            chosen: dict[str, Any] = (
+                {"weights": np.ones(len(reader))} if order == "weights" else {"order": order}
+            )
+            sampler = reader.sampler(32, seed=0, **chosen)
             for _ in range(30):
                 low = writer.rows_recorded - len(writer)
                 assert sampler.refresh() or low == 320 - len(reader)

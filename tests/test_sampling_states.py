@@ -71,9 +71,13 @@ def test_every_state_passes_through_what_checkpoints_are_made_of(
     weights = {"weights of steps": len(buffer), "weights of trajectories": buffer.num_trajectories}
     settings: dict[str, Any] = {
         "batch_size": 7,
-        "order": np.arange(1.0, weights[order] + 1) / 3 if order in weights else order,
         **chosen,
     }
+    if order in weights:
+        settings["weights"] = np.arange(1.0, weights[order] + 1) / 3
+        settings["per"] = "trajectory" if "trajectories" in order else "step"
+    else:
+        settings["order"] = order
     sampler = buffer.sampler(seed=1 << 100, **settings)
     batch = sampler.sample()
     if order in weights:
@@ -106,11 +110,11 @@ def test_a_state_that_is_none_changes_nothing(
     stored: tuple[rs.Buffer, list[Life]], change: dict[str, Any], message: str
 ) -> None:
     buffer, _ = stored
-    sampler = buffer.sampler(7, order=np.ones(len(buffer)), seed=3)
+    sampler = buffer.sampler(7, weights=np.ones(len(buffer)), seed=3)
     sampler.sample()
     before = sampler.state_dict()
     with pytest.raises(SchemaError, match=message):
-        sampler.load_state_dict(buffer.sampler(7, order=np.ones(len(buffer)), seed=4).state_dict() | change)
+        sampler.load_state_dict(buffer.sampler(7, weights=np.ones(len(buffer)), seed=4).state_dict() | change)
     assert sampler.state_dict() == before
     with pytest.raises(SchemaError, match="are missing"):
         sampler.load_state_dict(None)  # type: ignore[arg-type]
@@ -127,4 +131,4 @@ def test_a_state_belongs_to_its_settings(stored: tuple[rs.Buffer, list[Life]]) -
         with pytest.raises(SchemaError, match=message):
             buffer.sampler(7, **chosen).load_state_dict(state)
     with pytest.raises(SchemaError, match="weights are missing"):
-        buffer.sampler(7, order=np.ones(len(buffer))).load_state_dict(state)
+        buffer.sampler(7, weights=np.ones(len(buffer))).load_state_dict(state)

@@ -47,7 +47,7 @@ def test_weights_can_be_changed(count: int) -> None:
 def test_importance_weights_make_up_for_how_likely_steps_are(stored: tuple[rs.Buffer, list[Life]]) -> None:
     buffer, _ = stored
     weights = np.random.default_rng(0).random(len(buffer)) + 0.01
-    sampler = buffer.sampler(64, order=weights, beta=0.7, seed=0)
+    sampler = buffer.sampler(64, weights=weights, beta=0.7, seed=0)
     batch = sampler.sample()
 
     expected = (weights[batch["index"]] / weights.min()) ** -0.7
@@ -59,11 +59,11 @@ def test_importance_weights_make_up_for_how_likely_steps_are(stored: tuple[rs.Bu
 
 def test_weighted_sampling_goes_on_where_it_was(stored: tuple[rs.Buffer, list[Life]]) -> None:
     buffer, _ = stored
-    sampler = buffer.sampler(7, order=np.ones(len(buffer)), seed=3)
+    sampler = buffer.sampler(7, weights=np.ones(len(buffer)), seed=3)
     for _ in range(10):
         batch = sampler.sample()
         sampler.update_weights(batch["index"], batch["index"] % 5)
-    again = buffer.sampler(7, order=np.ones(len(buffer)))
+    again = buffer.sampler(7, weights=np.ones(len(buffer)))
     again.load_state_dict(sampler.state_dict())
     for _ in range(10):
         assert np.array_equal(again.sample()["index"], sampler.sample()["index"])
@@ -71,7 +71,7 @@ def test_weighted_sampling_goes_on_where_it_was(stored: tuple[rs.Buffer, list[Li
 
 def test_weights_that_have_all_become_0_are_an_error(stored: tuple[rs.Buffer, list[Life]]) -> None:
     buffer, _ = stored
-    sampler = buffer.sampler(7, order=np.ones(len(buffer)))
+    sampler = buffer.sampler(7, weights=np.ones(len(buffer)))
     sampler.update_weights(np.arange(len(buffer)), np.zeros(len(buffer)))
     with pytest.raises(SchemaError, match="all weights have become 0"):
         sampler.sample()
@@ -82,8 +82,8 @@ def test_weights_that_have_all_become_0_are_an_error(stored: tuple[rs.Buffer, li
 def test_refreshing_gives_new_steps_the_largest_weight(tmp_path: Path) -> None:
     with rs.create(tmp_path / "a.zarr", schema()) as buffer:
         fill(buffer, [(0, 9, True, True)])
-        sampler = buffer.sampler(4, order=np.arange(9.0))
-        trajectories = buffer.sampler(4, order=np.array([3.0]))
+        sampler = buffer.sampler(4, weights=np.arange(9.0))
+        trajectories = buffer.sampler(4, weights=np.array([3.0]), per="trajectory")
         fill(buffer, [(0, 5, True, True)])
         assert sampler.refresh()
         assert trajectories.refresh()

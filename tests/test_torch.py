@@ -178,7 +178,7 @@ def test_what_makes_no_sense_is_refused(buffer: rs.Buffer) -> None:
     with pytest.raises(SchemaError, match="BatchDataset"):
         ItemDataset(buffer, order="epoch")
     with pytest.raises(UnsupportedError, match=r"buffer\.sampler"):
-        BatchDataset(buffer, 32, order=np.ones(300))  # type: ignore[arg-type]
+        BatchDataset(buffer, 32, weights=np.ones(300))
     with pytest.raises(TypeError, match="no end"):
         len(BatchDataset(buffer, 32, order="uniform"))
     with (

@@ -273,7 +273,7 @@ def test_masks_ends_columns_rows_and_weights_may_be_tensors(buffer: rs.Buffer) -
     assert buffer.trajectories["score"].tolist()[:2] == [2, 4]
     assert buffer.trajectories["seed"].tolist() == [-1, -1, 1, 2, 3]
     assert buffer.read(torch.tensor([2, 0]))["observation"].tolist() == NUMBERS[[2, 0]].tolist()  # type: ignore[arg-type]
-    sampler = buffer.sampler(2, order=torch.ones(6, requires_grad=True) * 2, next_observation=False)
+    sampler = buffer.sampler(2, weights=torch.ones(6, requires_grad=True) * 2, next_observation=False)
     errors = torch.tensor([0.5, 0.25], requires_grad=True) * 2
     sampler.update_weights(torch.tensor([0, 1]), errors.abs())
     assert sampler.weights[:2].tolist() == [1, 0.5]

@@ -17,18 +17,31 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from replaystore import errors
-    from replaystore.buffers.buffer import Buffer, create, open  # noqa: A004  # rs.open, as in other libraries that open files
+    from replaystore.buffers.buffer import Buffer
+    from replaystore.buffers.opened import create, open  # noqa: A004  # rs.open, as in other libraries that open files
+    from replaystore.buffers.writer import Writer
     from replaystore.checking.repair import repair
     from replaystore.checking.verify import verify
-    from replaystore.converting.convert import convert
+    from replaystore.converting.convert import Report, convert
+    from replaystore.sampling.sampler import Sampler
     from replaystore.schema.fields import Field, Schema
+    from replaystore.trajectories.table import Trajectories
+    from replaystore.views.column import Column, Trajectory
+    from replaystore.views.statistics import Statistics
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Buffer",
+    "Column",
     "Field",
+    "Report",
+    "Sampler",
     "Schema",
+    "Statistics",
+    "Trajectories",
+    "Trajectory",
+    "Writer",
     "__version__",
     "convert",
     "create",
@@ -40,11 +53,18 @@ __all__ = [
 
 _HOMES = {
     "Buffer": "replaystore.buffers.buffer",
+    "Column": "replaystore.views.column",
     "Field": "replaystore.schema.fields",
+    "Report": "replaystore.converting.convert",
+    "Sampler": "replaystore.sampling.sampler",
     "Schema": "replaystore.schema.fields",
+    "Statistics": "replaystore.views.statistics",
+    "Trajectories": "replaystore.trajectories.table",
+    "Trajectory": "replaystore.views.column",
+    "Writer": "replaystore.buffers.writer",
     "convert": "replaystore.converting.convert",
-    "create": "replaystore.buffers.buffer",
-    "open": "replaystore.buffers.buffer",
+    "create": "replaystore.buffers.opened",
+    "open": "replaystore.buffers.opened",
     "repair": "replaystore.checking.repair",
     "verify": "replaystore.checking.verify",
 }

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
-from replaystore.buffers import buffer as buffers
+from replaystore.buffers import opened as buffers
+from replaystore.buffers.buffer import Buffer
 from replaystore.errors import SchemaError, UnsupportedError
 from replaystore.location import parse
 from replaystore.sampling.batches import Batches
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.sampler import Sampler
-from replaystore.views.reader import BufferReader
 
 __all__ = ["BatchDataset", "ItemDataset", "data_loader"]
 
@@ -47,19 +47,24 @@ class _Shown:
     """
 
     def __init__(
-        self, source: BufferReader | str | os.PathLike[str], commit: int | None, settings: dict[str, Any]
+        self, source: Buffer | str | os.PathLike[str], commit: int | None, settings: dict[str, Any]
     ) -> None:
         refused = {"prefetch", "device"} & settings.keys()
         if refused:
             raise SchemaError(f"{', '.join(sorted(refused))}: the DataLoader does that")
-        place = source.whereabouts if isinstance(source, BufferReader) else parse(source)
+        if settings.get("weights") is not None:
+            raise UnsupportedError(
+                "weights change in one process and are not seen in others: iterate over "
+                "buffer.sampler() instead"
+            )
+        place = source.whereabouts if isinstance(source, Buffer) else parse(source)
         self._location = str(place) if place.backend == "memory" else os.path.abspath(str(place))
         if place.backend == "memory":
             raise UnsupportedError(
                 f"{self._location}: other processes do not see a store in memory; "
                 "iterate over buffer.sampler() instead"
             )
-        if isinstance(source, BufferReader):
+        if isinstance(source, Buffer):
             made = self._sampler(source, settings)
         else:
             with buffers.open(source, commit=commit) as buffer:
@@ -69,14 +74,9 @@ class _Shown:
         self._batches: Batches | None = None
         self.total, self.per_epoch = self._counts
 
-    def _sampler(self, buffer: BufferReader, settings: dict[str, Any]) -> tuple[Recipe, int, int]:
+    def _sampler(self, buffer: Buffer, settings: dict[str, Any]) -> tuple[Recipe, int, int]:
         """What a sampler makes of the settings."""
         sampler: Sampler = buffer.sampler(**settings)
-        if sampler.recipe.order == "weights":
-            raise UnsupportedError(
-                "weights change in one process and are not seen in others: iterate over "
-                "buffer.sampler() instead"
-            )
         self._counts = sampler.num_items, sampler.per_epoch
         return sampler.recipe, sampler.seed, sampler.commit_id
 
@@ -107,7 +107,7 @@ class BatchDataset(IterableDataset[Tensors]):
 
     def __init__(
         self,
-        source: BufferReader | str | os.PathLike[str],
+        source: Buffer | str | os.PathLike[str],
         batch_size: int = 256,
         *,
         order: str = "epoch",
@@ -170,7 +170,7 @@ class ItemDataset(Dataset[Tensors]):
     """
 
     def __init__(
-        self, source: BufferReader | str | os.PathLike[str], *, commit: int | None = None, **settings: Any
+        self, source: Buffer | str | os.PathLike[str], *, commit: int | None = None, **settings: Any
     ) -> None:
         refused = {"batch_size", "order", "seed"} & settings.keys()
         if refused:

@@ -24,7 +24,7 @@ def priorities(context: Context) -> list[Result]:
     context.say(what)
     buffer = rs.open(vectors.raw)
     uniform = buffer.sampler(SIZE, next_observation=False)
-    sampler = buffer.sampler(SIZE, next_observation=False, order=rng.random(rows) ** ALPHA, beta=BETA)
+    sampler = buffer.sampler(SIZE, next_observation=False, weights=rng.random(rows) ** ALPHA, beta=BETA)
 
     def ours() -> dict[str, np.ndarray]:
         batch = sampler.sample()

@@ -201,7 +201,7 @@ def _record_archive(
 
 def _record(env_id: str, target: str, **options: Any) -> tuple[dict[str, Any], bool]:
     """What was recorded, and whether it was interrupted."""
-    from replaystore.buffers.buffer import create
+    from replaystore.buffers.opened import create
     from replaystore.gymnasium.recorders import RecordVector
 
     num_envs = options["num_envs"]

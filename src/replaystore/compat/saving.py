@@ -23,8 +23,8 @@ from typing import Any, Literal
 import torch
 
 from replaystore.buffers.buffer import Buffer
-from replaystore.buffers.buffer import open as open_buffer
 from replaystore.buffers.making import make
+from replaystore.buffers.opened import open as open_buffer
 from replaystore.compat.checks import checked_path
 from replaystore.compat.ring import TensorRing
 from replaystore.compat.stored import Layout, StoredRing

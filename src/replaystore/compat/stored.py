@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from replaystore.buffers.buffer import Buffer
-from replaystore.buffers.buffer import open as open_buffer
+from replaystore.buffers.opened import open as open_buffer
 from replaystore.compat.lazy import LazyTensor, Rows
 from replaystore.errors import ConflictError, UnsupportedError
 from replaystore.formats.shared.export import Output

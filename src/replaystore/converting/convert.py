@@ -26,8 +26,8 @@ from replaystore.arrays import sealing
 from replaystore.arrays.commits import ArrayStore
 from replaystore.arrays.copying import append_rows
 from replaystore.buffers.buffer import Buffer
-from replaystore.buffers.buffer import open as open_buffer
 from replaystore.buffers.making import make, size_of
+from replaystore.buffers.opened import open as open_buffer
 from replaystore.containers.codecs import parse_codec
 from replaystore.containers.protocol import ArraySpec, Capabilities, Container
 from replaystore.converting.excerpt import PARTS, Excerpt, chosen, selection, whole

@@ -11,12 +11,12 @@ import numpy as np
 from replaystore.errors import SchemaError
 from replaystore.sampling.gather import SLAB_BYTES
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "check_order"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a batch is to hold; `BufferReader.sampler` says what each setting means."""
+    """What a batch is to hold; `Buffer.sampler` says what each setting means."""
 
     batch_size: int
     names: tuple[str, ...]
@@ -60,3 +60,24 @@ class Recipe:
             raise SchemaError(f"gamma must lie between 0 and 1, not {self.gamma!r}")
         if not 0 <= self.beta < np.inf:
             raise SchemaError(f"beta must be a number that is not negative, not {self.beta!r}")
+
+
+def check_order(order: object, weights: object, per: object) -> None:
+    """SchemaError: an order that there is not, or one that goes with weights."""
+    orders = ("uniform", "trajectory", "epoch")
+    if not isinstance(order, str):
+        raise SchemaError(
+            f"order is one of {', '.join(map(repr, orders))}, not {type(order).__name__} {order!r:.40}: "
+            'weights are given as weights=..., with per="trajectory" if they are those of trajectories'
+        )
+    if order not in orders:
+        raise SchemaError(f"order is one of {', '.join(map(repr, orders))}, not {order!r}")
+    if per not in ("step", "trajectory"):
+        raise SchemaError(f'per is "step" or "trajectory", not {per!r}')
+    if weights is not None and order != "uniform":
+        raise SchemaError(f"weights are an order of their own: leave out order={order!r}")
+    if weights is None and per != "step":
+        raise SchemaError(
+            f"per={per!r} says what the weights are of, and there are none: give weights, or "
+            'order="trajectory"'
+        )

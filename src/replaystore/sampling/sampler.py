@@ -13,7 +13,6 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,9 +87,7 @@ class Sampler:
         self.seed = int(np.random.SeedSequence().entropy if seed is None else seed)  # type: ignore[arg-type]
         """What the batches depend on; drawn by the system if none was given."""
         self._to_device = None if device is None else _Transfer(device)
-        values = None if weights is None else _weights(buffer, weights)
-        if values is not None:
-            recipe = self._recipe = replace(recipe, per_trajectory=len(values) != len(buffer))
+        values = None if weights is None else _weights(buffer, weights, recipe)
         with buffer._turn:
             self._batches = Batches(buffer, recipe, self.seed, values)
             self._generation = buffer._store.state.generation
@@ -103,7 +100,7 @@ class Sampler:
     # --- batches
 
     def sample(self, out: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The next batch: {field: array of shape (batch_size, *field shape)}; `BufferReader.sampler` says
+        """The next batch: {field: array of shape (batch_size, *field shape)}; `Buffer.sampler` says
         what else is in it.
 
         Args:
@@ -217,7 +214,7 @@ class Sampler:
 
     def _weighted(self) -> Any:
         if self._recipe.order != "weights":
-            raise SchemaError("this sampler has no weights: give `order` an array of them")
+            raise SchemaError("this sampler has no weights: make one with weights=...")
         return self._batches.order
 
     # --- state
@@ -285,7 +282,7 @@ class Sampler:
                     f"{self._buffer.location}: shows commit {self._buffer.commit_id} by now; open it with "
                     f"commit={self.commit_id}"
                 )
-            weights = None if stated is None else _weights(self._buffer, stated)
+            weights = None if stated is None else _weights(self._buffer, stated, self._recipe)
             self._batches = Batches(self._buffer, self._recipe, seed, weights)
         self.seed = seed
         self._place = (epoch, number)
@@ -503,13 +500,18 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _weights(buffer: BufferReader, weights: ArrayLike) -> NDArray[np.float64]:
+def _weights(buffer: BufferReader, weights: ArrayLike, recipe: Recipe) -> NDArray[np.float64]:
     values = _floats("weights", weights)
-    if values.ndim != 1 or len(values) not in (len(buffer), buffer.num_trajectories):
-        expected = (
-            f"one for each of {len(buffer)} steps, or for each of {buffer.num_trajectories} trajectories"
+    counts = {"step": len(buffer), "trajectory": buffer.num_trajectories}
+    per, other = ("trajectory", "step") if recipe.per_trajectory else ("step", "trajectory")
+    if values.shape != (counts[per],):
+        advice = ""
+        if values.shape == (counts[other],):
+            advice = f'; for one for each {other} say per="{other}"'
+        raise SchemaError(
+            f"weights have shape {values.shape}; there must be one for each {per}, {counts[per]} of "
+            f"them{advice}"
         )
-        raise SchemaError(f"weights have shape {values.shape}; there must be {expected}")
     _check_weights(values)
     return values
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import pytest
 
-from replaystore.buffers import buffer as buffers
+from replaystore.buffers import opened as buffers
 from replaystore.buffers import opening
 from replaystore.buffers.buffer import Buffer
 from replaystore.containers.protocol import Capabilities

@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.buffers import buffer as buffers
-from replaystore.buffers.buffer import Buffer, Column
+from replaystore.buffers import opened as buffers
+from replaystore.buffers.buffer import Buffer
 from replaystore.errors import ConflictError, EvictedError, NotFoundError, SchemaError
 from replaystore.testing.histories import Book, Rows, Shown
+from replaystore.views.column import Column
 
 __all__ = ["Ground", "Reader"]
 

@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from replaystore.buffers import buffer as buffers
+from replaystore.buffers import opened as buffers
+from replaystore.buffers.buffer import Buffer
 from replaystore.checking.repair import repair
 from replaystore.converting.convert import convert
 from replaystore.errors import ReplayStoreError, UnsupportedError
@@ -137,7 +138,7 @@ def _short(seen: str) -> str:
 
 def _release(result: Any) -> None:
     """Close a buffer that was opened."""
-    if isinstance(result, buffers.Buffer):
+    if isinstance(result, Buffer):
         result.close()
 
 
@@ -180,7 +181,7 @@ def _usable(path: str) -> str:
 # --- what is found, and what is done
 
 
-def _new(path: str, layout: Literal["live", "archive"]) -> buffers.Buffer:
+def _new(path: str, layout: Literal["live", "archive"]) -> Buffer:
     codec = CODECS[os.path.splitext(path)[1]]
     settings = storage(codec)
     if layout == "archive":
@@ -230,7 +231,7 @@ def _killed(path: str, layout: Literal["live", "archive"]) -> None:
     buffer.abandon()
 
 
-def _reopen(path: str) -> buffers.Buffer | None:
+def _reopen(path: str) -> Buffer | None:
     """Open it for writing, unless it is sealed."""
     with suppress(UnsupportedError):
         return buffers.open(path, "r+")

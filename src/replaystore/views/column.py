@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import SchemaError, UnsupportedError
-from replaystore.schema import tree
+from replaystore.errors import SchemaError
 from replaystore.schema.names import unknown
-
-if TYPE_CHECKING:
-    from replaystore.views.reader import BufferReader
 
 __all__ = ["Column", "Rows", "Trajectory"]
 
@@ -103,15 +99,29 @@ class Column:
     `dask.array.from_array(column, chunks=column.chunks)`. Sent to another process it is opened there as of
     the same commit."""
 
-    def __init__(self, reader: BufferReader, name: str) -> None:
-        self._reader = reader
-        self.name = name
-        declared = reader.schema.fields[name]
-        self.dtype: np.dtype[Any] = declared.dtype
-        self._row_shape = declared.shape
+    def __init__(
+        self,
+        name: str,
+        dtype: np.dtype[Any],
+        row_shape: tuple[int, ...],
+        *,
+        chunk_rows: int,
+        length: Callable[[], int],
+        read: Callable[[Rows], NDArray[Any]],
+        reopened: Callable[[], tuple[Any, ...]],
+    ) -> None:
+        """
+        Args:
+            length: how many steps there are.
+            read: gives them, as `BufferReader.read` does.
+            reopened: what `__reduce__` returns: how another process opens it.
+        """
+        self.name, self.dtype = name, dtype
+        self._row_shape, self._chunk_rows = row_shape, chunk_rows
+        self._length, self._read, self._reopened = length, read, reopened
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return self._length()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,16 +140,18 @@ class Column:
     @property
     def chunks(self) -> tuple[int, ...]:
         """The shape of what is stored, and best read, together: so many steps, of which everything."""
-        return (self._reader._store.spec(tree.steps(self.name)).chunk_rows, *self._row_shape)
+        return (self._chunk_rows, *self._row_shape)
 
     def __getitem__(self, key: Any) -> Any:
+        if type(key) is slice or (type(key) is np.ndarray and key.ndim == 1):
+            return self._read(key)
         steps, within = self._split(key)
         if isinstance(steps, (int, np.integer)) and not isinstance(steps, (bool, np.bool_)):
             row = int(steps) + (len(self) if steps < 0 else 0)
             if not 0 <= row < len(self):
                 raise IndexError(f"step {steps} of {self.name!r}: there are {len(self)} steps")
-            return self._part(self._reader.read(slice(row, row + 1), [self.name])[self.name][0], within)
-        rows = self._reader.read(steps, [self.name])[self.name]
+            return self._part(self._read(slice(row, row + 1))[0], within)
+        rows = self._read(steps)
         return self._part(rows, (slice(None), *within)) if within else rows
 
     def _split(self, key: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -185,20 +197,7 @@ class Column:
         return np.asarray(self[:], dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        reader = self._reader
-        if reader.location.startswith("memory:"):
-            raise UnsupportedError(
-                f"{reader.location} is in the memory of this process: convert it to a "
-                "store on a disk, and send that"
-            )
-        return _opened, (str(reader.whereabouts), reader.commit_id, self.name)
+        return self._reopened()
 
     def __repr__(self) -> str:
         return f"<Column {self.name!r} {self.dtype} {self.shape}>"
-
-
-def _opened(location: str, commit: int, name: str) -> Column:
-    """A column as it was sent."""
-    from replaystore.buffers.buffer import open as open_buffer
-
-    return open_buffer(location, commit=commit)[name]

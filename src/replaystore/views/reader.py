@@ -9,10 +9,11 @@ import math
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from replaystore.arrays.reading import StoreReader
 from replaystore.columns.coded import CodedColumn
@@ -35,8 +36,6 @@ from replaystore.trajectories.table import Parts, Trajectories
 from replaystore.views.column import Column, Rows, Trajectory
 
 if TYPE_CHECKING:
-    from replaystore.sampling.sampler import Sampler
-    from replaystore.views.describing import CommitDescription, Description
     from replaystore.views.statistics import Statistics
 
 __all__ = ["BufferReader"]
@@ -149,21 +148,6 @@ class BufferReader:
     def provenance(self) -> dict[str, Any]:
         """When and by what it was made, and from what."""
         return dict(documents.to_plain(self._document.provenance))
-
-    def describe(self) -> Description:
-        """What it holds and how, in plain values: what `replaystore info --json` prints. No steps are
-        read."""
-        from replaystore.views.describing import describe
-
-        self.check_open()
-        return describe(self)
-
-    def commits(self) -> list[CommitDescription]:
-        """The commits that can be opened (`replaystore.open(location, commit=N)`), oldest first."""
-        from replaystore.views.describing import describe_commits
-
-        self.check_open()
-        return describe_commits(self._store)
 
     @property
     def closed(self) -> bool:
@@ -434,7 +418,20 @@ class BufferReader:
             raise SchemaError(f"{self._place}: {self._not_a_name(name)}")
         if name not in self.schema.fields:
             raise unknown(name, self.schema.fields, where=self.location)
-        return Column(self, name)
+        declared = self.schema.fields[name]
+        return Column(
+            name,
+            declared.dtype,
+            declared.shape,
+            chunk_rows=self._store.spec(tree.steps(name)).chunk_rows,
+            length=self.__len__,
+            read=partial(self._rows, name),
+            reopened=partial(self._reopened, name),
+        )
+
+    def _reopened(self, name: str) -> tuple[Any, ...]:
+        """How another process gets a column of this commit, as `__reduce__` says it."""
+        raise UnsupportedError(f"{self._place}: open a buffer, and send a column of that")
 
     def _not_a_name(self, given: object) -> str:
         """What to write instead of `buffer[steps]`."""
@@ -461,15 +458,28 @@ class BufferReader:
             fields: names, or beginnings of paths ("observation"); None for all.
         """
         self.check_open()
-        names = self._names(fields)
+        wanted = self._wanted(rows)
+        return {name: self._read(name, wanted) for name in self._names(fields)}
+
+    def _rows(self, name: str, rows: Rows) -> NDArray[Any]:
+        """Steps of one field."""
+        self.check_open()
+        return self._read(name, self._wanted(rows))
+
+    def _read(self, name: str, wanted: slice | NDArray[np.int64]) -> NDArray[Any]:
+        column = self._of(name)
+        return column.read(wanted.start, wanted.stop) if type(wanted) is slice else column.take(wanted)
+
+    def _wanted(self, rows: Rows) -> slice | NDArray[np.int64]:
+        """The rows of the arrays that steps are: a slice with a step of 1, or numbers."""
+        count, first = self._stop - self._first, self._first
         if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
+            start, stop, step = rows.indices(count)
             if step == 1:
-                stop = max(start, stop)
-                return {name: self._of(name).read(self._first + start, self._first + stop) for name in names}
+                return slice(first + start, first + max(start, stop))
             rows = np.arange(start, stop, step)
-        wanted = array_of("rows", rows)
-        if wanted.dtype == np.bool_ and wanted.shape == (len(self),):
+        wanted = rows if type(rows) is np.ndarray else array_of("rows", rows)
+        if wanted.dtype == np.bool_ and wanted.shape == (count,):
             wanted = np.flatnonzero(wanted)
         if wanted.size == 0:
             wanted = wanted.astype(np.int64)
@@ -478,13 +488,15 @@ class BufferReader:
                 f"rows are a slice, a mask, or a flat array of integers, not {wanted.dtype} "
                 f"of shape {wanted.shape}"
             )
-        wanted = wanted.astype(np.int64)
-        if wanted.size and not -len(self) <= int(wanted.min()) <= int(wanted.max()) < len(self):
-            raise IndexError(
-                f"rows from {wanted.min()} to {wanted.max()} were asked for; there are {len(self)} steps"
-            )
-        wanted = np.where(wanted < 0, wanted + len(self), wanted) + self._first
-        return {name: self._of(name).take(wanted) for name in names}
+        wanted = wanted.astype(np.int64, copy=False)
+        if not wanted.size:
+            return wanted
+        least, most = int(wanted.min()), int(wanted.max())
+        if not -count <= least <= most < count:
+            raise IndexError(f"rows from {least} to {most} were asked for; there are {count} steps")
+        if least < 0:
+            wanted = np.where(wanted < 0, wanted + count, wanted)
+        return wanted + first if first else wanted
 
     def _of(self, name: str) -> PlainColumn | CodedColumn:
         return self._column(tree.steps(name))
@@ -492,7 +504,10 @@ class BufferReader:
     def _names(self, fields: Iterable[str] | None) -> list[str]:
         if fields is None:
             return list(self.schema.fields)
-        return list(self.schema.select([fields] if isinstance(fields, str) else fields).fields)
+        wanted = {fields} if isinstance(fields, str) else set(fields)
+        if wanted and wanted <= self.schema.fields.keys():  # a schema of them takes longer than reading them
+            return [name for name in self.schema.fields if name in wanted]
+        return list(self.schema.select(wanted).fields)
 
     def _column(self, stored: str) -> PlainColumn | CodedColumn:
         """The column of a stored array, with all its rows as of the commit."""
@@ -570,81 +585,6 @@ class BufferReader:
                 total = total.merged(Statistics.of(self[name][start : start + step]))
             found[name] = total
         return found
-
-    def sampler(
-        self,
-        batch_size: int = 256,
-        *,
-        fields: Iterable[str] | None = None,
-        next_observation: bool = True,
-        fragment_length: int | None = None,
-        frame_stack: int | None = None,
-        n_step: int = 1,
-        gamma: float = 0.99,
-        order: Literal["uniform", "trajectory", "epoch"] | ArrayLike = "uniform",
-        beta: float = 0.0,
-        where: str | None = None,
-        split: str | None = None,
-        seed: int | None = None,
-        prefetch: int | None = None,
-        device: Any = None,
-        slab_bytes: int = 256 << 20,
-    ) -> Sampler:
-        """Batches of steps as an iterator of {field: array of shape (batch_size, *field shape)}, from the
-        commit that is shown now.
-
-        Args:
-            fields: names, or beginnings of paths; None for all.
-            next_observation: add `next_observation` (and its nested fields). Steps that no observation is
-            known to follow are left out.
-            fragment_length: so many consecutive steps of one trajectory from each step on: arrays of shape
-            (batch_size, length, ...).
-            frame_stack: so many observations up to each step, oldest first: (batch_size, depth, ...). The
-                first of a trajectory stands in for those before it. An observation and its next are views of
-                the same memory.
-            n_step: the reward is the discounted sum of so many rewards, up to the end of the trajectory; the
-                next observation and the flags are those of its last step; `discount` is what to multiply the
-                next value with: gamma ** steps, 0 if terminated.
-            order: "uniform" over steps, with replacement; "trajectory": uniform over trajectories, then over
-                steps; "epoch": each step once, shuffled in blocks; or an array of weights, one for each step
-                (or each row of `trajectories`): in proportion to them, and the batch has `index` (whose
-                weights they were, for `update_weights`) and `weight` (importance weights).
-            beta: the exponent of importance weights.
-            where, split: only steps of these trajectories, as `trajectories.where` selects them.
-            seed: the same seed and the same commit give the same batches.
-            prefetch: batches to be made ahead by a thread; None: 2 if fields have to be decoded, else none.
-            device: give PyTorch tensors on this device.
-            slab_bytes: memory for decoded chunks.
-
-        Raises:
-            SchemaError: a setting that makes no sense, or nothing to draw from.
-        """
-        from replaystore.sampling.recipe import Recipe
-        from replaystore.sampling.sampler import Sampler
-
-        named = order if isinstance(order, str) else "weights"
-        if named not in ("uniform", "trajectory", "epoch") and isinstance(order, str):
-            raise SchemaError(
-                f'order is "uniform", "trajectory", "epoch" or an array of weights, not {order!r}'
-            )
-        self.check_open()
-        with self._turn:  # the fields may become others
-            recipe = Recipe(
-                batch_size,
-                tuple(self._names(fields)),
-                next_observation,
-                fragment_length,
-                frame_stack,
-                n_step,
-                gamma,
-                named,  # type: ignore[arg-type]
-                beta,
-                where=where,
-                split=split,
-                slab_bytes=slab_bytes,
-            )
-            weights = None if isinstance(order, str) else order
-            return Sampler(self, recipe, seed=seed, weights=weights, prefetch=prefetch, device=device)
 
     # --- life
 

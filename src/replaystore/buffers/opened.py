@@ -1,0 +1,229 @@
+"""Making a buffer, and opening one: for reading, for writing, or as of an older commit."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from replaystore.arrays import sealing
+from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.incomplete import newest_synced, newest_whole
+from replaystore.arrays.reading import ATTEMPTS, StoreReader
+from replaystore.buffers.buffer import Buffer
+from replaystore.buffers.opening import NewStore, open_container, open_for_writing
+from replaystore.buffers.recorder import NOTHING
+from replaystore.containers.protocol import Container
+from replaystore.errors import (
+    ConflictError,
+    CorruptError,
+    EvictedError,
+    ReplayStoreError,
+    ReplayStoreWarning,
+    SchemaError,
+    StorageError,
+    UnsupportedError,
+)
+from replaystore.interrupts import as_storage_errors
+from replaystore.location import Location, parse
+from replaystore.schema import document as documents
+from replaystore.schema.fields import Schema
+from replaystore.storage.locks import is_written
+from replaystore.views.column import Column
+from replaystore.views.layout import array_specs, check_capacity, check_storage
+
+if TYPE_CHECKING:
+    import gymnasium
+
+__all__ = ["create", "open", "open_column"]
+
+
+def create(
+    location: str | os.PathLike[str] | Location,
+    schema_or_env: Schema | gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any, Any, Any],
+    *,
+    capacity: int | None = None,
+    layout: Literal["live", "archive"] = "live",
+    storage: Mapping[str, Mapping[str, Any]] | None = None,
+    durability: Literal["commit", "none"] = "commit",
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+) -> Buffer:
+    """Make an empty buffer and open it for writing.
+
+    Args:
+        location: "runs/a.zarr", "a.h5", or "memory:a".
+        schema_or_env: what a step holds: a `Schema`, or a Gymnasium environment or vector environment.
+        capacity: keep (at least) this many newest steps and drop older ones; Zarr only.
+        layout: "live" to write to and sample from, "archive" for keeping (all fields coded, large chunks;
+        sealed when it is closed).
+        storage: by field name, {"codec": "raw" | "zstd:LEVEL" | "gzip:LEVEL", "chunk_rows": N} instead of the
+        layout's choice.
+        durability: "commit": committed steps survive a power cut. "none": they survive a kill, but nothing is
+        synced to the disk.
+        metadata: anything of the user's that is JSON, up to 1 MiB.
+        overwrite: replace a store that is there. Anything else that is there is never replaced.
+
+    Raises:
+        AlreadyExistsError, SchemaError, UnsupportedError (a space or capacity that cannot be stored so),
+        StorageError.
+    """
+    place = parse(location)
+    env = None if isinstance(schema_or_env, Schema) else schema_or_env
+    schema = schema_or_env if isinstance(schema_or_env, Schema) else Schema.from_env(env)
+    if capacity is not None:
+        check_capacity(capacity)
+        if place.backend == "hdf5":
+            raise UnsupportedError(
+                f"{place}: HDF5 cannot give space back, so it has no ring: use a .zarr location with "
+                f"capacity={capacity}"
+            )
+    if durability not in ("commit", "none"):
+        raise SchemaError(f'durability is "commit" or "none", not {durability!r}')
+    check_storage(schema.fields, layout, storage)
+    document = documents.new(
+        schema,
+        layout={
+            "name": layout,
+            "durability": durability,
+            "overrides": {name: dict(setting) for name, setting in (storage or {}).items()},
+        },
+        ring=None if capacity is None else {"capacity": capacity},
+        environment=None if env is None else documents.environment_of(env),
+        provenance=documents.provenance(provenance),
+        user=metadata,
+    )
+    new = NewStore(place, document.to_json(), overwrite=overwrite)
+    try:
+        specs = array_specs(schema, layout, new.container.capabilities, capacity=capacity, storage=storage)
+        ArrayStore.create(new.container, specs, NOTHING, durable=durability == "commit").close()
+        new.finish()
+    except BaseException:
+        new.discard()
+        raise
+    return open(place, "r+")
+
+
+def open(  # noqa: A001  # as in other libraries that open files
+    location: str | os.PathLike[str] | Location, mode: Literal["r", "r+"] = "r", *, commit: int | None = None
+) -> Buffer:
+    """Open a buffer for reading ("r") or writing ("r+", one writer at a time; what a killed writer left is
+    put in order).
+
+    `commit`: show it as of an older commit (reading only); `buffer.rollback` takes a writer back to one.
+
+    Raises:
+        NotFoundError: nothing there, or no such commit. FormatError: not a store. FormatVersionError,
+        CorruptError, EvictedError. ConflictError: another writer has it. UnsupportedError: an archive, which
+        is only read, or a zip file, is to be written to.
+    """
+    place = parse(location)
+    if mode not in ("r", "r+"):
+        raise SchemaError(f'mode is "r" or "r+", not {mode!r}')
+    if commit is not None and (isinstance(commit, bool) or not isinstance(commit, int)):
+        raise SchemaError(
+            f"commit is the number of a commit, not {commit!r}; `replaystore info` lists what can be opened"
+        )
+    if mode == "r+" and commit is not None:
+        raise SchemaError(
+            'an older commit is opened with mode "r"; to go back to it, open with "r+" and '
+            "call rollback(commit)"
+        )
+    if mode == "r":
+        return _open_for_reading(place, commit)
+    container, lock = open_for_writing(place)
+    try:
+        sealing.check_metadata(container)
+        document = documents.parse(container.document(), str(place))
+        sealing.refuse_writing(place, container)
+        store = ArrayStore.open(container, durable=document.layout.durability == "commit")
+        return Buffer(place, store, document, lock=lock, reopen=open_column)
+    except BaseException as error:
+        container.close()
+        lock.release()
+        if isinstance(error, OSError) and not isinstance(error, ReplayStoreError):
+            raise StorageError(f"{place} cannot be opened: {error.strerror or error}", error.errno) from error
+        raise
+
+
+def open_column(location: str, commit: int, name: str) -> Column:
+    """A column of a commit, as another process gets one that was sent to it."""
+    return open(location, commit=commit)[name]
+
+
+def _open_for_reading(place: Location, commit: int | None) -> Buffer:
+    """Open once more where it failed because the store went on, or was replaced, meanwhile."""
+    before: object = None
+    for _ in range(ATTEMPTS):
+        container = open_container(place, writable=False)
+        try:
+            with as_storage_errors(f"{place} cannot be opened"):
+                return _look_at(place, container, commit)
+        except BaseException as error:
+            container.close()
+            now = (
+                _standing(place) if isinstance(error, (ConflictError, CorruptError, EvictedError)) else before
+            )
+            if now == before:
+                raise
+            before = now
+    raise ConflictError(f"{place} changed {ATTEMPTS} times while it was opened; try again")
+
+
+def _look_at(place: Location, container: Container, commit: int | None) -> Buffer:
+    before = container.identity()
+    sealing.check_metadata(container)
+    document = documents.parse(container.document(), str(place))
+    store = StoreReader(container, StoreReader.load(container))
+    store.check_arrays()
+    if commit is not None:
+        store = store.pin(commit)
+    elif not sealing.is_sealed(store.state):
+        # A base record is synced; and a store that somebody writes to has seen no power cut since.
+        synced = (
+            document.layout.durability == "commit"
+            or store.state.commit == store.state.base
+            or is_written(place)
+        )
+        store = _whole(store, synced=synced)
+    store.keep_tails()
+    store.check_generation()
+    if container.identity() != before:
+        raise ConflictError(f"{place}: another store has taken its place; open it again")
+    return Buffer(place, store, document, lock=None, reopen=open_column)
+
+
+def _standing(place: Location) -> object:
+    """Changes whenever the store does."""
+    container = open_container(place, writable=False)
+    try:
+        state = StoreReader.load(container)
+        return state.store, state.commit, state.identity, container.identity()
+    except ReplayStoreError as error:
+        return str(error)
+    finally:
+        container.close()
+
+
+def _whole(store: StoreReader, *, synced: bool) -> StoreReader:
+    """A reader of the newest commit that the files satisfy: a copy of a store in use may lack what its newest
+    commit says, and so may one that was not synced, after a power cut."""
+    found, lacking = store, ""
+    if not synced:
+        found, lacking = newest_synced(store)
+    elif not store.container.capabilities.one_file:
+        found, lacking = newest_whole(store)
+    if lacking:
+        known, newest = found.state.commit, store.state.commit
+        text = (
+            f"{store} is read as of commit {known}, not {newest}, its newest, since its files do not "
+            f"have all of that ({lacking})"
+        )
+        warnings.warn(
+            f"{text}; if it is not a copy of a store in use, run `replaystore verify`",
+            ReplayStoreWarning,
+            stacklevel=3,
+        )
+    return found
