@@ -14,7 +14,7 @@ import pytest
 
 import replaystore as rs
 from replaystore.containers.zarr.metadata import CHECKSUM, document_checksum
-from replaystore.testing.crafting import packed, records
+from replaystore.testing.crafting_log import packed, records
 from replaystore.testing.specimens import Specimen, in_children, look, make, write
 
 CORPUS = Path(__file__).with_name("data") / "hostile"

@@ -1,5 +1,5 @@
-"""Zarr stores and zips as a stranger would craft them (crafting_hdf5.py has HDF5 files): structure is kept
-and checksums are made right, and what they are about is not.
+"""Zarr stores and zips as a stranger would craft them (crafting_hdf5.py has HDF5 files, crafting_log.py
+the log of both): structure is kept and checksums are made right, and what they are about is not.
 
 Each craft takes a store and a source of chance, and gives what it did, in words, and the changed files; or
 None: not with this store.
@@ -7,14 +7,13 @@ None: not with this store.
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import random
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -23,111 +22,14 @@ import numpy as np
 
 from replaystore.arrays.sealing import MANIFEST
 from replaystore.containers.zarr.metadata import CHECKSUM, as_json, document_checksum
+from replaystore.testing.crafting_log import changed_log, crc, packed, records
+from replaystore.testing.odd_values import NUMBERS, mutated
 from replaystore.testing.specimens import Change, Specimen
 
-__all__ = ["CRAFTS", "LOOSE", "NUMBERS", "changed_log", "mutated", "packed", "records"]
+__all__ = ["CRAFTS", "LOOSE", "Craft", "Crafted"]
 
 Crafted = tuple[str, Change] | None
 Craft = Callable[[Specimen, random.Random], Crafted]
-
-DEEP: Any = []
-for _ in range(90):
-    DEEP = [DEEP]
-ODD: tuple[Any, ...] = (
-    *(
-        None,
-        True,
-        False,
-        -1,
-        0,
-        1,
-        2,
-        7,
-        2**31,
-        2**32,
-        2**53,
-        2**62,
-        2**63 - 1,
-        2**63,
-        2**64,
-        10**12,
-        -(2**63),
-        10**30,
-        0.5,
-        1e308,
-    ),
-    *(
-        "",
-        "x",
-        "..",
-        "../../x",
-        "/etc/passwd",
-        "0",
-        "object",
-        "float128",
-        "datetime64[s]",
-        "S8",
-        "zstd",
-        "zstd:99",
-        "\0",
-        "\ud800",
-    ),
-    *("x" * 5000, [], {}, [[]], [0], [-1], [2**40] * 3, [1] * 40, {"x": 1}, DEEP),
-)
-NUMBERS = (0, 1, 2, 3, 5, 100, 4096, 2**16, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, -1, -2, -(2**63))
-
-
-# --- JSON
-
-
-def _places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield path
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in items:
-        yield from _places(value, (*path, key))
-
-
-def mutated(tree: Any, draw: random.Random) -> tuple[str, Any]:
-    """JSON with something else in one place."""
-    tree = copy.deepcopy(tree)
-    *path, last = draw.choice([path for path in _places(tree) if path])
-    owner = tree
-    for key in path:
-        owner = owner[key]
-    value, at = owner[last], "/".join(map(str, [*path, last]))
-    way = draw.randrange(6)
-    if way == 0:
-        del owner[last]
-        return f"{at} is gone", tree
-    if way == 1 and isinstance(value, int):
-        owner[last] = draw.choice((value + 1, value - 1, 2 * value, -value, value + 2**32, str(value)))
-    elif way == 2 and isinstance(value, list) and value:
-        owner[last] = draw.choice(
-            (
-                value * 2,
-                value[:-1],
-                value[::-1],
-                [*value, draw.choice(ODD)],
-                {str(n): v for n, v in enumerate(value)},
-            )
-        )
-    elif way == 3:
-        owner[last] = [value]
-    elif way == 4 and isinstance(owner, dict):
-        owner[draw.choice(("x", "", "extra", last + "x", "steps/x", "../x", "start"))] = draw.choice(
-            (value, *ODD)
-        )
-    elif way == 5:
-        owner[last] = copy.deepcopy(_at(tree, draw.choice([path for path in _places(tree) if path])))
-    else:
-        owner[last] = draw.choice(ODD)
-    return f"{at} is {owner.get(last, '?') if isinstance(owner, dict) else owner[last]!r:.60}", tree
-
-
-def _at(tree: Any, path: tuple[Any, ...]) -> Any:
-    for key in path:
-        tree = tree[key]
-    return tree
 
 
 # --- Zarr
@@ -207,7 +109,7 @@ def _index(store: Specimen, draw: random.Random) -> Crafted:
         draw.choice([*NUMBERS, old + 1, old - 1, len(data), len(data) - 1, int(index[at - 2])]) % 2**64
     )
     data[: 16 * per_shard] = index.tobytes()
-    data[16 * per_shard : 16 * per_shard + 4] = _crc(index.tobytes())
+    data[16 * per_shard : 16 * per_shard + 4] = crc(index.tobytes())
     return _finished(store, draw, f"{name}: number {at} of the index is {index[at]}", {name: bytes(data)})
 
 
@@ -255,96 +157,6 @@ def _manifest(store: Specimen, draw: random.Random) -> Crafted:
     lines[at] = draw.choice(odd)
     told = f"line {at} of the manifest is {lines[at]!r:.60}"
     return _finished(store, draw, told, {MANIFEST: "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n"})
-
-
-def _crc(data: bytes) -> bytes:
-    return struct.pack("<I", google_crc32c.value(data))
-
-
-# --- the log
-
-
-def records(data: bytes) -> list[tuple[dict[str, Any], list[list[Any]]]]:
-    """The records of a segment: their JSON, and their blobs as [name, declared length, bytes]."""
-    found, at = [], 0
-    while data[at : at + 4] == b"RSC1":
-        (length,) = struct.unpack_from("<Q", data, at + 8)
-        payload = data[at + 16 : at + 16 + length]
-        (size,) = struct.unpack_from("<I", payload)
-        meta, place, blobs = json.loads(payload[4 : 4 + size]), 4 + size, []
-        for name, count in meta.pop("blobs"):
-            blobs.append([name, count, payload[place : place + count]])
-            place += count
-        found.append((meta, blobs))
-        at += 16 + length
-    return found
-
-
-def packed(meta: Any, blobs: list[list[Any]]) -> bytes:
-    text = json.dumps(
-        meta | {"blobs": [[name, count] for name, count, _ in blobs]} if isinstance(meta, dict) else meta
-    ).encode()
-    payload = b"".join((struct.pack("<I", len(text)), text, *(data for *_, data in blobs)))
-    length = struct.pack("<Q", len(payload))
-    return b"RSC1" + _crc(length + payload) + length + payload
-
-
-def changed_log(data: bytes, draw: random.Random) -> tuple[str, bytes]:
-    known = records(data)
-    at = draw.randrange(len(known))
-    meta, blobs = known[at]
-    way = draw.random()
-    if way < 0.5:
-        told, meta = mutated(meta, draw)
-    elif way < 0.85 and blobs:
-        number = draw.randrange(len(blobs))
-        told, blobs[number] = _changed_blob(blobs[number], draw)
-    elif way < 0.9 and blobs:
-        told = f"without {blobs.pop(draw.randrange(len(blobs)))[0]}"
-    elif way < 0.94:
-        blobs.append(
-            [
-                draw.choice(
-                    ("rows:x", "at:steps/action", "keep:", "x", "mutable:parts/start", "grow:steps/x")
-                ),
-                8,
-                bytes(8),
-            ]
-        )
-        told = f"with {blobs[-1][0]}"
-    else:
-        other = draw.randrange(len(known))
-        known[at], told = known[other], f"record {other} in its place"
-        meta, blobs = known[at]
-    parts = [packed(*record) for record in known]
-    parts[at] = packed(meta, blobs)
-    return f"record {at}: {told}", b"".join(parts)
-
-
-def _changed_blob(blob: list[Any], draw: random.Random) -> tuple[str, list[Any]]:
-    name, count, data = blob
-    way = draw.randrange(5)
-    if way == 0:
-        return f"{name} says {(wrong := draw.choice((*NUMBERS, count + 1, 'x', None)))!r} bytes", [
-            name,
-            wrong,
-            data,
-        ]
-    if way == 1:
-        shorter = data[: draw.randrange(len(data) + 1)]
-        return f"{name} is cut at {len(shorter)}", [name, len(shorter), shorter]
-    if way == 2:
-        return f"{name} is longer", [name, 2 * len(data), data * 2]
-    if len(data) < 8:
-        return f"{name} is noise", [name, len(data), draw.randbytes(len(data))]
-    cells = np.frombuffer(data[: len(data) // 8 * 8], "<i8").copy()
-    at = draw.randrange(len(cells))
-    cells[at] = draw.choice((*NUMBERS, int(cells[at]) + 1, int(cells[at]) - 1, int(cells[at - 1])))
-    return f"cell {at} of {name} is {cells[at]}", [
-        name,
-        len(data),
-        cells.tobytes() + data[len(data) // 8 * 8 :],
-    ]
 
 
 def _record(store: Specimen, draw: random.Random) -> Crafted:

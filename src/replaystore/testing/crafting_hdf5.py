@@ -16,7 +16,9 @@ import numpy as np
 
 from replaystore.containers.hdf5.front import APPLIED, HEADS, JOURNAL, REGION, Head, Header, pack_marker
 from replaystore.containers.hdf5.overlay import lookup3
-from replaystore.testing.crafting import NUMBERS, Craft, Crafted, changed_log, mutated
+from replaystore.testing.crafting import Craft, Crafted
+from replaystore.testing.crafting_log import changed_log
+from replaystore.testing.odd_values import NUMBERS, mutated
 from replaystore.testing.specimens import Specimen
 
 __all__ = ["HDF5_CRAFTS", "HDF5_LOOSE"]

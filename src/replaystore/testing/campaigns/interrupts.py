@@ -1,11 +1,10 @@
 """Ctrl-C at any moment of everything that writes: an operation happens or it does not, and the store is
 whole.
 
-A scene (`replaystore.testing.sessions`, `replaystore.testing.replacements`) is prepared once; each try is a
-copy of it in a forked child, which is interrupted at an event or a time drawn from those of one operation,
-each operation as often as the others. Half of the tries leave what was interrupted, as a `with` block does;
-the others use it again. What is raised is a KeyboardInterrupt, or a MemoryError for those that come from
-elsewhere.
+A scene (of `sessions`, `replacements` or `saves`) is prepared once; each try is a copy of it in a forked
+child, which is interrupted at an event or a time drawn from those of one operation, each operation as often
+as the others. Half of the tries leave what was interrupted, as a `with` block does; the others use it
+again. What is raised is a KeyboardInterrupt, or a MemoryError for those that come from elsewhere.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from replaystore.testing.campaigns import Tally
 from replaystore.testing.crashes import forked
 from replaystore.testing.interruption import Interruption, limited
 from replaystore.testing.replacements import replacements
+from replaystore.testing.saves import saves
 from replaystore.testing.sessions import sessions
 
 __all__ = ["PROMISE", "control", "run"]
@@ -81,7 +81,7 @@ def run(folder: str, *, count: int, seed: int) -> Tally:
     """Interrupt so many times."""
     for name in LOADED:
         importlib.import_module(name)
-    return _campaign(folder, [*sessions(), *replacements()], count, seed)
+    return _campaign(folder, [*sessions(), *replacements(), *saves()], count, seed)
 
 
 def control(folder: str, *, seed: int) -> Tally:
