@@ -20,6 +20,7 @@ from replaystore import errors
 FUNCTIONS = ["convert", "create", "open", "repair", "verify"]
 BUILTINS = {
     errors.AlreadyExistsError: FileExistsError,
+    errors.ArgumentError: ValueError,
     errors.EvictedError: IndexError,
     errors.MissingDependencyError: ImportError,
     errors.NotFoundError: FileNotFoundError,

@@ -3,7 +3,8 @@
     ReplayStoreError
     ├ NotFoundError (also a FileNotFoundError)        nothing there: check the path, field, commit or name
     ├ AlreadyExistsError (also a FileExistsError)     choose another name, or remove what is there
-    ├ SchemaError (also a ValueError)                 the data do not fit the schema, or an argument is wrong
+    ├ SchemaError (also a ValueError)                 the data do not fit the schema
+    │ ├ ArgumentError                                 an argument is wrong: the message says what it may be
     │ └ UnknownFieldError (also a KeyError)           there is no such field, column or key: the message lists
                                                       those there are
     ├ FormatError                                     the file is not what it should be
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 __all__ = [
     "AlreadyExistsError",
+    "ArgumentError",
     "ConflictError",
     "CorruptError",
     "EvictedError",
@@ -60,7 +62,11 @@ class AlreadyExistsError(ReplayStoreError, FileExistsError):
 
 
 class SchemaError(ReplayStoreError, ValueError):
-    """Data or arguments do not fit: a wrong shape or dtype, a missing or unknown field."""
+    """Data do not fit: a wrong shape or dtype, a missing or unknown field."""
+
+
+class ArgumentError(SchemaError):
+    """An argument is none that there can be: a mode, a capacity, a location, a setting of a sampler."""
 
 
 class UnknownFieldError(SchemaError, KeyError):

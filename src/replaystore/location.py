@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from replaystore import strangers
-from replaystore.errors import FormatError, SchemaError, StorageError, UnsupportedError
+from replaystore.errors import ArgumentError, FormatError, StorageError, UnsupportedError
 
 __all__ = ["SUFFIXES", "Location", "parse", "resolved"]
 
@@ -43,7 +43,7 @@ class Location:
 def parse(location: str | os.PathLike[str] | Location) -> Location:
     """The backend and path that a location names; a `Location` is returned as it is.
 
-    SchemaError: not a location, or its suffix and content name no backend; FormatError: a folder where the
+    ArgumentError: not a location, or its suffix and content name no backend; FormatError: a folder where the
     suffix names a file, or the other way round; UnsupportedError: a URL; StorageError: what is there cannot
     be read.
     """
@@ -54,16 +54,16 @@ def parse(location: str | os.PathLike[str] | Location) -> Location:
     except TypeError:
         text = None
     if not isinstance(text, str):
-        raise SchemaError(
+        raise ArgumentError(
             f"a location must be a string or a path, not {type(location).__name__} "
             f"{location!r:.80}: give the store's path"
         )
     if not text.strip() or "\0" in text:
-        raise SchemaError(f"{text!r} is not a location: give the store's path, such as 'runs/a.zarr'")
+        raise ArgumentError(f"{text!r} is not a location: give the store's path, such as 'runs/a.zarr'")
     if text.startswith("memory:"):
         name = text.removeprefix("memory:")
         if not name:
-            raise SchemaError("'memory:' names no store: write 'memory:name'")
+            raise ArgumentError("'memory:' names no store: write 'memory:name'")
         return Location("memory", name)
     _refuse_url(text)
     path = text.rstrip("/" + os.sep) or text
@@ -119,7 +119,7 @@ def _sniff(path: str) -> str:
             raise FormatError(strange)
         suffixes = f"{', '.join(SUFFIXES)}, or 'memory:name'"
         if not os.path.exists(path):
-            raise SchemaError(
+            raise ArgumentError(
                 f"{path!r} does not exist: check the path; to make a store, use one of the "
                 f"suffixes {suffixes}"
             )
@@ -128,8 +128,10 @@ def _sniff(path: str) -> str:
             remedy = (
                 f"of a buffer of active_rlhf or velora, `replaystore convert {path} {stem}.zarr` makes one"
             )
-            raise SchemaError(f"{path!r} is not a store known by its content: {remedy}")
-        raise SchemaError(f"{path!r} is not a store known by its content: use one of the suffixes {suffixes}")
+            raise ArgumentError(f"{path!r} is not a store known by its content: {remedy}")
+        raise ArgumentError(
+            f"{path!r} is not a store known by its content: use one of the suffixes {suffixes}"
+        )
     return found
 
 

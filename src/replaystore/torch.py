@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from replaystore.buffers import opened as buffers
 from replaystore.buffers.buffer import Buffer
-from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.errors import ArgumentError, UnsupportedError
 from replaystore.location import parse
 from replaystore.sampling.batches import Batches
 from replaystore.sampling.recipe import Recipe
@@ -51,7 +51,7 @@ class _Shown:
     ) -> None:
         refused = {"prefetch", "device"} & settings.keys()
         if refused:
-            raise SchemaError(f"{', '.join(sorted(refused))}: the DataLoader does that")
+            raise ArgumentError(f"{', '.join(sorted(refused))}: the DataLoader does that")
         if settings.get("weights") is not None:
             raise UnsupportedError(
                 "weights change in one process and are not seen in others: iterate over "
@@ -97,7 +97,7 @@ class BatchDataset(IterableDataset[Tensors]):
 
     A DataLoader gets the batches that `buffer.sampler` with the same seed gives, in the same order: of W
     workers, each makes every W-th. It has to be made with batch_size=None (`data_loader` does that), since
-    these are whole batches; otherwise iterating is a SchemaError.
+    these are whole batches; otherwise iterating is a ArgumentError.
 
     Args:
         source: an open buffer, or the location of one.
@@ -143,7 +143,7 @@ class BatchDataset(IterableDataset[Tensors]):
             raise UnsupportedError(f"there can be {WORKERS} workers, not {step}")
         if _is_batched_again(inspect.currentframe()):
             size = self._shown.recipe.batch_size
-            raise SchemaError(
+            raise ArgumentError(
                 f"this dataset gives whole batches, of {size} each, and the DataLoader would make batches "
                 "of those: "
                 "DataLoader(dataset, batch_size=None), or replaystore.torch.data_loader(dataset); "
@@ -174,7 +174,7 @@ class ItemDataset(Dataset[Tensors]):
     ) -> None:
         refused = {"batch_size", "order", "seed"} & settings.keys()
         if refused:
-            raise SchemaError(
+            raise ArgumentError(
                 f"{', '.join(sorted(refused))}: the DataLoader says which items come next; see BatchDataset"
             )
         self._shown = _Shown(source, commit, settings)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError
 from replaystore.views.statistics import Statistics
 
 __all__ = [
@@ -159,7 +159,7 @@ def statistics(buffer: TrajectoryBuffer, name: str, trajectories: Sequence[Traje
 class Fragments:
     """The fragments of `length` consecutive observations that trajectories are cut into.
 
-    SchemaError: no trajectory is that long.
+    ArgumentError: no trajectory is that long.
     """
 
     def __init__(self, buffer: TrajectoryBuffer, trajectories: Sequence[TrajectoryLike], length: int) -> None:
@@ -171,7 +171,7 @@ class Fragments:
                 if longest
                 else ("rows that belong to no trajectory have no fragments")
             )
-            raise SchemaError(
+            raise ArgumentError(
                 f"none of {len(trajectories)} trajectories has a fragment of {length} steps: {hint}"
             )
         self._buffer, self._runs, self.length, self.trajectories = buffer, _Runs(buffer, kept), length, kept

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError
 
 __all__ = ["FragmentVAE", "kl_divergence"]
 
@@ -53,14 +53,14 @@ class FragmentVAE(nn.Module):
         ]
         for name, value in [*sizes.items(), *widths]:
             if value < 1:
-                raise SchemaError(f"{name} must be positive, not {value}")
+                raise ArgumentError(f"{name} must be positive, not {value}")
         if not hidden_dims or not 0 <= dropout < 1:
-            raise SchemaError(
+            raise ArgumentError(
                 "hidden_dims needs at least one layer, and dropout lies in [0, 1): got "
                 f"{list(hidden_dims)} and {dropout}"
             )
         if len(channels) != 2:
-            raise SchemaError(f"channels are those of two convolutions: got {list(channels)}")
+            raise ArgumentError(f"channels are those of two convolutions: got {list(channels)}")
         self.config: dict[str, Any] = {
             **sizes,
             "hidden_dims": list(hidden_dims),

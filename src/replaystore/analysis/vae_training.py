@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from replaystore.analysis.fragments import Fragments, TrajectoryBuffer, statistics
 from replaystore.analysis.vae import FragmentVAE, kl_divergence
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError
 
 __all__ = ["Losses", "Result", "Settings", "Unlocking", "mean_error", "train"]
 
@@ -41,10 +41,12 @@ class Unlocking:
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
-            raise SchemaError(f"the unlock schedule is one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
+            raise ArgumentError(
+                f"the unlock schedule is one of {', '.join(SCHEDULES)}, not {self.schedule!r}"
+            )
         if not 0 < self.initial <= self.final <= 1 or self.steps < 1:
             given = f"{self.initial}, {self.final} and {self.steps}"
-            raise SchemaError(
+            raise ArgumentError(
                 "unlocking needs 0 < initial fraction <= final fraction <= 1 and at least "
                 f"one step, not {given}"
             )
@@ -78,12 +80,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0:
-            raise SchemaError(
+            raise ArgumentError(
                 f"epochs, batch_size and lr must be positive, not {self.epochs}, "
                 f"{self.batch_size} and {self.lr}"
             )
         if min(self.weight_decay, self.kl_weight, self.kl_warmup_epochs, self.patience) < 0:
-            raise SchemaError("weight_decay, kl_weight, kl_warmup_epochs and patience must not be negative")
+            raise ArgumentError("weight_decay, kl_weight, kl_warmup_epochs and patience must not be negative")
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def train(
     device = model.mean.device
     scale = statistics(buffer, "obs", train_data.trajectories)
     if not np.isfinite(scale.mean).all():
-        raise SchemaError(
+        raise ArgumentError(
             "some observations to learn from are not finite: leave out the trajectories that have them"
         )
     model.set_scale(

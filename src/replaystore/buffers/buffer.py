@@ -25,6 +25,7 @@ from replaystore.buffers.opening import open_container
 from replaystore.buffers.recorder import Recorder, attachments_of
 from replaystore.buffers.writer import Writer
 from replaystore.errors import (
+    ArgumentError,
     ConflictError,
     ReplayStoreError,
     ReplayStoreWarning,
@@ -160,7 +161,7 @@ class Buffer(BufferReader):
             slab_bytes: memory for decoded chunks.
 
         Raises:
-            SchemaError: a setting that makes no sense, or nothing to draw from.
+            ArgumentError: a setting that makes no sense, or nothing to draw from.
         """
         check_order(order, weights, per)
         self.check_open()
@@ -548,12 +549,12 @@ class Buffer(BufferReader):
 
 
 def _check_kinds(columns: Any, env: Any, split: Any, ends: Any) -> None:
-    """SchemaError: an argument of `append` is not of the kind that it should be."""
+    """ArgumentError: an argument of `append` is not of the kind that it should be."""
     if not isinstance(columns, Mapping):
-        raise SchemaError(f"steps are a dict {{field name: array}}, not a {type(columns).__name__}")
+        raise ArgumentError(f"steps are a dict {{field name: array}}, not a {type(columns).__name__}")
     if isinstance(env, bool) or not isinstance(env, (int, np.integer)) or env < 0:
-        raise SchemaError(f"env is the number of an environment, from 0 on, not {env!r}")
+        raise ArgumentError(f"env is the number of an environment, from 0 on, not {env!r}")
     if not isinstance(split, str):
-        raise SchemaError(f"split is a string, not {split!r}")
+        raise ArgumentError(f"split is a string, not {split!r}")
     if ends is not None and (ends.ndim != 1 or (len(ends) and ends.dtype.kind not in "iu")):
-        raise SchemaError("ends are the places of last steps: a flat sequence of integers")
+        raise ArgumentError("ends are the places of last steps: a flat sequence of integers")

@@ -16,12 +16,12 @@ from replaystore.buffers.opening import NewStore, open_container, open_for_writi
 from replaystore.buffers.recorder import NOTHING
 from replaystore.containers.protocol import Container
 from replaystore.errors import (
+    ArgumentError,
     ConflictError,
     CorruptError,
     EvictedError,
     ReplayStoreError,
     ReplayStoreWarning,
-    SchemaError,
     StorageError,
     UnsupportedError,
 )
@@ -67,7 +67,7 @@ def create(
         overwrite: replace a store that is there. Anything else that is there is never replaced.
 
     Raises:
-        AlreadyExistsError, SchemaError, UnsupportedError (a space or capacity that cannot be stored so),
+        AlreadyExistsError, ArgumentError, UnsupportedError (a space or capacity that cannot be stored so),
         StorageError.
     """
     place = parse(location)
@@ -81,7 +81,7 @@ def create(
                 f"capacity={capacity}"
             )
     if durability not in ("commit", "none"):
-        raise SchemaError(f'durability is "commit" or "none", not {durability!r}')
+        raise ArgumentError(f'durability is "commit" or "none", not {durability!r}')
     check_storage(schema.fields, layout, storage)
     document = documents.new(
         schema,
@@ -121,13 +121,13 @@ def open(  # noqa: A001  # as in other libraries that open files
     """
     place = parse(location)
     if mode not in ("r", "r+"):
-        raise SchemaError(f'mode is "r" or "r+", not {mode!r}')
+        raise ArgumentError(f'mode is "r" or "r+", not {mode!r}')
     if commit is not None and (isinstance(commit, bool) or not isinstance(commit, int)):
-        raise SchemaError(
+        raise ArgumentError(
             f"commit is the number of a commit, not {commit!r}; `replaystore info` lists what can be opened"
         )
     if mode == "r+" and commit is not None:
-        raise SchemaError(
+        raise ArgumentError(
             'an older commit is opened with mode "r"; to go back to it, open with "r+" and '
             "call rollback(commit)"
         )

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.buffers.recorder import Recorder
-from replaystore.errors import ConflictError, SchemaError
+from replaystore.errors import ArgumentError, ConflictError, SchemaError
 from replaystore.interrupts import Operations
 from replaystore.schema.fields import Schema
 from replaystore.schema.names import listed
@@ -456,8 +456,8 @@ class Writer:
 
 
 def _check_arguments(num_envs: object, split: object) -> None:
-    """SchemaError: what a writer is made of is of no use."""
+    """ArgumentError: what a writer is made of is of no use."""
     if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
-        raise SchemaError(f"num_envs is a number of environments, at least 1, not {num_envs!r}")
+        raise ArgumentError(f"num_envs is a number of environments, at least 1, not {num_envs!r}")
     if not isinstance(split, str):
-        raise SchemaError(f"split is a string, not {split!r}")
+        raise ArgumentError(f"split is a string, not {split!r}")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.containers.protocol import ArraySpec
-from replaystore.errors import EvictedError, SchemaError
+from replaystore.errors import ArgumentError, EvictedError
 from replaystore.storage.protocol import Reads
 
 __all__ = ["Rows", "StoredColumn"]
@@ -66,20 +66,20 @@ class StoredColumn:
         return f"{self.files}: {self.name or 'array'}"
 
     def _check_range(self, first: int, last: int, start: int, stop: int) -> None:
-        """EvictedError or SchemaError unless rows [start, stop) are among rows [first, last)."""
+        """EvictedError or ArgumentError unless rows [start, stop) are among rows [first, last)."""
         if 0 <= start < first and start <= stop:
             raise EvictedError(
                 f"{self._where}: row {start} has been dropped, the first row is now {first}; refresh"
             )
         if not first <= start <= stop <= last:
-            raise SchemaError(
+            raise ArgumentError(
                 f"{self._where}: rows {start} to {stop} are not among rows {first} to {last}; ask for those"
             )
 
     def _places(self, rows: NDArray[np.int64], first: int, last: int) -> NDArray[np.int64]:
         """Rows counted from `first` on, all of them below `last`."""
         if rows.dtype != INT64 or rows.ndim != 1:
-            raise SchemaError(
+            raise ArgumentError(
                 f"{self._where}: row numbers are a flat int64 array, not {rows.dtype} of shape {rows.shape}"
             )
         places = rows - first if first else rows
@@ -97,7 +97,7 @@ class StoredColumn:
             or out.dtype != self.dtype
             or not (out.flags.c_contiguous and out.flags.writeable)
         ):
-            raise SchemaError(
+            raise ArgumentError(
                 f"{self._where}: out is {out.dtype} of shape {out.shape}; it has to be a writable "
                 f"C-contiguous array of {self.dtype} "
                 f"and shape {(count, *self.shape)}"

@@ -62,7 +62,7 @@ from replaystore.compat.ring import TensorRing, field_attribute
 from replaystore.compat.rollouts import RolloutBuffer, RolloutBufferBatch
 from replaystore.compat.saving import Saved, Subject, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
-from replaystore.errors import FormatError, SchemaError
+from replaystore.errors import ArgumentError, FormatError, SchemaError
 from replaystore.formats.active_rlhf.pickles import environment_of_folder
 from replaystore.formats.source import Source
 from replaystore.schema.document import environment_of
@@ -193,7 +193,7 @@ class ReplayBuffer:
         then. Of a buffer in a store: ConflictError if it was loaded for reading, UnsupportedError for no
         rows."""
         if not isinstance(split, str):
-            raise SchemaError(f"split is a string such as 'train', not {split!r}")
+            raise ArgumentError(f"split is a string such as 'train', not {split!r}")
         count = length_of("obs", obs)
         rows = {}
         for name, values in zip(NAMES, (obs, act, rew, done), strict=True):
@@ -428,7 +428,7 @@ class ReplayBuffer:
         capacity = None if capacity is None else positive("capacity", capacity)
         if place is None:
             if mode != "r":
-                raise SchemaError(
+                raise ArgumentError(
                     f"{filepath} is read into memory, so mode={mode!r} has no sense: save it "
                     "to a .zarr store and load that"
                 )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.errors import ArgumentError, SchemaError, UnsupportedError
 from replaystore.schema.document import environment_of
 from replaystore.schema.spaces import space_from_json, space_to_json
 
@@ -49,13 +49,13 @@ def checked_device(device: torch.device | str | int | None) -> torch.device:
 
 
 def checked_path(path: Any) -> str:
-    """A path as text; SchemaError: it is none."""
+    """A path as text; ArgumentError: it is none."""
     try:
         text = os.fspath(path)
     except TypeError:
         text = None
     if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise SchemaError(
+        raise ArgumentError(
             f"{path!r:.80} is no path: give a string or a Path, such as 'runs/x/replay_buffer.zarr'"
         )
     return text
@@ -64,14 +64,14 @@ def checked_path(path: Any) -> str:
 def zeros(
     capacity: int, widths: Mapping[str, int], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:
-    """Tensors (capacity, width); SchemaError: they are more than the device has room for."""
+    """Tensors (capacity, width); ArgumentError: they are more than the device has room for."""
     try:
         return {
             name: torch.zeros((capacity, width), dtype=dtype, device=device) for name, width in widths.items()
         }
     except (RuntimeError, MemoryError):  # which is what torch raises where memory is short
         size = capacity * sum(widths.values()) * dtype.itemsize / 1e9
-        raise SchemaError(
+        raise ArgumentError(
             f"capacity={capacity} takes {size:,.1f} GB, which {device} has no room for: choose a smaller "
             "one, or load a .zarr store"
         ) from None
@@ -114,9 +114,9 @@ def checked_rows(name: str, values: Any, count: int, width: int, dtype: torch.dt
 
 
 def positive(name: str, value: Any) -> int:
-    """A number that must be positive; SchemaError."""
+    """A number that must be positive; ArgumentError."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise SchemaError(f"{name} must be a positive number, not {value!r}")
+        raise ArgumentError(f"{name} must be a positive number, not {value!r}")
     return int(value)
 
 

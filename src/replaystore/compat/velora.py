@@ -42,7 +42,7 @@ from replaystore.compat.resizing import resized
 from replaystore.compat.ring import TensorRing, field_attribute, is_plain, is_plain_number
 from replaystore.compat.saving import Saved, Subject, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
-from replaystore.errors import FormatError, NotFoundError, SchemaError
+from replaystore.errors import ArgumentError, FormatError, NotFoundError, SchemaError
 from replaystore.formats.source import Source
 from replaystore.location import Location
 
@@ -347,7 +347,7 @@ class BufferBase:
         """
         place = store_of(state_path)
         if metadata is not None and not isinstance(metadata, Mapping):
-            raise SchemaError(
+            raise ArgumentError(
                 f"metadata is the dict that json.load gives for buffer_metadata.json, not {metadata!r:.60}"
             )
         if device is not None:
@@ -356,7 +356,7 @@ class BufferBase:
         if place is not None:
             return cls._load_store(place, metadata, device, mode, capacity)
         if mode != "r":
-            raise SchemaError(
+            raise ArgumentError(
                 f"{state_path} is read into memory, so mode={mode!r} has no sense: save it to "
                 "a .zarr store and load that"
             )
@@ -481,7 +481,7 @@ class ReplayBuffer(BufferBase):
         known = dict(buffer.metadata())
         place = None if path is None else store_of(path)
         if path is not None and place is None:
-            raise SchemaError(f"{path} is not the name of a store: choose one that ends in .zarr or .h5")
+            raise ArgumentError(f"{path} is not the name of a store: choose one that ends in .zarr or .h5")
         ours = cls._adopted(buffer, known, place)
         ours.device = getattr(buffer, "device", ours.device)  # None is kept: the agent's checkpoints say so
         return ours
@@ -546,7 +546,7 @@ class ReplayBuffer(BufferBase):
         if num_envs < 2:
             raise ValueError(f"'{num_envs=}' cannot be smaller than 2.")
         if n_samples > self.capacity:
-            raise SchemaError(
+            raise ArgumentError(
                 f"n_samples={n_samples} is more than the capacity of {self.capacity}: ask for "
                 "at most that many"
             )
@@ -585,7 +585,7 @@ def _state_file(given: str) -> str:
     """The file that velora would load: with the suffix .safetensors, whatever is given. NotFoundError or
     FormatError: what is given is there, and is something else."""
     if not Path(given).name:
-        raise SchemaError(
+        raise ArgumentError(
             f"{given!r} is no file: give the path of one, such as 'checkpoints/nf/buffer_state'"
         )
     path = str(Path(given).with_suffix(".safetensors"))

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import ReplayStoreWarning, SchemaError, UnsupportedError
+from replaystore.errors import ArgumentError, ReplayStoreWarning, SchemaError, UnsupportedError
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import MAX_PARTS, join_path, split_path
 from replaystore.schema.spaces import DTYPES
@@ -108,7 +108,7 @@ class InfoColumns:
         reserved: Sequence[str] = (),
     ) -> None:
         if isinstance(selected, str):
-            raise SchemaError(f"info takes a list of keys: info=[{selected!r}]")
+            raise ArgumentError(f"info takes a list of keys: info=[{selected!r}]")
         self.left_out: dict[str, int] = {}
         self._buffer = buffer
         self._num_envs = num_envs

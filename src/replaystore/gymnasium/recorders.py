@@ -26,7 +26,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from numpy.typing import NDArray
 
-from replaystore.errors import ReplayStoreWarning, SchemaError
+from replaystore.errors import ArgumentError, ReplayStoreWarning, SchemaError
 from replaystore.gymnasium.infos import InfoColumns, batch_of_one
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import flatten
@@ -222,7 +222,7 @@ class _Recorder:
         same_step: bool = False,
     ) -> None:
         if commit_every is not None and commit_every < 1:
-            raise SchemaError(
+            raise ArgumentError(
                 f"commit_every must be at least 1, not {commit_every}: or None, to commit by hand"
             )
         _check_fields(env, buffer.schema)
@@ -459,7 +459,7 @@ def _mode(env: gymnasium.vector.VectorEnv[Any, Any, Any], given: Any) -> str:
             warnings.warn(message, ReplayStoreWarning, stacklevel=3)
         return _NEXT_STEP
     if mode not in (_NEXT_STEP, _SAME_STEP, _DISABLED):
-        raise SchemaError(
+        raise ArgumentError(
             f"there is no autoreset mode {said!r}: pass autoreset_mode '{_NEXT_STEP}', "
             f"'{_SAME_STEP}' or '{_DISABLED}'"
         )

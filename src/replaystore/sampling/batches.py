@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError
 from replaystore.sampling.finals import Ends, Finals
 from replaystore.sampling.gather import Batch, Gather, check_out
 from replaystore.sampling.orders import (
@@ -72,7 +72,7 @@ class Batches:
         trajectories.
 
     Raises:
-        SchemaError: there is nothing that can be drawn so.
+        ArgumentError: there is nothing that can be drawn so.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Batches:
             pending=self._finals.numbers,
         )
         if not self.steps.total:
-            raise SchemaError(f"{buffer.location}: {self._nothing(buffer)}")
+            raise ArgumentError(f"{buffer.location}: {self._nothing(buffer)}")
         self.first_row, self.stop_row = buffer._first, buffer._stop
         self.order = self._ordered(buffer, seed, weights)
         self._window: _Window | None = None
@@ -147,7 +147,9 @@ class Batches:
                 steps, seed, weights, first=buffer._first, trajectories=trajectories, beta=recipe.beta
             )
             if not order.weights.total > 0:
-                raise SchemaError(f"{buffer.location}: all weights are 0 where there is something to sample")
+                raise ArgumentError(
+                    f"{buffer.location}: all weights are 0 where there is something to sample"
+                )
             return order
         return UniformOrder(steps, seed)
 

@@ -19,7 +19,7 @@ from replaystore.columns.plain import PlainColumn
 from replaystore.columns.readahead import RESIDENT, read_ahead
 from replaystore.columns.slab import Slab
 from replaystore.columns.taking import LONG, taker, touch
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError
 from replaystore.schema.names import escape_path
 
 if TYPE_CHECKING:
@@ -254,11 +254,11 @@ class Gather:
 
 
 def check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """SchemaError unless an array can be filled with values of this shape and dtype."""
+    """ArgumentError unless an array can be filled with values of this shape and dtype."""
     fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == dtype
     if not fits or not (out.flags.c_contiguous and out.flags.writeable):
         found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise SchemaError(
+        raise ArgumentError(
             f"out[{name!r}] is {found}; it has to be a writable C-contiguous array of {dtype} "
             f"and shape {shape}"
         )

@@ -23,7 +23,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError
 from replaystore.sampling.weights import WeightTree
 from replaystore.trajectories.table import Parts
 
@@ -398,7 +398,7 @@ class WeightedOrder:
         """As `Order.draw` says, by the weights of this moment."""
         steps = self._steps
         if not self.weights.total > 0:
-            raise SchemaError("all weights have become 0: there is nothing to draw")
+            raise ArgumentError("all weights have become 0: there is nothing to draw")
         uniform = self._uniform(epoch, start, stop)
         index, weights = self.weights.draw(uniform[0])
         importance = (weights / self.weights.smallest) ** -self._beta

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError
 from replaystore.sampling.gather import SLAB_BYTES
 
 __all__ = ["Recipe", "check_order"]
@@ -44,40 +44,40 @@ class Recipe:
         return asdict(self) | {"names": list(self.names)}
 
     def check(self) -> None:
-        """SchemaError: settings that make no sense, alone or together."""
+        """ArgumentError: settings that make no sense, alone or together."""
         for name, least in (("batch_size", 1), ("fragment_length", 1), ("frame_stack", 1), ("n_step", 1)):
             value = getattr(self, name)
             if value is not None and (
                 isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least
             ):
-                raise SchemaError(f"{name} must be at least {least}, and an integer, not {value!r}")
+                raise ArgumentError(f"{name} must be at least {least}, and an integer, not {value!r}")
         if self.fragment_length is not None and (self.frame_stack is not None or self.n_step > 1):
-            raise SchemaError(
+            raise ArgumentError(
                 "fragments hold single steps as they are: leave out frame_stack and n_step, "
                 "or fragment_length"
             )
         if not 0 <= self.gamma <= 1:
-            raise SchemaError(f"gamma must lie between 0 and 1, not {self.gamma!r}")
+            raise ArgumentError(f"gamma must lie between 0 and 1, not {self.gamma!r}")
         if not 0 <= self.beta < np.inf:
-            raise SchemaError(f"beta must be a number that is not negative, not {self.beta!r}")
+            raise ArgumentError(f"beta must be a number that is not negative, not {self.beta!r}")
 
 
 def check_order(order: object, weights: object, per: object) -> None:
-    """SchemaError: an order that there is not, or one that goes with weights."""
+    """ArgumentError: an order that there is not, or one that goes with weights."""
     orders = ("uniform", "trajectory", "epoch")
     if not isinstance(order, str):
-        raise SchemaError(
+        raise ArgumentError(
             f"order is one of {', '.join(map(repr, orders))}, not {type(order).__name__} {order!r:.40}: "
             'weights are given as weights=..., with per="trajectory" if they are those of trajectories'
         )
     if order not in orders:
-        raise SchemaError(f"order is one of {', '.join(map(repr, orders))}, not {order!r}")
+        raise ArgumentError(f"order is one of {', '.join(map(repr, orders))}, not {order!r}")
     if per not in ("step", "trajectory"):
-        raise SchemaError(f'per is "step" or "trajectory", not {per!r}')
+        raise ArgumentError(f'per is "step" or "trajectory", not {per!r}')
     if weights is not None and order != "uniform":
-        raise SchemaError(f"weights are an order of their own: leave out order={order!r}")
+        raise ArgumentError(f"weights are an order of their own: leave out order={order!r}")
     if weights is None and per != "step":
-        raise SchemaError(
+        raise ArgumentError(
             f"per={per!r} says what the weights are of, and there are none: give weights, or "
             'order="trajectory"'
         )

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaystore.errors import (
+    ArgumentError,
     ConflictError,
     CorruptError,
     EvictedError,
     MissingDependencyError,
-    SchemaError,
     UnsupportedError,
 )
 from replaystore.sampling.batches import Batches
@@ -65,11 +65,11 @@ class Sampler:
     ) -> None:
         recipe.check()
         if seed is not None and not (_is_integer(seed) and seed >= 0):
-            raise SchemaError(f"seed must be an integer that is not negative, not {seed!r}")
+            raise ArgumentError(f"seed must be an integer that is not negative, not {seed!r}")
         if prefetch is not None and not (_is_integer(prefetch) and prefetch >= 0):
-            raise SchemaError(f"prefetch must be a number of batches, not {prefetch!r}")
+            raise ArgumentError(f"prefetch must be a number of batches, not {prefetch!r}")
         if recipe.order == "weights" and prefetch:
-            raise SchemaError(
+            raise ArgumentError(
                 "weights may change with every batch, so that none can be made ahead: leave out prefetch"
             )
         taken = (
@@ -80,7 +80,7 @@ class Sampler:
             else set[str]()
         )
         for name in sorted(taken & set(recipe.names)):
-            raise SchemaError(
+            raise ArgumentError(
                 f"a field is called {name!r}, as a value that the sampler adds: leave it out of `fields`"
             )
         self._buffer, self._recipe = buffer, recipe
@@ -110,7 +110,7 @@ class Sampler:
         self._check()
         if out is not None and (self.prefetch or self._to_device is not None):
             what = "made ahead" if self.prefetch else "brought to a device"
-            raise SchemaError(
+            raise ArgumentError(
                 f"batches that are {what} are new arrays: leave out `out`, or make the "
                 "sampler with prefetch=0 and no device"
             )
@@ -197,16 +197,16 @@ class Sampler:
         """Set weights, as of the next batch. `index`: numbers of steps or trajectories, such as
         `batch["index"]`.
 
-        SchemaError: one that is not finite or negative, or does not exist; none is set then."""
+        ArgumentError: one that is not finite or negative, or does not exist; none is set then."""
         order = self._weighted()
         places, values = array_of("index", index), _floats("weights", weights)
         if places.dtype.kind not in "iu" or places.ndim != 1 or values.shape != places.shape:
-            raise SchemaError(
+            raise ArgumentError(
                 f"index and weights are flat arrays of one length, not {places.dtype} "
                 f"{places.shape} and {values.shape}"
             )
         if len(places) and not (places.min() >= 0 and places.max() < len(order.weights)):
-            raise SchemaError(
+            raise ArgumentError(
                 f"index from {places.min()} to {places.max()}: there are {len(order.weights)} weights"
             )
         _check_weights(values)
@@ -214,7 +214,7 @@ class Sampler:
 
     def _weighted(self) -> Any:
         if self._recipe.order != "weights":
-            raise SchemaError("this sampler has no weights: make one with weights=...")
+            raise ArgumentError("this sampler has no weights: make one with weights=...")
         return self._batches.order
 
     # --- state
@@ -239,7 +239,7 @@ class Sampler:
         """Go on from where another sampler stood.
 
         Raises:
-            SchemaError: not such a state, or one of a sampler with other settings.
+            ArgumentError: not such a state, or one of a sampler with other settings.
             ConflictError: it was of another commit."""
         settings = self._recipe.to_json()
         wanted = {
@@ -253,12 +253,12 @@ class Sampler:
         given: Any = state  # what the annotation says is what is checked
         missing = wanted - state.keys() if isinstance(given, Mapping) else wanted
         if missing:
-            raise SchemaError(
+            raise ArgumentError(
                 f"this is not the state of a sampler like this one: {', '.join(sorted(missing))} are missing"
             )
         seed, commit, epoch, number = (_number(state, name) for name in ("seed", "commit", "epoch", "batch"))
         if not isinstance(state["settings"], Mapping):
-            raise SchemaError(
+            raise ArgumentError(
                 "this is not the state of a sampler: settings is a "
                 f"{type(state['settings']).__name__}, not a dict"
             )
@@ -266,7 +266,9 @@ class Sampler:
             known = state["settings"].get(name)
             # a tuple: of a state as it was saved once.
             if (list(known) if isinstance(known, tuple) else known) != value:
-                raise SchemaError(f"the state is of a sampler with {name} {known!r}; this one has {value!r}")
+                raise ArgumentError(
+                    f"the state is of a sampler with {name} {known!r}; this one has {value!r}"
+                )
         if commit != self.commit_id:
             where = (
                 f"{self._buffer.location}: the state is of commit {commit}, this sampler shows "
@@ -460,17 +462,17 @@ class _Transfer:
         try:
             self._device = torch.device(device)
         except (RuntimeError, TypeError) as error:
-            raise SchemaError(
+            raise ArgumentError(
                 f"device {device!r} is none of PyTorch's: {str(error).splitlines()[0]}"
             ) from None
         if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise SchemaError(f"device {device!r}: PyTorch finds no GPU here; use device='cpu'")
+            raise ArgumentError(f"device {device!r}: PyTorch finds no GPU here; use device='cpu'")
         try:
             # a second GPU, or a kind that this PyTorch was not built for.
             torch.empty(1, device=self._device).cpu()
         except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise SchemaError(
+            raise ArgumentError(
                 f"device {device!r} cannot be used here ({reason:.200}): use device='cpu', or "
                 "one that there is"
             ) from None
@@ -489,10 +491,10 @@ class _Transfer:
 
 
 def _number(state: Mapping[str, Any], name: str) -> int:
-    """A number of a state. SchemaError: it is none."""
+    """A number of a state. ArgumentError: it is none."""
     value = state[name]
     if not (_is_integer(value) and value >= 0):
-        raise SchemaError(f"this is not the state of a sampler: {name} is {value!r:.40}, not a number")
+        raise ArgumentError(f"this is not the state of a sampler: {name} is {value!r:.40}, not a number")
     return int(value)
 
 
@@ -508,7 +510,7 @@ def _weights(buffer: BufferReader, weights: ArrayLike, recipe: Recipe) -> NDArra
         advice = ""
         if values.shape == (counts[other],):
             advice = f'; for one for each {other} say per="{other}"'
-        raise SchemaError(
+        raise ArgumentError(
             f"weights have shape {values.shape}; there must be one for each {per}, {counts[per]} of "
             f"them{advice}"
         )
@@ -521,7 +523,7 @@ def _floats(name: str, values: Any) -> NDArray[np.float64]:
     try:
         return given.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
-        raise SchemaError(f"{name} are numbers ({error})") from None
+        raise ArgumentError(f"{name} are numbers ({error})") from None
 
 
 def _check_weights(weights: NDArray[np.float64]) -> None:
@@ -530,5 +532,5 @@ def _check_weights(weights: NDArray[np.float64]) -> None:
         return
     wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if len(wrong):
-        raise SchemaError(f"weight {wrong[0]} is {weights[wrong[0]]}: weights are finite and not negative")
-    raise SchemaError("the sum of the weights is too large for a float64: divide them")
+        raise ArgumentError(f"weight {wrong[0]} is {weights[wrong[0]]}: weights are finite and not negative")
+    raise ArgumentError("the sum of the weights is too large for a float64: divide them")

@@ -14,7 +14,7 @@ import binascii
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError
 
 __all__ = ["WeightTree", "as_text", "from_text"]
 
@@ -32,11 +32,11 @@ def as_text(weights: Floats) -> str:
 
 
 def from_text(text: str) -> Floats:
-    """The inverse of `as_text`; SchemaError if it is none of its texts."""
+    """The inverse of `as_text`; ArgumentError if it is none of its texts."""
     try:
         return np.frombuffer(base64.b64decode(text, validate=True), "<f8").astype(np.float64)
     except (ValueError, binascii.Error) as error:
-        raise SchemaError(f"these are not the weights of a sampler's state: {error}") from None
+        raise ArgumentError(f"these are not the weights of a sampler's state: {error}") from None
 
 
 class WeightTree:

@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError
 from replaystore.trajectories.compare import OPERATORS, Mask, Scalar, check_column, compare, kind, member
 
 __all__ = ["MAX_CHARACTERS", "MAX_NESTING", "Expression", "equal", "parse"]
@@ -132,7 +132,7 @@ class Expression:
             A new boolean array of shape (rows,).
 
         Raises:
-            SchemaError: a column is unknown, holds vectors, or is compared with a value of another kind.
+            ArgumentError: a column is unknown, holds vectors, or is compared with a value of another kind.
         """
         answer = self._truth(self._root, columns)
         return np.array(np.broadcast_to(answer, (rows,)))
@@ -197,12 +197,14 @@ def parse(text: str) -> Expression:
     """Read an expression.
 
     Raises:
-        SchemaError: it is not an expression, or too long, or nested too deeply; the message says where.
+        ArgumentError: it is not an expression, or too long, or nested too deeply; the message says where.
     """
     if not isinstance(text, str):
-        raise SchemaError(f"where: an expression is a string such as {EXAMPLE!r}, not {type(text).__name__}")
+        raise ArgumentError(
+            f"where: an expression is a string such as {EXAMPLE!r}, not {type(text).__name__}"
+        )
     if len(text) > MAX_CHARACTERS:
-        raise SchemaError(
+        raise ArgumentError(
             f"where: an expression of {len(text)} characters is too long; at most {MAX_CHARACTERS} are read"
         )
     return Expression(text, _Parser(text).expression_to_end())
@@ -220,11 +222,11 @@ def equal(name: str, column: NDArray[Any], value: object) -> Mask:
         A new boolean array of shape (rows,). Integers are compared exactly.
 
     Raises:
-        SchemaError: the column holds vectors, or the value is of another kind.
+        ArgumentError: the column holds vectors, or the value is of another kind.
     """
 
     def refuse(problem: str) -> NoReturn:
-        raise SchemaError(f'where: column "{name}" {problem}')
+        raise ArgumentError(f'where: column "{name}" {problem}')
 
     column = check_column(column, refuse)
     given = (
@@ -390,6 +392,6 @@ def _tokens(text: str) -> list[_Token]:
 
 def _fail(text: str, position: int, problem: str) -> NoReturn:
     shown = repr(text if len(text) <= 80 else text[:77] + "...")
-    raise SchemaError(
+    raise ArgumentError(
         f"where: at character {position + 1} of {shown}: {problem}; an expression looks like {EXAMPLE}"
     )

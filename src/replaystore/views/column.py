@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError
 from replaystore.schema.names import unknown
 
 __all__ = ["Column", "Rows", "Trajectory"]
@@ -50,7 +50,7 @@ class Trajectory:
     def __getitem__(self, name: str) -> NDArray[Any]:
         """The array of a field, shape (steps, *field shape), or `next_` and the name of an observation field.
 
-        SchemaError: it is not known what followed the last step. UnknownFieldError: there is no such
+        ArgumentError: it is not known what followed the last step. UnknownFieldError: there is no such
         field."""
         if name in self.columns:
             return self.columns[name]
@@ -65,7 +65,7 @@ class Trajectory:
             )
         rows, last = self.columns[observed], len(self) - 1
         if last >= 0 and observed not in self._following.get(last, {}):
-            raise SchemaError(
+            raise ArgumentError(
                 f"it is not known what was observed after the last step: use trajectory[{observed!r}][1:]"
             )
         following = np.concatenate([rows[1:], rows[-1:]])
@@ -159,7 +159,7 @@ class Column:
         keys = key if isinstance(key, tuple) else (key,)
         places = [place for place, one in enumerate(keys) if one is Ellipsis]
         if len(places) > 1 or any(one is None for one in keys):
-            raise SchemaError(
+            raise ArgumentError(
                 f"{self.name!r} is indexed by steps, and then by what they hold: "
                 "column[steps, ...], without None"
             )
@@ -177,7 +177,7 @@ class Column:
             and not isinstance(steps, (int, np.integer, slice))
             and not all(isinstance(one, (int, np.integer, slice)) for one in within)
         ):
-            raise SchemaError(
+            raise ArgumentError(
                 f"two lists of places in {self.name!r} could mean pairs or a grid: write "
                 "column[steps][:, components]"
             )

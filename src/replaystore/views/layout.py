@@ -18,7 +18,7 @@ import numpy as np
 
 from replaystore.containers.codecs import parse_codec
 from replaystore.containers.protocol import PAGE, ArraySpec, Capabilities
-from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.errors import ArgumentError, SchemaError, UnsupportedError
 from replaystore.schema import tree
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import unknown
@@ -80,7 +80,7 @@ def field_specs(
     capacity: int | None = None,
     storage: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, ArraySpec]:
-    """The arrays of fields under `steps/`. SchemaError: an override names no field, or has no sense."""
+    """The arrays of fields under `steps/`. ArgumentError: an override names no field, or has no sense."""
     check_storage(fields, layout, storage)
     overrides = dict(storage or {})
     small = [declared.row_bytes for declared in fields.values() if declared.row_bytes <= RAW_BYTES]
@@ -98,34 +98,34 @@ def field_specs(
 
 
 def check_capacity(capacity: object) -> None:
-    """SchemaError: not a capacity."""
+    """ArgumentError: not a capacity."""
     if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
-        raise SchemaError(f"capacity is a positive number of steps, not {capacity!r}")
+        raise ArgumentError(f"capacity is a positive number of steps, not {capacity!r}")
 
 
 def check_storage(
     fields: Mapping[str, Field], layout: str, storage: Mapping[str, Mapping[str, Any]] | None
 ) -> None:
-    """SchemaError: there is no such layout, or an override names no field or setting."""
+    """ArgumentError: there is no such layout, or an override names no field or setting."""
     if layout not in LAYOUTS:
-        raise SchemaError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
+        raise ArgumentError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
     if not isinstance(storage or {}, Mapping):
-        raise SchemaError(f"storage is a dict {{field name: settings}}, not {storage!r}")
+        raise ArgumentError(f"storage is a dict {{field name: settings}}, not {storage!r}")
     for name, override in (storage or {}).items():
         if name not in fields:
             raise unknown(name, fields, where="storage")
         if not isinstance(override, Mapping):
-            raise SchemaError(f"storage of {name!r} is a dict with codec and chunk_rows, not {override!r}")
+            raise ArgumentError(f"storage of {name!r} is a dict with codec and chunk_rows, not {override!r}")
         wrong = override.keys() - {"codec", "chunk_rows"}
         if wrong:
-            raise SchemaError(
+            raise ArgumentError(
                 f"storage of {name!r}: unknown setting {min(wrong)!r}; there are codec and chunk_rows"
             )
         if isinstance(override.get("codec"), str) and override["codec"] != "raw":
             try:
                 parse_codec(override["codec"])
             except SchemaError as error:
-                raise SchemaError(f"storage of {name!r}: {error}") from None
+                raise ArgumentError(f"storage of {name!r}: {error}") from None
 
 
 def _choose(
@@ -141,7 +141,7 @@ def _choose(
     coded = archive or size > RAW_BYTES
     codec = override.get("codec", capabilities.default_codec if coded else "raw")
     if not isinstance(codec, str):
-        raise SchemaError(
+        raise ArgumentError(
             f'storage of {name!r}: a codec is a string such as "raw" or "zstd:1", not {codec!r:.80}'
         )
     if codec == "raw":
@@ -155,10 +155,10 @@ def _choose(
             rows = min(max(_power(2 * CHUNK_BYTES // widest), 1024), 16384)
     wanted = override.get("chunk_rows", rows)
     if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= 1 << 30:
-        raise SchemaError(f"storage of {name!r}: chunk_rows is a positive number of rows, not {wanted!r}")
+        raise ArgumentError(f"storage of {name!r}: chunk_rows is a positive number of rows, not {wanted!r}")
     if chosen is None and wanted * size % PAGE:
         unit = PAGE // math.gcd(PAGE, size)
-        raise SchemaError(
+        raise ArgumentError(
             f"storage of {name!r}: chunk_rows of a raw field of {size} bytes a row must be a multiple of "
             f"{unit}, not {wanted}"
         )

@@ -20,7 +20,7 @@ from replaystore.columns.coded import CodedColumn
 from replaystore.columns.mapped import raw_column
 from replaystore.columns.plain import PlainColumn
 from replaystore.containers.protocol import ArraySpec
-from replaystore.errors import ConflictError, CorruptError, SchemaError, UnsupportedError
+from replaystore.errors import ArgumentError, ConflictError, CorruptError, UnsupportedError
 from replaystore.forks import renew_in_children
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location
@@ -412,10 +412,10 @@ class BufferReader:
     def __getitem__(self, name: str) -> Column:
         """The column of a field: `buffer["observation"][1000:2000]`.
 
-        UnknownFieldError: there is none. SchemaError: steps are asked for, which `read` gives."""
+        UnknownFieldError: there is none. ArgumentError: steps are asked for, which `read` gives."""
         self.check_open()
         if not isinstance(name, str):
-            raise SchemaError(f"{self._place}: {self._not_a_name(name)}")
+            raise ArgumentError(f"{self._place}: {self._not_a_name(name)}")
         if name not in self.schema.fields:
             raise unknown(name, self.schema.fields, where=self.location)
         declared = self.schema.fields[name]
@@ -484,7 +484,7 @@ class BufferReader:
         if wanted.size == 0:
             wanted = wanted.astype(np.int64)
         if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
-            raise SchemaError(
+            raise ArgumentError(
                 f"rows are a slice, a mask, or a flat array of integers, not {wanted.dtype} "
                 f"of shape {wanted.shape}"
             )
