@@ -7,7 +7,7 @@ from mutant import Mutant
 __all__ = ["MUTANTS"]
 
 STORE = "src/replaystore/arrays/commits.py"
-READING = "src/replaystore/arrays/reading.py"
+HISTORY = "src/replaystore/arrays/history.py"
 POWER = "test_power_loss.py::test_no_power_cut_loses_what_was_acknowledged"
 SUITE = "test_backends.py::TestBackends"
 
@@ -30,7 +30,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "log-segment-of-another-commit-accepted",
-        READING,
+        HISTORY,
         "        if state.base != segment:\n",
         "        if state.base < 0:\n",
         "a segment begins with the commit that its name says",

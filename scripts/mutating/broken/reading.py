@@ -6,6 +6,7 @@ from mutant import Mutant
 
 __all__ = ["MUTANTS"]
 
+HISTORY = "src/replaystore/arrays/history.py"
 READING = "src/replaystore/arrays/reading.py"
 HISTORIES = "test_other_histories.py"
 
@@ -54,7 +55,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "generation-not-checked",
-        READING,
+        HISTORY,
         "        if found.generation != self.places.generation:\n",
         "        if found.generation < 0:\n",
         "a reader does not mix rows of two histories",
@@ -62,7 +63,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "other-store-not-noticed",
-        READING,
+        HISTORY,
         "        if found.store != self.state.store:\n            raise ConflictError",
         "        if not found.store:\n            raise ConflictError",
         "a reader does not go on with another store that has taken the name",
@@ -70,9 +71,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "refresh-always-says-that-it-moved",
-        READING,
-        "            self._attached.clear()\n        return self.state.commit != before\n",
-        "            self._attached.clear()\n        return True\n",
+        HISTORY,
+        "            self._forget_tails()\n        return self.state.commit != before\n",
+        "            self._forget_tails()\n        return True\n",
         "refresh says whether there was another commit",
         ("test_model.py::TestMemory",),
     ),

@@ -301,8 +301,7 @@ class Appender(StoreReader):
         """What was waiting for a commit is in it, or given up."""
         self._pending, self._changes, self._entries, self._new_arrays = {}, {}, {}, {}
         self._new_pieces, self._tail_reset = {}, False
-        self._tail_rows.clear()
-        self._attached.clear()
+        self._forget_tails()
 
     def next_row(self, group: str) -> int:
         """Rows of the arrays of a group, uncommitted ones included."""

@@ -307,8 +307,7 @@ class ArrayStore(Appender):
             with self.state_lock:
                 state.tables |= tables
                 state.appended = {}
-                self._tables.clear()
-                self._checksums.clear()
+                self._forget_tables()
             for name, entries in state.entries.items():
                 shard = self.rows(name) // self.container.specs()[name].shard_rows
                 state.entries[name] = (
@@ -443,8 +442,7 @@ class ArrayStore(Appender):
                 self._start_log(state)
                 with self.state_lock:
                     self.state = state
-                    self._tables.clear()
-                    self._checksums.clear()
+                    self._forget_tables()
                 self._rolling_back = False
             with self.storage("roll back"):
                 self._fork()

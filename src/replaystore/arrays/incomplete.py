@@ -17,7 +17,8 @@ import errno
 from collections.abc import Mapping
 from typing import Any
 
-from replaystore.arrays.reading import ATTEMPTS, StoreReader
+from replaystore.arrays.history import ATTEMPTS
+from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.records import decode_records, replay
 from replaystore.containers.codecs import crc32c
 from replaystore.containers.protocol import ArraySpec

@@ -1,214 +1,52 @@
-"""The reading half of an array store: its state as of a commit, its tables, and where the chunks of its
-arrays lie.
-
-A reader needs no lock and no recovery: it believes the newest valid record of the commit log and nothing
-beyond it.
-"""
+"""The reading half of an array store: its columns and tables as of a commit, and where the chunks of its
+arrays lie."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from google_crc32c import extend, value
 from numpy.typing import NDArray
 
-from replaystore.arrays import records
-from replaystore.arrays.records import decode_records
+from replaystore.arrays.history import ATTEMPTS, History
 from replaystore.arrays.state import Piece, State
+from replaystore.arrays.tables import Table
+from replaystore.columns.coded import CodedColumn
+from replaystore.columns.mapped import raw_column
+from replaystore.columns.plain import PlainColumn
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Container, Extent
-from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
-from replaystore.forks import renew_in_children
+from replaystore.errors import ConflictError, CorruptError
 from replaystore.interrupts import as_storage_errors
-from replaystore.refusals import named
 from replaystore.schema import tree
 
-__all__ = ["Commit", "StoreReader"]
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A commit of the log, in short."""
-
-    commit: int
-    time: float
-    lengths: dict[str, int]
-    first: dict[str, int]
-
-    def rows(self, group: str) -> int:
-        """Rows of a group that it shows."""
-        return self.lengths.get(group, 0) - self.first.get(group, 0)
-
+__all__ = ["ArrayColumn", "StoreReader"]
 
 BLOCK_BYTES = 1 << 17
-ATTEMPTS = 16
-"""How often a reader looks again when a writer is faster than it."""
+
+ArrayColumn = PlainColumn | CodedColumn
 
 
-class StoreReader:
+class StoreReader(History):
     """The arrays of a container as of a commit."""
 
     def __init__(self, container: Container, state: State, *, newest: State | None = None) -> None:
-        self.container = container
-        self.state = state
-        self._identity = container.identity()
-        self._newest = newest
-        """For a reader of an older commit: the commit that knows where everything lies by now."""
-        self.stays = newest is not None
-        """Whether `refresh` leaves it at its commit."""
-        self._tables: dict[str, _Table] = {}
+        super().__init__(container, state, newest=newest)
+        self._tables: dict[str, Table] = {}
         self._checksums: dict[str, NDArray[Any]] = {}
         """Those of complete chunks, which do not change before the tables do."""
         self._tail_rows: dict[str, tuple[int, NDArray[Any]]] = {}
         self._attached: dict[str, bytes | None] = {}
-        self.state_lock = threading.RLock()
-        """Held while the state changes, and while a table is made of it: a thread may sample while another
-        one commits."""
-        renew_in_children(self, "state_lock")
 
-    @classmethod
-    def load(cls, container: Container, *, skip_damaged: bool = False) -> State:
-        """The newest state. `skip_damaged`: of the newest segment of the log that can be read, for
-        repairs."""
-        for _ in range(ATTEMPTS):
-            segments = container.segments()
-            if not segments:
-                raise CorruptError(f"{container.path}: there is no commit log; run `replaystore repair`")
-            for segment in reversed(segments):
-                try:
-                    return cls._replay(container, segment)
-                except (FileNotFoundError, CorruptError):
-                    if skip_damaged and segment != segments[0]:
-                        continue
-                    if container.segments() == segments:
-                        raise
-                    break
-        raise ConflictError(
-            f"{container.path}: the commit log changed {ATTEMPTS} times while it was read; try again"
-        )
+    def _forget_tables(self) -> None:
+        self._tables.clear()
+        self._checksums.clear()
 
-    @staticmethod
-    def _replay(container: Container, segment: int, *, until: int | None = None) -> State:
-        """The state at the end of a segment, or at a commit of it."""
-        state = records.replay(container.read_segment(segment), container.path, until=until)
-        if state.base != segment:
-            what = (
-                f"the segment of the commit log that is to begin with commit {segment} begins with "
-                f"commit {state.base}"
-            )
-            raise CorruptError(f"{container.path}: {what}; run `replaystore repair`")
-        return state
-
-    def __str__(self) -> str:
-        return named(self.container.path)
-
-    # --- what there is
-
-    def check_arrays(self) -> None:
-        """CorruptError: an array that the commit speaks of is missing, or its metadata say something else
-        than the commit."""
-        for name, what in self.array_problems():
-            raise CorruptError(f"{self}: the array {name} {what}; run `replaystore repair`")
-
-    def array_problems(self) -> Iterator[tuple[str, str]]:
-        """In what the metadata of arrays are not what the commit log, which has a checksum, says of them."""
-        specs = self.container.specs()
-        for name, spec in self.state.arrays.items():
-            found = specs.get(name)
-            if found is None:
-                yield name, "or its metadata is missing"
-            elif found != spec:
-                was, now = spec.to_json(), found.to_json()
-                differing = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-                told = ", ".join(f"{key} {now.get(key)}, not {was.get(key)}" for key in differing)
-                yield name, f"is described as something else than what was made: {told}"
-
-    def spec(self, name: str) -> ArraySpec:
-        """How an array is stored: of the commit, or one that is to be part of the next."""
-        known = self.state.arrays.get(name) or self.container.specs().get(name)
-        if known is None:
-            self.check_generation()
-            raise CorruptError(f"{self}: there is no array {name}; run `replaystore verify`")
-        return known
-
-    def specs(self) -> dict[str, ArraySpec]:
-        """The arrays that hold rows of the user's, by name."""
-        specs = self.container.specs()
-        return {
-            name: specs[name]
-            for name in self.state.arrays
-            if name in specs and not (tree.is_checksums(name) or tree.is_journal(name))
-        }
-
-    @property
-    def places(self) -> State:
-        """The state that says where chunks lie: the newest one known."""
-        return self._newest or self.state
-
-    def rows(self, name: str) -> int:
-        """Rows of an array as of the commit, dropped ones included."""
-        if tree.is_checksums(name):
-            array = tree.checked_by(name)
-            return self.rows(array) // self.spec(array).chunk_rows
-        return self.state.lengths.get(tree.group_of(name), 0)
-
-    def first(self, name: str) -> int:
-        """The first row of an array that is kept."""
-        return self.state.first.get(tree.group_of(name), 0)
-
-    def refresh(self) -> bool:
-        """Go on to the newest commit; whether there was one. A reader of an older commit stays where it
-        is."""
-        if self.stays:
-            return False
-        with self.state_lock:
-            return self._refresh()
-
-    def _refresh(self) -> bool:
-        before = self.state.commit
-        for _ in range(ATTEMPTS):
-            segments, place = self.container.segments(), self.container.identity()
-            if segments and segments[-1] == self.state.base and place == self._identity:
-                data = self.container.read_segment(self.state.base, self.state.end)
-                start = self.state.end
-                for meta, blobs, end in decode_records(data):
-                    if meta.get("arrays") or meta.get("forked"):
-                        self.container.refresh()
-                    records.follow(self.state, meta, blobs)
-                    self.state.end = start + end
-                records.check(self.state)
-                break
-            self.container.refresh()
-            identity = self.state.identity
-            place, found = self.container.identity(), self.load(self.container)
-            self._check_store(found, place)
-            self.state, self._identity = found, place
-            self._tables.clear()
-            self._checksums.clear()
-            if self.state.identity == identity and self.container.segments()[-1] == self.state.base:
-                break
-        if self.state.commit != before:
-            self._tail_rows.clear()
-            self._attached.clear()
-        return self.state.commit != before
-
-    def commits(self) -> list[Commit]:
-        """The commits that can be opened, oldest first."""
-        newest, found = self.state, {}
-        for segment in self.container.segments():
-            first: dict[str, int] = {}
-            for meta, _, _ in decode_records(self.container.read_segment(segment)):
-                if meta.get("forked"):
-                    continue
-                number, first = meta["commit"], first | meta.get("first", {})
-                evicted = any(row > first.get(group, 0) for group, row in newest.first.items())
-                if number <= newest.commit and not newest.is_dead(number) and not evicted:
-                    found[number] = Commit(number, meta["time"], dict(meta["lengths"]), first)
-        return [found[number] for number in sorted(found)]
+    def _forget_tails(self) -> None:
+        self._tail_rows.clear()
+        self._attached.clear()
 
     def pin(self, commit: int) -> StoreReader:
         """A reader of the same container as of an older commit."""
@@ -218,71 +56,55 @@ class StoreReader:
         """For a reader of an older commit: a reader of the same container as of the newest one known."""
         return None if self._newest is None else StoreReader(self.container, self._newest)
 
-    def check_generation(self) -> None:
-        """ConflictError if another process has rolled the store back: what was opened last may not fit what
-        was opened before.
+    # --- columns
 
-        To be called *after* opening: a rollback is in the log before any object gets a new identity, as the
-        base of a new segment."""
-        if self.container.writable:
-            return
-        place = self.container.identity()
-        if place == self._identity and self.container.segments()[-1:] == [self.places.base]:
-            return
-        found = self.load(self.container)
-        self._check_store(found, place)
-        self._identity = place
-        if found.generation != self.places.generation:
-            raise ConflictError(f"{self}: another process went back to an older commit; refresh or reopen")
+    def column(self, name: str, known: ArrayColumn | None = None) -> ArrayColumn:
+        """The column of an array that is no table, with all its rows as of the commit. `known`: one that was
+        opened before, which is brought to it.
 
-    def _check_store(self, found: State, place: object) -> None:
-        """ConflictError if what is under the name now is another store; CorruptError if it is this one, with
-        a log that is not its own."""
-        if found.store != self.state.store and place == self._identity:
-            raise CorruptError(
-                f"{self}: a segment of the commit log is that of another store; run `replaystore repair`"
-            )
-        if found.store != self.state.store:
-            raise ConflictError(f"{self}: another store has taken its place; open it again")
-
-    def check_missing(self) -> None:
-        """Why something that the commit speaks of is not there: ConflictError, or EvictedError if a ring has
-        gone on; else it is damage."""
+        ConflictError, EvictedError: another process has gone on; `known` is not to be used any more."""
+        spec, rows, first = self.spec(name), self.rows(name), self.first(name)
+        unit = self.container.capabilities.run_rows(spec)
+        try:
+            column = self._open_column(name, spec, first, unit) if known is None else known
+            if column.first < first:
+                column.drop_before(first)
+            if isinstance(column, CodedColumn):
+                column.set_tail(*self.tail(name))
+            elif column.stop < rows:
+                start = max(column.stop // unit * unit, column.first)
+                column.extend(self.extents(name, start, rows), rows, start=start)
+        except CorruptError:
+            self.check_missing()
+            raise
         self.check_generation()
-        if not self.container.writable:
-            for group, row in self.load(self.container).first.items():
-                if row > self.state.first.get(group, 0):
-                    raise EvictedError(f"{self}: {group} rows before {row} have left the ring; refresh")
+        return column
 
-    def moved(self, name: str, chunk: int) -> ChunkEntry | None:
-        """Where a chunk lies that was not as it should be: somewhere else if the store has gone on meanwhile,
-        else None."""
-        self.check_missing()
-        known = self.locate(name, chunk)
-        self.container.refresh()
-        found = self.locate(name, chunk)
-        return None if found == known else found
+    def _open_column(self, name: str, spec: ArraySpec, first: int, unit: int) -> ArrayColumn:
+        files = self.container.files
+        if spec.codec is None:
+            return raw_column(files, spec, name=name, first_row=first // unit * unit)
+        return CodedColumn(
+            files,
+            spec,
+            self.container.codec(spec),
+            lambda chunk: self.locate(name, chunk),
+            lambda chunk: self.checksum(name, chunk),
+            name=name,
+            first_row=first,
+            on_mismatch=lambda chunk: self.moved(name, chunk),
+            check=self._check_history(self.state.generation),
+        )
 
-    def at(self, commit: int) -> State:
-        """The state as of an older commit. NotFoundError, EvictedError: it cannot be had any more."""
-        newest = self.state
-        if commit == newest.commit:
-            return newest
-        where = f"{self}: commit {commit}"
-        if commit > newest.commit or commit < 0:
-            raise NotFoundError(f"{where} does not exist; the newest is {newest.commit}")
-        if newest.is_dead(commit):
-            raise NotFoundError(f"{where} was rolled back; `replaystore info` lists what can be opened")
-        segments = [base for base in self.container.segments() if base <= commit]
-        if not segments:
-            raise NotFoundError(f"{where} is older than the history that is kept")
-        state = self._replay(self.container, segments[-1], until=commit)
-        if state.commit != commit:
-            raise NotFoundError(f"{where} is not in the commit log")
-        for group, row in newest.first.items():
-            if row > state.first.get(group, 0):
-                raise EvictedError(f"{where} needs {group} rows before {row}, which have left the ring")
-        return state
+    def _check_history(self, generation: int) -> Callable[[], None]:
+        """Raises ConflictError once another history is shown: `refresh` may do that in another thread while
+        this one reads."""
+
+        def check() -> None:
+            if self.state.generation != generation:
+                raise ConflictError(f"{self}: went back to an older commit meanwhile; read again, or refresh")
+
+        return check
 
     # --- tables
 
@@ -305,7 +127,7 @@ class StoreReader:
             return np.ascontiguousarray(data[:rows]).reshape(-1).view(spec.dtype).reshape(rows, *spec.shape)
         table = self._tables.get(name)
         if table is None:
-            table = self._tables[name] = _Table(self._stored_rows(name, spec))
+            table = self._tables[name] = Table(self._stored_rows(name, spec))
         blobs = self.state.appended.get(name, [])
         table.extend(blobs)
         if rows * spec.row_bytes > len(table):
@@ -378,6 +200,15 @@ class StoreReader:
                     checksum, found = extend(checksum, block[:count]), found + count
         self._check_length(name, start, stop, found)
         return int(checksum)
+
+    def moved(self, name: str, chunk: int) -> ChunkEntry | None:
+        """Where a chunk lies that was not as it should be: somewhere else if the store has gone on meanwhile,
+        else None."""
+        self.check_missing()
+        known = self.locate(name, chunk)
+        self.container.refresh()
+        found = self.locate(name, chunk)
+        return None if found == known else found
 
     def locate(self, name: str, chunk: int) -> ChunkEntry | None:
         """Where a complete chunk of a coded array lies; None: nowhere."""
@@ -536,37 +367,3 @@ class StoreReader:
         out = np.empty(spec.chunk_bytes, np.uint8)
         self._decode(spec, chunk, entry, data, out)
         return out
-
-    def close(self) -> None:
-        self.container.close()
-
-
-class _Table:
-    """Bytes that grow at the end, with room ahead so that growing is cheap; what was handed out stays as it
-    is."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = np.frombuffer(data, np.uint8)
-        self._length = len(data)
-        self._blobs = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def extend(self, blobs: list[bytes]) -> None:
-        new = blobs[self._blobs :]
-        if not new:
-            return
-        added = np.frombuffer(b"".join(new), np.uint8)
-        length = self._length + added.size
-        if length > self._data.size or not self._data.flags.writeable:
-            grown = np.empty(max(length, 2 * self._length, 1024), np.uint8)
-            grown[: self._length] = self._data[: self._length]
-            self._data = grown
-        self._data[self._length : length] = added
-        self._length, self._blobs = length, len(blobs)
-
-    def bytes(self, length: int) -> NDArray[np.uint8]:
-        view = self._data[:length]
-        view.flags.writeable = False
-        return view

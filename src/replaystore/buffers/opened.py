@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from replaystore.arrays import sealing
 from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.incomplete import newest_synced, newest_whole
-from replaystore.arrays.reading import ATTEMPTS, StoreReader
+from replaystore.arrays.reading import StoreReader
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.opening import NewStore, open_container, open_for_writing
 from replaystore.buffers.recorder import NOTHING

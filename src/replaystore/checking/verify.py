@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.arrays.reading import ATTEMPTS, StoreReader
+from replaystore.arrays.history import ATTEMPTS
+from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.records import decode_records
 from replaystore.arrays.state import DOCUMENT, State
 from replaystore.buffers.opening import exists, open_container

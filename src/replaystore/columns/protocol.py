@@ -61,6 +61,9 @@ class StoredColumn:
         """
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Let go of what is kept of the rows; nothing reads the column's files any more."""
+
     @property
     def _where(self) -> str:
         return f"{self.files}: {self.name or 'array'}"

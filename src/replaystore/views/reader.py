@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.arrays.reading import StoreReader
-from replaystore.columns.coded import CodedColumn
-from replaystore.columns.mapped import raw_column
-from replaystore.columns.plain import PlainColumn
-from replaystore.containers.protocol import ArraySpec
+from replaystore.arrays.reading import ArrayColumn, StoreReader
 from replaystore.errors import ArgumentError, ConflictError, CorruptError, UnsupportedError
 from replaystore.forks import renew_in_children
 from replaystore.interrupts import as_storage_errors
@@ -48,7 +44,7 @@ class BufferReader:
         self._place = place
         self._store = store
         self._document = document
-        self._columns: dict[str, PlainColumn | CodedColumn] = {}
+        self._columns: dict[str, ArrayColumn] = {}
         self._opening = threading.RLock()
         self._turn = threading.RLock()
         """Held while the commit that is shown changes, and while something is made of several things that it
@@ -498,7 +494,7 @@ class BufferReader:
             wanted = np.where(wanted < 0, wanted + count, wanted)
         return wanted + first if first else wanted
 
-    def _of(self, name: str) -> PlainColumn | CodedColumn:
+    def _of(self, name: str) -> ArrayColumn:
         return self._column(tree.steps(name))
 
     def _names(self, fields: Iterable[str] | None) -> list[str]:
@@ -509,65 +505,19 @@ class BufferReader:
             return [name for name in self.schema.fields if name in wanted]
         return list(self.schema.select(wanted).fields)
 
-    def _column(self, stored: str) -> PlainColumn | CodedColumn:
+    def _column(self, stored: str) -> ArrayColumn:
         """The column of a stored array, with all its rows as of the commit."""
         with self._opening, as_storage_errors(f"{self._place}: {stored} cannot be read"):
             return self._up_to_date(stored)
 
-    def _up_to_date(self, stored: str) -> PlainColumn | CodedColumn:
+    def _up_to_date(self, stored: str) -> ArrayColumn:
         store, column = self._store, self._columns.get(stored)
-        spec, rows, first = store.spec(stored), store.rows(stored), store.first(stored)
-        if column is not None and column.first >= first and column.stop == rows:
+        if column is not None and column.first >= store.first(stored) and column.stop == store.rows(stored):
             return column
         # It is kept only if nothing was rolled back or dropped while its files were opened.
         self._columns.pop(stored, None)
-        try:
-            if column is None:
-                column = self._open_column(stored, spec, first)
-            if column.first < first:
-                column.drop_before(first)
-            if isinstance(column, CodedColumn):
-                column.set_tail(*store.tail(stored))
-            elif column.stop < rows:
-                unit = store.container.capabilities.run_rows(spec)
-                start = max(column.stop // unit * unit, column.first)
-                column.extend(store.extents(stored, start, rows), rows, start=start)
-        except CorruptError:
-            store.check_missing()
-            raise
-        store.check_generation()
-        self._columns[stored] = column
+        column = self._columns[stored] = store.column(stored, column)
         return column
-
-    def _open_column(self, stored: str, spec: ArraySpec, first: int) -> PlainColumn | CodedColumn:
-        store = self._store
-        if spec.codec is None:
-            unit = store.container.capabilities.run_rows(spec)
-            return raw_column(store.container.files, spec, name=stored, first_row=first // unit * unit)
-        return CodedColumn(
-            store.container.files,
-            spec,
-            store.container.codec(spec),
-            lambda chunk: store.locate(stored, chunk),
-            lambda chunk: store.checksum(stored, chunk),
-            name=stored,
-            first_row=first,
-            on_mismatch=lambda chunk: store.moved(stored, chunk),
-            check=self._check_history(store.state.generation),
-        )
-
-    def _check_history(self, generation: int) -> Callable[[], None]:
-        """Raises ConflictError once the store shows another history: `refresh` may do that in another thread
-        while this one reads."""
-        store = self._store
-
-        def check() -> None:
-            if store.state.generation != generation:
-                raise ConflictError(
-                    f"{self._place}: went back to an older commit meanwhile; read again, or refresh"
-                )
-
-        return check
 
     # --- derived
 
@@ -610,8 +560,7 @@ class BufferReader:
 
     def _forget_columns(self) -> None:
         for column in self._columns.values():
-            if isinstance(column, CodedColumn):
-                column.close()
+            column.close()
         self._columns = {}
 
     def close(self) -> None:

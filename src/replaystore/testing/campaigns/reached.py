@@ -21,6 +21,7 @@ __all__ = ["CODE", "child_begins", "child_ends", "measured", "report", "started"
 CODE = [
     "arrays/appending.py",
     "arrays/commits.py",
+    "arrays/history.py",
     "arrays/incomplete.py",
     "arrays/reading.py",
     "arrays/records.py",
