@@ -278,7 +278,7 @@ def test_sampling_from_a_store_takes_no_memory_of_its_size(suffix: str, tmp_path
     with open_buffer(tmp_path / f"b{suffix}") as store:
         schema = store.schema
         columns = store.read(slice(None))
-        document = {**store._document.extensions["active_rlhf"]}
+        document = {**store._document.extensions["ring"]}
     document |= {
         "capacity": count * blocks,
         "size": 0,
@@ -289,7 +289,7 @@ def test_sampling_from_a_store_takes_no_memory_of_its_size(suffix: str, tmp_path
         "irregular": [],
     }
     with create(tmp_path / f"big{suffix}", schema) as store:
-        store._replace_document(extensions={"active_rlhf": document})
+        store._replace_document(extensions={"ring": document})
         for _ in range(blocks):
             store.append(columns, ends=[count - 1], split="train")
     program = f"""

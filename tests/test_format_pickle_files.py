@@ -88,7 +88,7 @@ def test_the_command_line_converts_there_and_back(tmp_path: Path, capsys: pytest
         buffer.metadata = {"note": 1}
     refused = run(place, back, "--strict", "--overwrite")
     assert refused.startswith("1 ")
-    assert "metadata is left out" in " ".join(refused.split())
+    assert "left out: metadata" in " ".join(refused.split())
 
 
 def test_a_part_of_a_store_is_no_ring_any_more(tmp_path: Path) -> None:

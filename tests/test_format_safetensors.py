@@ -200,7 +200,7 @@ def test_files_of_version_0_1_1_get_hiddens(tmp_path: Path) -> None:
     (tmp_path / "old" / "buffer_metadata.json").write_text(json.dumps(metadata))
     rs.convert(state, str(tmp_path / "a.zarr"))
     target = tmp_path / "new" / "buffer_state.safetensors"
-    with pytest.raises(errors.UnsupportedError, match="hiddens are made up"):
+    with pytest.raises(errors.UnsupportedError, match="hiddens: made up"):
         rs.convert(str(tmp_path / "a.zarr"), target, strict=True)
     rs.convert(str(tmp_path / "a.zarr"), target)
 

@@ -122,7 +122,7 @@ def test_what_nobody_needs_is_left_out_and_said(state: Path, tmp_path: Path) -> 
     save_file({**load_file(state), "zzz": np.zeros(3, "f8")}, state, metadata={"a": "b"})
     report = rs.convert(state, str(tmp_path / "a.zarr"))
 
-    assert report.notes[:2] == ["tensors left out: zzz", "metadata left out: note"]
+    assert report.notes[:2] == ["fields left out: zzz", "left out: note"]
     with pytest.raises(errors.UnsupportedError, match="zzz"):
         rs.convert(state, str(tmp_path / "b.zarr"), strict=True)
 

@@ -52,11 +52,11 @@ def test_any_buffer_is_written_as_transitions(tmp_path: Path) -> None:
     assert json.loads(files(target)[1]) == expected
     notes = " ".join(report.notes)
     for said in (
-        "hiddens are made up",
-        "next_states are made up",
+        "hiddens: made up",
+        "next_states: from the observations that follow",
         "float64 became float32",
         "capacity 9",
-        "became dones",
+        "told apart no more in dones",
     ):
         assert said in notes
 
@@ -73,7 +73,7 @@ def test_steps_whose_next_observation_is_unknown_are_left_out(tmp_path: Path) ->
         103,
         200,
     ]
-    assert "3 steps are left out" in " ".join(report.notes)
+    assert "3 of them, after which nothing was observed" in " ".join(report.notes)
     assert report.steps == 6
 
 
@@ -99,7 +99,7 @@ def test_a_pickle_becomes_a_velora_buffer_whose_dones_are_at_the_last_steps(tmp_
     assert found["states"][: len(kept)].tobytes() == added["obs"][kept].tobytes()
     assert found["next_states"][: len(kept)].tobytes() == added["obs"][np.array(kept) + 1].tobytes()
     assert [kept[place] for place in np.flatnonzero(found["dones"])] == [6, 19]
-    assert "dones are moved" in " ".join(report.notes)
+    assert "dones: moved" in " ".join(report.notes)
     assert sorted(os.listdir(tmp_path)) == ["a.pkl", "buffer_metadata.json", "buffer_state.safetensors"]
 
 

@@ -74,7 +74,26 @@ class Entry:
     """Who brings it; filled in for plug-ins."""
 
 
-_OWN: dict[Kind, tuple[Entry, ...]] = {"storage": (), "containers": (), "formats": ()}
+_OWN: dict[Kind, tuple[Entry, ...]] = {
+    "storage": (),
+    "containers": (),
+    "formats": (
+        Entry(
+            "active_rlhf",
+            "replaystore.formats.active_rlhf.pickles:ActiveRlhf",
+            what="a pickle of active_rlhf",
+            suffixes=(".pkl", ".pickle"),
+            magic=(b"\x80",),
+        ),
+        Entry(
+            "velora",
+            "replaystore.formats.velora.files:Velora",
+            what="a velora buffer",
+            suffixes=(".safetensors",),
+            members=("buffer_state.safetensors",),
+        ),
+    ),
+}
 """Where several fit, the first decides."""
 
 _instead: dict[tuple[Kind, str], Any] = {}

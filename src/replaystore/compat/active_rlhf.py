@@ -41,7 +41,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from replaystore import formats
 from replaystore.buffers.buffer import Buffer
 from replaystore.compat import scoring
 from replaystore.compat.checks import (
@@ -64,7 +63,8 @@ from replaystore.compat.saving import Saved, Subject, commit_in_place, open_ring
 from replaystore.compat.stored import StoredRing
 from replaystore.errors import ArgumentError, FormatError, SchemaError
 from replaystore.formats.active_rlhf.pickles import environment_of_folder
-from replaystore.formats.source import Source
+from replaystore.formats.finding import find
+from replaystore.formats.source import RingSource
 from replaystore.schema.document import environment_of
 
 __all__ = [
@@ -432,10 +432,10 @@ class ReplayBuffer:
                     f"{filepath} is read into memory, so mode={mode!r} has no sense: save it "
                     "to a .zarr store and load that"
                 )
-            found = formats.of(filepath)
-            if found is not None and found[0] != ACTIVE.project and os.path.lexists(filepath):
+            found = find(filepath)
+            if found is not None and found != ACTIVE.project and os.path.lexists(filepath):
                 raise FormatError(
-                    f"{filepath} is a buffer of {found[0]}: load it with replaystore.compat.{found[0]}, or "
+                    f"{filepath} is a buffer of {found}: load it with replaystore.compat.{found}, or "
                     "make a store of it with "
                     f"`replaystore convert` and load that"
                 )
@@ -492,7 +492,7 @@ class ReplayBuffer:
     def _subject(self) -> Subject:
         return Subject(self._ring, self._source, self._append_since, self._reconcile)
 
-    def _source(self) -> Source:
+    def _source(self) -> RingSource:
         source = ACTIVE.source(self._ring, self._state(), self._spaces)
         source.environment = self.environment
         return source

@@ -21,16 +21,17 @@ from replaystore.formats.active_rlhf import export as pickle_export
 from replaystore.formats.active_rlhf import pickles as pickle
 from replaystore.formats.active_rlhf.pickling import Info, write_pickle
 from replaystore.formats.active_rlhf.unpickling import Infos
-from replaystore.formats.shared.export import Options, Output
+from replaystore.formats.options import Options
+from replaystore.formats.shared.export import Output
 from replaystore.formats.shared.tensors import FileRows
 from replaystore.formats.shared.writing import NewFiles
-from replaystore.formats.source import Source, no_parts
+from replaystore.formats.source import RingSource, no_parts
 from replaystore.formats.velora import export as safetensors_export
 from replaystore.formats.velora import files as safetensors
 from replaystore.schema import tree
 from replaystore.schema.fields import Field, Schema, role_of
 from replaystore.schema.values import array_of
-from replaystore.views.ring import Placement, ring_of
+from replaystore.views.ring import AFTER_IT, LAST_STEP, Placement, ring_of, state_of
 
 __all__ = ["ACTIVE", "VELORA", "ActiveLayout", "ActiveState", "StoreView", "VeloraLayout"]
 
@@ -102,14 +103,22 @@ def _ring_source(
     scalars: Sequence[str],
     known: dict[str, Any],
     project: str,
+    flags: str,
     spaces: Mapping[str, dict[str, Any]] = NO_SPACES,
-) -> Source:
+) -> RingSource:
     """A ring as a source of rows of no trajectory. `names`: field of the store → tensor; `spaces`: field of
     the store → space."""
     rows = ring.used()
     begin = ring.position if ring.size == ring.capacity else 0
     living = rows == ring.size and (begin + rows - ring.position) % ring.capacity == 0
-    known |= {"capacity": ring.capacity, "size": ring.size, "position": ring.position, "rows": rows}
+    known |= {
+        "format": project,
+        "ends": ["dones", flags],
+        "capacity": ring.capacity,
+        "size": ring.size,
+        "position": ring.position,
+        "rows": rows,
+    }
     outputs = {field: _whole(ring, name) for field, name in names.items()}
     fields = {
         field: Field(
@@ -117,7 +126,7 @@ def _ring_source(
         )
         for field, output in outputs.items()
     }
-    return Source(
+    return RingSource(
         schema=Schema(fields),
         rows=rows,
         read=lambda field, start, stop: _around(ring, names[field], start, stop).reshape(
@@ -130,7 +139,7 @@ def _ring_source(
             "split": np.zeros(0, np.int64),
         },
         splits=[""],
-        extensions={project: known},
+        ring=known,
         details={"format": project, "location": "a buffer in memory"},
         capacity=ring.capacity if living else None,
         position=ring.position if living else None,
@@ -273,7 +282,7 @@ class ActiveLayout:
 
     def source(
         self, ring: AnyRing, state: ActiveState, spaces: Mapping[str, dict[str, Any]] = NO_SPACES
-    ) -> Source:
+    ) -> RingSource:
         """What a store of the buffer is to hold."""
         infos = Infos()
         for info in state.infos:
@@ -281,7 +290,7 @@ class ActiveLayout:
         known: dict[str, Any] = {"global_step": state.global_step, "fragment_length": state.fragment_length}
         for key, name in (("env_obs_shape", "obs"), ("env_act_shape", "acts")):
             known[key] = [int(ring.tensor(name).shape[1])]
-        source = _ring_source(ring, self.fields, ("reward", "dones"), known, self.project, spaces)
+        source = _ring_source(ring, self.fields, ("reward", "dones"), known, self.project, AFTER_IT, spaces)
         table = pickle.trajectories_of(infos, ring.capacity, ring.size, ring.position, "the buffer")
         known |= table.known
         source.parts, source.table, source.splits = table.parts, table.columns, ["", *infos.splits]
@@ -329,7 +338,8 @@ class ActiveLayout:
 
 def _table_rows(buffer: Buffer) -> dict[int, int]:
     """The row of the table for the trajectory that begins at a place of the ring."""
-    ring = ring_of(buffer, buffer._document.extensions[ActiveLayout.project])
+    _, state = state_of(buffer._document.extensions) or ("", {})
+    ring = ring_of(buffer, state) if state else None
     if ring is None:
         return {}
     parts, table = buffer.parts, buffer.trajectories
@@ -403,7 +413,7 @@ class VeloraLayout:
             places = (ring.position - count + np.arange(begin, min(begin + step, count))) % ring.capacity
             self.append(buffer, {name: ring.read(name, places) for name in self.fields.values()})
 
-    def source(self, ring: AnyRing, device: str | None) -> Source:
+    def source(self, ring: AnyRing, device: str | None) -> RingSource:
         """What a store of the buffer is to hold: next states as a field, whatever is added later."""
         widths = {name: int(ring.tensor(name).shape[1]) for name in self.fields.values()}
         known: dict[str, Any] = {
@@ -412,7 +422,7 @@ class VeloraLayout:
             "hidden_dim": widths["hiddens"],
         }
         known["device"] = device
-        return _ring_source(ring, self.fields, ("reward", "dones"), known, self.project)
+        return _ring_source(ring, self.fields, ("reward", "dones"), known, self.project, LAST_STEP)
 
     def write_files(self, ring: AnyRing, state_path: str, metadata_path: str, text: str) -> None:
         """Write both files as velora does, atomically."""

@@ -28,9 +28,10 @@ from replaystore.buffers.opened import open as open_buffer
 from replaystore.compat.checks import checked_path
 from replaystore.compat.ring import TensorRing
 from replaystore.compat.stored import Layout, StoredRing
-from replaystore.converting.imports import Import
+from replaystore.converting.how import How
+from replaystore.converting.imports import RingImport
 from replaystore.errors import ConflictError, FormatError, NotFoundError
-from replaystore.formats.source import Source
+from replaystore.formats.source import RingSource
 from replaystore.location import SUFFIXES, Location, parse
 
 __all__ = ["Saved", "Subject", "open_ring", "store_of"]
@@ -61,7 +62,7 @@ class Subject:
     """A buffer that is saved."""
 
     ring: TensorRing | StoredRing
-    source: Callable[[], Source]
+    source: Callable[[], RingSource]
     """What a new store of it is to hold."""
     append_since: Callable[[Buffer, int], bool]
     """Append the last so many rows to a store that has those before; False, with nothing done, if they cannot
@@ -142,7 +143,7 @@ def _write(place: Location, subject: Subject) -> str:
     """Write a new store; what it is known by."""
     source, token = subject.source(), uuid.uuid4().hex
     source.details["saved"] = token
-    make(place, Import(source, place, None, "live", None), overwrite=True, wait=True)
+    make(place, RingImport(source, place, How()), overwrite=True, wait=True)
     return token
 
 

@@ -34,7 +34,6 @@ from typing import Any, Literal, Self
 import gymnasium
 import torch
 
-from replaystore import formats
 from replaystore.buffers.buffer import Buffer
 from replaystore.compat.checks import checked_device, positive, zeros
 from replaystore.compat.layouts import VELORA
@@ -43,7 +42,8 @@ from replaystore.compat.ring import TensorRing, field_attribute, is_plain, is_pl
 from replaystore.compat.saving import Saved, Subject, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
 from replaystore.errors import ArgumentError, FormatError, NotFoundError, SchemaError
-from replaystore.formats.source import Source
+from replaystore.formats.finding import find
+from replaystore.formats.source import RingSource
 from replaystore.location import Location
 
 __all__ = ["BatchExperience", "BufferBase", "BufferConfig", "ReplayBuffer"]
@@ -448,7 +448,7 @@ class BufferBase:
     def _subject(self) -> Subject:
         return Subject(self._ring, self._source, self._append_since, self._reconcile)
 
-    def _source(self) -> Source:
+    def _source(self) -> RingSource:
         return VELORA.source(self._ring, str(self.device) if self.device else None)
 
     def _append_since(self, buffer: Buffer, count: int) -> bool:
@@ -595,10 +595,9 @@ def _state_file(given: str) -> str:
                 f"{given} is a folder: give the path of the file in it, such as "
                 f"{os.path.join(given, 'buffer_state')}"
             )
-        found = formats.of(given)
+        found = find(given)
         if found is not None:
             raise FormatError(
-                f"{given} is a file of {found[0]}: make a store of it with `replaystore "
-                "convert`, and load that"
+                f"{given} is a file of {found}: make a store of it with `replaystore convert`, and load that"
             )
     return path

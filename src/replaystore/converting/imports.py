@@ -1,296 +1,252 @@
-"""Buffers of other software: into a new store, and out of a store into a new file.
+"""Into a store: what a file of other software gives, in blocks, so that it may be larger than memory.
 
-Rows are brought over in blocks, so that a file may be larger than memory; tables are whole. What a new file
-holds is decided before it is begun, and so is whether that is exact enough.
+The steps of a `Source` go through a `Recorder`, as those of an environment do. A ring of rows (`RingSource`)
+is laid down as it is; its tables are whole.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore import formats
 from replaystore.arrays import sealing
 from replaystore.arrays.commits import ArrayStore
 from replaystore.arrays.copying import append_rows
-from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.making import make, size_of
+from replaystore.buffers.recorder import NOTHING, Recorder, put_tables
 from replaystore.containers.protocol import ArraySpec, Container
-from replaystore.converting.convert import Progress, Report, opened
-from replaystore.converting.excerpt import PARTS, chosen
-from replaystore.errors import AlreadyExistsError, SchemaError, StorageError, UnsupportedError
-from replaystore.formats.shared.export import Options, refuse_losses
-from replaystore.formats.shared.tensors import BLOCK_BYTES
-from replaystore.formats.source import Source
-from replaystore.location import Location, parse
+from replaystore.converting.how import How
+from replaystore.errors import FormatError, SchemaError, UnsupportedError
+from replaystore.formats import finding
+from replaystore.formats.report import KEPT, Report, refuse_losses
+from replaystore.formats.source import Block, RingSource, Source
+from replaystore.location import Location
+from replaystore.registry import entry
 from replaystore.schema import document as documents
-from replaystore.schema.names import escape, escape_path
+from replaystore.schema import tree
+from replaystore.schema.fields import Schema
 from replaystore.views.layout import array_specs, field_specs, table_spec
+from replaystore.views.ring import EXTENSION
 
-__all__ = ["Import", "Selected", "convert"]
+__all__ = ["RingImport", "SourceImport", "bring"]
 
-_KEPT = ("trajectory", "length", "split")
-
-
-class Selected(NamedTuple):
-    """Which part of a buffer is wanted."""
-
-    fields: Iterable[str] | None
-    split: str | None
-    where: str | None
-
-    def __bool__(self) -> bool:
-        return any(wanted is not None for wanted in self)
+BLOCK_BYTES = 4 << 20
+"""About how much of a file is in memory at a time."""
+TRAJECTORIES = 16384
+"""So many that have ended are handed to the store at once."""
 
 
-def convert(
-    source: str | os.PathLike[str] | Location | Buffer,
-    target: str | os.PathLike[str] | Location,
-    selected: Selected,
-    codec: str | None,
-    layout: Literal["live", "archive"] | None,
-    *,
-    overwrite: bool,
-    strict: bool,
-    progress: Progress | None,
-) -> Report:
-    """`replaystore.converting.convert.convert`, of what is or becomes a file of other software."""
-    known, wanted = formats.of(source), formats.of(target)
-    if wanted is not None and (codec is not None or layout is not None):
-        raise SchemaError(
-            f"{target} is a file of {wanted[0]}, which has neither codecs nor layouts: leave them out"
+def bring(path: str, name: str, place: Location, how: How) -> Report:
+    """Make a store of a file of the format of this name."""
+    begin, format_ = time.perf_counter(), finding.named(name)
+    if not format_.reads():
+        raise UnsupportedError(
+            f"{path}: {entry('formats', name).what or name} can only be written: choose another source"
         )
-    if known is None:
-        with opened(source) as buffer:
-            return _export(buffer, target, selected, overwrite=overwrite, strict=strict, progress=progress)
-    if wanted is None:
-        if selected:
-            raise UnsupportedError(
-                f"{source} can only be converted to a store as a whole: do that first, "
-                "and then select from the store"
-            )
-        return _import(
-            source, parse(target), codec, layout, overwrite=overwrite, strict=strict, progress=progress
-        )
-    folder = os.path.dirname(os.fspath(target)) or "."  # type: ignore[arg-type]  # a path
-    with _between(folder) as between:
-        place = Location("zarr", os.path.join(between, "buffer.zarr"))
-        first = _import(source, place, None, None, overwrite=False, strict=strict, progress=None)
-        with opened(place) as buffer:
-            second = _export(buffer, target, selected, overwrite=overwrite, strict=strict, progress=progress)
-    return replace(
-        second,
-        source=first.source,
-        seconds=round(first.seconds + second.seconds, 3),
-        notes=first.notes + second.notes,
-    )
-
-
-@contextlib.contextmanager
-def _between(folder: str) -> Iterator[str]:
-    """A temporary folder in a folder that is made if it is not there. StorageError: it cannot be made."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        made = tempfile.TemporaryDirectory(prefix=".converting-", dir=folder)
-    except OSError as error:
-        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
-        raise StorageError(
-            f"{folder} cannot be written to: {reason}; choose another place", error.errno
-        ) from error
-    with made as between:
-        yield between
-
-
-# --- out of a store
-
-
-def _export(
-    buffer: Buffer,
-    target: object,
-    selected: Selected,
-    *,
-    overwrite: bool,
-    strict: bool,
-    progress: Progress | None,
-) -> Report:
-    begin = time.perf_counter()
-    found, path = formats.of(target), os.fspath(target)  # type: ignore[call-overload]
-    assert found is not None
-    _, module = found
-    if os.path.isdir(path):
-        raise AlreadyExistsError(
-            f"{path} is a folder: name the file, such as {os.path.join(path, module.EXAMPLE)}"
-        )
-    if overwrite and os.path.lexists(path) and not module.replaceable(path):
-        raise AlreadyExistsError(
-            f"{path} is something else than such a buffer, and is not replaced: move "
-            "it away, or choose another name"
-        )
-    trajectories = None
-    if selected.split is not None or selected.where is not None:
-        trajectories = chosen(buffer, selected.where, selected.split)
-    fields = selected.fields
-    names = None if fields is None else tuple([fields] if isinstance(fields, str) else fields)
-    options = Options(trajectories, names, strict=strict, overwrite=overwrite, progress=progress)
-    written = module.write(buffer, path, options)
-    notes = list(written.lost)
-    if os.path.basename(path) != module.EXAMPLE:
-        notes.insert(0, f"written as {module.NAME}, because of the suffix; name a store .zarr or .h5")
-    if buffer.mode == "r+" and buffer.rows_recorded > buffer._stop:
-        notes.append(f"{buffer.rows_recorded - buffer._stop} steps that are not committed are not in it")
-    return Report(
-        source=buffer.location,
-        target=path,
-        steps=written.steps,
-        trajectories=written.trajectories,
-        bytes_read=len(buffer) * sum(declared.row_bytes for declared in buffer.schema.fields.values()),
-        bytes_written=sum(os.path.getsize(name) for name in written.paths),
-        seconds=round(time.perf_counter() - begin, 3),
-        copied=[],
-        recoded=list(written.fields),
-        notes=notes,
-    )
-
-
-# --- into a store
-
-
-def _import(
-    source: object,
-    place: Location,
-    codec: str | None,
-    layout: Literal["live", "archive"] | None,
-    *,
-    overwrite: bool,
-    strict: bool,
-    progress: Progress | None,
-) -> Report:
-    begin = time.perf_counter()
-    found, path = formats.of(source), os.fspath(source)  # type: ignore[call-overload]
-    assert found is not None
-    with found[1].read(path) as read:
-        refuse_losses(read.lost, str(place), strict=strict)
-        job = Import(read, place, codec, layout or "live", progress)
-        make(place, job, overwrite=overwrite)
+    with format_.read(path) as source:
+        refuse_losses(source.fields, source.rest, str(place), strict=how.strict)
+        source.details = {"format": name, "location": path, **source.details}
+        job: RingImport | SourceImport
+        if isinstance(source, RingSource):
+            job = RingImport(source, place, how)
+        else:
+            job = SourceImport(source, path, place, how)
+        make(place, job, overwrite=how.overwrite)
         return Report(
+            steps=job.steps,
+            trajectories=job.trajectories,
+            fields={**dict.fromkeys(source.schema.fields, KEPT), **source.fields},
+            rest=source.rest,
+            remarks=source.remarks,
             source=path,
             target=str(place),
-            steps=read.rows,
-            trajectories=len(read.table["trajectory"]),
-            bytes_read=job.total,
+            bytes_read=job.done,
             bytes_written=size_of(place),
             seconds=round(time.perf_counter() - begin, 3),
-            copied=[],
-            recoded=list(read.schema.fields),
-            notes=read.lost + read.notes,
+            recoded=list(source.schema.fields),
         )
 
 
-class Import:
-    """A store that is made of a foreign buffer."""
+class _Making:
+    """What stores that are made of files have in common."""
 
     def __init__(
-        self, source: Source, place: Location, codec: str | None, layout: str, progress: Progress | None
+        self,
+        schema: Schema,
+        how: How,
+        capacity: int | None,
+        columns: Mapping[str, Any],
     ) -> None:
-        if layout == "archive" and codec == "raw":
+        if how.layout == "archive" and how.codec == "raw":
             raise SchemaError("all fields of an archive are coded: choose another codec, or layout='live'")
-        self.source, self.place, self.codec, self.layout, self.progress = (
-            source,
-            place,
-            codec,
-            layout,
-            progress,
-        )
-        living = layout == "live" and place.backend in ("zarr", "memory")
-        self.capacity = source.capacity if living else None
-        self.total = source.rows * sum(declared.row_bytes for declared in source.schema.fields.values())
-        self.done = 0
+        self.schema, self.capacity, self._columns = schema, capacity, columns
+        self.layout, self.codec, self.progress = how.layout or "live", how.codec, how.progress
 
-    def document(self) -> documents.Document:
-        source = self.source
+    def _document(self, source: Source | RingSource, **sections: Any) -> documents.Document:
         return documents.new(
-            source.schema,
+            self.schema,
             layout={"name": self.layout, "durability": "commit", "overrides": {}},
-            ring=None if self.capacity is None else {"capacity": self.capacity, "position": source.position},
             environment=source.environment,
             provenance=documents.provenance(source.details),
-            extensions=source.extensions,
+            **sections,
         )
 
     def specs(self, container: Container) -> dict[str, ArraySpec]:
-        source, capabilities = self.source, container.capabilities
-        coded = [
-            name
-            for name, spec in field_specs(source.schema.fields, self.layout, capabilities).items()
-            if spec.codec is not None
-        ]
-        names = {f"steps/{escape_path(name)}": name for name in source.schema.fields}
-        storage = {} if self.codec is None else {names[stored]: {"codec": self.codec} for stored in coded}
-        specs = array_specs(source.schema, self.layout, capabilities, capacity=self.capacity, storage=storage)
-        for name, column in source.table.items():
-            if name not in _KEPT:
-                specs[f"trajectories/{escape(name)}"] = table_spec(column.dtype, mutable=True)
+        """The arrays of the store."""
+        schema, capabilities = self.schema, container.capabilities
+        storage: dict[str, dict[str, str]] = {}
+        if self.codec is not None:
+            specs = field_specs(schema.fields, self.layout, capabilities)
+            coded = [name for name in schema.fields if specs[tree.steps(name)].codec is not None]
+            storage = {name: {"codec": self.codec} for name in coded}
+        specs = array_specs(schema, self.layout, capabilities, capacity=self.capacity, storage=storage)
+        for name, dtype in self._columns.items():
+            specs[tree.trajectories(name)] = table_spec(dtype, mutable=True)
         return specs
 
+    def _reserve(self, store: ArrayStore, specs: Mapping[str, ArraySpec], rows: int) -> None:
+        names = [tree.steps(name) for name in self.schema.fields]
+        with store.storage("make room"):
+            store.container.reserve({name: rows for name in names if specs[name].codec is None})
+
+    def _finish(self, store: ArrayStore, extra: dict[str, Any], attachments: dict[str, bytes]) -> None:
+        if self.layout == "archive":
+            sealing.commit_sealed(store, extra, attachments)
+        else:
+            store.commit(extra, attachments=attachments)
+            store.publish()
+            store.tidy()
+
+
+class SourceImport(_Making):
+    """A store that is made of trajectories, each as if it had just been recorded."""
+
+    def __init__(
+        self,
+        source: Source,
+        path: str,
+        place: Location,
+        how: How,
+    ) -> None:
+        super().__init__(source.schema, how, None, source.columns)
+        self.source, self.path, self.place = source, path, place
+        self.done = self.steps = self.trajectories = 0
+
+    def document(self) -> documents.Document:
+        """The store's document."""
+        return self._document(self.source, user=self.source.metadata)
+
     def fill(self, container: Container, document: documents.Document) -> None:
+        """All trajectories. FormatError: what the source gives fits neither its schema nor itself."""
+        specs, source = self.specs(container), self.source
+        store = ArrayStore.create(container, specs, NOTHING, durable=True)
+        try:
+            if source.steps is not None:
+                self._reserve(store, specs, source.steps)
+            recorder = Recorder(store, self.schema)
+            for split in source.splits:
+                recorder.split_code(split)
+            for block in source.blocks(BLOCK_BYTES):
+                self._record(recorder, block)
+            recorder.cut_all()
+            extra, attachments = recorder.hand_over()
+            self.steps, self.trajectories = recorder.rows, recorder.assembler.next_trajectory
+            self._finish(store, extra, attachments)
+        finally:
+            store.close()
+
+    def _record(self, recorder: Recorder, block: Block) -> None:
+        try:
+            recorder.record(self._with_flags(block))
+        except SchemaError as error:
+            number = recorder.assembler.next_trajectory
+            raise FormatError(
+                f"{self.path}, at trajectory {number}: {error}; what reads it is wrong, or it is damaged"
+            ) from error
+        if len(recorder.assembler.pending.trajectories) >= TRAJECTORIES:
+            recorder.hand_over()
+        self.done += sum(rows.nbytes for rows in block.columns.values())
+        if self.progress is not None:
+            known = self.source.steps or 0
+            width = sum(declared.row_bytes for declared in self.schema.fields.values())
+            self.progress(self.done, max(self.done, known * width))
+
+    def _with_flags(self, block: Block) -> Block:
+        """With rows of the flags that only the end tells of."""
+        missing = [
+            name
+            for name in ("terminated", "truncated")
+            if name in self.schema.fields and name not in block.columns
+        ]
+        if not missing:
+            return block
+        columns = dict(block.columns)
+        count = len(next(iter(columns.values()), ()))
+        for name in missing:
+            columns[name] = np.zeros(count, np.bool_)
+            columns[name][-1:] = block.ends and bool(getattr(block, name))
+        return replace(block, columns=columns)
+
+
+class RingImport(_Making):
+    """A store that is made of a foreign ring, row by row as it lies there."""
+
+    def __init__(
+        self,
+        source: RingSource,
+        place: Location,
+        how: How,
+    ) -> None:
+        living = how.layout != "archive" and place.backend in ("zarr", "memory")
+        columns = {name: column.dtype for name, column in source.table.items() if name not in _TABLE}
+        super().__init__(source.schema, how, source.capacity if living else None, columns)
+        self.source, self.place = source, place
+        self.done, self.steps, self.trajectories = 0, source.rows, len(source.table["trajectory"])
+
+    def document(self) -> documents.Document:
+        """The store's document."""
+        source = self.source
+        ring = None if self.capacity is None else {"capacity": self.capacity, "position": source.position}
+        return self._document(source, ring=ring, extensions={EXTENSION: source.ring})
+
+    def fill(self, container: Container, document: documents.Document) -> None:
+        """All rows, and the tables."""
         source, specs = self.source, self.specs(container)
-        count = len(source.table["trajectory"])
-        store = ArrayStore.create(
-            container, specs, {"open": [], "next": 0, "splits": [""], "finals": 0}, durable=True
-        )
+        count = self.trajectories
+        store = ArrayStore.create(container, specs, NOTHING, durable=True)
         try:
             returns = self._rows(store, specs)
             self._final_observations(store)
-            for name in PARTS:
-                append_rows(store, f"parts/{name}", getattr(source.parts, name))
             blank = {
                 "env": np.zeros(count),
                 "terminated": np.zeros(count),
                 "truncated": np.zeros(count),
                 "seed": np.full(count, -1),
             }
-            for name, column in {**blank, "return": returns, **source.table}.items():
-                append_rows(
-                    store,
-                    f"trajectories/{escape(name)}",
-                    np.asarray(column, specs[f"trajectories/{escape(name)}"].dtype),
-                )
+            put_tables(store, source.parts, {**blank, "return": returns, **source.table})
             extra = {"open": [], "next": count, "splits": source.splits, "finals": len(source.finals)}
-            if self.layout == "archive":
-                sealing.commit_sealed(store, extra, {})
-            else:
-                store.commit(extra)
-                store.publish()
-                store.tidy()
+            self._finish(store, extra, {})
         finally:
             store.close()
 
     def _rows(self, store: ArrayStore, specs: Mapping[str, ArraySpec]) -> NDArray[np.float64]:
         """All rows; the return of each trajectory."""
         source, returns = self.source, _Returns(self.source)
-        raw = {f"steps/{escape_path(name)}" for name in source.schema.fields} & {
-            name for name, spec in specs.items() if spec.codec is None
-        }
-        with store.storage("make room"):
-            store.container.reserve(dict.fromkeys(raw, source.rows))
-        for name, declared in source.schema.fields.items():
-            step = max(1, BLOCK_BYTES // declared.row_bytes)
-            for start in range(0, source.rows, step):
-                rows = source.read(name, start, min(start + step, source.rows))
-                append_rows(store, f"steps/{escape_path(name)}", rows)
-                if name == "reward":
-                    returns.add(start, rows)
-                self.done += rows.nbytes
-                if self.progress is not None:
-                    self.progress(self.done, self.total)
+        total = source.rows * sum(declared.row_bytes for declared in self.schema.fields.values())
+        self._reserve(store, specs, source.rows)
+        for name, start, stop in _blocks(source):
+            rows = source.read(name, start, stop)
+            append_rows(store, tree.steps(name), rows)
+            if name == "reward":
+                returns.add(start, rows)
+            self.done += rows.nbytes
+            if self.progress is not None:
+                self.progress(self.done, total)
         return returns.found
 
     def _final_observations(self, store: ArrayStore) -> None:
@@ -301,17 +257,26 @@ class Import:
         for start in range(0, source.rows, step):
             first, last = np.searchsorted(source.finals, [start, start + step]).tolist()
             if last > first:
-                rows = source.read_finals(start, min(start + step, source.rows))[
-                    source.finals[first:last] - start
-                ]
-                append_rows(store, "final/observation", rows)
+                rows = source.read_finals(start, min(start + step, source.rows))
+                append_rows(store, tree.final("observation"), rows[source.finals[first:last] - start])
+
+
+_TABLE = ("trajectory", "length", "split")
+
+
+def _blocks(source: RingSource) -> Iterator[tuple[str, int, int]]:
+    """All rows: (field, start, stop), one field after another."""
+    for name, declared in source.schema.fields.items():
+        step = max(1, BLOCK_BYTES // declared.row_bytes)
+        for start in range(0, source.rows, step):
+            yield name, start, min(start + step, source.rows)
 
 
 class _Returns:
     """The sums of rewards of trajectories of one part each, step after step; unknown where first steps are
     gone."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: RingSource) -> None:
         self.parts = source.parts
         self.stop = self.parts.start + self.parts.length
         order = np.argsort(source.table["trajectory"])

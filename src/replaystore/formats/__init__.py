@@ -1,81 +1,100 @@
-"""Buffers of other software: one module for each format, with the same names in each, imported when it is
-used.
+"""Files of other software: how one plugs in, and which is which.
 
-    sniff(path)                   whether a path names such a file, by its name alone (or, of a folder, by
-                                  what is in it)
-    read(path)                    a context manager that gives a `Source`: schema, tables, and rows while the
-                                  file is open
-    write(buffer, path, options)  write a buffer; what became of it, and what was lost or made up
-    replaceable(path)             whether there is such a file, and not something else that is never
-                                  overwritten
+A format is a subclass of `Format` in a module or folder of its own, and an `Entry` in `replaystore.registry`
+that says by what its files are recognised. It knows views and schemas; it knows no other format, and neither
+buffers nor containers. Nobody else knows a format by name.
 
-How a ring of another project becomes a buffer (all of them work alike):
+* `read` gives a `Source`: the schema, what is known of the whole, and `blocks`: steps of one trajectory, all
+  fields together, with what is known of its beginning and its end. They are recorded as those of an
+  environment are, so that nothing a format gives can make a store that is not sound.
+* Or it gives a `RingSource`: a ring of rows with a position that is to come out again exactly as it was.
+* `write` gets the view of a buffer and makes a file, from `blocks` of it or as it likes, and answers with a
+  `Report`: what became of each field and of all else. What is not in the report was kept.
 
-1. Rows are stored oldest first, once each, those that were never written not at all. Trajectories are the
-   source's own, or what its rows show beyond doubt; rows of none belong to none.
-2. A field gets the name of Gymnasium (`observation`, `action`, `reward`) where it means the same. Where it
-   means nearly the same (`dones`) it keeps its own name and its dtype, as an extra field, so that it is not
-   misread.
-3. The state of the ring is kept in the document, under `extensions[<project>]`: capacity, size, position, and
-   how many rows there were, so that it can be told what the ring would be after more rows
-   (`replaystore.views.ring`). In Zarr, the buffer is itself a ring of that capacity; in HDF5, which has no
-   rings, it is only recorded.
-4. Therefore, written back, the file is as it was: all numbers, all positions, the order of trajectories, rows
-   of no trajectory.
-
-Any other buffer can be written too. `write` lists what had to be made up, and what the format cannot hold.
+How a field is named: as in Gymnasium (`observation`, `action`, `reward`) where it means the same. Where it
+means nearly the same (`dones`) it keeps its own name and its dtype, as an extra field, so that it is not
+misread.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol, cast
-
-from replaystore.location import SUFFIXES
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from replaystore.formats.shared.export import Options, Written
-    from replaystore.formats.source import Source
+    from replaystore.formats.blocks import beside_fields, blocks_of, chosen_fields
+    from replaystore.formats.finding import find, find_target, named
+    from replaystore.formats.format import Format
+    from replaystore.formats.options import Options
+    from replaystore.formats.report import (
+        KEPT,
+        Fate,
+        Report,
+        changed,
+        derived,
+        lost,
+        made_up,
+        refuse_losses,
+    )
+    from replaystore.formats.shared.writing import NewFiles
+    from replaystore.formats.source import Block, RingSource, Source
     from replaystore.views.reader import BufferReader
 
-__all__ = ["FORMATS", "Format", "of"]
+__all__ = [
+    "KEPT",
+    "Block",
+    "BufferReader",
+    "Fate",
+    "Format",
+    "NewFiles",
+    "Options",
+    "Report",
+    "RingSource",
+    "Source",
+    "beside_fields",
+    "blocks_of",
+    "changed",
+    "chosen_fields",
+    "derived",
+    "find",
+    "find_target",
+    "lost",
+    "made_up",
+    "named",
+    "refuse_losses",
+]
 
-FORMATS = {
-    "active_rlhf": "replaystore.formats.active_rlhf.pickles",
-    "velora": "replaystore.formats.velora.files",
+_HOMES = {
+    "KEPT": "formats.report",
+    "Block": "formats.source",
+    "BufferReader": "views.reader",
+    "Fate": "formats.report",
+    "Format": "formats.format",
+    "NewFiles": "formats.shared.writing",
+    "Options": "formats.options",
+    "Report": "formats.report",
+    "RingSource": "formats.source",
+    "Source": "formats.source",
+    "beside_fields": "formats.blocks",
+    "blocks_of": "formats.blocks",
+    "chosen_fields": "formats.blocks",
+    "changed": "formats.report",
+    "derived": "formats.report",
+    "find": "formats.finding",
+    "find_target": "formats.finding",
+    "lost": "formats.report",
+    "made_up": "formats.report",
+    "named": "formats.finding",
+    "refuse_losses": "formats.report",
 }
-"""What a format is called → its module."""
 
+if not TYPE_CHECKING:
 
-class Format(Protocol):
-    """What each module has."""
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
 
-    NAME: str
-    """What such a file is, with its article."""
-    EXAMPLE: str
-    """What such a file is usually called."""
-
-    def sniff(self, path: str) -> bool: ...
-    def read(self, path: str) -> AbstractContextManager[Source]: ...
-    def write(self, buffer: BufferReader, path: str, options: Options) -> Written: ...
-    def replaceable(self, path: str) -> bool: ...
-
-
-def of(location: object) -> tuple[str, Format] | None:
-    """The name and module of the format that a path names; None if it is none of these."""
-    if not isinstance(location, str | os.PathLike):
-        return None
-    path = os.fspath(location)
-    if (
-        not isinstance(path, str)
-        or path.startswith("memory:")
-        or path.rstrip("/" + os.sep).lower().endswith(tuple(SUFFIXES))
-    ):
-        return None
-    for name, module in FORMATS.items():
-        known = cast("Format", importlib.import_module(module))
-        if known.sniff(path):
-            return name, known
-    return None
+        if name not in _HOMES:
+            raise AttributeError(
+                f"module 'replaystore.formats' has no attribute {name!r}; its public names "
+                f"are {', '.join(__all__)}"
+            )
+        return getattr(import_module(f"replaystore.{_HOMES[name]}"), name)

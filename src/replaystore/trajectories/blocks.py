@@ -40,3 +40,7 @@ class Block:
     truncated: bool | None = None
     final: Mapping[str, NDArray[Any]] | None = None
     """The observation after the last step, by field, if known; of a block that does not end too."""
+
+    def __len__(self) -> int:
+        """How many steps."""
+        return len(next(iter(self.columns.values()), ()))

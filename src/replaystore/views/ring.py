@@ -3,9 +3,13 @@ by now.
 
 A foreign ring has `capacity` rows of which `size` are in use; the row at `position` is written next. When it
 becomes a buffer, its rows are written in the order of their age: from `position` on, round the end, if all
-are in use; otherwise from 0 on. The document's extensions keep `capacity`, `size`, `position` and `rows` (how
-many rows there were then). Rows that are appended later lie where the ring would have put them, so the ring's
-state can be told of every commit since.
+are in use; otherwise from 0 on. The document's extension `ring` keeps `capacity`, `size`, `position` and
+`rows` (how many rows there were then), and whose ring it is (`format`), which keeps there what else it needs.
+Rows that are appended later lie where the ring would have put them, so the ring's state can be told of every
+commit since.
+
+If rows have a field of flags that says where episodes end, `ends` is [its name, what it flags]: LAST_STEP, or
+AFTER_IT.
 
 Usually rows beyond `size` are zeros, and are not kept. Where they are not (a writer that failed in the middle
 of a row left them), they are kept up to the last one, as rows of no trajectory.
@@ -23,10 +27,25 @@ from numpy.typing import NDArray
 from replaystore.schema import tree
 from replaystore.views.reader import BufferReader
 
-__all__ = ["EXTENSIONS", "Placement", "Ring", "carried", "ring_of", "runs"]
+__all__ = [
+    "AFTER_IT",
+    "EXTENSION",
+    "LAST_STEP",
+    "Placement",
+    "Ring",
+    "carried",
+    "ring_of",
+    "runs",
+    "state_of",
+]
 
-EXTENSIONS = ("active_rlhf", "velora")
-"""Keys of the document's extensions under which the state of a ring is kept."""
+EXTENSION = "ring"
+"""The key of the document's extensions under which the state of a ring is kept."""
+LAST_STEP, AFTER_IT = "last step", "after it"
+"""What a row is that is flagged in a ring: the last step of an episode; or the observation after that, in a
+row of its own, which is no step."""
+
+_NUMBERS = {"capacity", "size", "position", "rows"}
 
 Rows = NDArray[np.int64]
 
@@ -95,9 +114,21 @@ class Ring:
         return places
 
 
+def state_of(extensions: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """The key and the state of the ring that a buffer was made of; None if it was none.
+
+    Where the key is not EXTENSION, the state is of a store written before there was that one key: then the
+    key was the name of the format, and the dtype of `dones` told what they flag."""
+    for key in (EXTENSION, *extensions):
+        known = extensions.get(key)
+        if isinstance(known, Mapping) and known.keys() >= _NUMBERS:
+            return key, known if key == EXTENSION else {"format": key, **known}
+    return None
+
+
 def ring_of(buffer: BufferReader, known: Mapping[str, Any]) -> Ring | None:
-    """The state of the ring that the extension `known` speaks of; None if the buffer shows a commit before
-    that."""
+    """The ring whose state `known` is, as of the commit that a buffer shows; None if that is one before the
+    ring became a buffer."""
     capacity, size, then, rows = (int(known[key]) for key in ("capacity", "size", "position", "rows"))
     first, stop = buffer._first, buffer._stop
     added = stop - rows
@@ -173,31 +204,29 @@ def carried(
     """The extensions for a copy of a buffer, whose rows then count from 0; and notes of what is lost.
 
     Of a part of the buffer (not `whole`) the state of the ring has no meaning."""
-    kept, notes = dict(extensions), []
-    for name in EXTENSIONS:
-        known = kept.get(name)
-        if known is None:
-            continue
-        if not whole:
-            del kept[name]
-            notes.append(
-                f"the state of the physical ring of {name} is left out, because not all rows are there"
-            )
-            continue
-        # Without evicted rows, all numbers stay as they are.
-        ring = ring_of(buffer, known) if buffer._first else None
-        if ring is not None:
-            moved = {"size": ring.size, "position": ring.position, "rows": len(buffer)}
-            if "global_step" in known:
-                moved["global_step"] = known["global_step"] + ring.added
-            kept[name] = {**known, **moved}
-            if "irregular" in known:
-                kept[name]["irregular"] = [
-                    entry for entry in known["irregular"] if survives(ring, entry[1], entry[2])
-                ]
-            if known.get("longer") and not survives(ring, *known["longer"][1:]):
-                kept[name]["longer"] = None
-    return kept, notes
+    kept, found = dict(extensions), state_of(extensions)
+    if found is None:
+        return kept, []
+    key, known = found
+    del kept[key]
+    if not whole:
+        lost = (
+            f"the state of the physical ring of {known['format']} is left out, because not all rows are there"
+        )
+        return kept, [lost]
+    moved = dict(known)
+    # Without evicted rows, all numbers stay as they are.
+    ring = ring_of(buffer, known) if buffer._first else None
+    if ring is not None:
+        moved |= {"size": ring.size, "position": ring.position, "rows": len(buffer)}
+        if "global_step" in known:
+            moved["global_step"] = known["global_step"] + ring.added
+        if "irregular" in known:
+            moved["irregular"] = [entry for entry in known["irregular"] if survives(ring, entry[1], entry[2])]
+        if known.get("longer") and not survives(ring, *known["longer"][1:]):
+            moved["longer"] = None
+    kept[EXTENSION] = moved
+    return kept, []
 
 
 def survives(ring: Ring, start: int, length: int) -> bool:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from replaystore.errors import UnsupportedError
 from replaystore.formats.active_rlhf.pickling import Info
-from replaystore.formats.shared.export import Options, Outgoing, Output
+from replaystore.formats.options import Options
+from replaystore.formats.report import changed, lost, made_up
+from replaystore.formats.shared.export import Outgoing, Output
 from replaystore.views.reader import BufferReader
-from replaystore.views.ring import Placement, Ring, ring_of, survives
+from replaystore.views.ring import LAST_STEP, Placement, Ring, ring_of, survives
 
 __all__ = ["FRAGMENT_LENGTH", "Plan"]
 
@@ -26,11 +28,11 @@ _FLOATS = ("<f4", "<f8", "<f2")
 
 class Plan:
     """Everything that goes into the file: `numbers`, `tensors` with their `placement`, `infos`, `shapes`.
-    `out.lost`: what is not exact."""
+    `out` says what becomes of the buffer."""
 
     def __init__(self, buffer: BufferReader, options: Options, where: str) -> None:
         self.out = out = Outgoing(buffer, options)
-        self.known: Mapping[str, Any] = out.extensions.get("active_rlhf") or {}
+        self.known: Mapping[str, Any] = out.ring_of("active_rlhf")
         ring = ring_of(buffer, self.known) if self.known and options.trajectories is None else None
         observation, action, reward = (
             out.joined(role, dtypes=_FLOATS) for role in ("observation", "action", "reward")
@@ -45,7 +47,7 @@ class Plan:
                     f"{where}: a buffer of active_rlhf has one reward a step, not {reward.width}"
                 )
             reward = _zeros(np.dtype("<f4"))
-            out.lost.append("rewards are made up: 0")
+            out.became["rews"] = made_up("0")
         if ring is None:
             self._in_a_new_ring()
         else:
@@ -54,18 +56,15 @@ class Plan:
         self.shapes = {"env_obs_shape": (observation.width,), "env_act_shape": (action.width,)}
         if ring is not None:
             self.shapes |= {key: tuple(self.known[key]) for key in self.shapes if key in self.known}
-        flags = (
-            "terminated and truncated are told apart no more"
-            if ring is None
-            else ("terminated and truncated are left out")
-        )
-        out.note_losses(kept_columns=_COLUMNS, flags=flags)
+        flags = changed("told apart no more in dones") if ring is None else lost()
+        holds = {"split", "open", "steps", *_COLUMNS, *(() if ring else ("final_observation",))}
+        out.note_losses(holds=holds, flags=flags)
 
     def _dones(self) -> Output:
         out = self.out
         kept = out.kept("dones", ("?",)) if self.known else None
         if kept is None and self.known:
-            out.lost.append("dones are made up: no episode ends")
+            out.became["dones"] = made_up("no episode ends")
         return kept or Output(np.dtype(np.bool_), 1, lambda rows: (rows >= out.count)[:, None])
 
     # --- a buffer that was such a file
@@ -74,7 +73,7 @@ class Plan:
         known = self.known
         self.placement = ring.placement
         if "fragment_length" not in known:
-            self.out.lost.append(f"fragment_length is made up: {FRAGMENT_LENGTH}")
+            self.out.rest["fragment_length"] = made_up(str(FRAGMENT_LENGTH))
         step = known["global_step"] + ring.added
         self.numbers = {
             "capacity": ring.capacity,
@@ -119,7 +118,7 @@ class Plan:
         scores, updates = np.zeros(len(numbers)), begun.copy()
         if not all(name in table.columns for name in _COLUMNS):
             if len(numbers):
-                self.out.lost.append("on_policiness_score and last_updated_step are made up")
+                self.out.rest |= dict.fromkeys(_COLUMNS, made_up("0, and when they began"))
             return scores, updates
         order = np.argsort(table["trajectory"])
         at = order[np.searchsorted(table["trajectory"], numbers, sorter=order)]
@@ -159,7 +158,8 @@ class Plan:
         self.placement = Placement(capacity, places[order], rows[order], counts[order])
         step = {"size": total, "pos": total % capacity, "global_step": total}
         self.numbers = {"capacity": capacity, "fragment_length": FRAGMENT_LENGTH, **step}
-        self._note(capacity, int(added.sum()), int((ended & ~after).sum()), start, length)
+        left = int((last & ~ended & after).sum())
+        self._note(capacity, int(added.sum()), int((ended & ~after).sum()), left, start, length)
         first = (part >= 0) & np.append(True, number[1:] != number[:-1])[: len(part)]
         owner = np.cumsum(first) - 1
         whole = np.bincount(owner[part >= 0], lengths[part >= 0], int(first.sum())).astype(np.int64)
@@ -177,8 +177,9 @@ class Plan:
     def _ended(self, numbers: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether an episode ended with these trajectories, whose last rows are given."""
         table = self.out.table
-        if "velora" in self.out.extensions and "dones" in self.out.fields and len(last):
-            return np.asarray(self.out.field("dones", last) != 0)
+        flag, what = self.out.ends or ("", "")
+        if what == LAST_STEP and len(last):
+            return np.asarray(self.out.field(flag, last) != 0)
         order = np.argsort(table["trajectory"])
         at = (
             order[np.searchsorted(table["trajectory"], numbers, sorter=order)]
@@ -188,24 +189,26 @@ class Plan:
         return np.asarray(table["terminated"][at] | table["truncated"][at])
 
     def _note(
-        self, capacity: int, added: int, unknown: int, start: NDArray[np.int64], length: NDArray[np.int64]
+        self,
+        capacity: int,
+        added: int,
+        unknown: int,
+        left: int,
+        start: NDArray[np.int64],
+        length: NDArray[np.int64],
     ) -> None:
-        lost = self.out.lost
-        lost.append(
-            f"the state of the ring is made up: capacity {capacity}, fragment_length {FRAGMENT_LENGTH}"
-        )
+        rest = self.out.rest
+        rest["ring"] = made_up(f"capacity {capacity}, fragment_length {FRAGMENT_LENGTH}")
         if added:
-            lost.append(
-                f"{added} rows are made up, for the last observations of episodes: flagged in "
-                "dones, with action and reward 0"
+            rest["steps"] = made_up(
+                f"{added} rows of last observations of episodes, flagged in dones, with action and reward 0"
             )
+        if left:
+            rest["final_observation"] = lost(f"those of {left} trajectories that were cut off")
         if unknown:
-            lost.append(
-                f"{unknown} episodes that ended are not flagged in dones, because their last "
-                "observation is not known"
-            )
+            rest["dones"] = lost(f"of {unknown} episodes that ended, whose last observation is not known")
         if (start[1:] < (start + length)[:-1]).any():
-            lost.append("rows are in another order: one trajectory after another")
+            rest["order"] = changed("one trajectory after another")
 
 
 def _irregular_info(entry: list[Any]) -> Info:

@@ -9,18 +9,18 @@
 | trajectories          | the table of trajectories, in the order of the list, with their splits and the    |
 |                       | columns `on_policiness_score` and `last_updated_step`; each is what was added at  |
 |                       | once, episodes end inside it, and so none is marked as terminated or truncated    |
-| capacity, pos, size … | `extensions["active_rlhf"]` of the document (see `replaystore.views.ring`)      |
+| capacity, pos, size … | the state of the ring in the document (`replaystore.views.ring`)                  |
 
 Rows of no trajectory stay rows of no trajectory. Of a trajectory that is longer than the ring (`longer`) the
 first rows are gone. What cannot be a trajectory here (no rows, rows of another one, rows on both sides of the
-position) is kept literally in the extension, as `irregular`.
+position) is kept literally in the state of the ring, as `irregular`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,39 +32,25 @@ from replaystore.errors import FormatError, NotFoundError
 from replaystore.formats.active_rlhf.export import Plan
 from replaystore.formats.active_rlhf.pickling import write_pickle
 from replaystore.formats.active_rlhf.unpickling import Infos, Tensor, scan
-from replaystore.formats.shared.export import Options, Written, refuse_losses
+from replaystore.formats.format import Format
+from replaystore.formats.options import Options
+from replaystore.formats.report import Report, lost, refuse_losses
 from replaystore.formats.shared.tensors import FileRows, opened
 from replaystore.formats.shared.writing import NewFiles
-from replaystore.formats.source import Source
+from replaystore.formats.source import RingSource
 from replaystore.schema.fields import Field, Schema, role_of
 from replaystore.storage.local import read_all
 from replaystore.trajectories.table import Parts
 from replaystore.views.reader import BufferReader
+from replaystore.views.ring import AFTER_IT
 
-__all__ = ["Contents", "Table", "contents", "read", "replaceable", "sniff", "trajectories_of", "write"]
+__all__ = ["ActiveRlhf", "Contents", "Table", "contents", "read", "trajectories_of", "write"]
 
-NAME = "a pickle of active_rlhf"
-SUFFIXES = (".pkl", ".pickle")
-EXAMPLE = "replay_buffer.pkl"
 MAX_CAPACITY = 1 << 48
 MAX_IRREGULAR = 10_000
 NUMBERS = ("capacity", "fragment_length", "size", "pos", "global_step")
 TENSORS = {"obs": "observation", "acts": "action", "rews": "reward", "dones": "dones"}
 _OPTIONAL = ("fragment_length", "env_obs_shape", "env_act_shape")
-
-
-def sniff(path: str) -> bool:
-    """Whether a path names such a file."""
-    return path.lower().endswith(SUFFIXES)
-
-
-def replaceable(path: str) -> bool:
-    """Whether there is such a file, which may be replaced by a new one."""
-    try:
-        with opened(path) as (descriptor, _):
-            return read_all(descriptor, 0, 1) == b"\x80" and b"capacity" in read_all(descriptor, 0, 64)
-    except (FormatError, NotFoundError):
-        return False
 
 
 # --- reading
@@ -128,13 +114,13 @@ def contents(path: str) -> Iterator[Contents]:
 
 
 @contextmanager
-def read(path: str) -> Iterator[Source]:
+def read(path: str) -> Iterator[RingSource]:
     """Open a pickle as a source of rows. The errors of `contents`."""
     with contents(path) as found:
         yield _source(found, path)
 
 
-def _source(found: Contents, path: str) -> Source:
+def _source(found: Contents, path: str) -> RingSource:
     known = dict(found.known)
     capacity, used, position = known["capacity"], known["size"], known["position"]
     tensors = {name: found.tensors[key] for key, name in TENSORS.items()}
@@ -144,14 +130,14 @@ def _source(found: Contents, path: str) -> Source:
     fields = {name: Field(rows.dtype, rows.shape, role_of(name)) for name, rows in tensors.items()}
     # What is appended then goes where the ring would have put it.
     living = rows == used and (begin + rows - position) % capacity == 0
-    source = Source(
+    source = RingSource(
         schema=Schema(fields),
         rows=rows,
         read=lambda name, start, stop: tensors[name].read_around(begin, start, stop),
         parts=table.parts,
         table=table.columns,
         splits=["", *found.infos.splits],
-        extensions={"active_rlhf": known | table.known},
+        ring={"format": "active_rlhf", "ends": ["dones", AFTER_IT], **known, **table.known},
         details={"format": "active_rlhf", "location": path, "bytes": found.size},
         capacity=capacity if living else None,
         position=position if living else None,
@@ -161,24 +147,23 @@ def _source(found: Contents, path: str) -> Source:
     return source
 
 
-def _note(source: Source, unknown: list[str], used: int) -> None:
+def _note(source: RingSource, unknown: list[str], used: int) -> None:
     if source.rows > used:
-        source.notes.append(
+        source.remarks.append(
             f"{source.rows - used} rows beyond those in use are not zeros: they are kept as "
             "rows of no trajectory"
         )
-    irregular = source.extensions["active_rlhf"]["irregular"]
+    irregular = source.ring["irregular"]
     if irregular:
-        source.notes.append(
-            f"{len(irregular)} trajectories without rows of their own are kept in the "
-            "extension 'active_rlhf' only"
+        source.remarks.append(
+            f"{len(irregular)} trajectories without rows of their own are kept in the state of the ring only"
         )
     if source.environment:
-        source.notes.append(
+        source.remarks.append(
             f"the environment {source.environment['id']} is taken from the name of the folder"
         )
     if unknown:
-        source.lost.append(f"keys left out: {', '.join(unknown)}")
+        source.fields |= dict.fromkeys(unknown, lost())
 
 
 def _number(content: Mapping[str, Any], key: str, path: str, low: int, stop: int) -> int:
@@ -312,7 +297,7 @@ def _irregular(infos: Infos, regular: NDArray[np.bool_], path: str) -> list[list
 # --- writing
 
 
-def write(buffer: BufferReader, path: str, options: Options) -> Written:
+def write(buffer: BufferReader, path: str, options: Options) -> Report:
     """Write a buffer.
 
     Where the buffer was such a file, it is one again, with what was appended since. SchemaError,
@@ -320,7 +305,7 @@ def write(buffer: BufferReader, path: str, options: Options) -> Written:
     there is no new file then.
     """
     plan = Plan(buffer, options, path)
-    refuse_losses(plan.out.lost, path, strict=options.strict)
+    refuse_losses(plan.out.became, plan.out.rest, path, strict=options.strict)
     total, written = sum(tensor.row_bytes for tensor in plan.tensors.values()) * plan.placement.capacity, 0
 
     def done(count: int) -> None:
@@ -331,4 +316,29 @@ def write(buffer: BufferReader, path: str, options: Options) -> Written:
 
     with NewFiles([path], overwrite=options.overwrite) as new:
         write_pickle(new.files[0], plan.numbers, plan.tensors, plan.placement, plan.infos, plan.shapes, done)
-    return Written([path], plan.numbers["size"], len(plan.infos), sorted(plan.out.used), plan.out.lost)
+    return plan.out.report(plan.numbers["size"], len(plan.infos))
+
+
+class ActiveRlhf(Format):
+    """The format, as `replaystore.formats` knows it."""
+
+    example = "replay_buffer.pkl"
+    limits = (
+        "observations and actions of more than one array, or that are no floats",
+        "terminated and truncated apart, unless flagged rows are made for final observations",
+        "seeds, environments, further fields, and further columns of trajectories",
+        "metadata and the environment",
+    )
+
+    def read(self, path: str) -> AbstractContextManager[RingSource]:
+        return read(path)
+
+    def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
+        return write(buffer, path, options)
+
+    def recognizes(self, path: str) -> bool:
+        try:
+            with opened(path) as (descriptor, _):
+                return read_all(descriptor, 0, 1) == b"\x80" and b"capacity" in read_all(descriptor, 0, 64)
+        except (FormatError, NotFoundError):
+            return False

@@ -1,5 +1,5 @@
 """Rows of a buffer on their way to the tensors of a foreign file: which, in which order, of which dtype, and
-what is lost on the way.
+what becomes of them on the way.
 
 A row is numbered as the buffer does it, from its oldest on. Numbers from len(buffer) on stand for
 observations: len(buffer) + p is the one after the last step of part p. -1 is nothing.
@@ -7,55 +7,25 @@ observations: len(buffer) + p is the one after the last step of part p. -1 is no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import UnsupportedError
+from replaystore.formats.blocks import beside_fields
+from replaystore.formats.options import Options
+from replaystore.formats.report import KEPT, Fate, Report, changed, lost
 from replaystore.formats.shared.tensors import BLOCK_BYTES
-from replaystore.trajectories.table import Trajectories
 from replaystore.views.reader import BufferReader
-from replaystore.views.ring import Placement
+from replaystore.views.ring import AFTER_IT, LAST_STEP, Placement, state_of
 
-__all__ = ["Options", "Outgoing", "Output", "Written", "refuse_losses"]
+__all__ = ["Outgoing", "Output"]
 
 BLOCK_ROWS = 1 << 17
 """Of small rows no more are written at once, because the numbers of rows take memory too."""
-RECORDED = {"trajectory", "env", "length", "terminated", "truncated", "seed", "return", "split", "open"}
-"""Columns of the table of trajectories that every buffer has; the others are the user's."""
-
 Rows = NDArray[np.int64]
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a buffer is to be written to a foreign file."""
-
-    trajectories: Trajectories | None = None
-    """Only these, as they are selected; None: all rows."""
-    fields: tuple[str, ...] | None = None
-    """Only these; None: all."""
-    strict: bool = False
-    """Refuse if anything would be lost or made up."""
-    overwrite: bool = False
-    progress: Progress | None = None
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a foreign file has."""
-
-    paths: list[str]
-    steps: int
-    trajectories: int
-    fields: list[str]
-    """Those that went into it."""
-    lost: list[str]
-    """What was lost or made up."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +57,6 @@ class Output:
             done(block.nbytes)
 
 
-def refuse_losses(lost: Iterable[str], where: str, *, strict: bool) -> None:
-    """UnsupportedError that lists what would be lost or made up, if that is not wanted."""
-    listed = list(lost)
-    if strict and listed:
-        raise UnsupportedError(
-            f"{where} would not be exact ({'; '.join(listed)}): leave out strict to write it nevertheless"
-        )
-
-
 class Outgoing:
     """A buffer, or some of its trajectories, as rows to be written."""
 
@@ -107,10 +68,28 @@ class Outgoing:
             buffer.schema.fields if options.fields is None else buffer.schema.select(options.fields).fields
         )
         self.fields = dict(fields)
-        self.used: set[str] = set()
-        self.lost: list[str] = []
-        self.extensions: Mapping[str, Any] = buffer._document.extensions
+        self.became: dict[str, Fate] = {}
+        """Fields that go into the file, and those that it has beside them."""
+        self.rest: dict[str, Fate] = {}
+        self._errors: dict[str, float] = {}
+        """Of fields that are cast, the largest difference so far."""
+        found = state_of(buffer._document.extensions)
+        self._ring: Mapping[str, Any] = {} if found is None else found[1]
         self._known_after()
+
+    def ring_of(self, name: str) -> Mapping[str, Any]:
+        """The state of the ring, if the buffer was made of one of this format; empty otherwise."""
+        return self._ring if self._ring.get("format") == name else {}
+
+    @property
+    def ends(self) -> tuple[str, str] | None:
+        """Of a ring's rows, the field that says where episodes end, and what it flags (`views.ring`)."""
+        if not self._ring:
+            return None
+        declared = self.fields.get("dones")
+        told = AFTER_IT if declared is not None and declared.dtype == np.bool_ else LAST_STEP
+        name, what = self._ring.get("ends") or ("dones", told)
+        return (name, what) if name in self.fields else None
 
     def _known_after(self) -> None:
         """Of which parts the observation after the last step is known though it is not the next row."""
@@ -173,7 +152,6 @@ class Outgoing:
         names = [name for name, declared in self.fields.items() if declared.role == role]
         if not names:
             return None
-        self.used |= set(names)
         fields = [self.fields[name] for name in names]
         known = fields[0].dtype
         dtype = (
@@ -182,21 +160,34 @@ class Outgoing:
             else np.dtype(dtypes[0])
         )
         for name, declared in zip(names, fields, strict=True):
+            how = []
             if declared.dtype != dtype:
-                self.lost.append(f"{name}: {declared.dtype} became {dtype}")
+                how.append(f"{declared.dtype} became {dtype}")
             if len(declared.shape) > 1:
-                self.lost.append(f"{name}: its shape {declared.shape} became flat")
-        if len(names) > 1:
-            self.lost.append(f"{', '.join(names)} became one tensor")
+                how.append(f"its shape {declared.shape} became flat")
+            if len(names) > 1:
+                how.append("they became one tensor")
+            self.became[name] = changed("; ".join(how)) if how else KEPT
         width = sum(declared.row_bytes // declared.dtype.itemsize for declared in fields)
 
         def read(rows: Rows) -> NDArray[Any]:
-            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite
-                return np.concatenate(
-                    [self.field(name, rows).reshape(len(rows), -1).astype(dtype) for name in names], axis=1
-                )
+            return np.concatenate(
+                [self._cast(name, self.field(name, rows).reshape(len(rows), -1), dtype) for name in names],
+                axis=1,
+            )
 
         return Output(dtype, width, read)
+
+    def _cast(self, name: str, rows: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+        if rows.dtype == dtype:
+            return rows
+        with np.errstate(all="ignore"):  # a float64 beyond float32 becomes infinite
+            cast = rows.astype(dtype)
+            wide = np.result_type(rows.dtype, dtype, np.float64)
+            differences = np.abs(rows.astype(wide) - cast.astype(wide))[rows == rows]
+            differences[np.isnan(differences)] = 0  # an infinity that stayed one
+        self._errors[name] = max(self._errors.get(name, 0.0), float(np.max(differences, initial=0.0)))
+        return cast
 
     def kept(self, name: str, kinds: tuple[str, ...]) -> Output | None:
         """An extra field that is kept as it was in the foreign file; None if it is not there, or is something
@@ -204,29 +195,27 @@ class Outgoing:
         declared = self.fields.get(name)
         if declared is None or len(declared.shape) > 1 or declared.dtype not in map(np.dtype, kinds):
             return None
-        self.used.add(name)
+        self.became[name] = KEPT
         width = declared.shape[0] if declared.shape else 1
         return Output(declared.dtype, width, lambda rows: self.field(name, rows).reshape(len(rows), width))
 
-    def note_losses(self, *, kept_columns: Iterable[str], flags: str) -> None:
-        """What else a buffer may hold and a foreign file cannot. `flags`: what becomes of terminated and
-        truncated."""
-        left = [
-            name
-            for name, declared in self.fields.items()
-            if name not in self.used and declared.role not in ("terminated", "truncated")
-        ]
-        if left:
-            self.lost.append(f"fields left out: {', '.join(left)}")
-        if {"terminated", "truncated"} & self.fields.keys() and flags:
-            self.lost.append(flags)
-        columns = [name for name in self.table.columns if name not in {*RECORDED, *kept_columns}]
-        if columns:
-            self.lost.append(f"columns of trajectories left out: {', '.join(columns)}")
-        if len(self.table) and (self.table["seed"] != -1).any():
-            self.lost.append("seeds are left out")
-        if self.buffer._document.user:
-            self.lost.append("metadata is left out")
+    def note_losses(self, *, holds: Collection[str], flags: Fate) -> None:
+        """What else a buffer may hold. `holds`: what of it goes into the file, of that which `beside_fields`
+        knows; `flags`: what becomes of terminated and truncated."""
+        for name, declared in self.fields.items():
+            is_flag = declared.role in ("terminated", "truncated")
+            self.became.setdefault(name, flags if is_flag else lost())
+        guessed = {"environment"} if self._ring else set()  # of a ring it was only guessed
+        beside = beside_fields(self.buffer, self.options, holds={*holds, *guessed}, fields=self.fields.keys())
+        self.rest |= {name: fate for name, fate in beside.items() if name not in self.rest}
+
+    def report(self, steps: int, trajectories: int) -> Report:
+        """What became of it, when it is written."""
+        became = {
+            name: replace(fate, max_error=self._errors[name]) if name in self._errors else fate
+            for name, fate in self.became.items()
+        }
+        return Report(steps, trajectories, became, self.rest)
 
     # --- rows in the order of a file
 

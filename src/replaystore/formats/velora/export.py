@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import UnsupportedError
-from replaystore.formats.shared.export import Options, Outgoing, Output
+from replaystore.formats.options import Options
+from replaystore.formats.report import KEPT, changed, derived, lost, made_up
+from replaystore.formats.shared.export import Outgoing, Output
 from replaystore.views.reader import BufferReader
-from replaystore.views.ring import Placement, Ring, ring_of
+from replaystore.views.ring import AFTER_IT, Placement, Ring, ring_of
 
 __all__ = ["TENSORS", "Plan"]
 
@@ -25,12 +27,12 @@ Rows = NDArray[np.int64]
 
 
 class Plan:
-    """Everything that goes into the files: `tensors` with their `placement`, and `metadata`. `out.lost` says
-    what is not exact."""
+    """Everything that goes into the files: `tensors` with their `placement`, and `metadata`. `out` says
+    what becomes of the buffer."""
 
     def __init__(self, buffer: BufferReader, options: Options, where: str) -> None:
         self.out = out = Outgoing(buffer, options)
-        self.known: Mapping[str, Any] = out.extensions.get("velora") or {}
+        self.known: Mapping[str, Any] = out.ring_of("velora")
         ring = ring_of(buffer, self.known) if self.known and options.trajectories is None else None
         states, actions, rewards = (out.joined(role) for role in ("observation", "action", "reward"))
         if states is None or actions is None:
@@ -42,8 +44,7 @@ class Plan:
                 raise UnsupportedError(
                     f"{where}: a buffer of velora has one reward a step, not {rewards.width}"
                 )
-            rewards = _made_up(1)
-            out.lost.append("rewards are made up: 0")
+            rewards = self._made_up("rewards", 1, "0")
         self.states = states
         self.stored = out.kept("next_states", ("<f4",)) if self.known else None
         if self.stored is not None and self.stored.width != states.width:
@@ -53,8 +54,7 @@ class Plan:
         next_states = self.stored or self._next_states(ring)
         hiddens = out.kept("hiddens", ("<f4",)) if self.known else None
         if hiddens is None:
-            hiddens = _made_up(1)
-            out.lost.append("hiddens are made up: one number a step, 0")
+            hiddens = self._made_up("hiddens", 1, "one number a step, 0")
         made = {
             "actions": actions,
             "dones": dones,
@@ -65,8 +65,8 @@ class Plan:
         }
         self.tensors = {name: made[name] for name in TENSORS}
         self.metadata = self._metadata(ring)
-        flags = "" if "dones" in out.used else "terminated and truncated became dones"
-        out.note_losses(kept_columns=(), flags=flags)
+        flags = lost() if out.became.get("dones") == KEPT else changed("told apart no more in dones")
+        out.note_losses(holds={"final_observation", "open", "steps"}, flags=flags)
 
     def _metadata(self, ring: Ring | None) -> dict[str, Any]:
         tensors, capacity = self.tensors, self.placement.capacity
@@ -80,6 +80,10 @@ class Plan:
             "size": size,
             "device": self.known.get("device") if ring is not None else "cpu",
         }
+
+    def _made_up(self, name: str, width: int, what: str) -> Output:
+        self.out.became[name] = made_up(what)
+        return Output(_FLOAT, width, lambda rows: np.zeros((len(rows), width), _FLOAT))
 
     # --- dones
 
@@ -98,27 +102,26 @@ class Plan:
                 ],
             )
         if self._flagged:
-            out.used.add("dones")
-            out.lost.append(
-                "dones are moved to the step before, and steps that active_rlhf only recorded "
-                "for them are left out"
+            out.became[self._flagged] = changed(
+                "moved to the step before, and rows that only hold observations after episodes are left out"
             )
             return Output(_FLOAT, 1, self._flagged_after)
-        out.lost.append("dones are made up: no step is the last of its episode")
-        return _made_up(1)
+        return self._made_up("dones", 1, "no step is the last of its episode")
 
     @property
-    def _flagged(self) -> bool:
-        """Whether `dones` is what active_rlhf means by it."""
-        return "active_rlhf" in self.out.extensions and "dones" in self.out.fields
+    def _flagged(self) -> str:
+        """The field that flags rows which hold the observation after the last step of an episode; "" if there
+        is none."""
+        flag, what = self.out.ends or ("", "")
+        return flag if what == AFTER_IT else ""
 
     def _flagged_after(self, rows: Rows) -> NDArray[Any]:
-        """For active_rlhf, an episode has ended where the next observation is flagged as its last."""
+        """An episode has ended where the next observation is flagged as its last."""
         following = self.out.following(rows)
         steps = (following >= 0) & (following < self.out.count)
         found = np.zeros((len(rows), 1), _FLOAT)
         if steps.any():
-            found[steps, 0] = self.out.field("dones", following[steps])
+            found[steps, 0] = self.out.field(self._flagged, following[steps])
         return found
 
     # --- any other buffer
@@ -133,11 +136,9 @@ class Plan:
             start, length, part = start[part >= 0], length[part >= 0], part[part >= 0]
             length = length - (out.following(start + length - 1) < 0)
             if length.sum() < count:
-                out.lost.append(
-                    f"{count - int(length.sum())} steps are left out, because it is not known "
-                    "what was observed after them"
-                )
-            out.lost.append("next_states are made up of the observations that follow")
+                left = count - int(length.sum())
+                out.rest["steps"] = lost(f"{left} of them, after which nothing was observed")
+            out.became["next_states"] = derived("from the observations that follow")
         order = np.argsort(start)
         start, stop = start[order], (start + length)[order]
         if self._flagged and self.stored is None:
@@ -148,13 +149,14 @@ class Plan:
         capacity = (
             max(total, 1) if out.options.trajectories is not None else max(total, out.buffer.capacity or 1)
         )
-        out.lost.append(f"the state of the ring is made up: capacity {capacity}")
+        out.rest["trajectories"] = changed("they end where dones and next_states say so")
+        out.rest["ring"] = made_up(f"capacity {capacity}")
         return Placement(capacity, np.cumsum(length) - length, start, length)
 
     def _flagged_rows(self) -> Rows:
-        """Those that active_rlhf flagged: they hold the last observation of an episode, and no step."""
+        """Those that are flagged: they hold the last observation of an episode, and no step."""
         blocks = [np.arange(at, min(at + _BLOCK, self.out.count)) for at in range(0, self.out.count, _BLOCK)]
-        found = [block[self.out.field("dones", block)] for block in blocks]
+        found = [block[self.out.field(self._flagged, block)] for block in blocks]
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
     def _next_states(self, ring: Ring | None) -> Output:
@@ -165,8 +167,8 @@ class Plan:
             last = out.parts.start + out.parts.length - 1 - out.first
             unknown = out.count - int(out.parts.length.sum()) + int((out.following(last) < 0).sum())
             if unknown:
-                out.lost.append(
-                    f"{unknown} next_states are made up: 0, because it is not known what was observed then"
+                out.became["next_states"] = made_up(
+                    f"0 in {unknown} of them, because it is not known what was observed then"
                 )
 
         def read(rows: Rows) -> NDArray[Any]:
@@ -185,7 +187,3 @@ def _without(start: Rows, stop: Rows, rows: Rows) -> tuple[Rows, Rows]:
     at = np.searchsorted(start, rows, side="right") - 1
     inside = rows[(at >= 0) & (rows < np.append(stop, 0)[at])]
     return np.sort(np.concatenate([start, inside + 1])), np.sort(np.concatenate([stop, inside]))
-
-
-def _made_up(width: int) -> Output:
-    return Output(_FLOAT, width, lambda rows: np.zeros((len(rows), width), _FLOAT))

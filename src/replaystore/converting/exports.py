@@ -1,0 +1,82 @@
+"""Out of a store: into a new file of other software.
+
+What the file holds is decided before it is begun, and so is whether that is exact enough.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+
+from replaystore.buffers.buffer import Buffer
+from replaystore.converting.excerpt import chosen
+from replaystore.converting.how import How, Selected
+from replaystore.errors import AlreadyExistsError, UnsupportedError
+from replaystore.formats import finding
+from replaystore.formats.options import Options
+from replaystore.formats.report import Report
+from replaystore.registry import entry
+
+__all__ = ["export"]
+
+
+def export(
+    buffer: Buffer,
+    path: str,
+    name: str,
+    selected: Selected,
+    how: How,
+    *,
+    named: bool,
+) -> Report:
+    """Write a buffer, or a part of it, to a file of the format of this name. `named`: whether the user chose
+    it, and not only the suffix."""
+    begin, kind, format_ = time.perf_counter(), entry("formats", name), finding.named(name)
+    if not format_.writes():
+        raise UnsupportedError(f"{path}: {kind.what or name} can only be read: choose another target")
+    example = f", such as {os.path.join(path, format_.example)}" if format_.example else ""
+    if os.path.isdir(path) and not format_.folder:
+        raise AlreadyExistsError(f"{path} is a folder: name the file{example}")
+    if how.overwrite and os.path.lexists(path) and not format_.recognizes(path):
+        raise AlreadyExistsError(
+            f"{path} is something else than {kind.what or f'a file of {name}'}, and is not replaced: move it "
+            "away, or choose another name"
+        )
+    trajectories = None
+    if selected.split is not None or selected.where is not None:
+        trajectories = chosen(buffer, selected.where, selected.split)
+    fields = selected.fields
+    names = None if fields is None else tuple([fields] if isinstance(fields, str) else fields)
+    options = Options(trajectories, names, strict=how.strict, overwrite=how.overwrite, progress=how.progress)
+    written = format_.write(buffer, path, options)
+    remarks = list(written.remarks)
+    if not named and os.path.basename(path) != format_.example:
+        remarks.insert(0, f"written as {kind.what or name}, because of the suffix; name a store .zarr or .h5")
+    waiting = buffer.rows_recorded - buffer._stop if buffer.mode == "r+" else 0
+    if waiting:
+        remarks.append(f"{waiting} steps that are not committed are not in it")
+    return replace(
+        written,
+        source=buffer.location,
+        target=path,
+        remarks=remarks,
+        bytes_read=len(buffer) * sum(declared.row_bytes for declared in buffer.schema.fields.values()),
+        bytes_written=sum(_size(file) for file in format_.written(path)),
+        seconds=round(time.perf_counter() - begin, 3),
+        recoded=sorted(name for name in buffer.schema.fields if _is_there(written, name)),
+    )
+
+
+def _size(path: str) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if not os.path.isdir(path):
+        return os.path.getsize(path)
+    return sum(
+        os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names
+    )
+
+
+def _is_there(report: Report, name: str) -> bool:
+    fate = report.fields.get(name)
+    return fate is None or fate.kind in ("kept", "changed")

@@ -1,0 +1,33 @@
+"""How a buffer is to be converted, and which part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from replaystore.formats.options import Progress
+
+__all__ = ["How", "Selected"]
+
+
+@dataclass(frozen=True)
+class How:
+    """What the target is to be; `replaystore.converting.convert` says what each means."""
+
+    codec: str | None = None
+    layout: str | None = None
+    overwrite: bool = False
+    strict: bool = False
+    progress: Progress | None = None
+
+
+class Selected(NamedTuple):
+    """Which part of a buffer is wanted; all of it, if nothing is given."""
+
+    fields: Iterable[str] | None = None
+    split: str | None = None
+    where: str | None = None
+
+    def __bool__(self) -> bool:
+        return any(wanted is not None for wanted in self)

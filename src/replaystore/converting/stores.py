@@ -1,0 +1,251 @@
+"""From one store to another: another container, another layout, or a part of it.
+
+What is not changed on purpose is copied bit for bit: raw rows and encoded chunks as they are stored, where
+the target stores them in the same way (`replaystore.arrays.copying`), so that nothing is decoded that need
+not be. All of it is compared with the checksums it was committed with.
+
+Older commits are not carried over: the target begins with the commit that the source shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from replaystore.arrays import sealing
+from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.copying import append_rows
+from replaystore.buffers.buffer import Buffer
+from replaystore.buffers.making import size_of
+from replaystore.containers.protocol import ArraySpec, Capabilities, Container
+from replaystore.converting.excerpt import PARTS, Excerpt, chosen, selection, whole
+from replaystore.converting.how import How, Selected
+from replaystore.converting.transfer import Transfer
+from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.formats.report import KEPT, Report, lost
+from replaystore.location import Location
+from replaystore.schema import document as documents
+from replaystore.schema.fields import Schema
+from replaystore.schema.names import escape_path
+from replaystore.views.layout import LAYOUTS, array_specs, field_specs, table_spec
+from replaystore.views.reader import BufferReader
+from replaystore.views.ring import carried
+
+__all__ = ["Conversion"]
+
+HISTORY = 16
+"""Earlier conversions that the provenance goes back to."""
+
+
+class Conversion:
+    """One conversion, decided on and then carried out."""
+
+    def __init__(self, buffer: BufferReader, place: Location, selected: Selected, how: How) -> None:
+        fields, split, where = selected
+        self.buffer, self.place, self.codec, self.progress = buffer, place, how.codec, how.progress
+        self.schema: Schema = (
+            buffer.schema
+            if fields is None
+            else buffer.schema.select([fields] if isinstance(fields, str) else list(fields))
+        )
+        self.layout, self.as_it_was = how.layout or buffer.layout, how.layout is None
+        if self.layout not in LAYOUTS:
+            raise SchemaError(f"there is no layout {self.layout!r}: choose one of {', '.join(LAYOUTS)}")
+        if self.layout == "archive" and how.codec == "raw":
+            raise SchemaError("all fields of an archive are coded: choose another codec, or layout='live'")
+        observations = self.schema.names("observation")
+        if split is None and where is None:
+            self.excerpt: Excerpt = whole(buffer, observations)
+        else:
+            self.excerpt = selection(buffer, chosen(buffer, where, split), observations)
+        self.selected = {
+            "fields": None if fields is None else list(self.schema.fields),
+            "split": split,
+            "where": where,
+        }
+        self.extensions, lost = carried(
+            buffer, buffer._document.extensions, whole=split is None and where is None
+        )
+        self.notes = self.excerpt.notes + lost
+        self.transfer: Transfer | None = None
+        self._note_fields()
+
+    def _note_fields(self) -> None:
+        left_out = [name for name in self.buffer.schema.fields if name not in self.schema.fields]
+        if set(left_out) & set(self.buffer.schema.names("reward")):
+            if self.schema.return_shape != self.buffer.schema.return_shape and self.schema.names("reward"):
+                raise UnsupportedError(
+                    "returns are the sums of all rewards, whose shapes differ: take all "
+                    "fields of rewards, or none"
+                )
+            kept = (
+                "returns are those of all rewards"
+                if self.schema.names("reward")
+                else ("returns are left out with the reward")
+            )
+            self.notes.append(kept)
+        if isinstance(self.buffer, Buffer) and self.buffer.mode == "r+":
+            waiting = self.buffer.rows_recorded - self.buffer._stop
+            if waiting:
+                self.notes.append(f"{waiting} steps that are not committed are not in it")
+
+    # --- what the target is
+
+    def document(self) -> documents.Document:
+        """The target's document."""
+        known = self.buffer._document
+        overrides: dict[str, dict[str, Any]] = {}
+        if self.as_it_was:
+            given = documents.to_plain(known.layout.overrides)
+            overrides = {
+                name: _given(setting) for name, setting in given.items() if name in self.schema.fields
+            }
+        if self.codec is not None:
+            for name in self._coded_fields():
+                kept = {} if self.codec == "raw" else overrides.get(name, {})
+                overrides[name] = {**kept, "codec": self.codec}
+        durability = "commit" if self.layout == "archive" else known.layout.durability
+        return documents.new(
+            self.schema,
+            layout={"name": self.layout, "durability": durability, "overrides": overrides},
+            environment=None if known.environment is None else documents.to_plain(known.environment),
+            provenance=documents.provenance(self._source()),
+            user=known.user,
+            extensions=self.extensions,
+        )
+
+    def _coded_fields(self) -> list[str]:
+        if not self.as_it_was:
+            specs: Mapping[str, ArraySpec] = field_specs(
+                self.schema.fields, self.layout, self._capabilities()
+            )
+        else:
+            specs = self.buffer._store.container.specs()
+        return [name for name in self.schema.fields if specs[f"steps/{escape_path(name)}"].codec is not None]
+
+    def _capabilities(self) -> Capabilities:
+        """As far as the choice of codecs goes."""
+        return Capabilities(default_codec="gzip:1") if self.place.backend == "hdf5" else Capabilities()
+
+    def _source(self) -> dict[str, Any]:
+        """What the provenance says of the source."""
+        earlier = self.buffer.provenance
+        before = earlier.get("source") or {}
+        history = before.pop("history", []) if isinstance(before, dict) else []
+        return {
+            "format": "replaystore",
+            "location": self.buffer.location,
+            "container": self.buffer._store.container.capabilities.chunk_format,
+            "commit": self.buffer.commit_id,
+            "steps": len(self.buffer),
+            "trajectories": self.buffer.num_trajectories,
+            "selection": {key: value for key, value in self.selected.items() if value is not None},
+            "ring": None if self.buffer.capacity is None else {"capacity": self.buffer.capacity},
+            "history": [earlier, *history][:HISTORY],
+        }
+
+    def specs(self, container: Container, document: documents.Document) -> dict[str, ArraySpec]:
+        """The target's arrays."""
+        known, capabilities = self.buffer._store.specs(), container.capabilities
+        storage = {
+            name: _given(setting) for name, setting in documents.to_plain(document.layout.overrides).items()
+        }
+        if self.as_it_was:
+            for name in self.schema.fields:
+                codec = self._codec(known[f"steps/{escape_path(name)}"], capabilities, storage.get(name, {}))
+                storage[name] = {**storage.get(name, {}), "codec": codec or "raw"}
+        chosen = array_specs(self.schema, self.layout, capabilities, capacity=None, storage=storage)
+        if self.as_it_was:
+            final = {
+                name: self._codec(known[name], capabilities, {})
+                for name, spec in chosen.items()
+                if name.startswith("final/") and spec.codec
+            }
+        else:
+            final = {
+                name: self.codec
+                for name, spec in chosen.items()
+                if name.startswith("final/") and spec.codec and self.codec
+            }
+        chosen |= {
+            name: replace(chosen[name], codec=codec)
+            for name, codec in final.items()
+            if codec not in (None, "raw")
+        }
+        # Of a ring, chunks and shards were made small for it.
+        if self.as_it_was and self.buffer.capacity is None:
+            for name, spec in known.items():
+                if name in chosen and (spec.codec is None) == (chosen[name].codec is None):
+                    chosen[name] = replace(spec, codec=chosen[name].codec)
+        user = {
+            name: spec
+            for name, spec in known.items()
+            if name.startswith("trajectories/") and spec.mutable and name not in chosen
+        }
+        return chosen | {
+            name: table_spec(spec.dtype, shape=spec.shape, mutable=True) for name, spec in user.items()
+        }
+
+    def _codec(self, known: ArraySpec, capabilities: Capabilities, override: Mapping[str, Any]) -> str | None:
+        """How an array is coded in the target if its layout stays."""
+        if known.codec is None:
+            return None
+        if self.codec is not None:
+            return None if self.codec == "raw" else self.codec
+        if override.get("codec", "raw") != "raw":
+            return str(override["codec"])
+        default = self.buffer._store.container.capabilities.default_codec
+        return capabilities.default_codec if known.codec == default else known.codec
+
+    # --- making it
+
+    def fill(self, container: Container, document: documents.Document) -> None:
+        """Bring everything to the target, and make it durable."""
+        specs, excerpt = self.specs(container, document), self.excerpt
+        extra = {"open": [], "next": 0, "splits": [""], "finals": 0}
+        store = ArrayStore.create(container, specs, extra, durable=document.layout.durability == "commit")
+        try:
+            self.transfer = Transfer(self.buffer, store, excerpt, self.progress)
+            self.transfer.rows(list(self.schema.fields))
+            self.transfer.final_observations(list(self.schema.names("observation")))
+            for name in PARTS:
+                append_rows(store, f"parts/{name}", getattr(excerpt.parts, name))
+            for name, column in excerpt.table.items():
+                if name in specs:
+                    append_rows(store, name, np.asarray(column, specs[name].dtype))
+            attachments = excerpt.attachments(self.schema.names("observation"))
+            if self.layout == "archive":
+                sealing.commit_sealed(store, excerpt.extra, attachments)
+            else:
+                store.commit(excerpt.extra, attachments=attachments)
+                store.publish()
+                store.tidy()
+        finally:
+            store.close()
+
+    def report(self, seconds: float) -> Report:
+        """What was done."""
+        assert self.transfer is not None
+        transfer = self.transfer
+        fields = {name: KEPT if name in self.schema.fields else lost() for name in self.buffer.schema.fields}
+        return Report(
+            steps=self.excerpt.rows,
+            trajectories=self.excerpt.trajectories,
+            fields=fields,
+            remarks=self.notes + transfer.notes,
+            source=self.buffer.location,
+            target=str(self.place),
+            bytes_read=transfer.bytes_read,
+            bytes_written=size_of(self.place),
+            seconds=round(seconds, 3),
+            copied=transfer.copied,
+            recoded=transfer.recoded,
+        )
+
+
+def _given(setting: dict[str, Any]) -> dict[str, Any]:
+    """Without the keys that are not set."""
+    return {key: value for key, value in setting.items() if value is not None}

@@ -1,0 +1,90 @@
+"""Which format a file has. What the user named comes first, then content, then suffixes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from replaystore import registry
+from replaystore.errors import PluginError, ReplayStoreError
+from replaystore.formats.format import Format
+from replaystore.location import SUFFIXES
+
+__all__ = ["find", "find_target", "named"]
+
+
+def named(name: str) -> Format:
+    """The format of this name. SchemaError: there is none, and the message lists those there are."""
+    found = registry.load("formats", name)
+    if isinstance(found, type) and issubclass(found, Format):
+        found = found()
+    if not isinstance(found, Format):
+        raise PluginError(
+            f"the format {name!r} is no replaystore.formats.Format: upgrade the package it is of"
+        )
+    return found
+
+
+def find(location: object) -> str | None:
+    """The name of the format whose file lies there; None: a store, or nothing that is known.
+
+    Content comes before suffixes, and suffixes of stores before those of formats."""
+    path = _path(location)
+    if path is None:
+        return None
+    for entry in _content(path):
+        if _recognizes(entry.name, path):
+            return entry.name
+    if _named_as_a_store(path):
+        return None
+    by_suffix = [entry.name for entry in registry.by_suffix("formats", path)]
+    for name in by_suffix:
+        if len(by_suffix) == 1 or _recognizes(name, path):
+            return name
+    if by_suffix:
+        return by_suffix[0]
+    if not os.path.exists(path) or next(registry.by_content("containers", path), None) is not None:
+        return None
+    return next((name for name in registry.registered("formats") if _recognizes(name, path)), None)
+
+
+def find_target(location: object) -> str | None:
+    """The name of the format that a new file there is to have; None: it is to be a store.
+
+    Its suffix decides. A folder that holds a file of a format is named for it, so that it can be refused."""
+    path = _path(location)
+    if path is None or _named_as_a_store(path):
+        return None
+    entry = next(registry.by_suffix("formats", path), None)
+    if entry is not None:
+        return entry.name
+    return find(path) if os.path.isdir(path) else None
+
+
+def _path(location: object) -> str | None:
+    """A path to something that may be a file of other software."""
+    if not isinstance(location, str | os.PathLike):
+        return None
+    path = os.fspath(location)
+    if not isinstance(path, str) or "\0" in path or path.startswith("memory:"):
+        return None
+    return path
+
+
+def _named_as_a_store(path: str) -> bool:
+    return path.rstrip("/" + os.sep).lower().endswith(tuple(SUFFIXES))
+
+
+def _content(path: str) -> Iterator[registry.Entry]:
+    try:
+        yield from registry.by_content("formats", path)
+    except OSError:  # whoever opens it says so
+        return
+
+
+def _recognizes(name: str, path: str) -> bool:
+    """Of a format that lacks something, or is broken, nothing can be said."""
+    try:
+        return named(name).recognizes(path)
+    except ReplayStoreError:
+        return False

@@ -1,0 +1,64 @@
+"""What a format is: files of other software, read and written."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from typing import ClassVar
+
+from replaystore.errors import FormatError, NotFoundError, UnsupportedError
+from replaystore.formats.options import Options
+from replaystore.formats.report import Report
+from replaystore.formats.source import RingSource, Source
+from replaystore.views.reader import BufferReader
+
+__all__ = ["Format"]
+
+
+class Format:
+    """A layout of files of other software. Subclass it, and give it `read`, `write`, or both."""
+
+    example: ClassVar[str] = ""
+    """What such a file is usually called."""
+    limits: ClassVar[tuple[str, ...]] = ()
+    """What it cannot hold of a buffer, each in a few words."""
+    folder: ClassVar[bool] = False
+    """Whether it is a folder that is written."""
+
+    def read(self, path: str) -> AbstractContextManager[Source | RingSource]:
+        """The buffer in a file, while that is open. NotFoundError, StorageError; FormatError: it is something
+        else, or damaged."""
+        raise UnsupportedError(f"{path}: files of this kind are only written: choose another source")
+
+    def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
+        """Write a buffer to a new file, which appears when it is complete. What lies there is such a file, if
+        it is to be replaced (`options.overwrite`).
+
+        SchemaError, UnsupportedError: the buffer cannot be one (or not exactly, if that is wanted).
+        AlreadyExistsError, StorageError: there is no new file then."""
+        raise UnsupportedError(f"{path}: files of this kind are only read: choose another target")
+
+    def recognizes(self, path: str) -> bool:
+        """Whether what lies there is such a file, so that it may be read, or replaced by a new one: whether
+        it can be opened. A format that can tell more quickly overrides this."""
+        if not os.path.lexists(path) or (os.path.isdir(path) and not self.folder):
+            return False
+        try:
+            with self.read(path):
+                return True
+        except (FormatError, NotFoundError, UnsupportedError, OSError):
+            return False
+
+    def written(self, path: str) -> list[str]:
+        """The files that `write` makes for a path."""
+        return [path]
+
+    @classmethod
+    def reads(cls) -> bool:
+        """Whether such files can be read."""
+        return cls.read is not Format.read
+
+    @classmethod
+    def writes(cls) -> bool:
+        """Whether such files can be written."""
+        return cls.write is not Format.write

@@ -1,0 +1,158 @@
+"""What became of a buffer on its way into a file, or out of one: for each thing in it a `Fate`.
+
+Things are the fields of the schema, by name (`fields`: those of the source, and those that the target has
+beside them), and what a buffer holds beside them (`rest`): "final_observation", "terminated" and "truncated"
+(where they are no fields), "seed", "split", "env", "open", "order", "steps", "environment", "metadata",
+"ring", and the columns of trajectories by their names. What is not named was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from replaystore.errors import UnsupportedError
+
+__all__ = [
+    "KEPT",
+    "Fate",
+    "Report",
+    "changed",
+    "derived",
+    "lost",
+    "made_up",
+    "merged",
+    "refuse_losses",
+    "sentences",
+]
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of one thing."""
+
+    kind: Literal["kept", "derived", "changed", "made up", "lost"]
+    """kept: every bit of it; derived: not there itself, but follows exactly from what is; changed: there, and
+    not the same; made up: the target has what the source has not; lost: not there."""
+    how: str = ""
+    """How it was changed or derived, what was made up, why it was lost; "" where that goes without saying."""
+    max_error: float | None = None
+    """Of numbers that were changed, the largest difference, where it was measured."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing was lost, nor made up."""
+        return self.kind in ("kept", "derived")
+
+
+KEPT = Fate("kept")
+
+
+def derived(how: str) -> Fate:
+    """It is not there itself, but follows exactly from what is."""
+    return Fate("derived", how)
+
+
+def changed(how: str, max_error: float | None = None) -> Fate:
+    """It is there, and not the same."""
+    return Fate("changed", how, max_error)
+
+
+def made_up(what: str) -> Fate:
+    """The target has it, and the source has not."""
+    return Fate("made up", what)
+
+
+def lost(why: str = "") -> Fate:
+    """It is not there."""
+    return Fate("lost", why)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a buffer. A format that writes one gives the first five; `convert` fills in the rest."""
+
+    steps: int
+    """How many the target has."""
+    trajectories: int
+    fields: Mapping[str, Fate] = field(default_factory=dict)
+    rest: Mapping[str, Fate] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    """What else whoever reads it should know."""
+    source: str = ""
+    target: str = ""
+    bytes_read: int = 0
+    """Of rows, as they are stored in the source."""
+    bytes_written: int = 0
+    """The size of the target."""
+    seconds: float = 0.0
+    copied: list[str] = field(default_factory=list)
+    """Fields whose bytes were copied as they were."""
+    recoded: list[str] = field(default_factory=list)
+    """Fields that were decoded, or encoded, or both."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing was changed, lost or made up."""
+        return all(fate.exact for fate in (*self.fields.values(), *self.rest.values()))
+
+    @property
+    def notes(self) -> list[str]:
+        """What is not as it was in the source, as sentences."""
+        return sentences(self.fields, self.rest) + self.remarks
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, and the notes."""
+        plain = {part.name: getattr(self, part.name) for part in fields(self)}
+        for part in ("fields", "rest"):
+            plain[part] = {name: _to_json(fate) for name, fate in plain[part].items()}
+        return {**plain, "notes": self.notes}
+
+
+def _to_json(fate: Fate) -> dict[str, Any]:
+    told = {"kind": fate.kind, "how": fate.how or None, "max_error": fate.max_error}
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def sentences(fields: Mapping[str, Fate], rest: Mapping[str, Fate]) -> list[str]:
+    """What is not as it was, one sentence for all things that the same has become of."""
+    found: dict[tuple[bool, Fate], list[str]] = {}
+    for beside, things in ((False, fields), (True, rest)):
+        for name, fate in things.items():
+            if fate.kind != "kept":
+                found.setdefault((beside, fate), []).append(name)
+    return [_sentence(", ".join(names), fate, beside=beside) for (beside, fate), names in found.items()]
+
+
+def _sentence(names: str, fate: Fate, *, beside: bool) -> str:
+    why = f" ({fate.how})" if fate.how else ""
+    if fate.kind == "lost":
+        return f"left out{why}: {names}" if beside else f"fields left out{why}: {names}"
+    if fate.kind == "made up":
+        return f"{names}: made up, {fate.how}"
+    error = "" if fate.max_error is None else f", by at most {fate.max_error:.3g}"
+    if fate.max_error == 0:
+        error = ", which changed no value"
+    return f"{names}: {fate.how}{error}"
+
+
+def refuse_losses(fields: Mapping[str, Fate], rest: Mapping[str, Fate], where: str, *, strict: bool) -> None:
+    """UnsupportedError that lists what would be changed, lost or made up, if that is not wanted."""
+    inexact = [{name: fate for name, fate in things.items() if not fate.exact} for things in (fields, rest)]
+    if strict and any(inexact):
+        raise UnsupportedError(
+            f"{where} would not be exact ({'; '.join(sentences(*inexact))}): leave out strict to write it "
+            "nevertheless"
+        )
+
+
+def merged(*several: Mapping[str, Fate]) -> dict[str, Fate]:
+    """What became of things that went several ways, one after another: the worst of it."""
+    order = ("kept", "derived", "changed", "made up", "lost")
+    found: dict[str, Fate] = {}
+    for things in several:
+        for name, fate in things.items():
+            if name not in found or order.index(fate.kind) > order.index(found[name].kind):
+                found[name] = fate
+    return found

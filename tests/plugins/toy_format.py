@@ -1,0 +1,70 @@
+"""A format of a stranger: each block of steps as a line of JSON, and the bytes of its arrays behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from replaystore import errors, formats
+from replaystore.registry import Entry
+from replaystore.schema import Schema
+
+ENTRY = Entry("toy", "toy_format:Toy", "a file of the toy", suffixes=(".toy",), magic=(b'{"toy"',))
+HELD = ("env", "seed", "split", "final_observation", "metadata", "terminated", "truncated")
+
+
+class Toy(formats.Format):
+    example, limits = "buffer.toy", ("rows of no trajectory", "the environment")
+
+    @contextmanager
+    def read(self, path: str) -> Iterator[formats.Source]:
+        try:
+            with open(path, "rb") as file:
+                head = json.loads(file.readline())
+                schema = Schema.from_json(head["toy"])
+
+                def blocks(max_bytes: int) -> Iterator[formats.Block]:
+                    while line := file.readline():
+                        said = json.loads(line)
+                        count, final = said.pop("steps"), said.pop("final")
+                        columns = {name: take(name, count) for name in schema.fields}
+                        names = schema.names("observation") if final else ()
+                        seen = {name: take(name, 1)[0] for name in names} or None
+                        yield formats.Block(columns, final=seen, **said)
+
+                def take(name: str, count: int) -> np.ndarray:
+                    declared = schema.fields[name]
+                    data = file.read(count * declared.row_bytes)
+                    return np.frombuffer(data, declared.dtype).reshape(count, *declared.shape)
+
+                yield formats.Source(schema, blocks, metadata=head["metadata"], steps=head["steps"])
+        except FileNotFoundError:
+            raise errors.NotFoundError(f"{path} does not exist") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise errors.FormatError(f"{path} is no file of the toy, or damaged: {error}") from error
+
+    def write(self, buffer: formats.BufferReader, path: str, options: formats.Options) -> formats.Report:
+        names = formats.chosen_fields(buffer, options)
+        schema = buffer.schema.select(names)
+        rest = formats.beside_fields(buffer, options, holds=HELD, fields=names)
+        formats.refuse_losses({}, rest, path, strict=options.strict)
+        width = sum(declared.row_bytes for declared in schema.fields.values())
+        head = {"toy": schema.to_json(), "metadata": dict(buffer.metadata), "steps": len(buffer)}
+        steps = trajectories = 0
+        with formats.NewFiles([path], overwrite=options.overwrite) as new:
+            new.files[0].write(json.dumps(head).encode() + b"\n")
+            for block in formats.blocks_of(buffer, options, 1 << 16):
+                said = {name: getattr(block, name) for name in ("env", "begins", "ends", "seed", "split")}
+                if "terminated" not in schema.fields:
+                    said |= {"terminated": block.terminated, "truncated": block.truncated}
+                said |= {"steps": len(block), "final": block.final is not None}
+                arrays = [*(block.columns[name] for name in names), *(block.final or {}).values()]
+                data = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+                new.files[0].write(json.dumps(said).encode() + b"\n" + data)
+                steps, trajectories = steps + len(block), trajectories + block.ends
+                if options.progress is not None:
+                    options.progress(steps * width, len(buffer) * width)
+        return formats.Report(steps, trajectories, dict.fromkeys(names, formats.KEPT), rest)
