@@ -1,4 +1,4 @@
-"""The modules form layers, and imports point downwards only."""
+"""The modules form layers, and imports point downwards only; and nothing is longer than it has to be."""
 
 from __future__ import annotations
 
@@ -116,3 +116,77 @@ def test_only_backends_know_the_storage_libraries(file: Path) -> None:
 
 def test_a_name_says_what_a_module_holds() -> None:
     assert not [str(file) for file in FILES if VAGUE & set(re.split(r"[/_.]", str(file)))]
+
+
+# --- how long things are
+
+LONG, MANY = 400, 25
+"""A file has at most so many lines, and a class so many methods, unless its head says why."""
+REASONS = {LONG: "Longer than 400 lines because ", MANY: "More than 25 methods because "}
+CHECKOUT = ROOT.parents[1]
+WRITTEN = [
+    path for folder in ("src", "tests", "scripts") for path in sorted((CHECKOUT / folder).rglob("*.py"))
+]
+
+STILL_LONG = {
+    "src/replaystore/arrays/commits.py",
+    "src/replaystore/arrays/reading.py: StoreReader",
+    "src/replaystore/buffers/buffer.py",
+    "src/replaystore/buffers/buffer.py: Buffer",
+    "src/replaystore/buffers/opening.py",
+    "src/replaystore/buffers/writer.py",
+    "src/replaystore/checking/verify.py",
+    "src/replaystore/checking/verify.py: _Verification",
+    "src/replaystore/columns/coded.py",
+    "src/replaystore/compat/active_rlhf.py",
+    "src/replaystore/compat/active_rlhf.py: ReplayBuffer",
+    "src/replaystore/compat/layouts.py",
+    "src/replaystore/compat/stored.py",
+    "src/replaystore/compat/stored.py: StoredRing",
+    "src/replaystore/compat/velora.py",
+    "src/replaystore/compat/velora.py: BufferBase",
+    "src/replaystore/containers/hdf5/container.py",
+    "src/replaystore/containers/hdf5/container.py: Hdf5Container",
+    "src/replaystore/containers/hdf5/transaction.py",
+    "src/replaystore/containers/protocol.py: Container",
+    "src/replaystore/containers/zarr/container.py",
+    "src/replaystore/containers/zarr/container.py: ZarrContainer",
+    "src/replaystore/gymnasium/infos.py",
+    "src/replaystore/gymnasium/recorders.py",
+    "src/replaystore/sampling/batches.py",
+    "src/replaystore/sampling/batches.py: Batches",
+    "src/replaystore/sampling/orders.py",
+    "src/replaystore/sampling/sampler.py",
+    "src/replaystore/sampling/sampler.py: Sampler",
+    "src/replaystore/schema/document.py",
+    "src/replaystore/schema/fields.py",
+    "src/replaystore/storage/memory.py: MemoryFiles",
+    "src/replaystore/views/reader.py",
+    "src/replaystore/views/reader.py: BufferReader",
+}
+"""Those that are being cut; nothing is added here."""
+
+
+def reasoned(tree: ast.Module, limit: int) -> bool:
+    """Whether the head of a file gives a reason to go beyond a limit."""
+    return REASONS[limit] in " ".join((ast.get_docstring(tree) or "").split())
+
+
+def beyond() -> Iterator[str]:
+    """The files, and the classes in them, that go beyond a limit without a reason."""
+    for path in WRITTEN:
+        text, name = path.read_text(encoding="utf-8"), str(path.relative_to(CHECKOUT))
+        tree = ast.parse(text)
+        if len(text.splitlines()) > LONG and not reasoned(tree, LONG):
+            yield name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not reasoned(tree, MANY):
+                methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+                if len(methods) > MANY:
+                    yield f"{name}: {node.name}"
+
+
+def test_files_and_classes_are_short_or_say_why_not() -> None:
+    found = sorted(set(beyond()) - STILL_LONG)
+
+    assert not found, f"cut these, or say in the head of the file: {' or '.join(REASONS.values())}…: {found}"
