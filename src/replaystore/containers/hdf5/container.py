@@ -105,7 +105,7 @@ class Hdf5Container:
         is the file's."""
         self._file = Hdf5File(files, name, follow=not writable)
         self._log = Log(self._file, writable=writable)
-        self._index = ChunkIndex(self._file, self._spec, writable=writable)
+        self._index = ChunkIndex(self._file, self.specs, writable=writable)
         self._specs: tuple[int, dict[str, ArraySpec]] | None = None
         """The generation of the file, and its arrays."""
         self._document: tuple[str, Version] | None = None

@@ -4,6 +4,9 @@ The writer changes its tables with each transaction. A reader asks whether a tra
 not for chunks that are complete as of a commit: those never move. It looks all of them up at once, so that a
 table is read once for a commit, however many transactions a busy writer makes meanwhile. Threads may ask
 while one writes.
+
+Opening the library takes as long as finding a hundred chunks, so the first one to ask makes the tables of all
+arrays that have few.
 """
 
 from __future__ import annotations
@@ -19,17 +22,23 @@ from replaystore.containers.hdf5.library import Hdf5File
 from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.containers.hdf5.places import UNKNOWN, Places, Table, chunk_count, chunk_places
 from replaystore.containers.protocol import ArraySpec
+from replaystore.errors import CorruptError
 from replaystore.forks import renew_in_children
 
 __all__ = ["ChunkIndex"]
+
+FEW = 64
+"""Chunks of an array that are looked up along with another's, in less time than opening the library takes."""
 
 
 class ChunkIndex:
     """The tables of a file."""
 
-    def __init__(self, file: Hdf5File, spec: Callable[[str], ArraySpec], *, writable: bool) -> None:
+    def __init__(
+        self, file: Hdf5File, specs: Callable[[], Mapping[str, ArraySpec]], *, writable: bool
+    ) -> None:
         self._file = file
-        self._spec = spec
+        self._specs = specs
         self._writable = writable
         self._tables: dict[str, Places] = {}
         self.lock = threading.RLock()
@@ -54,21 +63,35 @@ class ChunkIndex:
             self._tables[name] = Places(spec, np.empty((0, 3), np.int64), 0, version)
 
     def load(self, names: Iterable[str]) -> None:
-        """Make the tables that are not kept, looking at the file once. The lock is held."""
-        specs = {name: self._spec(name) for name in names if name not in self._tables}
+        """Make the tables that are not kept, and those of arrays with few chunks, looking at the file once.
+        The lock is held. CorruptError: one of the named ones cannot be made."""
+        known = self._specs()
+        wanted = {name: known.get(name) for name in names if name not in self._tables}
+        if not wanted:
+            return
+        for name, spec in wanted.items():
+            if spec is None:
+                raise CorruptError(
+                    f"{self._file.path}: the array {name} is missing; run `replaystore verify`"
+                )
+        along = [name for name in known if name not in self._tables and name not in wanted]
 
         def look(file: Any, overlay: Overlay) -> dict[str, tuple[int, Table]]:
             found = {}
-            for name, spec in specs.items():
-                dataset = array(file, name)
+            for name in (*wanted, *along):
+                dataset, spec = array(file, name), known[name]
                 chunks = chunk_count(dataset, spec, overlay.end)
-                found[name] = chunks, chunk_places(dataset, spec, overlay.end, range(chunks))
+                if name in wanted or chunks <= FEW:
+                    found[name] = chunks, chunk_places(dataset, spec, overlay.end, range(chunks))
             return found
 
-        if specs:
+        try:
             tables, version = self._file.look(look)
-            for name, (chunks, found) in tables.items():
-                self._tables[name] = Places(specs[name], found, chunks, version)
+        except CorruptError:  # perhaps of another array's: who needs that one is told
+            along.clear()
+            tables, version = self._file.look(look)
+        for name, (chunks, found) in tables.items():
+            self._tables[name] = Places(known[name], found, chunks, version)
 
     def known(self, name: str, start: int = 0, stop: int = 0, *, complete: int = 0) -> Places:
         """The table of an array, good for the chunks [start, stop); it ends where the array ends, if that is
