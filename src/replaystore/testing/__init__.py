@@ -8,6 +8,22 @@
     RecordingFiles   notes every primitive operation, so that a power cut at any of them can be played back
     FailingFiles     refuses, or kills the process, at the operation that was chosen
 
+Where what is:
+
+    backends, rows, stories, commits     the suite of backends: of rows, of trajectories, of commits
+    formats, trajectories                the suite of formats, and what it writes
+    plain, contents, model               what a buffer should hold and show, and a machine that compares
+    samples, workloads                   recordings, and what may be done to a buffer, from a seed
+    faults, crashes                      files that fail; kills
+    disks, power, images                 a disk that forgets, power cuts, and file systems that have them
+    shim, trials, scenarios/, apart      faults below the process, tried again and again
+    interruption, sessions               Ctrl-C at any moment of a writer,
+    replacements, saves                  and of what puts something in a place
+    histories, readers                   readers beside a writer that goes back and is replaced
+    specimens, forging                   stores that are spoiled: by parts of others,
+    crafting…, odd_values                or by a stranger who makes all checksums right
+    campaigns/                           what ./scripts/campaign runs: one module for each promise
+
 This package needs pytest and hypothesis; nothing else in replaystore imports it.
 """
 
