@@ -1,3 +1,5 @@
+"""The document of a store: strict JSON, written as it was read, and refused where it does not fit."""
+
 from __future__ import annotations
 
 import json

@@ -190,3 +190,9 @@ def test_files_and_classes_are_short_or_say_why_not() -> None:
     found = sorted(set(beyond()) - STILL_LONG)
 
     assert not found, f"cut these, or say in the head of the file: {' or '.join(REASONS.values())}…: {found}"
+
+
+def test_every_file_says_what_it_is_for() -> None:
+    assert not [
+        str(path) for path in WRITTEN if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]

@@ -1,3 +1,5 @@
+"""What a text names: a kind of storage, a kind of container, and a place in it."""
+
 from __future__ import annotations
 
 import os

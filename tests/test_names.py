@@ -1,3 +1,5 @@
+"""Names of fields: paths in nested values and back, and the escaping of what cannot be stored."""
+
 from __future__ import annotations
 
 import unicodedata

@@ -1,3 +1,5 @@
+"""What can be plugged in: found by name, by what a file begins with, by entry points; broken plug-ins."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,3 +1,5 @@
+"""Spaces of Gymnasium as JSON and back, and JSON that is no space."""
+
 from __future__ import annotations
 
 import json
