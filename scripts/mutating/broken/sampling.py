@@ -34,7 +34,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sampling-beyond-the-last-part",
-        "src/replaystore/sampling/orders.py",
+        "src/replaystore/sampling/steps.py",
         "        last = np.flatnonzero(following == self.stop[part])\n",
         "        last = np.flatnonzero(following > self.stop[part])\n",
         "the observation after the last step of a part is its trajectory's, not that of the next row",
@@ -42,7 +42,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sampling-one-step-too-many",
-        "src/replaystore/sampling/orders.py",
+        "src/replaystore/sampling/steps.py",
         "        return self._end[drawn.part] - drawn.rows\n",
         "        return self._end[drawn.part] - drawn.rows + 1\n",
         "n-step returns end with the trajectory",
@@ -50,7 +50,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sampling-stack-begins-too-early",
-        "src/replaystore/sampling/batches.py",
+        "src/replaystore/sampling/items.py",
         "cut = np.flatnonzero((rows - depth + 1 < steps.start[part])",
         "cut = np.flatnonzero((rows - depth + 2 < steps.start[part])",
         "a stack shows no frame of the trajectory before",
@@ -58,7 +58,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sampling-discount-after-the-end",
-        "src/replaystore/sampling/batches.py",
+        "src/replaystore/sampling/items.py",
         'batch["discount"] = self.recipe.gamma**used * ~terminated[item, used - 1]',
         'batch["discount"] = self.recipe.gamma**used',
         "nothing follows a terminated step",

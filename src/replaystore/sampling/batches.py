@@ -1,5 +1,4 @@
-"""The batches of one commit: which items each is made of, and what they show. The next observation, stacks,
-fragments and n-step returns are made here, from rows that are stored once.
+"""The batches of one commit: which items each is made of, and which chunks are decoded for them and when.
 
 Batches are planned a window at a time, so that drawing costs little for each, and chunks are decoded for many
 batches at once. What a batch holds depends on the seed, the epoch and its number only.
@@ -7,29 +6,26 @@ batches at once. What a batch holds depends on the seed, the epoch and its numbe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import ArgumentError
-from replaystore.sampling.finals import Ends, Finals
-from replaystore.sampling.gather import Batch, Gather, check_out
+from replaystore.sampling.finals import Finals
+from replaystore.sampling.gather import Batch, Gather
+from replaystore.sampling.items import Items, Out, Planned, flags_of, observations_of
 from replaystore.sampling.orders import (
     POOL_ROWS,
-    Drawn,
     EpochOrder,
-    Steps,
     TrajectoryOrder,
     UniformOrder,
     WeightedOrder,
 )
 from replaystore.sampling.recipe import Recipe
-
-if TYPE_CHECKING:
-    from replaystore.views.reader import BufferReader
+from replaystore.sampling.steps import Rows, Steps
+from replaystore.views.reader import BufferReader
 
 __all__ = ["Batches"]
 
@@ -43,9 +39,6 @@ BESIDE = 4
 LEAST_BLOCK = 16
 """Rows."""
 
-Rows = NDArray[np.int64]
-Out = Mapping[str, NDArray[Any]]
-
 
 @dataclass
 class _Window:
@@ -54,12 +47,7 @@ class _Window:
     epoch: int
     first: int
     """The number of its first batch."""
-    drawn: Drawn
-    shown: Rows
-    """Of transitions the row with the next observation; of stacks the rows of their observations, (items,
-    depth (+ 1))."""
-    ends: Ends | None
-    """Where there are final observations among those; None if nobody asks."""
+    planned: Planned
     held: int = 0
     """Items whose chunks have been decoded."""
 
@@ -79,28 +67,26 @@ class Batches:
         self, buffer: BufferReader, recipe: Recipe, seed: int, weights: NDArray[np.float64] | None = None
     ) -> None:
         self.recipe, self.commit = recipe, buffer.commit_id
-        self._schema = buffer.schema
-        self._observations = tuple(
-            name for name in recipe.names if buffer.schema.fields[name].role == "observation"
-        )
-        self._next = self._observations if recipe.next_observation else ()
-        self._others = tuple(name for name in recipe.names if name not in self._observations)
-        self._rewards = buffer.schema.names("reward")
-        self._flags = tuple(role for role in ("terminated", "truncated") if role in buffer.schema.fields)
-        extra = [*self._rewards, *self._flags] if recipe.n_step > 1 else []
+        schema = buffer.schema
+        following = observations_of(recipe, schema) if recipe.next_observation else ()
+        extra = [*schema.names("reward"), *flags_of(schema)] if recipe.n_step > 1 else []
         self.gather = Gather(buffer, list(dict.fromkeys([*recipe.names, *extra])), recipe.slab_bytes)
-        self._finals = Finals(buffer, self._next, recipe.slab_bytes)
+        self._finals = Finals(buffer, following, recipe.slab_bytes)
         self.steps = Steps(
             buffer.parts,
             _selected(buffer, recipe),
             span=recipe.fragment_length or 1,
             history=(recipe.frame_stack or 1) - 1,
-            following=bool(self._next),
+            following=bool(following),
             pending=self._finals.numbers,
         )
         if not self.steps.total:
             raise ArgumentError(f"{buffer.location}: {self._nothing(buffer)}")
         self.first_row, self.stop_row = buffer._first, buffer._stop
+        bounds = slice(self.first_row, self.stop_row)
+        self._items = Items(recipe, schema, self.gather, self._finals, self.steps, bounds)
+        self._behind = (recipe.fragment_length or recipe.n_step) - 1 + bool(following)
+        """How many rows behind its own an item shows."""
         self.order = self._ordered(buffer, seed, weights)
         self._window: _Window | None = None
         self._coming: _Window | None = None
@@ -192,24 +178,22 @@ class Batches:
         ):
             window = self._window = self._entered(epoch, number // self._ahead * self._ahead)
         begin = (number - window.first) * size
-        end = min(begin + size, len(window.drawn.rows))
+        end = min(begin + size, len(window.planned.drawn.rows))
         if self.gather.coded and end > window.held:
             self._hold(window, begin)
-        batch = self._show(window, begin, end, out)
-        if window.drawn.index is not None and window.drawn.importance is not None:
+        batch = self._items.show(window.planned, begin, end, out)
+        if window.planned.drawn.index is not None and window.planned.drawn.importance is not None:
             batch["index"], batch["weight"] = (
-                window.drawn.index[begin:end],
-                window.drawn.importance[begin:end],
+                window.planned.drawn.index[begin:end],
+                window.planned.drawn.importance[begin:end],
             )
         return batch
 
     def items(self, numbers: Rows) -> Batch:
         """The items of these numbers, from 0 to `steps.total` - 1 in the order of rows, as a batch."""
-        return (
-            self._show(self._window_of(-1, 0, self.steps.at(numbers), len(numbers)), 0, len(numbers), None)
-            if len(numbers)
-            else {}
-        )
+        if not len(numbers):
+            return {}
+        return self._items.show(self._items.plan(self.steps.at(numbers), len(numbers)), 0, len(numbers))
 
     def _entered(self, epoch: int, first: int) -> _Window:
         """The window that begins with batch `first`; it may be drawn already."""
@@ -222,43 +206,7 @@ class Batches:
         size = self.recipe.batch_size
         start, stop = first * size, (first + self._ahead) * size
         stop = min(stop, self.steps.total) if self.per_epoch is not None else stop
-        return self._window_of(epoch, first, self.order.draw(epoch, start, stop), size)
-
-    def _window_of(self, epoch: int, first: int, drawn: Drawn, size: int) -> _Window:
-        recipe, following = self.recipe, bool(self._next)
-        if recipe.fragment_length is not None or recipe.n_step > 1 or not (recipe.frame_stack or following):
-            return _Window(epoch, first, drawn, drawn.rows, None)
-        if recipe.frame_stack is None:
-            shown, final = self.steps.after(drawn.rows, drawn.part)
-            return _Window(epoch, first, drawn, shown, Ends(self._finals, final, size))
-        shown, final = self._stacked(drawn.rows, drawn.part, recipe.frame_stack, following=following)
-        return _Window(
-            epoch,
-            first,
-            drawn,
-            shown,
-            Ends(self._finals, final, size, recipe.frame_stack + 1) if following else None,
-        )
-
-    def _show(self, window: _Window, begin: int, end: int, out: Out | None) -> Batch:
-        """What the fields of some of a window's items are."""
-        recipe = self.recipe
-        if recipe.fragment_length is not None:
-            batch = self._fragments(
-                Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end]), recipe.fragment_length
-            )
-        elif recipe.n_step > 1:
-            drawn = Drawn(window.drawn.rows[begin:end], window.drawn.part[begin:end])
-            batch = (
-                self._n_step(drawn)
-                if recipe.frame_stack is None
-                else self._stacked_n_step(drawn, recipe.frame_stack)
-            )
-        elif recipe.frame_stack is not None:
-            batch = self._stacks(window, begin, end)
-        else:
-            return self._transitions(window, begin, end, out)
-        return batch if out is None else self._copied(batch, out)
+        return _Window(epoch, first, self._items.plan(self.order.draw(epoch, start, stop), size))
 
     def _hold(self, window: _Window, begin: int) -> None:
         """Decode for the next batches, or for so many of them as there is room for; begin with those behind
@@ -266,9 +214,9 @@ class Batches:
         size = self.recipe.batch_size
         if self.order.ahead and not isinstance(self.order, EpochOrder):  # which asks for nothing again
             coming = self._coming = self._coming or self._plan(window.epoch, window.first + self._ahead)
-            rows = np.concatenate([window.drawn.rows[begin:], coming.drawn.rows])
+            rows = np.concatenate([window.planned.drawn.rows[begin:], coming.planned.drawn.rows])
             self.gather.foresee(*self._widened(rows, rows))
-        count = min(HOLD_BATCHES * size, len(window.drawn.rows) - begin)
+        count = min(HOLD_BATCHES * size, len(window.planned.drawn.rows) - begin)
         most, start = count, window.first * size + begin
         pools = (
             (window.epoch, *self.order.pools(start, start + count))
@@ -288,7 +236,7 @@ class Batches:
             pool = self.order.pools(0, window.first * size + end)[1]
             first, last = self._widened(*self.order.reach(pool, pool + 1))
         else:
-            if end == len(window.drawn.rows) and self._coming is not None:
+            if end == len(window.planned.drawn.rows) and self._coming is not None:
                 window, end = self._coming, 0
             first, last = self._reach(window, end, end + HOLD_BATCHES * size)
         if len(first):
@@ -300,7 +248,7 @@ class Batches:
         if isinstance(self.order, EpochOrder):
             start = window.first * self.recipe.batch_size
             return self._widened(*self.order.reach(*self.order.pools(start + begin, start + end)))
-        return self._widened(window.drawn.rows[begin:end], window.drawn.rows[begin:end])
+        return self._widened(window.planned.drawn.rows[begin:end], window.planned.drawn.rows[begin:end])
 
     def _widened(self, first: Rows, last: Rows) -> tuple[Rows, Rows]:
         """From items' own rows to those that they show."""
@@ -310,169 +258,7 @@ class Batches:
     @property
     def _around(self) -> tuple[int, int]:
         """How many rows before and behind its own an item shows."""
-        recipe = self.recipe
-        return (recipe.frame_stack or 1) - 1, (recipe.fragment_length or recipe.n_step) - 1 + bool(self._next)
-
-    def _copied(self, batch: Batch, out: Out) -> Batch:
-        for name, values in batch.items():
-            given = out.get(name)
-            check_out(name, given, values.shape, values.dtype)
-            np.copyto(out[name], values)
-        return {name: out[name] for name in batch}
-
-    # --- transitions
-
-    def _transitions(self, window: _Window, begin: int, end: int, out: Out | None) -> Batch:
-        names, rows = self.recipe.names, window.drawn.rows[begin:end]
-        if out is not None:
-            for name in names:
-                declared = self._schema.fields[name]
-                check_out(name, out.get(name), (len(rows), *declared.shape), declared.dtype)
-                if name in self._next:
-                    check_out(
-                        f"next_{name}", out.get(f"next_{name}"), (len(rows), *declared.shape), declared.dtype
-                    )
-        batch = self.gather.take(names, rows, out)
-        if self._next:
-            again = None if out is None else {name: out[f"next_{name}"] for name in self._next}
-            found = self.gather.take(self._next, window.shown[begin:end], again)
-            if window.ends is not None:
-                window.ends.put(found, begin // self.recipe.batch_size)
-            for name, values in found.items():
-                batch[f"next_{name}"] = values
-        return batch
-
-    def _after(self, rows: Rows, part: Rows) -> Batch:
-        """The observations after these rows, of any shape: {field: array of that shape and the field's}."""
-        following, final = self.steps.after(rows.reshape(-1), part.reshape(-1))
-        return self._observed(following.reshape(rows.shape), final)
-
-    def _observed(self, rows: Rows, final: Rows | None = None) -> Batch:
-        """The observations at these rows, of any shape: {field: array of that shape and the field's}.
-        `final`: for each row, in order, the number of the final observation that stands for it, or -1."""
-        found = self.gather.take(self._observations, rows.reshape(-1))
-        if final is not None:
-            self._finals.put(found, final)
-        return {name: values.reshape(*rows.shape, *values.shape[1:]) for name, values in found.items()}
-
-    # --- n-step returns
-
-    def _n_step(self, drawn: Drawn) -> Batch:
-        names = [name for name in self.recipe.names if name not in self._rewards and name not in self._flags]
-        batch = self.gather.take(names, drawn.rows)
-        more, last, part = self._returns(drawn)
-        batch |= more
-        if self._next:
-            batch |= {f"next_{name}": values for name, values in self._after(last, part).items()}
-        return batch
-
-    def _returns(self, drawn: Drawn) -> tuple[Batch, Rows, Rows]:
-        """Discounted sums of rewards up to n steps on or the end of the trajectory, flags of the last step,
-        the discount of the value of what follows; the row of the last step, and its part."""
-        count, steps = self.recipe.n_step, np.arange(self.recipe.n_step)
-        left = np.minimum(self.steps.left(drawn), count)
-        rows, part = self.steps.advance(
-            drawn.rows[:, None], drawn.part[:, None], np.minimum(steps, left[:, None] - 1)
-        )
-        read = self.gather.take([*self._rewards, *self._flags], rows.reshape(-1))
-        values = {name: column.reshape(len(rows), count, *column.shape[1:]) for name, column in read.items()}
-        none = np.zeros((len(rows), count), np.bool_)
-        terminated, truncated = values.get("terminated", none), values.get("truncated", none)
-        # Flags may stand within a trajectory, where its source says so.
-        ends = (terminated | truncated) & (steps < left[:, None])
-        used = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, left)
-        item = np.arange(len(rows))
-        batch: Batch = {}
-        wanted = self.recipe.names
-        for name in [name for name in self._rewards if name in wanted]:
-            reward = values[name]
-            kind = reward.dtype if reward.dtype.kind == "f" else np.dtype(np.float64)
-            factors = np.where(steps < used[:, None], self.recipe.gamma**steps, 0.0)
-            summed = np.einsum(
-                "ij,ij...->i...",
-                factors,
-                np.where(factors.reshape(*factors.shape, *[1] * (reward.ndim - 2)) > 0, reward, 0),
-            )
-            batch[name] = summed.astype(kind)
-        for name in [name for name in self._flags if name in wanted]:
-            batch[name] = values[name][item, used - 1]
-        batch["discount"] = self.recipe.gamma**used * ~terminated[item, used - 1]
-        return batch, rows[item, used - 1], part[item, used - 1]
-
-    # --- fragments
-
-    def _fragments(self, drawn: Drawn, length: int) -> Batch:
-        batch = self._runs(self.recipe.names, drawn.rows, length)
-        batch |= {
-            f"next_{name}": values for name, values in self._runs(self._next, drawn.rows + 1, length).items()
-        }
-        cut = np.flatnonzero(drawn.rows + length + bool(self._next) > self.steps.stop[drawn.part])
-        if not len(cut):
-            return batch
-        rows, part = self.steps.advance(drawn.rows[cut, None], drawn.part[cut, None], np.arange(length))
-        for name, values in self.gather.take(self.recipe.names, rows.reshape(-1)).items():
-            batch[name][cut] = values.reshape(len(cut), length, *values.shape[1:])
-        for name, values in (self._after(rows, part) if self._next else {}).items():
-            batch[f"next_{name}"][cut] = values
-        return batch
-
-    def _runs(self, names: Sequence[str], rows: Rows, length: int) -> Batch:
-        """From each row on so many that lie side by side, or some others where the buffer ends before."""
-        if not names:
-            return {}
-        last = self.stop_row - length
-        if last < self.first_row:
-            shapes = {name: self._schema.fields[name] for name in names}
-            return {
-                name: np.empty((len(rows), length, *field.shape), field.dtype)
-                for name, field in shapes.items()
-            }
-        return self.gather.runs(names, np.maximum(np.minimum(rows, last), self.first_row), length)
-
-    # --- stacks
-
-    def _stacks(self, window: _Window, begin: int, end: int) -> Batch:
-        """Observations as (batch, depth, ...), the newest last; two views of the same frames where the next
-        one is asked for."""
-        depth = self.recipe.frame_stack or 1
-        batch = self.gather.take(self._others, window.drawn.rows[begin:end]) if self._others else {}
-        shown = window.shown[begin:end]
-        # Taking stacks that lie side by side whole is no quicker.
-        found = self.gather.take(self._observations, shown.reshape(-1))
-        if window.ends is not None:
-            window.ends.put(found, begin // self.recipe.batch_size)
-        for name, values in found.items():
-            stacks = values.reshape(*shown.shape, *values.shape[1:])
-            batch[name] = stacks[:, :depth]
-            if self._next:
-                batch[f"next_{name}"] = stacks[:, 1:]
-        return batch
-
-    def _stacked_n_step(self, drawn: Drawn, depth: int) -> Batch:
-        others = [name for name in self._others if name not in self._rewards and name not in self._flags]
-        batch = self.gather.take(others, drawn.rows)
-        batch |= self._observed(self._stacked(drawn.rows, drawn.part, depth, following=False)[0])
-        more, last, part = self._returns(drawn)
-        batch |= more
-        if self._next:
-            shown, final = self._stacked(last, part, depth, following=True)
-            final = np.where(np.arange(depth) == depth - 1, final[:, None], -1)
-            batch |= {
-                f"next_{name}": values
-                for name, values in self._observed(shown[:, 1:], final.reshape(-1)).items()
-            }
-        return batch
-
-    def _stacked(self, rows: Rows, part: Rows, depth: int, *, following: bool) -> tuple[Rows, Rows]:
-        """The rows whose observations stacks show, oldest first, with the one that follows: (stacks, depth (+
-        1)); and the number of the final observation that stands for the last, or -1."""
-        steps, back = self.steps, np.arange(depth - 1, -1, -1)
-        shown, final = rows[:, None] - np.arange(depth - 1, -1 - following, -1), np.full(len(rows), -1)
-        cut = np.flatnonzero((rows - depth + 1 < steps.start[part]) | (rows + following >= steps.stop[part]))
-        shown[cut, :depth] = steps.back(rows[cut, None], part[cut, None], back)
-        if following:
-            shown[cut, depth], final[cut] = steps.after(rows[cut], part[cut])
-        return shown, final
+        return (self.recipe.frame_stack or 1) - 1, self._behind
 
 
 def _selected(buffer: BufferReader, recipe: Recipe) -> NDArray[np.bool_] | None:

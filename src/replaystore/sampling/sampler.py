@@ -9,9 +9,6 @@ Invariants:
 from __future__ import annotations
 
 import os
-import queue
-import threading
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +20,13 @@ from replaystore.errors import (
     ConflictError,
     CorruptError,
     EvictedError,
-    MissingDependencyError,
     UnsupportedError,
 )
+from replaystore.sampling import given_weights
+from replaystore.sampling.ahead import Ahead, Place, following
 from replaystore.sampling.batches import Batches
-from replaystore.sampling.gather import Batch
 from replaystore.sampling.recipe import Recipe
+from replaystore.sampling.transfer import Transfer
 from replaystore.sampling.weights import as_text, from_text
 from replaystore.schema.values import array_of
 
@@ -39,11 +37,6 @@ __all__ = ["Sampler"]
 
 AHEAD = 2
 """Batches made ahead where nobody says how many."""
-WAIT = 0.05
-"""Seconds after which a waiting thread looks whether it is still wanted."""
-
-Place = tuple[int, int]
-"""An epoch, and the number of a batch in it."""
 
 
 class Sampler:
@@ -86,15 +79,15 @@ class Sampler:
         self._buffer, self._recipe = buffer, recipe
         self.seed = int(np.random.SeedSequence().entropy if seed is None else seed)  # type: ignore[arg-type]
         """What the batches depend on; drawn by the system if none was given."""
-        self._to_device = None if device is None else _Transfer(device)
-        values = None if weights is None else _weights(buffer, weights, recipe)
+        self._to_device = None if device is None else Transfer(device)
+        values = None if weights is None else given_weights.checked(buffer, weights, recipe)
         with buffer._turn:
             self._batches = Batches(buffer, recipe, self.seed, values)
             self._generation = buffer._store.state.generation
         self._place: Place = (0, 0)
         coded = self._batches.gather.coded and self._batches.order.ahead
         self._depth = int(prefetch) if prefetch is not None else AHEAD if coded else 0
-        self._thread: _Thread | None = None
+        self._thread: Ahead | None = None
         self._process = os.getpid()
 
     # --- batches
@@ -118,14 +111,14 @@ class Sampler:
         try:
             if self._depth:
                 if self._thread is None:
-                    self._thread = _Thread(self, self._depth)
+                    self._thread = Ahead(self, self._batches, self._place, self._depth)
                 batch = self._thread.next()
             else:
                 batch = self._batches.make(*place, out)
         except (CorruptError, EvictedError):
             self._check_eviction()
             raise
-        self._place = _following(place, self._batches.per_epoch)
+        self._place = following(place, self._batches.per_epoch)
         return batch if self._to_device is None else self._to_device(batch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -199,7 +192,7 @@ class Sampler:
 
         ArgumentError: one that is not finite or negative, or does not exist; none is set then."""
         order = self._weighted()
-        places, values = array_of("index", index), _floats("weights", weights)
+        places, values = array_of("index", index), given_weights.floats("weights", weights)
         if places.dtype.kind not in "iu" or places.ndim != 1 or values.shape != places.shape:
             raise ArgumentError(
                 f"index and weights are flat arrays of one length, not {places.dtype} "
@@ -209,7 +202,7 @@ class Sampler:
             raise ArgumentError(
                 f"index from {places.min()} to {places.max()}: there are {len(order.weights)} weights"
             )
-        _check_weights(values)
+        given_weights.check(values)
         order.update(places.astype(np.int64, copy=False), values)
 
     def _weighted(self) -> Any:
@@ -284,7 +277,7 @@ class Sampler:
                     f"{self._buffer.location}: shows commit {self._buffer.commit_id} by now; open it with "
                     f"commit={self.commit_id}"
                 )
-            weights = None if stated is None else _weights(self._buffer, stated, self._recipe)
+            weights = None if stated is None else given_weights.checked(self._buffer, stated, self._recipe)
             self._batches = Batches(self._buffer, self._recipe, seed, weights)
         self.seed = seed
         self._place = (epoch, number)
@@ -303,7 +296,9 @@ class Sampler:
             return False
         self._stop()
         with buffer._turn:
-            weights = self._carried() if self._recipe.order == "weights" else None
+            weights = (
+                given_weights.carried(self._batches, buffer) if self._recipe.order == "weights" else None
+            )
             old, self._batches = self._batches, Batches(buffer, self._recipe, self.seed, weights)
             before, self._generation = self._generation, buffer._store.state.generation
         epoch, number = self._place
@@ -311,20 +306,6 @@ class Sampler:
         if self._generation == before:
             self._batches.gather.adopt(old.gather)
         return True
-
-    def _carried(self) -> NDArray[np.float64]:
-        """The weights for the buffer's commit."""
-        old, buffer = self._batches, self._buffer
-        known, trajectories = old.order.weights.values, old.order.trajectories
-        if trajectories is None:
-            weights = np.full(len(buffer), known.max())
-            kept = known[buffer._first - old.first_row :][: len(buffer)]
-            weights[: len(kept)] = kept
-            return weights
-        ids, order = buffer.trajectories["trajectory"], np.argsort(trajectories)
-        at = order[np.minimum(np.searchsorted(trajectories[order], ids), len(order) - 1)]
-        carried: NDArray[np.float64] = np.where(trajectories[at] == ids, known[at], known.max())
-        return carried
 
     def close(self) -> None:
         """End the thread that makes batches ahead. The buffer stays open; calling `sample` starts it
@@ -397,99 +378,6 @@ class Sampler:
         )
 
 
-class _Thread:
-    """Makes batches ahead."""
-
-    def __init__(self, sampler: Sampler, depth: int) -> None:
-        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
-        self._unwanted = threading.Event()
-        arguments = (sampler._batches, sampler._place, self._ready, self._unwanted)
-        self._thread = threading.Thread(
-            target=_make_ahead, args=arguments, name="replaystore-sampler", daemon=True
-        )
-        self._thread.start()
-        weakref.finalize(sampler, self._unwanted.set)
-
-    def next(self) -> Batch:
-        """The next batch, or the error that there was instead of it."""
-        found = self._ready.get()
-        if isinstance(found, BaseException):
-            self._ready.put(found)  # and so for whoever asks again
-            raise found
-        return found
-
-    def stop(self) -> None:
-        """End the thread; returns when it has."""
-        self._unwanted.set()
-        self._thread.join()
-
-
-def _make_ahead(
-    batches: Batches, place: Place, ready: queue.Queue[Batch | BaseException], unwanted: threading.Event
-) -> None:
-    while not unwanted.is_set():
-        try:
-            made: Batch | BaseException = batches.make(*place)
-        except BaseException as error:  # noqa: BLE001  # it is raised where the batch is asked for
-            made = error
-        while not unwanted.is_set():
-            try:
-                ready.put(made, timeout=WAIT)
-                break
-            except queue.Full:
-                continue
-        if isinstance(made, BaseException):
-            return
-        place = _following(place, batches.per_epoch)
-
-
-def _following(place: Place, per_epoch: int | None) -> Place:
-    epoch, number = place
-    return (epoch + 1, 0) if number + 1 == per_epoch else (epoch, number + 1)
-
-
-class _Transfer:
-    """Brings a batch to a device as PyTorch tensors; to a GPU through pinned memory, without waiting for
-    it."""
-
-    def __init__(self, device: Any) -> None:
-        try:
-            import torch
-        except ImportError:
-            raise MissingDependencyError(
-                "device= gives PyTorch tensors, and PyTorch is not installed: pip install torch"
-            ) from None
-        try:
-            self._device = torch.device(device)
-        except (RuntimeError, TypeError) as error:
-            raise ArgumentError(
-                f"device {device!r} is none of PyTorch's: {str(error).splitlines()[0]}"
-            ) from None
-        if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise ArgumentError(f"device {device!r}: PyTorch finds no GPU here; use device='cpu'")
-        try:
-            # a second GPU, or a kind that this PyTorch was not built for.
-            torch.empty(1, device=self._device).cpu()
-        except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ArgumentError(
-                f"device {device!r} cannot be used here ({reason:.200}): use device='cpu', or "
-                "one that there is"
-            ) from None
-        self._torch = torch
-
-    def __call__(self, batch: Batch) -> dict[str, Any]:
-        tensors = {name: self._torch.from_numpy(values) for name, values in batch.items()}
-        if self._device.type == "cpu":
-            return tensors
-        if self._device.type == "cuda":
-            return {
-                name: tensor.pin_memory().to(self._device, non_blocking=True)
-                for name, tensor in tensors.items()
-            }
-        return {name: tensor.to(self._device) for name, tensor in tensors.items()}
-
-
 def _number(state: Mapping[str, Any], name: str) -> int:
     """A number of a state. ArgumentError: it is none."""
     value = state[name]
@@ -500,37 +388,3 @@ def _number(state: Mapping[str, Any], name: str) -> int:
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _weights(buffer: BufferReader, weights: ArrayLike, recipe: Recipe) -> NDArray[np.float64]:
-    values = _floats("weights", weights)
-    counts = {"step": len(buffer), "trajectory": buffer.num_trajectories}
-    per, other = ("trajectory", "step") if recipe.per_trajectory else ("step", "trajectory")
-    if values.shape != (counts[per],):
-        advice = ""
-        if values.shape == (counts[other],):
-            advice = f'; for one for each {other} say per="{other}"'
-        raise ArgumentError(
-            f"weights have shape {values.shape}; there must be one for each {per}, {counts[per]} of "
-            f"them{advice}"
-        )
-    _check_weights(values)
-    return values
-
-
-def _floats(name: str, values: Any) -> NDArray[np.float64]:
-    given = array_of(name, values)
-    try:
-        return given.astype(np.float64, copy=False)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"{name} are numbers ({error})") from None
-
-
-def _check_weights(weights: NDArray[np.float64]) -> None:
-    # Of large numbers the sum alone may be infinite.
-    if not len(weights) or (weights.min() >= 0 and np.isfinite(weights.sum())):
-        return
-    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if len(wrong):
-        raise ArgumentError(f"weight {wrong[0]} is {weights[wrong[0]]}: weights are finite and not negative")
-    raise ArgumentError("the sum of the weights is too large for a float64: divide them")

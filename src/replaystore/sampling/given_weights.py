@@ -1,0 +1,68 @@
+"""The weights of a sampler: those that somebody gives, checked, and those of one commit for the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from replaystore.errors import ArgumentError
+from replaystore.sampling.batches import Batches
+from replaystore.sampling.recipe import Recipe
+from replaystore.schema.values import array_of
+from replaystore.views.reader import BufferReader
+
+__all__ = ["carried", "check", "checked", "floats"]
+
+
+def checked(buffer: BufferReader, weights: ArrayLike, recipe: Recipe) -> NDArray[np.float64]:
+    """The weights that somebody gave for what a buffer shows. ArgumentError: they do not fit."""
+    values = floats("weights", weights)
+    counts = {"step": len(buffer), "trajectory": buffer.num_trajectories}
+    per, other = ("trajectory", "step") if recipe.per_trajectory else ("step", "trajectory")
+    if values.shape != (counts[per],):
+        advice = ""
+        if values.shape == (counts[other],):
+            advice = f'; for one for each {other} say per="{other}"'
+        raise ArgumentError(
+            f"weights have shape {values.shape}; there must be one for each {per}, {counts[per]} of "
+            f"them{advice}"
+        )
+    check(values)
+    return values
+
+
+def floats(name: str, values: Any) -> NDArray[np.float64]:
+    """Numbers that somebody gave, as float64. ArgumentError: they are none."""
+    given = array_of(name, values)
+    try:
+        return given.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{name} are numbers ({error})") from None
+
+
+def check(weights: NDArray[np.float64]) -> None:
+    """ArgumentError: one is negative or not finite."""
+    # Of large numbers the sum alone may be infinite.
+    if not len(weights) or (weights.min() >= 0 and np.isfinite(weights.sum())):
+        return
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise ArgumentError(f"weight {wrong[0]} is {weights[wrong[0]]}: weights are finite and not negative")
+    raise ArgumentError("the sum of the weights is too large for a float64: divide them")
+
+
+def carried(old: Batches, buffer: BufferReader) -> NDArray[np.float64]:
+    """The weights of batches for the commit that the buffer shows now: new ones are as large as the
+    largest."""
+    known, trajectories = old.order.weights.values, old.order.trajectories
+    if trajectories is None:
+        weights = np.full(len(buffer), known.max())
+        kept = known[buffer._first - old.first_row :][: len(buffer)]
+        weights[: len(kept)] = kept
+        return weights
+    ids, order = buffer.trajectories["trajectory"], np.argsort(trajectories)
+    at = order[np.minimum(np.searchsorted(trajectories[order], ids), len(order) - 1)]
+    found: NDArray[np.float64] = np.where(trajectories[at] == ids, known[at], known.max())
+    return found
