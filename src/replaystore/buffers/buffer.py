@@ -86,7 +86,8 @@ class Buffer(BufferReader):
             check=functools.partial(self._lock.check, often=True),
         )
 
-    def _reopened(self, name: str) -> tuple[Any, ...]:
+    def reopened(self, name: str) -> tuple[Any, ...]:
+        """As `Source.reopened` says; of a commit of a store that other processes can open."""
         if self._place.backend == "memory":
             raise UnsupportedError(
                 f"{self.location} is in the memory of this process: convert it to a store on a disk, and "

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import ArgumentError
+from replaystore.schema.fields import Field
 from replaystore.schema.names import unknown
 
 __all__ = ["Column", "Rows", "Trajectory"]
@@ -91,6 +92,22 @@ class Trajectory:
         )
 
 
+class Source(Protocol):
+    """Where the steps of a column are read."""
+
+    def __len__(self) -> int:
+        """How many steps there are."""
+
+    def rows(self, name: str, rows: Rows) -> NDArray[Any]:
+        """Steps of a field."""
+
+    def rows_of_chunk(self, name: str) -> int:
+        """How many steps of a field are stored together."""
+
+    def reopened(self, name: str) -> tuple[Any, ...]:
+        """What `__reduce__` of a column returns: how another process opens it."""
+
+
 class Column:
     """One field over all steps, read as it is asked for: `column[i]`, `column[a:b]`, `column[[3, 1, 1]]` give
     arrays in memory, and `column[steps, components]` what they hold there.
@@ -99,29 +116,15 @@ class Column:
     `dask.array.from_array(column, chunks=column.chunks)`. Sent to another process it is opened there as of
     the same commit."""
 
-    def __init__(
-        self,
-        name: str,
-        dtype: np.dtype[Any],
-        row_shape: tuple[int, ...],
-        *,
-        chunk_rows: int,
-        length: Callable[[], int],
-        read: Callable[[Rows], NDArray[Any]],
-        reopened: Callable[[], tuple[Any, ...]],
-    ) -> None:
-        """
-        Args:
-            length: how many steps there are.
-            read: gives them, as `BufferReader.read` does.
-            reopened: what `__reduce__` returns: how another process opens it.
-        """
-        self.name, self.dtype = name, dtype
-        self._row_shape, self._chunk_rows = row_shape, chunk_rows
-        self._length, self._read, self._reopened = length, read, reopened
+    __slots__ = ("_row_shape", "_source", "dtype", "name")
+
+    def __init__(self, source: Source, name: str, declared: Field) -> None:
+        self._source, self.name = source, name
+        self.dtype: np.dtype[Any] = declared.dtype
+        self._row_shape = declared.shape
 
     def __len__(self) -> int:
-        return self._length()
+        return len(self._source)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -140,18 +143,18 @@ class Column:
     @property
     def chunks(self) -> tuple[int, ...]:
         """The shape of what is stored, and best read, together: so many steps, of which everything."""
-        return (self._chunk_rows, *self._row_shape)
+        return (self._source.rows_of_chunk(self.name), *self._row_shape)
 
     def __getitem__(self, key: Any) -> Any:
         if type(key) is slice or (type(key) is np.ndarray and key.ndim == 1):
-            return self._read(key)
+            return self._source.rows(self.name, key)
         steps, within = self._split(key)
         if isinstance(steps, (int, np.integer)) and not isinstance(steps, (bool, np.bool_)):
             row = int(steps) + (len(self) if steps < 0 else 0)
             if not 0 <= row < len(self):
                 raise IndexError(f"step {steps} of {self.name!r}: there are {len(self)} steps")
-            return self._part(self._read(slice(row, row + 1))[0], within)
-        rows = self._read(steps)
+            return self._part(self._source.rows(self.name, slice(row, row + 1))[0], within)
+        rows = self._source.rows(self.name, steps)
         return self._part(rows, (slice(None), *within)) if within else rows
 
     def _split(self, key: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -197,7 +200,7 @@ class Column:
         return np.asarray(self[:], dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._reopened()
+        return self._source.reopened(self.name)
 
     def __repr__(self) -> str:
         return f"<Column {self.name!r} {self.dtype} {self.shape}>"

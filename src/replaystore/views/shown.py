@@ -1,0 +1,328 @@
+"""What one commit of a store shows: its arrays as columns, its tables, and what followed the last steps of
+trajectories that are open in it.
+
+Nothing is read before it is asked for: columns are opened on first use, tables are read whole on first use.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.arrays.reading import ArrayColumn, StoreReader
+from replaystore.errors import ConflictError, CorruptError
+from replaystore.forks import renew_in_children
+from replaystore.interrupts import as_storage_errors
+from replaystore.location import Location
+from replaystore.schema import document as documents
+from replaystore.schema import tree
+from replaystore.schema.fields import Schema
+from replaystore.trajectories.assembler import Open
+from replaystore.trajectories.checks import check_extra, check_parts, check_table
+from replaystore.trajectories.columns import PARTS, TRAJECTORIES
+from replaystore.trajectories.table import Parts, Trajectories
+
+__all__ = ["Shown"]
+
+
+class Shown:
+    """A store as of a commit, which may become another one."""
+
+    def __init__(self, place: Location, store: StoreReader, document: documents.Document) -> None:
+        self._place = place
+        self._store = store
+        self._document = document
+        self._columns: dict[str, ArrayColumn] = {}
+        """By stored name."""
+        self._opening = threading.RLock()
+        self._turn = threading.RLock()
+        """Held while the commit that is shown changes, and while something is made of several things that it
+        shows."""
+        renew_in_children(self, "_opening", "_turn")
+        self._closed = False
+        self._moved()
+        self._schema = self._visible_schema()
+
+    def _visible_schema(self) -> Schema:
+        """The fields that exist as of the commit; a killed writer may have announced one more."""
+        fields = self._document.steps.fields
+        arrays, specs = set(self._store.state.arrays), self._store.container.specs()
+        for name, declared in fields.items():
+            for stored in (tree.steps(name), tree.final(name)):
+                spec = specs.get(stored) if stored in arrays else None
+                if spec is not None and (spec.dtype != declared.dtype or spec.shape != declared.shape):
+                    what = f"{spec.dtype} {spec.shape}, the schema says {declared.dtype} {declared.shape}"
+                    raise CorruptError(
+                        f"{self._place}: the array {stored} holds {what}; run `replaystore verify`"
+                    )
+        return self._document.steps.select([name for name in fields if tree.steps(name) in arrays])
+
+    def _moved(self) -> None:
+        """Show the store's commit."""
+        self._extra = self._store.state.extra
+        check_extra(self._extra, self.location)
+        self._first, self._stop = self._store.first("steps"), self._store.rows("steps")
+        self._parts: Parts | None = None
+        self._trajectories: Trajectories | None = None
+        self._fields: dict[str, ArrayColumn] = {}
+        """The columns of fields that have all rows of the commit; another dict for another commit."""
+
+    @property
+    def location(self) -> str:
+        """Where it is."""
+        return str(self._place)
+
+    @property
+    def document(self) -> documents.Document:
+        """What the store says of itself."""
+        return self._document
+
+    @property
+    def store(self) -> StoreReader:
+        """The arrays of which a commit is shown."""
+        return self._store
+
+    @property
+    def schema(self) -> Schema:
+        """What one step holds."""
+        return self._schema
+
+    def check_open(self) -> None:
+        """ConflictError: it is closed."""
+        if self._closed:
+            raise ConflictError(f"{self._place} is closed: open it again")
+
+    @property
+    def parts(self) -> Parts:
+        """Which rows belong to which trajectory; rows count from the first step ever written. Rows that were
+        dropped are left out."""
+        self.check_open()
+        if self._parts is None:
+            stored = [self._fixed(tree.parts(name)) for name in PARTS]
+            opened = [entry for entry in self._opened() if entry.part_length]
+            rows = [[e.part_start, e.part_length, e.trajectory, e.offset, -1] for e in opened]
+            columns = stored
+            if opened:
+                columns = [
+                    np.concatenate([known, [row[at] for row in rows]]).astype(np.int64)
+                    for at, known in enumerate(stored)
+                ]
+            if not (columns[0][1:] > columns[0][:-1]).all():
+                order = np.argsort(columns[0], kind="stable")
+                columns = [column[order] for column in columns]
+            check_parts(
+                columns,
+                rows=self._stop,
+                finals=self._store.state.lengths.get("final", 0),
+                where=self.location,
+            )
+            self._parts = Parts(*columns).since(self._first)
+        return self._parts
+
+    @property
+    def trajectories(self) -> Trajectories:
+        """The table of trajectories: those that have ended, in the order of ending, then those that are open.
+
+        `buffer.trajectories.where("return > 100 and length >= 50")` selects; `buffer.trajectory(i)` reads the
+        steps of row i."""
+        self.check_open()
+        if self._trajectories is None:
+            columns = self._table()
+            parts = self.parts
+            kept = np.isin(columns["trajectory"], parts.trajectory)
+            known = int(np.count_nonzero(np.diff(parts.trajectory[parts.order]))) + (len(parts) > 0)
+            if int(kept.sum()) != known:  # each of them once
+                what = (
+                    f"{known} trajectories have parts, and {int(kept.sum())} rows of the table are about them"
+                )
+                raise CorruptError(f"{self._place}: {what}; run `replaystore verify`")
+            self._trajectories = Trajectories({name: values[kept] for name, values in columns.items()})
+        return self._trajectories
+
+    def _table(self) -> dict[str, NDArray[Any]]:
+        """All columns, of ended trajectories and then of open ones."""
+        columns: dict[str, NDArray[Any]] = {
+            tree.column_of(name): self._store.table(name)
+            for name in self._store.specs()
+            if tree.is_trajectories(name)
+        }
+        opened = [entry for entry in self._opened() if entry.length]
+        check_table(columns, self._extra["splits"], self._reward_shape(), self.location)
+        count = len(columns["trajectory"])
+        for name, known in columns.items():
+            known_of_open = {
+                "trajectory": [e.trajectory for e in opened],
+                "env": [e.env for e in opened],
+                "seed": [e.seed for e in opened],
+            }
+            known_of_open |= {
+                "length": [e.length for e in opened],
+                "split": [e.split for e in opened],
+                "return": [e.returned for e in opened],
+            }
+            blank = np.nan if known.dtype.kind == "f" else 0
+            more = np.full((len(opened), *known.shape[1:]), blank, known.dtype)
+            more[...] = (
+                np.asarray(known_of_open[name], known.dtype).reshape(more.shape)
+                if name in known_of_open
+                else blank
+            )
+            columns[name] = np.concatenate([known, more])
+        splits = np.array(self._extra["splits"])
+        columns["split"] = splits[columns["split"]] if len(columns["split"]) else np.empty(0, splits.dtype)
+        shown = [*TRAJECTORIES, *sorted(columns.keys() - TRAJECTORIES.keys())]
+        ordered = {name: columns[name] for name in shown if name in columns}
+        return ordered | {"open": np.arange(count + len(opened)) >= count}
+
+    def _fixed(self, name: str) -> NDArray[Any]:
+        """A table that every buffer has."""
+        table = self._store.table(name) if name in self._store.state.arrays else None
+        if table is None or table.dtype != np.int64 or table.ndim != 1:
+            raise CorruptError(
+                f"{self._place}: the table {name} of int64 numbers is missing; run `replaystore repair`"
+            )
+        return table
+
+    def _reward_shape(self) -> tuple[int, ...]:
+        return self._document.steps.return_shape
+
+    def _opened(self) -> list[Open]:
+        """The trajectories that are open, without their observations."""
+        shape = self._reward_shape()
+        try:
+            opened = [
+                Open.from_json(values, components=math.prod(shape) if shape else None)
+                for values in self._extra["open"]
+            ]
+        except ValueError as error:
+            raise CorruptError(f"{self._place}: {error}; run `replaystore repair`") from None
+        if any(entry.split >= len(self._extra["splits"]) for entry in opened):
+            raise CorruptError(
+                f"{self._place}: an open trajectory is of a split that there is not; run `replaystore repair`"
+            )
+        return opened
+
+    def open_trajectories(self) -> list[Open]:
+        """The trajectories that are open, with the observations that follow their last steps."""
+        opened = self._opened()
+        known = [entry for entry, values in zip(opened, self._extra["open"], strict=True) if values[-1]]
+        for name in self.schema.names("observation") if known else ():
+            declared = self.schema.fields[name]
+            data = self._store.attachment(name)
+            for at, entry in enumerate(known):
+                if data is not None:
+                    if len(data) != len(known) * declared.row_bytes:
+                        what = (
+                            f"{len(data)} bytes of {name} after the last steps of {len(known)} open "
+                            "trajectories"
+                        )
+                        raise CorruptError(
+                            f"{self._place}: the commit keeps {what}; run `replaystore repair`"
+                        )
+                    row = np.frombuffer(
+                        data,
+                        declared.dtype,
+                        declared.row_bytes // declared.dtype.itemsize,
+                        at * declared.row_bytes,
+                    )
+                    found: NDArray[Any] | None = row.reshape(declared.shape)
+                else:  # the place is a newer commit's by now, which has a row or final observation for it
+                    found = self._followed_by(entry, name)
+                if found is not None:
+                    entry.following = {**(entry.following or {}), name: found}
+        for entry in known:
+            if entry.following is not None and len(entry.following) < len(self.schema.names("observation")):
+                entry.following = None  # a part of an observation is none
+        return opened
+
+    def _followed_by(self, entry: Open, name: str) -> NDArray[Any] | None:
+        """What a newer commit has after the last step of a trajectory that was open in an older one."""
+        newest = self._store.unpinned()
+        if newest is None:
+            return None
+        view = Shown(self._place, newest, self._document)
+        parts = view.parts
+        for part in parts.parts_of(entry.trajectory).tolist():
+            begin, stop = int(parts.offset[part]), int(parts.offset[part] + parts.length[part])
+            if begin <= entry.length < stop:
+                row = int(parts.start[part]) + entry.length - begin
+                found: NDArray[Any] = view._of(name).read(row, row + 1)[0]
+                return found
+            if stop == entry.length and parts.final[part] >= 0:
+                final: NDArray[Any] = view.final_rows(name, parts.final[part : part + 1])[0]
+                return final
+        for other in view.open_trajectories():
+            if (
+                other.trajectory == entry.trajectory
+                and other.length == entry.length
+                and other.following is not None
+            ):
+                return other.following[name]
+        return None
+
+    def _followed_within(
+        self, trajectory: int, observations: Iterable[str]
+    ) -> dict[int, dict[str, NDArray[Any]]]:
+        """By step of a trajectory, what followed it where the next step was recorded with another
+        observation."""
+        parts = self.parts
+        inner = parts.parts_of(trajectory)[:-1]
+        places = np.cumsum(parts.length[inner]) - 1
+        return {
+            int(step): {name: self.final_rows(name, final[None])[0] for name in observations}
+            for step, final in zip(places, parts.final[inner], strict=True)
+            if final >= 0
+        }
+
+    def final_observation(self, trajectory: int) -> dict[str, NDArray[Any]] | None:
+        """The observation after the last step of a trajectory, named by its number in the table; None: it is
+        not known."""
+        last = int(self.parts.parts_of(trajectory)[-1])
+        final = int(self.parts.final[last])
+        if final >= 0:
+            return {
+                name: self.final_rows(name, np.array([final]))[0] for name in self.schema.names("observation")
+            }
+        for entry in self.open_trajectories():
+            if entry.trajectory == trajectory:
+                return entry.following
+        return None
+
+    def final_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows of `final/` of an observation field: final observations, as `parts.final` numbers them."""
+        stored = tree.final(name)
+        if self._store.container.specs()[stored].journaled:
+            found: NDArray[Any] = self._store.table(stored)[rows]
+            return found
+        return self._column(stored).take(rows)
+
+    def _of(self, name: str) -> ArrayColumn:
+        known = self._fields  # of this commit, whatever another thread goes on to meanwhile
+        column = known.get(name)
+        if column is None:
+            column = known[name] = self._column(tree.steps(name))
+        return column
+
+    def _column(self, stored: str) -> ArrayColumn:
+        """The column of a stored array, with all its rows as of the commit."""
+        with self._opening, as_storage_errors(f"{self._place}: {stored} cannot be read"):
+            return self._up_to_date(stored)
+
+    def _up_to_date(self, stored: str) -> ArrayColumn:
+        store, column = self._store, self._columns.get(stored)
+        if column is not None and column.first >= store.first(stored) and column.stop == store.rows(stored):
+            return column
+        # It is kept only if nothing was rolled back or dropped while its files were opened.
+        self._columns.pop(stored, None)
+        column = self._columns[stored] = store.column(stored, column)
+        return column
+
+    def _forget_columns(self) -> None:
+        for column in self._columns.values():
+            column.close()
+        self._columns, self._fields = {}, {}
