@@ -16,16 +16,15 @@ import pytest
 from replaystore.errors import CorruptError, FormatError, FormatVersionError, SchemaError
 from replaystore.schema import document
 from replaystore.schema.document import (
-    MAX_BYTES,
-    MAX_DEPTH,
     MAX_USER_BYTES,
     Document,
-    environment_of,
     json_schema,
     new,
     parse,
 )
+from replaystore.schema.environment import environment_of
 from replaystore.schema.fields import Field, Schema
+from replaystore.schema.strict_json import MAX_BYTES, MAX_DEPTH
 
 SCHEMA = Schema.from_spaces(
     gymnasium.spaces.Dict({"a": gymnasium.spaces.Box(-np.inf, 1, (2,))}), gymnasium.spaces.Discrete(3)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import replaystore as rs
 from replaystore.errors import SchemaError, UnknownFieldError, UnsupportedError
-from replaystore.schema.fields import ROLES, Role
+from replaystore.schema.roles import ROLES, Role
 from replaystore.torch import BatchDataset
 
 FIELDS = {

@@ -158,8 +158,6 @@ STILL_LONG = {
     "src/replaystore/sampling/orders.py",
     "src/replaystore/sampling/sampler.py",
     "src/replaystore/sampling/sampler.py: Sampler",
-    "src/replaystore/schema/document.py",
-    "src/replaystore/schema/fields.py",
     "src/replaystore/storage/memory.py: MemoryFiles",
     "src/replaystore/views/reader.py",
     "src/replaystore/views/reader.py: BufferReader",

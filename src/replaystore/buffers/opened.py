@@ -29,6 +29,7 @@ from replaystore.errors import (
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, parse
 from replaystore.schema import document as documents
+from replaystore.schema.environment import environment_of
 from replaystore.schema.fields import Schema
 from replaystore.storage.locks import is_written
 from replaystore.views.column import Column
@@ -92,7 +93,7 @@ def create(
             "overrides": {name: dict(setting) for name, setting in (storage or {}).items()},
         },
         ring=None if capacity is None else {"capacity": capacity},
-        environment=None if env is None else documents.environment_of(env),
+        environment=None if env is None else environment_of(env),
         provenance=documents.provenance(provenance),
         user=metadata,
     )

@@ -65,7 +65,7 @@ from replaystore.errors import ArgumentError, FormatError, SchemaError
 from replaystore.formats.active_rlhf.pickles import environment_of_folder
 from replaystore.formats.finding import find
 from replaystore.formats.source import RingSource
-from replaystore.schema.document import environment_of
+from replaystore.schema.environment import environment_of
 
 __all__ = [
     "PreferenceBuffer",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from replaystore.errors import ArgumentError, SchemaError, UnsupportedError
-from replaystore.schema.document import environment_of
+from replaystore.schema.environment import environment_of
 from replaystore.schema.spaces import space_from_json, space_to_json
 
 __all__ = [

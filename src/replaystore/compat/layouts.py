@@ -29,7 +29,8 @@ from replaystore.formats.source import RingSource, no_parts
 from replaystore.formats.velora import export as safetensors_export
 from replaystore.formats.velora import files as safetensors
 from replaystore.schema import tree
-from replaystore.schema.fields import Field, Schema, role_of
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.roles import role_of
 from replaystore.schema.values import array_of
 from replaystore.views.ring import AFTER_IT, LAST_STEP, Placement, ring_of, state_of
 

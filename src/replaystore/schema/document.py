@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
@@ -21,17 +20,16 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from replaystore.errors import CorruptError, FormatError, FormatVersionError, SchemaError
-from replaystore.schema.fields import ROLES, Schema
+from replaystore.schema.fields import Schema
+from replaystore.schema.roles import ROLES
 from replaystore.schema.spaces import DTYPES, LEAF_SPACES
+from replaystore.schema.strict_json import check_size, decoded, encoded_size, strict
 
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
-    "MAX_BYTES",
-    "MAX_DEPTH",
     "MAX_USER_BYTES",
     "Document",
-    "environment_of",
     "json_schema",
     "new",
     "parse",
@@ -41,8 +39,6 @@ __all__ = [
 
 FORMAT: Final = "replaystore"
 FORMAT_VERSION: Final = "1.0"
-MAX_BYTES: Final = 16 << 20
-MAX_DEPTH: Final = 64
 MAX_USER_BYTES: Final = 1 << 20
 """How much a user may keep in a document, encoded; larger things belong in files beside the store."""
 
@@ -223,9 +219,9 @@ def parse(data: Mapping[str, Any] | bytes | str, where: str) -> Document:
     one with something wrong in it.
     """
     try:
-        content = _strict(data if isinstance(data, Mapping) else _decode(data))
+        content = strict(data if isinstance(data, Mapping) else decoded(data))
         if isinstance(data, Mapping):
-            _check_size(_encoded_size(content))
+            check_size(encoded_size(content))
     except ValueError as error:
         raise CorruptError(f"{where}: the document is damaged: {error}; restore it from a copy") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -271,86 +267,16 @@ def _validated(content: dict[str, Any], *, newer: bool) -> Document:
 def _checked(content: dict[str, Any]) -> Document:
     """The document of values that a caller gave."""
     try:
-        strict = _strict(content)
-        _check_size(_encoded_size(strict))
-        if (size := _encoded_size(strict["user"])) > MAX_USER_BYTES:
+        sound = strict(content)
+        check_size(encoded_size(sound))
+        if (size := encoded_size(sound["user"])) > MAX_USER_BYTES:
             raise ValueError(
                 f"'user' takes {size} bytes, over the limit of {MAX_USER_BYTES}: keep large "
                 "things in files beside the store"
             )
-        return _validated(strict, newer=_is_newer(strict["format_version"], "the document"))
+        return _validated(sound, newer=_is_newer(sound["format_version"], "the document"))
     except ValueError as error:
         raise SchemaError(f"the metadata cannot be stored: {_one_line(error)}") from error
-
-
-def _decode(data: bytes | str) -> Any:
-    encoded = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-    _check_size(len(encoded))
-    try:
-        return json.loads(str(encoded, "utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_BYTES:
-        raise ValueError(f"it takes {size} bytes, over the limit of {MAX_BYTES}")
-
-
-def _encoded_size(content: Any) -> int:
-    return len(json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode())
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
-    return found
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _strict(value: Any, place: str = "", depth: int = 0) -> Any:
-    """A copy of plain dicts, lists and values; ValueError at the first thing that is not strict JSON."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
-    if value is None or type(value) in (bool, int):
-        return value
-    if type(value) is str:
-        return _text(value, place)
-    if type(value) is float:
-        if not np.isfinite(value):
-            raise ValueError(
-                f"{place or 'it'} is {value}: JSON has no such number, write it as a string or null"
-            )
-        return value
-    if isinstance(value, list):
-        return [_strict(item, f"{place}[{number}]", depth + 1) for number, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        copied = {}
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise ValueError(
-                    f"{place or 'it'} has the key {key!r}, a {type(key).__name__}: keys must be strings"
-                )
-            inner = f"{place}.{_text(key, place)}" if place else _text(key, place)
-            copied[key] = _strict(item, inner, depth + 1)
-        return copied
-    raise ValueError(
-        f"{place or 'it'} is a {type(value).__name__}: convert it to a dict, list, string, "
-        "number, bool or null"
-    )
-
-
-def _text(value: str, place: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{place or 'it'} has text that is not valid Unicode: {value!r:.60}") from None
-    return value
 
 
 def _one_line(error: ValueError) -> str:
@@ -400,42 +326,3 @@ def _on_one_line(value: Any) -> Any:
             for key, item in value.items()
         }
     return [_on_one_line(item) for item in value] if isinstance(value, list) else value
-
-
-# --- environments
-
-
-def environment_of(env: Any) -> dict[str, Any] | None:
-    """The environment section for a Gymnasium environment or vector environment; None for anything else.
-
-    A spec that cannot be written as JSON does not stop the recording: `spec` is then None and `spec_error`
-    says why.
-    """
-    if not hasattr(env, "observation_space") or not hasattr(env, "action_space"):
-        return None
-    vector = hasattr(env, "single_observation_space")
-    section: dict[str, Any] = {
-        "id": None,
-        "spec": None,
-        "spec_error": None,
-        "num_envs": int(env.num_envs) if vector else 1,
-        "autoreset": None,
-    }
-    try:
-        spec = env.spec
-        # Put together by hand, and not by make_vec.
-        if spec is None and vector and getattr(env, "envs", None):
-            spec = env.envs[0].spec
-        if spec is not None:
-            section["id"] = str(spec.id)
-            text = spec.to_json()
-            # a limit of infinity becomes the string.
-            section["spec"] = _strict(json.loads(text, parse_constant=str))
-            for added in ("num_envs", "vectorization_mode") if vector else ():
-                # make_vec's own, which the environment does not know.
-                section["spec"].get("kwargs", {}).pop(added, None)
-    except Exception as error:  # noqa: BLE001  # specs hold whatever users pass to make(), so anything can go wrong; the section says what did
-        section["spec_error"] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-    mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode") if vector else None
-    section["autoreset"] = None if mode is None else str(getattr(mode, "value", mode))
-    return section

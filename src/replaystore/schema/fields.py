@@ -16,13 +16,24 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from replaystore.errors import FormatError, SchemaError, UnknownFieldError, UnsupportedError
+from replaystore.errors import FormatError, SchemaError, UnsupportedError
 from replaystore.schema.dtypes import field_dtype
-from replaystore.schema.names import Named, check_name, flatten, listed, unflatten, unknown
+from replaystore.schema.names import (
+    Named,
+    check_name,
+    flatten,
+    listed,
+    members,
+    paths_above,
+    unflatten,
+    unknown,
+)
+from replaystore.schema.roles import FLAGS, ROLES, Role, check_role
+from replaystore.schema.rows import check_rows
 from replaystore.schema.spaces import (
     DTYPES,
     LEAF_SPACES,
@@ -37,23 +48,7 @@ if TYPE_CHECKING:
     import gymnasium
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["ROLES", "Field", "Role", "Schema", "role_of"]
-
-Role = Literal["observation", "action", "reward", "terminated", "truncated", "info", "mask", "extra"]
-ROLES: tuple[Role, ...] = get_args(Role)
-"""What a field may be. The first part of a name decides, except for `mask` (bool: where an optional value is
-present) and `extra`."""
-
-
-def role_of(name: str) -> Role:
-    """The role of a field that another project's tensor becomes: what it is called, if that is a role, else
-    `extra`."""
-    return next((role for role in ROLES if role == name), "extra")
-
-
-_FLAGS: tuple[Role, ...] = ("terminated", "truncated")
-_NAMED_ROLES = frozenset(ROLES[:5])
-
+__all__ = ["Field", "Schema"]
 
 # --- fields
 
@@ -102,7 +97,7 @@ class Field:
             raise SchemaError(
                 f"a mask must be of dtype bool, not {self.dtype}: True where the value is present"
             )
-        if self.role in _FLAGS and (self.dtype != bool or shape):
+        if self.role in FLAGS and (self.dtype != bool or shape):
             raise SchemaError(
                 f"{self.role} must be one bool for each step, not {self.dtype} of shape {shape}: keep other "
                 "flags as extra fields"
@@ -158,7 +153,7 @@ class Schema:
 
     fields: Mapping[str, Field]
     tuples: frozenset[str] = frozenset()
-    _expected: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...] = field(init=False)
+    _expected: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]] = field(init=False)
     _rewards: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -171,8 +166,8 @@ class Schema:
                 raise SchemaError(
                     f"field {name!r}: expected a replaystore Field, came a {type(declared).__name__}"
                 )
-            _check_role(name, declared.role)
-        tuples, inside = frozenset(self.tuples), _inside(fields)
+            check_role(name, declared.role)
+        tuples, inside = frozenset(self.tuples), members(fields)
         if both := inside.keys() & fields.keys():
             raise SchemaError(
                 f"{min(both)!r} is a field and also the path of other fields: rename one of them"
@@ -187,7 +182,7 @@ class Schema:
         object.__setattr__(self, "fields", MappingProxyType(Named(fields)))
         object.__setattr__(self, "tuples", tuples)
         object.__setattr__(self, "_rewards", tuple(name for name, f in fields.items() if f.role == "reward"))
-        object.__setattr__(self, "_expected", tuple((name, f.dtype, f.shape) for name, f in fields.items()))
+        object.__setattr__(self, "_expected", {name: (f.dtype, f.shape) for name, f in fields.items()})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.fields == other.fields and self.tuples == other.tuples
@@ -229,7 +224,7 @@ class Schema:
             except (SchemaError, UnsupportedError) as error:
                 raise type(error)(f"{name}: {error}") from None
         fields |= {"reward": Field(field_dtype(reward_dtype), (), "reward")} | {
-            name: Field(np.dtype(bool), (), name) for name in _FLAGS
+            name: Field(np.dtype(bool), (), name) for name in FLAGS
         }
         if twice := fields.keys() & (extra or {}).keys():
             raise SchemaError(f"extra field {min(twice)!r} is already there: choose another name")
@@ -279,49 +274,7 @@ class Schema:
         SchemaError names the field, what was expected, what came and what to do. Nothing is converted:
         neither dtypes nor byte order.
         """
-        if len(columns) == len(self._expected):  # the way taken by every append: a few comparisons a field
-            rows = -1
-            for name, dtype, shape in self._expected:
-                array = columns.get(name)
-                if type(array) is not np.ndarray or (array.dtype is not dtype and array.dtype != dtype):
-                    break
-                came = array.shape
-                if came[1:] != shape or not came:
-                    break
-                if rows < 0:
-                    rows = came[0]
-                elif came[0] != rows:
-                    break
-            else:
-                return rows
-        return self._check_one_by_one(columns)
-
-    def _check_one_by_one(self, columns: Mapping[str, Any]) -> int:
-        """`check` for subclasses of ndarray, and for whatever is wrong."""
-        if missing := self.fields.keys() - columns.keys():
-            name = next(name for name in self.fields if name in missing)
-            raise SchemaError(
-                f"field {name!r} is missing among {listed(columns)}: every field of the "
-                "schema needs a value in every row"
-            )
-        if strange := [name for name in columns if name not in self.fields]:
-            text = (
-                f"there is no field {strange[0]!r} in the schema ({listed(self.fields)}): leave it out, "
-                "or add it as a field"
-            )
-            raise UnknownFieldError(text)
-        rows, first = -1, ""
-        for name, dtype, shape in self._expected:
-            array = columns[name]
-            _check_column(name, array, dtype, shape)
-            if rows < 0:
-                rows, first = array.shape[0], name
-            elif array.shape[0] != rows:
-                raise SchemaError(
-                    f"field {name!r} has {array.shape[0]} rows, but {first!r} has {rows}: give one row of "
-                    "each for every step"
-                )
-        return rows
+        return check_rows(self._expected, columns)
 
     def names(self, role: str) -> tuple[str, ...]:
         """The names of the fields with this role, in order."""
@@ -382,14 +335,14 @@ class Schema:
         chosen: set[str] = set()
         below: dict[str, list[str]] = {}
         for name in self.fields:
-            for path in _paths(name):
+            for path in paths_above(name):
                 below.setdefault(path, []).append(name)
         for wanted in names:
             found = [wanted] if wanted in self.fields else below.get(wanted)
             if not found:
                 raise unknown(wanted, self.fields)
             chosen.update(found)
-        inside, left = _inside(self.fields), _inside(chosen)
+        inside, left = members(self.fields), members(chosen)
         if not chosen:
             raise SchemaError(f"no field is selected: name some of {listed(self.fields)}")
         whole = {path for path in self.tuples if inside[path] == left.get(path)}
@@ -444,65 +397,3 @@ def _neither(given: Any) -> str:
         "or a schema, replaystore.Schema({'observation': replaystore.Field('float32', (3,), "
         "'observation'), ...})"
     )
-
-
-def _check_role(name: str, role: str) -> None:
-    top = name.partition("/")[0]
-    if top in _NAMED_ROLES or role in _NAMED_ROLES:
-        if top != role:
-            raise SchemaError(
-                f"field {name!r} has the role {role!r}, but its name begins with {top!r}: they must agree"
-            )
-        if role in _FLAGS and name != role:
-            raise SchemaError(f"field {name!r}: {role} is one field, without further parts")
-    elif (top == "info") != (role == "info") and role != "mask":
-        raise SchemaError(
-            f"field {name!r} has the role {role!r}: the role 'info' (or 'mask') belongs to "
-            "names below 'info/'"
-        )
-
-
-def _check_column(name: str, array: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    if not isinstance(array, np.ndarray):
-        came = f"a {type(array).__name__}: pass numpy.asarray(values, dtype={dtype.name!r})"
-        raise SchemaError(f"field {name!r}: expected a NumPy array of {dtype}, came {came}")
-    if isinstance(array, np.ma.MaskedArray):
-        raise SchemaError(
-            f"field {name!r}: expected a plain NumPy array, came a masked one, whose mask "
-            "would be lost: use .filled(value)"
-        )
-    if array.dtype != dtype:
-        came = (
-            f"{array.dtype.newbyteorder('=')} in big-endian byte order"
-            if array.dtype.name == dtype.name
-            else str(array.dtype)
-        )
-        advice = (
-            "give numbers"
-            if array.dtype == object
-            else (f"nothing is cast, use numpy.asarray(values, {dtype.name!r})")
-        )
-        raise SchemaError(f"field {name!r}: expected dtype {dtype}, came {came}: {advice}")
-    if array.ndim == 0 or array.shape[1:] != shape:
-        wanted = f"(rows, {', '.join(map(str, shape))})" if shape else "(rows,)"
-        remedy = (
-            "a single step needs a first dimension of 1: value[None]"
-            if array.shape == shape
-            else ("the first dimension counts the steps")
-        )
-        raise SchemaError(f"field {name!r}: expected shape {wanted}, came {array.shape}: {remedy}")
-
-
-def _paths(name: str) -> list[str]:
-    """The paths above a name."""
-    parts = name.split("/")
-    return ["/".join(parts[:place]) for place in range(1, len(parts))]
-
-
-def _inside(names: Iterable[str]) -> dict[str, set[str]]:
-    """What lies directly below each path."""
-    found: dict[str, set[str]] = {}
-    for name in names:
-        for path in _paths(name):
-            found.setdefault(path, set()).add(name[len(path) + 1 :].partition("/")[0])
-    return found

@@ -33,6 +33,8 @@ __all__ = [
     "flatten",
     "join_path",
     "listed",
+    "members",
+    "paths_above",
     "split_path",
     "unescape",
     "unescape_path",
@@ -249,3 +251,21 @@ def unflatten(columns: Mapping[str, Any], prefix: str, tuples: Collection[str] =
     if prefix in tuples:
         return tuple(unflatten(columns, f"{begin}{place}", tuples) for place in range(len(parts)))
     return {split_path(part)[0]: unflatten(columns, begin + part, tuples) for part in parts}
+
+
+# --- paths
+
+
+def paths_above(name: str) -> list[str]:
+    """The paths above a name."""
+    parts = name.split("/")
+    return ["/".join(parts[:place]) for place in range(1, len(parts))]
+
+
+def members(names: Iterable[str]) -> dict[str, set[str]]:
+    """What lies directly below each path."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        for path in paths_above(name):
+            found.setdefault(path, set()).add(name[len(path) + 1 :].partition("/")[0])
+    return found

@@ -38,7 +38,8 @@ from replaystore.formats.report import Report, lost, refuse_losses
 from replaystore.formats.shared.tensors import FileRows, opened
 from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import RingSource
-from replaystore.schema.fields import Field, Schema, role_of
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.roles import role_of
 from replaystore.storage.local import read_all
 from replaystore.trajectories.table import Parts
 from replaystore.views.reader import BufferReader

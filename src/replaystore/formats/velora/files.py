@@ -50,7 +50,8 @@ from replaystore.formats.velora.pair import (
     metadata_beside,
     opened_pair,
 )
-from replaystore.schema.fields import Field, Schema, role_of
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.roles import role_of
 from replaystore.trajectories.table import Parts
 from replaystore.views.reader import BufferReader
 from replaystore.views.ring import LAST_STEP, Placement
