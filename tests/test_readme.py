@@ -58,7 +58,7 @@ def test_all_blocks_do_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_no_block_is_of_a_kind_that_is_not_run() -> None:
-    assert {language for language, _ in BLOCKS} == {"python", "bash", "text"}
+    assert {language for language, _ in BLOCKS} == {"python", "bash", "text", "toml"}
     assert README.count("```") == 2 * len(BLOCKS)
 
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "info": "replaystore.cli.info:info",
     "show": "replaystore.cli.show:show",
     "convert": "replaystore.cli.convert:convert",
+    "formats": "replaystore.cli.formats:formats",
     "verify": "replaystore.cli.verify:verify",
     "repair": "replaystore.cli.repair:repair",
     "publish": "replaystore.cli.publish:publish",

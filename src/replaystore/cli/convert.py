@@ -1,4 +1,4 @@
-"""`replaystore convert`: another container, another layout, or a part of a store."""
+"""`replaystore convert`: another container or layout, a part of a store, or a file of other software."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ __all__ = ["convert"]
 @click.command(short_help="Convert to another container or layout.")
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
+@click.option("--from", "source_format", metavar="FORMAT", help="SOURCE is a file of this format.")
+@click.option("--to", "target_format", metavar="FORMAT", help="TARGET is to be a file of this format.")
 @click.option(
     "--fields",
     multiple=True,
@@ -47,14 +49,16 @@ __all__ = ["convert"]
 def convert(source: str, target: str, fields: Sequence[str], json_: bool, **options: Any) -> None:
     """Convert SOURCE to TARGET: between Zarr and HDF5, live and archive, or only a part of it.
 
-    Either may be a file of other software: replay_buffer.pkl of active_rlhf, buffer_state.safetensors of
-    velora (or a folder with it). TARGET appears when it is complete. What it cannot hold of SOURCE is listed.
+    Either may be a file of other software, such as replay_buffer.pkl of active_rlhf; `replaystore formats`
+    lists all that are known. Whose it is, is told by its content and its suffix, or by --from and --to.
+    TARGET appears when it is complete. What it cannot hold of SOURCE is listed.
 
     \b
     Examples:
       replaystore convert runs/ant.zarr ant.h5
       replaystore convert runs/ant.zarr best.zarr --where 'return > 100 and length >= 50' --layout archive
       replaystore convert runs/x/replay_buffer.pkl buffer.zarr
+      replaystore convert buffer.zarr exported.bin --to velora
     """
     from replaystore.converting.convert import convert as run
 

@@ -24,12 +24,13 @@ from replaystore.converting.exports import export
 from replaystore.converting.how import How, Selected
 from replaystore.converting.imports import bring
 from replaystore.converting.stores import Conversion
-from replaystore.errors import ReplayStoreError, SchemaError, StorageError, UnsupportedError
+from replaystore.errors import FormatError, ReplayStoreError, SchemaError, StorageError, UnsupportedError
 from replaystore.formats import finding
 from replaystore.formats.options import Progress
 from replaystore.formats.report import Report, merged
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, parse
+from replaystore.registry import registered
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Progress", "Report", "convert", "opened"]
@@ -107,10 +108,24 @@ def convert(
                     "and then select from the store"
                 )
             return bring(_path(source), from_, parse(target), how)
-        with opened(source) as buffer:
+        with _opened_known(source) as buffer:
             if to is not None:
                 return export(buffer, _path(target), to, selected, how, named=named.target is not None)
             return _store_to_store(buffer, parse(target), selected, how)
+
+
+@contextlib.contextmanager
+def _opened_known(source: Place | Buffer) -> Iterator[Buffer]:
+    """As `opened`; the message for a file that nobody knows lists what is known."""
+    if isinstance(source, str | os.PathLike) and os.path.isfile(source):
+        try:
+            parse(source)
+        except (SchemaError, FormatError) as error:
+            raise type(error)(
+                f"{error}; or name the one that it is of the formats: {', '.join(registered('formats'))}"
+            ) from None
+    with opened(source) as buffer:
+        yield buffer
 
 
 def _store_to_store(buffer: Buffer, place: Location, selected: Selected, how: How) -> Report:

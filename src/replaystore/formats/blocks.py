@@ -49,7 +49,8 @@ def blocks_of(buffer: BufferReader, options: Options, max_bytes: int = 4 << 20) 
     row = -1
     for part, is_first, is_last in zip(order.tolist(), begins.tolist(), ends.tolist(), strict=True):
         row += is_first
-        about = _beginning(table, row) if is_first else {"begins": False}
+        going = {"begins": False, "env": int(table["env"][row])}
+        about = _beginning(table, row) if is_first else going
         start, length = int(parts.start[part]) - first, int(parts.length[part])
         for at in range(0, length, most):
             stop = min(at + most, length)
@@ -63,7 +64,7 @@ def blocks_of(buffer: BufferReader, options: Options, max_bytes: int = 4 << 20) 
                 yield Block(
                     columns, final=finals.after(part), terminated=flags[0], truncated=flags[1], **about
                 )
-            about = {"begins": False, "env": about.get("env", int(table["env"][row]))}
+            about = going
 
 
 def _beginning(table: Trajectories, row: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import tracemalloc
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -116,10 +117,21 @@ class FormatSuite:
         """An empty buffer, and a trajectory of one step."""
         self.round_trip(tmp_path, path, schema, trajectories(schema, count, 7, longest=1))
 
-    def round_trip(self, folder: Path, path: str, schema: Schema, given: list[Told]) -> Report:
+    def test_trajectories_that_do_not_lie_in_one_piece(
+        self, tmp_path: Path, path: str, schema: Schema
+    ) -> None:
+        """Several environments took turns."""
+        given = [
+            replace(one, seed=-1, env=env) for env, one in enumerate(trajectories(schema, 4, 11, shortest=4))
+        ]
+        self.round_trip(tmp_path, path, schema, given, in_turn=True)
+
+    def round_trip(
+        self, folder: Path, path: str, schema: Schema, given: list[Told], *, in_turn: bool = False
+    ) -> Report:
         """Write them, read them, and compare all that was not said to be something else."""
         store, back = str(folder / "store.zarr"), str(folder / "back.zarr")
-        self.record(store, schema, given)
+        self.record(store, schema, given, in_turn=in_turn)
 
         there = convert(store, path, format=self.name)
         again = convert(path, back, format=self.name)
@@ -132,11 +144,17 @@ class FormatSuite:
         self._check_promises(schema, there)
         return there
 
-    def record(self, store: str, schema: Schema, given: list[Told]) -> None:
+    def record(self, store: str, schema: Schema, given: list[Told], *, in_turn: bool = False) -> None:
         """A buffer with these trajectories, and metadata."""
         with create(store, schema, metadata={"made by": ["a test", 1.5, None]}) as buffer:
             for one in given:
-                one.append(buffer)
+                if in_turn:
+                    one.append_part(buffer, 0, len(one) // 2)
+                    buffer.commit()
+                else:
+                    one.append(buffer)
+            for one in given if in_turn else ():
+                one.append_part(buffer, len(one) // 2, len(one))
 
     def compare(self, schema: Schema, given: list[Told], found: Buffer, there: Report, again: Report) -> None:
         """What came back, with what was written."""

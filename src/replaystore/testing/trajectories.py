@@ -35,14 +35,23 @@ class Told:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
+    def append_part(self, buffer: Buffer, start: int, stop: int) -> None:
+        """Append steps of it, of an environment that has none of another trajectory that goes on."""
+        last = stop == len(self)
+        final = self.final_observation if last else None
+        buffer.append(
+            {name: rows[start:stop] for name, rows in self.columns.items()},
+            final_observation=final and buffer.schema.unflatten(dict(final), "observation"),
+            split=self.split,
+            env=self.env,
+            ends=[stop - start - 1] if last else [],
+        )
+
     def append(self, buffer: Buffer) -> None:
         """Record it: by a writer if it was seeded, otherwise at once."""
         schema = buffer.schema
         if self.seed == -1 or self.final_observation is None:
-            final = self.final_observation and schema.unflatten(dict(self.final_observation), "observation")
-            buffer.append(
-                self.columns, final_observation=final, split=self.split, env=self.env, ends=[len(self) - 1]
-            )
+            self.append_part(buffer, 0, len(self))
             return
         writer = buffer.writer(self.env + 1, split=self.split)
         mask = np.arange(self.env + 1) == self.env

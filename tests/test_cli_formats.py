@@ -1,0 +1,67 @@
+"""`replaystore formats`, and `convert` to and from what it lists."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Run
+from stranger import installed
+
+import replaystore as rs
+
+pytest_plugins = ["commands"]
+
+
+@pytest.fixture(autouse=True)
+def _toy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = {"replaystore.formats toy": "toy_format:ENTRY", "replaystore.formats gone": "toy_format:GONE"}
+    installed(tmp_path_factory.mktemp("site"), monkeypatch, points)
+
+
+def test_what_is_known_is_listed_with_its_limits(run: Run) -> None:
+    code, out, err = run("formats")
+
+    assert (code, err) == (0, "")
+    assert re.search(r"^velora +a velora buffer +\.safetensors +yes +yes +nothing$", out, re.MULTILINE)
+    assert re.search(r"^toy +a file of the toy +\.toy +yes +yes", out, re.MULTILINE)
+    assert "toy cannot hold: rows of no trajectory; the environment" in out
+    assert re.search(r"^problem: the format 'gone' of the package stranger cannot be used", out, re.MULTILINE)
+
+
+def test_it_is_listed_for_programs_too(facts: Callable[..., Any]) -> None:
+    found = facts("formats")
+
+    names = [known["name"] for known in found["formats"]]
+    assert names == ["active_rlhf", "velora", "toy"]
+    assert found["formats"][2]["package"] == "stranger"
+    assert len(found["problems"]) == 1
+
+
+def test_a_format_that_is_named_needs_no_suffix(
+    recorded: Path, facts: Callable[..., Any], run: Run, tmp_path: Path
+) -> None:
+    there = facts("convert", recorded, tmp_path / "a.bin", "--to", "toy")
+    again = facts("convert", tmp_path / "a.bin", tmp_path / "b.zarr", "--from", "toy")
+
+    assert there["fields"]["observation"] == {"kind": "kept"}
+    assert there["rest"] == {"environment": {"kind": "lost"}}
+    assert there["notes"] == ["left out: environment"]
+    assert again["steps"] == there["steps"] == 600
+    code, out, _ = run("convert", recorded, tmp_path / "c.bin", "--to", "toy")
+    assert code == 0
+    assert "note: left out: environment" in out
+    json.dumps(there)
+    with rs.open(recorded) as a, rs.open(tmp_path / "b.zarr") as b:
+        assert a.num_trajectories == b.num_trajectories
+
+
+def test_an_unknown_format_is_one_line_that_lists_the_known_ones(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("convert", tmp_path / "a.bin", tmp_path / "b.zarr", "--from", "nonsense")
+
+    assert code == 1
+    assert "there is no format 'nonsense'; there are active_rlhf, velora, toy" in err

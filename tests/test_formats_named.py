@@ -1,0 +1,85 @@
+"""Which format a file has: what the user says, then content, then suffixes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stranger import installed
+
+import replaystore as rs
+from replaystore import errors
+from replaystore.testing import samples
+
+
+@pytest.fixture(autouse=True)
+def _toy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path_factory.mktemp("site"), monkeypatch, {"replaystore.formats toy": "toy_format:ENTRY"})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    schema = samples.small()
+    with rs.create(tmp_path / "a.zarr", schema) as buffer:
+        buffer.append(samples.columns(schema, 30, 1))
+    return str(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("name", ["x.h5", "x.npz", "x.zip", "x.zarr", "x.pkl", "x.safetensors", "x"])
+def test_content_comes_before_suffixes(store: str, name: str, tmp_path: Path) -> None:
+    there = rs.convert(store, tmp_path / name, format="toy")
+    again = rs.convert(tmp_path / name, tmp_path / "back.h5")
+
+    assert there.target == str(tmp_path / name)
+    assert again.steps == 30
+    assert again.exact
+    assert rs.verify(tmp_path / "back.h5").problems == []
+
+
+def test_the_format_is_that_of_the_source_unless_that_is_a_store(store: str, tmp_path: Path) -> None:
+    rs.convert(store, tmp_path / "b.toy", format="toy")
+    rs.convert(tmp_path / "b.toy", tmp_path / "c.zarr", format="toy")
+    with rs.open(tmp_path / "c.zarr") as buffer:
+        rs.convert(buffer, tmp_path / "d.bin", format="toy")
+    rs.convert(tmp_path / "b.toy", tmp_path / "e.bin", source_format="toy", target_format="toy")
+
+    assert (tmp_path / "d.bin").read_bytes() == (tmp_path / "b.toy").read_bytes()
+    assert (tmp_path / "e.bin").read_bytes() == (tmp_path / "b.toy").read_bytes()
+
+
+def test_a_damaged_source_is_not_taken_for_a_target(tmp_path: Path) -> None:
+    (tmp_path / "b.bin").write_bytes(b"nonsense")
+
+    with pytest.raises(errors.FormatError, match="no file of the toy"):
+        rs.convert(tmp_path / "b.bin", tmp_path / "c.zarr", format="toy")
+    assert not (tmp_path / "c.zarr").exists()
+
+
+def test_formats_that_contradict_each_other_are_refused(store: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give either"):
+        rs.convert(store, tmp_path / "b", format="toy", target_format="toy")
+    with pytest.raises(ValueError, match="there is no format 'x'; there are active_rlhf, velora, toy"):
+        rs.convert(store, tmp_path / "b", format="x")
+
+
+def test_an_unknown_file_is_told_what_is_known(tmp_path: Path) -> None:
+    (tmp_path / "b.bin").write_bytes(b"nonsense")
+
+    with pytest.raises(errors.ReplayStoreError, match=r"the formats: active_rlhf, velora, toy"):
+        rs.convert(tmp_path / "b.bin", tmp_path / "c.zarr")
+
+
+def test_blocks_that_fit_no_schema_are_an_error_of_the_file(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import toy_format
+
+    rs.convert(store, tmp_path / "b.toy")
+    taken = np.frombuffer
+    monkeypatch.setattr(
+        toy_format.np, "frombuffer", lambda data, dtype: taken(data, dtype).astype(np.float32)
+    )
+    with pytest.raises(errors.FormatError, match=r"b\.toy, at trajectory 0: .*observation/camera"):
+        rs.convert(tmp_path / "b.toy", tmp_path / "c.zarr")
+    assert [at.name for at in tmp_path.iterdir() if at.name.startswith("c.zarr")] == []
