@@ -17,7 +17,6 @@ from replaystore.compat.active_rlhf import ReplayBuffer
 from replaystore.errors import AlreadyExistsError, ReplayStoreError, StorageError
 from replaystore.formats.shared.writing import NewFiles
 from replaystore.interrupts import signals_wait
-from replaystore.location import Location
 from replaystore.storage.locks import FileLock
 
 STORES = (".zarr", ".h5", ".hdf5")
@@ -90,7 +89,7 @@ def _claimed(path: Path) -> FileLock | None:
     try:
         advice = "choose another --replay_buffer_save_path"
         return FileLock(
-            Location("file", str(path)),
+            path,
             f"{path}.training",
             own=True,
             busy=busy,

@@ -10,7 +10,7 @@ import pytest
 
 import replaystore as rs
 from replaystore.arrays.reading import StoreReader
-from replaystore.buffers.opening import remove
+from replaystore.containers.located import remove
 from replaystore.location import Location
 from replaystore.testing import Contents, samples
 
@@ -26,7 +26,7 @@ def _nothing_in_memory() -> Any:
     """What is made in memory is gone after the test."""
     yield
     for name in ("a", "b", "c"):
-        remove(Location("memory", name))
+        remove(Location("memory", "zarr", name))
 
 
 def record(location: str, *, steps: int = 120, seed: int = 3, **options: Any) -> None:

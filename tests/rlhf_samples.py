@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rlhf_rings import ACT, OBS, Ring, rows
 
 import replaystore as rs
-from replaystore.buffers.opening import remove
+from replaystore.containers.located import remove
 from replaystore.location import Location
 
 DATA = Path(__file__).parent / "data" / "active_rlhf"
@@ -40,8 +40,8 @@ def fresh() -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
     finally:
-        remove(Location("memory", "ring"))
-        remove(Location("memory", "other"))
+        remove(Location("memory", "zarr", "ring"))
+        remove(Location("memory", "zarr", "other"))
 
 
 # --- rings of every kind

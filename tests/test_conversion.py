@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import replaystore as rs
-from replaystore.buffers.opening import remove
+from replaystore.containers.located import remove
 from replaystore.location import Location
 from replaystore.testing import Contents, samples
 
@@ -273,7 +273,7 @@ def test_memory_is_bounded_however_large_the_buffer_is(tmp_path: Path) -> None:
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_buffer_converts_to_anything_and_back(tmp_path: Path, data: st.DataObject) -> None:
-    remove(Location("memory", "a"))
+    remove(Location("memory", "zarr", "a"))
     codec = data.draw(st.sampled_from(["zstd:1", "zstd:3", "gzip:1", "raw"]))
     rows = {"raw": 1024, None: None}.get(codec, data.draw(st.sampled_from([1, 3, 4, 16])))
     storage = {

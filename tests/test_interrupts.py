@@ -56,10 +56,10 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     name = request.param
     yield name if name.startswith("memory:") else str(tmp_path / name)
     if name.startswith("memory:"):
-        from replaystore.buffers import opening
+        from replaystore.containers.located import remove
         from replaystore.location import parse
 
-        opening.remove(parse(name))
+        remove(parse(name))
 
 
 def interrupt(call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:

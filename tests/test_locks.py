@@ -15,9 +15,9 @@ import pytest
 from locked_stores import SUFFIXES, in_child, make, names, rows, values
 
 import replaystore as rs
+from replaystore.containers import located
 from replaystore.errors import ConflictError, StorageError
 from replaystore.location import Location
-from replaystore.storage import locks
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -93,13 +93,13 @@ def test_a_closed_store_has_no_lock_beside_or_in_it(tmp_path: Path, suffix: str)
 
 
 def test_a_lock_whose_file_is_removed_at_the_end_is_never_held_twice(tmp_path: Path) -> None:
-    place = Location("hdf5", str(tmp_path / "a.h5"))
+    place = Location("local", "hdf5", str(tmp_path / "a.h5"))
 
     def work() -> None:
         end, counts = time.monotonic() + 3, 0
         while time.monotonic() < end:
             try:
-                lock = locks.lock_place(place, wait=counts % 2 == 0)
+                lock = located.lock_place(place, wait=counts % 2 == 0)
             except ConflictError:
                 continue
             os.close(os.open(tmp_path / "inside", os.O_CREAT | os.O_EXCL))
@@ -119,10 +119,10 @@ def test_a_lock_whose_file_is_removed_at_the_end_is_never_held_twice(tmp_path: P
 
 
 def test_who_waits_for_himself_is_refused(tmp_path: Path) -> None:
-    place = Location("hdf5", str(tmp_path / "a.h5"))
-    lock = locks.lock_place(place)
+    place = Location("local", "hdf5", str(tmp_path / "a.h5"))
+    lock = located.lock_place(place)
     with pytest.raises(ConflictError, match="is being made"):
-        locks.lock_place(place, wait=True)
+        located.lock_place(place, wait=True)
     lock.release()
 
 

@@ -13,6 +13,7 @@ import pytest
 from locked_stores import SCHEMA, SUFFIXES, in_child, make, values
 
 import replaystore as rs
+from replaystore.containers.zarr.container import ZarrContainer
 from replaystore.errors import ConflictError, CorruptError, ReplayStoreError, StorageError
 from replaystore.storage import locks
 
@@ -76,7 +77,7 @@ def test_a_lock_that_is_no_file_is_neither_followed_nor_waited_for(tmp_path: Pat
     make(path)
     outside.mkdir()
     (outside / "file").write_text("mine")
-    lock = path / locks.ZARR_LOCK
+    lock = path / ZarrContainer.lock_name
     if kind == "link":
         lock.symlink_to(outside / "file")
     elif kind == "dangling link":

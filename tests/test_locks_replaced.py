@@ -11,6 +11,7 @@ import pytest
 from locked_stores import SUFFIXES, make, rows, values
 
 import replaystore as rs
+from replaystore.containers import located
 from replaystore.errors import ConflictError
 from replaystore.location import parse
 from replaystore.storage import locks
@@ -79,7 +80,7 @@ def test_a_writer_goes_on_when_the_process_changes_its_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make(Path(f"a{suffix}"))
-    lock = locks.lock_store(parse(f"a{suffix}"))
+    lock = located.lock_store(parse(f"a{suffix}"))
     monkeypatch.chdir("/")
     lock.check()
     lock.release()

@@ -12,7 +12,7 @@ import pytest
 from stranger import installed
 
 from replaystore import registry
-from replaystore.errors import MissingDependencyError, PluginError, SchemaError
+from replaystore.errors import ArgumentError, MissingDependencyError, PluginError
 from replaystore.registry import Entry
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -52,7 +52,7 @@ def test_a_thing_is_imported_when_it_is_asked_for() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SchemaError, match=r"no format 'two'; there are one, later, folder$"):
+    with pytest.raises(ArgumentError, match=r"no format 'two'; there are one, later, folder$"):
         registry.load("formats", "two")
 
 
@@ -151,7 +151,7 @@ def test_a_broken_plug_in_is_an_error_for_who_asks_for_it(install: Any, text: st
     assert list(registry.registered("formats")) == ["one", "later", "folder"]
     with pytest.raises(PluginError, match=rf"the format 'mine' of the package stranger.*{reason}.*uninstall"):
         registry.load("formats", "mine")
-    with pytest.raises(SchemaError, match="'two'; there are one, later, folder; the format 'mine' of"):
+    with pytest.raises(ArgumentError, match="'two'; there are one, later, folder; the format 'mine' of"):
         registry.load("formats", "two")
 
 

@@ -19,7 +19,7 @@ from archives import MANIFEST, contents, live
 
 import replaystore as rs
 from replaystore import errors
-from replaystore.buffers.opening import remove
+from replaystore.containers.located import remove
 from replaystore.containers.zarr.metadata import consolidated
 from replaystore.location import Location
 from replaystore.storage.local import Files
@@ -47,7 +47,7 @@ def test_an_archive_holds_what_the_buffer_held_and_becomes_live_again(tmp_path: 
         )
     with rs.open(second, "r+") as buffer:
         assert buffer.layout == "live"
-    remove(Location("memory", "a"))
+    remove(Location("memory", "zarr", "a"))
 
 
 def test_an_archive_is_never_written_to(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_an_archive_is_never_written_to(tmp_path: Path) -> None:
             rs.open(location, "r+")
         with pytest.raises(errors.UnsupportedError):
             rs.open(location, "r+")  # nor is a lock left behind
-    remove(Location("memory", "a"))
+    remove(Location("memory", "zarr", "a"))
 
 
 def test_the_manifest_has_every_file_and_sha256sum_reads_it(archive: Path) -> None:

@@ -171,7 +171,7 @@ def test_a_sidecar_is_of_bytes_that_are_on_the_disk_and_of_no_other_store(
     done: list[str] = []
     sync_file, sync_folder, rename, replace = (
         Files.sync_file,
-        sealing.sync_folder,
+        Files.sync_folder,
         Files.rename,
         Files.replace,
     )
@@ -190,7 +190,7 @@ def test_a_sidecar_is_of_bytes_that_are_on_the_disk_and_of_no_other_store(
     monkeypatch.setattr(Files, "sync_file", noted("sync_file", sync_file))
     monkeypatch.setattr(Files, "rename", noted("rename", rename))
     monkeypatch.setattr(Files, "replace", noted("replace", replace))
-    monkeypatch.setattr(sealing, "sync_folder", noted("sync", sync_folder))
+    monkeypatch.setattr(Files, "sync_folder", noted("sync", sync_folder))
     rs.convert(tmp_path / "source.zarr", tmp_path / "a.h5", layout="archive", overwrite=True)
     placed, written = done.index("rename a.h5.replaystore-partial"), done.index("replace a.h5.sha256")
     assert "sync, sidecar False" in done[:placed]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from replaystore.buffers.opening import remove
+from replaystore.containers.located import remove
 from replaystore.location import Location
 
 DATA = Path(__file__).parent / "data" / "velora"
@@ -34,8 +34,8 @@ def fresh() -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
     finally:
-        remove(Location("memory", "ring"))
-        remove(Location("memory", "other"))
+        remove(Location("memory", "zarr", "ring"))
+        remove(Location("memory", "zarr", "other"))
 
 
 class Replay:

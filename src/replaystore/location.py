@@ -1,8 +1,9 @@
-"""Where a store lies: "runs/a.zarr", "a.zarr.zip", "a.h5", "memory:a" → backend and path.
+"""Where a store lies: "runs/a.zarr", "a.zarr.zip", "a.h5", "memory:a" → storage, container and path. It knows
+no name itself: the registry does.
 
-The suffix decides, so that a name means the same before and after the store exists. Only where there is a
-suffix that we do not know is the content of what exists asked. Nothing is opened for writing, and paths are
-kept as given (relative ones stay relative, `~` is a name).
+A suffix that is known decides, so that a name means the same before and after the store exists; what exists
+and is of another kind is refused. Where there is no suffix that we know, the content of what exists is asked.
+Nothing is opened for writing, and paths are kept as given (relative ones stay relative, `~` is a name).
 """
 
 from __future__ import annotations
@@ -11,16 +12,11 @@ import os
 import re
 from dataclasses import dataclass
 
-from replaystore import strangers
+from replaystore import registry, strangers
 from replaystore.errors import ArgumentError, FormatError, StorageError, UnsupportedError
+from replaystore.registry import PLAIN, Entry
 
-__all__ = ["SUFFIXES", "Location", "parse", "resolved"]
-
-SUFFIXES = {".zarr.zip": "zip", ".zip": "zip", ".zarr": "zarr", ".hdf5": "hdf5", ".h5": "hdf5"}
-"""Suffix → backend; upper and lower case alike. The first that fits decides."""
-
-_FILES = (".pkl", ".pickle", ".safetensors")
-"""Suffixes of what `convert` reads and that is no store."""
+__all__ = ["Location", "names_store", "parse"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://?")  # at least two characters: one is a Windows drive
 # Path("s3://a") is s3:/a.
@@ -31,20 +27,22 @@ _ONE_SLASH_SCHEMES = frozenset(
 
 @dataclass(frozen=True)
 class Location:
-    """A store's backend ("zarr", "zip", "hdf5" or "memory") and its path there (for "memory" its name)."""
+    """A store's storage and container, by the names that they are registered under, and its path there."""
 
-    backend: str
+    storage: str
+    container: str
     path: str
 
     def __str__(self) -> str:
-        return f"memory:{self.path}" if self.backend == "memory" else self.path
+        schemes = registry.entry("storage", self.storage).schemes
+        return f"{schemes[0]}:{self.path}" if schemes else self.path
 
 
 def parse(location: str | os.PathLike[str] | Location) -> Location:
-    """The backend and path that a location names; a `Location` is returned as it is.
+    """What a location names; a `Location` is returned as it is.
 
-    ArgumentError: not a location, or its suffix and content name no backend; FormatError: a folder where the
-    suffix names a file, or the other way round; UnsupportedError: a URL; StorageError: what is there cannot
+    ArgumentError: not a location, or its suffix and content name nothing that we know; FormatError: what is
+    there is of another kind than the suffix says; UnsupportedError: a URL; StorageError: what is there cannot
     be read.
     """
     if isinstance(location, Location):
@@ -60,25 +58,66 @@ def parse(location: str | os.PathLike[str] | Location) -> Location:
         )
     if not text.strip() or "\0" in text:
         raise ArgumentError(f"{text!r} is not a location: give the store's path, such as 'runs/a.zarr'")
-    if text.startswith("memory:"):
-        name = text.removeprefix("memory:")
-        if not name:
-            raise ArgumentError("'memory:' names no store: write 'memory:name'")
-        return Location("memory", name)
+    storage = registry.by_scheme(text)
+    if storage is not None:
+        return _in_scheme(text, storage)
     _refuse_url(text)
     path = text.rstrip("/" + os.sep) or text
-    backend = next((backend for suffix, backend in SUFFIXES.items() if path.lower().endswith(suffix)), None)
-    if backend is None:
-        return Location(_sniff(path), path)
-    _check_kind(path, backend)
-    return Location(backend, path)
+    found = _by_suffix(path)
+    if found is None:
+        found = _sniff(path)
+    else:
+        _check_kind(path, found)
+    return _located(found, path)
 
 
-def resolved(place: Location) -> Location:
-    """Where a new store goes: to what a symbolic link names, so that the link stays."""
-    if place.backend == "memory" or not os.path.islink(place.path):
-        return place
-    return Location(place.backend, os.path.realpath(place.path))
+def names_store(location: object) -> bool:
+    """Whether a text or path names a store by its scheme or suffix, whatever is there."""
+    if not isinstance(location, str | os.PathLike):
+        return False
+    text = os.fspath(location)
+    return isinstance(text, str) and (registry.by_scheme(text) is not None or _by_suffix(text) is not None)
+
+
+def _in_scheme(text: str, storage: Entry) -> Location:
+    scheme, _, path = text.partition(":")
+    if not path:
+        raise ArgumentError(f"{text!r} names no store: write '{scheme}:name'")
+    container = storage.container
+    if not container:
+        found = next(registry.by_suffix("containers", path), None)
+        if found is None:
+            raise ArgumentError(f"{text!r} does not say how it is stored: use one of the suffixes {_known()}")
+        container = found.name
+    return Location(storage.name, container, path)
+
+
+def _located(found: Entry, path: str) -> Location:
+    """Of storage, or of a container that lies in plain storage."""
+    if found.container:
+        return Location(found.name, found.container, path)
+    return Location(PLAIN, found.name, path)
+
+
+def _by_suffix(path: str) -> Entry | None:
+    return next(registry.by_suffix("storage", path), None) or next(
+        registry.by_suffix("containers", path), None
+    )
+
+
+def _by_content(path: str) -> Entry | None:
+    return next(registry.by_content("storage", path), None) or next(
+        registry.by_content("containers", path), None
+    )
+
+
+def _known() -> str:
+    """The suffixes and schemes of all stores, for messages."""
+    entries = [*registry.registered("storage").values(), *registry.registered("containers").values()]
+    suffixes = [suffix for known in entries for suffix in known.suffixes]
+    schemes = [f"'{scheme}:name'" for known in entries for scheme in known.schemes]
+    problems = [*registry.broken("storage").values(), *registry.broken("containers").values()]
+    return "; ".join([", or ".join(filter(None, [", ".join(suffixes), *schemes])), *problems])
 
 
 def _refuse_url(text: str) -> None:
@@ -92,62 +131,43 @@ def _refuse_url(text: str) -> None:
     )
 
 
-def _check_kind(path: str, backend: str) -> None:
+def _check_kind(path: str, known: Entry) -> None:
     """Refuse a folder named as a file and a file named as a folder; what does not exist may become either."""
-    folder = backend == "zarr"
+    folder = bool(known.members)
+    if (folder and known.magic) or not (folder or known.magic):
+        return  # it may be either
     if os.path.isdir(path) if not folder else os.path.isfile(path):
         there, named = ("file", "folder") if folder else ("folder", "file")
         remedy = "move it away, or rename it to what it is"
-        raise FormatError(f"{path!r} is a {there}, but its suffix names a {named} ({backend}): {remedy}")
+        raise FormatError(f"{path!r} is a {there}, but its suffix names a {named} ({known.name}): {remedy}")
 
 
-def _sniff(path: str) -> str:
-    """The backend of what lies there under a name that does not say it."""
+def _sniff(path: str) -> Entry:
+    """What lies there under a name that does not say it."""
     try:
-        if os.path.isdir(path):
-            found = "zarr" if os.path.isfile(os.path.join(path, "zarr.json")) else None
-        else:
-            found = _sniff_file(path)
+        found = _by_content(path)
+        if found is None and not os.path.isdir(path):
+            os.stat(path)
     except FileNotFoundError:
         found = None
     except OSError as error:
         raise StorageError(
             f"{path!r} cannot be read ({error.strerror or error}): check its permissions"
         ) from error
-    if found is None:
-        if strange := strangers.line(path):
-            raise FormatError(strange)
-        suffixes = f"{', '.join(SUFFIXES)}, or 'memory:name'"
-        if not os.path.exists(path):
-            raise ArgumentError(
-                f"{path!r} does not exist: check the path; to make a store, use one of the "
-                f"suffixes {suffixes}"
-            )
-        stem, suffix = os.path.splitext(path)
-        if suffix.lower() in _FILES and os.path.isfile(path):
-            remedy = (
-                f"of a buffer of active_rlhf or velora, `replaystore convert {path} {stem}.zarr` makes one"
-            )
-            raise ArgumentError(f"{path!r} is not a store known by its content: {remedy}")
+    if found is not None:
+        return found
+    if strange := strangers.line(path):
+        raise FormatError(strange)
+    if not os.path.exists(path):
         raise ArgumentError(
-            f"{path!r} is not a store known by its content: use one of the suffixes {suffixes}"
+            f"{path!r} does not exist: check the path; to make a store, use one of the suffixes {_known()}"
         )
-    return found
-
-
-def _sniff_file(path: str) -> str | None:
-    if not os.path.isfile(path) and os.path.exists(path):
-        return None  # a pipe or device, which reading would disturb
-    with open(path, "rb") as file:
-        begin = file.read(len(strangers.OWN_HDF5))
-        if begin.startswith(strangers.ZIP):
-            return "zip"
-        if begin == strangers.OWN_HDF5 or begin.startswith(strangers.HDF5):
-            return "hdf5"
-        size, place = os.fstat(file.fileno()).st_size, 512
-        while place < size:  # HDF5 allows any block before its own at 512, 1024, 2048, …
-            file.seek(place)
-            if file.read(len(strangers.HDF5)) == strangers.HDF5:
-                return "hdf5"
-            place *= 2
-    return None
+    foreign = registry.find("formats", path)
+    if foreign and os.path.isfile(path):
+        kinds = " or ".join(known.what or known.name for known in foreign)
+        stem, _ = os.path.splitext(path)
+        raise ArgumentError(
+            f"{path!r} is not a store known by its content: of {kinds}, "
+            f"`replaystore convert {path} {stem}.zarr` makes one"
+        )
+    raise ArgumentError(f"{path!r} is not a store known by its content: use one of the suffixes {_known()}")

@@ -24,9 +24,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
-from replaystore.errors import MissingDependencyError, PluginError, SchemaError
+from replaystore.errors import ArgumentError, MissingDependencyError, PluginError
 
 __all__ = [
+    "PLAIN",
     "Entry",
     "Kind",
     "broken",
@@ -74,9 +75,44 @@ class Entry:
     """Who brings it; filled in for plug-ins."""
 
 
+PLAIN = "local"
+"""The storage of paths that name no other."""
 _OWN: dict[Kind, tuple[Entry, ...]] = {
-    "storage": (),
-    "containers": (),
+    "storage": (
+        Entry(PLAIN, "replaystore.storage.places:LOCAL", "a folder or file"),
+        Entry(
+            "zip",
+            "replaystore.storage.places:ZIP",
+            "a zip file",
+            suffixes=(".zarr.zip", ".zip"),
+            magic=(b"PK\x03\x04", b"PK\x05\x06"),
+            container="zarr",
+        ),
+        Entry(
+            "memory",
+            "replaystore.storage.places:MEMORY",
+            "memory of the process",
+            schemes=("memory",),
+            container="zarr",
+        ),
+    ),
+    "containers": (
+        Entry(
+            "zarr",
+            "replaystore.containers.zarr.container:ZarrContainer",
+            "a folder of Zarr",
+            suffixes=(".zarr",),
+            members=("zarr.json",),
+        ),
+        Entry(
+            "hdf5",
+            "replaystore.containers.hdf5.container:Hdf5Container",
+            "an HDF5 file",
+            suffixes=(".hdf5", ".h5"),
+            magic=(b"\x89HDF\r\n\x1a\n", b"REPLAYSTORE HDF5"),
+            magic_later=True,
+        ),
+    ),
     "formats": (
         Entry(
             "active_rlhf",
@@ -113,14 +149,14 @@ def broken(kind: Kind) -> dict[str, str]:
 
 
 def entry(kind: Kind, name: str) -> Entry:
-    """The one of this name. SchemaError: there is none, and the message lists those there are; PluginError:
+    """The one of this name. ArgumentError: there is none, and the message lists those there are; PluginError:
     it is broken."""
     for known in _all(kind):
         if known.name == name:
             return known
     if (problem := broken(kind).get(name)) is not None:
         raise PluginError(problem)
-    raise SchemaError(
+    raise ArgumentError(
         f"there is no {_SHOWN[kind]} {name!r:.80}; there are {', '.join(registered(kind)) or 'none'}"
         f"{_and_broken(kind)}"
     )

@@ -28,6 +28,7 @@ from replaystore.location import parse
 from replaystore.sampling.batches import Batches
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.sampler import Sampler
+from replaystore.storage.places import places_of
 
 __all__ = ["BatchDataset", "ItemDataset", "data_loader"]
 
@@ -58,8 +59,9 @@ class _Shown:
                 "buffer.sampler() instead"
             )
         place = source.whereabouts if isinstance(source, Buffer) else parse(source)
-        self._location = str(place) if place.backend == "memory" else os.path.abspath(str(place))
-        if place.backend == "memory":
+        places = places_of(place)
+        self._location = os.path.abspath(place.path) if places.on_disk else str(place)
+        if not places.shared_between_processes:
             raise UnsupportedError(
                 f"{self._location}: other processes do not see a store in memory; "
                 "iterate over buffer.sampler() instead"

@@ -31,8 +31,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "archive-sidecar-of-the-store-before",
         SEALING,
-        "sync_folder(os.path.dirname(sidecar))",
-        "pass",
+        'files.sync_folder("")  # it must not be there',
+        "pass  # it must not be there",
         "a sidecar is of no other store",
         ("test_sealing_damage.py::test_a_sidecar_is_of_bytes_that_are_on_the_disk_and_of_no_other_store",),
     ),

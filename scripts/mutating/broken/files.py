@@ -8,6 +8,7 @@ __all__ = ["MUTANTS"]
 
 STORAGE = "src/replaystore/storage/protocol.py"
 OPENING = "src/replaystore/buffers/opening.py"
+PLACES = "src/replaystore/storage/places.py"
 KILLED = "test_replacing.py::test_killed_at_any_call_there_is_the_old_or_the_new"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -29,7 +30,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "old-removed-before-the-new-has-its-name",
-        OPENING,
+        PLACES,
         "        files.rename(name, old)\n        files.rename(new, name)\n",
         "        shutil.rmtree(files.path(name))\n        files.rename(new, name)\n",
         "under a name is the old store or the new one at every moment",
@@ -37,25 +38,25 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "exchanged-by-removing",
-        OPENING,
-        "if not files.exchange(name + PARTIAL, name):",
-        "if shutil.rmtree(place.path) or files.rename(name + PARTIAL, name):",
+        PLACES,
+        "if not files.exchange(new, name):",
+        "if shutil.rmtree(path) or files.rename(new, name):",
         "a folder is replaced in one step",
         (f"{KILLED}[create .zarr-exchange]",),
     ),
     Mutant(
         "new-name-not-synced",
         OPENING,
-        '                    files.rename(name + PARTIAL, name)\n            files.sync_folder("")\n',
-        "                    files.rename(name + PARTIAL, name)\n",
+        "            places.sync_name(place.path, self._folders)\n",
+        "            places.resolved(place.path)\n",
         "a store that was made has its name on the disk",
         ("test_power_loss.py::test_a_conversion_that_is_done_is_on_the_disk",),
     ),
     Mutant(
         "name-given-by-a-killed-process-not-synced",
         OPENING,
-        '                Files(folder, writable=True).sync_folder("")\n        except BaseException:',
-        "                Files(folder, writable=True)\n        except BaseException:",
+        "                places_of(place).sync_name(place.path, if_allowed=True)\n",
+        "                places_of(place)\n",
         "a store that is written to has its name on the disk",
         ("test_power_loss.py::test_a_writer_syncs_the_name_that_a_killed_one_did_not",),
     ),

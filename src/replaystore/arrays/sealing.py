@@ -23,14 +23,14 @@ from replaystore.arrays.copying import commit_whole, seal
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.state import SEALED, State
 from replaystore.containers.checks import MOST_JSON
+from replaystore.containers.located import is_one_file, resolved
 from replaystore.containers.protocol import Container
 from replaystore.containers.zarr.metadata import MANIFEST
 from replaystore.errors import CorruptError, StorageError, UnsupportedError
-from replaystore.location import Location, resolved
+from replaystore.location import Location
 from replaystore.schema import tree
-from replaystore.storage.local import Files
+from replaystore.storage.places import places_of
 from replaystore.storage.protocol import Maps, Reads
-from replaystore.storage.temporary import sync_folder
 
 __all__ = [
     "MANIFEST",
@@ -90,8 +90,7 @@ def _write_manifest(store: ArrayStore) -> None:
 
 def write_sidecar(place: Location) -> None:
     """The manifest of a sealed store in one file, beside it. StorageError: the disk refused."""
-    folder, name = os.path.split(resolved(place).path)
-    files = Files(folder or ".", writable=True)
+    files, name = places_of(place).beside(resolved(place).path, writable=True)
     files.entrance = name
     try:
         files.sync_file(name)  # HDF5's last marker is not synced otherwise, and these are its bytes
@@ -109,21 +108,27 @@ def write_sidecar(place: Location) -> None:
 def without_sidecar(place: Location) -> Iterator[None]:
     """While another store takes the place of one in a file: its sidecar goes before, and comes back if that
     fails."""
-    sidecar, aside = place.path + SIDECAR, place.path + ASIDE
-    if place.backend not in ("hdf5", "zip") or not os.path.lexists(sidecar):
+    if not is_one_file(place):
         yield
         return
-    sealed = os.stat(place.path)
-    os.replace(sidecar, aside)
+    files, name = places_of(place).beside(place.path, writable=True)
+    sidecar, aside = name + SIDECAR, name + ASIDE
     try:
-        # It must not be there after a power cut that leaves the new store.
-        sync_folder(os.path.dirname(sidecar))
-        yield
+        if not files.exists(sidecar):
+            yield
+            return
+        sealed = os.stat(place.path)
+        files.rename(sidecar, aside)
+        try:
+            files.sync_folder("")  # it must not be there after a power cut that leaves the new store
+            yield
+        finally:
+            if files.exists(name) and os.path.samestat(os.stat(place.path), sealed):
+                files.rename(aside, sidecar)
+            else:
+                files.remove(aside)
     finally:
-        if os.path.lexists(place.path) and os.path.samestat(os.stat(place.path), sealed):
-            os.replace(aside, sidecar)
-        else:
-            os.unlink(aside)
+        files.close()
 
 
 def _digest(files: Reads, name: str) -> str:
@@ -217,7 +222,7 @@ def check_manifest(place: Location, container: Container) -> Iterator[tuple[str,
         return
     if not container.capabilities.one_file:
         yield from _differences(container)
-    if place.backend in ("hdf5", "zip"):
+    if is_one_file(place):
         yield from _sidecar_differences(place)
 
 
@@ -225,9 +230,9 @@ def unchecked(place: Location, container: Container) -> list[str]:
     """What there is not to check a sealed store with. A file may have been copied without its sidecar; that
     is no damage."""
     if (
-        place.backend not in ("hdf5", "zip")
+        not is_one_file(place)
         or not is_sealed(StoreReader.load(container))
-        or os.path.lexists(place.path + SIDECAR)
+        or places_of(place).exists(place.path + SIDECAR)
     ):
         return []
     return [f"{place.path + SIDECAR} is not there, so that the file as a whole was not compared with it"]
@@ -236,8 +241,7 @@ def unchecked(place: Location, container: Container) -> list[str]:
 def _sidecar_differences(place: Location) -> Iterator[tuple[str, str]]:
     """A file may have been copied without its sidecar; that is no damage."""
     place = resolved(place)
-    folder, name = os.path.split(place.path)
-    files = Files(folder or ".", writable=False)
+    files, name = places_of(place).beside(place.path, writable=False)
     files.entrance = name
     try:
         if not files.exists(name + SIDECAR):

@@ -24,6 +24,7 @@ from replaystore.arrays.reading import StoreReader
 from replaystore.buffers.opening import open_container
 from replaystore.buffers.recorder import Recorder, attachments_of
 from replaystore.buffers.writer import Writer
+from replaystore.containers.located import is_one_file
 from replaystore.errors import (
     ArgumentError,
     ConflictError,
@@ -42,6 +43,7 @@ from replaystore.schema.fields import Field
 from replaystore.schema.names import flatten
 from replaystore.schema.values import array_of, is_tensor
 from replaystore.storage.locks import Lock
+from replaystore.storage.places import places_of
 from replaystore.trajectories.assembler import End, Run
 from replaystore.views.column import Column
 from replaystore.views.describing import CommitDescription, Description, describe, describe_commits
@@ -88,7 +90,7 @@ class Buffer(BufferReader):
 
     def reopened(self, name: str) -> tuple[Any, ...]:
         """As `Source.reopened` says; of a commit of a store that other processes can open."""
-        if self._place.backend == "memory":
+        if not places_of(self._place).shared_between_processes:
             raise UnsupportedError(
                 f"{self.location} is in the memory of this process: convert it to a store on a disk, and "
                 "send that"
@@ -436,7 +438,8 @@ class Buffer(BufferReader):
                     self._close(self._store)
         finally:
             self._release()
-        if isinstance(self._store, ArrayStore) and self.layout == "archive" and self._place.backend == "hdf5":
+        archive = isinstance(self._store, ArrayStore) and self.layout == "archive"
+        if archive and is_one_file(self._place):
             sealing.write_sidecar(self._place)
 
     def _close(self, store: ArrayStore) -> None:

@@ -1,15 +1,17 @@
-"""Making a store that appears whole, under its name, or not at all: a folder, an HDF5 file, or a zip file of
-a folder."""
+"""Making a store that appears whole, under its name, or not at all; where stores are packed, it is made
+elsewhere first."""
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 from typing import Protocol
 
-from replaystore.buffers.opening import PACKED, NewStore, Replacement, make_container, open_container, refused
+from replaystore.buffers.opening import PACKED, NewStore, Replacement, open_container, refused
+from replaystore.containers.located import create_container, is_one_file, size_of_file
 from replaystore.containers.protocol import Container
 from replaystore.location import Location
 from replaystore.schema.document import Document
+from replaystore.storage.places import places_of
 
 __all__ = ["Contents", "make", "size_of"]
 
@@ -29,8 +31,8 @@ def make(place: Location, contents: Contents, *, overwrite: bool, wait: bool = F
 
     AlreadyExistsError: something is there, and is not to be replaced; ConflictError: somebody writes to it,
     or makes one too, for which `wait` waits."""
-    if place.backend == "zip":
-        _make_zip(place, contents, overwrite=overwrite, wait=wait)
+    if places_of(place).packed_from:
+        _make_packed(place, contents, overwrite=overwrite, wait=wait)
         return
     document = contents.document()
     new = NewStore(place, document.to_json(), overwrite=overwrite, wait=wait)
@@ -42,20 +44,18 @@ def make(place: Location, contents: Contents, *, overwrite: bool, wait: bool = F
         raise
 
 
-def _make_zip(place: Location, contents: Contents, *, overwrite: bool, wait: bool) -> None:
-    """Make a folder beside the zip file and pack it."""
-    from replaystore.storage.zip import pack
-
+def _make_packed(place: Location, contents: Contents, *, overwrite: bool, wait: bool) -> None:
+    """Make a folder beside the file and pack it."""
     document = contents.document()
     replacement = Replacement(place, overwrite=overwrite, wait=wait)
+    partial, places = replacement.partial.path, places_of(place)
     try:
         with refused(f"{place} cannot be made"):
-            container = make_container(
-                Location("zarr", replacement.partial.path + PACKED), document.to_json()
-            )
+            folder = replace(place, storage=places.packed_from, path=partial + PACKED)
+            container = create_container(folder, document.to_json(), called=folder.path)
         try:
             contents.fill(container, document)
-            pack(container.files, replacement.partial.path, leave_out=frozenset({container.lock_name}))
+            places.pack(container.files, partial, leave_out=frozenset({container.lock_name}))
         finally:
             container.close()
         replacement.swap(sealed=document.layout.name == "archive")
@@ -65,8 +65,8 @@ def _make_zip(place: Location, contents: Contents, *, overwrite: bool, wait: boo
 
 def size_of(place: Location) -> int:
     """The bytes that a store takes."""
-    if place.backend in ("hdf5", "zip"):
-        return os.path.getsize(place.path)
+    if is_one_file(place):
+        return size_of_file(place)
     container = open_container(place, writable=False)
     files = container.files
     try:

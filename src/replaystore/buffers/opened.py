@@ -15,6 +15,7 @@ from replaystore.arrays.reading import StoreReader
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.opening import NewStore, open_container, open_for_writing
 from replaystore.buffers.recorder import NOTHING
+from replaystore.containers.located import container_type, is_written
 from replaystore.containers.protocol import Container
 from replaystore.errors import (
     ArgumentError,
@@ -31,7 +32,6 @@ from replaystore.location import Location, parse
 from replaystore.schema import document as documents
 from replaystore.schema.environment import environment_of
 from replaystore.schema.fields import Schema
-from replaystore.storage.locks import is_written
 from replaystore.views.column import Column
 from replaystore.views.layout import array_specs, check_capacity, check_storage
 
@@ -77,10 +77,10 @@ def create(
     schema = schema_or_env if isinstance(schema_or_env, Schema) else Schema.from_env(env)
     if capacity is not None:
         check_capacity(capacity)
-        if place.backend == "hdf5":
+        if not container_type(place).capabilities.gives_back_space:
             raise UnsupportedError(
-                f"{place}: HDF5 cannot give space back, so it has no ring: use a .zarr location with "
-                f"capacity={capacity}"
+                f"{place}: {place.container} cannot give space back, so it has no ring: use a .zarr location "
+                f"with capacity={capacity}"
             )
     if durability not in ("commit", "none"):
         raise ArgumentError(f'durability is "commit" or "none", not {durability!r}')

@@ -17,15 +17,22 @@ replaced, the store that is there (`lock_store`).
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from replaystore import strangers
 from replaystore.arrays import sealing
+from replaystore.containers.located import (
+    create_container,
+    existing_container,
+    exists,
+    lock_place,
+    lock_store,
+    resolved,
+)
 from replaystore.containers.protocol import Container
 from replaystore.errors import (
     AlreadyExistsError,
@@ -38,11 +45,10 @@ from replaystore.errors import (
     StorageError,
     UnsupportedError,
 )
-from replaystore.location import Location, resolved
+from replaystore.location import Location
 from replaystore.refusals import refusal
-from replaystore.storage.local import Files
-from replaystore.storage.locks import Lock, lock_place, lock_store
-from replaystore.storage.memory import MemoryFiles
+from replaystore.storage.locks import Lock
+from replaystore.storage.places import places_of
 
 __all__ = [
     "DAMAGED",
@@ -50,14 +56,9 @@ __all__ = [
     "REPAIR",
     "NewStore",
     "Replacement",
-    "clear",
-    "exists",
-    "make_container",
     "open_container",
     "open_for_writing",
     "refused",
-    "remove",
-    "rename_both",
 ]
 
 PARTIAL, OLD = ".replaystore-partial", ".replaystore-old"
@@ -66,13 +67,6 @@ PACKED = ".folder"
 """Added to the name of a zip file that is made: the folder that is packed into it."""
 PATIENCE = 5.0
 """Seconds that are waited for a process that is just between two renames."""
-
-_memory: dict[str, Files] = {}
-
-
-def exists(place: Location) -> bool:
-    """Whether something is there."""
-    return place.path in _memory if place.backend == "memory" else os.path.lexists(place.path)
 
 
 # --- opening
@@ -96,10 +90,8 @@ def open_container(place: Location, *, writable: bool) -> Container:
             _settle(resolved(place))  # it has lost its name meanwhile, for the moment
             container = _open(place, writable=writable)
         try:
-            folder = os.path.dirname(place.path) or "."
-            if writable and place.backend != "memory" and os.access(folder, os.R_OK):
-                # It was given its name, perhaps, by a writer that was killed before this.
-                Files(folder, writable=True).sync_folder("")
+            if writable:  # it was given its name, perhaps, by a writer that was killed before this
+                places_of(place).sync_name(place.path, if_allowed=True)
         except BaseException:
             container.close()
             raise
@@ -109,7 +101,7 @@ def open_container(place: Location, *, writable: bool) -> Container:
 def open_for_writing(place: Location) -> tuple[Container, Lock]:
     """The container of an existing store, and the lock on it, which is taken first. The errors of
     `open_container`; ConflictError."""
-    if place.backend == "zip" or not exists(place):
+    if places_of(place).packed_from or not exists(place):
         open_container(place, writable=True).close()  # which says what is wrong, or finds the store after all
     place = resolved(place)
     try:
@@ -121,8 +113,7 @@ def open_for_writing(place: Location) -> tuple[Container, Lock]:
         raise
     try:
         container = open_container(place, writable=True)
-        if place.backend == "hdf5":
-            container.carry = lock.carried  # type: ignore[attr-defined]  # of this container alone
+        container.carry = lock.carried
     except BaseException:
         lock.release()
         raise
@@ -131,40 +122,21 @@ def open_for_writing(place: Location) -> tuple[Container, Lock]:
 
 def _open(place: Location, *, writable: bool) -> Container:
     try:
-        return _opened(place, writable=writable)
+        return existing_container(place, writable=writable)
     except UnsupportedError as error:
-        if place.backend == "zip" and (strange := strangers.line(place.path)):
+        if _is_on_disk(place) and (strange := strangers.line(place.path)):
             raise FormatError(strange) from error
         raise
     except FormatError as error:
-        strange = (
-            ""
-            if place.backend == "memory" or isinstance(error, FormatVersionError | CorruptError)
-            else strangers.addition(place.path)
-        )
+        damaged = isinstance(error, FormatVersionError | CorruptError)
+        strange = strangers.addition(place.path) if _is_on_disk(place) and not damaged else ""
         if strange:
             raise FormatError(f"{error}{strange}") from error
         raise
 
 
-def _opened(place: Location, *, writable: bool) -> Container:
-    if place.backend == "hdf5":
-        from replaystore.containers.hdf5.container import Hdf5Container
-
-        folder, name = os.path.split(place.path)
-        return Hdf5Container.open(Files(folder or ".", writable=writable), name, writable=writable)
-    from replaystore.containers.zarr.container import ZarrContainer
-
-    if place.backend == "zip":
-        from replaystore.storage.zip import ZipFiles
-
-        if writable:
-            raise UnsupportedError(
-                f"{place} is a zip file, which is read only: convert it to a .zarr folder to write to it"
-            )
-        return ZarrContainer.open(ZipFiles(place.path), writable=False)
-    files = _memory[place.path] if place.backend == "memory" else Files(place.path, writable=writable)
-    return ZarrContainer.open(files, writable=writable)
+def _is_on_disk(place: Location) -> bool:
+    return places_of(place).on_disk
 
 
 @contextlib.contextmanager
@@ -203,12 +175,9 @@ def _settle(place: Location) -> None:
 
 def _interrupted(place: Location) -> str | None:
     """The name of the store that was there, if it was being replaced."""
+    places = places_of(place)
     for new, old in ((PARTIAL, OLD), (REPAIR, DAMAGED)):
-        if (
-            place.backend != "memory"
-            and os.path.lexists(place.path + new)
-            and os.path.lexists(place.path + old)
-        ):
+        if places.exists(place.path + new) and places.exists(place.path + old):
             return place.path + old
     return None
 
@@ -216,10 +185,7 @@ def _interrupted(place: Location) -> str | None:
 def _put_back(place: Location) -> None:
     left = _interrupted(place)
     if left is not None and not exists(place):
-        folder, name = os.path.split(place.path)
-        files = Files(folder or ".", writable=True)
-        files.rename(os.path.basename(left), name)
-        files.sync_folder("")
+        places_of(place).move(left, place.path)
 
 
 # --- making
@@ -235,7 +201,7 @@ class Replacement:
     def __init__(self, place: Location, *, overwrite: bool, wait: bool = False) -> None:
         self._check_new(place, overwrite)
         self.place = place = resolved(place)
-        self.partial = Location(place.backend, place.path + PARTIAL)
+        self.partial = replace(place, path=place.path + PARTIAL)
         self._overwrite = overwrite
         self._replaced: Lock | None = None
         self._process = os.getpid()
@@ -243,7 +209,7 @@ class Replacement:
         with refused(
             f"{place} cannot be made", ("choose another place, or make its folder one that can be written to")
         ):
-            self._folders = [] if place.backend == "memory" else _make_folders(os.path.dirname(place.path))
+            self._folders = places_of(place).make_room(place.path)
         self._lock = lock_place(place, wait=wait)
         try:
             with refused(f"{place} cannot be made"):
@@ -266,40 +232,27 @@ class Replacement:
         """Only a store of ours that nobody writes to is replaced."""
         if exists(self.place):
             open_container(self.place, writable=False).close()
-            if self.place.backend in ("zarr", "hdf5"):
+            if not places_of(self.place).packed_from:
                 self._replaced = lock_store(self.place, replace=True)
 
     def _clear(self) -> None:
         """Remove what is beside the place."""
-        for name in (
-            (PARTIAL, PARTIAL + PACKED, OLD, sealing.ASIDE) if self.place.backend != "memory" else (PARTIAL,)
-        ):
-            clear(Location(self.place.backend, self.place.path + name))
+        for name in (PARTIAL, PARTIAL + PACKED, OLD, sealing.ASIDE):
+            places_of(self.place).remove(self.place.path + name)
 
     def swap(self, *, sealed: bool = False) -> None:
         """Give what was made the name, durably. `sealed`: with a manifest beside it. StorageError: what was
         there is there still."""
-        place = self.place
+        place, places = self.place, places_of(self.place)
         if self._replaced is not None:
             self._replaced.check()
-        elif self.place.backend != "memory":
+        else:
             self._check_new(place, self._overwrite)  # somebody else may have put something there meanwhile
             self._hold()
-        if place.backend == "memory":
-            _memory[place.path] = _memory.pop(self.partial.path)
-            return
         with refused(f"{place} cannot be made"):
-            folder, name = os.path.split(place.path)
-            files = Files(folder or ".", writable=True)
             with sealing.without_sidecar(place):
-                if os.path.isdir(place.path):  # which nothing can be renamed to; a file is replaced at once
-                    if not files.exchange(name + PARTIAL, name):
-                        rename_both(files, name + PARTIAL, name, name + OLD)
-                else:
-                    files.rename(name + PARTIAL, name)
-            files.sync_folder("")
-            for made in self._folders:
-                Files(os.path.dirname(made) or ".", writable=True).sync_folder("")
+                places.put(self.partial.path, place.path, aside=place.path + OLD)
+            places.sync_name(place.path, self._folders)
         if sealed:
             sealing.write_sidecar(place)
 
@@ -319,19 +272,6 @@ class Replacement:
                     self._clear()
 
 
-def rename_both(files: Files, new: str, name: str, old: str) -> None:
-    """Give something new the name of what is there, which gets another one. OSError: they are as they were,
-    or will be when opened."""
-    try:
-        files.rename(name, old)
-        files.rename(new, name)
-    except BaseException:
-        if files.exists(new) and files.exists(old) and not files.exists(name):
-            with contextlib.suppress(OSError):  # whoever opens it tries again
-                files.rename(old, name)
-        raise
-
-
 class NewStore:
     """A store that is being made, in `container`. `finish` puts it in its place and closes it; `discard`
     removes what there is of it."""
@@ -339,7 +279,7 @@ class NewStore:
     def __init__(
         self, place: Location, document: Mapping[str, Any], *, overwrite: bool, wait: bool = False
     ) -> None:
-        if place.backend == "zip":
+        if places_of(place).packed_from:
             raise UnsupportedError(
                 f"{place}: a zip file cannot be written to as a buffer grows: make a .zarr folder, and "
                 "convert it when done"
@@ -347,7 +287,7 @@ class NewStore:
         self._replacement = Replacement(place, overwrite=overwrite, wait=wait)
         try:
             with refused(f"{place} cannot be made"):
-                self.container = make_container(self._replacement.partial, document)
+                self.container = create_container(self._replacement.partial, document, called=place.path)
         except BaseException:
             self._replacement.end()
             raise
@@ -364,49 +304,3 @@ class NewStore:
         with contextlib.suppress(OSError):
             self.container.close()
         self._replacement.end()
-
-
-def make_container(place: Location, document: Mapping[str, Any]) -> Container:
-    """An empty container."""
-    if place.backend == "hdf5":
-        from replaystore.containers.hdf5.container import Hdf5Container
-
-        folder, name = os.path.split(place.path)
-        return Hdf5Container.create(Files(folder or ".", writable=True), name, document)
-    from replaystore.containers.zarr.container import ZarrContainer
-
-    if place.backend == "memory":
-        files: Files = MemoryFiles(place.path.removesuffix(PARTIAL))
-        _memory[place.path] = files
-    else:
-        os.makedirs(place.path)
-        files = Files(place.path, writable=True)
-    return ZarrContainer.create(files, document)
-
-
-def _make_folders(folder: str) -> list[str]:
-    """Make a folder and those above it that are not there; what was made, the lowest first."""
-    missing = []
-    while folder and not os.path.exists(folder):
-        missing.append(folder)
-        folder = os.path.dirname(folder)
-    if folder and not os.path.isdir(folder):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder)
-    if missing:
-        os.makedirs(missing[0], exist_ok=True)
-    return missing
-
-
-def clear(place: Location) -> None:
-    """Remove what is there, if anything."""
-    if place.backend == "memory":
-        _memory.pop(place.path, None)  # a reader may still have it open
-    elif os.path.isdir(place.path) and not os.path.islink(place.path):
-        shutil.rmtree(place.path)
-    elif os.path.lexists(place.path):
-        os.unlink(place.path)
-
-
-def remove(place: Location) -> None:
-    """Remove a store from memory; those on disk are the user's to remove."""
-    _memory.pop(place.path, None)

@@ -13,21 +13,28 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from replaystore.arrays import records
 from replaystore.arrays.commits import ArrayStore
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.state import State
-from replaystore.buffers.opening import DAMAGED, REPAIR, clear, exists, open_container, rename_both
+from replaystore.buffers.opening import DAMAGED, REPAIR, open_container
 from replaystore.checking.restore import restore
 from replaystore.checking.verify import Progress, VerifyReport, verify
 from replaystore.containers.codecs import crc32c
-from replaystore.containers.hdf5.container import Hdf5Container
 from replaystore.containers.hdf5.copy import copy_file
+from replaystore.containers.located import (
+    container_type,
+    existing_container,
+    exists,
+    lock_place,
+    lock_store,
+    remove,
+    resolved,
+)
 from replaystore.containers.protocol import Container
-from replaystore.containers.zarr.container import ZarrContainer
 from replaystore.errors import (
     AlreadyExistsError,
     CorruptError,
@@ -36,10 +43,10 @@ from replaystore.errors import (
     UnsupportedError,
 )
 from replaystore.interrupts import as_storage_errors
-from replaystore.location import Location, parse, resolved
+from replaystore.location import Location, parse
 from replaystore.schema import tree
 from replaystore.storage.local import Files
-from replaystore.storage.locks import lock_place, lock_store
+from replaystore.storage.places import places_of, rename_both
 
 __all__ = ["RepairReport", "repair"]
 
@@ -98,7 +105,7 @@ def repair(location: str | os.PathLike[str] | Location, *, progress: Progress | 
         StorageError: no room for the copy.
     """
     place = resolved(parse(location))
-    if place.backend not in ("zarr", "hdf5"):
+    if not places_of(place).links:
         raise UnsupportedError(
             f"{place}: only folders and HDF5 files can be repaired; unpack a zip file first"
         )
@@ -125,7 +132,7 @@ def _ended(place: Location, report: RepairReport) -> bool:
     if not os.path.lexists(kept):
         return False
     try:
-        done = verify(Location(place.backend, kept))
+        done = verify(replace(place, path=kept))
     except ReplayStoreError:
         done = None
     if done is None or done.problems:
@@ -180,8 +187,8 @@ def _accept(
 ) -> VerifyReport:
     """Give the working copy, which verifies, the name of the store."""
     try:
-        folder, name = os.path.split(place.path)
-        _take_place(Files(folder or ".", writable=True), name + REPAIR, name, name + DAMAGED)
+        files, name = places_of(place).beside(place.path, writable=True)
+        _take_place(files, name + REPAIR, name, name + DAMAGED)
     except OSError as error:
         raise StorageError(
             f"{place}: the repaired store cannot take its place: {error.strerror or error}", error.errno
@@ -202,11 +209,12 @@ def _verified(work: Location, progress: Progress | None) -> VerifyReport:
 def _restore(work: Location) -> list[str]:
     """Write anew what is said in two places and damaged in one; what was done. Stores that cannot be opened
     are, if that is all."""
-    if work.backend == "zarr":
-        container: Container = ZarrContainer(LinkedFiles(work.path, writable=True), writable=True)
-    else:
-        folder, name = os.path.split(work.path)
-        container = Hdf5Container.for_repair(Files(folder or ".", writable=True), name)
+    kind = container_type(work)
+    container = (
+        existing_container(work, writable=True, repairing=True)
+        if kind.capabilities.one_file
+        else kind.for_repair(LinkedFiles(work.path, writable=True), "")
+    )
     try:
         return restore(container)
     finally:
@@ -224,8 +232,8 @@ def _locked(place: Location) -> Iterator[None]:
 
 def _take_place(files: Files, work: str, name: str, kept: str) -> None:
     """Give the repaired store the name, and what had it the name `kept`. OSError: both are there still."""
-    store = Files(files.path(work), writable=True)
-    if os.path.isdir(store.root):
+    if os.path.isdir(files.path(work)):
+        store = LinkedFiles(files.path(work), writable=True)
         store.sync_files(list(store.walk()))  # links and copies, and the folders that they are in
         folders = [os.path.relpath(folder, store.root) for folder, _, _ in os.walk(store.root)]
         store.sync_folders(["" if folder == "." else folder for folder in folders])
@@ -247,14 +255,14 @@ def _take_place(files: Files, work: str, name: str, kept: str) -> None:
 @contextlib.contextmanager
 def _working_copy(place: Location) -> Iterator[Location]:
     """A store beside the first that holds the same."""
-    root = Location(place.backend, place.path + REPAIR)
-    clear(root)
+    root = replace(place, path=place.path + REPAIR)
+    remove(root)
     try:
-        if place.backend == "zarr":
-            shutil.copytree(place.path, root.path, symlinks=True, copy_function=_link)
+        if container_type(place).capabilities.one_file:
+            files, name = places_of(place).beside(place.path, writable=True)
+            copy_file(files, name, os.path.basename(root.path))
         else:
-            folder, name = os.path.split(place.path)
-            copy_file(Files(folder or ".", writable=True), name, os.path.basename(root.path))
+            shutil.copytree(place.path, root.path, symlinks=True, copy_function=_link)
         yield root
     except OSError as error:
         raise StorageError(
@@ -262,7 +270,7 @@ def _working_copy(place: Location) -> Iterator[Location]:
         ) from error
     finally:
         if exists(place):
-            clear(root)
+            remove(root)
 
 
 def _link(source: str, target: str) -> str:
@@ -350,11 +358,10 @@ def _unchanged(container: Container, name: str, lengths: dict[str, int], partial
 
 
 def _container(work: Location) -> Container:
-    container = open_container(work, writable=True)
-    if isinstance(container, ZarrContainer):
-        container.files.close()
-        container.files = LinkedFiles(work.path, writable=True)
-    return container
+    kind = container_type(work)
+    if kind.capabilities.one_file:
+        return open_container(work, writable=True)
+    return kind.open(LinkedFiles(work.path, writable=True), "", writable=True)
 
 
 def _account(before: VerifyReport, after: VerifyReport, report: RepairReport) -> None:

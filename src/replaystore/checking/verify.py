@@ -27,9 +27,10 @@ from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.records import decode_records
 from replaystore.arrays.state import DOCUMENT, State
-from replaystore.buffers.opening import exists, open_container
+from replaystore.buffers.opening import open_container
 from replaystore.containers.checks import load_json
 from replaystore.containers.codecs import crc32c
+from replaystore.containers.located import container_type, exists
 from replaystore.containers.protocol import ArraySpec, Container
 from replaystore.containers.records import HEADER_BYTES, MAGIC
 from replaystore.errors import CorruptError, FormatError, ReplayStoreError, StorageError, UnsupportedError
@@ -97,7 +98,7 @@ def verify(location: str | os.PathLike[str] | Location, *, progress: Progress | 
     place = parse(location)
     begin = time.perf_counter()
     report = VerifyReport(str(place))
-    if place.backend == "hdf5" and exists(place) and not _probe(place, report):
+    if container_type(place).capabilities.may_crash and exists(place) and not _probe(place, report):
         report.seconds = time.perf_counter() - begin
         return report
     try:
@@ -116,13 +117,14 @@ def verify(location: str | os.PathLike[str] | Location, *, progress: Progress | 
 
 
 def _probe(place: Location, report: VerifyReport) -> bool:
-    """Open an HDF5 file in another process; whether it may be opened in this one."""
+    """Open a store in another process; whether it may be opened in this one."""
     code = (
         "import sys; from replaystore.buffers.opening import open_container; from replaystore.location "
-        "import parse\n"
+        "import Location\n"
     )
-    code += "c = open_container(parse(sys.argv[1]), writable=False); c.specs(); c.document(); c.segments()"
-    command = [sys.executable, "-c", code, place.path]
+    code += "c = open_container(Location(*sys.argv[1:]), writable=False)\n"
+    code += "c.specs(); c.document(); c.segments()"
+    command = [sys.executable, "-c", code, place.storage, place.container, place.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         done = subprocess.run(  # noqa: S603  # our own code

@@ -143,7 +143,7 @@ def record(
       replaystore record CartPole-v1 runs/cartpole.zarr --steps 50000 --num-envs 8 --seed 0
       replaystore record HalfCheetah-v5 runs/cheetah.h5 --env-arg forward_reward_weight=2.0
     """
-    from replaystore.buffers.opening import exists
+    from replaystore.containers.located import exists
     from replaystore.location import parse
 
     place = parse(target)

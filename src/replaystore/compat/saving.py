@@ -28,11 +28,13 @@ from replaystore.buffers.opened import open as open_buffer
 from replaystore.compat.checks import checked_path
 from replaystore.compat.ring import TensorRing
 from replaystore.compat.stored import Layout, StoredRing
+from replaystore.containers.located import same
 from replaystore.converting.how import How
 from replaystore.converting.imports import RingImport
 from replaystore.errors import ConflictError, FormatError, NotFoundError
 from replaystore.formats.source import RingSource
-from replaystore.location import SUFFIXES, Location, parse
+from replaystore.location import Location, names_store, parse
+from replaystore.storage.places import places_of
 
 __all__ = ["Saved", "Subject", "open_ring", "store_of"]
 
@@ -43,8 +45,7 @@ GROWTH = 2
 def store_of(path: str | os.PathLike[str]) -> Location | None:
     """The store that a path names by its suffix; None if it names none. SchemaError: it is no path."""
     text = checked_path(path)
-    named = text.startswith("memory:") or text.rstrip("/" + os.sep).lower().endswith(tuple(SUFFIXES))
-    return parse(text) if named else None
+    return parse(text) if names_store(text) else None
 
 
 def open_ring(place: Location, layout: Layout, mode: Literal["r", "r+"], device: torch.device) -> StoredRing:
@@ -85,14 +86,14 @@ class Saved:
     """The stores that one buffer was saved to."""
 
     def __init__(self) -> None:
-        self._marks: dict[str, _Mark] = {}
+        self._marks: dict[object, _Mark] = {}
 
     def save(self, place: Location, subject: Subject) -> None:
         """Save to a store. ConflictError: it is open for writing elsewhere, or was loaded for reading;
         StorageError."""
-        ring, key = subject.ring, str(place) if place.backend == "memory" else os.path.realpath(place.path)
+        ring, key = subject.ring, places_of(place).identity(place.path)
         if isinstance(ring, StoredRing):
-            if _same(ring.buffer.whereabouts, place):
+            if same(ring.buffer.whereabouts, place):
                 commit_in_place(ring, subject)
             else:
                 _write(place, subject)
@@ -107,7 +108,7 @@ class Saved:
     def _continue(self, place: Location, subject: Subject, ring: TensorRing, mark: _Mark) -> bool:
         """Bring what is new to a store; False if it has to be written anew."""
         count = ring.written - mark.written
-        if ring.changes != mark.changes or not 0 <= count <= ring.capacity or place.backend == "zip":
+        if ring.changes != mark.changes or not 0 <= count <= ring.capacity or places_of(place).packed_from:
             return False
         try:
             buffer = open_buffer(place, "r+")
@@ -154,9 +155,3 @@ def _token(buffer: Buffer) -> Any:
 def _commit_of(place: Location) -> int:
     with open_buffer(place) as buffer:
         return buffer.commit_id
-
-
-def _same(one: Location, other: Location) -> bool:
-    if "memory" in (one.backend, other.backend):
-        return one == other
-    return os.path.realpath(one.path) == os.path.realpath(other.path)

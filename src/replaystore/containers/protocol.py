@@ -13,7 +13,8 @@ array lie in encoded chunks of `chunk_rows` rows, each encoded once, when it is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple, Protocol
@@ -70,6 +71,9 @@ class Capabilities:
     any chunk."""
     shows_at_once: bool = False
     """`publish` shows the rows of all arrays at once, so that no kill parts them."""
+    may_crash: bool = False
+    """The library that reads it may crash or hang at a damaged one: `verify` opens it in another process
+    first."""
     names_dimensions: bool = True
     """The name of an array's first dimension is stored with it, for other software."""
     chunk_format: Literal["zarr", "hdf5"] = "zarr"
@@ -260,6 +264,9 @@ class Container(Protocol):
     """Where it is, for messages."""
     lock_name: str
     """The name, in `files`, of the file that a writer locks."""
+    carry: Callable[[str], AbstractContextManager[Any]]
+    """Given by the writer of a store in one file, whose lock is the file's: to be entered, with the path of
+    another file, while that takes the name."""
 
     @property
     def files(self) -> Storage:

@@ -20,6 +20,7 @@ from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.making import make
 from replaystore.buffers.opened import open as open_buffer
 from replaystore.containers.codecs import parse_codec
+from replaystore.containers.located import same
 from replaystore.converting.exports import export
 from replaystore.converting.how import How, Selected
 from replaystore.converting.imports import bring
@@ -31,7 +32,6 @@ from replaystore.formats.report import Report, merged
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, parse
 from replaystore.registry import registered
-from replaystore.views.reader import BufferReader
 
 __all__ = ["Progress", "Report", "convert", "opened"]
 
@@ -130,7 +130,7 @@ def _opened_known(source: Place | Buffer) -> Iterator[Buffer]:
 
 def _store_to_store(buffer: Buffer, place: Location, selected: Selected, how: How) -> Report:
     begin = time.perf_counter()
-    if _same(buffer, place):
+    if same(buffer.whereabouts, place):
         raise SchemaError(f"{place} is the source itself: choose another target")
     job = Conversion(buffer, place, selected, how)
     make(place, job, overwrite=how.overwrite)
@@ -142,7 +142,7 @@ def _through_a_store(
 ) -> Report:
     """A file becomes a store, which becomes the other file."""
     with _between(os.path.dirname(target) or ".") as folder:
-        place = Location("zarr", os.path.join(folder, "buffer.zarr"))
+        place = parse(os.path.join(folder, "buffer.zarr"))
         first = bring(source, from_, place, How(strict=how.strict))
         with opened(place) as buffer:
             second = export(buffer, target, to, selected, how, named=named.target is not None)
@@ -234,10 +234,3 @@ def _between(folder: str) -> Iterator[str]:
         ) from error
     with made as between:
         yield between
-
-
-def _same(buffer: BufferReader, place: Location) -> bool:
-    known = buffer._place
-    if "memory" in (known.backend, place.backend):
-        return known == place
-    return os.path.realpath(known.path) == os.path.realpath(place.path)

@@ -19,6 +19,7 @@ from replaystore.arrays.commits import ArrayStore
 from replaystore.arrays.copying import append_rows
 from replaystore.buffers.making import make, size_of
 from replaystore.buffers.recorder import NOTHING, Recorder, put_tables
+from replaystore.containers.located import container_type
 from replaystore.containers.protocol import ArraySpec, Container
 from replaystore.converting.how import How
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
@@ -30,6 +31,7 @@ from replaystore.registry import entry
 from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
+from replaystore.storage.places import places_of
 from replaystore.views.layout import array_specs, field_specs, table_spec
 from replaystore.views.ring import EXTENSION
 
@@ -202,7 +204,8 @@ class RingImport(_Making):
         place: Location,
         how: How,
     ) -> None:
-        living = how.layout != "archive" and place.backend in ("zarr", "memory")
+        rings = container_type(place).capabilities.gives_back_space and not places_of(place).packed_from
+        living = how.layout != "archive" and rings
         columns = {name: column.dtype for name, column in source.table.items() if name not in _TABLE}
         super().__init__(source.schema, how, source.capacity if living else None, columns)
         self.source, self.place = source, place

@@ -20,6 +20,7 @@ from replaystore.arrays.commits import ArrayStore
 from replaystore.arrays.copying import append_rows
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.making import size_of
+from replaystore.containers.located import container_type
 from replaystore.containers.protocol import ArraySpec, Capabilities, Container
 from replaystore.converting.excerpt import PARTS, Excerpt, chosen, selection, whole
 from replaystore.converting.how import How, Selected
@@ -120,15 +121,11 @@ class Conversion:
     def _coded_fields(self) -> list[str]:
         if not self.as_it_was:
             specs: Mapping[str, ArraySpec] = field_specs(
-                self.schema.fields, self.layout, self._capabilities()
+                self.schema.fields, self.layout, container_type(self.place).capabilities
             )
         else:
             specs = self.buffer._store.container.specs()
         return [name for name in self.schema.fields if specs[f"steps/{escape_path(name)}"].codec is not None]
-
-    def _capabilities(self) -> Capabilities:
-        """As far as the choice of codecs goes."""
-        return Capabilities(default_codec="gzip:1") if self.place.backend == "hdf5" else Capabilities()
 
     def _source(self) -> dict[str, Any]:
         """What the provenance says of the source."""
@@ -138,7 +135,7 @@ class Conversion:
         return {
             "format": "replaystore",
             "location": self.buffer.location,
-            "container": self.buffer._store.container.capabilities.chunk_format,
+            "container": self.buffer.whereabouts.container,
             "commit": self.buffer.commit_id,
             "steps": len(self.buffer),
             "trajectories": self.buffer.num_trajectories,

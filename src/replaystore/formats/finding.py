@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from replaystore import registry
 from replaystore.errors import PluginError, ReplayStoreError
 from replaystore.formats.format import Format
-from replaystore.location import SUFFIXES
+from replaystore.location import names_store
 
 __all__ = ["find", "find_target", "named"]
 
@@ -35,7 +35,7 @@ def find(location: object) -> str | None:
     for entry in _content(path):
         if _recognizes(entry.name, path):
             return entry.name
-    if _named_as_a_store(path):
+    if names_store(path):
         return None
     by_suffix = [entry.name for entry in registry.by_suffix("formats", path)]
     for name in by_suffix:
@@ -53,7 +53,7 @@ def find_target(location: object) -> str | None:
 
     Its suffix decides. A folder that holds a file of a format is named for it, so that it can be refused."""
     path = _path(location)
-    if path is None or _named_as_a_store(path):
+    if path is None or names_store(path):
         return None
     entry = next(registry.by_suffix("formats", path), None)
     if entry is not None:
@@ -66,13 +66,9 @@ def _path(location: object) -> str | None:
     if not isinstance(location, str | os.PathLike):
         return None
     path = os.fspath(location)
-    if not isinstance(path, str) or "\0" in path or path.startswith("memory:"):
+    if not isinstance(path, str) or "\0" in path or registry.by_scheme(path) is not None:
         return None
     return path
-
-
-def _named_as_a_store(path: str) -> bool:
-    return path.rstrip("/" + os.sep).lower().endswith(tuple(SUFFIXES))
 
 
 def _content(path: str) -> Iterator[registry.Entry]:

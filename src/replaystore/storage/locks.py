@@ -31,15 +31,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 from replaystore.errors import ConflictError, CorruptError, StorageError
-from replaystore.location import Location
-from replaystore.schema import tree
 
-__all__ = ["ZARR_LOCK", "FileLock", "Lock", "is_written", "lock_place", "lock_store", "take"]
+__all__ = ["FileLock", "Lock", "busy", "is_locked", "take"]
 
-ZARR_LOCK = f"{tree.LOG}/c/lock"
-"""The file that the writer of a Zarr folder holds."""
-PLACE_LOCK = ".replaystore-lock"
-"""Added to a name: the file that is held by whoever makes or replaces what has the name."""
 ATTEMPTS = 100
 MOMENT = 0.01
 """Seconds; looking at a name takes a tenth of the time in which a row is appended."""
@@ -50,7 +44,6 @@ AT_FDCWD, AT_SYMLINK_NOFOLLOW, STATX_INO, STATX_BYTES = -100, 0x100, 0x100, 256
 _FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would wait for its reader
 
-_memory: set[str] = set()
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
@@ -70,21 +63,6 @@ class Lock:
         """Let others write."""
 
 
-class MemoryLock(Lock):
-    """Of a store in memory. ConflictError: somebody has it."""
-
-    def __init__(self, place: Location) -> None:
-        if place.path in _memory:
-            raise ConflictError(_busy(place))
-        _memory.add(place.path)
-        self._name = place.path
-
-    def release(self) -> None:
-        if self._name:
-            _memory.discard(self._name)
-        self._name = ""
-
-
 class FileLock(Lock):
     """Of the file at `root`, or at `inside` in the folder `root`, where no link is followed.
 
@@ -96,7 +74,7 @@ class FileLock(Lock):
 
     def __init__(
         self,
-        place: Location,
+        place: object,
         root: str,
         *,
         inside: str = "",
@@ -252,47 +230,11 @@ class FileLock(Lock):
         self.release()
 
 
-def lock_store(place: Location, *, replace: bool = False) -> Lock:
-    """Become the writer of a store, or who replaces it. The errors of `FileLock`; StorageError with ENOENT:
-    there is none."""
-    if place.backend == "memory":
-        return MemoryLock(place)
-    other = "choose another name" if replace else "open it for reading"
-    what, advice = (
-        ("replaced", f"{other}, or get the permission to write to it")
-        if replace
-        else ("opened for writing", "open it with mode='r'")
-    )
-    if place.backend == "zarr":
-        return FileLock(
-            place, place.path, inside=ZARR_LOCK, busy=_busy(place, other), own=True, what=what, advice=advice
-        )
-    return FileLock(
-        place, place.path, busy=_busy(place, other), own=False, byte=True, what=what, advice=advice
-    )
-
-
-def lock_place(place: Location, *, wait: bool = False) -> Lock:
-    """Become the one who makes or replaces what is at a place. The errors of `FileLock`."""
-    if place.backend == "memory":
-        return MemoryLock(place)
-    busy = (
-        f"{place} is being made, or open for writing elsewhere: wait until that is done, or choose "
-        "another place"
-    )
-    advice = "choose another place, or make its folder one that can be written to"
-    return FileLock(
-        place, place.path + PLACE_LOCK, own=True, wait=wait, busy=busy, what="made", advice=advice
-    )
-
-
-def is_written(place: Location) -> bool:
-    """Whether somebody is known to have a store open for writing. False where the system does not tell (not
-    Linux, another container)."""
-    if place.backend == "memory":
-        return True
+def is_locked(path: str) -> bool:
+    """Whether somebody is known to hold the lock of a file. False where the system does not tell (not Linux,
+    another container)."""
     try:
-        status = os.stat(os.path.join(place.path, ZARR_LOCK) if place.backend == "zarr" else place.path)
+        status = os.stat(path)
         with open("/proc/locks", encoding="ascii", errors="replace") as file:
             held = file.read()
     except OSError:
@@ -300,7 +242,8 @@ def is_written(place: Location) -> bool:
     return f" {os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino} " in held
 
 
-def _busy(place: Location, other: str = "open it for reading") -> str:
+def busy(place: object, other: str = "open it for reading") -> str:
+    """That somebody writes to a store, and what can be done."""
     return f"{place} is open for writing elsewhere: close it there first, or {other}"
 
 

@@ -18,11 +18,11 @@ from typing import Any, Literal
 import pytest
 
 from replaystore.buffers import opened as buffers
-from replaystore.buffers import opening
 from replaystore.buffers.buffer import Buffer
-from replaystore.containers.protocol import Capabilities
-from replaystore.location import Location, parse
+from replaystore.containers.located import container_type, remove
+from replaystore.location import parse
 from replaystore.schema.fields import Schema
+from replaystore.storage.places import places_of
 from replaystore.testing.commits import CommitSuite
 from replaystore.testing.rows import RowSuite
 from replaystore.testing.samples import small, storage
@@ -36,7 +36,7 @@ class Store:
 
     def __init__(self, location: str) -> None:
         self.location = location
-        self.capabilities = _capabilities(location)
+        self.capabilities = container_type(parse(location)).capabilities
         self._opened: list[Buffer] = []
 
     def create(self, schema: Schema | None = None, **settings: Any) -> Buffer:
@@ -55,8 +55,8 @@ class Store:
         for opened in self._opened:
             opened.abandon()
         place = parse(self.location)
-        if place.backend == "memory":
-            opening.remove(place)
+        if not places_of(place).on_disk:
+            remove(place)
 
     def _noted(self, opened: Buffer) -> Buffer:
         self._opened.append(opened)
@@ -78,13 +78,3 @@ class BackendSuite(RowSuite, TrajectorySuite, CommitSuite):
         made = Store(location)
         yield made
         made.release()
-
-
-def _capabilities(location: str) -> Capabilities:
-    """What the backend of a location can do; asked of a store beside it."""
-    place = parse(location)
-    probe = Location(place.backend, place.path + ".probe")
-    buffers.create(probe, small(), overwrite=True).abandon()
-    container = opening.open_container(probe, writable=False)
-    container.close()
-    return container.capabilities

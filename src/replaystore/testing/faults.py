@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest.mock import patch
 
-from replaystore.buffers import opening
+from replaystore import registry
 from replaystore.storage.local import Files
+from replaystore.storage.places import LocalPlaces
 
-__all__ = ["FailingFiles", "Faults", "Operation", "RecordingFiles", "using"]
+__all__ = ["FailingFiles", "Faults", "Operation", "RecordingFiles", "UnsyncedFiles", "using"]
 
 OPERATIONS = ("create", "write", "resize", "sync_file", "sync_folder", "rename", "remove")
 GROWING = ("create", "write", "rename")
@@ -28,8 +28,8 @@ GROWING = ("create", "write", "rename")
 
 @contextmanager
 def using(files: Callable[..., Files]) -> Iterator[None]:
-    """Stores that are opened meanwhile use these files."""
-    with patch.object(opening, "Files", files):
+    """Stores on a disk that are opened meanwhile use these files."""
+    with registry.using("storage", registry.PLAIN, LocalPlaces(files)):
         yield
 
 
@@ -81,6 +81,13 @@ class _OneByOne(Files):
     def sync_folders(self, folders: Iterable[str]) -> None:
         for folder in list(folders):
             self.sync_folder(folder)
+
+
+class UnsyncedFiles(Files):
+    """Files whose folders are not synced, where nobody cuts the power and there are thousands."""
+
+    def sync_folder(self, folder: str) -> None:
+        """Nothing."""
 
 
 class FailingFiles(_OneByOne):

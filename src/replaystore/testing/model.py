@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from replaystore.buffers import opened as buffers
-from replaystore.buffers import opening
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.writer import Writer
+from replaystore.containers.located import remove
 from replaystore.errors import ConflictError
 from replaystore.location import parse
 from replaystore.schema.fields import Field
@@ -307,4 +307,4 @@ class BufferMachine(RuleBasedStateMachine):
             if self._folder:
                 shutil.rmtree(self._folder)
             else:
-                opening.remove(parse(self._location))
+                remove(parse(self._location))

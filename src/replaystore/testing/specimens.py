@@ -32,6 +32,7 @@ from replaystore.errors import FormatError, NotFoundError, ReplayStoreError
 from replaystore.testing import samples
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import forked, tiny
+from replaystore.testing.faults import UnsyncedFiles, using
 
 __all__ = ["KINDS", "Specimen", "in_children", "look", "make", "write"]
 
@@ -292,7 +293,7 @@ def _work(jobs: Sequence[int], attempt: Callable[[int], Sequence[str]], tell: Ca
         warnings.catch_warnings(action="ignore"),
         patch("replaystore.checking.verify._probe", lambda *_: True),  # this is a process of its own already
         patch("replaystore.columns.mapped.RESERVE_AT_LEAST", 1 << 20),
-        patch("replaystore.buffers.opening.Files.sync_folder", lambda *_: None),
+        using(UnsyncedFiles),
     ):
         for job in jobs:
             tell((job, ""))

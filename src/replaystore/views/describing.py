@@ -68,6 +68,9 @@ class Description:
 
     location: str
     backend: str
+    """The container: "zarr" or "hdf5"."""
+    storage: str
+    """What it lies in: "local", "zip" or "memory"."""
     format_version: str
     layout: str
     durability: str
@@ -107,7 +110,8 @@ def describe(buffer: BufferReader) -> Description:
     splits = {str(name) for name in trajectories["split"].tolist() if name}
     return Description(
         location=buffer.location,
-        backend=buffer._place.backend,
+        backend=buffer.whereabouts.container,
+        storage=buffer.whereabouts.storage,
         format_version=document.format_version,
         layout=buffer.layout,
         durability=document.layout.durability,

@@ -17,6 +17,7 @@ from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.schema.names import Named, listed, unknown
 from replaystore.schema.values import array_of
+from replaystore.storage.places import places_of
 from replaystore.views.column import Column, Rows, Trajectory
 from replaystore.views.shown import Shown
 
@@ -46,9 +47,9 @@ class BufferReader(Shown):
         """Where it is, wherever the process has gone since it was opened."""
         files = self._store.container.files
         return (
-            self._place
-            if self._place.backend == "memory"
-            else replace(self._place, path=files.real_path(files.entrance))
+            replace(self._place, path=files.real_path(files.entrance))
+            if places_of(self._place).on_disk
+            else self._place
         )
 
     @property

@@ -81,6 +81,8 @@ class Hdf5Container:
     """The HDF5 file `name` in `files`. It has as many methods as the protocol asks for; most of the work is
     in the hdf5_* modules."""
 
+    lock_name = ""
+    carry: Callable[[str], contextlib.AbstractContextManager[Any]]
     capabilities = Capabilities(
         one_file=True,
         gives_back_space=False,
@@ -88,6 +90,7 @@ class Hdf5Container:
         runs_of_shards=False,
         shows_at_once=True,
         names_dimensions=False,
+        may_crash=True,
         chunk_format="hdf5",
         default_codec="gzip:1",
     )
@@ -98,11 +101,7 @@ class Hdf5Container:
         self.path = files.path(name)
         self.writable = writable
         self.lock_name = name
-        self.carry: Callable[[str], contextlib.AbstractContextManager[None]] = lambda _: (
-            contextlib.nullcontext()
-        )
-        """To be entered, with the path of a file, while that takes the name: keeps the writer's lock, which
-        is the file's."""
+        self.carry = contextlib.nullcontext
         self._file = Hdf5File(files, name, follow=not writable)
         self._log = Log(self._file, writable=writable)
         self._index = ChunkIndex(self._file, self.specs, writable=writable)

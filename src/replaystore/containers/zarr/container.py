@@ -21,8 +21,8 @@ zarr.json are changed by `publish` alone. So what other software sees is always 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import pairwise
 from typing import Any, cast
 
@@ -52,7 +52,6 @@ from replaystore.containers.zarr.metadata import (
 from replaystore.errors import CorruptError, FormatError, UnsupportedError
 from replaystore.schema import tree
 from replaystore.schema.tree import LOG, TAIL
-from replaystore.storage.locks import ZARR_LOCK
 from replaystore.storage.protocol import Reads, Storage, Writes
 
 __all__ = ["ZarrContainer"]
@@ -63,8 +62,9 @@ _LOG_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byt
 class ZarrContainer:
     """A Zarr v3 hierarchy in `files`."""
 
+    carry: Callable[[str], AbstractContextManager[Any]] = nullcontext
     capabilities = Capabilities()
-    lock_name = ZARR_LOCK
+    lock_name = f"{LOG}/c/lock"
 
     def __init__(self, files: Reads, *, writable: bool) -> None:
         if writable and not isinstance(files, Writes):
@@ -83,8 +83,8 @@ class ZarrContainer:
         self._ends: dict[str, int] = {}
 
     @classmethod
-    def create(cls, files: Storage, document: Mapping[str, Any]) -> ZarrContainer:
-        """An empty hierarchy; not durable before `sync`."""
+    def create(cls, files: Storage, _: str, document: Mapping[str, Any]) -> ZarrContainer:
+        """An empty hierarchy, which is all that there is in the files; not durable before `sync`."""
         container = cls(files, writable=True)
         container._write("zarr.json", as_json(group_metadata(document)))
         container._specs = {}
@@ -92,12 +92,17 @@ class ZarrContainer:
         return container
 
     @classmethod
-    def open(cls, files: Reads, *, writable: bool) -> ZarrContainer:
+    def open(cls, files: Reads, _: str, *, writable: bool) -> ZarrContainer:
         """An existing hierarchy. FormatError: it is none of ours."""
         container = cls(files, writable=writable)
         container.document()
         container.segments()  # the lock that a writer takes lies beside them: no link leads elsewhere
         return container
+
+    @classmethod
+    def for_repair(cls, files: Storage, _: str) -> ZarrContainer:
+        """An existing hierarchy, for writing, whatever its document is like."""
+        return cls(files, writable=True)
 
     # --- metadata
 

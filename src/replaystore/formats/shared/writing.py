@@ -24,7 +24,8 @@ from typing import IO, Self
 
 from replaystore.errors import AlreadyExistsError, ReplayStoreError, StorageError
 from replaystore.location import Location
-from replaystore.storage.locks import lock_place
+from replaystore.registry import PLAIN
+from replaystore.storage.places import LocalPlaces
 from replaystore.storage.temporary import NewFile, sync_folder
 
 __all__ = ["NewFiles", "replacing", "settle"]
@@ -165,7 +166,7 @@ def _held(paths: Sequence[str]) -> Iterator[None]:
     """One at a time; on a file system without locks, everybody."""
     lock = None
     with contextlib.suppress(StorageError):
-        lock = lock_place(Location("file", paths[0]), wait=True)
+        lock = LocalPlaces().lock_place(Location(PLAIN, "", paths[0]), wait=True)
     try:
         yield
     finally:
