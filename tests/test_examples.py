@@ -28,7 +28,11 @@ def example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_example_is_tested() -> None:
-    assert [file.name for file in sorted(EXAMPLES.glob("*.py"))] == ["record_and_convert.py"]
+    assert [file.name for file in sorted(EXAMPLES.glob("*.py"))] == [
+        "any_simulator.py",
+        "my_format.py",
+        "record_and_convert.py",
+    ]
 
 
 @pytest.mark.parametrize("example", ["record_and_convert.py"], indirect=True)
@@ -68,3 +72,24 @@ def test_the_demo_would_notice_a_difference(
     with pytest.raises(SystemExit, match="differ"):
         example.check_identical(tmp_path / "a.zarr", tmp_path / "b.zarr")
     example.check_identical(tmp_path / "a.zarr", tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("example", ["any_simulator.py"], indirect=True)
+def test_a_writer_is_told_the_right_thing_in_every_autoreset_mode(
+    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["any_simulator.py", str(tmp_path / "modes.zarr")])
+
+    example.main()
+
+    assert "1200 steps of" not in capsys.readouterr().out  # a call that only resets is no step
+    with rs.open(tmp_path / "modes.zarr") as buffer:
+        ended = buffer.trajectories.where("terminated")
+        assert len(set(ended["split"].tolist())) == 3
+        assert (np.unique(ended["split"], return_counts=True)[1] > 8).all()
+        for number in range(buffer.num_trajectories):
+            trajectory = buffer.trajectory(number)
+            position, _, angle, _ = np.abs(trajectory.final_observation)
+            assert np.abs(trajectory["observation"][0]).max() <= 0.05  # what CartPole resets to
+            assert bool(trajectory.info["terminated"]) == (position > 2.4 or angle > np.radians(12))
+            assert (trajectory["reward"] == 1).all()

@@ -1,5 +1,4 @@
-"""A store that is being written is read by what README.md says of the format, without replaystore's own
-reader."""
+"""A store that is being written is read by what FORMAT.md says, without replaystore's own reader."""
 
 from __future__ import annotations
 

@@ -11,10 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-
-import replaystore as rs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,24 +72,3 @@ def test_extras_that_it_names_exist_and_the_others_are_of_no_use_yet() -> None:
     named = set(re.findall(r"`\[([\w-]+)\]`", README))
 
     assert named == extras.keys() - {"dev", "remote"}
-
-
-def test_the_loop_with_a_writer_is_right_in_every_autoreset_mode(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {}
-    blocks = [text for language, text in BLOCKS if language == "python"]
-    for text in (blocks[0], *(text for text in blocks if "rs.Schema(" in text or "AutoresetMode" in text)):
-        exec(compile(text, "README.md", "exec"), namespace)
-
-    with rs.open("modes.zarr") as buffer:
-        ended = buffer.trajectories.where("terminated")
-        assert len(set(ended["split"].tolist())) == 3
-        assert (np.unique(ended["split"], return_counts=True)[1] > 8).all()
-        for number in range(buffer.num_trajectories):
-            trajectory = buffer.trajectory(number)
-            position, _, angle, _ = np.abs(trajectory.final_observation)
-            assert np.abs(trajectory["observation"][0]).max() <= 0.05  # what CartPole resets to
-            assert bool(trajectory.info["terminated"]) == (position > 2.4 or angle > np.radians(12))
-            assert (trajectory["reward"] == 1).all()
