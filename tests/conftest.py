@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# The workers of pytest use the cores. Threads of theirs would wait for each other: small tensors are computed
+# ten times as fast by one. Torch looks when it is loaded, and so do processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SUPPORT = {path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("test_")}
 """The files here that hold no tests, but what several files of tests share. A file of tests that uses

@@ -27,10 +27,8 @@ VAE = (
 
 @pytest.fixture
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In a folder of its own, in one thread, with the signals that a shell has."""
+    """In a folder of its own, with the signals that a shell has."""
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     defaults = {
         signal.SIGINT: signal.default_int_handler,
         signal.SIGHUP: signal.SIG_DFL,
@@ -41,7 +39,6 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    torch.set_num_threads(threads)
 
 
 def small_buffer(width: int = 3) -> ReplayBuffer:

@@ -19,8 +19,6 @@ from replaystore.compat.active_rlhf import ReplayBuffer
 
 pytest_plugins = ["trained_scripts"]
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 
 def test_training_keeps_every_rollout_and_says_where_it_was(trained: Path) -> None:
     with rs.open(trained / "replay_buffer.zarr") as store:

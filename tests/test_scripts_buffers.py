@@ -18,8 +18,6 @@ from replaystore.compat.velora import ReplayBuffer as VeloraBuffer
 
 pytest_plugins = ["trained_scripts"]
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 
 def test_analysis_draws_five_pictures(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("analyze_replay_buffer", f"--replay_buffer_path {trained / 'replay_buffer.zarr'}") == 0

@@ -7,10 +7,6 @@ import pytest
 import torch
 from running import script
 
-pytest_plugins = ["trained_scripts"]
-
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 
 def test_advantages_stop_at_the_ends_of_episodes() -> None:
     ppo = script("ppo")

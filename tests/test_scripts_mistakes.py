@@ -14,8 +14,6 @@ from replaystore.compat.active_rlhf import ReplayBuffer
 
 pytest_plugins = ["trained_scripts"]
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 
 def test_the_loading_test_fails_if_no_fragment_can_be_sampled(
     trained: Path, capsys: pytest.CaptureFixture[str]
@@ -66,7 +64,7 @@ MISTAKES = {
         1,
         "nowhere.zarr: there is no such file or folder: check",
     ),
-    "not a buffer": ("test_replay_buffer_loading", f"{PATH} {__file__}", 1, "test_scripts.py"),
+    "not a buffer": ("test_replay_buffer_loading", f"{PATH} {__file__}", 1, Path(__file__).name),
     "another environment": (
         "analyze_replay_buffer",
         f"{PATH} BUFFER --env_id CartPole-v1",

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from running import SMALL, run
 
 ANALYSIS = [
@@ -27,23 +24,6 @@ PICTURES = [
 ]
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Small tensors are computed faster by one thread than by many."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short training that kept its replay buffer in a Zarr store; of all tests."""
@@ -51,8 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        with one_thread():
-            assert run("pref_ppo", f"{SMALL} --replay_buffer_save_path runs/x/replay_buffer.zarr") == 0
+        assert run("pref_ppo", f"{SMALL} --replay_buffer_save_path runs/x/replay_buffer.zarr") == 0
     finally:
         os.chdir(before)
     return folder / "runs" / "x"
