@@ -131,10 +131,7 @@ WRITTEN = [
 STILL_LONG = {
     "src/replaystore/arrays/commits.py",
     "src/replaystore/arrays/reading.py: StoreReader",
-    "src/replaystore/buffers/buffer.py",
-    "src/replaystore/buffers/buffer.py: Buffer",
     "src/replaystore/buffers/opening.py",
-    "src/replaystore/buffers/writer.py",
     "src/replaystore/checking/verify.py",
     "src/replaystore/checking/verify.py: _Verification",
     "src/replaystore/columns/coded.py",
@@ -153,14 +150,7 @@ STILL_LONG = {
     "src/replaystore/containers/zarr/container.py: ZarrContainer",
     "src/replaystore/gymnasium/infos.py",
     "src/replaystore/gymnasium/recorders.py",
-    "src/replaystore/sampling/batches.py",
-    "src/replaystore/sampling/batches.py: Batches",
-    "src/replaystore/sampling/orders.py",
-    "src/replaystore/sampling/sampler.py",
-    "src/replaystore/sampling/sampler.py: Sampler",
     "src/replaystore/storage/memory.py: MemoryFiles",
-    "src/replaystore/views/reader.py",
-    "src/replaystore/views/reader.py: BufferReader",
 }
 """Those that are being cut; nothing is added here."""
 

@@ -12,7 +12,6 @@ trajectory that ended.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from itertools import accumulate
 from typing import Any
@@ -21,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.buffers.recorder import Recorder
+from replaystore.buffers.staged import Reset, staged_run
 from replaystore.errors import ArgumentError, ConflictError, SchemaError
 from replaystore.interrupts import Operations
 from replaystore.schema.fields import Schema
 from replaystore.schema.names import listed
 from replaystore.schema.values import array_of
-from replaystore.trajectories.assembler import Begin, End, Run
 
 __all__ = ["Writer"]
 
@@ -36,23 +35,6 @@ STAGE_STEPS = 1024
 """Steps of each environment staged at most."""
 PLAIN = ("observation", "action", "reward", "terminated", "truncated")
 """The fields of most buffers, whose steps are checked and copied in the fewest operations."""
-STEP = 1 << 32
-"""What happens in a step comes after the resets before it, of which there are fewer."""
-
-
-@dataclass(frozen=True)
-class _Reset:
-    """Trajectories that begin before the step staged at `time`; `number` counts resets, which may be several
-    at one time."""
-
-    time: int
-    number: int
-    mask: NDArray[np.bool_]
-    seeds: Sequence[int]
-    finals: Mapping[str, NDArray[Any]]
-    """The observations that were there before, of all environments."""
-    begins: Mapping[str, NDArray[Any]]
-    """The observations that are there now."""
 
 
 class Writer:
@@ -78,12 +60,8 @@ class Writer:
         operations: Operations,
         closed: Callable[[Writer], None],
     ) -> None:
-        """
-        Args:
-            writable: raises if nothing is to be written (any more).
-            operations: those that handing rows over is one of.
-            closed: called when the writer has been closed.
-        """
+        """`writable` raises if nothing is to be written (any more); handing rows over is one of the
+        `operations`; `closed` is called when the writer has been closed."""
         _check_arguments(num_envs, split)
         self.num_envs = num_envs
         self.split = split
@@ -98,7 +76,7 @@ class Writer:
         Nothing takes an array's bytes more quickly. It cannot be written to while a view of it is left."""
         self._masks: dict[int, NDArray[np.bool_]] = {}
         """The masks of staged steps that not all environments record."""
-        self._resets: list[_Reset] = []
+        self._resets: list[Reset] = []
         self._rooms: dict[str, NDArray[Any]] = {}
         """Where the rows of a field are put in order; to take new memory each time would cost more than the
         work."""
@@ -163,7 +141,7 @@ class Writer:
         for name, value in begins.items():
             value[~chosen] = before[name][~chosen]
         self._resets.append(
-            _Reset(self._time, len(self._resets), chosen, seeds, before if self._started else {}, begins)
+            Reset(self._time, len(self._resets), chosen, seeds, before if self._started else {}, begins)
         )
         self._rewind()
         self._started, self._like = True, self._plain
@@ -349,7 +327,15 @@ class Writer:
         counts = valid.sum(axis=1)
         begins = np.concatenate(([0], np.cumsum(counts)))
         runs = [
-            self._run(env, columns, slice(int(begins[env]), int(begins[env + 1])), valid[env], current)
+            staged_run(
+                env,
+                columns,
+                slice(int(begins[env]), int(begins[env + 1])),
+                valid[env],
+                current,
+                self._resets,
+                going=env in self._recorder.assembler.open,
+            )
             for env in range(self.num_envs)
         ]
         rewards = self._schema.total_reward(columns)
@@ -382,57 +368,6 @@ class Writer:
                     rows[:, reset.time] = reset.begins[name].reshape(-1).view(row)
         flat = rows[valid] if self._masks else rows.reshape(-1)
         return flat.view(dtype).reshape(-1, *shape)
-
-    def _run(
-        self,
-        env: int,
-        columns: Mapping[str, NDArray[Any]],
-        mine: slice,
-        valid: NDArray[np.bool_],
-        current: Mapping[str, Any],
-    ) -> Run:
-        """One environment's rows, with what is known of the ends and beginnings among them."""
-        none = np.zeros(mine.stop, np.bool_)
-        terminated, truncated = columns.get("terminated", none)[mine], columns.get("truncated", none)[mine]
-        times = np.flatnonzero(valid)
-        run = Run(env, mine.start, terminated, truncated, None)
-        run.following = {name: values[env] for name, values in current.items()} or None
-        for place in np.flatnonzero(terminated | truncated).tolist():
-            row = mine.start + place + 1
-            # A copy, for what waits for a commit would keep all staged rows in memory otherwise.
-            final = (
-                {name: columns[name][row].copy() for name in self._observations}
-                if row < mine.stop
-                else run.following
-            )
-            run.ends[place] = End((int(times[place]), STEP), final or None)
-        reset_at: dict[int, Begin] = {}
-        for reset in self._resets:
-            if not reset.mask[env]:
-                continue
-            place, when = int(np.searchsorted(times, reset.time)), (reset.time, reset.number)
-            before = reset_at.get(place)  # reset again before a step: what began then begins otherwise
-            reset_at[place] = Begin(when if before is None else before.time, reset.seeds[env])
-            if place > 0 and before is None:
-                ended = run.ends.get(place - 1)
-                run.ends[place - 1] = End(
-                    when if ended is None else ended.time,
-                    {name: known[env] for name, known in reset.finals.items()} or None,
-                )
-        # Where no reset follows an end, the next step begins a trajectory nevertheless.
-        follow = [0, *(place + 1 for place in run.ends)]
-        run.begins = {
-            place: Begin((int(times[place]), STEP), -1)
-            for place in follow
-            if place < len(times) and self._begins(env, place)
-        }
-        run.begins |= reset_at
-        return run
-
-    def _begins(self, env: int, place: int) -> bool:
-        """Whether a trajectory begins with the first staged step of an environment, even without a reset; all
-        those after an end do."""
-        return place > 0 or env not in self._recorder.assembler.open
 
     def close(self) -> None:
         """Hand over what is staged, and cut off the open trajectories. The buffer stays open; commit it to

@@ -1,0 +1,327 @@
+"""The writing half of a buffer: steps, fields and columns, and the commits that make them safe.
+
+A buffer open for writing goes on to each commit that it makes. Writing is for one thread, and one process, at
+a time: an operation that was interrupted half way takes the buffer back to its last commit.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.reading import StoreReader
+from replaystore.buffers.given import checked_columns, checked_ends, run_of
+from replaystore.buffers.opening import open_container
+from replaystore.buffers.recorder import Recorder, attachments_of
+from replaystore.buffers.writer import Writer
+from replaystore.errors import (
+    ConflictError,
+    SchemaError,
+    UnsupportedError,
+)
+from replaystore.interrupts import Operations
+from replaystore.location import Location
+from replaystore.schema import document as documents
+from replaystore.schema import tree
+from replaystore.schema.fields import Field
+from replaystore.schema.values import array_of
+from replaystore.storage.locks import Lock
+from replaystore.storage.places import places_of
+from replaystore.views.column import Column
+from replaystore.views.layout import field_specs
+from replaystore.views.reader import BufferReader
+
+__all__ = ["Recording"]
+
+Columns = Mapping[str, Any]
+
+
+class Recording(BufferReader):
+    """What can be written to a buffer."""
+
+    def __init__(
+        self,
+        place: Location,
+        store: StoreReader,
+        document: documents.Document,
+        *,
+        lock: Lock | None,
+        reopen: Callable[[str, int, str], Column],
+    ) -> None:
+        """`reopen`: (location, commit, field) → the column, in another process."""
+        super().__init__(place, store, document)
+        self._reopen = reopen
+        self._lock = lock or Lock()
+        self._process = os.getpid()
+        self._operations = Operations(place)
+        self._gone_back = ""
+        """Says what was interrupted, and given up by it, once the last commit is shown again."""
+        self._writers: list[Writer] = []
+        if isinstance(store, ArrayStore):
+            self._start(store)
+
+    def _start(self, store: ArrayStore) -> None:
+        """Be ready to write."""
+        self._recorder = Recorder(
+            store,
+            self.schema,
+            opened=self.open_trajectories(),
+            check=functools.partial(self._lock.check, often=True),
+        )
+
+    def reopened(self, name: str) -> tuple[Any, ...]:
+        """As `Source.reopened` says; of a commit of a store that other processes can open."""
+        if not places_of(self._place).shared_between_processes:
+            raise UnsupportedError(
+                f"{self.location} is in the memory of this process: convert it to a store on a disk, and "
+                "send that"
+            )
+        return self._reopen, (str(self.whereabouts), self.commit_id, name)
+
+    @property
+    def mode(self) -> str:
+        """ "r+" if the buffer is open for writing, else "r"."""
+        return "r+" if isinstance(self._store, ArrayStore) else "r"
+
+    def append(
+        self,
+        columns: Columns,
+        *,
+        final_observation: Any = None,
+        env: int = 0,
+        split: str = "",
+        ends: Sequence[int] | None = None,
+    ) -> None:
+        """Append consecutive steps of one environment. They are safe, and visible, after `commit`.
+
+        Args:
+            columns: one array or tensor of shape (steps, *field shape) for each field, of exactly its dtype
+                (a tensor of bfloat16 is one of float32, which holds it); nested observations, actions and
+                rewards as dicts or tuples of them, or by field name.
+            final_observation: one row for each trajectory that the steps touch, in order: the observation
+                after its last step here. For a single trajectory also a single observation. Without it, what
+                followed the last steps is unknown.
+            env: which environment; what follows the last end is an open trajectory that its next `append`
+            continues.
+            split: the split of trajectories that begin here.
+            ends: where trajectories end (places of their last steps in `columns`), if not where `terminated`
+            or `truncated` says so.
+
+        Raises:
+            SchemaError: a missing or unknown field, a wrong dtype or shape; nothing is appended then.
+            StorageError: the disk refused; nothing is appended then.
+        """
+        self._writable()
+        given = checked_ends(columns, env, split, ends)
+        if any(env < writer.num_envs for writer in self._writers):
+            raise ConflictError(
+                f"{self._place}: environment {env} belongs to the writer: close it first, "
+                "or append as another environment"
+            )
+        flat, count = checked_columns(self.schema, columns)
+        if count == 0:
+            return
+        run = run_of(self.schema, env, flat, given, final_observation)
+        run.continues = self._recorder.goes_on(env, flat)
+        with self._operations("append"):
+            self._recorder.add(flat, count, [run], split=split)
+
+    @property
+    def rows_recorded(self) -> int:
+        """Steps written so far, committed or not, dropped or not; of a buffer open for writing."""
+        self._writable()
+        return self._recorder.rows + sum(writer.staged for writer in self._writers)
+
+    def writer(self, num_envs: int = 1, *, split: str = "") -> Writer:
+        """A writer for the steps of several environments. Trajectories that an earlier recording left open
+        are cut off."""
+        self._writable()
+        if self._writers:
+            raise ConflictError(f"{self._place} has a writer already: close it first")
+        with self._operations("writer"):
+            self._recorder.cut_all()
+            writer = Writer(
+                self._recorder,
+                num_envs,
+                split=split,
+                writable=self._writable,
+                operations=self._operations,
+                closed=self._writers.remove,
+            )
+            self._writers.append(writer)
+        return writer
+
+    def add_field(self, name: str, declared: Field, *, fill: Literal[0, 1] = 0) -> None:
+        """Add a field. In steps recorded before, all bytes of its values are `fill`: zeros (False), or ones
+        (True) for a bool."""
+        self.add_fields({name: declared}, fill={name: fill})
+
+    def add_fields(
+        self, declared: Mapping[str, Field], *, fill: Mapping[str, Literal[0, 1]] | None = None
+    ) -> None:
+        """Add several fields at once, in much less time than one by one; `fill` as that of `add_field`, by
+        name (default 0)."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        schema = self.schema.with_fields(declared)
+        specs = field_specs(
+            declared,
+            "live",
+            self._store.container.capabilities,
+            capacity=self.capacity,
+            storage={name: {"codec": "raw"} for name in declared},
+        )
+        with self._operations("add_fields"):
+            for writer in self._writers:
+                writer.hand_over()
+            self._replace_document(schema=schema)
+            self._recorder.add_fields(schema, specs, fill or {})
+            self._schema = schema
+            for writer in self._writers:
+                writer.take_schema(schema)
+
+    def set_trajectory_column(self, name: str, values: Any) -> None:
+        """Set a column of the table of trajectories: one number or bool for each that has ended (for "split"
+        one string each).
+
+        A new name makes a new column; trajectories that end later have NaN, 0 or False there until it is set
+        again."""
+        self._set_trajectory_columns({name: values})
+
+    def _set_trajectory_columns(self, columns: Mapping[str, Any]) -> None:
+        """Set several columns in one commit; none is set if one of them does not fit."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        self.commit()
+        ended = self._store.table(tree.trajectories("trajectory"))
+        at = np.flatnonzero(np.isin(ended, self.parts.trajectory))  # in a ring: those of which a step is left
+        given = {name: array_of(f"column {name!r}", values) for name, values in columns.items()}
+        with self._operations("set_trajectory_column"):
+            self._recorder.set_columns(at, given)
+            with self._turn:
+                self._commit()
+
+    def commit(self) -> int:
+        """Make all steps written so far safe and visible, at once; return the number of the commit (the last
+        one if nothing is new).
+
+        StorageError: the disk refused; what was committed before is safe, nothing is lost, and `commit` may
+        be tried again (after a failed sync only by opening the buffer anew)."""
+        self._writable()
+        with self._operations("commit"), self._turn:
+            return self._commit()
+
+    def _commit(self) -> int:
+        self._lock.check()
+        for writer in self._writers:
+            writer.hand_over()
+        recorder = self._recorder
+        first = None
+        if self.capacity is not None and recorder.rows > self.capacity:
+            first = {"steps": recorder.rows - self.capacity}
+        if not recorder.waiting:
+            return self.commit_id
+        number = recorder.commit(first=first)
+        self._moved()
+        return number
+
+    def publish(self) -> None:
+        """Commit, and let other software (zarr-python, xarray, h5py) see all steps; `close` does this too."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        with self._operations("publish"), self._turn:
+            self._commit()
+            self._store.publish()
+
+    def rollback(self, commit: int) -> None:
+        """Go back to an older commit: what was committed after it, and what is not committed, is given up.
+
+        Readers that have the buffer open go on seeing what they saw, or get a ConflictError until they
+        refresh. NotFoundError, EvictedError: there is no such commit, or not any more."""
+        self._writable()
+        if self._writers:
+            raise ConflictError(f"{self._place} has a writer: close it before rolling back")
+        assert isinstance(self._store, ArrayStore)
+        self._lock.check()
+        opened = BufferReader(self._place, self._store.pin(commit), self._document).open_trajectories()
+        attachments = attachments_of(opened, self.schema.names("observation"))
+        before = self._store.state
+        with self._operations("rollback"), self._turn:
+            try:
+                self._store.rollback(commit, attachments=attachments)
+            finally:
+                # It is done, even if the disk refuses what tidies up after it.
+                if self._store.state is not before:
+                    self._forget_columns()
+                    self._moved()
+                    self._schema = self._visible_schema()
+                    self._start(self._store)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The user's own metadata (JSON); assign a dict to replace it."""
+        return dict(self._document.user)
+
+    @metadata.setter
+    def metadata(self, value: Mapping[str, Any]) -> None:
+        self._writable()
+        if not isinstance(value, Mapping):
+            raise SchemaError(f"metadata are a dict, not a {type(value).__name__}")
+        with self._operations("metadata"):
+            self._replace_document(user=dict(value))
+
+    def _replace_document(self, **sections: Any) -> None:
+        assert isinstance(self._store, ArrayStore)
+        self._lock.check()
+        document = self._document.replace(**sections)
+        with self._store.storage("replace the document"):
+            self._store.container.replace_document(document.to_json())
+        self._document = document
+
+    def _is_interrupted(self) -> bool:
+        """Whether an operation was interrupted, so that what is in memory may be half of it. Then the last
+        commit is shown again."""
+        if self._gone_back or not (what := self._operations.interrupted):
+            return bool(self._gone_back)
+        half = self._store
+        container = open_container(self.whereabouts, writable=False)
+        try:
+            self._store = StoreReader(container, StoreReader.load(container))
+            self._store.keep_tails()
+            self._document = documents.parse(container.document(), str(self._place))
+            self._forget_columns()
+            self._moved()
+            self._schema = self._visible_schema()
+        except BaseException:
+            container.close()
+            self._store = half
+            raise
+        self._gone_back = (
+            f"{self._place}: {what} was interrupted, so that steps since commit {self.commit_id} that were "
+            "not committed are lost; "
+            "close it, and open it again to go on"
+        )
+        half.close()
+        return True
+
+    def check_open(self) -> None:
+        super().check_open()
+        self._is_interrupted()
+
+    def _writable(self) -> None:
+        self.check_open()
+        if self._gone_back:
+            raise ConflictError(self._gone_back)
+        if not isinstance(self._store, ArrayStore):
+            raise ConflictError(f'{self._place} is open for reading: open it with mode="r+" to write')
+        # Two processes that believe to be the writer would write over each other's commits.
+        if os.getpid() != self._process:
+            raise ConflictError(
+                f"{self._place} was opened for writing by the process that this one was "
+                "forked from: only that one writes"
+            )
