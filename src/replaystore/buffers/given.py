@@ -49,9 +49,15 @@ def checked_columns(schema: Schema, columns: Mapping[str, Any]) -> tuple[dict[st
 
 
 def run_of(
-    schema: Schema, env: int, flat: Mapping[str, Any], given: NDArray[Any] | None, final_observation: Any
+    schema: Schema,
+    observed: Schema | None,
+    env: int,
+    flat: Mapping[str, Any],
+    given: NDArray[Any] | None,
+    final_observation: Any,
 ) -> Run:
-    """The run of rows that these are, with the ends of trajectories among them."""
+    """The run of rows that these are, with the ends of trajectories among them; `observed` is the schema of
+    the observations alone."""
     count = len(next(iter(flat.values())))
     no = np.zeros(count, np.bool_)
     terminated, truncated = flat.get("terminated", no), flat.get("truncated", no)
@@ -59,7 +65,7 @@ def run_of(
     if len(places) and not 0 <= places[0] <= places[-1] < count:
         raise SchemaError(f"ends must lie among the {count} steps, not at {places.tolist()}")
     touched = len(places) + (not len(places) or int(places[-1]) != count - 1)
-    finals = _final_rows(schema, final_observation, touched)
+    finals = _final_rows(schema, observed, final_observation, touched)
     run = Run(env, 0, terminated, truncated, schema.total_reward(flat))
     run.ends = {
         int(place): End((int(place), 1), finals[number]) for number, place in enumerate(places.tolist())
@@ -74,19 +80,19 @@ def _array(schema: Schema, name: str, value: Any, what: str = "") -> NDArray[Any
     return array_of(f"{what}field {name!r}", value, None if declared is None else declared.dtype)
 
 
-def _final_rows(schema: Schema, observation: Any, touched: int) -> list[dict[str, NDArray[Any]] | None]:
+def _final_rows(
+    schema: Schema, observed: Schema | None, observation: Any, touched: int
+) -> list[dict[str, NDArray[Any]] | None]:
     """The observation after each trajectory that an append touches."""
     if observation is None:
         return [None] * touched
-    names = schema.names("observation")
+    fields = {} if observed is None else observed.fields
     given = schema.flatten(observation, "observation")
     leaves = {name: _array(schema, name, value, "final_observation: ") for name, value in given.items()}
-    if touched == 1 and all(
-        name in leaves and leaves[name].shape == schema.fields[name].shape for name in names
-    ):
+    if touched == 1 and all(name in leaves and leaves[name].shape == fields[name].shape for name in fields):
         leaves = {name: leaf[None] for name, leaf in leaves.items()}
     try:
-        rows = schema.select(names).check(leaves)
+        rows = (observed or schema.select(())).check(leaves)
     except SchemaError as error:
         raise SchemaError(f"final_observation: {error}") from None
     if rows != touched:

@@ -89,7 +89,8 @@ class Recorder:
         self.schema = schema
         self._stored = {name: tree.steps(name) for name in schema.fields}
         self._observations = schema.names("observation")
-        self._observed = schema.select(self._observations) if self._observations else None
+        self.observed = schema.select(self._observations) if self._observations else None
+        """The fields of observations, as a schema of their own; None: there are none."""
         self._final_bytes = sum(schema.fields[name].row_bytes for name in self._observations)
 
     # --- steps
@@ -172,10 +173,10 @@ class Recorder:
                     f"{name}={bool(flags[-1])}: leave one of them out"
                 )
         if block.final is not None:
-            if self._observed is None:
+            if self.observed is None:
                 raise SchemaError("an observation after the last step is given, and no field holds one")
             try:
-                self._observed.check({name: row[None] for name, row in block.final.items()})
+                self.observed.check({name: row[None] for name, row in block.final.items()})
             except SchemaError as error:
                 raise SchemaError(f"the observation after the last step: {error}") from None
         for name, value in block.row.items():

@@ -126,7 +126,7 @@ class Recording(BufferReader):
         flat, count = checked_columns(self.schema, columns)
         if count == 0:
             return
-        run = run_of(self.schema, env, flat, given, final_observation)
+        run = run_of(self.schema, self._recorder.observed, env, flat, given, final_observation)
         run.continues = self._recorder.goes_on(env, flat)
         with self._operations("append"):
             self._recorder.add(flat, count, [run], split=split)
