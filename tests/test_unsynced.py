@@ -14,6 +14,7 @@ from replaystore.arrays.incomplete import newest_sound
 from replaystore.arrays.reading import StoreReader
 from replaystore.errors import ReplayStoreWarning
 from replaystore.storage.local import Files
+from replaystore.views import layout
 
 SCHEMA = rs.Schema({"observation": rs.Field(np.dtype("f4"), (3,), "observation")})
 KINDS = {
@@ -119,7 +120,7 @@ def test_a_closed_store_is_opened_without_comparing_its_rows(
 
 
 def test_a_ring_syncs_before_it_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replaystore.views.layout.CHUNKS_PER_SHARD", 1)
+    monkeypatch.setattr(layout, "CHUNKS_PER_SHARD", 1)
     buffer = rs.create(tmp_path / "a.zarr", SCHEMA, capacity=10_000, durability="none")
     for commit in range(40):
         buffer.append(rows(2000 * commit, 2000))

@@ -58,7 +58,10 @@ class Places:
         raise NotImplementedError
 
     def files(self, path: str, *, writable: bool) -> Reads:
-        """The files of the store of this name, which exists: a `Storage`, if they may be written to."""
+        """The files of the store of this name, which exists: a `Storage`, if they may be written to.
+
+        Who has read from a file goes on with that one when another takes its name, until `forget` or
+        `close`: so a reader keeps what it shows when a writer goes back."""
         raise NotImplementedError
 
     def new_files(self, path: str, *, called: str) -> Storage:

@@ -1,6 +1,7 @@
 """What a backend must do, as tests that any package can run on its own, and ways to make a disk fail.
 
     BackendSuite     a pytest class; a subclass gives it the fixture `location`
+    StorageSuite     the same for storage
     FormatSuite      the same for formats; a subclass gives it `name` and `filename`
     BufferMachine    a hypothesis state machine that compares a buffer with a `PlainBuffer`
     PlainBuffer      what a buffer should hold: the same methods, on lists in memory
@@ -11,6 +12,7 @@
 Where what is:
 
     backends, rows, stories, commits     the suite of backends: of rows, of trajectories, of commits
+    storages                             the suite of storage
     formats, trajectories                the suite of formats, and what it writes
     plain, contents, model               what a buffer should hold and show, and a machine that compares
     samples, workloads                   recordings, and what may be done to a buffer, from a seed
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from replaystore.testing.formats import FormatSuite
     from replaystore.testing.model import BufferMachine
     from replaystore.testing.plain import PlainBuffer
+    from replaystore.testing.storages import StorageSuite
 
 __all__ = [
     "BackendSuite",
@@ -47,6 +50,7 @@ __all__ = [
     "FormatSuite",
     "PlainBuffer",
     "RecordingFiles",
+    "StorageSuite",
 ]
 
 _HOMES = {
@@ -57,6 +61,7 @@ _HOMES = {
     "FormatSuite": "formats",
     "PlainBuffer": "plain",
     "RecordingFiles": "faults",
+    "StorageSuite": "storages",
 }
 
 if not TYPE_CHECKING:

@@ -6,6 +6,9 @@ whoever writes a backend.
         def location(self, tmp_path: Path) -> str:
             return f"{tmp_path}/buffer.mine"
 
+The suffix (or the scheme, of storage) is that of an entry of the registry, which an installed package brings
+as an entry point `replaystore.containers` (or `replaystore.storage`).
+
 A test is skipped by capability, never by the name of a backend. Stores are tiny, with chunks of a few rows
 and shards of two chunks, so that every border is crossed.
 """
@@ -25,7 +28,7 @@ from replaystore.schema.fields import Schema
 from replaystore.storage.places import places_of
 from replaystore.testing.commits import CommitSuite
 from replaystore.testing.rows import RowSuite
-from replaystore.testing.samples import small, storage
+from replaystore.testing.samples import shards_of, small, storage
 from replaystore.testing.stories import TrajectorySuite
 
 __all__ = ["BackendSuite", "Store"]
@@ -72,9 +75,9 @@ class BackendSuite(RowSuite, TrajectorySuite, CommitSuite):
         raise NotImplementedError("a subclass of BackendSuite has a fixture `location`")
 
     @pytest.fixture
-    def store(self, location: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    def store(self, location: str) -> Iterator[Store]:
         """The place, with shards of two chunks."""
-        monkeypatch.setattr("replaystore.views.layout.CHUNKS_PER_SHARD", 2)
-        made = Store(location)
-        yield made
-        made.release()
+        with shards_of(2):
+            made = Store(location)
+            yield made
+            made.release()

@@ -38,7 +38,7 @@ from replaystore.testing.campaigns import reached
 from replaystore.testing.contents import Contents
 from replaystore.testing.faults import Faults, using
 from replaystore.testing.plain import PlainBuffer
-from replaystore.testing.samples import small, storage
+from replaystore.testing.samples import shards_of, small, storage
 from replaystore.testing.workloads import Workload, act
 
 __all__ = ["Campaign", "forked", "tiny"]
@@ -57,7 +57,7 @@ def tiny() -> Iterator[None]:
 
     Some commits begin a segment and some do not: its first record alone has some 6000 bytes."""
     with (
-        patch("replaystore.views.layout.CHUNKS_PER_SHARD", 2),
+        shards_of(2),
         patch("replaystore.arrays.commits.SEGMENT_BYTES", 9000),
         patch("replaystore.arrays.commits.TIDY_BYTES", 7000),
         patch("replaystore.arrays.appending.TAIL_BYTES", 512),

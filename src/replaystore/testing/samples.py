@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.spaces import DTYPES
+from replaystore.views import layout
 
-__all__ = ["Step", "columns", "every_dtype", "play", "recording", "small", "storage"]
+__all__ = ["Step", "columns", "every_dtype", "play", "recording", "shards_of", "small", "storage"]
 
 Columns = dict[str, NDArray[Any]]
 
@@ -31,6 +34,13 @@ def small() -> Schema:
             "info/wide": Field(np.dtype(np.uint16), (256,), "info"),
         }
     )
+
+
+@contextmanager
+def shards_of(chunks: int) -> Iterator[None]:
+    """Stores that are made meanwhile have so few chunks in a shard that a short recording begins many."""
+    with patch.object(layout, "CHUNKS_PER_SHARD", chunks):
+        yield
 
 
 def storage(codec: str) -> dict[str, dict[str, Any]]:

@@ -32,6 +32,7 @@ from replaystore.errors import EvictedError, NotFoundError
 from replaystore.testing.campaigns import Tally
 from replaystore.testing.histories import LATE, SCHEMA, Shown, few_rows, values
 from replaystore.testing.readers import Ground, Reader
+from replaystore.testing.samples import shards_of
 
 __all__ = ["PROMISE", "control", "run"]
 
@@ -212,7 +213,7 @@ class Process:
 def _small() -> Iterator[None]:
     """Shards and segments of the log so small that many begin within seconds."""
     with (
-        patch("replaystore.views.layout.CHUNKS_PER_SHARD", 8),
+        shards_of(8),
         patch("replaystore.arrays.commits.SEGMENT_BYTES", 30_000),
     ):
         yield
