@@ -279,14 +279,14 @@ def test_commits_that_are_made_while_a_store_is_verified_are_no_damage(
 ) -> None:
     place = tmp_path / f"a{suffix}"
     with rs.create(place, rs.Schema({"x": rs.Field("float32", (3,), "extra")})) as buffer:
-        check = verification._Verification.check_log
+        check = verification.check_log
 
-        def committed_before(self: verification._Verification, newest: Any) -> None:
+        def committed_before(*given: Any) -> None:
             buffer.append({"x": np.ones((7, 3), np.float32)})
             buffer.commit()
-            check(self, newest)
+            check(*given)
 
-        monkeypatch.setattr(verification._Verification, "check_log", committed_before)
+        monkeypatch.setattr(verification, "check_log", committed_before)
         for _ in range(3):
             assert not rs.verify(place).problems
 
@@ -299,12 +299,10 @@ def test_a_record_that_is_just_being_written_is_no_damage(
         buffer.append({"x": np.ones((7, 3), np.float32)})
         buffer.commit()
     cut: list[int] = []
-    read, check = ZarrContainer.read_segment, verification._Verification.check_log
+    read, check = ZarrContainer.read_segment, verification.check_log
     monkeypatch.setattr(
         ZarrContainer, "read_segment", lambda self, base: read(self, base)[: cut.pop() if cut else None]
     )
-    monkeypatch.setattr(
-        verification._Verification, "check_log", lambda self, newest: (cut.append(-9), check(self, newest))
-    )
+    monkeypatch.setattr(verification, "check_log", lambda *given: (cut.append(-9), check(*given)))
     assert not rs.verify(place).problems
     assert not cut

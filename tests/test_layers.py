@@ -132,8 +132,6 @@ STILL_LONG = {
     "src/replaystore/arrays/commits.py",
     "src/replaystore/arrays/reading.py: StoreReader",
     "src/replaystore/buffers/opening.py",
-    "src/replaystore/checking/verify.py",
-    "src/replaystore/checking/verify.py: _Verification",
     "src/replaystore/columns/coded.py",
     "src/replaystore/compat/active_rlhf.py",
     "src/replaystore/compat/active_rlhf.py: ReplayBuffer",

@@ -7,28 +7,28 @@ from mutant import Mutant
 __all__ = ["MUTANTS"]
 
 REPAIRING = "src/replaystore/checking/repair.py"
-VERIFYING = "src/replaystore/checking/verify.py"
+CHECKED = "src/replaystore/checking"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "verify-says-nothing-of-changed-rows",
-        VERIFYING,
-        "                if found != int(checksums[chunk]):\n",
-        "                if found < 0:\n",
+        f"{CHECKED}/rows.py",
+        "            if found != int(checksums[chunk]):\n",
+        "            if found < 0:\n",
         "verify reports rows that have changed",
         ("test_repairing.py::test_rows_that_have_changed_are_given_up_with_what_follows_them",),
     ),
     Mutant(
         "verify-says-nothing-of-the-end-of-the-log",
-        VERIFYING,
-        '            if rest.strip(b"\\0"):\n',
-        "            if rest is None:\n",
+        f"{CHECKED}/log.py",
+        '        if rest.strip(b"\\0"):\n',
+        "        if rest is None:\n",
         "verify reports the record of a commit that is damaged",
         ("test_damage.py::test_a_damaged_last_record_of_the_log_is_reported",),
     ),
     Mutant(
         "verify-says-nothing-of-flags",
-        VERIFYING,
+        f"{CHECKED}/trajectories.py",
         "for wrong in np.flatnonzero(stored != ended[name])[:5]:",
         "for wrong in np.flatnonzero(stored != stored)[:5]:",
         "verify reports a table of trajectories that is not what the flags of the steps say",

@@ -21,8 +21,9 @@ from replaystore.arrays.commits import ArrayStore
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.state import State
 from replaystore.buffers.opening import DAMAGED, REPAIR, open_container
+from replaystore.checking.findings import Progress, VerifyReport
 from replaystore.checking.restore import restore
-from replaystore.checking.verify import Progress, VerifyReport, verify
+from replaystore.checking.verify import verify
 from replaystore.containers.codecs import crc32c
 from replaystore.containers.hdf5.copy import copy_file
 from replaystore.containers.located import (

@@ -10,7 +10,7 @@ import click
 from replaystore.cli.output import count, json_option, one_line, print_json, printable, progress_bar, size
 
 if TYPE_CHECKING:
-    from replaystore.checking.verify import VerifyReport
+    from replaystore.checking.findings import VerifyReport
 
 __all__ = ["verify"]
 
