@@ -11,7 +11,8 @@
 
 Where what is:
 
-    backends, rows, stories, commits     the suite of backends: of rows, of trajectories, of commits
+    backends, stores                     the suite of backends, and the place that its tests work in:
+    rows, stories, commits               tests of rows, of trajectories, of commits
     storages                             the suite of storage
     formats, trajectories                the suite of formats, and what it writes
     plain, contents, model               what a buffer should hold and show, and a machine that compares

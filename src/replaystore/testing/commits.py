@@ -4,7 +4,6 @@ to."""
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,9 +13,7 @@ from replaystore.schema.fields import Field
 from replaystore.testing.contents import Contents
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import columns, small, storage
-
-if TYPE_CHECKING:
-    from replaystore.testing.backends import Store
+from replaystore.testing.stores import Store
 
 __all__ = ["CommitSuite"]
 

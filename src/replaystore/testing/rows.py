@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +19,7 @@ from replaystore.schema.fields import Field, Schema
 from replaystore.testing.contents import Contents
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import columns, every_dtype, small
-
-if TYPE_CHECKING:
-    from replaystore.testing.backends import Store
+from replaystore.testing.stores import Store
 
 __all__ = ["RowSuite"]
 

@@ -3,8 +3,6 @@ do not matter."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,9 +13,7 @@ from replaystore.schema.fields import Field
 from replaystore.testing.contents import Contents, final_by_field
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import Columns, columns, observations, play, recording, small
-
-if TYPE_CHECKING:
-    from replaystore.testing.backends import Store
+from replaystore.testing.stores import Store
 
 __all__ = ["TrajectorySuite"]
 
