@@ -130,13 +130,7 @@ STILL_LONG = {
     "src/replaystore/arrays/reading.py: StoreReader",
     "src/replaystore/buffers/opening.py",
     "src/replaystore/columns/coded.py",
-    "src/replaystore/compat/active_rlhf.py",
-    "src/replaystore/compat/active_rlhf.py: ReplayBuffer",
     "src/replaystore/compat/layouts.py",
-    "src/replaystore/compat/stored.py",
-    "src/replaystore/compat/stored.py: StoredRing",
-    "src/replaystore/compat/velora.py",
-    "src/replaystore/compat/velora.py: BufferBase",
     "src/replaystore/containers/hdf5/container.py",
     "src/replaystore/containers/hdf5/container.py: Hdf5Container",
     "src/replaystore/containers/hdf5/transaction.py",
@@ -144,7 +138,6 @@ STILL_LONG = {
     "src/replaystore/containers/zarr/container.py",
     "src/replaystore/containers/zarr/container.py: ZarrContainer",
     "src/replaystore/gymnasium/infos.py",
-    "src/replaystore/gymnasium/recorders.py",
     "src/replaystore/storage/memory.py: MemoryFiles",
 }
 """Those that are being cut; nothing is added here."""

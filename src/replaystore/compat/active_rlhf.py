@@ -27,6 +27,9 @@ batches a seed gives: all of that is as in the original, which draws from the gl
   rows that were set when `save` to the same place, `commit` or `close` returns.
 * Saving again to the same store, from the same process, writes only what is new; see
   `replaystore.compat.saving`.
+
+Longer than 400 lines because the original's class is taken over whole, with what a store adds to it. More
+than 25 methods because those of that class are all here.
 """
 
 from __future__ import annotations

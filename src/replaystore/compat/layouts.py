@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from replaystore.buffers.buffer import Buffer
+from replaystore.compat.places import Arrays, Move
 from replaystore.compat.ring import TensorRing
-from replaystore.compat.stored import Arrays, Move, StoredRing
+from replaystore.compat.stored import StoredRing
 from replaystore.errors import UnsupportedError
 from replaystore.formats.active_rlhf import export as pickle_export
 from replaystore.formats.active_rlhf import pickles as pickle

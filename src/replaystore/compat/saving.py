@@ -26,8 +26,9 @@ from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.making import make
 from replaystore.buffers.opened import open as open_buffer
 from replaystore.compat.checks import checked_path
+from replaystore.compat.places import Layout
 from replaystore.compat.ring import TensorRing
-from replaystore.compat.stored import Layout, StoredRing
+from replaystore.compat.stored import StoredRing
 from replaystore.containers.located import same
 from replaystore.converting.how import How
 from replaystore.converting.imports import RingImport

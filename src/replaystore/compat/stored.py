@@ -11,12 +11,14 @@ writing.
   corrections; it costs as much as saving the buffer.
 * A Zarr store gives the space of rows that left the ring back. An HDF5 file cannot, and grows by every row
   that is added.
+
+More than 25 methods because a ring in a store does all that one of tensors does, and is written to besides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,127 +27,16 @@ from numpy.typing import NDArray
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.opened import open as open_buffer
 from replaystore.compat.lazy import LazyTensor, Rows
+from replaystore.compat.places import NONE, Arrays, Edits, Layout, Located, sorted_out
 from replaystore.errors import ConflictError, UnsupportedError
-from replaystore.formats.shared.export import Output
 from replaystore.sampling.gather import Gather
-from replaystore.views.ring import Placement
 
-__all__ = ["PENDING_BYTES", "PENDING_ROWS", "Layout", "Move", "StoredRing", "View"]
+__all__ = ["PENDING_BYTES", "PENDING_ROWS", "StoredRing"]
 
 PENDING_ROWS = 4096
 """So many new rows wait for a commit at most."""
 PENDING_BYTES = 8 << 20
 """Or so many bytes of them."""
-
-Arrays = Mapping[str, NDArray[Any]]
-NONE = np.zeros(0, np.int64)
-
-
-class Move:
-    """How the rows of a ring, of which `size` are in use, come to lie in one of another capacity: oldest
-    first, from place 0 on."""
-
-    def __init__(self, before: int, size: int, position: int, capacity: int) -> None:
-        self.before = before
-        self.size = size
-        self.begin = position if size == before else 0
-        """The place of the oldest row."""
-        self.capacity = capacity
-        self.dropped = max(0, size - capacity)
-        """So many oldest rows do not fit."""
-        self.kept = size - self.dropped
-        self.position = self.kept % capacity
-
-    def placement(self, old: Placement) -> Placement:
-        """Where the rows lie then."""
-        stop = old.place + old.count
-        # Those before the oldest row come last.
-        place = np.concatenate([np.maximum(old.place, self.begin), old.place])
-        end = np.concatenate([stop, np.minimum(stop, self.begin)])
-        row = np.concatenate([old.row, old.row]) + place - np.concatenate([old.place, old.place])
-        age = np.where(place < self.begin, place - self.begin + self.before, place - self.begin)
-        first, last = np.maximum(age, self.dropped), np.minimum(age + end - place, self.size)
-        kept = last > first
-        return Placement(
-            self.capacity, (first - self.dropped)[kept], (row + first - age)[kept], (last - first)[kept]
-        )
-
-
-class View(Protocol):
-    """A store as a ring, as of its commit."""
-
-    placement: Placement
-    tensors: Mapping[str, Output]
-    size: int
-    position: int
-    numbers: Mapping[str, Any]
-    """What else the ring's files say of it."""
-    infos: Sequence[Any]
-    """The trajectories of the ring, as its files list them."""
-    living: bool
-    """Whether rows that are appended go where the ring has them."""
-
-    def resized(self, capacity: int) -> Self:
-        """The same with another capacity (but for `numbers` and `infos`), to be read only."""
-
-
-class Layout(Protocol):
-    """How the buffers of one project lie in a store."""
-
-    def view(self, buffer: Buffer) -> View:
-        """The store as a ring. UnsupportedError: it holds something else."""
-
-    def append(self, buffer: Buffer, rows: Arrays, splits: Sequence[tuple[int, str]]) -> None:
-        """Append rows, of which each of `splits` says how many make a trajectory of which split (none: that
-        is for the layout to say)."""
-
-
-class _Edits:
-    """Rows that were set, by place; the last one counts."""
-
-    def __init__(self) -> None:
-        self.places: Rows = np.zeros(0, np.int64)
-        self.values: NDArray[Any] = np.zeros((0, 1))
-
-    def set(self, places: Rows, values: NDArray[Any]) -> None:
-        both = np.concatenate([places[::-1], self.places[::-1]])
-        rows = np.concatenate([values[::-1], self.values[::-1]]) if len(self.places) else values[::-1]
-        self.places, first = np.unique(both, return_index=True)
-        self.values = rows[first]
-
-    def drop(self, places: Rows) -> None:
-        kept = ~np.isin(self.places, places)
-        self.places, self.values = self.places[kept], self.values[kept]
-
-    def apply(self, places: Rows, rows: NDArray[Any]) -> None:
-        at = np.searchsorted(self.places, places)
-        at[at == len(self.places)] = 0
-        found = self.places[at] == places
-        rows[found] = self.values[at[found]]
-
-
-class _Located(NamedTuple):
-    """Where the rows at some places are, worked out once for all fields."""
-
-    stored: Rows
-    """Their numbers in the store; any number of a row there for those that are elsewhere; none at all if all
-    of them are elsewhere."""
-    waiting: Rows = NONE
-    """Which of them wait,"""
-    pending: Rows = NONE
-    """their numbers among those,"""
-    unwritten: Rows = NONE
-    """and which of them are nowhere."""
-
-
-def _located(rows: Rows) -> _Located:
-    """What `StoredRing._locate` says, sorted out."""
-    if not len(rows) or rows.min() >= 0:
-        return _Located(rows)
-    newest = int(rows.max())
-    waiting = np.flatnonzero(rows < -1)
-    stored = np.where(rows < 0, newest, rows) if newest >= 0 else NONE
-    return _Located(stored, waiting, -2 - rows[waiting], np.flatnonzero(rows == -1))
 
 
 class StoredRing:
@@ -161,7 +52,7 @@ class StoredRing:
         self._room = 0
         """How many rows may wait."""
         self._waiting = 0
-        self._edits: dict[str, _Edits] = {}
+        self._edits: dict[str, Edits] = {}
         self._shown: int | None = None
         """The capacity that it is shown with instead of the store's."""
         self.look()
@@ -256,19 +147,19 @@ class StoredRing:
         found = {name: self._read(name, places, located, known.get(name)) for name in names}
         return {name: self.tensors[name].of(rows, shape) for name, rows in found.items()}
 
-    def _find(self, places: Rows) -> _Located:
+    def _find(self, places: Rows) -> Located:
         """Where the rows at these places are: the quick way, if there is one."""
         if self._origin is None:
-            return _located(self._locate(places))
+            return sorted_out(self._locate(places))
         behind = (places - self.view.position) % self.capacity
         rows, waiting, free = behind + self._origin, self._waiting, self.capacity - self.view.size
         if not waiting and not free:
-            return _Located(rows)
+            return Located(rows)
         if free:
             rows[behind < free] = self._origin + self.capacity - 1
         late = np.flatnonzero(behind < waiting)
         unwritten = np.flatnonzero((behind >= waiting) & (behind < free)) if free > waiting else NONE
-        return _Located(rows, late, behind[late], unwritten)
+        return Located(rows, late, behind[late], unwritten)
 
     def _together(self, names: Sequence[str], rows: Rows) -> dict[str, NDArray[Any]]:
         """These rows of those tensors that are fields of raw steps, which takes half of what one after the
@@ -305,7 +196,7 @@ class StoredRing:
         return rows
 
     def _read(
-        self, name: str, places: Rows, located: _Located, rows: NDArray[Any] | None = None
+        self, name: str, places: Rows, located: Located, rows: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """Rows of a field; `rows`: those in the store, if they are read already."""
         output = self.view.tensors[name]
@@ -401,7 +292,7 @@ class StoredRing:
     def set_rows(self, name: str, places: Rows, values: NDArray[Any]) -> None:
         """Change rows; they reach the store with the next commit."""
         self.check_writable()
-        self._edits.setdefault(name, _Edits()).set(places, values)
+        self._edits.setdefault(name, Edits()).set(places, values)
 
     @property
     def edited(self) -> bool:
