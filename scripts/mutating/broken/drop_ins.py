@@ -37,7 +37,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "ring-edit-lost",
-        "src/replaystore/compat/stored.py",
+        "src/replaystore/compat/places.py",
         "        rows[found] = self.values[at[found]]\n",
         "        rows[found] = rows[found]\n",
         "what is set in a field of a lazy buffer is read from it",
