@@ -30,6 +30,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from replaystore import registry
 from replaystore.buffers import opened as buffers
 from replaystore.buffers.buffer import Buffer
 from replaystore.checking.verify import verify
@@ -292,9 +293,10 @@ def _same(plain: PlainBuffer, buffer: Buffer, commit: int | None = None) -> None
 
 def _load_everything() -> None:
     """What stores import when they are first opened: children should not have to."""
-    for name in ("zarr", "hdf5", "codecs"):
-        importlib.import_module(f"replaystore.containers.protocol.{name}")
-    importlib.import_module("numcodecs")
+    for name in SUFFIXES:
+        registry.load("containers", name)
+    for module in ("replaystore.containers.codecs", "numcodecs"):
+        importlib.import_module(module)
 
 
 def main() -> int:
