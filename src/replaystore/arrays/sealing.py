@@ -164,11 +164,12 @@ def check_metadata(container: Container) -> None:
             raise CorruptError(f"{where}: {what}; restore it from a copy")
 
 
-def _is_metadata(name: str, files: Reads) -> bool:
+def _is_metadata(name: str, container: Container) -> bool:
     """Whether a file is compared when a store is opened. Where each file is a request, the copies that the
     root's metadata have of the others stand for them: those are what is believed."""
-    known = name == "zarr.json" or name.startswith(f"{tree.LOG}/")
-    return known or (name.endswith("/zarr.json") and isinstance(files, Maps))
+    own = container.metadata_name
+    known = name == own or name.startswith(f"{tree.LOG}/")
+    return known or (name.endswith(f"/{own}") and isinstance(container.files, Maps))
 
 
 def _differences(container: Container, *, metadata_only: bool = False) -> Iterator[tuple[str, str]]:
@@ -186,11 +187,11 @@ def _differences(container: Container, *, metadata_only: bool = False) -> Iterat
         files.forget(MANIFEST)
     lines = [_LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
     listed = {line[2]: line[1] for line in lines if line is not None}
-    if len(listed) != len(lines) or "zarr.json" not in listed:
+    if len(listed) != len(lines) or container.metadata_name not in listed:
         yield path, "the manifest of the archive is damaged"
         return
     for name, digest in listed.items():
-        if metadata_only and not _is_metadata(name, files):
+        if metadata_only and not _is_metadata(name, container):
             continue
         try:
             if files.size(name) > _most(container, name):

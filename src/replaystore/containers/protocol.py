@@ -264,6 +264,9 @@ class Container(Protocol):
     """Where it is, for messages."""
     lock_name: str
     """The name, in `files`, of the file that a writer locks."""
+    metadata_name: str
+    """Of a store of many files, the one that describes it, and those that describe its parts in their
+    folders; of a store in one file, empty."""
     carry: Callable[[str], AbstractContextManager[Any]]
     """Given by the writer of a store in one file, whose lock is the file's: to be entered, with the path of
     another file, while that takes the name."""

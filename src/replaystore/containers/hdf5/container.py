@@ -81,7 +81,7 @@ class Hdf5Container:
     """The HDF5 file `name` in `files`. It has as many methods as the protocol asks for; most of the work is
     in the hdf5_* modules."""
 
-    lock_name = ""
+    lock_name = metadata_name = ""
     carry: Callable[[str], contextlib.AbstractContextManager[Any]]
     capabilities = Capabilities(
         one_file=True,

@@ -64,6 +64,7 @@ class ZarrContainer:
 
     carry: Callable[[str], AbstractContextManager[Any]] = nullcontext
     capabilities = Capabilities()
+    metadata_name = "zarr.json"
     lock_name = f"{LOG}/c/lock"
 
     def __init__(self, files: Reads, *, writable: bool) -> None:
