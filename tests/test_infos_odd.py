@@ -13,7 +13,7 @@ import torch
 from info_tables import Table, columns_of, fields, record, vector
 
 from replaystore.errors import ReplayStoreWarning, SchemaError
-from replaystore.gymnasium import infos as infos_module
+from replaystore.gymnasium import info_keys
 from replaystore.gymnasium.infos import batch_of_one
 from replaystore.schema.fields import Field
 
@@ -121,7 +121,7 @@ def test_infos_that_are_no_dict_are_left_out(infos: Any) -> None:
 
 
 def test_a_new_key_in_each_step_does_not_make_fields_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infos_module, "MAX_KEYS", 5)
+    monkeypatch.setattr(info_keys, "MAX_KEYS", 5)
     table = Table()
     columns = columns_of(table, masks=False)
 
@@ -138,7 +138,7 @@ def test_a_new_key_in_each_step_does_not_make_fields_without_end(monkeypatch: py
     assert columns.left_out == {"*": 16}
     assert len(caught) == 1
     # What is not recorded takes no memory.
-    assert len(columns._tree) == len(columns_of(Table(), masks=False)._tree) + 5
+    assert len(columns.keys.tree) == len(columns_of(Table(), masks=False).keys.tree) + 5
 
 
 def test_masks_are_free_for_the_keys_that_need_them() -> None:

@@ -137,7 +137,6 @@ STILL_LONG = {
     "src/replaystore/containers/protocol.py: Container",
     "src/replaystore/containers/zarr/container.py",
     "src/replaystore/containers/zarr/container.py: ZarrContainer",
-    "src/replaystore/gymnasium/infos.py",
     "src/replaystore/storage/memory.py: MemoryFiles",
 }
 """Those that are being cut; nothing is added here."""

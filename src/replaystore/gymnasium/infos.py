@@ -17,17 +17,15 @@ another than that of the field.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import ArgumentError, ReplayStoreWarning, SchemaError, UnsupportedError
-from replaystore.schema.fields import Field, Schema
-from replaystore.schema.names import MAX_PARTS, join_path, split_path
+from replaystore.gymnasium.info_keys import TOO_MANY, InfoKeys, Key, named
+from replaystore.schema.names import MAX_PARTS
 from replaystore.schema.spaces import DTYPES
 from replaystore.schema.values import exactly
 
@@ -36,12 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InfoColumns", "batch_of_one"]
 
-MAX_KEYS = 1000
-"""So many keys are told apart; an environment that makes a new one in each step would make a field of
-each."""
 _NUMBERS = (bool, int, float, complex)
-_MASK = Field(np.dtype(bool), (), "mask")
-_TOO_MANY = f"there are over {MAX_KEYS} keys: name those to record with info=[...]"
 _Mask = NDArray[np.bool_]
 
 
@@ -67,24 +60,12 @@ def batch_of_one(info: Any, _around: tuple[int, ...] = ()) -> Any:
     return batch
 
 
-@dataclass(eq=False, slots=True)
-class _Key:
-    """A recorded key. `zeros`: a step's values where nobody has one; `masked`: the buffer has the mask
-    field."""
-
-    name: str
-    mask_name: str
-    mask_key: str
-    zeros: NDArray[Any]
-    masked: bool
-
-
 @dataclass(slots=True)
 class _Step:
     """What is known of one step. `rows`: the environments that the infos at hand are about (None: all)."""
 
     rows: _Mask | None
-    found: dict[_Key, tuple[NDArray[Any], _Mask | None]]  # values and where they are; None: in all rows
+    found: dict[Key, tuple[NDArray[Any], _Mask | None]]  # values and where they are; None: in all rows
     same_step: bool = False
     # a value without a mask of its own was added after the reset, by a wrapper, and is about the step of all.
     wrappers: bool = False
@@ -107,26 +88,18 @@ class InfoColumns:
         masks: bool,
         reserved: Sequence[str] = (),
     ) -> None:
-        if isinstance(selected, str):
-            raise ArgumentError(f"info takes a list of keys: info=[{selected!r}]")
-        self.left_out: dict[str, int] = {}
-        self._buffer = buffer
+        self.keys = InfoKeys(buffer, num_envs, selected, masks=masks, reserved=reserved)
+        self.left_out = self.keys.left_out
         self._num_envs = num_envs
-        self._selected = selected if isinstance(selected, bool) else frozenset(selected)
         self._masks = masks
-        self._reserved = tuple(reserved)
         self._true = np.ones(num_envs, dtype=bool)
         self._false = np.zeros(num_envs, dtype=bool)
         self._true_bytes = self._true.tobytes()
-        self._schema = buffer.schema
-        self._new: dict[str, tuple[Field, Literal[0, 1]]] = {}
-        """Fields that the infos at hand ask for, and what earlier rows have there."""
-        self._read_schema()
 
     @property
     def wanted(self) -> bool:
         """Whether any key may be recorded."""
-        return self._selected is not False
+        return self.keys.wanted
 
     def columns(
         self, infos: Any, resetting: _Mask | None = None, final: Any = None
@@ -136,8 +109,7 @@ class InfoColumns:
         `resetting`: environments whose part of `infos` is of a reset; None for none. `final`: the infos of
         their step before the reset.
         """
-        if self._buffer.schema is not self._schema:  # another recorder has added a field
-            self._read_schema()
+        self.keys.look()
         step = _Step(None, {}, same_step=final is not None)
         if self.wanted:
             if final is not None:
@@ -147,17 +119,16 @@ class InfoColumns:
             if resetting is not None:
                 step.rows = ~resetting
             self._look(infos, step)
-        columns: dict[str, NDArray[Any]] = dict(self._alone)
-        for key in self._keys:
+        columns: dict[str, NDArray[Any]] = dict(self.keys.alone)
+        for key in self.keys.recorded:
             values, present = step.found.get(key, (key.zeros, self._false))
             if present is not None and not key.masked:
-                self._new[key.mask_name] = _MASK, 1  # every row before has a value
-                key.masked = True
+                self.keys.mask(key)
             columns[key.name] = values
             if key.masked:
                 columns[key.mask_name] = self._true if present is None else present
-        if self._new:
-            self._add_fields()
+        if self.keys.new:
+            self.keys.add_fields()
         return columns
 
     # --- finding values
@@ -165,10 +136,10 @@ class InfoColumns:
     def _look(self, infos: Any, step: _Step) -> None:
         """Find the values in the infos at hand."""
         if isinstance(infos, Mapping):
-            self._walk(infos, self._tree, (), None, step)
+            self._walk(infos, self.keys.tree, (), None, step)
         else:
             remedy = "put the recorder inside of the wrapper that makes it of a dict"
-            self._leave_out("*", f"the infos came as a {type(infos).__name__}: {remedy}", step.rows)
+            self.keys.leave_out("*", f"the infos came as a {type(infos).__name__}: {remedy}", step.rows)
 
     def _walk(
         self,
@@ -185,14 +156,14 @@ class InfoColumns:
             if node is False:
                 continue
             # The way taken by nearly every step.
-            if whole and type(node) is _Key and type(value) is np.ndarray:
+            if whole and type(node) is Key and type(value) is np.ndarray:
                 own, zeros = infos.get(node.mask_key), node.zeros
                 everywhere = own is None or (type(own) is np.ndarray and own.tobytes() == self._true_bytes)
                 if everywhere and value.dtype == zeros.dtype and value.shape == zeros.shape:
                     step.found[node] = value, None
                     continue
             if node is None:
-                node = self._meet(infos, tree, path, key, value)
+                node = self.keys.meet(infos, tree, path, key, value)
                 if node is False:
                     continue
             mask = infos.get(f"_{key}") if self._masks else None
@@ -210,9 +181,9 @@ class InfoColumns:
             if present is not None and not present.any():
                 continue
             if isinstance(node, str):
-                self._leave_out("*" if node is _TOO_MANY else _named((*path, key)), node, present)
+                self.keys.leave_out("*" if node is TOO_MANY else named((*path, key)), node, present)
             elif isinstance(value, Mapping):
-                self._leave_out(_named((*path, key)), "it is a dict where it was a number", present)
+                self.keys.leave_out(named((*path, key)), "it is a dict where it was a number", present)
             else:
                 self._take(value, tree, (*path, key), own, rows, present, step)
 
@@ -231,7 +202,7 @@ class InfoColumns:
         numbers = self._numbers(value, tree.get(path[-1]), path, present)
         if numbers is None:
             return
-        node = tree.get(path[-1]) or self._create(tree, path, *numbers)
+        node = tree.get(path[-1]) or self.keys.create(tree, path, *numbers)
         if node is None:
             return
         by_reset = own is not None and rows is not None and not rows[own.argmax()]
@@ -252,13 +223,13 @@ class InfoColumns:
     ) -> tuple[NDArray[Any], _Mask | None] | None:
         """Values as a numeric array (num_envs, ...) with zeros where they are not present, and where they
         are; None if there are none."""
-        name = _named(path)
+        name = named(path)
         if isinstance(node, dict):
-            self._leave_out(name, "it is no dict where it was one", present)
+            self.keys.leave_out(name, "it is no dict where it was one", present)
         elif not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
-            self._leave_out(name, f"it holds a {type(value).__name__}, not numbers", present)
+            self.keys.leave_out(name, f"it holds a {type(value).__name__}, not numbers", present)
         elif value.ndim == 0 or value.shape[0] != self._num_envs:
-            self._leave_out(
+            self.keys.leave_out(
                 name,
                 f"its shape {value.shape} does not begin with the number of environments, {self._num_envs}",
                 present,
@@ -266,7 +237,7 @@ class InfoColumns:
         elif value.dtype == object:
             return self._unpack(value, node, path, present)
         elif value.dtype.name not in DTYPES or 0 in value.shape:
-            self._leave_out(name, f"it holds {value.dtype} of shape {value.shape[1:]}", present)
+            self.keys.leave_out(name, f"it holds {value.dtype} of shape {value.shape[1:]}", present)
         elif present is None:
             return np.asarray(value), None
         else:
@@ -276,7 +247,7 @@ class InfoColumns:
         return None
 
     def _unpack(
-        self, value: NDArray[Any], node: _Key | None, path: tuple[str, ...], present: _Mask | None
+        self, value: NDArray[Any], node: Key | None, path: tuple[str, ...], present: _Mask | None
     ) -> tuple[NDArray[Any], _Mask] | None:
         """The numbers in an array of objects, which Gymnasium makes of np.bool_, complex and whatever comes
         after a None."""
@@ -292,15 +263,15 @@ class InfoColumns:
                 else None
             )
             if array is None or array.dtype.name not in DTYPES or array.size == 0:
-                self._leave_out(_named(path), f"it holds a {type(item).__name__}, not numbers", 1)
+                self.keys.leave_out(named(path), f"it holds a {type(item).__name__}, not numbers", 1)
                 continue
             if values is None:
                 values = np.zeros((self._num_envs, *array.shape), array.dtype)
             fitted = exactly(array, values.dtype) if array.shape == values.shape[1:] else None
             if fitted is None:
                 beside = f"{values.dtype} of shape {values.shape[1:]}"
-                self._leave_out(
-                    _named(path), (f"it holds {array.dtype} of shape {array.shape} beside {beside}"), 1
+                self.keys.leave_out(
+                    named(path), (f"it holds {array.dtype} of shape {array.shape} beside {beside}"), 1
                 )
             else:
                 values[place], there[place] = fitted, True
@@ -310,7 +281,7 @@ class InfoColumns:
         self,
         values: NDArray[Any],
         present: _Mask | None,
-        node: _Key,
+        node: Key,
         path: tuple[str, ...],
         own: _Mask | None,
         *,
@@ -351,136 +322,8 @@ class InfoColumns:
             if one is not None:
                 fitted[place], there[place] = one[0], True
         if (left := asked & ~there).any():
-            self._leave_out(_named(path), reason, left)
+            self.keys.leave_out(named(path), reason, left)
         return fitted, None if present is None and there.all() else there
-
-    # --- keys
-
-    def _meet(
-        self, infos: Mapping[Any, Any], tree: dict[Any, Any], path: tuple[str, ...], key: Any, value: Any
-    ) -> Any:
-        """What stands in the tree for a key seen for the first time: False if nobody wants it, a text if it
-        cannot be recorded, and why."""
-        node: Any = None
-        if not isinstance(key, str):
-            node = f"its name is a {type(key).__name__}, not a string"
-        elif key[:1] == "_" and key[1:] in infos:
-            node = False if self._masks else f"this name is kept for the mask of {key[1:]!r}"
-        elif not self._is_wanted((*path, key), below=isinstance(value, Mapping)):
-            node = False
-        elif isinstance(value, Mapping):
-            node = {}
-        if self._met >= MAX_KEYS:
-            return False if node is False else _TOO_MANY
-        self._met += 1
-        if node is not None:
-            tree[key] = node
-        return node
-
-    def _is_wanted(self, path: tuple[str, ...], *, below: bool) -> bool:
-        if isinstance(self._selected, bool):
-            return self._selected
-        name = "/".join(path)
-        return any(
-            name == wanted or name.startswith(f"{wanted}/") or (below and wanted.startswith(f"{name}/"))
-            for wanted in self._selected
-        )
-
-    def _create(
-        self, tree: dict[Any, Any], path: tuple[str, ...], values: NDArray[Any], present: _Mask | None
-    ) -> _Key | None:
-        """Add the field of a new key; None if there can be none."""
-        last = path[-1]
-        node = self._node(path, np.zeros((self._num_envs, *values.shape[1:]), values.dtype.newbyteorder("=")))
-        added = {name: field for name, (field, _) in self._new.items()}
-        known = {**self._schema.fields, **added, **{key.mask_name: _MASK for key in self._keys}}
-        try:
-            if {node.name, node.mask_name} & known.keys():
-                raise SchemaError("a leading '_' is for masks: its name, or that of its mask, is taken")
-            declared = Field(values.dtype, values.shape[1:], "info")
-            near = {name: known[name] for name in known if _on_one_path(name, node.name, node.mask_name)}
-            Schema({**near, node.name: declared, node.mask_name: _MASK})
-        except (SchemaError, UnsupportedError) as error:
-            self._leave_out(_named(path), str(error), present)
-            tree[last] = str(error)
-            return None
-        self._new[node.name] = declared, 0
-        if self._buffer.rows_recorded:
-            self._new[node.mask_name] = _MASK, 0
-            node.masked = True
-        self._keys.append(node)
-        tree[last] = node
-        return node
-
-    def _add_fields(self) -> None:
-        """Add the new fields to the buffer, all at once: each time costs as much as a commit."""
-        new, self._new = self._new, {}
-        try:
-            self._buffer.add_fields(
-                {name: declared for name, (declared, _) in new.items()},
-                fill={name: fill for name, (_, fill) in new.items()},
-            )
-        except BaseException:
-            self._read_schema()  # none of them is there
-            raise
-        self._schema = self._buffer.schema
-
-    def _node(self, path: tuple[str, ...], zeros: NDArray[Any]) -> _Key:
-        mask_key = f"_{path[-1]}"
-        mask_name = join_path("info", *path[:-1], mask_key)
-        return _Key(join_path("info", *path), mask_name, mask_key, zeros, False)
-
-    def _read_schema(self) -> None:
-        self._schema = self._buffer.schema
-        self._tree: dict[Any, Any] = dict.fromkeys(
-            (*self._reserved, *(f"_{key}" for key in self._reserved)), False
-        )
-        self._keys: list[_Key] = []
-        self._alone: dict[str, NDArray[Any]] = {}
-        fields = self._schema.fields
-        for name, declared in fields.items():
-            path = split_path(name)[1:]
-            if name.startswith("info/") and declared.role == "mask":
-                self._alone[name] = np.zeros((self._num_envs, *declared.shape), bool)
-            if declared.role != "info" or not path:
-                continue
-            node = self._node(path, np.zeros((self._num_envs, *declared.shape), declared.dtype))
-            node.masked = node.mask_name in fields
-            if node.masked and (fields[node.mask_name].role, fields[node.mask_name].shape) != ("mask", ()):
-                raise SchemaError(
-                    f"field {node.mask_name!r} has the name of the mask of {name!r}: declare it with role "
-                    "'mask', or rename it"
-                )
-            self._keys.append(node)
-            if self._is_wanted(path, below=False):
-                tree = self._tree
-                for key in path[:-1]:
-                    tree = tree.setdefault(key, {})
-                tree[path[-1]] = node
-        self._met = len(self._keys)
-
-    def _leave_out(self, name: str, reason: str, where: _Mask | int | None) -> None:
-        """Count values that are not recorded, and warn the first time. `where`: how many, or of which
-        environments (None: of all)."""
-        if name not in self.left_out and len(self.left_out) >= MAX_KEYS:
-            name, reason = "*", _TOO_MANY
-        if name not in self.left_out:
-            what = "an info key" if name == "*" else f"info key {name!r}"
-            warnings.warn(
-                f"{what} is not recorded, or not in every row: {reason}", ReplayStoreWarning, stacklevel=2
-            )
-        count = self._num_envs if where is None else where if isinstance(where, int) else int(where.sum())
-        self.left_out[name] = self.left_out.get(name, 0) + count
-
-
-def _named(path: tuple[Any, ...]) -> str:
-    """What a key is called in warnings and in `left_out`."""
-    return "/".join(key if isinstance(key, str) else repr(key) for key in path)
-
-
-def _on_one_path(name: str, *others: str) -> bool:
-    """Whether a name is the beginning of the path of one of the others, or one of them of its own."""
-    return any(name.startswith(f"{other}/") or other.startswith(f"{name}/") for other in others)
 
 
 def _over(mask: _Mask, values: NDArray[Any]) -> _Mask:
