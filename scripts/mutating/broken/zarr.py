@@ -7,6 +7,7 @@ from mutant import Mutant
 __all__ = ["MUTANTS"]
 
 ZARR = "src/replaystore/containers/zarr/container.py"
+LOG = "src/replaystore/containers/zarr/log.py"
 POWER = "test_power_loss.py::test_no_power_cut_loses_what_was_acknowledged"
 POWER_AGAIN = "test_power_loss.py::test_nor_does_one_after_a_writer_that_went_on_where_another_was_stopped"
 SUITE = "test_backends.py::TestBackends"
@@ -14,7 +15,7 @@ SUITE = "test_backends.py::TestBackends"
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "zarr-files-not-synced",
-        ZARR,
+        LOG,
         "            self.files.sync_files(self._dirty)\n",
         "",
         "rows are on the disk before a record speaks of them",
@@ -22,7 +23,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "zarr-folders-not-synced",
-        ZARR,
+        LOG,
         "            self.files.sync_folders(self._folders)\n",
         "",
         "a new file of rows has its name on the disk before a record speaks of it",
@@ -30,7 +31,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "zarr-segment-renamed-before-sync",
-        ZARR,
+        LOG,
         '        self.files.sync_file(name + ".new")\n        self.files.rename(name + ".new", name)\n',
         '        self.files.rename(name + ".new", name)\n',
         "a segment of the log is whole when it gets its name",
@@ -38,7 +39,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "zarr-segment-name-not-synced",
-        ZARR,
+        LOG,
         "            self.files.sync_folder(folder)\n            del self._folders[folder]\n",
         "            del self._folders[folder]\n",
         "a segment of the log has its name on the disk before anything follows it",
@@ -46,7 +47,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "zarr-log-of-killed-writer-not-synced",
-        ZARR,
+        LOG,
         "self._dirty[name] = None  # whole or cut",
         "pass  # whole or cut",
         "what a killed writer left in the log is on the disk before another goes on",
@@ -54,7 +55,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "zarr-folder-of-killed-writer-not-synced",
-        ZARR,
+        LOG,
         "            self._note_folders(os.path.dirname(file))\n            self._made.add(file)",
         "            self._made.add(file)",
         "the name of a file that a killed writer made is on the disk before another goes on",

@@ -21,45 +21,36 @@ zarr.json are changed by `publish` alone. So what other software sees is always 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from replaystore.containers.checks import MOST_JSON, as_number, is_count, load_json
-from replaystore.containers.codecs import codec_for, crc32c
-from replaystore.containers.protocol import ArraySpec, Capabilities, ChunkEntry, Codec, Extent
-from replaystore.containers.records import segment_end
+from replaystore.containers.checks import as_number
+from replaystore.containers.codecs import crc32c
+from replaystore.containers.protocol import Capabilities, ChunkEntry, Extent
+from replaystore.containers.zarr.hierarchy import LOG_SPEC, Hierarchy
 from replaystore.containers.zarr.metadata import (
-    CHECKSUM,
-    CONVENTION,
-    GROUP,
-    MANIFEST,
     NOWHERE,
-    array_metadata,
     as_json,
     coded_index,
     consolidated,
-    document_checksum,
     group_metadata,
     header_bytes,
     raw_index,
     shard_name,
-    spec_of,
 )
-from replaystore.errors import CorruptError, FormatError, UnsupportedError
+from replaystore.errors import CorruptError
 from replaystore.schema import tree
 from replaystore.schema.tree import LOG, TAIL
-from replaystore.storage.protocol import Reads, Storage, Writes
+from replaystore.storage.protocol import Reads, Storage
 
 __all__ = ["ZarrContainer"]
 
-_LOG_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byte")
 
-
-class ZarrContainer:
+class ZarrContainer(Hierarchy):
     """A Zarr v3 hierarchy in `files`."""
 
     carry: Callable[[str], AbstractContextManager[Any]] = nullcontext
@@ -68,20 +59,8 @@ class ZarrContainer:
     lock_name = f"{LOG}/c/lock"
 
     def __init__(self, files: Reads, *, writable: bool) -> None:
-        if writable and not isinstance(files, Writes):
-            raise UnsupportedError(f"{files.path('')} can only be read: open it with mode='r'")
-        self.files = cast("Storage", files)
-        self.path = files.path("")
-        self.writable = writable
-        self._specs: dict[str, ArraySpec] | None = None
-        self._shown: dict[str, int] = {}
-        """The rows that the metadata of arrays are known to say."""
+        super().__init__(files, writable=writable)
         self._indexes: dict[tuple[str, int], dict[int, ChunkEntry]] = {}
-        self._dirty: dict[str, None] = {}
-        self._folders: dict[str, None] = {}
-        self._segment: tuple[str, int] | None = None
-        self._made: set[str] = set()
-        self._ends: dict[str, int] = {}
 
     @classmethod
     def create(cls, files: Storage, _: str, document: Mapping[str, Any]) -> ZarrContainer:
@@ -89,7 +68,7 @@ class ZarrContainer:
         container = cls(files, writable=True)
         container._write("zarr.json", as_json(group_metadata(document)))
         container._specs = {}
-        container.create_arrays({LOG: _LOG_SPEC})
+        container.create_arrays({LOG: LOG_SPEC})
         return container
 
     @classmethod
@@ -105,112 +84,11 @@ class ZarrContainer:
         """An existing hierarchy, for writing, whatever its document is like."""
         return cls(files, writable=True)
 
-    # --- metadata
-
-    def identity(self) -> object:
-        return self.files.identity()
-
-    def specs(self) -> Mapping[str, ArraySpec]:
-        if self._specs is None:
-            sealed = not self.writable and self.files.exists(MANIFEST)
-            self._specs = dict((sealed and self._consolidated()) or self._walk(""))
-        return self._specs
-
-    def _consolidated(self) -> list[tuple[str, ArraySpec]]:
-        """All arrays of a sealed store, by the copies that the root's metadata have of theirs; nothing if it
-        has none. One request instead of one for each array and group."""
-        copies = self._metadata("").get("consolidated_metadata")
-        nodes = copies.get("metadata") if isinstance(copies, dict) else None
-        found = nodes.items() if isinstance(nodes, dict) else ()
-        return [
-            self._described(name, metadata)
-            for name, metadata in found
-            if isinstance(metadata, dict) and metadata.get("node_type") == "array"
-        ]
-
-    def _described(self, name: str, metadata: Mapping[str, Any]) -> tuple[str, ArraySpec]:
-        spec = spec_of(metadata, self.files.path(f"{name}/zarr.json"))
-        self._shown[name] = metadata["shape"][0]
-        return name, spec
-
     def refresh(self) -> None:
         self._specs = None
         self._indexes.clear()
         if not self.writable:
             self.files.close()  # a rollback gives files a new identity
-
-    def _walk(self, folder: str) -> Iterator[tuple[str, ArraySpec]]:
-        for entry in self.files.list(folder):
-            name = f"{folder}/{entry}" if folder else entry
-            if entry == "zarr.json" or entry.endswith(".new"):
-                continue
-            try:
-                metadata = self._read_metadata(name)
-            except FileNotFoundError:
-                continue
-            if metadata.get("node_type") == "array":
-                yield self._described(name, metadata)
-            else:
-                yield from self._walk(name)
-
-    def _metadata(self, name: str) -> dict[str, Any]:
-        """zarr.json of a folder, which has to have one."""
-        try:
-            return self._read_metadata(name)
-        except FileNotFoundError:
-            file = f"{name}/zarr.json" if name else "zarr.json"
-            raise self._not_ours(
-                name, (f"{self.files.path('')} is not a replaystore store: it has no {file}")
-            ) from None
-
-    def _read_metadata(self, name: str) -> dict[str, Any]:
-        file = f"{name}/zarr.json" if name else "zarr.json"
-        found = load_json(self.files.read_whole(file, MOST_JSON), self.files.path(file))
-        if not isinstance(found, dict) or found.get("zarr_format") != 3:
-            raise self._not_ours(name, f"{self.files.path(file)}: not Zarr v3 metadata")
-        return found
-
-    def _not_ours(self, name: str, what: str) -> FormatError:
-        """Where there is a commit log there was a store."""
-        if name or self.files.exists(LOG):
-            return CorruptError(f"{what}; restore it from a copy")
-        return FormatError(f"{what}; check the path, or choose another name")
-
-    def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
-        known = dict(self.specs())
-        self._remove(specs)
-        groups = dict.fromkeys(group for name in specs for group in _above(name))
-        made = {group: as_json(GROUP) for group in groups if not self.files.exists(f"{group}/zarr.json")} | {
-            name: as_json(array_metadata(spec, 0, name)) for name, spec in specs.items()
-        }
-        files = {f"{name}/zarr.json": data for name, data in made.items()}
-        if self._segment is None:
-            for file, data in files.items():
-                self._write(file, data)
-        else:  # a store that others may open: whole or not at all
-            self.files.replace_files(files)
-        for name in made:
-            self._note_folders(name)
-        self._shown |= dict.fromkeys(specs, 0)
-        self._specs = {**known, **specs}
-
-    def codec(self, spec: ArraySpec) -> Codec:
-        return codec_for("zarr", spec)
-
-    def document(self) -> dict[str, Any]:
-        attributes = self._metadata("").get("attributes")
-        if not isinstance(attributes, dict) or not isinstance(attributes.get("replaystore"), dict):
-            raise self._not_ours(
-                "",
-                (
-                    f"{self.files.path('')} is a Zarr hierarchy, but not a replaystore "
-                    "store: no attribute `replaystore`"
-                ),
-            )
-        return dict(attributes["replaystore"])
-
-    def replace_document(self, document: Mapping[str, Any]) -> None:
-        self.files.replace("zarr.json", as_json(group_metadata(document)))
 
     # --- raw rows
 
@@ -314,71 +192,7 @@ class ZarrContainer:
             entries[number] = ChunkEntry(file, offset, nbytes)
         return entries
 
-    # --- the log
-
-    def segments(self) -> list[int]:
-        return sorted(
-            number for name in self.files.list(f"{LOG}/c") if (number := as_number(name)) is not None
-        )
-
-    def begin_segment(self, commit: int, record: bytes) -> None:
-        name, first = f"{LOG}/c/{commit}", self._segment is None
-        self.files.create(name + ".new")
-        self.files.write(name + ".new", 0, record)
-        self.files.sync_file(name + ".new")
-        self.files.rename(name + ".new", name)
-        # Whatever happens now: it is there, so nothing that goes to an older one would be seen.
-        self._segment = name, len(record)
-        for folder in (f"{LOG}/c", LOG) if first else (f"{LOG}/c",):  # the first one has made a folder
-            self._folders[folder] = None
-            self.files.sync_folder(folder)
-            del self._folders[folder]
-
-    def append_record(self, record: bytes) -> None:
-        assert self._segment is not None, "a writer has begun or cut a segment"
-        name, end = self._segment
-        try:
-            self.files.write(name, end, record)
-        except OSError:
-            # What is left of it is no record, and the next one goes over it, if there is one.
-            with suppress(OSError):
-                self.files.resize(name, end)
-            raise
-        self._dirty[name] = None
-        self._segment = name, end + len(record)
-
-    def read_segment(self, commit: int, start: int = 0) -> bytes:
-        name = f"{LOG}/c/{commit}"
-        if not self.writable:
-            self.files.forget(name)  # an older one of this name may have been replaced
-        stop = segment_end(
-            lambda offset, length: self.files.read(name, offset, length),
-            start,
-            self.files.size(name),
-            self.path,
-        )
-        return self.files.read(name, start, max(0, stop - start))
-
-    def cut_segment(self, commit: int, length: int) -> None:
-        name = f"{LOG}/c/{commit}"
-        for later in self.segments():
-            if later > commit:
-                self.files.remove(f"{LOG}/c/{later}")
-        if self.files.size(name) > length:
-            self.files.resize(name, length)
-        self._dirty[name] = None  # whole or cut: a killed writer may not have synced what it says
-        self._folders[f"{LOG}/c"] = None
-        self._segment = name, length
-
     # --- durability, other software, dropping
-
-    def sync(self) -> None:
-        if self._dirty:
-            self.files.sync_files(self._dirty)
-            self._dirty.clear()
-        if self._folders:
-            self.files.sync_folders(self._folders)
-            self._folders.clear()
 
     def publish(self, lengths: Mapping[str, int], entries: Mapping[str, Mapping[int, ChunkEntry]]) -> None:
         changed = {}
@@ -408,52 +222,6 @@ class ZarrContainer:
             {f"{name}/zarr.json": as_json(metadata) for name, metadata in changed.items()}
         )
         self._shown |= {name: lengths[name] for name in changed}
-
-    def published(self) -> Mapping[str, int]:
-        return {name: int(self._metadata(name)["shape"][0]) for name in self.specs()}
-
-    def metadata_problems(self) -> Iterator[tuple[str, str]]:
-        root = self._metadata("")["attributes"]
-        if root.get(CHECKSUM) != document_checksum(root["replaystore"]):
-            yield self.files.path("zarr.json"), "the document does not match its checksum"
-        if root.get("zarr_conventions") != [CONVENTION]:
-            yield self.files.path("zarr.json"), "zarr_conventions is not what was written"
-        if LOG not in self.specs():
-            yield self.files.path(f"{LOG}/zarr.json"), "the metadata of the commit log are missing"
-        groups = {group for name in self.specs() for group in _above(name)}
-        for group in sorted(groups):
-            if self._metadata(group) != GROUP:
-                yield (
-                    self.files.path(f"{group}/zarr.json"),
-                    "the metadata of this group is not what was written",
-                )
-        for name, spec in self.specs().items():
-            found = self._metadata(name)
-            if found != array_metadata(spec, found["shape"][0], name):
-                yield (
-                    self.files.path(f"{name}/zarr.json"),
-                    "the metadata of this array is not what was written",
-                )
-
-    def restore(self, specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> list[str]:
-        groups = {group for name in (LOG, *specs) for group in _above(name)}
-        wanted: dict[str, dict[str, Any]] = {group: dict(GROUP) for group in groups}
-        specs = {LOG: _LOG_SPEC, **specs}
-        wanted |= {name: array_metadata(spec, rows.get(name, 0), name) for name, spec in specs.items()}
-        restored = []
-        for name, metadata in sorted(wanted.items()):
-            try:
-                found = self._metadata(name)
-                if name in specs and name not in rows and is_count(found["shape"][0]):
-                    metadata["shape"][0] = found["shape"][0]
-                right = found == metadata
-            except (FormatError, LookupError, TypeError):
-                right = False
-            if not right:
-                self._write(f"{name}/zarr.json", as_json(metadata))
-                restored.append(name)
-        self._specs = None
-        return restored
 
     def index_problems(self, name: str, first: int, rows: int) -> Iterator[tuple[str, str]]:
         spec = self.specs()[name]
@@ -530,18 +298,6 @@ class ZarrContainer:
             if number is not None and (number + 1) * spec.shard_rows <= row:
                 self._remove_shard(name, entry, len(spec.shape))
 
-    def _remove(self, names: Collection[str]) -> None:
-        """Remove arrays; the metadata of one, which make it one, last."""
-        for name in names:
-            self.files.clear(name)
-        gone = set(names)
-        for known in (self._made, self._ends, self._dirty):
-            for file in [file for file in known if not gone.isdisjoint(_above(file))]:
-                known.discard(file) if isinstance(known, set) else known.pop(file)
-        self._folders = {
-            folder: None for folder in self._folders if folder not in gone and gone.isdisjoint(_above(folder))
-        }
-
     def _remove_shard(self, name: str, entry: str, dimensions: int) -> str:
         """Remove a file of rows; the folder that it was in."""
         file = f"{name}/c/{entry}" + "/0" * dimensions
@@ -562,34 +318,3 @@ class ZarrContainer:
 
     def close(self) -> None:
         self.files.close()
-
-    # --- small things
-
-    def _touch(self, file: str) -> None:
-        """Make a shard's file if it is not there, and note that it changes."""
-        if file not in self._made:
-            if not self.files.exists(file):
-                self.files.create(file)
-            # Of one that is there too: a killed writer made it, perhaps, and did not sync.
-            self._note_folders(os.path.dirname(file))
-            self._made.add(file)
-        self._dirty[file] = None
-
-    def _write(self, name: str, data: bytes) -> None:
-        self.files.create(name)
-        self.files.write(name, 0, data)
-        self._dirty[name] = None
-
-    def _note_folders(self, folder: str) -> None:
-        """The entries of a folder, and those of the folders above it, are new."""
-        while True:
-            self._folders[folder] = None
-            if not folder:
-                return
-            folder = os.path.dirname(folder)
-
-
-def _above(name: str) -> list[str]:
-    """The folders that a file, an array or a folder lies in, the outermost first."""
-    parts = name.split("/")
-    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]

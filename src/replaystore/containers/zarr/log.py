@@ -1,0 +1,121 @@
+"""The commit log of a Zarr folder, a file for each segment, and what of the files is not durable yet.
+
+The files lie in the folder of an empty array, where no Zarr reader looks.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import cast
+
+from replaystore.containers.checks import as_number
+from replaystore.containers.records import segment_end
+from replaystore.errors import UnsupportedError
+from replaystore.schema.tree import LOG
+from replaystore.storage.protocol import Reads, Storage, Writes
+
+__all__ = ["LoggedFiles"]
+
+
+class LoggedFiles:
+    """Files with a commit log among them."""
+
+    def __init__(self, files: Reads, *, writable: bool) -> None:
+        if writable and not isinstance(files, Writes):
+            raise UnsupportedError(f"{files.path('')} can only be read: open it with mode='r'")
+        self.files = cast("Storage", files)
+        self.path = files.path("")
+        self.writable = writable
+        self._dirty: dict[str, None] = {}
+        self._folders: dict[str, None] = {}
+        self._segment: tuple[str, int] | None = None
+        self._made: set[str] = set()
+        self._ends: dict[str, int] = {}
+
+    def segments(self) -> list[int]:
+        return sorted(
+            number for name in self.files.list(f"{LOG}/c") if (number := as_number(name)) is not None
+        )
+
+    def begin_segment(self, commit: int, record: bytes) -> None:
+        name, first = f"{LOG}/c/{commit}", self._segment is None
+        self.files.create(name + ".new")
+        self.files.write(name + ".new", 0, record)
+        self.files.sync_file(name + ".new")
+        self.files.rename(name + ".new", name)
+        # Whatever happens now: it is there, so nothing that goes to an older one would be seen.
+        self._segment = name, len(record)
+        for folder in (f"{LOG}/c", LOG) if first else (f"{LOG}/c",):  # the first one has made a folder
+            self._folders[folder] = None
+            self.files.sync_folder(folder)
+            del self._folders[folder]
+
+    def append_record(self, record: bytes) -> None:
+        assert self._segment is not None, "a writer has begun or cut a segment"
+        name, end = self._segment
+        try:
+            self.files.write(name, end, record)
+        except OSError:
+            # What is left of it is no record, and the next one goes over it, if there is one.
+            with suppress(OSError):
+                self.files.resize(name, end)
+            raise
+        self._dirty[name] = None
+        self._segment = name, end + len(record)
+
+    def read_segment(self, commit: int, start: int = 0) -> bytes:
+        name = f"{LOG}/c/{commit}"
+        if not self.writable:
+            self.files.forget(name)  # an older one of this name may have been replaced
+        stop = segment_end(
+            lambda offset, length: self.files.read(name, offset, length),
+            start,
+            self.files.size(name),
+            self.path,
+        )
+        return self.files.read(name, start, max(0, stop - start))
+
+    def cut_segment(self, commit: int, length: int) -> None:
+        name = f"{LOG}/c/{commit}"
+        for later in self.segments():
+            if later > commit:
+                self.files.remove(f"{LOG}/c/{later}")
+        if self.files.size(name) > length:
+            self.files.resize(name, length)
+        self._dirty[name] = None  # whole or cut: a killed writer may not have synced what it says
+        self._folders[f"{LOG}/c"] = None
+        self._segment = name, length
+
+    # --- durability
+
+    def sync(self) -> None:
+        if self._dirty:
+            self.files.sync_files(self._dirty)
+            self._dirty.clear()
+        if self._folders:
+            self.files.sync_folders(self._folders)
+            self._folders.clear()
+
+    def _touch(self, file: str) -> None:
+        """Make a shard's file if it is not there, and note that it changes."""
+        if file not in self._made:
+            if not self.files.exists(file):
+                self.files.create(file)
+            # Of one that is there too: a killed writer made it, perhaps, and did not sync.
+            self._note_folders(os.path.dirname(file))
+            self._made.add(file)
+        self._dirty[file] = None
+
+    def _write(self, name: str, data: bytes) -> None:
+        self.files.create(name)
+        self.files.write(name, 0, data)
+        self._dirty[name] = None
+
+    def _note_folders(self, folder: str) -> None:
+        """The entries of a folder, and those of the folders above it, are new."""
+        while True:
+            self._folders[folder] = None
+            if not folder:
+                return
+            folder = os.path.dirname(folder)
