@@ -126,7 +126,6 @@ WRITTEN = [
 ]
 
 STILL_LONG = {
-    "src/replaystore/arrays/commits.py",
     "src/replaystore/arrays/reading.py: StoreReader",
     "src/replaystore/buffers/opening.py",
     "src/replaystore/columns/coded.py",

@@ -6,6 +6,8 @@ from mutant import Mutant
 
 __all__ = ["MUTANTS"]
 
+ROLLBACK = "src/replaystore/arrays/rollback.py"
+COMMITTING = "src/replaystore/arrays/committing.py"
 STORE = "src/replaystore/arrays/commits.py"
 HISTORY = "src/replaystore/arrays/history.py"
 POWER = "test_power_loss.py::test_no_power_cut_loses_what_was_acknowledged"
@@ -38,7 +40,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "commit-record-before-its-rows",
-        STORE,
+        COMMITTING,
         "self._sync(always=bool(self._new_arrays))",
         "pass",
         "a record is appended only when all that it speaks of is on the disk",
@@ -46,7 +48,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "commit-record-not-synced",
-        STORE,
+        COMMITTING,
         "            self.container.append_record(record)\n            self._sync()\n",
         "            self.container.append_record(record)\n",
         "a commit that was acknowledged is on the disk",
@@ -54,7 +56,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "unsynced-arrays-not-synced",
-        STORE,
+        COMMITTING,
         "self._sync(always=bool(self._new_arrays))",
         "self._sync()",
         "without durability an array that the log speaks of is on the disk all the same",
@@ -62,7 +64,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "unsynced-segment-not-synced",
-        STORE,
+        COMMITTING,
         "_sync(always=True)\n            with self.state_lock:\n                state.tables |=",
         "_sync()\n            with self.state_lock:\n                state.tables |=",
         "without durability the rows of tables are on the disk before a segment begins that counts them",
@@ -70,7 +72,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "unsynced-close-without-a-segment",
-        STORE,
+        COMMITTING,
         "if self.state.end > TIDY_BYTES or (not self.durable and self.state.commit > self.state.base):",
         "if self.state.end > TIDY_BYTES:",
         "without durability a closed store is opened without comparing its rows with its checksums",
@@ -78,7 +80,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "unsynced-ring-drops-before-sync",
-        STORE,
+        COMMITTING,
         "        if not self.durable and any(self._drops(group, row) for group, row in first.items()):\n",
         "        if not self.durable and not first:\n",
         "without durability rows go only when a commit that does without them is on the disk",
@@ -86,7 +88,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "rollback-forgets-what-was-given-up",
-        STORE,
+        ROLLBACK,
         "                state.dead = [*newest.dead, [commit + 1, newest.commit]]\n",
         "                state.dead = [*newest.dead, [newest.commit, newest.commit]]\n",
         "no commit that was rolled back can be opened",

@@ -59,8 +59,8 @@ def tiny() -> Iterator[None]:
     Some commits begin a segment and some do not: its first record alone has some 6000 bytes."""
     with (
         shards_of(2),
-        patch("replaystore.arrays.commits.SEGMENT_BYTES", 9000),
-        patch("replaystore.arrays.commits.TIDY_BYTES", 7000),
+        patch("replaystore.arrays.committing.SEGMENT_BYTES", 9000),
+        patch("replaystore.arrays.committing.TIDY_BYTES", 7000),
         patch("replaystore.arrays.appending.TAIL_BYTES", 512),
     ):
         yield

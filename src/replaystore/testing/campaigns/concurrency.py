@@ -214,7 +214,7 @@ def _small() -> Iterator[None]:
     """Shards and segments of the log so small that many begin within seconds."""
     with (
         shards_of(8),
-        patch("replaystore.arrays.commits.SEGMENT_BYTES", 30_000),
+        patch("replaystore.arrays.committing.SEGMENT_BYTES", 30_000),
     ):
         yield
 

@@ -21,10 +21,12 @@ __all__ = ["CODE", "child_begins", "child_ends", "measured", "report", "started"
 CODE = [
     "arrays/appending.py",
     "arrays/commits.py",
+    "arrays/committing.py",
     "arrays/history.py",
     "arrays/incomplete.py",
     "arrays/reading.py",
     "arrays/records.py",
+    "arrays/rollback.py",
     "arrays/state.py",
     "containers/hdf5/front.py",
     "containers/hdf5/log.py",

@@ -1,0 +1,250 @@
+"""Commits: what was appended becomes a part of the store, at once, by one record of the log.
+
+* `commit`: everything appended is made durable, then one record is appended to the log and made durable.
+  Nothing else is ever the truth.
+* When a segment of the log has grown, the rows of the tables move to their arrays and a new segment begins,
+  with a record that says everything.
+* What other software sees (shapes, indexes) is changed by `publish` alone, and lags behind the commits until
+  then.
+* Without durability only plain commits are not synced. What else changes (a segment of the log begins,
+  arrays, the document, publishing, dropping rows) is synced with all that was written before, so that after a
+  power cut the base record of the newest segment is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from replaystore.arrays.appending import Appender, of_shard
+from replaystore.arrays.records import now
+from replaystore.arrays.state import DOCUMENT, Piece, State
+from replaystore.containers.codecs import extend
+from replaystore.containers.protocol import ChunkEntry
+from replaystore.containers.records import encode_record
+from replaystore.errors import CorruptError, SchemaError, StorageError
+from replaystore.schema import tree
+
+__all__ = ["Committer"]
+
+SEGMENT_BYTES = 1 << 20
+"""A segment of the log is ended beyond this: opening a store reads one segment."""
+TIDY_BYTES = 1 << 16
+"""A closed store's last segment is at most about this long."""
+DOCUMENT_BYTES = 1 << 16
+"""A document of at most this size is copied into each segment of the log."""
+
+
+class Committer(Appender):
+    """A store whose rows are appended and committed."""
+
+    def commit(
+        self,
+        extra: Mapping[str, Any],
+        *,
+        first: Mapping[str, int] | None = None,
+        attachments: Mapping[str, bytes] | None = None,
+    ) -> int:
+        """Make everything appended durable and visible, at once; return the number of the commit.
+
+        `extra` (JSON) is kept with it, and `attachments` until the next commit. Rows of a group before
+        `first` are dropped."""
+        with self.lock, self.storage("commit"):
+            self._encoder.finish()
+            self._store_chunks()
+            attached = self._write_tails(attachments or {})
+            meta, blobs = self._describe(extra, first or {})
+            meta["attached"] = {
+                name: list(vars(kept).values()) for name, kept in attached.items() if isinstance(kept, Piece)
+            }
+            blobs |= {"keep:" + name: kept for name, kept in attached.items() if isinstance(kept, bytes)}
+            record = encode_record(meta, blobs)
+            # a store whose log speaks of an array that is not there does not open.
+            self._sync(always=bool(self._new_arrays))
+            self.container.append_record(record)
+            self._sync()
+            with self.state_lock:
+                self.state.apply(meta, blobs)
+                self.state.end += len(record)
+            fresh = any(not tree.is_journal(name) for name in self._new_arrays)
+            self._forget_pending()
+        # The commit is made; what tidies up after it is tried again by the next one.
+        with suppress(StorageError, OSError):
+            self._tidy(first or {})
+            if fresh:
+                self.publish()  # other software sees the new array, which has as many rows as the others
+        return self.state.commit
+
+    def _tidy(self, first: Mapping[str, int]) -> None:
+        """Give back the space of dropped rows; end a long segment of the log."""
+        if not self.durable and any(self._drops(group, row) for group, row in first.items()):
+            self.begin_segment()  # a commit that does without these rows is on the disk before they go
+            self._dropped |= first
+        for group, row in first.items():
+            for name in self._row_counts(group):
+                if not self.container.specs()[name].journaled:
+                    self.container.drop_before(name, row)
+        if self.state.end > SEGMENT_BYTES + 2 * sum(rows.size for rows in self.state.mutable.values()):
+            self.begin_segment()
+
+    def _drops(self, group: str, row: int) -> bool:
+        """Whether dropping the rows before this one gives back the space of any that were there the last
+        time."""
+        shards = {
+            spec.shard_rows
+            for name, spec in self.container.specs().items()
+            if tree.group_of(name) == group and not spec.journaled
+        }
+        return any(row // rows != self._dropped.get(group, 0) // rows for rows in shards)
+
+    def _describe(
+        self, extra: Mapping[str, Any], first: Mapping[str, int]
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """The record of a commit: its JSON and its blobs."""
+        lengths: dict[str, int] = {}
+        for name, rows in self._all_rows():
+            if tree.is_checksums(name) or tree.is_journal(name):
+                continue
+            group = tree.group_of(name)
+            if lengths.setdefault(group, rows) != rows:
+                raise SchemaError(
+                    f"{self}: the arrays of {group} have different numbers of rows: {self._row_counts(group)}"
+                )
+        meta: dict[str, Any] = {
+            "commit": self.state.commit + 1,
+            "parent": self.state.commit,
+            "time": now(),
+            "lengths": dict(sorted(lengths.items())),
+            "extra": dict(extra),
+            "partial": {
+                name: array.crc
+                for name, array in self._raw.items()
+                if array.crc and not tree.is_journal(name)
+            },
+        }
+        if self._coded:
+            starts = {
+                name: array.rows // array.spec.chunk_rows * array.spec.chunk_rows
+                for name, array in self._coded.items()
+            }
+            fresh = {
+                name: [p for p in self._new_pieces.get(name, []) if p.start >= starts[name]]
+                for name in self._coded
+            }
+            meta["tails"] = {
+                name: [starts[name], [list(vars(p).values()) for p in fresh[name]]] for name in self._coded
+            }
+            meta["entries"] = {
+                name: [[n, e.object, e.offset, e.length] for n, e in known.items()]
+                for name, known in self._entries.items()
+            }
+        if self._tail_reset:
+            meta["tail_reset"] = True
+        if first:
+            meta["first"] = dict(first)
+        if self._new_arrays:
+            meta["arrays"] = {name: spec.to_json() for name, spec in self._new_arrays.items()}
+        blobs: dict[str, bytes] = {}
+        for name, pieces in self._pending.items():
+            blobs[("grow:" if self.container.specs()[name].mutable else "rows:") + name] = b"".join(pieces)
+        for name, changes in self._changes.items():
+            blobs["at:" + name] = np.concatenate([at for at, _ in changes]).astype("<i8").tobytes()
+            blobs["set:" + name] = np.concatenate([rows for _, rows in changes]).tobytes()
+        return meta, blobs
+
+    def begin_segment(self) -> None:
+        """Bring the rows of the tables to their arrays and begin a new segment of the log. Changes nothing
+        that can be seen.
+
+        A segment that begins with this commit has nothing to bring, and is not written anew: readers may be
+        in the midst of it."""
+        if self.state.commit == self.state.base:
+            return
+        with self.lock, self.storage("end a segment of the log"):
+            state, tables = self.state, {}
+            appended = {name: b"".join(blobs) for name, blobs in state.appended.items()}
+            for name, data in appended.items():
+                rows, checksum = state.tables.get(name, (0, 0))
+                tables[name] = (
+                    rows + len(data) // self.container.specs()[name].row_bytes,
+                    extend(checksum, data),
+                )
+            self.container.reserve({name: rows for name, (rows, _) in tables.items()})
+            for name, data in appended.items():
+                self.container.write_rows(name, state.tables.get(name, (0, 0))[0], memoryview(data))
+            self._sync(always=True)
+            with self.state_lock:
+                state.tables |= tables
+                state.appended = {}
+                self._forget_tables()
+            for name, entries in state.entries.items():
+                shard = self.rows(name) // self.container.specs()[name].shard_rows
+                state.entries[name] = (
+                    {}
+                    if self.container.capabilities.knows_its_chunks
+                    else of_shard(entries, shard, self.container.specs()[name].chunks_per_shard)
+                )
+            self._start_log(state)
+
+    def _start_log(self, state: State) -> None:
+        meta, blobs = state.to_base()
+        document = json.dumps(self.container.document(), separators=(",", ":")).encode()
+        if len(document) <= DOCUMENT_BYTES:
+            blobs[DOCUMENT] = document
+        record = encode_record(meta, blobs)
+        self.container.begin_segment(state.commit, record)
+        state.base, state.end = state.commit, len(record)
+
+    def tidy(self) -> None:
+        """Begin a new segment of the log if much would have to be read to open the store, or compared with
+        what is on the disk."""
+        if self.state.end > TIDY_BYTES or (not self.durable and self.state.commit > self.state.base):
+            self.begin_segment()
+
+    def publish(self) -> None:
+        """Let other software see all committed rows (our own readers need nothing of this)."""
+        with self.lock, self.storage("publish"):
+            if self.state.appended or self.state.mutable:
+                self.begin_segment()  # brings the tables' rows to their arrays
+                self.container.reserve({name: len(rows) for name, rows in self.state.mutable.items()})
+                for name, rows in self.state.mutable.items():
+                    self.container.write_rows(name, 0, rows.reshape(-1).data)
+            partial, entries = {}, {}
+            for name, array in self._coded.items():
+                known = {**self.state.entries.get(name, {}), **self._entries.get(name, {})}
+                per_shard, (start, tail) = array.spec.chunks_per_shard, self.tail(name)
+                if len(tail):
+                    chunk = np.zeros((array.spec.chunk_rows, array.spec.row_bytes), np.uint8)
+                    chunk[: len(tail)] = (
+                        np.ascontiguousarray(tail).reshape(-1).view(np.uint8).reshape(len(tail), -1)
+                    )
+                    number, data = start // array.spec.chunk_rows, array.codec.encode(chunk.reshape(-1))
+                    shown = self._shown(name, number, data)
+                    if shown is None:
+                        partial[name] = {number: data}
+                    else:
+                        known[number] = shown
+                entries[name] = of_shard(
+                    known, max(0, self.rows(name) - 1) // array.spec.shard_rows, per_shard
+                )
+            for name, placed in self.container.write_chunks(partial).items() if partial else ():
+                entries[name] = {**entries[name], **placed}
+            self._sync(always=True)
+            lengths = {name: self.rows(name) for name in self.state.arrays if not tree.is_journal(name)}
+            self.container.publish(lengths, entries)
+
+    def _shown(self, name: str, chunk: int, data: bytes) -> ChunkEntry | None:
+        """Where other software finds an unfinished chunk already, if it is these bytes.
+
+        Asked where an index is of one shard; HDF5's is of all chunks, and is looked up in a transaction."""
+        if self.container.capabilities.knows_its_chunks:
+            return None
+        try:
+            entry = self.container.entry(name, chunk)
+            return entry if entry is not None and self.container.files.read(*entry) == data else None
+        except (CorruptError, FileNotFoundError):
+            return None

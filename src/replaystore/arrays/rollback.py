@@ -1,0 +1,207 @@
+"""Going back to an older commit, and taking up writing where a commit is.
+
+`rollback` never overwrites what a reader may have open: when it is in the log, the objects that hold rows to
+be written anew are replaced by copies, and only when that is in the log, too, is anything written to them. A
+reader looks at the log after it has opened an object: if no rollback is there, what it has opened stays as it
+is for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from replaystore.arrays.appending import CodedArray, RawArray
+from replaystore.arrays.committing import Committer
+from replaystore.arrays.records import now
+from replaystore.arrays.state import SEALED, Piece, State
+from replaystore.containers.codecs import crc32c as value
+from replaystore.containers.protocol import ArraySpec, ChunkEntry
+from replaystore.containers.records import encode_record
+from replaystore.schema import tree
+
+__all__ = ["Reverter"]
+
+_FULL = 1 << 62
+
+
+class Reverter(Committer):
+    """A store that can be taken back to an older commit."""
+
+    def rollback(self, commit: int, *, attachments: Mapping[str, bytes] | None = None) -> None:
+        """Go back to an older commit, with these attachments; those after it are given up. What readers have
+        open stays as it is.
+
+        `attachments`: None for those of the commit, as far as they are still there."""
+        with self.lock:
+            newest, old = self.state, self.pin(commit)
+            with self.storage("roll back"):
+                specs = self.container.specs()
+                rows = {name: old.rows(name) for name in old.state.arrays if not tree.is_journal(name)}
+                tables = {
+                    name: old.table(name).tobytes()
+                    for name in rows
+                    if specs[name].journaled and not specs[name].mutable
+                }
+                tails = {name: old.tail(name) for name in self._coded if name in rows}
+                state = State(
+                    newest.store,
+                    newest.commit + 1,
+                    commit,
+                    now(),
+                    dict(old.state.lengths),
+                    dict(newest.first),
+                    old.state.extra,
+                )
+                state.arrays = {
+                    name: spec
+                    for name, spec in newest.arrays.items()
+                    if name in rows or tree.is_journal(name)
+                }
+                state.dead = [*newest.dead, [commit + 1, newest.commit]]
+                state.mutable = old.state.mutable
+                self._complete_tables(tables)
+                state.tables = {name: (rows[name], value(data)) for name, data in tables.items()}
+                state.partial = {
+                    name: crc
+                    for name in self._raw
+                    if name in rows and (crc := self._partial(name, rows[name]))
+                }
+                if not self.container.capabilities.knows_its_chunks:
+                    state.entries = {name: self._kept_entries(name, rows[name]) for name in tails}
+                state.unforked = True
+                self._rolling_back = True  # so far nothing that was committed has changed
+                self._encoder.discard()
+                self._forget_pending()
+                self._resume_tails()
+                # The other one: until the rollback is known, the newest commit needs its own.
+                self._tail_used = _FULL
+                for name, (start, tail) in tails.items():
+                    array = self._coded[name]
+                    array.rows, array.kept = rows[name], start
+                    array.chunk[: len(tail)] = (
+                        np.ascontiguousarray(tail)
+                        .reshape(-1)
+                        .view(np.uint8)
+                        .reshape(len(tail), array.spec.row_bytes)
+                    )
+                if attachments is None:
+                    kept = {name: old.attachment(name) for name in old.state.attached}
+                    attachments = {name: data for name, data in kept.items() if data is not None}
+                state.attached = self._write_tails(attachments)
+                state.tails = self._new_pieces
+                self._sync(always=True)
+                self._start_log(state)
+                with self.state_lock:
+                    self.state = state
+                    self._forget_tables()
+                self._rolling_back = False
+            with self.storage("roll back"):
+                self._fork()
+                self._resume()
+        self.publish()
+        with self.storage("roll back"):
+            self._trim()
+
+    def _complete_tables(self, tables: Mapping[str, bytes]) -> None:
+        """Bring rows of the tables that are only in the log so far to their arrays: those that the newest
+        commit has there, too."""
+        for name, data in tables.items():
+            width, written = self.container.specs()[name].row_bytes, self.state.tables.get(name, (0, 0))[0]
+            if len(data) > written * width:
+                self.container.reserve({name: len(data) // width})
+                self.container.write_rows(name, written, memoryview(data)[written * width :])
+
+    def _fork(self) -> None:
+        """End a rollback: no object that is written to from now on is one that readers of what was given up
+        have open."""
+        names = [name for name in self.state.arrays if not tree.is_journal(name)]
+        self.container.fork(
+            {
+                name: self.state.tables[name][0] if name in self.state.tables else self.rows(name)
+                for name in names
+            }
+        )
+        record = encode_record({"commit": self.state.commit, "forked": True}, {})
+        self.container.append_record(record)
+        with self.state_lock:
+            self.state.unforked = False
+            self.state.end += len(record)
+
+    def _kept_entries(self, name: str, rows: int) -> dict[int, ChunkEntry]:
+        """Entries of the complete chunks of the shard that row `rows` falls into."""
+        spec = self.container.specs()[name]
+        numbers = range(rows // spec.shard_rows * spec.chunks_per_shard, rows // spec.chunk_rows)
+        return {n: entry for n in numbers if (entry := self.locate(name, n)) is not None}
+
+    def _partial(self, name: str, rows: int) -> int:
+        spec = self.container.specs()[name]
+        start = rows // spec.chunk_rows * spec.chunk_rows
+        return value(self.read_raw(name, start, rows)) if rows > start else 0
+
+    def _resume(self, *, empty: bool = False) -> None:
+        """Set up the writing state from the commit; `empty`: for a rollback, which brings the rows of
+        unfinished chunks itself."""
+        self._raw, self._coded, self._table_rows = {}, {}, {}
+        self._forget_pending()
+        self._unseal()
+        for name in self.state.arrays:
+            spec = self.container.specs()[name]
+            rows = self.rows(name) if not tree.is_journal(name) else 0
+            if spec.journaled:
+                self._table_rows[name] = rows
+            elif spec.codec is None:
+                self._raw[name] = RawArray(spec, rows, self.state.partial.get(name, 0))
+            else:
+                self._coded[name] = self._open_coded(name, spec, rows, empty)
+        self._resume_tails()
+
+    def _unseal(self) -> None:
+        """Take up a store again whose sealing did not end: its unfinished chunks are padded, and their places
+        in the indexes alone."""
+        state, specs = self.state, self.container.specs()
+        if state.extra.get(SEALED) is not True:
+            return
+        for name in state.arrays:
+            if specs[name].codec is not None and not specs[name].journaled:
+                self.tail(name)
+                state.partial.pop(name, None)
+                if not self.container.capabilities.knows_its_chunks:
+                    state.entries[name] = self._kept_entries(name, self.rows(name))
+        # Without what helps to open a store that does not change.
+        self.container.replace_document(self.container.document())
+
+    def _resume_tails(self) -> None:
+        """Go on in the tail array that the commit's pieces lie in, after them."""
+        width = {name: self.container.specs()[name].row_bytes for name in self.state.tails}
+        used = [
+            (p.slot, p.offset + p.rows * width[name])
+            for name, known in self.state.tails.items()
+            for p in known
+        ]
+        used += [
+            (kept.slot, kept.offset + kept.rows)
+            for kept in self.state.attached.values()
+            if isinstance(kept, Piece)
+        ]
+        self._tail_slot = used[-1][0] if used else 0  # a commit's pieces all lie in one
+        # Nothing known: begin the other one, readers may need this.
+        self._tail_used = max((end for _, end in used), default=_FULL)
+
+    def _open_coded(self, name: str, spec: ArraySpec, rows: int, empty: bool) -> CodedArray:
+        chunk = np.zeros((spec.chunk_rows, spec.row_bytes), np.uint8)
+        if not empty:
+            start, tail = self.tail(name)
+            chunk[: rows - start] = (
+                np.ascontiguousarray(tail).reshape(-1).view(np.uint8).reshape(rows - start, spec.row_bytes)
+            )
+        # Then no tail array has the rows of the unfinished chunk.
+        sealed = self.state.extra.get(SEALED) is True
+        kept = rows // spec.chunk_rows * spec.chunk_rows if sealed else rows
+        return CodedArray(spec, self.container.codec(spec), rows, chunk, kept=kept)
+
+    def _trim(self) -> None:
+        self.container.trim(
+            {name: self.rows(name) for name in self.state.arrays if not tree.is_journal(name)}
+        )
