@@ -6,6 +6,7 @@ from mutant import Mutant
 
 __all__ = ["MUTANTS"]
 
+FETCHING = "src/replaystore/columns/fetching.py"
 HISTORY = "src/replaystore/arrays/history.py"
 READING = "src/replaystore/arrays/reading.py"
 HISTORIES = "test_other_histories.py"
@@ -13,7 +14,7 @@ HISTORIES = "test_other_histories.py"
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "coded-chunk-checksum-not-compared",
-        "src/replaystore/columns/coded.py",
+        FETCHING,
         "        if checksum is not None and self.codec.checksum(data) != checksum:\n",
         "        if checksum is not None and not len(data):\n",
         "a coded chunk that has changed is an error and no rows",

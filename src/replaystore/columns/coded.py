@@ -17,119 +17,29 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import NamedTuple
+from concurrent.futures import wait
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.columns.protocol import Rows, StoredColumn
+from replaystore.columns import decoded
+from replaystore.columns.fetching import Failure, Fetching, Piece, Wanted
+from replaystore.columns.protocol import Rows
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
-from replaystore.errors import CorruptError, SchemaError, StorageError
-from replaystore.forks import renew_in_children
+from replaystore.errors import CorruptError, SchemaError
 from replaystore.storage.protocol import Reads
 
-__all__ = ["CodedColumn", "DecodedChunks", "Decoding"]
+__all__ = ["CodedColumn", "Decoding"]
 
-CACHE_BYTES = 64 << 20
 MOST_KNOWN = 1 << 16
 """Chunks whose places are remembered: finding them anew takes as long as decoding a small one."""
 JOB_BYTES = 1 << 20
 """Decoded bytes of a job: handing over less than half of this costs more than it gains."""
 JOB_CHUNKS = 4
 """Chunks of a job, be they large, if there are many: if they go side by side, one call decodes them all."""
-
-Key = tuple[int, int, ChunkEntry, int | None]
-"""Column, chunk, and what tells its versions apart: a partly filled last chunk is replaced, a store may be
-rolled back."""
-
-
-class DecodedChunks:
-    """The chunks decoded last, at most `limit` bytes of them. Safe to use from several threads."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.size = 0
-        self._lock = threading.Lock()
-        self._chunks: OrderedDict[Key, NDArray[np.uint8]] = OrderedDict()
-
-    def get(self, key: Key) -> NDArray[np.uint8] | None:
-        """The bytes of a chunk, if they are there."""
-        with self._lock:
-            found = self._chunks.get(key)
-            if found is not None:
-                self._chunks.move_to_end(key)
-            return found
-
-    def put(self, key: Key, chunk: NDArray[np.uint8]) -> None:
-        """Keep the bytes of a chunk, and let go of those not used for the longest time."""
-        if chunk.nbytes > self.limit:
-            return
-        with self._lock:
-            if key not in self._chunks:
-                self._chunks[key] = chunk
-                self.size += chunk.nbytes
-            while self.size > self.limit:
-                self.size -= self._chunks.popitem(last=False)[1].nbytes
-
-    def forget(self, column: int) -> None:
-        """Let go of a column's chunks."""
-        with self._lock:
-            for key in [key for key in self._chunks if key[0] == column]:
-                self.size -= self._chunks.pop(key).nbytes
-
-
-class _Shared:
-    """What the columns of a process share; made anew in a forked child, where threads and held locks did not
-    come along."""
-
-    def __init__(self) -> None:
-        self.cache = DecodedChunks(CACHE_BYTES)
-        self.workers = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
-        self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
-
-    def pool(self) -> ThreadPoolExecutor:
-        """The decoding threads, started on first use."""
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="replaystore-decode")
-            return self._pool
-
-
-_shared = _Shared()
-
-
-def _after_fork() -> None:
-    global _shared  # noqa: PLW0603  # what a child inherited is of no use to it
-    _shared = _Shared()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-class _Piece(NamedTuple):
-    """What a request needs of one chunk."""
-
-    chunk: int
-    to: slice | NDArray[np.intp]
-    """Which rows of the result."""
-    of: slice | NDArray[np.int64]
-    """Which rows of the chunk."""
-    whole: bool = False
-    """All of them, one after another: `to` is a slice."""
-
-
-Wanted = tuple[_Piece, ChunkEntry | None, int | None]
-"""With where its chunk lies and what its checksum is, as far as known."""
-Failure = tuple[_Piece, CorruptError]
 
 
 _Place = tuple[int, int]
@@ -146,7 +56,9 @@ class Decoding:
         self._column, self._out, self._again = column, out, list[_Place]()
         self._jobs = deque(jobs)
         self._process, self._abandoned = os.getpid(), False
-        self._running = [_shared.pool().submit(self._work) for _ in range(min(threads, len(self._jobs)))]
+        self._running = [
+            decoded.shared.pool().submit(self._work) for _ in range(min(threads, len(self._jobs)))
+        ]
 
     def _work(self) -> None:
         """Do what nobody has begun yet."""
@@ -172,7 +84,7 @@ class Decoding:
         for chunk, _ in again:  # it may lie somewhere else by now
             self._column._known.pop(chunk, None)
         pieces = [
-            _Piece(chunk, slice(place * rows, (place + 1) * rows), slice(0, rows), whole=True)
+            Piece(chunk, slice(place * rows, (place + 1) * rows), slice(0, rows), whole=True)
             for chunk, place in again
         ]
         self._column._gather(pieces, self._out)
@@ -186,7 +98,7 @@ class Decoding:
             wait([future for future in self._running if not future.cancel()])
 
 
-class CodedColumn(StoredColumn):
+class CodedColumn(Fetching):
     """Rows [first, stop) of a coded array.
 
     `locate(chunk)` says where a chunk lies (None: there is none) and `checksum(chunk)` what `codec.checksum`
@@ -209,17 +121,11 @@ class CodedColumn(StoredColumn):
         on_mismatch: Callable[[int], ChunkEntry | None] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(files, spec, name)
-        self.codec = codec
-        self.chunk_rows = spec.chunk_rows
-        self.chunk_bytes = spec.chunk_bytes
+        super().__init__(files, spec, codec, name)
         self._locate = locate
         self._checksum = checksum
         self._on_mismatch = on_mismatch
         self._check = check
-        self._number = next(_numbers)
-        self._reading = threading.RLock()
-        renew_in_children(self, "_reading")
         self._first = first_row
         self._known: dict[int, tuple[str, int, int, int]] = {}
         """Chunks that were decoded: object, offset, length, checksum. Complete chunks stay where they are, or
@@ -266,7 +172,7 @@ class CodedColumn(StoredColumn):
         """Let go of the decoded chunks; nothing reads the column's files any more."""
         for decoding in list(self._decoding):
             decoding.abandon()
-        _shared.cache.forget(self._number)
+        decoded.shared.cache.forget(self._number)
 
     def rows(self, start: int, stop: int) -> Rows:
         """A read-only copy of rows [start, stop), of shape (stop - start, *shape)."""
@@ -319,7 +225,7 @@ class CodedColumn(StoredColumn):
             entry, checksum = self._look_up(chunk)
             if entry is not None and checksum is not None and self._possible(entry):
                 self._known[chunk] = (*entry, checksum)
-        threads = max(1, _shared.workers - 1)
+        threads = max(1, decoded.shared.workers - 1)
         count = max(1, JOB_BYTES // self.chunk_bytes, min(JOB_CHUNKS, len(wanted) // (4 * threads)))
         jobs = (wanted[begin : begin + count] for begin in range(0, len(wanted), count))
         decoding = Decoding(self, out, jobs, threads)
@@ -353,27 +259,27 @@ class CodedColumn(StoredColumn):
         """The chunks that rows [start, stop) lie in."""
         return range(start // self.chunk_rows, -(-stop // self.chunk_rows)) if start < stop else range(0)
 
-    def _piece(self, chunk: int, start: int, stop: int) -> _Piece:
+    def _piece(self, chunk: int, start: int, stop: int) -> Piece:
         """What of a chunk lies in rows [start, stop), which are the result's first."""
         base = chunk * self.chunk_rows
         low, high = max(base, start), min(base + self.chunk_rows, stop)
-        return _Piece(
+        return Piece(
             chunk,
             slice(low - start, high - start),
             slice(low - base, high - base),
             high - low == self.chunk_rows,
         )
 
-    def _scattered(self, order: NDArray[np.intp], ordered: NDArray[np.int64]) -> Iterator[_Piece]:
+    def _scattered(self, order: NDArray[np.intp], ordered: NDArray[np.int64]) -> Iterator[Piece]:
         """What of which chunk rows `ordered` are, which go to the places `order` of the result."""
         chunks, begins = np.unique(ordered // self.chunk_rows, return_index=True)
         ends = [*begins[1:].tolist(), len(ordered)]
         for chunk, begin, end in zip(chunks.tolist(), begins.tolist(), ends, strict=False):
-            yield _Piece(chunk, order[begin:end], ordered[begin:end] - chunk * self.chunk_rows)
+            yield Piece(chunk, order[begin:end], ordered[begin:end] - chunk * self.chunk_rows)
 
     # --- fetch and decode
 
-    def _gather(self, pieces: Iterable[_Piece], items: Rows) -> None:
+    def _gather(self, pieces: Iterable[Piece], items: Rows) -> None:
         """Bring the pieces to their places in the result, whose rows are `items`."""
         wanted: list[Wanted] = []
         for piece in pieces:
@@ -381,7 +287,7 @@ class CodedColumn(StoredColumn):
             chunk = (
                 None
                 if entry is None or piece.whole
-                else _shared.cache.get((self._number, piece.chunk, entry, checksum))
+                else decoded.shared.cache.get((self._number, piece.chunk, entry, checksum))
             )
             if chunk is None:
                 wanted.append((piece, entry, checksum))
@@ -393,7 +299,7 @@ class CodedColumn(StoredColumn):
         if len(jobs) == 1:  # handing over takes longer than many a chunk
             failures += self._do(jobs[0], items)
         elif jobs:
-            running = deque(_shared.pool().submit(self._do, job, items) for job in jobs)
+            running = deque(decoded.shared.pool().submit(self._do, job, items) for job in jobs)
             try:
                 while running:
                     failures += running.popleft().result()
@@ -413,7 +319,7 @@ class CodedColumn(StoredColumn):
             self._check()
             raise
 
-    def _look_again(self, piece: _Piece, error: CorruptError, items: Rows) -> None:
+    def _look_again(self, piece: Piece, error: CorruptError, items: Rows) -> None:
         """Once more for a chunk that was not as it should be."""
         self._check()
         entry = self._on_mismatch(piece.chunk) if self._on_mismatch is not None else None
@@ -421,109 +327,3 @@ class CodedColumn(StoredColumn):
             raise error
         for _, again in self._do([(piece, entry, self._checksum(piece.chunk))], items):
             raise again from error
-
-    # --- in any thread
-
-    def _do(self, job: Sequence[Wanted], items: Rows) -> list[Failure]:
-        """Fetch chunks, those that lie side by side at once, and decode them to their places; those that are
-        not as they should be."""
-        failures: list[Failure] = []
-        begin = 0
-        for number in range(1, len(job) + 1):
-            if number == len(job) or not self._adjoining(job[number - 1][1], job[number][1]):
-                self._do_run(job[begin:number], items, failures)
-                begin = number
-        return failures
-
-    def _possible(self, entry: ChunkEntry | None) -> bool:
-        """A chunk may have that size."""
-        return (
-            entry is not None
-            and entry.offset >= 0
-            and 0 < entry.length <= self.chunk_bytes + self.chunk_bytes // 8 + 4096
-        )
-
-    def _adjoining(self, entry: ChunkEntry | None, other: ChunkEntry | None) -> bool:
-        if (
-            entry is None
-            or other is None
-            or entry.object != other.object
-            or entry.offset + entry.length != other.offset
-        ):
-            return False
-        return self._possible(entry) and self._possible(other)
-
-    def _do_run(self, run: Sequence[Wanted], items: Rows, failures: list[Failure]) -> None:
-        """Chunks that lie one behind the other; of those that cannot exist there is one in a run."""
-        first, last = run[0][1], run[-1][1]
-        if first is None or last is None:
-            failures.append((run[0][0], CorruptError(self._damaged(run[0][0].chunk, None, "is missing"))))
-            return
-        if not self._possible(first):
-            failures.append(
-                (
-                    run[0][0],
-                    CorruptError(
-                        self._damaged(run[0][0].chunk, first, (f"cannot have {first.length} bytes"))
-                    ),
-                )
-            )
-            return
-        name, start = first.object, first.offset
-        try:
-            with self._reading:  # a storage may close a descriptor when it opens another
-                data = np.frombuffer(
-                    self.files.read(name, start, last.offset + last.length - start), np.uint8
-                )
-        except FileNotFoundError:
-            gone = "is missing: no such file"
-            failures += [
-                (piece, CorruptError(self._damaged(piece.chunk, entry, gone))) for piece, entry, _ in run
-            ]
-            return
-        except OSError as error:
-            raise StorageError(
-                f"{self.files.path(name)}: chunks of {self.name} cannot be read ({error}); check the disk"
-            ) from error
-        for piece, entry, checksum in run:
-            assert entry is not None
-            try:
-                self._decode(
-                    piece,
-                    entry,
-                    checksum,
-                    data[entry.offset - start : entry.offset - start + entry.length],
-                    items,
-                )
-            except CorruptError as error:
-                failures.append((piece, error))
-
-    def _decode(
-        self, piece: _Piece, entry: ChunkEntry, checksum: int | None, data: NDArray[np.uint8], items: Rows
-    ) -> None:
-        if len(data) != entry.length:
-            raise CorruptError(self._damaged(piece.chunk, entry, "lies past the end of the file"))
-        if checksum is not None and self.codec.checksum(data) != checksum:
-            raise CorruptError(
-                self._damaged(piece.chunk, entry, ("is not the one that was committed (another crc32c)"))
-            )
-        chunk = items[piece.to].view(np.uint8) if piece.whole else np.empty(self.chunk_bytes, np.uint8)
-        try:
-            self.codec.decode(data, chunk, checked=checksum is not None)
-        except CorruptError as error:
-            raise CorruptError(self._damaged(piece.chunk, entry, f"is damaged: {error}")) from error
-        if not piece.whole:
-            chunk.flags.writeable = False
-            _shared.cache.put((self._number, piece.chunk, entry, checksum), chunk)
-            items[piece.to] = chunk.view(self._item)[piece.of]
-
-    def _damaged(self, chunk: int, entry: ChunkEntry | None, what: str) -> str:
-        place = str(self.files) if entry is None else f"{self.files.path(entry.object)}, byte {entry.offset}"
-        begin = chunk * self.chunk_rows
-        return (
-            f"{place}: chunk {chunk} of {self.name} (rows {begin} to {begin + self.chunk_rows}) {what}; "
-            "run `replaystore verify`"
-        )
-
-
-_numbers = itertools.count()
