@@ -72,8 +72,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "hdf5-last-bytes-given-away",
         TRANSACTION,
-        "Overlay(self._bytes, _show_end(pieces, block, end + GAP), pieces)",
-        "Overlay(self._bytes, _show_end(pieces, block, end), pieces)",
+        "Overlay(self._bytes, show_end(pieces, block, end + GAP), pieces)",
+        "Overlay(self._bytes, show_end(pieces, block, end), pieces)",
         "bytes that are in use are never written again",
         ("test_hdf5_transactions.py::test_the_last_bytes_of_the_file_are_not_given_away",),
     ),

@@ -3,8 +3,9 @@ arrays lie."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ class StoreReader(History):
         spec, rows, first = self.spec(name), self.rows(name), self.first(name)
         unit = self.container.capabilities.run_rows(spec)
         try:
-            column = self._open_column(name, spec, first, unit) if known is None else known
+            column = _open_column(self, name, spec, first, unit) if known is None else known
             if column.first < first:
                 column.drop_before(first)
             if isinstance(column, CodedColumn):
@@ -79,32 +80,6 @@ class StoreReader(History):
             raise
         self.check_generation()
         return column
-
-    def _open_column(self, name: str, spec: ArraySpec, first: int, unit: int) -> ArrayColumn:
-        files = self.container.files
-        if spec.codec is None:
-            return raw_column(files, spec, name=name, first_row=first // unit * unit)
-        return CodedColumn(
-            files,
-            spec,
-            self.container.codec(spec),
-            lambda chunk: self.locate(name, chunk),
-            lambda chunk: self.checksum(name, chunk),
-            name=name,
-            first_row=first,
-            on_mismatch=lambda chunk: self.moved(name, chunk),
-            check=self._check_history(self.state.generation),
-        )
-
-    def _check_history(self, generation: int) -> Callable[[], None]:
-        """Raises ConflictError once another history is shown: `refresh` may do that in another thread while
-        this one reads."""
-
-        def check() -> None:
-            if self.state.generation != generation:
-                raise ConflictError(f"{self}: went back to an older commit meanwhile; read again, or refresh")
-
-        return check
 
     # --- tables
 
@@ -367,3 +342,27 @@ class StoreReader(History):
         out = np.empty(spec.chunk_bytes, np.uint8)
         self._decode(spec, chunk, entry, data, out)
         return out
+
+
+def _open_column(store: StoreReader, name: str, spec: ArraySpec, first: int, unit: int) -> ArrayColumn:
+    files = store.container.files
+    if spec.codec is None:
+        return raw_column(files, spec, name=name, first_row=first // unit * unit)
+    return CodedColumn(
+        files,
+        spec,
+        store.container.codec(spec),
+        partial(store.locate, name),
+        partial(store.checksum, name),
+        name=name,
+        first_row=first,
+        on_mismatch=partial(store.moved, name),
+        check=partial(_check_history, store, store.state.generation),
+    )
+
+
+def _check_history(store: StoreReader, generation: int) -> None:
+    """ConflictError once another history is shown: `refresh` may do that in another thread while this one
+    reads."""
+    if store.state.generation != generation:
+        raise ConflictError(f"{store}: went back to an older commit meanwhile; read again, or refresh")

@@ -2,12 +2,15 @@
 trajectories.
 
 A backend is built of two halves. A `Container` says where bytes lie (files of a Zarr directory, places in an
-HDF5 file) and makes them durable. `store.ArrayStore` is the other half, the same for every container: it
-decides which bytes are written, checks and checksums them, and keeps the commit log, which is the only truth
-about how long each array is.
+HDF5 file) and makes them durable. `arrays.commits.ArrayStore` is the other half, the same for every
+container: it decides which bytes are written, checks and checksums them, and keeps the commit log, which is
+the only truth about how long each array is.
 
 Row r of a raw array lies at byte r * row_bytes of the array's extents laid side by side. Rows of a coded
 array lie in encoded chunks of `chunk_rows` rows, each encoded once, when it is full.
+
+More than 25 methods because rows, log and document of a store become durable by one `sync`, and in one file
+change in one transaction: objects for each of them would have to know each other.
 """
 
 from __future__ import annotations

@@ -5,10 +5,11 @@ from __future__ import annotations
 import builtins
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from replaystore.storage.local import Files
+from replaystore.storage.protocol import Reads
 
 __all__ = ["MemoryFiles"]
 
@@ -75,8 +76,7 @@ class MemoryFiles(Files):
     def read_whole(self, name: str, most: int) -> bytes:
         return self.read(name, 0, self._bounded(name, self.size(name), most))
 
-    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
-        return [self.read(name, offset, length) for offset, length in ranges]
+    read_ranges, read_into = Reads.read_ranges, Reads.read_into
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         with self._lock:
@@ -84,11 +84,6 @@ class MemoryFiles(Files):
             if small is not None:
                 return bytes(small[offset:] if length is None else small[offset : offset + length])
         return super().read(name, offset, length)
-
-    def read_into(self, name: str, offset: int, target: memoryview) -> int:
-        found = self.read(name, offset, len(target))
-        target[: len(found)] = found
-        return len(found)
 
     def size(self, name: str) -> int:
         with self._lock:

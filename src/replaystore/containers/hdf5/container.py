@@ -1,7 +1,7 @@
 """A store as one HDF5 file that any HDF5 library from 1.10 on reads: datasets for arrays, a root attribute
 for the document.
 
-    <user block>                  what makes changes atomic and readers quick: see hdf5_transaction.py
+    <user block>                  what makes changes atomic and readers quick: see transaction.py
     /                             attribute `replaystore`: the document
     /steps/reward                 dataset; raw ones are unfiltered chunks, coded ones pass HDF5's own filters
     /journal/log/<commit>         a segment of the commit log; <commit>.1, .2, … where it needed more room
@@ -24,18 +24,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from replaystore.containers.checks import load_json
-from replaystore.containers.codecs import codec_for
 from replaystore.containers.hdf5.arrays import (
     array,
     array_problems,
-    arrays,
-    make_array,
     make_file,
     read_document,
     remove_array,
@@ -43,28 +37,22 @@ from replaystore.containers.hdf5.arrays import (
 )
 from replaystore.containers.hdf5.copy import copy_file
 from replaystore.containers.hdf5.front import front_block
-from replaystore.containers.hdf5.index import ChunkIndex
-from replaystore.containers.hdf5.library import Hdf5File
-from replaystore.containers.hdf5.log import Log
 from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.containers.hdf5.places import (
     ABSENT,
     ANYWHERE,
     Place,
     Places,
-    Table,
     chunk_places,
     put_chunk,
-    runs,
 )
-from replaystore.containers.hdf5.transaction import Version
-from replaystore.containers.protocol import ArraySpec, Capabilities, ChunkEntry, Codec, Extent
+from replaystore.containers.hdf5.rows import ArrayFile
+from replaystore.containers.protocol import ArraySpec, Capabilities, ChunkEntry
 from replaystore.errors import (
     AlreadyExistsError,
     CorruptError,
     FormatError,
     NotFoundError,
-    SchemaError,
     UnsupportedError,
 )
 from replaystore.schema import tree
@@ -73,13 +61,10 @@ from replaystore.storage.local import Files
 __all__ = ["Hdf5Container"]
 
 TEMPORARY = ".replaystore-new"
-STEP_BYTES = 1 << 30
-"""An array grows by at most so much more than asked for."""
 
 
-class Hdf5Container:
-    """The HDF5 file `name` in `files`. It has as many methods as the protocol asks for; most of the work is
-    in the hdf5_* modules."""
+class Hdf5Container(ArrayFile):
+    """The HDF5 file `name` in `files`."""
 
     lock_name = metadata_name = ""
     carry: Callable[[str], contextlib.AbstractContextManager[Any]]
@@ -96,18 +81,9 @@ class Hdf5Container:
     )
 
     def __init__(self, files: Files, name: str, *, writable: bool) -> None:
-        self.files = files
-        files.entrance = self.name = name
-        self.path = files.path(name)
-        self.writable = writable
+        super().__init__(files, name, writable=writable)
         self.lock_name = name
         self.carry = contextlib.nullcontext
-        self._file = Hdf5File(files, name, follow=not writable)
-        self._log = Log(self._file, writable=writable)
-        self._index = ChunkIndex(self._file, self.specs, writable=writable)
-        self._specs: tuple[int, dict[str, ArraySpec]] | None = None
-        """The generation of the file, and its arrays."""
-        self._document: tuple[str, Version] | None = None
 
     @classmethod
     def create(cls, files: Files, name: str, document: Mapping[str, Any]) -> Hdf5Container:
@@ -156,194 +132,6 @@ class Hdf5Container:
         container._file.recover()
         container._log.reload()
         return container
-
-    def _ready(self) -> None:
-        """To be called before writing: finish a transaction that the system interrupted."""
-        if not self.writable:
-            raise UnsupportedError(f'{self._file.path} is open for reading only; open it with mode "r+"')
-        self._file.check()
-        if self._file.unfinished:
-            self._file.recover()
-            self._forget()
-            self._log.reload()
-
-    def _forget(self) -> None:
-        self._specs, self._document = None, None
-        self._index.forget()
-
-    def refresh(self) -> None:
-        if not self.writable:
-            self._forget()
-
-    def identity(self) -> object:
-        return self._file.version()[0]
-
-    # --- arrays
-
-    def specs(self) -> Mapping[str, ArraySpec]:
-        known = self._specs
-        if known is None or known[0] != self._file.generation:
-            found, version = self._file.look(lambda file, _: arrays(file))
-            known = self._specs = version[0], found
-        return known[1]
-
-    def _spec(self, name: str) -> ArraySpec:
-        try:
-            return self.specs()[name]
-        except KeyError:
-            raise CorruptError(
-                f"{self._file.path}: the array {name} is missing; run `replaystore verify`"
-            ) from None
-
-    def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
-        self._ready()
-
-        def make(file: Any, _: Overlay) -> None:
-            for name, spec in specs.items():
-                make_array(file, name, spec)
-
-        with self._index.lock:
-            known = dict(self.specs())
-            if specs:
-                self._file.change(make)
-            made = {name: replace(spec, dtype=spec.dtype.newbyteorder("<")) for name, spec in specs.items()}
-            self._specs = self._file.generation, known | made
-            self._index.begin(made)
-
-    def codec(self, spec: ArraySpec) -> Codec:
-        return codec_for("hdf5", spec)
-
-    # --- raw arrays
-
-    def reserve(self, rows: Mapping[str, int]) -> None:
-        if not self._file.unfinished and all(
-            (known := self._index.get(name)) is not None and wanted <= known.rows
-            for name, wanted in rows.items()
-        ):
-            return
-        self._ready()
-        with self._index.lock:
-            self._index.load(rows)
-        short, targets = False, {}
-        for name, wanted in rows.items():
-            places = self._index.known(name)
-            base = places.base
-            if places.spec.codec is not None:
-                raise SchemaError(
-                    f"{self._file.path}: {name} is a coded array; room is reserved for raw ones"
-                )
-            chunks, needed = places.chunks, -(-wanted // places.chunk_rows)
-            short = short or needed > chunks
-            # a transaction also serves those that would need one soon.
-            if 4 * (chunks - base) < 5 * (needed - base):
-                ahead = base + (chunks - base) * 3 // 2
-                targets[name] = max(needed, min(ahead, needed + STEP_BYTES // places.chunk_bytes))
-        if short:
-            self._grow(
-                {name: chunks for name, chunks in targets.items() if chunks > self._index.known(name).chunks}
-            )
-
-    def _grow(self, targets: Mapping[str, int]) -> None:
-        """Give raw arrays so many chunks."""
-
-        def extend(file: Any, _: Overlay) -> dict[str, Table]:
-            found = {}
-            for name, chunks in targets.items():
-                places, dataset = self._index.known(name), array(file, name)
-                dataset.set_extent((chunks * places.chunk_rows, *places.spec.shape))
-                found[name] = chunk_places(dataset, places.spec, ANYWHERE, range(places.chunks, chunks))
-            return found
-
-        with self._index.lock:
-            for name, found in self._file.change(extend).items():
-                places = self._index.known(name)
-                places.resize(targets[name])
-                places.put(found)
-
-    def write_rows(self, name: str, start: int, rows: memoryview) -> None:
-        places = self._index.get(name) or self._index.known(name)
-        whole, size = places.chunk_bytes, len(rows)
-        chunk, within = divmod(start, places.chunk_rows)
-        within *= places.row_bytes
-        if start * places.row_bytes + size > places.chunks * whole or places.spec.codec is not None:
-            raise SchemaError(
-                f"{self._file.path}: rows from {start} on of {name} lie outside its reserved room"
-            )
-        if within + size <= whole:
-            self.files.write(self.name, int(places.offsets[chunk]) + within, rows)
-            return
-        done = 0
-        for offset, length in runs(places.offsets[chunk : chunk - (-(within + size) // whole)], whole):
-            step = min(length - within, size - done)
-            self.files.write(self.name, offset + within, rows[done : done + step])
-            done, within = done + step, 0
-
-    def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
-        if stop <= start:
-            return []
-        spec = self._spec(name)
-        first, last = start // spec.chunk_rows, -(-stop // spec.chunk_rows)
-        if start % spec.chunk_rows or spec.codec is not None:
-            raise SchemaError(f"{self._file.path}: {name} has no extents from row {start} on")
-        offsets = self._index.known(name, first, last).offsets[first:last]
-        if len(offsets) < last - first or (offsets < 0).any():
-            raise CorruptError(
-                f"{self._file.path}: rows of {name} before {stop} have no place in the file; "
-                "run `replaystore verify`"
-            )
-        found = [Extent(self.name, offset, length) for offset, length in runs(offsets, spec.chunk_bytes)]
-        found[-1] = replace(
-            found[-1], length=found[-1].length - (last * spec.chunk_rows - stop) * spec.row_bytes
-        )
-        size, end = self.files.size(self.name), max(extent.offset + extent.length for extent in found)
-        if end > size:
-            raise CorruptError(
-                f"{self._file.path} is cut short: {size} bytes are left of at least {end}, "
-                f"which rows of {name} need"
-            )
-        return found
-
-    # --- coded arrays
-
-    def write_chunks(self, chunks: Mapping[str, Mapping[int, bytes]]) -> dict[str, dict[int, ChunkEntry]]:
-        self._ready()
-        specs = {name: self._spec(name) for name, numbered in chunks.items() if numbered}
-
-        def store(file: Any, overlay: Overlay) -> dict[str, dict[int, Place]]:
-            found = {}
-            for name, spec in specs.items():
-                dataset, rows = array(file, name), (max(chunks[name]) + 1) * spec.chunk_rows
-                stored = -(-int(dataset.shape[0]) // spec.chunk_rows)
-                if dataset.shape[0] < rows:
-                    dataset.set_extent((rows, *spec.shape))
-                found[name] = {
-                    n: put_chunk(dataset, spec, n, data, overlay, replaces=n < stored)
-                    for n, data in chunks[name].items()
-                }
-            return found
-
-        with self._index.lock:
-            placed = self._file.change(store, aligned=False) if specs else {}
-            for name, found in placed.items():
-                places = self._index.get(name)
-                if places is not None:
-                    known = places.chunks
-                    places.resize(max(known, max(found) + 1))
-                    places.offsets[known:] = ABSENT
-                    places.put(np.array([(n, *place) for n, place in found.items()], np.int64))
-        return {
-            name: {n: ChunkEntry(self.name, *place) for n, place in found.items()}
-            for name, found in placed.items()
-        }
-
-    def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
-        """Nothing is left to do: `write_chunks` has brought the chunks into HDF5's index."""
-
-    def entry(self, name: str, chunk: int, *, complete: int = 0) -> ChunkEntry | None:
-        places = self._index.known(name, chunk, chunk + 1, complete=complete)
-        if chunk >= places.chunks or places.offsets[chunk] < 0:
-            return None
-        return ChunkEntry(self.name, int(places.offsets[chunk]), int(places.lengths[chunk]))
 
     # --- the log
 
@@ -448,14 +236,6 @@ class Hdf5Container:
         for number, data in sorted(contents.items()):
             put_chunk(dataset, spec, number, data, overlay, replaces=number < stored)
         return rows != length or bool(contents)
-
-    def _stored(self, offset: int, length: int) -> bytes:
-        data = self.files.read(self.name, offset, length) if offset >= 0 else b""
-        if not data or len(data) != length:
-            raise CorruptError(
-                f"an encoded chunk of {length} bytes at byte {offset} is missing; run `replaystore verify`"
-            )
-        return data
 
     def published(self) -> Mapping[str, int]:
         """Extents run ahead of the commits, by whole chunks, while a store is written: those that end within

@@ -22,16 +22,13 @@ Invariants:
 
 from __future__ import annotations
 
-import itertools
 import os
-import struct
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import google_crc32c
 
-from replaystore.containers.checks import MOST_NUMBER
 from replaystore.containers.hdf5.front import (
     APPLIED,
     HEADS,
@@ -44,7 +41,8 @@ from replaystore.containers.hdf5.front import (
     Header,
     pack_marker,
 )
-from replaystore.containers.hdf5.overlay import Overlay, Pieces, lookup3
+from replaystore.containers.hdf5.journal import COUNT, INLINE, entries_of, payload_of, show_end, superblock
+from replaystore.containers.hdf5.overlay import Overlay, Pieces
 from replaystore.errors import ConflictError, CorruptError, ReplayStoreError, StorageError, UnsupportedError
 from replaystore.storage.local import Files
 
@@ -58,15 +56,10 @@ GAP = 8
 """How far beyond the true end the library sees the end of the file."""
 ROOM = USERBLOCK - REGION
 """What fits into the user block of a journal payload."""
-INLINE = (1 << 64) - 1
-"""Stands for the checksum of bytes that the journal holds itself."""
 ATTEMPTS = 200
 BURST = 20
 """Attempts without a pause between them."""
 BLOCK = 8 << 20
-SUPERBLOCK = 48
-COUNT = struct.Struct("<I")
-ENTRY = struct.Struct("<QQQ")
 
 _UNKNOWN = "and what is on the disk is unknown; close the store and open it again"
 
@@ -131,7 +124,7 @@ class TransactionFile:
         payload = self.files.read(self.name, header.place, header.length)
         if len(payload) < COUNT.size or google_crc32c.value(payload) != header.crc:
             return None
-        entries, place = _entries(payload, header.new_end)
+        entries, place = entries_of(payload, header.new_end)
         pieces = Pieces()
         for offset, length, crc in entries:
             if crc == INLINE:
@@ -151,21 +144,6 @@ class TransactionFile:
 
     def _bytes(self, offset: int, length: int) -> bytes:
         return self.files.read(self.name, offset, length)
-
-    def _superblock(self, pieces: Pieces) -> tuple[bytes, int]:
-        """The superblock of HDF5 and the end of the file that it names."""
-        data = bytearray(self.files.read(self.name, USERBLOCK, SUPERBLOCK).ljust(SUPERBLOCK, b"\0"))
-        pieces.lay_over(USERBLOCK, data)
-        block = bytes(data)
-        if block[:8] != b"\x89HDF\r\n\x1a\n" or block[8] not in (2, 3) or block[9:11] != b"\x08\x08":
-            raise CorruptError(f"{self.path}: the HDF5 superblock at byte {USERBLOCK} is damaged or missing")
-        base, _, end, _, checksum = struct.unpack("<QQQQI", block[12:])
-        if checksum != lookup3(block[:44]) or base != USERBLOCK or not USERBLOCK <= end <= MOST_NUMBER:
-            raise CorruptError(
-                f"{self.path}: the HDF5 superblock at byte {USERBLOCK} fails its checksum, "
-                "or is of no file of ours"
-            )
-        return block, end
 
     def _state(self) -> tuple[Front, Pieces]:
         """The front, and what a pending journal lays over the file."""
@@ -223,7 +201,7 @@ class TransactionFile:
             version = self._version(front.journal)
             failure: Exception | None = None
             try:
-                block, end = self._superblock(pieces)
+                block, end = superblock(self._bytes, pieces, self.path)
                 size, needed = (
                     self.files.size(self.name),
                     front.pending.old_end if pieces and front.pending else end,
@@ -236,7 +214,7 @@ class TransactionFile:
                         f"{self.path} is cut short: {size} bytes are left of {needed}; restore it from a copy"
                     )
                 if size > end:  # perhaps a copy made while the file grew
-                    end = _show_end(pieces, block, size)
+                    end = show_end(pieces, block, size)
                 result = action(Overlay(fetched.read, end, pieces))
             except (ReplayStoreError, OSError) as error:
                 failure = error
@@ -339,7 +317,7 @@ class TransactionFile:
         """A file for the library to change; `commit` makes the change, dropping the overlay forgets it."""
         self.check()
         pieces = Pieces()
-        block, end = self._superblock(pieces)
+        block, end = superblock(self._bytes, pieces, self.path)
         size = self.files.size(self.name)
         if size < end:
             raise CorruptError(
@@ -348,7 +326,7 @@ class TransactionFile:
         end = max(end, self._floor)
         if size > end:
             self.files.resize(self.name, end)
-        overlay = Overlay(self._bytes, _show_end(pieces, block, end + GAP), pieces)
+        overlay = Overlay(self._bytes, show_end(pieces, block, end + GAP), pieces)
         overlay.start = end
         return overlay
 
@@ -374,7 +352,7 @@ class TransactionFile:
             journaled.write(offset, data)
         for offset, data in straight:
             self.files.write(self.name, offset, data)
-        payload = _payload_of(journaled, straight)
+        payload = payload_of(journaled, straight)
         place = REGION
         if len(payload) > ROOM:
             beyond = max(new_end, self.files.size(self.name))
@@ -420,40 +398,3 @@ class TransactionFile:
         self.check()
         self.files.write(self.name, head.slot, head.pack())
         self._seen = head.sequence
-
-
-def _payload_of(journaled: Pieces, straight: Sequence[tuple[int, bytes]]) -> bytes:
-    entries = [ENTRY.pack(offset, len(data), INLINE) for offset, data in journaled]
-    entries += [ENTRY.pack(offset, len(data), google_crc32c.value(bytes(data))) for offset, data in straight]
-    return b"".join([COUNT.pack(len(entries)), *entries, *(data for _, data in journaled)])
-
-
-def _entries(payload: bytes, end: int) -> tuple[list[tuple[int, int, int]], int]:
-    """The (offset, length, checksum) of the pieces of a payload, and where in it the bytes of those begin
-    that it holds itself.
-
-    CorruptError: pieces that overlap or lie beyond `end`, or more than the payload holds: no writer of ours
-    has made it."""
-    (count,) = COUNT.unpack_from(payload)
-    begin = COUNT.size + count * ENTRY.size
-    entries = list(ENTRY.iter_unpack(payload[COUNT.size : begin])) if begin <= len(payload) else []
-    ordered = sorted((offset, offset + length) for offset, length, _ in entries)
-    apart = all(stop <= following for (_, stop), (following, _) in itertools.pairwise(ordered))
-    held = sum(length for _, length, crc in entries if crc == INLINE)
-    if (
-        len(entries) != count
-        or not apart
-        or (ordered and ordered[-1][1] > end)
-        or begin + held != len(payload)
-    ):
-        raise CorruptError(
-            "the journal of the newest transaction is not of a writer's making; restore the file from a copy"
-        )
-    return entries, begin
-
-
-def _show_end(pieces: Pieces, block: bytes, end: int) -> int:
-    """Make a superblock name another end."""
-    shown = block[:28] + struct.pack("<Q", end) + block[36:44]
-    pieces.write(USERBLOCK, shown + COUNT.pack(lookup3(shown)))
-    return end

@@ -1,0 +1,252 @@
+"""The arrays of an HDF5 file: made and grown, their rows and encoded chunks written and found.
+
+Structure changes by transactions; rows are written inside space that an earlier one reserved, so that they
+need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from replaystore.containers.codecs import codec_for
+from replaystore.containers.hdf5.arrays import (
+    array,
+    arrays,
+    make_array,
+)
+from replaystore.containers.hdf5.index import ChunkIndex
+from replaystore.containers.hdf5.library import Hdf5File
+from replaystore.containers.hdf5.log import Log
+from replaystore.containers.hdf5.overlay import Overlay
+from replaystore.containers.hdf5.places import (
+    ABSENT,
+    ANYWHERE,
+    Place,
+    Table,
+    chunk_places,
+    put_chunk,
+    runs,
+)
+from replaystore.containers.hdf5.transaction import Version
+from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec, Extent
+from replaystore.errors import (
+    CorruptError,
+    SchemaError,
+    UnsupportedError,
+)
+from replaystore.storage.local import Files
+
+__all__ = ["ArrayFile"]
+
+STEP_BYTES = 1 << 30
+"""An array grows by at most so much more than asked for."""
+
+
+class ArrayFile:
+    """The arrays of the file `name` in `files`."""
+
+    def __init__(self, files: Files, name: str, *, writable: bool) -> None:
+        self.files = files
+        files.entrance = self.name = name
+        self.path = files.path(name)
+        self.writable = writable
+        self._file = Hdf5File(files, name, follow=not writable)
+        self._log = Log(self._file, writable=writable)
+        self._index = ChunkIndex(self._file, self.specs, writable=writable)
+        self._specs: tuple[int, dict[str, ArraySpec]] | None = None
+        """The generation of the file, and its arrays."""
+        self._document: tuple[str, Version] | None = None
+
+    def _ready(self) -> None:
+        """To be called before writing: finish a transaction that the system interrupted."""
+        if not self.writable:
+            raise UnsupportedError(f'{self._file.path} is open for reading only; open it with mode "r+"')
+        self._file.check()
+        if self._file.unfinished:
+            self._file.recover()
+            self._forget()
+            self._log.reload()
+
+    def _forget(self) -> None:
+        self._specs, self._document = None, None
+        self._index.forget()
+
+    def refresh(self) -> None:
+        if not self.writable:
+            self._forget()
+
+    def identity(self) -> object:
+        return self._file.version()[0]
+
+    def specs(self) -> Mapping[str, ArraySpec]:
+        known = self._specs
+        if known is None or known[0] != self._file.generation:
+            found, version = self._file.look(lambda file, _: arrays(file))
+            known = self._specs = version[0], found
+        return known[1]
+
+    def _spec(self, name: str) -> ArraySpec:
+        try:
+            return self.specs()[name]
+        except KeyError:
+            raise CorruptError(
+                f"{self._file.path}: the array {name} is missing; run `replaystore verify`"
+            ) from None
+
+    def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
+        self._ready()
+
+        def make(file: Any, _: Overlay) -> None:
+            for name, spec in specs.items():
+                make_array(file, name, spec)
+
+        with self._index.lock:
+            known = dict(self.specs())
+            if specs:
+                self._file.change(make)
+            made = {name: replace(spec, dtype=spec.dtype.newbyteorder("<")) for name, spec in specs.items()}
+            self._specs = self._file.generation, known | made
+            self._index.begin(made)
+
+    def codec(self, spec: ArraySpec) -> Codec:
+        return codec_for("hdf5", spec)
+
+    def reserve(self, rows: Mapping[str, int]) -> None:
+        if not self._file.unfinished and all(
+            (known := self._index.get(name)) is not None and wanted <= known.rows
+            for name, wanted in rows.items()
+        ):
+            return
+        self._ready()
+        with self._index.lock:
+            self._index.load(rows)
+        short, targets = False, {}
+        for name, wanted in rows.items():
+            places = self._index.known(name)
+            base = places.base
+            if places.spec.codec is not None:
+                raise SchemaError(
+                    f"{self._file.path}: {name} is a coded array; room is reserved for raw ones"
+                )
+            chunks, needed = places.chunks, -(-wanted // places.chunk_rows)
+            short = short or needed > chunks
+            # a transaction also serves those that would need one soon.
+            if 4 * (chunks - base) < 5 * (needed - base):
+                ahead = base + (chunks - base) * 3 // 2
+                targets[name] = max(needed, min(ahead, needed + STEP_BYTES // places.chunk_bytes))
+        if short:
+            self._grow(
+                {name: chunks for name, chunks in targets.items() if chunks > self._index.known(name).chunks}
+            )
+
+    def _grow(self, targets: Mapping[str, int]) -> None:
+        """Give raw arrays so many chunks."""
+
+        def extend(file: Any, _: Overlay) -> dict[str, Table]:
+            found = {}
+            for name, chunks in targets.items():
+                places, dataset = self._index.known(name), array(file, name)
+                dataset.set_extent((chunks * places.chunk_rows, *places.spec.shape))
+                found[name] = chunk_places(dataset, places.spec, ANYWHERE, range(places.chunks, chunks))
+            return found
+
+        with self._index.lock:
+            for name, found in self._file.change(extend).items():
+                places = self._index.known(name)
+                places.resize(targets[name])
+                places.put(found)
+
+    def write_rows(self, name: str, start: int, rows: memoryview) -> None:
+        places = self._index.get(name) or self._index.known(name)
+        whole, size = places.chunk_bytes, len(rows)
+        chunk, within = divmod(start, places.chunk_rows)
+        within *= places.row_bytes
+        if start * places.row_bytes + size > places.chunks * whole or places.spec.codec is not None:
+            raise SchemaError(
+                f"{self._file.path}: rows from {start} on of {name} lie outside its reserved room"
+            )
+        if within + size <= whole:
+            self.files.write(self.name, int(places.offsets[chunk]) + within, rows)
+            return
+        done = 0
+        for offset, length in runs(places.offsets[chunk : chunk - (-(within + size) // whole)], whole):
+            step = min(length - within, size - done)
+            self.files.write(self.name, offset + within, rows[done : done + step])
+            done, within = done + step, 0
+
+    def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
+        if stop <= start:
+            return []
+        spec = self._spec(name)
+        first, last = start // spec.chunk_rows, -(-stop // spec.chunk_rows)
+        if start % spec.chunk_rows or spec.codec is not None:
+            raise SchemaError(f"{self._file.path}: {name} has no extents from row {start} on")
+        offsets = self._index.known(name, first, last).offsets[first:last]
+        if len(offsets) < last - first or (offsets < 0).any():
+            raise CorruptError(
+                f"{self._file.path}: rows of {name} before {stop} have no place in the file; "
+                "run `replaystore verify`"
+            )
+        found = [Extent(self.name, offset, length) for offset, length in runs(offsets, spec.chunk_bytes)]
+        found[-1] = replace(
+            found[-1], length=found[-1].length - (last * spec.chunk_rows - stop) * spec.row_bytes
+        )
+        size, end = self.files.size(self.name), max(extent.offset + extent.length for extent in found)
+        if end > size:
+            raise CorruptError(
+                f"{self._file.path} is cut short: {size} bytes are left of at least {end}, "
+                f"which rows of {name} need"
+            )
+        return found
+
+    def write_chunks(self, chunks: Mapping[str, Mapping[int, bytes]]) -> dict[str, dict[int, ChunkEntry]]:
+        self._ready()
+        specs = {name: self._spec(name) for name, numbered in chunks.items() if numbered}
+
+        def store(file: Any, overlay: Overlay) -> dict[str, dict[int, Place]]:
+            found = {}
+            for name, spec in specs.items():
+                dataset, rows = array(file, name), (max(chunks[name]) + 1) * spec.chunk_rows
+                stored = -(-int(dataset.shape[0]) // spec.chunk_rows)
+                if dataset.shape[0] < rows:
+                    dataset.set_extent((rows, *spec.shape))
+                found[name] = {
+                    n: put_chunk(dataset, spec, n, data, overlay, replaces=n < stored)
+                    for n, data in chunks[name].items()
+                }
+            return found
+
+        with self._index.lock:
+            placed = self._file.change(store, aligned=False) if specs else {}
+            for name, found in placed.items():
+                places = self._index.get(name)
+                if places is not None:
+                    known = places.chunks
+                    places.resize(max(known, max(found) + 1))
+                    places.offsets[known:] = ABSENT
+                    places.put(np.array([(n, *place) for n, place in found.items()], np.int64))
+        return {
+            name: {n: ChunkEntry(self.name, *place) for n, place in found.items()}
+            for name, found in placed.items()
+        }
+
+    def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
+        """Nothing is left to do: `write_chunks` has brought the chunks into HDF5's index."""
+
+    def entry(self, name: str, chunk: int, *, complete: int = 0) -> ChunkEntry | None:
+        places = self._index.known(name, chunk, chunk + 1, complete=complete)
+        if chunk >= places.chunks or places.offsets[chunk] < 0:
+            return None
+        return ChunkEntry(self.name, int(places.offsets[chunk]), int(places.lengths[chunk]))
+
+    def _stored(self, offset: int, length: int) -> bytes:
+        data = self.files.read(self.name, offset, length) if offset >= 0 else b""
+        if not data or len(data) != length:
+            raise CorruptError(
+                f"an encoded chunk of {length} bytes at byte {offset} is missing; run `replaystore verify`"
+            )
+        return data
