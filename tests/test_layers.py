@@ -126,17 +126,8 @@ WRITTEN = [
 ]
 
 STILL_LONG = {
-    "src/replaystore/arrays/reading.py: StoreReader",
     "src/replaystore/buffers/opening.py",
-    "src/replaystore/columns/coded.py",
     "src/replaystore/compat/layouts.py",
-    "src/replaystore/containers/hdf5/container.py",
-    "src/replaystore/containers/hdf5/container.py: Hdf5Container",
-    "src/replaystore/containers/hdf5/transaction.py",
-    "src/replaystore/containers/protocol.py: Container",
-    "src/replaystore/containers/zarr/container.py",
-    "src/replaystore/containers/zarr/container.py: ZarrContainer",
-    "src/replaystore/storage/memory.py: MemoryFiles",
 }
 """Those that are being cut; nothing is added here."""
 
