@@ -176,8 +176,8 @@ def _plain(buffer: Buffer, field: str, output: Output, beyond: bool) -> Output:
     declared, steps = buffer.schema.fields.get(field), len(buffer)
     if declared is None or declared.dtype != output.dtype or int(np.prod(declared.shape)) != output.width:
         return output
-    first, width, stored = buffer._first, output.width, tree.steps(field)
-    stop = buffer._store.rows(stored)
+    first, width, stored = buffer.first_row, output.width, tree.steps(field)
+    stop = buffer.store.rows(stored)
 
     def read(rows: NDArray[np.int64]) -> NDArray[Any]:
         if beyond and int(rows.max()) >= steps:  # an observation after the last step of a trajectory
@@ -185,10 +185,10 @@ def _plain(buffer: Buffer, field: str, output: Output, beyond: bool) -> Output:
         buffer.check_open()
         column = buffer._columns.get(stored)
         if column is None or column.stop != stop:  # it is not yet that of the commit that is shown
-            column = buffer._column(stored)
+            column = buffer.stored_column(stored)
         return column.take(rows + first if first else rows).reshape(len(rows), width)
 
-    return Output(output.dtype, width, read, field if buffer._store.spec(stored).codec is None else "")
+    return Output(output.dtype, width, read, field if buffer.store.spec(stored).codec is None else "")
 
 
 def _physical(tensors: Mapping[str, FileRows], device: torch.device) -> dict[str, torch.Tensor]:
@@ -340,7 +340,7 @@ class ActiveLayout:
 
 def _table_rows(buffer: Buffer) -> dict[int, int]:
     """The row of the table for the trajectory that begins at a place of the ring."""
-    _, state = state_of(buffer._document.extensions) or ("", {})
+    _, state = state_of(buffer.document.extensions) or ("", {})
     ring = ring_of(buffer, state) if state else None
     if ring is None:
         return {}

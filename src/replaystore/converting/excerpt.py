@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import SchemaError
-from replaystore.schema.names import escape
+from replaystore.schema import tree
 from replaystore.trajectories.assembler import Open
+from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.table import Parts, Trajectories
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Excerpt", "chosen", "selection", "whole"]
 
 Rows = NDArray[np.int64]
-PARTS = ("start", "length", "trajectory", "offset", "final")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Excerpt:
     """The rows, run after run, as the source's arrays number them."""
     parts: Parts
     table: dict[str, NDArray[Any]]
-    """The columns of ended trajectories, by stored name, as they are stored."""
+    """The columns of ended trajectories, by name, as they are stored."""
     finals: Rows
     """Rows of the source's final observations, in their new order."""
     pending: Sequence[dict[str, NDArray[Any]]]
@@ -87,20 +87,22 @@ class Excerpt:
 
 def whole(buffer: BufferReader, observations: Sequence[str]) -> Excerpt:
     """Everything that a buffer shows; of observations only these fields."""
-    store, first, stop = buffer._store, buffer._first, buffer._stop
-    start, length, trajectory, offset, final = (store.table(f"parts/{name}") for name in PARTS)
+    store, first = buffer.store, buffer.first_row
+    stop, extra = first + len(buffer), store.state.extra
+    start, length, trajectory, offset, final = (store.table(tree.parts(name)) for name in PARTS)
     cut = np.maximum(first - start, 0)
     kept = cut < length
-    finals = np.arange(buffer._extra["finals"]) if not first else np.unique(final[kept & (final >= 0)])
+    finals = np.arange(extra["finals"]) if not first else np.unique(final[kept & (final >= 0)])
     if not observations:
         finals = finals[:0]
     number = np.searchsorted(finals, final)
     final = np.where(final >= 0, number, -1) if observations else np.full(len(final), -1)
     start, length, offset = start + cut - first, length - cut, offset + cut
     parts = Parts(*(column[kept] for column in (start, length, trajectory, offset, final)))
-    table = {name: store.table(name) for name in store.specs() if name.startswith("trajectories/")}
+    stored = [name for name in store.specs() if tree.is_trajectories(name)]
+    table = {tree.column_of(name): store.table(name) for name in stored}
     if first:
-        remaining = np.isin(table["trajectories/trajectory"], parts.trajectory)
+        remaining = np.isin(table["trajectory"], parts.trajectory)
         table = {name: column[remaining] for name, column in table.items()}
     notes = []
     if buffer.capacity is not None:
@@ -117,8 +119,8 @@ def whole(buffer: BufferReader, observations: Sequence[str]) -> Excerpt:
         finals=finals,
         pending=[],
         opened=opened,
-        next_trajectory=buffer._extra["next"],
-        splits=list(buffer._extra["splits"]),
+        next_trajectory=extra["next"],
+        splits=list(extra["splits"]),
         notes=notes,
     )
 
@@ -177,14 +179,10 @@ def selection(buffer: BufferReader, chosen: Trajectories, observations: Sequence
     taken = parts.parts_of(chosen["trajectory"])
     start, length = parts.start[taken], parts.length[taken]
     merged, pending = _merged(parts, taken, observations, buffer.open_trajectories())
-    table = {
-        f"trajectories/{escape(name)}": column for name, column in chosen.columns.items() if name != "open"
-    }
-    splits: list[str] = list(buffer._extra["splits"])
+    table = {name: column for name, column in chosen.columns.items() if name != "open"}
+    splits: list[str] = list(buffer.store.state.extra["splits"])
     codes = {split: code for code, split in enumerate(splits)}
-    table["trajectories/split"] = np.array(
-        [codes[str(split)] for split in chosen["split"].tolist()], np.int32
-    )
+    table["split"] = np.array([codes[str(split)] for split in chosen["split"].tolist()], np.int32)
     finals = parts.final[taken]
     notes = []
     if len(chosen) < buffer.num_trajectories:
@@ -203,7 +201,7 @@ def selection(buffer: BufferReader, chosen: Trajectories, observations: Sequence
         finals=finals[finals >= 0] if observations else finals[:0],
         pending=pending,
         opened=[],
-        next_trajectory=buffer._extra["next"],
+        next_trajectory=buffer.store.state.extra["next"],
         splits=splits,
         notes=notes,
     )

@@ -53,7 +53,7 @@ def export(
     remarks = list(written.remarks)
     if not named and os.path.basename(path) != format_.example:
         remarks.insert(0, f"written as {kind.what or name}, because of the suffix; name a store .zarr or .h5")
-    waiting = buffer.rows_recorded - buffer._stop if buffer.mode == "r+" else 0
+    waiting = buffer.rows_recorded - buffer.first_row - len(buffer) if buffer.mode == "r+" else 0
     if waiting:
         remarks.append(f"{waiting} steps that are not committed are not in it")
     return replace(

@@ -13,24 +13,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from replaystore.arrays import sealing
 from replaystore.arrays.commits import ArrayStore
-from replaystore.arrays.copying import append_rows
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.making import size_of
+from replaystore.buffers.recorder import NOTHING, put_tables
 from replaystore.containers.located import container_type
 from replaystore.containers.protocol import ArraySpec, Capabilities, Container
-from replaystore.converting.excerpt import PARTS, Excerpt, chosen, selection, whole
+from replaystore.converting.excerpt import Excerpt, chosen, selection, whole
 from replaystore.converting.how import How, Selected
 from replaystore.converting.transfer import Transfer
 from replaystore.errors import SchemaError, UnsupportedError
 from replaystore.formats.report import KEPT, Report, lost
 from replaystore.location import Location
 from replaystore.schema import document as documents
+from replaystore.schema import tree
 from replaystore.schema.fields import Schema
-from replaystore.schema.names import escape_path
 from replaystore.views.layout import LAYOUTS, array_specs, field_specs, table_spec
 from replaystore.views.reader import BufferReader
 from replaystore.views.ring import carried
@@ -68,7 +66,7 @@ class Conversion:
             "where": where,
         }
         self.extensions, lost = carried(
-            buffer, buffer._document.extensions, whole=split is None and where is None
+            buffer, buffer.document.extensions, whole=split is None and where is None
         )
         self.notes = self.excerpt.notes + lost
         self.transfer: Transfer | None = None
@@ -89,7 +87,7 @@ class Conversion:
             )
             self.notes.append(kept)
         if isinstance(self.buffer, Buffer) and self.buffer.mode == "r+":
-            waiting = self.buffer.rows_recorded - self.buffer._stop
+            waiting = self.buffer.rows_recorded - self.buffer.first_row - len(self.buffer)
             if waiting:
                 self.notes.append(f"{waiting} steps that are not committed are not in it")
 
@@ -97,7 +95,7 @@ class Conversion:
 
     def document(self) -> documents.Document:
         """The target's document."""
-        known = self.buffer._document
+        known = self.buffer.document
         overrides: dict[str, dict[str, Any]] = {}
         if self.as_it_was:
             given = documents.to_plain(known.layout.overrides)
@@ -124,8 +122,8 @@ class Conversion:
                 self.schema.fields, self.layout, container_type(self.place).capabilities
             )
         else:
-            specs = self.buffer._store.container.specs()
-        return [name for name in self.schema.fields if specs[f"steps/{escape_path(name)}"].codec is not None]
+            specs = self.buffer.store.container.specs()
+        return [name for name in self.schema.fields if specs[tree.steps(name)].codec is not None]
 
     def _source(self) -> dict[str, Any]:
         """What the provenance says of the source."""
@@ -146,26 +144,26 @@ class Conversion:
 
     def specs(self, container: Container, document: documents.Document) -> dict[str, ArraySpec]:
         """The target's arrays."""
-        known, capabilities = self.buffer._store.specs(), container.capabilities
+        known, capabilities = self.buffer.store.specs(), container.capabilities
         storage = {
             name: _given(setting) for name, setting in documents.to_plain(document.layout.overrides).items()
         }
         if self.as_it_was:
             for name in self.schema.fields:
-                codec = self._codec(known[f"steps/{escape_path(name)}"], capabilities, storage.get(name, {}))
+                codec = self._codec(known[tree.steps(name)], capabilities, storage.get(name, {}))
                 storage[name] = {**storage.get(name, {}), "codec": codec or "raw"}
         chosen = array_specs(self.schema, self.layout, capabilities, capacity=None, storage=storage)
         if self.as_it_was:
             final = {
                 name: self._codec(known[name], capabilities, {})
                 for name, spec in chosen.items()
-                if name.startswith("final/") and spec.codec
+                if tree.is_final(name) and spec.codec
             }
         else:
             final = {
                 name: self.codec
                 for name, spec in chosen.items()
-                if name.startswith("final/") and spec.codec and self.codec
+                if tree.is_final(name) and spec.codec and self.codec
             }
         chosen |= {
             name: replace(chosen[name], codec=codec)
@@ -180,7 +178,7 @@ class Conversion:
         user = {
             name: spec
             for name, spec in known.items()
-            if name.startswith("trajectories/") and spec.mutable and name not in chosen
+            if tree.is_trajectories(name) and spec.mutable and name not in chosen
         }
         return chosen | {
             name: table_spec(spec.dtype, shape=spec.shape, mutable=True) for name, spec in user.items()
@@ -194,7 +192,7 @@ class Conversion:
             return None if self.codec == "raw" else self.codec
         if override.get("codec", "raw") != "raw":
             return str(override["codec"])
-        default = self.buffer._store.container.capabilities.default_codec
+        default = self.buffer.store.container.capabilities.default_codec
         return capabilities.default_codec if known.codec == default else known.codec
 
     # --- making it
@@ -202,17 +200,15 @@ class Conversion:
     def fill(self, container: Container, document: documents.Document) -> None:
         """Bring everything to the target, and make it durable."""
         specs, excerpt = self.specs(container, document), self.excerpt
-        extra = {"open": [], "next": 0, "splits": [""], "finals": 0}
-        store = ArrayStore.create(container, specs, extra, durable=document.layout.durability == "commit")
+        store = ArrayStore.create(container, specs, NOTHING, durable=document.layout.durability == "commit")
         try:
             self.transfer = Transfer(self.buffer, store, excerpt, self.progress)
             self.transfer.rows(list(self.schema.fields))
             self.transfer.final_observations(list(self.schema.names("observation")))
-            for name in PARTS:
-                append_rows(store, f"parts/{name}", getattr(excerpt.parts, name))
-            for name, column in excerpt.table.items():
-                if name in specs:
-                    append_rows(store, name, np.asarray(column, specs[name].dtype))
+            known = {
+                name: column for name, column in excerpt.table.items() if tree.trajectories(name) in specs
+            }
+            put_tables(store, excerpt.parts, known)
             attachments = excerpt.attachments(self.schema.names("observation"))
             if self.layout == "archive":
                 sealing.commit_sealed(store, excerpt.extra, attachments)

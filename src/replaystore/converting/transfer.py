@@ -23,7 +23,7 @@ from replaystore.arrays.copying import (
 )
 from replaystore.containers.protocol import ArraySpec
 from replaystore.converting.excerpt import Excerpt
-from replaystore.schema.names import escape_path
+from replaystore.schema import tree
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Transfer"]
@@ -54,10 +54,10 @@ class Transfer:
 
     def rows(self, names: Sequence[str]) -> None:
         """The rows of these fields."""
-        specs = {name: self._spec(f"steps/{escape_path(name)}") for name in names}
+        specs = {name: self._spec(tree.steps(name)) for name in names}
         self._total = sum(spec.row_bytes for spec in specs.values()) * self.excerpt.rows
         room = {
-            f"steps/{escape_path(name)}": self.excerpt.rows
+            tree.steps(name): self.excerpt.rows
             for name, spec in specs.items()
             if self._target(name).codec is None
         }
@@ -65,7 +65,7 @@ class Transfer:
             self.store.container.reserve(room)
         changed: dict[str, list[str]] = {}
         for name, spec in specs.items():
-            stored = f"steps/{escape_path(name)}"
+            stored = tree.steps(name)
             as_it_is = self._array(stored, self.excerpt.starts, self.excerpt.stops)
             (self.copied if as_it_is else self.recoded).append(name)
             before, after = spec.codec or "raw", self._target(name).codec or "raw"
@@ -80,7 +80,7 @@ class Transfer:
         starts = finals[np.concatenate([[0], joined])[: len(finals)]]
         stops = finals[np.concatenate([joined - 1, [len(finals) - 1]])[: len(finals)]] + 1
         for name in names:
-            stored = f"final/{escape_path(name)}"
+            stored = tree.final(name)
             if self._spec(stored).journaled:
                 append_rows(self.store, stored, self.buffer.final_rows(name, finals))
             else:
@@ -89,10 +89,10 @@ class Transfer:
                 append_rows(self.store, stored, np.stack([row[name] for row in self.excerpt.pending]))
 
     def _spec(self, stored: str) -> ArraySpec:
-        return self.buffer._store.container.specs()[stored]
+        return self.buffer.store.container.specs()[stored]
 
     def _target(self, name: str) -> ArraySpec:
-        return self.store.container.specs()[f"steps/{escape_path(name)}"]
+        return self.store.container.specs()[tree.steps(name)]
 
     def _count(self, size: int) -> None:
         self._done += size
@@ -121,15 +121,14 @@ class Transfer:
 
     @staticmethod
     def _kind(side: BufferReader | Transfer) -> str:
-        store = side._store if isinstance(side, BufferReader) else side.store
-        return store.container.capabilities.chunk_format
+        return side.store.container.capabilities.chunk_format
 
     def _stored_bytes(self, stored: str, spec: ArraySpec, starts: Rows, stops: Rows) -> int:
         if spec.codec is None:
             return int((stops - starts).sum()) * spec.row_bytes
         first, last = starts // spec.chunk_rows, -(-stops // spec.chunk_rows)
         chunks = [np.arange(begin, end) for begin, end in zip(first.tolist(), last.tolist(), strict=True)]
-        return stored_bytes(self.buffer._store, stored, np.unique(np.concatenate(chunks))) if chunks else 0
+        return stored_bytes(self.buffer.store, stored, np.unique(np.concatenate(chunks))) if chunks else 0
 
     def _copy_raw(self, stored: str, spec: ArraySpec, start: int, stop: int) -> int:
         """Append the complete chunks of rows [start, stop) with the checksums they have; the row after
@@ -138,7 +137,7 @@ class Transfer:
         # One block is written while the next one is read and checked.
         with ThreadPoolExecutor(1, "replaystore-copy") as writing:
             written: Future[None] | None = None
-            for _, data, checksums in raw_chunks(self.buffer._store, stored, first, last):
+            for _, data, checksums in raw_chunks(self.buffer.store, stored, first, last):
                 if written is not None:
                     written.result()
                 written = writing.submit(append_raw, self.store, stored, data, checksums)
@@ -151,7 +150,7 @@ class Transfer:
         """Append the complete chunks of rows [start, stop) as they are encoded; the row after them."""
         first, last = start // spec.chunk_rows, stop // spec.chunk_rows
         kind = self._kind(self)
-        for chunks in encoded_chunks(self.buffer._store, stored, first, last):
+        for chunks in encoded_chunks(self.buffer.store, stored, first, last):
             append_encoded(
                 self.store,
                 stored,
@@ -162,8 +161,8 @@ class Transfer:
 
     def _blocks(self, stored: str, spec: ArraySpec, starts: Rows, stops: Rows) -> None:
         """Append runs of rows through memory."""
-        column = self.buffer._column(stored)
-        checks = CheckedChunks(self.buffer._store, stored) if spec.codec is None else None
+        column = self.buffer.stored_column(stored)
+        checks = CheckedChunks(self.buffer.store, stored) if spec.codec is None else None
         for block in _batches(starts, stops, spec):
             if checks is not None:
                 for begin, end in block:

@@ -41,7 +41,7 @@ def blocks_of(buffer: BufferReader, options: Options, max_bytes: int = 4 << 20) 
     names, table = chosen_fields(buffer, options), _chosen_trajectories(buffer, options)
     finals = _Finals(buffer, names)
     most = max(1, max_bytes // sum(buffer.schema.fields[name].row_bytes for name in names))
-    parts, first = buffer.parts, buffer._first
+    parts, first = buffer.parts, buffer.first_row
     order = parts.parts_of(table["trajectory"])
     owner = parts.trajectory[order]
     begins = np.append(True, owner[1:] != owner[:-1])[: len(order)]
@@ -106,7 +106,7 @@ def beside_fields(
     `holds`: of "env", "seed", "split", "final_observation", "open", "metadata", "environment", "steps" (of no
     trajectory), "terminated", "truncated" and the columns of the user's those that the format has. `fields`:
     the names of those that it has."""
-    table, document = _chosen_trajectories(buffer, options), buffer._document
+    table, document = _chosen_trajectories(buffer, options), buffer.document
     there = {name: table[name] != blank for name, blank in BLANK.items()}
     there |= {name: table[name] for name in ("terminated", "truncated", "open") if name not in fields}
     user = [name for name in table.columns if name not in TRAJECTORIES and name != "open"]

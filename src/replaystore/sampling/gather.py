@@ -79,7 +79,7 @@ class Gather:
         group: Literal["steps", "final"] = "steps",
     ) -> None:
         stored = {name: f"{group}/{escape_path(name)}" for name in names}
-        columns = {name: buffer._column(place) for name, place in stored.items()}
+        columns = {name: buffer.stored_column(place) for name, place in stored.items()}
         self.columns = columns
         self.schema = buffer.schema
         self._codecs = {name: buffer._store.spec(place).codec for name, place in stored.items()}

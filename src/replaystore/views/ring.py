@@ -130,7 +130,7 @@ def ring_of(buffer: BufferReader, known: Mapping[str, Any]) -> Ring | None:
     """The ring whose state `known` is, as of the commit that a buffer shows; None if that is one before the
     ring became a buffer."""
     capacity, size, then, rows = (int(known[key]) for key in ("capacity", "size", "position", "rows"))
-    first, stop = buffer._first, buffer._stop
+    first, stop = buffer.first_row, buffer.first_row + len(buffer)
     added = stop - rows
     if added < 0:
         return None
@@ -167,11 +167,9 @@ def _adds(buffer: BufferReader, rows: int, stop: int) -> Rows:
     lies between them."""
     if stop == rows:
         return np.zeros((0, 2), np.int64)
-    start, length = (buffer._store.table(tree.parts(name)) for name in ("start", "length"))
+    start, length = (buffer.store.table(tree.parts(name)) for name in ("start", "length"))
     opened = [
-        edge
-        for entry in buffer._opened()
-        for edge in (entry.part_start, entry.part_start + entry.part_length)
+        edge for entry in buffer.opened() for edge in (entry.part_start, entry.part_start + entry.part_length)
     ]
     edges = np.concatenate([start, start + length, opened, [rows, stop]]).astype(np.int64)
     edges = np.unique(edges[edges >= rows])
@@ -216,7 +214,7 @@ def carried(
         return kept, [lost]
     moved = dict(known)
     # Without evicted rows, all numbers stay as they are.
-    ring = ring_of(buffer, known) if buffer._first else None
+    ring = ring_of(buffer, known) if buffer.first_row else None
     if ring is not None:
         moved |= {"size": ring.size, "position": ring.position, "rows": len(buffer)}
         if "global_step" in known:

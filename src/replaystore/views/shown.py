@@ -104,7 +104,7 @@ class Shown:
         self.check_open()
         if self._parts is None:
             stored = [self._fixed(tree.parts(name)) for name in PARTS]
-            opened = [entry for entry in self._opened() if entry.part_length]
+            opened = [entry for entry in self.opened() if entry.part_length]
             rows = [[e.part_start, e.part_length, e.trajectory, e.offset, -1] for e in opened]
             columns = stored
             if opened:
@@ -151,7 +151,7 @@ class Shown:
             for name in self._store.specs()
             if tree.is_trajectories(name)
         }
-        opened = [entry for entry in self._opened() if entry.length]
+        opened = [entry for entry in self.opened() if entry.length]
         check_table(columns, self._extra["splits"], self._reward_shape(), self.location)
         count = len(columns["trajectory"])
         for name, known in columns.items():
@@ -191,7 +191,7 @@ class Shown:
     def _reward_shape(self) -> tuple[int, ...]:
         return self._document.steps.return_shape
 
-    def _opened(self) -> list[Open]:
+    def opened(self) -> list[Open]:
         """The trajectories that are open, without their observations."""
         shape = self._reward_shape()
         try:
@@ -209,7 +209,7 @@ class Shown:
 
     def open_trajectories(self) -> list[Open]:
         """The trajectories that are open, with the observations that follow their last steps."""
-        opened = self._opened()
+        opened = self.opened()
         known = [entry for entry, values in zip(opened, self._extra["open"], strict=True) if values[-1]]
         for name in self.schema.names("observation") if known else ():
             declared = self.schema.fields[name]
@@ -299,16 +299,16 @@ class Shown:
         if self._store.container.specs()[stored].journaled:
             found: NDArray[Any] = self._store.table(stored)[rows]
             return found
-        return self._column(stored).take(rows)
+        return self.stored_column(stored).take(rows)
 
     def _of(self, name: str) -> ArrayColumn:
         known = self._fields  # of this commit, whatever another thread goes on to meanwhile
         column = known.get(name)
         if column is None:
-            column = known[name] = self._column(tree.steps(name))
+            column = known[name] = self.stored_column(tree.steps(name))
         return column
 
-    def _column(self, stored: str) -> ArrayColumn:
+    def stored_column(self, stored: str) -> ArrayColumn:
         """The column of a stored array, with all its rows as of the commit."""
         with self._opening, as_storage_errors(f"{self._place}: {stored} cannot be read"):
             return self._up_to_date(stored)

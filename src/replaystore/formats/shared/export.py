@@ -62,7 +62,7 @@ class Outgoing:
 
     def __init__(self, buffer: BufferReader, options: Options) -> None:
         self.buffer, self.options = buffer, options
-        self.count, self.first, self.parts = len(buffer), buffer._first, buffer.parts
+        self.count, self.first, self.parts = len(buffer), buffer.first_row, buffer.parts
         self.table = buffer.trajectories if options.trajectories is None else options.trajectories
         fields = (
             buffer.schema.fields if options.fields is None else buffer.schema.select(options.fields).fields
@@ -73,7 +73,7 @@ class Outgoing:
         self.rest: dict[str, Fate] = {}
         self._errors: dict[str, float] = {}
         """Of fields that are cast, the largest difference so far."""
-        found = state_of(buffer._document.extensions)
+        found = state_of(buffer.document.extensions)
         self._ring: Mapping[str, Any] = {} if found is None else found[1]
         self._known_after()
 
