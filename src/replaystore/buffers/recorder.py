@@ -82,6 +82,7 @@ class Recorder:
         """Something has been handed to the store, or been decided, that no commit has."""
         self._blocks: list[Block] = []
         self._block_bytes = 0
+        self._block_envs = set[int]()
         self.take_schema(schema)
 
     def take_schema(self, schema: Schema) -> None:
@@ -127,12 +128,13 @@ class Recorder:
 
     def cut(self, env: int) -> None:
         """End the open trajectory of an environment here, neither terminated nor truncated."""
+        self._write_blocks()
         self.assembler.cut(env)
         self._changed = True
 
     def cut_all(self) -> None:
         """End all open trajectories here."""
-        self._write_blocks()
+        self._write_blocks()  # which may open some
         for env in sorted(self.assembler.open):
             self.cut(env)
 
@@ -154,10 +156,11 @@ class Recorder:
             last = self._blocks[-1]
             # The rows of an environment that are written together are a run, which can lack nothing but its
             # beginning.
-            again = last.env != block.env and any(known.env == block.env for known in self._blocks)
+            again = last.env != block.env and block.env in self._block_envs
             if again or not (last.ends or block.begins or last.final is None):
                 self._write_blocks()
         self._blocks.append(block)
+        self._block_envs.add(block.env)
         self._block_bytes += sum(rows.nbytes for rows in block.columns.values())
         if self._block_bytes >= BLOCK_BYTES:
             self._write_blocks()
@@ -206,6 +209,7 @@ class Recorder:
         count = self.schema.check(columns)
         self.add(columns, count, self._runs(blocks, columns, count))
         self._blocks, self._block_bytes = [], 0
+        self._block_envs.clear()
         forget_entries(self.store)
 
     def _runs(self, blocks: Sequence[Block], columns: Columns, count: int) -> list[Run]:
