@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "replaystore"
 
-ROOMS = ["analysis", "checking", "cli", "compat", "gymnasium", "schema", "torch.py"]
+ROOMS = ["analysis", "checking", "cli", "compat", "gymnasium", "sampling", "schema", "torch.py", "views"]
 NOT_YET = ["converting", "formats"]
 """Where it is still done: these are taken up when it is not."""
 NOT_YET_FILES = {Path("compat/layouts.py")}

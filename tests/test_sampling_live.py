@@ -161,9 +161,9 @@ def test_only_batches_that_show_a_damaged_chunk_are_errors(tmp_path: Path, prefe
         )._batches
         refused = 0
         for number in range(500):
-            drawn = rows._plan(0, number // rows._ahead * rows._ahead).drawn.rows[number % rows._ahead * 8 :][
-                :8
-            ]
+            drawn = rows._plan(0, number // rows._ahead * rows._ahead).planned.drawn.rows[
+                number % rows._ahead * 8 :
+            ][:8]
             needed = bool(((drawn // 16 == 100) | ((drawn + 1) // 16 == 100) & (drawn % 10 != 9)).any())
             try:
                 check(sampler.sample(), 0, 4000)
@@ -197,9 +197,9 @@ def test_only_batches_that_show_a_damaged_final_observation_are_errors(
         plan = reader.sampler(8, seed=0, frame_stack=depth, prefetch=0)._batches
         refused = shown = 0
         for number in range(500):
-            rows = plan._plan(0, number // plan._ahead * plan._ahead).drawn.rows[number % plan._ahead * 8 :][
-                :8
-            ]
+            rows = plan._plan(0, number // plan._ahead * plan._ahead).planned.drawn.rows[
+                number % plan._ahead * 8 :
+            ][:8]
             final = rows[rows % 10 == 9] // 10
             damaged = bool((final // chunk_rows == 5).any())
             try:

@@ -181,11 +181,11 @@ def test_a_child_does_not_wait_for_locks_that_nobody_will_release(tmp_path: Path
     with forked_buffer(tmp_path / name) as reader:
         sampler = reader.sampler(64, seed=0, prefetch=0)
         check(sampler.sample(), 0, 4000)
-        column = reader._column("steps/observation")
+        column = reader.stored_column("steps/observation")
         assert isinstance(column, CodedColumn)
         locks = [
             reader._opening,
-            reader._turn,
+            reader.turn,
             reader._store.state_lock,
             reader._store.container.files._lock,
             column._reading,

@@ -154,7 +154,7 @@ def test_a_packed_store_is_read_in_place_and_mapped(store: str) -> None:
 
     with rs.open(store) as plain, rs.open(path) as packed:
         assert Contents.of(plain).difference(Contents.of(packed)) == ""
-        column = packed._of("info/wide")
+        column = packed.column("info/wide")
         assert isinstance(column, MappedColumn)
         assert column.mapped
         assert not packed.refresh()
@@ -171,7 +171,7 @@ def test_a_store_packed_by_other_software_is_read_though_not_mapped(store: str, 
 
     with rs.open(store) as plain, rs.open(path) as packed:
         assert Contents.of(plain).difference(Contents.of(packed)) == ""
-        assert not packed._of("info/wide").mapped  # type: ignore[union-attr]
+        assert not packed.column("info/wide").mapped  # type: ignore[union-attr]
 
 
 def test_a_zip_is_only_read(store: str) -> None:
@@ -183,7 +183,7 @@ def test_a_zip_is_only_read(store: str) -> None:
     with pytest.raises(errors.UnsupportedError, match=r"make a \.zarr folder"):
         rs.create(store + "2.zip", samples.small())
     with pytest.raises(errors.UnsupportedError, match="can only be read"):
-        ZarrContainer.open(ZipFiles(path), writable=True)
+        ZarrContainer.open(ZipFiles(path), "", writable=True)
 
 
 def test_a_zip_that_replaces_another_is_read_anew_after_closing(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def main() -> None:
         seconds = time.perf_counter() - begin
         window = sampler._batches._window
         assert window is not None
-        rows = window.drawn.rows[:size]
+        rows = window.planned.drawn.rows[:size]
     answer = {
         "seconds": seconds,
         "resident": share,

@@ -216,4 +216,4 @@ def drawn(sampler: Sampler) -> Iterator[tuple[dict[str, Any], NDArray[np.int64]]
         assert window is not None
         assert window.epoch == epoch
         begin = (number - window.first) * batches.recipe.batch_size
-        yield batch, window.drawn.rows[begin : begin + batches.recipe.batch_size]
+        yield batch, window.planned.drawn.rows[begin : begin + batches.recipe.batch_size]

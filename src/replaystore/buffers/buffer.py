@@ -99,7 +99,7 @@ class Buffer(Recording):
         """
         check_order(order, weights, per)
         self.check_open()
-        with self._turn:  # the fields may become others
+        with self.turn:  # the fields may become others
             recipe = Recipe(
                 batch_size,
                 tuple(self._names(fields)),
@@ -138,7 +138,7 @@ class Buffer(Recording):
             raise ConflictError(self._gone_back)
         try:
             if isinstance(self._store, ArrayStore):
-                with self._operations("close"), self._turn:
+                with self._operations("close"), self.turn:
                     self._close(self._store)
         finally:
             self._release()

@@ -203,7 +203,7 @@ class Recording(BufferReader):
         given = {name: array_of(f"column {name!r}", values) for name, values in columns.items()}
         with self._operations("set_trajectory_column"):
             self._recorder.set_columns(at, given)
-            with self._turn:
+            with self.turn:
                 self._commit()
 
     def commit(self) -> int:
@@ -213,7 +213,7 @@ class Recording(BufferReader):
         StorageError: the disk refused; what was committed before is safe, nothing is lost, and `commit` may
         be tried again (after a failed sync only by opening the buffer anew)."""
         self._writable()
-        with self._operations("commit"), self._turn:
+        with self._operations("commit"), self.turn:
             return self._commit()
 
     def _commit(self) -> int:
@@ -234,7 +234,7 @@ class Recording(BufferReader):
         """Commit, and let other software (zarr-python, xarray, h5py) see all steps; `close` does this too."""
         self._writable()
         assert isinstance(self._store, ArrayStore)
-        with self._operations("publish"), self._turn:
+        with self._operations("publish"), self.turn:
             self._commit()
             self._store.publish()
 
@@ -251,7 +251,7 @@ class Recording(BufferReader):
         opened = BufferReader(self._place, self._store.pin(commit), self._document).open_trajectories()
         attachments = attachments_of(opened, self.schema.names("observation"))
         before = self._store.state
-        with self._operations("rollback"), self._turn:
+        with self._operations("rollback"), self.turn:
             try:
                 self._store.rollback(commit, attachments=attachments)
             finally:

@@ -82,7 +82,7 @@ class Batches:
         )
         if not self.steps.total:
             raise ArgumentError(f"{buffer.location}: {self._nothing(buffer)}")
-        self.first_row, self.stop_row = buffer._first, buffer._stop
+        self.first_row, self.stop_row = buffer.first_row, buffer.first_row + len(buffer)
         bounds = slice(self.first_row, self.stop_row)
         self._items = Items(recipe, schema, self.gather, self._finals, self.steps, bounds)
         self._behind = (recipe.fragment_length or recipe.n_step) - 1 + bool(following)
@@ -130,7 +130,7 @@ class Batches:
             assert weights is not None
             trajectories = buffer.trajectories["trajectory"] if recipe.per_trajectory else None
             order = WeightedOrder(
-                steps, seed, weights, first=buffer._first, trajectories=trajectories, beta=recipe.beta
+                steps, seed, weights, first=buffer.first_row, trajectories=trajectories, beta=recipe.beta
             )
             if not order.weights.total > 0:
                 raise ArgumentError(

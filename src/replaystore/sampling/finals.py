@@ -27,7 +27,7 @@ class Finals:
     """Final observations by number: those that are stored, and behind them those pending with the commit."""
 
     def __init__(self, buffer: BufferReader, names: Sequence[str], slab_bytes: int) -> None:
-        store = buffer._store
+        store = buffer.store
         places = {name: tree.final(name) for name in names}
         self._stored = max((store.rows(place) for place in places.values()), default=0)
         opened = [entry for entry in buffer.open_trajectories() if names and entry.following is not None]

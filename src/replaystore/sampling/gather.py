@@ -82,13 +82,13 @@ class Gather:
         columns = {name: buffer.stored_column(place) for name, place in stored.items()}
         self.columns = columns
         self.schema = buffer.schema
-        self._codecs = {name: buffer._store.spec(place).codec for name, place in stored.items()}
+        self._codecs = {name: buffer.store.spec(place).codec for name, place in stored.items()}
         self._mapped: dict[str, _Mapped] = {}
         self._plain: dict[str, PlainColumn] = {}
         self.slabs: list[Slab] = []
         self._slab: dict[str, Slab] = {}
         self._ways: dict[tuple[str, ...], list[tuple[str, int, Any, Any, Any, tuple[int, ...]]]] = {}
-        self._cold, self._until_look = False, 0
+        self.cold, self.until_look = False, 0
         coded: dict[int, dict[str, CodedColumn]] = {}
         for name, column in columns.items():
             if isinstance(column, CodedColumn):
@@ -109,8 +109,8 @@ class Gather:
         used any more."""
         for slab, known in zip(self.slabs, old.slabs, strict=False):
             slab.adopt(known)
-        if not old._cold:
-            self._until_look = old._until_look
+        if not old.cold:
+            self.until_look = old.until_look
 
     def forget(self) -> None:
         """Hold no decoded chunks, as in a forked child."""
@@ -124,8 +124,8 @@ class Gather:
         commit.
 
         `outs`: arrays to fill, as `check_out` wants them."""
-        self._until_look -= 1
-        if self._cold or self._until_look < 0:
+        self.until_look -= 1
+        if self.cold or self.until_look < 0:
             self._advise(names, rows, 1)
         batch: Batch = {}
         count, known, places = len(rows), 0, rows
@@ -175,8 +175,8 @@ class Gather:
     def runs(self, names: Sequence[str], rows: Rows, length: int) -> Batch:
         """From each of `rows` on so many rows that lie side by side: {field: array of shape (len(rows),
         length, *field shape)}."""
-        self._until_look -= 1
-        if self._cold or self._until_look < 0:
+        self.until_look -= 1
+        if self.cold or self.until_look < 0:
             self._advise(names, rows, length)
         batch = {name: self._mapped[name].runs(rows, length) for name in names if name in self._mapped}
         if len(batch) == len(names):
@@ -190,11 +190,11 @@ class Gather:
 
     def _advise(self, names: Sequence[str], rows: Rows, span: int) -> None:
         """Have what is not in memory read ahead; it is looked now and then whether anything is not."""
-        if self._until_look < 0:
+        if self.until_look < 0:
             looked = [column.ahead.look() for column in self._mapped.values() if column.ahead is not None]
-            self._cold = min(looked, default=1.0) < RESIDENT
-            self._until_look = COLD_CALLS if self._cold else WARM_CALLS
-        if self._cold:
+            self.cold = min(looked, default=1.0) < RESIDENT
+            self.until_look = COLD_CALLS if self.cold else WARM_CALLS
+        if self.cold:
             for name in names:
                 column = self._mapped.get(name)
                 if column is not None and column.ahead is not None:

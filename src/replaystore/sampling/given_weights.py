@@ -59,7 +59,7 @@ def carried(old: Batches, buffer: BufferReader) -> NDArray[np.float64]:
     known, trajectories = old.order.weights.values, old.order.trajectories
     if trajectories is None:
         weights = np.full(len(buffer), known.max())
-        kept = known[buffer._first - old.first_row :][: len(buffer)]
+        kept = known[buffer.first_row - old.first_row :][: len(buffer)]
         weights[: len(kept)] = kept
         return weights
     ids, order = buffer.trajectories["trajectory"], np.argsort(trajectories)

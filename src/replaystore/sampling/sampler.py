@@ -81,9 +81,9 @@ class Sampler:
         """What the batches depend on; drawn by the system if none was given."""
         self._to_device = None if device is None else Transfer(device)
         values = None if weights is None else given_weights.checked(buffer, weights, recipe)
-        with buffer._turn:
+        with buffer.turn:
             self._batches = Batches(buffer, recipe, self.seed, values)
-            self._generation = buffer._store.state.generation
+            self._generation = buffer.store.state.generation
         self._place: Place = (0, 0)
         coded = self._batches.gather.coded and self._batches.order.ahead
         self._depth = int(prefetch) if prefetch is not None else AHEAD if coded else 0
@@ -271,7 +271,7 @@ class Sampler:
         stated = state["weights"] if self._recipe.order == "weights" else None
         stated = from_text(stated) if isinstance(stated, str) else stated
         self._stop()
-        with self._buffer._turn:
+        with self._buffer.turn:
             if self._buffer.commit_id != self.commit_id:
                 raise ConflictError(
                     f"{self._buffer.location}: shows commit {self._buffer.commit_id} by now; open it with "
@@ -292,15 +292,15 @@ class Sampler:
         buffer.check_open()
         self._check_process()
         buffer.refresh()
-        if buffer.commit_id == self.commit_id and buffer._store.state.generation == self._generation:
+        if buffer.commit_id == self.commit_id and buffer.store.state.generation == self._generation:
             return False
         self._stop()
-        with buffer._turn:
+        with buffer.turn:
             weights = (
                 given_weights.carried(self._batches, buffer) if self._recipe.order == "weights" else None
             )
             old, self._batches = self._batches, Batches(buffer, self._recipe, self.seed, weights)
-            before, self._generation = self._generation, buffer._store.state.generation
+            before, self._generation = self._generation, buffer.store.state.generation
         epoch, number = self._place
         self._place = (epoch + 1, 0) if self._batches.per_epoch is not None and number else (epoch, number)
         if self._generation == before:
@@ -322,7 +322,7 @@ class Sampler:
         buffer = self._buffer
         buffer.check_open()
         self._check_process()
-        if buffer._store.state.generation != self._generation:
+        if buffer.store.state.generation != self._generation:
             raise ConflictError(
                 f"{buffer.location}: went back to an older commit, which this sampler does "
                 "not show; call its refresh()"
@@ -338,7 +338,7 @@ class Sampler:
         """EvictedError if what could not be read has left the ring."""
         buffer = self._buffer
         if buffer.capacity is not None:
-            first = type(buffer._store).load(buffer._store.container).first.get("steps", 0)
+            first = type(buffer.store).load(buffer.store.container).first.get("steps", 0)
             if first > self._batches.first_row:
                 raise EvictedError(
                     f"{buffer.location}: steps before {first} have left the ring; call the "

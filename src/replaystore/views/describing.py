@@ -104,7 +104,7 @@ class Description:
 def describe(buffer: BufferReader) -> Description:
     """What is said of a buffer. The table of trajectories is read, and where coded chunks lie, but no
     steps."""
-    document, store = buffer._document, buffer._store
+    document, store = buffer.document, buffer.store
     trajectories = buffer.trajectories
     ended = trajectories[~trajectories.open]
     splits = {str(name) for name in trajectories["split"].tolist() if name}
@@ -172,7 +172,7 @@ def _summary(values: NDArray[Any]) -> dict[str, Any] | None:
 
 
 def _field(buffer: BufferReader, name: str) -> FieldDescription:
-    store, declared, stored = buffer._store, buffer.schema.fields[name], tree.steps(name)
+    store, declared, stored = buffer.store, buffer.schema.fields[name], tree.steps(name)
     spec = store.container.specs()[stored]
     plain = len(buffer) * declared.row_bytes
     return FieldDescription(

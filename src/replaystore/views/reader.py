@@ -116,7 +116,7 @@ class BufferReader(Shown):
         runs = self.parts.rows_of(info["trajectory"])
         columns = {}
         for name in names:
-            column = self._of(name)
+            column = self.column(name)
             pieces = [column.read(start, stop) for start, stop in runs]
             columns[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         observations = self.schema.names("observation")
@@ -160,12 +160,12 @@ class BufferReader(Shown):
         """
         self.check_open()
         wanted = _wanted(rows, self._first, len(self))
-        return {name: _taken(self._of(name), wanted) for name in self._names(fields)}
+        return {name: _taken(self.column(name), wanted) for name in self._names(fields)}
 
     def rows(self, name: str, rows: Rows) -> NDArray[Any]:
         """Steps of one field, as `read` gives them."""
         self.check_open()
-        column, first = self._of(name), self._first
+        column, first = self.column(name), self._first
         if not first and type(rows) is np.ndarray and rows.dtype is INT64 and rows.ndim == 1:
             try:  # the column looks at the numbers too, and twice takes half as long as bringing the rows
                 return column.take(rows)
@@ -199,7 +199,7 @@ class BufferReader(Shown):
     def refresh(self) -> bool:
         """Go on to the newest commit; whether there was one."""
         self.check_open()
-        with self._turn:
+        with self.turn:
             identity, arrays = self._store.state.identity, self._store.state.arrays
             moved = self._store.refresh()
             if moved:

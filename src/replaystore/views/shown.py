@@ -40,10 +40,10 @@ class Shown:
         self._columns: dict[str, ArrayColumn] = {}
         """By stored name."""
         self._opening = threading.RLock()
-        self._turn = threading.RLock()
+        self.turn = threading.RLock()
         """Held while the commit that is shown changes, and while something is made of several things that it
         shows."""
-        renew_in_children(self, "_opening", "_turn")
+        renew_in_children(self, "_opening", "turn")
         self._closed = False
         self._moved()
         self._schema = self._visible_schema()
@@ -251,7 +251,7 @@ class Shown:
             begin, stop = int(parts.offset[part]), int(parts.offset[part] + parts.length[part])
             if begin <= entry.length < stop:
                 row = int(parts.start[part]) + entry.length - begin
-                found: NDArray[Any] = view._of(name).read(row, row + 1)[0]
+                found: NDArray[Any] = view.column(name).read(row, row + 1)[0]
                 return found
             if stop == entry.length and parts.final[part] >= 0:
                 final: NDArray[Any] = view.final_rows(name, parts.final[part : part + 1])[0]
@@ -301,7 +301,7 @@ class Shown:
             return found
         return self.stored_column(stored).take(rows)
 
-    def _of(self, name: str) -> ArrayColumn:
+    def column(self, name: str) -> ArrayColumn:
         known = self._fields  # of this commit, whatever another thread goes on to meanwhile
         column = known.get(name)
         if column is None:
