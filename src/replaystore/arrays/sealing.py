@@ -96,6 +96,8 @@ def write_sidecar(place: Location) -> None:
         files.sync_file(name)  # HDF5's last marker is not synced otherwise, and these are its bytes
         files.replace(name + SIDECAR, f"{_digest(files, name)}  {name}\n".encode())
     except OSError as error:
+        with contextlib.suppress(OSError):
+            files.remove(name + SIDECAR + ".new")
         reason = error.strerror or str(error)
         raise StorageError(
             f"{place.path + SIDECAR} cannot be written: {reason}; run `sha256sum {name}`", error.errno
