@@ -49,7 +49,7 @@ def refuse(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 600 steps, not to be changed."""
     location = tmp_path_factory.mktemp("cli") / "cartpole.zarr"

@@ -219,7 +219,7 @@ def insist(
     return refusals
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     location = str(tmp_path_factory.mktemp("source") / "source.zarr")
     with rs.create(location, small(), storage=storage("zstd:1")) as buffer:

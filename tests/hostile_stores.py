@@ -22,7 +22,7 @@ KINDS = ("live.zarr", "ring.zarr", "archive.zarr", "archive.zarr.zip", "live.h5"
 ACTIONS = ("append", "repair", "convert", "show")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Specimen]:
     return make(str(tmp_path_factory.mktemp("stores")))
 
