@@ -21,8 +21,7 @@ zarr.json are changed by `publish` alone. So what other software sees is always 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +29,7 @@ import numpy as np
 
 from replaystore.containers.checks import as_number
 from replaystore.containers.codecs import crc32c
-from replaystore.containers.protocol import Capabilities, ChunkEntry, Extent
+from replaystore.containers.protocol import ChunkEntry, Extent
 from replaystore.containers.zarr.hierarchy import LOG_SPEC, Hierarchy
 from replaystore.containers.zarr.metadata import (
     NOWHERE,
@@ -53,10 +52,7 @@ __all__ = ["ZarrContainer"]
 class ZarrContainer(Hierarchy):
     """A Zarr v3 hierarchy in `files`."""
 
-    carry: Callable[[str], AbstractContextManager[Any]] = nullcontext
-    capabilities = Capabilities()
     metadata_name = "zarr.json"
-    lock_name = f"{LOG}/c/lock"
 
     def __init__(self, files: Reads, *, writable: bool) -> None:
         super().__init__(files, writable=writable)
@@ -72,7 +68,7 @@ class ZarrContainer(Hierarchy):
         return container
 
     @classmethod
-    def open(cls, files: Reads, _: str, *, writable: bool) -> ZarrContainer:
+    def open(cls, files: Reads, _: str = "", *, writable: bool) -> ZarrContainer:
         """An existing hierarchy. FormatError: it is none of ours."""
         container = cls(files, writable=writable)
         container.document()
@@ -87,13 +83,9 @@ class ZarrContainer(Hierarchy):
     def refresh(self) -> None:
         self._specs = None
         self._indexes.clear()
-        if not self.writable:
-            self.files.close()  # a rollback gives files a new identity
+        super().refresh()
 
     # --- raw rows
-
-    def reserve(self, rows: Mapping[str, int]) -> None:
-        """Nothing to do: files grow as they are written."""
 
     def write_rows(self, name: str, start: int, rows: memoryview) -> None:
         spec = self.specs()[name]
@@ -315,6 +307,3 @@ class ZarrContainer(Hierarchy):
         self.files.sync_folders([f"{LOG}/c", os.path.dirname(TAIL)])
         self._specs = None
         self.files.replace("zarr.json", as_json(consolidated(self.files)))
-
-    def close(self) -> None:
-        self.files.close()

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from replaystore.containers.checks import MOST_JSON, is_count, load_json
-from replaystore.containers.codecs import codec_for
-from replaystore.containers.protocol import ArraySpec, Codec
-from replaystore.containers.zarr.log import LoggedFiles
+from replaystore.containers.filed import FiledContainer
+from replaystore.containers.protocol import ArraySpec
 from replaystore.containers.zarr.metadata import (
     CHECKSUM,
     CONVENTION,
@@ -31,7 +30,7 @@ __all__ = ["LOG_SPEC", "Hierarchy"]
 LOG_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byte")
 
 
-class Hierarchy(LoggedFiles):
+class Hierarchy(FiledContainer):
     """The metadata of a hierarchy in `files`."""
 
     def __init__(self, files: Reads, *, writable: bool) -> None:
@@ -39,9 +38,6 @@ class Hierarchy(LoggedFiles):
         self._specs: dict[str, ArraySpec] | None = None
         self._shown: dict[str, int] = {}
         """The rows that the metadata of arrays are known to say."""
-
-    def identity(self) -> object:
-        return self.files.identity()
 
     def specs(self) -> Mapping[str, ArraySpec]:
         if self._specs is None:
@@ -132,9 +128,6 @@ class Hierarchy(LoggedFiles):
         self._folders = {
             folder: None for folder in self._folders if folder not in gone and gone.isdisjoint(_above(folder))
         }
-
-    def codec(self, spec: ArraySpec) -> Codec:
-        return codec_for("zarr", spec)
 
     def document(self) -> dict[str, Any]:
         attributes = self._metadata("").get("attributes")
