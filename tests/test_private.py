@@ -10,10 +10,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "replaystore"
 
-ROOMS = ["analysis", "checking", "cli", "compat", "gymnasium", "sampling", "schema", "torch.py", "views"]
-NOT_YET = ["converting", "formats"]
-"""Where it is still done: these are taken up when it is not."""
-NOT_YET_FILES = {Path("compat/layouts.py")}
+ROOMS = [
+    "analysis",
+    "checking",
+    "cli",
+    "compat",
+    "converting",
+    "formats",
+    "gymnasium",
+    "sampling",
+    "schema",
+    "torch.py",
+    "views",
+]
 NAMELESS = {(Path("compat/ring.py"), "tensor._version")}
 """What torch has no public name for: how often a tensor was changed."""
 
@@ -45,8 +54,6 @@ def reached_into(tree: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("file", files(), ids=str)
 def test_what_is_private_is_left_to_its_owner(file: Path) -> None:
-    if file in NOT_YET_FILES:
-        pytest.skip("not yet")
     found = set(reached_into(ast.parse((ROOT / file).read_text())))
     assert not {name for name in found if (file, name) not in NAMELESS}
 

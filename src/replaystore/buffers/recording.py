@@ -131,6 +131,14 @@ class Recording(BufferReader):
         with self._operations("append"):
             self._recorder.add(flat, count, [run], split=split)
 
+    def append_loose(self, columns: Mapping[str, Any]) -> None:
+        """Append steps of no trajectory; an open one of environment 0 is cut off."""
+        self._writable()
+        flat, count = checked_columns(self.schema, columns)
+        with self._operations("append"):
+            self._recorder.cut(0)
+            self._recorder.add(flat, count, [])
+
     @property
     def rows_recorded(self) -> int:
         """Steps written so far, committed or not, dropped or not; of a buffer open for writing."""
@@ -191,9 +199,9 @@ class Recording(BufferReader):
 
         A new name makes a new column; trajectories that end later have NaN, 0 or False there until it is set
         again."""
-        self._set_trajectory_columns({name: values})
+        self.set_trajectory_columns({name: values})
 
-    def _set_trajectory_columns(self, columns: Mapping[str, Any]) -> None:
+    def set_trajectory_columns(self, columns: Mapping[str, Any]) -> None:
         """Set several columns in one commit; none is set if one of them does not fit."""
         self._writable()
         assert isinstance(self._store, ArrayStore)

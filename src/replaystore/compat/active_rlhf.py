@@ -46,6 +46,7 @@ from numpy.typing import NDArray
 
 from replaystore.buffers.buffer import Buffer
 from replaystore.compat import scoring
+from replaystore.compat.active_layout import ACTIVE, ActiveState
 from replaystore.compat.checks import (
     check_environment,
     check_spaces,
@@ -57,7 +58,6 @@ from replaystore.compat.checks import (
     width_of,
     zeros,
 )
-from replaystore.compat.layouts import ACTIVE, ActiveState
 from replaystore.compat.pairs import PreferenceBuffer, PreferenceBufferBatch, TrajectoryPairBatch
 from replaystore.compat.resizing import resized
 from replaystore.compat.ring import TensorRing, field_attribute

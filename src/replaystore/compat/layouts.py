@@ -1,13 +1,12 @@
-"""How the buffers of the two projects lie in stores and in their own files: between rings of tensors and
-`replaystore.formats`."""
+"""How a ring of tensors lies in a store, and comes out of one: what the buffers of both projects have in
+common."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,28 +17,28 @@ from replaystore.compat.places import Arrays, Move
 from replaystore.compat.ring import TensorRing
 from replaystore.compat.stored import StoredRing
 from replaystore.errors import UnsupportedError
-from replaystore.formats.active_rlhf import export as pickle_export
-from replaystore.formats.active_rlhf import pickles as pickle
-from replaystore.formats.active_rlhf.pickling import Info, write_pickle
-from replaystore.formats.active_rlhf.unpickling import Infos
-from replaystore.formats.options import Options
+from replaystore.formats.active_rlhf.pickling import Info
 from replaystore.formats.shared.export import Output
 from replaystore.formats.shared.tensors import FileRows
-from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import RingSource, no_parts
-from replaystore.formats.velora import export as safetensors_export
-from replaystore.formats.velora import files as safetensors
 from replaystore.schema import tree
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.roles import role_of
 from replaystore.schema.values import array_of
-from replaystore.views.ring import AFTER_IT, LAST_STEP, Placement, ring_of, state_of
+from replaystore.views.ring import Placement
 
-__all__ = ["ACTIVE", "VELORA", "ActiveLayout", "ActiveState", "StoreView", "VeloraLayout"]
-
-ROWS_PER_TRAJECTORY = 8
-"""Rows that a velora buffer gets at once are taken for steps of one environment if they form runs of so many
-steps on average."""
+__all__ = [
+    "BLOCK_BYTES",
+    "NO_SPACES",
+    "AnyRing",
+    "StoreView",
+    "columns_of",
+    "direct",
+    "every_place",
+    "physical",
+    "ring_source",
+    "whole",
+]
 
 BLOCK_BYTES = 4 << 20
 """Rows on their way to a store are so many bytes at once."""
@@ -72,23 +71,14 @@ class StoreView:
         )
 
 
-@dataclass
-class ActiveState:
-    """What a buffer of active_rlhf is beside its rows."""
-
-    fragment_length: int
-    global_step: int
-    infos: Sequence[Info]
-
-
-def _whole(ring: AnyRing, name: str) -> Output:
+def whole(ring: AnyRing, name: str) -> Output:
     """A field of a ring, by places."""
     tensor = ring.tensor(name)
     dtype = array_of(name, torch.empty(0, dtype=tensor.dtype)).dtype
     return Output(dtype, int(tensor.shape[1]), lambda places: ring.read(name, places))
 
 
-def _every_place(capacity: int) -> Placement:
+def every_place(capacity: int) -> Placement:
     zero = np.zeros(1, np.int64)
     return Placement(capacity, zero, zero, np.array([capacity]))
 
@@ -99,7 +89,7 @@ def _around(ring: AnyRing, name: str, start: int, stop: int) -> NDArray[Any]:
     return ring.read(name, (begin + np.arange(start, stop)) % ring.capacity)
 
 
-def _ring_source(
+def ring_source(
     ring: AnyRing,
     names: Mapping[str, str],
     scalars: Sequence[str],
@@ -121,7 +111,7 @@ def _ring_source(
         "position": ring.position,
         "rows": rows,
     }
-    outputs = {field: _whole(ring, name) for field, name in names.items()}
+    outputs = {field: whole(ring, name) for field, name in names.items()}
     fields = {
         field: Field(
             output.dtype, () if field in scalars else (output.width,), role_of(field), spaces.get(field)
@@ -148,7 +138,7 @@ def _ring_source(
     )
 
 
-def _columns(buffer: Buffer, rows: Arrays, names: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+def columns_of(buffer: Buffer, rows: Arrays, names: Mapping[str, str]) -> dict[str, NDArray[Any]]:
     """Rows of tensors as columns of a store."""
     fields = buffer.schema.fields
     return {
@@ -160,7 +150,7 @@ def _columns(buffer: Buffer, rows: Arrays, names: Mapping[str, str]) -> dict[str
     }
 
 
-def _direct(
+def direct(
     buffer: Buffer, outputs: Mapping[str, Output], names: Mapping[str, str], placement: Placement
 ) -> dict[str, Output]:
     """The same outputs; those that are just a field of steps, without what an export does beside reading
@@ -183,15 +173,13 @@ def _plain(buffer: Buffer, field: str, output: Output, beyond: bool) -> Output:
         if beyond and int(rows.max()) >= steps:  # an observation after the last step of a trajectory
             return output.read(rows)
         buffer.check_open()
-        column = buffer._columns.get(stored)
-        if column is None or column.stop != stop:  # it is not yet that of the commit that is shown
-            column = buffer.stored_column(stored)
+        column = buffer.column_until(stored, stop)
         return column.take(rows + first if first else rows).reshape(len(rows), width)
 
     return Output(output.dtype, width, read, field if buffer.store.spec(stored).codec is None else "")
 
 
-def _physical(tensors: Mapping[str, FileRows], device: torch.device) -> dict[str, torch.Tensor]:
+def physical(tensors: Mapping[str, FileRows], device: torch.device) -> dict[str, torch.Tensor]:
     """Tensors of a file in memory."""
     found = {}
     for name, rows in tensors.items():
@@ -210,248 +198,3 @@ def _physical(tensors: Mapping[str, FileRows], device: torch.device) -> dict[str
             array[start:stop] = rows.read(start, stop).reshape(stop - start, width)
         found[name] = torch.from_numpy(array).to(device)
     return found
-
-
-class ActiveLayout:
-    """Buffers of active_rlhf."""
-
-    project = "active_rlhf"
-    fields: ClassVar[dict[str, str]] = {
-        "observation": "obs",
-        "action": "acts",
-        "reward": "rews",
-        "dones": "dones",
-    }
-
-    def view(self, buffer: Buffer) -> StoreView:
-        """The store as a ring."""
-        plan = pickle_export.Plan(buffer, Options(), buffer.location)
-        living = ring_of(buffer, plan.known) is not None if plan.known else False
-        numbers = plan.numbers
-        return StoreView(
-            plan.placement,
-            _direct(buffer, plan.tensors, self.fields if plan.known else {}, plan.placement),
-            numbers["size"],
-            numbers["pos"],
-            living,
-            numbers,
-            list(plan.infos),
-        )
-
-    def append(self, buffer: Buffer, rows: Arrays, splits: Sequence[tuple[int, str]]) -> None:
-        """Append rows: one trajectory for each of `splits`."""
-        columns, begin = _columns(buffer, rows, self.fields), 0
-        for count, split in splits:
-            piece = {name: column[begin : begin + count] for name, column in columns.items()}
-            buffer.append(piece, ends=[count - 1], split=split)
-            begin += count
-
-    def append_trajectory(self, buffer: Buffer, ring: AnyRing, start: int, length: int, split: str) -> None:
-        """Append one trajectory of a ring, in blocks."""
-        width = sum(declared.row_bytes for declared in buffer.schema.fields.values())
-        step = max(1, BLOCK_BYTES // width)
-        for begin in range(0, length, step):
-            places = (start + np.arange(begin, min(begin + step, length))) % ring.capacity
-            rows = {name: ring.read(name, places) for name in self.fields.values()}
-            last = begin + len(places) == length
-            buffer.append(
-                _columns(buffer, rows, self.fields), ends=[len(places) - 1] if last else [], split=split
-            )
-
-    def reconcile(self, buffer: Buffer, state: ActiveState) -> bool:
-        """Bring scores and splits to a store that has all rows. False: it does not have just these
-        trajectories."""
-        stored, wanted = self.view(buffer).infos, list(state.infos)
-        if [info[:2] for info in stored] != [info[:2] for info in wanted]:
-            return False
-        changed = [at for at, info in enumerate(wanted) if repr(info) != repr(stored[at])]
-        if not changed:
-            return True
-        row_of = _table_rows(buffer)
-        if any(not wanted[at][1] or wanted[at][0] not in row_of for at in changed):
-            return False  # one without rows of its own, which is not in the table
-        table, columns = buffer.trajectories, {}
-        for place, name in ((2, "split"), (3, "on_policiness_score"), (4, "last_updated_step")):
-            if all(wanted[at][place] == stored[at][place] for at in changed):
-                continue
-            values = table[name][~table.open].astype(object if name == "split" else table[name].dtype)
-            for info in wanted:
-                if info[1] and info[0] in row_of:
-                    values[row_of[info[0]]] = info[place]
-            columns[name] = values
-        buffer._set_trajectory_columns(columns)
-        return True
-
-    def source(
-        self, ring: AnyRing, state: ActiveState, spaces: Mapping[str, dict[str, Any]] = NO_SPACES
-    ) -> RingSource:
-        """What a store of the buffer is to hold."""
-        infos = Infos()
-        for info in state.infos:
-            infos.append(*info)
-        known: dict[str, Any] = {"global_step": state.global_step, "fragment_length": state.fragment_length}
-        for key, name in (("env_obs_shape", "obs"), ("env_act_shape", "acts")):
-            known[key] = [int(ring.tensor(name).shape[1])]
-        source = _ring_source(ring, self.fields, ("reward", "dones"), known, self.project, AFTER_IT, spaces)
-        table = pickle.trajectories_of(infos, ring.capacity, ring.size, ring.position, "the buffer")
-        known |= table.known
-        source.parts, source.table, source.splits = table.parts, table.columns, ["", *infos.splits]
-        return source
-
-    def write_file(self, ring: AnyRing, state: ActiveState, path: str) -> None:
-        """Write the pickle, atomically."""
-        numbers = {
-            "capacity": ring.capacity,
-            "fragment_length": state.fragment_length,
-            "size": ring.size,
-            "pos": ring.position,
-        }
-        numbers["global_step"] = state.global_step
-        tensors = {name: _whole(ring, name) for name in self.fields.values()}
-        shapes = {"env_obs_shape": (tensors["obs"].width,), "env_act_shape": (tensors["acts"].width,)}
-        with NewFiles([path], overwrite=True) as new:
-            write_pickle(
-                new.files[0],
-                numbers,
-                tensors,
-                _every_place(ring.capacity),
-                state.infos,
-                shapes,
-                lambda _: None,
-            )
-
-    def read_file(self, path: str, device: torch.device) -> tuple[TensorRing, ActiveState]:
-        """A pickle in memory. FormatError: it is something else, or damaged."""
-        with pickle.contents(path) as held:
-            known, infos = held.known, held.infos
-            # It says if the file is damaged.
-            pickle.trajectories_of(infos, known["capacity"], known["size"], known["position"], path)
-            ring = TensorRing(_physical(held.tensors, device), known["capacity"])
-        ring.size, ring.position = known["size"], known["position"]
-        listed = zip(infos.start, infos.length, infos.split, infos.score, infos.updated, strict=True)
-        found = [
-            (start, length, infos.splits[split], score, updated)
-            for start, length, split, score, updated in listed
-        ]
-        return ring, ActiveState(
-            known.get("fragment_length", pickle_export.FRAGMENT_LENGTH), known["global_step"], found
-        )
-
-
-def _table_rows(buffer: Buffer) -> dict[int, int]:
-    """The row of the table for the trajectory that begins at a place of the ring."""
-    _, state = state_of(buffer.document.extensions) or ("", {})
-    ring = ring_of(buffer, state) if state else None
-    if ring is None:
-        return {}
-    parts, table = buffer.parts, buffer.trajectories
-    rows = {number: row for row, number in enumerate(table["trajectory"].tolist())}
-    begins = zip(
-        ring.place(parts.start).tolist(), parts.offset.tolist(), parts.trajectory.tolist(), strict=True
-    )
-    return {place: rows[number] for place, offset, number in begins if not offset}
-
-
-class VeloraLayout:
-    """Buffers of velora."""
-
-    project = "velora"
-    fields: ClassVar[dict[str, str]] = {
-        "observation": "states",
-        "action": "actions",
-        "reward": "rewards",
-        "dones": "dones",
-        "hiddens": "hiddens",
-        "next_states": "next_states",
-    }
-
-    def view(self, buffer: Buffer) -> StoreView:
-        """The store as a ring."""
-        plan = safetensors_export.Plan(buffer, Options(), buffer.location)
-        living = (
-            ring_of(buffer, plan.known) is not None and "hiddens" in buffer.schema.fields
-            if plan.known
-            else False
-        )
-        metadata = plan.metadata
-        return StoreView(
-            plan.placement,
-            _direct(buffer, plan.tensors, self.fields if plan.known else {}, plan.placement),
-            metadata["size"],
-            metadata["position"],
-            living,
-            metadata,
-        )
-
-    def append(self, buffer: Buffer, rows: Arrays, splits: Sequence[tuple[int, str]] = ()) -> None:
-        """Append rows. Where the next state of a row is the state of the row after it, they are steps of one
-        trajectory; if rows of several environments lie in turn, they are rows of none (if the store has next
-        states as a field; otherwise they are short trajectories)."""
-        columns = _columns(buffer, rows, self.fields)
-        states, after, count = rows["states"], rows["next_states"], len(rows["states"])
-        if not count:
-            return
-        ends = rows["dones"].reshape(count) != 0
-        ends[:-1] |= (states[1:].view(np.uint8) != after[:-1].view(np.uint8)).any(axis=1)
-        places = np.flatnonzero(ends)
-        if "next_states" in columns and len(places) * ROWS_PER_TRAJECTORY > max(
-            count, 4 * ROWS_PER_TRAJECTORY
-        ):
-            buffer._recorder.cut(0)
-            buffer._recorder.add(columns, count, [])
-            return
-        touched = [*places.tolist()] if ends[-1] else [*places.tolist(), count - 1]
-        final = {
-            "observation": np.ascontiguousarray(after[touched]).astype(
-                buffer.schema.fields["observation"].dtype, copy=False
-            )
-        }
-        buffer.append(columns, ends=places.tolist(), final_observation=final["observation"])
-
-    def append_newest(self, buffer: Buffer, ring: AnyRing, count: int) -> None:
-        """Append the newest rows of a ring, in blocks."""
-        step = max(1, BLOCK_BYTES // sum(declared.row_bytes for declared in buffer.schema.fields.values()))
-        for begin in range(0, count, step):
-            places = (ring.position - count + np.arange(begin, min(begin + step, count))) % ring.capacity
-            self.append(buffer, {name: ring.read(name, places) for name in self.fields.values()})
-
-    def source(self, ring: AnyRing, device: str | None) -> RingSource:
-        """What a store of the buffer is to hold: next states as a field, whatever is added later."""
-        widths = {name: int(ring.tensor(name).shape[1]) for name in self.fields.values()}
-        known: dict[str, Any] = {
-            "state_dim": widths["states"],
-            "action_dim": widths["actions"],
-            "hidden_dim": widths["hiddens"],
-        }
-        known["device"] = device
-        return _ring_source(ring, self.fields, ("reward", "dones"), known, self.project, LAST_STEP)
-
-    def write_files(self, ring: AnyRing, state_path: str, metadata_path: str, text: str) -> None:
-        """Write both files as velora does, atomically."""
-        tensors = {name: _whole(ring, name) for name in safetensors_export.TENSORS}
-        for name, tensor in tensors.items():
-            if tensor.dtype != np.float32:
-                raise UnsupportedError(
-                    f"{name} is {tensor.dtype}, and files of velora hold float32: "
-                    "convert it, or save to a .zarr store"
-                )
-        with NewFiles([state_path, metadata_path], overwrite=True) as new:
-            safetensors.write_tensors(new.files[0], tensors, _every_place(ring.capacity), lambda _: None)
-            new.files[1].write(text.encode())
-
-    @contextmanager
-    def read_file(
-        self, path: str, metadata: Mapping[str, Any] | None
-    ) -> Iterator[tuple[dict[str, Any], Mapping[str, FileRows]]]:
-        """The checked metadata of a file, and its tensors. FormatError, NotFoundError: something else,
-        damaged, or without metadata."""
-        with safetensors.contents(path, metadata) as held:
-            yield held.known, held.tensors
-
-    def tensors(self, files: Mapping[str, FileRows], device: torch.device) -> dict[str, torch.Tensor]:
-        """Tensors of a file in memory."""
-        return _physical(files, device)
-
-
-ACTIVE = ActiveLayout()
-VELORA = VeloraLayout()

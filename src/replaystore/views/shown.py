@@ -313,6 +313,12 @@ class Shown:
         with self._opening, as_storage_errors(f"{self._place}: {stored} cannot be read"):
             return self._up_to_date(stored)
 
+    def column_until(self, stored: str, stop: int) -> ArrayColumn:
+        """The column of a stored array that ends with row `stop`, as that of the commit does: at once, if it
+        is open already."""
+        column = self._columns.get(stored)
+        return column if column is not None and column.stop == stop else self.stored_column(stored)
+
     def _up_to_date(self, stored: str) -> ArrayColumn:
         store, column = self._store, self._columns.get(stored)
         if column is not None and column.first >= store.first(stored) and column.stop == store.rows(stored):
