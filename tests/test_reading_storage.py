@@ -69,7 +69,7 @@ class Counted(Reads):
 
 
 def opened(files: Reads) -> BufferReader:
-    container = ZarrContainer.open(files, writable=False)
+    container = ZarrContainer.open(files, "", writable=False)
     check_metadata(container)
     store = StoreReader(container, StoreReader.load(container))
     return BufferReader(parse("a.zarr"), store, documents.parse(container.document(), "a.zarr"))
@@ -89,7 +89,7 @@ def test_the_storage_of_these_tests_only_reads() -> None:
     assert not isinstance(files, Maps)
     assert not isinstance(files, Writes)
     with pytest.raises(errors.UnsupportedError, match="can only be read"):
-        ZarrContainer.open(files, writable=True)
+        ZarrContainer.open(files, "", writable=True)
 
 
 def test_what_a_storage_need_not_bring_is_made_of_what_it_has() -> None:
