@@ -31,8 +31,21 @@ class _Syncing:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(SYNCING, thread_name_prefix="replaystore-sync")
             pool = self._pool
+        left = iter(names)
+
+        def take_turns() -> None:
+            """A job for each name would cost more than many of the syncs."""
+            failure: BaseException | None = None
+            for name in left:
+                try:
+                    sync(name)
+                except BaseException as error:  # noqa: BLE001  # raised when the others have had their turn
+                    failure = error
+            if failure is not None:
+                raise failure
+
         try:
-            jobs = [pool.submit(sync, name) for name in names]
+            jobs = [pool.submit(take_turns) for _ in range(min(SYNCING, len(names)))]
         except RuntimeError:  # the interpreter is ending (a finalizer closes a buffer): no more threads start
             for name in names:
                 sync(name)
