@@ -37,7 +37,10 @@ LEAST = 12
 BY_TIME, BY_MEMORY = 0.2, 0.15
 """Of the tries, those by a signal at some time, and those by a MemoryError."""
 
-LOADED = ("numcodecs", *(f"replaystore.containers.protocol.{name}" for name in ("zarr", "hdf5", "codecs")))
+LOADED = (
+    "numcodecs",
+    *(f"replaystore.containers.{name}" for name in ("zarr.container", "hdf5.container", "codecs")),
+)
 """What stores import when they are first opened; children should not have to."""
 
 
