@@ -43,6 +43,9 @@ class Open:
     """The observation after its last step, if known."""
     row: dict[str, Any] | None = None
     """Further values of its row of the table, if any are known; not kept with a commit."""
+    terminated: bool = False
+    truncated: bool = False
+    """The flags of its last step. They are set only where the source says that trajectories end elsewhere."""
 
     @property
     def length(self) -> int:
@@ -61,18 +64,19 @@ class Open:
             self.part_length,
             self.offset,
         ]
-        return [*numbers, returned, self.following is not None]
+        flags = [self.terminated, self.truncated] if self.terminated or self.truncated else []
+        return [*numbers, returned, self.following is not None, *flags]
 
     @classmethod
     def from_json(cls, values: Sequence[Any], *, components: int | None) -> Open:
         """The inverse, without the observation. `components`: of a reward, if it is not a scalar. ValueError:
         it is none of ours."""
-        if not isinstance(values, list) or len(values) != 9:
+        if not isinstance(values, list) or len(values) not in (9, 11):
             raise ValueError(f"{values!r:.80} is no open trajectory")
-        *numbers, returned, known = values
-        if (
-            any(type(number) is not int or not -(1 << 63) <= number < 1 << 62 for number in numbers)
-            or type(known) is not bool
+        *numbers, returned, known = values[:9]
+        flags = values[9:]
+        if any(type(number) is not int or not -(1 << 63) <= number < 1 << 62 for number in numbers) or any(
+            type(flag) is not bool for flag in (known, *flags)
         ):
             raise ValueError(f"an open trajectory has no numbers such as {numbers!r:.80}")
         trajectory, env, seed, split, part_start, part_length, offset = numbers
@@ -94,6 +98,8 @@ class Open:
             part_start,
             part_length,
             offset,
+            terminated=bool(flags and flags[0]),
+            truncated=bool(flags and flags[1]),
         )
 
 
@@ -202,8 +208,8 @@ class Assembler:
         self._settle()
 
     def cut(self, env: int) -> None:
-        """End the open trajectory of an environment here, neither terminated nor truncated. One without steps
-        is forgotten."""
+        """End the open trajectory of an environment here, neither terminated nor truncated unless its last
+        step is. One without steps is forgotten."""
         self._cut(env, (0, 0))
         self._settle()
 
@@ -243,7 +249,7 @@ class Assembler:
     def _cut(self, env: int, time: Time) -> None:
         entry = self.open.pop(env, None)
         if entry is not None and entry.length:
-            self._end(entry, time, False, False, entry.following)
+            self._end(entry, time, entry.terminated, entry.truncated, entry.following)
 
     def _extend(self, run: Run, first: int, begin: int, stop: int, rewards: Any, split: int) -> None:
         """Add rows to the open trajectory of an environment, or to a new one."""
@@ -256,6 +262,7 @@ class Assembler:
         if not entry.part_length:
             entry.part_start = start
         entry.part_length += stop - begin
+        entry.terminated, entry.truncated = bool(run.terminated[stop - 1]), bool(run.truncated[stop - 1])
         if rewards is not None and stop > begin:
             shape = rewards.shape[1:]
             sums = np.empty((stop - begin + 1, *shape))

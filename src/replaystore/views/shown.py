@@ -159,6 +159,8 @@ class Shown:
                 "trajectory": [e.trajectory for e in opened],
                 "env": [e.env for e in opened],
                 "seed": [e.seed for e in opened],
+                "terminated": [e.terminated for e in opened],
+                "truncated": [e.truncated for e in opened],
             }
             known_of_open |= {
                 "length": [e.length for e in opened],
