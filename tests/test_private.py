@@ -18,10 +18,8 @@ ROOMS = [
     "converting",
     "formats",
     "gymnasium",
-    "sampling",
     "schema",
     "torch.py",
-    "views",
 ]
 NAMELESS = {(Path("compat/ring.py"), "tensor._version")}
 """What torch has no public name for: how often a tensor was changed."""
