@@ -101,7 +101,7 @@ def _file(path: str, begin: bytes, end: bytes) -> tuple[str, str] | None:
         if begin.startswith(signature):
             return f"a file compressed with {name}", "uncompress it, and look at what is in it"
     if begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05":
-        if b"capacity" in begin[:64]:  # as those of active_rlhf begin: it is damaged, perhaps
+        if b"capacity" in begin[:64]:  # as one of a format that we know begins: it is damaged, perhaps
             return None
         return "a pickle of other software", (
             "if you trust it, read it with pickle.load beside the project that wrote it"

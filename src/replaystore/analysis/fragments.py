@@ -1,8 +1,8 @@
 """Rows and fragments of a ring of trajectories, read block by block.
 
-The ring is what `replaystore.compat.active_rlhf.ReplayBuffer` is: `capacity` places, of which `trajectories`
-are runs that may reach round the end. Whether its tensors are in memory or in a store makes no difference:
-only the rows of a block or a batch are read at a time.
+The ring is what a drop-in buffer of `replaystore.compat` with trajectories is: `capacity` places, of which
+`trajectories` are runs that may reach round the end. Whether its tensors are in memory or in a store makes no
+difference: only the rows of a block or a batch are read at a time.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from replaystore import registry
 from replaystore.arrays import sealing
 from replaystore.arrays.commits import ArrayStore
 from replaystore.arrays.history import ATTEMPTS
@@ -78,9 +79,10 @@ def create(
     if capacity is not None:
         check_capacity(capacity)
         if not container_type(place).capabilities.gives_back_space:
+            what = registry.entry("containers", place.container).what
             raise UnsupportedError(
-                f"{place}: {place.container} cannot give space back, so it has no ring: use a .zarr location "
-                f"with capacity={capacity}"
+                f"{place}: {what} cannot give space back, so it has no ring: use a .zarr location with "
+                f"capacity={capacity}"
             )
     if durability not in ("commit", "none"):
         raise ArgumentError(f'durability is "commit" or "none", not {durability!r}')

@@ -49,8 +49,8 @@ __all__ = ["convert"]
 def convert(source: str, target: str, fields: Sequence[str], json_: bool, **options: Any) -> None:
     """Convert SOURCE to TARGET: between Zarr and HDF5, live and archive, or only a part of it.
 
-    Either may be a file of other software, such as replay_buffer.pkl of active_rlhf; `replaystore formats`
-    lists all that are known. Whose it is, is told by its content and its suffix, or by --from and --to.
+    Either may be a file of other software, such as a pickle of a replay buffer; `replaystore formats` lists
+    all that are known. Whose it is, is told by its content and its suffix, or by --from and --to.
     TARGET appears when it is complete. What it cannot hold of SOURCE is listed.
 
     \b
@@ -58,7 +58,7 @@ def convert(source: str, target: str, fields: Sequence[str], json_: bool, **opti
       replaystore convert runs/ant.zarr ant.h5
       replaystore convert runs/ant.zarr best.zarr --where 'return > 100 and length >= 50' --layout archive
       replaystore convert runs/x/replay_buffer.pkl buffer.zarr
-      replaystore convert buffer.zarr exported.bin --to velora
+      replaystore convert buffer.zarr exported.bin --to NAME
     """
     from replaystore.converting.convert import convert as run
 

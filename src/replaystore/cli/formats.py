@@ -21,7 +21,7 @@ def formats(json_: bool) -> None:
     \b
     Examples:
       replaystore formats --json
-      replaystore convert data.bin buffer.zarr --from velora
+      replaystore convert data.bin buffer.zarr --from NAME
     """
     from replaystore import registry
 

@@ -57,9 +57,8 @@ def convert(
     """Write a buffer, or a part of it, to a new place; or a file of other software to a new store, or a store
     to such a file.
 
-    Whose file it is, is told by `format`, else by its content, else by its suffix: "replay_buffer.pkl" is a
-    pickle of active_rlhf, "buffer_state.safetensors" (or a folder with it) a buffer of velora.
-    `replaystore formats` lists what is known.
+    Whose file it is, is told by `format`, else by its content, else by its suffix; `replaystore formats`
+    lists what is known.
 
     Without `split` and `where` rows and trajectories keep their order and numbers, and all else is carried
     over too: parts, splits, final observations, columns of the user's, open trajectories (which can be
