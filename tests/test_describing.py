@@ -182,7 +182,8 @@ def test_samples_of_every_kind_are_described(tmp_path: Path) -> None:
 
 
 def test_dask_computes_on_two_processes_what_statistics_say(place: Path) -> None:
-    array = pytest.importorskip("dask.array", reason="dask is not installed")
+    from dask import array
+
     with rs.open(place) as buffer:
         column, known = buffer["observation"], buffer.statistics()["observation"]
         lazy = array.from_array(column, chunks=column.chunks)
