@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from replaystore.columns import decoded
+from replaystore.columns import decoding_pool
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.mapped import MappedColumn, raw_column
 from replaystore.columns.protocol import Rows, StoredColumn
@@ -122,4 +122,4 @@ def failing(*_: Any) -> Any:
 @pytest.fixture
 def _fresh_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that another test has decoded is at hand."""
-    monkeypatch.setattr(decoded, "shared", decoded.Shared())
+    monkeypatch.setattr(decoding_pool, "shared", decoding_pool.Shared())

@@ -16,7 +16,7 @@ import torch
 from hypothesis import strategies as st
 from real_projects import checkout
 
-from replaystore.buffers.opened import open as open_buffer
+from replaystore.buffers.create_open import open as open_buffer
 from replaystore.compat.active_rlhf import ReplayBuffer
 
 DATA = Path(__file__).parent / "data" / "active_rlhf"

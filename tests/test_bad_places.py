@@ -158,7 +158,7 @@ def test_a_store_that_is_being_made_is_not_there_yet(
         seen.append("looked")
         finish(new)
 
-    monkeypatch.setattr("replaystore.buffers.opened.NewStore.finish", look)
+    monkeypatch.setattr("replaystore.buffers.create_open.NewStore.finish", look)
     rs.create(path, samples.small()).close()
 
     assert seen == ["looked"]

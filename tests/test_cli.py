@@ -149,7 +149,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> NoReturn:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("replaystore.buffers.opened.open", broken)
+    monkeypatch.setattr("replaystore.buffers.create_open.open", broken)
 
     with pytest.raises(RuntimeError, match="a bug"):
         main(["info", "a.zarr"])
@@ -162,7 +162,7 @@ def test_a_warning_of_ours_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch
             warnings.warn("look\nhere", ReplayStoreWarning, stacklevel=2)
         raise rs.errors.NotFoundError("nothing")
 
-    monkeypatch.setattr("replaystore.buffers.opened.open", warn)
+    monkeypatch.setattr("replaystore.buffers.create_open.open", warn)
 
     assert run("info", "a.zarr") == (1, "", "replaystore: warning: look here\nreplaystore: error: nothing\n")
 

@@ -17,9 +17,9 @@ from columns import Coded, Counting, check_reads, failing, ints, random_rows, sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaystore.columns import coded, decoded
+from replaystore.columns import coded, decoding_pool
 from replaystore.columns.coded import CodedColumn
-from replaystore.columns.decoded import DecodedChunks
+from replaystore.columns.decoding_pool import DecodedChunks
 from replaystore.columns.protocol import Rows
 from replaystore.containers.codecs import codec_for
 from replaystore.containers.protocol import ArraySpec, ChunkEntry
@@ -58,7 +58,7 @@ def test_coded_rows_are_the_rows_that_were_encoded(
     data: st.DataObject, spec: ArraySpec, kind: Literal["zarr", "hdf5"], gap: int, limit: int, job: int
 ) -> None:
     files = MemoryFiles("test")
-    decoded.shared.cache = DecodedChunks(limit)
+    decoding_pool.shared.cache = DecodedChunks(limit)
     rows = random_rows(spec, data.draw(st.integers(0, 60)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coded, "JOB_BYTES", job)
@@ -72,7 +72,7 @@ def test_coded_rows_are_the_rows_that_were_encoded(
             check_reads(column, rows, first, data)
             first = data.draw(st.integers(first, len(rows)))
             column.drop_before(first)
-        assert decoded.shared.cache.size <= limit
+        assert decoding_pool.shared.cache.size <= limit
 
 
 def empty_items(files: Files, spec: ArraySpec, rows: Rows) -> CodedColumn:
@@ -102,9 +102,9 @@ def test_a_large_read_decodes_in_place_and_fills_no_cache(wide: ArraySpec) -> No
     store = Coded(MemoryFiles("test"), "zarr", wide, rows)
     column = store.column()
     assert same(column.read(0, len(rows)), rows)
-    assert decoded.shared.cache.size == 0
+    assert decoding_pool.shared.cache.size == 0
     assert same(column.read(1, len(rows)), rows[1:])
-    assert decoded.shared.cache.size == wide.chunk_bytes
+    assert decoding_pool.shared.cache.size == wide.chunk_bytes
 
 
 def test_the_cache_is_bounded_and_keeps_what_was_used_last() -> None:
@@ -150,7 +150,7 @@ def test_few_encoded_chunks_are_in_memory_at_once(wide: ArraySpec, monkeypatch: 
     column = store.column(codec=Counting(store.codec, before))
     assert same(column.read(0, len(rows)), rows)
     assert waiting[0] == 0
-    assert most[0] <= 2 * decoded.shared.workers
+    assert most[0] <= 2 * decoding_pool.shared.workers
 
 
 def test_several_threads_may_read_one_column(wide: ArraySpec) -> None:
@@ -292,7 +292,7 @@ def test_after_an_error_no_thread_is_still_at_work(wide: ArraySpec, monkeypatch:
         decoding.set()
         threading.Event().wait(0.1)
 
-    decoded.shared.workers = 2
+    decoding_pool.shared.workers = 2
     monkeypatch.setattr(store.files, "read", fails_at_first)
     codec = Counting(store.codec, slowly)
     column = store.column(codec=codec)
@@ -330,7 +330,7 @@ import numpy as np
 from replaystore.containers.protocol import ArraySpec, ChunkEntry
 from replaystore.containers.codecs import codec_for
 from replaystore.storage.memory import MemoryFiles
-from replaystore.columns import coded, decoded
+from replaystore.columns import coded, decoding_pool
 
 spec = ArraySpec(np.dtype("f4"), (1024,), 256, codec="zstd:1")
 files, codec = MemoryFiles("test"), codec_for("zarr", spec)
@@ -344,8 +344,8 @@ for chunk in range(8):
 column = coded.CodedColumn(files, spec, codec, entries.get, lambda chunk: None)
 column.set_tail(2048, rows[:0])
 assert np.array_equal(column.read(0, 2048), rows)
-decoded.shared.cache._lock.acquire()  # as if another thread were in it
-decoded.shared._lock.acquire()
+decoding_pool.shared.cache._lock.acquire()  # as if another thread were in it
+decoding_pool.shared._lock.acquire()
 child = os.fork()
 if not child:
     os._exit(0 if np.array_equal(column.read(1, 2047), rows[1:2047]) else 1)

@@ -27,8 +27,8 @@ from rlhf_buffers import (
     spaces,
 )
 
-from replaystore.buffers.opened import create
-from replaystore.buffers.opened import open as open_buffer
+from replaystore.buffers.create_open import create
+from replaystore.buffers.create_open import open as open_buffer
 from replaystore.compat.active_rlhf import ReplayBuffer
 from replaystore.compat.lazy import LazyTensor
 from replaystore.errors import ConflictError, SchemaError, UnsupportedError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rlhf_buffers import STORES, rows, spaces
 
-from replaystore.buffers.opened import open as open_buffer
+from replaystore.buffers.create_open import open as open_buffer
 from replaystore.compat.active_rlhf import (
     ReplayBuffer,
 )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from velora_buffers import SIZES, STORES, apply, assert_equal, filled, many, one, rows, saving
 
-from replaystore.buffers.opened import open as open_buffer
+from replaystore.buffers.create_open import open as open_buffer
 from replaystore.compat.lazy import LazyTensor
 from replaystore.compat.velora import ReplayBuffer
 from replaystore.errors import ConflictError, SchemaError

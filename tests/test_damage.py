@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.records import decode_records, replay
 from replaystore.checking import verify as verification
 from replaystore.containers.records import encode_record

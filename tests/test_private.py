@@ -21,7 +21,7 @@ ROOMS = [
     "schema",
     "torch.py",
 ]
-NAMELESS = {(Path("compat/ring.py"), "tensor._version")}
+NAMELESS = {(Path("compat/memory_ring.py"), "tensor._version")}
 """What torch has no public name for: how often a tensor was changed."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.array_store import ArrayStore
 from replaystore.buffers.opening import NewStore
 from replaystore.buffers.recorder import NOTHING, Recorder
 from replaystore.checking.verify import verify

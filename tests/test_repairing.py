@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.array_store import ArrayStore
 from replaystore.errors import AlreadyExistsError, ConflictError, CorruptError, UnsupportedError
 from replaystore.schema.fields import Field, Schema
 from replaystore.storage import local as files

@@ -11,7 +11,7 @@ import torch
 from running import SMALL, run, script
 from small_trainings import PLACES, SIGNALS, assert_kept, at_update, refused
 
-from replaystore.compat.ring import TensorRing
+from replaystore.compat.memory_ring import TensorRing
 
 pytest_plugins = ["small_trainings"]
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from replaystore.columns import coded, decoded
+from replaystore.columns import coded, decoding_pool
 from replaystore.columns.protocol import Rows
 from replaystore.columns.slab import Slab
 from replaystore.containers.protocol import ArraySpec
@@ -25,8 +25,8 @@ SPEC = ArraySpec(np.dtype("f4"), (3,), 4, codec="zstd:1")
 
 @pytest.fixture(autouse=True)
 def _fresh_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoded, "shared", decoded.Shared())
-    monkeypatch.setattr(decoded.shared, "workers", 1)  # beside the caller
+    monkeypatch.setattr(decoding_pool, "shared", decoding_pool.Shared())
+    monkeypatch.setattr(decoding_pool.shared, "workers", 1)  # beside the caller
 
 
 def taken(slab: Slab, rows: NDArray[np.int64]) -> Rows:

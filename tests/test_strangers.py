@@ -18,7 +18,7 @@ import torch
 import zarr
 
 import replaystore as rs
-from replaystore import errors, strangers
+from replaystore import errors, not_stores
 from replaystore.testing.samples import columns, small
 
 Maker = Callable[[Path], object]
@@ -119,15 +119,15 @@ def test_a_store_of_ours_is_no_stranger_however_damaged(tmp_path: Path, suffix: 
     with rs.create(tmp_path / "source.zarr", small()) as buffer:
         buffer.append(columns(small(), 20, 1))
     rs.convert(tmp_path / "source.zarr", place)
-    assert strangers.what(str(place)) is None
+    assert not_stores.what(str(place)) is None
     if place.is_file():
         content = place.read_bytes()
         place.write_bytes(content[: len(content) // 2])
-        assert "other software" not in strangers.line(str(place))
+        assert "other software" not in not_stores.line(str(place))
 
 
 def test_nothing_but_files_and_folders_is_looked_into(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert strangers.line(str(tmp_path / "pipe")) == ""
-    assert strangers.line(str(tmp_path / "none")) == ""
-    assert strangers.line(str(tmp_path)) == ""
+    assert not_stores.line(str(tmp_path / "pipe")) == ""
+    assert not_stores.line(str(tmp_path / "none")) == ""
+    assert not_stores.line(str(tmp_path)) == ""

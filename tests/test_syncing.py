@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from replaystore.storage.syncing import SYNCING, side_by_side
+from replaystore.storage.sync_threads import SYNCING, side_by_side
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, SYNCING, 1000])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from replaystore import errors
     from replaystore.buffers.buffer import Buffer
-    from replaystore.buffers.opened import create, open  # noqa: A004  # rs.open, as in other libraries that open files
+    from replaystore.buffers.create_open import create, open  # noqa: A004  # rs.open, as in other libraries that open files
     from replaystore.buffers.writer import Writer
     from replaystore.checking.repair import repair
     from replaystore.checking.verify import verify
@@ -63,8 +63,8 @@ _HOMES = {
     "Trajectory": "replaystore.views.column",
     "Writer": "replaystore.buffers.writer",
     "convert": "replaystore.converting.convert",
-    "create": "replaystore.buffers.opened",
-    "open": "replaystore.buffers.opened",
+    "create": "replaystore.buffers.create_open",
+    "open": "replaystore.buffers.create_open",
     "repair": "replaystore.checking.repair",
     "verify": "replaystore.checking.verify",
 }

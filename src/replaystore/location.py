@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from replaystore import registry, strangers
+from replaystore import not_stores, registry
 from replaystore.errors import ArgumentError, FormatError, StorageError, UnsupportedError
 from replaystore.registry import PLAIN, Entry
 
@@ -156,7 +156,7 @@ def _sniff(path: str) -> Entry:
         ) from error
     if found is not None:
         return found
-    if strange := strangers.line(path):
+    if strange := not_stores.line(path):
         raise FormatError(strange)
     if not os.path.exists(path):
         raise ArgumentError(

@@ -166,7 +166,7 @@ def _sync() -> None:
 OPEN = """
 import json, sys, time
 import numpy, replaystore
-import replaystore.buffers.opened, replaystore.containers.zarr.container
+import replaystore.buffers.create_open, replaystore.containers.zarr.container
 if sys.argv[1].endswith(".h5"):
     import h5py, replaystore.containers.hdf5.container
 begin = time.perf_counter()

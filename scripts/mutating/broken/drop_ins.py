@@ -10,7 +10,7 @@ __all__ = ["MUTANTS"]
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "ring-in-memory-keeps-the-first-rows",
-        "src/replaystore/compat/ring.py",
+        "src/replaystore/compat/memory_ring.py",
         "        places = self.places(self.position + count - kept, kept)\n",
         "        places = self.places(self.position, kept)\n",
         "of more rows than there are places, each goes where it would have gone alone",
@@ -29,7 +29,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "ring-change-not-noticed",
-        "src/replaystore/compat/ring.py",
+        "src/replaystore/compat/memory_ring.py",
         "            self.changes += 1\n            self._look()\n",
         "            self._look()\n",
         "a change behind a buffer's back reaches what it is saved to",
@@ -37,7 +37,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "ring-edit-lost",
-        "src/replaystore/compat/places.py",
+        "src/replaystore/compat/ring_slots.py",
         "        rows[found] = self.values[at[found]]\n",
         "        rows[found] = rows[found]\n",
         "what is set in a field of a lazy buffer is read from it",

@@ -8,7 +8,7 @@ __all__ = ["MUTANTS"]
 
 ROLLBACK = "src/replaystore/arrays/rollback.py"
 COMMITTING = "src/replaystore/arrays/committing.py"
-STORE = "src/replaystore/arrays/commits.py"
+STORE = "src/replaystore/arrays/array_store.py"
 HISTORY = "src/replaystore/arrays/history.py"
 POWER = "test_power_loss.py::test_no_power_cut_loses_what_was_acknowledged"
 SUITE = "test_backends.py::TestBackends"

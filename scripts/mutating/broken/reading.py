@@ -6,7 +6,7 @@ from mutant import Mutant
 
 __all__ = ["MUTANTS"]
 
-FETCHING = "src/replaystore/columns/fetching.py"
+FETCHING = "src/replaystore/columns/checked_chunks.py"
 HISTORY = "src/replaystore/arrays/history.py"
 READING = "src/replaystore/arrays/reading.py"
 HISTORIES = "test_other_histories.py"

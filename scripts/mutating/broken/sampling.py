@@ -50,7 +50,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sampling-stack-begins-too-early",
-        "src/replaystore/sampling/items.py",
+        "src/replaystore/sampling/stacks_and_returns.py",
         "cut = np.flatnonzero((rows - depth + 1 < steps.start[part])",
         "cut = np.flatnonzero((rows - depth + 2 < steps.start[part])",
         "a stack shows no frame of the trajectory before",
@@ -58,7 +58,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sampling-discount-after-the-end",
-        "src/replaystore/sampling/items.py",
+        "src/replaystore/sampling/stacks_and_returns.py",
         'batch["discount"] = self.recipe.gamma**used * ~terminated[item, used - 1]',
         'batch["discount"] = self.recipe.gamma**used',
         "nothing follows a terminated step",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.arrays.appending import BATCH_BYTES
-from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.records import now
 from replaystore.arrays.state import SEALED

@@ -18,7 +18,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.copying import commit_whole, seal
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.state import SEALED, State

@@ -17,8 +17,8 @@ from typing import Any, Literal, NoReturn, Self
 from numpy.typing import ArrayLike
 
 from replaystore.arrays import sealing
-from replaystore.arrays.commits import ArrayStore
-from replaystore.buffers.recording import Recording
+from replaystore.arrays.array_store import ArrayStore
+from replaystore.buffers.writing import Recording
 from replaystore.containers.located import is_one_file
 from replaystore.errors import (
     ConflictError,

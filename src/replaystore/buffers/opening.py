@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from replaystore import strangers
+from replaystore import not_stores
 from replaystore.arrays import sealing
 from replaystore.containers.located import (
     create_container,
@@ -124,12 +124,12 @@ def _open(place: Location, *, writable: bool) -> Container:
     try:
         return existing_container(place, writable=writable)
     except UnsupportedError as error:
-        if _is_on_disk(place) and (strange := strangers.line(place.path)):
+        if _is_on_disk(place) and (strange := not_stores.line(place.path)):
             raise FormatError(strange) from error
         raise
     except FormatError as error:
         damaged = isinstance(error, FormatVersionError | CorruptError)
-        strange = strangers.addition(place.path) if _is_on_disk(place) and not damaged else ""
+        strange = not_stores.addition(place.path) if _is_on_disk(place) and not damaged else ""
         if strange:
             raise FormatError(f"{error}{strange}") from error
         raise

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.copying import append_rows, forget_entries
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import SchemaError, UnsupportedError

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from replaystore.arrays import records
-from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.state import State
 from replaystore.buffers.opening import DAMAGED, REPAIR, open_container

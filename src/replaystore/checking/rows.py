@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from replaystore.arrays.reading import StoreReader
+from replaystore.checking.arrays import check_indexes
 from replaystore.checking.findings import Findings
-from replaystore.checking.shown import check_indexes
 from replaystore.containers.codecs import crc32c
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError, ReplayStoreError

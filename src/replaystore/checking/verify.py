@@ -20,10 +20,10 @@ from functools import partial
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.sealing import check_manifest, unchecked
 from replaystore.buffers.opening import open_container
+from replaystore.checking.arrays import check_arrays, check_tables
 from replaystore.checking.findings import Findings, Problem, Progress, VerifyReport
 from replaystore.checking.log import check_log
 from replaystore.checking.rows import check_coded, check_raw
-from replaystore.checking.shown import check_arrays, check_tables
 from replaystore.checking.trajectories import check_trajectories
 from replaystore.containers.located import container_type, exists
 from replaystore.containers.protocol import Container

@@ -29,7 +29,7 @@ def info(location: str, commits: bool, json_: bool) -> None:
       replaystore info runs/ant.zarr
       replaystore info runs/ant.zarr --json
     """
-    from replaystore.buffers.opened import open as open_buffer
+    from replaystore.buffers.create_open import open as open_buffer
 
     with open_buffer(location) as buffer:
         facts = buffer.describe().to_json()

@@ -22,7 +22,7 @@ def publish(location: str, json_: bool) -> None:
     Example:
       replaystore publish runs/ant.zarr
     """
-    from replaystore.buffers.opened import open as open_buffer
+    from replaystore.buffers.create_open import open as open_buffer
 
     with open_buffer(location, "r+") as buffer:
         buffer.publish()

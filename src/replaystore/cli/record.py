@@ -30,7 +30,7 @@ from replaystore.cli.output import (
 from replaystore.errors import AlreadyExistsError, MissingDependencyError, NotFoundError, SchemaError
 
 if TYPE_CHECKING:
-    from replaystore.gymnasium.recorders import RecordVector
+    from replaystore.gymnasium.wrappers import RecordVector
 
 __all__ = ["record"]
 
@@ -201,8 +201,8 @@ def _record_archive(
 
 def _record(env_id: str, target: str, **options: Any) -> tuple[dict[str, Any], bool]:
     """What was recorded, and whether it was interrupted."""
-    from replaystore.buffers.opened import create
-    from replaystore.gymnasium.recorders import RecordVector
+    from replaystore.buffers.create_open import create
+    from replaystore.gymnasium.wrappers import RecordVector
 
     num_envs = options["num_envs"]
     made_from = {"command": "record", **{name: options[name] for name in ("policy", "seed", "env_args")}}

@@ -92,7 +92,7 @@ def show(
       replaystore show runs/ant.zarr --trajectory 0 --rows -20:
       replaystore show runs/ant.zarr --trajectories --where 'return > 100 and length >= 50'
     """
-    from replaystore.buffers.opened import open as open_buffer
+    from replaystore.buffers.create_open import open as open_buffer
     from replaystore.converting.excerpt import chosen
 
     if trajectory is not None and trajectories:

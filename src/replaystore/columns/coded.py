@@ -25,8 +25,8 @@ from concurrent.futures import wait
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.columns import decoded
-from replaystore.columns.fetching import Failure, Fetching, Piece, Wanted
+from replaystore.columns import decoding_pool
+from replaystore.columns.checked_chunks import Failure, Fetching, Piece, Wanted
 from replaystore.columns.protocol import Rows
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
 from replaystore.errors import CorruptError, SchemaError
@@ -57,7 +57,7 @@ class Decoding:
         self._jobs = deque(jobs)
         self._process, self._abandoned = os.getpid(), False
         self._running = [
-            decoded.shared.pool().submit(self._work) for _ in range(min(threads, len(self._jobs)))
+            decoding_pool.shared.pool().submit(self._work) for _ in range(min(threads, len(self._jobs)))
         ]
 
     def _work(self) -> None:
@@ -172,7 +172,7 @@ class CodedColumn(Fetching):
         """Let go of the decoded chunks; nothing reads the column's files any more."""
         for decoding in list(self._decoding):
             decoding.abandon()
-        decoded.shared.cache.forget(self._number)
+        decoding_pool.shared.cache.forget(self._number)
 
     def rows(self, start: int, stop: int) -> Rows:
         """A read-only copy of rows [start, stop), of shape (stop - start, *shape)."""
@@ -225,7 +225,7 @@ class CodedColumn(Fetching):
             entry, checksum = self._look_up(chunk)
             if entry is not None and checksum is not None and self._possible(entry):
                 self._known[chunk] = (*entry, checksum)
-        threads = max(1, decoded.shared.workers - 1)
+        threads = max(1, decoding_pool.shared.workers - 1)
         count = max(1, JOB_BYTES // self.chunk_bytes, min(JOB_CHUNKS, len(wanted) // (4 * threads)))
         jobs = (wanted[begin : begin + count] for begin in range(0, len(wanted), count))
         decoding = Decoding(self, out, jobs, threads)
@@ -287,7 +287,7 @@ class CodedColumn(Fetching):
             chunk = (
                 None
                 if entry is None or piece.whole
-                else decoded.shared.cache.get((self._number, piece.chunk, entry, checksum))
+                else decoding_pool.shared.cache.get((self._number, piece.chunk, entry, checksum))
             )
             if chunk is None:
                 wanted.append((piece, entry, checksum))
@@ -299,7 +299,7 @@ class CodedColumn(Fetching):
         if len(jobs) == 1:  # handing over takes longer than many a chunk
             failures += self._do(jobs[0], items)
         elif jobs:
-            running = deque(decoded.shared.pool().submit(self._do, job, items) for job in jobs)
+            running = deque(decoding_pool.shared.pool().submit(self._do, job, items) for job in jobs)
             try:
                 while running:
                     failures += running.popleft().result()

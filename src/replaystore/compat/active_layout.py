@@ -22,8 +22,8 @@ from replaystore.compat.layouts import (
     ring_source,
     whole,
 )
-from replaystore.compat.places import Arrays
-from replaystore.compat.ring import TensorRing
+from replaystore.compat.memory_ring import TensorRing
+from replaystore.compat.ring_slots import Arrays
 from replaystore.formats.active_rlhf import export as pickle_export
 from replaystore.formats.active_rlhf import pickles as pickle
 from replaystore.formats.active_rlhf.pickling import Info, write_pickle
@@ -31,7 +31,7 @@ from replaystore.formats.active_rlhf.unpickling import Infos
 from replaystore.formats.options import Options
 from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import RingSource
-from replaystore.views.ring import AFTER_IT, ring_of, state_of
+from replaystore.views.foreign_ring import AFTER_IT, ring_of, state_of
 
 __all__ = ["ACTIVE", "ActiveLayout", "ActiveState"]
 

@@ -58,9 +58,9 @@ from replaystore.compat.checks import (
     width_of,
     zeros,
 )
+from replaystore.compat.memory_ring import TensorRing, field_attribute
 from replaystore.compat.pairs import PreferenceBuffer, PreferenceBufferBatch, TrajectoryPairBatch
 from replaystore.compat.resizing import resized
-from replaystore.compat.ring import TensorRing, field_attribute
 from replaystore.compat.rollouts import RolloutBuffer, RolloutBufferBatch
 from replaystore.compat.saving import Saved, Subject, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from replaystore.buffers.buffer import Buffer
-from replaystore.compat.places import Arrays, Move
-from replaystore.compat.ring import TensorRing
+from replaystore.compat.memory_ring import TensorRing
+from replaystore.compat.ring_slots import Arrays, Move
 from replaystore.compat.stored import StoredRing
 from replaystore.errors import UnsupportedError
 from replaystore.formats.active_rlhf.pickling import Info
@@ -25,7 +25,7 @@ from replaystore.schema import tree
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.roles import role_of
 from replaystore.schema.values import array_of
-from replaystore.views.ring import Placement
+from replaystore.views.foreign_ring import Placement
 
 __all__ = [
     "BLOCK_BYTES",

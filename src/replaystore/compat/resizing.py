@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from replaystore.compat.checks import zeros
-from replaystore.compat.places import Move
-from replaystore.compat.ring import TensorRing
+from replaystore.compat.memory_ring import TensorRing
+from replaystore.compat.ring_slots import Move
 from replaystore.compat.stored import StoredRing
 from replaystore.errors import ReplayStoreWarning, UnsupportedError
 from replaystore.formats.active_rlhf.pickling import Info

@@ -23,15 +23,15 @@ from typing import Any, Literal
 import torch
 
 from replaystore.buffers.buffer import Buffer
+from replaystore.buffers.create_open import open as open_buffer
 from replaystore.buffers.making import make
-from replaystore.buffers.opened import open as open_buffer
 from replaystore.compat.checks import checked_path
-from replaystore.compat.places import Layout
-from replaystore.compat.ring import TensorRing
+from replaystore.compat.memory_ring import TensorRing
+from replaystore.compat.ring_slots import Layout
 from replaystore.compat.stored import StoredRing
 from replaystore.containers.located import same
-from replaystore.converting.how import How
 from replaystore.converting.imports import RingImport
+from replaystore.converting.options import How
 from replaystore.errors import ConflictError, FormatError, NotFoundError
 from replaystore.formats.source import RingSource
 from replaystore.location import Location, names_store, parse

@@ -2,8 +2,8 @@
 writing.
 
 * Reading goes by places of the ring; which row of the store lies at a place is told by
-  `replaystore.views.ring`, whatever was appended since. A store that never was such a ring (one that was
-  recorded) is shown as the ring that its export would be, and only read.
+  `replaystore.views.foreign_ring`, whatever was appended since. A store that never was such a ring (one that
+  was recorded) is shown as the ring that its export would be, and only read.
 * New rows wait in memory (at most `PENDING_ROWS` and `PENDING_BYTES`), are read from there, and then go to
   the store in one commit.
 * Rows of a store are never overwritten. Rows that were set (`tensor[rows] = values`) are kept in memory,
@@ -25,9 +25,9 @@ import torch
 from numpy.typing import NDArray
 
 from replaystore.buffers.buffer import Buffer
-from replaystore.buffers.opened import open as open_buffer
+from replaystore.buffers.create_open import open as open_buffer
 from replaystore.compat.lazy import LazyTensor, Rows
-from replaystore.compat.places import NONE, Arrays, Edits, Layout, Located, sorted_out
+from replaystore.compat.ring_slots import NONE, Arrays, Edits, Layout, Located, sorted_out
 from replaystore.errors import ConflictError, UnsupportedError
 from replaystore.sampling.gather import Gather
 

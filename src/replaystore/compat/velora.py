@@ -39,8 +39,8 @@ import torch
 
 from replaystore.buffers.buffer import Buffer
 from replaystore.compat.checks import checked_device, positive, zeros
+from replaystore.compat.memory_ring import TensorRing, field_attribute, is_plain, is_plain_number
 from replaystore.compat.resizing import resized
-from replaystore.compat.ring import TensorRing, field_attribute, is_plain, is_plain_number
 from replaystore.compat.saving import Saved, Subject, commit_in_place, open_ring, store_of
 from replaystore.compat.stored import StoredRing
 from replaystore.compat.velora_layout import VELORA

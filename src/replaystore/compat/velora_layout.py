@@ -21,7 +21,7 @@ from replaystore.compat.layouts import (
     ring_source,
     whole,
 )
-from replaystore.compat.places import Arrays
+from replaystore.compat.ring_slots import Arrays
 from replaystore.errors import UnsupportedError
 from replaystore.formats.options import Options
 from replaystore.formats.shared.tensors import FileRows
@@ -29,7 +29,7 @@ from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import RingSource
 from replaystore.formats.velora import export as safetensors_export
 from replaystore.formats.velora import files as safetensors
-from replaystore.views.ring import LAST_STEP, ring_of
+from replaystore.views.foreign_ring import LAST_STEP, ring_of
 
 __all__ = ["VELORA", "VeloraLayout"]
 

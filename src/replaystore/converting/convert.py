@@ -17,13 +17,13 @@ from dataclasses import replace
 from typing import Literal
 
 from replaystore.buffers.buffer import Buffer
+from replaystore.buffers.create_open import open as open_buffer
 from replaystore.buffers.making import make
-from replaystore.buffers.opened import open as open_buffer
 from replaystore.containers.codecs import parse_codec
 from replaystore.containers.located import same
 from replaystore.converting.exports import export
-from replaystore.converting.how import How, Selected
 from replaystore.converting.imports import bring
+from replaystore.converting.options import How, Selected
 from replaystore.converting.stores import Conversion
 from replaystore.errors import FormatError, ReplayStoreError, SchemaError, StorageError, UnsupportedError
 from replaystore.formats import finding

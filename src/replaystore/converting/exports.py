@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from replaystore.buffers.buffer import Buffer
 from replaystore.converting.excerpt import chosen
-from replaystore.converting.how import How, Selected
+from replaystore.converting.options import How, Selected
 from replaystore.errors import AlreadyExistsError, UnsupportedError
 from replaystore.formats import finding
 from replaystore.formats.options import Options

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.arrays import sealing
-from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.copying import append_rows
 from replaystore.buffers.making import make, size_of
 from replaystore.buffers.recorder import NOTHING, Recorder, put_tables
 from replaystore.containers.located import container_type
 from replaystore.containers.protocol import ArraySpec, Container
-from replaystore.converting.how import How
+from replaystore.converting.options import How
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
 from replaystore.formats import finding
 from replaystore.formats.report import KEPT, Report, refuse_losses
@@ -32,8 +32,8 @@ from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
 from replaystore.storage.places import places_of
+from replaystore.views.foreign_ring import EXTENSION
 from replaystore.views.layout import array_specs, field_specs, table_spec
-from replaystore.views.ring import EXTENSION
 
 __all__ = ["RingImport", "SourceImport", "bring"]
 

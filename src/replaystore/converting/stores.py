@@ -14,14 +14,14 @@ from dataclasses import replace
 from typing import Any
 
 from replaystore.arrays import sealing
-from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.array_store import ArrayStore
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.making import size_of
 from replaystore.buffers.recorder import NOTHING, put_tables
 from replaystore.containers.located import container_type
 from replaystore.containers.protocol import ArraySpec, Capabilities, Container
 from replaystore.converting.excerpt import Excerpt, chosen, selection, whole
-from replaystore.converting.how import How, Selected
+from replaystore.converting.options import How, Selected
 from replaystore.converting.transfer import Transfer
 from replaystore.errors import SchemaError, UnsupportedError
 from replaystore.formats.report import KEPT, Report, lost
@@ -29,9 +29,9 @@ from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
+from replaystore.views.foreign_ring import carried
 from replaystore.views.layout import LAYOUTS, array_specs, field_specs, table_spec
 from replaystore.views.reader import BufferReader
-from replaystore.views.ring import carried
 
 __all__ = ["Conversion"]
 

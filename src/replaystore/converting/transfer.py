@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.copying import (
     CheckedChunks,
     append_encoded,

@@ -63,7 +63,7 @@ class RingSource:
     `splits`), and its own."""
     splits: list[str]
     ring: dict[str, Any]
-    """The state of the ring (`replaystore.views.ring`)."""
+    """The state of the ring (`replaystore.views.foreign_ring`)."""
     details: dict[str, Any]
     """What the provenance says of the source."""
     capacity: int | None = None

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from replaystore.gymnasium.recorders import Record, RecordVector
+from replaystore.gymnasium.wrappers import Record, RecordVector
 
 __all__ = ["Record", "RecordVector"]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from replaystore.errors import ArgumentError
 from replaystore.sampling.finals import Finals
 from replaystore.sampling.gather import Batch, Gather
-from replaystore.sampling.items import Items, Out, Planned, flags_of, observations_of
 from replaystore.sampling.orders import (
     POOL_ROWS,
     EpochOrder,
@@ -24,6 +23,7 @@ from replaystore.sampling.orders import (
     WeightedOrder,
 )
 from replaystore.sampling.recipe import Recipe
+from replaystore.sampling.stacks_and_returns import Items, Out, Planned, flags_of, observations_of
 from replaystore.sampling.steps import Rows, Steps
 from replaystore.views.reader import BufferReader
 

@@ -26,7 +26,7 @@ from replaystore.sampling import given_weights
 from replaystore.sampling.ahead import Ahead, Place, following
 from replaystore.sampling.batches import Batches
 from replaystore.sampling.recipe import Recipe
-from replaystore.sampling.transfer import Transfer
+from replaystore.sampling.to_device import Transfer
 from replaystore.sampling.weights import as_text, from_text
 from replaystore.schema.values import array_of
 

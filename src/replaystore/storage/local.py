@@ -18,7 +18,7 @@ from replaystore.storage.descriptors import read_all
 from replaystore.storage.folder import FolderReader
 from replaystore.storage.inside import open_regular
 from replaystore.storage.protocol import Writes
-from replaystore.storage.syncing import side_by_side
+from replaystore.storage.sync_threads import side_by_side
 
 __all__ = ["Files", "read_all"]
 

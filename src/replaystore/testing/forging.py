@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from replaystore.arrays.records import decode_records
-from replaystore.buffers.opened import open as open_buffer
+from replaystore.buffers.create_open import open as open_buffer
 from replaystore.containers.codecs import crc32c
 from replaystore.containers.hdf5.container import Hdf5Container
 from replaystore.containers.hdf5.front import HEADS, USERBLOCK, Head

@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 
 from replaystore.buffers.buffer import Buffer
-from replaystore.buffers.opened import create
-from replaystore.buffers.opened import open as open_buffer
+from replaystore.buffers.create_open import create
+from replaystore.buffers.create_open import open as open_buffer
 from replaystore.checking.verify import verify
 from replaystore.converting.convert import convert
 from replaystore.errors import (

@@ -14,8 +14,8 @@ from replaystore.formats.active_rlhf.pickling import Info
 from replaystore.formats.options import Options
 from replaystore.formats.report import changed, lost, made_up
 from replaystore.formats.shared.export import Outgoing, Output
+from replaystore.views.foreign_ring import LAST_STEP, Placement, Ring, ring_of, survives
 from replaystore.views.reader import BufferReader
-from replaystore.views.ring import LAST_STEP, Placement, Ring, ring_of, survives
 
 __all__ = ["FRAGMENT_LENGTH", "Plan"]
 

@@ -9,7 +9,7 @@
 | trajectories          | the table of trajectories, in the order of the list, with their splits and the    |
 |                       | columns `on_policiness_score` and `last_updated_step`; each is what was added at  |
 |                       | once, episodes end inside it, and so none is marked as terminated or truncated    |
-| capacity, pos, size … | the state of the ring in the document (`replaystore.views.ring`)                  |
+| capacity, pos, size … | the state of the ring in the document (`replaystore.views.foreign_ring`)          |
 
 Rows of no trajectory stay rows of no trajectory. Of a trajectory that is longer than the ring (`longer`) the
 first rows are gone. What cannot be a trajectory here (no rows, rows of another one, rows on both sides of the
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore import strangers
+from replaystore import not_stores
 from replaystore.errors import FormatError, NotFoundError
 from replaystore.formats.active_rlhf.export import Plan
 from replaystore.formats.active_rlhf.pickling import write_pickle
@@ -42,8 +42,8 @@ from replaystore.schema.fields import Field, Schema
 from replaystore.schema.roles import role_of
 from replaystore.storage.local import read_all
 from replaystore.trajectories.table import Parts
+from replaystore.views.foreign_ring import AFTER_IT
 from replaystore.views.reader import BufferReader
-from replaystore.views.ring import AFTER_IT
 
 __all__ = ["ActiveRlhf", "Contents", "Table", "contents", "read", "trajectories_of", "write"]
 
@@ -85,7 +85,7 @@ def contents(path: str) -> Iterator[Contents]:
         try:
             content = scan(descriptor, size, path)
         except FormatError as error:
-            if strange := strangers.addition(path):
+            if strange := not_stores.addition(path):
                 raise FormatError(f"{error}{strange}") from error
             raise
         needed = [*NUMBERS, *TENSORS, "trajectories"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any
 
 from replaystore.formats.shared.export import Output
-from replaystore.views.ring import Placement
+from replaystore.views.foreign_ring import Placement
 
 __all__ = ["Info", "write_pickle"]
 

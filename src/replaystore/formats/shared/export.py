@@ -18,8 +18,8 @@ from replaystore.formats.blocks import beside_fields
 from replaystore.formats.options import Options
 from replaystore.formats.report import KEPT, Fate, Report, changed, lost
 from replaystore.formats.shared.tensors import BLOCK_BYTES
+from replaystore.views.foreign_ring import AFTER_IT, LAST_STEP, Placement, state_of
 from replaystore.views.reader import BufferReader
-from replaystore.views.ring import AFTER_IT, LAST_STEP, Placement, state_of
 
 __all__ = ["Outgoing", "Output"]
 

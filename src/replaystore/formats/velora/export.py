@@ -13,8 +13,8 @@ from replaystore.errors import UnsupportedError
 from replaystore.formats.options import Options
 from replaystore.formats.report import KEPT, changed, derived, lost, made_up
 from replaystore.formats.shared.export import Outgoing, Output
+from replaystore.views.foreign_ring import AFTER_IT, Placement, Ring, ring_of
 from replaystore.views.reader import BufferReader
-from replaystore.views.ring import AFTER_IT, Placement, Ring, ring_of
 
 __all__ = ["TENSORS", "Plan"]
 

@@ -9,7 +9,7 @@ beside it.
 | hiddens                    | the extra field `hiddens`                                                     |
 | next_states                | the next row's observation or the final observation, or the extra field       |
 |                            | `next_states`; see below                                                      |
-| capacity, position, size … | the state of the ring in the document (`replaystore.views.ring`)              |
+| capacity, position, size … | the state of the ring in the document (`replaystore.views.foreign_ring`)      |
 
 The files do not say which rows belong together, and rows of several environments may lie in turn. Where the
 next state of a row is, bit for bit, the state of the row after it, and the row is not done, the two are steps
@@ -53,8 +53,8 @@ from replaystore.formats.velora.pair import (
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.roles import role_of
 from replaystore.trajectories.table import Parts
+from replaystore.views.foreign_ring import LAST_STEP, Placement
 from replaystore.views.reader import BufferReader
-from replaystore.views.ring import LAST_STEP, Placement
 
 __all__ = ["Contents", "Velora", "contents", "read", "write", "write_tensors"]
 

@@ -20,7 +20,7 @@ __all__ = ["CODE", "child_begins", "child_ends", "measured", "report", "started"
 
 CODE = [
     "arrays/appending.py",
-    "arrays/commits.py",
+    "arrays/array_store.py",
     "arrays/committing.py",
     "arrays/history.py",
     "arrays/incomplete.py",

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.columns import decoded
+from replaystore.columns import decoding_pool
 from replaystore.columns.protocol import Rows, StoredColumn
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
 from replaystore.errors import CorruptError, StorageError
@@ -146,7 +146,7 @@ class Fetching(StoredColumn):
             raise CorruptError(self._damaged(piece.chunk, entry, f"is damaged: {error}")) from error
         if not piece.whole:
             chunk.flags.writeable = False
-            decoded.shared.cache.put((self._number, piece.chunk, entry, checksum), chunk)
+            decoding_pool.shared.cache.put((self._number, piece.chunk, entry, checksum), chunk)
             items[piece.to] = chunk.view(self._item)[piece.of]
 
     def _damaged(self, chunk: int, entry: ChunkEntry | None, what: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from replaystore import registry
 from replaystore.arrays import sealing
-from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.incomplete import newest_synced, newest_whole
 from replaystore.arrays.reading import StoreReader

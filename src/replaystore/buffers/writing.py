@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from replaystore.arrays.commits import ArrayStore
+from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.reading import StoreReader
 from replaystore.buffers.given import checked_columns, checked_ends, run_of
 from replaystore.buffers.opening import open_container
