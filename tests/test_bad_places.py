@@ -20,7 +20,7 @@ import zarr
 from processes import SOURCES, command, run
 
 import replaystore as rs
-from replaystore.buffers.opening import NewStore
+from replaystore.buffers.replacing import NewStore
 from replaystore.errors import (
     AlreadyExistsError,
     ConflictError,

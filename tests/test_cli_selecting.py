@@ -124,7 +124,7 @@ def test_advice_fits_the_command(recorded: Path, run: Run, tmp_path: Path) -> No
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     with (
         patch("replaystore.storage.locks.FileLock._take", side_effect=denied),
-        patch("replaystore.buffers.opening.lock_place"),
+        patch("replaystore.buffers.replacing.lock_place"),
     ):
         err = run("convert", recorded, tmp_path / "a.zarr", "--overwrite")[2]
     assert "a.zarr cannot be replaced: Permission denied; choose another name" in err

@@ -11,8 +11,8 @@ import pytest
 
 import replaystore as rs
 from replaystore.arrays.array_store import ArrayStore
-from replaystore.buffers.opening import NewStore
 from replaystore.buffers.recorder import NOTHING, Recorder
+from replaystore.buffers.replacing import NewStore
 from replaystore.checking.verify import verify
 from replaystore.errors import SchemaError
 from replaystore.location import parse

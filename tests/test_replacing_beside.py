@@ -15,7 +15,9 @@ import pytest
 from replaced_places import KINDS, SCHEMA, active, convert, in_child, make, of_store
 
 import replaystore as rs
-from replaystore.buffers.opening import OLD, NewStore, open_container
+from replaystore.buffers.left_behind import OLD
+from replaystore.buffers.opening import open_container
+from replaystore.buffers.replacing import NewStore
 from replaystore.errors import (
     AlreadyExistsError,
     ConflictError,

@@ -15,7 +15,7 @@ import pytest
 from replaced_places import CALLS, Calls, damage, in_child, kill, make, of_store, points
 
 import replaystore as rs
-from replaystore.buffers.opening import OLD, PARTIAL
+from replaystore.buffers.left_behind import OLD, PARTIAL
 from replaystore.errors import (
     NotFoundError,
     StorageError,
@@ -129,7 +129,7 @@ def test_a_store_that_cannot_get_its_name_back_is_named(tmp_path: Path) -> None:
     ):
         rs.open(path)
     with (
-        patch("replaystore.buffers.opening.lock_place", side_effect=StorageError("no", errno.EROFS)),
+        patch("replaystore.buffers.left_behind.lock_place", side_effect=StorageError("no", errno.EROFS)),
         pytest.raises(NotFoundError, match=r"what was there is .*a\.zarr\.replaystore-old"),
     ):
         rs.open(path)

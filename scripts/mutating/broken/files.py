@@ -7,7 +7,9 @@ from mutant import Mutant
 __all__ = ["MUTANTS"]
 
 STORAGE = "src/replaystore/storage/protocol.py"
+LEFT_BEHIND = "src/replaystore/buffers/left_behind.py"
 OPENING = "src/replaystore/buffers/opening.py"
+REPLACING = "src/replaystore/buffers/replacing.py"
 PLACES = "src/replaystore/storage/places.py"
 KILLED = "test_replacing.py::test_killed_at_any_call_there_is_the_old_or_the_new"
 
@@ -46,7 +48,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "new-name-not-synced",
-        OPENING,
+        REPLACING,
         "            places.sync_name(place.path, self._folders)\n",
         "            places.resolved(place.path)\n",
         "a store that was made has its name on the disk",
@@ -62,8 +64,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "interrupted-replacement-not-settled",
-        OPENING,
-        '            with refused(f"{left} cannot get its name back"):\n                _put_back(place)\n',
+        LEFT_BEHIND,
+        '            with refused(f"{left} cannot get its name back"):\n                put_back(place)\n',
         '            with refused(f"{left} cannot get its name back"):\n                break\n',
         "who opens a store that was being replaced finds the old one or the new",
         (f"{KILLED}[create .zarr-renames]",),

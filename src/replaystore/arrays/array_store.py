@@ -1,6 +1,7 @@
 """Growable arrays with atomic commits, over any container: making and opening them for their one writer.
 
-appending.py takes rows, committing.py makes commits of them, rollback.py goes back to one.
+appending.py takes rows, committing.py makes commits of them, recovery.py goes on after one, rollback.py goes
+back to one.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class ArrayStore(Reverter):
                 f"{lacking}; commit {state.commit}, the newest, is not whole: run `replaystore repair`"
             )
         with store.storage("recover"):
-            container.cut_segment(state.base, state.end)
+            store.cut_off_torn_record()
         if back_to is None or back_to == state.commit:
             with store.storage("recover"):
                 store._resume()

@@ -1,4 +1,4 @@
-"""Going back to an older commit, and taking up writing where a commit is.
+"""Going back to an older commit.
 
 `rollback` never overwrites what a reader may have open: when it is in the log, the objects that hold rows to
 be written anew are replaced by copies, and only when that is in the log, too, is anything written to them. A
@@ -12,21 +12,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from replaystore.arrays.appending import CodedArray, RawArray
-from replaystore.arrays.committing import Committer
 from replaystore.arrays.records import now
-from replaystore.arrays.state import SEALED, Piece, State
+from replaystore.arrays.recovery import TAIL_FULL, Resumer
+from replaystore.arrays.state import State
 from replaystore.containers.codecs import crc32c as value
-from replaystore.containers.protocol import ArraySpec, ChunkEntry
 from replaystore.containers.records import encode_record
 from replaystore.schema import tree
 
 __all__ = ["Reverter"]
 
-_FULL = 1 << 62
 
-
-class Reverter(Committer):
+class Reverter(Resumer):
     """A store that can be taken back to an older commit."""
 
     def rollback(self, commit: int, *, attachments: Mapping[str, bytes] | None = None) -> None:
@@ -76,7 +72,7 @@ class Reverter(Committer):
                 self._forget_pending()
                 self._resume_tails()
                 # The other one: until the rollback is known, the newest commit needs its own.
-                self._tail_used = _FULL
+                self._tail_used = TAIL_FULL
                 for name, (start, tail) in tails.items():
                     array = self._coded[name]
                     array.rows, array.kept = rows[name], start
@@ -129,79 +125,7 @@ class Reverter(Committer):
             self.state.unforked = False
             self.state.end += len(record)
 
-    def _kept_entries(self, name: str, rows: int) -> dict[int, ChunkEntry]:
-        """Entries of the complete chunks of the shard that row `rows` falls into."""
-        spec = self.container.specs()[name]
-        numbers = range(rows // spec.shard_rows * spec.chunks_per_shard, rows // spec.chunk_rows)
-        return {n: entry for n in numbers if (entry := self.locate(name, n)) is not None}
-
     def _partial(self, name: str, rows: int) -> int:
         spec = self.container.specs()[name]
         start = rows // spec.chunk_rows * spec.chunk_rows
         return value(self.read_raw(name, start, rows)) if rows > start else 0
-
-    def _resume(self, *, empty: bool = False) -> None:
-        """Set up the writing state from the commit; `empty`: for a rollback, which brings the rows of
-        unfinished chunks itself."""
-        self._raw, self._coded, self._table_rows = {}, {}, {}
-        self._forget_pending()
-        self._unseal()
-        for name in self.state.arrays:
-            spec = self.container.specs()[name]
-            rows = self.rows(name) if not tree.is_journal(name) else 0
-            if spec.journaled:
-                self._table_rows[name] = rows
-            elif spec.codec is None:
-                self._raw[name] = RawArray(spec, rows, self.state.partial.get(name, 0))
-            else:
-                self._coded[name] = self._open_coded(name, spec, rows, empty)
-        self._resume_tails()
-
-    def _unseal(self) -> None:
-        """Take up a store again whose sealing did not end: its unfinished chunks are padded, and their places
-        in the indexes alone."""
-        state, specs = self.state, self.container.specs()
-        if state.extra.get(SEALED) is not True:
-            return
-        for name in state.arrays:
-            if specs[name].codec is not None and not specs[name].journaled:
-                self.tail(name)
-                state.partial.pop(name, None)
-                if not self.container.capabilities.knows_its_chunks:
-                    state.entries[name] = self._kept_entries(name, self.rows(name))
-        # Without what helps to open a store that does not change.
-        self.container.replace_document(self.container.document())
-
-    def _resume_tails(self) -> None:
-        """Go on in the tail array that the commit's pieces lie in, after them."""
-        width = {name: self.container.specs()[name].row_bytes for name in self.state.tails}
-        used = [
-            (p.slot, p.offset + p.rows * width[name])
-            for name, known in self.state.tails.items()
-            for p in known
-        ]
-        used += [
-            (kept.slot, kept.offset + kept.rows)
-            for kept in self.state.attached.values()
-            if isinstance(kept, Piece)
-        ]
-        self._tail_slot = used[-1][0] if used else 0  # a commit's pieces all lie in one
-        # Nothing known: begin the other one, readers may need this.
-        self._tail_used = max((end for _, end in used), default=_FULL)
-
-    def _open_coded(self, name: str, spec: ArraySpec, rows: int, empty: bool) -> CodedArray:
-        chunk = np.zeros((spec.chunk_rows, spec.row_bytes), np.uint8)
-        if not empty:
-            start, tail = self.tail(name)
-            chunk[: rows - start] = (
-                np.ascontiguousarray(tail).reshape(-1).view(np.uint8).reshape(rows - start, spec.row_bytes)
-            )
-        # Then no tail array has the rows of the unfinished chunk.
-        sealed = self.state.extra.get(SEALED) is True
-        kept = rows // spec.chunk_rows * spec.chunk_rows if sealed else rows
-        return CodedArray(spec, self.container.codec(spec), rows, chunk, kept=kept)
-
-    def _trim(self) -> None:
-        self.container.trim(
-            {name: self.rows(name) for name in self.state.arrays if not tree.is_journal(name)}
-        )

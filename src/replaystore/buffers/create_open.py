@@ -14,8 +14,9 @@ from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.incomplete import newest_synced, newest_whole
 from replaystore.arrays.reading import StoreReader
 from replaystore.buffers.buffer import Buffer
-from replaystore.buffers.opening import NewStore, open_container, open_for_writing
+from replaystore.buffers.opening import open_container, open_for_writing
 from replaystore.buffers.recorder import NOTHING
+from replaystore.buffers.replacing import NewStore
 from replaystore.containers.located import container_type, is_written
 from replaystore.containers.protocol import Container
 from replaystore.errors import (

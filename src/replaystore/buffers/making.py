@@ -6,7 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-from replaystore.buffers.opening import PACKED, NewStore, Replacement, open_container, refused
+from replaystore.buffers.left_behind import PACKED, refused
+from replaystore.buffers.opening import open_container
+from replaystore.buffers.replacing import NewStore, Replacement
 from replaystore.containers.located import create_container, is_one_file, size_of_file
 from replaystore.containers.protocol import Container
 from replaystore.location import Location

@@ -20,7 +20,8 @@ from replaystore.arrays import records
 from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.state import State
-from replaystore.buffers.opening import DAMAGED, REPAIR, open_container
+from replaystore.buffers.left_behind import DAMAGED, REPAIR
+from replaystore.buffers.opening import open_container
 from replaystore.checking.findings import Progress, VerifyReport
 from replaystore.checking.restore import restore
 from replaystore.checking.verify import verify

@@ -1,4 +1,7 @@
-"""What a format is: files of other software, read and written."""
+"""What a format is: files of other software, read and written.
+
+To add one: a folder beside this file and an `Entry` in registry.py, or both in a package of one's own.
+"""
 
 from __future__ import annotations
 

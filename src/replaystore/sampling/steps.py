@@ -3,6 +3,7 @@ only, no reading.
 
 An item is what one entry of a batch is made of: a step, with the steps before it (a frame stack) and after it
 (a fragment, an n-step return). It is named by the row of its step and by the part that this lies in.
+stacks_and_returns.py makes its arrays.
 
 Invariants:
 (1) How a trajectory is cut into parts changes nothing: items are counted in trajectories and found in parts.

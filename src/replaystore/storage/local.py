@@ -1,4 +1,4 @@
-"""Files below one folder of a disk, read and written.
+"""Files below one folder of a disk, read, written and synced.
 
 Every byte that is written goes through here. The primitive operations are few and each is one method, so that
 a test can record them, replay them with unsynced ones lost, or make them fail.

@@ -1,5 +1,5 @@
 """A physical ring, kept in a buffer whose rows lie oldest first: where each row lay, and where it would lie
-by now.
+by now. (A buffer's own `capacity` is kept by buffers/writing.py, at each commit.)
 
 A foreign ring has `capacity` rows of which `size` are in use; the row at `position` is written next. When it
 becomes a buffer, its rows are written in the order of their age: from `position` on, round the end, if all
