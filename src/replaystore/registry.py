@@ -1,5 +1,6 @@
 """What can be plugged in: storage (where bytes lie), containers (how arrays lie in them), and formats (other
-people's files). Everybody who needs one asks here, and nobody else knows their names.
+people's files: formats/__init__.py says how to write one). Everybody who needs one asks here, and nobody else
+knows their names.
 
 1. An `Entry` says what it takes to recognise a thing, and where its code is; the code is imported on use.
 2. Our own entries stand in a table. Those of other packages are entry points of the groups

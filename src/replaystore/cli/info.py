@@ -1,4 +1,4 @@
-"""`replaystore info`: what a store holds, and how."""
+"""`replaystore info`: what a store holds, and how; the facts are those of views/describing.py."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Each thread reads the bytes that it decodes, one job at a time; chunks that lie side by side are read at once.
 No chunk is made up: one that is missing, of another checksum, or that does not decode to its size is a
-CorruptError.
+CorruptError. This is the way of `take`, and the second try of a sampler, which decodes several chunks at
+once: there `decode_all` in containers/codecs.py compares.
 """
 
 from __future__ import annotations

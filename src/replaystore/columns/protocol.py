@@ -1,6 +1,6 @@
 """From the bytes of an array to its rows: `plain.py` for raw rows, `mapped.py` for raw rows that can be
-mapped, `coded.py` for encoded chunks, each of which
-`checked_chunks.py` compares with its checksum.
+mapped, `coded.py` for encoded chunks, each of which is compared with its checksum: by `checked_chunks.py`, or
+where a sampler has several decoded at once, by `decode_all` in containers/codecs.py.
 
 A column gives rows [first, stop) of one array as NumPy arrays. Row numbers are those of the array, not of a
 window of it.

@@ -4,7 +4,7 @@ weights.
 A node has FAN children, so that a draw of many numbers is a few steps of NumPy for each of the few levels;
 the top level is searched by its cumulated sums. Sums are made anew from the children whenever one of them
 changes: they do not drift. A second tree, of the smallest weights above 0, is for importance
-weights, which orders.py computes.
+weights, which orders.py computes. `Sampler.update_weights` (sampler.py) checks what is given.
 """
 
 from __future__ import annotations

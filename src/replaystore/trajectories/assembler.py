@@ -1,10 +1,12 @@
 """From rows to trajectories: which rows belong together, where a trajectory begins and ends, what it
 returned. NumPy only, no I/O.
 
-Rows arrive in runs of consecutive steps of one environment. What is known of a trajectory that has not ended
-(its open part, its return so far, the observation that will follow) is carried along and kept with each
-commit, so that neither a commit nor the order in which runs arrive changes a part more than it must: a part
-ends when its trajectory ends, or when the trajectory's next rows are not adjacent to it.
+Rows arrive in runs of consecutive steps of one environment. `Run.ends` says which rows end a trajectory: made
+of flags in buffers/given.py (append) and buffers/staged.py (Writer), of blocks in buffers/recorder.py. What
+is known of a trajectory that has not ended (its open part, its return so far, the observation that will
+follow) is carried along and kept with each commit, so that neither a commit nor the order in which runs
+arrive changes a part more than it must: a part ends when its trajectory ends, or when the trajectory's next
+rows are not adjacent to it.
 
 The return is summed step after step in float64, so that it does not depend on how the rows were cut into
 runs.
@@ -236,6 +238,8 @@ class Assembler:
                 self._begin(env, run.begins[begin], numbers[env, begin], split)
         if begin < count:
             self._extend(run, first, begin, count, rewards, split)
+            entry = self.open[env]
+            entry.terminated, entry.truncated = bool(run.terminated[-1]), bool(run.truncated[-1])
         if env in self.open:
             self.open[env].following = None if run.following is None else dict(run.following)
 
@@ -262,7 +266,6 @@ class Assembler:
         if not entry.part_length:
             entry.part_start = start
         entry.part_length += stop - begin
-        entry.terminated, entry.truncated = bool(run.terminated[stop - 1]), bool(run.truncated[stop - 1])
         if rewards is not None and stop > begin:
             shape = rewards.shape[1:]
             sums = np.empty((stop - begin + 1, *shape))

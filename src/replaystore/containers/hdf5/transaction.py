@@ -6,7 +6,7 @@ that lies before the HDF5 bytes, in the user block that HDF5 tools skip. A full 
 before anything happened, never a library stopped half way, and the bytes on disk are at every moment those of
 a cleanly closed HDF5 file, or become so by replaying the journal.
 
-hdf5_front.py says what lies where in the user block.
+front.py says what lies where in the user block.
 
 Invariants:
 1. Transaction n is in place and synced before anything of the journal of n + 1 is written.
