@@ -31,7 +31,7 @@ from unittest.mock import patch
 import numpy as np
 
 from replaystore import registry
-from replaystore.buffers import opened as buffers
+from replaystore.buffers import create_open as buffers
 from replaystore.buffers.buffer import Buffer
 from replaystore.checking.verify import verify
 from replaystore.errors import NotFoundError

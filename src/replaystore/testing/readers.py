@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.buffers import opened as buffers
+from replaystore.buffers import create_open as buffers
 from replaystore.buffers.buffer import Buffer
 from replaystore.errors import ConflictError, EvictedError, NotFoundError, SchemaError
 from replaystore.testing.histories import Book, Rows, Shown

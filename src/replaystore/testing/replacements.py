@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from replaystore.buffers import opened as buffers
+from replaystore.buffers import create_open as buffers
 from replaystore.buffers.buffer import Buffer
 from replaystore.checking.repair import repair
 from replaystore.converting.convert import convert

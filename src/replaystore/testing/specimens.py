@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from replaystore.buffers import opened as buffers
+from replaystore.buffers import create_open as buffers
 from replaystore.checking.repair import repair
 from replaystore.checking.verify import UNEXPECTED, verify
 from replaystore.converting.convert import convert

@@ -24,7 +24,7 @@ from unittest.mock import patch
 import numpy as np
 
 from replaystore.arrays.reading import StoreReader
-from replaystore.buffers import opened as buffers
+from replaystore.buffers import create_open as buffers
 from replaystore.containers.hdf5.container import Hdf5Container
 from replaystore.containers.zarr.container import ZarrContainer
 from replaystore.converting.convert import convert

@@ -34,7 +34,7 @@ from unittest.mock import patch
 import numpy as np
 
 from replaystore.arrays.sealing import MANIFEST, SIDECAR
-from replaystore.buffers import opened as buffers
+from replaystore.buffers import create_open as buffers
 from replaystore.checking.verify import verify
 from replaystore.errors import ReplayStoreError, ReplayStoreWarning
 from replaystore.storage.local import Files

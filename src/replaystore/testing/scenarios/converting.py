@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.buffers import opened as buffers
+from replaystore.buffers import create_open as buffers
 from replaystore.converting.convert import convert
 from replaystore.errors import UnsupportedError
 from replaystore.testing.contents import Contents

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from replaystore.buffers import opened as buffers
+from replaystore.buffers import create_open as buffers
 from replaystore.checking.repair import repair
 from replaystore.checking.verify import verify
 from replaystore.errors import CorruptError, ReplayStoreError
