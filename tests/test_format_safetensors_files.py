@@ -183,3 +183,14 @@ def test_something_else_is_not_replaced(state: Path, tmp_path: Path) -> None:
         rs.convert(str(tmp_path / "a.zarr"), target, overwrite=True)
     with pytest.raises(errors.AlreadyExistsError, match="is a folder"):
         rs.convert(str(tmp_path / "a.zarr"), state.parent)
+
+
+def test_files_of_any_name_have_metadata_of_their_own(state: Path, tmp_path: Path) -> None:
+    rs.convert(state, str(tmp_path / "a.zarr"))
+    names = ("exported.bin", "a.bin", "a.safetensors", "rather_a_long_name.bin")
+
+    for name in names:
+        rs.convert(str(tmp_path / "a.zarr"), tmp_path / name, format="velora")
+    assert len(list(tmp_path.glob("*metadata.json"))) == len(names)
+    for name in names:
+        assert rs.convert(tmp_path / name, tmp_path / f"{name}.zarr").steps > 0

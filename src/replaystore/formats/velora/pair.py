@@ -152,6 +152,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _places(path: str) -> list[str]:
     """Where metadata of a file may be, the likeliest first; the last one is that of an agent."""
+    if not path.lower().endswith(SUFFIX):
+        return [metadata_beside(path), os.path.join(os.path.dirname(path), METADATA)]
     stem = path[: -len(SUFFIX)]  # a prefix with a dot, of which velora leaves out what follows the dot
     return [metadata_beside(path), stem + ".json", os.path.join(os.path.dirname(path), METADATA)]
 
@@ -178,7 +180,12 @@ def _metadata(path: str, place: str) -> tuple[dict[str, Any], os.stat_result]:
 def metadata_beside(path: str) -> str:
     """Where the metadata of a file belong."""
     folder, name = os.path.split(path)
-    prefix = name[: -len(STATE)] if name.endswith(STATE) else name[: -len(SUFFIX)] + "_"
+    if name.endswith(STATE):
+        prefix = name[: -len(STATE)]
+    elif name.lower().endswith(SUFFIX):
+        prefix = name[: -len(SUFFIX)] + "_"
+    else:  # all of it, so that no two files have the same metadata
+        prefix = name + "_"
     return os.path.join(folder, prefix + METADATA)
 
 
