@@ -120,3 +120,13 @@ def test_many_fields_take_as_many_transactions_as_few(
             buffer.add_fields({f"info/{count}/{n}": Field("float32", (), "info") for n in range(count)})
             taken.append(len(changes))
     assert taken[0] == taken[1]
+
+
+@pytest.mark.parametrize("given", [["info/x"], "info/x", None])
+def test_what_is_no_dict_is_refused(tmp_path: Path, given: Any) -> None:
+    with rs.create(tmp_path / "a.zarr", REWARD) as buffer:
+        with pytest.raises(SchemaError, match="declared must be a dict from names, not"):
+            buffer.add_fields(given)
+        with pytest.raises(SchemaError, match="fill must be a dict from names, not"):
+            buffer.add_fields({"info/x": Field("float32", (), "info")}, fill=1)  # type: ignore[arg-type]
+        assert list(buffer.schema.fields) == ["reward"]

@@ -20,6 +20,7 @@ from replaystore.buffers.opening import open_container
 from replaystore.buffers.recorder import Recorder, attachments_of
 from replaystore.buffers.writer import Writer
 from replaystore.errors import (
+    ArgumentError,
     ConflictError,
     SchemaError,
     UnsupportedError,
@@ -176,6 +177,12 @@ class Recording(BufferReader):
         name (default 0)."""
         self._writable()
         assert isinstance(self._store, ArrayStore)
+        for argument, given in (("declared", declared), ("fill", fill or {})):
+            if not isinstance(given, Mapping):
+                raise ArgumentError(
+                    f"add_fields: {argument} must be a dict from names, not {type(given).__name__} "
+                    f"{given!r:.80}"
+                )
         schema = self.schema.with_fields(declared)
         specs = field_specs(
             declared,

@@ -36,6 +36,8 @@ def checked(buffer: BufferReader, weights: ArrayLike, recipe: Recipe) -> NDArray
 def floats(name: str, values: Any) -> NDArray[np.float64]:
     """Numbers that somebody gave, as float64. ArgumentError: they are none."""
     given = array_of(name, values)
+    if given.dtype.kind == "c":
+        raise ArgumentError(f"{name} are numbers, not {given.dtype}: give their real parts")
     try:
         return given.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:

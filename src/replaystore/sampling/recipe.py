@@ -56,6 +56,9 @@ class Recipe:
                 "fragments hold single steps as they are: leave out frame_stack and n_step, "
                 "or fragment_length"
             )
+        for name in ("gamma", "beta"):
+            if not isinstance(getattr(self, name), int | float | np.integer | np.floating):
+                raise ArgumentError(f"{name} must be a number, not {getattr(self, name)!r:.80}")
         if not 0 <= self.gamma <= 1:
             raise ArgumentError(f"gamma must lie between 0 and 1, not {self.gamma!r}")
         if not 0 <= self.beta < np.inf:
