@@ -142,6 +142,9 @@ def test_plug_ins_are_not_read_where_ours_will_do(install: Any) -> None:
         ("import no_such_package", "no_such_package"),
         ("", "MINE"),
         ("MINE = 7", r"is no replaystore\.registry\.Entry"),
+        ("MINE = Entry('mine', 'json', suffixes='.mine')", r"suffixes .* is a tuple of str, .*not '\.mine'"),
+        ("MINE = Entry('mine', 'json', suffixes=('',))", "suffixes .* none of them empty"),
+        ("MINE = Entry('mine', 'json', magic=('MINE',))", "magic .* is a tuple of bytes"),
         ("MINE = Entry('other', 'json')", r"is no replaystore\.registry\.Entry of the name 'mine'"),
     ],
 )
@@ -177,6 +180,14 @@ def test_a_missing_package_names_the_extra_that_installs_it(monkeypatch: pytest.
         MissingDependencyError, match=r"needs no_such_package.*pip install 'replaystore\[remote\]'"
     ):
         registry.load("formats", "needs")
+
+
+def test_the_extra_of_a_plug_in_is_that_of_its_package(install: Any) -> None:
+    text = "MINE = Entry('mine', 'no_such_package', extra='all')"
+    install(text, {"replaystore.formats mine": "stranger_formats:MINE"})
+
+    with pytest.raises(MissingDependencyError, match=r"pip install 'stranger\[all\]'"):
+        registry.load("formats", "mine")
 
 
 def test_importing_the_package_reads_no_entry_points() -> None:

@@ -71,9 +71,24 @@ class Entry:
     container: str = ""
     """Of storage: the container that lies in it, whatever its name and content are."""
     extra: str = ""
-    """The extra of replaystore that installs what it needs."""
+    """The extra of the package that brings it, which installs what it needs."""
     package: str = field(default="replaystore", compare=False)
     """Who brings it; filled in for plug-ins."""
+
+    def __post_init__(self) -> None:
+        """TypeError: a part of it is of another type, such as a string where a tuple of them is meant, whose
+        letters would be taken for suffixes."""
+        for part, kind in _PARTS.items():
+            given = getattr(self, part)
+            if not isinstance(given, tuple) or any(not one or not isinstance(one, kind) for one in given):
+                raise TypeError(
+                    f"{part} of the entry {self.name!r} is a tuple of {kind.__name__}, none of them empty, "
+                    f"not {given!r}"
+                )
+
+
+_PARTS = {"suffixes": str, "schemes": str, "magic": bytes, "members": str}
+"""What is given as tuples, and of what."""
 
 
 PLAIN = "local"
@@ -300,7 +315,7 @@ def _imported(kind: Kind, known: Entry) -> Any:
         return getattr(loaded, name) if name else loaded
     except ImportError as error:
         if known.extra:
-            remedy = f"pip install 'replaystore[{known.extra}]'"
+            remedy = f"pip install '{known.package}[{known.extra}]'"
             raise MissingDependencyError(
                 f"the {_SHOWN[kind]} {known.name!r} needs {error.name or 'a package'}, which is not installed"
                 f" ({error}): {remedy}"

@@ -61,7 +61,7 @@ def _facts(name: str) -> dict[str, Any]:
     try:
         format_ = named(name)
     except (MissingDependencyError, PluginError) as error:
-        needs = f"replaystore[{entry.extra}]" if entry.extra else str(error)
+        needs = f"{entry.package}[{entry.extra}]" if entry.extra else str(error)
         return {**facts, "reads": False, "writes": False, "cannot_hold": [], "needs": needs}
     able = {"reads": format_.reads(), "writes": format_.writes()}
     return {**facts, **able, "cannot_hold": list(format_.limits), "needs": None}
