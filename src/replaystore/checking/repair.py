@@ -46,6 +46,7 @@ from replaystore.errors import (
 )
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, parse
+from replaystore.registry import entry
 from replaystore.schema import tree
 from replaystore.storage.local import Files
 from replaystore.storage.places import places_of, rename_both
@@ -103,13 +104,15 @@ def repair(location: str | os.PathLike[str] | Location, *, progress: Progress | 
 
     Raises:
         CorruptError: no commit verifies, or the document itself is damaged; the store is as it was.
-        ConflictError: somebody is writing to it. UnsupportedError: it is in memory or a zip file.
+        ConflictError: somebody is writing to it. UnsupportedError: it lies in no folder or HDF5
+            file of a disk, but in memory or a zip file.
         StorageError: no room for the copy.
     """
     place = resolved(parse(location))
     if not places_of(place).links:
         raise UnsupportedError(
-            f"{place}: only folders and HDF5 files can be repaired; unpack a zip file first"
+            f"{place} lies in {entry('storage', place.storage).what or place.storage}: only folders and HDF5 "
+            "files on a disk can be repaired; unpack or copy it into one first"
         )
     report = RepairReport(str(place))
     with as_storage_errors(f"{place} cannot be repaired"):
