@@ -66,8 +66,24 @@ def test_formats_that_contradict_each_other_are_refused(store: str, tmp_path: Pa
 def test_an_unknown_file_is_told_what_is_known(tmp_path: Path) -> None:
     (tmp_path / "b.bin").write_bytes(b"nonsense")
 
-    with pytest.raises(errors.ReplayStoreError, match=r"the formats: active_rlhf, velora, toy"):
+    with pytest.raises(errors.ReplayStoreError, match=r"--from\): active_rlhf, velora, toy"):
         rs.convert(tmp_path / "b.bin", tmp_path / "c.zarr")
+
+
+def test_a_new_file_that_no_suffix_names_is_told_what_is_known(store: str, tmp_path: Path) -> None:
+    with pytest.raises(errors.ArgumentError, match=r"target_format=, --to\): active_rlhf, velora, toy"):
+        rs.convert(store, tmp_path / "b.bin")
+
+
+@pytest.mark.parametrize("name", ["zarr", "hdf5"])
+def test_a_container_is_no_format(store: str, tmp_path: Path, name: str) -> None:
+    with pytest.raises(errors.ArgumentError, match=rf"'{name}' is no format .* a name that ends in \.{name}"):
+        rs.convert(store, tmp_path / "b", target_format=name)
+
+
+def test_a_format_is_given_by_its_name(store: str, tmp_path: Path) -> None:
+    with pytest.raises(errors.ArgumentError, match="by its name, not as list"):
+        rs.convert(store, tmp_path / "b", format=["toy"])  # type: ignore[arg-type]
 
 
 def test_blocks_that_fit_no_schema_are_an_error_of_the_file(

@@ -114,7 +114,7 @@ class MissingDependencyError(ReplayStoreError, ImportError):
 
 
 class PluginError(ReplayStoreError):
-    """What another package has registered cannot be used; the message names it."""
+    """What another package has registered cannot be used, or failed; the message names it."""
 
 
 class ReplayStoreWarning(UserWarning):

@@ -22,16 +22,24 @@ from replaystore.buffers.making import make
 from replaystore.containers.codecs import parse_codec
 from replaystore.containers.located import same
 from replaystore.converting.exports import export
+from replaystore.converting.foreign import Told
 from replaystore.converting.imports import bring
 from replaystore.converting.options import How, Selected
 from replaystore.converting.stores import Conversion
-from replaystore.errors import FormatError, ReplayStoreError, SchemaError, StorageError, UnsupportedError
+from replaystore.errors import (
+    ArgumentError,
+    FormatError,
+    ReplayStoreError,
+    SchemaError,
+    StorageError,
+    UnsupportedError,
+)
 from replaystore.formats import finding
 from replaystore.formats.options import Progress
 from replaystore.formats.report import Report, merged
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, parse
-from replaystore.registry import registered
+from replaystore.registry import broken, registered
 
 __all__ = ["Progress", "Report", "convert", "opened"]
 
@@ -93,7 +101,8 @@ def convert(
         named = _Named(format, source_format, target_format)
         from_, to = named.source_of(source), named.target_of(target)
         selected = Selected(fields, split, where)
-        how = How(codec, layout, overwrite=overwrite, strict=strict, progress=progress)
+        told = None if progress is None else Told(progress)
+        how = How(codec, layout, overwrite=overwrite, strict=strict, progress=told)
         if to is not None and (codec is not None or layout is not None):
             raise SchemaError(
                 f"{target} is a file of {to}, which has neither codecs nor layouts: leave them out"
@@ -110,7 +119,7 @@ def convert(
         with _opened_known(source) as buffer:
             if to is not None:
                 return export(buffer, _path(target), to, selected, how, named=named.target is not None)
-            return _store_to_store(buffer, parse(target), selected, how)
+            return _store_to_store(buffer, _place(target), selected, how)
 
 
 @contextlib.contextmanager
@@ -121,10 +130,26 @@ def _opened_known(source: Place | Buffer) -> Iterator[Buffer]:
             parse(source)
         except (SchemaError, FormatError) as error:
             raise type(error)(
-                f"{error}; or name the one that it is of the formats: {', '.join(registered('formats'))}"
+                f"{error}; or say of which format it is (source_format=, --from): {_formats()}"
             ) from None
     with opened(source) as buffer:
         yield buffer
+
+
+def _place(target: Place) -> Location:
+    """Where the new store is to be; the message for a name that says nothing lists the formats, too."""
+    try:
+        return parse(target)
+    except ArgumentError as error:
+        if not isinstance(target, str | os.PathLike) or not str(target).strip() or os.path.lexists(target):
+            raise
+        raise ArgumentError(
+            f"{error}; or say which format the file is to have (target_format=, --to): {_formats()}"
+        ) from None
+
+
+def _formats() -> str:
+    return "; ".join([", ".join(registered("formats")), *broken("formats").values()])
 
 
 def _store_to_store(buffer: Buffer, place: Location, selected: Selected, how: How) -> Report:
@@ -165,6 +190,7 @@ class _Named:
             )
         for name in (either, source, target):
             if name is not None:
+                _check_name(name)
                 finding.named(name)
         self.either, self.source, self.target = either, source, target
 
@@ -174,7 +200,7 @@ class _Named:
             return None
         if self.either is None:
             return self.source or finding.find(source)
-        if finding.named(self.either).recognizes(_path(source)) or not _is_store(source):
+        if finding.recognizes(self.either, _path(source)) or not _is_store(source):
             self.source = self.either
             return self.source
         return None
@@ -186,6 +212,20 @@ class _Named:
         if self.either is not None and self.source is None:
             self.target = self.either
         return self.target or finding.find_target(target)
+
+
+def _check_name(name: object) -> None:
+    """ArgumentError: it is no name, or that of a container: stores need no format, and have names that say
+    what they are."""
+    if not isinstance(name, str):
+        raise ArgumentError(f"a format is given by its name, not as {type(name).__name__} {name!r:.80}")
+    known = registered("containers").get(name)
+    if known is not None and known.name not in registered("formats"):
+        suffixes = " or ".join(known.suffixes)
+        raise ArgumentError(
+            f"{name!r} is no format of other software, but what stores lie in: leave it out, and give the "
+            f"store a name that ends in {suffixes}"
+        )
 
 
 def _is_store(location: Place) -> bool:

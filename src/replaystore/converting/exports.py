@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from replaystore.buffers.buffer import Buffer
 from replaystore.converting.excerpt import chosen
+from replaystore.converting.foreign import blamed
 from replaystore.converting.options import How, Selected
 from replaystore.errors import AlreadyExistsError, UnsupportedError
 from replaystore.formats import finding
@@ -38,7 +39,7 @@ def export(
     example = f", such as {os.path.join(path, format_.example)}" if format_.example else ""
     if os.path.isdir(path) and not format_.folder:
         raise AlreadyExistsError(f"{path} is a folder: name the file{example}")
-    if how.overwrite and os.path.lexists(path) and not format_.recognizes(path):
+    if how.overwrite and os.path.lexists(path) and not finding.recognizes(name, path):
         raise AlreadyExistsError(
             f"{path} is something else than {kind.what or f'a file of {name}'}, and is not replaced: move it "
             "away, or choose another name"
@@ -49,7 +50,10 @@ def export(
     fields = selected.fields
     names = None if fields is None else tuple([fields] if isinstance(fields, str) else fields)
     options = Options(trajectories, names, strict=how.strict, overwrite=how.overwrite, progress=how.progress)
-    written = format_.write(buffer, path, options)
+    with blamed(name, path, how.progress):
+        written = format_.write(buffer, path, options)
+        if not isinstance(written, Report):
+            raise TypeError(f"what became of the buffer is a Report, not {written!r:.80}")
     remarks = list(written.remarks)
     if not named and os.path.basename(path) != format_.example:
         remarks.insert(0, f"written as {kind.what or name}, because of the suffix; name a store .zarr or .h5")

@@ -21,6 +21,7 @@ from replaystore.buffers.making import make, size_of
 from replaystore.buffers.recorder import NOTHING, Recorder, put_tables
 from replaystore.containers.located import container_type
 from replaystore.containers.protocol import ArraySpec, Container
+from replaystore.converting.foreign import reading
 from replaystore.converting.options import How
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
 from replaystore.formats import finding
@@ -50,7 +51,7 @@ def bring(path: str, name: str, place: Location, how: How) -> Report:
         raise UnsupportedError(
             f"{path}: {entry('formats', name).what or name} can only be written: choose another source"
         )
-    with format_.read(path) as source:
+    with reading(name, format_, path, how.progress) as source:
         refuse_losses(source.fields, source.rest, str(place), strict=how.strict)
         source.details = {"format": name, "location": path, **source.details}
         job: RingImport | SourceImport

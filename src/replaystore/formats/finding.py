@@ -10,7 +10,7 @@ from replaystore.errors import PluginError, ReplayStoreError
 from replaystore.formats.format import Format
 from replaystore.location import names_store
 
-__all__ = ["find", "find_target", "named"]
+__all__ = ["find", "find_target", "named", "recognizes"]
 
 
 def named(name: str) -> Format:
@@ -33,19 +33,19 @@ def find(location: object) -> str | None:
     if path is None:
         return None
     for entry in _content(path):
-        if _recognizes(entry.name, path):
+        if recognizes(entry.name, path):
             return entry.name
     if names_store(path):
         return None
     by_suffix = [entry.name for entry in registry.by_suffix("formats", path)]
     for name in by_suffix:
-        if len(by_suffix) == 1 or _recognizes(name, path):
+        if len(by_suffix) == 1 or recognizes(name, path):
             return name
     if by_suffix:
         return by_suffix[0]
     if not os.path.exists(path) or next(registry.by_content("containers", path), None) is not None:
         return None
-    return next((name for name in registry.registered("formats") if _recognizes(name, path)), None)
+    return next((name for name in registry.registered("formats") if recognizes(name, path)), None)
 
 
 def find_target(location: object) -> str | None:
@@ -78,9 +78,14 @@ def _content(path: str) -> Iterator[registry.Entry]:
         return
 
 
-def _recognizes(name: str, path: str) -> bool:
-    """Of a format that lacks something, or is broken, nothing can be said."""
+def recognizes(name: str, path: str) -> bool:
+    """Whether a file is of the format of this name. Of one that lacks something, or is broken, nothing can be
+    said."""
     try:
-        return named(name).recognizes(path)
+        return bool(named(name).recognizes(path))
     except ReplayStoreError:
+        return False
+    except Exception:
+        if registry.entry("formats", name).package == "replaystore":
+            raise
         return False

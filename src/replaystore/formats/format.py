@@ -30,7 +30,8 @@ class Format:
 
     def read(self, path: str) -> AbstractContextManager[Source | RingSource]:
         """The buffer in a file, while that is open. NotFoundError, StorageError; FormatError: it is something
-        else, or damaged."""
+        else, or damaged. What is raised while it is open comes through it: errors of replaystore come out as
+        they were, whatever it makes of them; others of a plug-in are told as a PluginError."""
         raise UnsupportedError(f"{path}: files of this kind are only written: choose another source")
 
     def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
