@@ -307,7 +307,7 @@ def test_a_store_that_is_written_to_is_not_repaired(store: Path) -> None:
 
 
 def test_memory_cannot_be_repaired() -> None:
-    with pytest.raises(UnsupportedError, match="memory"):
+    with pytest.raises(UnsupportedError, match="lies in memory of the process: only folders"):
         rs.repair("memory:nothing")
 
 
