@@ -130,3 +130,24 @@ def test_what_is_no_dict_is_refused(tmp_path: Path, given: Any) -> None:
         with pytest.raises(SchemaError, match="fill must be a dict from names, not"):
             buffer.add_fields({"info/x": Field("float32", (), "info")}, fill=1)  # type: ignore[arg-type]
         assert list(buffer.schema.fields) == ["reward"]
+
+
+@pytest.mark.parametrize(
+    ("fill", "message"),
+    [
+        ({"info/x": 7}, "must be 0 or 1, not 7"),
+        ({"info/x": "x"}, "must be 0 or 1, not 'x'"),
+        ({"info/x": None}, "must be 0 or 1, not None"),
+        ({"info/other": 1}, "fill names 'info/other', which is none of"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5"])
+def test_a_fill_that_cannot_be_loses_no_steps(tmp_path: Path, name: str, fill: Any, message: str) -> None:
+    with rs.create(tmp_path / name, REWARD) as buffer:
+        buffer.append({"reward": np.ones(3)})
+        with pytest.raises(SchemaError, match=message):
+            buffer.add_fields({"info/x": Field("float32", (), "info")}, fill=fill)
+        assert list(buffer.schema.fields) == ["reward"]
+        buffer.add_fields({"info/x": Field("bool", (), "info")}, fill={"info/x": True})  # type: ignore[dict-item]
+        buffer.commit()
+        assert buffer["info/x"][:].tolist() == [True] * 3

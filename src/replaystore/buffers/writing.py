@@ -184,6 +184,7 @@ class Recording(BufferReader):
                     f"{given!r:.80}"
                 )
         schema = self.schema.with_fields(declared)
+        _check_fill(fill or {}, declared)
         specs = field_specs(
             declared,
             "live",
@@ -340,3 +341,12 @@ class Recording(BufferReader):
                 f"{self._place} was opened for writing by the process that this one was "
                 "forked from: only that one writes"
             )
+
+
+def _check_fill(fill: Mapping[str, object], declared: Mapping[str, Field]) -> None:
+    """ArgumentError: it is for a field that is not added, or is none of the two bytes that there may be."""
+    for name, value in fill.items():
+        if name not in declared:
+            raise ArgumentError(f"fill names {name!r:.80}, which is none of the fields that are added")
+        if not isinstance(value, int | np.integer | np.bool_) or value not in (0, 1):
+            raise ArgumentError(f"fill of {name!r:.80} must be 0 or 1, not {value!r:.80}")
