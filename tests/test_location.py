@@ -163,3 +163,11 @@ def test_files_that_are_converted_are_told_so(tmp_path: Path, suffix: str) -> No
         ),
     ):
         parse(path)
+
+
+def test_a_folder_of_a_format_is_told_what_makes_a_store_of_it(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "buffer_state.safetensors").write_bytes(b"")
+    (tmp_path / "checkpoint" / "buffer_metadata.json").write_text("{}")
+    with pytest.raises(ArgumentError, match=r"velora buffer, `replaystore convert .*checkpoint\.zarr` makes"):
+        parse(tmp_path / "checkpoint")

@@ -156,6 +156,8 @@ def _sniff(path: str) -> Entry:
         ) from error
     if found is not None:
         return found
+    if os.path.isdir(path) and (foreign := list(registry.by_content("formats", path))):
+        raise ArgumentError(_of_format(path, path, foreign))
     if strange := not_stores.line(path):
         raise FormatError(strange)
     if not os.path.exists(path):
@@ -164,10 +166,14 @@ def _sniff(path: str) -> Entry:
         )
     foreign = registry.find("formats", path)
     if foreign and os.path.isfile(path):
-        kinds = " or ".join(known.what or known.name for known in foreign)
         stem, _ = os.path.splitext(path)
-        raise ArgumentError(
-            f"{path!r} is not a store known by its content: of {kinds}, "
-            f"`replaystore convert {path} {stem}.zarr` makes one"
-        )
+        raise ArgumentError(_of_format(path, stem, foreign))
     raise ArgumentError(f"{path!r} is not a store known by its content: use one of the suffixes {_known()}")
+
+
+def _of_format(path: str, stem: str, foreign: list[Entry]) -> str:
+    kinds = " or ".join(known.what or known.name for known in foreign)
+    return (
+        f"{path!r} is not a store known by its content: of {kinds}, "
+        f"`replaystore convert {path} {stem}.zarr` makes one"
+    )
