@@ -60,7 +60,8 @@ class Shown:
                     raise CorruptError(
                         f"{self._place}: the array {stored} holds {what}; run `replaystore verify`"
                     )
-        return self._document.steps.select([name for name in fields if tree.steps(name) in arrays])
+        there = [name for name in fields if tree.steps(name) in arrays]
+        return self._document.steps if len(there) == len(fields) else self._document.steps.select(there)
 
     def _moved(self) -> None:
         """Show the store's commit."""

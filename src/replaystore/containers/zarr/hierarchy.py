@@ -42,7 +42,7 @@ class Hierarchy(FiledContainer):
     def specs(self) -> Mapping[str, ArraySpec]:
         if self._specs is None:
             sealed = not self.writable and self.files.exists(MANIFEST)
-            self._specs = dict((sealed and self._consolidated()) or self._walk(""))
+            self._specs = dict((sealed and self._consolidated()) or self._walk("", {}))
         return self._specs
 
     def _consolidated(self) -> list[tuple[str, ArraySpec]]:
@@ -62,19 +62,29 @@ class Hierarchy(FiledContainer):
         self._shown[name] = metadata["shape"][0]
         return name, spec
 
-    def _walk(self, folder: str) -> Iterator[tuple[str, ArraySpec]]:
+    def _walk(
+        self, folder: str, understood: dict[bytes, tuple[ArraySpec, int]]
+    ) -> Iterator[tuple[str, ArraySpec]]:
+        """The arrays below a folder. Metadata of equal text are understood once: many fields are alike."""
         for entry in self.files.list(folder):
             name = f"{folder}/{entry}" if folder else entry
             if entry == "zarr.json" or entry.endswith(".new"):
                 continue
             try:
-                metadata = self._read_metadata(name)
+                text = self.files.read_whole(f"{name}/zarr.json", MOST_JSON)
             except FileNotFoundError:
                 continue
+            if (known := understood.get(text)) is not None:
+                spec, self._shown[name] = known
+                yield name, spec
+                continue
+            metadata = self._understood(name, text)
             if metadata.get("node_type") == "array":
-                yield self._described(name, metadata)
+                found = self._described(name, metadata)
+                understood[text] = found[1], self._shown[name]
+                yield found
             else:
-                yield from self._walk(name)
+                yield from self._walk(name, understood)
 
     def _metadata(self, name: str) -> dict[str, Any]:
         """zarr.json of a folder, which has to have one."""
@@ -88,7 +98,12 @@ class Hierarchy(FiledContainer):
 
     def _read_metadata(self, name: str) -> dict[str, Any]:
         file = f"{name}/zarr.json" if name else "zarr.json"
-        found = load_json(self.files.read_whole(file, MOST_JSON), self.files.path(file))
+        return self._understood(name, self.files.read_whole(file, MOST_JSON))
+
+    def _understood(self, name: str, text: bytes) -> dict[str, Any]:
+        """What zarr.json of a folder says."""
+        file = f"{name}/zarr.json" if name else "zarr.json"
+        found = load_json(text, self.files.path(file))
         if not isinstance(found, dict) or found.get("zarr_format") != 3:
             raise self._not_ours(name, f"{self.files.path(file)}: not Zarr v3 metadata")
         return found
