@@ -156,3 +156,25 @@ def test_extents_have_to_fit_the_rows() -> None:
             column.extend([extent], 101)
     assert same(column.read(0, 100), model)
     assert shards.rows == column.stop == 100
+
+
+def test_a_file_that_is_dropped_while_it_is_being_mapped_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size is known already, and its descriptor was closed for others."""
+    (tmp_path / "a").write_bytes(bytes(4096))
+    files, spec = Files(tmp_path, writable=False), ArraySpec(np.dtype("u1"), (), 4096)
+    column = raw_column(files, spec, name="x")
+    place, seen = files.place, list[str]()
+
+    def gone(name: str) -> tuple[int, int, int]:
+        seen.append(name)
+        if len(seen) > 1:
+            raise FileNotFoundError(2, "No such file", name)
+        return place(name)
+
+    monkeypatch.setattr(files, "place", gone)
+    with pytest.raises(CorruptError, match="missing, and rows of x lie in it"):
+        column.extend([Extent("a", 0, 4096)], 4096)
+    assert seen == ["a", "a"]
+    assert (column.first, column.stop) == (0, 0)

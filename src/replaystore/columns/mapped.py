@@ -79,7 +79,8 @@ class MappedColumn(PlainColumn):
         inside = max(0, _pages(done) - start)
         if inside >= run.length:
             return
-        fd, base, size = self._maps.place(run.object)
+        with self._looking_at(run.object):  # its descriptor may have been closed, and the file dropped since
+            fd, base, size = self._maps.place(run.object)
         if (run.identity, run.base) != (_identity(fd), base) or run.offset + run.length > size:
             raise CorruptError(
                 f"{self.files.path(run.object)}: replaced or cut while it was being mapped; "

@@ -11,7 +11,8 @@ safe.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -204,8 +205,15 @@ class PlainColumn(StoredColumn):
 
     def _look(self, name: str) -> tuple[int, Hashable, int]:
         """Size and identity of an object, and where it begins."""
-        try:
+        with self._looking_at(name):
             return self._status(name)
+
+    @contextmanager
+    def _looking_at(self, name: str) -> Iterator[None]:
+        """What is wrong with an object, as an error of ours. CorruptError: it is missing, for whoever knows
+        whether it was dropped meanwhile."""
+        try:
+            yield
         except FileNotFoundError as error:
             raise CorruptError(
                 f"{self.files.path(name)}: missing, and rows of {self.name} lie in it; restore it from a copy"
