@@ -171,3 +171,13 @@ def test_a_folder_of_a_format_is_told_what_makes_a_store_of_it(tmp_path: Path) -
     (tmp_path / "checkpoint" / "buffer_metadata.json").write_text("{}")
     with pytest.raises(ArgumentError, match=r"velora buffer, `replaystore convert .*checkpoint\.zarr` makes"):
         parse(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("place", ["a.zarr", "a.zarr.zip", "b/a.h5", "memory:a"])
+def test_a_place_of_ours_is_known_without_reading_plug_ins(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes some milliseconds of the first `open` of a process."""
+    monkeypatch.setattr("replaystore.registry._plugins", lambda *_: pytest.fail("entry points were read"))
+
+    assert str(parse(place)) == place

@@ -100,9 +100,7 @@ def _located(found: Entry, path: str) -> Location:
 
 
 def _by_suffix(path: str) -> Entry | None:
-    return next(registry.by_suffix("storage", path), None) or next(
-        registry.by_suffix("containers", path), None
-    )
+    return next(registry.by_suffix("storage", path, "containers"), None)
 
 
 def _by_content(path: str) -> Entry | None:

@@ -216,13 +216,13 @@ def find(kind: Kind, path: str, *, named: str | None = None) -> list[Entry]:
 def by_scheme(text: str) -> Entry | None:
     """The storage whose scheme a text begins with ("memory:a")."""
     scheme, colon, _ = text.partition(":")
-    return next((known for known in _all("storage") if colon and scheme in known.schemes), None)
+    return next((known for known in _all("storage") if scheme in known.schemes), None) if colon else None
 
 
-def by_suffix(kind: Kind, path: str) -> Iterator[Entry]:
-    """Those that a name fits, ours first, the longest suffix first."""
+def by_suffix(kind: Kind, path: str, *more: Kind) -> Iterator[Entry]:
+    """Those of a kind, then of `more` kinds, that a name fits: ours first, the longest suffix first."""
     name = path.rstrip("/" + os.sep).lower()
-    for some in _by_origin(kind):
+    for some in _by_origin(kind, *more):
         fitting = [
             (len(suffix), known)
             for known in some
@@ -269,10 +269,12 @@ def _later(file: Any, size: int, magic: tuple[bytes, ...]) -> bool:
 # --- the table and the plug-ins
 
 
-def _by_origin(kind: Kind) -> Iterator[tuple[Entry, ...]]:
-    """Ours, and then the plug-ins, which are not read before somebody gets so far."""
-    yield _OWN[kind]
-    yield _plugins(kind, tuple(sys.path))[0]
+def _by_origin(*kinds: Kind) -> Iterator[tuple[Entry, ...]]:
+    """Ours, and then the plug-ins, which are not read before somebody gets so far: it takes milliseconds."""
+    for kind in kinds:
+        yield _OWN[kind]
+    for kind in kinds:
+        yield _plugins(kind, tuple(sys.path))[0]
 
 
 def _all(kind: Kind) -> Iterator[Entry]:
