@@ -4,7 +4,7 @@ arrays lie."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -130,7 +130,7 @@ class StoreReader(History):
     def read_raw(self, name: str, start: int, stop: int) -> bytes:
         """The bytes of rows [start, stop) of a raw array."""
         files = self.container.files
-        with as_storage_errors(f"{self}: rows of {name} cannot be read"):
+        with _reading(self, name):
             data = b"".join([files.read(*place) for place in self._places(name, start, stop)])
         self._check_length(name, start, stop, len(data))
         return data
@@ -168,7 +168,7 @@ class StoreReader(History):
             0,
             np.empty(min(BLOCK_BYTES, (stop - start) * self.spec(name).row_bytes), np.uint8),
         )
-        with as_storage_errors(f"{self}: rows of {name} cannot be read"):
+        with _reading(self, name):
             for file, offset, length in self._places(name, start, stop):
                 for at in range(0, length, BLOCK_BYTES):
                     count = self.container.files.read_into(file, offset + at, block[: length - at].data)
@@ -366,3 +366,15 @@ def _check_history(store: StoreReader, generation: int) -> None:
     reads."""
     if store.state.generation != generation:
         raise ConflictError(f"{store}: went back to an older commit meanwhile; read again, or refresh")
+
+
+@contextmanager
+def _reading(store: StoreReader, name: str) -> Iterator[None]:
+    """Errors of the system while rows of an array are read. ConflictError, EvictedError: their file was there
+    just now, and another process has gone on; CorruptError: it has not."""
+    with as_storage_errors(f"{store}: rows of {name} cannot be read"):
+        try:
+            yield
+        except FileNotFoundError as error:
+            store.check_missing()
+            raise CorruptError(f"{store}: a file of {name} is missing; run `replaystore verify`") from error
