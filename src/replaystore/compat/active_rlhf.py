@@ -303,7 +303,7 @@ class ReplayBuffer:
             )
             lacking = f"no trajectory of split {split!r} has {self.fragment_length} rows"
             raise SchemaError(f"a must be greater than 0 unless no samples are taken: {lacking}; {hint}")
-        return self._fragments(eligible, np.random.choice(len(eligible), size=batch_size))  # noqa: NPY002  # the original's generator
+        return self._fragments(eligible, np.random.choice(len(eligible), size=batch_size))
 
     def sample_by_on_policiness(self, batch_size: int, agent: Any, split: str = "train") -> ReplayBufferBatch:
         """As `sample2`, after scoring all trajectories anew; the more a score is above the mean, the
@@ -315,7 +315,7 @@ class ReplayBuffer:
         if not eligible:
             return self.sample(batch_size, split=split)
         likely = scoring.likelihoods([known.on_policiness_score for known in eligible])
-        return self._fragments(eligible, np.random.choice(len(eligible), size=batch_size, p=likely))  # noqa: NPY002  # the original's generator
+        return self._fragments(eligible, np.random.choice(len(eligible), size=batch_size, p=likely))
 
     def _listed(self, split: str | None) -> list[TrajectoryInfo]:
         return [known for known in self.trajectories if split is None or known.split == split]
@@ -336,7 +336,7 @@ class ReplayBuffer:
     def _fragments(self, eligible: Sequence[TrajectoryInfo], chosen: NDArray[np.int64]) -> ReplayBufferBatch:
         length = self.fragment_length
         drawn = [eligible[number] for number in chosen.tolist()]
-        starts = [known.start_pos + np.random.randint(0, known.length - length + 1) for known in drawn]  # noqa: NPY002  # the original's generator
+        starts = [known.start_pos + np.random.randint(0, known.length - length + 1) for known in drawn]
         places = (np.array(starts, np.int64)[:, None] + np.arange(length)) % self.capacity
         return self._batch(torch.from_numpy(places))
 
