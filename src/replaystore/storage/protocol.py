@@ -33,6 +33,12 @@ class Reads(Protocol):
 
     entrance: str = ""
     """The file that the whole store is, if it is one; its name may be that of a link."""
+    far: bool = False
+    """Each question is a request over a network. Nothing is asked then that the bytes will tell when they are
+    read, what is going to be read is announced (`fetch_ahead`), and a file that another has replaced is not
+    kept: who must not mix the two asks afterwards whether the store has gone back."""
+    lists: bool = True
+    """It can say what there is (`list`, `walk`); a static server cannot."""
 
     @abstractmethod
     def path(self, name: str) -> str:
@@ -56,12 +62,18 @@ class Reads(Protocol):
 
     @abstractmethod
     def list(self, folder: str = "") -> list[str]:
-        """The names in a folder, sorted; none if it does not exist, or is a file."""
+        """The names in a folder, sorted; none if it does not exist, or is a file. UnsupportedError: the place
+        does not list (`lists`)."""
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
         """The bytes at several (offset, length) of a file, asked for at once; fewer than asked for where it
         ends."""
         return [self.read(name, offset, length) for offset, length in ranges]
+
+    def fetch_ahead(self, places: Iterable[tuple[str, int, int | None]]) -> None:
+        """These (name, offset, length) are going to be read, each once and just so: whoever is far fetches
+        them side by side, and keeps each until it is read. What goes wrong is told then."""
+        return
 
     def read_into(self, name: str, offset: int, target: memoryview) -> int:
         """Fill a buffer with the bytes of a file from `offset` on; how many there were."""
