@@ -9,7 +9,7 @@ and `trim`; `Container` says what each of them must do. Files that it writes are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -49,6 +49,9 @@ class FiledContainer(LoggedFiles):
 
     def write_index(self, name: str, shard: int, entries: Mapping[int, ChunkEntry]) -> None:
         """Nothing to do where the container finds every chunk, or asks nobody else to."""
+
+    def lookups(self, name: str, chunks: Iterable[int]) -> Sequence[tuple[str, int, int]]:
+        return ()
 
     def metadata_problems(self) -> Iterator[tuple[str, str]]:
         yield from ()

@@ -16,7 +16,7 @@ change in one transaction: objects for each of them would have to know each othe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -321,6 +321,10 @@ class Container(Protocol):
         None: not known.
 
         `complete`: so many chunks of the array are complete as of a commit, and will not move."""
+
+    def lookups(self, name: str, chunks: Iterable[int]) -> Sequence[tuple[str, int, int]]:
+        """What `entry` is going to read, once, to find these chunks: (object, offset, length)."""
+        return ()
 
     def append_record(self, record: bytes) -> None:
         """Append one whole record to the newest segment of the commit log."""

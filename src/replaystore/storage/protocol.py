@@ -72,7 +72,11 @@ class Reads(Protocol):
 
     def fetch_ahead(self, places: Iterable[tuple[str, int, int | None]]) -> None:
         """These (name, offset, length) are going to be read, each once and just so: whoever is far fetches
-        them side by side, and keeps each until it is read. What goes wrong is told then."""
+        them side by side, and keeps each until it is read. What goes wrong is told then.
+
+        It need not wait until they are there: what comes first may be used while the others are on their way.
+        Who announces sees to it that it is not too much at one time; what is not read after all is dropped by
+        `forget` or `close`."""
         return
 
     def read_into(self, name: str, offset: int, target: memoryview) -> int:

@@ -6,7 +6,7 @@ need none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -242,6 +242,10 @@ class ArrayFile:
         if chunk >= places.chunks or places.offsets[chunk] < 0:
             return None
         return ChunkEntry(self.name, int(places.offsets[chunk]), int(places.lengths[chunk]))
+
+    def lookups(self, name: str, chunks: Iterable[int]) -> Sequence[tuple[str, int, int]]:
+        """Nothing: the places of all chunks are found at once."""
+        return ()
 
     def _stored(self, offset: int, length: int) -> bytes:
         data = self.files.read(self.name, offset, length) if offset >= 0 else b""

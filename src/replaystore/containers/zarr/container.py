@@ -21,7 +21,7 @@ zarr.json are changed by `publish` alone. So what other software sees is always 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -111,6 +111,9 @@ class ZarrContainer(Hierarchy):
         for shard in range(start // spec.shard_rows, -(-stop // spec.shard_rows)):
             file = shard_name(name, spec, shard)
             length = min(spec.shard_rows, stop - shard * spec.shard_rows) * spec.row_bytes
+            found.append(Extent(file, header, length))
+            if self.files.far:  # whether all is there is seen when it is read
+                continue
             try:
                 size = self.files.size(file)
             except FileNotFoundError:
@@ -120,7 +123,6 @@ class ZarrContainer(Hierarchy):
                     f"{self.files.path(file)} has {size} bytes where committed rows need {header + length}; "
                     "run `replaystore verify`"
                 )
-            found.append(Extent(file, header, length))
         return found
 
     # --- encoded chunks
@@ -157,13 +159,21 @@ class ZarrContainer(Hierarchy):
             known = self._indexes[name, shard] = self.read_index(name, shard)
         return known.get(chunk)
 
+    def lookups(self, name: str, chunks: Iterable[int]) -> Sequence[tuple[str, int, int]]:
+        spec = self.specs()[name]
+        shards = dict.fromkeys(chunk // spec.chunks_per_shard for chunk in chunks)
+        unknown = [shard for shard in shards if (name, shard) not in self._indexes]
+        return [(shard_name(name, spec, shard), 0, 16 * spec.chunks_per_shard + 4) for shard in unknown]
+
     def read_index(self, name: str, shard: int) -> dict[int, ChunkEntry]:
-        """The index of a shard. CorruptError: it is missing, damaged, or points outside the file."""
+        """The index of a shard. CorruptError: it is missing, damaged, or points outside the file (of one that
+        is far, that is seen when the chunk is read)."""
         spec = self.specs()[name]
         file = shard_name(name, spec, shard)
         length = 16 * spec.chunks_per_shard
         try:
-            data, size = self.files.read(file, 0, length + 4), self.files.size(file)
+            data = self.files.read(file, 0, length + 4)
+            size = NOWHERE if self.files.far else self.files.size(file)
         except FileNotFoundError:
             raise CorruptError(f"{self.files.path(file)} is missing; run `replaystore verify`") from None
         if len(data) != length + 4 or crc32c(data[:length]) != int.from_bytes(data[length:], "little"):
