@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import installed  # noqa: F401  # first, so that what is missing is said in one line
 from commandline import argument, parse, run
 from sources import loaded
 

@@ -25,11 +25,11 @@ import gymnasium
 
 from replaystore.errors import (
     AlreadyExistsError,
-    MissingDependencyError,
     ReplayStoreError,
     SchemaError,
     StorageError,
 )
+from replaystore.extras import require
 
 Arguments = TypeVar("Arguments")
 NUMBERS = tuple[int, ...]
@@ -295,12 +295,7 @@ def check_folder(path: Path) -> None:
 
 def check_tensorboard() -> None:
     """MissingDependencyError: it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError(
-            "tensorboard is not installed: pip install 'replaystore[training]'"
-        ) from None
+    require("tensorboard", "what is logged", "training")
 
 
 class Logs:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import installed  # noqa: F401  # first, so that what is missing is said in one line
 import numpy as np
 import torch
 from commandline import Logs, argument, check, parse, run

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import installed  # noqa: F401  # first, so that what is missing is said in one line
 import numpy as np
 import torch
 from commandline import argument, check, parse, run, said

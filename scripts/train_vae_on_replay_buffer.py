@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import installed  # noqa: F401  # first, so that what is missing is said in one line
 import numpy as np
 import torch
 from commandline import Logs, argument, check, check_target, check_tensorboard, parse, run

@@ -156,7 +156,7 @@ def test_a_missing_package_is_named(
     code, _, err = run("record", env_id, tmp_path / "a.zarr")
 
     assert code == 1
-    assert f"pip install replaystore[{extra}]" in err
+    assert f"pip install 'replaystore[{extra}]'" in err
     assert not list(tmp_path.iterdir())
 
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "replaystore"
 
 LAYERS: list[set[str]] = [
-    {"errors", "forks", "interrupts", "refusals"},
+    {"errors", "extras", "forks", "interrupts", "refusals"},
     {"location", "registry", "schema", "not_stores", "trajectories"},
     {"storage"},
     {"containers"},

@@ -18,17 +18,27 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from replaystore.buffers import create_open as buffers
 from replaystore.buffers.buffer import Buffer
 from replaystore.errors import ArgumentError, UnsupportedError
+from replaystore.extras import require
 from replaystore.location import parse
 from replaystore.sampling.batches import Batches
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.sampler import Sampler
 from replaystore.storage.places import places_of
+
+require("torch", "replaystore.torch", "torch")
+
+import torch  # noqa: E402
+from torch.utils.data import (  # noqa: E402
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    default_collate,
+    get_worker_info,
+)
 
 __all__ = ["BatchDataset", "ItemDataset", "data_loader"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import MissingDependencyError
+from replaystore.extras import require
 from replaystore.formats.shared.writing import NewFiles
 
 if TYPE_CHECKING:
@@ -43,12 +43,7 @@ MAX_LINES = 10 * len(DASHES)
 def check_installed() -> None:
     """MissingDependencyError: matplotlib is not installed, which is better known before hours of work than
     after."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError(
-            "pictures need matplotlib: pip install 'replaystore[analysis]'"
-        ) from None
+    require("matplotlib.figure", "a picture", "training")
 
 
 def figure(

@@ -28,6 +28,7 @@ from replaystore.cli.output import (
     size,
 )
 from replaystore.errors import AlreadyExistsError, MissingDependencyError, NotFoundError, SchemaError
+from replaystore.extras import install
 
 if TYPE_CHECKING:
     from replaystore.gymnasium.wrappers import RecordVector
@@ -295,7 +296,7 @@ def _make(env_id: str, num_envs: int, env_args: Mapping[str, Any]) -> Any:
             importlib.import_module("ale_py")  # registers its environments
         except ImportError:
             raise MissingDependencyError(
-                f"{env_id} needs a package that is not installed: run `pip install replaystore[atari]`"
+                f"{env_id} needs a package that is not installed: {install('atari')}"
             ) from None
     try:
         return gymnasium.make_vec(env_id, num_envs=num_envs, vectorization_mode="sync", **env_args)
@@ -319,11 +320,7 @@ def _make(env_id: str, num_envs: int, env_args: Mapping[str, Any]) -> Any:
 
 def _install(message: str) -> str:
     extra = next((extra for word, extra in EXTRAS.items() if word in message.lower()), None)
-    return (
-        message
-        if extra is None
-        else (f"it needs a package that is not installed: run `pip install replaystore[{extra}]`")
-    )
+    return message if extra is None else f"it needs a package that is not installed: {install(extra)}"
 
 
 def _nearest(env_id: str, known: Mapping[str, Any]) -> str:

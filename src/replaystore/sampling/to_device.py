@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from replaystore.errors import ArgumentError, MissingDependencyError
+from replaystore.errors import ArgumentError
+from replaystore.extras import require
 from replaystore.sampling.gather import Batch
 
 __all__ = ["Transfer"]
@@ -15,12 +16,7 @@ class Transfer:
     it."""
 
     def __init__(self, device: Any) -> None:
-        try:
-            import torch
-        except ImportError:
-            raise MissingDependencyError(
-                "device= gives PyTorch tensors, and PyTorch is not installed: pip install torch"
-            ) from None
+        torch = require("torch", "device=, which gives tensors of PyTorch,", "torch")
         try:
             self._device = torch.device(device)
         except (RuntimeError, TypeError) as error:

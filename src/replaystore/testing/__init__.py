@@ -27,7 +27,8 @@ Where what is:
     crafting…, odd_values                or by a stranger who makes all checksums right
     campaigns/                           what ./scripts/campaign runs: one module for each promise
 
-This package needs pytest and hypothesis; nothing else in replaystore imports it.
+This package needs pytest and hypothesis, and for `saves` and what uses it torch; nothing else in replaystore
+imports it.
 """
 
 from __future__ import annotations
@@ -70,9 +71,13 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         from importlib import import_module
 
+        from replaystore.extras import require
+
         if name not in _HOMES:
             raise AttributeError(
                 f"module 'replaystore.testing' has no attribute {name!r}; its public names "
                 f"are {', '.join(__all__)}"
             )
+        for package in ("pytest", "hypothesis"):
+            require(package, "replaystore.testing", "test")
         return getattr(import_module(f"replaystore.testing.{_HOMES[name]}"), name)

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from replaystore.errors import MissingDependencyError
+from replaystore.extras import require
 from replaystore.testing.apart import apart
 from replaystore.testing.campaigns import CAMPAIGNS, Tally, reached
 
@@ -182,6 +184,10 @@ def main() -> int:
     unknown = [name for name in names if name not in CAMPAIGNS]
     if unknown:
         parser.error(f"there is no campaign {unknown[0]!r}: there are {', '.join(CAMPAIGNS)}")
+    try:
+        require("torch", "a campaign", "dev")
+    except MissingDependencyError as error:
+        parser.exit(1, f"campaign: {error}\n")
     states = [_State(name, importlib.import_module(CAMPAIGNS[name]).PROMISE) for name in names]
     noted = tempfile.mkdtemp(prefix="replaystore-coverage-") if options.coverage else None
     try:
