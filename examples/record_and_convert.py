@@ -3,7 +3,7 @@ changed.
 
     python examples/record_and_convert.py [FOLDER]
 
-Half-cheetah is used where MuJoCo is installed (`pip install replaystore[mujoco]`), the pendulum elsewhere.
+Half-cheetah is used where MuJoCo is installed (`pip install 'replaystore[mujoco]'`), the pendulum elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import replaystore as rs
 from replaystore.gymnasium import RecordVector
 
-STEPS = 200_000
+STEPS = 100_000
 NUM_ENVS = 8
 HAS_MUJOCO = importlib.util.find_spec("mujoco") is not None
 ENV_ID = "HalfCheetah-v5" if HAS_MUJOCO else "Pendulum-v1"

@@ -1,8 +1,17 @@
-"""Settings of all tests."""
+"""Settings of all tests, and which need PyTorch.
+
+Where that is not installed, a file that imports what needs it, itself or through what tests share, is not
+collected; in other files, single tests that need it are marked `torch`, and single cases take it from
+`tensors`. Nothing here asks the library: a part of the core that began to need PyTorch would fail.
+"""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +33,62 @@ settings.register_profile("replaystore", deadline=None)
 # Pytest --hypothesis-profile=thorough.
 settings.register_profile("thorough", deadline=None, max_examples=5000)
 settings.load_profile("replaystore")
+
+
+TORCH = importlib.util.find_spec("torch") is not None
+WITH_TORCH = (
+    "torch",
+    "safetensors.torch",
+    "velora",
+    "replaystore.analysis",
+    "replaystore.compat",
+    "replaystore.torch",
+    "replaystore.testing.saves",
+)
+"""What a file of tests cannot import without PyTorch."""
+
+
+def imported(path: Path) -> Iterator[str]:
+    """What a file names at its top: modules, names in modules, and plugins."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytest_plugins":
+            yield from ast.literal_eval(node.value)
+
+
+@cache
+def needs_torch(path: Path) -> bool:
+    """Whether a file imports what needs PyTorch, itself or through what tests share."""
+    names = set(imported(path))
+    shared = {name.split(".")[0] for name in names} & SUPPORT
+    return any(f"{name}.".startswith(f"{module}.") for name in names for module in WITH_TORCH) or any(
+        needs_torch(path.with_name(f"{name}.py")) for name in shared
+    )
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Whether to leave a file out."""
+    left_out = not TORCH and collection_path.match("test_*.py") and needs_torch(collection_path)
+    return True if left_out else None
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """How many files are left out."""
+    if TORCH:
+        return None
+    files = sorted(Path(__file__).parent.glob("test_*.py"))
+    left_out = [path.stem for path in files if needs_torch(path)]
+    return f"without PyTorch: {len(files) - len(left_out)} of {len(files)} files of tests"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip single tests that need PyTorch."""
+    for item in items:
+        if not TORCH and item.get_closest_marker("torch"):
+            item.add_marker(pytest.mark.skip(reason="PyTorch is not installed"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

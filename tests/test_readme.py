@@ -1,74 +1,49 @@
-"""Every block of code in README.md is run, from top to bottom, in one folder."""
+"""Every block of code in README.md is run; those of the core also where nothing else is installed."""
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-def run_command(line: str, folder: Path) -> None:
-    """A line of a bash block: a command of replaystore, or a script that must be there (other tests, and
-    people, run it)."""
-    program, *arguments = shlex.split(line, comments=True)
-    if program.startswith("./scripts/"):
-        assert os.access(ROOT / program, os.X_OK), f"{program} is not there"
-        return
-    assert program == "replaystore", f"not a command that this test can run: {line}"
-    done = subprocess.run(
-        [sys.executable, "-m", "replaystore.cli", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), line
-    assert done.stdout, line
+from core_only import PROJECT, environment
+from readme_blocks import BLOCKS, README, ROOT, run
+from tensors import torch
 
 
 # Which velora calls.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_all_blocks_do_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {}
 
-    for language, text in BLOCKS:
-        if language == "python":
-            exec(compile(text, "README.md", "exec"), namespace)
-        elif language == "bash":
-            for line in text.splitlines():
-                run_command(line, tmp_path)
-    namespace["buffer"].close()
+    run(block for block in BLOCKS if block.needs != "torch" or torch is not None)
 
     assert (tmp_path / "cartpole.zarr").is_dir()
 
 
+def test_blocks_of_the_core_need_nothing_else(tmp_path: Path) -> None:
+    program = [sys.executable, str(Path(__file__).with_name("readme_blocks.py"))]
+    where = environment(tmp_path / "only")
+    done = subprocess.run(program, cwd=tmp_path, env=where, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "cartpole.zarr").is_dir()
+
+
+def test_what_a_block_needs_besides_the_core_is_said_before_it() -> None:
+    for block in BLOCKS:
+        said = README[: block.place].rpartition("\n## ")[2]
+        name = f"`[{block.needs}]`" if block.needs in PROJECT["optional-dependencies"] else block.needs
+        assert name in said, block
+
+
 def test_no_block_is_of_a_kind_that_is_not_run() -> None:
-    assert {language for language, _ in BLOCKS} == {"python", "bash", "text", "toml"}
+    assert {block.language for block in BLOCKS} == {"python", "bash", "text", "toml"}
     assert README.count("```") == 2 * len(BLOCKS)
 
 
 def test_files_that_it_names_exist() -> None:
     for name in re.findall(r"\b(?:src|scripts|tests|examples)/[\w./]+\w", README):
         assert (ROOT / name).exists(), name
-
-
-def test_extras_that_it_names_exist_and_the_others_are_of_no_use_yet() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "optional-dependencies"
-    ]
-
-    named = set(re.findall(r"`\[([\w-]+)\]`", README))
-
-    assert named == extras.keys() - {"dev", "remote"}
