@@ -317,7 +317,7 @@ def test_a_zip_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replaystore.storage.zip.MOST_MEMBERS", 2)
+    monkeypatch.setattr("replaystore.storage.zip_directory.MOST_MEMBERS", 2)
     files = written(tmp_path / "a.zip", {"a": b"", "b": b"", "c": b""})
 
     with pytest.raises(errors.UnsupportedError, match="has 3 members"):

@@ -54,7 +54,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "zip-member-reaches-into-the-next",
-        "src/replaystore/storage/zip.py",
+        "src/replaystore/storage/zip_directory.py",
         "        if begin + member.size > member.stop:\n",
         "        if begin < 0:\n",
         "members of a zip share no bytes",
