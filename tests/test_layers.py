@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "src" / "replaystore"
 
 LAYERS: list[set[str]] = [
     {"errors", "extras", "forks", "interrupts", "refusals"},
-    {"location", "registry", "schema", "not_stores", "trajectories"},
+    {"location", "registry", "schema", "not_stores", "trajectories", "urls"},
     {"storage"},
     {"containers"},
     {"columns"},

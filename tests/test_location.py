@@ -10,6 +10,7 @@ import pytest
 
 from replaystore.errors import ArgumentError, FormatError, StorageError, UnsupportedError
 from replaystore.location import Location, parse
+from replaystore.testing.servers import serving
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -30,6 +31,9 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
         ("C:/runs/a.h5", "local hdf5", "C:/runs/a.h5"),
         ("a:b.zarr", "local zarr", "a:b.zarr"),
         ("run:7/a.zarr", "local zarr", "run:7/a.zarr"),
+        ("https://host/runs/a.zarr", "http zarr", "https://host/runs/a.zarr"),
+        ("HTTP://host:81/a.H5/?key=a%2Fb.zip", "http hdf5", "http://host:81/a.H5?key=a%2Fb.zip"),
+        ("http://host/a%2Ezip", "http-zip zarr", "http://host/a%2Ezip"),
         ("~/a.zarr", "local zarr", "~/a.zarr"),
     ],
 )
@@ -42,7 +46,9 @@ def test_a_path_and_a_location_are_locations_too() -> None:
     assert parse(Location("memory", "zarr", "a")) == Location("memory", "zarr", "a")
 
 
-@pytest.mark.parametrize("text", ["runs/a.zarr", "memory:a", "a.h5"])
+@pytest.mark.parametrize(
+    "text", ["runs/a.zarr", "memory:a", "a.h5", "https://host/a.zarr", "http://host/a.zip?key=x"]
+)
 def test_the_text_of_a_location_names_the_same_location(text: str) -> None:
     assert str(parse(text)) == text
 
@@ -52,7 +58,6 @@ def test_the_text_of_a_location_names_the_same_location(text: str) -> None:
     [
         "s3://bucket/a.zarr",
         "gs://b/a.zarr",
-        "https://host/a.zarr.zip",
         "weird+x://a.h5",
         Path("s3://bucket/a.zarr"),
     ],
@@ -60,6 +65,52 @@ def test_the_text_of_a_location_names_the_same_location(text: str) -> None:
 def test_a_url_is_refused_with_what_works_instead(text: str | Path) -> None:
     with pytest.raises(UnsupportedError, match="local disk"):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("http://", "names no server"),
+        ("http:///a.zarr", "names no server"),
+        ("http:a.zarr", "names no server"),
+        ("http://:80/a.zarr", "names no server"),
+        ("http://host:port/a.zarr", "is no address"),
+        ("http://[::1/a.zarr", "is no address"),
+        ("http://host/a b.zarr", "a space as %20"),
+        ("http://host/a.zarr#x", "write it as %23"),
+        ("http://me:secret@host/a.zarr", r"…@host has a user name .* into ~/\.netrc as `machine host login"),
+    ],
+)
+def test_what_is_no_address_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ArgumentError, match=problem) as caught:
+        parse(text)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_path_that_was_an_address_is_one_again() -> None:
+    assert parse(Path("https://host/a.zarr")) == parse("https://host/a.zarr")
+
+
+@pytest.mark.parametrize(
+    ("content", "kinds"),
+    [(b"PK\x03\x04rest", "http-zip zarr"), (bytes(512) + HDF5, "http hdf5"), (None, "http zarr")],
+)
+def test_an_address_that_does_not_say_it_is_known_by_what_is_there(
+    tmp_path: Path, content: bytes | None, kinds: str
+) -> None:
+    if content is None:
+        (tmp_path / "buffer").mkdir()
+        (tmp_path / "buffer" / "zarr.json").write_text("{}")
+    else:
+        (tmp_path / "buffer").write_bytes(content)
+    with serving(tmp_path, latency=0.05) as server:
+        assert parse(f"{server.url}/buffer") == Location(*kinds.split(), f"{server.url}/buffer")
+        assert server.rounds() == 1
+        (tmp_path / "text").write_text("text")
+        with pytest.raises(ArgumentError, match="not a store known by its content: copy it to a local disk"):
+            parse(f"{server.url}/text")
+        with pytest.raises(ArgumentError, match="nothing does not exist: check the address"):
+            parse(f"{server.url}/nothing")
 
 
 def test_a_file_url_is_refused_with_the_advice_to_give_the_path() -> None:

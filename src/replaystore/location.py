@@ -1,5 +1,5 @@
-"""Where a store lies: "runs/a.zarr", "a.zarr.zip", "a.h5", "memory:a" → storage, container and path. It knows
-no name itself: the registry does.
+"""Where a store lies: "runs/a.zarr", "a.zarr.zip", "a.h5", "memory:a", "https://server/a.zarr" → storage,
+container and path. It knows no name itself: the registry does.
 
 A suffix that is known decides, so that a name means the same before and after the store exists; what exists
 and is of another kind is refused. Where there is no suffix that we know, the content of what exists is asked.
@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from replaystore import not_stores, registry
+from replaystore import not_stores, registry, urls
 from replaystore.errors import ArgumentError, FormatError, StorageError, UnsupportedError
 from replaystore.registry import PLAIN, Entry
 
@@ -34,16 +34,16 @@ class Location:
     path: str
 
     def __str__(self) -> str:
-        schemes = registry.entry("storage", self.storage).schemes
-        return f"{schemes[0]}:{self.path}" if schemes else self.path
+        storage = registry.entry("storage", self.storage)
+        return f"{storage.schemes[0]}:{self.path}" if storage.schemes and not storage.urls else self.path
 
 
 def parse(location: str | os.PathLike[str] | Location) -> Location:
     """What a location names; a `Location` is returned as it is.
 
     ArgumentError: not a location, or its suffix and content name nothing that we know; FormatError: what is
-    there is of another kind than the suffix says; UnsupportedError: a URL; StorageError: what is there cannot
-    be read.
+    there is of another kind than the suffix says; UnsupportedError: a URL of a kind that is not read;
+    StorageError: what is there cannot be read.
     """
     if isinstance(location, Location):
         return location
@@ -60,7 +60,7 @@ def parse(location: str | os.PathLike[str] | Location) -> Location:
         raise ArgumentError(f"{text!r} is not a location: give the store's path, such as 'runs/a.zarr'")
     storage = registry.by_scheme(text)
     if storage is not None:
-        return _in_scheme(text, storage)
+        return _at_address(text, storage) if storage.urls else _in_scheme(text, storage)
     _refuse_url(text)
     path = text.rstrip("/" + os.sep) or text
     found = _by_suffix(path)
@@ -90,6 +90,39 @@ def _in_scheme(text: str, storage: Entry) -> Location:
             raise ArgumentError(f"{text!r} does not say how it is stored: use one of the suffixes {_known()}")
         container = found.name
     return Location(storage.name, container, path)
+
+
+def _at_address(text: str, storage: Entry) -> Location:
+    """What lies at an address, by the suffix of its path or by its content."""
+    url = urls.checked(text)
+    found = _by_suffix(urls.path_of(url)) or _look(url, storage)
+    if not found.container:
+        return Location(storage.name, found.name, url)
+    if found.package != "replaystore" or not storage.packed:
+        raise UnsupportedError(
+            f"{urls.shown(url)}: {found.what or found.name} is not read from a server: copy it to a disk"
+        )
+    return Location(storage.packed, found.container, url)
+
+
+def _look(url: str, storage: Entry) -> Entry:
+    """What lies at an address that does not say it."""
+    containers = registry.registered("containers").values()
+    members = [name for known in containers for name in known.members]
+    begin, there = registry.load("storage", storage.name).look(url, members)
+    kinds: tuple[registry.Kind, ...] = ("storage", "containers")
+    for kind in kinds:
+        for known in registry.by_beginning(kind, begin or b""):
+            return known
+    for known in containers:
+        if set(known.members) & set(there):
+            return known
+    if begin is None:
+        raise ArgumentError(f"{urls.shown(url)} does not exist: check the address")
+    raise ArgumentError(
+        f"{urls.shown(url)} is not a store known by its content: copy it to a local disk, where `replaystore "
+        "convert` may know it"
+    )
 
 
 def _located(found: Entry, path: str) -> Location:

@@ -17,6 +17,7 @@ knows their names.
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -28,10 +29,12 @@ from typing import Any, Literal
 from replaystore.errors import ArgumentError, MissingDependencyError, PluginError
 
 __all__ = [
+    "FIRST_BYTES",
     "PLAIN",
     "Entry",
     "Kind",
     "broken",
+    "by_beginning",
     "by_content",
     "by_scheme",
     "by_suffix",
@@ -70,6 +73,11 @@ class Entry:
     """What a folder of it holds: one of these files or folders."""
     container: str = ""
     """Of storage: the container that lies in it, whatever its name and content are."""
+    urls: bool = False
+    """Of storage: its paths are addresses ("https://server/a.zarr"), with the scheme, and no names behind
+    one."""
+    packed: str = ""
+    """Of storage with `urls`: the storage that the zip files there are."""
     extra: str = ""
     """The extra of the package that brings it, which installs what it needs."""
     package: str = field(default="replaystore", compare=False)
@@ -110,6 +118,21 @@ _OWN: dict[Kind, tuple[Entry, ...]] = {
             "memory of the process",
             schemes=("memory",),
             container="zarr",
+        ),
+        Entry(
+            "http",
+            "replaystore.storage.http.places:HTTP",
+            "files on a server",
+            schemes=("http", "https"),
+            urls=True,
+            packed="http-zip",
+        ),
+        Entry(
+            "http-zip",
+            "replaystore.storage.http.places:HTTP_ZIP",
+            "a zip file on a server",
+            container="zarr",
+            urls=True,
         ),
     ),
     "containers": (
@@ -216,7 +239,16 @@ def find(kind: Kind, path: str, *, named: str | None = None) -> list[Entry]:
 def by_scheme(text: str) -> Entry | None:
     """The storage whose scheme a text begins with ("memory:a")."""
     scheme, colon, _ = text.partition(":")
-    return next((known for known in _all("storage") if scheme in known.schemes), None) if colon else None
+    if not colon:
+        return None
+    return next(
+        (
+            known
+            for known in _all("storage")
+            if scheme in known.schemes or (known.urls and scheme.lower() in known.schemes)
+        ),
+        None,
+    )
 
 
 def by_suffix(kind: Kind, path: str, *more: Kind) -> Iterator[Entry]:
@@ -253,6 +285,16 @@ def by_content(kind: Kind, path: str) -> Iterator[Entry]:
                     begin.startswith(known.magic) or (known.magic_later and _later(file, size, known.magic))
                 ):
                     yield known
+
+
+def by_beginning(kind: Kind, begin: bytes) -> Iterator[Entry]:
+    """Those that the first `FIRST_BYTES` of a file fit, or fewer; ours first."""
+    file = io.BytesIO(begin)
+    for known in _all(kind):
+        if known.magic and (
+            begin.startswith(known.magic) or (known.magic_later and _later(file, len(begin), known.magic))
+        ):
+            yield known
 
 
 def _later(file: Any, size: int, magic: tuple[bytes, ...]) -> bool:

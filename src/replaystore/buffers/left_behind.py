@@ -67,6 +67,8 @@ def settle(place: Location) -> None:
 def interrupted(place: Location) -> str | None:
     """The name of the store that was there, if it was being replaced."""
     places = places_of(place)
+    if places.only_read:
+        return None
     for new, old in ((PARTIAL, OLD), (REPAIR, DAMAGED)):
         if places.exists(place.path + new) and places.exists(place.path + old):
             return place.path + old

@@ -25,16 +25,20 @@ __all__ = ["open_container", "open_for_writing"]
 def open_container(place: Location, *, writable: bool) -> Container:
     """The container of an existing store. NotFoundError: nothing there; FormatError, CorruptError: not a
     store, or damaged."""
-    if not exists(place):
+    if not places_of(place).only_read and not exists(place):
         settle(resolved(place))
         if not exists(place):
-            raise NotFoundError(f"{place} does not exist: check the path, or make it with replaystore.create")
+            raise _missing(place)
     if writable:
         place = resolved(place)
     with refused(f"{place} cannot be opened"):
         try:
             container = _open(place, writable=writable)
-        except (ReplayStoreError, OSError):
+        except (ReplayStoreError, OSError) as error:
+            if places_of(place).only_read:
+                if _says_missing(place, error):
+                    raise _missing(place) from error
+                raise
             if exists(place) and interrupted(resolved(place)) is None:
                 raise
             settle(resolved(place))  # it has lost its name meanwhile, for the moment
@@ -68,6 +72,16 @@ def open_for_writing(place: Location) -> tuple[Container, Lock]:
         lock.release()
         raise
     return container, lock
+
+
+def _missing(place: Location) -> NotFoundError:
+    advice = "" if places_of(place).only_read else ", or make it with replaystore.create"
+    return NotFoundError(f"{place} does not exist: check the path{advice}")
+
+
+def _says_missing(place: Location, error: Exception) -> bool:
+    """Whether opening has failed because nothing is there."""
+    return isinstance(error, FileNotFoundError | FormatError) and not exists(place)
 
 
 def _open(place: Location, *, writable: bool) -> Container:

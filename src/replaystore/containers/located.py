@@ -118,7 +118,8 @@ def size_of_file(place: Location) -> int:
     """The bytes of a store that is one file."""
     files, name = places_of(place).beside(resolved(place).path, writable=False)
     try:
-        return files.size(name)
+        size: int = files.size(name)
+        return size
     finally:
         files.close()
 

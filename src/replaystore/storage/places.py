@@ -14,6 +14,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from replaystore.errors import ConflictError, UnsupportedError
 from replaystore.location import Location
@@ -44,6 +45,9 @@ class Places:
     """Another process finds the same under the same path."""
     links = False
     """A second store that shares the files of the first can be made beside it, as `repair` does."""
+    only_read = False
+    """Nothing is made, moved or written here, and what is there is known when it is read: asking first would
+    take a request."""
     packed_from = ""
     """The name of the storage where a store is made before it is packed into this one, which is then read
     only; empty: stores are made and written here."""
@@ -79,9 +83,14 @@ class Places:
 
     # --- may be implemented
 
-    def beside(self, path: str, *, writable: bool) -> tuple[Files, str]:
+    def beside(self, path: str, *, writable: bool) -> tuple[Any, str]:
         """Of storage in which a store can be one file: the files that lie beside it, and its name there."""
         raise UnsupportedError(f"{path}: a store of one file cannot lie here: use a .zarr location")
+
+    def look(self, path: str, members: Sequence[str]) -> tuple[bytes | None, list[str]]:
+        """Of storage whose paths are addresses: the first bytes of what has the name, and which of these it
+        holds, if it is a folder; None and nothing: there is none."""
+        raise NotImplementedError
 
     def resolved(self, path: str) -> str:
         """Where what has this name really lies: what a link names."""

@@ -79,6 +79,11 @@ class Reads(Protocol):
         `forget` or `close`."""
         return
 
+    def read_end(self, name: str, length: int) -> tuple[bytes, int]:
+        """The last bytes of a file, so many or all there are, and its size."""
+        size = self.size(name)
+        return self.read(name, max(0, size - length), min(length, size)), size
+
     def read_into(self, name: str, offset: int, target: memoryview) -> int:
         """Fill a buffer with the bytes of a file from `offset` on; how many there were."""
         found = self.read(name, offset, len(target))
@@ -117,6 +122,11 @@ class Reads(Protocol):
             folders += sorted(inner)
             found += [name for name in below if name not in inner]
         return iter(sorted(found))
+
+    def pin(self, name: str) -> None:
+        """This file does not change, and what is read of it must fit together: where another one that takes
+        its name would be read from then on, a ConflictError is raised instead, until `forget` or `close`."""
+        return
 
     def forget(self, name: str) -> None:
         """Keep nothing of a file; the next use asks what then has the name."""
