@@ -5,36 +5,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 
 import numpy as np
 from google_crc32c import extend, value
 from numpy.typing import NDArray
 
+from replaystore.arrays.columns_of import ArrayColumn, open_column, unfinished_rows
 from replaystore.arrays.history import ATTEMPTS, History
 from replaystore.arrays.state import Piece, State
-from replaystore.arrays.tables import Table
+from replaystore.arrays.tables import Table, announce_tables
+from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.columns.coded import CodedColumn
-from replaystore.columns.mapped import raw_column
-from replaystore.columns.plain import PlainColumn
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Container, Extent
-from replaystore.errors import ConflictError, CorruptError
+from replaystore.errors import CorruptError
 from replaystore.interrupts import as_storage_errors
 from replaystore.schema import tree
 
 __all__ = ["ArrayColumn", "StoreReader"]
 
-BLOCK_BYTES = 1 << 17
-
-ArrayColumn = PlainColumn | CodedColumn
+BLOCK_BYTES, FAR_BLOCK_BYTES = 1 << 17, 4 << 20
 
 
 class StoreReader(History):
     """The arrays of a container as of a commit."""
 
-    def __init__(self, container: Container, state: State, *, newest: State | None = None) -> None:
+    def __init__(
+        self,
+        container: Container,
+        state: State,
+        *,
+        newest: State | None = None,
+        cache: ChunkCache | None = None,
+    ) -> None:
         super().__init__(container, state, newest=newest)
+        self.cache = cache
+        """Where decoded chunks are kept on the local disk."""
         self._tables: dict[str, Table] = {}
         self._checksums: dict[str, NDArray[Any]] = {}
         """Those of complete chunks, which do not change before the tables do."""
@@ -51,7 +57,7 @@ class StoreReader(History):
 
     def pin(self, commit: int) -> StoreReader:
         """A reader of the same container as of an older commit."""
-        return StoreReader(self.container, self.at(commit), newest=self.state)
+        return StoreReader(self.container, self.at(commit), newest=self.state, cache=self.cache)
 
     def unpinned(self) -> StoreReader | None:
         """For a reader of an older commit: a reader of the same container as of the newest one known."""
@@ -67,7 +73,7 @@ class StoreReader(History):
         spec, rows, first = self.spec(name), self.rows(name), self.first(name)
         unit = self.container.capabilities.run_rows(spec)
         try:
-            column = _open_column(self, name, spec, first, unit) if known is None else known
+            column = open_column(self, name, spec, first, unit) if known is None else known
             if column.first < first:
                 column.drop_before(first)
             if isinstance(column, CodedColumn):
@@ -102,6 +108,7 @@ class StoreReader(History):
             return np.ascontiguousarray(data[:rows]).reshape(-1).view(spec.dtype).reshape(rows, *spec.shape)
         table = self._tables.get(name)
         if table is None:
+            announce_tables(self, name, self._tables)
             table = self._tables[name] = Table(self._stored_rows(name, spec))
         blobs = self.state.appended.get(name, [])
         table.extend(blobs)
@@ -131,11 +138,13 @@ class StoreReader(History):
         """The bytes of rows [start, stop) of a raw array."""
         files = self.container.files
         with _reading(self, name):
-            data = b"".join([files.read(*place) for place in self._places(name, start, stop)])
+            places = list(self.places_of(name, start, stop))
+            files.fetch_ahead(places)
+            data = b"".join([files.read(*place) for place in places])
         self._check_length(name, start, stop, len(data))
         return data
 
-    def _places(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
+    def places_of(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
         """Where the bytes of rows [start, stop) of a raw array lie: (object, offset, length) of each run."""
         spec = self.spec(name)
         unit = self.container.capabilities.run_rows(spec)
@@ -163,14 +172,12 @@ class StoreReader(History):
     def raw_checksum(self, name: str, start: int, stop: int) -> int:
         """The crc32c of rows [start, stop) of a raw array, of which only a block, in memory that is used
         again, is there at a time."""
-        checksum, found, block = (
-            0,
-            0,
-            np.empty(min(BLOCK_BYTES, (stop - start) * self.spec(name).row_bytes), np.uint8),
-        )
+        checksum, found = 0, 0
+        most = FAR_BLOCK_BYTES if self.container.files.far else BLOCK_BYTES
+        block = np.empty(min(most, (stop - start) * self.spec(name).row_bytes), np.uint8)
         with _reading(self, name):
-            for file, offset, length in self._places(name, start, stop):
-                for at in range(0, length, BLOCK_BYTES):
+            for file, offset, length in self.places_of(name, start, stop):
+                for at in range(0, length, most):
                     count = self.container.files.read_into(file, offset + at, block[: length - at].data)
                     checksum, found = extend(checksum, block[:count]), found + count
         self._check_length(name, start, stop, found)
@@ -210,7 +217,7 @@ class StoreReader(History):
         return int(known[chunk]) if chunk < len(known) else None
 
     def tail(self, name: str) -> tuple[int, NDArray[Any]]:
-        """The unfinished chunk of a coded array: (its first row, its rows).
+        """The unfinished chunk of an array that is read by chunks: (its first row, its rows).
 
         Its place may be reused by a writer that goes on: read it soon after `refresh`, and it is kept
         here."""
@@ -246,7 +253,9 @@ class StoreReader(History):
         chunk = rows // spec.chunk_rows
         start = chunk * spec.chunk_rows
         data = b""
-        if rows > start and self.places is not self.state and self.state.tails.get(name):
+        if spec.codec is None:
+            data = unfinished_rows(self, name, start, rows)
+        elif rows > start and self.places is not self.state and self.state.tails.get(name):
             # Its own pieces may be overwritten since; then the newest commit has the rows.
             with suppress(CorruptError):
                 data = self._pieces(name, start, rows, self.state.tails[name])
@@ -342,30 +351,6 @@ class StoreReader(History):
         out = np.empty(spec.chunk_bytes, np.uint8)
         self._decode(spec, chunk, entry, data, out)
         return out
-
-
-def _open_column(store: StoreReader, name: str, spec: ArraySpec, first: int, unit: int) -> ArrayColumn:
-    files = store.container.files
-    if spec.codec is None:
-        return raw_column(files, spec, name=name, first_row=first // unit * unit)
-    return CodedColumn(
-        files,
-        spec,
-        store.container.codec(spec),
-        partial(store.locate, name),
-        partial(store.checksum, name),
-        name=name,
-        first_row=first,
-        on_mismatch=partial(store.moved, name),
-        check=partial(_check_history, store, store.state.generation),
-    )
-
-
-def _check_history(store: StoreReader, generation: int) -> None:
-    """ConflictError once another history is shown: `refresh` may do that in another thread while this one
-    reads."""
-    if store.state.generation != generation:
-        raise ConflictError(f"{store}: went back to an older commit meanwhile; read again, or refresh")
 
 
 @contextmanager

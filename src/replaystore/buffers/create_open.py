@@ -17,6 +17,7 @@ from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.opening import open_container, open_for_writing
 from replaystore.buffers.recorder import NOTHING
 from replaystore.buffers.replacing import NewStore
+from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.containers.located import container_type, is_written
 from replaystore.containers.protocol import Container
 from replaystore.errors import (
@@ -112,12 +113,20 @@ def create(
 
 
 def open(  # noqa: A001  # as in other libraries that open files
-    location: str | os.PathLike[str] | Location, mode: Literal["r", "r+"] = "r", *, commit: int | None = None
+    location: str | os.PathLike[str] | Location,
+    mode: Literal["r", "r+"] = "r",
+    *,
+    commit: int | None = None,
+    cache: int | None = None,
 ) -> Buffer:
     """Open a buffer for reading ("r") or writing ("r+", one writer at a time; what a killed writer left is
     put in order).
 
-    `commit`: show it as of an older commit (reading only); `buffer.rollback` takes a writer back to one.
+    Args:
+        commit: show it as of an older commit (reading only); `buffer.rollback` takes a writer back to one.
+        cache: keep at most so many bytes of decoded chunks on the local disk, in a file without a name in the
+            folder for temporary files (reading only). All columns and samplers of this buffer share it; raw
+            fields of a store that is far away are then read a chunk at a time, and compared with checksums.
 
     Raises:
         NotFoundError: nothing there, or no such commit. FormatError: not a store. FormatVersionError,
@@ -136,8 +145,11 @@ def open(  # noqa: A001  # as in other libraries that open files
             'an older commit is opened with mode "r"; to go back to it, open with "r+" and '
             "call rollback(commit)"
         )
+    _check_cache(cache, mode)
     if mode == "r":
-        return _open_for_reading(place, commit)
+        buffer = _open_for_reading(place, commit)
+        buffer.store.cache = None if cache is None else ChunkCache(cache)
+        return buffer
     container, lock = open_for_writing(place)
     try:
         sealing.check_metadata(container)
@@ -151,6 +163,19 @@ def open(  # noqa: A001  # as in other libraries that open files
         if isinstance(error, OSError) and not isinstance(error, ReplayStoreError):
             raise StorageError(f"{place} cannot be opened: {error.strerror or error}", error.errno) from error
         raise
+
+
+def _check_cache(cache: object, mode: str) -> None:
+    """ArgumentError: not a size of a cache, or none that goes with the mode."""
+    if cache is None:
+        return
+    if isinstance(cache, bool) or not isinstance(cache, int) or cache < 1:
+        raise ArgumentError(
+            "cache is how many bytes of decoded chunks are kept on the local disk, such as 8 << 30, not "
+            f"{cache!r}"
+        )
+    if mode != "r":
+        raise ArgumentError('chunks are cached for reading: leave out cache, or open with mode "r"')
 
 
 def open_column(location: str, commit: int, name: str) -> Column:

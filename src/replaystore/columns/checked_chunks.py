@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.columns import decoding_pool
+from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.columns.protocol import Rows, StoredColumn
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
 from replaystore.errors import CorruptError, StorageError
@@ -48,9 +49,12 @@ _numbers = itertools.count()
 class Fetching(StoredColumn):
     """The half of a coded column that any thread may use."""
 
-    def __init__(self, files: Reads, spec: ArraySpec, codec: Codec, name: str) -> None:
+    def __init__(
+        self, files: Reads, spec: ArraySpec, codec: Codec, name: str, kept: ChunkCache | None = None
+    ) -> None:
         super().__init__(files, spec, name)
         self.codec = codec
+        self._kept = kept
         self.chunk_rows = spec.chunk_rows
         self.chunk_bytes = spec.chunk_bytes
         self._number = next(_numbers)
@@ -61,12 +65,43 @@ class Fetching(StoredColumn):
         """Fetch chunks, those that lie side by side at once, and decode them to their places; those that are
         not as they should be."""
         failures: list[Failure] = []
+        if self._kept is not None:
+            job = [wanted for wanted in job if not self._was_kept(*wanted, items)]
         begin = 0
         for number in range(1, len(job) + 1):
             if number == len(job) or not self._adjoining(job[number - 1][1], job[number][1]):
                 self._do_run(job[begin:number], items, failures)
                 begin = number
         return failures
+
+    def _was_kept(self, piece: Piece, entry: ChunkEntry | None, checksum: int | None, items: Rows) -> bool:
+        """Bring a chunk that was kept to its place; whether it was."""
+        if self._kept is None or checksum is None or (self.name, piece.chunk, checksum) not in self._kept:
+            return False
+        chunk = self._room(piece, items)
+        found = self._kept.get((self.name, piece.chunk, checksum), chunk)
+        if found:
+            self._put(piece, entry, checksum, chunk, items)
+        return found
+
+    def _room(self, piece: Piece, items: Rows) -> NDArray[np.uint8]:
+        """Where a chunk is decoded to."""
+        return items[piece.to].view(np.uint8) if piece.whole else np.empty(self.chunk_bytes, np.uint8)
+
+    def _put(
+        self,
+        piece: Piece,
+        entry: ChunkEntry | None,
+        checksum: int | None,
+        chunk: NDArray[np.uint8],
+        items: Rows,
+    ) -> None:
+        """What is wanted of a decoded chunk to its place, if it is not there."""
+        if not piece.whole:
+            chunk.flags.writeable = False
+            if entry is not None:
+                decoding_pool.shared.cache.put((self._number, piece.chunk, entry, checksum), chunk)
+            items[piece.to] = chunk.view(self._item)[piece.of]
 
     def _possible(self, entry: ChunkEntry | None) -> bool:
         """A chunk may have that size."""
@@ -78,7 +113,8 @@ class Fetching(StoredColumn):
 
     def _adjoining(self, entry: ChunkEntry | None, other: ChunkEntry | None) -> bool:
         if (
-            entry is None
+            self.files.far  # each is announced by itself
+            or entry is None
             or other is None
             or entry.object != other.object
             or entry.offset + entry.length != other.offset
@@ -140,15 +176,14 @@ class Fetching(StoredColumn):
             raise CorruptError(
                 self._damaged(piece.chunk, entry, ("is not the one that was committed (another crc32c)"))
             )
-        chunk = items[piece.to].view(np.uint8) if piece.whole else np.empty(self.chunk_bytes, np.uint8)
+        chunk = self._room(piece, items)
         try:
             self.codec.decode(data, chunk, checked=checksum is not None)
         except CorruptError as error:
             raise CorruptError(self._damaged(piece.chunk, entry, f"is damaged: {error}")) from error
-        if not piece.whole:
-            chunk.flags.writeable = False
-            decoding_pool.shared.cache.put((self._number, piece.chunk, entry, checksum), chunk)
-            items[piece.to] = chunk.view(self._item)[piece.of]
+        if self._kept is not None and checksum is not None:
+            self._kept.put((self.name, piece.chunk, checksum), chunk)
+        self._put(piece, entry, checksum, chunk, items)
 
     def _damaged(self, chunk: int, entry: ChunkEntry | None, what: str) -> str:
         place = str(self.files) if entry is None else f"{self.files.path(entry.object)}, byte {entry.offset}"

@@ -15,7 +15,6 @@ can be foreseen.
 
 from __future__ import annotations
 
-import itertools
 import os
 import weakref
 from collections import deque
@@ -26,8 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.columns import decoding_pool
-from replaystore.columns.checked_chunks import Failure, Fetching, Piece, Wanted
-from replaystore.columns.protocol import Rows
+from replaystore.columns.checked_chunks import Failure, Piece, Wanted
+from replaystore.columns.chunk_cache import ChunkCache
+from replaystore.columns.far import Ahead, announce_first, following
+from replaystore.columns.located_chunks import Located
+from replaystore.columns.protocol import Place, Rows
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
 from replaystore.errors import CorruptError, SchemaError
 from replaystore.storage.protocol import Reads
@@ -42,7 +44,7 @@ JOB_CHUNKS = 4
 """Chunks of a job, be they large, if there are many: if they go side by side, one call decodes them all."""
 
 
-_Place = tuple[int, int]
+_To = tuple[int, int]
 """The number of a chunk, and where it goes to, counted in chunks."""
 
 
@@ -50,10 +52,8 @@ class Decoding:
     """Chunks that are being decoded, by threads and by who waits for them. Where they go to is undefined
     until `finish` has returned."""
 
-    def __init__(
-        self, column: CodedColumn, out: Rows, jobs: Iterable[Sequence[_Place]], threads: int
-    ) -> None:
-        self._column, self._out, self._again = column, out, list[_Place]()
+    def __init__(self, column: CodedColumn, out: Rows, jobs: Iterable[Sequence[_To]], threads: int) -> None:
+        self._column, self._out, self._again = column, out, list[_To]()
         self._jobs = deque(jobs)
         self._process, self._abandoned = os.getpid(), False
         self._running = [
@@ -98,7 +98,7 @@ class Decoding:
             wait([future for future in self._running if not future.cancel()])
 
 
-class CodedColumn(Fetching):
+class CodedColumn(Located):
     """Rows [first, stop) of a coded array.
 
     `locate(chunk)` says where a chunk lies (None: there is none) and `checksum(chunk)` what `codec.checksum`
@@ -106,6 +106,8 @@ class CodedColumn(Fetching):
     because the store may have moved on under a live reader: it may refresh, and says where the chunk lies
     now, or None if nothing has changed. `check()` is called after chunks were read, and raises if what the
     others say has become something else meanwhile, because another thread went on to another history.
+    `lookups(chunks)` are the places that `locate` reads to find chunks. `kept`: where decoded chunks are kept
+    on the local disk.
     """
 
     def __init__(
@@ -120,16 +122,14 @@ class CodedColumn(Fetching):
         first_row: int = 0,
         on_mismatch: Callable[[int], ChunkEntry | None] | None = None,
         check: Callable[[], None] = lambda: None,
+        lookups: Callable[[Sequence[int]], Sequence[Place]] = lambda _: (),
+        kept: ChunkCache | None = None,
     ) -> None:
-        super().__init__(files, spec, codec, name)
-        self._locate = locate
-        self._checksum = checksum
+        super().__init__(files, spec, codec, name, locate, checksum, check, lookups, kept)
+        self._last, self._times = -1, 0
+        """Where the last request for a slice ended, and how many were one behind the other."""
         self._on_mismatch = on_mismatch
-        self._check = check
         self._first = first_row
-        self._known: dict[int, tuple[str, int, int, int]] = {}
-        """Chunks that were decoded: object, offset, length, checksum. Complete chunks stay where they are, or
-        the column is made anew."""
         self._decoding: weakref.WeakSet[Decoding] = weakref.WeakSet()
         self._tail: tuple[int, Rows] = (first_row, np.empty((0, *self.shape), self.dtype))
 
@@ -180,7 +180,7 @@ class CodedColumn(Fetching):
         rows.flags.writeable = False
         return rows
 
-    def read(self, start: int, stop: int) -> Rows:
+    def read(self, start: int, stop: int, *, alone: bool = True) -> Rows:
         """A copy of rows [start, stop), of shape (stop - start, *shape). CorruptError names the chunk that
         cannot be had."""
         tail_start, tail = self._tail
@@ -189,14 +189,16 @@ class CodedColumn(Fetching):
         if out.size:
             coded = min(stop, tail_start)
             self._gather(
-                (self._piece(chunk, start, coded) for chunk in self._chunks(start, coded)), self._items(out)
+                (self._piece(chunk, start, coded) for chunk in self._chunks(start, coded)),
+                self._items(out),
+                coming=self._coming(start, stop) if self.files.far else (),
             )
             if stop > tail_start:
                 begin = max(start, tail_start)
                 out[begin - start :] = tail[begin - tail_start : stop - tail_start]
         return out
 
-    def take(self, rows: NDArray[np.int64], out: Rows | None = None) -> Rows:
+    def take(self, rows: NDArray[np.int64], out: Rows | None = None, *, alone: bool = True) -> Rows:
         """As `StoredColumn.take` says. CorruptError names the chunk that cannot be had."""
         tail_start, tail = self._tail
         self._places(rows, self._first, tail_start + len(tail))
@@ -221,6 +223,8 @@ class CodedColumn(Fetching):
         if len(self._known) > MOST_KNOWN:
             self._known.clear()
         wanted = list(zip(chunks.tolist(), places.tolist(), strict=True))
+        if self.files.far:
+            announce_first(self.files, [self.chunk_lookups(chunks.tolist())])
         for chunk in [chunk for chunk, _ in wanted if chunk not in self._known]:
             entry, checksum = self._look_up(chunk)
             if entry is not None and checksum is not None and self._possible(entry):
@@ -228,27 +232,28 @@ class CodedColumn(Fetching):
         threads = max(1, decoding_pool.shared.workers - 1)
         count = max(1, JOB_BYTES // self.chunk_bytes, min(JOB_CHUNKS, len(wanted) // (4 * threads)))
         jobs = (wanted[begin : begin + count] for begin in range(0, len(wanted), count))
+        if self.files.far:
+            announce_first(self.files, [self.chunk_places(chunks.tolist())])
         decoding = Decoding(self, out, jobs, threads)
         self._decoding.add(decoding)
         return decoding
 
-    def _decode_job(self, job: Sequence[_Place], out: Rows) -> list[_Place]:
+    def _decode_job(self, job: Sequence[_To], out: Rows) -> list[_To]:
         """Decode chunks; those that could not be. What is done for each chunk is done here, beside others,
         and not in `decode`: there it kept a learner waiting for milliseconds."""
+        chunks = out.view(np.uint8).reshape(-1, self.chunk_bytes)
+        if self._kept is not None:
+            job = [to for to in job if not self._is_kept(to[0], chunks[to[1]])]
         entries = [self._known.get(chunk) for chunk, _ in job]
-        known, read = [entry for entry in entries if entry is not None], list[bytes]()
-        for name, group in itertools.groupby(known, key=lambda entry: entry[0]):
-            lies = [(offset, length) for _, offset, length, _ in group]
-            try:
-                read += self.files.read_ranges(name, lies)
-            except OSError:
-                read += [b""] * len(lies)
+        known = [entry for entry in entries if entry is not None]
+        read = self._read_chunks(known)
         there = [to for to, entry in zip(job, entries, strict=True) if entry is not None]
-        chunks, checksums = (
-            out.view(np.uint8).reshape(-1, self.chunk_bytes),
-            [checksum for *_, checksum in known],
-        )
+        checksums = [checksum for *_, checksum in known]
         wrong = self.codec.decode_all(read, checksums, chunks, [place for _, place in there])
+        if self._kept is not None:
+            for number, ((chunk, place), checksum) in enumerate(zip(there, checksums, strict=True)):
+                if number not in wrong:
+                    self._kept.put((self.name, chunk, checksum), chunks[place])
         return [there[number] for number in wrong] + [
             to for to, entry in zip(job, entries, strict=True) if entry is None
         ]
@@ -277,16 +282,45 @@ class CodedColumn(Fetching):
         for chunk, begin, end in zip(chunks.tolist(), begins.tolist(), ends, strict=False):
             yield Piece(chunk, order[begin:end], ordered[begin:end] - chunk * self.chunk_rows)
 
+    # --- what is announced of storage that is far
+
+    def lookups(self, wanted: slice | NDArray[np.int64]) -> Sequence[Place]:
+        return self.chunk_lookups(self._wanted(wanted))
+
+    def places(self, wanted: slice | NDArray[np.int64]) -> Iterator[Place]:
+        return self.chunk_places(self._wanted(wanted), decoded=True)
+
+    def _wanted(self, wanted: slice | NDArray[np.int64]) -> Sequence[int]:
+        """The chunks that some rows lie in."""
+        if isinstance(wanted, slice):
+            return self._chunks(max(wanted.start, self._first), min(wanted.stop, self._tail[0]))
+        coded = wanted[(wanted >= self._first) & (wanted < self._tail[0])]
+        chunks: list[int] = np.unique(coded // self.chunk_rows).tolist()
+        return chunks
+
+    def _coming(self, start: int, stop: int) -> Iterator[Place]:
+        """What is asked for next by who reads one slice behind the other, perhaps."""
+        self._times = self._times + 1 if start == self._last else 0
+        self._last = stop
+        length = (stop - start) * following(stop - start, self._times, self.row_bytes)
+        first = -(-stop // self.chunk_rows)
+        end = min(stop + length, self._tail[0]) // self.chunk_rows
+        return self.chunk_places(range(first, max(first, end)), decoded=True)
+
     # --- fetch and decode
 
-    def _gather(self, pieces: Iterable[Piece], items: Rows) -> None:
-        """Bring the pieces to their places in the result, whose rows are `items`."""
+    def _gather(self, pieces: Iterable[Piece], items: Rows, coming: Iterable[Place] = ()) -> None:
+        """Bring the pieces to their places in the result, whose rows are `items`. `coming`: what may be asked
+        for next."""
+        if self.files.far:
+            pieces = list(pieces)
+            announce_first(self.files, [self.chunk_lookups([piece.chunk for piece in pieces])])
         wanted: list[Wanted] = []
         for piece in pieces:
             entry, checksum = self._look_up(piece.chunk)
             chunk = (
                 None
-                if entry is None or piece.whole
+                if entry is None or (piece.whole and not self.files.far)
                 else decoding_pool.shared.cache.get((self._number, piece.chunk, entry, checksum))
             )
             if chunk is None:
@@ -295,33 +329,49 @@ class CodedColumn(Fetching):
                 items[piece.to] = chunk.view(self._item)[piece.of]
         size = max(1, JOB_BYTES // self.chunk_bytes)
         jobs = [wanted[begin : begin + size] for begin in range(0, len(wanted), size)]
-        failures: list[Failure] = []
-        if len(jobs) == 1:  # handing over takes longer than many a chunk
-            failures += self._do(jobs[0], items)
-        elif jobs:
-            running = deque(decoding_pool.shared.pool().submit(self._do, job, items) for job in jobs)
-            try:
-                while running:
-                    failures += running.popleft().result()
-            finally:
-                for future in running:  # after an error: nobody writes into the result any more
-                    future.cancel()
-                wait(running)
-        for piece, error in failures:
+        for piece, error in (
+            self._do_far(jobs, items, coming) if self.files.far else self._do_all(jobs, items)
+        ):
             self._look_again(piece, error, items)
-        self._check()
+        self.check()
 
-    def _look_up(self, chunk: int) -> tuple[ChunkEntry | None, int | None]:
-        """Where a chunk lies, and its checksum."""
+    def _do_all(self, jobs: Sequence[Sequence[Wanted]], items: Rows) -> list[Failure]:
+        """Do jobs, side by side if there are several."""
+        if len(jobs) == 1:  # handing over takes longer than many a chunk
+            return self._do(jobs[0], items)
+        failures: list[Failure] = []
+        running = deque(decoding_pool.shared.pool().submit(self._do, job, items) for job in jobs)
         try:
-            return self._locate(chunk), self._checksum(chunk)
-        except CorruptError:
-            self._check()
-            raise
+            while running:
+                failures += running.popleft().result()
+        finally:
+            for future in running:  # after an error: nobody writes into the result any more
+                future.cancel()
+            wait(running)
+        return failures
+
+    def _do_far(
+        self, jobs: Sequence[Sequence[Wanted]], items: Rows, coming: Iterable[Place]
+    ) -> list[Failure]:
+        """The same, a few at a time, while what the next ones need is on its way."""
+        failures: list[Failure] = []
+        asked = [
+            [self._asked(piece.chunk, entry, checksum) for piece, entry, checksum in job] for job in jobs
+        ]
+        places = [place for job in asked for place in job if place is not None]
+        side_by_side = 2 * decoding_pool.shared.workers
+        with Ahead(self.files, [*places, *coming]) as ahead:
+            for begin in range(0, len(jobs), side_by_side):
+                for job in asked[begin : begin + side_by_side]:
+                    for place in job:
+                        if place is not None:
+                            ahead.next()
+                failures += self._do_all(jobs[begin : begin + side_by_side], items)
+        return failures
 
     def _look_again(self, piece: Piece, error: CorruptError, items: Rows) -> None:
         """Once more for a chunk that was not as it should be."""
-        self._check()
+        self.check()
         entry = self._on_mismatch(piece.chunk) if self._on_mismatch is not None else None
         if entry is None:
             raise error

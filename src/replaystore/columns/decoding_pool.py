@@ -19,7 +19,7 @@ __all__ = ["DecodedChunks", "shared"]
 
 CACHE_BYTES = 64 << 20
 
-Key = tuple[int, int, ChunkEntry, int | None]
+Key = tuple[int, int, ChunkEntry | None, int | None]
 """Column, chunk, and what tells its versions apart: a partly filled last chunk is replaced, a store may be
 rolled back."""
 

@@ -27,7 +27,8 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.columns.plain import PlainColumn, Run, State, starts_of
+from replaystore.columns.plain import PlainColumn, State
+from replaystore.columns.runs import Run, starts_of
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError, StorageError
 from replaystore.storage.protocol import Maps, MapsReads, Reads
@@ -95,11 +96,14 @@ class MappedColumn(PlainColumn):
             )
 
 
-def raw_column(files: Reads, spec: ArraySpec, *, name: str = "", first_row: int = 0) -> PlainColumn:
-    """An empty column of a raw array, mapped where the storage and the system can do that."""
+def raw_column(
+    files: Reads, spec: ArraySpec, *, name: str = "", first_row: int = 0, **checks: Callable[[], None]
+) -> PlainColumn:
+    """An empty column of a raw array, mapped where the storage and the system can do that. `checks`: those of
+    a `PlainColumn`."""
     if isinstance(files, Maps) and _mapping_works():
         return MappedColumn(files, spec, name=name, first_row=first_row)
-    return PlainColumn(files, spec, name=name, first_row=first_row)
+    return PlainColumn(files, spec, name=name, first_row=first_row, **checks)
 
 
 def _identity(fd: int) -> Hashable:

@@ -6,53 +6,36 @@ mapped.py has the same column where the runs are mapped.
 
 The state is one immutable object, replaced at once: reading in one thread while another extends or drops is
 safe.
+
+Of storage that is far, nothing is asked when a column is opened: that a file is missing or too short is seen
+when its rows are read. All that a request needs is announced first (far.py), each run of rows as it is: what
+is better read along than asked for apart, the storage knows.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.columns.protocol import Rows, StoredColumn
+from replaystore.columns.far import Ahead, following
+from replaystore.columns.protocol import Place, Rows, StoredColumn
+from replaystore.columns.runs import Part, Run, blocks_of, cut, merged, parts_of, starts_of
 from replaystore.columns.taking import taker
 from replaystore.containers.protocol import ArraySpec, Extent
 from replaystore.errors import ConflictError, CorruptError, SchemaError, StorageError
 from replaystore.storage.protocol import Reads
 
-__all__ = ["PlainColumn", "Run", "State", "starts_of"]
+__all__ = ["PlainColumn", "State"]
 
 READ_THROUGH = 16 << 10
 """Bytes between two wanted rows that are read along rather than skipped by another system call."""
 READ_BLOCK = 4 << 20
 """The most that is read at once when wanted rows are picked out of it."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """Adjacent bytes of one file."""
-
-    object: str
-    offset: int
-    length: int
-    identity: Hashable
-    """Of the file (`Reads.status`): another file of the same name may have replaced this one."""
-    base: int = 0
-    """Where the object begins in the file that is mapped; of no meaning where nothing is."""
-
-    def continued_by(self, other: Run) -> bool:
-        return (
-            self.object == other.object
-            and self.identity == other.identity
-            and self.offset + self.length == other.offset
-        )
-
-    def lengthened(self, length: int) -> Run:
-        return Run(self.object, self.offset, length, self.identity, self.base)
 
 
 @dataclass(frozen=True)
@@ -70,12 +53,37 @@ class State:
     """The range of addresses that `items` lies in."""
 
 
-class PlainColumn(StoredColumn):
-    """Rows [first, stop) of a raw array, read by system calls."""
+def _nothing() -> None:
+    pass
 
-    def __init__(self, files: Reads, spec: ArraySpec, *, name: str = "", first_row: int = 0) -> None:
+
+class PlainColumn(StoredColumn):
+    """Rows [first, stop) of a raw array, read by system calls.
+
+    Of files that are far, `check()` is called after rows were read, and `check_missing()` when some are not
+    there: both raise if the store has gone on meanwhile.
+    """
+
+    raw = True
+
+    def __init__(
+        self,
+        files: Reads,
+        spec: ArraySpec,
+        *,
+        name: str = "",
+        first_row: int = 0,
+        check: Callable[[], None] = _nothing,
+        check_missing: Callable[[], None] = _nothing,
+    ) -> None:
         super().__init__(files, spec, name)
         self._shard_rows = spec.shard_rows
+        width = max(1, self.row_bytes)
+        self._gap, self._most = 0 if files.far else READ_THROUGH // width, max(1, READ_BLOCK // width)
+        """Rows between two wanted ones that are read along, and how many are read at once."""
+        self.check, self._check_missing = check, check_missing
+        self._last, self._times = -1, 0
+        """Where the last request for a slice ended, and how many were one behind the other."""
         self._state = self._assemble(first_row, first_row, ())
 
     @property
@@ -124,9 +132,9 @@ class PlainColumn(StoredColumn):
                 f"{self._where}: the extents do not hold the {rows - start} rows from {start} "
                 "on; pass those of whole rows"
             )
-        kept = _cut(old.runs, (start - old.first) * self.row_bytes)
+        kept = cut(old.runs, (start - old.first) * self.row_bytes)
         added = [self._checked(extent) for extent in extents if extent.length]
-        self._state = self._assemble(old.first, rows, _merged((*kept, *added)), old)
+        self._state = self._assemble(old.first, rows, merged((*kept, *added)), old)
 
     def drop_before(self, row: int) -> None:
         """Let go of the runs whose rows all lie before `row`; `first` becomes the first row of the first run
@@ -166,15 +174,15 @@ class PlainColumn(StoredColumn):
         rows.flags.writeable = False
         return rows
 
-    def read(self, start: int, stop: int) -> Rows:
-        """A copy of rows [start, stop), of shape (stop - start, *shape)."""
+    def read(self, start: int, stop: int, *, alone: bool = True) -> Rows:
+        """As `StoredColumn.read` says."""
         state = self._state
         self._check_range(state.first, state.stop, start, stop)
         if state.items is None:
-            return self._read(state, start, stop)
+            return self._read(state, start, stop, alone=alone)
         return self._view(state.items, start - state.first, stop - state.first).copy()
 
-    def take(self, rows: NDArray[np.int64], out: Rows | None = None) -> Rows:
+    def take(self, rows: NDArray[np.int64], out: Rows | None = None, *, alone: bool = True) -> Rows:
         """As `StoredColumn.take` says; without copying in between if `mapped`."""
         state = self._state
         places = self._places(rows, state.first, state.stop)
@@ -182,6 +190,8 @@ class PlainColumn(StoredColumn):
             out = self._output(len(rows), out)
             if out.size:
                 self._take(state, places, self._items(out))
+                if alone and self.files.far:
+                    self.check()
             return out
         if out is None:
             return self._view(taker(state.items)(places), 0, len(rows))
@@ -190,10 +200,25 @@ class PlainColumn(StoredColumn):
         taker(state.items)(places, None, self._items(self._output(len(rows), out)), "clip")
         return out
 
+    def places(self, wanted: slice | NDArray[np.int64]) -> Iterator[Place]:
+        """As `StoredColumn.places` says; none of rows that are not there."""
+        state = self._state
+        if isinstance(wanted, slice):
+            if self.row_bytes and state.first <= wanted.start <= wanted.stop <= state.stop:
+                yield from (
+                    part.place
+                    for part in self._parts(state, wanted.start - state.first, wanted.stop - state.first)
+                )
+        elif self.row_bytes and len(wanted) and state.first <= wanted.min() <= wanted.max() < state.stop:
+            for _, _, low, high in blocks_of(np.sort(wanted) - state.first, self._gap, self._most):
+                yield from (part.place for part in self._parts(state, low, high))
+
     # --- state
 
     def _checked(self, extent: Extent) -> Run:
         """The run of an extent that lies inside its object."""
+        if self.files.far:
+            return Run(extent.object, extent.offset, extent.length, None)
         size, identity, base = self._look(extent.object)
         if extent.offset < 0 or extent.length < 0 or extent.offset + extent.length > size:
             raise CorruptError(
@@ -235,39 +260,66 @@ class PlainColumn(StoredColumn):
     def _view(self, items: Rows, start: int, stop: int) -> Rows:
         return items[start:stop].view(self.dtype).reshape(stop - start, *self.shape)
 
-    def _read(self, state: State, start: int, stop: int) -> Rows:
+    def _read(self, state: State, start: int, stop: int, *, alone: bool = True) -> Rows:
         rows = np.empty((stop - start, *self.shape), self.dtype)
         if rows.size:
-            self._read_bytes(state, (start - state.first) * self.row_bytes, rows.reshape(-1).view(np.uint8))
+            out = rows.reshape(-1).view(np.uint8)
+            parts = list(self._parts(state, start - state.first, stop - state.first))
+            if not self.files.far:
+                self._fill(out, parts)
+                return rows
+            self._times = self._times + 1 if start == self._last else 0
+            self._last = stop
+            with Ahead(
+                self.files, [part.place for part in (*parts, *self._coming(state, start, stop))]
+            ) as ahead:
+                self._fill(out, parts, ahead)
+            if alone:
+                self.check()
         return rows
 
-    def _read_bytes(self, state: State, position: int, out: NDArray[np.uint8]) -> None:
-        """Fill `out` with the bytes of the column from `position` on."""
-        number = int(np.searchsorted(state.starts, position, side="right")) - 1
+    def _coming(self, state: State, start: int, stop: int) -> Iterator[Part]:
+        """What is asked for next by who reads one slice behind the other, perhaps."""
+        length = stop - start
+        for number in range(1, 1 + following(length, self._times, self.row_bytes)):
+            begin, end = start + number * length, min(start + (number + 1) * length, state.stop)
+            yield from self._parts(state, min(begin, end) - state.first, end - state.first)
+
+    def _parts(self, state: State, low: int, high: int) -> Iterator[Part]:
+        """What is read at once of the column's rows from place `low` to before place `high`."""
+        return parts_of(state.runs, state.starts, low * self.row_bytes, high * self.row_bytes, READ_BLOCK)
+
+    def _fill(self, out: NDArray[np.uint8], parts: Sequence[Part], ahead: Ahead | None = None) -> None:
+        """Read parts, one behind the other."""
         filled = 0
-        while filled < out.size:
-            run = state.runs[number]
-            inside = position + filled - int(state.starts[number])
-            length = min(out.size - filled, run.length - inside)
-            for done in range(0, length, READ_BLOCK):  # the bytes are copied: never all of them at once
-                part = min(READ_BLOCK, length - done)
-                out[filled : filled + part] = self._read_run(run, inside + done, part)
-                filled += part
-            number += 1
+        for part in parts:
+            if ahead is not None:
+                ahead.next()
+            out[filled : filled + part.length] = self._read_run(part.run, part.inside, part.length)
+            filled += part.length
 
     def _read_run(self, run: Run, inside: int, length: int) -> NDArray[np.uint8]:
-        path = self.files.path(run.object)
-        if self._look(run.object)[1] != run.identity:
+        path, far = self.files.path(run.object), self.files.far
+        if not far and self._look(run.object)[1] != run.identity:
             raise ConflictError(
                 f"{path}: another file has taken its place, rows of {self.name} with it; refresh or reopen"
             )
         try:
             data = self.files.read(run.object, run.offset + inside, length)
+        except FileNotFoundError as error:
+            if not far:
+                raise StorageError(
+                    f"{path}: rows of {self.name} cannot be read ({error}); check the disk"
+                ) from error
+            data = b""
+        except StorageError:
+            raise
         except OSError as error:
             raise StorageError(
                 f"{path}: rows of {self.name} cannot be read ({error}); check the disk"
             ) from error
         if len(data) != length:
+            self._check_missing()
             raise CorruptError(
                 f"{path}: ends before byte {run.offset + inside + length}, where rows of "
                 f"{self.name} lie; restore it"
@@ -278,43 +330,26 @@ class PlainColumn(StoredColumn):
         """Read the rows at these places, neighbours together."""
         order = np.argsort(places, kind="stable")
         ordered = places[order]
-        apart = np.flatnonzero(np.diff(ordered) > 1 + READ_THROUGH // self.row_bytes) + 1
-        most = max(1, READ_BLOCK // self.row_bytes)
-        begin = 0
-        for end in (*apart.tolist(), len(ordered)):
-            while begin < end:
-                low = int(ordered[begin])
-                here = begin + int(np.searchsorted(ordered[begin:end], low + most))
-                block = np.empty((int(ordered[here - 1]) + 1 - low) * self.row_bytes, np.uint8)
-                self._read_bytes(state, low * self.row_bytes, block)
-                out[order[begin:here]] = block.view(self._item)[ordered[begin:here] - low]
-                begin = here
+        blocks = list(blocks_of(ordered, self._gap, self._most))
+        if not self.files.far:
+            for begin, end, low, high in blocks:
+                parts = list(self._parts(state, low, high))
+                self._pick(parts, ordered[begin:end] - low, out, order[begin:end])
+            return
+        several = [list(self._parts(state, low, high)) for _, _, low, high in blocks]
+        with Ahead(self.files, [part.place for parts in several for part in parts]) as ahead:
+            for parts, (begin, end, low, _) in zip(several, blocks, strict=True):
+                self._pick(parts, ordered[begin:end] - low, out, order[begin:end], ahead)
 
-
-# --- runs
-
-
-def starts_of(runs: Sequence[Run]) -> NDArray[np.int64]:
-    return np.cumsum([0, *(run.length for run in runs)], dtype=np.int64)
-
-
-def _merged(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Adjacent runs of one file made one: each costs a map."""
-    merged: list[Run] = []
-    for run in runs:
-        if merged and merged[-1].continued_by(run):
-            merged[-1] = merged[-1].lengthened(merged[-1].length + run.length)
-        else:
-            merged.append(run)
-    return tuple(merged)
-
-
-def _cut(runs: Sequence[Run], length: int) -> list[Run]:
-    """The first `length` bytes."""
-    kept = []
-    for run in runs:
-        if length <= 0:
-            break
-        kept.append(run.lengthened(min(run.length, length)))
-        length -= run.length
-    return kept
+    def _pick(
+        self,
+        parts: Sequence[Part],
+        places: NDArray[np.int64],
+        out: Rows,
+        to: NDArray[np.intp],
+        ahead: Ahead | None = None,
+    ) -> None:
+        """Read a block, and give its rows at these places the places `to` of the result."""
+        block = np.empty(sum(part.length for part in parts), np.uint8)
+        self._fill(block, parts, ahead)
+        out[to] = block.view(self._item)[places]

@@ -8,6 +8,7 @@ window of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,21 @@ from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import ArgumentError, EvictedError
 from replaystore.storage.protocol import Reads
 
-__all__ = ["Rows", "StoredColumn"]
+__all__ = ["Place", "Rows", "StoredColumn"]
 
 Rows = NDArray[Any]
+Place = tuple[str, int, int]
+"""Bytes of a file: its name, where they begin, and how many they are."""
 INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 
 
 class StoredColumn:
     """What is common to columns: what a row is, and which requests make sense."""
+
+    raw = False
+    """What is read is not compared with checksums."""
+    check: Callable[[], None]
+    """Called after rows were read: an error if they may be those of another history."""
 
     def __init__(self, files: Reads, spec: ArraySpec, name: str) -> None:
         self.files = files
@@ -49,12 +57,22 @@ class StoredColumn:
         """Rows [start, stop), read-only, of shape (stop - start, *shape); copied only if need be."""
         raise NotImplementedError
 
-    def read(self, start: int, stop: int) -> Rows:
-        """A copy of rows [start, stop), of shape (stop - start, *shape)."""
+    def read(self, start: int, stop: int, *, alone: bool = True) -> Rows:
+        """A copy of rows [start, stop), of shape (stop - start, *shape). Not `alone`: the caller calls
+        `check`, once for several columns."""
         raise NotImplementedError
 
-    def take(self, rows: NDArray[np.int64], out: Rows | None = None) -> Rows:
-        """A copy of the rows with these numbers, in any order and repeated, of shape (len(rows), *shape).
+    def lookups(self, wanted: slice | NDArray[np.int64]) -> Iterable[Place]:
+        """What has to be read, once, to find these rows."""
+        return ()
+
+    def places(self, wanted: slice | NDArray[np.int64]) -> Iterable[Place]:
+        """What `read` of such a slice, or `take` of such numbers, is going to ask of files that are far."""
+        return ()
+
+    def take(self, rows: NDArray[np.int64], out: Rows | None = None, *, alone: bool = True) -> Rows:
+        """A copy of the rows with these numbers, in any order and repeated, of shape (len(rows), *shape). Not
+        `alone`: the caller calls `check`, once for several columns.
 
         `out` is filled and returned if given: C-contiguous, of that shape and of the column's dtype. A batch
         of more than 100 KB takes several times as long without it, because the system has to clear new

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.columns.coded import CodedColumn, Decoding
+from replaystore.columns.far import announce_first
 from replaystore.columns.protocol import Rows
 from replaystore.columns.taking import taker
 from replaystore.errors import ConflictError, EvictedError, ReplayStoreError
@@ -209,6 +210,11 @@ class Slab:
         self._slot[old[old >= 0]] = -1
         self._chunk[free], self._used[free] = -1, self._now
         decodings = []
+        columns, chunks = self._columns.values(), (missing + self._first_chunk).tolist()
+        files = next(iter(columns)).files
+        if files.far:
+            announce_first(files, [column.chunk_lookups(chunks) for column in columns])
+            announce_first(files, [column.chunk_places(chunks) for column in columns])
         for name, column in self._columns.items():
             if name not in self._items:
                 self._items[name] = np.empty(

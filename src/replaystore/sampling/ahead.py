@@ -23,6 +23,7 @@ class Ahead:
 
     def __init__(self, owner: object, batches: Batches, place: Place, depth: int) -> None:
         """`owner`: once it is gone, nobody wants batches any more."""
+        batches.together = depth  # far away, as many are asked for at once as there is room for
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
         self._unwanted = threading.Event()
         arguments = (batches, place, self._ready, self._unwanted)

@@ -50,6 +50,8 @@ class _Window:
     planned: Planned
     held: int = 0
     """Items whose chunks have been decoded."""
+    fetched: int = 0
+    """Items whose rows have been fetched from far away."""
 
 
 class Batches:
@@ -94,6 +96,8 @@ class Batches:
         self._pools: tuple[int, int, int] | None = None
         """The epoch, and the pools of it, that were held last."""
         size = recipe.batch_size
+        self.together = 1
+        """Batches whose raw rows are fetched at once, if they are far."""
         self._ahead = max(1, min(WINDOW_BATCHES, WINDOW_ROWS // size)) if self.order.ahead else 1
         """Batches of a window; it may depend on nothing but the recipe, or batches would."""
 
@@ -181,6 +185,8 @@ class Batches:
         end = min(begin + size, len(window.planned.drawn.rows))
         if self.gather.coded and end > window.held:
             self._hold(window, begin)
+        if self.gather.far and end > window.fetched:
+            self._fetch(window, begin)
         batch = self._items.show(window.planned, begin, end, out)
         if window.planned.drawn.index is not None and window.planned.drawn.importance is not None:
             batch["index"], batch["weight"] = (
@@ -241,6 +247,15 @@ class Batches:
             first, last = self._reach(window, end, end + HOLD_BATCHES * size)
         if len(first):
             self.gather.expect(first, last)
+
+    def _fetch(self, window: _Window, begin: int) -> None:
+        """Fetch the rows of the next batches; of trajectories that were recorded in parts some may be left to
+        be fetched when they are needed."""
+        end = min(begin + self.together * self.recipe.batch_size, len(window.planned.drawn.rows))
+        rows = window.planned.drawn.rows[begin:end]
+        first, last = self._widened(rows, rows)
+        self.gather.fetch(first, np.minimum(last, self.stop_row - 1))
+        window.fetched = end
 
     def _reach(self, window: _Window, begin: int, end: int) -> tuple[Rows, Rows]:
         """The first and last row that each of some items shows, if its trajectory lies in one part; of an

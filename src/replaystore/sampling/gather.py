@@ -2,7 +2,8 @@
 
 Raw fields that are mapped are gathered by one `take`, or a run of rows as one item; coded fields through
 slabs of decoded chunks, one for all fields whose chunks are alike; raw fields that cannot be mapped by system
-calls. All show one commit, whatever the buffer that they come from goes on to.
+calls, and those that are far all together. All show one commit, whatever the buffer that they come from goes
+on to.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.columns.coded import CodedColumn
+from replaystore.columns.far import FarRows
 from replaystore.columns.plain import PlainColumn
 from replaystore.columns.readahead import RESIDENT, read_ahead
 from replaystore.columns.slab import Slab
@@ -85,6 +87,7 @@ class Gather:
         self._codecs = {name: buffer.store.spec(place).codec for name, place in stored.items()}
         self._mapped: dict[str, _Mapped] = {}
         self._plain: dict[str, PlainColumn] = {}
+        self._far = FarRows({})
         self.slabs: list[Slab] = []
         self._slab: dict[str, Slab] = {}
         self._ways: dict[tuple[str, ...], list[tuple[str, int, Any, Any, Any, tuple[int, ...]]]] = {}
@@ -95,8 +98,11 @@ class Gather:
                 coded.setdefault(column.chunk_rows, {})[name] = column
             elif column.items is not None:
                 self._mapped[name] = _Mapped(column, column.items)
-            else:
-                self._plain[name] = copy.copy(column)  # its state is immutable: the copy stays as it is
+            else:  # its state is immutable: the copy stays as it is
+                plain = self._far.columns if column.files.far else self._plain
+                plain[name] = copy.copy(column)
+        self.far = bool(self._far.columns)
+        """Whether rows of any field are best asked for together, by `fetch`."""
         total = sum(column.row_bytes for several in coded.values() for column in several.values())
         for several in coded.values():
             share = slab_bytes * sum(column.row_bytes for column in several.values()) // max(1, total)
@@ -116,6 +122,7 @@ class Gather:
         """Hold no decoded chunks, as in a forked child."""
         for slab in self.slabs:
             slab.forget()
+        self._far.forget()
 
     # --- rows
 
@@ -142,6 +149,9 @@ class Gather:
                 # clip: NumPy would otherwise gather into a buffer first, so as to leave `out` alone should a
                 # row be out of bounds.
                 take(places, None, out.reshape(-1).view(item), "clip")
+        if self.far:
+            there = [name for name in names if name in self._far.columns]
+            batch |= self._far.take(there, rows, [None if outs is None else outs[name] for name in there])
         for slab in self.slabs:
             outputs = {name: batch[name] for name in names if self._slab.get(name) is slab}
             if outputs and count:
@@ -166,7 +176,7 @@ class Gather:
         return way
 
     def _other(self, name: str, rows: Rows, out: NDArray[Any] | None) -> NDArray[Any]:
-        """Rows that are read by system calls, or an array for those that a slab is going to give."""
+        """Rows that are read by system calls, or an array for those that others are going to give."""
         if name in self._plain:
             return self._plain[name].take(rows, out)
         declared = self.schema.fields[name]
@@ -204,6 +214,11 @@ class Gather:
         """Decode what is needed of the rows from each of `first` to each of `last`, if there is room for it
         at one time."""
         return all(slab.hold(first, last) for slab in self.slabs)
+
+    def fetch(self, first: Rows, last: Rows) -> None:
+        """Fetch the raw rows that are far, from each of `first` to each of `last`, all together."""
+        span = int((last - first).max(initial=0)) + 1
+        self._far.hold(np.minimum(first[:, None] + np.arange(span), last[:, None]).reshape(-1))
 
     def foresee(self, first: Rows, last: Rows) -> None:
         """Rows that are going to be asked for, from each of `first` to each of `last`, in this order, as far
@@ -245,10 +260,12 @@ class Gather:
                 )
             elif name in self._plain:
                 how = "raw, but not mapped (its place is not aligned to pages): system calls"
+            elif name in self._far.columns:
+                how = "raw, and far: ranges of all fields asked for together"
             else:
                 slab = self._slab[name]
                 room = f"a slab of {slab.slots} decoded chunks ({slab.nbytes / 1e6:.0f} MB)"
-                how = f"{self._codecs[name]}, chunks of {slab.chunk_rows} rows: {room}"
+                how = f"{self._codecs[name] or 'raw, and far'}, chunks of {slab.chunk_rows} rows: {room}"
             lines.append(f"{name}: {how}")
         return lines
 

@@ -85,8 +85,9 @@ class Sampler:
             self._batches = Batches(buffer, recipe, self.seed, values)
             self._generation = buffer.store.state.generation
         self._place: Place = (0, 0)
-        coded = self._batches.gather.coded and self._batches.order.ahead
-        self._depth = int(prefetch) if prefetch is not None else AHEAD if coded else 0
+        slow = self._batches.gather.coded or self._batches.gather.far
+        usual = AHEAD if slow and self._batches.order.ahead else 0
+        self._depth = usual if prefetch is None else int(prefetch)
         self._thread: Ahead | None = None
         self._process = os.getpid()
 

@@ -3,14 +3,15 @@ commit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.arrays.reading import ArrayColumn
+from replaystore.arrays.columns_of import ArrayColumn
+from replaystore.columns.far import read_together
 from replaystore.errors import ArgumentError, UnsupportedError
 from replaystore.location import Location
 from replaystore.schema import document as documents
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["BufferReader"]
 
 INT64 = np.dtype(np.int64)
+BLOCK_BYTES, FAR_BLOCK_BYTES = 4 << 20, 16 << 20
+"""Of a column, that statistics are made of at once."""
 
 
 class BufferReader(Shown):
@@ -114,11 +117,7 @@ class BufferReader(Shown):
         info = table[int(number)]
         names = self._names(fields)
         runs = self.parts.rows_of(info["trajectory"])
-        columns = {}
-        for name in names:
-            column = self.column(name)
-            pieces = [column.read(start, stop) for start, stop in runs]
-            columns[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        columns = dict(zip(names, self._runs_of([self.column(name) for name in names], runs), strict=True))
         observations = self.schema.names("observation")
         final = self.final_observation(info["trajectory"])
         following = self._followed_within(info["trajectory"], observations)
@@ -126,6 +125,19 @@ class BufferReader(Shown):
             following[sum(stop - start for start, stop in runs) - 1] = final
         shown = final["observation"] if final is not None and observations == ("observation",) else final
         return Trajectory(info, columns, shown, following)
+
+    def _runs_of(
+        self, columns: Sequence[ArrayColumn], runs: Sequence[tuple[int, int]]
+    ) -> Iterable[NDArray[Any]]:
+        """Runs of rows of some columns, one behind the other."""
+        if len(runs) > 1 and self._store.container.files.far:  # one round for all of them
+            return read_together(columns, np.concatenate([np.arange(*run) for run in runs]))
+        pieces = [read_together(columns, slice(*run)) for run in runs]
+        return (
+            pieces[0]
+            if len(pieces) == 1
+            else [np.concatenate(several) for several in zip(*pieces, strict=True)]
+        )
 
     def __contains__(self, name: object) -> bool:
         """Whether there is a field of this name, so that `buffer[name]` is its column."""
@@ -159,8 +171,11 @@ class BufferReader(Shown):
             fields: names, or beginnings of paths ("observation"); None for all.
         """
         self.check_open()
-        wanted = _wanted(rows, self._first, len(self))
-        return {name: _taken(self.column(name), wanted) for name in self._names(fields)}
+        wanted, names = _wanted(rows, self._first, len(self)), self._names(fields)
+        if not self._store.container.files.far:
+            return {name: _taken(self.column(name), wanted) for name in names}
+        found = read_together([self.column(name) for name in names], wanted)
+        return dict(zip(names, found, strict=True))
 
     def rows(self, name: str, rows: Rows) -> NDArray[Any]:
         """Steps of one field, as `read` gives them."""
@@ -190,7 +205,8 @@ class BufferReader(Shown):
         found = Named[Statistics]()
         for name in names:
             total = Statistics.nothing(self.schema.fields[name].shape)
-            step = max(1, (4 << 20) // max(1, self.schema.fields[name].row_bytes))
+            block = FAR_BLOCK_BYTES if self._store.container.files.far else BLOCK_BYTES
+            step = max(1, block // max(1, self.schema.fields[name].row_bytes))
             for start in range(0, len(self), step):
                 total = total.merged(Statistics.of(self[name][start : start + step]))
             found[name] = total
@@ -218,6 +234,8 @@ class BufferReader(Shown):
         if not self._closed:
             self._closed = True
             self._forget_columns()
+            if self._store.cache is not None:
+                self._store.cache.close()
             self._store.close()
 
 
