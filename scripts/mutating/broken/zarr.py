@@ -8,6 +8,11 @@ __all__ = ["MUTANTS"]
 
 ZARR = "src/replaystore/containers/zarr/container.py"
 LOG = "src/replaystore/containers/zarr/log.py"
+NAMED = '        self.files.rename(SEGMENTS + ".new", SEGMENTS)\n'
+NAMING_SYNCED = (
+    '        self.files.sync_folder(f"{LOG}/c")  # whoever finds the segment in the folder finds it named\n'
+)
+GOT_ITS_NAME = '        self.files.rename(name + ".new", name)\n'
 POWER = "test_power_loss.py::test_no_power_cut_loses_what_was_acknowledged"
 POWER_AGAIN = "test_power_loss.py::test_nor_does_one_after_a_writer_that_went_on_where_another_was_stopped"
 SUITE = "test_backends.py::TestBackends"
@@ -32,10 +37,26 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "zarr-segment-renamed-before-sync",
         LOG,
-        '        self.files.sync_file(name + ".new")\n        self.files.rename(name + ".new", name)\n',
-        '        self.files.rename(name + ".new", name)\n',
+        '        self.files.sync_files([file + ".new" for file in files])\n',
+        '        self.files.sync_file(SEGMENTS + ".new")\n',
         "a segment of the log is whole when it gets its name",
         (f"{POWER}[zarr]",),
+    ),
+    Mutant(
+        "zarr-segment-named-after-it-is-there",
+        LOG,
+        f"{NAMED}{NAMING_SYNCED}{GOT_ITS_NAME}",
+        f"{GOT_ITS_NAME}{NAMED}",
+        "who cannot list the log finds a new segment as soon as it is there",
+        ("test_far_log.py::test_at_every_moment_of_a_kill_or_a_power_cut_the_commit_is_that_of_a_listing",),
+    ),
+    Mutant(
+        "zarr-naming-of-a-segment-not-synced",
+        LOG,
+        NAMING_SYNCED,
+        "",
+        "after a power cut, too",
+        ("test_far_log.py::test_at_every_moment_of_a_kill_or_a_power_cut_the_commit_is_that_of_a_listing",),
     ),
     Mutant(
         "zarr-segment-name-not-synced",

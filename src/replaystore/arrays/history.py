@@ -45,6 +45,7 @@ class History:
     def __init__(self, container: Container, state: State, *, newest: State | None = None) -> None:
         self.container = container
         self.state = state
+        self._learn(newest or state)
         self._identity = container.identity()
         self._newest = newest
         """For a reader of an older commit: the commit that knows where everything lies by now."""
@@ -92,6 +93,11 @@ class History:
         return named(self.container.path)
 
     # --- what there is
+
+    def _learn(self, state: State) -> None:
+        """Where metadata of arrays are far, what the log says of them is believed without reading them."""
+        if not self.container.files.lists:
+            self.container.learn(state.arrays)
 
     def check_arrays(self) -> None:
         """CorruptError: an array that the commit speaks of is missing, or its metadata say something else
@@ -158,7 +164,7 @@ class History:
     def _refresh(self) -> bool:
         before = self.state.commit
         for _ in range(ATTEMPTS):
-            segments, place = self.container.segments(), self.container.identity()
+            place, segments = self._look()
             if segments and segments[-1] == self.state.base and place == self._identity:
                 data = self.container.read_segment(self.state.base, self.state.end)
                 start = self.state.end
@@ -168,11 +174,13 @@ class History:
                     records.follow(self.state, meta, blobs)
                     self.state.end = start + end
                 records.check(self.state)
+                self._learn(self.state)
                 break
             self.container.refresh()
             identity = self.state.identity
             place, found = self.container.identity(), self.load(self.container)
             self._check_store(found, place)
+            self._learn(found)
             self.state, self._identity = found, place
             self._forget_tables()
             if self.state.identity == identity and self.container.segments()[-1] == self.state.base:
@@ -180,6 +188,13 @@ class History:
         if self.state.commit != before:
             self._forget_tails()
         return self.state.commit != before
+
+    def _look(self) -> tuple[object, list[int]]:
+        """Who has the place, and the segments of the log that are there: no older than that."""
+        if self.container.files.lists:
+            return self.container.identity(), self.container.segments()
+        segments = self.container.segments()  # which says who has the place, too
+        return self.container.identity(), segments
 
     def _forget_tables(self) -> None:
         """Forget what was made of another segment of the log."""
@@ -232,8 +247,8 @@ class History:
         base of a new segment."""
         if self.container.writable:
             return
-        place = self.container.identity()
-        if place == self._identity and self.container.segments()[-1:] == [self.places.base]:
+        place, segments = self._look()
+        if place == self._identity and segments[-1:] == [self.places.base]:
             return
         found = self.load(self.container)
         self._check_store(found, place)
@@ -244,12 +259,13 @@ class History:
     def _check_store(self, found: State, place: object) -> None:
         """ConflictError if what is under the name now is another store; CorruptError if it is this one, with
         a log that is not its own."""
-        if found.store != self.state.store and place == self._identity:
+        if found.store == self.state.store:
+            return
+        if place == self._identity == self._look()[0]:
             raise CorruptError(
                 f"{self}: a segment of the commit log is that of another store; run `replaystore repair`"
             )
-        if found.store != self.state.store:
-            raise ConflictError(f"{self}: another store has taken its place; open it again")
+        raise ConflictError(f"{self}: another store has taken its place; open it again")
 
     def check_missing(self) -> None:
         """Why something that the commit speaks of is not there: ConflictError, or EvictedError if a ring has

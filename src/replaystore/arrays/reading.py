@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from replaystore.arrays.columns_of import ArrayColumn, open_column, unfinished_rows
 from replaystore.arrays.history import ATTEMPTS, History
-from replaystore.arrays.state import Piece, State
+from replaystore.arrays.state import SEALED, Piece, State
 from replaystore.arrays.tables import Table, announce_tables
+from replaystore.arrays.tail_runs import TailRuns
 from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.columns.coded import CodedColumn
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Container, Extent
@@ -46,6 +47,7 @@ class StoreReader(History):
         """Those of complete chunks, which do not change before the tables do."""
         self._tail_rows: dict[str, tuple[int, NDArray[Any]]] = {}
         self._attached: dict[str, bytes | None] = {}
+        self._tail_runs = TailRuns()
 
     def _forget_tables(self) -> None:
         self._tables.clear()
@@ -226,10 +228,15 @@ class StoreReader(History):
             known = self._tail_rows[name] = self._read_tail(name)
         return known
 
-    def keep_tails(self) -> None:
-        """Read what a writer may reuse, now."""
+    def keep_tails(self, *, look: bool = False) -> None:
+        """Read what a writer may reuse, now. `look`: `check_generation` is called next."""
+        if self.container.files.far and self.state.extra.get(SEALED) is True:  # nobody does
+            return
         for _ in range(ATTEMPTS):
             try:
+                if self.container.files.far:
+                    more = self.container.watched if look else ()
+                    self._tail_runs.bring(self, self.read_raw, self.places_of, more)
                 for name, spec in self.specs().items():
                     if spec.codec is not None and not spec.journaled:
                         self.tail(name)
@@ -246,6 +253,8 @@ class StoreReader(History):
                     moved = self._newest.commit != known
                 if not moved:
                     raise
+            finally:
+                self._tail_runs = TailRuns()
 
     def _read_tail(self, name: str) -> tuple[int, NDArray[Any]]:
         spec = self.spec(name)
@@ -276,9 +285,8 @@ class StoreReader(History):
         for piece in known:
             if piece.start < start:
                 continue
-            found = self.read_raw(
-                tree.tail(piece.slot), piece.offset, piece.offset + piece.rows * spec.row_bytes
-            )
+            end = piece.offset + piece.rows * spec.row_bytes
+            found = self._tail_runs.read(self.read_raw, piece.slot, piece.offset, end)
             if value(found) != piece.checksum or piece.start != at:
                 raise CorruptError(
                     f"{self}: rows {piece.start} to {piece.start + piece.rows} of {name} do "
@@ -315,7 +323,9 @@ class StoreReader(History):
             kept = self.state.attached.get(name)
             if isinstance(kept, Piece):
                 try:
-                    data = self.read_raw(tree.tail(kept.slot), kept.offset, kept.offset + kept.rows)
+                    data = self._tail_runs.read(
+                        self.read_raw, kept.slot, kept.offset, kept.offset + kept.rows
+                    )
                 except CorruptError:
                     data = b""
                 self._attached[name] = data if value(data) == kept.checksum else None

@@ -48,6 +48,8 @@ __all__ = [
 SIDECAR, ASIDE = ".sha256", ".sha256.replaystore-old"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\0\n]+)")
 _BLOCK = 4 << 20
+_AHEAD = 16
+"""Files whose first blocks are announced together."""
 MOST_BYTES, MOST_COPIES = 1 << 30, 16
 """A file of an archive has at most so many bytes, and so many times what the chunks of a shard have: digests
 of more take minutes."""
@@ -133,11 +135,16 @@ def without_sidecar(place: Location) -> Iterator[None]:
         files.close()
 
 
-def _digest(files: Reads, name: str) -> str:
-    found, size = hashlib.sha256(), files.size(name)
-    for offset in range(0, size, _BLOCK):
-        found.update(files.read(name, offset, min(_BLOCK, size - offset)))
-    return found.hexdigest()
+def _digest(files: Reads, name: str, most: int | None = None) -> str:
+    """The SHA-256 of a file. CorruptError: it has more than so many bytes."""
+    found, offset = hashlib.sha256(), 0
+    while most is None or offset <= most:
+        data = files.read(name, offset, _BLOCK)
+        found.update(data)
+        offset += len(data)
+        if len(data) < _BLOCK:
+            return found.hexdigest()
+    raise CorruptError(f"it has at least {offset} bytes, more than a file of an archive")
 
 
 # --- opening
@@ -157,13 +164,20 @@ def refuse_writing(place: Location, container: Container) -> None:
         raise UnsupportedError(f"{place} is an archive, which nobody writes to again: {remedy}")
 
 
-def check_metadata(container: Container) -> None:
-    """Compare the metadata of a store that has a manifest inside with it. CorruptError: the manifest or
-    metadata are damaged."""
+def check_metadata(container: Container) -> bool:
+    """Compare the metadata of a store that has a manifest inside with it; whether it has one. CorruptError:
+    the manifest or metadata are damaged."""
+    files = container.files
     # HDF5 has checksums in its own metadata.
-    if not container.capabilities.one_file and container.files.exists(MANIFEST):
-        for where, what in _differences(container, metadata_only=True):
-            raise CorruptError(f"{where}: {what}; restore it from a copy")
+    if container.capabilities.one_file or (files.lists and not files.exists(MANIFEST)):
+        return False
+    try:
+        text = files.read_whole(MANIFEST, MOST_JSON)
+    except FileNotFoundError:
+        return False
+    for where, what in _differences(container, text, metadata_only=True):
+        raise CorruptError(f"{where}: {what}; restore it from a copy")
+    return True
 
 
 def _is_metadata(name: str, container: Container) -> bool:
@@ -174,38 +188,36 @@ def _is_metadata(name: str, container: Container) -> bool:
     return known or (name.endswith(f"/{own}") and isinstance(container.files, Maps))
 
 
-def _differences(container: Container, *, metadata_only: bool = False) -> Iterator[tuple[str, str]]:
+def _differences(
+    container: Container, text: bytes, *, metadata_only: bool = False
+) -> Iterator[tuple[str, str]]:
     """In what a folder or zip is not what its manifest says."""
     files = container.files
-    path = files.path(MANIFEST)
+    files.forget(MANIFEST)
     try:
-        text = files.read_whole(MANIFEST, MOST_JSON).decode()
-    except FileNotFoundError:
-        yield path, "the manifest of the archive is missing"
-        return
+        lines = [_LINE.fullmatch(line) for line in text.decode().removesuffix("\n").split("\n")]
     except UnicodeDecodeError:
-        text = "?"
-    finally:
-        files.forget(MANIFEST)
-    lines = [_LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
+        lines = [None]
     listed = {line[2]: line[1] for line in lines if line is not None}
     if len(listed) != len(lines) or container.metadata_name not in listed:
-        yield path, "the manifest of the archive is damaged"
+        yield files.path(MANIFEST), "the manifest of the archive is damaged"
         return
-    for name, digest in listed.items():
-        if metadata_only and not _is_metadata(name, container):
-            continue
+    wanted = [name for name in listed if not metadata_only or _is_metadata(name, container)]
+    for number, name in enumerate(wanted):
+        if number % _AHEAD == 0:
+            files.fetch_ahead([(next_one, 0, _BLOCK) for next_one in wanted[number : number + _AHEAD]])
+        most = _most(container, name)
         try:
-            if files.size(name) > _most(container, name):
+            if not files.far and files.size(name) > most:
                 yield files.path(name), f"it has {files.size(name)} bytes, more than a file of an archive"
-            elif _digest(files, name) != digest:
+            elif _digest(files, name, most) != listed[name]:
                 yield files.path(name), "its SHA-256 is not that of the manifest"
         except FileNotFoundError:
             yield files.path(name), "the file is missing"
         except CorruptError as error:
             yield files.path(name), str(error)
         files.forget(name)
-    if not metadata_only:
+    if not metadata_only and files.lists:
         for name in sorted(set(files.walk()) - listed.keys() - {MANIFEST, container.lock_name}):
             yield files.path(name), "the file is not in the manifest"
 
@@ -224,7 +236,12 @@ def check_manifest(place: Location, container: Container) -> Iterator[tuple[str,
     if not is_sealed(StoreReader.load(container)):
         return
     if not container.capabilities.one_file:
-        yield from _differences(container)
+        try:
+            text = container.files.read_whole(MANIFEST, MOST_JSON)
+        except FileNotFoundError:
+            yield container.files.path(MANIFEST), "the manifest of the archive is missing"
+        else:
+            yield from _differences(container, text)
     if is_one_file(place):
         yield from _sidecar_differences(place)
 
@@ -232,6 +249,8 @@ def check_manifest(place: Location, container: Container) -> Iterator[tuple[str,
 def unchecked(place: Location, container: Container) -> list[str]:
     """What there is not to check a sealed store with. A file may have been copied without its sidecar; that
     is no damage."""
+    if not container.files.lists and not container.capabilities.one_file:
+        return ["what is there cannot be listed, so that files which nothing names were not looked for"]
     if (
         not is_one_file(place)
         or not is_sealed(StoreReader.load(container))

@@ -204,13 +204,14 @@ def _open_for_reading(place: Location, commit: int | None) -> Buffer:
 
 def _look_at(place: Location, container: Container, commit: int | None) -> Buffer:
     before = container.identity()
-    sealing.check_metadata(container)
+    far, fits = container.files.far, sealing.check_metadata(container)
     document = documents.parse(container.document(), str(place))
     store = StoreReader(container, StoreReader.load(container))
-    store.check_arrays()
+    if not far:
+        store.check_arrays()
     if commit is not None:
         store = store.pin(commit)
-    elif not sealing.is_sealed(store.state):
+    elif not far and not sealing.is_sealed(store.state):  # far away, reading tells what is missing
         # A base record is synced; and a store that somebody writes to has seen no power cut since.
         synced = (
             document.layout.durability == "commit"
@@ -218,8 +219,9 @@ def _look_at(place: Location, container: Container, commit: int | None) -> Buffe
             or is_written(place)
         )
         store = _whole(store, synced=synced)
-    store.keep_tails()
-    store.check_generation()
+    store.keep_tails(look=not fits)
+    if not (far and fits):  # then the manifest speaks for all that was read
+        store.check_generation()
     if container.identity() != before:
         raise ConflictError(f"{place}: another store has taken its place; open it again")
     return Buffer(place, store, document, lock=None, reopen=open_column)

@@ -14,13 +14,17 @@ from replaystore.checking.findings import Findings
 from replaystore.containers.checks import load_json
 from replaystore.containers.protocol import Container
 from replaystore.containers.records import HEADER_BYTES, MAGIC
+from replaystore.containers.zarr.metadata import MANIFEST
+from replaystore.containers.zarr.segments import SEGMENTS
 from replaystore.errors import CorruptError
+from replaystore.storage.protocol import Reads, Writes
 
 __all__ = ["check_log"]
 
 
 def check_log(findings: Findings, container: Container, newest: State) -> None:
     """All segments, each going on where the one before it ends."""
+    _note_unnamed(findings, container)
     previous: int | None = None
     kept = b""
     for base in container.segments():
@@ -72,6 +76,18 @@ def check_log(findings: Findings, container: Container, newest: State) -> None:
             f"the newest segment ends with commit {newest.commit}, another with {previous}",
         )
     _check_origin(findings, container, kept, newest)
+
+
+def _note_unnamed(findings: Findings, container: Container) -> None:
+    """Older software has not written what names the segments; that is no damage."""
+    files: Reads = container.files
+    if container.capabilities.one_file or not isinstance(files, Writes) or files.exists(SEGMENTS):
+        return
+    if not files.exists(MANIFEST):
+        findings.report.notes.append(
+            f"{files.path(SEGMENTS)} is not there, without which the store is not read where nothing can be "
+            "listed: opening it for writing makes it"
+        )
 
 
 def _goes_on(container: Container, newest: State) -> bool:

@@ -12,7 +12,7 @@ from replaystore.arrays.reading import StoreReader
 from replaystore.checking.arrays import check_indexes
 from replaystore.checking.findings import Findings
 from replaystore.containers.codecs import crc32c
-from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.protocol import ArraySpec, ChunkEntry
 from replaystore.errors import CorruptError, ReplayStoreError
 from replaystore.schema import tree
 
@@ -108,7 +108,7 @@ def check_coded(findings: Findings, store: StoreReader, name: str, spec: ArraySp
             chunks = range(block, min(block + per_block, complete))
             for chunk, what in zip(
                 chunks,
-                pool.map(check, chunks, [_stored(store, name, chunk) for chunk in chunks]),
+                pool.map(check, chunks, _stored(store, name, chunks)),
                 strict=True,
             ):
                 if what is not None:
@@ -128,16 +128,27 @@ def check_coded(findings: Findings, store: StoreReader, name: str, spec: ArraySp
     check_indexes(findings, store.container, name, spec, first * spec.chunk_rows, rows)
 
 
-def _stored(store: StoreReader, name: str, chunk: int) -> bytes | str:
-    """The stored bytes of a chunk, or why they cannot be had."""
+def _stored(store: StoreReader, name: str, chunks: range) -> list[bytes | str]:
+    """The stored bytes of each chunk, or why they cannot be had."""
+    files, entries = store.container.files, [_entry(store, name, chunk) for chunk in chunks]
+    files.fetch_ahead([entry for entry in entries if isinstance(entry, ChunkEntry)])
+    found: list[bytes | str] = []
+    for entry in entries:
+        try:
+            data = entry if isinstance(entry, str) else files.read(*entry)
+        except (ReplayStoreError, OSError) as error:
+            data = str(error)
+        short = isinstance(entry, ChunkEntry) and isinstance(data, bytes) and len(data) != entry.length
+        found.append("it reaches past the end of its file" if short else data)
+    return found
+
+
+def _entry(store: StoreReader, name: str, chunk: int) -> ChunkEntry | str:
+    """Where a chunk lies, or why that is not known."""
     try:
-        entry = store.locate(name, chunk)
-        if entry is None:
-            return "it is missing"
-        data: bytes = store.container.files.read(entry.object, entry.offset, entry.length)
+        return store.locate(name, chunk) or "it is missing"
     except (ReplayStoreError, OSError) as error:
         return str(error)
-    return data if len(data) == entry.length else "it reaches past the end of its file"
 
 
 def _check_last(

@@ -35,11 +35,14 @@ class FiledContainer(LoggedFiles):
         raise UnsupportedError(f"{files.path('')}: such a store cannot be repaired; restore it from a copy")
 
     def identity(self) -> object:
-        return self.files.identity()
+        return self.files.identity() if self._named is None else self._named.identity()
 
     def refresh(self) -> None:
         if not self.writable:
             self.files.close()  # a rollback gives files a new identity
+
+    def learn(self, specs: Mapping[str, ArraySpec]) -> None:
+        """Nothing to do where the arrays themselves say what they are."""
 
     def codec(self, spec: ArraySpec) -> Codec:
         return codec_for("zarr", spec)
@@ -66,7 +69,9 @@ class FiledContainer(LoggedFiles):
         raise UnsupportedError(f"{self.path} gives no space back: use a .zarr location for a ring")
 
     def seal(self) -> None:
-        for commit in self.segments()[:-1]:
+        *older, newest = self.segments()
+        self._name_segments([newest], exactly=True)
+        for commit in older:
             self.files.remove(f"{LOG}/c/{commit}")
         self.files.sync_folder(f"{LOG}/c")
 

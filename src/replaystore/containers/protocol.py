@@ -9,6 +9,7 @@ the only truth about how long each array is.
 Row r of a raw array lies at byte r * row_bytes of the array's extents laid side by side. Rows of a coded
 array lie in encoded chunks of `chunk_rows` rows, each encoded once, when it is full.
 
+Longer than 400 lines because all that a container is asked is said here, at one place.
 More than 25 methods because rows, log and document of a store become durable by one `sync`, and in one file
 change in one transaction: objects for each of them would have to know each other.
 """
@@ -278,11 +279,21 @@ class Container(Protocol):
     def files(self) -> Storage:
         """Through which every byte is read and written. A reader may have been given what only `Reads`."""
 
+    @property
+    def watched(self) -> Sequence[tuple[str, int, int]]:
+        """What `segments` reads in `files` to see whether the store has gone on, where that is a request:
+        (name, offset, length) of each, for who announces several things (`Reads.fetch_ahead`)."""
+
     def identity(self) -> object:
-        """Another one after another file or folder has taken the name. Cheap."""
+        """Another one after another file or folder has taken the name. Cheap: of a store in files that cannot
+        be listed, as of the last time that `segments` looked."""
 
     def specs(self) -> Mapping[str, ArraySpec]:
-        """All arrays, by name."""
+        """All arrays, by name; of a store in files that cannot be listed, those that were learnt."""
+
+    def learn(self, specs: Mapping[str, ArraySpec]) -> None:
+        """The commit log says that there are these arrays. To be told before `specs` is asked of a store in
+        files that cannot be listed."""
 
     def refresh(self) -> None:
         """Look anew at what another process may have changed: arrays, and where their bytes lie."""

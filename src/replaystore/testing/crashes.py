@@ -37,12 +37,13 @@ from replaystore.checking.verify import verify
 from replaystore.errors import NotFoundError
 from replaystore.testing.campaigns import reached
 from replaystore.testing.contents import Contents
+from replaystore.testing.far import far_disk
 from replaystore.testing.faults import Faults, using
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import shards_of, small, storage
 from replaystore.testing.workloads import Workload, act
 
-__all__ = ["Campaign", "forked", "tiny"]
+__all__ = ["Campaign", "check_from_far", "forked", "tiny"]
 
 SUFFIXES = {"zarr": (".zarr", "zstd:1"), "hdf5": (".h5", "gzip:1")}
 POINTS_PER_WORKLOAD = 20
@@ -255,6 +256,7 @@ class Campaign:
         _same(then, reader)
         old = then.commits()[commit * 7 % len(then.commits())]
         _same(then, buffers.open(self.location, commit=old), old)
+        check_from_far(self.location, commit)
         return commit
 
     def _recover(self, workload: Workload, acknowledged: int | None, faults: Faults) -> None:
@@ -283,6 +285,14 @@ class Campaign:
             problems = verify(self.location).problems
         if problems:
             raise AssertionError(f"verify: {problems[0]}")
+
+
+def check_from_far(location: str, commit: int) -> None:
+    """Whoever cannot list the folder of a store sees the same commit. (A store in one file is not listed.)"""
+    if os.path.isdir(location):
+        with far_disk(), buffers.open(location) as reader:
+            if reader.commit_id != commit:
+                raise AssertionError(f"from far it shows commit {reader.commit_id}, not {commit}")
 
 
 def _same(plain: PlainBuffer, buffer: Buffer, commit: int | None = None) -> None:

@@ -23,7 +23,7 @@ from replaystore.buffers.buffer import Buffer
 from replaystore.checking.verify import verify
 from replaystore.errors import NotFoundError
 from replaystore.testing.contents import Contents
-from replaystore.testing.crashes import SUFFIXES, tiny
+from replaystore.testing.crashes import SUFFIXES, check_from_far, tiny
 from replaystore.testing.disks import Disk, Left, put, read
 from replaystore.testing.faults import Operation, RecordingFiles, using
 from replaystore.testing.plain import PlainBuffer
@@ -215,6 +215,7 @@ class PowerCuts:
             if acknowledged is not None and reader.commit_id < acknowledged:
                 raise AssertionError(f"it shows commit {reader.commit_id}")
             _same(plain.history[reader.commit_id], reader)
+            check_from_far(self.location, reader.commit_id)
             return reader.commit_id
 
     def _write(self, commit: int | None, plain: PlainBuffer, generator: GENERATOR) -> None:

@@ -79,6 +79,14 @@ class ArrayFile:
         if not self.writable:
             self._forget()
 
+    @property
+    def watched(self) -> Sequence[tuple[str, int, int]]:
+        """Nothing is announced."""
+        return ()
+
+    def learn(self, specs: Mapping[str, ArraySpec]) -> None:
+        """Nothing to do: the datasets say what they are."""
+
     def identity(self) -> object:
         return self._file.version()[0]
 

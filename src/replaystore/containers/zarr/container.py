@@ -71,8 +71,11 @@ class ZarrContainer(Hierarchy):
     def open(cls, files: Reads, _: str = "", *, writable: bool) -> ZarrContainer:
         """An existing hierarchy. FormatError: it is none of ours."""
         container = cls(files, writable=writable)
+        if not files.lists:
+            container.identity()  # first, for whoever asks later whether it is still the same
         container.document()
-        container.segments()  # the lock that a writer takes lies beside them: no link leads elsewhere
+        if files.lists:
+            container.segments()  # the lock that a writer takes lies beside them: no link leads elsewhere
         return container
 
     @classmethod
@@ -81,7 +84,9 @@ class ZarrContainer(Hierarchy):
         return cls(files, writable=True)
 
     def refresh(self) -> None:
-        self._specs = None
+        if self.files.lists:
+            self._specs = None
+        self._root = None
         self._indexes.clear()
         super().refresh()
 
@@ -228,14 +233,13 @@ class ZarrContainer(Hierarchy):
     def index_problems(self, name: str, first: int, rows: int) -> Iterator[tuple[str, str]]:
         spec = self.specs()[name]
         shown = int(self._metadata(name)["shape"][0])
-        for shard in range(first // spec.shard_rows, -(-max(rows, 1) // spec.shard_rows)):
-            begin, stop = (
-                shard * spec.shard_rows,
-                min((shard + 1) * spec.shard_rows, max(shown, rows // spec.shard_rows * spec.shard_rows)),
-            )
+        last = max(shown, rows // spec.shard_rows * spec.shard_rows)
+        shards = range(first // spec.shard_rows, -(-min(max(rows, 1), last) // spec.shard_rows))
+        length = 16 * spec.chunks_per_shard + 4
+        self.files.fetch_ahead([(shard_name(name, spec, shard), 0, length) for shard in shards])
+        for shard in shards:
+            begin, stop = shard * spec.shard_rows, min((shard + 1) * spec.shard_rows, last)
             needed = range(begin // spec.chunk_rows, -(-stop // spec.chunk_rows))
-            if stop <= begin:
-                continue
             try:
                 entries = self.read_index(name, shard)
             except CorruptError as error:
@@ -310,7 +314,9 @@ class ZarrContainer(Hierarchy):
         return os.path.dirname(file)
 
     def seal(self) -> None:
-        for commit in self.segments()[:-1]:
+        *older, newest = self.segments()
+        self._name_segments([newest], exactly=True)
+        for commit in older:
             self.files.remove(f"{LOG}/c/{commit}")
         self.files.clear(TAIL)
         # What the manifest does not name must not come back.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from replaystore.containers.zarr.metadata import (
     group_metadata,
     spec_of,
 )
+from replaystore.containers.zarr.segments import SEGMENTS
 from replaystore.errors import CorruptError, FormatError
 from replaystore.schema.tree import LOG
 from replaystore.storage.protocol import Reads
@@ -38,8 +39,16 @@ class Hierarchy(FiledContainer):
         self._specs: dict[str, ArraySpec] | None = None
         self._shown: dict[str, int] = {}
         """The rows that the metadata of arrays are known to say."""
+        self._root: dict[str, Any] | None = None
+        """The metadata of the root, where reading them again is a request."""
+
+    def learn(self, specs: Mapping[str, ArraySpec]) -> None:
+        if not self.files.lists:
+            self._specs = {LOG: LOG_SPEC, **(self._specs or {}), **specs}
 
     def specs(self) -> Mapping[str, ArraySpec]:
+        if self._specs is None and not self.files.lists:
+            self.learn({})
         if self._specs is None:
             sealed = not self.writable and self.files.exists(MANIFEST)
             self._specs = dict((sealed and self._consolidated()) or self._walk("", {}))
@@ -110,7 +119,7 @@ class Hierarchy(FiledContainer):
 
     def _not_ours(self, name: str, what: str) -> FormatError:
         """Where there is a commit log there was a store."""
-        if name or self.files.exists(LOG):
+        if name or (self._named is None and self.files.exists(LOG)):
             return CorruptError(f"{what}; restore it from a copy")
         return FormatError(f"{what}; check the path, or choose another name")
 
@@ -145,7 +154,10 @@ class Hierarchy(FiledContainer):
         }
 
     def document(self) -> dict[str, Any]:
-        attributes = self._metadata("").get("attributes")
+        root = self._root or self._metadata("")
+        if self.files.far:
+            self._root = root
+        attributes = root.get("attributes")
         if not isinstance(attributes, dict) or not isinstance(attributes.get("replaystore"), dict):
             raise self._not_ours(
                 "",
@@ -159,7 +171,12 @@ class Hierarchy(FiledContainer):
     def replace_document(self, document: Mapping[str, Any]) -> None:
         self.files.replace("zarr.json", as_json(group_metadata(document)))
 
+    def _announce(self, names: Iterable[str]) -> None:
+        """The metadata of these arrays and groups are going to be read."""
+        self.files.fetch_ahead([(f"{name}/zarr.json", 0, MOST_JSON + 1) for name in names])
+
     def published(self) -> Mapping[str, int]:
+        self._announce(self.specs())
         return {name: self._rows_said(name, self._metadata(name)) for name in self.specs()}
 
     def _rows_said(self, name: str, metadata: Mapping[str, Any]) -> int:
@@ -175,7 +192,9 @@ class Hierarchy(FiledContainer):
             yield self.files.path("zarr.json"), "zarr_conventions is not what was written"
         if LOG not in self.specs():
             yield self.files.path(f"{LOG}/zarr.json"), "the metadata of the commit log are missing"
+        yield from self.naming_problems()
         groups = {group for name in self.specs() for group in _above(name)}
+        self._announce([*sorted(groups), *self.specs()])
         for group in sorted(groups):
             if self._metadata(group) != GROUP:
                 yield (
@@ -212,7 +231,7 @@ class Hierarchy(FiledContainer):
                 self._write(f"{name}/zarr.json", as_json(metadata))
                 restored.append(name)
         self._specs = None
-        return restored
+        return [*restored, SEGMENTS] if self._name_segments(self._listed()) else restored
 
 
 def _above(name: str) -> list[str]:

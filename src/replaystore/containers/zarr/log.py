@@ -1,25 +1,35 @@
 """The commit log of a Zarr folder, a file for each segment, and what of the files is not durable yet.
 
-The files lie in the folder of an empty array, where no Zarr reader looks.
+The files lie in the folder of an empty array, where no Zarr reader looks. Where the folder can be listed, its
+files are the segments there are; elsewhere the file that names them says so (segments.py).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import cast
 
 from replaystore.containers.checks import as_number
 from replaystore.containers.records import segment_end
-from replaystore.errors import UnsupportedError
+from replaystore.containers.zarr.named_log import NamedLog
+from replaystore.containers.zarr.segments import MOST_NAMES, SEGMENTS, Named, named_by, store_of
+from replaystore.errors import CorruptError, UnsupportedError
 from replaystore.schema.tree import LOG
 from replaystore.storage.protocol import Reads, Storage, Writes
 
 __all__ = ["LoggedFiles"]
 
 
+LOOKS = 16
+"""How often it is looked again while a writer goes on."""
+
+
 class LoggedFiles:
     """Files with a commit log among them."""
+
+    metadata_name = ""
 
     def __init__(self, files: Reads, *, writable: bool) -> None:
         if writable and not isinstance(files, Writes):
@@ -32,17 +42,33 @@ class LoggedFiles:
         self._segment: tuple[str, int] | None = None
         self._made: set[str] = set()
         self._ends: dict[str, int] = {}
+        self._store = ""
+        """The name of the store, if it is known to whoever writes."""
+        self._named = None if files.lists else NamedLog(files, self.metadata_name)
+
+    @property
+    def watched(self) -> Sequence[tuple[str, int, int]]:
+        return () if self._named is None else self._named.watched
 
     def segments(self) -> list[int]:
+        return self._listed() if self._named is None else self._named.segments()
+
+    def _listed(self) -> list[int]:
         return sorted(
             number for name in self.files.list(f"{LOG}/c") if (number := as_number(name)) is not None
         )
 
     def begin_segment(self, commit: int, record: bytes) -> None:
         name, first = f"{LOG}/c/{commit}", self._segment is None
-        self.files.create(name + ".new")
-        self.files.write(name + ".new", 0, record)
-        self.files.sync_file(name + ".new")
+        self._store = self._store or store_of(record)
+        named = Named((*(known for known in self._listed() if known < commit), commit), self._store)
+        files = {SEGMENTS: named.to_bytes(), name: record}
+        for file, data in files.items():
+            self.files.create(file + ".new")
+            self.files.write(file + ".new", 0, data)
+        self.files.sync_files([file + ".new" for file in files])
+        self.files.rename(SEGMENTS + ".new", SEGMENTS)
+        self.files.sync_folder(f"{LOG}/c")  # whoever finds the segment in the folder finds it named
         self.files.rename(name + ".new", name)
         # Whatever happens now: it is there, so nothing that goes to an older one would be seen.
         self._segment = name, len(record)
@@ -66,6 +92,8 @@ class LoggedFiles:
 
     def read_segment(self, commit: int, start: int = 0) -> bytes:
         name = f"{LOG}/c/{commit}"
+        if self._named is not None and (known := self._named.read(commit, start)) is not None:
+            return known
         if not self.writable:
             self.files.forget(name)  # an older one of this name may have been replaced
         stop = segment_end(
@@ -78,7 +106,9 @@ class LoggedFiles:
 
     def cut_segment(self, commit: int, length: int) -> None:
         name = f"{LOG}/c/{commit}"
-        for later in self.segments():
+        listed = self._listed()
+        self._name_segments([known for known in listed if known <= commit])
+        for later in listed:
             if later > commit:
                 self.files.remove(f"{LOG}/c/{later}")
         if self.files.size(name) > length:
@@ -86,6 +116,42 @@ class LoggedFiles:
         self._dirty[name] = None  # whole or cut: a killed writer may not have synced what it says
         self._folders[f"{LOG}/c"] = None
         self._segment = name, length
+
+    def _name_segments(self, there: Sequence[int], *, exactly: bool = False) -> bool:
+        """Let the file that names the segments say that there are these, durably; whether it did not. Older
+        software has not written it. `exactly`: and not one more, which is not there."""
+        try:
+            named = named_by(self.files.read_whole(SEGMENTS, MOST_NAMES), self.files.path(SEGMENTS))
+        except (FileNotFoundError, CorruptError):
+            named = None
+        self._store = self._store or store_of(self.read_segment(there[-1]))
+        wanted = Named(tuple(there), self._store)
+        if named is not None and (named == wanted or (named.fits(there) and not exactly)):
+            return False
+        self.files.replace(SEGMENTS, wanted.to_bytes())
+        return True
+
+    def naming_problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with the file that names the segments, where it is there and they can be listed."""
+        where = self.files.path(SEGMENTS)
+        for _ in range(LOOKS if self.files.lists else 0):
+            listed = self._listed()
+            try:
+                named = named_by(self.files.read_whole(SEGMENTS, MOST_NAMES), where)
+            except FileNotFoundError:
+                return
+            except CorruptError:
+                yield where, "what says which segments the commit log has is damaged"
+                return
+            if named.fits(listed):
+                store = store_of(self.read_segment(listed[-1]))
+                if store and named.store != store:
+                    yield where, "it names the segments of another store"
+                return
+            if self._listed() == listed:  # otherwise a writer has begun some meanwhile
+                told = ", ".join(map(str, named.segments[-3:]))
+                yield where, f"the last segments that it names are {told}, not those of the commit log"
+                return
 
     # --- durability
 

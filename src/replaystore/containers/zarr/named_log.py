@@ -1,0 +1,120 @@
+"""The commit log of a Zarr folder that cannot be listed, read: what segments there are says a file, or the
+manifest of an archive that older software has sealed.
+
+Each look is one request where nothing has changed. The newest segment is read with the look that finds it,
+since only that tells whether it has its name already; and with it, the first time, the metadata of the store,
+which are read after the name of the store was and before it is asked again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from replaystore.containers.checks import MOST_JSON
+from replaystore.containers.records import WHOLE
+from replaystore.containers.zarr.metadata import MANIFEST
+from replaystore.containers.zarr.segments import MOST_NAMES, SEGMENTS, Named, named_by
+from replaystore.errors import CorruptError, NotFoundError, UnsupportedError
+from replaystore.schema.tree import LOG
+from replaystore.storage.protocol import Reads
+
+__all__ = ["NamedLog"]
+
+_LISTED = re.compile(
+    rb"[0-9a-f]{64}  " + re.escape(LOG.encode()) + rb"/c/(0|[1-9][0-9]{0,17})$", re.MULTILINE
+)
+
+
+class NamedLog:
+    """The segments that `files` are said to have."""
+
+    watched: Sequence[tuple[str, int, int]] = ((SEGMENTS, 0, MOST_NAMES + 1),)
+    """What a look reads, to be announced with other things (`Reads.fetch_ahead`)."""
+
+    def __init__(self, files: Reads, metadata_name: str) -> None:
+        self._files, self._metadata_name = files, metadata_name
+        self._store: str | None = None
+        self._there = -1
+        """The newest segment that was seen to have its name."""
+        self._first: list[int] | None = None
+        self._newest: tuple[int, bytes] | None = None
+
+    def identity(self) -> str:
+        """The name of the store that had the place at the last look."""
+        if self._store is None:
+            self._first = self._look()
+        assert self._store is not None, "a look says it"
+        return self._store
+
+    def segments(self) -> list[int]:
+        """Look what there is. (The look that `identity` needed counts as one.)"""
+        found, self._first = self._first, None
+        return self._look() if found is None else found
+
+    def read(self, commit: int, start: int) -> bytes | None:
+        """The bytes of a segment from `start` on; None: there may be more than is read at once. CorruptError:
+        it is missing."""
+        if self._newest is not None and self._newest[0] == commit and not start:
+            data, self._newest = self._newest[1], None
+            return data
+        name = f"{LOG}/c/{commit}"
+        try:
+            data = self._files.read(name, start, WHOLE)
+        except FileNotFoundError:
+            raise CorruptError(
+                f"{self._files.path(name)}: this segment of the commit log is missing; "
+                "run `replaystore verify`"
+            ) from None
+        return data if len(data) < WHOLE else None
+
+    def _look(self) -> list[int]:
+        begun = self._store is None
+        self._files.fetch_ahead([*self.watched, *([(MANIFEST, 0, MOST_JSON + 1)] if begun else [])])
+        try:
+            named = named_by(self._files.read_whole(SEGMENTS, MOST_NAMES), self._files.path(SEGMENTS))
+        except FileNotFoundError:
+            named = self._sealed_before()
+        if named.store != self._store:
+            self._store, self._there, self._newest = named.store, -1, None
+        found = list(named.segments)
+        if found[-1] > self._there and not self._read_newest(found[-1], begun=begun):
+            found.pop()  # it has not got its name yet
+        if not found:
+            raise CorruptError(f"{self._files.path('')}: there is no commit log; run `replaystore repair`")
+        return found
+
+    def _read_newest(self, commit: int, *, begun: bool) -> bool:
+        """Read a segment that was not seen before; whether it is there."""
+        name = f"{LOG}/c/{commit}"
+        own = [(self._metadata_name, 0, MOST_JSON + 1)] if begun and self._metadata_name else []
+        self._files.fetch_ahead([(name, 0, WHOLE), *own])
+        try:
+            data = self._files.read(name, 0, WHOLE)
+        except FileNotFoundError:
+            return False
+        self._newest = (commit, data) if len(data) < WHOLE else None
+        self._there = commit
+        return True
+
+    def _sealed_before(self) -> Named:
+        """What the manifest of an archive says that there is. UnsupportedError: there is none."""
+        where = self._files.path("")
+        try:
+            manifest = self._files.read_whole(MANIFEST, MOST_JSON)
+        except FileNotFoundError:
+            if self._metadata_name and not self._files.exists(self._metadata_name):
+                raise NotFoundError(
+                    f"{where} is no store: it has no {self._metadata_name}; check the address"
+                ) from None
+            raise UnsupportedError(
+                f"{where} has no {SEGMENTS}, without which a store is not read where nothing can be "
+                "listed: an older version has written it; open it once for writing, where it lies"
+            ) from None
+        segments = sorted(int(number) for number in _LISTED.findall(manifest))
+        if not segments:
+            raise CorruptError(
+                f"{self._files.path(MANIFEST)}: it names no commit log; restore it from a copy"
+            )
+        return Named(tuple(segments), hashlib.sha256(manifest).hexdigest())
