@@ -7,7 +7,7 @@ import os
 import struct
 from typing import Any
 
-import torch
+from tensors import torch
 
 KEYS = (
     "capacity",

@@ -14,11 +14,9 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-import torch
+from tensors import torch
 
 import replaystore as rs
-from replaystore.compat.active_rlhf import ReplayBuffer as ActiveBuffer
-from replaystore.compat.velora import ReplayBuffer as VeloraBuffer
 from replaystore.errors import (
     ReplayStoreError,
 )
@@ -47,48 +45,6 @@ def of_store(path: Path) -> float:
         found = {float(value) for name in ("observation", "reward") for value in np.unique(buffer[name][:])}
     assert len(found) <= 1
     return found.pop() if found else 0.0
-
-
-def velora(value: float) -> VeloraBuffer:
-    """Its position, which is in the other file, says what its tensors hold."""
-    buffer, count = VeloraBuffer(capacity=50, state_dim=4, action_dim=2, hidden_dim=3), int(value) * 5
-
-    def full(*shape: int) -> torch.Tensor:
-        return torch.full(shape, float(value))
-
-    buffer.add_multi(
-        full(count, 4), full(count, 2), full(count), full(count, 4), torch.zeros(count), full(count, 3)
-    )
-    return buffer
-
-
-def of_velora(path: Path) -> float:
-    loaded = VeloraBuffer.load(path / "buffer_state" if path.suffix == ".folder" else path)
-    value = loaded.position / 5
-    for name in ("states", "actions", "rewards", "next_states", "hiddens"):
-        rows = loaded.state_dict()[name].cpu()[: loaded.size]
-        assert (rows == value).all(), (name, value, torch.unique(rows))
-    if isinstance(loaded.states, torch.Tensor):
-        return value
-    loaded.close()
-    return value
-
-
-def active(value: float) -> ActiveBuffer:
-    class Envs:
-        single_observation_space = single_action_space = type("Space", (), {"shape": (2,)})
-
-    buffer = ActiveBuffer(Envs(), 20, 2, "cpu")
-    buffer.obs[:] = value
-    buffer.acts[:] = value
-    return buffer
-
-
-def of_active(path: Path) -> float:
-    loaded = ActiveBuffer.load(path)
-    found = torch.unique(torch.cat([loaded.obs.flatten(), loaded.acts.flatten()])).tolist()
-    assert len(found) == 1
-    return float(found[0])
 
 
 @dataclass(frozen=True)
@@ -120,18 +76,22 @@ KINDS = {
     "archive .h5": Kind("a.h5", archive, archive, of_store),
     "archive .zip": Kind("a.zarr.zip", archive, archive, of_store),
     "archive to live .h5": Kind("a.h5", archive, convert, of_store),
-    "velora": Kind("a.folder", lambda at, v: velora(v).save(at), lambda at, v: velora(v).save(at), of_velora),
-    "velora .zarr": Kind(
-        "a.zarr", lambda at, v: velora(v).save(at), lambda at, v: velora(v).save(at), of_velora
-    ),
-    "velora .h5": Kind("a.h5", lambda at, v: velora(v).save(at), lambda at, v: velora(v).save(at), of_velora),
-    "velora .zip": Kind(
-        "a.zarr.zip", lambda at, v: velora(v).save(at), lambda at, v: velora(v).save(at), of_velora
-    ),
-    "active_rlhf": Kind(
-        "a.pkl", lambda at, v: active(v).save(at), lambda at, v: active(v).save(at), of_active
-    ),
 }
+if torch is not None:
+    from replaced_dropins import active, of_active, of_velora, velora
+
+    for name, place, make_one, value_of in (
+        ("velora", "a.folder", velora, of_velora),
+        ("velora .zarr", "a.zarr", velora, of_velora),
+        ("velora .h5", "a.h5", velora, of_velora),
+        ("velora .zip", "a.zarr.zip", velora, of_velora),
+        ("active_rlhf", "a.pkl", active, of_active),
+    ):
+
+        def save(at: Path, value: float, make_one: Callable[[float], Any] = make_one) -> None:
+            make_one(value).save(at)
+
+        KINDS[name] = Kind(place, save, save, value_of)
 
 
 @pytest.fixture

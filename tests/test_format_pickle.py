@@ -17,6 +17,8 @@ from rlhf_samples import EXPECTED, SAMPLES, STORES, digest, fresh, histories, sa
 
 import replaystore as rs
 
+pytestmark = pytest.mark.torch  # whose pickles are what is read and written
+
 # --- the samples
 
 

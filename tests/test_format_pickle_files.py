@@ -18,6 +18,8 @@ import replaystore as rs
 from replaystore import errors
 from replaystore.cli import main
 
+pytestmark = pytest.mark.torch  # whose pickles are what is read and written
+
 # --- files
 
 

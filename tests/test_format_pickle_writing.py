@@ -14,6 +14,8 @@ from rlhf_samples import episodes
 import replaystore as rs
 from replaystore import errors
 
+pytestmark = pytest.mark.torch  # whose pickles are what is read and written
+
 
 def test_any_buffer_is_written_with_rows_for_the_last_observations(tmp_path: Path) -> None:
     episodes(str(tmp_path / "a.zarr"))

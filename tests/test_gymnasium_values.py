@@ -9,7 +9,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from given_values import BOX, Batch, Given, one_step
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -18,6 +17,7 @@ from scripted import (
     buffer_for,
     trails_of,
 )
+from tensors import torch
 
 import replaystore as rs
 from replaystore.errors import SchemaError
@@ -25,6 +25,45 @@ from replaystore.gymnasium import Record, RecordVector
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import flatten
 from replaystore.testing.contents import final_by_field
+
+TENSORS: list[tuple[Any, Any, Any]] = []
+WRONG_TENSORS: list[tuple[Any, Any, str]] = []
+"""With what an error says of them."""
+META = ["reward: a tensor on the device 'meta'"] if torch is not None else []
+if torch is not None:
+    TENSORS += [
+        (BOX, torch.tensor([0.5, 0.25], requires_grad=True), [0.5, 0.25]),
+        (BOX, torch.tensor([0.5, 0.25], dtype=torch.bfloat16, requires_grad=True) * 2, [1, 0.5]),
+        (BOX, torch.tensor([0.5, 0.25], dtype=torch.float64), [0.5, 0.25]),
+        (BOX, torch.arange(4.0).reshape(2, 2).T[0], [0, 2]),
+        (BOX, torch.tensor([1j, 2j]).conj().imag, [-1, -2]),
+        (BOX, [torch.tensor(0.5, requires_grad=True), torch.tensor(0.25)], [0.5, 0.25]),
+        (BOX, (torch.tensor(0.5, dtype=torch.bfloat16), 1), [0.5, 1]),
+        (spaces.Discrete(5), torch.tensor(3, dtype=torch.uint8), 3),
+    ]
+    WRONG_TENSORS += [
+        (
+            BOX,
+            torch.zeros(2, device="meta"),
+            "action: a tensor on the device 'meta' has a shape, and no numbers",
+        ),
+        (
+            BOX,
+            torch.zeros(2).to_sparse(),
+            (
+                r"action: expected a dense tensor, came a sparse_coo one: pass "
+                r"tensor.to_dense\(\)"
+            ),
+        ),
+        (
+            BOX,
+            torch.tensor([0.1, 0.2], dtype=torch.float64),
+            (
+                r"came float64 of shape \(2,\): "
+                r".*action.astype\('float32'\)"
+            ),
+        ),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -42,14 +81,7 @@ from replaystore.testing.contents import final_by_field
         (BOX, np.array([0.5, 2.0**100]), [0.5, 2.0**100]),
         (BOX, np.array([2**40, 0]), [2.0**40, 0]),
         (BOX, np.arange(4, dtype=np.float32)[::-2], [3, 1]),
-        (BOX, torch.tensor([0.5, 0.25], requires_grad=True), [0.5, 0.25]),
-        (BOX, torch.tensor([0.5, 0.25], dtype=torch.bfloat16, requires_grad=True) * 2, [1, 0.5]),
-        (BOX, torch.tensor([0.5, 0.25], dtype=torch.float64), [0.5, 0.25]),
-        (BOX, torch.arange(4.0).reshape(2, 2).T[0], [0, 2]),
-        (BOX, torch.tensor([1j, 2j]).conj().imag, [-1, -2]),
-        (BOX, [torch.tensor(0.5, requires_grad=True), torch.tensor(0.25)], [0.5, 0.25]),
-        (BOX, (torch.tensor(0.5, dtype=torch.bfloat16), 1), [0.5, 1]),
-        (spaces.Discrete(5), torch.tensor(3, dtype=torch.uint8), 3),
+        *TENSORS,
         (
             spaces.Box(-1, 1, (2,), np.float64),
             np.array([0.1, 1], np.float32),
@@ -95,27 +127,7 @@ def test_actions_are_stored_in_the_dtype_of_their_space_if_that_is_exact(
             np.ma.masked_array([0.0, 1.0], [True, False]),
             "action: expected a plain NumPy array, came a masked one",
         ),
-        (
-            BOX,
-            torch.zeros(2, device="meta"),
-            "action: a tensor on the device 'meta' has a shape, and no numbers",
-        ),
-        (
-            BOX,
-            torch.zeros(2).to_sparse(),
-            (
-                r"action: expected a dense tensor, came a sparse_coo one: pass "
-                r"tensor.to_dense\(\)"
-            ),
-        ),
-        (
-            BOX,
-            torch.tensor([0.1, 0.2], dtype=torch.float64),
-            (
-                r"came float64 of shape \(2,\): "
-                r".*action.astype\('float32'\)"
-            ),
-        ),
+        *WRONG_TENSORS,
         (spaces.Dict(left=BOX), {"right": np.zeros(2, np.float32)}, "action: 'action/left' is missing"),
         (spaces.Tuple([BOX]), (np.zeros(2, np.float32),) * 2, "action: 'action/1' is not in the schema"),
     ],
@@ -141,8 +153,8 @@ def test_other_actions_are_refused_before_the_environment_steps(
         np.float64(0.5),
         True,
         np.array(0.5),
-        torch.tensor(0.5, requires_grad=True),
         2**60,
+        *([torch.tensor(0.5, requires_grad=True)] if torch is not None else []),
     ],
 )
 def test_rewards_are_stored_if_that_is_exact(reward: Any) -> None:
@@ -155,7 +167,7 @@ def test_rewards_are_stored_if_that_is_exact(reward: Any) -> None:
         (2**53 + 1, None, "reward: expected float64 of shape .*came int64"),
         (np.zeros(1), None, r"reward: .*of shape \(1,\): nothing is squeezed"),
         (1j, None, "reward: .*came complex128 .*reward_dtype='complex128'"),
-        (torch.tensor(0.5, device="meta"), None, "reward: a tensor on the device 'meta'"),
+        *((torch.tensor(0.5, device="meta"), None, said) for said in META),
         (
             0.0,
             np.full(2, 0.1),
@@ -280,7 +292,10 @@ def test_a_final_observation_has_all_parts() -> None:
 
 @pytest.mark.parametrize(
     "flag",
-    [True, 1, np.bool_(True), np.array(True), np.array([True]), torch.tensor(True), torch.tensor([1.0])],
+    [
+        *(True, 1, np.bool_(True), np.array(True), np.array([True])),
+        *((torch.tensor(True), torch.tensor([1.0])) if torch is not None else ()),
+    ],
 )
 def test_a_flag_is_whatever_is_true(flag: Any) -> None:
     class Ending(Given):

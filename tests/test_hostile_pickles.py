@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from pickle_assembler import (
     CANARY,
     DONES,
@@ -38,10 +37,10 @@ from pickle_assembler import (
     torch_stream,
 )
 from rlhf_rings import Ring, TrajectoryInfo, installed, rows
+from tensors import torch
 
 import replaystore as rs
 from replaystore import errors
-from replaystore.compat.active_rlhf import ReplayBuffer
 from replaystore.formats.active_rlhf.pickles import read
 
 
@@ -64,15 +63,11 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "an allowed module with another name": lambda: buffer(obs=name("torch.storage", "os") + b")R"),
     "torch.load": lambda: buffer(obs=name("torch", "load") + text("x") + b"\x85R"),
     "a name of numbers": lambda: buffer(obs=number(1) + number(2) + b"\x93"),
-    "a torch stream that runs code": lambda: buffer(obs=tensor(inner=torch_stream(Evil()))),
     "code in the first pickle of a torch stream": lambda: buffer(
         obs=tensor(inner=pickle.dumps(Evil(), 2) + stream(4, b"\0" * 16))
     ),
     "code instead of the keys of a torch stream": lambda: buffer(
         obs=tensor(inner=stream(4, b"\0" * 16, keys=pickle.dumps(Evil(), 2)))
-    ),
-    "a torch stream of a module": lambda: buffer(
-        obs=tensor(inner=torch_stream(OrderedDict(a=torch.zeros(1))))
     ),
     "a nested torch stream": lambda: buffer(
         obs=REBUILD + b"(" + LOAD + LOAD + payload(stream(4, b"\0" * 16)) + b"\x85R\x85RtR"
@@ -255,6 +250,15 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 }
 
 
+if torch is not None:
+    HOSTILE |= {
+        "a torch stream that runs code": lambda: buffer(obs=tensor(inner=torch_stream(Evil()))),
+        "a torch stream of a module": lambda: buffer(
+            obs=tensor(inner=torch_stream(OrderedDict(a=torch.zeros(1))))
+        ),
+    }
+
+
 def test_there_are_many_kinds() -> None:
     assert len(HOSTILE) >= 30
 
@@ -267,8 +271,11 @@ def test_the_file_that_they_are_variations_of_is_read(tmp_path: Path) -> None:
     rs.convert(str(tmp_path / "a.zarr"), tmp_path / "b.pkl", strict=True)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:15", "mps:0", "xpu:1"])
 def test_a_buffer_that_was_on_another_device_opens_on_the_cpu(tmp_path: Path, device: str) -> None:
+    from replaystore.compat.active_rlhf import ReplayBuffer
+
     numbers = np.arange(4, dtype="<f4")
 
     def moved(kind: str, data: bytes) -> bytes:
@@ -318,6 +325,7 @@ def test_the_canary_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert os.listdir(tmp_path) == [CANARY]
 
 
+@pytest.mark.torch
 def test_a_real_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     ring = Ring(8)
     ring.add(rows(5, 0), "train")
@@ -329,6 +337,7 @@ def test_a_real_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
             pytest.fail("it was opened")
 
 
+@pytest.mark.torch
 def test_a_real_file_with_a_changed_byte_is_refused_or_read_and_never_more(tmp_path: Path) -> None:
     ring = Ring(8)
     ring.add(rows(5, 0), "train")

@@ -15,14 +15,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from tensors import torch
 
 import replaystore as rs
 from replaystore.errors import SchemaError, UnknownFieldError, UnsupportedError
 from replaystore.schema.roles import ROLES, Role
-from replaystore.torch import BatchDataset
 
 FIELDS = {
     "observation": rs.Field("float32", (2,), "observation"),
@@ -153,13 +152,19 @@ def test_steps_in_the_brackets_of_a_buffer_name_read(buffer: rs.Buffer, rows_: A
 # --- truth
 
 
-def test_a_sampler_and_a_dataset_are_true_and_in_does_not_draw(buffer: rs.Buffer) -> None:
+def test_a_sampler_is_true_and_in_does_not_draw(buffer: rs.Buffer) -> None:
     for chosen in ({}, {"order": "trajectory"}, {"order": "epoch"}, {"weights": np.ones(len(buffer))}):
         sampler = buffer.sampler(2, **chosen)
         assert bool(sampler) is True
         assert (sampler or None) is sampler
         with pytest.raises(TypeError):
             _ = "reward" in sampler
+
+
+@pytest.mark.torch
+def test_a_dataset_is_true_and_in_does_not_draw(buffer: rs.Buffer) -> None:
+    from replaystore.torch import BatchDataset
+
     for order in ("uniform", "epoch"):
         dataset = BatchDataset(buffer, 2, order=order)
         assert bool(dataset) is True
@@ -314,10 +319,6 @@ DTYPES: dict[str, tuple[Any, type[Exception], str]] = {
     "text": ("U10", UnsupportedError, r"Field\('uint32', \(10,\), ...\).*view\('uint32'\)"),
     "bytes": ("S4", UnsupportedError, r"Field\('uint8', \(4,\), ...\)"),
     "any text": (str, UnsupportedError, "encode it as integers"),
-    "torch": (torch.float32, SchemaError, "give 'float32'"),
-    "torch, bool": (torch.bool, SchemaError, "give 'bool'"),
-    "torch, bfloat16": (torch.bfloat16, SchemaError, "give 'float32'.*exactly"),
-    "tensor": (torch.zeros(2), SchemaError, "is a value, not a dtype: give its .dtype"),
     "members": ([("a", "f4")], UnsupportedError, "one field for each of its members"),
     "with a shape": (
         np.dtype(("f4", (3,))),
@@ -331,6 +332,13 @@ DTYPES: dict[str, tuple[Any, type[Exception], str]] = {
     "a syntax that NumPy fails to read": ("f4,(", SchemaError, "name one of bool"),
     "none": (None, SchemaError, "needs a dtype"),
 }
+if torch is not None:
+    DTYPES |= {
+        "torch": (torch.float32, SchemaError, "give 'float32'"),
+        "torch, bool": (torch.bool, SchemaError, "give 'bool'"),
+        "torch, bfloat16": (torch.bfloat16, SchemaError, "give 'float32'.*exactly"),
+        "tensor": (torch.zeros(2), SchemaError, "is a value, not a dtype: give its .dtype"),
+    }
 
 
 @pytest.mark.parametrize(("dtype", "kind", "said"), DTYPES.values(), ids=DTYPES)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from info_tables import Table, columns_of, fields, record, vector
+from tensors import torch
 
 from replaystore.errors import ReplayStoreWarning, SchemaError
 from replaystore.gymnasium import info_keys
@@ -44,9 +44,14 @@ ODD: dict[str, Any] = {
     dtype=">i4"), "not in order": np.zeros((2, 3), "f4").T, "backwards": np.arange(4.0)[::-2],
     "read-only": np.broadcast_to(1.0, 2), "words": np.array(["a", "b"]), "dict": {"y": 1}, "empty dict": {},
     "odd dict": Odd(y=2.0), "numbers as keys": {7: 1.0, None: 2}, "deep": nested(100), "cycle": cycle(),
-    "tensor": torch.zeros(2), "tensor with a graph": torch.ones(2, requires_grad=True) * 2,
-    "meta": torch.zeros(2, device="meta"), "bfloat16": torch.zeros(2, dtype=torch.bfloat16),
 }  # fmt: skip
+if torch is not None:
+    ODD |= {
+        "tensor": torch.zeros(2),
+        "tensor with a graph": torch.ones(2, requires_grad=True) * 2,
+        "meta": torch.zeros(2, device="meta"),
+        "bfloat16": torch.zeros(2, dtype=torch.bfloat16),
+    }
 
 
 @pytest.mark.parametrize("first", ODD)

@@ -15,11 +15,8 @@ from unittest.mock import patch
 import gymnasium
 import numpy as np
 import pytest
-import torch
 
 import replaystore as rs
-from replaystore.compat.active_rlhf import ReplayBuffer as ActiveBuffer
-from replaystore.compat.velora import ReplayBuffer as VeloraBuffer
 from replaystore.errors import StorageError
 from replaystore.storage import local as files
 
@@ -124,9 +121,24 @@ def test_reading_fails_with_an_error_of_ours(tmp_path: Path, name: str) -> None:
             assert again["reward"][:].tolist() == list(range(100))
 
 
-def test_a_call_that_reads_less_is_made_again(tmp_path: Path) -> None:
-    """Stores, zip files, and the files of other software; anything larger than a few bytes comes in
-    pieces."""
+@contextmanager
+def reading_seven() -> Iterator[None]:
+    """Anything larger than a few bytes comes in pieces."""
+    pread, preadv = os.pread, os.preadv
+    with (
+        patch.object(os, "pread", lambda fd, length, offset: pread(fd, min(length, 7), offset)),
+        patch.object(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:7]], offset)),
+    ):
+        yield
+
+
+@pytest.mark.torch
+def test_a_call_that_reads_less_of_a_file_of_other_software_is_made_again(tmp_path: Path) -> None:
+    import torch
+
+    from replaystore.compat.active_rlhf import ReplayBuffer as ActiveBuffer
+    from replaystore.compat.velora import ReplayBuffer as VeloraBuffer
+
     boxes = [gymnasium.spaces.Box(-1, 1, (width,)) for width in (3, 2)]
     envs = SimpleNamespace(single_observation_space=boxes[0], single_action_space=boxes[1])
     active = ActiveBuffer(envs, 16, fragment_length=3, device="cpu")
@@ -135,19 +147,21 @@ def test_a_call_that_reads_less_is_made_again(tmp_path: Path) -> None:
     velora = VeloraBuffer(16, state_dim=3, action_dim=2, hidden_dim=4)
     velora.add_multi(*(torch.ones(9, width) for width in (3, 2, 1, 3, 1, 4)))
     velora.save(tmp_path / "velora")
+
+    with reading_seven():
+        assert ActiveBuffer.load(tmp_path / "active.pkl", device="cpu").size == 9
+        assert VeloraBuffer.load(tmp_path / "velora" / "buffer_state.safetensors").size == 9
+
+
+def test_a_call_that_reads_less_is_made_again(tmp_path: Path) -> None:
+    """Of stores, and of zip files."""
     for name, options in KINDS.items():
         make(tmp_path / name, **options)
     rs.convert(tmp_path / "coded.zarr", tmp_path / "coded.zarr.zip")
-    pread, preadv = os.pread, os.preadv
-    with (
-        patch.object(os, "pread", lambda fd, length, offset: pread(fd, min(length, 7), offset)),
-        patch.object(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:7]], offset)),
-    ):
+    with reading_seven():
         for name in [*KINDS, "coded.zarr.zip"]:
             with rs.open(tmp_path / name) as buffer:
                 assert buffer["reward"][:].tolist() == list(range(100)), name
                 assert buffer["observation"][:][:, 2].tolist() == list(range(100)), name
             if not name.endswith(".zip"):
                 rs.open(tmp_path / name, "r+").close()
-        assert ActiveBuffer.load(tmp_path / "active.pkl", device="cpu").size == 9
-        assert VeloraBuffer.load(tmp_path / "velora" / "buffer_state.safetensors").size == 9

@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from replaced_places import KINDS, SCHEMA, active, convert, in_child, make, of_store
+from replaced_places import KINDS, SCHEMA, convert, in_child, make, of_store
 
 import replaystore as rs
 from replaystore.buffers.left_behind import OLD
@@ -35,6 +35,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 # --- side by side
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", ["velora", "velora .zarr", "velora .h5", "velora .zip", "active_rlhf"])
 def test_two_who_save_to_one_place_leave_one_of_the_two_and_whoever_loads_sees_one(
     name: str, tmp_path: Path
@@ -83,8 +84,11 @@ def test_a_file_that_is_being_written_is_not_taken_for_abandoned(tmp_path: Path)
     assert os.listdir(tmp_path) == ["a.pkl"]
 
 
+@pytest.mark.torch
 def test_names_that_are_not_ours_stay(tmp_path: Path) -> None:
     """Those of other software that look like it, and the user's own copies."""
+    from replaced_dropins import active
+
     mine = [
         "a.zarr.old",
         "a.zarr.partial",

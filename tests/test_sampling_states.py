@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from sampled_buffers import Life
+from tensors import torch
 
 import replaystore as rs
 from replaystore.errors import SchemaError
@@ -36,7 +36,7 @@ def as_once(state: dict[str, Any], _: Path) -> Any:
 
 
 WAYS = {
-    "torch": through_torch,
+    **({"torch": through_torch} if torch is not None else {}),
     "json": lambda state, _: json.loads(json.dumps(state, allow_nan=False)),
     "pickle": lambda state, _: pickle.loads(pickle.dumps(state)),
     "as once": as_once,

@@ -14,8 +14,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 import zarr
+from tensors import torch
 
 import replaystore as rs
 from replaystore import errors, not_stores
@@ -55,10 +55,6 @@ STRANGE: dict[str, tuple[Maker, str]] = {
     "plain.npz": (lambda path: np.savez(path, obs=np.zeros(3)), "numpy.load"),
     "packed.npz": (lambda path: np.savez_compressed(path, obs=np.zeros(3)), "numpy.load"),
     "a.npy": (lambda path: np.save(path, np.zeros(3)), "numpy.load"),
-    "model.pt": (lambda path: torch.save({"a": torch.zeros(3)}, path), "torch.load"),
-    "model.pkl": (lambda path: torch.save({"a": torch.zeros(3)}, path), "torch.load"),
-    "model.zip": (lambda path: torch.save({"a": torch.zeros(3)}, path), "torch.load"),
-    "old.pt": (old_checkpoint, "torch.load"),
     "d4rl.hdf5": (hdf5, "h5py.File"),
     "d4rl.dat": (hdf5, "h5py.File"),
     "d4rl.pkl": (dumped({"observations": np.zeros((4, 3))}), "nothing in it was run.*pickle.load"),
@@ -72,6 +68,13 @@ STRANGE: dict[str, tuple[Maker, str]] = {
     "papers.zip": (papers, "zip file without a store"),
     "files": (folder, r"\.npz archive of NumPy \(episode\.npz\).*numpy.load"),
 }
+if torch is not None:
+    STRANGE |= {
+        "model.pt": (lambda path: torch.save({"a": torch.zeros(3)}, path), "torch.load"),
+        "model.pkl": (lambda path: torch.save({"a": torch.zeros(3)}, path), "torch.load"),
+        "model.zip": (lambda path: torch.save({"a": torch.zeros(3)}, path), "torch.load"),
+        "old.pt": (old_checkpoint, "torch.load"),
+    }
 ACTIONS: dict[str, Callable[[Path], object]] = {
     "open": rs.open,
     "convert": lambda path: rs.convert(path, path.parent / "target.zarr"),
