@@ -74,6 +74,20 @@ def test_descriptions_need_numpy_only(name: str) -> None:
     assert not loaded & HEAVY
 
 
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_a_buffer_is_written_and_read_without_what_else_reads_zarr(tmp_path: Path, suffix: str) -> None:
+    loaded = loaded_by(
+        "import numpy, replaystore as rs\n"
+        f"with rs.create({str(tmp_path / f'a{suffix}')!r}, rs.Schema({{'reward': rs.Field('float32', (), "
+        "'reward')})) as buffer:\n"
+        "    buffer.append({'reward': numpy.zeros(3, numpy.float32)})\n"
+        f"with rs.open({str(tmp_path / f'a{suffix}')!r}) as buffer: buffer.read(slice(0, 3))"
+    )
+
+    assert "numpy" in loaded
+    assert not loaded & {"dask", "xarray", "zarr"}
+
+
 def test_a_drop_in_is_loaded_from_a_store_without_gymnasium(tmp_path: Path) -> None:
     """Nor sampled from; with environments it is there already."""
     with rs.create(tmp_path / "a.zarr", rs.Schema(FIELDS)) as buffer:

@@ -216,8 +216,9 @@ class History:
                     found[number] = Commit(number, meta["time"], dict(meta["lengths"]), first)
         return [found[number] for number in sorted(found)]
 
-    def at(self, commit: int) -> State:
-        """The state as of an older commit. NotFoundError, EvictedError: it cannot be had any more."""
+    def at(self, commit: int, *, whole: bool = True) -> State:
+        """The state as of an older commit. NotFoundError: it cannot be had any more; EvictedError: nor can
+        all of its rows, if it is to be `whole`."""
         newest = self.state
         if commit == newest.commit:
             return newest
@@ -233,7 +234,7 @@ class History:
         if state.commit != commit:
             raise NotFoundError(f"{where} is not in the commit log")
         for group, row in newest.first.items():
-            if row > state.first.get(group, 0):
+            if whole and row > state.first.get(group, 0):
                 raise EvictedError(f"{where} needs {group} rows before {row}, which have left the ring")
         return state
 

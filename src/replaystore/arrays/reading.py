@@ -57,9 +57,11 @@ class StoreReader(History):
         self._tail_rows.clear()
         self._attached.clear()
 
-    def pin(self, commit: int) -> StoreReader:
-        """A reader of the same container as of an older commit."""
-        return StoreReader(self.container, self.at(commit), newest=self.state, cache=self.cache)
+    def pin(self, commit: int, *, whole: bool = True) -> StoreReader:
+        """A reader of the same container as of an older commit, all of whose rows are kept unless `whole` is
+        False."""
+        state = self.at(commit, whole=whole)
+        return StoreReader(self.container, state, newest=self.state, cache=self.cache)
 
     def unpinned(self) -> StoreReader | None:
         """For a reader of an older commit: a reader of the same container as of the newest one known."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
 from collections.abc import Iterable
-from typing import Any, Literal, NoReturn, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from numpy.typing import ArrayLike
 
@@ -22,12 +24,17 @@ from replaystore.buffers.writing import Recording
 from replaystore.containers.located import is_one_file
 from replaystore.errors import (
     ConflictError,
+    MissingDependencyError,
     ReplayStoreError,
     ReplayStoreWarning,
 )
 from replaystore.sampling.recipe import Recipe, check_order
 from replaystore.sampling.sampler import Sampler
+from replaystore.storage.places import places_of
 from replaystore.views.describing import CommitDescription, Description, describe, describe_commits
+
+if TYPE_CHECKING:
+    from replaystore.views.zarr_store import ZarrStore
 
 __all__ = ["Buffer"]
 
@@ -118,6 +125,33 @@ class Buffer(Recording):
             )
             return Sampler(self, recipe, seed=seed, weights=weights, prefetch=prefetch, device=device)
 
+    def zarr_store(self) -> ZarrStore:
+        """The commit that is shown now as a read-only store of zarr-python, for xarray, dask and what else
+        reads Zarr: `zarr.open_group(buffer.zarr_store(), mode="r")`,
+        `xarray.open_zarr(buffer.zarr_store(), group="steps")`.
+
+        It goes on showing that commit, until the buffer is closed, and has the files open for itself. A
+        ConflictError says that rows of it have left a ring, or were rolled back."""
+        try:
+            from replaystore.views.zarr_store import CommitSource, ZarrStore
+        except ImportError as error:
+            raise MissingDependencyError(f"zarr_store() needs zarr ({error}): pip install zarr") from error
+        self.check_open()
+        with self.turn:
+            known = self._zarr_stores.get(self.commit_id)
+            if known is None:
+                where, identity = str(self.whereabouts), self._store.state.store
+                source = CommitSource(self._open_commit, where, self.commit_id, identity)
+                source.tree()
+                sent = places_of(self._place).shared_between_processes
+                known = self._zarr_stores[self.commit_id] = ZarrStore(source, sent=sent)
+            return known
+
+    @cached_property
+    def _zarr_stores(self) -> weakref.WeakValueDictionary[int, ZarrStore]:
+        """By commit, those that somebody uses."""
+        return weakref.WeakValueDictionary()
+
     def refresh(self) -> bool:
         """Go on to the newest commit; whether there was one. A buffer open for writing, or as of an older
         commit, stays where it is."""
@@ -163,6 +197,8 @@ class Buffer(Recording):
 
     def _release(self) -> None:
         try:
+            for store in list(self._zarr_stores.values()):
+                store.end()
             super().close()
         finally:  # also if closing was interrupted before
             self._lock.release()

@@ -41,7 +41,7 @@ from replaystore.views.layout import array_specs, check_capacity, check_storage
 if TYPE_CHECKING:
     import gymnasium
 
-__all__ = ["create", "open", "open_column"]
+__all__ = ["create", "open", "open_column", "open_commit"]
 
 
 def create(
@@ -156,7 +156,7 @@ def open(  # noqa: A001  # as in other libraries that open files
         document = documents.parse(container.document(), str(place))
         sealing.refuse_writing(place, container)
         store = ArrayStore.open(container, durable=document.layout.durability == "commit")
-        return Buffer(place, store, document, lock=lock, reopen=open_column)
+        return Buffer(place, store, document, lock=lock, reopen=open_column, open_commit=open_commit)
     except BaseException as error:
         container.close()
         lock.release()
@@ -183,14 +183,19 @@ def open_column(location: str, commit: int, name: str) -> Column:
     return open(location, commit=commit)[name]
 
 
-def _open_for_reading(place: Location, commit: int | None) -> Buffer:
+def open_commit(location: str, commit: int) -> Buffer:
+    """A commit of which rows may have left a ring by now, which is told of those alone."""
+    return _open_for_reading(parse(location), commit, whole=False)
+
+
+def _open_for_reading(place: Location, commit: int | None, *, whole: bool = True) -> Buffer:
     """Open once more where it failed because the store went on, or was replaced, meanwhile."""
     before: object = None
     for _ in range(ATTEMPTS):
         container = open_container(place, writable=False)
         try:
             with as_storage_errors(f"{place} cannot be opened"):
-                return _look_at(place, container, commit)
+                return _look_at(place, container, commit, whole=whole)
         except BaseException as error:
             container.close()
             now = (
@@ -202,7 +207,7 @@ def _open_for_reading(place: Location, commit: int | None) -> Buffer:
     raise ConflictError(f"{place} changed {ATTEMPTS} times while it was opened; try again")
 
 
-def _look_at(place: Location, container: Container, commit: int | None) -> Buffer:
+def _look_at(place: Location, container: Container, commit: int | None, *, whole: bool) -> Buffer:
     before = container.identity()
     far, fits = container.files.far, sealing.check_metadata(container)
     document = documents.parse(container.document(), str(place))
@@ -210,7 +215,7 @@ def _look_at(place: Location, container: Container, commit: int | None) -> Buffe
     if not far:
         store.check_arrays()
     if commit is not None:
-        store = store.pin(commit)
+        store = store.pin(commit, whole=whole)
     elif not far and not sealing.is_sealed(store.state):  # far away, reading tells what is missing
         # A base record is synced; and a store that somebody writes to has seen no power cut since.
         synced = (
@@ -224,7 +229,7 @@ def _look_at(place: Location, container: Container, commit: int | None) -> Buffe
         store.check_generation()
     if container.identity() != before:
         raise ConflictError(f"{place}: another store has taken its place; open it again")
-    return Buffer(place, store, document, lock=None, reopen=open_column)
+    return Buffer(place, store, document, lock=None, reopen=open_column, open_commit=open_commit)
 
 
 def _standing(place: Location) -> object:

@@ -53,10 +53,12 @@ class Recording(BufferReader):
         *,
         lock: Lock | None,
         reopen: Callable[[str, int, str], Column],
+        open_commit: Callable[[str, int], BufferReader],
     ) -> None:
-        """`reopen`: (location, commit, field) → the column, in another process."""
+        """`reopen`: (location, commit, field) → the column, in another process. `open_commit`: (location,
+        commit) → another buffer, which shows that."""
         super().__init__(place, store, document)
-        self._reopen = reopen
+        self._reopen, self._open_commit = reopen, open_commit
         self._lock = lock or Lock()
         self._process = os.getpid()
         self._operations = Operations(place)
@@ -247,7 +249,8 @@ class Recording(BufferReader):
         return number
 
     def publish(self) -> None:
-        """Commit, and let other software (zarr-python, xarray, h5py) see all steps; `close` does this too."""
+        """Commit, and let other software that opens the files itself (h5py, zarr-python, …) see all steps;
+        `close` does this too, and `zarr_store` needs neither."""
         self._writable()
         assert isinstance(self._store, ArrayStore)
         with self._operations("publish"), self.turn:

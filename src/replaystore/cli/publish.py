@@ -1,4 +1,4 @@
-"""`replaystore publish`: let other software see all steps."""
+"""`replaystore publish`: let other software that opens the files itself see all steps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["publish"]
 @click.argument("location", type=click.Path())
 @json_option
 def publish(location: str, json_: bool) -> None:
-    """Let other software (zarr-python, xarray, h5py) see all committed steps of LOCATION.
+    """Let other software that opens the files of LOCATION itself (h5py, zarr-python) see all committed steps.
 
     Closing a buffer does this too; it is needed after a writer was killed. What the writer left behind is put
-    in order.
+    in order. In Python, `buffer.zarr_store()` shows them to whatever reads Zarr, without this.
 
     \b
     Example:

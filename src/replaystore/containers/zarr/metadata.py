@@ -25,6 +25,7 @@ __all__ = [
     "array_metadata",
     "as_json",
     "consolidated",
+    "decoded_metadata",
     "document_checksum",
     "group_metadata",
     "header_bytes",
@@ -32,6 +33,7 @@ __all__ = [
     "shard_name",
     "spec_of",
     "with_checksum",
+    "with_copies",
 ]
 
 NOWHERE = 2**64 - 1
@@ -72,10 +74,19 @@ def consolidated(files: Reads) -> dict[str, Any]:
                 raise CorruptError(
                     f"{files.path(name)}: no metadata of an array or group; run `replaystore verify`"
                 )
-            inside = {} if node.get("node_type") == "array" else {"consolidated_metadata": _NOTHING_INSIDE}
-            nodes[name.removesuffix("/zarr.json")] = node | inside
+            nodes[name.removesuffix("/zarr.json")] = node
     root = load_json(files.read_whole("zarr.json", MOST_JSON), files.path("zarr.json"))
-    return {**root, "consolidated_metadata": {**_NOTHING_INSIDE, "metadata": nodes}}
+    return with_copies(root, nodes)
+
+
+def with_copies(group: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The metadata of a group with copies of those of all that lies below it, by relative path."""
+    nothing = {"consolidated_metadata": _NOTHING_INSIDE}
+    copies = {
+        name: node if node.get("node_type") == "array" else {**node, **nothing}
+        for name, node in nodes.items()
+    }
+    return {**group, "consolidated_metadata": {**_NOTHING_INSIDE, "metadata": copies}}
 
 
 def with_checksum(index: np.ndarray[Any, Any]) -> bytes:
@@ -133,36 +144,50 @@ def document_checksum(document: Mapping[str, Any]) -> int:
 
 def array_metadata(spec: ArraySpec, rows: int, name: str) -> dict[str, Any]:
     """zarr.json of an array."""
-    kind = spec.dtype.kind
-    zero: Any = False if kind == "b" else [0.0, 0.0] if kind == "c" else 0.0 if kind == "f" else 0
-    plain = [
-        {"name": "bytes", "configuration": {"endian": "little"}}
-        if spec.dtype.itemsize > 1
-        else {"name": "bytes"}
-    ]
     sharding = {
         "chunk_shape": [spec.chunk_rows, *spec.shape],
-        "codecs": plain if spec.codec is None else zarr_codecs(spec),
+        "codecs": _plain_codecs(spec) if spec.codec is None else zarr_codecs(spec),
         "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
         "index_location": "start",
     }
     flags = {"journaled": spec.journaled, "mutable": spec.mutable}
+    codecs = [{"name": "sharding_indexed", "configuration": sharding}]
+    attributes = (
+        {"replaystore": {key: True for key, on in flags.items() if on}} if any(flags.values()) else {}
+    )
+    return _array_metadata(spec, rows, name, spec.shard_rows, codecs) | {"attributes": attributes}
+
+
+def decoded_metadata(spec: ArraySpec, rows: int, name: str, chunk_rows: int) -> dict[str, Any]:
+    """zarr.json of the rows of an array, decoded, in chunks of so many: no shards, no codec, nothing of how
+    they are stored."""
+    return _array_metadata(spec, rows, name, chunk_rows, _plain_codecs(spec)) | {"attributes": {}}
+
+
+def _plain_codecs(spec: ArraySpec) -> list[dict[str, Any]]:
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    return [little if spec.dtype.itemsize > 1 else {"name": "bytes"}]
+
+
+def _array_metadata(
+    spec: ArraySpec, rows: int, name: str, chunk_rows: int, codecs: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What is alike in the metadata of stored and of decoded arrays."""
+    kind = spec.dtype.kind
+    zero: Any = False if kind == "b" else [0.0, 0.0] if kind == "c" else 0.0 if kind == "f" else 0
     return {
         "zarr_format": 3,
         "node_type": "array",
         "shape": [rows, *spec.shape],
         "data_type": spec.dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [spec.shard_rows, *spec.shape]}},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk_rows, *spec.shape]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": zero,
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "codecs": list(codecs),
         "dimension_names": [
             spec.dimension,
             *(f"{name.split('/', 1)[-1]}_{axis}" for axis in range(len(spec.shape))),
         ],
-        "attributes": {"replaystore": {key: True for key, on in flags.items() if on}}
-        if any(flags.values())
-        else {},
     }
 
 
