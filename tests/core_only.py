@@ -21,13 +21,18 @@ import sys
 PACKAGES = {packages!r}
 
 
-class Missing:
+class Without:
+    def __init__(self, finder):
+        self._finder = finder
+
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in PACKAGES:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+        return None if name.partition(".")[0] in PACKAGES else self._finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self._finder, name)
 
 
-sys.meta_path.insert(0, Missing())
+sys.meta_path[:] = map(Without, sys.meta_path)
 '''
 
 
