@@ -96,7 +96,7 @@ class History:
 
     def _learn(self, state: State) -> None:
         """Where metadata of arrays are far, what the log says of them is believed without reading them."""
-        if not self.container.files.lists:
+        if self.container.files.far:
             self.container.learn(state.arrays)
 
     def check_arrays(self) -> None:

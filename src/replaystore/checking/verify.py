@@ -113,7 +113,7 @@ def _check_all(place: Location, container: Container, findings: Findings) -> Non
     try:
         document = documents.parse(container.document(), str(place))
         findings.report.notes += unchecked(place, container)
-        if not container.files.lists:
+        if container.files.far:
             StoreReader(container, StoreReader.load(container))  # then it knows its arrays
         for where, what in check_manifest(place, container):
             findings.problem(where, what, "restore it from a copy")

@@ -289,11 +289,11 @@ class Container(Protocol):
         be listed, as of the last time that `segments` looked."""
 
     def specs(self) -> Mapping[str, ArraySpec]:
-        """All arrays, by name; of a store in files that cannot be listed, those that were learnt."""
+        """All arrays, by name; of a store in files that are far, those that were learnt."""
 
     def learn(self, specs: Mapping[str, ArraySpec]) -> None:
         """The commit log says that there are these arrays. To be told before `specs` is asked of a store in
-        files that cannot be listed."""
+        files that are far, whose metadata are not read then."""
 
     def refresh(self) -> None:
         """Look anew at what another process may have changed: arrays, and where their bytes lie."""

@@ -21,10 +21,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from replaystore.errors import CorruptError
 
-__all__ = ["PAGE", "Maps", "MapsReads", "Reads", "Storage", "Writes"]
+__all__ = ["FIRST_BYTES", "PAGE", "Maps", "MapsReads", "Reads", "Storage", "Writes"]
 
 PAGE = 4096
 """What is to be mapped begins on a multiple of this: runs of raw rows, and so the members of a zip file."""
+FIRST_BYTES = 1 << 20
+"""What `read_whole` asks for first, as it is to be announced; few files that are read so have more."""
 
 
 class Reads(Protocol):
@@ -92,7 +94,9 @@ class Reads(Protocol):
 
     def read_whole(self, name: str, most: int) -> bytes:
         """All bytes of a file that has a use for at most so many. CorruptError: it has more."""
-        found = self.read(name, 0, most + 1)
+        found = self.read(name, 0, min(FIRST_BYTES, most + 1))
+        if len(found) == FIRST_BYTES:
+            found += self.read(name, FIRST_BYTES, most + 1 - FIRST_BYTES)
         if len(found) > most:
             self._bounded(name, self.size(name), most)
         return found

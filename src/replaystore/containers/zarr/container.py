@@ -84,7 +84,7 @@ class ZarrContainer(Hierarchy):
         return cls(files, writable=True)
 
     def refresh(self) -> None:
-        if self.files.lists:
+        if not self.files.far:
             self._specs = None
         self._root = None
         self._indexes.clear()

@@ -24,7 +24,7 @@ from replaystore.containers.zarr.metadata import (
 from replaystore.containers.zarr.segments import SEGMENTS
 from replaystore.errors import CorruptError, FormatError
 from replaystore.schema.tree import LOG
-from replaystore.storage.protocol import Reads
+from replaystore.storage.protocol import FIRST_BYTES, Reads
 
 __all__ = ["LOG_SPEC", "Hierarchy"]
 
@@ -43,11 +43,11 @@ class Hierarchy(FiledContainer):
         """The metadata of the root, where reading them again is a request."""
 
     def learn(self, specs: Mapping[str, ArraySpec]) -> None:
-        if not self.files.lists:
+        if self.files.far:
             self._specs = {LOG: LOG_SPEC, **(self._specs or {}), **specs}
 
     def specs(self) -> Mapping[str, ArraySpec]:
-        if self._specs is None and not self.files.lists:
+        if self._specs is None and self.files.far:
             self.learn({})
         if self._specs is None:
             sealed = not self.writable and self.files.exists(MANIFEST)
@@ -173,7 +173,7 @@ class Hierarchy(FiledContainer):
 
     def _announce(self, names: Iterable[str]) -> None:
         """The metadata of these arrays and groups are going to be read."""
-        self.files.fetch_ahead([(f"{name}/zarr.json", 0, MOST_JSON + 1) for name in names])
+        self.files.fetch_ahead([(f"{name}/zarr.json", 0, FIRST_BYTES) for name in names])
 
     def published(self) -> Mapping[str, int]:
         self._announce(self.specs())

@@ -13,12 +13,11 @@ import re
 from collections.abc import Sequence
 
 from replaystore.containers.checks import MOST_JSON
-from replaystore.containers.records import WHOLE
 from replaystore.containers.zarr.metadata import MANIFEST
 from replaystore.containers.zarr.segments import MOST_NAMES, SEGMENTS, Named, named_by
 from replaystore.errors import CorruptError, NotFoundError, UnsupportedError
 from replaystore.schema.tree import LOG
-from replaystore.storage.protocol import Reads
+from replaystore.storage.protocol import FIRST_BYTES, Reads
 
 __all__ = ["NamedLog"]
 
@@ -26,11 +25,14 @@ _LISTED = re.compile(
     rb"[0-9a-f]{64}  " + re.escape(LOG.encode()) + rb"/c/(0|[1-9][0-9]{0,17})$", re.MULTILINE
 )
 
+MOST_BYTES = 4 << 20
+"""Of a segment, which are asked for at once: few have more than one."""
+
 
 class NamedLog:
     """The segments that `files` are said to have."""
 
-    watched: Sequence[tuple[str, int, int]] = ((SEGMENTS, 0, MOST_NAMES + 1),)
+    watched: Sequence[tuple[str, int, int]] = ((SEGMENTS, 0, FIRST_BYTES),)
     """What a look reads, to be announced with other things (`Reads.fetch_ahead`)."""
 
     def __init__(self, files: Reads, metadata_name: str) -> None:
@@ -61,17 +63,17 @@ class NamedLog:
             return data
         name = f"{LOG}/c/{commit}"
         try:
-            data = self._files.read(name, start, WHOLE)
+            data = self._files.read(name, start, MOST_BYTES)
         except FileNotFoundError:
             raise CorruptError(
                 f"{self._files.path(name)}: this segment of the commit log is missing; "
                 "run `replaystore verify`"
             ) from None
-        return data if len(data) < WHOLE else None
+        return data if len(data) < MOST_BYTES else None
 
     def _look(self) -> list[int]:
         begun = self._store is None
-        self._files.fetch_ahead([*self.watched, *([(MANIFEST, 0, MOST_JSON + 1)] if begun else [])])
+        self._files.fetch_ahead([*self.watched, *([(MANIFEST, 0, FIRST_BYTES)] if begun else [])])
         try:
             named = named_by(self._files.read_whole(SEGMENTS, MOST_NAMES), self._files.path(SEGMENTS))
         except FileNotFoundError:
@@ -88,13 +90,13 @@ class NamedLog:
     def _read_newest(self, commit: int, *, begun: bool) -> bool:
         """Read a segment that was not seen before; whether it is there."""
         name = f"{LOG}/c/{commit}"
-        own = [(self._metadata_name, 0, MOST_JSON + 1)] if begun and self._metadata_name else []
-        self._files.fetch_ahead([(name, 0, WHOLE), *own])
+        own = [(self._metadata_name, 0, FIRST_BYTES)] if begun and self._metadata_name else []
+        self._files.fetch_ahead([(name, 0, MOST_BYTES), *own])
         try:
-            data = self._files.read(name, 0, WHOLE)
+            data = self._files.read(name, 0, MOST_BYTES)
         except FileNotFoundError:
             return False
-        self._newest = (commit, data) if len(data) < WHOLE else None
+        self._newest = (commit, data) if len(data) < MOST_BYTES else None
         self._there = commit
         return True
 
