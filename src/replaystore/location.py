@@ -16,7 +16,7 @@ from replaystore import not_stores, registry, urls
 from replaystore.errors import ArgumentError, FormatError, StorageError, UnsupportedError
 from replaystore.registry import PLAIN, Entry
 
-__all__ = ["Location", "names_store", "parse"]
+__all__ = ["Location", "names_store", "parse", "shown"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://?")  # at least two characters: one is a Windows drive
 # Path("s3://a") is s3:/a.
@@ -71,6 +71,13 @@ def parse(location: str | os.PathLike[str] | Location) -> Location:
     return _located(found, path)
 
 
+def shown(location: str) -> str:
+    """A location as it may be stored and shown: of an address, without what follows its `?`, which may give
+    access."""
+    storage = registry.by_scheme(location)
+    return urls.shown(location) if storage is not None and storage.urls else location
+
+
 def names_store(location: object) -> bool:
     """Whether a text or path names a store by its scheme or suffix, whatever is there."""
     if not isinstance(location, str | os.PathLike):
@@ -118,7 +125,9 @@ def _look(url: str, storage: Entry) -> Entry:
         if set(known.members) & set(there):
             return known
     if begin is None:
-        raise ArgumentError(f"{urls.shown(url)} does not exist: check the address")
+        raise ArgumentError(
+            f"{urls.shown(url)} does not exist: check the address, where stores are only read"
+        )
     raise ArgumentError(
         f"{urls.shown(url)} is not a store known by its content: copy it to a local disk, where `replaystore "
         "convert` may know it"

@@ -251,13 +251,16 @@ def unchecked(place: Location, container: Container) -> list[str]:
     is no damage."""
     if not container.files.lists and not container.capabilities.one_file:
         return ["what is there cannot be listed, so that files which nothing names were not looked for"]
-    if (
-        not is_one_file(place)
-        or not is_sealed(StoreReader.load(container))
-        or places_of(place).exists(place.path + SIDECAR)
-    ):
+    if not is_one_file(place) or not is_sealed(StoreReader.load(container)):
         return []
-    return [f"{place.path + SIDECAR} is not there, so that the file as a whole was not compared with it"]
+    files, name = places_of(place).beside(place.path, writable=False)
+    try:
+        if files.exists(name + SIDECAR):
+            return []
+        path = files.path(name + SIDECAR)
+    finally:
+        files.close()
+    return [f"{path} is not there, so that the file as a whole was not compared with it"]
 
 
 def _sidecar_differences(place: Location) -> Iterator[tuple[str, str]]:
@@ -272,8 +275,8 @@ def _sidecar_differences(place: Location) -> Iterator[tuple[str, str]]:
             files.read_whole(name + SIDECAR, MOST_LINE).decode("utf-8", "replace").removesuffix("\n")
         )
         if line is None:
-            yield place.path + SIDECAR, "it is not a line of `sha256sum`"
+            yield files.path(name + SIDECAR), "it is not a line of `sha256sum`"
         elif _digest(files, name) != line[1]:
-            yield place.path, f"its SHA-256 is not that in {name + SIDECAR}"
+            yield files.path(name), f"its SHA-256 is not that in {name + SIDECAR}"
     finally:
         files.close()

@@ -58,6 +58,8 @@ class Replacement:
 
     @staticmethod
     def _check_new(place: Location, overwrite: bool) -> None:
+        if places_of(place).only_read:
+            places_of(place).refuse_writing(place)
         if exists(place) and not overwrite:
             raise AlreadyExistsError(
                 f"{place} exists: choose another name, open it, or pass overwrite=True (--overwrite)"

@@ -61,8 +61,8 @@ def _heading(facts: Facts) -> Facts:
     return {
         "location": facts["location"],
         "stored as": (
-            f"{facts['backend']}, {facts['storage']}, format {facts['format_version']}, "
-            f"{size(facts['disk_bytes'])} on disk"
+            f"{facts['backend']}, {facts['storage']}, format {facts['format_version']}"
+            + (f", {size(facts['disk_bytes'])} on disk" if facts["disk_bytes"] else "")
         ),
         "layout": f"{facts['layout']}, durability {facts['durability']}",
         "commit": f"{facts['commit']}, made {facts['committed']}",

@@ -65,7 +65,7 @@ def following(length: int, times: int, row_bytes: int) -> int:
     """How many times `length` rows are announced behind those that are asked for, by one who has asked for
     as many that lie one behind the other so many times before."""
     size = max(1, length * row_bytes)
-    return max(1, min(1 << min(times, 20), AHEAD_BYTES // 2 // size)) if times else 0
+    return max(1, min(1 << min(times, 6), AHEAD_BYTES // 2 // size)) if times else 0
 
 
 def read_together(

@@ -283,7 +283,9 @@ class PlainColumn(StoredColumn):
         length = stop - start
         for number in range(1, 1 + following(length, self._times, self.row_bytes)):
             begin, end = start + number * length, min(start + (number + 1) * length, state.stop)
-            yield from self._parts(state, min(begin, end) - state.first, end - state.first)
+            if begin >= end:
+                return
+            yield from self._parts(state, begin - state.first, end - state.first)
 
     def _parts(self, state: State, low: int, high: int) -> Iterator[Part]:
         """What is read at once of the column's rows from place `low` to before place `high`."""

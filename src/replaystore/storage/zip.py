@@ -7,11 +7,12 @@ Nothing in the file is believed before it is compared with the file itself (zip_
 
 from __future__ import annotations
 
+import builtins
 import io
 import os
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from replaystore.errors import StorageError
 from replaystore.refusals import named, refusal
@@ -79,6 +80,12 @@ class ZipFiles(FolderReader):
             return read_all(
                 fd, begin + offset, max(0, size - offset if length is None else min(size - offset, length))
             )
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
+        size = self.size(name)  # what follows in the zip file is another member
+        return super().read_ranges(
+            name, [(offset, max(0, min(length, size - offset))) for offset, length in ranges]
+        )
 
     def read_whole(self, name: str, most: int) -> bytes:
         return self.read(name, 0, self._bounded(name, self.size(name), most))

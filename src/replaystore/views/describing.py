@@ -14,7 +14,10 @@ import stat
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from replaystore.containers.located import is_one_file, size_of_file
+from replaystore.location import Location
 from replaystore.schema import tree
+from replaystore.storage.places import places_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,12 +73,12 @@ class Description:
     backend: str
     """The container: "zarr" or "hdf5"."""
     storage: str
-    """What it lies in: "local", "zip" or "memory"."""
+    """What it lies in: "local", "zip", "memory", "http" or "http-zip"."""
     format_version: str
     layout: str
     durability: str
     disk_bytes: int
-    """The sizes of all files of the store; 0 in memory."""
+    """The sizes of all files of the store; 0 in memory, and of a folder on a server, which does not tell."""
     commit: int
     committed: str
     steps: int
@@ -115,7 +118,7 @@ def describe(buffer: BufferReader) -> Description:
         format_version=document.format_version,
         layout=buffer.layout,
         durability=document.layout.durability,
-        disk_bytes=bytes_on_disk(str(buffer.whereabouts)),
+        disk_bytes=_stored_bytes(buffer.whereabouts),
         commit=buffer.commit_id,
         committed=_moment(store.state.time),
         steps=len(buffer),
@@ -143,6 +146,13 @@ def describe_commits(store: StoreReader) -> list[CommitDescription]:
     return [
         CommitDescription(found.commit, _moment(found.time), found.rows("steps")) for found in store.commits()
     ]
+
+
+def _stored_bytes(place: Location) -> int:
+    places = places_of(place)
+    if places.only_read and is_one_file(place):
+        return size_of_file(place)
+    return bytes_on_disk(place.path) if places.on_disk else 0
 
 
 def bytes_on_disk(location: str) -> int:
