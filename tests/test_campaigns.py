@@ -35,6 +35,9 @@ SHARES = {
 """Tries of a campaign."""
 
 
+pytestmark = pytest.mark.torch  # they also kill, cut and interrupt what saves the drop-in buffers
+
+
 @pytest.fixture
 def folder() -> Iterator[str]:
     """In memory, where files are made most quickly."""

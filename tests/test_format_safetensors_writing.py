@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rlhf_rings import Ring, rows
 from safetensors.numpy import load_file
 from velora_rings import Replay, files, sample, walk
@@ -84,6 +85,7 @@ def test_some_trajectories_are_written(tmp_path: Path) -> None:
     assert load_file(tmp_path / "buffer_state.safetensors")["states"][:, 0].tolist() == [100, 103, 106]
 
 
+@pytest.mark.torch
 def test_a_pickle_becomes_a_velora_buffer_whose_dones_are_at_the_last_steps(tmp_path: Path) -> None:
     ring = Ring(40)
     added = rows(30, 0)
@@ -103,6 +105,7 @@ def test_a_pickle_becomes_a_velora_buffer_whose_dones_are_at_the_last_steps(tmp_
     assert sorted(os.listdir(tmp_path)) == ["a.pkl", "buffer_metadata.json", "buffer_state.safetensors"]
 
 
+@pytest.mark.torch
 def test_a_velora_buffer_becomes_a_pickle(tmp_path: Path) -> None:
     from rlhf_rings import load
 
@@ -119,6 +122,7 @@ def test_a_velora_buffer_becomes_a_pickle(tmp_path: Path) -> None:
     assert obs[20].tolist() == steps["next_states"][19].tolist()
 
 
+@pytest.mark.torch
 def test_rows_of_no_trajectory_become_rows_of_no_trajectory_in_a_pickle(tmp_path: Path) -> None:
     from rlhf_rings import load
 

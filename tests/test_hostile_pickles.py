@@ -263,6 +263,7 @@ def test_there_are_many_kinds() -> None:
     assert len(HOSTILE) >= 30
 
 
+@pytest.mark.torch
 def test_the_file_that_they_are_variations_of_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(buffer())
     with installed():
