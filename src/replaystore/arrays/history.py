@@ -23,6 +23,8 @@ __all__ = ["ATTEMPTS", "Commit", "History"]
 
 ATTEMPTS = 16
 """How often a reader looks again when a writer is faster than it."""
+AHEAD = 16
+"""Segments of a log that is far away which are asked for at once."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ class History:
     def _refresh(self) -> bool:
         before = self.state.commit
         for _ in range(ATTEMPTS):
+            if self.container.files.far:
+                self.container.announce_segments({self.state.base: self.state.end}, look=True)
             place, segments = self._look()
             if segments and segments[-1] == self.state.base and place == self._identity:
                 data = self.container.read_segment(self.state.base, self.state.end)
@@ -205,7 +209,10 @@ class History:
     def commits(self) -> list[Commit]:
         """The commits that can be opened, oldest first."""
         newest, found = self.state, {}
-        for segment in self.container.segments():
+        segments = self.container.segments()
+        for at, segment in enumerate(segments):
+            if at % AHEAD == 0 and self.container.files.far:
+                self.container.announce_segments(dict.fromkeys(segments[at : at + AHEAD], 0))
             first: dict[str, int] = {}
             for meta, _, _ in decode_records(self.container.read_segment(segment)):
                 if meta.get("forked"):

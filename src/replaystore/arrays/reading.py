@@ -247,6 +247,8 @@ class StoreReader(History):
                     self.attachment(name)
                 return
             except CorruptError:
+                for name, _, _ in self.container.watched:
+                    self.container.files.forget(name)  # what was seen just now is too old
                 if self._newest is None:
                     moved = self.refresh()
                 else:

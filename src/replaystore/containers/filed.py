@@ -41,6 +41,10 @@ class FiledContainer(LoggedFiles):
         if not self.writable:
             self.files.close()  # a rollback gives files a new identity
 
+    def announce_segments(self, starts: Mapping[int, int], *, look: bool = False) -> None:
+        if self._named is not None:
+            self._named.announce(starts, look=look)
+
     def learn(self, specs: Mapping[str, ArraySpec]) -> None:
         """Nothing to do where the arrays themselves say what they are."""
 

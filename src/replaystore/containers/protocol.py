@@ -346,6 +346,10 @@ class Container(Protocol):
     def segments(self) -> list[int]:
         """The commits that the segments of the log begin with, ascending."""
 
+    def announce_segments(self, starts: Mapping[int, int], *, look: bool = False) -> None:
+        """These segments are going to be read, each once, from these bytes on; `look`: after `segments`.
+        Where each is a request, they are made side by side."""
+
     def read_segment(self, commit: int, start: int = 0) -> bytes:
         """The bytes of a segment from `start` on; after the last whole record anything may follow."""
 

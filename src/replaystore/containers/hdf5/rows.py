@@ -84,6 +84,9 @@ class ArrayFile:
         """Nothing is announced."""
         return ()
 
+    def announce_segments(self, starts: Mapping[int, int], *, look: bool = False) -> None:
+        """Nothing to do: they are read with what says where they lie."""
+
     def learn(self, specs: Mapping[str, ArraySpec]) -> None:
         """Nothing to do: the datasets say what they are."""
 

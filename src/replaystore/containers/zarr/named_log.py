@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from replaystore.containers.checks import MOST_JSON
 from replaystore.containers.zarr.metadata import MANIFEST
@@ -42,6 +42,7 @@ class NamedLog:
         """The newest segment that was seen to have its name."""
         self._first: list[int] | None = None
         self._newest: tuple[int, bytes] | None = None
+        self._announced: list[str] = []
 
     def identity(self) -> str:
         """The name of the store that had the place at the last look."""
@@ -70,6 +71,15 @@ class NamedLog:
                 "run `replaystore verify`"
             ) from None
         return data if len(data) < MOST_BYTES else None
+
+    def announce(self, starts: Mapping[int, int], *, look: bool) -> None:
+        """These segments are going to be read from there on, after a look, perhaps. What was announced before
+        and not read is forgotten: it says what was."""
+        for name in self._announced:
+            self._files.forget(name)
+        places = [(f"{LOG}/c/{commit}", start, MOST_BYTES) for commit, start in starts.items()]
+        self._announced = [name for name, _, _ in places]
+        self._files.fetch_ahead([*(self.watched if look else ()), *places])
 
     def _look(self) -> list[int]:
         begun = self._store is None
