@@ -23,8 +23,10 @@ from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.records import now
 from replaystore.arrays.state import SEALED
+from replaystore.columns.far import Ahead, announce_first
+from replaystore.columns.protocol import Place
 from replaystore.containers.codecs import TRAILER, codec_for, crc32c, parse_codec
-from replaystore.containers.protocol import ArraySpec, ChunkEntry
+from replaystore.containers.protocol import ArraySpec, ChunkEntry, Extent
 from replaystore.errors import CorruptError, StorageError
 from replaystore.schema import tree
 
@@ -57,6 +59,21 @@ Chunk = tuple[bytes, int]
 def encoded_chunks(store: StoreReader, name: str, first: int, stop: int) -> Iterator[list[Chunk]]:
     """Complete chunks [first, stop) of a coded array as they are stored, checked, in blocks of a bounded
     size."""
+    files, blocks = store.container.files, _blocks(store, name, first, stop)
+    if not files.far:
+        for block in blocks:
+            yield _read(store, name, block)
+        return
+    announce_first(files, [store.container.lookups(name, range(first, stop))])
+    several = list(blocks)
+    with Ahead(files, [_place(block) for block in several]) as ahead:
+        for block in several:
+            ahead.next()
+            yield _read(store, name, block)
+
+
+def _blocks(store: StoreReader, name: str, first: int, stop: int) -> Iterator[list[tuple[int, ChunkEntry]]]:
+    """Chunks that lie one behind the other, with where that is."""
     block: list[tuple[int, ChunkEntry]] = []
     for chunk in range(first, stop):
         entry = store.locate(name, chunk)
@@ -65,23 +82,29 @@ def encoded_chunks(store: StoreReader, name: str, first: int, stop: int) -> Iter
         if block and (
             entry.object != block[-1][1].object or entry.offset != block[-1][1].offset + block[-1][1].length
         ):
-            yield _read(store, name, block)
+            yield block
             block = []
         block.append((chunk, entry))
         if sum(known.length for _, known in block) >= BLOCK_BYTES:
-            yield _read(store, name, block)
+            yield block
             block = []
     if block:
-        yield _read(store, name, block)
+        yield block
+
+
+def _place(block: Sequence[tuple[int, ChunkEntry]]) -> Place:
+    """Where the bytes of chunks lie that lie one behind the other."""
+    begin, last = block[0][1], block[-1][1]
+    return begin.object, begin.offset, last.offset + last.length - begin.offset
 
 
 def _read(store: StoreReader, name: str, block: Sequence[tuple[int, ChunkEntry]]) -> list[Chunk]:
     """Chunks that lie one behind the other."""
     files, spec = store.container.files, store.container.specs()[name]
-    begin, last = block[0][1], block[-1][1]
+    begin = block[0][1]
     path = files.path(begin.object)
     try:
-        data = memoryview(files.read(begin.object, begin.offset, last.offset + last.length - begin.offset))
+        data = memoryview(files.read(*_place(block)))
     except FileNotFoundError:
         raise CorruptError(
             f"{path} is missing, and chunks of {name} lie in it; run `replaystore verify`"
@@ -122,15 +145,19 @@ def raw_chunks(
     unit = container.capabilities.run_rows(spec)
     aligned = first * spec.chunk_rows // unit * unit
     buffers = np.empty((2, max(1, RAW_BYTES // spec.chunk_bytes) * spec.chunk_bytes), np.uint8)
-    begin = aligned * spec.row_bytes  # where the extent begins, in bytes of the array
     expected = store.table(tree.checksums(name)).tolist()
-    for extent in container.extents(name, aligned, stop * spec.chunk_rows):
-        at = max(0, first * spec.chunk_bytes - begin)
-        while at < extent.length:
+    places = [
+        (extent.object, extent.offset + at, min(buffers.shape[1], extent.length - at))
+        for extent, begin in _raw_extents(store, name, aligned, stop)
+        for at in range(max(0, first * spec.chunk_bytes - begin), extent.length, buffers.shape[1])
+    ]
+    number = first
+    with Ahead(container.files, places) as ahead:
+        for object_, offset, size in places:
             buffers = buffers[::-1]
-            data = buffers[0, : min(buffers.shape[1], extent.length - at)]
-            found = container.files.read_into(extent.object, extent.offset + at, data.data)
-            number = (begin + at) // spec.chunk_bytes
+            data = buffers[0, :size]
+            ahead.next()
+            found = _read_into(store, name, object_, offset, data)
             checksums = []
             for place in range(0, data.size, spec.chunk_bytes):
                 chunk = number + place // spec.chunk_bytes
@@ -142,8 +169,26 @@ def raw_chunks(
                     )
                 checksums.append(expected[chunk])
             yield number, data, checksums
-            at += data.size
+            number += data.size // spec.chunk_bytes
+
+
+def _raw_extents(store: StoreReader, name: str, aligned: int, stop: int) -> Iterator[tuple[Extent, int]]:
+    """The extents of a raw array from row `aligned` on, and the byte of the array at which each begins."""
+    spec = store.container.specs()[name]
+    begin = aligned * spec.row_bytes
+    for extent in store.container.extents(name, aligned, stop * spec.chunk_rows):
+        yield extent, begin
         begin += extent.length
+
+
+def _read_into(store: StoreReader, name: str, object_: str, offset: int, data: NDArray[np.uint8]) -> int:
+    files = store.container.files
+    try:
+        return files.read_into(object_, offset, data.data)
+    except FileNotFoundError:
+        raise CorruptError(
+            f"{files.path(object_)} is missing, and rows of {name} lie in it; run `replaystore verify`"
+        ) from None
 
 
 def stored_bytes(store: StoreReader, name: str, chunks: NDArray[np.int64]) -> int:

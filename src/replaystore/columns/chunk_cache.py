@@ -13,6 +13,7 @@ import os
 import tempfile
 import threading
 import warnings
+import weakref
 from collections import OrderedDict
 from typing import Any
 
@@ -39,7 +40,9 @@ class ChunkCache:
 
     def _begin(self) -> None:
         self._process = os.getpid()
-        self._file: Any = None
+        self._file = -1
+        self._end_of_file: Any = None
+        """Closes the file, at the latest when nobody refers to the cache."""
         self._usable = True
         self._chunks: OrderedDict[Key, tuple[int, int]] = OrderedDict()
         """Where each lies, and how long it is, in the order in which they were put in."""
@@ -56,7 +59,7 @@ class ChunkCache:
             if place is None or place[1] != out.size:
                 return False
             try:
-                return os.preadv(self._file.fileno(), [out.data], place[0]) == out.size
+                return os.preadv(self._file, [out.data], place[0]) == out.size
             except OSError:
                 del self._chunks[key]
                 return False
@@ -73,14 +76,19 @@ class ChunkCache:
                 self._drop(self._end, self.limit)
             self._drop(begin, begin + chunk.size)
             try:
-                if self._file is None:
-                    self._file = tempfile.TemporaryFile(prefix="replaystore-cache-", buffering=0)  # noqa: SIM115
-                _write(self._file.fileno(), chunk, begin)
+                self._open()
+                _write(self._file, chunk, begin)
             except OSError as error:
                 self._give_up(error)
                 return
             self._chunks[key] = begin, chunk.size
             self._end = begin + chunk.size
+
+    def _open(self) -> None:
+        if self._file < 0:
+            with tempfile.TemporaryFile(prefix="replaystore-cache-", buffering=0) as file:
+                self._file = os.dup(file.fileno())
+            self._end_of_file = weakref.finalize(self, os.close, self._file)
 
     def _drop(self, begin: int, end: int) -> None:
         """Forget what lies there, which is what was put in first."""
@@ -103,16 +111,15 @@ class ChunkCache:
 
     def _forget_parent(self) -> None:
         """Leave the file to the process that made it."""
-        if self._file is not None:
-            self._file.close()
+        self._close()
         self._begin()
 
     def _close(self) -> None:
         self._chunks.clear()
         self._end = 0
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._file >= 0:
+            self._end_of_file()
+        self._file = -1
 
     def close(self) -> None:
         """Keep nothing, now and later."""

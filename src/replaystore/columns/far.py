@@ -27,8 +27,8 @@ AHEAD_BYTES = 64 << 20
 
 
 class Ahead:
-    """Places that are read in this order, announced some time before: use it with `with`, and call `next`
-    before each."""
+    """Places that are read in this order, announced some time before, if they are far: use it with `with`,
+    and call `next` before each."""
 
     def __init__(self, files: Reads, places: Sequence[Place]) -> None:
         self._files, self._places = files, places
@@ -36,6 +36,8 @@ class Ahead:
 
     def next(self) -> None:
         """The next place is about to be read; what is announced behind it is told in large steps."""
+        if not self._files.far:
+            return
         if self._size <= AHEAD_BYTES // 2:
             begin = self._announced
             for place in self._places[begin:]:

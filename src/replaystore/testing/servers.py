@@ -115,6 +115,15 @@ class Server:
             longest.append(best)
         return best
 
+    def waves(self, log: Sequence[Asked]) -> int:
+        """How often it was asked something when nobody waited for an answer: rounds of requests that go side
+        by side, however many connections there are for them."""
+        found, until = 0, 0.0
+        for one in sorted(log, key=lambda one: one.begun):
+            found += one.begun > until
+            until = max(until, one.ended or float("inf"))
+        return found
+
     def note(self, path: str, range_: str, login: str) -> Asked:
         with self.lock:
             asked = Asked(len(self.log), path, range_, time.monotonic(), login=login)
@@ -380,6 +389,7 @@ def main() -> None:
             said = {
                 "requests": len(log),
                 "rounds": server.rounds(log),
+                "waves": server.waves(log),
                 "bytes": sum(one.bytes for one in log),
             }
             print(json.dumps(said), flush=True)  # noqa: T201
