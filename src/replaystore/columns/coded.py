@@ -29,7 +29,7 @@ from replaystore.columns.checked_chunks import Failure, Piece, Wanted
 from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.columns.far import Ahead, announce_first, following
 from replaystore.columns.located_chunks import Located
-from replaystore.columns.protocol import Place, Rows
+from replaystore.columns.protocol import Place, Rows, Unchecked
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
 from replaystore.errors import CorruptError, SchemaError
 from replaystore.storage.protocol import Reads
@@ -180,7 +180,7 @@ class CodedColumn(Located):
         rows.flags.writeable = False
         return rows
 
-    def read(self, start: int, stop: int, *, alone: bool = True) -> Rows:
+    def read(self, start: int, stop: int, unchecked: Unchecked = None) -> Rows:
         """A copy of rows [start, stop), of shape (stop - start, *shape). CorruptError names the chunk that
         cannot be had."""
         tail_start, tail = self._tail
@@ -191,14 +191,16 @@ class CodedColumn(Located):
             self._gather(
                 (self._piece(chunk, start, coded) for chunk in self._chunks(start, coded)),
                 self._items(out),
-                coming=self._coming(start, stop) if self.files.far else (),
+                coming=list(self.coming(slice(start, stop))) if self.files.far else (),
             )
+            self._times = self._times + 1 if start == self._last else 0
+            self._last = stop
             if stop > tail_start:
                 begin = max(start, tail_start)
                 out[begin - start :] = tail[begin - tail_start : stop - tail_start]
         return out
 
-    def take(self, rows: NDArray[np.int64], out: Rows | None = None, *, alone: bool = True) -> Rows:
+    def take(self, rows: NDArray[np.int64], out: Rows | None = None, unchecked: Unchecked = None) -> Rows:
         """As `StoredColumn.take` says. CorruptError names the chunk that cannot be had."""
         tail_start, tail = self._tail
         self._places(rows, self._first, tail_start + len(tail))
@@ -298,13 +300,11 @@ class CodedColumn(Located):
         chunks: list[int] = np.unique(coded // self.chunk_rows).tolist()
         return chunks
 
-    def _coming(self, start: int, stop: int) -> Iterator[Place]:
-        """What is asked for next by who reads one slice behind the other, perhaps."""
-        self._times = self._times + 1 if start == self._last else 0
-        self._last = stop
-        length = (stop - start) * following(stop - start, self._times, self.row_bytes)
+    def coming(self, wanted: slice) -> Iterator[Place]:
+        stop, length = wanted.stop, wanted.stop - wanted.start
+        times = self._times + 1 if wanted.start == self._last else 0
         first = -(-stop // self.chunk_rows)
-        end = min(stop + length, self._tail[0]) // self.chunk_rows
+        end = min(stop + length * following(length, times, self.row_bytes), self._tail[0]) // self.chunk_rows
         return self.chunk_places(range(first, max(first, end)), decoded=True)
 
     # --- fetch and decode

@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 from replaystore.columns.protocol import Place, Rows, StoredColumn
 from replaystore.storage.protocol import Reads
 
-__all__ = ["AHEAD_BYTES", "Ahead", "FarRows", "announce_first", "drop", "following", "read_together"]
+__all__ = [
+    "AHEAD_BYTES",
+    "Ahead",
+    "FarRows",
+    "Window",
+    "announce_first",
+    "drop",
+    "following",
+    "read_together",
+]
 
 AHEAD_BYTES = 64 << 20
 
@@ -80,21 +89,19 @@ def read_together(
     far = [column for column in columns if column.files.far]
     if far:
         announce(far, wanted)
-    found = []
+    found, unchecked = list[Rows](), list[StoredColumn]()
     try:
         for column, out in zip(columns, outs or [None] * len(columns), strict=True):
             if isinstance(wanted, slice):
-                found.append(column.read(wanted.start, wanted.stop, alone=False))
+                found.append(column.read(wanted.start, wanted.stop, unchecked))
             else:
-                found.append(column.take(wanted, out, alone=False))
+                found.append(column.take(wanted, out, unchecked))
     except BaseException:
         for column in far:
             drop(column.files, column.places(wanted))
         raise
-    for column in far:
-        if column.raw:
-            column.check()
-            break
+    if unchecked:
+        unchecked[0].check()
     return found
 
 
@@ -102,7 +109,10 @@ def announce(columns: Sequence[StoredColumn], wanted: slice | NDArray[np.int64])
     """That these rows of all columns are about to be read: first where they lie, as far as that has to be
     read, and then they themselves."""
     announce_first(columns[0].files, [column.lookups(wanted) for column in columns])
-    announce_first(columns[0].files, [column.places(wanted) for column in columns])
+    places = [column.places(wanted) for column in columns]
+    if isinstance(wanted, slice):
+        places += [column.coming(wanted) for column in columns]
+    announce_first(columns[0].files, places)
 
 
 def announce_first(files: Reads, several: Iterable[Iterable[Place]]) -> None:
@@ -115,6 +125,43 @@ def announce_first(files: Reads, several: Iterable[Iterable[Place]]) -> None:
         places.append(place)
     if places:
         files.fetch_ahead(places)
+
+
+class Window:
+    """What is read of one column by who reads one slice behind the other: more at a time than is asked for,
+    and what comes next is on its way then. It is kept until what is behind it is asked for."""
+
+    def __init__(self) -> None:
+        self._last, self._next, self._times = -1, 0, 0
+        """Where the last reading ended, where the next one does, and how many were one behind the other."""
+        self._kept: tuple[int, int, Rows] | None = None
+
+    def has(self, start: int, stop: int) -> bool:
+        """These rows were read before."""
+        kept = self._kept
+        return kept is not None and kept[0] <= start < stop <= kept[1]
+
+    def find(self, start: int, stop: int) -> Rows | None:
+        """A copy of rows that were read before."""
+        kept = self._kept
+        if kept is None or not kept[0] <= start < stop <= kept[1]:
+            return None
+        rows: Rows = kept[2][start - kept[0] : stop - kept[0]].copy()
+        return rows
+
+    def ends(self, start: int, stop: int, last: int, row_bytes: int) -> tuple[int, int]:
+        """Where reading ends that is to begin at `start`, of rows up to `last`; and where the one behind it
+        is going to end, or the same if none is foreseen."""
+        sequential = start == self._last
+        end = min(max(stop, self._next), last) if sequential else stop
+        count = following(stop - start, self._times + 1 if sequential else 0, row_bytes)
+        return end, min(end + (stop - start) * count, last)
+
+    def passed(self, start: int, stop: int, ends: tuple[int, int], rows: Rows) -> None:
+        """These rows, which begin with those that were asked for, were read, to the first of `ends`."""
+        self._times = self._times + 1 if start == self._last else 0
+        self._last, self._next = ends
+        self._kept = (start, start + len(rows), rows) if start + len(rows) > stop else None
 
 
 class FarRows:
@@ -132,6 +179,10 @@ class FarRows:
     def forget(self) -> None:
         """Hold nothing."""
         self._rows, self._found = np.empty(0, np.int64), {}
+
+    def announce(self, rows: NDArray[np.int64]) -> None:
+        """These rows are what `hold` is asked for next."""
+        announce(list(self.columns.values()), np.unique(rows))
 
     def hold(self, rows: NDArray[np.int64]) -> None:
         """Fetch these rows of all columns, for `take`."""

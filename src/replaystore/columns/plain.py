@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.columns.far import Ahead, following
-from replaystore.columns.protocol import Place, Rows, StoredColumn
+from replaystore.columns.far import Ahead, Window
+from replaystore.columns.protocol import Place, Rows, StoredColumn, Unchecked
 from replaystore.columns.runs import Part, Run, blocks_of, cut, merged, parts_of, starts_of
 from replaystore.columns.taking import taker
 from replaystore.containers.protocol import ArraySpec, Extent
@@ -52,6 +52,11 @@ class State:
     window: mmap.mmap | None
     """The range of addresses that `items` lies in."""
 
+    def parts(self, start: int, stop: int, row_bytes: int) -> Iterator[Part]:
+        """What is read at once of rows [start, stop), if they are not mapped."""
+        low, high = (start - self.first) * row_bytes, (stop - self.first) * row_bytes
+        return parts_of(self.runs, self.starts, low, high, READ_BLOCK)
+
 
 def _nothing() -> None:
     pass
@@ -63,8 +68,6 @@ class PlainColumn(StoredColumn):
     Of files that are far, `check()` is called after rows were read, and `check_missing()` when some are not
     there: both raise if the store has gone on meanwhile.
     """
-
-    raw = True
 
     def __init__(
         self,
@@ -82,8 +85,7 @@ class PlainColumn(StoredColumn):
         self._gap, self._most = 0 if files.far else READ_THROUGH // width, max(1, READ_BLOCK // width)
         """Rows between two wanted ones that are read along, and how many are read at once."""
         self.check, self._check_missing = check, check_missing
-        self._last, self._times = -1, 0
-        """Where the last request for a slice ended, and how many were one behind the other."""
+        self._window = Window()
         self._state = self._assemble(first_row, first_row, ())
 
     @property
@@ -174,15 +176,15 @@ class PlainColumn(StoredColumn):
         rows.flags.writeable = False
         return rows
 
-    def read(self, start: int, stop: int, *, alone: bool = True) -> Rows:
+    def read(self, start: int, stop: int, unchecked: Unchecked = None) -> Rows:
         """As `StoredColumn.read` says."""
         state = self._state
         self._check_range(state.first, state.stop, start, stop)
         if state.items is None:
-            return self._read(state, start, stop, alone=alone)
+            return self._read(state, start, stop, unchecked)
         return self._view(state.items, start - state.first, stop - state.first).copy()
 
-    def take(self, rows: NDArray[np.int64], out: Rows | None = None, *, alone: bool = True) -> Rows:
+    def take(self, rows: NDArray[np.int64], out: Rows | None = None, unchecked: Unchecked = None) -> Rows:
         """As `StoredColumn.take` says; without copying in between if `mapped`."""
         state = self._state
         places = self._places(rows, state.first, state.stop)
@@ -190,7 +192,9 @@ class PlainColumn(StoredColumn):
             out = self._output(len(rows), out)
             if out.size:
                 self._take(state, places, self._items(out))
-                if alone and self.files.far:
+                if self.files.far and unchecked is not None:
+                    unchecked.append(self)
+                elif self.files.far:
                     self.check()
             return out
         if out is None:
@@ -204,14 +208,26 @@ class PlainColumn(StoredColumn):
         """As `StoredColumn.places` says; none of rows that are not there."""
         state = self._state
         if isinstance(wanted, slice):
-            if self.row_bytes and state.first <= wanted.start <= wanted.stop <= state.stop:
-                yield from (
-                    part.place
-                    for part in self._parts(state, wanted.start - state.first, wanted.stop - state.first)
-                )
+            start, end, _ = self._ends(state, wanted)
+            yield from (part.place for part in state.parts(start, end, self.row_bytes))
         elif self.row_bytes and len(wanted) and state.first <= wanted.min() <= wanted.max() < state.stop:
             for _, _, low, high in blocks_of(np.sort(wanted) - state.first, self._gap, self._most):
-                yield from (part.place for part in self._parts(state, low, high))
+                yield from (
+                    part.place for part in state.parts(state.first + low, state.first + high, self.row_bytes)
+                )
+
+    def coming(self, wanted: slice) -> Iterator[Place]:
+        state = self._state
+        _, end, after = self._ends(state, wanted)
+        return (part.place for part in state.parts(end, after, self.row_bytes))
+
+    def _ends(self, state: State, wanted: slice) -> tuple[int, int, int]:
+        """From where to where is read for a slice, and where what is announced behind it ends."""
+        start, stop = wanted.start, wanted.stop
+        known = self._window.has(start, stop) or not state.first <= start < stop <= state.stop
+        if known or not self.row_bytes:
+            return state.first, state.first, state.first
+        return start, *self._window.ends(start, stop, state.stop, self.row_bytes)
 
     # --- state
 
@@ -260,36 +276,27 @@ class PlainColumn(StoredColumn):
     def _view(self, items: Rows, start: int, stop: int) -> Rows:
         return items[start:stop].view(self.dtype).reshape(stop - start, *self.shape)
 
-    def _read(self, state: State, start: int, stop: int, *, alone: bool = True) -> Rows:
-        rows = np.empty((stop - start, *self.shape), self.dtype)
-        if rows.size:
-            out = rows.reshape(-1).view(np.uint8)
-            parts = list(self._parts(state, start - state.first, stop - state.first))
-            if not self.files.far:
-                self._fill(out, parts)
-                return rows
-            self._times = self._times + 1 if start == self._last else 0
-            self._last = stop
-            with Ahead(
-                self.files, [part.place for part in (*parts, *self._coming(state, start, stop))]
-            ) as ahead:
-                self._fill(out, parts, ahead)
-            if alone:
-                self.check()
-        return rows
-
-    def _coming(self, state: State, start: int, stop: int) -> Iterator[Part]:
-        """What is asked for next by who reads one slice behind the other, perhaps."""
-        length = stop - start
-        for number in range(1, 1 + following(length, self._times, self.row_bytes)):
-            begin, end = start + number * length, min(start + (number + 1) * length, state.stop)
-            if begin >= end:
-                return
-            yield from self._parts(state, begin - state.first, end - state.first)
-
-    def _parts(self, state: State, low: int, high: int) -> Iterator[Part]:
-        """What is read at once of the column's rows from place `low` to before place `high`."""
-        return parts_of(state.runs, state.starts, low * self.row_bytes, high * self.row_bytes, READ_BLOCK)
+    def _read(self, state: State, start: int, stop: int, unchecked: Unchecked = None) -> Rows:
+        far = self.files.far and start < stop and self.row_bytes > 0
+        known = self._window.find(start, stop) if far else None
+        if known is not None:
+            return known
+        ends = self._window.ends(start, stop, state.stop, self.row_bytes) if far else (stop, stop)
+        rows = np.empty((ends[0] - start, *self.shape), self.dtype)
+        if not rows.size:
+            return rows
+        parts = list(state.parts(start, ends[0], self.row_bytes))
+        coming = state.parts(*ends, self.row_bytes)
+        with Ahead(self.files, [part.place for part in (*parts, *coming)]) as ahead:
+            self._fill(rows.reshape(-1).view(np.uint8), parts, ahead)
+        if not far:
+            return rows
+        if unchecked is None or ends[0] > stop:  # what is kept has to be checked now
+            self.check()
+        else:
+            unchecked.append(self)
+        self._window.passed(start, stop, ends, rows)
+        return rows if ends[0] == stop else rows[: stop - start].copy()
 
     def _fill(self, out: NDArray[np.uint8], parts: Sequence[Part], ahead: Ahead | None = None) -> None:
         """Read parts, one behind the other."""
@@ -335,10 +342,11 @@ class PlainColumn(StoredColumn):
         blocks = list(blocks_of(ordered, self._gap, self._most))
         if not self.files.far:
             for begin, end, low, high in blocks:
-                parts = list(self._parts(state, low, high))
+                parts = list(state.parts(state.first + low, state.first + high, self.row_bytes))
                 self._pick(parts, ordered[begin:end] - low, out, order[begin:end])
             return
-        several = [list(self._parts(state, low, high)) for _, _, low, high in blocks]
+        first = state.first
+        several = [list(state.parts(first + low, first + high, self.row_bytes)) for _, _, low, high in blocks]
         with Ahead(self.files, [part.place for parts in several for part in parts]) as ahead:
             for parts, (begin, end, low, _) in zip(several, blocks, strict=True):
                 self._pick(parts, ordered[begin:end] - low, out, order[begin:end], ahead)

@@ -18,19 +18,19 @@ from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import ArgumentError, EvictedError
 from replaystore.storage.protocol import Reads
 
-__all__ = ["Place", "Rows", "StoredColumn"]
+__all__ = ["Place", "Rows", "StoredColumn", "Unchecked"]
 
 Rows = NDArray[Any]
 Place = tuple[str, int, int]
 """Bytes of a file: its name, where they begin, and how many they are."""
+Unchecked = list[Any] | None
+"""Columns of which rows were read that may be those of another history."""
 INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 
 
 class StoredColumn:
     """What is common to columns: what a row is, and which requests make sense."""
 
-    raw = False
-    """What is read is not compared with checksums."""
     check: Callable[[], None]
     """Called after rows were read: an error if they may be those of another history."""
 
@@ -57,9 +57,9 @@ class StoredColumn:
         """Rows [start, stop), read-only, of shape (stop - start, *shape); copied only if need be."""
         raise NotImplementedError
 
-    def read(self, start: int, stop: int, *, alone: bool = True) -> Rows:
-        """A copy of rows [start, stop), of shape (stop - start, *shape). Not `alone`: the caller calls
-        `check`, once for several columns."""
+    def read(self, start: int, stop: int, unchecked: Unchecked = None) -> Rows:
+        """A copy of rows [start, stop), of shape (stop - start, *shape). `unchecked`: the column is added to
+        it, if its `check` is to be called, once for several columns."""
         raise NotImplementedError
 
     def lookups(self, wanted: slice | NDArray[np.int64]) -> Iterable[Place]:
@@ -70,9 +70,13 @@ class StoredColumn:
         """What `read` of such a slice, or `take` of such numbers, is going to ask of files that are far."""
         return ()
 
-    def take(self, rows: NDArray[np.int64], out: Rows | None = None, *, alone: bool = True) -> Rows:
-        """A copy of the rows with these numbers, in any order and repeated, of shape (len(rows), *shape). Not
-        `alone`: the caller calls `check`, once for several columns.
+    def coming(self, wanted: slice) -> Iterable[Place]:
+        """What `read` announces behind such a slice, for who reads one after the other."""
+        return ()
+
+    def take(self, rows: NDArray[np.int64], out: Rows | None = None, unchecked: Unchecked = None) -> Rows:
+        """A copy of the rows with these numbers, in any order and repeated, of shape (len(rows), *shape).
+        `unchecked` as for `read`.
 
         `out` is filled and returned if given: C-contiguous, of that shape and of the column's dtype. A batch
         of more than 100 KB takes several times as long without it, because the system has to clear new

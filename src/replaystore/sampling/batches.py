@@ -34,6 +34,8 @@ WINDOW_ROWS = 8192
 WINDOW_BATCHES = 256
 HOLD_BATCHES = 32
 """Batches that chunks are decoded for at once."""
+FAR_BATCHES, FAR_BYTES = 16, 8 << 20
+"""Batches whose raw rows are fetched from far away at once, and bytes of them."""
 BESIDE = 4
 """Chunks of a block of an epoch for each one beside it that its items show."""
 LEAST_BLOCK = 16
@@ -97,7 +99,8 @@ class Batches:
         """The epoch, and the pools of it, that were held last."""
         size = recipe.batch_size
         self.together = 1
-        """Batches whose raw rows are fetched at once, if they are far."""
+        """Batches whose raw rows are fetched at once, if they are far; at least."""
+        self._group = 1
         self._ahead = max(1, min(WINDOW_BATCHES, WINDOW_ROWS // size)) if self.order.ahead else 1
         """Batches of a window; it may depend on nothing but the recipe, or batches would."""
 
@@ -250,12 +253,28 @@ class Batches:
 
     def _fetch(self, window: _Window, begin: int) -> None:
         """Fetch the rows of the next batches; of trajectories that were recorded in parts some may be left to
-        be fetched when they are needed."""
-        end = min(begin + self.together * self.recipe.batch_size, len(window.planned.drawn.rows))
-        rows = window.planned.drawn.rows[begin:end]
+        be fetched when they are needed. If batches are made ahead, they are more each time, up to a limit,
+        and those behind them are on their way meanwhile."""
+        size, rows = self.recipe.batch_size, window.planned.drawn.rows
+        count = max(self.together, self._group)
+        end = window.fetched = min(begin + count * size, len(rows))
+        self.gather.fetch(*self._shown(rows[begin:end]))
+        if self.together == 1 or not self.order.ahead:
+            return
+        most = FAR_BYTES // max(1, size * self.gather.far_bytes)
+        self._group = max(self.together, min(2 * count, most, FAR_BATCHES))
+        if end == len(rows):
+            following = window.first + self._ahead
+            if self.per_epoch is not None and following >= self.per_epoch:
+                return
+            self._coming = self._coming or self._plan(window.epoch, following)
+            rows, end = self._coming.planned.drawn.rows, 0
+        self.gather.announce(*self._shown(rows[end : end + self._group * size]))
+
+    def _shown(self, rows: Rows) -> tuple[Rows, Rows]:
+        """The first and last row that items show whose own rows these are."""
         first, last = self._widened(rows, rows)
-        self.gather.fetch(first, np.minimum(last, self.stop_row - 1))
-        window.fetched = end
+        return first, np.minimum(last, self.stop_row - 1)
 
     def _reach(self, window: _Window, begin: int, end: int) -> tuple[Rows, Rows]:
         """The first and last row that each of some items shows, if its trajectory lies in one part; of an

@@ -217,8 +217,16 @@ class Gather:
 
     def fetch(self, first: Rows, last: Rows) -> None:
         """Fetch the raw rows that are far, from each of `first` to each of `last`, all together."""
-        span = int((last - first).max(initial=0)) + 1
-        self._far.hold(np.minimum(first[:, None] + np.arange(span), last[:, None]).reshape(-1))
+        self._far.hold(_between(first, last))
+
+    def announce(self, first: Rows, last: Rows) -> None:
+        """What `fetch` is asked for next."""
+        self._far.announce(_between(first, last))
+
+    @property
+    def far_bytes(self) -> int:
+        """Of a row of the fields that are fetched so."""
+        return sum(column.row_bytes for column in self._far.columns.values())
 
     def foresee(self, first: Rows, last: Rows) -> None:
         """Rows that are going to be asked for, from each of `first` to each of `last`, in this order, as far
@@ -268,6 +276,13 @@ class Gather:
                 how = f"{self._codecs[name] or 'raw, and far'}, chunks of {slab.chunk_rows} rows: {room}"
             lines.append(f"{name}: {how}")
         return lines
+
+
+def _between(first: Rows, last: Rows) -> Rows:
+    """All rows from each of `first` to each of `last`."""
+    span = int((last - first).max(initial=0)) + 1
+    rows: Rows = np.minimum(first[:, None] + np.arange(span), last[:, None]).reshape(-1)
+    return rows
 
 
 def check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
