@@ -31,6 +31,7 @@ SHARES = {
     "corruptions": 60,
     "fuzz": 60,
     "forgeries": 180,
+    "servers": 300,  # faults
 }
 """Tries of a campaign."""
 

@@ -11,6 +11,7 @@ from served import HASTY, LARGE, SMALL
 
 from replaystore import errors
 from replaystore.storage.http.asking import Patience
+from replaystore.storage.http.connections import CONNECTIONS
 from replaystore.storage.http.files import HttpFiles
 from replaystore.testing.servers import FAULTS, Asked, Server, serving
 
@@ -55,6 +56,13 @@ def test_a_server_that_always_fails_is_one_error(server: Server, fault: str) -> 
     assert len(server.log) == tries
 
 
+def test_a_connection_that_is_given_up_makes_room_for_another(server: Server) -> None:
+    files = HttpFiles(server.url, patience=HASTY)
+    server.faults = lambda asked: None if asked.number % 2 else "other-range"
+    for number in range(2 * CONNECTIONS):
+        assert files.read("large", number, 10) == LARGE[number : number + 10]
+
+
 def test_a_server_that_does_not_know_ranges_is_told_what_to_do(server: Server) -> None:
     files = HttpFiles(server.url, patience=HASTY)
     server.faults = lambda _: "ignored"
@@ -78,6 +86,7 @@ def test_a_server_that_is_not_there_is_one_error(folder: Path) -> None:
         HttpFiles("http://nowhere.invalid", patience=HASTY).read("small")
 
 
+@pytest.mark.timeout(30)
 def test_a_server_that_sends_a_byte_now_and_then_is_left() -> None:
     """Each byte comes in time, and the whole does not."""
     import socket

@@ -20,6 +20,7 @@ from broken import (
     reading,
     recording,
     sampling,
+    servers,
     zarr,
 )
 from mutant import Mutant
@@ -41,6 +42,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         checking,
         archives,
         drop_ins,
+        servers,
     )
     for mutant in group.MUTANTS
 )

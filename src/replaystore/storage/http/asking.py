@@ -147,6 +147,7 @@ def _leave(response: urllib3.BaseHTTPResponse) -> None:
             if int(response.headers["Content-Length"]) <= FEW:
                 response.read(FEW, decode_content=False)
     response.close()  # which closes no connection that was read to its end
+    response.release_conn()  # a closed one, too, has its place among those that there may be
 
 
 def _understood(url: str, wanted: Wanted, response: urllib3.BaseHTTPResponse) -> Answer:
@@ -179,9 +180,14 @@ def _part(wanted: Wanted, response: urllib3.BaseHTTPResponse) -> Answer:
         raise _Again(f"the server does not say which part of the file it sends ({given!r:.80})")
     first, last, size = map(int, found.groups())
     begin, stop = wanted.within(size)
-    if (first, last + 1) != (begin, stop):
+    if not agrees((first, last + 1), (begin, stop)):
         raise _Again(f"the server sends {given!r:.80} where {wanted.header!r} was asked for")
     return Answer(_body(response, stop - begin), begin, size, _version(response))
+
+
+def agrees(said: tuple[int, int], right: tuple[int, int]) -> bool:
+    """Whether the server says that it sends what was asked for."""
+    return said == right
 
 
 def _whole(wanted: Wanted, response: urllib3.BaseHTTPResponse) -> Answer:

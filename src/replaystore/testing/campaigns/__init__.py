@@ -31,6 +31,7 @@ CAMPAIGNS: dict[str, str] = {
     "corruptions": "replaystore.testing.campaigns.corruptions",
     "fuzz": "replaystore.testing.campaigns.fuzz",
     "forgeries": "replaystore.testing.campaigns.forgeries",
+    "servers": "replaystore.testing.campaigns.servers",
 }
 """By name, the module of a campaign."""
 
