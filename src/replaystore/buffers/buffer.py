@@ -140,8 +140,10 @@ class Buffer(Recording):
         with self.turn:
             known = self._zarr_stores.get(self.commit_id)
             if known is None:
-                where, identity = str(self.whereabouts), self._store.state.store
-                source = CommitSource(self._open_commit, where, self.commit_id, identity)
+                where, store = str(self.whereabouts), self._store
+                source = CommitSource(
+                    self._open_commit, where, self.commit_id, store.state.store, store.cache
+                )
                 source.tree()
                 sent = places_of(self._place).shared_between_processes
                 known = self._zarr_stores[self.commit_id] = ZarrStore(source, sent=sent)

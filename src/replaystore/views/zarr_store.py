@@ -24,6 +24,7 @@ from typing import Any, Never, Self, TypeVar
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.errors import ConflictError, EvictedError, NotFoundError, UnsupportedError
 from replaystore.forks import renew_in_children
 from replaystore.views.reader import BufferReader
@@ -38,10 +39,19 @@ OpenCommit = Callable[[str, int], BufferReader]
 class CommitSource:
     """A commit of a store, opened when something of it is first asked for."""
 
-    def __init__(self, open_commit: OpenCommit, location: str, commit: int, identity: str) -> None:
+    def __init__(
+        self,
+        open_commit: OpenCommit,
+        location: str,
+        commit: int,
+        identity: str,
+        cache: ChunkCache | int | None = None,
+    ) -> None:
         """`open_commit`: (location, commit) → a buffer that shows it. `identity`: what the store at the
-        location is called in its log."""
+        location is called in its log. `cache`: for decoded chunks, that of another buffer or one of so many
+        bytes."""
         self._open_commit, self.location, self.commit, self.identity = open_commit, location, commit, identity
+        self._cache = cache
         self._tree: ZarrTree | None = None
         self._release: Callable[[], object] = lambda: None
         self._ended = False
@@ -49,7 +59,8 @@ class CommitSource:
         renew_in_children(self, "_opening")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._open_commit, self.location, self.commit, self.identity)
+        limit = self._cache.limit if isinstance(self._cache, ChunkCache) else self._cache
+        return type(self), (self._open_commit, self.location, self.commit, self.identity, limit)
 
     def ask(self, question: Callable[[ZarrTree], Answer]) -> Answer:
         """What the hierarchy answers; once more where the store went back to this commit, or to a newer one,
@@ -96,11 +107,12 @@ class CommitSource:
                     f"{self.location}: another store has taken its place; open that, and ask it for another "
                     "zarr_store()"
                 )
+            view.store.cache = ChunkCache(self._cache) if isinstance(self._cache, int) else self._cache
             tree = ZarrTree(view)
         except BaseException:
-            view.close()
+            _close(view, self._cache)
             raise
-        release = weakref.finalize(self, view.close)
+        release = weakref.finalize(self, _close, view, self._cache)
         release.atexit = False
         return tree, release
 
@@ -115,6 +127,13 @@ class CommitSource:
         with self._opening:
             self._ended = True
             self.close()
+
+
+def _close(view: BufferReader, cache: ChunkCache | int | None) -> None:
+    """Close what shows a commit; a cache that is another buffer's stays open."""
+    if isinstance(cache, ChunkCache):
+        view.store.cache = None
+    view.close()
 
 
 class ZarrStore(Store):
