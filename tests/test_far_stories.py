@@ -3,6 +3,7 @@ rolled back, dropped by a ring, published, sealed, and the store is replaced."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,63 @@ def test_a_store_that_is_sealed_meanwhile_goes_on_being_read(tmp_path: Path) -> 
         with rs.open(path) as near:
             alike(reader, near)
         reader.close()
+
+
+TAGGED = rs.Schema(
+    {
+        "observation": rs.Field(np.dtype("i8"), (512,), "observation"),
+        "info/frame": rs.Field(np.dtype("i8"), (8,), "info"),
+    }
+)
+
+
+def goes_on(buffer: Buffer, seed: int) -> None:
+    """A writer whose rows say their number and the commit that they were written for."""
+    generator = np.random.default_rng(seed)
+    for _ in range(60):
+        if generator.random() < 0.2 and buffer.capacity is None:
+            buffer.rollback(int(generator.choice([known.commit for known in buffer.commits()][-5:])))
+            continue
+        count = int(generator.integers(1, 40))
+        tags = np.empty((count, 2), "i8")
+        tags[:, 0] = buffer.first_row + len(buffer) + np.arange(count)
+        tags[:, 1] = buffer.commit_id + 1
+        buffer.append({name: np.tile(tags, field.shape[0] // 2) for name, field in TAGGED.fields.items()})
+        buffer.commit()
+
+
+def check_tags(reader: Buffer, generator: np.random.Generator) -> None:
+    """Some rows are those that the commit which is shown has."""
+    state, wanted = reader.store.state, np.sort(generator.integers(0, len(reader), 20))
+    for name in TAGGED.fields:
+        found = reader[name][wanted]
+        assert (found[:, 0] == wanted + reader.first_row).all(), name
+        assert (found[:, 0::2] == found[:, :1]).all(), name
+        assert (found[:, 1::2] == found[:, 1:2]).all(), name
+        assert not [tag for tag in found[:, 1].tolist() if tag > state.commit or state.is_dead(tag)], name
+
+
+@pytest.mark.parametrize("capacity", [None, 200])
+def test_beside_a_writer_no_row_is_one_of_another_commit(tmp_path: Path, capacity: int | None) -> None:
+    path, generator, right = tmp_path / "a.zarr", np.random.default_rng(0), 0
+    with tiny(), ThreadPoolExecutor(1) as pool:
+        buffer = rs.create(path, TAGGED, storage=STORAGE, capacity=capacity)
+        goes_on(buffer, 1)
+        reader = from_far(path)
+        writing = pool.submit(goes_on, buffer, 2)
+        while not writing.done() or not right:
+            try:
+                reader.refresh()
+                check_tags(reader, generator)
+                right += 1
+            except (ConflictError, EvictedError):
+                pass
+        writing.result()
+        reader.refresh()
+        assert reader.commit_id == buffer.commit_id
+        check_tags(reader, generator)
+        reader.close()
+        buffer.close()
 
 
 @pytest.mark.parametrize("layout", ["live", "archive"])
