@@ -88,6 +88,7 @@ def test_a_buffer_is_written_and_read_without_what_else_reads_zarr(tmp_path: Pat
     assert not loaded & {"dask", "xarray", "zarr"}
 
 
+@pytest.mark.torch
 def test_a_drop_in_is_loaded_from_a_store_without_gymnasium(tmp_path: Path) -> None:
     """Nor sampled from; with environments it is there already."""
     with rs.create(tmp_path / "a.zarr", rs.Schema(FIELDS)) as buffer:

@@ -13,6 +13,8 @@ import launch_lines
 import pytest
 from running import ENV_ID, run, script
 
+pytestmark = pytest.mark.torch  # as the scripts need it
+
 SMALLER = (
     f"--env_id {ENV_ID} --total_timesteps 300 --num_steps 150 --update_epochs 1 --num_minibatches 2 "
     "--reward_net_epochs 1"
