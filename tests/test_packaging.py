@@ -25,7 +25,6 @@ NOT_IMPORTED = {
     "pytest-timeout": "the settings of pytest use it",
     "pytest-xdist": "./scripts/test uses it",
     "ruff": "./scripts/check runs it",
-    "zarr": "it reads what is written here",
 }
 
 
