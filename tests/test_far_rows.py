@@ -73,6 +73,22 @@ def test_a_batch_takes_two_rounds(store: Any, asked: Asked) -> None:
         with_prefetch.close()
 
 
+@pytest.mark.parametrize("order", ["uniform", "epoch"])
+def test_batches_that_are_made_ahead_are_fetched_many_at_a_time(store: Any, order: Any, asked: Asked) -> None:
+    place, _, _ = store
+    with rs.open(place) as buffer:
+        one_by_one = buffer.sampler(256, order=order, seed=5, prefetch=0)
+        sampler = buffer.sampler(256, order=order, seed=5)
+        for number in range(60):
+            if number == 30:
+                since(asked)
+            found, expected = sampler.sample(), one_by_one.sample()
+            assert all(np.array_equal(found[name], values) for name, values in expected.items())
+        sampler.close()
+        single = 2 * 30  # rounds of the one whose batches are not made ahead
+        assert asked.rounds <= single + 16
+
+
 @pytest.mark.parametrize(
     "settings",
     [

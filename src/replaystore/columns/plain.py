@@ -8,8 +8,8 @@ The state is one immutable object, replaced at once: reading in one thread while
 safe.
 
 Of storage that is far, nothing is asked when a column is opened: that a file is missing or too short is seen
-when its rows are read. All that a request needs is announced first (far.py), each run of rows as it is: what
-is better read along than asked for apart, the storage knows.
+when its rows are read. All that a request needs is announced first (far.py), neighbours together as they are
+read on a disk; what else is better read along than asked for apart, the storage knows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from replaystore.storage.protocol import Reads
 __all__ = ["PlainColumn", "State"]
 
 READ_THROUGH = 16 << 10
-"""Bytes between two wanted rows that are read along rather than skipped by another system call."""
+"""Bytes between two wanted rows that are read along rather than skipped by another request."""
 READ_BLOCK = 4 << 20
 """The most that is read at once when wanted rows are picked out of it."""
 
@@ -82,7 +82,7 @@ class PlainColumn(StoredColumn):
         super().__init__(files, spec, name)
         self._shard_rows = spec.shard_rows
         width = max(1, self.row_bytes)
-        self._gap, self._most = 0 if files.far else READ_THROUGH // width, max(1, READ_BLOCK // width)
+        self._gap, self._most = READ_THROUGH // width, max(1, READ_BLOCK // width)
         """Rows between two wanted ones that are read along, and how many are read at once."""
         self.check, self._check_missing = check, check_missing
         self._window = Window()
