@@ -177,6 +177,27 @@ def test_a_rollback_is_a_conflict_and_no_rows_of_another_history(tmp_path: Path,
             assert np.array_equal(reader["action"][:4000], columns["action"])
 
 
+def test_raw_rows_beside_coded_ones_are_not_of_another_history(tmp_path: Path, asked: Asked) -> None:
+    place, finals = tmp_path / "a.zarr", np.zeros((1, 17), np.float32)
+    make(place, 4000, storage={"observation": CODED["observation"]})
+    with rs.open(place, "r+") as writer:
+        before = writer.commit_id
+        writer.append(steps(1000, 7), final_observation=finals)
+        writer.commit()
+        with rs.open(place) as reader:
+            for begin in range(0, 3000, 500):  # in order, so that more is read than is asked for
+                reader.read(slice(begin, begin + 500))
+            writer.rollback(before)
+            writer.append(steps(1000, 8), final_observation=finals)
+            writer.commit()
+            for wanted in ([1, 2], slice(4000, 5000), slice(4000, 4010), [4700]):
+                with pytest.raises(ConflictError):
+                    reader.read(wanted, ["observation", "reward"])
+            assert reader.refresh()
+            found = reader.read(slice(4000, None))
+            assert all(np.array_equal(found[name], values) for name, values in steps(1000, 8).items())
+
+
 def test_rows_that_a_ring_has_dropped_are_evicted(tmp_path: Path, asked: Asked) -> None:
     place = tmp_path / "a.zarr"
     with rs.create(place, SCHEMA, capacity=8192) as writer:

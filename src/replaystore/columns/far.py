@@ -12,7 +12,7 @@ back (`StoredColumn.check`), once for all columns that are read together.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 import numpy as np
@@ -89,7 +89,7 @@ def read_together(
     far = [column for column in columns if column.files.far]
     if far:
         announce(far, wanted)
-    found, unchecked = list[Rows](), list[StoredColumn]()
+    found, unchecked = list[Rows](), list[tuple[Callable[[], None], Callable[[], None]]]()
     try:
         for column, out in zip(columns, outs or [None] * len(columns), strict=True):
             if isinstance(wanted, slice):
@@ -101,7 +101,9 @@ def read_together(
             drop(column.files, column.places(wanted))
         raise
     if unchecked:
-        unchecked[0].check()
+        unchecked[0][0]()  # they are of one store
+        for _, confirm in unchecked:
+            confirm()
     return found
 
 

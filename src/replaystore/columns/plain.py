@@ -18,6 +18,7 @@ import mmap
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +194,7 @@ class PlainColumn(StoredColumn):
             if out.size:
                 self._take(state, places, self._items(out))
                 if self.files.far and unchecked is not None:
-                    unchecked.append(self)
+                    unchecked.append((self.check, _nothing))
                 elif self.files.far:
                     self.check()
             return out
@@ -291,11 +292,11 @@ class PlainColumn(StoredColumn):
             self._fill(rows.reshape(-1).view(np.uint8), parts, ahead)
         if not far:
             return rows
-        if unchecked is None or ends[0] > stop:  # what is kept has to be checked now
+        if unchecked is None:
             self.check()
+            self._window.passed(start, stop, ends, rows)
         else:
-            unchecked.append(self)
-        self._window.passed(start, stop, ends, rows)
+            unchecked.append((self.check, partial(self._window.passed, start, stop, ends, rows)))
         return rows if ends[0] == stop else rows[: stop - start].copy()
 
     def _fill(self, out: NDArray[np.uint8], parts: Sequence[Part], ahead: Ahead | None = None) -> None:

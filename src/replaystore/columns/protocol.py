@@ -23,8 +23,8 @@ __all__ = ["Place", "Rows", "StoredColumn", "Unchecked"]
 Rows = NDArray[Any]
 Place = tuple[str, int, int]
 """Bytes of a file: its name, where they begin, and how many they are."""
-Unchecked = list[Any] | None
-"""Columns of which rows were read that may be those of another history."""
+Unchecked = list[tuple[Callable[[], None], Callable[[], None]]] | None
+"""What finds out whether rows may be those of another history, and what is to be called once they are not."""
 INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 
 
@@ -58,8 +58,8 @@ class StoredColumn:
         raise NotImplementedError
 
     def read(self, start: int, stop: int, unchecked: Unchecked = None) -> Rows:
-        """A copy of rows [start, stop), of shape (stop - start, *shape). `unchecked`: the column is added to
-        it, if its `check` is to be called, once for several columns."""
+        """A copy of rows [start, stop), of shape (stop - start, *shape). `unchecked`: instead of a `check`,
+        what is to be done by who reads several columns, once for all of them, is added to it."""
         raise NotImplementedError
 
     def lookups(self, wanted: slice | NDArray[np.int64]) -> Iterable[Place]:
