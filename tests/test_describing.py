@@ -193,3 +193,20 @@ def test_dask_computes_on_two_processes_what_statistics_say(place: Path) -> None
         assert np.allclose(found[0], known.mean)
         assert np.array_equal(found[1], known.max)
         assert np.array_equal(found[2], column[3:20, 1])
+
+
+def test_going_through_a_column_does_not_end_where_a_ring_has_dropped_rows(tmp_path: Path) -> None:
+    """An EvictedError is an IndexError, which Python takes for the end of what has no iterator of its own."""
+    schema = rs.Schema({"reward": rs.Field("float32", (1024,), "reward")})
+    rows = np.arange(600, dtype=np.float32).repeat(1024).reshape(600, 1024)
+    with rs.create(tmp_path / "a.zarr", schema, capacity=64, storage={"reward": {"codec": "zstd:1"}}) as ring:
+        ring.append({"reward": rows[:64]})
+        ring.commit()
+        with rs.open(tmp_path / "a.zarr") as reader:
+            for start in range(64, 600, 64):
+                ring.append({"reward": rows[start : start + 64]})
+                ring.commit()
+            with pytest.raises(EvictedError):
+                list(reader["reward"])
+            reader.refresh()
+            assert [row[0] for row in reader["reward"]] == list(range(536, 600))

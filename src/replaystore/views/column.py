@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -191,6 +191,10 @@ class Column:
             return rows[within] if within else rows
         except IndexError as error:
             raise IndexError(f"steps of {self.name!r} have the shape {self._row_shape}: {error}") from None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Step by step. Python's own way would take an IndexError, and so an EvictedError, for the end."""
+        return (self[row] for row in range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
