@@ -7,6 +7,7 @@ from mutant import Mutant
 __all__ = ["MUTANTS"]
 
 TRANSACTION = "src/replaystore/containers/hdf5/transaction.py"
+STATES = "src/replaystore/containers/hdf5/states.py"
 FRONT = "src/replaystore/containers/hdf5/front.py"
 POWER = "test_power_loss.py::test_no_power_cut_loses_what_was_acknowledged"
 HDF5_CRASHES = "test_hdf5_crashes.py"
@@ -39,7 +40,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "hdf5-journal-checksum-not-compared",
-        TRANSACTION,
+        STATES,
         "if len(payload) < COUNT.size or google_crc32c.value(payload) != header.crc:",
         "if len(payload) < COUNT.size:",
         "a torn journal has not happened",
@@ -47,7 +48,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "hdf5-checksum-of-straight-bytes-not-compared",
-        TRANSACTION,
+        STATES,
         "            elif self._checksum(offset, length) != crc:\n",
         "            elif not crc:\n",
         "a journal whose bytes in place are torn has not happened",

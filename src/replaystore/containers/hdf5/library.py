@@ -20,7 +20,8 @@ import numpy as np
 
 from replaystore.containers.hdf5.front import USERBLOCK
 from replaystore.containers.hdf5.overlay import Overlay
-from replaystore.containers.hdf5.transaction import TransactionFile, Version
+from replaystore.containers.hdf5.states import Version
+from replaystore.containers.hdf5.transaction import TransactionFile
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
 from replaystore.interrupts import signals_wait
 

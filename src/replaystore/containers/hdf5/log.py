@@ -20,7 +20,7 @@ import numpy as np
 from replaystore.containers.hdf5.front import USERBLOCK, Head
 from replaystore.containers.hdf5.library import ALIGNMENT, Hdf5File, child, group, origins, remove
 from replaystore.containers.hdf5.overlay import Overlay
-from replaystore.containers.hdf5.transaction import Version
+from replaystore.containers.hdf5.states import Version
 from replaystore.containers.records import segment_end, whole_records
 from replaystore.errors import CorruptError, NotFoundError
 from replaystore.schema.tree import LOG

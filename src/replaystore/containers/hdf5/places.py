@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from replaystore.containers.hdf5.front import USERBLOCK
 from replaystore.containers.hdf5.library import origins
 from replaystore.containers.hdf5.overlay import Overlay
-from replaystore.containers.hdf5.transaction import Version
+from replaystore.containers.hdf5.states import Version
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
 

@@ -31,7 +31,7 @@ from replaystore.containers.hdf5.places import (
     put_chunk,
     runs,
 )
-from replaystore.containers.hdf5.transaction import Version
+from replaystore.containers.hdf5.states import Version
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec, Extent
 from replaystore.errors import (
     CorruptError,
