@@ -38,7 +38,8 @@ class ContainerType(Protocol):
     """What is registered as a container: most simply, its class.
 
     `files` are a `Storage`, or `Reads` for what is read only (`replaystore.storage.protocol`). A container of
-    one file gets those of the folder that it lies in, `replaystore.storage.local.Files`."""
+    one file gets those of the folder that it lies in, to write to which are
+    `replaystore.storage.local.Files`."""
 
     capabilities: Capabilities
     lock_name: str

@@ -84,7 +84,8 @@ class Places:
     # --- may be implemented
 
     def beside(self, path: str, *, writable: bool) -> tuple[Any, str]:
-        """Of storage in which a store can be one file: the files that lie beside it, and its name there."""
+        """Of storage in which a store can be one file: the files that lie beside it, and its name there.
+        They are `Files` if they may be written to, and else what `Reads`."""
         raise UnsupportedError(f"{path}: a store of one file cannot lie here: use a .zarr location")
 
     def look(self, path: str, members: Sequence[str]) -> tuple[bytes | None, list[str]]:
@@ -199,7 +200,7 @@ class LocalPlaces(Places):
         os.makedirs(path)
         return self._make(path, writable=True)
 
-    def beside(self, path: str, *, writable: bool) -> tuple[Files, str]:
+    def beside(self, path: str, *, writable: bool) -> tuple[Any, str]:
         folder, name = os.path.split(path)
         return self._make(folder or ".", writable=writable), name
 
@@ -294,7 +295,7 @@ class ZipPlaces(LocalPlaces):
 
         return ZipFiles(path)
 
-    def beside(self, path: str, *, writable: bool) -> tuple[Files, str]:
+    def beside(self, path: str, *, writable: bool) -> tuple[Any, str]:
         local: Places = load("storage", self.packed_from)
         return local.beside(path, writable=writable)
 

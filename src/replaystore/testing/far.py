@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from replaystore import registry
 from replaystore.errors import UnsupportedError
@@ -114,6 +115,10 @@ class FarPlaces(LocalPlaces):
     def files(self, path: str, *, writable: bool) -> Reads:
         files = self._make(path, writable=writable)
         return files if writable else FarFiles(files, self.asked)
+
+    def beside(self, path: str, *, writable: bool) -> tuple[Any, str]:
+        files, name = super().beside(path, writable=writable)
+        return files if writable else FarFiles(files, self.asked), name
 
 
 @contextmanager

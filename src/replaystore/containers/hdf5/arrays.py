@@ -186,14 +186,15 @@ def _codec(filters: Iterable[Any]) -> str | None:
 # --- the document
 
 
-def write_document(file: Any, document: Mapping[str, Any]) -> None:
-    """Replace the document. SchemaError: it is not JSON."""
+def write_document(file: Any, document: Mapping[str, Any]) -> str:
+    """Replace the document; its text. SchemaError: it is not JSON."""
     try:
         text = json.dumps(document, allow_nan=False)  # ASCII, so that every string can be stored
     except (TypeError, ValueError) as error:
         raise SchemaError(f"the document cannot be written as JSON ({error})") from None
     file.attrs[OWN] = np.bytes_(text)
     file.attrs[CHECKSUM] = np.uint32(google_crc32c.value(text.encode()))
+    return text
 
 
 def read_document(file: Any) -> str:

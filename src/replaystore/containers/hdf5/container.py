@@ -26,6 +26,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from replaystore.containers.checks import load_json
 from replaystore.containers.hdf5.arrays import (
     array,
@@ -36,6 +38,7 @@ from replaystore.containers.hdf5.arrays import (
     write_document,
 )
 from replaystore.containers.hdf5.copy import copy_file
+from replaystore.containers.hdf5.far import FarFile
 from replaystore.containers.hdf5.front import front_block
 from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.containers.hdf5.places import (
@@ -47,6 +50,7 @@ from replaystore.containers.hdf5.places import (
     put_chunk,
 )
 from replaystore.containers.hdf5.rows import ArrayFile
+from replaystore.containers.hdf5.survey import directory_problems
 from replaystore.containers.protocol import ArraySpec, Capabilities, ChunkEntry
 from replaystore.errors import (
     AlreadyExistsError,
@@ -117,7 +121,10 @@ class Hdf5Container(ArrayFile):
                 container._file.recover()
                 files.remove(name + TEMPORARY)
             container._log.reload()
-            container._document = container._log.look(read_document)
+            if isinstance(container._file, FarFile):
+                container._announce(container._file)
+            else:
+                container._document = container._log.look(read_document)
             container.document()
         except FileNotFoundError:
             raise NotFoundError(f"{files.path(name)} does not exist; check the path") from None
@@ -130,8 +137,15 @@ class Hdf5Container(ArrayFile):
         """An existing file, for writing, whatever its document is like."""
         container = cls(files, name, writable=True)
         container._file.recover()
+        container._file.forget_directory()
         container._log.reload()
         return container
+
+    def _announce(self, file: FarFile) -> None:
+        """What opening is going to read."""
+        slot = file.slot()
+        if slot is not None:
+            self.files.fetch_ahead([*self._log.announced(), (self.name, slot.offset, slot.used)])
 
     # --- the log
 
@@ -156,8 +170,13 @@ class Hdf5Container(ArrayFile):
     # --- the document
 
     def document(self) -> dict[str, Any]:
-        if self._document is None or self._document[1] != self._file.version():
-            self._document = self._file.look(lambda file, _: read_document(file))
+        version = self._file.version()
+        if self._document is None or self._document[1] != version:
+            known = self._file.directory()
+            if known is not None and known.document is not None:
+                self._document = known.document, version
+            else:
+                self._document = self._file.look(lambda file, _: read_document(file))
         found = load_json(self._document[0], f"{self._file.path}: the document")
         if not isinstance(found, dict):
             raise CorruptError(
@@ -167,7 +186,11 @@ class Hdf5Container(ArrayFile):
 
     def replace_document(self, document: Mapping[str, Any]) -> None:
         self._ready()
-        self._file.change(lambda file, _: write_document(file, document))
+
+        def write(file: Any, overlay: Overlay) -> None:
+            overlay.notes.document = write_document(file, document)
+
+        self._file.change(write)
 
     # --- durability and other software
 
@@ -184,7 +207,8 @@ class Hdf5Container(ArrayFile):
             for name, length in lengths.items():
                 dataset = array(file, name)
                 if specs[name].codec is not None:
-                    moved = self._show_coded(dataset, specs[name], length, entries.get(name, {}), overlay)
+                    known = entries.get(name, {})
+                    moved = self._show_coded(name, dataset, specs[name], length, known, overlay)
                 else:
                     moved = self._show_raw(dataset, self._index.known(name), length, overlay)
                 if moved:
@@ -210,7 +234,13 @@ class Hdf5Container(ArrayFile):
         return True
 
     def _show_coded(
-        self, dataset: Any, spec: ArraySpec, length: int, entries: Mapping[int, ChunkEntry], overlay: Overlay
+        self,
+        name: str,
+        dataset: Any,
+        spec: ArraySpec,
+        length: int,
+        entries: Mapping[int, ChunkEntry],
+        overlay: Overlay,
     ) -> bool:
         """Set the extent of a coded array, and its index to these entries; whether anything changed.
 
@@ -234,7 +264,8 @@ class Hdf5Container(ArrayFile):
         if rows != length:
             dataset.set_extent((length, *spec.shape))
         for number, data in sorted(contents.items()):
-            put_chunk(dataset, spec, number, data, overlay, replaces=number < stored)
+            place = put_chunk(dataset, spec, number, data, overlay, replaces=number < stored)
+            overlay.notes.place(name, np.array([(number, *place)], np.int64))
         return rows != length or bool(contents)
 
     def published(self) -> Mapping[str, int]:
@@ -258,9 +289,11 @@ class Hdf5Container(ArrayFile):
             )
             yield self._file.path, what
 
-        def look(file: Any, _: Overlay) -> list[tuple[str, str]]:
+        newest = max(self._log.segments(), default=0)
+
+        def look(file: Any, overlay: Overlay) -> list[tuple[str, str]]:
             read_document(file)
-            return array_problems(file)
+            return array_problems(file) + directory_problems(file, overlay, newest)
 
         try:
             problems, _ = self._file.look(look)
@@ -310,11 +343,12 @@ class Hdf5Container(ArrayFile):
     def _remove(self, names: Sequence[str], *, older_segments: bool = False) -> None:
         """Remove arrays from HDF5's sight; their bytes stay, as old readers know them."""
 
-        def drop(file: Any, _: Overlay) -> None:
+        def drop(file: Any, overlay: Overlay) -> None:
             for name in names:
                 remove_array(file, name)
+            overlay.notes.forgotten.extend(names)
             if older_segments:
-                self._log.keep_newest(file)
+                self._log.keep_newest(file, overlay)
 
         with self._index.lock:
             if names or older_segments:

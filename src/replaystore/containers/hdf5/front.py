@@ -6,6 +6,7 @@
     8192     head slot 1
     12288    journal header  {sequence, ends, place, length, crc32c}
     16384    applied marker  the sequence of the newest transaction that is wholly in place
+    18432    directory       where what the objects say is written down in short, and of which transaction
     20480    journal payload, unless it is too large: then it lies after everything else
     262144   HDF5
 
@@ -27,6 +28,7 @@ from replaystore.errors import CorruptError, FormatError, FormatVersionError
 
 __all__ = [
     "APPLIED",
+    "DIRECTORY",
     "HEADS",
     "JOURNAL",
     "MOST_PAYLOAD",
@@ -35,6 +37,7 @@ __all__ = [
     "Front",
     "Head",
     "Header",
+    "Slot",
     "front_block",
     "pack_marker",
 ]
@@ -44,6 +47,7 @@ MAGIC = b"REPLAYSTORE HDF5 1\n"
 HEADS = (4096, 8192)
 JOURNAL = 12288
 APPLIED = 16384
+DIRECTORY = 18432
 REGION = 20480
 """Where a journal payload begins; also the length of what precedes it, which is read in one piece."""
 MOST_PIECES = 28
@@ -55,8 +59,10 @@ _HEADER = struct.Struct("<8sQQQQQI")
 _MARKER = struct.Struct("<8sQ")
 _HEAD = struct.Struct("<8sQqQQ")
 _PIECE = struct.Struct("<QQ")
+_SLOT = struct.Struct("<8sQQQQ")
 _CHECKSUM = struct.Struct("<I")
 _HEADER_MAGIC, _MARKER_MAGIC, _HEAD_MAGIC = b"RSJOURN1", b"RSAPPLY1", b"RSHEAD01"
+_SLOT_MAGIC = b"RSDIREC1"
 
 
 def _sealed(data: bytes) -> bytes:
@@ -165,6 +171,30 @@ class Header:
             if possible and REGION <= header.place <= MOST_NUMBER and header.sequence <= MOST_NUMBER
             else None
         )
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where the directory lies: see directory.py."""
+
+    sequence: int
+    """Of the transaction that it was written with: that of the newest, or it is out of date."""
+    offset: int
+    room: int
+    used: int
+
+    SIZE = _SLOT.size + _CHECKSUM.size
+
+    def pack(self) -> bytes:
+        return _sealed(_SLOT.pack(_SLOT_MAGIC, self.sequence, self.offset, self.room, self.used))
+
+    @classmethod
+    def unpack(cls, block: bytes, offset: int = DIRECTORY) -> Slot | None:
+        """None: it is torn, or there is no directory."""
+        fields = _opened(block, offset, _SLOT, _SLOT_MAGIC)
+        slot = cls(*fields) if fields is not None else None
+        possible = slot is not None and slot.used <= slot.room and USERBLOCK <= slot.offset <= MOST_NUMBER
+        return slot if possible else None
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,28 @@ from typing import Any
 
 import numpy as np
 
+from replaystore.containers.checks import MOST_NUMBER
 from replaystore.containers.hdf5.arrays import array
+from replaystore.containers.hdf5.directory import Directory
 from replaystore.containers.hdf5.library import Hdf5File
 from replaystore.containers.hdf5.overlay import Overlay
-from replaystore.containers.hdf5.places import UNKNOWN, Places, Table, chunk_count, chunk_places
+from replaystore.containers.hdf5.places import (
+    MOST_CHUNKS,
+    UNKNOWN,
+    Places,
+    Table,
+    check_places,
+    chunk_count,
+    chunk_places,
+)
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
 from replaystore.forks import renew_in_children
 
 __all__ = ["ChunkIndex"]
 
+MOST_FAR = 1 << 20
+"""Chunks that a directory may speak of before the size of the file is asked."""
 FEW = 64
 """Chunks of an array that are looked up along with another's, in less time than opening the library takes."""
 
@@ -85,6 +97,13 @@ class ChunkIndex:
                     found[name] = chunks, chunk_places(dataset, spec, overlay.end, range(chunks))
             return found
 
+        directory = self._file.directory()
+        if directory is not None:
+            for name in wanted:
+                found = self._written(directory, name, known[name])
+                chunks = int(found[-1, 0]) + 1 if len(found) else 0
+                self._tables[name] = Places(known[name], found, chunks, self._file.version())
+            return
         try:
             tables, version = self._file.look(look)
         except CorruptError:  # perhaps of another array's: who needs that one is told
@@ -92,6 +111,15 @@ class ChunkIndex:
             tables, version = self._file.look(look)
         for name, (chunks, found) in tables.items():
             self._tables[name] = Places(known[name], found, chunks, version)
+
+    def _written(self, directory: Directory, name: str, spec: ArraySpec) -> Table:
+        """The places that a directory says, which are such as the array can have."""
+        most = MOST_FAR
+        if directory.count(name) > most:  # a stranger's file may say anything
+            most = self._file.files.size(self._file.name) // (spec.chunk_bytes if spec.codec is None else 1)
+        found = directory.places(name, min(most, MOST_CHUNKS))
+        check_places(found, spec, MOST_NUMBER)
+        return found
 
     def known(self, name: str, start: int = 0, stop: int = 0, *, complete: int = 0) -> Places:
         """The table of an array, good for the chunks [start, stop); it ends where the array ends, if that is
@@ -123,6 +151,13 @@ class ChunkIndex:
     def _look_again(self, name: str, places: Places, start: int, stop: int, complete: int) -> Places:
         """Bring a reader's table up to date."""
         version = self._file.version()
+        if self._file.keeps and self._file.directory() is not None:
+            if version == places.version and (stop > places.chunks or (places.offsets[start:stop] < 0).any()):
+                self._file.head()  # it was looked at while a transaction came in between, perhaps
+            if self._file.version() != places.version:
+                self.forget(name)
+                self.load([name])
+            return self._tables[name]
         if version == places.version and not (places.offsets[start:stop] == UNKNOWN).any():
             return places
 

@@ -11,19 +11,21 @@ import functools
 import io
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
-from replaystore.containers.hdf5.front import USERBLOCK
+from replaystore.containers.hdf5.directory import Directory, Notes, room_for
+from replaystore.containers.hdf5.front import DIRECTORY, USERBLOCK, Slot
 from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.containers.hdf5.states import Version
 from replaystore.containers.hdf5.transaction import TransactionFile
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
 from replaystore.interrupts import signals_wait
+from replaystore.schema.tree import LOG
 
 __all__ = [
     "ALIGNMENT",
@@ -32,6 +34,7 @@ __all__ = [
     "child",
     "group",
     "library",
+    "make_room",
     "origins",
     "remove",
     "text_attribute",
@@ -39,6 +42,8 @@ __all__ = [
 
 ALIGNMENT = 4096
 """Rows lie on pages, so that they can be mapped."""
+DATASET = "directory"
+"""The name of the directory's bytes, beside the segments of the log."""
 LIBVER = ("v110", "v110")
 """What HDF5 1.10 and everything later reads; files of "latest" are not."""
 
@@ -47,6 +52,16 @@ Result = TypeVar("Result")
 
 class Hdf5File(TransactionFile):
     """A transaction file, as HDF5 sees it."""
+
+    survey: Callable[[Any], Notes]
+    """All that a directory says of a file, found by the library."""
+    keeps = False
+    """What the front says is kept until it is looked at again: each look is a request."""
+
+    def directory(self) -> Directory | None:
+        """What there is to be known without the library as of the last look; None: nothing, or the library
+        is as quick."""
+        return None
 
     def look(self, action: Callable[[Any, Overlay], Result]) -> tuple[Result, Version]:
         """What `action` finds in a consistent state of the file, and the version of that state."""
@@ -59,12 +74,46 @@ class Hdf5File(TransactionFile):
 
     def change(self, action: Callable[[Any, Overlay], Result], *, aligned: bool = True) -> Result:
         """One transaction: all that `action` does, or nothing."""
-        overlay = self.begin()
+        overlay, slot = self.begin(), self._slot()
         with library(self.path, overlay, "r+", aligned=aligned) as file:
             result = action(file, overlay)
+            if not overlay.cancelled:
+                self._write_directory(file, overlay, slot)
         if not overlay.cancelled:
             self.commit(overlay)
         return result
+
+    def _write_directory(self, file: Any, overlay: Overlay, slot: Slot | None) -> None:
+        """Bring the directory to what the file is after this transaction."""
+        record = overlay.notes.record() if slot is not None else b""
+        if slot is None or slot.used + len(record) > slot.room:
+            try:
+                record = self._whole(file, overlay, slot, record)
+            except Exception:  # noqa: BLE001  # damage is for whoever needs what is damaged, and for `verify`
+                return
+            slot = Slot(0, *make_room(file, DATASET, room_for(record)), 0)
+        if record:
+            overlay.direct.append((slot.offset + slot.used, record))
+        written = Slot(self.transactions + 1, slot.offset, slot.room, slot.used + len(record))
+        overlay.front[DIRECTORY] = written.pack()
+
+    def forget_directory(self) -> None:
+        """Let the next transaction write the directory anew."""
+        self.files.write(self.name, DIRECTORY, bytes(Slot.SIZE))
+
+    def _whole(self, file: Any, overlay: Overlay, slot: Slot | None, record: bytes) -> bytes:
+        """The directory, written anew."""
+        known = Directory()
+        if slot is not None:
+            with suppress(CorruptError):
+                known.apply(overlay.read_at(slot.offset, slot.used) + record)
+                return known.notes().record(whole=True)
+        return self.survey(file).record(whole=True)
+
+    def _slot(self) -> Slot | None:
+        """Where the directory lies; None: there is none, or older software has written to the file since."""
+        found = Slot.unpack(self.files.read(self.name, DIRECTORY, Slot.SIZE), 0)
+        return found if found is not None and found.sequence == self.transactions else None
 
 
 @contextmanager
@@ -126,6 +175,20 @@ def group(file: Any, path: str, *, make: bool = False) -> Any:
         if not isinstance(found, h5py.h5g.GroupID):
             raise CorruptError(f"the group {path} is missing; run `replaystore verify`")
     return found
+
+
+def make_room(file: Any, name: str, length: int) -> tuple[int, int]:
+    """Bytes beside the log, in place of what has their name, that are not written to yet: (offset,
+    length)."""
+    owner = group(file, LOG, make=True)
+    remove(owner, name)
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_obj_track_times(False)
+    plist.set_layout(h5py.h5d.CONTIGUOUS)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    made = h5py.h5d.create(owner, name.encode(), h5py.h5t.STD_U8LE, h5py.h5s.create_simple((length,)), plist)
+    return made.get_offset() + origins().contiguous, length
 
 
 def remove(owner: Any, name: str) -> None:

@@ -17,15 +17,16 @@ from typing import Any, TypeVar
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
+from replaystore.containers.hdf5.far import FarFile
 from replaystore.containers.hdf5.front import USERBLOCK, Head
-from replaystore.containers.hdf5.library import ALIGNMENT, Hdf5File, child, group, origins, remove
+from replaystore.containers.hdf5.library import ALIGNMENT, Hdf5File, child, group, make_room, origins, remove
 from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.containers.hdf5.states import Version
 from replaystore.containers.records import segment_end, whole_records
 from replaystore.errors import CorruptError, NotFoundError
 from replaystore.schema.tree import LOG
 
-__all__ = ["Log"]
+__all__ = ["Log", "ended"]
 
 USED = "used"
 NO_COMMIT = 1 << 62
@@ -44,18 +45,20 @@ class Log:
         self._head: Head | None = None
         """The writer's own; readers ask the file."""
         self._older: tuple[tuple[int, int], list[int]] | None = None
+        self._looked = False
+        """The head was just looked for, and nothing has been asked since."""
         self._mended: tuple[object, Head | None] | None = None
         """What was found where a head is damaged, and which heads and transaction that was."""
 
     def reload(self) -> None:
         """Look anew where the log lies; a writer mends a damaged head."""
-        self._head, self._older = self._found(), None
+        self._head, self._older, self._looked = self._found(), None, True
         if self._writable and self._head is not None and (self._file.damaged or self._file.mended):
             self._write_head(replace(self._head, sequence=self._head.sequence + 1))
             self._file.mended = False
 
     def _newest(self) -> Head | None:
-        return self._head if self._writable else self._found()
+        return self._head if self._writable or self._file.keeps else self._found()
 
     def _found(self) -> Head | None:
         """The newest segment of the log, and how much of it counts. A head says so; where one is damaged, the
@@ -108,24 +111,38 @@ class Log:
                 [commit for commit in known if commit < head.commit],
             )
 
+    def announced(self) -> list[tuple[str, int, int]]:
+        """What reading the newest segment is going to read."""
+        head = self._head
+        return [] if head is None else [(self._file.name, *part) for part in _parts(head, 0, head.used)]
+
     def segments(self) -> list[int]:
+        if self._file.keeps and not self._looked:
+            self._head = self._found()
+        self._looked = False
         head = self._newest()
         if head is None:
             return []
         key = (self._file.generation, head.commit)
         if self._older is None or self._older[0] != key:
-            self._note(head, self._file.look(lambda file, _: list(_names(file)))[0])
+            directory = self._file.directory()
+            self._note(
+                head,
+                self._file.look(lambda file, _: list(_names(file)))[0]
+                if directory is None
+                else sorted(directory.segments),
+            )
         return [*(self._older[1] if self._older is not None else ()), head.commit]
 
     def read(self, commit: int, start: int) -> bytes:
         head = self._newest()
         if head is None or head.commit != commit:
-            head, _ = self._file.look(lambda file, overlay: _segment(file, commit, overlay.end))
+            head = self._ended(commit)
         if head is None:
             raise NotFoundError(
                 f"{self._file.path}: no segment of the commit log begins with commit {commit}"
             )
-        found = head
+        found, newest = head, head is self._head
 
         def part(offset: int, length: int) -> bytes:
             return b"".join(
@@ -133,7 +150,28 @@ class Log:
                 for part in _parts(found, offset, offset + length)
             )
 
-        return part(start, segment_end(part, start, head.used, self._file.path) - start)
+        data = part(start, segment_end(part, start, head.used, self._file.path) - start)
+        if newest and isinstance(self._file, FarFile):
+            if start == 0:
+                self._file.begins(head.pieces[0][0], data)
+            if data and (start or len(head.pieces) > 1):  # in pieces: were all of them of the same file?
+                self._check_file()
+        return data
+
+    def _check_file(self) -> None:
+        assert isinstance(self._file, FarFile)
+        generation = self._file.generation
+        self._file.check_base()
+        if self._file.generation != generation:
+            raise CorruptError(f"{self._file.path}: another file has taken its place; open it again")
+
+    def _ended(self, commit: int) -> Head | None:
+        """Where a segment lies that is not the newest."""
+        directory = self._file.directory()
+        if directory is None:
+            return self._file.look(lambda file, overlay: _segment(file, commit, overlay.end))[0]
+        known = directory.segments.get(commit)
+        return None if known is None else Head(0, commit, *known)
 
     def append(self, record: bytes) -> None:
         head = self._head
@@ -155,7 +193,7 @@ class Log:
         """Add a piece to the newest segment, as large as all before, so that there are never many."""
 
         def extend(file: Any, overlay: Overlay) -> Head:
-            piece = _make(file, f"{head.commit}.{len(head.pieces)}", _rounded(max(head.room, 2 * size)))
+            piece = make_room(file, f"{head.commit}.{len(head.pieces)}", _rounded(max(head.room, 2 * size)))
             longer = replace(head, sequence=head.sequence + 1, pieces=(*head.pieces, piece))
             overlay.front[longer.slot] = longer.pack()
             return longer
@@ -169,8 +207,8 @@ class Log:
 
         def change(file: Any, overlay: Overlay) -> Head:
             if head is not None:
-                _end(file, head, commit)
-            piece = _make(file, str(commit), size)
+                _end(file, overlay, head, commit)
+            piece = make_room(file, str(commit), size)
             fresh = Head(head.sequence + 1 if head else 1, commit, len(record), (piece,))
             overlay.direct.append((piece[0], record))
             overlay.front[fresh.slot] = fresh.pack()
@@ -196,7 +234,7 @@ class Log:
             found = _segment(file, commit, overlay.start)
             if found is None or not 0 <= length <= found.used:
                 raise self._nowhere(commit, length)
-            _drop(file, commit + 1, head.commit)
+            _drop(file, overlay, commit + 1, head.commit)
             older = replace(found, sequence=head.sequence + 1, used=length)
             overlay.front[older.slot] = older.pack()
             return older
@@ -209,9 +247,9 @@ class Log:
             f"{self._file.path}: the commit log has no byte {length} after commit {commit}; reopen the store"
         )
 
-    def keep_newest(self, file: Any) -> None:
+    def keep_newest(self, file: Any, overlay: Overlay) -> None:
         """In a transaction: remove all segments but the newest."""
-        _drop(file, 0, self._head.commit - 1 if self._head is not None else -1)
+        _drop(file, overlay, 0, self._head.commit - 1 if self._head is not None else -1)
 
     def changed(self) -> None:
         """Segments were removed."""
@@ -243,19 +281,6 @@ def _names(file: Any) -> dict[int, list[str]]:
     return {commit: [names[number] for number in sorted(names)] for commit, names in sorted(found.items())}
 
 
-def _make(file: Any, name: str, length: int) -> tuple[int, int]:
-    """Room for the log, in place of what has its name: (offset, length)."""
-    owner = group(file, LOG, make=True)
-    remove(owner, name)
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_obj_track_times(False)
-    plist.set_layout(h5py.h5d.CONTIGUOUS)
-    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    made = h5py.h5d.create(owner, name.encode(), h5py.h5t.STD_U8LE, h5py.h5s.create_simple((length,)), plist)
-    return made.get_offset() + origins().contiguous, length
-
-
 def _segment(file: Any, commit: int, end: int) -> Head | None:
     """Where an older segment lies; `end`: that of the HDF5 bytes."""
     pieces, used = [], None
@@ -284,18 +309,27 @@ def _segment(file: Any, commit: int, end: int) -> Head | None:
     return Head(0, commit, room if used is None else min(used, room), tuple(pieces)) if pieces else None
 
 
-def _drop(file: Any, first: int, last: int) -> None:
+def ended(file: Any, end: int) -> dict[int, tuple[int, tuple[tuple[int, int], ...]]]:
+    """How much counts of each segment, as far as HDF5 knows, and its pieces; `end`: that of the HDF5
+    bytes."""
+    found = {commit: _segment(file, commit, end) for commit in _names(file)}
+    return {commit: (head.used, head.pieces) for commit, head in found.items() if head is not None}
+
+
+def _drop(file: Any, overlay: Overlay, first: int, last: int) -> None:
     """Remove the segments that begin with these commits."""
     owner = group(file, LOG)
+    overlay.notes.dropped.append((first, last))
     for commit, names in _names(file).items():
         for name in names if first <= commit <= last else ():
             remove(owner, name)
 
 
-def _end(file: Any, head: Head, successor: int) -> None:
+def _end(file: Any, overlay: Overlay, head: Head, successor: int) -> None:
     """Before a segment begins: note how much counts of the one that was the newest, and remove those that
     come after the new one."""
     names = _names(file).get(head.commit)
     if names and head.commit < successor:
         h5py.Dataset(child(group(file, LOG), names[0])).attrs[USED] = np.uint64(head.used)
-    _drop(file, successor, NO_COMMIT)
+        overlay.notes.ended[head.commit] = head.used, head.pieces
+    _drop(file, overlay, successor, NO_COMMIT)

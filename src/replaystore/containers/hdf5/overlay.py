@@ -9,6 +9,8 @@ from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from replaystore.containers.hdf5.directory import Notes
+
 __all__ = ["Overlay", "Pieces", "lookup3"]
 
 
@@ -90,6 +92,8 @@ class Overlay(io.RawIOBase):
         """Where the library's writes are encoded chunks, in new space."""
         self.front: dict[int, bytes] = {}
         """Bytes of the user block (a head) that change with it."""
+        self.notes = Notes()
+        """What changes, for the directory."""
         self.recent: list[tuple[int, int]] = []
         """(offset, length) of the library's writes, for a caller that clears it before it looks."""
         self.cancelled = False
@@ -138,6 +142,13 @@ class Overlay(io.RawIOBase):
             view[:] = bytes(len(view))
         self._position += len(view)
         return len(view)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Bytes of the file as it is by now; zeros after a failure."""
+        buffer = bytearray(length)
+        self.seek(offset)
+        self.readinto(buffer)
+        return bytes(buffer)
 
     def write(self, data: Any) -> int:
         length = memoryview(data).nbytes

@@ -22,10 +22,12 @@ from replaystore.errors import CorruptError
 __all__ = [
     "ABSENT",
     "ANYWHERE",
+    "MOST_CHUNKS",
     "UNKNOWN",
     "Place",
     "Places",
     "Table",
+    "check_places",
     "chunk_count",
     "chunk_places",
     "put_chunk",
@@ -114,7 +116,7 @@ def chunk_places(dataset: Any, spec: ArraySpec, end: int, numbers: Sequence[int]
         stored[:, 1] += shift
         _, rows, places = np.intersect1d(table[:, 0], stored[:, 0], assume_unique=True, return_indices=True)
         table[rows] = stored[places]
-        _check(stored[places], spec, end)
+        check_places(stored[places], spec, end)
         if any(info.filter_mask for info in found):
             raise CorruptError(
                 "chunks of a dataset were stored without its filters; run `replaystore verify`"
@@ -122,7 +124,8 @@ def chunk_places(dataset: Any, spec: ArraySpec, end: int, numbers: Sequence[int]
     return table
 
 
-def _check(stored: Table, spec: ArraySpec, end: int) -> None:
+def check_places(stored: Table, spec: ArraySpec, end: int) -> None:
+    """CorruptError: there are none of ours that lie so."""
     stored = stored[np.argsort(stored[:, 1])]
     offsets, lengths = stored[:, 1], stored[:, 2]
     smallest, largest = (

@@ -18,6 +18,7 @@ from replaystore.containers.hdf5.arrays import (
     arrays,
     make_array,
 )
+from replaystore.containers.hdf5.far import FarFile
 from replaystore.containers.hdf5.index import ChunkIndex
 from replaystore.containers.hdf5.library import Hdf5File
 from replaystore.containers.hdf5.log import Log
@@ -32,6 +33,7 @@ from replaystore.containers.hdf5.places import (
     runs,
 )
 from replaystore.containers.hdf5.states import Version
+from replaystore.containers.hdf5.survey import survey
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec, Extent
 from replaystore.errors import (
     CorruptError,
@@ -39,6 +41,7 @@ from replaystore.errors import (
     UnsupportedError,
 )
 from replaystore.storage.local import Files
+from replaystore.storage.protocol import Maps
 
 __all__ = ["ArrayFile"]
 
@@ -54,8 +57,10 @@ class ArrayFile:
         files.entrance = self.name = name
         self.path = files.path(name)
         self.writable = writable
-        self._file = Hdf5File(files, name, follow=not writable)
+        near = writable or isinstance(files, Maps)
+        self._file = Hdf5File(files, name, follow=not writable) if near else FarFile(files, name)
         self._log = Log(self._file, writable=writable)
+        self._file.survey = survey
         self._index = ChunkIndex(self._file, self.specs, writable=writable)
         self._specs: tuple[int, dict[str, ArraySpec]] | None = None
         """The generation of the file, and its arrays."""
@@ -81,17 +86,18 @@ class ArrayFile:
 
     @property
     def watched(self) -> Sequence[tuple[str, int, int]]:
-        """Nothing is announced."""
-        return ()
+        return self._file.watched if isinstance(self._file, FarFile) else ()
 
     def announce_segments(self, starts: Mapping[int, int], *, look: bool = False) -> None:
         """Nothing to do: they are read with what says where they lie."""
 
-    def learn(self, specs: Mapping[str, ArraySpec]) -> None:
-        """Nothing to do: the datasets say what they are."""
-
     def identity(self) -> object:
         return self._file.version()[0]
+
+    def learn(self, specs: Mapping[str, ArraySpec]) -> None:
+        known = self._specs
+        if known is None or known[0] != self._file.generation or not specs.keys() <= known[1].keys():
+            self._specs = self._file.generation, dict(specs)
 
     def specs(self) -> Mapping[str, ArraySpec]:
         known = self._specs
@@ -111,9 +117,10 @@ class ArrayFile:
     def create_arrays(self, specs: Mapping[str, ArraySpec]) -> None:
         self._ready()
 
-        def make(file: Any, _: Overlay) -> None:
+        def make(file: Any, overlay: Overlay) -> None:
             for name, spec in specs.items():
                 make_array(file, name, spec)
+            overlay.notes.forgotten.extend(specs)
 
         with self._index.lock:
             known = dict(self.specs())
@@ -157,12 +164,13 @@ class ArrayFile:
     def _grow(self, targets: Mapping[str, int]) -> None:
         """Give raw arrays so many chunks."""
 
-        def extend(file: Any, _: Overlay) -> dict[str, Table]:
+        def extend(file: Any, overlay: Overlay) -> dict[str, Table]:
             found = {}
             for name, chunks in targets.items():
                 places, dataset = self._index.known(name), array(file, name)
                 dataset.set_extent((chunks * places.chunk_rows, *places.spec.shape))
                 found[name] = chunk_places(dataset, places.spec, ANYWHERE, range(places.chunks, chunks))
+                overlay.notes.place(name, found[name])
             return found
 
         with self._index.lock:
@@ -229,6 +237,7 @@ class ArrayFile:
                     n: put_chunk(dataset, spec, n, data, overlay, replaces=n < stored)
                     for n, data in chunks[name].items()
                 }
+                overlay.notes.place(name, _table(found[name]))
             return found
 
         with self._index.lock:
@@ -239,7 +248,7 @@ class ArrayFile:
                     known = places.chunks
                     places.resize(max(known, max(found) + 1))
                     places.offsets[known:] = ABSENT
-                    places.put(np.array([(n, *place) for n, place in found.items()], np.int64))
+                    places.put(_table(found))
         return {
             name: {n: ChunkEntry(self.name, *place) for n, place in found.items()}
             for name, found in placed.items()
@@ -265,3 +274,7 @@ class ArrayFile:
                 f"an encoded chunk of {length} bytes at byte {offset} is missing; run `replaystore verify`"
             )
         return data
+
+
+def _table(found: Mapping[int, Place]) -> Table:
+    return np.array([(number, *place) for number, place in found.items()], np.int64).reshape(-1, 3)

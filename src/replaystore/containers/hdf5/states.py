@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 import google_crc32c
@@ -49,6 +50,17 @@ class _Fetched:
         return found
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What the front was."""
+
+    block: bytes
+    """With what a pending journal lays over it."""
+    version: Version
+    transactions: int
+    """How many have happened."""
+
+
 class StateFile:
     """One file in this form, read: `read`, `head` and `version`."""
 
@@ -64,6 +76,8 @@ class StateFile:
         self.mended = False
         """A writer found such records, and replayed a journal, perhaps, that was in place: heads may be older
         than the log."""
+        self.looked: Looked | None = None
+        """The front when `head` last looked."""
         self._following = follow
         self._seen = 0
 
@@ -72,7 +86,7 @@ class StateFile:
 
     def _payload(self, header: Header) -> Pieces | None:
         """What a journal says is to be written; None if it is torn."""
-        if header.place + header.length > self.files.size(self.name):
+        if header.place + header.length > self._size():
             return None
         payload = self.files.read(self.name, header.place, header.length)
         if len(payload) < COUNT.size or google_crc32c.value(payload) != header.crc:
@@ -94,6 +108,9 @@ class StateFile:
                 found, self.files.read(self.name, at, min(BLOCK, offset + length - at))
             )
         return int(found)
+
+    def _size(self) -> int:
+        return self.files.size(self.name)
 
     def _bytes(self, offset: int, length: int) -> bytes:
         return self.files.read(self.name, offset, length)
@@ -201,18 +218,21 @@ class StateFile:
         self._turn()
         best: Head | None = None
         for attempt in range(20):
-            front = self._front()
+            front, pieces = self._front(), None
             block = front.block
             if front.pending is not None:
                 front, pieces = self._state()
                 overlaid = bytearray(front.block)
                 pieces.lay_over(0, overlaid)
                 block = bytes(overlaid)
+            torn = pieces is not None and front.pending is not None and not pieces
+            happened = front.applied if torn or front.journal is None else front.journal.sequence
+            self.looked = Looked(block, self._version(front.journal), happened)
             found = [head for slot in HEADS if (head := Head.unpack(block, slot)) is not None]
             whole = len(found) == len(HEADS) and front.journal is not None and front.applied
             self.damaged = [] if whole else front.damaged
             best = max(found, key=lambda head: head.sequence, default=None)
-            if best is not None and not best.inside(self.files.size(self.name)):
+            if best is not None and not best.inside(self._size()):
                 found.remove(best)
                 best = max(found, key=lambda head: head.sequence, default=None)
             if (best.sequence if best else 0) >= self._seen:  # otherwise a slot was read while it was written

@@ -71,6 +71,11 @@ class TransactionFile(StateFile):
         """The size at opening: nothing that was there is ever cut off, even if it is not known what it is
         for."""
 
+    @property
+    def transactions(self) -> int:
+        """The number of the newest transaction, after `recover`."""
+        return self._sequence
+
     def check(self) -> None:
         """StorageError after a failed sync."""
         if self.failed is not None:
