@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +41,11 @@ class Bytes(Reads):
         return []
 
 
-def make(path: Path, kind: str, seed: int = 0) -> Path:
-    """A store with a few hundred rows."""
-    buffer = rs.create(path, samples.small(), layout="archive" if kind == "archive" else "live")
+def make(path: Path, kind: str, seed: int = 0, *, coded: bool = True) -> Path:
+    """A store with a few hundred rows, some of whose fields are `coded`."""
+    storage = None if coded or kind == "archive" else {"observation/camera": {"codec": "raw"}}
+    layout: Literal["live", "archive"] = "archive" if kind == "archive" else "live"
+    buffer = rs.create(path, samples.small(), layout=layout, storage=storage)
     for turn in range(5):
         buffer.append(samples.columns(buffer.schema, 90, seed=seed * 100 + turn))
         buffer.commit()

@@ -141,12 +141,6 @@ class Hdf5Container(ArrayFile):
         container._log.reload()
         return container
 
-    def _announce(self, file: FarFile) -> None:
-        """What opening is going to read."""
-        slot = file.slot()
-        if slot is not None:
-            self.files.fetch_ahead([*self._log.announced(), (self.name, slot.offset, slot.used)])
-
     # --- the log
 
     def append_record(self, record: bytes) -> None:

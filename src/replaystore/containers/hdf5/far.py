@@ -45,6 +45,8 @@ class FarFile(Hdf5File):
         super().__init__(files, name, follow=False)
         self._base: tuple[int, bytes] | None = None
         """Where the newest segment of the log was seen to begin, and with what."""
+        self._begun = False
+        """It was seen just now, and nothing was read since that is not checked otherwise."""
         self._blocks: tuple[Version, dict[int, bytes]] = ((), {})
         self._directory: tuple[tuple[int, int], int, Directory] | None = None
 
@@ -52,14 +54,18 @@ class FarFile(Hdf5File):
 
     @property
     def watched(self) -> Sequence[tuple[str, int, int]]:
-        mark = [] if self._base is None else [(self.name, self._base[0], HEADER_BYTES)]
+        """What `head` reads."""
+        mark = [] if self._base is None or self._begun else [(self.name, self._base[0], HEADER_BYTES)]
         return [(self.name, 0, REGION), *mark]
 
     def _front(self) -> Front:
-        if self._base is not None:
-            self.files.fetch_ahead(self.watched)
+        watched = self.watched
+        if len(watched) > 1:
+            self.files.fetch_ahead(watched)
         block = self.files.read(self.name, 0, REGION)
-        self.check_base()
+        if len(watched) > 1:
+            self.check_base()
+        self._begun = False
         return Front.unpack(block, self.path)
 
     def check_base(self) -> None:
@@ -73,7 +79,7 @@ class FarFile(Hdf5File):
     def begins(self, offset: int, data: bytes) -> None:
         """The newest segment of the log begins here, with these bytes."""
         if len(data) >= HEADER_BYTES:
-            self._base = offset, data[:HEADER_BYTES]
+            self._base, self._begun = (offset, data[:HEADER_BYTES]), True
 
     def version(self) -> Version:
         if self.looked is None:
@@ -84,7 +90,7 @@ class FarFile(Hdf5File):
     def _turn(self) -> None:
         """Each request is of the file that has the name."""
 
-    def _size(self) -> int:
+    def known_size(self) -> int:
         """Reading tells."""
         return MOST_NUMBER
 

@@ -91,6 +91,12 @@ class ArrayFile:
     def announce_segments(self, starts: Mapping[int, int], *, look: bool = False) -> None:
         """Nothing to do: they are read with what says where they lie."""
 
+    def _announce(self, file: FarFile) -> None:
+        """What opening is going to read."""
+        slot = file.slot()
+        if slot is not None:
+            self.files.fetch_ahead([*self._log.announced(), (self.name, slot.offset, slot.used)])
+
     def identity(self) -> object:
         return self._file.version()[0]
 
@@ -214,7 +220,7 @@ class ArrayFile:
         found[-1] = replace(
             found[-1], length=found[-1].length - (last * spec.chunk_rows - stop) * spec.row_bytes
         )
-        size, end = self.files.size(self.name), max(extent.offset + extent.length for extent in found)
+        size, end = self._file.known_size(), max(extent.offset + extent.length for extent in found)
         if end > size:
             raise CorruptError(
                 f"{self._file.path} is cut short: {size} bytes are left of at least {end}, "

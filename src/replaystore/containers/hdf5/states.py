@@ -86,7 +86,7 @@ class StateFile:
 
     def _payload(self, header: Header) -> Pieces | None:
         """What a journal says is to be written; None if it is torn."""
-        if header.place + header.length > self._size():
+        if header.place + header.length > self.known_size():
             return None
         payload = self.files.read(self.name, header.place, header.length)
         if len(payload) < COUNT.size or google_crc32c.value(payload) != header.crc:
@@ -109,7 +109,8 @@ class StateFile:
             )
         return int(found)
 
-    def _size(self) -> int:
+    def known_size(self) -> int:
+        """The size of the file, against which places are checked before they are read."""
         return self.files.size(self.name)
 
     def _bytes(self, offset: int, length: int) -> bytes:
@@ -232,7 +233,7 @@ class StateFile:
             whole = len(found) == len(HEADS) and front.journal is not None and front.applied
             self.damaged = [] if whole else front.damaged
             best = max(found, key=lambda head: head.sequence, default=None)
-            if best is not None and not best.inside(self._size()):
+            if best is not None and not best.inside(self.known_size()):
                 found.remove(best)
                 best = max(found, key=lambda head: head.sequence, default=None)
             if (best.sequence if best else 0) >= self._seen:  # otherwise a slot was read while it was written
