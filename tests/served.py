@@ -13,7 +13,7 @@ from replaystore.storage.http.files import HttpFiles
 from replaystore.storage.http.joining import PART
 from replaystore.testing.servers import Server, serving
 
-HASTY = Patience(tries=4, pause=0.001, longest=0.01, connect=2.0, stall=0.2, whole=5.0)
+HASTY = Patience(tries=4, pause=0.001, longest=0.01, connect=2.0, stall=0.6, whole=8.0)
 LARGE = os.urandom(3 * PART + 12345)
 SMALL = bytes(range(256)) * 4
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from served import HASTY, LARGE, SMALL
 
-from replaystore import errors
+import replaystore as rs
+from replaystore import errors, registry
+from replaystore.storage.alone import alone, is_alone
 from replaystore.storage.http.files import HttpFiles
 from replaystore.storage.http.joining import GAP, MANY, PART, WASTED, plan
+from replaystore.storage.local import Files
+from replaystore.storage.places import LocalPlaces
 from replaystore.storage.protocol import Maps, Writes
+from replaystore.testing import samples
 from replaystore.testing.servers import Server, serving
 
 pytest_plugins = ["served"]
@@ -70,7 +76,7 @@ def test_the_end_of_a_file_comes_with_its_size_in_one_request(files: HttpFiles, 
 
 
 def test_what_is_large_comes_in_parts_side_by_side(files: HttpFiles, server: Server) -> None:
-    server.latency = 0.05
+    server.latency = 0.25
     assert files.read("large") == LARGE
     assert server.rounds() == 2  # the first part says how large it is
     server.log.clear()
@@ -81,7 +87,7 @@ def test_what_is_large_comes_in_parts_side_by_side(files: HttpFiles, server: Ser
 
 
 def test_several_ranges_come_side_by_side_and_neighbours_together(files: HttpFiles, server: Server) -> None:
-    server.latency = 0.05
+    server.latency = 0.25
     wanted = [(0, 10), (20, 10), (15, 10), (PART, 100), (len(LARGE) - 10, 50), (7, 0), (2 * PART, 5)]
 
     found = files.read_ranges("large", wanted)
@@ -94,7 +100,7 @@ def test_several_ranges_come_side_by_side_and_neighbours_together(files: HttpFil
 def test_what_is_announced_comes_in_one_round_and_is_kept_until_it_is_read(
     files: HttpFiles, server: Server
 ) -> None:
-    server.latency = 0.05
+    server.latency = 0.25
     places = [("small", 0, 10), ("a/b", 0, None), ("none", 0, 5), ("large", 7, 9), ("large", PART, 9)]
     files.fetch_ahead(places)
     files.fetch_ahead(places)
@@ -168,6 +174,39 @@ def test_a_forked_child_reads_on_connections_of_its_own(files: HttpFiles) -> Non
         assert answer.read() == b"right"
     os.waitpid(child, 0)
     assert files.read("small", 0, 10) == SMALL[:10]
+
+
+def test_a_thread_that_must_not_wait_for_others_makes_its_requests_itself(
+    files: HttpFiles, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 asks for bytes while it holds its lock, which a thread that collects garbage may need."""
+    server.latency = 0.25
+    files.fetch_ahead([("small", 0, 10), ("large", 0, 10)])
+    monkeypatch.setattr(
+        "replaystore.storage.http.files.in_background", lambda *_: pytest.fail("another thread was asked")
+    )
+    with alone():
+        assert files.read("small", 0, 10) == SMALL[:10]
+        assert files.read_ranges("large", [(5, 5), (PART, 5)]) == [LARGE[5:10], LARGE[PART : PART + 5]]
+        assert files.read("large", 1, 2 * PART) == LARGE[1 : 2 * PART + 1]
+    assert files.read("large", 0, 10) == LARGE[:10]  # was on its way
+    assert [one.path for one in server.log].count("/small") == 2
+
+
+def test_hdf5_asks_for_bytes_alone(tmp_path: Path) -> None:
+    seen = []
+
+    class Watched(Files):
+        def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+            seen.append(is_alone())
+            return super().read_ranges(name, ranges)
+
+    with rs.create(tmp_path / "a.h5", samples.small()) as buffer:
+        buffer.append(samples.columns(buffer.schema, 300, seed=1))
+    with registry.using("storage", "local", LocalPlaces(Watched)), rs.open(tmp_path / "a.h5") as buffer:
+        buffer.read(slice(None))
+    assert True in seen
+    assert not is_alone()
 
 
 def test_threads_share_one_object(files: HttpFiles) -> None:

@@ -103,7 +103,7 @@ def test_an_address_that_does_not_say_it_is_known_by_what_is_there(
         (tmp_path / "buffer" / "zarr.json").write_text("{}")
     else:
         (tmp_path / "buffer").write_bytes(content)
-    with serving(tmp_path, latency=0.05) as server:
+    with serving(tmp_path, latency=0.25) as server:
         assert parse(f"{server.url}/buffer") == Location(*kinds.split(), f"{server.url}/buffer")
         assert server.rounds() == 1
         (tmp_path / "text").write_text("text")

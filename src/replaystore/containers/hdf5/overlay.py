@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from replaystore.containers.hdf5.directory import Notes
+from replaystore.storage.alone import alone
 
 __all__ = ["Overlay", "Pieces", "lookup3"]
 
@@ -127,11 +128,10 @@ class Overlay(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         try:
-            data = (
-                self._read(self._position, len(view))
-                if self.failure is None and self._position < self.end
-                else b""
-            )
+            data = b""
+            if self.failure is None and self._position < self.end:
+                with alone():  # the library holds its lock
+                    data = self._read(self._position, len(view))
             view[: len(data)] = data
             if len(data) < len(view):
                 view[len(data) :] = bytes(len(view) - len(data))

@@ -4,7 +4,8 @@
    server has then. Files that grow are so seen to grow.
 2. Of a file that is pinned (`pin`), every answer is compared with the first one: ConflictError, once another
    file has its name.
-3. One read that takes several requests ends where the file ended for the first of them that reached its end.
+3. A thread that must not wait for others (alone.py) makes its requests itself.
+4. One read that takes several requests ends where the file ended for the first of them that reached its end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from replaystore import urls
 from replaystore.errors import ConflictError, CorruptError, UnsupportedError
 from replaystore.forks import renew_in_children
+from replaystore.storage.alone import is_alone
 from replaystore.storage.http.asking import PATIENCE, Answer, Patience, Wanted, ask
 from replaystore.storage.http.connections import in_background
 from replaystore.storage.http.joining import PART, Place, Span, plan
@@ -182,14 +184,14 @@ class HttpFiles(Reads):
             raise ConflictError(f"{self.path(name)} is another file than before; open it again")
 
     def _started(self, places: Sequence[Place], *, here: bool = False) -> builtins.list[_Piece]:
-        """Have the requests for these places made side by side. `here`: a single one is made by this
-        thread."""
+        """Have the requests for these places made side by side. `here`: a single one is made by this thread,
+        and all of them if it must not wait for others."""
         spans, brought = plan(places)
         requests = []
         for span in spans:
             wanted = Wanted(span.begin, span.stop)
             answer: Future[Answer]
-            if here and len(spans) == 1:
+            if here and (len(spans) == 1 or is_alone()):
                 answer = Future()
                 answer.set_result(self._answer(span.name, wanted))
             else:
@@ -215,14 +217,22 @@ class HttpFiles(Reads):
                 self._held -= request.span.stop - request.span.begin
         piece.requests = []
 
+    def _announced(self, place: Place) -> _Piece | None:
+        """What was announced, unless this thread must not wait for it; the lock is held."""
+        piece = self._ahead.pop(place, None)
+        if piece is None or not is_alone() or all(request.answer.done() for request in piece.requests):
+            return piece
+        self._done(piece)
+        return None
+
     def _gathered(self, places: Sequence[Place]) -> builtins.list[bytes]:
         with self._lock:
             self._check_process()
-            known = [self._ahead.pop(place, None) for place in places]
+            known = [self._announced(place) for place in places]
         pieces = [piece for piece in known if piece is not None]
         try:
             missing = [place for place, piece in zip(places, known, strict=True) if piece is None]
-            started = self._started(missing, here=len(places) == 1)
+            started = self._started(missing, here=True)
             pieces += started
             rest = iter(started)
             return [self._bytes(piece or next(rest)) for piece in known]
