@@ -2,6 +2,7 @@
 
     BackendSuite     a pytest class; a subclass gives it the fixture `location`
     StorageSuite     the same for storage
+    ReadsSuite       the same for storage that only reads
     FormatSuite      the same for formats; a subclass gives it `name` and `filename`
     BufferMachine    a hypothesis state machine that compares a buffer with a `PlainBuffer`
     PlainBuffer      what a buffer should hold: the same methods, on lists in memory
@@ -13,7 +14,8 @@ Where what is:
 
     backends, stores                     the suite of backends, and the place that its tests work in:
     rows, stories, commits               tests of rows, of trajectories, of commits
-    storages                             the suite of storage
+    storages, reading                    the suites of storage
+    servers, far                         a server that fails as a test wants, and a disk that is far away
     formats, trajectories                the suite of formats, and what it writes
     plain, contents, model               what a buffer should hold and show, and a machine that compares
     samples, workloads                   recordings, and what may be done to a buffer, from a seed
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from replaystore.testing.formats import FormatSuite
     from replaystore.testing.model import BufferMachine
     from replaystore.testing.plain import PlainBuffer
+    from replaystore.testing.reading import ReadsSuite
     from replaystore.testing.storages import StorageSuite
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "FailingFiles",
     "FormatSuite",
     "PlainBuffer",
+    "ReadsSuite",
     "RecordingFiles",
     "StorageSuite",
 ]
@@ -62,6 +66,7 @@ _HOMES = {
     "FailingFiles": "faults",
     "FormatSuite": "formats",
     "PlainBuffer": "plain",
+    "ReadsSuite": "reading",
     "RecordingFiles": "faults",
     "StorageSuite": "storages",
 }
