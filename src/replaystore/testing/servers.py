@@ -128,9 +128,9 @@ class Server:
         with self.lock:
             asked = Asked(len(self.log), path, range_, time.monotonic(), login=login)
             self.log.append(asked)
-            if self.faults is not None:
-                asked.fault = self.faults(asked)
-            return asked
+        if self.faults is not None:
+            asked.fault = self.faults(asked)
+        return asked
 
 
 def at_random(probability: float, seed: int, kinds: Sequence[str] = FAULTS) -> Faults:
