@@ -53,7 +53,7 @@ class State:
     window: mmap.mmap | None
     """The range of addresses that `items` lies in."""
 
-    def parts(self, start: int, stop: int, row_bytes: int) -> Iterator[Part]:
+    def parts(self, start: int, stop: int, row_bytes: int) -> Sequence[Part]:
         """What is read at once of rows [start, stop), if they are not mapped."""
         low, high = (start - self.first) * row_bytes, (stop - self.first) * row_bytes
         return parts_of(self.runs, self.starts, low, high, READ_BLOCK)
@@ -286,7 +286,7 @@ class PlainColumn(StoredColumn):
         rows = np.empty((ends[0] - start, *self.shape), self.dtype)
         if not rows.size:
             return rows
-        parts = list(state.parts(start, ends[0], self.row_bytes))
+        parts = state.parts(start, ends[0], self.row_bytes)
         coming = state.parts(*ends, self.row_bytes)
         with Ahead(self.files, [part.place for part in (*parts, *coming)]) as ahead:
             self._fill(rows.reshape(-1).view(np.uint8), parts, ahead)
@@ -343,11 +343,11 @@ class PlainColumn(StoredColumn):
         blocks = list(blocks_of(ordered, self._gap, self._most))
         if not self.files.far:
             for begin, end, low, high in blocks:
-                parts = list(state.parts(state.first + low, state.first + high, self.row_bytes))
+                parts = state.parts(state.first + low, state.first + high, self.row_bytes)
                 self._pick(parts, ordered[begin:end] - low, out, order[begin:end])
             return
         first = state.first
-        several = [list(state.parts(first + low, first + high, self.row_bytes)) for _, _, low, high in blocks]
+        several = [state.parts(first + low, first + high, self.row_bytes) for _, _, low, high in blocks]
         with Ahead(self.files, [part.place for parts in several for part in parts]) as ahead:
             for parts, (begin, end, low, _) in zip(several, blocks, strict=True):
                 self._pick(parts, ordered[begin:end] - low, out, order[begin:end], ahead)
@@ -361,6 +361,11 @@ class PlainColumn(StoredColumn):
         ahead: Ahead | None = None,
     ) -> None:
         """Read a block, and give its rows at these places the places `to` of the result."""
-        block = np.empty(sum(part.length for part in parts), np.uint8)
-        self._fill(block, parts, ahead)
+        if len(parts) == 1:
+            if ahead is not None:
+                ahead.next()
+            block = self._read_run(*parts[0])
+        else:
+            block = np.empty(sum(part.length for part in parts), np.uint8)
+            self._fill(block, parts, ahead)
         out[to] = block.view(self._item)[places]

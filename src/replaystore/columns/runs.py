@@ -78,18 +78,19 @@ def cut(runs: Sequence[Run], length: int) -> list[Run]:
 
 def parts_of(
     runs: Sequence[Run], starts: NDArray[np.int64], position: int, end: int, most: int
-) -> Iterator[Part]:
+) -> Sequence[Part]:
     """What is read, at most so many bytes at once, of bytes [position, end) of runs that begin at
     `starts`."""
-    number = int(np.searchsorted(starts, position, side="right")) - 1
+    number, found = int(np.searchsorted(starts, position, side="right")) - 1, list[Part]()
     while position < end:
         run = runs[number]
         inside = position - int(starts[number])
         length = min(end - position, run.length - inside)
         for done in range(0, length, most):  # the bytes are copied: never all of them at once
-            yield Part(run, inside + done, min(most, length - done))
+            found.append(Part(run, inside + done, min(most, length - done)))
         position += length
         number += 1
+    return found
 
 
 def blocks_of(ordered: NDArray[np.int64], gap: int, most: int) -> Iterator[tuple[int, int, int, int]]:
