@@ -115,6 +115,9 @@ def test_a_zip_on_a_server_takes_a_request_for_its_directory_and_one_for_each_me
         assert len(server.log) == 2 + extra
         assert files.read("steps/3", 1000, 50) == b"\3" * 50
         assert len(server.log) == 3 + extra
+        assert files.read("steps/1") == files.read("steps/1") == contents["steps/1"]  # small: it is kept
+        assert files.read("steps/1", 5, 10) == b"\1" * 10
+        assert len(server.log) == 4 + 2 * extra
         files.close()
 
 

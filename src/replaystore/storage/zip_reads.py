@@ -25,6 +25,9 @@ __all__ = ["ZipReads"]
 END = 64 << 10
 """Bytes that are read of the end at once: the directory of some 800 members."""
 
+SMALL, MOST_KEPT = 256 << 10, 4 << 20
+"""Bytes of a member that is kept once it was read whole, and of all that are."""
+
 
 class ZipReads(Reads):
     """The members of the zip file of this name. `close` forgets what it says, so that one that has replaced
@@ -34,6 +37,8 @@ class ZipReads(Reads):
         self._files, self._name = files, name
         self.far = files.far
         self._directory: Directory | None = None
+        self._kept: dict[str, bytes] = {}
+        """Small members that were read whole."""
         self._lock = threading.RLock()
         renew_in_children(self, "_lock")
 
@@ -78,6 +83,23 @@ class ZipReads(Reads):
         return self.read(name, 0, self._bounded(name, self.size(name), most))
 
     def _read(self, name: str, member: Member, ranges: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
+        kept = self._kept.get(name)
+        if kept is not None:
+            return [kept[offset : offset + max(0, length)] for offset, length in ranges]
+        found = self._fetched(name, member, ranges)
+        for (offset, _), data in zip(ranges, found, strict=True):
+            if not offset and len(data) == member.size <= SMALL:
+                self._keep(name, data)
+        return found
+
+    def _keep(self, name: str, data: bytes) -> None:
+        """The file does not change, and what opens a store asks for small members more than once."""
+        with self._lock:
+            if sum(map(len, self._kept.values())) + len(data) > MOST_KEPT:
+                self._kept.clear()
+            self._kept[name] = data
+
+    def _fetched(self, name: str, member: Member, ranges: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
         if member.data >= 0:
             return self._files.read_ranges(self._name, _places(member, member.data, ranges))
         # Members follow each other without gaps, nearly always: the end says where one begins.
@@ -95,7 +117,7 @@ class ZipReads(Reads):
         wanted: builtins.list[tuple[str, int, int | None]] = []
         for name, offset, length in places:
             member = self._load().members.get(name)
-            if member is None:
+            if member is None or name in self._kept:
                 continue
             whole = member.size if length is None else length
             if member.data < 0:
@@ -128,6 +150,7 @@ class ZipReads(Reads):
     def close(self) -> None:
         with self._lock:
             self._directory = None
+            self._kept.clear()
         self._files.close()
 
 
