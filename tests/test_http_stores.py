@@ -110,6 +110,15 @@ def test_what_is_not_there_is_told(server: Server, run: Run) -> None:
         assert run(command, f"{server.url}/none.h5")[0] == 1
 
 
+def test_a_store_that_has_gone_is_one_error(name: str, folder: Path, tmp_path: Path) -> None:
+    (shutil.copytree if name.endswith("zarr") else shutil.copy)(folder / name, tmp_path / name)
+    with serving(tmp_path) as server, rs.open(f"{server.url}/{name}") as buffer:
+        (shutil.rmtree if name.endswith("zarr") else os.unlink)(tmp_path / name)
+        with pytest.raises(errors.ReplayStoreError) as caught:
+            buffer.read(slice(None))
+        assert "\n" not in str(caught.value)
+
+
 def test_other_files_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_bytes(b"something else")
     (tmp_path / "a.zip").write_bytes(b"something else")

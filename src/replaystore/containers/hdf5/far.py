@@ -23,7 +23,7 @@ from replaystore.containers.hdf5.library import Hdf5File
 from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.containers.hdf5.states import ATTEMPTS, BURST, Version
 from replaystore.containers.records import HEADER_BYTES
-from replaystore.errors import ConflictError, CorruptError, ReplayStoreError
+from replaystore.errors import ConflictError, CorruptError, NotFoundError, ReplayStoreError
 
 __all__ = ["FarFile"]
 
@@ -62,9 +62,12 @@ class FarFile(Hdf5File):
         watched = self.watched
         if len(watched) > 1:
             self.files.fetch_ahead(watched)
-        block = self.files.read(self.name, 0, REGION)
-        if len(watched) > 1:
-            self.check_base()
+        try:
+            block = self.files.read(self.name, 0, REGION)
+            if len(watched) > 1:
+                self.check_base()
+        except FileNotFoundError as error:  # it has gone while it was read from, perhaps
+            raise NotFoundError(f"{self.path} does not exist; check the path") from error
         self._begun = False
         return Front.unpack(block, self.path)
 
