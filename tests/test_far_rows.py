@@ -228,3 +228,21 @@ def test_a_file_that_is_missing_or_cut_is_told(tmp_path: Path, asked: Asked) -> 
             with pytest.raises(CorruptError, match="observation"):
                 buffer.read([STEPS - 1])
             assert np.array_equal(buffer["reward"][:10], steps(STEPS)["reward"][:10])
+
+
+def test_a_log_that_has_gone_on_is_read_once(tmp_path: Path, asked: Asked) -> None:
+    make(tmp_path / "a.zarr")
+    with rs.open(tmp_path / "a.zarr", "r+") as writer, rs.open(tmp_path / "a.zarr") as reader:
+        base = writer.commit()
+        writer.append(steps(64), final_observation=np.zeros((1, 17), np.float32))
+        writer.commit()
+        writer.publish()
+        costs = []
+        for _ in range(3):
+            since(asked)
+            reader["reward"][:100]
+            costs.append(asked.requests)
+        assert costs[1] == costs[2] < costs[0]
+        writer.rollback(base)
+        with pytest.raises(ConflictError):
+            reader["reward"][:100]

@@ -51,6 +51,8 @@ class History:
         self._identity = container.identity()
         self._newest = newest
         """For a reader of an older commit: the commit that knows where everything lies by now."""
+        self._compared: tuple[int, int] | None = None
+        """A newer segment of the log than that of the commit, and the generation that it has."""
         self.stays = newest is not None
         """Whether `refresh` leaves it at its commit."""
         self.state_lock = threading.RLock()
@@ -256,13 +258,17 @@ class History:
         if self.container.writable:
             return
         place, segments = self._look()
-        if place == self._identity and segments[-1:] == [self.places.base]:
+        generation = self.places.generation
+        if place == self._identity and (
+            segments[-1:] == [self.places.base] or (*segments[-1:], generation) == self._compared
+        ):
             return
         found = self.load(self.container)
         self._check_store(found, place)
         self._identity = place
-        if found.generation != self.places.generation:
+        if found.generation != generation:
             raise ConflictError(f"{self}: another process went back to an older commit; refresh or reopen")
+        self._compared = found.base, generation
 
     def _check_store(self, found: State, place: object) -> None:
         """ConflictError if what is under the name now is another store; CorruptError if it is this one, with
