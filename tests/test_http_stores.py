@@ -70,6 +70,14 @@ def test_a_link_that_gives_access_opens_a_store_and_is_not_kept(
     rs.convert(location, tmp_path / "copy.zarr")
     with rs.open(tmp_path / "copy.zarr") as copy:
         assert copy.provenance["source"]["location"] == f"{server.url}/{name}?…"
+    with rs.open(location) as buffer, rs.open(buffer.location) as again:
+        assert len(again) == len(buffer)
+        assert (
+            "signature" not in f"{buffer!r} {buffer.describe()} {buffer.sampler(8)!r} {buffer.zarr_store()!r}"
+        )
+        with pytest.raises(KeyError) as raised:
+            buffer["nothing"]
+        assert "signature" not in str(raised.value)
 
 
 def test_the_commands_take_addresses(server: Server, name: str, tmp_path: Path, run: Run) -> None:

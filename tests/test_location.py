@@ -50,7 +50,7 @@ def test_a_path_and_a_location_are_locations_too() -> None:
     "text", ["runs/a.zarr", "memory:a", "a.h5", "https://host/a.zarr", "http://host/a.zip?key=x"]
 )
 def test_the_text_of_a_location_names_the_same_location(text: str) -> None:
-    assert str(parse(text)) == text
+    assert parse(text).text == text
 
 
 @pytest.mark.parametrize(

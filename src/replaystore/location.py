@@ -33,9 +33,15 @@ class Location:
     container: str
     path: str
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """What names it, for whoever opens it again."""
         storage = registry.entry("storage", self.storage)
         return f"{storage.schemes[0]}:{self.path}" if storage.schemes and not storage.urls else self.path
+
+    def __str__(self) -> str:
+        """For messages: without the query of an address, which may give access."""
+        return shown(self.text)
 
 
 def parse(location: str | os.PathLike[str] | Location) -> Location:

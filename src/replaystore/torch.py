@@ -70,7 +70,7 @@ class _Shown:
             )
         place = source.whereabouts if isinstance(source, Buffer) else parse(source)
         places = places_of(place)
-        self._location = os.path.abspath(place.path) if places.on_disk else str(place)
+        self._location = os.path.abspath(place.path) if places.on_disk else place.text
         if not places.shared_between_processes:
             raise UnsupportedError(
                 f"{self._location}: other processes do not see a store in memory; "

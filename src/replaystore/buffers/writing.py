@@ -81,7 +81,7 @@ class Recording(BufferReader):
         """As `Source.reopened` says; of a commit of a store that other processes can open."""
         if not places_of(self._place).shared_between_processes:
             raise UnsupportedError(
-                f"{self.location} is in the memory of this process: convert it to a store on a disk, and "
+                f"{self.where} is in the memory of this process: convert it to a store on a disk, and "
                 "send that"
             )
         return self._reopen, (str(self.whereabouts), self.commit_id, name)
@@ -312,7 +312,7 @@ class Recording(BufferReader):
         try:
             self._store = StoreReader(container, StoreReader.load(container))
             self._store.keep_tails()
-            self._document = documents.parse(container.document(), str(self._place))
+            self._document = documents.parse(container.document(), self.where)
             self._forget_columns()
             self._moved()
             self._schema = self._visible_schema()

@@ -58,7 +58,7 @@ class ActiveLayout:
 
     def view(self, buffer: Buffer) -> StoreView:
         """The store as a ring."""
-        plan = pickle_export.Plan(buffer, Options(), buffer.location)
+        plan = pickle_export.Plan(buffer, Options(), buffer.where)
         living = ring_of(buffer, plan.known) is not None if plan.known else False
         numbers = plan.numbers
         return StoreView(

@@ -60,7 +60,7 @@ class StoredRing:
         self.move(device)
         if buffer.mode == "r+" and not self.view.living:
             raise UnsupportedError(
-                f"{buffer.location} was not saved as a ring, so nothing can be added: load it with "
+                f"{buffer.where} was not saved as a ring, so nothing can be added: load it with "
                 "mode='r', and save it to a new place"
             )
 
@@ -103,7 +103,7 @@ class StoredRing:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise UnsupportedError(
-            f"{self.buffer.location}: a buffer in a store is neither copied nor pickled: load it where it "
+            f"{self.buffer.where}: a buffer in a store is neither copied nor pickled: load it where it "
             "is needed, or save it elsewhere"
         )
 
@@ -240,7 +240,7 @@ class StoredRing:
                 if self.buffer.closed
                 else ("it was loaded for reading: load it with mode='r+' to write to it")
             )
-            raise ConflictError(f"{self.buffer.location}: {advice}, or save it elsewhere and load that")
+            raise ConflictError(f"{self.buffer.where}: {advice}, or save it elsewhere and load that")
 
     def append(self, rows: Mapping[str, torch.Tensor], split: str | None = None) -> None:
         """Write checked rows from `position` on. With a `split` they are a trajectory, and safe on return.

@@ -53,7 +53,7 @@ class VeloraLayout:
 
     def view(self, buffer: Buffer) -> StoreView:
         """The store as a ring."""
-        plan = safetensors_export.Plan(buffer, Options(), buffer.location)
+        plan = safetensors_export.Plan(buffer, Options(), buffer.where)
         living = (
             ring_of(buffer, plan.known) is not None and "hiddens" in buffer.schema.fields
             if plan.known

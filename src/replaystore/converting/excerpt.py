@@ -170,7 +170,7 @@ def chosen(buffer: BufferReader, where: str | None, split: str | None) -> Trajec
             f"none of {len(table)} trajectories has {asked}; their lengths are from {lengths.min()} to "
             f"{lengths.max()}, splits are {named}"
         )
-    raise SchemaError(f"{buffer.location}: nothing is selected: {reason}")
+    raise SchemaError(f"{buffer.where}: nothing is selected: {reason}")
 
 
 def selection(buffer: BufferReader, chosen: Trajectories, observations: Sequence[str]) -> Excerpt:

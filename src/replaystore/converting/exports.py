@@ -62,7 +62,7 @@ def export(
         remarks.append(f"{waiting} steps that are not committed are not in it")
     return replace(
         written,
-        source=buffer.location,
+        source=buffer.where,
         target=path,
         remarks=remarks,
         bytes_read=len(buffer) * sum(declared.row_bytes for declared in buffer.schema.fields.values()),

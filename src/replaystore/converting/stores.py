@@ -25,7 +25,7 @@ from replaystore.converting.options import How, Selected
 from replaystore.converting.transfer import Transfer
 from replaystore.errors import SchemaError, UnsupportedError
 from replaystore.formats.report import KEPT, Report, lost
-from replaystore.location import Location, shown
+from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
@@ -132,7 +132,7 @@ class Conversion:
         history = before.pop("history", []) if isinstance(before, dict) else []
         return {
             "format": "replaystore",
-            "location": shown(self.buffer.location),
+            "location": self.buffer.where,
             "container": self.buffer.whereabouts.container,
             "commit": self.buffer.commit_id,
             "steps": len(self.buffer),
@@ -229,7 +229,7 @@ class Conversion:
             trajectories=self.excerpt.trajectories,
             fields=fields,
             remarks=self.notes + transfer.notes,
-            source=self.buffer.location,
+            source=self.buffer.where,
             target=str(self.place),
             bytes_read=transfer.bytes_read,
             bytes_written=size_of(self.place),

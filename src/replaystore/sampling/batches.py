@@ -85,7 +85,7 @@ class Batches:
             pending=self._finals.numbers,
         )
         if not self.steps.total:
-            raise ArgumentError(f"{buffer.location}: {self._nothing(buffer)}")
+            raise ArgumentError(f"{buffer.where}: {self._nothing(buffer)}")
         self.first_row, self.stop_row = buffer.first_row, buffer.first_row + len(buffer)
         bounds = slice(self.first_row, self.stop_row)
         self._items = Items(recipe, schema, self.gather, self._finals, self.steps, bounds)
@@ -140,9 +140,7 @@ class Batches:
                 steps, seed, weights, first=buffer.first_row, trajectories=trajectories, beta=recipe.beta
             )
             if not order.weights.total > 0:
-                raise ArgumentError(
-                    f"{buffer.location}: all weights are 0 where there is something to sample"
-                )
+                raise ArgumentError(f"{buffer.where}: all weights are 0 where there is something to sample")
             return order
         return UniformOrder(steps, seed)
 

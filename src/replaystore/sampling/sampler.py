@@ -265,8 +265,7 @@ class Sampler:
                 )
         if commit != self.commit_id:
             where = (
-                f"{self._buffer.location}: the state is of commit {commit}, this sampler shows "
-                f"{self.commit_id}"
+                f"{self._buffer.where}: the state is of commit {commit}, this sampler shows {self.commit_id}"
             )
             raise ConflictError(f"{where}; open the buffer with commit={commit}")
         stated = state["weights"] if self._recipe.order == "weights" else None
@@ -275,7 +274,7 @@ class Sampler:
         with self._buffer.turn:
             if self._buffer.commit_id != self.commit_id:
                 raise ConflictError(
-                    f"{self._buffer.location}: shows commit {self._buffer.commit_id} by now; open it with "
+                    f"{self._buffer.where}: shows commit {self._buffer.commit_id} by now; open it with "
                     f"commit={self.commit_id}"
                 )
             weights = None if stated is None else given_weights.checked(self._buffer, stated, self._recipe)
@@ -325,7 +324,7 @@ class Sampler:
         self._check_process()
         if buffer.store.state.generation != self._generation:
             raise ConflictError(
-                f"{buffer.location}: went back to an older commit, which this sampler does "
+                f"{buffer.where}: went back to an older commit, which this sampler does "
                 "not show; call its refresh()"
             )
 
@@ -342,8 +341,7 @@ class Sampler:
             first = type(buffer.store).load(buffer.store.container).first.get("steps", 0)
             if first > self._batches.first_row:
                 raise EvictedError(
-                    f"{buffer.location}: steps before {first} have left the ring; call the "
-                    "sampler's refresh()"
+                    f"{buffer.where}: steps before {first} have left the ring; call the sampler's refresh()"
                 ) from None
 
     # --- what it is like
@@ -374,8 +372,7 @@ class Sampler:
 
     def __repr__(self) -> str:
         return (
-            f"<Sampler of {self._buffer.location!r}: {self._recipe.order}, batches of "
-            f"{self._recipe.batch_size}>"
+            f"<Sampler of {self._buffer.where!r}: {self._recipe.order}, batches of {self._recipe.batch_size}>"
         )
 
 

@@ -112,7 +112,7 @@ def describe(buffer: BufferReader) -> Description:
     ended = trajectories[~trajectories.open]
     splits = {str(name) for name in trajectories["split"].tolist() if name}
     return Description(
-        location=buffer.location,
+        location=buffer.where,
         backend=buffer.whereabouts.container,
         storage=buffer.whereabouts.storage,
         format_version=document.format_version,

@@ -96,9 +96,9 @@ class BufferReader(Shown):
 
     def __repr__(self) -> str:
         if self._closed:
-            return f"<{type(self).__name__} {self.location!r}: closed>"
+            return f"<{type(self).__name__} {self.where!r}: closed>"
         return (
-            f"<{type(self).__name__} {self.location!r}: {len(self)} steps, {self.num_trajectories} "
+            f"<{type(self).__name__} {self.where!r}: {len(self)} steps, {self.num_trajectories} "
             f"trajectories, commit {self.commit_id}>"
         )
 
@@ -151,7 +151,7 @@ class BufferReader(Shown):
         if not isinstance(name, str):
             raise ArgumentError(f"{self._place}: {_not_a_name(name, self.schema.fields)}")
         if name not in self.schema.fields:
-            raise unknown(name, self.schema.fields, where=self.location)
+            raise unknown(name, self.schema.fields, where=self.where)
         return Column(self, name, self._schema.fields[name])
 
     def rows_of_chunk(self, name: str) -> int:
@@ -224,7 +224,7 @@ class BufferReader(Shown):
                 if rolled_back:
                     self._forget_columns()
                 if rolled_back or self._store.state.arrays != arrays:
-                    self._document = documents.parse(self._store.container.document(), self.location)
+                    self._document = documents.parse(self._store.container.document(), self.where)
                     self._schema = self._visible_schema()
                 self._moved()
             return moved

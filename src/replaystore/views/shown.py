@@ -66,7 +66,7 @@ class Shown:
     def _moved(self) -> None:
         """Show the store's commit."""
         self._extra = self._store.state.extra
-        check_extra(self._extra, self.location)
+        check_extra(self._extra, self.where)
         self._first, self._stop = self._store.first("steps"), self._store.rows("steps")
         self._parts: Parts | None = None
         self._trajectories: Trajectories | None = None
@@ -75,7 +75,12 @@ class Shown:
 
     @property
     def location(self) -> str:
-        """Where it is."""
+        """Where it is, for `replaystore.open`."""
+        return self._place.text
+
+    @property
+    def where(self) -> str:
+        """Where it is, for messages: without what gives access to it."""
         return str(self._place)
 
     @property
@@ -120,7 +125,7 @@ class Shown:
                 columns,
                 rows=self._stop,
                 finals=self._store.state.lengths.get("final", 0),
-                where=self.location,
+                where=self.where,
             )
             self._parts = Parts(*columns).since(self._first)
         return self._parts
@@ -153,7 +158,7 @@ class Shown:
             if tree.is_trajectories(name)
         }
         opened = [entry for entry in self.opened() if entry.length]
-        check_table(columns, self._extra["splits"], self._reward_shape(), self.location)
+        check_table(columns, self._extra["splits"], self._reward_shape(), self.where)
         count = len(columns["trajectory"])
         for name, known in columns.items():
             known_of_open = {

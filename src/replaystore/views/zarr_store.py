@@ -27,6 +27,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.errors import ConflictError, EvictedError, NotFoundError, UnsupportedError
 from replaystore.forks import renew_in_children
+from replaystore.location import shown
 from replaystore.views.reader import BufferReader
 from replaystore.views.zarr_tree import ZarrTree
 
@@ -79,7 +80,7 @@ class CommitSource:
         with self._opening:
             if self._ended:
                 raise ConflictError(
-                    f"{self.location} is closed: open it again, and ask for another zarr_store()"
+                    f"{shown(self.location)} is closed: open it again, and ask for another zarr_store()"
                 )
             if self._tree is None:
                 self._tree, self._release = self._opened()
@@ -104,8 +105,8 @@ class CommitSource:
         try:
             if view.store.state.store != self.identity:
                 raise ConflictError(
-                    f"{self.location}: another store has taken its place; open that, and ask it for another "
-                    "zarr_store()"
+                    f"{shown(self.location)}: another store has taken its place; open that, and ask it for "
+                    "another zarr_store()"
                 )
             view.store.cache = ChunkCache(self._cache) if isinstance(self._cache, int) else self._cache
             tree = ZarrTree(view)
@@ -178,10 +179,10 @@ class ZarrStore(Store):
         return self._source.location, self._source.commit, self._source.identity
 
     def __str__(self) -> str:
-        return f"{self.location}, commit {self.commit_id}"
+        return f"{shown(self.location)}, commit {self.commit_id}"
 
     def __repr__(self) -> str:
-        return f"<ZarrStore {self.location!r}: commit {self.commit_id}>"
+        return f"<ZarrStore {shown(self.location)!r}: commit {self.commit_id}>"
 
     # --- reading
 
