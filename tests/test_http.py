@@ -242,7 +242,7 @@ def test_threads_share_one_object(files: HttpFiles) -> None:
 
 
 def test_the_smallest_gaps_are_joined_until_there_are_few_requests() -> None:
-    places = [("a", number * (GAP * 2 + number), 100) for number in range(100)]
+    places = [("a", number * (GAP + 200 + number), 100) for number in range(100)]
 
     requests, brought = plan(places)
 
