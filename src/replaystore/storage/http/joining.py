@@ -15,8 +15,8 @@ Place = tuple[str, int, int | None]
 """(name, offset, length) of a file; None: to its end."""
 
 GAP = 64 << 10
-"""Bytes between two ranges that are always read along: at a gigabit a second they take as long as a request of
-many side by side does."""
+"""Bytes between two ranges that are always read along: at a gigabit a second that takes as long as one
+request of many side by side."""
 MANY = 64
 """Requests at once: of more, those with the smallest gaps are joined."""
 WASTED = 4 << 20
