@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from served import HASTY, LARGE, SMALL
 
+import replaystore
 from replaystore import errors
 from replaystore.storage.http.asking import Patience
 from replaystore.storage.http.connections import CONNECTIONS
@@ -17,7 +18,7 @@ from replaystore.testing.servers import FAULTS, Asked, Server, serving
 
 pytest_plugins = ["served"]
 
-REFUSED = {"403", "gzip"}
+REFUSED = {"403", "gzip", "page"}
 """What is not tried again."""
 
 
@@ -52,7 +53,7 @@ def test_a_server_that_always_fails_is_one_error(server: Server, fault: str) -> 
         files.read("large", 1000, 5000)
 
     assert "\n" not in str(caught.value)
-    tries = {"moved": 6, "403": 1, "gzip": 1}.get(fault, HASTY.tries)
+    tries = {"moved": 6, "403": 1, "gzip": 1, "page": 1}.get(fault, HASTY.tries)
     assert len(server.log) == tries
 
 
@@ -125,6 +126,23 @@ def test_the_pause_that_a_server_asks_for_is_made_within_a_bound() -> None:
     assert patience.pause_before(1, 3.0) == 3.0
     assert 0.5 < patience.pause_before(2, 0.0) < 2 < patience.pause_before(5, 0.0)
     assert patience.pause_before(1, 1e9) == patience.pause_before(30, 0.0) == 4.0
+
+
+def test_a_page_where_a_file_should_be_is_no_file(server: Server, folder: Path) -> None:
+    server.faults = lambda _: "page"
+    for name in ("nothing.zarr", "nothing.h5", "nothing.zip", "nothing"):
+        with pytest.raises(
+            errors.StorageError, match=r"a web page \(text/html\) and no file: check the address"
+        ):
+            replaystore.open(f"{server.url}/{name}")
+    with pytest.raises(errors.StorageError, match="a web page"):
+        HttpFiles(server.url, patience=HASTY).size("large")
+
+
+def test_https_where_none_is_spoken_is_told_at_once(server: Server) -> None:
+    files = HttpFiles(f"https{server.url.removeprefix('http')}", patience=HASTY)
+    with pytest.raises(errors.StorageError, match=r"does not speak https there .*begin with http://"):
+        files.read("small")
 
 
 # --- addresses

@@ -56,6 +56,7 @@ FAULTS = (
     "429",
     "403",
     "404",
+    "page",  # of HTML, for whatever is asked for
     "moved",  # for ever
     "stall",  # no answer
     "stall-in-body",
@@ -214,8 +215,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, asked: Asked) -> None:
         path = self._file(asked)
-        if path is None:
-            self._send(asked, 404, {}, b"there is no such file")
+        if path is None or asked.fault == "page":
+            page = {"Content-Type": "text/html; charset=utf-8"} if asked.fault == "page" else {}
+            self._send(asked, 200 if page else 404, page, b"<html>there is no such file</html>")
             return
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
@@ -317,9 +319,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(asked, 206, {**headers, "Content-Encoding": "gzip"}, gzip.compress(body, 1))
         elif fault == "multipart":
             part = f"--x\r\nContent-Range: {headers['Content-Range']}\r\n\r\n".encode() + body + b"\r\n--x--"
-            self._send(
-                asked, 206, {**sound.headers, "Content-Type": "multipart/byteranges; boundary=x"}, part
-            )
+            kind = {"Content-Type": "multipart/byteranges; boundary=x"}
+            self._send(asked, 206, {**sound.headers, **kind}, part)
         elif fault == "many-headers":
             self._send(asked, 206, {**headers, **{f"X-{number}": "x" for number in range(200)}}, body)
         else:

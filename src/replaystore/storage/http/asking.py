@@ -1,7 +1,8 @@
 """One range of one file, asked of a server: every answer is compared with the question before it is believed.
 
 1. Accepted is: 206 with just the range that was asked for, or what the file has of it; 200 where the whole
-   file was wanted; 416 beyond the end. Everything else is asked for once more (`Patience`), or is one error.
+   file was wanted; 416 beyond the end. Everything else is asked for once more (`Patience`), or is one
+   error; so is a page of HTML, which some servers have for what is not there.
 2. What is promised: a server that breaks off, gives fewer or more bytes than it says, another range, another
    coding, or an error gives a retry or an error. A server that says a file is shorter than it is, or is not
    there, is believed; whoever knows better compares. Bytes that are changed on the way, in an answer that is
@@ -32,6 +33,7 @@ __all__ = ["PATIENCE", "Answer", "Patience", "Wanted", "ask", "login_of"]
 
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _BEYOND = re.compile(r"bytes \*/(\d{1,18})")
+_NO_TLS = re.compile("(?i)wrong.version.number|record.layer.failure|unknown.protocol")
 _AGENT = "replaystore"
 FEW = 1 << 14
 """Bytes of an answer that is no part of a file, which are read so that the connection can be used again."""
@@ -156,6 +158,7 @@ def _understood(url: str, wanted: Wanted, response: urllib3.BaseHTTPResponse) ->
         raise FileNotFoundError(2, "No such file", urls.shown(url))
     if status in (206, 200):
         _check_coding(url, response)
+        _check_no_page(url, response)
         return _part(wanted, response) if status == 206 else _whole(wanted, response)
     if status == 416:
         found = _BEYOND.fullmatch(response.headers.get("Content-Range", ""))
@@ -225,6 +228,15 @@ def _check_coding(url: str, response: urllib3.BaseHTTPResponse) -> None:
         )
 
 
+def _check_no_page(url: str, response: urllib3.BaseHTTPResponse) -> None:
+    """Some servers have a page for whatever is not there, whose bytes are nobody's rows."""
+    if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "text/html":
+        raise StorageError(
+            f"{urls.shown(url)} cannot be read: the server sends a web page (text/html) and no file: check "
+            "the address, and that the server answers 404 for what is not there"
+        )
+
+
 def _version(response: urllib3.BaseHTTPResponse) -> str:
     return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
 
@@ -242,6 +254,11 @@ def _why(url: str, error: Exception) -> Exception:
         return StorageError(
             f"{urls.shown(url)} cannot be read: the certificate of {urls.host_of(url)} is not one to trust "
             f"({_innermost(reason)}): check the address"
+        )
+    if isinstance(reason, exceptions.SSLError) and _NO_TLS.search(str(reason)):
+        return StorageError(
+            f"{urls.shown(url)} cannot be read: the server does not speak https there "
+            f"({_innermost(reason)}): check the address, which may have to begin with http://"
         )
     if isinstance(reason, exceptions.NameResolutionError):
         return _Again(f"there is no server {urls.host_of(url)}", advice="check the address")
