@@ -10,10 +10,11 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import zarr
 
 import replaystore as rs
 from replaystore.containers.zarr.segments import SEGMENTS, Named, named_by
-from replaystore.errors import CorruptError, NotFoundError, UnsupportedError
+from replaystore.errors import CorruptError, FormatError, NotFoundError, UnsupportedError
 from replaystore.storage.local import Files
 from replaystore.testing.crashes import tiny
 from replaystore.testing.disks import Disk, Left, put
@@ -199,6 +200,13 @@ def test_nothing_there_is_not_found(tmp_path: Path) -> None:
     (tmp_path / "a.zarr").mkdir()
     with far_disk(), pytest.raises(NotFoundError, match="check the address"):
         rs.open(tmp_path / "a.zarr")
+
+
+def test_a_hierarchy_of_other_software_is_no_store_of_an_older_version(store: Path, tmp_path: Path) -> None:
+    zarr.create_group(tmp_path / "other.zarr").create_array("x", shape=(3,), dtype="f4")
+    for other in (tmp_path / "other.zarr", store / "steps"):
+        with far_disk(), pytest.raises(FormatError, match="is a Zarr hierarchy, but not a replaystore store"):
+            rs.open(other)
 
 
 def test_an_ordinary_commit_does_not_touch_it(tmp_path: Path) -> None:

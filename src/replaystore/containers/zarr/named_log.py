@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from replaystore.containers.checks import MOST_JSON
 from replaystore.containers.zarr.metadata import MANIFEST
 from replaystore.containers.zarr.segments import MOST_NAMES, SEGMENTS, Named, named_by
-from replaystore.errors import CorruptError, NotFoundError, UnsupportedError
+from replaystore.errors import CorruptError, FormatError, NotFoundError, UnsupportedError
 from replaystore.schema.tree import LOG
 from replaystore.storage.protocol import FIRST_BYTES, Reads
 
@@ -116,10 +116,7 @@ class NamedLog:
         try:
             manifest = self._files.read_whole(MANIFEST, MOST_JSON)
         except FileNotFoundError:
-            if self._metadata_name and not self._files.exists(self._metadata_name):
-                raise NotFoundError(
-                    f"{where} is no store: it has no {self._metadata_name}; check the address"
-                ) from None
+            self._check_ours(where)
             raise UnsupportedError(
                 f"{where} has no {SEGMENTS}, without which a store is not read where nothing can be "
                 "listed: an older version has written it; open it once for writing, where it lies"
@@ -130,3 +127,19 @@ class NamedLog:
                 f"{self._files.path(MANIFEST)}: it names no commit log; restore it from a copy"
             )
         return Named(tuple(segments), hashlib.sha256(manifest).hexdigest())
+
+    def _check_ours(self, where: str) -> None:
+        """NotFoundError, FormatError: what has no commit log was never a store."""
+        if not self._metadata_name:
+            return
+        try:
+            metadata = self._files.read_whole(self._metadata_name, MOST_JSON)
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"{where} is no store: it has no {self._metadata_name}; check the address"
+            ) from None
+        if b'"replaystore"' not in metadata:
+            raise FormatError(
+                f"{where} is a Zarr hierarchy, but not a replaystore store: no attribute `replaystore`; "
+                "check the address, which may be that of a part of a store"
+            )
