@@ -213,6 +213,13 @@ def test_one_in_memory_is_not_sent(tmp_path: Path) -> None:
         assert np.array_equal(found.compute(scheduler="threads"), buffer["reward"][:])
 
 
+def test_it_is_shown_with_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.zarr", "a.h5"):
+        with opened(name, Path(), small()) as buffer:
+            assert str(buffer.zarr_store()) == f"{tmp_path / name}, commit {buffer.commit_id}"
+
+
 def test_nothing_is_written_through_it(tmp_path: Path) -> None:
     with opened("live.zarr", tmp_path, small()) as buffer:
         store = buffer.zarr_store()
@@ -220,9 +227,15 @@ def test_nothing_is_written_through_it(tmp_path: Path) -> None:
         assert not store.supports_writes
         assert not store.supports_deletes
         data = default_buffer_prototype().buffer.from_bytes(b"1")
-        for refused in (lambda: store.set("zarr.json", data), lambda: store.delete("zarr.json")):
+        for refused in (
+            lambda: store.set("zarr.json", data),
+            lambda: store.delete("zarr.json"),
+            lambda: store.delete_dir("steps"),
+        ):
             with pytest.raises(UnsupportedError, match="only read"):
                 refused().send(None)
+        with pytest.raises(UnsupportedError, match="only read"):
+            del zarr.open_group(store, mode="r")["steps"]
         with pytest.raises(UnsupportedError, match="only read"):
             store.with_read_only(False)
         assert store.with_read_only(True) is store

@@ -26,7 +26,7 @@ def _wherever(path: str) -> str:
     """The same path, seen from any folder; only its beginning changes, since what is before `..` may be a
     link."""
     try:
-        return os.path.join(os.getcwd(), path)
+        return os.getcwd() if path == os.curdir else os.path.join(os.getcwd(), path)
     except OSError:  # the folder of the process is gone, and with it what a relative path means
         return path
 

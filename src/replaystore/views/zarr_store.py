@@ -254,6 +254,10 @@ class ZarrStore(Store):
         """Refused."""
         self._refuse()
 
+    async def delete_dir(self, prefix: str) -> None:
+        """Refused."""
+        self._refuse()
+
     def _refuse(self) -> Never:
         raise UnsupportedError(
             f"{self}: a buffer is only read through Zarr; write to it with replaystore.open(..., 'r+')"
