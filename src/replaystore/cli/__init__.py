@@ -90,8 +90,8 @@ class _LazyGroup(click.Group):
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
     epilog=(
-        "A LOCATION is a folder NAME.zarr, a file NAME.h5, or (to read) NAME.zarr.zip. `replaystore "
-        "COMMAND --help` has examples."
+        "A LOCATION is a folder NAME.zarr, a file NAME.h5, or (to read) NAME.zarr.zip or the address of "
+        "one of these on a server, https://…. `replaystore COMMAND --help` has examples."
     ),
 )
 @click.version_option(
