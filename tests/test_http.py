@@ -269,3 +269,17 @@ def test_every_byte_that_is_wanted_is_asked_for_once() -> None:
     assert len(set(spans)) == len(spans) == 5
     assert [len(numbers) for numbers in brought] == [3, 1, 0, 1, 1]
     assert sum(stop - begin for name, begin, stop in spans if name == "a") == 3 * PART + GAP + 10
+
+
+def test_what_failed_ahead_is_asked_for_again_when_it_is_announced_again(tmp_path: Path) -> None:
+    places = [("x", 0, 4), ("x", 1000, 4)]
+    with serving(tmp_path) as server:
+        files = HttpFiles(server.url, patience=HASTY)
+        files.fetch_ahead(places)
+        with pytest.raises(FileNotFoundError):
+            files.read(*places[0])
+        assert len(server.log) == 1, "of both"
+        (tmp_path / "x").write_bytes(bytes(2000))
+        files.fetch_ahead(places)
+        assert [files.read(*place) for place in places] == [bytes(4)] * 2
+        files.close()

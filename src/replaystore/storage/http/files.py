@@ -50,6 +50,11 @@ class _Piece:
     place: Place
     requests: list[_Request] = field(default_factory=list)
 
+    def has_failed(self) -> bool:
+        """Whether an error is all that there will be."""
+        done = [request.answer for request in self.requests if request.answer.done()]
+        return any(answer.cancelled() or answer.exception() is not None for answer in done)
+
 
 class HttpFiles(Reads):
     """The files below an address. `entrance`: the one that the whole store is, whose address is kept as it
@@ -101,8 +106,11 @@ class HttpFiles(Reads):
         with self._lock:
             self._check_process()
             wanted: list[Place] = []
+            places = dict.fromkeys(places)
+            known = [self._ahead[place] for place in places if place in self._ahead]
+            self._let_go([piece.place for piece in known if piece.has_failed()])  # of an error that was told
             room = MOST_AHEAD - self._held
-            for place in dict.fromkeys(places):
+            for place in places:
                 length = PART if place[2] is None else place[2]
                 if place not in self._ahead and 0 < length <= room:
                     wanted.append(place)
