@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 import replaystore as rs
-from replaystore.testing.far import Asked
+from replaystore.testing.far import Asked, FarFiles
 
-__all__ = ["CODED", "SCHEMA", "STEPS", "make", "since", "steps"]
+__all__ = ["CODED", "SCHEMA", "STEPS", "before_request", "make", "since", "steps"]
 
 FIELDS = {
     "observation": ("float32", (17,)),
@@ -47,3 +50,18 @@ def since(asked: Asked) -> None:
     """Count anew."""
     asked.rounds = asked.requests = asked.bytes = 0
     asked.names.clear()
+
+
+@contextmanager
+def before_request(number: int, action: Callable[[], None]) -> Iterator[list[str]]:
+    """Do that before so many requests, counted from 0; what was asked."""
+    real, asked = FarFiles._fetch, []
+
+    def fetch(self: FarFiles, name: str, offset: int, length: int | None) -> bytes:
+        if len(asked) == number:
+            action()
+        asked.append(name)
+        return real(self, name, offset, length)
+
+    with patch.object(FarFiles, "_fetch", fetch):
+        yield asked

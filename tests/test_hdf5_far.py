@@ -8,15 +8,19 @@ from unittest.mock import patch
 
 import pytest
 from far_hdf5 import KINDS, Bytes, directory_of, make, rows, same, slot_of, without_directory
+from far_stores import before_request
 
 import replaystore as rs
 from replaystore.containers.hdf5 import directory
 from replaystore.containers.hdf5.container import Hdf5Container
+from replaystore.containers.hdf5.far import BLOCK, FarFile
+from replaystore.containers.hdf5.front import USERBLOCK
 from replaystore.containers.hdf5.library import Hdf5File
+from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.errors import ConflictError, CorruptError, FormatError, NotFoundError
 from replaystore.storage.local import Files
 from replaystore.testing import samples
-from replaystore.testing.far import far_disk
+from replaystore.testing.far import Asked, FarFiles, far_disk
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -151,6 +155,53 @@ def test_a_damaged_directory_is_told_by_verify_and_does_not_matter(tmp_path: Pat
         buffer.metadata = {"mended": True}
     assert not rs.verify(path).problems
     assert directory_of(path) is not None
+
+
+def test_wherever_a_directory_is_damaged_it_is_not_believed(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.h5", "closed")
+    with rs.open(path) as buffer:
+        expected = rows(buffer)
+    slot = slot_of(path)
+    assert slot is not None
+    with path.open("r+b") as file:
+        for at in range(slot.offset, slot.offset + slot.used, max(1, slot.used // 30)):
+            file.seek(at)
+            (byte,) = file.read(1)
+            for written in (byte ^ 32, byte):
+                file.seek(at)
+                file.write(bytes([written]))
+                file.flush()
+                with far_disk(), rs.open(path) as buffer:
+                    assert same(rows(buffer), expected), at - slot.offset
+
+
+def test_blocks_of_a_file_that_is_changed_meanwhile_are_of_one_state(tmp_path: Path) -> None:
+    """Whichever request a transaction comes before."""
+    path = make(tmp_path / "a.h5", "live")
+
+    def blocks(overlay: Overlay) -> bytes:
+        places = range(USERBLOCK, overlay.end, BLOCK)
+        found = b"".join(overlay.read_at(at, min(BLOCK, overlay.end - at)) for at in places)
+        if overlay.failure is not None:
+            raise overlay.failure
+        return found
+
+    with rs.open(path, "r+") as buffer:
+
+        def go_on() -> None:
+            buffer.metadata = {"text": "x" * (3000 + number)}
+
+        for number in range(0, 100, 2):
+            file = FarFile(FarFiles(Files(tmp_path, writable=False), Asked()), path.name)
+            before = path.read_bytes()[USERBLOCK:]
+            with before_request(number, go_on) as asked:
+                found, _ = file.read(blocks)
+            after = path.read_bytes()[USERBLOCK:]
+            # The superblock says where the file ends, which is shown otherwise.
+            assert found[64:] in (before[64 : len(found)], after[64 : len(found)]), number
+            if number > len(asked):
+                break
+    assert 14 < number < 98
 
 
 @pytest.mark.parametrize("kind", KINDS)

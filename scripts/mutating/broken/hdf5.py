@@ -8,6 +8,7 @@ __all__ = ["MUTANTS"]
 
 TRANSACTION = "src/replaystore/containers/hdf5/transaction.py"
 STATES = "src/replaystore/containers/hdf5/states.py"
+FAR = "src/replaystore/containers/hdf5/far.py"
 FRONT = "src/replaystore/containers/hdf5/front.py"
 POWER = "test_power_loss.py::test_no_power_cut_loses_what_was_acknowledged"
 HDF5_CRASHES = "test_hdf5_crashes.py"
@@ -77,6 +78,38 @@ MUTANTS: tuple[Mutant, ...] = (
         "Overlay(self._bytes, show_end(pieces, block, end), pieces)",
         "bytes that are in use are never written again",
         ("test_hdf5_transactions.py::test_the_last_bytes_of_the_file_are_not_given_away",),
+    ),
+    Mutant(
+        "hdf5-directory-of-another-transaction-believed",
+        FAR,
+        "and found.sequence == looked.transactions\n",
+        "and found.sequence\n",
+        "what older software has written is not hidden by a directory that it left alone",
+        ("test_hdf5_far.py::test_a_directory_that_is_out_of_date_is_not_believed",),
+    ),
+    Mutant(
+        "hdf5-damaged-end-of-directory-passed-over",
+        "src/replaystore/containers/hdf5/directory.py",
+        "        if end != len(data):\n",
+        "        if end > len(data):\n",
+        "what is left of a damaged directory is not taken for all of it",
+        ("test_hdf5_far.py::test_wherever_a_directory_is_damaged_it_is_not_believed",),
+    ),
+    Mutant(
+        "hdf5-directory-checksum-not-compared",
+        "src/replaystore/containers/records.py",
+        "        if extend(value(_LENGTH.pack(length)), payload) != checksum:\n",
+        "        if extend(value(_LENGTH.pack(length)), payload) < 0:\n",
+        "a directory that has changed does not say where rows lie",
+        ("test_hdf5_far.py::test_wherever_a_directory_is_damaged_it_is_not_believed",),
+    ),
+    Mutant(
+        "hdf5-blocks-of-two-states",
+        FAR,
+        "        if not file.unchanged(self._header, self._generation):\n",
+        "        if not file.unchanged(self._header, self._generation) and not found:\n",
+        "from far, the library is given bytes of one state of the file",
+        ("test_hdf5_far.py::test_blocks_of_a_file_that_is_changed_meanwhile_are_of_one_state",),
     ),
     Mutant(
         "hdf5-fork-not-synced",

@@ -10,6 +10,9 @@ FETCHING = "src/replaystore/columns/checked_chunks.py"
 HISTORY = "src/replaystore/arrays/history.py"
 READING = "src/replaystore/arrays/reading.py"
 HISTORIES = "test_other_histories.py"
+FAR_HISTORIES = (
+    "test_far_histories.py::test_rows_are_of_one_history_whichever_request_a_writer_goes_back_before"
+)
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
@@ -61,6 +64,22 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if found.generation < 0:\n",
         "a reader does not mix rows of two histories",
         (f"{HISTORIES}::test_rows_opened_after_a_rollback_are_not_taken_for_those_before",),
+    ),
+    Mutant(
+        "far-rows-not-checked",
+        "src/replaystore/arrays/columns_of.py",
+        "    if store.state.extra.get(SEALED) is not True:\n        store.check_generation()\n",
+        "",
+        "of raw rows from far it is asked afterwards whether the store has gone back",
+        (f"{FAR_HISTORIES}[zarr-a_slice]", f"{FAR_HISTORIES}[h5-several_fields]"),
+    ),
+    Mutant(
+        "far-rows-of-one-column-not-checked",
+        "src/replaystore/columns/plain.py",
+        "                elif self.files.far:\n                    self.check()\n",
+        "",
+        "of rows of a single column, too",
+        (f"{FAR_HISTORIES}[h5-one_field]",),
     ),
     Mutant(
         "other-store-not-noticed",
