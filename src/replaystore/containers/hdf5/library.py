@@ -11,7 +11,7 @@ import functools
 import io
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -76,20 +76,23 @@ class Hdf5File(TransactionFile):
         """One transaction: all that `action` does, or nothing."""
         overlay, slot = self.begin(), self._slot()
         with library(self.path, overlay, "r+", aligned=aligned) as file:
+            # Of a new file, which is empty, all is soon said; what comes next is added as ever.
+            new = b"" if self.transactions else self._surveyed(file)
             result = action(file, overlay)
             if not overlay.cancelled:
-                self._write_directory(file, overlay, slot)
+                self._write_directory(file, overlay, slot, new)
         if not overlay.cancelled:
             self.commit(overlay)
         return result
 
-    def _write_directory(self, file: Any, overlay: Overlay, slot: Slot | None) -> None:
-        """Bring the directory to what the file is after this transaction."""
-        record = overlay.notes.record() if slot is not None else b""
+    def _write_directory(self, file: Any, overlay: Overlay, slot: Slot | None, new: bytes) -> None:
+        """Bring the directory to what the file is after this transaction. `new`: what was to be said of a new
+        file before it."""
+        record = overlay.notes.record() if slot is not None or new else b""
         if slot is None or slot.used + len(record) > slot.room:
-            try:
-                record = self._whole(file, overlay, slot, record)
-            except Exception:  # noqa: BLE001  # damage is for whoever needs what is damaged, and for `verify`
+            said = overlay.read_at(slot.offset, slot.used) if slot is not None else new
+            record = (_rewritten(said + record) if said else b"") or self._surveyed(file)
+            if not record:
                 return
             slot = Slot(0, *make_room(file, DATASET, room_for(record)), 0)
         if record:
@@ -101,14 +104,12 @@ class Hdf5File(TransactionFile):
         """Let the next transaction write the directory anew."""
         self.files.write(self.name, DIRECTORY, bytes(Slot.SIZE))
 
-    def _whole(self, file: Any, overlay: Overlay, slot: Slot | None, record: bytes) -> bytes:
-        """The directory, written anew."""
-        known = Directory()
-        if slot is not None:
-            with suppress(CorruptError):
-                known.apply(overlay.read_at(slot.offset, slot.used) + record)
-                return known.notes().record(whole=True)
-        return self.survey(file).record(whole=True)
+    def _surveyed(self, file: Any) -> bytes:
+        """A directory, written anew from what the library finds; empty: it cannot tell."""
+        try:
+            return self.survey(file).record(whole=True)
+        except Exception:  # noqa: BLE001  # damage is for whoever needs what is damaged, and for `verify`
+            return b""
 
     def _slot(self) -> Slot | None:
         """Where the directory lies; None: there is none, or older software has written to the file since."""
@@ -147,6 +148,16 @@ def library(path: str, overlay: Overlay, mode: str, *, aligned: bool = True, **o
             ) from error
     if overlay.failure is not None:
         raise overlay.failure
+
+
+def _rewritten(data: bytes) -> bytes:
+    """The records of a directory as one; empty: they are damaged."""
+    known = Directory()
+    try:
+        known.apply(data)
+        return known.notes().record(whole=True)
+    except CorruptError:
+        return b""
 
 
 # --- links
