@@ -60,7 +60,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "generation-not-checked",
         HISTORY,
-        "        if found.generation != self.places.generation:\n",
+        "        if found.generation != generation:\n",
         "        if found.generation < 0:\n",
         "a reader does not mix rows of two histories",
         (f"{HISTORIES}::test_rows_opened_after_a_rollback_are_not_taken_for_those_before",),
