@@ -18,8 +18,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr_readers import KINDS, READERS, STEPS, by_zarr, check, keys, opened
 
 import replaystore as rs
-from replaystore.errors import ConflictError, MissingDependencyError, UnsupportedError
+from replaystore.errors import ConflictError, FormatError, MissingDependencyError, UnsupportedError
 from replaystore.schema.fields import Schema
+from replaystore.testing.far import far_disk
 from replaystore.testing.samples import every_dtype, small
 
 pytest_plugins = ["zarr_readers"]
@@ -218,6 +219,17 @@ def test_it_is_shown_with_its_whole_path(tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("a.zarr", "a.h5"):
         with opened(name, Path(), small()) as buffer:
             assert str(buffer.zarr_store()) == f"{tmp_path / name}, commit {buffer.commit_id}"
+
+
+def test_a_copy_of_all_of_it_is_told_from_a_store(tmp_path: Path) -> None:
+    with opened("live.h5", tmp_path, small()) as buffer:
+        shown = zarr.open_group(buffer.zarr_store(), mode="r")
+        copy = zarr.open_group(tmp_path / "copy.zarr", mode="w", attributes=dict(shown.attrs))
+        copy.create_array("steps/reward", data=shown["steps/reward"][:])
+    with pytest.raises(FormatError, match="is a copy of what a zarr_store"):
+        rs.open(tmp_path / "copy.zarr")
+    with far_disk(), pytest.raises(FormatError, match="is a copy of what a zarr_store"):
+        rs.open(tmp_path / "copy.zarr")
 
 
 def test_nothing_is_written_through_it(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from replaystore.columns.plain import PlainColumn
 from replaystore.containers.protocol import ArraySpec
 from replaystore.containers.zarr.metadata import (
     GROUP,
+    SHOWN,
     as_json,
     decoded_metadata,
     group_metadata,
@@ -42,8 +43,6 @@ from replaystore.views.reader import BufferReader
 __all__ = ["METADATA", "ZarrTree"]
 
 METADATA = "zarr.json"
-SHOWN = "replaystore_shown"
-"""The attribute of the root that says which commit is shown, and which row ever written row 0 is."""
 CHUNK_BYTES, NEAR_BYTES = 4 << 20, 16 << 20
 """At most so many in a chunk, where its rows are not stored in larger ones; the latter of rows that are
 neither encoded nor far, so that a part of a chunk costs no more than itself. zarr-python spends about 0.3 ms

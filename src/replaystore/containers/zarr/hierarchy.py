@@ -15,6 +15,7 @@ from replaystore.containers.zarr.metadata import (
     CONVENTION,
     GROUP,
     MANIFEST,
+    SHOWN,
     array_metadata,
     as_json,
     document_checksum,
@@ -165,6 +166,11 @@ class Hierarchy(FiledContainer):
                     f"{self.files.path('')} is a Zarr hierarchy, but not a replaystore "
                     "store: no attribute `replaystore`"
                 ),
+            )
+        if SHOWN in attributes and self.files.lists and not self.files.exists(LOG):
+            raise FormatError(
+                f"{self.files.path('')} is a copy of what a zarr_store() showed, and no store: open it with "
+                "Zarr, or copy the store itself with `replaystore convert`"
             )
         return dict(attributes["replaystore"])
 

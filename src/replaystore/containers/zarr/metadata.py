@@ -22,6 +22,7 @@ __all__ = [
     "GROUP",
     "MANIFEST",
     "NOWHERE",
+    "SHOWN",
     "array_metadata",
     "as_json",
     "consolidated",
@@ -39,6 +40,9 @@ __all__ = [
 NOWHERE = 2**64 - 1
 MANIFEST = f"{LOG}/c/manifest-sha256.txt"
 """What a sealed store has, and no other."""
+SHOWN = "replaystore_shown"
+"""The attribute of the root of a `zarr_store()`, which no store has: the commit that is shown, and which row
+ever written row 0 is."""
 GROUP: Mapping[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 CHECKSUM = "replaystore_crc32c"
 _NOTHING_INSIDE: Mapping[str, Any] = {"kind": "inline", "must_understand": False, "metadata": {}}

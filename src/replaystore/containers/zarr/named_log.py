@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from replaystore.containers.checks import MOST_JSON
-from replaystore.containers.zarr.metadata import MANIFEST
+from replaystore.containers.zarr.metadata import MANIFEST, SHOWN
 from replaystore.containers.zarr.segments import MOST_NAMES, SEGMENTS, Named, named_by
 from replaystore.errors import CorruptError, FormatError, NotFoundError, UnsupportedError
 from replaystore.schema.tree import LOG
@@ -138,6 +138,11 @@ class NamedLog:
             raise NotFoundError(
                 f"{where} is no store: it has no {self._metadata_name}; check the address"
             ) from None
+        if SHOWN.encode() in metadata:
+            raise FormatError(
+                f"{where} is a copy of what a zarr_store() showed, and no store: open it with Zarr, or copy "
+                "the store itself with `replaystore convert`"
+            )
         if b'"replaystore"' not in metadata:
             raise FormatError(
                 f"{where} is a Zarr hierarchy, but not a replaystore store: no attribute `replaystore`; "
