@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from served import HASTY, LARGE, SMALL
 
 import replaystore
 from replaystore import errors
+from replaystore.storage.http import asking
 from replaystore.storage.http.asking import Patience
 from replaystore.storage.http.connections import CONNECTIONS
 from replaystore.storage.http.files import HttpFiles
@@ -137,6 +139,18 @@ def test_a_page_where_a_file_should_be_is_no_file(server: Server, folder: Path) 
             replaystore.open(f"{server.url}/{name}")
     with pytest.raises(errors.StorageError, match="a web page"):
         HttpFiles(server.url, patience=HASTY).size("large")
+
+
+def test_a_server_that_does_not_say_where_the_end_is_is_asked_for_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "_BEYOND", re.compile("nothing is understood"))
+    files = HttpFiles(server.url, patience=HASTY)
+    assert files.read("small", len(SMALL), 10) == files.read("small", 5000, 10) == b""
+    assert len(server.log) == 4
+    server.faults = lambda asked: "416" if asked.range != "bytes=0-0" else None
+    with pytest.raises(errors.StorageError, match="beyond its end, and not where"):
+        files.read("small", 10, 10)
 
 
 def test_https_where_none_is_spoken_is_told_at_once(server: Server) -> None:

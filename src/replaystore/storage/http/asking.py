@@ -108,6 +108,10 @@ class _Again(Exception):  # noqa: N818  # it is no error yet
         self.after, self.advice = after, advice
 
 
+class _NoEnd(_Again):
+    """Some servers (lighttpd) do not say where the end is that they speak of; another request does."""
+
+
 def ask(url: str, wanted: Wanted, patience: Patience = PATIENCE) -> Answer:
     """Ask for a range. FileNotFoundError: there is no such file; StorageError: what is wrong with the server,
     and what to do."""
@@ -120,11 +124,21 @@ def ask(url: str, wanted: Wanted, patience: Patience = PATIENCE) -> Answer:
         time.sleep(pause)
         tried += 1
         try:
-            return _once(url, wanted, patience, until)
+            try:
+                return _once(url, wanted, patience, until)
+            except _NoEnd as error:
+                return _beyond(error, wanted, _once(url, Wanted(), patience, until))
         except _Again as error:
             problem = error
     advice = problem.advice or "try again later, or copy the store to a local disk"
     raise StorageError(f"{urls.shown(url)} cannot be read: {problem} ({tried} tries): {advice}")
+
+
+def _beyond(error: _NoEnd, wanted: Wanted, known: Answer) -> Answer:
+    """Nothing, of a file that is known to end before."""
+    if known.size > wanted.begin:
+        raise error
+    return Answer(b"", wanted.begin, known.size, known.version)
 
 
 def _once(url: str, wanted: Wanted, patience: Patience, until: float) -> Answer:
@@ -162,6 +176,8 @@ def _understood(url: str, wanted: Wanted, response: urllib3.BaseHTTPResponse) ->
         return _part(wanted, response) if status == 206 else _whole(wanted, response)
     if status == 416:
         found = _BEYOND.fullmatch(response.headers.get("Content-Range", ""))
+        if found is None and wanted.begin:
+            raise _NoEnd("the server says that bytes lie beyond its end, and not where that is")
         if found is None or wanted.within(int(found[1]))[0] < int(found[1]):
             raise _Again("the server says that bytes lie beyond its end, and not where that is")
         return Answer(b"", wanted.within(int(found[1]))[0], int(found[1]), _version(response))
