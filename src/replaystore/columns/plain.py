@@ -38,6 +38,11 @@ READ_THROUGH = 16 << 10
 READ_BLOCK = 4 << 20
 """The most that is read at once when wanted rows are picked out of it."""
 
+_LATE = (
+    "read again, since a server may keep the sizes of files for a moment (turn that off for stores that are "
+    "written to); if it goes on, restore it"
+)
+
 
 @dataclass(frozen=True)
 class State:
@@ -330,9 +335,10 @@ class PlainColumn(StoredColumn):
             ) from error
         if len(data) != length:
             self._check_missing()
+            remedy = _LATE if far else "restore it"
             raise CorruptError(
                 f"{path}: ends before byte {run.offset + inside + length}, where rows of "
-                f"{self.name} lie; restore it"
+                f"{self.name} lie; {remedy}"
             )
         return np.frombuffer(data, np.uint8)
 
