@@ -23,7 +23,7 @@ from replaystore.containers.hdf5.library import Hdf5File
 from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.containers.hdf5.states import ATTEMPTS, BURST, Version
 from replaystore.containers.records import HEADER_BYTES
-from replaystore.errors import ConflictError, CorruptError, NotFoundError, ReplayStoreError
+from replaystore.errors import ConflictError, CorruptError, NotFoundError, ReplayStoreError, StorageError
 
 __all__ = ["FarFile"]
 
@@ -151,6 +151,8 @@ class FarFile(Hdf5File):
                 if size > end:  # perhaps a copy made while the file grew
                     end = show_end(pieces, block, size)
                 result = action(Overlay(blocks.read, end, pieces))
+            except StorageError:  # the server was asked often enough
+                raise
             except (ReplayStoreError, OSError):
                 if self._version(self._front().journal) == version:
                     raise
