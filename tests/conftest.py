@@ -32,6 +32,7 @@ pytest.register_assert_rewrite(*sorted(SUPPORT - {"conftest"}))
 settings.register_profile("replaystore", deadline=None)
 # Pytest --hypothesis-profile=thorough.
 settings.register_profile("thorough", deadline=None, max_examples=5000)
+settings.register_profile("quick", deadline=None, max_examples=20)
 settings.load_profile("replaystore")
 
 
