@@ -12,6 +12,7 @@ from far_stores import CODED, SCHEMA, STEPS, make, since, steps
 
 import replaystore as rs
 from replaystore.errors import ConflictError, CorruptError, EvictedError
+from replaystore.sampling.sampler import AHEAD, FAR_AHEAD
 from replaystore.testing.far import Asked, far_disk
 
 
@@ -57,7 +58,7 @@ def test_rows_of_all_fields_are_asked_for_at_once(store: Any, asked: Asked) -> N
 
 
 def test_a_batch_takes_two_rounds(store: Any, asked: Asked) -> None:
-    place, _, _ = store
+    place, _, kind = store
     with rs.open(place) as buffer:
         sampler = buffer.sampler(256, seed=0, prefetch=0)
         since(asked)
@@ -69,7 +70,7 @@ def test_a_batch_takes_two_rounds(store: Any, asked: Asked) -> None:
         for name, values in with_prefetch.sample().items():
             assert np.array_equal(values, batch[name])
             assert np.array_equal(values, expected[name])
-        assert with_prefetch.prefetch == 2
+        assert with_prefetch.prefetch == (FAR_AHEAD if kind == "raw" else AHEAD)
         with_prefetch.close()
 
 

@@ -9,7 +9,7 @@ from measuring.data import BLOCK, FIELDS, Columns, cheetah_steps, write
 
 import replaystore as rs
 
-__all__ = ["KINDS", "files_of", "material", "steps_of"]
+__all__ = ["KINDS", "LONG", "files_of", "material", "steps_of"]
 
 KINDS = {
     "Zarr, live": "live.zarr",
@@ -21,20 +21,26 @@ SHARDS = 8
 """Files of each field of the live Zarr store: forty in all."""
 
 
-def steps_of(context: Context) -> int:
-    return BLOCK * context.choose(10, 2)
+LONG = 4
+"""How many times as long the stores for scans are: a second of reading, beside which the first rounds are
+little."""
 
 
-def material(context: Context) -> tuple[Path, Columns]:
+def steps_of(context: Context, times: int = 1) -> int:
+    return BLOCK * context.choose(10, 2) * times
+
+
+def material(context: Context, times: int = 1) -> tuple[Path, Columns]:
     """A folder with all stores, and the steps that they hold again and again."""
-    folder, columns = context.shared / "stores", cheetah_steps(BLOCK)[0]
+    folder, columns = context.shared / f"stores{times}", cheetah_steps(BLOCK)[0]
     if not folder.exists():
         folder.mkdir()
-        context.say(f"writing {steps_of(context)} steps in {len(KINDS)} ways")
-        rows = max(1024, steps_of(context) // (128 * SHARDS) // 1024 * 1024)
+        steps = steps_of(context, times)
+        context.say(f"writing {steps} steps in {len(KINDS)} ways")
+        rows = max(1024, steps // (128 * SHARDS) // 1024 * 1024)
         storage = {name: {"chunk_rows": 4096 if rows < 4096 and name in FLAGS else rows} for name in FIELDS}
-        write(folder / "live.zarr", steps_of(context), columns, storage=storage)
-        write(folder / "live.h5", steps_of(context), columns)
+        write(folder / "live.zarr", steps, columns, storage=storage)
+        write(folder / "live.h5", steps, columns)
         for name in ("archive.zarr", "archive.zarr.zip"):
             rs.convert(folder / "live.zarr", folder / name, layout="archive")
     return folder, columns

@@ -12,7 +12,7 @@ from measuring import Context, Result, check, interleaved, ratio
 from measuring.data import BLOCK, FIELDS, Columns
 
 import replaystore as rs
-from remote_measures.material import KINDS, files_of, material, steps_of
+from remote_measures.material import KINDS, LONG, files_of, material, steps_of
 from remote_measures.server import LATENCIES, Server, bare_reader, serving
 
 __all__ = ["batch", "excerpt", "opening", "scan", "training"]
@@ -80,7 +80,7 @@ def batch(context: Context) -> list[Result]:
 
 def scan(context: Context) -> list[Result]:
     """All columns, one after the other, beside a bare reader of the same files."""
-    folder, columns = material(context)
+    folder, columns = material(context, LONG)
     results = []
     for latency in LATENCIES:
         with serving(folder, latency) as server:

@@ -97,8 +97,8 @@ class Buffer(Recording):
             beta: the exponent of importance weights.
             where, split: only steps of these trajectories, as `trajectories.where` selects them.
             seed: the same seed and the same commit give the same batches.
-            prefetch: batches to be made ahead by a thread; None: 2 if fields have to be decoded, or are far
-            away, else none.
+            prefetch: batches to be made ahead by a thread; None: 8 if raw fields are far away, 2 if fields
+            have to be decoded, else none.
             device: give PyTorch tensors on this device.
             slab_bytes: memory for decoded chunks.
 

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Sampler"]
 
-AHEAD = 2
-"""Batches made ahead where nobody says how many."""
+AHEAD, FAR_AHEAD = 2, 8
+"""Batches made ahead where nobody says how many: far away, rows of many batches come at once, and until they
+have come and are sorted out a learner lives on those that are ready."""
 
 
 class Sampler:
@@ -86,7 +87,9 @@ class Sampler:
             self._generation = buffer.store.state.generation
         self._place: Place = (0, 0)
         slow = self._batches.gather.coded or self._batches.gather.far
-        usual = AHEAD if slow and self._batches.order.ahead else 0
+        usual = (
+            (FAR_AHEAD if self._batches.gather.far else AHEAD) if slow and self._batches.order.ahead else 0
+        )
         self._depth = usual if prefetch is None else int(prefetch)
         self._thread: Ahead | None = None
         self._process = os.getpid()
