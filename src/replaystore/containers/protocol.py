@@ -2,7 +2,7 @@
 trajectories.
 
 A backend is built of two halves. A `Container` says where bytes lie (files of a Zarr directory, places in an
-HDF5 file) and makes them durable. `arrays.commits.ArrayStore` is the other half, the same for every
+HDF5 file) and makes them durable. `arrays.array_store.ArrayStore` is the other half, the same for every
 container: it decides which bytes are written, checks and checksums them, and keeps the commit log, which is
 the only truth about how long each array is.
 
