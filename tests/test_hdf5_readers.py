@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,17 @@ from hdf5_story import (
 )
 
 import replaystore as rs
+from replaystore.containers.hdf5 import states
 from replaystore.containers.hdf5.container import Hdf5Container
 from replaystore.containers.hdf5.front import USERBLOCK
 from replaystore.containers.hdf5.overlay import Overlay
+from replaystore.containers.located import existing_container
 from replaystore.containers.protocol import ArraySpec
-from replaystore.errors import ConflictError
+from replaystore.errors import ConflictError, CorruptError
+from replaystore.location import parse
 from replaystore.storage.local import Files
 from replaystore.testing.disks import put
+from replaystore.testing.far import far_disk
 
 pytest_plugins = ["hdf5_story"]
 
@@ -255,3 +260,25 @@ def test_the_library_is_never_given_bytes_of_two_states(tmp_path: Path) -> None:
     assert nothing is None
     assert found == whole == path.read_bytes()[USERBLOCK + 64 : USERBLOCK + 64 + 4096]
     buffer.close()
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_superblock_that_is_read_while_it_is_written_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    schema = rs.Schema({"reward": rs.Field("float32", (), "reward")})
+    with rs.create(tmp_path / "a.h5", schema) as writer, far_disk() if away else nullcontext():
+        real, torn = states.superblock, [True]
+
+        def superblock(*args: Any) -> Any:
+            if torn:
+                torn.clear()
+                writer.metadata = {"gone": "on"}
+                raise CorruptError("torn")
+            return real(*args)
+
+        monkeypatch.setattr(states, "superblock", superblock)
+        container = existing_container(parse(tmp_path / "a.h5"), writable=False)
+        assert container.published() == {}
+        assert not torn
+        container.close()

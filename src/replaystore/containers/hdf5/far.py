@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 from replaystore.containers.checks import MOST_NUMBER
 from replaystore.containers.hdf5.directory import Directory
 from replaystore.containers.hdf5.front import JOURNAL, REGION, Front, Header, Slot
-from replaystore.containers.hdf5.journal import show_end, superblock
 from replaystore.containers.hdf5.library import Hdf5File
 from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.containers.hdf5.states import ATTEMPTS, BURST, Version
@@ -139,17 +138,7 @@ class FarFile(Hdf5File):
             try:
                 if before[:1] == version[:1]:
                     blocks.fetch(number for number in known if number not in blocks.known)
-                block, end = superblock(blocks.read, pieces, self.path)
-                size, needed = (
-                    self.files.size(self.name),
-                    front.pending.old_end if pieces and front.pending else end,
-                )
-                if size < needed:
-                    raise CorruptError(
-                        f"{self.path} is cut short: {size} bytes are left of {needed}; restore it from a copy"
-                    )
-                if size > end:  # perhaps a copy made while the file grew
-                    end = show_end(pieces, block, size)
+                end = self._end(blocks.read, front, pieces)
                 result = action(Overlay(blocks.read, end, pieces))
             except StorageError:  # the server was asked often enough
                 raise

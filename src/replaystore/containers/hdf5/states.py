@@ -171,30 +171,34 @@ class StateFile:
             front, pieces = self._state()
             version = self._version(front.journal)
             failure: Exception | None = None
+            missed: list[tuple[int, int]] = []
             try:
-                block, end = superblock(self._bytes, pieces, self.path)
-                size, needed = (
-                    self.files.size(self.name),
-                    front.pending.old_end if pieces and front.pending else end,
-                )
+                end = self._end(self._bytes, front, pieces)
                 fetched = self._fetched(wanted, front)
                 if wanted and self._version(self._front().journal) != version:
                     continue
-                if size < needed:
-                    raise CorruptError(
-                        f"{self.path} is cut short: {size} bytes are left of {needed}; restore it from a copy"
-                    )
-                if size > end:  # perhaps a copy made while the file grew
-                    end = show_end(pieces, block, size)
+                missed = fetched.missed
                 result = action(Overlay(fetched.read, end, pieces))
             except (ReplayStoreError, OSError) as error:
                 failure = error
-            if (failure is None and not fetched.missed) or self._version(self._front().journal) == version:
+            if (failure is None and not missed) or self._version(self._front().journal) == version:
                 if failure is not None:
                     raise failure
                 return result, version
-            wanted |= dict.fromkeys(fetched.missed)
+            wanted |= dict.fromkeys(missed)
         raise self._restless()
+
+    def _end(self, read: Callable[[int, int], bytes], front: Front, pieces: Pieces) -> int:
+        """Where the HDF5 bytes of a state end; `pieces` then show the library that end. CorruptError: the
+        file is shorter."""
+        block, end = superblock(read, pieces, self.path)
+        size, needed = self.files.size(self.name), front.pending.old_end if pieces and front.pending else end
+        if size < needed:
+            raise CorruptError(
+                f"{self.path} is cut short: {size} bytes are left of {needed}; restore it from a copy"
+            )
+        # It is longer: perhaps a copy made while the file grew.
+        return show_end(pieces, block, size) if size > end else end
 
     def _fetched(self, wanted: Iterable[tuple[int, int]], front: Front) -> _Fetched:
         """Bytes that the library is given: never some of one state and some of another, which it may not
