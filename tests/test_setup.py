@@ -70,6 +70,27 @@ def test_the_demo_takes_less_and_all_is_taken_after_it(checkout: Path) -> None:
     assert setup(checkout, "demo")[1] == everything, "and keeps it"
 
 
+def test_benchmarks_have_an_environment_of_their_own_and_do_without_what_is_not_to_be_had(
+    checkout: Path,
+) -> None:
+    program = python(checkout.parent / "bin" / "python3.11", "3.11")
+    text = program.read_text()
+    refused = text.replace('case "$*" in', 'case "$*" in\n  *cpprb*) exit 1 ;;')
+    program.write_text(refused)
+
+    code, installed, said = setup(checkout, "bench")
+
+    assert code == 0
+    assert installed[:2] == [
+        ".venv-bench/bin/python torch==2.13.0",
+        ".venv-bench/bin/python --editable .[training]",
+    ]
+    assert {line.split()[-1].partition("==")[0] for line in installed[2:]} == {"stable-baselines3", "torchrl"}
+    assert [line for line in said.splitlines() if "cpprb" in line and "left out" in line]
+    assert setup(checkout, "bench")[:2] == (0, [])
+    assert not (checkout / ".venv").exists()
+
+
 def test_an_environment_that_was_moved_is_made_anew(checkout: Path) -> None:
     python(checkout.parent / "bin" / "python3.11", "3.11")
     setup(checkout)

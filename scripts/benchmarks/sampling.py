@@ -13,13 +13,14 @@ import warnings
 
 import click
 from measuring.command import Measure, run
+from sampling_measures import coded, sequences
 from sampling_measures.coded import epoch, uniform
 from sampling_measures.cold import cold
 from sampling_measures.creation import creation
 from sampling_measures.memory import memory
 from sampling_measures.sequences import fragments, stacks
 from sampling_measures.training import training
-from sampling_measures.transitions import following, gathering, transitions
+from sampling_measures.transitions import TRANSITIONS, following, gathering, transitions
 from sampling_measures.weighted import priorities
 
 MEASURES: dict[str, Measure] = {
@@ -36,6 +37,14 @@ MEASURES: dict[str, Measure] = {
     "memory": memory,
     "creation": creation,
 }
+PANELS = {
+    TRANSITIONS: "256 transitions of 5 small fields, uncompressed",
+    sequences.FRAGMENTS: "32 fragments of 64 steps of 5 small fields, uncompressed",
+    sequences.STACKS: "32 stacks of 4 frames and the next, uncompressed",
+    coded.STACKS: "32 stacks of 4 frames and the next, zstd, uniformly at random",
+    coded.EPOCH: "32 frames, zstd, each once in an epoch",
+}
+"""The title of each measure that the picture shows."""
 LIBRARIES = (
     "zarr",
     "zarrs",
@@ -93,9 +102,9 @@ def main(
         libraries=LIBRARIES,
     )
     if picture is not None:
-        from sampling_measures.picture import draw
+        from measuring.picture import draw
 
-        draw(results, picture)
+        draw(results, PANELS, picture, "one batch")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ import h5py
 import numpy as np
 from measuring import Context, Result, check, interleaved, ratio, skipped
 from measuring.data import Columns
+from measuring.timing import each, results, same
 from numpy.typing import NDArray
 
 import replaystore as rs
 from replaystore.sampling.sampler import Sampler
 from sampling_measures.material import CODEC, Frames, atari, cheetah, drawn
 from sampling_measures.peers import CACHE, rows_of, tensorstore_array
-from sampling_measures.timing import each, results, same
 from sampling_measures.transitions import MEMORY
 
 __all__ = ["EPOCH", "SINGLE", "STACKS", "epoch", "uniform"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from measuring import Context, Result, check, interleaved, skipped
+from measuring.timing import Lookup, each, results
 
 import replaystore as rs
 from sampling_measures import peers
 from sampling_measures.material import atari, cheetah, drawn
-from sampling_measures.timing import Lookup, each, results
 from sampling_measures.transitions import MEMORY
 
 __all__ = ["FRAGMENTS", "STACKS", "fragments", "stacks"]

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import Context, Result, check, interleaved
+from measuring.timing import Lookup, results
 from numpy.typing import NDArray
 
 import replaystore as rs
 from replaystore.sampling.sampler import Sampler
 from sampling_measures.material import CODEC, atari, cheetah, drawn
 from sampling_measures.peers import rows_of
-from sampling_measures.timing import Lookup, results
 from sampling_measures.transitions import MEMORY
 
 __all__ = ["training"]

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from measuring import Context, Result, check, interleaved, skipped
 from measuring.data import EPISODE, FIELDS
+from measuring.timing import Lookup, each, given, results, same
 from numpy.typing import NDArray
 
 import replaystore as rs
 from sampling_measures import peers
 from sampling_measures.material import Vectors, cheetah
-from sampling_measures.timing import Lookup, each, given, results, same
 
 __all__ = ["MEMORY", "TRANSITIONS", "following", "gathering", "transitions"]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from measuring import Context, Result, interleaved, skipped
 from measuring.data import FIELDS
+from measuring.timing import Lookup, each, results
 
 import replaystore as rs
 from sampling_measures.material import Vectors, cheetah
-from sampling_measures.timing import Lookup, each, results
 
 __all__ = ["priorities"]
 

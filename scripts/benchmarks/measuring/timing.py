@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from measuring import Result, check, ratio
 from measuring.data import Columns
-from numpy.typing import NDArray
 
 __all__ = ["Lookup", "each", "given", "results", "same"]
 

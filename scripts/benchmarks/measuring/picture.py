@@ -1,31 +1,22 @@
-"""The times of one batch as a picture: a panel for each workload, a bar for each way, on one logarithmic
-scale."""
+"""Times as a picture: a panel for each workload, a bar for each way, on one logarithmic scale."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from measuring import Result
 from PIL import Image
 
-from sampling_measures import coded, sequences
-from sampling_measures.transitions import MEMORY, TRANSITIONS
+from measuring import Result
 
 __all__ = ["draw"]
 
-PANELS = {
-    TRANSITIONS: "256 transitions of 5 small fields, uncompressed",
-    sequences.FRAGMENTS: "32 fragments of 64 steps of 5 small fields, uncompressed",
-    sequences.STACKS: "32 stacks of 4 frames and the next, uncompressed",
-    coded.STACKS: "32 stacks of 4 frames and the next, zstd, uniformly at random",
-    coded.EPOCH: "32 frames, zstd, each once in an epoch",
-}
-"""The title of each measure that is shown."""
+MEMORY = "NumPy"
+"""What the name of the variant that is compared with begins with."""
 OURS, MEMORY_COLOR, OTHERS = "#1f6fb4", "#4d4d4d", "#c4c4c4"
 COLORS = 48
 """Few, so that the picture is small."""
@@ -37,9 +28,11 @@ MARGIN = 0.65
 """Between the middle of the first bar and the top of its panel, in bars."""
 
 
-def draw(results: Sequence[Result], path: str) -> None:
-    """Write a PNG of what was measured of the workloads that are shown; nothing else is drawn."""
-    panels = {name: _bars(results, name) for name in PANELS}
+def draw(results: Sequence[Result], titles: Mapping[str, str], path: str, unit: str) -> None:
+    """Write a PNG of what was measured of the workloads that are shown; nothing else is drawn.
+
+    `titles`: of the measures that are shown. `unit`: what the time is of, such as "one batch"."""
+    panels = {name: _bars(results, name) for name in titles}
     panels = {name: bars for name, bars in panels.items() if bars}
     if not panels:
         raise SystemExit("bench: nothing was measured that the picture shows; leave out --only")
@@ -49,9 +42,9 @@ def draw(results: Sequence[Result], path: str) -> None:
     axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     everything = [bar.seconds for bars in panels.values() for bar in bars if bar.seconds is not None]
     for axis, (name, bars) in zip(axes, panels.items(), strict=True):
-        _panel(axis, PANELS[name], bars)
+        _panel(axis, titles[name], bars)
         axis.set_xlim(min(everything) / 2, max(everything) * 3.5)
-    axes[-1].set_xlabel("time of one batch (logarithmic; shorter is better)")
+    axes[-1].set_xlabel(f"time of {unit} (logarithmic; shorter is better)")
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=120, metadata={"Software": None})
     Image.open(drawn).convert("RGB").quantize(COLORS).save(path, format="PNG", optimize=True)
@@ -65,10 +58,7 @@ def _bars(results: Sequence[Result], measure: str) -> list[Result]:
 
 def _panel(axis: Axes, title: str, bars: Sequence[Result]) -> None:
     seconds = [bar.seconds or 0.0 for bar in bars]
-    colors = [
-        OURS if bar.variant.startswith("replaystore") else MEMORY_COLOR if bar.variant == MEMORY else OTHERS
-        for bar in bars
-    ]
+    colors = [_color(bar.variant) for bar in bars]
     places = range(len(bars))
     axis.barh(places, seconds, color=colors, height=0.72)
     axis.set_yticks(places, [bar.variant for bar in bars])
@@ -86,6 +76,12 @@ def _panel(axis: Axes, title: str, bars: Sequence[Result]) -> None:
     axis.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
+
+
+def _color(variant: str) -> str:
+    if variant.startswith("replaystore"):
+        return OURS
+    return MEMORY_COLOR if variant.startswith(MEMORY) else OTHERS
 
 
 def _tick(seconds: float, _position: int) -> str:
