@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from codec_samples import DTYPES, decoded, rows_of, spec_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import zstd  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
 from replaystore.containers.codecs import (
@@ -113,6 +117,56 @@ def test_h5py_reads_our_chunks_and_we_read_its(tmp_path: Path, dtype: str, codec
         for start in (0, 7):
             _, stored = file["rows"].id.read_direct_chunk((start, 0, 0))
             assert np.array_equal(decoded(ours, stored, spec), rows[start : start + 7])
+
+
+def mixtures(count: int) -> dict[str, NDArray[Any]]:
+    """Rows whose bytes are noise, or all alike, or something between, in any of their places."""
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (count, 8), np.uint8)
+    wide = np.zeros((count, 8), np.uint8)
+    wide[:, 3], wide[:, 6] = noise[:, 0], noise[:, 1] % 3
+    return {
+        "zeros": np.zeros(count, "<f8"),
+        "noise": noise.reshape(-1).view("<f8"),
+        "some of both": wide.reshape(-1).view("<i8"),
+        "floats": generator.normal(size=count).astype("<f4"),
+        "counters": np.arange(count, dtype="<i8"),
+        "runs": np.repeat(generator.integers(0, 9, -(-count // 50)), 50)[:count].astype("<u2"),
+        "bytes": noise[:, 0].copy(),
+    }
+
+
+@pytest.mark.parametrize("count", [1023, 1024, 5000, 65535, 65536, 200_001])
+@pytest.mark.parametrize("what", list(mixtures(1)))
+def test_h5py_inflates_what_was_deflated_in_planes(tmp_path: Path, what: str, count: int) -> None:
+    rows = mixtures(count)[what]
+    spec = ArraySpec(rows.dtype, (), count, codec="gzip:1")
+    ours = codec_for("hdf5", spec)
+    stored = ours.encode(rows)
+    assert len(stored) <= rows.nbytes * 1.01 + 64
+    planes = np.frombuffer(zlib.decompress(stored[:-4]), np.uint8).reshape(rows.itemsize, -1)
+    assert planes.T.tobytes() == rows.tobytes()
+    out = np.empty(rows.nbytes, np.uint8)
+    ours.decode(stored, out)
+    assert out.tobytes() == rows.tobytes()
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        create_hdf5(file, spec, count).id.write_direct_chunk((0,), stored)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["rows"][:].tobytes() == rows.tobytes()
+
+
+def test_without_isa_l_zlib_writes_and_reads_the_same() -> None:
+    code = (
+        "import sys; sys.modules['isal'] = None; import numpy as np\n"
+        "from replaystore.containers import deflating\n"
+        "plain = np.arange(20_000, dtype='<i4').view(np.uint8).reshape(4, -1)\n"
+        "stream = deflating.deflate_planes(plain, 1)\n"
+        "assert deflating.fast.__name__ == 'zlib'\n"
+        "assert deflating.inflate(np.frombuffer(stream, np.uint8), plain.size, 15) == plain.tobytes()\n"
+        "member = deflating.gzip_member(plain.reshape(-1), 1)\n"
+        "assert deflating.inflate(np.frombuffer(member, np.uint8), plain.size, 31) == plain.tobytes()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_h5py_sees_the_filters_that_it_would_set_itself(tmp_path: Path) -> None:
