@@ -83,6 +83,8 @@ class Appender(StoreReader):
         self._tail_slot, self._tail_used = 0, 0
         self._dropped: dict[str, int] = {}
         """Without durability: the rows of each group before which space was last given back."""
+        self._gone: dict[str, int] = {}
+        """The row of an array before which this writer has given back the space of all shards."""
         self._rolling_back = False
         """A rollback was refused half way: whether it has happened is not known, nor are there rows that
         something could follow."""

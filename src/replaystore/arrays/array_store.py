@@ -73,5 +73,5 @@ class ArrayStore(Reverter):
             store._trim()
             for name, row in ((name, store.first(name)) for name in store._row_counts("steps")):
                 if row:
-                    container.drop_before(name, row)
+                    store._give_back(name, row)
         return store

@@ -87,9 +87,17 @@ class Committer(Appender):
         for group, row in first.items():
             for name in self._row_counts(group):
                 if not self.container.specs()[name].journaled:
-                    self.container.drop_before(name, row)
+                    self._give_back(name, row)
         if self.state.end > SEGMENT_BYTES + 2 * sum(rows.size for rows in self.state.mutable.values()):
             self.begin_segment()
+
+    def _give_back(self, name: str, row: int) -> None:
+        """Give back the space of the rows of an array before this one: of what has left since the last time,
+        so that it costs what leaves; the first time, whatever a killed writer has left there."""
+        since, rows = self._gone.get(name), self.container.specs()[name].shard_rows
+        if since is None or since // rows < row // rows:
+            self.container.drop_before(name, row, since=since)
+            self._gone[name] = row
 
     def _drops(self, group: str, row: int) -> bool:
         """Whether dropping the rows before this one gives back the space of any that were there the last

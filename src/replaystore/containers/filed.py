@@ -69,7 +69,7 @@ class FiledContainer(LoggedFiles):
     def restore(self, specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> list[str]:
         return []
 
-    def drop_before(self, name: str, row: int) -> None:
+    def drop_before(self, name: str, row: int, *, since: int | None = None) -> None:
         raise UnsupportedError(f"{self.path} gives no space back: use a .zarr location for a ring")
 
     def seal(self) -> None:

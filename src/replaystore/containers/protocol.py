@@ -398,9 +398,11 @@ class Container(Protocol):
         """Remove what a killed or rolled back writer has left: whole objects (shards) beyond these rows, and
         arrays that are neither named here nor of the journal."""
 
-    def drop_before(self, name: str, row: int) -> None:
+    def drop_before(self, name: str, row: int, *, since: int | None = None) -> None:
         """Give back the space of shards whose rows all lie before `row`. UnsupportedError: see
-        `capabilities`."""
+        `capabilities`.
+
+        `since`: those before this row are gone already; None: look which are there, as after a kill."""
 
     def seal(self) -> None:
         """The newest segment of the log is all that is needed, and nothing will be written again: remove

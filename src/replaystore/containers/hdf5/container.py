@@ -354,7 +354,7 @@ class Hdf5Container(ArrayFile):
             self._specs = self._file.generation, known
             self._log.changed()
 
-    def drop_before(self, name: str, row: int) -> None:
+    def drop_before(self, name: str, row: int, *, since: int | None = None) -> None:
         if row > 0:
             raise UnsupportedError(
                 f"{self._file.path}: HDF5 cannot give back the space of old rows of "

@@ -297,21 +297,31 @@ class ZarrContainer(Hierarchy):
         self._specs = {name: spec for name, spec in self.specs().items() if name not in left}
         self._indexes.clear()
 
-    def drop_before(self, name: str, row: int) -> None:
+    def drop_before(self, name: str, row: int, *, since: int | None = None) -> None:
         spec = self.specs()[name]
-        for entry in self.files.list(f"{name}/c"):
-            number = as_number(entry)
-            if number is not None and (number + 1) * spec.shard_rows <= row:
-                self._remove_shard(name, entry, len(spec.shape))
+        last = row // spec.shard_rows
+        if since is None:
+            listed = map(as_number, self.files.list(f"{name}/c"))
+            shards = sorted(number for number in listed if number is not None and number < last)
+        else:
+            shards = list(range(since // spec.shard_rows, last))
+        for shard in shards:
+            self._remove_shard(name, str(shard), len(spec.shape))
+            self._indexes.pop((name, shard), None)
 
     def _remove_shard(self, name: str, entry: str, dimensions: int) -> str:
-        """Remove a file of rows; the folder that it was in."""
+        """Remove a file of rows, and the folders that were made for it; the folder that has lost it."""
         file = f"{name}/c/{entry}" + "/0" * dimensions
         self.files.remove(file)
         self._made.discard(file)
         self._ends.pop(file, None)
         self._dirty.pop(file, None)
-        return os.path.dirname(file)
+        folder = os.path.dirname(file)
+        for _ in range(dimensions):
+            self._folders.pop(folder, None)
+            self.files.remove_folder(folder)
+            folder = os.path.dirname(folder)
+        return folder
 
     def seal(self) -> None:
         *older, newest = self.segments()

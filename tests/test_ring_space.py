@@ -1,0 +1,137 @@
+"""A ring's disk: what leaves it is given back, at the cost of what leaves, whatever has left before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import replaystore as rs
+from replaystore.errors import ConflictError
+from replaystore.storage.local import Files
+
+SCHEMA = rs.Schema(
+    {
+        "observation": rs.Field("float32", (5,), "observation"),
+        "reward": rs.Field("float32", (), "reward"),
+        "terminated": rs.Field("bool", (), "terminated"),
+    }
+)
+CAPACITY = 1024
+
+
+def steps(first: int, count: int, *, every: int = 16) -> dict[str, np.ndarray[Any, Any]]:
+    """Steps that say their own numbers; each `every`-th ends a trajectory."""
+    numbers = np.arange(first, first + count)
+    return {
+        "observation": np.repeat(numbers, 5).reshape(count, 5).astype(np.float32),
+        "reward": numbers.astype(np.float32),
+        "terminated": numbers % every == every - 1,
+    }
+
+
+def append(buffer: rs.Buffer, first: int, count: int, *, every: int = 16) -> None:
+    columns = steps(first, count, every=every)
+    ends = int(columns["terminated"].sum()) + (not columns["terminated"][-1])
+    final = np.full((ends, 5), -1, np.float32)
+    buffer.append(columns, final_observation=final)
+    buffer.commit()
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> Path:
+    return tmp_path / "ring.zarr"
+
+
+def folders_of_steps(path: Path) -> list[str]:
+    """Folders of shards of steps that have nothing in them."""
+    found = [Path(at) for at, folders, files in os.walk(path / "steps") if not folders and not files]
+    return sorted(str(folder.relative_to(path)) for folder in found)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[tuple[str, str]]:
+    """Notes each call of these operations of files."""
+    calls: list[tuple[str, str]] = []
+
+    def noting(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def called(self: Files, file: str = "", *rest: Any, **more: Any) -> Any:
+            calls.append((name, file))
+            return method(self, file, *rest, **more)
+
+        return called
+
+    for name in names:
+        monkeypatch.setattr(Files, name, noting(name, getattr(Files, name)))
+    return calls
+
+
+def test_a_commit_gives_back_what_leaves_and_looks_at_nothing_else(
+    ring: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rs.create(ring, SCHEMA, capacity=CAPACITY, durability="none") as buffer:
+        append(buffer, 0, 8 * CAPACITY)
+        append(buffer, 8 * CAPACITY, 128)
+        calls = counted(monkeypatch, "list", "remove", "remove_folder")
+        most = 0
+        for first in range(8 * CAPACITY + 128, 16 * CAPACITY, 128):
+            before = len(calls)
+            append(buffer, first, 128)
+            most = max(most, len([name for name, file in calls[before:] if file.startswith("steps/")]))
+        assert not [file for name, file in calls if name == "list" and file.startswith("steps/")]
+        # At most two shards of each of three fields: a file, and its folder where rows are vectors.
+        assert most <= 2 * (1 + 1 + 2)
+        assert len(buffer) == CAPACITY
+        assert buffer["reward"][:].tolist() == list(range(15 * CAPACITY, 16 * CAPACITY))
+    assert folders_of_steps(ring) == []
+
+
+def test_no_folders_are_left_of_shards_that_have_gone(ring: Path) -> None:
+    with rs.create(ring, SCHEMA, capacity=CAPACITY, durability="none") as buffer:
+        for first in range(0, 8 * CAPACITY, 512):
+            append(buffer, first, 512)
+        assert folders_of_steps(ring) == []
+        kept = os.listdir(ring / "steps" / "observation" / "c")
+        assert len(kept) <= 10
+
+
+class Killed(BaseException):
+    """As if the process were gone."""
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_what_a_killed_writer_has_not_given_back_the_next_one_does(
+    ring: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    buffer = rs.create(ring, SCHEMA, capacity=CAPACITY)
+    append(buffer, 0, 2 * CAPACITY)
+    done = 0
+
+    def killed(method: Callable[..., Any]) -> Callable[..., Any]:
+        def called(self: Files, file: str) -> Any:
+            nonlocal done
+            if file.startswith("steps/"):
+                done += 1
+                if done > at:
+                    raise Killed
+            return method(self, file)
+
+        return called
+
+    with monkeypatch.context() as patched:
+        for name in ("remove", "remove_folder"):
+            patched.setattr(Files, name, killed(getattr(Files, name)))
+        with pytest.raises(Killed):
+            append(buffer, 2 * CAPACITY, CAPACITY)
+        assert done == at + 1
+    with pytest.raises(ConflictError, match="interrupted"):
+        buffer.close()
+    with rs.open(ring, mode="r+") as again:
+        assert folders_of_steps(ring) == []
+        shards = sorted(map(int, os.listdir(ring / "steps" / "observation" / "c")))
+        assert shards[0] == again.first_row // again.store.spec("steps/observation").shard_rows
+        assert again["reward"][:].tolist() == list(range(again.first_row, again.first_row + CAPACITY))
+    assert rs.verify(ring).problems == []
