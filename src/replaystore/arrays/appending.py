@@ -254,13 +254,17 @@ class Appender(StoreReader):
             self._add_checksums(name, [checksum for _, checksum in ready[name].values()])
         self._encoder.stored()
 
-    def _write_tails(self, attachments: Mapping[str, bytes]) -> dict[str, bytes | Piece]:
+    def _write_tails(
+        self, attachments: Mapping[str, bytes], *, inside: bool = False
+    ) -> dict[str, bytes | Piece]:
         """Keep the rows of unfinished chunks, raw, in a tail array; large attachments too (returned: where
-        each is).
+        each is), unless they are to stay `inside` the record.
 
         When the array has grown, all of it goes to the other one; not twice between commits, since the last
         commit still needs one."""
-        large = {name: data for name, data in attachments.items() if len(data) > ATTACHED_BYTES}
+        large = {
+            name: data for name, data in attachments.items() if len(data) > ATTACHED_BYTES and not inside
+        }
         starts = {
             name: array.rows // array.spec.chunk_rows * array.spec.chunk_rows
             for name, array in self._coded.items()

@@ -71,7 +71,7 @@ class ArrayStore(Reverter):
             store.rollback(back_to)
         with store.storage("recover"):
             store._trim()
-            for name, row in ((name, store.first(name)) for name in store._row_counts("steps")):
-                if row:
-                    store._give_back(name, row)
+            row = store.state.needed("steps")
+            for name in store._row_counts("steps") if row else ():
+                store._give_back(name, row)
         return store

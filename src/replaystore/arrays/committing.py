@@ -48,16 +48,21 @@ class Committer(Appender):
         *,
         first: Mapping[str, int] | None = None,
         attachments: Mapping[str, bytes] | None = None,
+        name: str | None = None,
+        shows: int | None = None,
     ) -> int:
         """Make everything appended durable and visible, at once; return the number of the commit.
 
-        `extra` (JSON) is kept with it, and `attachments` until the next commit. Rows of a group before
-        `first` are dropped."""
+        `extra` (JSON) is kept with it, and `attachments` until the next commit (of one with a name: as long
+        as that). Rows of a group before `first` are dropped. `shows`: the commit that shows the same, if
+        there is one."""
         with self.lock, self.storage("commit"):
             self._encoder.finish()
             self._store_chunks()
-            attached = self._write_tails(attachments or {})
+            attached = self._write_tails(attachments or {}, inside=name is not None)
             meta, blobs = self._describe(extra, first or {})
+            meta |= {} if name is None else {"name": name}
+            meta |= {} if shows is None else {"shows": shows}
             meta["attached"] = {
                 name: list(vars(kept).values()) for name, kept in attached.items() if isinstance(kept, Piece)
             }
@@ -74,7 +79,7 @@ class Committer(Appender):
             self._forget_pending()
         # The commit is made; what tidies up after it is tried again by the next one.
         with suppress(StorageError, OSError):
-            self._tidy(first or {})
+            self._tidy({group: self.state.needed(group) for group in first or {}})
             if fresh:
                 self.publish()  # other software sees the new array, which has as many rows as the others
         return self.state.commit

@@ -35,6 +35,7 @@ class Commit:
     time: float
     lengths: dict[str, int]
     first: dict[str, int]
+    name: str | None = None
 
     def rows(self, group: str) -> int:
         """Rows of a group that it shows."""
@@ -211,6 +212,7 @@ class History:
     def commits(self) -> list[Commit]:
         """The commits that can be opened, oldest first."""
         newest, found = self.state, {}
+        names = {named.commit: name for name, named in newest.names.items()}
         segments = self.container.segments()
         for at, segment in enumerate(segments):
             if at % AHEAD == 0 and self.container.files.far:
@@ -220,10 +222,28 @@ class History:
                 if meta.get("forked"):
                     continue
                 number, first = meta["commit"], first | meta.get("first", {})
-                evicted = any(row > first.get(group, 0) for group, row in newest.first.items())
+                evicted = any(row > first.get(group, 0) for group, row in newest.gone.items())
                 if number <= newest.commit and not newest.is_dead(number) and not evicted:
-                    found[number] = Commit(number, meta["time"], dict(meta["lengths"]), first)
+                    lengths, name = dict(meta["lengths"]), names.get(number)
+                    found[number] = Commit(number, meta["time"], lengths, first, name)
         return [found[number] for number in sorted(found)]
+
+    def number_of(self, commit: int | str) -> int:
+        """The number of a commit that is given by it, or by its name. NotFoundError: none has that name."""
+        if not isinstance(commit, str):
+            return commit
+        names = self.places.names
+        if commit not in names:
+            known = (
+                f"the newest of {len(names)} names is {next(reversed(names))!r}"
+                if names
+                else "none has a name"
+            )
+            raise NotFoundError(
+                f"{self}: no commit has the name {commit!r:.100}; {known} "
+                "(`replaystore info --commits` lists what can be opened)"
+            )
+        return names[commit].commit
 
     def at(self, commit: int, *, whole: bool = True) -> State:
         """The state as of an older commit. NotFoundError: it cannot be had any more; EvictedError: nor can
@@ -242,7 +262,7 @@ class History:
         state = self._replay(self.container, segments[-1], until=commit)
         if state.commit != commit:
             raise NotFoundError(f"{where} is not in the commit log")
-        for group, row in newest.first.items():
+        for group, row in newest.gone.items():
             if whole and row > state.first.get(group, 0):
                 raise EvictedError(f"{where} needs {group} rows before {row}, which have left the ring")
         return state
@@ -286,7 +306,7 @@ class History:
         gone on; else it is damage."""
         self.check_generation()
         if not self.container.writable:
-            for group, row in self.load(self.container).first.items():
+            for group, row in self.load(self.container).gone.items():
                 if row > self.state.first.get(group, 0):
                     raise EvictedError(f"{self}: {group} rows before {row} have left the ring; refresh")
 

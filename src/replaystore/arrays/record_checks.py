@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from replaystore.arrays.naming import is_name
 from replaystore.arrays.state import State
 from replaystore.containers.checks import MOST_NUMBER, is_count
 from replaystore.containers.protocol import ArraySpec
@@ -72,6 +73,7 @@ def check_record(meta: Any, blobs: Mapping[str, bytes]) -> None:
     base = bool(meta.get("base"))
     for counts in (meta["lengths"], meta["first"] if base else meta.get("first", {})):
         _refuse(not all(map(is_count, counts.values())), f"numbers of rows {counts!r:.80}")
+    _check_names(meta, commit, base=base)
     _refuse(not isinstance(meta["extra"], dict), f"extra {meta['extra']!r:.40}")
     _refuse(not all(is_count(crc, U32) for crc in meta["partial"].values()), "checksums that are none")
     for name, known in (meta["tails"] if base else meta.get("tails", {})).items():
@@ -103,6 +105,25 @@ def check_record(meta: Any, blobs: Mapping[str, bytes]) -> None:
         "names of arrays",
     )
     _refuse(any(name.partition(":")[0] not in KINDS for name in blobs), "bytes of no known kind")
+
+
+def _check_names(meta: Mapping[str, Any], commit: int, *, base: bool) -> None:
+    """What a record says of names, and of the commit that it shows."""
+    shows, keep = meta.get("shows", commit), meta.get("keep_named", 1)
+    _refuse(not is_count(shows, commit) or not is_count(keep), f"commit {commit} that shows {shows!r:.40}")
+    _refuse("name" in meta and (base or not is_name(meta["name"])), "a name that no commit can have")
+    if not base:
+        return
+    before = -1
+    for name, (named, first) in meta.get("names", {}).items():
+        _refuse(
+            not is_name(name) or not is_count(named, commit) or named <= before,
+            f"commit {named!r:.40} of the name {name!r:.80}",
+        )
+        _refuse(not all(map(is_count, first.values())), f"numbers of rows {first!r:.80}")
+        before = named
+    for group, row in meta.get("gone", {}).items():
+        _refuse(not is_count(row, meta["first"][group]), f"rows of {group!r:.80} that are gone")
 
 
 def _is_piece(numbers: Any) -> bool:

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from replaystore.arrays.naming import Named
 from replaystore.arrays.records import now
 from replaystore.arrays.recovery import TAIL_FULL, Resumer
 from replaystore.arrays.state import State
 from replaystore.containers.codecs import crc32c as value
 from replaystore.containers.records import encode_record
+from replaystore.errors import NotFoundError
 from replaystore.schema import tree
 
 __all__ = ["Reverter"]
@@ -47,8 +49,12 @@ class Reverter(Resumer):
                     commit,
                     now(),
                     dict(old.state.lengths),
-                    dict(newest.first),
+                    dict(old.state.first),
                     old.state.extra,
+                    shows=old.state.shows,
+                    names=self._still_named(old.state),
+                    keep_named=newest.keep_named,
+                    gone=dict(newest.gone),
                 )
                 state.arrays = {
                     name: spec
@@ -99,6 +105,19 @@ class Reverter(Resumer):
         self.publish()
         with self.storage("roll back"):
             self._trim()
+
+    def _still_named(self, old: State) -> dict[str, Named]:
+        """The names that an older commit knew, of commits that can still be opened: a name that has been
+        given again since may have been the last hold of one."""
+        found = {}
+        for name, named in old.names.items():
+            if self.state.names.get(name) != named:
+                try:
+                    self.at(named.commit, whole=False)
+                except NotFoundError:
+                    continue
+            found[name] = named
+        return found
 
     def _complete_tables(self, tables: Mapping[str, bytes]) -> None:
         """Bring rows of the tables that are only in the log so far to their arrays: those that the newest

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.arrays.naming import Named
 from replaystore.containers.protocol import ArraySpec, ChunkEntry
 
 __all__ = ["DOCUMENT", "SEALED", "Piece", "State"]
@@ -89,6 +91,18 @@ class State:
     """Where the next record goes in that segment."""
     mutable: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     """Mutable journaled arrays: their rows as of this commit, one row of bytes each."""
+    shows: int = -1
+    """The commit whose content this one shows: itself, or the one that was rolled back to, or given a name
+    once more (-1: itself)."""
+    names: dict[str, Named] = field(default_factory=dict)
+    """The commits that have names, oldest first."""
+    keep_named: int = 1
+    """Rows that so many of the newest named commits show are kept, although they have left the ring."""
+    gone: dict[str, int] = field(default_factory=dict)
+    """Of each group that drops rows: those before this one are needed by nobody, and may be gone."""
+
+    def __post_init__(self) -> None:
+        self.shows = self.commit if self.shows < 0 else self.shows
 
     @property
     def generation(self) -> int:
@@ -103,6 +117,26 @@ class State:
     def is_dead(self, commit: int) -> bool:
         return any(first <= commit <= last for first, last in self.dead)
 
+    @property
+    def name(self) -> str | None:
+        """The name of the commit, if it has one."""
+        newest = next(reversed(self.names.items()), None)
+        return newest[0] if newest is not None and newest[1].commit == self.commit else None
+
+    def needed(self, group: str) -> int:
+        """The first row of a group that somebody may want: the commit, or one of the newest named ones. What
+        lies before it is given back."""
+        row = self.first.get(group, 0)
+        if row:
+            newest = islice(reversed(self.names.values()), self.keep_named)
+            row = min([row, *(named.first.get(group, 0) for named in newest)])
+        return max(row, self.gone.get(group, 0))
+
+    def give(self, name: str) -> None:
+        """Name the commit; another one that had the name loses it."""
+        self.names.pop(name, None)
+        self.names[name] = Named(self.commit, dict(self.first))
+
     def apply(self, meta: Mapping[str, Any], blobs: Blobs) -> None:
         """Go on to the next commit; or, in the same one, note that objects have got a new identity."""
         if meta.get("forked"):
@@ -111,6 +145,11 @@ class State:
         self.commit, self.parent, self.time = meta["commit"], meta["parent"], meta["time"]
         self.lengths.update(meta["lengths"])
         self.first.update(meta.get("first", {}))
+        self.shows = meta.get("shows", self.commit)
+        self.keep_named = meta.get("keep_named", self.keep_named)
+        if "name" in meta:
+            self.give(meta["name"])
+        self.gone = {group: self.needed(group) for group in self.first}
         self.extra = meta["extra"]
         self.partial = meta["partial"]
         self.arrays = self.arrays | _arrays(meta.get("arrays", {}))
@@ -177,6 +216,14 @@ class State:
         }
         if self.unforked:
             meta["unforked"] = True
+        if self.shows != self.commit:
+            meta["shows"] = self.shows
+        if self.names:
+            meta["names"] = {name: [named.commit, named.first] for name, named in self.names.items()}
+        if self.keep_named != 1:
+            meta["keep_named"] = self.keep_named
+        if self.gone:
+            meta["gone"] = self.gone
         blobs = {"mutable:" + name: rows.tobytes() for name, rows in self.mutable.items()}
         return meta, blobs | {
             "keep:" + name: kept for name, kept in self.attached.items() if isinstance(kept, bytes)
@@ -212,6 +259,12 @@ class State:
                 name: _rows(blob, meta["lengths"][name.split("/", 1)[0]]) for name, blob in mutable.items()
             },
             attached={name: Piece(*numbers) for name, numbers in meta["attached"].items()} | kept,
+            shows=meta.get("shows", meta["commit"]),
+            names={
+                name: Named(commit, dict(first)) for name, (commit, first) in meta.get("names", {}).items()
+            },
+            keep_named=meta.get("keep_named", 1),
+            gone=dict(meta.get("gone", {})),
         )
 
 

@@ -49,7 +49,8 @@ class Buffer(Recording):
         return describe(self)
 
     def commits(self) -> list[CommitDescription]:
-        """The commits that can be opened (`replaystore.open(location, commit=N)`), oldest first."""
+        """The commits that can be opened (`replaystore.open(location, commit=N)`), oldest first, with the
+        names that they have."""
         self.check_open()
         return describe_commits(self._store)
 

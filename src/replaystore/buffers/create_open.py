@@ -116,14 +116,15 @@ def open(  # noqa: A001  # as in other libraries that open files
     location: str | os.PathLike[str] | Location,
     mode: Literal["r", "r+"] = "r",
     *,
-    commit: int | None = None,
+    commit: int | str | None = None,
     cache: int | None = None,
 ) -> Buffer:
     """Open a buffer for reading ("r") or writing ("r+", one writer at a time; what a killed writer left is
     put in order).
 
     Args:
-        commit: show it as of an older commit (reading only); `buffer.rollback` takes a writer back to one.
+        commit: show it as of an older commit, given by its number or its name (reading only);
+            `buffer.rollback` takes a writer back to one.
         cache: keep at most so many bytes of decoded chunks on the local disk, in a file without a name in the
             folder for temporary files (reading only). All columns and samplers of this buffer share it; raw
             fields of a store that is far away are then read a chunk at a time, and compared with checksums.
@@ -136,9 +137,10 @@ def open(  # noqa: A001  # as in other libraries that open files
     place = parse(location)
     if mode not in ("r", "r+"):
         raise ArgumentError(f'mode is "r" or "r+", not {mode!r}')
-    if commit is not None and (isinstance(commit, bool) or not isinstance(commit, int)):
+    if commit is not None and (isinstance(commit, bool) or not isinstance(commit, int | str)):
         raise ArgumentError(
-            f"commit is the number of a commit, not {commit!r}; `replaystore info` lists what can be opened"
+            f"commit is the number of a commit, or its name, not {commit!r}; `replaystore info --commits` "
+            "lists what can be opened"
         )
     if mode == "r+" and commit is not None:
         raise ArgumentError(
@@ -188,7 +190,7 @@ def open_commit(location: str, commit: int) -> Buffer:
     return _open_for_reading(parse(location), commit, whole=False)
 
 
-def _open_for_reading(place: Location, commit: int | None, *, whole: bool = True) -> Buffer:
+def _open_for_reading(place: Location, commit: int | str | None, *, whole: bool = True) -> Buffer:
     """Open once more where it failed because the store went on, or was replaced, meanwhile."""
     before: object = None
     for _ in range(ATTEMPTS):
@@ -207,7 +209,7 @@ def _open_for_reading(place: Location, commit: int | None, *, whole: bool = True
     raise ConflictError(f"{place} changed {ATTEMPTS} times while it was opened; try again")
 
 
-def _look_at(place: Location, container: Container, commit: int | None, *, whole: bool) -> Buffer:
+def _look_at(place: Location, container: Container, commit: int | str | None, *, whole: bool) -> Buffer:
     before = container.identity()
     far, fits = container.files.far, sealing.check_metadata(container)
     document = documents.parse(container.document(), str(place))
@@ -215,7 +217,7 @@ def _look_at(place: Location, container: Container, commit: int | None, *, whole
     if not far:
         store.check_arrays()
     if commit is not None:
-        store = store.pin(commit, whole=whole)
+        store = store.pin(store.number_of(commit), whole=whole)
     elif not far and not sealing.is_sealed(store.state):  # far away, reading tells what is missing
         # A base record is synced; and a store that somebody writes to has seen no power cut since.
         synced = (

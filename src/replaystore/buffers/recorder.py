@@ -251,14 +251,17 @@ class Recorder:
         """Whether there is something that no commit has."""
         return self._changed or bool(self._blocks or self.assembler.pending.trajectories)
 
-    def commit(self, *, first: Mapping[str, int] | None = None) -> int:
-        """Commit what was recorded; the number of the commit, that of the last one if nothing waits.
+    def commit(self, *, first: Mapping[str, int] | None = None, name: str | None = None) -> int:
+        """Commit what was recorded; the number of the commit, that of the last one if nothing waits, and it
+        is given no other name.
 
         `first`: the first step to keep, of a ring."""
-        if not self.waiting:
-            return self.store.state.commit
+        state = self.store.state
+        if not self.waiting and name in (None, state.name):
+            return state.commit
+        shows = None if self.waiting else state.shows
         extra, attachments = self.hand_over()
-        number = self.store.commit(extra, first=first, attachments=attachments)
+        number = self.store.commit(extra, first=first, attachments=attachments, name=name, shows=shows)
         self._changed = False
         return number
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from replaystore.arrays.array_store import ArrayStore
+from replaystore.arrays.naming import check_name
 from replaystore.arrays.reading import StoreReader
 from replaystore.buffers.given import checked_columns, checked_ends, run_of
 from replaystore.buffers.opening import open_container
@@ -224,17 +225,24 @@ class Recording(BufferReader):
             with self.turn:
                 self._commit()
 
-    def commit(self) -> int:
+    def commit(self, name: str | None = None) -> int:
         """Make all steps written so far safe and visible, at once; return the number of the commit (the last
         one if nothing is new).
 
-        StorageError: the disk refused; what was committed before is safe, nothing is lost, and `commit` may
-        be tried again (after a failed sync only by opening the buffer anew)."""
-        self._writable()
-        with self._operations("commit"), self.turn:
-            return self._commit()
+        `name`: a word for the commit, such as "epoch-12", by which it can be opened and gone back to for
+        ever. A name that another commit had is that of this one from now on. With a name there is a commit
+        even if nothing is new.
 
-    def _commit(self) -> int:
+        ArgumentError: no commit can have that name. StorageError: the disk refused; what was committed before
+        is safe, nothing is lost, and `commit` may be tried again (after a failed sync only by opening the
+        buffer anew)."""
+        self._writable()
+        if name is not None:
+            check_name(name)
+        with self._operations("commit"), self.turn:
+            return self._commit(name)
+
+    def _commit(self, name: str | None = None) -> int:
         self._lock.check()
         for writer in self._writers:
             writer.hand_over()
@@ -242,9 +250,9 @@ class Recording(BufferReader):
         first = None
         if self.capacity is not None and recorder.rows > self.capacity:
             first = {"steps": recorder.rows - self.capacity}
-        if not recorder.waiting:
+        if not recorder.waiting and name is None:
             return self.commit_id
-        number = recorder.commit(first=first)
+        number = recorder.commit(first=first, name=name)
         self._moved()
         return number
 
@@ -257,8 +265,11 @@ class Recording(BufferReader):
             self._commit()
             self._store.publish()
 
-    def rollback(self, commit: int) -> None:
-        """Go back to an older commit: what was committed after it, and what is not committed, is given up.
+    def rollback(self, commit: int | str) -> None:
+        """Go back to an older commit, given by its number or its name: what was committed after it, and what
+        is not committed, is given up, names of such commits too.
+
+        A new commit shows then what that one showed, and samplers take up the states that they had there.
 
         Readers that have the buffer open go on seeing what they saw, or get a ConflictError until they
         refresh. NotFoundError, EvictedError: there is no such commit, or not any more."""
@@ -267,6 +278,7 @@ class Recording(BufferReader):
             raise ConflictError(f"{self._place} has a writer: close it before rolling back")
         assert isinstance(self._store, ArrayStore)
         self._lock.check()
+        commit = self._store.number_of(commit)
         opened = BufferReader(self._place, self._store.pin(commit), self._document).open_trajectories()
         attachments = attachments_of(opened, self.schema.names("observation"))
         before = self._store.state

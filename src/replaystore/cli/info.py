@@ -48,9 +48,10 @@ def _text(facts: Facts) -> str:
     pieces = [pairs(_heading(facts)), _fields(facts)]
     if "commits" in facts:
         rows = [
-            (commit["commit"], commit["committed"], count(commit["steps"])) for commit in facts["commits"]
+            (commit["commit"], commit["committed"], count(commit["steps"]), commit["name"] or "")
+            for commit in facts["commits"]
         ]
-        pieces.append(table(["commit", "committed", "steps"], rows, left=(1,)))
+        pieces.append(table(["commit", "committed", "steps", "name"], rows, left=(1, 3)))
     return "\n\n".join(pieces)
 
 
@@ -65,10 +66,20 @@ def _heading(facts: Facts) -> Facts:
             + (f", {size(facts['disk_bytes'])} on disk" if facts["disk_bytes"] else "")
         ),
         "layout": f"{facts['layout']}, durability {facts['durability']}",
-        "commit": f"{facts['commit']}, made {facts['committed']}",
+        "commit": f"{facts['commit']}"
+        + (f" {facts['name']!r}" if facts["name"] else "")
+        + f", made {facts['committed']}",
+        "named commits": count(facts["names"]) if facts["names"] else None,
         "steps": count(facts["steps"]),
         "ring": ring
-        and (f"keeps the newest {count(ring['capacity'])} steps, has dropped {count(ring['dropped_steps'])}"),
+        and (
+            f"keeps the newest {count(ring['capacity'])} steps, has dropped {count(ring['dropped_steps'])}"
+            + (
+                f"; keeps {count(ring['kept_for_names'])} of them ({size(ring['kept_bytes'])}) for names"
+                if ring["kept_for_names"]
+                else ""
+            )
+        ),
         "trajectories": (
             f"{count(known['count'])} ({', '.join([ended] * bool(ended) + [count(known['open']) + ' open'])})"
         ),

@@ -70,7 +70,7 @@ class Batches:
     def __init__(
         self, buffer: BufferReader, recipe: Recipe, seed: int, weights: NDArray[np.float64] | None = None
     ) -> None:
-        self.recipe, self.commit = recipe, buffer.commit_id
+        self.recipe, self.commit, self.shows = recipe, buffer.commit_id, buffer.shows
         schema = buffer.schema
         following = observations_of(recipe, schema) if recipe.next_observation else ()
         extra = [*schema.names("reward"), *flags_of(schema)] if recipe.n_step > 1 else []

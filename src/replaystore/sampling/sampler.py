@@ -225,7 +225,7 @@ class Sampler:
         epoch, number = self._place
         state = {
             "seed": self.seed,
-            "commit": self.commit_id,
+            "commit": self._batches.shows,
             "epoch": epoch,
             "batch": number,
             "settings": self._recipe.to_json(),
@@ -237,7 +237,7 @@ class Sampler:
 
         Raises:
             ArgumentError: not such a state, or one of a sampler with other settings.
-            ConflictError: it was of another commit."""
+            ConflictError: it was of a commit that shows something else."""
         settings = self._recipe.to_json()
         wanted = {
             "seed",
@@ -266,10 +266,9 @@ class Sampler:
                 raise ArgumentError(
                     f"the state is of a sampler with {name} {known!r}; this one has {value!r}"
                 )
-        if commit != self.commit_id:
-            where = (
-                f"{self._buffer.where}: the state is of commit {commit}, this sampler shows {self.commit_id}"
-            )
+        shows = self._batches.shows
+        if commit != shows:
+            where = f"{self._buffer.where}: the state is of commit {commit}, this sampler shows {shows}"
             raise ConflictError(f"{where}; open the buffer with commit={commit}")
         stated = state["weights"] if self._recipe.order == "weights" else None
         stated = from_text(stated) if isinstance(stated, str) else stated

@@ -63,6 +63,8 @@ class CommitDescription:
     committed: str
     """When, in UTC: "2026-01-31T23:59:59Z"."""
     steps: int
+    name: str | None = None
+    """What it can be opened by as well: `replaystore.open(location, commit="epoch-12")`."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class Description:
     """The sizes of all files of the store; 0 in memory, and of a folder on a server, which does not tell."""
     commit: int
     committed: str
+    name: str | None
+    """The name of that commit."""
+    names: int
+    """How many commits have names."""
     steps: int
     trajectories: dict[str, int]
     """How many there are ("count"), have "ended", or are "open"."""
@@ -92,7 +98,8 @@ class Description:
     """The same of their returns; None, too, without rewards. "return" in JSON."""
     splits: dict[str, int]
     ring: dict[str, int] | None
-    """The "capacity" of a ring, and its "dropped_steps"."""
+    """The "capacity" of a ring, its "dropped_steps", and the "kept_for_names": steps that it has dropped and
+    keeps for the newest named commits, and their "kept_bytes"."""
     fields: list[FieldDescription]
     environment: dict[str, Any] | None
     provenance: dict[str, Any]
@@ -108,6 +115,7 @@ def describe(buffer: BufferReader) -> Description:
     """What is said of a buffer. The table of trajectories is read, and where coded chunks lie, but no
     steps."""
     document, store = buffer.document, buffer.store
+    names = store.places.names
     trajectories = buffer.trajectories
     ended = trajectories[~trajectories.open]
     splits = {str(name) for name in trajectories["split"].tolist() if name}
@@ -121,6 +129,8 @@ def describe(buffer: BufferReader) -> Description:
         disk_bytes=_stored_bytes(buffer.whereabouts),
         commit=buffer.commit_id,
         committed=_moment(store.state.time),
+        name=next((name for name, named in names.items() if named.commit == buffer.commit_id), None),
+        names=len(names),
         steps=len(buffer),
         trajectories={"count": len(trajectories), "ended": len(ended), "open": int(trajectories.open.sum())},
         ends={
@@ -133,7 +143,7 @@ def describe(buffer: BufferReader) -> Description:
         splits={name: int((trajectories["split"] == name).sum()) for name in sorted(splits)},
         ring=None
         if buffer.capacity is None
-        else {"capacity": buffer.capacity, "dropped_steps": store.first("steps")},
+        else {"capacity": buffer.capacity, "dropped_steps": store.first("steps")} | _kept(buffer),
         fields=[_field(buffer, name) for name in buffer.schema.fields],
         environment=buffer.environment,
         provenance=buffer.provenance,
@@ -141,10 +151,21 @@ def describe(buffer: BufferReader) -> Description:
     )
 
 
+def _kept(buffer: BufferReader) -> dict[str, int]:
+    """What a ring keeps for named commits."""
+    newest = buffer.store.places
+    kept = newest.first.get("steps", 0) - newest.needed("steps")
+    return {
+        "kept_for_names": kept,
+        "kept_bytes": kept * sum(field.row_bytes for field in buffer.schema.fields.values()),
+    }
+
+
 def describe_commits(store: StoreReader) -> list[CommitDescription]:
     """The commits that can be opened, oldest first."""
     return [
-        CommitDescription(found.commit, _moment(found.time), found.rows("steps")) for found in store.commits()
+        CommitDescription(found.commit, _moment(found.time), found.rows("steps"), found.name)
+        for found in store.commits()
     ]
 
 

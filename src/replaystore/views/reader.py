@@ -61,6 +61,12 @@ class BufferReader(Shown):
         return self._store.state.commit
 
     @property
+    def shows(self) -> int:
+        """The commit whose content is shown: `commit_id`, but after a rollback the one that was gone back to,
+        and for a commit that gave a name alone the one before it."""
+        return self._store.state.shows
+
+    @property
     def layout(self) -> str:
         """ "live" or "archive"."""
         return self._document.layout.name

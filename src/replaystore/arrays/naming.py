@@ -1,0 +1,46 @@
+"""Names of commits: what may be one, and what is kept of a commit that has one.
+
+A name is a word for a commit, as the name of a file is for its content: given again, it is that of the newer
+commit.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from replaystore.errors import ArgumentError
+
+__all__ = ["Named", "check_name", "is_name"]
+
+LONGEST = 80
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@-]*")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A commit that has a name."""
+
+    commit: int
+    first: dict[str, int] = field(default_factory=dict)
+    """The oldest row of each group that it shows."""
+
+
+def is_name(text: object) -> bool:
+    """Whether a commit can have this name: it can be that of a file, too, and is never taken for a number."""
+    return (
+        isinstance(text, str)
+        and len(text) <= LONGEST
+        and _NAME.fullmatch(text) is not None
+        and not text.isdigit()
+    )
+
+
+def check_name(name: object) -> str:
+    """ArgumentError: no commit can have this name."""
+    if isinstance(name, str) and is_name(name):
+        return name
+    raise ArgumentError(
+        f"the name of a commit is at most {LONGEST} letters (a to z), digits and any of _ . + = @ -, not "
+        f'digits alone, and begins with a letter, a digit or _, such as "epoch-12"; not {name!r:.100}'
+    )

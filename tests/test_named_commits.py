@@ -1,0 +1,172 @@
+"""Commits that have names: opened and gone back to by a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import replaystore as rs
+from replaystore.cli import main
+from replaystore.errors import ArgumentError, EvictedError, NotFoundError
+
+SUFFIXES = ["zarr", "h5"]
+SCHEMA = rs.Schema(
+    {
+        "observation": rs.Field("float32", (4,), "observation"),
+        "reward": rs.Field("float32", (), "reward"),
+        "terminated": rs.Field("bool", (), "terminated"),
+    }
+)
+
+
+def rows(start: int, count: int) -> dict[str, Any]:
+    """Steps that tell their number."""
+    numbers = np.arange(start, start + count)
+    return {
+        "observation": np.repeat(numbers[:, None], 4, 1).astype(np.float32),
+        "reward": numbers.astype(np.float32),
+        "terminated": numbers % 7 == 6,
+    }
+
+
+def add(buffer: rs.Buffer, count: int) -> None:
+    start = buffer.rows_recorded
+    buffer.append(rows(start, count))
+
+
+@pytest.fixture(params=SUFFIXES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / f"a.{request.param}"
+
+
+def test_a_commit_is_opened_and_gone_back_to_by_its_name(place: Path) -> None:
+    with rs.create(place, SCHEMA) as buffer:
+        for epoch in range(4):
+            add(buffer, 10)
+            buffer.commit(f"epoch-{epoch}")
+            add(buffer, 5)
+            buffer.commit()
+        for epoch in range(4):
+            with rs.open(place, commit=f"epoch-{epoch}") as old:
+                assert len(old) == 15 * epoch + 10
+                assert old.describe().name == f"epoch-{epoch}"
+        named = [(found.steps, found.name) for found in buffer.commits() if found.name]
+        assert named == [(15 * epoch + 10, f"epoch-{epoch}") for epoch in range(4)]
+        shown = buffer.commits()[3].commit
+        buffer.rollback("epoch-1")
+        assert len(buffer) == 25
+        assert buffer.shows == shown
+        assert [found.name for found in buffer.commits() if found.name] == ["epoch-0", "epoch-1"]
+        with pytest.raises(NotFoundError, match=r"epoch-2.*epoch-1"):
+            buffer.rollback("epoch-2")
+        add(buffer, 1)
+        buffer.commit("epoch-2")
+    with rs.open(place, commit="epoch-2") as old:
+        assert old["reward"][:].tolist() == list(range(26))
+
+
+def test_a_name_that_is_given_again_moves(place: Path) -> None:
+    with rs.create(place, SCHEMA) as buffer:
+        add(buffer, 3)
+        first = buffer.commit("best")
+        assert buffer.commit("best") == first  # it has the name, and nothing is new
+        add(buffer, 3)
+        second = buffer.commit("best")
+        assert second != first
+        with rs.open(place, commit="best") as old:
+            assert old.commit_id == second
+        assert [found.name for found in buffer.commits()] == [None, None, "best"]
+        buffer.rollback(first)  # as of which it was the name of that
+        with rs.open(place, commit="best") as old:
+            assert old.commit_id == first
+            assert len(old) == 3
+
+
+def test_a_name_alone_makes_a_commit_that_shows_the_same(place: Path) -> None:
+    with rs.create(place, SCHEMA) as buffer:
+        add(buffer, 30)
+        number = buffer.commit()
+        sampler = buffer.sampler(4, seed=1)
+        sampler.sample()
+        state = sampler.state_dict()
+        expected = sampler.sample()
+        assert buffer.commit("a") == number + 1
+        assert buffer.shows == number
+        assert buffer.commit("b") == number + 2
+        assert buffer.shows == number
+        add(buffer, 5)
+        buffer.commit()
+        assert buffer.shows == buffer.commit_id
+        for name in ("b", "a"):
+            buffer.rollback(name)
+            sampler = buffer.sampler(4, seed=1)
+            sampler.load_state_dict(state)
+            found = sampler.sample()
+            assert all(np.array_equal(expected[key], found[key]) for key in expected)
+    with rs.open(place) as buffer:
+        assert buffer.shows == number
+
+
+@pytest.mark.parametrize("name", ["", "12", "a/b", "-a", "a b", "ä", "x" * 81, 3, b"a", "a\n"])
+def test_what_is_no_name_is_refused_and_nothing_is_committed(place: Path, name: Any) -> None:
+    with rs.create(place, SCHEMA) as buffer:
+        add(buffer, 3)
+        with pytest.raises(ArgumentError, match="epoch-12"):
+            buffer.commit(name)
+        assert buffer.commit_id == 0
+
+
+def test_names_survive_segments_of_the_log_and_reopening(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replaystore.arrays.committing.SEGMENT_BYTES", 3000)
+    with rs.create(place, SCHEMA) as buffer:
+        for number in range(40):
+            add(buffer, 2)
+            buffer.commit(f"n{number}" if number % 3 == 0 else None)
+    with rs.open(place, "r+") as buffer:
+        assert buffer.describe().names == 14
+        for number in reversed(range(0, 40, 3)):
+            with rs.open(place, commit=f"n{number}") as old:
+                assert len(old) == 2 * number + 2
+            buffer.rollback(f"n{number}")
+            assert len(buffer) == 2 * number + 2
+
+
+def test_info_lists_names(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with rs.create(place, SCHEMA) as buffer:
+        add(buffer, 3)
+        buffer.commit("first")
+        add(buffer, 3)
+        buffer.commit()
+    with pytest.raises(SystemExit):
+        main(["info", str(place), "--commits"])
+    text = capsys.readouterr().out
+    assert "first" in text
+    assert "named commits" in text
+
+
+def test_a_ring_keeps_the_rows_of_its_newest_named_commit(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA, capacity=20_000) as buffer:
+        add(buffer, 30_000)
+        buffer.commit("a")
+        for _ in range(40):
+            add(buffer, 1000)
+            buffer.commit()
+        ring = buffer.describe().ring
+        assert ring is not None
+        assert ring["kept_for_names"] == 40_000
+        with rs.open(buffer.location, commit="a") as old:
+            assert old["reward"][:].tolist() == list(range(10_000, 30_000))
+        buffer.rollback("a")
+        assert buffer["reward"][:].tolist() == list(range(10_000, 30_000))
+        add(buffer, 50_000)
+        buffer.commit("b")
+        with pytest.raises(EvictedError):
+            buffer.rollback("a")
+        ring = buffer.describe().ring
+        assert ring is not None
+        assert ring["kept_for_names"] == 0
