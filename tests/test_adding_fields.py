@@ -135,9 +135,11 @@ def test_what_is_no_dict_is_refused(tmp_path: Path, given: Any) -> None:
 @pytest.mark.parametrize(
     ("fill", "message"),
     [
-        ({"info/x": 7}, "must be 0 or 1, not 7"),
-        ({"info/x": "x"}, "must be 0 or 1, not 'x'"),
-        ({"info/x": None}, "must be 0 or 1, not None"),
+        ({"info/x": [7]}, "must be one number that float32 holds, not .7."),
+        ({"info/x": 1e300}, "must be one number that float32 holds, not 1e.300"),
+        ({"info/x": 1j}, "must be one number that float32 holds, not 1j"),
+        ({"info/x": "x"}, "must be one number that float32 holds, not 'x'"),
+        ({"info/x": None}, "must be one number that float32 holds, not None"),
         ({"info/other": 1}, "fill names 'info/other', which is none of"),
     ],
 )
@@ -148,6 +150,6 @@ def test_a_fill_that_cannot_be_loses_no_steps(tmp_path: Path, name: str, fill: A
         with pytest.raises(SchemaError, match=message):
             buffer.add_fields({"info/x": Field("float32", (), "info")}, fill=fill)
         assert list(buffer.schema.fields) == ["reward"]
-        buffer.add_fields({"info/x": Field("bool", (), "info")}, fill={"info/x": True})  # type: ignore[dict-item]
+        buffer.add_fields({"info/x": Field("bool", (), "info")}, fill={"info/x": True})
         buffer.commit()
         assert buffer["info/x"][:].tolist() == [True] * 3

@@ -14,7 +14,7 @@ success for bytes that are lost.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -89,9 +89,15 @@ class Appender(StoreReader):
         """A rollback was refused half way: whether it has happened is not known, nor are there rows that
         something could follow."""
 
-    def create_arrays(self, specs: Mapping[str, ArraySpec], *, fill: Mapping[str, int] | None = None) -> None:
-        """Add arrays. In a group that has rows already, the new array gets as many, all bytes of them `fill`
-        (default 0).
+    def create_arrays(
+        self,
+        specs: Mapping[str, ArraySpec],
+        *,
+        fill: Mapping[str, NDArray[Any]] | None = None,
+        lacking: Collection[str] = (),
+    ) -> None:
+        """Add arrays. In a group that has rows already, the new array gets as many, all of them the one row
+        `fill` (default zeros); of those that are `lacking`, which the caller appends, those that are kept.
 
         They are part of the store from the next commit on."""
         with self.lock, self.storage("create arrays"):
@@ -114,17 +120,23 @@ class Appender(StoreReader):
                     {name: there[tree.group_of(name)] for name in specs if name in self._raw}
                 )
             for name, spec in specs.items():
-                self._fill(name, spec, there[tree.group_of(name)], (fill or {}).get(name, 0))
+                stop = self.first(name) if name in lacking else there[tree.group_of(name)]
+                self._fill(name, spec, stop, (fill or {}).get(name))
         except BaseException:
-            for name in everything:
-                self._forget_array(name)
+            self.forget_arrays(specs)
             raise
 
-    def _forget_array(self, name: str) -> None:
-        """Take an array that no commit has out of the store; what the container has of it is left over."""
-        for known in (self._raw, self._coded, self._table_rows, self._pending, self._changes):
-            known.pop(name, None)
-        self._new_arrays.pop(name, None)
+    def forget_arrays(self, names: Iterable[str]) -> None:
+        """Take arrays that no commit has out of the store; what the container has of them is left over. Of
+        coded ones that have rows, nothing else may wait to be stored."""
+        for name in names:
+            if name in self._coded and self._coded[name].rows:
+                self._encoder.discard()
+            for stored in (name, tree.checksums(name)):
+                for known in (self._raw, self._coded, self._table_rows, self._pending, self._changes):
+                    known.pop(stored, None)
+                for told in (self._new_arrays, self._entries, self._new_pieces):
+                    told.pop(stored, None)
 
     def _create(self, specs: Mapping[str, ArraySpec]) -> None:
         self.container.create_arrays(specs)
@@ -138,18 +150,20 @@ class Appender(StoreReader):
                 chunk = np.zeros((spec.chunk_rows, spec.row_bytes), np.uint8)
                 self._coded[name] = CodedArray(spec, self.container.codec(spec), 0, chunk, kept=0)
 
-    def _fill(self, name: str, spec: ArraySpec, rows: int, value: int) -> None:
-        """Give a new array the rows that its group has."""
+    def _fill(self, name: str, spec: ArraySpec, rows: int, value: NDArray[Any] | None) -> None:
+        """Give a new array rows up to this one."""
         step = max(1, (4 << 20) // spec.row_bytes)
         first = self.first(name) // spec.shard_rows * spec.shard_rows
-        if first and name in self._raw:  # a ring: shards before its window never exist
-            self._raw[name].rows = first
+        if first and not spec.journaled:  # a ring: shards before its window never exist
+            if name in self._raw:
+                self._raw[name].rows = first
+            else:
+                self._coded[name].rows = self._coded[name].kept = first
             self._add_checksums(name, [0] * (first // spec.chunk_rows))
         for start in range(first, rows, step):
-            count = min(step, rows - start)
-            block = (
-                np.full(count * spec.row_bytes, value, np.uint8).view(spec.dtype).reshape(count, *spec.shape)
-            )
+            block = np.zeros((min(step, rows - start), *spec.shape), spec.dtype)
+            if value is not None:
+                block[:] = value
             if spec.journaled:
                 self.append_table({name: block})
             else:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from replaystore.arrays import sealing
 from replaystore.arrays.array_store import ArrayStore
-from replaystore.buffers.writing import Recording
+from replaystore.buffers.later import LaterFields
 from replaystore.containers.located import is_one_file
 from replaystore.errors import (
     ConflictError,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Buffer"]
 
 
-class Buffer(Recording):
+class Buffer(LaterFields):
     """A buffer. Made by `replaystore.create` and `replaystore.open`; use it with `with`, or call `close`."""
 
     def describe(self) -> Description:

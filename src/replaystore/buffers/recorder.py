@@ -322,10 +322,22 @@ class Recorder:
 
     # --- fields and columns
 
-    def add_fields(self, schema: Schema, specs: Mapping[str, ArraySpec], fill: Mapping[str, int]) -> None:
-        """Add arrays of fields that `schema` has besides those there are; all bytes of their values in the
-        rows so far are what `fill` says by field name (default 0)."""
-        self.store.create_arrays(specs, fill={tree.steps(name): value for name, value in fill.items()})
+    def create_fields(
+        self,
+        specs: Mapping[str, ArraySpec],
+        fill: Mapping[str, NDArray[Any]],
+        lacking: Iterable[str] = (),
+    ) -> None:
+        """Add the arrays of fields that are to come. In the rows so far their values are what `fill` says by
+        field name, as one row (default zeros); those of fields that are `lacking` have to be appended."""
+        self.store.create_arrays(
+            specs,
+            fill={tree.steps(name): row for name, row in fill.items()},
+            lacking={tree.steps(name) for name in lacking},
+        )
+
+    def add_fields(self, schema: Schema) -> None:
+        """Steps have fields from now on whose arrays are there, with all rows so far."""
         self.take_schema(schema)
         self._changed = True
 

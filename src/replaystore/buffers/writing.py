@@ -6,10 +6,9 @@ a time: an operation that was interrupted half way takes the buffer back to its 
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from replaystore.buffers.opening import open_container
 from replaystore.buffers.recorder import Recorder, attachments_of
 from replaystore.buffers.writer import Writer
 from replaystore.errors import (
-    ArgumentError,
     ConflictError,
     SchemaError,
     UnsupportedError,
@@ -30,17 +28,16 @@ from replaystore.interrupts import Operations
 from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
-from replaystore.schema.fields import Field
 from replaystore.schema.values import array_of
 from replaystore.storage.locks import Lock
 from replaystore.storage.places import places_of
 from replaystore.views.column import Column
-from replaystore.views.layout import field_specs
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Recording"]
 
 Columns = Mapping[str, Any]
+_BRINGING = "a function that makes the values of a new field only reads: write when it has ended"
 
 
 class Recording(BufferReader):
@@ -66,6 +63,8 @@ class Recording(BufferReader):
         self._gone_back = ""
         """Says what was interrupted, and given up by it, once the last commit is shown again."""
         self._writers: list[Writer] = []
+        self._bringing = False
+        """Values of new fields are made, by a function that may read."""
         if isinstance(store, ArrayStore):
             self._start(store)
 
@@ -75,8 +74,14 @@ class Recording(BufferReader):
             store,
             self.schema,
             opened=self.open_trajectories(),
-            check=functools.partial(self._lock.check, often=True),
+            check=self._check_rows,
         )
+
+    def _check_rows(self) -> None:
+        """Whether rows may be written now."""
+        self._lock.check(often=True)
+        if self._bringing:
+            raise ConflictError(_BRINGING)
 
     def reopened(self, name: str) -> tuple[Any, ...]:
         """As `Source.reopened` says; of a commit of a store that other processes can open."""
@@ -167,42 +172,6 @@ class Recording(BufferReader):
             )
             self._writers.append(writer)
         return writer
-
-    def add_field(self, name: str, declared: Field, *, fill: Literal[0, 1] = 0) -> None:
-        """Add a field. In steps recorded before, all bytes of its values are `fill`: zeros (False), or ones
-        (True) for a bool."""
-        self.add_fields({name: declared}, fill={name: fill})
-
-    def add_fields(
-        self, declared: Mapping[str, Field], *, fill: Mapping[str, Literal[0, 1]] | None = None
-    ) -> None:
-        """Add several fields at once, in much less time than one by one; `fill` as that of `add_field`, by
-        name (default 0)."""
-        self._writable()
-        assert isinstance(self._store, ArrayStore)
-        for argument, given in (("declared", declared), ("fill", fill or {})):
-            if not isinstance(given, Mapping):
-                raise ArgumentError(
-                    f"add_fields: {argument} must be a dict from names, not {type(given).__name__} "
-                    f"{given!r:.80}"
-                )
-        schema = self.schema.with_fields(declared)
-        _check_fill(fill or {}, declared)
-        specs = field_specs(
-            declared,
-            "live",
-            self._store.container.capabilities,
-            capacity=self.capacity,
-            storage={name: {"codec": "raw"} for name in declared},
-        )
-        with self._operations("add_fields"):
-            for writer in self._writers:
-                writer.hand_over()
-            self._replace_document(schema=schema)
-            self._recorder.add_fields(schema, specs, fill or {})
-            self._schema = schema
-            for writer in self._writers:
-                writer.take_schema(schema)
 
     def set_trajectory_column(self, name: str, values: Any) -> None:
         """Set a column of the table of trajectories: one number or bool for each that has ended (for "split"
@@ -350,18 +319,11 @@ class Recording(BufferReader):
             raise ConflictError(self._gone_back)
         if not isinstance(self._store, ArrayStore):
             raise ConflictError(f'{self._place} is open for reading: open it with mode="r+" to write')
+        if self._bringing:
+            raise ConflictError(f"{self._place}: {_BRINGING}")
         # Two processes that believe to be the writer would write over each other's commits.
         if os.getpid() != self._process:
             raise ConflictError(
                 f"{self._place} was opened for writing by the process that this one was "
                 "forked from: only that one writes"
             )
-
-
-def _check_fill(fill: Mapping[str, object], declared: Mapping[str, Field]) -> None:
-    """ArgumentError: it is for a field that is not added, or is none of the two bytes that there may be."""
-    for name, value in fill.items():
-        if name not in declared:
-            raise ArgumentError(f"fill names {name!r:.80}, which is none of the fields that are added")
-        if not isinstance(value, int | np.integer | np.bool_) or value not in (0, 1):
-            raise ArgumentError(f"fill of {name!r:.80} must be 0 or 1, not {value!r:.80}")

@@ -193,7 +193,7 @@ class PlainBuffer:
         if self._writer is not None:
             self._writer.flush()
         self.state.schema = self.schema.with_field(name, declared)
-        value = np.full(declared.row_bytes, fill, np.uint8).view(declared.dtype).reshape(declared.shape)
+        value = np.full(declared.shape, fill, declared.dtype)
         self.state.rows = {number: {**row, name: value} for number, row in self.state.rows.items()}
         self._dirty = True
 

@@ -1,0 +1,127 @@
+"""Values of fields that are added to steps which there are already: a fill, an array, or a function of them.
+
+1. Values are brought block by block, of bounded memory whatever the number of steps, each of exactly the
+   dtype and shape of its field.
+2. What is given is asked for its values outside of operations of the buffer, which a function may read
+   meanwhile, and which nothing can be written to. What it raises, the caller sees as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.errors import ArgumentError, SchemaError
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.values import array_of, exactly, is_tensor
+from replaystore.views.reader import BufferReader
+
+__all__ = ["Steps", "blocks_of_steps", "check_late", "filled", "values_of"]
+
+BLOCK_BYTES = 16 << 20
+"""Of all fields together, in a block of steps."""
+BLOCK_ROWS = 16384
+"""A block of more steps is no faster."""
+
+
+class Steps:
+    """A block of consecutive steps that values are made for: `steps["reward"]` is the array of a field in
+    them, read when it is asked for.
+
+    Attributes:
+        start, stop: which steps of the buffer they are, counted from the oldest one that is kept.
+    """
+
+    __slots__ = ("_buffer", "start", "stop")
+
+    def __init__(self, buffer: BufferReader, start: int, stop: int) -> None:
+        self._buffer, self.start, self.stop = buffer, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._buffer
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """The array of a field, shape (steps, *field shape). UnknownFieldError: there is no such field."""
+        rows: NDArray[Any] = self._buffer[name][self.start : self.stop]
+        return rows
+
+    def __repr__(self) -> str:
+        return f"<Steps {self.start} to {self.stop} of {self._buffer.where!r}>"
+
+
+def blocks_of_steps(schema: Schema, declared: Mapping[str, Field], count: int) -> Iterator[tuple[int, int]]:
+    """From where to where blocks of so many steps go."""
+    width = sum(field.row_bytes for field in (*schema.fields.values(), *declared.values()))
+    rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // width))
+    for start in range(0, count, rows):
+        yield start, min(count, start + rows)
+
+
+def check_late(values: Mapping[str, Any], fill: Mapping[str, Any], declared: Mapping[str, Field]) -> None:
+    """ArgumentError: they are for a field that is not added, or for one that has a fill too."""
+    for argument, given in (("values", values), ("fill", fill)):
+        for name in given:
+            if name not in declared:
+                raise ArgumentError(
+                    f"{argument} names {name!r:.80}, which is none of the fields that are added"
+                )
+    for name in values:
+        if name in fill:
+            raise ArgumentError(f"field {name!r:.80} is given values and a fill: leave one of them out")
+
+
+def values_of(name: str, declared: Field, given: Any, count: int) -> Callable[[Steps], NDArray[Any]]:
+    """What makes the values of a block of steps, each block checked. SchemaError: they are not one value for
+    each of so many steps."""
+    schema = Schema({name: declared})
+
+    def checked(block: Any, rows: int) -> NDArray[Any]:
+        array = array_of(f"field {name!r}", block, declared.dtype if is_tensor(block) else None)
+        found = schema.check({name: array})
+        if found != rows:
+            raise SchemaError(
+                f"field {name!r}: came {found} values for {rows} steps: give one for each step, in order"
+            )
+        return array
+
+    if callable(given):
+        return lambda steps: checked(given(steps), len(steps))
+    # An array on a disk is read in blocks.
+    array = given if hasattr(given, "shape") and not is_tensor(given) else array_of(f"field {name!r}", given)
+    shape = tuple(array.shape)
+    if shape != (count, *declared.shape):
+        raise SchemaError(
+            f"field {name!r}: expected values of shape {(count, *declared.shape)}, one for each of the "
+            f"{count} steps that are kept, came {shape}"
+        )
+    return lambda steps: checked(array[steps.start : steps.stop], len(steps))
+
+
+def filled(name: str, declared: Field, value: Any) -> NDArray[Any]:
+    """The value that all steps so far get, as the one row of an array. ArgumentError: a field of this dtype
+    does not hold it."""
+    try:
+        given = array_of(f"fill of {name!r:.80}", value)
+        if given.shape == () and given.dtype.kind in "biufc":
+            if declared.dtype.kind == "b" and given.dtype.kind in "iu" and given in (0, 1):
+                given = given.astype(bool)
+            stored = exactly(given.reshape(1), declared.dtype)
+            if stored is None and type(value) is float and declared.dtype.kind in "fc":
+                with np.errstate(all="ignore"):  # Python's numbers have no dtype
+                    rounded = given.reshape(1).astype(declared.dtype)
+                stored = rounded if np.isfinite(rounded).all() == np.isfinite(given).all() else None
+            if stored is not None:
+                return np.broadcast_to(
+                    stored.reshape(1, *(1 for _ in declared.shape)), (1, *declared.shape)
+                ).astype(declared.dtype)
+    except SchemaError:
+        pass
+    raise ArgumentError(
+        f"fill of {name!r:.80} must be one number that {declared.dtype} holds, not {value!r:.80}"
+    )

@@ -1,0 +1,127 @@
+"""Fields of a buffer that come later than its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from replaystore.arrays.array_store import ArrayStore
+from replaystore.buffers.late_fields import Steps, blocks_of_steps, check_late, filled, values_of
+from replaystore.buffers.writing import Recording
+from replaystore.errors import ArgumentError, ConflictError
+from replaystore.schema import tree
+from replaystore.schema.fields import Field
+from replaystore.schema.names import listed
+from replaystore.views.layout import field_specs
+
+__all__ = ["LaterFields"]
+
+
+class LaterFields(Recording):
+    """What can be written to a buffer, later than its steps too."""
+
+    def add_field(
+        self,
+        name: str,
+        declared: Field,
+        *,
+        values: Any = None,
+        fill: Any = 0,
+        storage: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a field. The steps that there are get `values`, or else the number `fill`; the field is there
+        for good with the next commit.
+
+        Args:
+            values: an array of one value for each step that is kept, the oldest first, or whatever has a
+                shape and gives slices of one, or a function that makes the values of a block of steps:
+                `lambda steps: steps["reward"] * 2`. What was recorded is committed first. If anything is
+                wrong with them, or the function raises, the field is not there.
+            fill: one number, which the dtype holds.
+            storage: settings as for `create`: `{"codec": "zstd:1"}`; raw by default.
+        """
+        self.add_fields(
+            {name: declared},
+            values={} if values is None else {name: values},
+            fill={} if values is not None and type(fill) is int and fill == 0 else {name: fill},
+            storage={} if storage is None else {name: storage},
+        )
+
+    def add_fields(
+        self,
+        declared: Mapping[str, Field],
+        *,
+        values: Mapping[str, Any] | None = None,
+        fill: Mapping[str, Any] | None = None,
+        storage: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add several fields at once, in much less time than one by one; `values`, `fill` and `storage` as
+        those of `add_field`, by name."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        given = {"declared": declared, "values": values or {}, "fill": fill or {}, "storage": storage or {}}
+        for argument, value in given.items():
+            if not isinstance(value, Mapping):
+                raise ArgumentError(
+                    f"add_fields: {argument} must be a dict from names, not {type(value).__name__} "
+                    f"{value!r:.80}"
+                )
+        schema = self.schema.with_fields(declared)
+        check_late(given["values"], given["fill"], declared)
+        fills = {name: filled(name, declared[name], value) for name, value in given["fill"].items()}
+        specs = field_specs(
+            declared,
+            "live",
+            self._store.container.capabilities,
+            capacity=self.capacity,
+            storage={name: {"codec": "raw", **given["storage"].get(name, {})} for name in declared}
+            | {name: value for name, value in given["storage"].items() if name not in declared},
+        )
+        with self._operations("add_fields"):
+            for writer in self._writers:
+                writer.hand_over()
+            if values or any(spec.codec is not None for spec in specs.values()):
+                with self.turn:
+                    self._commit()
+        makers = {
+            name: values_of(name, declared[name], value, len(self)) for name, value in given["values"].items()
+        }
+        with self._operations("add_fields"):
+            self._recorder.create_fields(specs, fills, makers)
+        try:
+            self._bring_values(declared, makers)
+            with self._operations("add_fields"):
+                self._replace_document(schema=schema)
+                self._recorder.add_fields(schema)
+                self._schema = schema
+                for writer in self._writers:
+                    writer.take_schema(schema)
+        except BaseException:
+            if not self._operations.interrupted:
+                self._store.forget_arrays(specs)
+            raise
+
+    def _bring_values(
+        self, declared: Mapping[str, Field], makers: Mapping[str, Callable[[Steps], NDArray[Any]]]
+    ) -> None:
+        """Append the values of fields that lack them."""
+        assert isinstance(self._store, ArrayStore)
+        if not makers:
+            return
+        staged = [writer.staged for writer in self._writers]
+        self._bringing = True
+        try:
+            for start, stop in blocks_of_steps(self.schema, declared, len(self)):
+                steps = Steps(self, start, stop)
+                block = {tree.steps(name): make(steps) for name, make in makers.items()}
+                with self._operations("add_fields"):
+                    self._store.append(block)
+        finally:
+            self._bringing = False
+        if staged != [writer.staged for writer in self._writers]:
+            raise ConflictError(
+                f"{self._place}: steps were recorded while values of {listed(makers)} were made: record none "
+                "then"
+            )
