@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replaystore.errors import CorruptError, SchemaError
-from replaystore.trajectories.table import Parts, Trajectories
+from replaystore.trajectories.parts import Parts
+from replaystore.trajectories.table import Trajectories
 
 # One entry per run of adjacent rows: the trajectory that it continues, or None for rows of no trajectory, and
 # its length.

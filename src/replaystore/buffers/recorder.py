@@ -36,7 +36,7 @@ from replaystore.schema.fields import Schema
 from replaystore.trajectories.assembler import Assembler, Begin, End, Open, Run
 from replaystore.trajectories.blocks import Block
 from replaystore.trajectories.columns import PARTS, TRAJECTORIES
-from replaystore.trajectories.table import Parts
+from replaystore.trajectories.parts import Parts
 from replaystore.views.layout import table_spec
 
 __all__ = ["NOTHING", "Recorder", "attachments_of", "put_tables"]

@@ -20,7 +20,8 @@ from replaystore.errors import SchemaError
 from replaystore.schema import tree
 from replaystore.trajectories.assembler import Open
 from replaystore.trajectories.columns import PARTS
-from replaystore.trajectories.table import Parts, Trajectories
+from replaystore.trajectories.parts import Parts
+from replaystore.trajectories.table import Trajectories
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Excerpt", "chosen", "selection", "whole"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from replaystore.formats.report import Fate
 from replaystore.schema.fields import Schema
 from replaystore.trajectories.blocks import Block
-from replaystore.trajectories.table import Parts
+from replaystore.trajectories.parts import Parts
 
 __all__ = ["Block", "RingSource", "Source", "no_parts"]
 

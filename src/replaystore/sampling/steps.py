@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.trajectories.table import Parts
+from replaystore.trajectories.parts import Parts
 
 __all__ = ["Drawn", "Rows", "Steps"]
 

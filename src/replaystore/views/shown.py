@@ -25,7 +25,8 @@ from replaystore.schema.fields import Schema
 from replaystore.trajectories.assembler import Open
 from replaystore.trajectories.checks import check_extra, check_parts, check_table
 from replaystore.trajectories.columns import PARTS, TRAJECTORIES
-from replaystore.trajectories.table import Parts, Trajectories
+from replaystore.trajectories.parts import Parts
+from replaystore.trajectories.table import Trajectories
 
 __all__ = ["Shown"]
 

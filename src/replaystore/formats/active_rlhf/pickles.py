@@ -41,7 +41,7 @@ from replaystore.formats.source import RingSource
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.roles import role_of
 from replaystore.storage.local import read_all
-from replaystore.trajectories.table import Parts
+from replaystore.trajectories.parts import Parts
 from replaystore.views.foreign_ring import AFTER_IT
 from replaystore.views.reader import BufferReader
 

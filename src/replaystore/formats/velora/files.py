@@ -52,7 +52,7 @@ from replaystore.formats.velora.pair import (
 )
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.roles import role_of
-from replaystore.trajectories.table import Parts
+from replaystore.trajectories.parts import Parts
 from replaystore.views.foreign_ring import LAST_STEP, Placement
 from replaystore.views.reader import BufferReader
 
