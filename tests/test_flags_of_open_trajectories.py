@@ -20,12 +20,16 @@ SCHEMA = rs.Schema(
 )
 
 
-def append(buffer: rs.Buffer, terminated: bool, truncated: bool) -> None:
+def append(buffer: rs.Buffer, terminated: bool, truncated: bool, final: np.ndarray | None = None) -> None:
     """Ten steps, of which the source says that the first five are a trajectory; the last one has these
     flags."""
     flags = {"terminated": np.zeros(10, bool), "truncated": np.zeros(10, bool)}
     flags["terminated"][9], flags["truncated"][9] = terminated, truncated
-    buffer.append({"observation": np.zeros((10, 2), "f4"), "reward": np.ones(10), **flags}, ends=[4])
+    buffer.append(
+        {"observation": np.zeros((10, 2), "f4"), "reward": np.ones(10), **flags},
+        ends=[4],
+        final_observation=final,
+    )
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
@@ -76,3 +80,16 @@ def test_a_selection_that_cuts_it_off_says_so_too(tmp_path: Path) -> None:
     assert rs.verify(tmp_path / "b.h5").problems == []
     with rs.open(tmp_path / "b.h5") as buffer:
         assert buffer.trajectories["terminated"].tolist() == [True]
+
+
+@pytest.mark.parametrize("flags", [(True, False), (False, True), (True, True), (False, False)])
+@pytest.mark.parametrize("followed", [False, True])
+def test_what_follows_a_flagged_step_is_kept_with_the_commit(
+    tmp_path: Path, flags: tuple[bool, bool], followed: bool
+) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
+        append(buffer, *flags, final=np.full((2, 2), 7, "f4") if followed else None)
+
+    with rs.open(tmp_path / "a.zarr") as buffer:
+        final = buffer.trajectory(1).final_observation
+        assert final is None if not followed else final is not None and np.array_equal(final, [7, 7])

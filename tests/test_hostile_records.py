@@ -70,12 +70,13 @@ def test_chunks_in_files_of_others_are_refused(live: Path) -> None:
             rs.open(live)
 
 
-@pytest.mark.parametrize("column", ["start", "length", "trajectory", "offset", "final"])
+@pytest.mark.parametrize("column", ["start", "length", "stride", "trajectory", "offset", "final"])
 @pytest.mark.parametrize("value", [-(2**63), -2, 50, 10**6, 2**62, 2**63 - 1])
 def test_parts_that_lead_elsewhere_are_refused(column: str, value: int) -> None:
     columns = {
         "start": [0, 10, 30],
         "length": [10, 20, 5],
+        "stride": [1, 1, 1],
         "trajectory": [0, 1, 0],
         "offset": [0, 0, 10],
         "final": [-1, 0, 1],
@@ -93,7 +94,15 @@ def test_parts_that_lead_elsewhere_are_refused(column: str, value: int) -> None:
 def test_checking_parts_takes_some_milliseconds_for_a_million() -> None:
     count = 1_000_000
     start = np.arange(count) * 5
-    columns = [start, np.full(count, 5), np.arange(count), np.zeros(count, np.int64), np.full(count, -1)]
+    ones = np.ones(count, np.int64)
+    columns = [
+        start,
+        np.full(count, 5),
+        ones,
+        np.arange(count),
+        np.zeros(count, np.int64),
+        np.full(count, -1),
+    ]
     best = min(_seconds(lambda: check_parts(columns, rows=5 * count, finals=0, where="x")) for _ in range(5))
 
     assert best < 0.1
@@ -109,13 +118,14 @@ def test_checking_parts_takes_some_milliseconds_for_a_million() -> None:
                 3,
                 [3],
                 [[1]],
-                [[0] * 9],
-                [["x"] * 9],
-                [[0, 0, 0, 99, 0, 1, 0, ["0.0"], False]],
+                [[0] * 10],
+                [["x"] * 10],
+                [[0, 0, 0, 99, 0, 1, 1, 0, ["0.0"], False]],
+                [[0, 0, 0, 0, 0, 1, 0, 0, ["0.0"], False]],
             )
         ),
         *(
-            ("open", [[0, 0, 0, 0, start, length, 0, ["0.0"], True]])
+            ("open", [[0, 0, 0, 0, start, length, 1, 0, ["0.0"], True]])
             for start, length in ((-1, 1), (0, 2**61), (2**62, 1), (0, 1))
         ),
         *(("next", value) for value in (None, -1, "x", 2**70)),

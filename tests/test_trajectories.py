@@ -45,7 +45,7 @@ def parts_and_model(runs: list[tuple[int | None, int]]) -> tuple[Parts, Model, d
         last[4] = number
         finals[model[trajectory][-1]] = number
     start, lengths, ids, offset, final = np.array(columns, np.int64).reshape(-1, 5).T
-    return Parts(start, lengths, ids, offset, final), model, finals
+    return Parts(start, lengths, np.ones_like(start), ids, offset, final), model, finals
 
 
 @given(runs)
@@ -55,7 +55,7 @@ def test_the_rows_of_a_trajectory_come_in_the_order_of_its_steps(runs: list[tupl
     parts.check()
     for trajectory in range(6):
         expected = model.get(trajectory, [])
-        assert [row for start, stop in parts.rows_of(trajectory) for row in range(start, stop)] == expected
+        assert [row for rows in parts.rows_of(trajectory) for row in rows] == expected
         assert parts.rows([trajectory]).tolist() == expected
     some = [5, 0, 99, 3, 0]
     assert parts.rows(some).tolist() == [row for trajectory in some for row in model.get(trajectory, [])]
@@ -95,7 +95,7 @@ def test_what_has_left_a_ring_is_cut_off(runs: list[tuple[int | None, int]], fir
 
 
 def test_rows_of_no_trajectory_have_no_next_observation() -> None:
-    parts = Parts([2], [3], [0], [0], [-1])
+    parts = Parts([2], [3], [1], [0], [0], [-1])
 
     with pytest.raises(SchemaError, match="row 1 belongs to no trajectory"):
         parts.next_observation(np.array([[2, 3], [1, 4]]))
@@ -105,7 +105,7 @@ def test_rows_of_no_trajectory_have_no_next_observation() -> None:
 
 
 def test_no_parts_hold_no_rows() -> None:
-    parts = Parts([], [], [], [], [])
+    parts = Parts([], [], [], [], [], [])
 
     parts.check()
     assert len(parts) == 0
@@ -116,7 +116,7 @@ def test_no_parts_hold_no_rows() -> None:
 
 def test_parts_cannot_be_written_to_and_leave_their_source_writable() -> None:
     source = np.array([0, 3])
-    parts = Parts(source, [3, 2], [0, 1], [0, 0], [0, -1])
+    parts = Parts(source, [3, 2], [1, 1], [0, 1], [0, 0], [0, -1])
 
     with pytest.raises(ValueError, match="read-only"):
         parts.start[0] = 1
@@ -142,15 +142,16 @@ def test_parts_cannot_be_written_to_and_leave_their_source_writable() -> None:
     ],
 )
 def test_parts_that_break_an_invariant_are_found(columns: tuple[list[int], ...], problem: str) -> None:
+    start, length, *rest = columns
     with pytest.raises(CorruptError, match=problem):
-        Parts(*columns).check()
+        Parts(start, length, [1] * len(start), *rest).check()
 
 
 def test_columns_of_parts_are_integers_of_one_length() -> None:
     with pytest.raises(SchemaError, match="different lengths"):
-        Parts([0], [1], [0], [0], [])
+        Parts([0], [1], [1], [0], [0], [])
     with pytest.raises(SchemaError, match='"length" must be one-dimensional and of integers, not float64'):
-        Parts([0], [1.5], [0], [0], [-1])
+        Parts([0], [1.5], [1], [0], [0], [-1])
 
 
 def table(rows: int = 4) -> Trajectories:

@@ -180,7 +180,7 @@ def expected(buffer: rs.Buffer) -> dict[str, NDArray[Any]]:
     parts = buffer.parts
     known = ~np.isin(parts.start, [entry.part_start for entry in buffer.opened() if entry.part_length])
     found[tree.parts("start")] = parts.start[known] - buffer.first_row
-    for name in ("length", "trajectory", "offset", "final"):
+    for name in ("length", "stride", "trajectory", "offset", "final"):
         found[tree.parts(name)] = getattr(parts, name)[known]
     for name in buffer.schema.names("observation"):
         rows = np.arange(buffer.store.rows(tree.final(name)))

@@ -90,16 +90,16 @@ def whole(buffer: BufferReader, observations: Sequence[str]) -> Excerpt:
     """Everything that a buffer shows; of observations only these fields."""
     store, first = buffer.store, buffer.first_row
     stop, extra = first + len(buffer), store.state.extra
-    start, length, trajectory, offset, final = (store.table(tree.parts(name)) for name in PARTS)
-    cut = np.maximum(first - start, 0)
+    start, length, stride, trajectory, offset, final = (store.table(tree.parts(name)) for name in PARTS)
+    cut = -(-np.maximum(first - start, 0) // stride)
     kept = cut < length
     finals = np.arange(extra["finals"]) if not first else np.unique(final[kept & (final >= 0)])
     if not observations:
         finals = finals[:0]
     number = np.searchsorted(finals, final)
     final = np.where(final >= 0, number, -1) if observations else np.full(len(final), -1)
-    start, length, offset = start + cut - first, length - cut, offset + cut
-    parts = Parts(*(column[kept] for column in (start, length, trajectory, offset, final)))
+    start, length, offset = start + cut * stride - first, length - cut, offset + cut
+    parts = Parts(*(column[kept] for column in (start, length, stride, trajectory, offset, final)))
     stored = [name for name in store.specs() if tree.is_trajectories(name)]
     table = {tree.column_of(name): store.table(name) for name in stored}
     if first:
@@ -129,9 +129,9 @@ def whole(buffer: BufferReader, observations: Sequence[str]) -> Excerpt:
 def _since(entry: Open, first: int, observations: Sequence[str]) -> Open:
     """An open trajectory in a window that begins with row `first`."""
     if entry.part_length:
-        cut = min(max(first - entry.part_start, 0), entry.part_length)
+        cut = min(-(-max(first - entry.part_start, 0) // entry.stride), entry.part_length)
         entry.offset, entry.part_length = entry.offset + cut, entry.part_length - cut
-        entry.part_start = entry.part_start + cut - first if entry.part_length else 0
+        entry.part_start = entry.part_start + cut * entry.stride - first if entry.part_length else 0
     entry.following = _following(entry, observations)
     return entry
 
@@ -232,9 +232,15 @@ def _merged(
         if following is not None and len(mine):
             numbered[mine[-1]] = count + len(pending)
             pending.append(following)
-    return Parts(
-        sums[begin], sums[last + 1] - sums[begin], owner, parts.offset[taken][begin], numbered
-    ), pending
+    merged = Parts(
+        sums[begin],
+        sums[last + 1] - sums[begin],
+        np.ones_like(owner),
+        owner,
+        parts.offset[taken][begin],
+        numbered,
+    )
+    return merged, pending
 
 
 def _joined(starts: Rows, stops: Rows) -> tuple[Rows, Rows]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from replaystore.formats.report import Fate
 from replaystore.schema.fields import Schema
 from replaystore.trajectories.blocks import Block
+from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.parts import Parts
 
 __all__ = ["Block", "RingSource", "Source", "no_parts"]
@@ -82,4 +83,4 @@ class RingSource:
 
 def no_parts() -> Parts:
     """Rows of no trajectory."""
-    return Parts(*(np.zeros(0, np.int64) for _ in range(5)))
+    return Parts(*(np.zeros(0, np.int64) for _ in PARTS))

@@ -67,6 +67,7 @@ class Steps:
         following: bool = False,
         pending: Mapping[int, int] | None = None,
     ) -> None:
+        assert parts.dense, "rows of strides are not found here yet"
         order, count = parts.order, len(parts)
         in_order = bool((order[1:] > order[:-1]).all())
         self.start, self.stop = parts.start, parts.start + parts.length

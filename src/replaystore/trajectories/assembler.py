@@ -39,6 +39,7 @@ class Open:
     """The sum of rewards so far: a float, or a list for vector rewards."""
     part_start: int = 0
     part_length: int = 0
+    stride: int = 1
     offset: int = 0
     """The place of the part's first step in the trajectory."""
     following: dict[str, NDArray[Any]] | None = None
@@ -64,6 +65,7 @@ class Open:
             self.split,
             self.part_start,
             self.part_length,
+            self.stride,
             self.offset,
         ]
         flags = [self.terminated, self.truncated] if self.terminated or self.truncated else []
@@ -73,23 +75,23 @@ class Open:
     def from_json(cls, values: Sequence[Any], *, components: int | None) -> Open:
         """The inverse, without the observation. `components`: of a reward, if it is not a scalar. ValueError:
         it is none of ours."""
-        if not isinstance(values, list) or len(values) not in (9, 11):
+        if not isinstance(values, list) or len(values) not in (10, 12):
             raise ValueError(f"{values!r:.80} is no open trajectory")
-        *numbers, returned, known = values[:9]
-        flags = values[9:]
+        *numbers, returned, known = values[:10]
+        flags = values[10:]
         if any(type(number) is not int or not -(1 << 63) <= number < 1 << 62 for number in numbers) or any(
             type(flag) is not bool for flag in (known, *flags)
         ):
             raise ValueError(f"an open trajectory has no numbers such as {numbers!r:.80}")
-        trajectory, env, seed, split, part_start, part_length, offset = numbers
+        trajectory, env, seed, split, part_start, part_length, stride, offset = numbers
         if (
             not isinstance(returned, list)
             or len(returned) != (components or 1)
             or not all(isinstance(value, str) for value in returned)
         ):
             raise ValueError(f"{returned!r:.80} is not the return of an open trajectory")
-        if min(trajectory, split, part_start, part_length, offset) < 0:
-            raise ValueError(f"an open trajectory has no negative numbers such as {numbers!r:.80}")
+        if min(trajectory, split, part_start, part_length, stride - 1, offset) < 0:
+            raise ValueError(f"an open trajectory has no numbers below 0, or 1, such as {numbers!r:.80}")
         total = [float(value) for value in returned]
         return cls(
             trajectory,
@@ -99,6 +101,7 @@ class Open:
             total[0] if components is None else total,
             part_start,
             part_length,
+            stride,
             offset,
             terminated=bool(flags and flags[0]),
             truncated=bool(flags and flags[1]),
@@ -113,7 +116,7 @@ TrajectoryRow = tuple[int, int, int, bool, bool, int, Any, int]
 class Pending:
     """Rows of the tables that no commit has yet."""
 
-    parts: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    parts: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
     """The values of `columns.PARTS`."""
     trajectories: list[TrajectoryRow] = field(default_factory=list)
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -150,8 +153,8 @@ class End:
 
 @dataclass
 class Run:
-    """Rows [start, start + n) of an environment; `ends` by the place of their last row, `begins` by that of
-    their first."""
+    """Rows start, start + stride, … of an environment; `ends` by the place of their last row, `begins` by
+    that of their first."""
 
     env: int
     start: int
@@ -164,6 +167,7 @@ class Run:
     """The observation after the last row, if its trajectory stays open or has just begun."""
     continues: bool = True
     """The first row's observation is the one that was expected to follow."""
+    stride: int = 1
 
 
 class Assembler:
@@ -194,7 +198,12 @@ class Assembler:
         return self._finals
 
     def add_together(self, first: int, runs: Sequence[Run], *, split: int = 0) -> None:
-        """Count the rows of several environments; each run's `start` is relative to row `first`."""
+        """Count the rows of several environments; each run's `start` is relative to row `first`.
+
+        All are of one stride. Parts of another one end here, so that nothing lies between their rows."""
+        for _, entry in sorted(self.open.items()):
+            if entry.part_length and runs and entry.stride != runs[0].stride:
+                self._close_part(entry, None)
         numbers: dict[tuple[int, int], int] = {}
         for _, env, place in sorted(
             (begin.time, run.env, place) for run in runs for place, begin in run.begins.items()
@@ -260,11 +269,13 @@ class Assembler:
         if run.env not in self.open:
             self._begin(run.env, Begin((0, 0), -1), self.next_trajectory, split)
             self.next_trajectory += 1
-        entry, start, continues = self.open[run.env], first + run.start + begin, run.continues or begin > 0
-        if entry.part_length and (entry.part_start + entry.part_length != start or not continues):
+        entry, continues = self.open[run.env], run.continues or begin > 0
+        start = first + run.start + begin * run.stride
+        goes_on = run.stride == entry.stride and start == entry.part_start + entry.part_length * run.stride
+        if entry.part_length and not (goes_on and continues):
             self._close_part(entry, None if continues else entry.following)
         if not entry.part_length:
-            entry.part_start = start
+            entry.part_start, entry.stride = start, run.stride
         entry.part_length += stop - begin
         if rewards is not None and stop > begin:
             shape = rewards.shape[1:]
@@ -281,7 +292,7 @@ class Assembler:
             self._finals += 1
             self.pending.finals.append(dict(final))
         self.pending.parts.append(
-            (entry.part_start, entry.part_length, entry.trajectory, entry.offset, number)
+            (entry.part_start, entry.part_length, entry.stride, entry.trajectory, entry.offset, number)
         )
         entry.offset += entry.part_length
         entry.part_length = 0

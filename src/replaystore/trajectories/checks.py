@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from replaystore.errors import CorruptError
 from replaystore.trajectories.columns import RETURN, TRAJECTORIES
+from replaystore.trajectories.lanes import MOST_STRIDE, Lanes
 
 __all__ = ["check_extra", "check_parts", "check_table"]
 
@@ -27,18 +28,24 @@ _ADVICE = "see `replaystore verify`"
 
 
 def check_parts(columns: Sequence[Column], *, rows: int, finals: int, where: str) -> None:
-    """Parts (start, length, trajectory, offset, final), sorted by start, lie behind each other in `rows`
-    rows.
+    """Parts (the columns of `columns.PARTS`), sorted by start, lie in `rows` rows, and none in another's.
 
     CorruptError names the first that does not, or whose final observation is not one of `finals`."""
-    start, length, trajectory, offset, final = columns
+    start, length, stride, trajectory, offset, final = columns
     if any(column.dtype != np.int64 or column.ndim != 1 or len(column) != len(start) for column in columns):
         raise CorruptError(f"{where}: the columns of parts are not int64 numbers, as many in each; {_ADVICE}")
     if not len(start):
         return
-    # No sum goes over the end.
+    # No sum and no product goes over the end.
+    dense = stride.min() == stride.max() == 1
     bounded = start.min() >= 0 and start.max() <= rows and length.min() >= 1 and length.max() <= rows
-    behind = bounded and start[-1] + length[-1] <= rows and (start[:-1] + length[:-1] <= start[1:]).all()
+    if bounded and dense:
+        behind = start[-1] + length[-1] <= rows and (start[:-1] + length[:-1] <= start[1:]).all()
+    else:
+        behind = bounded and stride.min() >= 1 and stride.max() <= MOST_STRIDE
+        behind = behind and bool(((rows - 1 - start) // stride >= length - 1).all())
+        behind = behind and (start[:-1] < start[1:]).all()
+        behind = behind and not Lanes(start, length, stride).crossed().any()
     known = (
         offset.min() >= 0
         and offset.max() <= MOST
@@ -49,8 +56,14 @@ def check_parts(columns: Sequence[Column], *, rows: int, finals: int, where: str
     if behind and known:
         return
     _refuse(where, (length < 1) | (length > rows), "has an impossible length")
-    _refuse(where, (start < 0) | (start > rows - length), f"does not lie in rows 0 to {rows}")
-    _refuse(where, np.append(start[:-1] + length[:-1] > start[1:], False), "overlaps the next one")
+    _refuse(where, (stride < 1) | (stride > MOST_STRIDE), "has an impossible stride")
+    outside = (start < 0) | (start >= rows)
+    outside |= (rows - 1 - np.where(outside, 0, start)) // stride < length - 1
+    _refuse(where, outside, f"does not lie in rows 0 to {rows}")
+    crossed = np.append(start[:-1] >= start[1:], False)
+    if not crossed.any():
+        crossed = Lanes(start, length, stride).crossed()
+    _refuse(where, crossed, "overlaps the next one")
     _refuse(where, (offset < 0) | (offset > MOST) | (trajectory < 0), "has a negative offset or trajectory")
     _refuse(where, (final < -1) | (final >= finals), f"names a final observation that is not one of {finals}")
 

@@ -14,7 +14,7 @@ import numpy as np
 __all__ = ["CHANGING", "PARTS", "RETURN", "TRAJECTORIES"]
 
 PARTS: dict[str, np.dtype[Any]] = dict.fromkeys(
-    ("start", "length", "trajectory", "offset", "final"), np.dtype("<i8")
+    ("start", "length", "stride", "trajectory", "offset", "final"), np.dtype("<i8")
 )
 """Columns of `parts/`."""
 RETURN = "return"

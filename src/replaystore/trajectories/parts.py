@@ -1,12 +1,17 @@
 """Which rows belong to which trajectory: an immutable table of NumPy columns. Nothing here reads or writes a
 file.
 
+Step i of a part lies in row `start + i * stride`: environments that take turns row by row have a stride of
+their number.
+
 Invariants:
-(1) Parts are sorted by `start` and do not overlap; rows between them belong to no trajectory.
+(1) Parts are sorted by `start`, and no row is in two of them; parts whose rows lie between each other's have
+the same stride. Rows in none belong to no trajectory.
 (2) The parts of a trajectory, by `offset`, follow each other without a gap: offset + length of one is the
-offset of the next. (3) Parts are minimal: two of them that follow each other in a trajectory are not adjacent
-    rows. Hence `start[part] + length[part]` never continues a trajectory, and the observation after a part's
-    last step is in `final/`, or first in the trajectory's next part, or nowhere.
+offset of the next, whose rows come later.
+(3) Parts are minimal: what follows one in its trajectory does not lie where the part would go on (`stop`), or
+is not what was observed after it. Hence the observation after a part's last step is in `final/`, or first in
+the trajectory's next part, or nowhere.
 """
 
 from __future__ import annotations
@@ -17,6 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaystore.errors import CorruptError, SchemaError
+from replaystore.trajectories.columns import PARTS
+from replaystore.trajectories.lanes import Lanes
 
 __all__ = ["Parts", "frozen_rows"]
 
@@ -24,12 +31,13 @@ Rows = NDArray[np.int64]
 
 
 class Parts:
-    """Runs of adjacent rows of one trajectory each: five int64 columns of shape (P,). Rows count from the
-    buffer's first row ever.
+    """Steps of one trajectory each, whose rows lie as far from each other: six int64 columns of shape (P,),
+    in the order of `columns.PARTS`. Rows count from the buffer's first row ever.
 
     Args:
         start: the part's first row.
         length: its number of rows, at least 1.
+        stride: how far each of them lies from the one before, at least 1.
         trajectory: the id of its trajectory.
         offset: the place of its first row in the trajectory.
         final: the row in `final/` of the observation after its last step, or -1.
@@ -39,16 +47,21 @@ class Parts:
     """
 
     def __init__(
-        self, start: ArrayLike, length: ArrayLike, trajectory: ArrayLike, offset: ArrayLike, final: ArrayLike
+        self,
+        start: ArrayLike,
+        length: ArrayLike,
+        stride: ArrayLike,
+        trajectory: ArrayLike,
+        offset: ArrayLike,
+        final: ArrayLike,
     ) -> None:
         self.start = frozen_rows("start", start)
         self.length = frozen_rows("length", length)
+        self.stride = frozen_rows("stride", stride)
         self.trajectory = frozen_rows("trajectory", trajectory)
         self.offset = frozen_rows("offset", offset)
         self.final = frozen_rows("final", final)
-        lengths = {
-            len(column) for column in (self.start, self.length, self.trajectory, self.offset, self.final)
-        }
+        lengths = {len(getattr(self, name)) for name in PARTS}
         if len(lengths) != 1:
             raise SchemaError(f"the columns of parts have different lengths: {sorted(lengths)}")
 
@@ -64,22 +77,45 @@ class Parts:
         Raises:
             CorruptError: names the first part that breaks one.
         """
-        stop = self.start + self.length
         _refuse_part(self.length < 1, "holds no rows")
+        _refuse_part(self.stride < 1, "has a stride below 1")
         _refuse_part(
             (self.start < 0) | (self.offset < 0) | (self.final < -1),
             "has a negative start, offset or final row",
         )
-        _refuse_part(self.start[1:] < stop[:-1], "overlaps the next one, or comes after it")
+        crossed = self.start[1:] <= self.start[:-1]
+        if not crossed.any():
+            crossed = self.stop[:-1] > self.start[1:] if self._lanes is None else self._lanes.crossed()
+        _refuse_part(crossed, "overlaps the next one, or comes after it")
         current, following = self.order[:-1], self.order[1:]
         same = self.trajectory[current] == self.trajectory[following]
         gap = same & (self.offset[current] + self.length[current] != self.offset[following])
         _refuse_part(gap, "is not continued by the next part of its trajectory", current)
         _refuse_part(
-            same & (stop[current] > self.start[following]),
+            same & (self.last[current] >= self.start[following]),
             "lies behind the next part of its trajectory",
             current,
         )
+
+    @cached_property
+    def last(self) -> Rows:
+        """The row of each part's last step."""
+        return self.stop - self.stride
+
+    @cached_property
+    def stop(self) -> Rows:
+        """The row in which each part would go on."""
+        return self.start + (self.length if self.dense else self.length * self.stride)
+
+    @cached_property
+    def dense(self) -> bool:
+        """Whether all parts are runs of adjacent rows."""
+        return bool((self.stride == 1).all())
+
+    @cached_property
+    def _lanes(self) -> Lanes | None:
+        """What finds parts; None: they lie behind each other."""
+        return None if self.dense else Lanes(self.start, self.length, self.stride)
 
     @cached_property
     def order(self) -> Rows:
@@ -106,9 +142,11 @@ class Parts:
 
     def part_of(self, rows: Rows) -> Rows:
         """The part that each row lies in, or -1 for rows of no trajectory; the shape of `rows`."""
+        if self._lanes is not None:
+            return self._lanes.part_of(rows)
         part = np.searchsorted(self.start, rows, side="right") - 1
         if len(self):
-            part[rows >= self.start[part] + self.length[part]] = -1
+            part[rows >= self.stop[part]] = -1
         return part
 
     def parts_of(self, trajectories: ArrayLike) -> Rows:
@@ -119,18 +157,18 @@ class Parts:
         last = np.searchsorted(self._ordered_trajectory, ids, side="right")
         return self.order[_runs(first, last - first)]
 
-    def rows_of(self, trajectory: int) -> list[tuple[int, int]]:
-        """The runs of rows [start, stop) of one trajectory, in the order of its steps; none if the id is
+    def rows_of(self, trajectory: int) -> list[range]:
+        """The rows of one trajectory, part after part in the order of its steps; none if the id is
         unknown."""
         parts = self.parts_of(trajectory)
-        start = self.start[parts]
-        return list(zip(start.tolist(), (start + self.length[parts]).tolist(), strict=True))
+        edges = (column[parts].tolist() for column in (self.start, self.stop, self.stride))
+        return [range(*edge) for edge in zip(*edges, strict=True)]
 
     def rows(self, trajectories: ArrayLike) -> Rows:
         """All rows of these trajectories: one trajectory after another as given, in the order of steps.
         int64, one-dimensional."""
         parts = self.parts_of(trajectories)
-        return _runs(self.start[parts], self.length[parts])
+        return _runs(self.start[parts], self.length[parts], None if self.dense else self.stride[parts])
 
     def next_observation(self, rows: Rows) -> tuple[Rows, Rows]:
         """Where the observation after each step is stored.
@@ -153,9 +191,9 @@ class Parts:
                 f"row {int(np.asarray(rows)[outside].flat[0])} belongs to no trajectory, so "
                 "no observation follows it"
             )
-        last = rows == self.start[part] + self.length[part] - 1
+        last = rows == self.last[part]
         final = np.where(last, self.final[part], -1)
-        following = np.where(last, self._next_start[part], rows + 1)
+        following = np.where(last, self._next_start[part], rows + self.stride[part])
         return np.where(final >= 0, -1, following), final
 
     def since(self, row: int) -> Parts:
@@ -164,9 +202,20 @@ class Parts:
         if not len(self) or row <= self.start[0]:
             return self
         cut = np.maximum(row - self.start, 0)
-        kept = cut < self.length
-        start, length, offset = (self.start + cut)[kept], (self.length - cut)[kept], (self.offset + cut)[kept]
-        return Parts(start, length, self.trajectory[kept], offset, self.final[kept])
+        if not self.dense:
+            cut = -(-cut // self.stride)
+        kept = np.flatnonzero(cut < self.length)
+        start = (self.start + cut * self.stride)[kept]
+        if not self.dense:  # the first of an environment may be left further from the row than others
+            kept, start = kept[np.argsort(start, kind="stable")], np.sort(start)
+        return Parts(
+            start,
+            (self.length - cut)[kept],
+            self.stride[kept],
+            self.trajectory[kept],
+            (self.offset + cut)[kept],
+            self.final[kept],
+        )
 
 
 def frozen_rows(name: str, values: ArrayLike) -> Rows:
@@ -181,10 +230,14 @@ def frozen_rows(name: str, values: ArrayLike) -> Rows:
     return view
 
 
-def _runs(start: Rows, length: Rows) -> Rows:
-    """The numbers of all runs start, start + 1, … of these lengths, one run after another."""
+def _runs(start: Rows, length: Rows, stride: Rows | None = None) -> Rows:
+    """The numbers start, start + stride, … of all runs of these lengths, one run after another; by 1 where no
+    stride is given."""
     before = np.cumsum(length) - length
-    return np.repeat(start - before, length) + np.arange(int(length.sum()))
+    steps = np.arange(int(length.sum()))
+    if stride is None:
+        return np.repeat(start - before, length) + steps
+    return np.repeat(start - before * stride, length) + steps * np.repeat(stride, length)
 
 
 def _refuse_part(wrong: NDArray[np.bool_], problem: str, order: Rows | None = None) -> None:

@@ -128,17 +128,18 @@ class BufferReader(Shown):
         final = self.final_observation(info["trajectory"])
         following = self._followed_within(info["trajectory"], observations)
         if final is not None and runs:
-            following[sum(stop - start for start, stop in runs) - 1] = final
+            following[sum(map(len, runs)) - 1] = final
         shown = final["observation"] if final is not None and observations == ("observation",) else final
         return Trajectory(info, columns, shown, following)
 
-    def _runs_of(
-        self, columns: Sequence[ArrayColumn], runs: Sequence[tuple[int, int]]
-    ) -> Iterable[NDArray[Any]]:
+    def _runs_of(self, columns: Sequence[ArrayColumn], runs: Sequence[range]) -> Iterable[NDArray[Any]]:
         """Runs of rows of some columns, one behind the other."""
         if len(runs) > 1 and self._store.container.files.far:  # one round for all of them
-            return read_together(columns, np.concatenate([np.arange(*run) for run in runs]))
-        pieces = [read_together(columns, slice(*run)) for run in runs]
+            return read_together(columns, np.concatenate([np.arange(r.start, r.stop, r.step) for r in runs]))
+        pieces = [
+            read_together(columns, slice(run.start, run.stop) if run.step == 1 else np.array(run, np.int64))
+            for run in runs
+        ]
         return (
             pieces[0]
             if len(pieces) == 1

@@ -112,7 +112,7 @@ class Shown:
         if self._parts is None:
             stored = [self._fixed(tree.parts(name)) for name in PARTS]
             opened = [entry for entry in self.opened() if entry.part_length]
-            rows = [[e.part_start, e.part_length, e.trajectory, e.offset, -1] for e in opened]
+            rows = [[e.part_start, e.part_length, e.stride, e.trajectory, e.offset, -1] for e in opened]
             columns = stored
             if opened:
                 columns = [
@@ -219,7 +219,7 @@ class Shown:
     def open_trajectories(self) -> list[Open]:
         """The trajectories that are open, with the observations that follow their last steps."""
         opened = self.opened()
-        known = [entry for entry, values in zip(opened, self._extra["open"], strict=True) if values[-1]]
+        known = [entry for entry, values in zip(opened, self._extra["open"], strict=True) if values[9]]
         for name in self.schema.names("observation") if known else ():
             declared = self.schema.fields[name]
             data = self._store.attachment(name)

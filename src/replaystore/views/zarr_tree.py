@@ -246,9 +246,10 @@ def _kept_tables(view: BufferReader) -> dict[str, NDArray[Any]]:
     """The tables of parts and of trajectories without the rows that are about dropped steps alone."""
     store, first = view.store, view.first_row
     parts = {name: store.table(name) for name in store.specs() if tree.group_of(name) == "parts"}
-    cut = np.maximum(first - parts[tree.parts("start")], 0)
+    stride = parts[tree.parts("stride")]
+    cut = -(-np.maximum(first - parts[tree.parts("start")], 0) // stride)
     kept = cut < parts[tree.parts("length")]
-    moved = {"start": cut - first, "length": -cut, "offset": cut}
+    moved = {"start": cut * stride - first, "length": -cut, "offset": cut}
     for column, by in moved.items():
         parts[tree.parts(column)] = parts[tree.parts(column)] + by
     found = {name: table[kept] for name, table in parts.items()}

@@ -255,7 +255,12 @@ def trajectories_of(infos: Infos, capacity: int, used: int, position: int, where
         order = order[regular[order]]
     number = np.cumsum(regular) - 1
     parts = Parts(
-        row[order], (length - offset)[order], number[order], offset[order], np.full(len(order), -1, np.int64)
+        row[order],
+        (length - offset)[order],
+        np.ones(len(order), np.int64),
+        number[order],
+        offset[order],
+        np.full(len(order), -1, np.int64),
     )
     columns: dict[str, NDArray[Any]] = {
         "trajectory": np.arange(int(regular.sum())),

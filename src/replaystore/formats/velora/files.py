@@ -212,7 +212,7 @@ def _trajectories(ends: NDArray[np.int64] | None) -> tuple[Parts, dict[str, NDAr
     else:
         start = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)[: len(ends)]
         number = np.arange(len(ends))
-        parts = Parts(start, ends + 1 - start, number, np.zeros(len(ends), np.int64), number)
+        parts = Parts(start, ends + 1 - start, np.ones_like(start), number, np.zeros_like(start), number)
     return parts, {
         "trajectory": np.arange(len(ends)),
         "length": parts.length,
