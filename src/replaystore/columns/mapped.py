@@ -13,6 +13,9 @@ Invariants of the mapping:
    small a reservation) gets a new range, and the old one is unmapped by the last array that refers to it.
 3. The state is one immutable object, replaced at once: reading in one thread while another extends or drops
    is safe.
+4. Addresses and places in files agree up to multiples of HUGE, as far as the lengths of shards allow: where
+   the system keeps a file in memory in pieces of that size, which it does with what was written in large
+   blocks, one entry of its tables maps a whole piece, and random rows find their addresses at once.
 """
 
 from __future__ import annotations
@@ -41,6 +44,10 @@ RESERVE_TIMES = 4
 four times as long."""
 MOST_MAPS = 8192
 """Runs mapped for one column; Linux gives a process 65,530 for everything."""
+HUGE = 2 << 20
+"""What one entry of the tables of pages can map."""
+MAP_AHEAD = 1 << 20
+"""Bytes behind a column's last row that are mapped with it: what a buffer grows by then shows by itself."""
 MAP_FIXED = 0x10
 """The same on Linux and macOS."""
 
@@ -63,23 +70,23 @@ class MappedColumn(PlainColumn):
         starts = starts_of(runs)
         total = int(starts[-1])
         window = old.window if old is not None else None
-        done = 0
+        done = ready = 0
         if window is not None and old is not None and _extends(runs, old.runs) and total <= len(window):
-            done = int(old.starts[-1])
+            done, ready = int(old.starts[-1]), old.ready
         else:
-            window = _reserve(total)
-        base = np.frombuffer(window, np.uint8)
+            window = _reserve(total, runs[0].base + runs[0].offset)
         for number in range(max(0, int(np.searchsorted(starts, done)) - 1), len(runs)):
-            self._map(base, runs[number], int(starts[number]), done)
-        items = base[: (stop - first) * self.row_bytes].view(self._item)
-        return State(first, stop, runs, starts, items, window)
+            start = int(starts[number])
+            ready = self._map(window, runs[number], start, ready if start < done else start)
+        items = window[: (stop - first) * self.row_bytes].view(self._item)
+        return State(first, stop, runs, starts, items, window, ready)
 
-    def _map(self, window: NDArray[np.uint8], run: Run, start: int, done: int) -> None:
-        """Map the pages of a run that lie behind byte `done` of the window. The page that `done` lies in
-        shows new bytes by itself."""
-        inside = max(0, _pages(done) - start)
+    def _map(self, window: NDArray[np.uint8], run: Run, start: int, ready: int) -> int:
+        """Map what is not yet mapped of a run that begins at byte `start` of the window, where it shows its
+        file up to byte `ready`; up to which it does then."""
+        inside = ready - start
         if inside >= run.length:
-            return
+            return ready
         with self._looking_at(run.object):  # its descriptor may have been closed, and the file dropped since
             fd, base, size = self._maps.place(run.object)
         if (run.identity, run.base) != (_identity(fd), base) or run.offset + run.length > size:
@@ -87,13 +94,16 @@ class MappedColumn(PlainColumn):
                 f"{self.files.path(run.object)}: replaced or cut while it was being mapped; "
                 "open the store again"
             )
-        at, place = window.ctypes.data + start + inside, run.base + run.offset + inside
-        if _mmap()(at, run.length - inside, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, place) != at:
+        at, place = window.ctypes.data + ready, run.base + run.offset + inside
+        # What follows in the file is mapped, too; a next run, which lies elsewhere, takes its place.
+        length = _pages(min(run.length - inside + MAP_AHEAD, len(window) - ready))
+        if _mmap()(at, length, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, place) != at:
             reason = os.strerror(ctypes.get_errno())
             raise StorageError(
                 f"{self.files.path(run.object)}: cannot be mapped ({reason}); close stores, "
                 "or raise vm.max_map_count"
             )
+        return ready + length
 
 
 def raw_column(
@@ -139,15 +149,19 @@ def _pages(size: int) -> int:
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _reserve(size: int) -> mmap.mmap:
-    """A range of addresses that shows nothing yet. Python unmaps it, with all that was mapped into it, when
-    no array refers to it."""
+def _reserve(size: int, place: int) -> NDArray[np.uint8]:
+    """A range of addresses that shows nothing yet, and agrees with a place in a file up to multiples of HUGE.
+    Python unmaps it, with all that was mapped into it, when no array refers to it."""
     for length in (max(RESERVE_AT_LEAST, RESERVE_TIMES * size), size):
         try:
             # PROT_NONE: neither memory nor swap is set aside, and what is not mapped cannot be read as zeros.
-            return mmap.mmap(-1, _pages(length), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            window = np.frombuffer(mmap.mmap(-1, _pages(length) + HUGE, flags=flags, prot=0), np.uint8)
         except OSError as error:
             refused = error
+            continue
+        shift = (place - window.ctypes.data) % HUGE
+        return window[shift : shift + _pages(length)]
     raise StorageError(
         f"{size} bytes of addresses are not to be had ({refused}); raise the limit of address space "
         "(ulimit -v)"

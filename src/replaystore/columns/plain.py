@@ -14,7 +14,6 @@ read on a disk; what else is better read along than asked for apart, the storage
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,8 +54,10 @@ class State:
     """The byte of the column at which each run begins, and where the last one ends."""
     items: Rows | None
     """The rows as items of one flat array, if they are mapped."""
-    window: mmap.mmap | None
-    """The range of addresses that `items` lies in."""
+    window: NDArray[np.uint8] | None = None
+    """The range of addresses that `items` begins."""
+    ready: int = 0
+    """The byte of it up to which it shows files."""
 
     def parts(self, start: int, stop: int, row_bytes: int) -> Sequence[Part]:
         """What is read at once of rows [start, stop), if they are not mapped."""
@@ -114,11 +115,6 @@ class PlainColumn(StoredColumn):
         """All rows as items of one flat read-only array that goes on showing them, if they are mapped; the
         first is row `first`."""
         return self._state.items
-
-    @property
-    def window(self) -> mmap.mmap | None:
-        """The range of addresses that `items` begins, to give the system advice on."""
-        return self._state.window
 
     def extend(self, extents: Sequence[Extent], rows: int, *, start: int | None = None) -> None:
         """The array now ends with row `rows` - 1, and `extents` hold its rows from `start` on (by default:
@@ -275,7 +271,7 @@ class PlainColumn(StoredColumn):
 
     def _assemble(self, first: int, stop: int, runs: tuple[Run, ...], old: State | None = None) -> State:
         """The state of these rows; `old` is what a mapping may be continued from."""
-        return State(first, stop, runs, starts_of(runs), None, None)
+        return State(first, stop, runs, starts_of(runs), None)
 
     # --- rows
 

@@ -15,7 +15,6 @@ import ctypes
 import functools
 import mmap
 import sys
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +35,11 @@ class ReadAhead:
     """Advice on one column's rows.
 
     Args:
-        items: the rows, as items of a flat array that begins `window`.
-        window: the range of addresses.
+        items: the rows, as items of a flat array that begins with a page.
     """
 
-    def __init__(self, items: NDArray[np.void], window: mmap.mmap) -> None:
-        self._items, self._window = items, window
+    def __init__(self, items: NDArray[np.void]) -> None:
+        self._items = items
         self._bytes, self._row = items.nbytes, items.dtype.itemsize
         self._address = items.ctypes.data
         self._asked = 0
@@ -67,7 +65,7 @@ class ReadAhead:
         starts, stops = pages[np.append(0, runs + 1)], pages[np.append(runs, len(pages) - 1)] + length
         last = -(-self._bytes // mmap.PAGESIZE)
         for start, stop in zip(starts.tolist(), np.minimum(stops, last).tolist(), strict=True):
-            self._window.madvise(mmap.MADV_WILLNEED, start * mmap.PAGESIZE, (stop - start) * mmap.PAGESIZE)
+            self._advise(mmap.MADV_WILLNEED, start * mmap.PAGESIZE, (stop - start) * mmap.PAGESIZE)
         self._asked += len(pages)
         self._fill()
 
@@ -80,7 +78,7 @@ class ReadAhead:
         ):
             return
         length = min(STRETCH, _pages(self._bytes - self._filled))
-        self._window.madvise(mmap.MADV_WILLNEED, self._filled, length)
+        self._advise(mmap.MADV_WILLNEED, self._filled, length)
         self._filled += length
 
     def look(self) -> float:
@@ -91,24 +89,28 @@ class ReadAhead:
         here = 0
         starts = np.linspace(0, last - probed, PROBES).astype(np.int64)
         for start in starts.tolist():
-            if _mincore()(self._address + start * mmap.PAGESIZE, probed * mmap.PAGESIZE, found) != 0:
+            if _library().mincore(self._address + start * mmap.PAGESIZE, probed * mmap.PAGESIZE, found) != 0:
                 here += probed  # this system does not say: no advice
                 continue
             here += sum(byte & 1 for byte in found.raw)
         self.resident = here / (PROBES * probed)
         if self.cold and not self._advised:
-            self._window.madvise(mmap.MADV_RANDOM, 0, _pages(self._bytes))
+            self._advise(mmap.MADV_RANDOM, 0, _pages(self._bytes))
             self._advised = True
         if not self.cold:
             self._asked = self._filled = 0
         return self.resident
 
+    def _advise(self, what: int, begin: int, length: int) -> None:
+        """Advice on bytes of the rows. The system may not follow it, which is no error."""
+        _library().madvise(self._address + begin, length, what)
 
-def read_ahead(items: NDArray[np.void] | None, window: mmap.mmap | None) -> ReadAhead | None:
+
+def read_ahead(items: NDArray[np.void] | None) -> ReadAhead | None:
     """Advice on a mapped column's rows; None where the system takes none."""
-    if items is None or window is None or not items.nbytes or sys.platform != "linux":
+    if items is None or not items.nbytes or sys.platform != "linux":
         return None
-    return ReadAhead(items, window)
+    return ReadAhead(items)
 
 
 def _pages(size: int) -> int:
@@ -125,8 +127,8 @@ def _free_memory() -> int:
 
 
 @functools.cache
-def _mincore() -> Callable[[int, int, object], int]:
-    function = ctypes.CDLL(None, use_errno=True).mincore
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
-    function.restype = ctypes.c_int
-    return function
+def _library() -> ctypes.CDLL:
+    found = ctypes.CDLL(None, use_errno=True)
+    found.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+    found.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return found

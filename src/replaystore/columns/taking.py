@@ -23,9 +23,10 @@ LONG = 256
 """Bytes of a row from which on its first one is touched before; below, that takes as long as it saves."""
 
 
-def taker(items: Rows) -> Callable[..., Rows]:
-    """`items.take`, of a flat contiguous array of rows as items, or what does the same and is quicker."""
-    size, take = items.dtype.itemsize, items.take
+def taker(items: Rows, rows: Rows | None = None) -> Callable[..., Rows]:
+    """`rows.take`, or what does the same along the first axis and is quicker. `items`: the rows as items of a
+    flat contiguous array; `rows`: the same as they are to be taken, by default as items."""
+    size, take = items.dtype.itemsize, (items if rows is None else rows).take
     if size < LONG:
         return take
     octets = items.view(np.uint8)

@@ -9,7 +9,7 @@ on to.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -37,6 +37,8 @@ WARM_CALLS, COLD_CALLS = 4096, 64
 
 Rows = NDArray[np.int64]
 Batch = dict[str, NDArray[Any]]
+_Way = list[tuple[str, int, Callable[..., NDArray[Any]] | None]]
+"""Of each field the first row that is mapped, and what takes rows that count from there; None: not mapped."""
 
 
 class _Mapped:
@@ -45,8 +47,9 @@ class _Mapped:
     def __init__(self, column: PlainColumn, items: NDArray[Any]) -> None:
         self.items, self.first = items, column.first
         self.dtype, self.shape = column.dtype, column.shape
+        self.rows = items.view(column.dtype).reshape(len(items), *column.shape)
         self.item, self._octets = items.dtype, items.view(np.uint8)
-        self.ahead = read_ahead(items, column.window)
+        self.ahead = read_ahead(items)
         self._runs: dict[int, NDArray[Any]] = {}
 
     def runs(self, rows: Rows, length: int) -> NDArray[Any]:
@@ -90,7 +93,7 @@ class Gather:
         self._far = FarRows({})
         self.slabs: list[Slab] = []
         self._slab: dict[str, Slab] = {}
-        self._ways: dict[tuple[str, ...], list[tuple[str, int, Any, Any, Any, tuple[int, ...]]]] = {}
+        self._ways: dict[tuple[str, ...], _Way] = {}
         self.cold, self.until_look = False, 0
         coded: dict[int, dict[str, CodedColumn]] = {}
         for name, column in columns.items():
@@ -135,44 +138,35 @@ class Gather:
         if self.cold or self.until_look < 0:
             self._advise(names, rows, 1)
         batch: Batch = {}
-        count, known, places = len(rows), 0, rows
-        for name, first, take, item, dtype, shape in self._way(names):
+        known, places = 0, rows
+        for name, first, take in self._way(names):
             if take is None:
                 batch[name] = self._other(name, rows, None if outs is None else outs[name])
                 continue
             if first != known:
                 known, places = first, rows - first
-            if outs is None:
-                batch[name] = take(places).view(dtype).reshape(count, *shape)
-            else:
-                out = batch[name] = outs[name]
-                # clip: NumPy would otherwise gather into a buffer first, so as to leave `out` alone should a
-                # row be out of bounds.
-                take(places, None, out.reshape(-1).view(item), "clip")
+            # clip: NumPy would otherwise gather into a buffer first, so as to leave the array alone should a
+            # row be out of bounds.
+            batch[name] = take(places, 0) if outs is None else take(places, 0, outs[name], "clip")
         if self.far:
             there = [name for name in names if name in self._far.columns]
             batch |= self._far.take(there, rows, [None if outs is None else outs[name] for name in there])
         for slab in self.slabs:
             outputs = {name: batch[name] for name in names if self._slab.get(name) is slab}
-            if outputs and count:
+            if outputs and len(rows):
                 slab.take(rows, outputs)
         return batch
 
-    def _way(self, names: Sequence[str]) -> list[tuple[str, int, Any, Any, Any, tuple[int, ...]]]:
+    def _way(self, names: Sequence[str]) -> _Way:
         """What `take` needs of each field, found once: for five fields, looking it up would take as long as
         gathering two of them."""
         key = names if type(names) is tuple else tuple(names)
         way = self._ways.get(key)
         if way is None:
-            way = self._ways[key] = []
-            for name in key:
-                column = self._mapped.get(name)
-                if column is None:
-                    way.append((name, 0, None, None, None, ()))
-                else:
-                    way.append(
-                        (name, column.first, taker(column.items), column.item, column.dtype, column.shape)
-                    )
+            way = self._ways[key] = [
+                (name, 0, None) if column is None else (name, column.first, taker(column.items, column.rows))
+                for name, column in ((name, self._mapped.get(name)) for name in key)
+            ]
         return way
 
     def _other(self, name: str, rows: Rows, out: NDArray[Any] | None) -> NDArray[Any]:
