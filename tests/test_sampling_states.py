@@ -81,7 +81,8 @@ def test_every_state_passes_through_what_checkpoints_are_made_of(
     sampler = buffer.sampler(seed=1 << 100, **settings)
     batch = sampler.sample()
     if order in weights:
-        sampler.update_weights(batch["index"], batch["index"] % 5 + 0.1)
+        index = batch["trajectory" if "trajectories" in order else "index"]
+        sampler.update_weights(index, index % 5 + 0.1)
 
     again = buffer.sampler(**settings)
     again.load_state_dict(way(sampler.state_dict(), tmp_path))

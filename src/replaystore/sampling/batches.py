@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from replaystore.errors import ArgumentError
 from replaystore.sampling.finals import Finals
-from replaystore.sampling.gather import Batch, Gather
+from replaystore.sampling.gather import Batch, Gather, check_out
 from replaystore.sampling.orders import (
     POOL_ROWS,
     EpochOrder,
     TrajectoryOrder,
     UniformOrder,
-    WeightedOrder,
 )
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.stacks_and_returns import Items, Out, Planned, flags_of, observations_of
-from replaystore.sampling.steps import Rows, Steps
+from replaystore.sampling.steps import Drawn, Rows, Steps
+from replaystore.sampling.weighted_order import StepWeights, TrajectoryWeights
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Batches"]
@@ -68,7 +68,12 @@ class Batches:
     """
 
     def __init__(
-        self, buffer: BufferReader, recipe: Recipe, seed: int, weights: NDArray[np.float64] | None = None
+        self,
+        buffer: BufferReader,
+        recipe: Recipe,
+        seed: int,
+        weights: NDArray[np.float64] | None = None,
+        largest: float | None = None,
     ) -> None:
         self.recipe, self.commit, self.shows = recipe, buffer.commit_id, buffer.shows
         schema = buffer.schema
@@ -76,9 +81,10 @@ class Batches:
         extra = [*schema.names("reward"), *flags_of(schema)] if recipe.n_step > 1 else []
         self.gather = Gather(buffer, list(dict.fromkeys([*recipe.names, *extra])), recipe.slab_bytes)
         self._finals = Finals(buffer, following, recipe.slab_bytes)
-        self.steps = Steps(
-            buffer.parts,
+        self.steps = Steps.of(
+            buffer.whole_parts(),
             _selected(buffer, recipe),
+            bounds=slice(buffer.first_row, buffer.first_row + len(buffer)),
             span=recipe.fragment_length or 1,
             history=(recipe.frame_stack or 1) - 1,
             following=bool(following),
@@ -86,12 +92,10 @@ class Batches:
         )
         if not self.steps.total:
             raise ArgumentError(f"{buffer.where}: {self._nothing(buffer)}")
-        self.first_row, self.stop_row = buffer.first_row, buffer.first_row + len(buffer)
-        bounds = slice(self.first_row, self.stop_row)
-        self._items = Items(recipe, schema, self.gather, self._finals, self.steps, bounds)
+        self._items = Items(recipe, schema, self.gather, self._finals, self.steps)
         self._behind = (recipe.fragment_length or recipe.n_step) - 1 + bool(following)
-        """How many rows behind its own an item shows."""
-        self.order = self._ordered(buffer, seed, weights)
+        """How many steps behind its own an item shows."""
+        self.order = self._ordered(buffer, seed, weights, largest)
         self._window: _Window | None = None
         self._coming: _Window | None = None
         """The one after it, once it is drawn."""
@@ -102,7 +106,7 @@ class Batches:
         """Batches whose raw rows are fetched at once, if they are far; at least."""
         self._group = 1
         self._ahead = max(1, min(WINDOW_BATCHES, WINDOW_ROWS // size)) if self.order.ahead else 1
-        """Batches of a window; it may depend on nothing but the recipe, or batches would."""
+        """Batches of a window."""
 
     def _nothing(self, buffer: BufferReader) -> str:
         """Why nothing can be drawn."""
@@ -127,22 +131,28 @@ class Batches:
             )
         return f"there is no step to sample{of}: no next observation is known; ask for next_observation=False"
 
-    def _ordered(self, buffer: BufferReader, seed: int, weights: NDArray[np.float64] | None) -> Any:
+    def _ordered(
+        self, buffer: BufferReader, seed: int, weights: NDArray[np.float64] | None, largest: float | None
+    ) -> Any:
         recipe, steps = self.recipe, self.steps
         if recipe.order == "trajectory":
             return TrajectoryOrder(steps, seed)
         if recipe.order == "epoch":
             return self._blocks(seed)
-        if recipe.order == "weights":
+        if not recipe.weighted:
+            return UniformOrder(steps, seed)
+        order: StepWeights | TrajectoryWeights
+        if recipe.per_trajectory:
             assert weights is not None
-            trajectories = buffer.trajectories["trajectory"] if recipe.per_trajectory else None
-            order = WeightedOrder(
-                steps, seed, weights, first=buffer.first_row, trajectories=trajectories, beta=recipe.beta
+            ids = buffer.trajectories["trajectory"]
+            order = TrajectoryWeights(steps, seed, weights, trajectories=ids, beta=recipe.beta)
+        else:
+            order = StepWeights(
+                steps, seed, weights, capacity=buffer.capacity, beta=recipe.beta, largest=largest
             )
-            if not order.weights.total > 0:
-                raise ArgumentError(f"{buffer.where}: all weights are 0 where there is something to sample")
-            return order
-        return UniformOrder(steps, seed)
+        if not order.weights.total > 0:
+            raise ArgumentError(f"{buffer.where}: all weights are 0 where there is something to sample")
+        return order
 
     def _blocks(self, seed: int) -> EpochOrder:
         """Blocks of so many chunks that those beside them, which their first and last items show too, are
@@ -189,12 +199,23 @@ class Batches:
         if self.gather.far and end > window.fetched:
             self._fetch(window, begin)
         batch = self._items.show(window.planned, begin, end, out)
-        if window.planned.drawn.index is not None and window.planned.drawn.importance is not None:
-            batch["index"], batch["weight"] = (
-                window.planned.drawn.index[begin:end],
-                window.planned.drawn.importance[begin:end],
-            )
+        for name, values in self._named(batch, window.planned.drawn, slice(begin, end)).items():
+            if out is not None and name in out:
+                check_out(name, out[name], values.shape, values.dtype)
+                np.copyto(out[name], values)
+                values = out[name]
+            batch[name] = values
         return batch
+
+    def _named(self, batch: Batch, drawn: Drawn, some: slice) -> Batch:
+        """Which rows these items are, for ever; of which trajectories, and how much they weigh."""
+        recipe = self.recipe
+        found: Batch = {} if "index" in batch else {"index": drawn.rows[some]}  # a field may have this name
+        if drawn.importance is not None:
+            found["weight"] = drawn.importance[some]
+        if recipe.trajectory or recipe.per_trajectory:
+            found["trajectory"] = self.steps.trajectory_of(drawn.part[some])
+        return found
 
     def items(self, numbers: Rows) -> Batch:
         """The items of these numbers, from 0 to `steps.total` - 1 in the order of rows, as a batch."""
@@ -272,7 +293,7 @@ class Batches:
     def _shown(self, rows: Rows) -> tuple[Rows, Rows]:
         """The first and last row that items show whose own rows these are."""
         first, last = self._widened(rows, rows)
-        return first, np.minimum(last, self.stop_row - 1)
+        return first, np.minimum(last, self.steps.stop_row - 1)
 
     def _reach(self, window: _Window, begin: int, end: int) -> tuple[Rows, Rows]:
         """The first and last row that each of some items shows, if its trajectory lies in one part; of an
@@ -285,12 +306,13 @@ class Batches:
     def _widened(self, first: Rows, last: Rows) -> tuple[Rows, Rows]:
         """From items' own rows to those that they show."""
         before, behind = self._around
-        return np.maximum(first - before, self.first_row), last + behind
+        return np.maximum(first - before, self.steps.first_row), last + behind
 
     @property
     def _around(self) -> tuple[int, int]:
         """How many rows before and behind its own an item shows."""
-        return (self.recipe.frame_stack or 1) - 1, self._behind
+        stride = self.steps.widest
+        return ((self.recipe.frame_stack or 1) - 1) * stride, self._behind * stride
 
 
 def _selected(buffer: BufferReader, recipe: Recipe) -> NDArray[np.bool_] | None:
@@ -299,4 +321,4 @@ def _selected(buffer: BufferReader, recipe: Recipe) -> NDArray[np.bool_] | None:
         return None
     equals = {} if recipe.split is None else {"split": recipe.split}
     chosen = buffer.trajectories.where(recipe.where, **equals)["trajectory"]
-    return np.isin(buffer.parts.trajectory, chosen)
+    return np.isin(buffer.whole_parts().trajectory, chosen)

@@ -3,13 +3,14 @@ one commit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from replaystore.errors import ReplayStoreError
 from replaystore.sampling.gather import Batch, Gather, Rows
+from replaystore.sampling.steps import PENDING
 from replaystore.schema import tree
 
 if TYPE_CHECKING:
@@ -24,23 +25,24 @@ AT_ONCE = 1 << 17
 
 
 class Finals:
-    """Final observations by number: those that are stored, and behind them those pending with the commit."""
+    """Final observations by number: those that are stored, and from PENDING on those that follow what is
+    open."""
 
     def __init__(self, buffer: BufferReader, names: Sequence[str], slab_bytes: int) -> None:
         store = buffer.store
         places = {name: tree.final(name) for name in names}
-        self._stored = max((store.rows(place) for place in places.values()), default=0)
         opened = [entry for entry in buffer.open_trajectories() if names and entry.following is not None]
-        self.numbers = {entry.trajectory: self._stored + number for number, entry in enumerate(opened)}
+        self.numbers = {entry.trajectory: PENDING + number for number, entry in enumerate(opened)}
         specs = store.container.specs()
         self._tables = {name: store.table(place) for name, place in places.items() if specs[place].journaled}
         others = [name for name in names if name not in self._tables]
         self._gather = Gather(buffer, others, slab_bytes // SHARE, group="final")
         self.at_once = max(1, AT_ONCE // max(1, sum(buffer.schema.fields[name].row_bytes for name in names)))
         """Final observations that are read at once."""
-        self._pending = {
+        self.pending: Mapping[str, Any] = {
             name: [entry.following[name] for entry in opened if entry.following is not None] for name in names
         }
+        """By field, the observations that follow what is open."""
 
     def forget(self) -> None:
         """Hold no decoded chunks, as in a forked child."""
@@ -48,7 +50,7 @@ class Finals:
 
     def read(self, numbers: Rows) -> Batch:
         """The final observations of these numbers: {field: array of shape (len(numbers), *field shape)}."""
-        stored = numbers < self._stored
+        stored = numbers < PENDING
         if stored.all():
             return self._read(numbers)
         batch: Batch = {}
@@ -56,7 +58,7 @@ class Finals:
             values = batch[name] = np.empty((len(numbers), *found.shape[1:]), found.dtype)
             values[stored] = found
             for place in np.flatnonzero(~stored).tolist():
-                values[place] = self._pending[name][int(numbers[place]) - self._stored]
+                values[place] = self.pending[name][int(numbers[place]) - PENDING]
         return batch
 
     def put(self, found: Batch, final: Rows) -> None:

@@ -58,13 +58,15 @@ def check(weights: NDArray[np.float64]) -> None:
 def carried(old: Batches, buffer: BufferReader) -> NDArray[np.float64]:
     """The weights of batches for the commit that the buffer shows now: new ones are as large as the
     largest."""
-    known, trajectories = old.order.weights.values, old.order.trajectories
-    if trajectories is None:
-        weights = np.full(len(buffer), known.max())
-        kept = known[buffer.first_row - old.first_row :][: len(buffer)]
+    order = old.order
+    known, largest = order.values, order.largest
+    if not old.recipe.per_trajectory:
+        weights = np.full(len(buffer), largest)
+        kept = known[buffer.first_row - old.steps.first_row :][: len(buffer)]
         weights[: len(kept)] = kept
         return weights
-    ids, order = buffer.trajectories["trajectory"], np.argsort(trajectories)
-    at = order[np.minimum(np.searchsorted(trajectories[order], ids), len(order) - 1)]
-    found: NDArray[np.float64] = np.where(trajectories[at] == ids, known[at], known.max())
+    trajectories = order.trajectories
+    ids, sort = buffer.trajectories["trajectory"], np.argsort(trajectories)
+    at = sort[np.minimum(np.searchsorted(trajectories[sort], ids), len(sort) - 1)]
+    found: NDArray[np.float64] = np.where(trajectories[at] == ids, known[at], largest)
     return found

@@ -1,27 +1,27 @@
 """Which items come next: the orders in which the steps of one commit are drawn. NumPy only, no reading.
 
 Invariants:
-(1) A draw depends on the seed, the epoch and its own number only, and not on the draws before it (but for
-weights that changed). (2) Memory and time to make an order grow with the parts of a buffer, not with its
-steps (but for weights of single steps).
+(1) A draw depends on the seed, the epoch, its own number and the buffer only, not on the draws before it, nor
+on what the buffer was before. (2) Memory and time to make an order grow with the parts of a buffer, not with
+its steps; to go on with it costs what is new (but for epochs, which begin anew).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import ArgumentError
-from replaystore.sampling.steps import Drawn, Rows, Steps
-from replaystore.sampling.weights import WeightTree
+from replaystore.sampling.steps import Change, Drawn, Rows, Steps
+from replaystore.sampling.weights import FAN, WeightTree
 
-__all__ = ["EpochOrder", "Order", "TrajectoryOrder", "UniformOrder", "WeightedOrder"]
+__all__ = ["EpochOrder", "Order", "Stream", "TrajectoryOrder", "UniformOrder"]
 
-BATCHES = 32
-"""Random numbers for so many weighted batches are made at once."""
+DRAWS, BLOCKS = 8192, 24
+"""Random numbers that are made at once, and how many times so many are kept."""
 MOST_BLOCKS = 1 << 16
 """Of an epoch: blocks are larger where there are more rows."""
 POOL_ROWS = 1 << 17
@@ -39,18 +39,71 @@ class Order(Protocol):
         ...
 
 
+class Stream:
+    """Random numbers in [0, 1), each by its own number: several thousand are made at once."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._known: OrderedDict[tuple[int, int, int], NDArray[np.float64]] = OrderedDict()
+
+    def numbers(self, epoch: int, start: int, stop: int, attempt: int = 0) -> NDArray[np.float64]:
+        """The numbers [start, stop) of an epoch; each attempt has others."""
+        block, at = divmod(start, DRAWS)
+        if at + stop - start <= DRAWS:
+            return self._block(epoch, block, attempt)[at : at + stop - start]
+        last = (stop - 1) // DRAWS
+        several = [self._block(epoch, number, attempt) for number in range(block, last + 1)]
+        return np.concatenate(several)[at : at + stop - start]
+
+    def _block(self, epoch: int, number: int, attempt: int) -> NDArray[np.float64]:
+        key = epoch, number, attempt
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = np.random.default_rng([self._seed, *key]).random(DRAWS)
+            while len(self._known) > BLOCKS:
+                self._known.popitem(last=False)
+        return found
+
+
 class UniformOrder:
-    """Any item is as likely as any other, each time."""
+    """Any item is as likely as any other, each time.
+
+    Where most rows are items, rows are drawn, and those that are none are drawn again; else items by their
+    number."""
 
     ahead = True
 
     def __init__(self, steps: Steps, seed: int) -> None:
-        self._steps, self._seed = steps, seed
+        self._steps, self._stream = steps, Stream(seed)
+        self._counts: Counts | None = None
+
+    def go_on(self, change: Change | None) -> None:
+        """Draw from what the steps have become."""
+        if self._counts is not None:
+            self._counts.go_on(change)
+        elif not self._steps.mostly_items:
+            self._counts = Counts(self._steps, _items_of)
 
     def draw(self, epoch: int, start: int, stop: int) -> Drawn:
-        """As `Order.draw` says; the same for the same `start` and `stop`."""
-        numbers = _generator(self._seed, epoch, start).integers(0, self._steps.total, stop - start)
-        return self._steps.at(numbers)
+        """As `Order.draw` says."""
+        steps, uniform = self._steps, self._stream.numbers(epoch, start, stop)
+        if not steps.mostly_items:
+            numbers = (uniform * steps.total).astype(np.int64)
+            return steps.at(numbers) if self._counts is None else steps.inside(*self._counts.find(numbers))
+        first, count = steps.first_row, steps.stop_row - steps.first_row
+        rows = (uniform * count).astype(np.int64)
+        if first:
+            rows += first
+        part, there = steps.where(rows)
+        if there.all():
+            return Drawn(rows, part)
+        wrong, attempt = np.flatnonzero(~there), 1
+        while len(wrong):
+            again = self._stream.numbers(epoch, start, stop, attempt)[wrong]
+            rows[wrong] = (again * count).astype(np.int64) + first
+            part[wrong], there = steps.where(rows[wrong])
+            wrong, attempt = wrong[~there], attempt + 1
+        return Drawn(rows, part)
 
 
 class TrajectoryOrder:
@@ -59,13 +112,71 @@ class TrajectoryOrder:
     ahead = True
 
     def __init__(self, steps: Steps, seed: int) -> None:
-        self._steps, self._seed = steps, seed
+        self._steps, self._stream = steps, Stream(seed)
+        self._counts: Counts | None = None
+
+    def go_on(self, change: Change | None) -> None:
+        """Draw from what the steps have become."""
+        if self._counts is None:
+            self._counts = Counts(self._steps, _is_last)
+        else:
+            self._counts.go_on(change)
 
     def draw(self, epoch: int, start: int, stop: int) -> Drawn:
-        """As `UniformOrder.draw`."""
-        generator, steps = _generator(self._seed, epoch, start), self._steps
-        chosen = generator.integers(0, len(steps.trajectory_items), stop - start)
-        return steps.of(chosen, generator.integers(0, steps.trajectory_items[chosen]))
+        """As `Order.draw` says."""
+        uniform, steps = self._stream.numbers(epoch, start, stop), self._steps
+        if self._counts is None:
+            lasts, counts = steps.lasts()
+            chosen = (uniform * len(lasts)).astype(np.int64)
+            last, items = lasts[chosen], counts[chosen]
+        else:
+            last, _ = self._counts.find((uniform * self._counts.total).astype(np.int64))
+            items = steps.items_until(last)
+        uniform = self._stream.numbers(epoch, start, stop, 1)
+        return steps.nth(last, (uniform * items).astype(np.int64))
+
+
+class Counts:
+    """Of each part of steps that grow a whole number, to be drawn from in proportion to it.
+
+    `count(steps, parts)` says it; whatever changes it is among `steps.changes`."""
+
+    def __init__(self, steps: Steps, count: Callable[[Steps, Rows], Rows]) -> None:
+        self._steps, self._count = steps, count
+        self._begin()
+
+    def _begin(self) -> None:
+        steps = self._steps
+        counts = self._count(steps, np.arange(len(steps))).astype(np.float64)
+        self._tree = WeightTree(counts, room=2 * len(counts) + FAN, least=False)
+        self._version = steps.version
+
+    def go_on(self, change: Change | None) -> None:
+        """Take up what has changed."""
+        steps = self._steps
+        if steps.version != self._version or len(steps) > len(self._tree):
+            self._begin()
+        elif change is not None:
+            self._tree.update(change.parts, self._count(steps, change.parts).astype(np.float64))
+
+    @property
+    def total(self) -> int:
+        """The sum of all."""
+        return int(self._tree.total)
+
+    def find(self, numbers: Rows) -> tuple[Rows, Rows]:
+        """The parts that these numbers, from 0 to `total` - 1, fall to, and which of its own they are."""
+        part, rest = self._tree.find(numbers.astype(np.float64))
+        return part, rest.astype(np.int64)
+
+
+def _items_of(steps: Steps, parts: Rows) -> Rows:
+    return steps.items[parts]
+
+
+def _is_last(steps: Steps, parts: Rows) -> Rows:
+    """1 where a trajectory that has items ends."""
+    return steps.is_last(parts) & (steps.items_until(parts) > 0)
 
 
 class EpochOrder:
@@ -81,10 +192,12 @@ class EpochOrder:
 
     def __init__(self, steps: Steps, seed: int, *, block_rows: int, pool_rows: int = POOL_ROWS) -> None:
         self._steps, self._seed = steps, seed
-        rows = int(steps.stop[-1] - steps.start[0]) if steps.total else 0
+        rows = steps.stop_row - steps.first_row if steps.total else 0
+        self._rows = None if steps.in_rows else steps.item_rows()
+        """The rows of all items in their order, where they are not numbered so."""
         block_rows *= max(1, -(-rows // (MOST_BLOCKS * block_rows)))
         self._pool_blocks = max(1, pool_rows // block_rows)
-        edges = np.unique(np.concatenate([_items_before(steps, block_rows), [0, steps.total]]))
+        edges = np.unique(np.concatenate([self._items_before(block_rows), [0, steps.total]]))
         self._edges = edges
         self._epoch = -1
         self._pools: OrderedDict[int, Rows] = OrderedDict()
@@ -110,7 +223,23 @@ class EpochOrder:
             pieces.append(items[begin : begin + stop - start])
             start += len(pieces[-1])
             pool += 1
-        return self._steps.at(np.concatenate(pieces) if pieces else np.empty(0, np.int64))
+        return self._at(np.concatenate(pieces) if pieces else np.empty(0, np.int64))
+
+    def _at(self, numbers: Rows) -> Drawn:
+        """The items of these numbers in the order of rows."""
+        if self._rows is None:
+            return self._steps.at(numbers)
+        rows = self._rows[numbers]
+        return Drawn(rows, self._steps.where(rows)[0])
+
+    def _items_before(self, block_rows: int) -> Rows:
+        """For each block of rows, how many items lie before it."""
+        steps = self._steps
+        if not steps.total:
+            return np.zeros(1, np.int64)
+        low, high = self._at(np.array([0, steps.total - 1])).rows.tolist()
+        edges = np.arange(low // block_rows, high // block_rows + 1) * block_rows
+        return steps.items_before(edges) if self._rows is None else self._rows.searchsorted(edges)
 
     def pools(self, start: int, stop: int) -> tuple[int, int]:
         """The first pool that items [start, stop) of the epoch drawn last lie in, and the one after the
@@ -121,7 +250,7 @@ class EpochOrder:
     def reach(self, first: int, last: int) -> tuple[Rows, Rows]:
         """The first and last row of each block of pools [first, last); there may be none."""
         blocks = self._blocks[first * self._pool_blocks : last * self._pool_blocks]
-        return self._steps.at(self._edges[blocks]).rows, self._steps.at(self._edges[blocks + 1] - 1).rows
+        return self._at(self._edges[blocks]).rows, self._at(self._edges[blocks + 1] - 1).rows
 
     def _pool(self, number: int) -> Rows:
         """The items of a pool, shuffled."""
@@ -136,93 +265,6 @@ class EpochOrder:
         return found
 
 
-class WeightedOrder:
-    """Items in proportion to weights that may change between draws: of their steps, or of their trajectories
-    (then any item of it).
-
-    Args:
-        weights: one for each step of the buffer, or for each row of its table of trajectories; finite and not
-        negative.
-        first: the row of the buffer's first step.
-        trajectories: the ids of the trajectories that weights are for; None: they are for steps.
-        beta: the exponent of importance weights, (number of items x probability) ** -beta, as a share of the
-            largest there can be (Schaul et al., Prioritized Experience Replay, 2016).
-    """
-
-    ahead = False
-
-    def __init__(
-        self,
-        steps: Steps,
-        seed: int,
-        weights: NDArray[np.float64],
-        *,
-        first: int,
-        trajectories: Rows | None,
-        beta: float,
-    ) -> None:
-        self._steps, self._seed, self._first, self._beta = steps, seed, first, beta
-        self.trajectories = trajectories
-        self._numbers: NDArray[np.float64] | None = None
-        self._block = (-1, -1, -1)
-        self._items: Rows | None = None
-        if trajectories is None:
-            self._allowed = np.zeros(len(weights), np.bool_)
-            self._allowed[
-                np.repeat(steps.first - first - steps.before, steps.items) + np.arange(steps.total)
-            ] = True
-            self.weights = WeightTree(np.where(self._allowed, weights, 0))
-        else:
-            at = np.searchsorted(steps.trajectory_ids, trajectories)
-            at[at == len(steps.trajectory_ids)] = 0
-            self._allowed = steps.trajectory_ids[at] == trajectories
-            self._trajectory = at
-            self._items = np.where(self._allowed, steps.trajectory_items[at], 1)
-            self.weights = WeightTree(np.where(self._allowed, weights, 0), self._items)
-
-    def draw(self, epoch: int, start: int, stop: int) -> Drawn:
-        """As `Order.draw` says, by the weights of this moment."""
-        steps = self._steps
-        if not self.weights.total > 0:
-            raise ArgumentError("all weights have become 0: there is nothing to draw")
-        uniform = self._uniform(epoch, start, stop)
-        index, weights = self.weights.draw(uniform[0])
-        importance = (weights / self.weights.smallest) ** -self._beta
-        if self._items is None:
-            rows = index + self._first
-            return Drawn(rows, np.searchsorted(steps.start, rows, side="right") - 1, index, importance)
-        items = self._items[index]
-        drawn = steps.of(
-            self._trajectory[index], np.minimum((uniform[1] * items).astype(np.int64), items - 1)
-        )
-        return Drawn(drawn.rows, drawn.part, index, importance)
-
-    def _uniform(self, epoch: int, start: int, stop: int) -> NDArray[np.float64]:
-        """Numbers in [0, 1) for a batch, of which several are made at once."""
-        size = stop - start
-        block, at = divmod(start // size, BATCHES)
-        if self._numbers is None or self._block != (epoch, block, size):
-            self._block = epoch, block, size
-            self._numbers = _generator(self._seed, epoch, block).random((2, BATCHES * size))
-        return self._numbers[:, at * size : (at + 1) * size]
-
-    def update(self, index: Rows, weights: NDArray[np.float64]) -> None:
-        """Set weights; where there is no item they stay 0."""
-        self.weights.update(index, np.where(self._allowed[index], weights, 0))
-
-
 def _generator(seed: int, epoch: int, start: int) -> np.random.Generator:
     """The source of randomness of one draw."""
     return np.random.default_rng([seed, epoch, start])
-
-
-def _items_before(steps: Steps, block_rows: int) -> Rows:
-    """For each block of rows, how many items lie before it."""
-    if not steps.total:
-        return np.zeros(1, np.int64)
-    used = np.flatnonzero(steps.items)
-    low, high = int(steps.first[used[0]]), int(steps.first[used[-1]] + steps.items[used[-1]])
-    rows = np.arange(low // block_rows, high // block_rows + 1) * block_rows
-    part = np.searchsorted(steps.first[used], rows, side="right") - 1
-    inside = np.clip(rows - steps.first[used][part], 0, steps.items[used][part])
-    return np.where(part < 0, 0, steps.before[used][part] + inside)

@@ -25,19 +25,30 @@ class Recipe:
     frame_stack: int | None = None
     n_step: int = 1
     gamma: float = 0.99
-    order: Literal["uniform", "trajectory", "epoch", "weights"] = "uniform"
+    order: Literal["uniform", "trajectory", "epoch", "weights", "prioritized"] = "uniform"
     beta: float = 0.0
     per_trajectory: bool = False
     """Weights are for trajectories."""
     where: str | None = None
     split: str | None = None
     slab_bytes: int = SLAB_BYTES
+    alpha: float | None = None
+    """The exponent of priorities; None: what is given are weights."""
+    trajectory: bool = False
+    """Batches say which trajectory each item is of."""
+    live: bool = False
+    """What no commit has yet is drawn from too."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, np.generic):  # whose sums overflow, and which JSON does not know
                 object.__setattr__(self, name, value.item())
         object.__setattr__(self, "names", tuple(map(str, self.names)))
+
+    @property
+    def weighted(self) -> bool:
+        """Whether steps or trajectories have weights."""
+        return self.order in ("weights", "prioritized")
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON, of Python's own numbers and lists alone, so that `torch.load` takes it too."""
@@ -56,13 +67,15 @@ class Recipe:
                 "fragments hold single steps as they are: leave out frame_stack and n_step, "
                 "or fragment_length"
             )
-        for name in ("gamma", "beta"):
+        for name in ("gamma", "beta", *(() if self.alpha is None else ("alpha",))):
             if not isinstance(getattr(self, name), int | float | np.integer | np.floating):
                 raise ArgumentError(f"{name} must be a number, not {getattr(self, name)!r:.80}")
         if not 0 <= self.gamma <= 1:
             raise ArgumentError(f"gamma must lie between 0 and 1, not {self.gamma!r}")
         if not 0 <= self.beta < np.inf:
             raise ArgumentError(f"beta must be a number that is not negative, not {self.beta!r}")
+        if self.alpha is not None and not 0 <= self.alpha < np.inf:
+            raise ArgumentError(f"alpha must be a number that is not negative, not {self.alpha!r}")
 
 
 def check_order(order: object, weights: object, per: object) -> None:

@@ -62,17 +62,13 @@ class Sampler:
             raise ArgumentError(f"seed must be an integer that is not negative, not {seed!r}")
         if prefetch is not None and not (_is_integer(prefetch) and prefetch >= 0):
             raise ArgumentError(f"prefetch must be a number of batches, not {prefetch!r}")
-        if recipe.order == "weights" and prefetch:
+        if recipe.weighted and prefetch:
             raise ArgumentError(
                 "weights may change with every batch, so that none can be made ahead: leave out prefetch"
             )
-        taken = (
-            {"index", "weight"}
-            if recipe.order == "weights"
-            else {"discount"}
-            if recipe.n_step > 1
-            else set[str]()
-        )
+        taken = {"discount"} if recipe.n_step > 1 else set[str]()
+        taken |= {"index", "weight"} if recipe.weighted else set()
+        taken |= {"trajectory"} if recipe.trajectory or recipe.per_trajectory else set()
         for name in sorted(taken & set(recipe.names)):
             raise ArgumentError(
                 f"a field is called {name!r}, as a value that the sampler adds: leave it out of `fields`"
@@ -86,6 +82,7 @@ class Sampler:
             self._batches = Batches(buffer, recipe, self.seed, values)
             self._generation = buffer.store.state.generation
         self._place: Place = (0, 0)
+        self._ignored = 0
         slow = self._batches.gather.coded or self._batches.gather.far
         usual = (
             (FAR_AHEAD if self._batches.gather.far else AHEAD) if slow and self._batches.order.ahead else 0
@@ -185,16 +182,36 @@ class Sampler:
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """The weights: of each step of the commit, or of each row of its table of trajectories. 0 where
+        """The weights: of each step of the buffer, or of each row of its table of trajectories. 0 where
         nothing can be drawn."""
-        found: NDArray[np.float64] = self._weighted().weights.values.copy()
+        found: NDArray[np.float64] = self._weighted().values
         return found
 
-    def update_weights(self, index: ArrayLike, weights: ArrayLike) -> None:
-        """Set weights, as of the next batch. `index`: numbers of steps or trajectories, such as
-        `batch["index"]`.
+    @property
+    def ignored(self) -> int:
+        """How many weights were set of what had left the ring by then."""
+        return self._ignored
 
-        ArgumentError: one that is not finite or negative, or does not exist; none is set then."""
+    def update_priorities(self, index: ArrayLike, priorities: ArrayLike) -> None:
+        """Set the priorities of steps, as of the next batch: they weigh priority ** alpha. `index`: as that
+        of `update_weights`."""
+        values = given_weights.floats("priorities", priorities)
+        if self._recipe.alpha is None:
+            raise ArgumentError('this sampler has no priorities: make one with order="prioritized"')
+        given_weights.check(values)
+        self.update_weights(index, values**self._recipe.alpha)
+
+    def update_weights(self, index: ArrayLike, weights: ArrayLike) -> None:
+        """Set weights, as of the next batch. What has left a ring is passed over, and counted by `ignored`.
+
+        Args:
+            index: which steps, as numbers that are theirs for ever: `batch["index"]`. Of weights for
+                trajectories their ids: `batch["trajectory"]`.
+            weights: one for each.
+
+        Raises:
+            ArgumentError: one that is not finite or negative, or of what does not exist; none is set then.
+        """
         order = self._weighted()
         places, values = array_of("index", index), given_weights.floats("weights", weights)
         if places.dtype.kind not in "iu" or places.ndim != 1 or values.shape != places.shape:
@@ -202,15 +219,15 @@ class Sampler:
                 f"index and weights are flat arrays of one length, not {places.dtype} "
                 f"{places.shape} and {values.shape}"
             )
-        if len(places) and not (places.min() >= 0 and places.max() < len(order.weights)):
-            raise ArgumentError(
-                f"index from {places.min()} to {places.max()}: there are {len(order.weights)} weights"
-            )
+        stop = order.stop
+        if len(places) and not (places.min() >= 0 and places.max() < stop):
+            what = "trajectories" if self._recipe.per_trajectory else "rows"
+            raise ArgumentError(f"index from {places.min()} to {places.max()}: {what} end before {stop}")
         given_weights.check(values)
-        order.update(places.astype(np.int64, copy=False), values)
+        self._ignored += order.update(places.astype(np.int64, copy=False), values)
 
     def _weighted(self) -> Any:
-        if self._recipe.order != "weights":
+        if not self._recipe.weighted:
             raise ArgumentError("this sampler has no weights: make one with weights=...")
         return self._batches.order
 
@@ -230,7 +247,9 @@ class Sampler:
             "batch": number,
             "settings": self._recipe.to_json(),
         }
-        return state | ({"weights": as_text(self.weights)} if self._recipe.order == "weights" else {})
+        if self._recipe.weighted:
+            state |= {"weights": as_text(self.weights), "largest": self._weighted().largest}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where another sampler stood.
@@ -245,7 +264,7 @@ class Sampler:
             "epoch",
             "batch",
             "settings",
-            *(["weights"] if self._recipe.order == "weights" else []),
+            *(["weights"] if self._recipe.weighted else []),
         }
         given: Any = state  # what the annotation says is what is checked
         missing = wanted - state.keys() if isinstance(given, Mapping) else wanted
@@ -270,7 +289,7 @@ class Sampler:
         if commit != shows:
             where = f"{self._buffer.where}: the state is of commit {commit}, this sampler shows {shows}"
             raise ConflictError(f"{where}; open the buffer with commit={commit}")
-        stated = state["weights"] if self._recipe.order == "weights" else None
+        stated = state["weights"] if self._recipe.weighted else None
         stated = from_text(stated) if isinstance(stated, str) else stated
         self._stop()
         with self._buffer.turn:
@@ -280,7 +299,9 @@ class Sampler:
                     f"commit={self.commit_id}"
                 )
             weights = None if stated is None else given_weights.checked(self._buffer, stated, self._recipe)
-            self._batches = Batches(self._buffer, self._recipe, seed, weights)
+            largest = state.get("largest")
+            largest = float(largest) if isinstance(largest, int | float) else None
+            self._batches = Batches(self._buffer, self._recipe, seed, weights, largest)
         self.seed = seed
         self._place = (epoch, number)
 
@@ -298,10 +319,9 @@ class Sampler:
             return False
         self._stop()
         with buffer.turn:
-            weights = (
-                given_weights.carried(self._batches, buffer) if self._recipe.order == "weights" else None
-            )
-            old, self._batches = self._batches, Batches(buffer, self._recipe, self.seed, weights)
+            weights = given_weights.carried(self._batches, buffer) if self._recipe.weighted else None
+            largest = self._weighted().largest if self._recipe.weighted else None
+            old, self._batches = self._batches, Batches(buffer, self._recipe, self.seed, weights, largest)
             before, self._generation = self._generation, buffer.store.state.generation
         epoch, number = self._place
         self._place = (epoch + 1, 0) if self._batches.per_epoch is not None and number else (epoch, number)
@@ -341,7 +361,7 @@ class Sampler:
         buffer = self._buffer
         if buffer.capacity is not None:
             first = type(buffer.store).load(buffer.store.container).first.get("steps", 0)
-            if first > self._batches.first_row:
+            if first > self._batches.steps.first_row:
                 raise EvictedError(
                     f"{buffer.where}: steps before {first} have left the ring; call the sampler's refresh()"
                 ) from None

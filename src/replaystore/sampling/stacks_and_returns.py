@@ -36,13 +36,9 @@ class Items:
     """Makes the fields of items, from rows that are stored once: the next observation, stacks, fragments and
     n-step returns are made here."""
 
-    def __init__(
-        self, recipe: Recipe, schema: Schema, gather: Gather, finals: Finals, steps: Steps, bounds: slice
-    ) -> None:
-        """`bounds`: the rows that the buffer has."""
+    def __init__(self, recipe: Recipe, schema: Schema, gather: Gather, finals: Finals, steps: Steps) -> None:
         self.recipe, self.gather, self.steps = recipe, gather, steps
         self._schema, self._finals = schema, finals
-        self.first_row, self.stop_row = bounds.start, bounds.stop
         self._observations = observations_of(recipe, schema)
         self._next = self._observations if recipe.next_observation else ()
         self._others = tuple(name for name in recipe.names if name not in self._observations)
@@ -142,7 +138,7 @@ class Items:
         """Discounted sums of rewards up to n steps on or the end of the trajectory, flags of the last step,
         the discount of the value of what follows; the row of the last step, and its part."""
         count, steps = self.recipe.n_step, np.arange(self.recipe.n_step)
-        left = np.minimum(self.steps.left(drawn), count)
+        left = self.steps.left(drawn, count)
         rows, part = self.steps.advance(
             drawn.rows[:, None], drawn.part[:, None], np.minimum(steps, left[:, None] - 1)
         )
@@ -174,11 +170,24 @@ class Items:
     # --- fragments
 
     def _fragments(self, drawn: Drawn, length: int) -> Batch:
-        batch = self._runs(self.recipe.names, drawn.rows, length)
-        batch |= {
-            f"next_{name}": values for name, values in self._runs(self._next, drawn.rows + 1, length).items()
-        }
-        cut = np.flatnonzero(drawn.rows + length + bool(self._next) > self.steps.stop[drawn.part])
+        start, count, stride = self.steps.bounds(drawn.part)
+        if int(stride.max(initial=1)) == 1:
+            batch = self._runs(self.recipe.names, drawn.rows, length)
+            batch |= {
+                f"next_{name}": values
+                for name, values in self._runs(self._next, drawn.rows + 1, length).items()
+            }
+            cut = np.flatnonzero(drawn.rows + length + bool(self._next) > start + count)
+        else:  # one environment's steps lie so many rows apart
+            rows = drawn.rows[:, None] + stride[:, None] * np.arange(length)
+            last = start + (count - 1) * stride
+            batch = self._spread(self.recipe.names, np.minimum(rows, last[:, None]))
+            rows += stride[:, None]
+            batch |= {
+                f"next_{name}": values
+                for name, values in self._spread(self._next, np.minimum(rows, last[:, None])).items()
+            }
+            cut = np.flatnonzero(rows[:, -1] - (0 if self._next else stride) > last)
         if not len(cut):
             return batch
         rows, part = self.steps.advance(drawn.rows[cut, None], drawn.part[cut, None], np.arange(length))
@@ -188,18 +197,23 @@ class Items:
             batch[f"next_{name}"][cut] = values
         return batch
 
+    def _spread(self, names: tuple[str, ...], rows: Rows) -> Batch:
+        """Rows that are given one by one: {field: array of their shape and the field's}."""
+        found = self.gather.take(names, rows.reshape(-1)) if names else {}
+        return {name: values.reshape(*rows.shape, *values.shape[1:]) for name, values in found.items()}
+
     def _runs(self, names: Sequence[str], rows: Rows, length: int) -> Batch:
         """From each row on so many that lie side by side, or some others where the buffer ends before."""
         if not names:
             return {}
-        last = self.stop_row - length
-        if last < self.first_row:
+        last = self.steps.stop_row - length
+        if last < self.steps.first_row:
             shapes = {name: self._schema.fields[name] for name in names}
             return {
                 name: np.empty((len(rows), length, *field.shape), field.dtype)
                 for name, field in shapes.items()
             }
-        return self.gather.runs(names, np.maximum(np.minimum(rows, last), self.first_row), length)
+        return self.gather.runs(names, np.maximum(np.minimum(rows, last), self.steps.first_row), length)
 
     # --- stacks
 
@@ -239,8 +253,10 @@ class Items:
         """The rows whose observations stacks show, oldest first, with the one that follows: (stacks, depth (+
         1)); and the number of the final observation that stands for the last, or -1."""
         steps, back = self.steps, np.arange(depth - 1, -1, -1)
-        shown, final = rows[:, None] - np.arange(depth - 1, -1 - following, -1), np.full(len(rows), -1)
-        cut = np.flatnonzero((rows - depth + 1 < steps.start[part]) | (rows + following >= steps.stop[part]))
+        start, length, stride = steps.bounds(part)
+        shown = rows[:, None] - stride[:, None] * np.arange(depth - 1, -1 - following, -1)
+        final = np.full(len(rows), -1)
+        cut = np.flatnonzero((shown[:, 0] < start) | (rows + following * stride >= start + length * stride))
         shown[cut, :depth] = steps.back(rows[cut, None], part[cut, None], back)
         if following:
             shown[cut, depth], final[cut] = steps.after(rows[cut], part[cut])

@@ -2,32 +2,29 @@
 only, no reading.
 
 An item is what one entry of a batch is made of: a step, with the steps before it (a frame stack) and after it
-(a fragment, an n-step return). It is named by the row of its step and by the part that this lies in.
-stacks_and_returns.py makes its arrays.
+(a fragment, an n-step return). It is named by the row of its step, and by the part that this lies in.
+stacks_and_returns.py makes its arrays, following.py adds what a buffer has got meanwhile.
 
-Invariants:
-(1) How a trajectory is cut into parts changes nothing: items are counted in trajectories and found in parts.
-(2) Memory and time to make these tables grow with the parts, not with the steps.
+Invariant: how a trajectory is cut into parts changes nothing: items are counted in trajectories and found in
+parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.sampling.finding import Guesses
+from replaystore.sampling.part_tables import Change, Rows, Tables
 from replaystore.trajectories.parts import Parts
 
-__all__ = ["Drawn", "Rows", "Steps"]
+__all__ = ["PENDING", "Change", "Drawn", "Rows", "Steps"]
 
-Rows = NDArray[np.int64]
-
-GUESSES = 4
-"""Parts that are looked at for an item before they are searched."""
-
+PENDING = 1 << 60
+"""Numbers of final observations from here on are those of the observations that follow what is open."""
 
 @dataclass(frozen=True)
 class Drawn:
@@ -37,195 +34,272 @@ class Drawn:
     """The row of each item's step."""
     part: Rows
     """The part that it lies in."""
-    index: Rows | None = None
-    """Of weighted draws: whose weight it was."""
     importance: NDArray[np.float64] | None = None
     """Of weighted draws: the share that corrects for how likely they were."""
 
 
-class Steps:
-    """The rows of a buffer that items can be made of.
+class Steps(Tables):
+    """The rows of a buffer that items can be made of."""
 
-    Args:
-        parts: all parts of the buffer.
-        selected: bool, for each part: whether its trajectory may be drawn from; None: all may.
-        span: how many steps an item has, from its own on.
-        history: how many steps before its own it shows; the first step of a trajectory stands in for those
-        before it.
-        following: whether the observation after an item's steps must be known.
-        pending: for open trajectories, by id, a number that stands for the observation that follows the last
-        step, as `final` does.
-    """
-
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         parts: Parts,
         selected: NDArray[np.bool_] | None = None,
         *,
+        bounds: slice,
         span: int = 1,
         history: int = 0,
         following: bool = False,
         pending: Mapping[int, int] | None = None,
-    ) -> None:
-        assert parts.dense, "rows of strides are not found here yet"
-        order, count = parts.order, len(parts)
-        in_order = bool((order[1:] > order[:-1]).all())
-        self.start, self.stop = parts.start, parts.start + parts.length
-        self._order: Rows | slice = slice(None) if in_order else order
-        """Parts by trajectory and the order of steps; a slice makes views."""
-        ordered, length = parts.trajectory[self._order], parts.length[self._order]
-        begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[:count])
-        sizes = np.diff(np.append(begins, count))
-        """Of each trajectory, the place of its first part in the order, and how many parts it has."""
-        ids = ordered[begins]
-        self._place = np.cumsum(length) - length
-        """Where each part would begin if trajectories lay one behind the other, by its place in the order."""
-        lasts = order[begins + sizes - 1] if count else order
-        self.final = parts.final
-        if pending:
-            self.final = parts.final.copy()
-            for trajectory, number in pending.items():
-                at = int(np.searchsorted(ids, trajectory))
-                if at < len(ids) and ids[at] == trajectory and self.final[lasts[at]] < 0:
-                    self.final[lasts[at]] = number
-        self.next = np.full(count, -1, np.int64)
-        """The part that goes on with the same trajectory, or -1."""
-        inner = np.flatnonzero(ordered[1:] == ordered[:-1])
-        self.next[order[inner]] = order[inner + 1]
-        lengths = np.add.reduceat(length, begins) if count else np.zeros(0, np.int64)
-        low = np.where(parts.offset[order[begins]] > 0, history, 0)  # what a ring has dropped cannot be shown
-        known = lengths - (self.final[lasts] < 0) if following else lengths
-        high = known - span + 1
-        if selected is not None:
-            chosen = selected[order[begins]]
-            high, lengths = np.where(chosen, high, 0), lengths[chosen]
-        beyond = self._place - np.repeat(self._place[begins], sizes)
-        """The place of each part in its trajectory."""
-        skipped = np.minimum(np.maximum(np.repeat(low, sizes) - beyond, 0), length)
-        items = np.minimum(np.maximum(np.repeat(high, sizes) - beyond, 0), length)
-        items = np.maximum(items - skipped, 0)
-        self.first = self._by_part(skipped) + parts.start
-        """The first row of each part that is an item's."""
-        self.items = self._by_part(items)
-        """How many rows from there on are."""
-        self._end = self._by_part(np.repeat(known, sizes) - beyond) + parts.start
-        """The row behind the last known step of its trajectory, if that went on in this part."""
-        self.before = np.cumsum(self.items) - self.items
-        self.total = int(self.items.sum())
-        self.left_out = int(lengths.sum()) - self.total
-        """Steps of the selected trajectories that are no item's."""
-        chosen = np.maximum(high - low, 0)
-        self._trajectories = np.flatnonzero(chosen)
-        self.trajectory_items = chosen[self._trajectories]
-        """Of each trajectory that has items, how many."""
-        self.trajectory_ids = ids[self._trajectories]
-        self._trajectory_place = (self._place[begins] + low)[self._trajectories]
+    ) -> Steps:
+        """The steps of one commit.
 
-    def _by_part(self, ordered: Rows) -> Rows:
-        if isinstance(self._order, slice):
-            return ordered
-        found = np.empty_like(ordered)
-        found[self._order] = ordered
-        return found
+        Args:
+            parts: all parts of the buffer; steps of them may have left a ring.
+            selected: bool, for each part: whether its trajectory may be drawn from; None: all may.
+            bounds: the rows that the buffer has.
+            pending: for open trajectories, by id, a number that stands for the observation that follows the
+            last step, as `final` does.
+        """
+        steps = cls(span=span, history=history, following=following)
+        steps.first_row, steps.stop_row = bounds.start, bounds.stop
+        final = _with_pending(parts, pending) if pending else parts.final
+        columns = (parts.start, parts.length, parts.stride, parts.trajectory, parts.offset, final)
+        if bounds.start and len(parts):
+            kept = parts.last >= bounds.start
+            columns = tuple(column[kept] for column in columns)
+            selected = None if selected is None else selected[kept]
+        steps.selected = selected is not None
+        steps.register(columns, selected)
+        steps.changes.clear()
+        return steps
+
+    # --- what there is
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    @property
+    def left_out(self) -> int:
+        """Steps of the selected trajectories that are no item's."""
+        return self.steps - self.total
+
+    @property
+    def items(self) -> Rows:
+        """Of each part, how many of its steps are items; they lie together."""
+        return self._items.values
+
+    @property
+    def length(self) -> Rows:
+        return self._length.values
+
+    @property
+    def final(self) -> Rows:
+        return self._final.values
+
+    def bounds(self, part: Rows) -> tuple[Rows, Rows, Rows]:
+        """The first row of parts, their lengths and strides."""
+        return self._start.values[part], self._length.values[part], self._stride.values[part]
+
+    @property
+    def mostly_items(self) -> bool:
+        """Whether most rows are items, so that it pays to draw rows."""
+        return self.span == 1 and not self.selected and 2 * self.total >= self.stop_row - self.first_row
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether the items are numbered in the order of rows."""
+        return self.finder.stride == 1 or not len(self)
+
+    def item_rows(self) -> Rows:
+        """The rows of all items, in order."""
+        items, skipped = self._items.values, self._skipped.values
+        first = self._start.values + skipped * self._stride.values
+        rows = np.repeat(first, items)
+        place = np.arange(len(rows)) - np.repeat(np.cumsum(items) - items, items)
+        rows += place * np.repeat(self._stride.values, items)
+        return rows if self.in_rows else np.sort(rows)
+
+    def trajectories(self) -> tuple[Rows, Rows, Rows]:
+        """The ids of the trajectories that have items, sorted, the last part of each, and how many items it
+        has."""
+        lasts, counts = self.lasts()
+        ids = self._trajectory.values[lasts]
+        order = np.argsort(ids, kind="stable")
+        return ids[order], lasts[order], counts[order]
+
+    def lasts(self) -> tuple[Rows, Rows]:
+        """The last part of each trajectory that has items, in the order of parts, and how many it has."""
+        if self._lasts is None:
+            lasts = np.flatnonzero(self._next.values < 0)
+            counts = self.items_until(lasts)
+            used = np.flatnonzero(counts)
+            self._lasts = lasts[used], counts[used]
+        return self._lasts
+
+    def items_until(self, lasts: Rows) -> Rows:
+        """How many items there are in trajectories that these parts are the last of."""
+        whole = self._previous.values[lasts] < 0
+        if whole.all():
+            found: Rows = self._items.values[lasts]
+            return found
+        counts = self._items.values[lasts].copy()
+        at = np.flatnonzero(~whole)
+        parts = self._previous.values[lasts[at]]
+        while len(at):
+            counts[at] += self._items.values[parts]
+            parts = self._previous.values[parts]
+            going = parts >= 0
+            at, parts = at[going], parts[going]
+        return counts
+
+    def nth(self, lasts: Rows, numbers: Rows) -> Drawn:
+        """The items of these numbers, from 0 on, of trajectories that these parts are the last of."""
+        back = self.items_until(lasts) - 1 - numbers
+        """How many items come after it."""
+        part = np.array(lasts)
+        over = np.flatnonzero(back >= self._items.values[part])
+        while len(over):
+            back[over] -= self._items.values[part[over]]
+            part[over] = self._previous.values[part[over]]
+            over = over[back[over] >= self._items.values[part[over]]]
+        place = self._skipped.values[part] + self._items.values[part] - 1 - back
+        return Drawn(self._start.values[part] + place * self._stride.values[part], part)
 
     # --- items
 
     def at(self, numbers: Rows) -> Drawn:
-        """The items of these numbers, from 0 to `total` - 1, in the order of rows."""
-        shift, guesses, ends = self._guesses
-        part = guesses[numbers >> shift]
-        for _ in range(GUESSES):
-            wrong = numbers >= ends[part]
-            if not wrong.any():
-                break
-            part += wrong
-        else:  # parts of very different lengths
-            part = np.searchsorted(self.before, numbers, side="right") - 1
-        return Drawn(numbers + self._shift_of[part], part)
+        """The items of these numbers, from 0 to `total` - 1, by part."""
+        if self._before is None:
+            before = np.cumsum(self._items.values) - self._items.values
+            self._before = before, Guesses(before)
+        before, guesses = self._before
+        part = guesses.last_before(numbers)
+        return self.inside(part, numbers - before[part])
 
-    @cached_property
-    def _guesses(self) -> tuple[int, Rows, Rows]:
-        """For runs of 2 ** shift items, the part of the first; and where each part's items end. Most items
-        are in the part that is guessed, which is found in a fifth of the time that a search takes."""
-        shift = max(0, (max(1, self.total) // (4 * max(1, len(self.items)))).bit_length() - 1)
-        starts = np.arange((max(1, self.total) - 1 >> shift) + 1) << shift
-        return shift, np.searchsorted(self.before, starts, side="right") - 1, self.before + self.items
+    def inside(self, part: Rows, numbers: Rows) -> Drawn:
+        """The items of these numbers of parts."""
+        place = self._skipped.values[part] + numbers
+        return Drawn(self._start.values[part] + place * self._stride.values[part], part)
 
-    @cached_property
-    def _shift_of(self) -> Rows:
-        """The row of an item is its number and this, of its part."""
-        return self.first - self.before
+    def items_before(self, rows: Rows) -> Rows:
+        """How many items lie before these rows, where items are numbered in the order of rows."""
+        if not len(self._start):
+            return np.zeros(len(rows), np.int64)
+        part = np.maximum(self._start.values.searchsorted(rows, side="right") - 1, 0)
+        before = np.cumsum(self._items.values) - self._items.values
+        inside = np.clip(
+            rows - self._start.values[part] - self._skipped.values[part], 0, self._items.values[part]
+        )
+        found: Rows = before[part] + inside
+        return found
 
-    def of(self, trajectories: Rows, numbers: Rows) -> Drawn:
-        """The items of these numbers of trajectories, which are named by their place in
-        `trajectory_items`."""
-        place = self._trajectory_place[trajectories] + numbers
-        at = np.searchsorted(self._place, place, side="right") - 1
-        part = at if isinstance(self._order, slice) else self._order[at]
-        return Drawn(self.start[part] + place - self._place[at], part)
+    def trajectory_of(self, parts: Rows) -> Rows:
+        """The ids of the trajectories that these parts are of."""
+        found: Rows = self._trajectory.values[parts]
+        return found
+
+    @property
+    def widest(self) -> int:
+        """The largest stride."""
+        return int(self.finder.strides[1].max(initial=1))
+
+    def is_last(self, parts: Rows) -> NDArray[np.bool_]:
+        """Whether these parts are the last ones of their trajectories."""
+        found: NDArray[np.bool_] = self._next.values[parts] < 0
+        return found
 
     def where(self, rows: Rows) -> tuple[Rows, NDArray[np.bool_]]:
         """The part of each row, and whether the row is an item's."""
-        part = np.maximum(np.searchsorted(self.start, rows, side="right") - 1, 0)
-        if not len(self.start):
-            return part, np.zeros(len(rows), np.bool_)
-        return part, (rows >= self.first[part]) & (rows < self.first[part] + self.items[part])
+        if not len(self._start):
+            return np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
+        part = self.finder.find(rows)
+        if self.finder.stride == 1:
+            place = rows - self._start.values[part]
+        else:
+            place, beside = np.divmod(rows - self._start.values[part], self._stride.values[part])
+            place = np.where(beside == 0, place, -1)
+        place -= self._skipped.values[part]
+        return part, (place >= 0) & (place < self._items.values[part])
 
-    def left(self, drawn: Drawn) -> Rows:
+    def left(self, drawn: Drawn, most: int) -> Rows:
         """How many steps there are from each item's own to the last of its trajectory that can be used, its
-        own included."""
-        return self._end[drawn.part] - drawn.rows
+        own included; `most` where there are more."""
+        part = drawn.part
+        place = (drawn.rows - self._start.values[part]) // self._stride.values[part]
+        found = self._length.values[part] - place
+        at = np.flatnonzero(found <= most)
+        part = part[at]
+        while len(at):
+            following = self._next.values[part]
+            ends = following < 0
+            if self.following:
+                found[at[ends]] -= self._final.values[part[ends]] < 0
+            at, part = at[~ends], following[~ends]
+            found[at] += self._length.values[part]
+            short = found[at] <= most
+            at, part = at[short], part[short]
+        return np.minimum(found, most)
 
     # --- rows around them
 
     def advance(self, rows: Rows, part: Rows, by: Rows | int = 0) -> tuple[Rows, Rows]:
         """The rows so many steps later in the same trajectories, which must have them, and their parts."""
-        rows, part = np.broadcast_arrays(rows + by, part)
-        over = rows >= self.stop[part]
-        if over.any():
-            rows, part = rows.copy(), part.copy()
-        while over.any():
-            here, at = part[over], rows[over]
-            part[over] = self.next[here]
-            rows[over] = self.start[self.next[here]] + at - self.stop[here]
-            over = rows >= self.stop[part]
-        return rows, part
+        rows, part, by = np.broadcast_arrays(rows, part, by)
+        start, length, stride = self.bounds(part)
+        place = (rows - start) // stride + by
+        if (over := place >= length).any():
+            part = part.copy()
+            while over.any():
+                place[over] -= self._length.values[part[over]]
+                part[over] = self._next.values[part[over]]
+                over = place >= self._length.values[part]
+            start, length, stride = self.bounds(part)
+        return start + place * stride, part
 
     def back(self, rows: Rows, part: Rows, by: Rows | int) -> Rows:
         """The rows so many steps earlier in the same trajectories; their first rows where they have none."""
-        found, part = np.broadcast_arrays(rows - by, part)
-        short = found < self.start[part]
-        if short.any():
-            found, part = found.copy(), part.copy()
-        while short.any():
-            here = part[short]
-            before = self._previous[here]
-            there = before >= 0
-            lacking = self.start[here] - found[short]
-            found[short] = np.where(there, self.stop[before] - lacking, self.start[here])
-            part[short] = np.where(there, before, here)
-            short = found < self.start[part]
-        return found
-
-    @cached_property
-    def _previous(self) -> Rows:
-        found = np.full(len(self.next), -1, np.int64)
-        goes_on = np.flatnonzero(self.next >= 0)
-        found[self.next[goes_on]] = goes_on
-        return found
+        rows, part, by = np.broadcast_arrays(rows, part, by)
+        start, _, stride = self.bounds(part)
+        place = (rows - start) // stride - by
+        if (short := place < 0).any():
+            part = part.copy()
+            while short.any():
+                before = self._previous.values[part[short]]
+                there = before >= 0
+                place[short] = np.where(there, place[short] + self._length.values[before], 0)
+                part[short] = np.where(there, before, part[short])
+                short = place < 0
+            start, _, stride = self.bounds(part)
+        return start + place * stride
 
     def after(self, rows: Rows, part: Rows) -> tuple[Rows, Rows]:
         """Where the observation after these rows is: the row whose observation it is, and the number of a
         final observation or -1.
 
         Where there is a final observation the row is the row itself."""
-        following, final = rows + 1, np.full(len(rows), -1, np.int64)
-        last = np.flatnonzero(following == self.stop[part])
+        start, length, stride = self.bounds(part)
+        following, final = rows + stride, np.full(len(rows), -1, np.int64)
+        last = np.flatnonzero(following == start + length * stride)
         if len(last):
             here = part[last]
             # Also within a trajectory, where the next part does not begin with what followed.
-            final[last] = self.final[here]
-            following[last] = np.where(
-                (self.final[here] >= 0) | (self.next[here] < 0), rows[last], self.start[self.next[here]]
-            )
+            number, further = self._final.values[here], self._next.values[here]
+            final[last] = number
+            following[last] = np.where((number >= 0) | (further < 0), rows[last], self._start.values[further])
         return following, final
+
+
+def _with_pending(parts: Parts, pending: Mapping[int, int]) -> Rows:
+    """What follows parts, as `final` says it, where that is known of trajectories that are open."""
+    numbers = np.array(sorted(pending), np.int64)
+    at = numbers.searchsorted(parts.trajectory).clip(max=len(numbers) - 1)
+    mine = np.flatnonzero(numbers[at] == parts.trajectory)
+    mine = mine[np.lexsort((parts.offset[mine], parts.trajectory[mine]))]
+    trajectory = parts.trajectory[mine]
+    lasts = mine[np.append(trajectory[1:] != trajectory[:-1], True)[: len(mine)]]
+    lasts = lasts[parts.final[lasts] < 0]
+    final = parts.final.copy()
+    final[lasts] = [pending[number] for number in parts.trajectory[lasts].tolist()]
+    return final

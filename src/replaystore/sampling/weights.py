@@ -1,10 +1,11 @@
-"""Numbers drawn in proportion to weights that change: a tree of sums, of which the lowest level are the
-weights.
+"""Numbers drawn in proportion to weights that change, and that become more: a tree of sums, of which the
+lowest level are the weights.
 
 A node has FAN children, so that a draw of many numbers is a few steps of NumPy for each of the few levels;
 the top level is searched by its cumulated sums. Sums are made anew from the children whenever one of them
-changes: they do not drift. A second tree, of the smallest weights above 0, is for importance
-weights, which orders.py computes. `Sampler.update_weights` (sampler.py) checks what is given.
+changes: they do not drift, and sums of whole numbers are exact. A second tree, of the smallest weights above
+0, is for importance weights, which orders.py computes. `Sampler.update_weights` (sampler.py) checks what is
+given.
 """
 
 from __future__ import annotations
@@ -44,19 +45,42 @@ class WeightTree:
     """Weights by position; those that are 0 are never drawn.
 
     Args:
-        weights: float64, finite and not negative, shape (n,); at least one.
+        weights: float64, finite and not negative, shape (n,).
         shared: among how many each weight is shared; `smallest` and `draw` speak of the shares.
+        room: positions that there are at least; those behind the weights weigh 0.
+        least: whether `smallest` is going to be asked for.
     """
 
-    def __init__(self, weights: Floats, shared: NDArray[np.int64] | None = None) -> None:
-        self._size = len(weights)
-        self._shared = shared
-        self._sums: list[Floats] = [_padded(weights, 0.0)]
-        self._least: list[Floats] = [_padded(self._shares(np.arange(len(weights))), np.inf)]
+    def __init__(
+        self,
+        weights: Floats,
+        shared: NDArray[np.int64] | None = None,
+        *,
+        room: int = 0,
+        least: bool = True,
+    ) -> None:
+        self._size = max(len(weights), room)
+        self._shared, self._with_least = shared, least
+        # zeros: memory of what is never written to is not taken
+        leaves = np.zeros(max(1, -(-self._size // FAN)) * FAN)
+        leaves[: len(weights)] = weights
+        self._sums: list[Floats] = [leaves]
+        self._least: list[Floats] = []
+        """Of the levels above the weights."""
         while len(self._sums[-1]) > TOP:
+            if least:
+                below = self._least[-1] if self._least else self._leaf_shares()
+                self._least.append(_padded(below.reshape(-1, FAN).min(axis=1), np.inf))
             self._sums.append(_padded(self._sums[-1].reshape(-1, FAN).sum(axis=1), 0.0))
-            self._least.append(_padded(self._least[-1].reshape(-1, FAN).min(axis=1), np.inf))
         self._top: Floats | None = None
+
+    def _leaf_shares(self) -> Floats:
+        leaves = self._sums[0]
+        if self._shared is None:
+            return np.where(leaves > 0, leaves, np.inf)
+        shares = np.full(len(leaves), np.inf)
+        shares[: self._size] = self._shares(np.arange(self._size))
+        return shares
 
     def __len__(self) -> int:
         return self._size
@@ -74,7 +98,9 @@ class WeightTree:
     @property
     def smallest(self) -> float:
         """The smallest share above 0; infinite if there is none."""
-        return float(self._least[-1].min())
+        if self._least:
+            return float(self._least[-1].min())
+        return float(self._shares(np.arange(self._size)).min(initial=np.inf))
 
     def _shares(self, positions: NDArray[np.int64]) -> Floats:
         """The shares at these positions, infinite for those that are not drawn."""
@@ -90,7 +116,13 @@ class WeightTree:
     def draw(self, uniform: Floats) -> tuple[NDArray[np.int64], Floats]:
         """The positions for these numbers in [0, 1), and their shares."""
         top = self._cumulated()
-        target = np.minimum(uniform * top[-1], np.nextafter(top[-1], 0))
+        node, _ = self.find(np.minimum(uniform * top[-1], np.nextafter(top[-1], 0)))
+        return node, self._shares(node)
+
+    def find(self, target: Floats) -> tuple[NDArray[np.int64], Floats]:
+        """The positions where the sum of the weights up to them first exceeds these numbers, which are less
+        than `total`; and by how much they exceed the sum of those before."""
+        top = self._cumulated()
         node = np.searchsorted(top, target, side="right")
         target = target - np.where(node > 0, top[node - 1], 0.0)
         item = np.arange(len(node))
@@ -103,17 +135,26 @@ class WeightTree:
             child = (before[1:] <= target).view(np.int8).sum(axis=0, dtype=np.int8).astype(np.intp)
             target = target - before[child, item]
             node = node * FAN + child
-        return node, self._shares(node)
+        return node, target
 
     def update(self, positions: NDArray[np.int64], weights: Floats) -> None:
         """Set weights; of a position given twice the last counts. Time grows with the number of levels."""
         node = positions
         self._sums[0][node] = weights
-        self._least[0][node] = self._shares(node)
+        shares: Floats | None = None
         for level in range(1, len(self._sums)):
+            children = _children(self._sums[level - 1], node // FAN)
             node = node // FAN
-            self._sums[level][node] = _children(self._sums[level - 1], node).sum(axis=0)
-            self._least[level][node] = _children(self._least[level - 1], node).min(axis=0)
+            self._sums[level][node] = children.sum(axis=0)
+            if not self._with_least:
+                continue
+            if level > 1:
+                shares = _children(self._least[level - 2], node)
+            elif self._shared is None:
+                shares = np.where(children > 0, children, np.inf)
+            else:
+                shares = self._shares((node * FAN + np.arange(FAN)[:, None]).clip(max=self._size - 1))
+            self._least[level - 1][node] = shares.min(axis=0)
         self._top = None
 
 

@@ -70,6 +70,7 @@ class Shown:
         check_extra(self._extra, self.where)
         self._first, self._stop = self._store.first("steps"), self._store.rows("steps")
         self._parts: Parts | None = None
+        self._whole: Parts | None = None
         self._trajectories: Trajectories | None = None
         self._fields: dict[str, ArrayColumn] = {}
         """The columns of fields that have all rows of the commit; another dict for another commit."""
@@ -108,8 +109,15 @@ class Shown:
     def parts(self) -> Parts:
         """Which rows belong to which trajectory; rows count from the first step ever written. Rows that were
         dropped are left out."""
-        self.check_open()
         if self._parts is None:
+            self._parts = self.whole_parts().since(self._first)
+        self.check_open()
+        return self._parts
+
+    def whole_parts(self) -> Parts:
+        """As `parts`, with the rows of parts that a ring has dropped, as long as the tables tell of them."""
+        self.check_open()
+        if self._whole is None:
             stored = [self._fixed(tree.parts(name)) for name in PARTS]
             opened = [entry for entry in self.opened() if entry.part_length]
             rows = [[e.part_start, e.part_length, e.stride, e.trajectory, e.offset, -1] for e in opened]
@@ -128,8 +136,8 @@ class Shown:
                 finals=self._store.state.lengths.get("final", 0),
                 where=self.where,
             )
-            self._parts = Parts(*columns).since(self._first)
-        return self._parts
+            self._whole = Parts(*columns)
+        return self._whole
 
     @property
     def trajectories(self) -> Trajectories:

@@ -1,0 +1,128 @@
+"""The steps of a buffer that grows: what it has got since is added to the tables of `Steps`, and what has
+left its ring is taken out, at the cost of that.
+
+Invariants: (1) after `go_on` the tables are those that would be made of the whole buffer; (2) parts that end
+are those that were open the last time, or are new.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from replaystore.sampling.steps import PENDING, Rows, Steps
+from replaystore.trajectories.growth import Growth, OpenParts
+
+__all__ = ["Follower"]
+
+
+class Follower:
+    """Brings `steps` to what a buffer is now."""
+
+    def __init__(self, growth: Growth, steps: Steps) -> None:
+        self.growth, self.steps = growth, steps
+        self._generation = growth.generation
+        self._anew()
+        self.go_on()
+
+    def _anew(self) -> None:
+        self.steps.clear()
+        self._seen = self.growth.oldest_part
+        self._trajectories = self._starts = np.empty(0, np.int64)
+        """Of the parts that were open the last time: their trajectories, in order, where they begin,"""
+        self.open = np.empty(0, np.int64)
+        """and their numbers."""
+        self._ends = self._pending = np.empty(0, np.int64)
+
+    def go_on(self) -> None:
+        """Add what is new."""
+        growth, steps = self.growth, self.steps
+        first, stop, count = growth.first, growth.stop, growth.closed_parts
+        if growth.generation != self._generation or growth.oldest_part > self._seen or first > steps.stop_row:
+            self._generation = growth.generation
+            self._anew()
+        opened = growth.opened()
+        if not steps.stop_row:
+            steps.first_row = first
+        if count == self._seen and self._same(opened):
+            self._lengthen(opened)
+        else:
+            self._add(growth.closed(self._seen), opened)
+            self._seen = count
+        steps.stop_row = max(stop, first)
+        if first > steps.first_row:
+            steps.evict(first)
+            moved = steps.compact(self.open)
+            if moved is not None:
+                self.open = moved[self.open]
+
+    def _same(self, opened: OpenParts) -> bool:
+        """Whether these are the parts that were open the last time."""
+        return len(opened.start) == len(self.open) and bool(
+            (opened.trajectory == self._trajectories).all() and (opened.start == self._starts).all()
+        )
+
+    def _lengthen(self, opened: OpenParts) -> None:
+        ends, pending = opened.offset + opened.length, _pending(opened)
+        changed = np.flatnonzero((ends != self._ends) | (pending != self._pending))
+        if len(changed):
+            parts = self.open[changed]
+            self.steps.lengthen(parts, ends[changed], pending[changed])
+            self.steps.recount(parts)
+            self._ends, self._pending = ends, pending
+
+    def _add(self, closed: Rows, opened: OpenParts) -> None:
+        steps, pending = self.steps, _pending(opened)
+        mine, there = self._known(closed[:, 3], closed[:, 0])
+        steps.lengthen(mine, closed[there, 4] + closed[there, 1], closed[there, 5])
+        still, going = self._known(opened.trajectory, opened.start)
+        steps.lengthen(still, (opened.offset + opened.length)[going], pending[going])
+        new = np.concatenate(
+            [
+                closed[~there],
+                np.stack(
+                    [
+                        opened.start,
+                        opened.length,
+                        opened.stride,
+                        opened.trajectory,
+                        opened.offset,
+                        pending,
+                    ],
+                    axis=1,
+                )[~going],
+            ]
+        )
+        opening = np.arange(len(new)) >= np.count_nonzero(~there)
+        order = np.argsort(new[:, 0], kind="stable")
+        new, opening = new[order], opening[order]
+        # Of what had left a ring before it was looked at nothing is needed.
+        kept = opening | (new[:, 0] + (new[:, 1] - 1) * new[:, 2] >= steps.first_row)
+        new, opening, base = new[kept], opening[kept], len(steps)
+        known = dict(zip(self._trajectories.tolist(), self.open.tolist(), strict=True))
+        steps.register(tuple(np.ascontiguousarray(new.T)), known=known)
+        changed = np.concatenate([mine, still])
+        if len(changed):
+            steps.recount_last(changed)
+        self.open = np.empty(len(opened.start), np.int64)
+        self.open[going] = still
+        fresh = base + np.flatnonzero(opening)
+        begun = np.flatnonzero(~going)
+        self.open[begun[np.argsort(opened.start[begun], kind="stable")]] = fresh
+        self._trajectories, self._starts = opened.trajectory, opened.start
+        self._ends, self._pending = opened.offset + opened.length, pending
+
+    def _known(self, trajectory: Rows, start: Rows) -> tuple[Rows, Rows]:
+        """The parts that were open the last time among these, and which of these they are."""
+        if not len(self.open) or not len(trajectory):
+            return self.open[:0], np.zeros(len(trajectory), np.bool_)
+        at = np.minimum(self._trajectories.searchsorted(trajectory), len(self.open) - 1)
+        there = (self._trajectories[at] == trajectory) & (start == self._starts[at])
+        return self.open[at[there]], there
+
+
+def _pending(opened: OpenParts) -> Rows:
+    """The numbers of the observations that follow open parts, or -1."""
+    found = np.arange(PENDING, PENDING + len(opened.start))
+    if not opened.followed.all():
+        found[~opened.followed] = -1
+    return found

@@ -1,0 +1,275 @@
+"""The parts that a buffer's steps lie in, and which of their steps are items: tables that are added to.
+
+Invariants:
+(1) Memory and time to make these tables grow with the parts, not with the steps; what is added costs what is
+new, and parts that have left a ring are let go of.
+(2) Parts are numbered in the order of their first rows, those that have left a ring included: what was added
+when makes no difference to their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.sampling.finding import Finder, Guesses
+from replaystore.sampling.growing import Grown
+
+__all__ = ["Change", "Rows", "Tables"]
+
+Rows = NDArray[np.int64]
+
+DEAD = 1024
+"""Parts that have left a ring are let go of when there are more of them than of others, and than this."""
+
+
+class Change(NamedTuple):
+    """Parts whose items have become others: which steps of each are items, before and after."""
+
+    parts: Rows
+    first: Rows
+    stop: Rows
+    new_first: Rows
+    new_stop: Rows
+
+
+class Tables:
+    """Parts, and which steps of each are items; they lie together.
+
+    Args:
+        span: how many steps an item has, from its own on.
+        history: how many steps before its own it shows; the first step of a trajectory stands in for those
+        before it.
+        following: whether the observation after an item's steps must be known.
+    """
+
+    def __init__(self, *, span: int = 1, history: int = 0, following: bool = False) -> None:
+        self.span, self.history, self.following = span, history, following
+        self.version = self.begun = 0
+        """How many times parts have got other numbers, and how many of those all was begun anew."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Have no parts."""
+        none = np.empty(0, np.int64)
+        self._start, self._length, self._stride = Grown(none), Grown(none), Grown(none)
+        self._trajectory, self._offset, self._final = Grown(none), Grown(none), Grown(none)
+        self._next, self._previous = Grown(none), Grown(none)
+        self._low, self._skipped, self._items = Grown(none), Grown(none), Grown(none)
+        self.finder = Finder()
+        self.selected = False
+        """Whether only some trajectories may be drawn from."""
+        self.first_row = self.stop_row = 0
+        self.total = 0
+        """Items."""
+        self.steps = 0
+        """Steps that items could be made of, if what they show were known."""
+        self.changes: list[Change] = []
+        """Since somebody emptied it."""
+        self.dead = 0
+        """Parts that have left a ring altogether."""
+        self._before: tuple[Rows, Guesses] | None = None
+        self._lasts: tuple[Rows, Rows] | None = None
+        self.version, self.begun = self.version + 1, self.begun + 1
+
+    # --- parts
+
+    def register(
+        self,
+        columns: tuple[Rows, ...],
+        selected: NDArray[np.bool_] | None = None,
+        known: Mapping[int, int] | None = None,
+    ) -> None:
+        """Add parts (the columns of `columns.PARTS`, sorted by `start`); none begins before one that there
+        is. Steps of them that have left the ring are no items. `known`: the last part so far of trajectories
+        that go on."""
+        start, length, stride, trajectory, offset, final = columns
+        count, base = len(start), len(self._start)
+        if not count:
+            return
+        for column, values in (
+            ("_start", start),
+            ("_length", length),
+            ("_stride", stride),
+            ("_trajectory", trajectory),
+            ("_offset", offset),
+            ("_final", final),
+        ):
+            if base:
+                getattr(self, column).add(values)
+            else:
+                setattr(self, column, Grown(values))
+        number = np.arange(base, base + count)
+        self.finder.add(start, stride, number)
+        ordered = bool((trajectory[1:] > trajectory[:-1]).all())
+        order = np.arange(count) if ordered else np.lexsort((offset, trajectory))
+        of = trajectory[order]
+        begins = np.flatnonzero(np.concatenate([[True], of[1:] != of[:-1]]))
+        sizes = np.diff(np.append(begins, count))
+        following, previous = np.full(count, -1, np.int64), np.full(count, -1, np.int64)
+        if len(begins) < count:
+            inner = np.flatnonzero(of[1:] == of[:-1])
+            following[order[inner]], previous[order[inner + 1]] = base + order[inner + 1], base + order[inner]
+        heads = order[begins]
+        low = np.zeros(count, np.int64)
+        gone = np.clip(-((start - self.first_row) // stride), 0, length)
+        if self.first_row or offset[heads].any():
+            low[order] = np.repeat(self._lows(columns, order, begins, gone), sizes)
+        for at in heads.tolist() if known else ():
+            before = known.get(int(trajectory[at]), -1) if known else -1
+            if before >= 0:
+                previous[at] = before
+                self._next.own()[before] = base + at
+                mine = trajectory == trajectory[at]
+                kept = bool((gone[mine] == 0).all())  # else the ring has taken the steps before too
+                low[mine] = self._low.values[before] if kept else low[at]
+        self._next.add(following)
+        self._previous.add(previous)
+        self._low.add(low)
+        self._skipped.widen(base + count)
+        self._items.widen(base + count)
+        self._skipped.values[base:] = self._items.values[base:] = 0
+        lasts = order[begins + sizes - 1]
+        high = self._high(base + lasts)
+        if selected is not None:
+            high = np.where(selected[lasts], high, 0)
+            self.steps += int((length - gone)[selected].sum())
+        else:
+            self.steps += int((length - gone).sum())
+        highs = np.empty(count, np.int64)
+        highs[order] = np.repeat(high, sizes)
+        self._count(number, highs)
+        earlier = previous[heads]
+        going = earlier >= 0
+        if going.any():
+            self.recount(earlier[going], high[going])
+        self._before = self._lasts = None
+
+    def _lows(self, columns: tuple[Rows, ...], order: Rows, begins: Rows, gone: Rows) -> Rows:
+        """For each trajectory, the place where items can begin: behind what has left a ring, and so far behind
+        that they show nothing of it."""
+        length, offset = columns[1][order], columns[4][order]
+        cut = gone[order]
+        places = np.where(cut < length, offset + cut, offset + length)
+        # Behind a part that is gone altogether the next one begins.
+        first = np.minimum.reduceat(np.where(cut < length, places, np.iinfo(np.int64).max), begins)
+        first = np.minimum(first, np.maximum.reduceat(places, begins))
+        return np.where(first > 0, first + self.history, 0)
+
+    def lengthen(self, parts: Rows, end: Rows, final: Rows) -> None:
+        """The last parts of trajectories end there, as places in the trajectories, and what follows them is
+        `final`; `recount` them then."""
+        if len(parts):
+            lengths = self._length.own()
+            length = end - self._offset.values[parts]
+            self.steps += int((length - lengths[parts]).sum())
+            lengths[parts] = length
+            self._final.own()[parts] = final
+
+    def recount_last(self, parts: Rows) -> None:
+        """Recount those of these parts that are the last ones."""
+        self.recount(parts[self._next.values[parts] < 0])
+
+    def _high(self, lasts: Rows) -> Rows:
+        """The place in their trajectories, of which these are the last parts, where no item begins any
+        more."""
+        end = self._offset.values[lasts] + self._length.values[lasts] - (self.span - 1)
+        found: Rows = end - (self._final.values[lasts] < 0) if self.following else end
+        return found
+
+    def recount(self, parts: Rows, high: Rows | None = None) -> None:
+        """Count the items of these parts anew, and of those before them in their trajectories as far as they
+        depend on how these go on. Without `high` they are the last ones."""
+        high = self._high(parts) if high is None else high
+        while len(parts):
+            self._count(parts, high)
+            parts = self._previous.values[parts]
+            going = parts >= 0
+            known = parts[going]
+            # Only the last items of a trajectory depend on what comes after them.
+            going[going] = (
+                self._skipped.values[known] + self._items.values[known] < self._length.values[known]
+            )
+            parts, high = parts[going], high[going]
+
+    def _count(self, parts: Rows, high: Rows) -> None:
+        offset, length = self._offset.values[parts], self._length.values[parts]
+        first = np.minimum(np.maximum(self._low.values[parts] - offset, 0), length)
+        stop = np.maximum(np.minimum(high - offset, length), first)
+        skipped, items = self._skipped.own(), self._items.own()
+        old, had = skipped[parts], items[parts]
+        count = stop - first
+        skipped[parts], items[parts] = first, count
+        self.total += int(count.sum()) - int(had.sum())
+        self.changes.append(Change(parts, old, old + had, first, stop))
+        self._before = self._lasts = None
+
+    def evict(self, first: int) -> None:
+        """Rows before this one have left the ring."""
+        before, self.first_row = self.first_row, first
+        if first <= before or not len(self._start):
+            return
+        rows = np.arange(before, min(first, self.stop_row))
+        part = self.finder.find(rows)
+        inside = (rows - self._start.values[part]) // self._stride.values[part]
+        there = (inside >= 0) & (inside < self._length.values[part])
+        parts, counts = np.unique(part[there], return_counts=True)
+        self.steps -= int(counts.sum())
+        stride, length = self._stride.values[parts], self._length.values[parts]
+        cut = np.minimum(-((self._start.values[parts] - first) // stride), length)
+        self.dead += int((cut == length).sum())
+        low = self._offset.values[parts] + cut + self.history
+        lows, skipped, items = self._low.own(), self._skipped.own(), self._items.own()
+        while len(parts):
+            low = lows[parts] = np.maximum(lows[parts], low)
+            offset = self._offset.values[parts]
+            old, had = skipped[parts], items[parts]
+            begin = np.minimum(np.maximum(low - offset, 0), self._length.values[parts])
+            stop = np.maximum(old + had, begin)
+            stop = np.where(had > 0, stop, begin)
+            skipped[parts], items[parts] = begin, stop - begin
+            self.total += int((stop - begin).sum()) - int(had.sum())
+            self.changes.append(Change(parts, old, old + had, begin, stop))
+            parts = self._next.values[parts]
+            going = parts >= 0
+            parts, low = parts[going], low[going]
+        self._before = self._lasts = None
+
+    def compact(self, needed: Rows) -> Rows | None:
+        """Let go of parts that have left the ring and are not `needed`, if they are many; the new number of
+        each part then, or -1."""
+        if self.dead <= max(DEAD, len(self._start) // 2):
+            return None
+        start, length, stride = self._start.values, self._length.values, self._stride.values
+        there = start + (length - 1) * stride >= self.first_row
+        there[needed] = True
+        kept = np.flatnonzero(there)
+        moved = np.full(len(start) + 1, -1, np.int64)  # the last for -1
+        moved[kept] = np.arange(len(kept))
+        for name in ("_start", "_length", "_stride", "_trajectory", "_offset", "_final", "_low", "_skipped"):
+            setattr(self, name, Grown(getattr(self, name).values[kept]))
+        self._items = Grown(self._items.values[kept])
+        self._next = Grown(moved[self._next.values[kept]])
+        self._previous = Grown(moved[self._previous.values[kept]])
+        self.finder = Finder()
+        self.finder.add(self._start.values, self._stride.values, np.arange(len(kept)))
+        self.dead, self.version = 0, self.version + 1
+        self._before = self._lasts = None
+        return moved[:-1]
+
+    def take_changes(self) -> Change | None:
+        """What has become of parts since this was asked last: each of them once."""
+        changes, self.changes = self.changes, []
+        if len(changes) < 2:
+            return changes[0] if changes else None
+        every = Change(*(np.concatenate(columns) for columns in zip(*changes, strict=True)))
+        parts, oldest = np.unique(every.parts, return_index=True)
+        if len(parts) == len(every.parts):
+            return every
+        newest = len(every.parts) - 1 - np.unique(every.parts[::-1], return_index=True)[1]
+        return Change(
+            parts, every.first[oldest], every.stop[oldest], every.new_first[newest], every.new_stop[newest]
+        )
