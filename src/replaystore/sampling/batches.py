@@ -203,8 +203,7 @@ class Batches:
             if out is not None and name in out:
                 check_out(name, out[name], values.shape, values.dtype)
                 np.copyto(out[name], values)
-                values = out[name]
-            batch[name] = values
+            batch[name] = out[name] if out is not None and name in out else values
         return batch
 
     def _named(self, batch: Batch, drawn: Drawn, some: slice) -> Batch:

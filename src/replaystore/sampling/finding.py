@@ -32,8 +32,8 @@ GUESSES = 4
 class Guesses:
     """Which of many sorted numbers is the last that is not behind each of some.
 
-    For runs of 2 ** shift numbers that of the first is known; most lie where that guesses, which takes a fifth
-    of the time of a search."""
+    For runs of 2 ** shift numbers that of the first is known; most lie where that guesses, which takes a
+    fifth of the time of a search."""
 
     def __init__(self, known: Rows) -> None:
         self._known = known

@@ -176,7 +176,8 @@ def _items_of(steps: Steps, parts: Rows) -> Rows:
 
 def _is_last(steps: Steps, parts: Rows) -> Rows:
     """1 where a trajectory that has items ends."""
-    return steps.is_last(parts) & (steps.items_until(parts) > 0)
+    found: Rows = (steps.is_last(parts) & (steps.items_until(parts) > 0)).astype(np.int64)
+    return found
 
 
 class EpochOrder:

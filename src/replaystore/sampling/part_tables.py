@@ -149,8 +149,8 @@ class Tables:
         self._before = self._lasts = None
 
     def _lows(self, columns: tuple[Rows, ...], order: Rows, begins: Rows, gone: Rows) -> Rows:
-        """For each trajectory, the place where items can begin: behind what has left a ring, and so far behind
-        that they show nothing of it."""
+        """For each trajectory, the place where items can begin: behind what has left a ring, and so far
+        behind that they show nothing of it."""
         length, offset = columns[1][order], columns[4][order]
         cut = gone[order]
         places = np.where(cut < length, offset + cut, offset + length)

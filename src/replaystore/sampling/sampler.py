@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from replaystore.errors import (
     ArgumentError,
@@ -27,8 +27,8 @@ from replaystore.sampling.ahead import Ahead, Place, following
 from replaystore.sampling.batches import Batches
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.to_device import Transfer
+from replaystore.sampling.weighed import Weighed
 from replaystore.sampling.weights import as_text, from_text
-from replaystore.schema.values import array_of
 
 if TYPE_CHECKING:
     from replaystore.views.reader import BufferReader
@@ -40,7 +40,7 @@ AHEAD, FAR_AHEAD = 2, 8
 have come and are sorted out a learner lives on those that are ready."""
 
 
-class Sampler:
+class Sampler(Weighed):
     """Batches of a buffer, made by `buffer.sampler`; an iterator that ends with the epoch if the order is
     "epoch", and else never.
 
@@ -177,59 +177,6 @@ class Sampler:
     def prefetch(self) -> int:
         """How many batches are made ahead."""
         return self._depth
-
-    # --- weights
-
-    @property
-    def weights(self) -> NDArray[np.float64]:
-        """The weights: of each step of the buffer, or of each row of its table of trajectories. 0 where
-        nothing can be drawn."""
-        found: NDArray[np.float64] = self._weighted().values
-        return found
-
-    @property
-    def ignored(self) -> int:
-        """How many weights were set of what had left the ring by then."""
-        return self._ignored
-
-    def update_priorities(self, index: ArrayLike, priorities: ArrayLike) -> None:
-        """Set the priorities of steps, as of the next batch: they weigh priority ** alpha. `index`: as that
-        of `update_weights`."""
-        values = given_weights.floats("priorities", priorities)
-        if self._recipe.alpha is None:
-            raise ArgumentError('this sampler has no priorities: make one with order="prioritized"')
-        given_weights.check(values)
-        self.update_weights(index, values**self._recipe.alpha)
-
-    def update_weights(self, index: ArrayLike, weights: ArrayLike) -> None:
-        """Set weights, as of the next batch. What has left a ring is passed over, and counted by `ignored`.
-
-        Args:
-            index: which steps, as numbers that are theirs for ever: `batch["index"]`. Of weights for
-                trajectories their ids: `batch["trajectory"]`.
-            weights: one for each.
-
-        Raises:
-            ArgumentError: one that is not finite or negative, or of what does not exist; none is set then.
-        """
-        order = self._weighted()
-        places, values = array_of("index", index), given_weights.floats("weights", weights)
-        if places.dtype.kind not in "iu" or places.ndim != 1 or values.shape != places.shape:
-            raise ArgumentError(
-                f"index and weights are flat arrays of one length, not {places.dtype} "
-                f"{places.shape} and {values.shape}"
-            )
-        stop = order.stop
-        if len(places) and not (places.min() >= 0 and places.max() < stop):
-            what = "trajectories" if self._recipe.per_trajectory else "rows"
-            raise ArgumentError(f"index from {places.min()} to {places.max()}: {what} end before {stop}")
-        given_weights.check(values)
-        self._ignored += order.update(places.astype(np.int64, copy=False), values)
-
-    def _weighted(self) -> Any:
-        if not self._recipe.weighted:
-            raise ArgumentError("this sampler has no weights: make one with weights=...")
-        return self._batches.order
 
     # --- state
 

@@ -26,6 +26,7 @@ __all__ = ["PENDING", "Change", "Drawn", "Rows", "Steps"]
 PENDING = 1 << 60
 """Numbers of final observations from here on are those of the observations that follow what is open."""
 
+
 @dataclass(frozen=True)
 class Drawn:
     """Items, in the order they were drawn in."""
@@ -240,7 +241,8 @@ class Steps(Tables):
             found[at] += self._length.values[part]
             short = found[at] <= most
             at, part = at[short], part[short]
-        return np.minimum(found, most)
+        usable: Rows = np.minimum(found, most)
+        return usable
 
     # --- rows around them
 

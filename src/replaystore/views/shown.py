@@ -118,7 +118,7 @@ class Shown:
         """As `parts`, with the rows of parts that a ring has dropped, as long as the tables tell of them."""
         self.check_open()
         if self._whole is None:
-            stored = [self._fixed(tree.parts(name)) for name in PARTS]
+            stored = [_fixed(self._store, tree.parts(name)) for name in PARTS]
             opened = [entry for entry in self.opened() if entry.part_length]
             rows = [[e.part_start, e.part_length, e.stride, e.trajectory, e.offset, -1] for e in opened]
             columns = stored
@@ -195,15 +195,6 @@ class Shown:
         shown = [*TRAJECTORIES, *sorted(columns.keys() - TRAJECTORIES.keys())]
         ordered = {name: columns[name] for name in shown if name in columns}
         return ordered | {"open": np.arange(count + len(opened)) >= count}
-
-    def _fixed(self, name: str) -> NDArray[Any]:
-        """A table that every buffer has."""
-        table = self._store.table(name) if name in self._store.state.arrays else None
-        if table is None or table.dtype != np.int64 or table.ndim != 1:
-            raise CorruptError(
-                f"{self._place}: the table {name} of int64 numbers is missing; run `replaystore repair`"
-            )
-        return table
 
     def _reward_shape(self) -> tuple[int, ...]:
         return self._document.steps.return_shape
@@ -349,3 +340,11 @@ class Shown:
         for column in self._columns.values():
             column.close()
         self._columns, self._fields = {}, {}
+
+
+def _fixed(store: StoreReader, name: str) -> NDArray[Any]:
+    """A table that every buffer has."""
+    table = store.table(name) if name in store.state.arrays else None
+    if table is None or table.dtype != np.int64 or table.ndim != 1:
+        raise CorruptError(f"{store}: the table {name} of int64 numbers is missing; run `replaystore repair`")
+    return table
