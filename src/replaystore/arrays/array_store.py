@@ -25,11 +25,22 @@ class ArrayStore(Reverter):
 
     @classmethod
     def create(
-        cls, container: Container, specs: Mapping[str, ArraySpec], extra: Mapping[str, Any], *, durable: bool
+        cls,
+        container: Container,
+        specs: Mapping[str, ArraySpec],
+        extra: Mapping[str, Any],
+        *,
+        durable: bool,
+        commits: int | None = None,
+        named: int | None = None,
     ) -> ArrayStore:
-        """A store in an empty container, with these arrays: commit 0, durable on return."""
+        """A store in an empty container, with these arrays: commit 0, durable on return. `commits`, `named`:
+        how many are kept, as `keep` takes them."""
         store = cls(container, State(store=uuid.uuid4().hex, time=now(), extra=dict(extra)), durable=durable)
         store.create_arrays(specs)
+        store.keep(commits=commits, named=named)
+        for setting, value in store._settings.items():
+            setattr(store.state, setting, value)
         with store.storage("create"):
             container.sync()
             store.state.arrays = store._new_arrays

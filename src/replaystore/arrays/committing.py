@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.arrays.appending import Appender, of_shard
+from replaystore.arrays.appending import of_shard
 from replaystore.arrays.records import now
+from replaystore.arrays.retention import Keeper
 from replaystore.arrays.state import DOCUMENT, Piece, State
 from replaystore.containers.codecs import extend
 from replaystore.containers.protocol import ChunkEntry
@@ -39,7 +40,7 @@ DOCUMENT_BYTES = 1 << 16
 """A document of at most this size is copied into each segment of the log."""
 
 
-class Committer(Appender):
+class Committer(Keeper):
     """A store whose rows are appended and committed."""
 
     def commit(
@@ -62,7 +63,7 @@ class Committer(Appender):
             attached = self._write_tails(attachments or {}, inside=name is not None)
             meta, blobs = self._describe(extra, first or {})
             meta |= {} if name is None else {"name": name}
-            meta |= {} if shows is None else {"shows": shows}
+            meta |= self._settings if shows is None else {"shows": shows, **self._settings}
             meta["attached"] = {
                 name: list(vars(kept).values()) for name, kept in attached.items() if isinstance(kept, Piece)
             }
@@ -202,6 +203,8 @@ class Committer(Appender):
                     else of_shard(entries, shard, self.container.specs()[name].chunks_per_shard)
                 )
             self._start_log(state)
+        with suppress(StorageError, OSError):  # tried again when the next one begins
+            self._forget_old()
 
     def _start_log(self, state: State) -> None:
         meta, blobs = state.to_base()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from replaystore.arrays.appending import BATCH_BYTES
 from replaystore.arrays.array_store import ArrayStore
+from replaystore.arrays.naming import Named
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.records import now
 from replaystore.arrays.state import SEALED
@@ -355,16 +356,18 @@ def _seal(store: ArrayStore, attachments: Mapping[str, bytes]) -> None:
         checksums = {name: _stored_checksum(store, name, chunk) for name, chunk in unfinished.items()}
     with store.storage("seal"):
         # One record makes the store a sealed one. Until it is on the disk nothing has changed, here or there.
+        state = store.state
         sealed = replace(
-            store.state,
-            commit=store.state.commit + 1,
-            parent=store.state.commit,
+            state,
+            commit=state.commit + 1,
+            parent=state.commit,
             time=now(),
             extra={**store.state.extra, SEALED: True},
             partial=store.state.partial | checksums,
             tails={},
             entries={},
             attached=dict(attachments),
+            names={} if state.name is None else {state.name: Named(state.commit + 1, dict(state.first))},
             arrays={name: spec for name, spec in store.state.arrays.items() if not tree.is_journal(name)},
         )
         store._start_log(sealed)

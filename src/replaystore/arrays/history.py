@@ -8,38 +8,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from replaystore.arrays import records
 from replaystore.arrays.records import decode_records
 from replaystore.arrays.state import State
 from replaystore.containers.protocol import ArraySpec, Container
-from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
+from replaystore.errors import ConflictError, CorruptError, EvictedError
 from replaystore.forks import renew_in_children
 from replaystore.refusals import named
 from replaystore.schema import tree
 
-__all__ = ["ATTEMPTS", "Commit", "History"]
+__all__ = ["ATTEMPTS", "History"]
 
 ATTEMPTS = 16
 """How often a reader looks again when a writer is faster than it."""
-AHEAD = 16
-"""Segments of a log that is far away which are asked for at once."""
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A commit of the log, in short."""
-
-    commit: int
-    time: float
-    lengths: dict[str, int]
-    first: dict[str, int]
-    name: str | None = None
-
-    def rows(self, group: str) -> int:
-        """Rows of a group that it shows."""
-        return self.lengths.get(group, 0) - self.first.get(group, 0)
 
 
 class History:
@@ -208,64 +190,6 @@ class History:
 
     def _forget_tails(self) -> None:
         """Forget what was read for another commit."""
-
-    def commits(self) -> list[Commit]:
-        """The commits that can be opened, oldest first."""
-        newest, found = self.state, {}
-        names = {named.commit: name for name, named in newest.names.items()}
-        segments = self.container.segments()
-        for at, segment in enumerate(segments):
-            if at % AHEAD == 0 and self.container.files.far:
-                self.container.announce_segments(dict.fromkeys(segments[at : at + AHEAD], 0))
-            first: dict[str, int] = {}
-            for meta, _, _ in decode_records(self.container.read_segment(segment)):
-                if meta.get("forked"):
-                    continue
-                number, first = meta["commit"], first | meta.get("first", {})
-                evicted = any(row > first.get(group, 0) for group, row in newest.gone.items())
-                if number <= newest.commit and not newest.is_dead(number) and not evicted:
-                    lengths, name = dict(meta["lengths"]), names.get(number)
-                    found[number] = Commit(number, meta["time"], lengths, first, name)
-        return [found[number] for number in sorted(found)]
-
-    def number_of(self, commit: int | str) -> int:
-        """The number of a commit that is given by it, or by its name. NotFoundError: none has that name."""
-        if not isinstance(commit, str):
-            return commit
-        names = self.places.names
-        if commit not in names:
-            known = (
-                f"the newest of {len(names)} names is {next(reversed(names))!r}"
-                if names
-                else "none has a name"
-            )
-            raise NotFoundError(
-                f"{self}: no commit has the name {commit!r:.100}; {known} "
-                "(`replaystore info --commits` lists what can be opened)"
-            )
-        return names[commit].commit
-
-    def at(self, commit: int, *, whole: bool = True) -> State:
-        """The state as of an older commit. NotFoundError: it cannot be had any more; EvictedError: nor can
-        all of its rows, if it is to be `whole`."""
-        newest = self.state
-        if commit == newest.commit:
-            return newest
-        where = f"{self}: commit {commit}"
-        if commit > newest.commit or commit < 0:
-            raise NotFoundError(f"{where} does not exist; the newest is {newest.commit}")
-        if newest.is_dead(commit):
-            raise NotFoundError(f"{where} was rolled back; `replaystore info` lists what can be opened")
-        segments = [base for base in self.container.segments() if base <= commit]
-        if not segments:
-            raise NotFoundError(f"{where} is older than the history that is kept")
-        state = self._replay(self.container, segments[-1], until=commit)
-        if state.commit != commit:
-            raise NotFoundError(f"{where} is not in the commit log")
-        for group, row in newest.gone.items():
-            if whole and row > state.first.get(group, 0):
-                raise EvictedError(f"{where} needs {group} rows before {row}, which have left the ring")
-        return state
 
     # --- what another process has done meanwhile
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from replaystore.errors import ArgumentError
 
-__all__ = ["Named", "check_name", "is_name"]
+__all__ = ["Named", "check_kept", "check_name", "is_name"]
 
 LONGEST = 80
+MOST_KEPT = 1 << 40
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@-]*")
 
 
@@ -44,3 +45,14 @@ def check_name(name: object) -> str:
         f"the name of a commit is at most {LONGEST} letters (a to z), digits and any of _ . + = @ -, not "
         f'digits alone, and begins with a letter, a digit or _, such as "epoch-12"; not {name!r:.100}'
     )
+
+
+def check_kept(commits: object, named: object, mode: str = "r+") -> None:
+    """ArgumentError: they do not say how many commits are kept, or nothing is to be written."""
+    for argument, given, least in (("keep_commits", commits, 1), ("keep_named", named, 0)):
+        if given is None:
+            continue
+        if isinstance(given, bool) or not isinstance(given, int) or not least <= given <= MOST_KEPT:
+            raise ArgumentError(f"{argument} is a number of commits, at least {least}, not {given!r:.80}")
+        if mode == "r":
+            raise ArgumentError(f'{argument} is for writing: leave it out, or open with mode "r+"')

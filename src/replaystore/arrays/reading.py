@@ -12,7 +12,8 @@ from google_crc32c import extend, value
 from numpy.typing import NDArray
 
 from replaystore.arrays.columns_of import ArrayColumn, open_column, unfinished_rows
-from replaystore.arrays.history import ATTEMPTS, History
+from replaystore.arrays.history import ATTEMPTS
+from replaystore.arrays.past import Past
 from replaystore.arrays.state import SEALED, Piece, State
 from replaystore.arrays.tables import Table, announce_tables
 from replaystore.arrays.tail_runs import TailRuns
@@ -28,7 +29,7 @@ __all__ = ["ArrayColumn", "StoreReader"]
 BLOCK_BYTES, FAR_BLOCK_BYTES = 1 << 17, 4 << 20
 
 
-class StoreReader(History):
+class StoreReader(Past):
     """The arrays of a container as of a commit."""
 
     def __init__(

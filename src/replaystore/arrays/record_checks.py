@@ -109,8 +109,13 @@ def check_record(meta: Any, blobs: Mapping[str, bytes]) -> None:
 
 def _check_names(meta: Mapping[str, Any], commit: int, *, base: bool) -> None:
     """What a record says of names, and of the commit that it shows."""
-    shows, keep = meta.get("shows", commit), meta.get("keep_named", 1)
-    _refuse(not is_count(shows, commit) or not is_count(keep), f"commit {commit} that shows {shows!r:.40}")
+    shows = meta.get("shows", commit)
+    _refuse(not is_count(shows, commit), f"commit {commit} that shows {shows!r:.40}")
+    _refuse(not is_count(meta.get("keep_named", 1)), "how many named commits are kept")
+    _refuse(
+        meta.get("keep_commits", 1) == 0 or not is_count(meta.get("keep_commits", 1)),
+        "how many commits are kept",
+    )
     _refuse("name" in meta and (base or not is_name(meta["name"])), "a name that no commit can have")
     if not base:
         return

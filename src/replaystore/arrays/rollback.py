@@ -9,6 +9,7 @@ is for ever.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 
@@ -52,8 +53,9 @@ class Reverter(Resumer):
                     dict(old.state.first),
                     old.state.extra,
                     shows=old.state.shows,
-                    names=self._still_named(old.state),
+                    names=self._names_until(old.state),
                     keep_named=newest.keep_named,
+                    keep_commits=newest.keep_commits,
                     gone=dict(newest.gone),
                 )
                 state.arrays = {
@@ -106,18 +108,16 @@ class Reverter(Resumer):
         with self.storage("roll back"):
             self._trim()
 
-    def _still_named(self, old: State) -> dict[str, Named]:
-        """The names that an older commit knew, of commits that can still be opened: a name that has been
-        given again since may have been the last hold of one."""
-        found = {}
+    def _names_until(self, old: State) -> dict[str, Named]:
+        """The names of commits up to an older one: also such as have been given to newer ones since, if those
+        that had them then can still be opened."""
+        found = {name: named for name, named in self.state.names.items() if named.commit <= old.commit}
         for name, named in old.names.items():
-            if self.state.names.get(name) != named:
-                try:
+            if name not in found:
+                with suppress(NotFoundError):
                     self.at(named.commit, whole=False)
-                except NotFoundError:
-                    continue
-            found[name] = named
-        return found
+                    found[name] = named
+        return dict(sorted(found.items(), key=lambda item: item[1].commit))
 
     def _complete_tables(self, tables: Mapping[str, bytes]) -> None:
         """Bring rows of the tables that are only in the log so far to their arrays: those that the newest

@@ -32,6 +32,8 @@ SEALED = "sealed"
 """The key of `extra` that says that a store is never written to again."""
 DOCUMENT = "document"
 """The blob of a base record that is a copy of the document, if that is not large: for repairs."""
+KEEP_COMMITS, KEEP_NAMED = 1000, 1
+"""Of the newest commits, and of the rows of the newest named ones, unless a store is told otherwise."""
 
 Blobs = Mapping[str, bytes]
 
@@ -96,8 +98,10 @@ class State:
     once more (-1: itself)."""
     names: dict[str, Named] = field(default_factory=dict)
     """The commits that have names, oldest first."""
-    keep_named: int = 1
+    keep_named: int = KEEP_NAMED
     """Rows that so many of the newest named commits show are kept, although they have left the ring."""
+    keep_commits: int = KEEP_COMMITS
+    """So many of the newest commits can be opened, and the named ones."""
     gone: dict[str, int] = field(default_factory=dict)
     """Of each group that drops rows: those before this one are needed by nobody, and may be gone."""
 
@@ -147,6 +151,7 @@ class State:
         self.first.update(meta.get("first", {}))
         self.shows = meta.get("shows", self.commit)
         self.keep_named = meta.get("keep_named", self.keep_named)
+        self.keep_commits = meta.get("keep_commits", self.keep_commits)
         if "name" in meta:
             self.give(meta["name"])
         self.gone = {group: self.needed(group) for group in self.first}
@@ -220,8 +225,10 @@ class State:
             meta["shows"] = self.shows
         if self.names:
             meta["names"] = {name: [named.commit, named.first] for name, named in self.names.items()}
-        if self.keep_named != 1:
+        if self.keep_named != KEEP_NAMED:
             meta["keep_named"] = self.keep_named
+        if self.keep_commits != KEEP_COMMITS:
+            meta["keep_commits"] = self.keep_commits
         if self.gone:
             meta["gone"] = self.gone
         blobs = {"mutable:" + name: rows.tobytes() for name, rows in self.mutable.items()}
@@ -263,7 +270,8 @@ class State:
             names={
                 name: Named(commit, dict(first)) for name, (commit, first) in meta.get("names", {}).items()
             },
-            keep_named=meta.get("keep_named", 1),
+            keep_named=meta.get("keep_named", KEEP_NAMED),
+            keep_commits=meta.get("keep_commits", KEEP_COMMITS),
             gone=dict(meta.get("gone", {})),
         )
 

@@ -12,6 +12,7 @@ from replaystore.arrays import sealing
 from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.incomplete import newest_synced, newest_whole
+from replaystore.arrays.naming import check_kept
 from replaystore.arrays.reading import StoreReader
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.opening import open_container, open_for_writing
@@ -54,6 +55,8 @@ def create(
     durability: Literal["commit", "none"] = "commit",
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    keep_commits: int | None = None,
+    keep_named: int | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Buffer:
     """Make an empty buffer and open it for writing.
@@ -69,6 +72,9 @@ def create(
         durability: "commit": committed steps survive a power cut. "none": they survive a kill, but nothing is
         synced to the disk.
         metadata: anything of the user's that is JSON, up to 1 MiB.
+        keep_commits: how many of the newest commits can be opened and gone back to; older ones go, but those
+            that have names (default 1000).
+        keep_named: a ring keeps the rows of so many of its newest named commits (default 1).
         overwrite: replace a store that is there. Anything else that is there is never replaced.
 
     Raises:
@@ -89,6 +95,7 @@ def create(
     if durability not in ("commit", "none"):
         raise ArgumentError(f'durability is "commit" or "none", not {durability!r}')
     check_storage(schema.fields, layout, storage)
+    check_kept(keep_commits, keep_named)
     document = documents.new(
         schema,
         layout={
@@ -104,7 +111,10 @@ def create(
     new = NewStore(place, document.to_json(), overwrite=overwrite)
     try:
         specs = array_specs(schema, layout, new.container.capabilities, capacity=capacity, storage=storage)
-        ArrayStore.create(new.container, specs, NOTHING, durable=durability == "commit").close()
+        durable = durability == "commit"
+        ArrayStore.create(
+            new.container, specs, NOTHING, durable=durable, commits=keep_commits, named=keep_named
+        ).close()
         new.finish()
     except BaseException:
         new.discard()
@@ -118,6 +128,8 @@ def open(  # noqa: A001  # as in other libraries that open files
     *,
     commit: int | str | None = None,
     cache: int | None = None,
+    keep_commits: int | None = None,
+    keep_named: int | None = None,
 ) -> Buffer:
     """Open a buffer for reading ("r") or writing ("r+", one writer at a time; what a killed writer left is
     put in order).
@@ -128,6 +140,7 @@ def open(  # noqa: A001  # as in other libraries that open files
         cache: keep at most so many bytes of decoded chunks on the local disk, in a file without a name in the
             folder for temporary files (reading only). All columns and samplers of this buffer share it; raw
             fields of a store that is far away are then read a chunk at a time, and compared with checksums.
+        keep_commits, keep_named: as those of `create`, from the next commit on (writing only).
 
     Raises:
         NotFoundError: nothing there, or no such commit. FormatError: not a store. FormatVersionError,
@@ -148,6 +161,7 @@ def open(  # noqa: A001  # as in other libraries that open files
             "call rollback(commit)"
         )
     _check_cache(cache, mode)
+    check_kept(keep_commits, keep_named, mode)
     if mode == "r":
         buffer = _open_for_reading(place, commit)
         buffer.store.cache = None if cache is None else ChunkCache(cache)
@@ -158,6 +172,7 @@ def open(  # noqa: A001  # as in other libraries that open files
         document = documents.parse(container.document(), str(place))
         sealing.refuse_writing(place, container)
         store = ArrayStore.open(container, durable=document.layout.durability == "commit")
+        store.keep(commits=keep_commits, named=keep_named)
         return Buffer(place, store, document, lock=lock, reopen=open_column, open_commit=open_commit)
     except BaseException as error:
         container.close()

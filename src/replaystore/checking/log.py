@@ -61,6 +61,7 @@ def check_log(findings: Findings, container: Container, newest: State) -> None:
             )
         continues = (
             previous is None
+            or base <= _oldest_kept(newest)
             or previous in (commits[0], continued)
             or [previous for _, last in dead if last == previous]
         )
@@ -124,9 +125,7 @@ def _check_origin(findings: Findings, container: Container, kept: bytes, newest:
     if not isinstance(known, dict):
         findings.problem("commit log", "its copy of the document is not a JSON object")
         return
-    first = min(container.segments())
-    if first and not sealed:
-        findings.problem("commit log", f"it begins with commit {first}: those before it are missing")
+    _check_kept(findings, container, newest, sealed=sealed)
     for section in known if sealed else ("ring", "layout", "environment", "provenance"):
         if document.get(section) != known.get(section):
             findings.problem(
@@ -136,6 +135,29 @@ def _check_origin(findings: Findings, container: Container, kept: bytes, newest:
                     "it is that of another store"
                 ),
             )
+
+
+def _check_kept(findings: Findings, container: Container, newest: State, *, sealed: bool) -> None:
+    """The log has the commits that it keeps: the newest ones, and those that have names."""
+    segments = container.segments()
+    needed = _oldest_kept(newest)
+    if segments[0] > needed and not sealed:
+        findings.problem("commit log", f"it begins with commit {segments[0]}: those before it are missing")
+    for name, named in newest.names.items():
+        if named.commit < needed and named.commit not in segments and not sealed:
+            within = [segment for segment in segments if segment < named.commit]
+            found = within and named.commit in _numbers(container.read_segment(within[-1]))
+            if not found:
+                findings.problem("commit log", f"it lacks commit {named.commit}, which has the name {name}")
+
+
+def _oldest_kept(newest: State) -> int:
+    """From this commit on the log has all; of those before it, those that have names, at least."""
+    return max(0, newest.commit - newest.keep_commits + 1)
+
+
+def _numbers(data: bytes) -> set[int]:
+    return {int(meta["commit"]) for meta, _, _ in decode_records(data)}
 
 
 def _later_records(data: bytes) -> Iterator[int]:

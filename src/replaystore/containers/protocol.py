@@ -353,6 +353,11 @@ class Container(Protocol):
     def read_segment(self, commit: int, start: int = 0) -> bytes:
         """The bytes of a segment from `start` on; after the last whole record anything may follow."""
 
+    def replace_segments(self, kept: Mapping[int, bytes], removed: Sequence[int]) -> None:
+        """Instead of older segments of the log have these, of one record each, by the commits that they begin
+        with, and then remove some: a kill leaves some of either. Whoever reads one of them meanwhile may find
+        the old one, the new one, or none."""
+
     def cut_segment(self, commit: int, length: int) -> None:
         """Forget what follows `length` bytes of a segment, later segments included: the next record is
         appended there."""

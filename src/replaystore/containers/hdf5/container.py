@@ -17,6 +17,8 @@ is a few writes and a sync.
    write is dropped.
 3. Extents run ahead of the rows while a store grows. `publish` sets them to the rows; growing goes on from
    there.
+
+More than 25 methods because so much is asked of a container (containers/protocol.py says all of it).
 """
 
 from __future__ import annotations
@@ -150,6 +152,10 @@ class Hdf5Container(ArrayFile):
     def begin_segment(self, commit: int, record: bytes) -> None:
         self._ready()
         self._log.begin(commit, record)
+
+    def replace_segments(self, kept: Mapping[int, bytes], removed: Sequence[int]) -> None:
+        self._ready()
+        self._log.replace(kept, removed)
 
     def segments(self) -> list[int]:
         return self._log.segments()

@@ -10,7 +10,7 @@ transaction that makes room, so the log is always whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -30,6 +30,9 @@ __all__ = ["Log", "ended"]
 
 USED = "used"
 NO_COMMIT = 1 << 62
+FREE, MOST_TIMES = "free.", 8
+"""The names of pieces of the log whose space can be used again, and how much larger one may be than what is
+asked for."""
 LEAST, MOST = 64 << 10, 2 << 20
 """Room that a segment begins with."""
 
@@ -208,13 +211,30 @@ class Log:
         def change(file: Any, overlay: Overlay) -> Head:
             if head is not None:
                 _end(file, overlay, head, commit)
-            piece = make_room(file, str(commit), size)
+            piece = _room(file, overlay, str(commit), size, record)
             fresh = Head(head.sequence + 1 if head else 1, commit, len(record), (piece,))
-            overlay.direct.append((piece[0], record))
             overlay.front[fresh.slot] = fresh.pack()
             return fresh
 
         self._head = self._file.change(change)
+        self._older = None
+
+    def replace(self, kept: Mapping[int, bytes], removed: Sequence[int]) -> None:
+        """Instead of older segments have these, of one record each, and remove others."""
+
+        def change(file: Any, overlay: Overlay) -> None:
+            owner = group(file, LOG)
+            names = _names(file)
+            for commit in (*removed, *kept):
+                overlay.notes.dropped.append((commit, commit))
+                for name in names.get(commit, ()):
+                    _set_free(owner, name)
+            for commit, record in kept.items():
+                piece = _room(file, overlay, str(commit), _rounded(len(record)), record)
+                _count(owner, str(commit), len(record))
+                overlay.notes.ended[commit] = len(record), (piece,)
+
+        self._file.change(change)
         self._older = None
 
     def cut(self, commit: int, length: int) -> None:
@@ -325,11 +345,52 @@ def _drop(file: Any, overlay: Overlay, first: int, last: int) -> None:
             remove(owner, name)
 
 
+def _count(owner: Any, name: str, used: int) -> None:
+    """Note how much counts of a segment that is not the newest."""
+    h5py.Dataset(child(owner, name)).attrs[USED] = np.uint64(used)
+
+
+def _set_free(owner: Any, name: str) -> None:
+    """A piece of the log that nothing refers to any more, whose space a later one may have."""
+    found = child(owner, name)
+    if isinstance(found, h5py.h5d.DatasetID) and found.get_offset() is not None:
+        if h5py.h5a.exists(found, USED.encode()):
+            h5py.h5a.delete(found, USED.encode())
+        owner.links.move(name.encode(), owner, f"{FREE}{found.get_offset()}".encode())
+    else:
+        remove(owner, name)
+
+
+def _room(file: Any, overlay: Overlay, name: str, size: int, record: bytes) -> tuple[int, int]:
+    """A piece of the log that begins with a record, (offset, length): space that an older one had, or new.
+
+    What was in it is wiped out, since where a head is damaged whatever is valid behind what it counts does
+    count."""
+    owner = group(file, LOG, make=True)
+    remove(owner, name)
+    free = {key: child(owner, key) for key in map(bytes.decode, owner) if key.startswith(FREE)}
+    sizes = sorted(
+        (int(piece.get_storage_size()), key)
+        for key, piece in free.items()
+        if isinstance(piece, h5py.h5d.DatasetID) and piece.get_offset() is not None
+    )
+    fits = next(((length, key) for length, key in sizes if length >= size), None)
+    if fits is None or fits[0] > MOST_TIMES * size:
+        piece = make_room(file, name, size)
+        overlay.direct.append((piece[0], record))
+        return piece
+    length, key = fits
+    offset = int(free[key].get_offset()) + origins().contiguous
+    owner.links.move(key.encode(), owner, name.encode())
+    overlay.direct.append((offset, record + bytes(length - len(record))))
+    return offset, length
+
+
 def _end(file: Any, overlay: Overlay, head: Head, successor: int) -> None:
     """Before a segment begins: note how much counts of the one that was the newest, and remove those that
     come after the new one."""
     names = _names(file).get(head.commit)
     if names and head.commit < successor:
-        h5py.Dataset(child(group(file, LOG), names[0])).attrs[USED] = np.uint64(head.used)
+        _count(group(file, LOG), names[0], head.used)
         overlay.notes.ended[head.commit] = head.used, head.pieces
     _drop(file, overlay, successor, NO_COMMIT)

@@ -7,7 +7,7 @@ files are the segments there are; elsewhere the file that names them says so (se
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import cast
 
@@ -104,6 +104,21 @@ class LoggedFiles:
         )
         return self.files.read(name, start, max(0, stop - start))
 
+    def replace_segments(self, kept: Mapping[int, bytes], removed: Sequence[int]) -> None:
+        names = {f"{LOG}/c/{commit}": record for commit, record in kept.items()}
+        for name, record in names.items():
+            self.files.create(name + ".new")
+            self.files.write(name + ".new", 0, record)
+        self.files.sync_files([name + ".new" for name in names])
+        for name in names:
+            self.files.rename(name + ".new", name)
+        if names:
+            self.files.sync_folder(f"{LOG}/c")
+        self._name_segments([known for known in self._listed() if known not in removed])
+        for commit in removed:
+            self.files.remove(f"{LOG}/c/{commit}")
+        self._folders[f"{LOG}/c"] = None
+
     def cut_segment(self, commit: int, length: int) -> None:
         name = f"{LOG}/c/{commit}"
         listed = self._listed()
@@ -143,7 +158,7 @@ class LoggedFiles:
             except CorruptError:
                 yield where, "what says which segments the commit log has is damaged"
                 return
-            if named.fits(listed):
+            if named.covers(listed):
                 store = store_of(self.read_segment(listed[-1]))
                 if store and named.store != store:
                     yield where, "it names the segments of another store"

@@ -42,6 +42,11 @@ class Named:
         """Whether it names what is there; the last one may be missing."""
         return tuple(there) in (self.segments, self.segments[:-1])
 
+    def covers(self, there: Sequence[int]) -> bool:
+        """Whether who believes it finds what is there: older segments that it does not name are on their way
+        in, or out."""
+        return set(self.segments[:-1]) <= set(there) and there[-1] in self.segments[-2:]
+
 
 def named_by(data: bytes, where: str) -> Named:
     """The inverse of `to_bytes`. CorruptError: it is not what a writer writes."""
