@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from replaystore.columns.plain import PlainColumn, State
 from replaystore.columns.runs import Run, starts_of
+from replaystore.columns.taking import taker
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError, StorageError
 from replaystore.storage.protocol import Maps, MapsReads, Reads
@@ -79,7 +80,8 @@ class MappedColumn(PlainColumn):
             start = int(starts[number])
             ready = self._map(window, runs[number], start, ready if start < done else start)
         items = window[: (stop - first) * self.row_bytes].view(self._item)
-        return State(first, stop, runs, starts, items, window, ready)
+        take = taker(items, items.view(self.dtype).reshape(stop - first, *self.shape))
+        return State(first, stop, runs, starts, items, window, ready, take)
 
     def _map(self, window: NDArray[np.uint8], run: Run, start: int, ready: int) -> int:
         """Map what is not yet mapped of a run that begins at byte `start` of the window, where it shows its

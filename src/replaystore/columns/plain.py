@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from replaystore.columns.far import Ahead, Window
 from replaystore.columns.protocol import Place, Rows, StoredColumn, Unchecked
 from replaystore.columns.runs import Part, Run, blocks_of, cut, merged, parts_of, starts_of
-from replaystore.columns.taking import taker
 from replaystore.containers.protocol import ArraySpec, Extent
 from replaystore.errors import ConflictError, CorruptError, SchemaError, StorageError
 from replaystore.storage.protocol import Reads
@@ -58,6 +57,8 @@ class State:
     """The range of addresses that `items` begins."""
     ready: int = 0
     """The byte of it up to which it shows files."""
+    take: Callable[..., Rows] | None = None
+    """Takes rows by their places in `items`, if they are mapped: (places, axis 0[, out, mode])."""
 
     def parts(self, start: int, stop: int, row_bytes: int) -> Sequence[Part]:
         """What is read at once of rows [start, stop), if they are not mapped."""
@@ -190,7 +191,7 @@ class PlainColumn(StoredColumn):
         """As `StoredColumn.take` says; without copying in between if `mapped`."""
         state = self._state
         places = self._places(rows, state.first, state.stop)
-        if state.items is None:
+        if state.take is None:
             out = self._output(len(rows), out)
             if out.size:
                 self._take(state, places, self._items(out))
@@ -200,11 +201,16 @@ class PlainColumn(StoredColumn):
                     self.check()
             return out
         if out is None:
-            return self._view(taker(state.items)(places), 0, len(rows))
+            return state.take(places, 0)
         # mode: NumPy would otherwise gather into a buffer first, so as to leave `out` alone should a row be
         # out of bounds.
-        taker(state.items)(places, None, self._items(self._output(len(rows), out)), "clip")
-        return out
+        return state.take(places, 0, self._output(len(rows), out), "clip")
+
+    def take_within(self, rows: NDArray[np.int64], first: int, stop: int) -> Rows:
+        state = self._state
+        if state.take is None or not state.first <= first <= stop <= state.stop:
+            return self.take(rows)
+        return state.take(rows - state.first if state.first else rows, 0)
 
     def places(self, wanted: slice | NDArray[np.int64]) -> Iterator[Place]:
         """As `StoredColumn.places` says; none of rows that are not there."""

@@ -278,12 +278,13 @@ class Assembler:
             entry.part_start, entry.stride = start, run.stride
         entry.part_length += stop - begin
         if rewards is not None and stop > begin:
-            shape = rewards.shape[1:]
-            sums = np.empty((stop - begin + 1, *shape))
-            sums[0] = entry.returned if self._components is None else np.reshape(entry.returned, shape)
-            sums[1:] = rewards[begin:stop]
-            np.add.accumulate(sums, axis=0, out=sums)
-            entry.returned = float(sums[-1]) if self._components is None else sums[-1].reshape(-1).tolist()
+            sums = rewards[begin:stop].astype(np.float64)
+            sums[0] += (
+                entry.returned if self._components is None else np.reshape(entry.returned, sums[0].shape)
+            )
+            # One after the other, as if each step came alone: `sum` adds in another order.
+            total = np.add.accumulate(sums, axis=0, out=sums)[-1]
+            entry.returned = float(total) if self._components is None else total.reshape(-1).tolist()
 
     def _close_part(self, entry: Open, final: Observation | None) -> None:
         number = -1

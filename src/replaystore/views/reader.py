@@ -180,7 +180,10 @@ class BufferReader(Shown):
         self.check_open()
         wanted, names = _wanted(rows, self._first, len(self)), self._names(fields)
         if not self._store.container.files.far:
-            return {name: _taken(self.column(name), wanted) for name in names}
+            if type(wanted) is slice:
+                return {name: self.column(name).read(wanted.start, wanted.stop) for name in names}
+            first, stop = self._first, self._stop
+            return {name: self.column(name).take_within(wanted, first, stop) for name in names}
         found = read_together([self.column(name) for name in names], wanted)
         return dict(zip(names, found, strict=True))
 
@@ -272,6 +275,9 @@ def _wanted(rows: Rows, first: int, count: int) -> slice | NDArray[np.int64]:
             return slice(first + start, first + max(start, stop))
         rows = np.arange(start, stop, step)
     wanted = rows if type(rows) is np.ndarray else array_of("rows", rows)
+    # Nearly always. As unsigned numbers the negative ones are the largest: one comparison for both ends.
+    if wanted.dtype == INT64 and wanted.ndim == 1 and len(wanted) and _largest(wanted) < count:
+        return wanted + first if first else wanted
     if wanted.dtype == np.bool_ and wanted.shape == (count,):
         wanted = np.flatnonzero(wanted)
     if wanted.size == 0:
@@ -290,6 +296,11 @@ def _wanted(rows: Rows, first: int, count: int) -> slice | NDArray[np.int64]:
     if least < 0:
         wanted = np.where(wanted < 0, wanted + count, wanted)
     return wanted + first if first else wanted
+
+
+def _largest(numbers: NDArray[np.int64]) -> int:
+    found: int = np.maximum.reduce(numbers.view(np.uint64))
+    return found
 
 
 def _taken(column: ArrayColumn, wanted: slice | NDArray[np.int64]) -> NDArray[Any]:

@@ -47,6 +47,9 @@ __all__ = ["ArrayFile"]
 
 STEP_BYTES = 1 << 30
 """An array grows by at most so much more than asked for."""
+LEAST_STEP = 4
+"""Chunks that an array grows by at least once its first is full: each time is a transaction with two syncs,
+and room that nothing was written to takes no space on the disk."""
 
 
 class ArrayFile:
@@ -159,8 +162,8 @@ class ArrayFile:
             chunks, needed = places.chunks, -(-wanted // places.chunk_rows)
             short = short or needed > chunks
             # a transaction also serves those that would need one soon.
-            if 4 * (chunks - base) < 5 * (needed - base):
-                ahead = base + (chunks - base) * 3 // 2
+            if 4 * (chunks - base) * places.chunk_rows < 5 * (wanted - base * places.chunk_rows):
+                ahead = chunks + max(LEAST_STEP, (chunks - base) // 2) if chunks > base else needed
                 targets[name] = max(needed, min(ahead, needed + STEP_BYTES // places.chunk_bytes))
         if short:
             self._grow(
