@@ -62,6 +62,27 @@ def test_what_has_left_a_ring_is_cut_off(world: World, first: int) -> None:
         assert kept.offset[kept.parts_of(trajectory)].tolist() == steps, rows
 
 
+@given(worlds(), st.integers(0, 9), st.integers(0, 9))
+def test_rows_side_by_side_and_rows_of_none_are_told(world: World, before: int, after: int) -> None:
+    world.owner[:0], world.stride[:0] = [None] * before, [1] * before
+    parts, count = world.parts, len(world.owner)
+
+    start, length, part = parts.runs(parts.order)
+    rows = [row for begin, size in zip(start, length, strict=True) for row in range(begin, begin + size)]
+    assert rows == parts.rows(np.unique(parts.trajectory)).tolist()
+    assert parts.part_of(start).tolist() == part.tolist()
+    none = {row for row, owner in enumerate(world.owner) if owner is None} | {*range(count, count + after)}
+    start, length = parts.between(0, count + after)
+    assert [row for at, size in zip(start, length, strict=True) for row in range(at, at + size)] == sorted(
+        none
+    )
+    assert (start[1:] > (start + length)[:-1]).all()
+    begins, ends = parts.spans()
+    assert (begins[1:] >= ends[:-1]).all()
+    for begin, last in zip(parts.start, parts.last, strict=True):
+        assert ((begins <= begin) & (last < ends)).sum() == 1
+
+
 def crossing(columns: list[list[int]]) -> bool:
     """Whether a row is in two parts, or between the rows of another stride."""
     rows = [set(range(start, start + length * stride, stride)) for start, length, stride, *_ in columns]
@@ -125,8 +146,11 @@ def test_rows_of_any_stride_become_the_same_parts_however_they_are_cut_into_runs
         end = End((0, 1), {} if trajectory in world.finals else None)
         ends = {len(run) - 1: end} if run[-1] == rows[-1] else {}
         known = Run(trajectory, run[0], flags, flags, None, ends, begins, stride=world.stride[run[0]])
-        known.start -= 3
-        assembler.add_together(3, [known])
+        first = run[0]  # what is handed over together begins with the first row of this stride
+        while first and world.strides(first - 1, run[0]) <= {known.stride}:
+            first -= 1
+        known.start -= first
+        assembler.add_together(first, [known])
     assert not assembler.open
     found = [list(part) for part in assembler.pending.parts]
     for part in found:

@@ -228,11 +228,12 @@ class CheckedChunks:
         self._rows = store.rows(name)
         self._done: set[int] = set()
 
-    def check(self, column: Any, start: int, stop: int) -> None:
-        """Compare all chunks that rows [start, stop) of the column lie in. CorruptError names the first that
-        has changed."""
+    def check(self, column: Any, rows: range) -> None:
+        """Compare all chunks that these rows of the column lie in. CorruptError names the first that has
+        changed."""
         size = self._spec.chunk_rows
-        for chunk in range(start // size, -(-stop // size)):
+        steps = rows[:: max(1, size // rows.step)]
+        for chunk in [row // size for row in steps] + [rows[-1] // size] * bool(rows):
             if chunk not in self._done:
                 begin, end = chunk * size, min((chunk + 1) * size, self._rows)
                 self.compare(chunk, column.rows(begin, end))

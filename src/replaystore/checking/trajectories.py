@@ -32,7 +32,7 @@ def check_trajectories(
 
 def _check_parts(findings: Findings, view: BufferReader, store: StoreReader) -> None:
     parts, table = view.parts, view.trajectories
-    if len(parts) and int((parts.start + parts.length).max()) > store.rows("steps"):
+    if len(parts) and int(parts.last.max()) >= store.rows("steps"):
         findings.problem("parts", f"a part ends beyond the {store.rows('steps')} steps")
     unknown = np.setdiff1d(parts.trajectory, table.trajectory)
     if len(unknown):
@@ -63,7 +63,7 @@ def _check_flags(findings: Findings, view: BufferReader) -> None:
     row_of = dict(
         zip(
             parts.trajectory[order][last].tolist(),
-            (parts.start + parts.length - 1)[order][last].tolist(),
+            parts.last[order][last].tolist(),
             strict=True,
         )
     )

@@ -217,7 +217,8 @@ def _blocks(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> Iterator[di
         inside = part >= 0
         index, step = np.full(len(block), -1), np.full(len(block), -1)
         index[inside] = order[np.searchsorted(ids, parts.trajectory[part[inside]], sorter=order)]
-        step[inside] = (parts.offset[part] + block + buffer.first_row - parts.start[part])[inside]
+        at, part = (block + buffer.first_row)[inside], part[inside]
+        step[inside] = parts.offset[part] + (at - parts.start[part]) // parts.stride[part]
         yield {"row": block, "index": index, "step": step, **buffer.read(block, names)}
 
 

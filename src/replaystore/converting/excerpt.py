@@ -34,7 +34,8 @@ class Excerpt:
     """Rows of a buffer, and all else that a buffer of these rows holds."""
 
     starts: Rows
-    stops: Rows
+    lengths: Rows
+    strides: Rows
     """The rows, run after run, as the source's arrays number them."""
     parts: Parts
     table: dict[str, NDArray[Any]]
@@ -53,7 +54,7 @@ class Excerpt:
     @property
     def rows(self) -> int:
         """How many there are."""
-        return int((self.stops - self.starts).sum())
+        return int(self.lengths.sum())
 
     @property
     def trajectories(self) -> int:
@@ -114,7 +115,8 @@ def whole(buffer: BufferReader, observations: Sequence[str]) -> Excerpt:
     opened = [_since(entry, first, observations) for entry in buffer.open_trajectories()]
     return Excerpt(
         starts=np.array([first]),
-        stops=np.array([stop]),
+        lengths=np.array([stop - first]),
+        strides=np.array([1]),
         parts=parts,
         table=table,
         finals=finals,
@@ -178,7 +180,6 @@ def selection(buffer: BufferReader, chosen: Trajectories, observations: Sequence
     """The steps of these trajectories of a buffer; of observations only these fields."""
     parts = buffer.parts
     taken = parts.parts_of(chosen["trajectory"])
-    start, length = parts.start[taken], parts.length[taken]
     merged, pending = _merged(parts, taken, observations, buffer.open_trajectories())
     table = {name: column for name, column in chosen.columns.items() if name != "open"}
     splits: list[str] = list(buffer.store.state.extra["splits"])
@@ -193,10 +194,10 @@ def selection(buffer: BufferReader, chosen: Trajectories, observations: Sequence
     cut = int(np.count_nonzero(chosen.open))
     if cut:
         notes.append(f"{cut} trajectories that were still open are cut off")
-    begin, stop = _joined(start, start + length)
     return Excerpt(
-        starts=begin,
-        stops=stop,
+        starts=parts.start[taken],
+        lengths=parts.length[taken],
+        strides=parts.stride[taken],
         parts=merged,
         table=table,
         finals=finals[finals >= 0] if observations else finals[:0],
@@ -241,11 +242,3 @@ def _merged(
         numbered,
     )
     return merged, pending
-
-
-def _joined(starts: Rows, stops: Rows) -> tuple[Rows, Rows]:
-    """Runs of rows with those made one that are adjacent."""
-    apart = np.flatnonzero(starts[1:] != stops[:-1]) + 1
-    return starts[np.concatenate([[0], apart])[: len(starts)]], stops[
-        np.concatenate([apart - 1, [len(stops) - 1]])[: len(stops)]
-    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +25,50 @@ from replaystore.arrays.copying import (
 from replaystore.containers.protocol import ArraySpec
 from replaystore.converting.excerpt import Excerpt
 from replaystore.schema import tree
+from replaystore.trajectories.parts import numbers
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Transfer"]
 
 BLOCK_BYTES = 4 << 20
 """Rows taken to memory at once."""
+APART_BYTES = 64 << 20
+"""The same of rows that do not lie side by side: chunks that hold rows of several runs are decoded once for
+all that are taken together."""
 
 Rows = NDArray[np.int64]
+
+
+class Runs(NamedTuple):
+    """Rows `start, start + stride, …`, run after run."""
+
+    starts: Rows
+    lengths: Rows
+    strides: Rows
+
+    @classmethod
+    def joined(cls, starts: Rows, lengths: Rows, strides: Rows) -> Runs:
+        """With those made one that lie side by side."""
+        strides = np.where(lengths > 1, strides, 1)
+        side = (strides[1:] == 1) & (strides[:-1] == 1) & (starts[1:] == (starts + lengths)[:-1])
+        begins = np.flatnonzero(np.append(True, ~side)[: len(starts)])
+        total = np.add.reduceat(lengths, begins) if len(begins) else lengths
+        return cls(starts[begins], total, strides[begins])
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return int(self.lengths.sum())
+
+    @property
+    def lasts(self) -> Rows:
+        """The last row of each."""
+        return self.starts + (self.lengths - 1) * self.strides
+
+    @property
+    def apart(self) -> bool:
+        """Whether some do not lie side by side."""
+        return bool((self.strides > 1).any())
 
 
 class Transfer:
@@ -49,6 +86,7 @@ class Transfer:
         self.copied: list[str] = []
         self.recoded: list[str] = []
         self.notes: list[str] = []
+        self._runs = Runs.joined(excerpt.starts, excerpt.lengths, excerpt.strides)
         self._progress = progress
         self._done = self._total = 0
 
@@ -66,7 +104,7 @@ class Transfer:
         changed: dict[str, list[str]] = {}
         for name, spec in specs.items():
             stored = tree.steps(name)
-            as_it_is = self._array(stored, self.excerpt.starts, self.excerpt.stops)
+            as_it_is = self._array(stored, self._runs)
             (self.copied if as_it_is else self.recoded).append(name)
             before, after = spec.codec or "raw", self._target(name).codec or "raw"
             if before != after:
@@ -76,15 +114,13 @@ class Transfer:
     def final_observations(self, names: Sequence[str]) -> None:
         """The final observations, in these fields."""
         finals = self.excerpt.finals
-        joined = np.flatnonzero(np.diff(finals) != 1) + 1
-        starts = finals[np.concatenate([[0], joined])[: len(finals)]]
-        stops = finals[np.concatenate([joined - 1, [len(finals) - 1]])[: len(finals)]] + 1
+        runs = Runs.joined(finals, np.ones_like(finals), np.ones_like(finals))
         for name in names:
             stored = tree.final(name)
             if self._spec(stored).journaled:
                 append_rows(self.store, stored, self.buffer.final_rows(name, finals))
             else:
-                self._array(stored, starts, stops)
+                self._array(stored, runs)
             if self.excerpt.pending:
                 append_rows(self.store, stored, np.stack([row[name] for row in self.excerpt.pending]))
 
@@ -101,34 +137,41 @@ class Transfer:
 
     # --- one array
 
-    def _array(self, stored: str, starts: Rows, stops: Rows) -> bool:
+    def _array(self, stored: str, runs: Runs) -> bool:
         """Append runs of rows; whether they were copied as they are stored."""
         spec, target = self._spec(stored), self.store.container.specs()[stored]
-        self.bytes_read += self._stored_bytes(stored, spec, starts, stops)
+        self.bytes_read += self._stored_bytes(stored, spec, runs)
+        start, length = (int(runs.starts[0]), int(runs.lengths[0])) if len(runs.starts) else (0, 0)
         alike = (
             spec.chunk_rows == target.chunk_rows
-            and len(starts) == 1
-            and int(starts[0]) % spec.chunk_rows == 0
+            and len(runs.starts) == 1
+            and not runs.apart
+            and start % spec.chunk_rows == 0
         )
         as_it_is = spec.codec is None and target.codec is None
+        rest = None
         if as_it_is and alike:
-            starts = np.array([self._copy_raw(stored, spec, int(starts[0]), int(stops[0]))])
+            rest = self._copy_raw(stored, spec, start, start + length)
         elif alike and same_payload(spec, self._kind(self.buffer), target, self._kind(self)):
-            starts = np.array([self._copy_encoded(stored, spec, int(starts[0]), int(stops[0]))])
+            rest = self._copy_encoded(stored, spec, start, start + length)
             as_it_is = True
-        self._blocks(stored, spec, starts, stops)
+        if rest is not None:
+            runs = Runs(np.array([rest]), np.array([start + length - rest]), runs.strides)
+        self._blocks(stored, spec, runs)
         return as_it_is
 
     @staticmethod
     def _kind(side: BufferReader | Transfer) -> str:
         return side.store.container.capabilities.chunk_format
 
-    def _stored_bytes(self, stored: str, spec: ArraySpec, starts: Rows, stops: Rows) -> int:
+    def _stored_bytes(self, stored: str, spec: ArraySpec, runs: Runs) -> int:
         if spec.codec is None:
-            return int((stops - starts).sum()) * spec.row_bytes
-        first, last = starts // spec.chunk_rows, -(-stops // spec.chunk_rows)
-        chunks = [np.arange(begin, end) for begin, end in zip(first.tolist(), last.tolist(), strict=True)]
-        return stored_bytes(self.buffer.store, stored, np.unique(np.concatenate(chunks))) if chunks else 0
+            return runs.rows * spec.row_bytes
+        near = runs.strides <= spec.chunk_rows
+        first, last = (edge[near] // spec.chunk_rows for edge in (runs.starts, runs.lasts))
+        far = numbers(runs.starts[~near], runs.lengths[~near], runs.strides[~near]) // spec.chunk_rows
+        chunks = np.unique(np.concatenate([numbers(first, last - first + 1), far]))
+        return stored_bytes(self.buffer.store, stored, chunks)
 
     def _copy_raw(self, stored: str, spec: ArraySpec, start: int, stop: int) -> int:
         """Append the complete chunks of rows [start, stop) with the checksums they have; the row after
@@ -159,36 +202,36 @@ class Transfer:
             self._count(len(chunks) * spec.chunk_bytes)
         return max(start, last * spec.chunk_rows)
 
-    def _blocks(self, stored: str, spec: ArraySpec, starts: Rows, stops: Rows) -> None:
+    def _blocks(self, stored: str, spec: ArraySpec, runs: Runs) -> None:
         """Append runs of rows through memory."""
         column = self.buffer.stored_column(stored)
         checks = CheckedChunks(self.buffer.store, stored) if spec.codec is None else None
-        for block in _batches(starts, stops, spec):
+        for block in _batches(runs, spec):
             if checks is not None:
-                for begin, end in block:
-                    checks.check(column, begin, end)
-            if len(block) == 1:
-                rows = column.rows(*block[0])
+                for run in block:
+                    checks.check(column, run)
+            if len(block) == 1 and block[0].step == 1:
+                rows = column.rows(block[0].start, block[0].stop)
             else:
-                rows = column.take(np.concatenate([np.arange(begin, end) for begin, end in block]))
+                rows = column.take(np.concatenate([np.arange(r.start, r.stop, r.step) for r in block]))
             append_rows(self.store, stored, rows)
             self._count(rows.nbytes)
 
 
-def _batches(starts: Rows, stops: Rows, spec: ArraySpec) -> Iterator[list[tuple[int, int]]]:
-    """Runs of rows, cut where chunks end and put together to about BLOCK_BYTES (at least one chunk, less than
-    two blocks)."""
-    unit = max(1, BLOCK_BYTES // spec.chunk_bytes) * spec.chunk_rows
-    block: list[tuple[int, int]] = []
+def _batches(runs: Runs, spec: ArraySpec) -> Iterator[list[range]]:
+    """Runs of rows, cut where chunks end and put together to about BLOCK_BYTES, or APART_BYTES (at least one
+    chunk, less than two blocks)."""
+    most = APART_BYTES if runs.apart else BLOCK_BYTES
+    unit = max(1, most // spec.chunk_bytes) * spec.chunk_rows
+    block: list[range] = []
     size = 0
-    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-        while start < stop:
-            end = min(stop, (start // unit + 1) * unit)
-            if block and block[-1][1] == start:
-                block[-1] = block[-1][0], end
-            else:
-                block.append((start, end))
-            size, start = size + end - start, end  # noqa: PLW2901  # the rest of the run
+    for start, length, stride in zip(*(column.tolist() for column in runs), strict=True):
+        left = range(start, start + length * stride, stride)
+        while left:
+            count = unit - left[0] % unit if stride == 1 else unit
+            piece, left = left[:count], left[count:]
+            block.append(piece)
+            size += len(piece)
             if size >= unit:
                 yield block
                 block, size = [], 0

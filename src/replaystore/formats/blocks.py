@@ -51,11 +51,11 @@ def blocks_of(buffer: BufferReader, options: Options, max_bytes: int = 4 << 20) 
         row += is_first
         going = {"begins": False, "env": int(table["env"][row])}
         about = _beginning(table, row) if is_first else going
-        start, length = int(parts.start[part]) - first, int(parts.length[part])
-        for at in range(0, length, most):
-            stop = min(at + most, length)
-            columns = buffer.read(slice(start + at, start + stop), names)
-            if stop < length:
+        rows = range(int(parts.start[part]) - first, int(parts.stop[part]) - first, int(parts.stride[part]))
+        for at in range(0, len(rows), most):
+            wanted = rows[at : at + most]
+            columns = buffer.read(slice(wanted.start, wanted.stop, wanted.step), names)
+            if at + most < len(rows):
                 yield Block(columns, ends=False, **about)
             elif not is_last:
                 yield Block(columns, ends=False, final=finals.after(part), **about)

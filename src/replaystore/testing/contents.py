@@ -92,7 +92,7 @@ def _following(buffer: BufferReader, columns: Arrays) -> dict[str, list[bytes | 
     names = buffer.schema.names("observation")
     parts = buffer.parts
     rows = parts.rows(np.unique(parts.trajectory))
-    first = int(parts.start.min()) if len(parts) else 0
+    first = buffer.first_row
     following, final = parts.next_observation(rows)
     found: dict[str, list[bytes | None]] = {}
     for name in names:

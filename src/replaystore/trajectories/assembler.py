@@ -191,6 +191,9 @@ class Assembler:
         self._components = components
         """The number of components of a reward, if it is not a scalar."""
         self._ended: list[tuple[Time, int, TrajectoryRow]] = []
+        self._stride = self._since = 0
+        """The stride of the newest rows, and the row from which on there is no other one. A part that began
+        before does not go on, so that nothing of another stride lies between its rows."""
 
     @property
     def finals(self) -> int:
@@ -198,12 +201,10 @@ class Assembler:
         return self._finals
 
     def add_together(self, first: int, runs: Sequence[Run], *, split: int = 0) -> None:
-        """Count the rows of several environments; each run's `start` is relative to row `first`.
-
-        All are of one stride. Parts of another one end here, so that nothing lies between their rows."""
-        for _, entry in sorted(self.open.items()):
-            if entry.part_length and runs and entry.stride != runs[0].stride:
-                self._close_part(entry, None)
+        """Count the rows of several environments; each run's `start` is relative to row `first`. All are of
+        one stride."""
+        if runs and runs[0].stride != self._stride:
+            self._stride, self._since = runs[0].stride, first
         numbers: dict[tuple[int, int], int] = {}
         for _, env, place in sorted(
             (begin.time, run.env, place) for run in runs for place, begin in run.begins.items()
@@ -272,6 +273,7 @@ class Assembler:
         entry, continues = self.open[run.env], run.continues or begin > 0
         start = first + run.start + begin * run.stride
         goes_on = run.stride == entry.stride and start == entry.part_start + entry.part_length * run.stride
+        goes_on = goes_on and (run.stride == 1 or start - run.stride >= self._since)
         if entry.part_length and not (goes_on and continues):
             self._close_part(entry, None if continues else entry.following)
         if not entry.part_length:

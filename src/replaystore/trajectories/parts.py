@@ -25,7 +25,7 @@ from replaystore.errors import CorruptError, SchemaError
 from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.lanes import Lanes
 
-__all__ = ["Parts", "frozen_rows"]
+__all__ = ["Parts", "frozen_rows", "numbers"]
 
 Rows = NDArray[np.int64]
 
@@ -155,7 +155,7 @@ class Parts:
         ids = np.asarray(trajectories, np.int64).reshape(-1)
         first = np.searchsorted(self._ordered_trajectory, ids, side="left")
         last = np.searchsorted(self._ordered_trajectory, ids, side="right")
-        return self.order[_runs(first, last - first)]
+        return self.order[numbers(first, last - first)]
 
     def rows_of(self, trajectory: int) -> list[range]:
         """The rows of one trajectory, part after part in the order of its steps; none if the id is
@@ -168,7 +168,45 @@ class Parts:
         """All rows of these trajectories: one trajectory after another as given, in the order of steps.
         int64, one-dimensional."""
         parts = self.parts_of(trajectories)
-        return _runs(self.start[parts], self.length[parts], None if self.dense else self.stride[parts])
+        return numbers(self.start[parts], self.length[parts], None if self.dense else self.stride[parts])
+
+    def runs(self, parts: Rows) -> tuple[Rows, Rows, Rows]:
+        """(start, length, part): the runs of adjacent rows that these parts have, in their order. Rows that
+        lie apart are one each."""
+        apart = self.stride[parts] > 1
+        count = np.where(apart, self.length[parts], 1)
+        part = np.repeat(parts, count)
+        start = numbers(self.start[parts], count, self.stride[parts])
+        return start, np.where(self.stride[part] > 1, 1, self.length[part]), part
+
+    def spans(self) -> tuple[Rows, Rows]:
+        """(start, stop) of the stretches of rows that parts lie in; those of parts that lie between each
+        other's rows are one."""
+        if self.dense:
+            return self.start, self.stop
+        reach = np.maximum.accumulate(self.last)
+        begins = np.flatnonzero(np.append(True, reach[:-1] < self.start[1:])[: len(self)])
+        return self.start[begins], np.append(reach[begins[1:] - 1], reach[-1:]) + 1
+
+    def between(self, first: int, stop: int) -> tuple[Rows, Rows]:
+        """(start, length) of the runs of rows from `first` to `stop` that belong to no trajectory."""
+        begins, ends = self.spans()
+        gaps = [(np.append(first, ends), np.append(begins, stop))]
+        held = np.zeros(len(begins), np.int64)
+        np.add.at(held, np.searchsorted(begins, self.start, side="right") - 1, self.length)
+        for span in np.flatnonzero(held < ends - begins).tolist():
+            free = np.ones(int(ends[span] - begins[span]) + 2, np.bool_)
+            free[[0, -1]] = False
+            within = slice(*np.searchsorted(self.start, [begins[span], ends[span]]).tolist())
+            free[numbers(self.start[within], self.length[within], self.stride[within]) - begins[span] + 1] = (
+                False
+            )
+            edges = np.flatnonzero(free[1:] != free[:-1]) + begins[span]
+            gaps.append((edges[::2], edges[1::2]))
+        start, end = (np.concatenate(side) for side in zip(*gaps, strict=True))
+        order = np.argsort(start, kind="stable")
+        order = order[(end > start)[order]]
+        return start[order], (end - start)[order]
 
     def next_observation(self, rows: Rows) -> tuple[Rows, Rows]:
         """Where the observation after each step is stored.
@@ -230,7 +268,7 @@ def frozen_rows(name: str, values: ArrayLike) -> Rows:
     return view
 
 
-def _runs(start: Rows, length: Rows, stride: Rows | None = None) -> Rows:
+def numbers(start: Rows, length: Rows, stride: Rows | None = None) -> Rows:
     """The numbers start, start + stride, … of all runs of these lengths, one run after another; by 1 where no
     stride is given."""
     before = np.cumsum(length) - length

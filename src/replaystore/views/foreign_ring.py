@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.schema import tree
 from replaystore.views.reader import BufferReader
 
 __all__ = [
@@ -164,14 +163,10 @@ def ring_of(buffer: BufferReader, known: Mapping[str, Any]) -> Ring | None:
 
 def _adds(buffer: BufferReader, rows: int, stop: int) -> Rows:
     """Rows from `rows` on, dropped or not, as runs [start, stop) that were appended at once: parts, and what
-    lies between them."""
+    lies between them. Parts that lie between each other's rows are one run."""
     if stop == rows:
         return np.zeros((0, 2), np.int64)
-    start, length = (buffer.store.table(tree.parts(name)) for name in ("start", "length"))
-    opened = [
-        edge for entry in buffer.opened() for edge in (entry.part_start, entry.part_start + entry.part_length)
-    ]
-    edges = np.concatenate([start, start + length, opened, [rows, stop]]).astype(np.int64)
+    edges = np.concatenate([*buffer.whole_parts().spans(), [rows, stop]])
     edges = np.unique(edges[edges >= rows])
     return np.stack([edges[:-1], edges[1:]], axis=1)
 

@@ -133,13 +133,11 @@ class BufferReader(Shown):
         return Trajectory(info, columns, shown, following)
 
     def _runs_of(self, columns: Sequence[ArrayColumn], runs: Sequence[range]) -> Iterable[NDArray[Any]]:
-        """Runs of rows of some columns, one behind the other."""
-        if len(runs) > 1 and self._store.container.files.far:  # one round for all of them
+        """Rows of some columns, run behind run."""
+        apart = any(run.step > 1 for run in runs)
+        if apart or (len(runs) > 1 and self._store.container.files.far):  # one round for all of them
             return read_together(columns, np.concatenate([np.arange(r.start, r.stop, r.step) for r in runs]))
-        pieces = [
-            read_together(columns, slice(run.start, run.stop) if run.step == 1 else np.array(run, np.int64))
-            for run in runs
-        ]
+        pieces = [read_together(columns, slice(run.start, run.stop)) for run in runs]
         return (
             pieces[0]
             if len(pieces) == 1

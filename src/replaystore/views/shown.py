@@ -258,7 +258,7 @@ class Shown:
         for part in parts.parts_of(entry.trajectory).tolist():
             begin, stop = int(parts.offset[part]), int(parts.offset[part] + parts.length[part])
             if begin <= entry.length < stop:
-                row = int(parts.start[part]) + entry.length - begin
+                row = int(parts.start[part] + (entry.length - begin) * parts.stride[part])
                 found: NDArray[Any] = view.column(name).read(row, row + 1)[0]
                 return found
             if stop == entry.length and parts.final[part] >= 0:

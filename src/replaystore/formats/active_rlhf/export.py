@@ -86,8 +86,8 @@ class Plan:
         """Its own trajectories that still have all their rows, then those appended since (each part of one by
         itself)."""
         out, table, parts = self.out, self.out.table, self.out.parts
-        order = parts.parts_of(table["trajectory"])
-        row, length, offset = parts.start[order], parts.length[order], parts.offset[order]
+        row, length, order = parts.runs(parts.parts_of(table["trajectory"]))
+        offset = parts.offset[order] + (row - parts.start[order]) // parts.stride[order]
         kept = row >= out.first + out.count - ring.capacity
         kept &= (row != out.first) | (offset == 0)  # else its first rows have left the ring
         own, place = row < ring.rows, ring.place(row)

@@ -113,7 +113,7 @@ class Outgoing:
         part = self.parts.part_of(rows + self.first)
         inside = np.flatnonzero(part >= 0)
         following, _ = self.parts.next_observation(rows[inside] + self.first)
-        last = rows[inside] + self.first == (self.parts.start + self.parts.length - 1)[part[inside]]
+        last = rows[inside] + self.first == self.parts.last[part[inside]]
         ends = last & self.after[part[inside]]
         found[inside] = np.where(
             ends, self.count + part[inside], np.where(following >= 0, following - self.first, -1)
@@ -222,16 +222,14 @@ class Outgoing:
     def in_pieces(self) -> tuple[Rows, Rows, Rows]:
         """(start, length, part) of runs of rows: first those of no trajectory (part -1), then one trajectory
         after another."""
-        order = self.parts.parts_of(self.table["trajectory"])
-        start, length = self.parts.start[order] - self.first, self.parts.length[order]
+        start, length, part = self.parts.runs(self.parts.parts_of(self.table["trajectory"]))
+        start -= self.first
         if self.options.trajectories is not None:
-            return start, length, order
-        ends = np.concatenate([[0], self.parts.start + self.parts.length - self.first])
-        begins = np.concatenate([self.parts.start - self.first, [self.count]])
-        gaps = np.flatnonzero(begins > ends)
-        none = np.full(len(gaps), -1, np.int64)
+            return start, length, part
+        begin, rows = self.parts.between(self.first, self.first + self.count)
+        none = np.full(len(begin), -1, np.int64)
         return (
-            np.concatenate([ends[gaps], start]),
-            np.concatenate([(begins - ends)[gaps], length]),
-            np.concatenate([none, order]),
+            np.concatenate([begin - self.first, start]),
+            np.concatenate([rows, length]),
+            np.concatenate([none, part]),
         )

@@ -164,7 +164,7 @@ class Plan:
         rows, zeros."""
         out, states = self.out, self.states
         if ring is not None:
-            last = out.parts.start + out.parts.length - 1 - out.first
+            last = out.parts.last - out.first
             unknown = out.count - int(out.parts.length.sum()) + int((out.following(last) < 0).sum())
             if unknown:
                 out.became["next_states"] = made_up(
