@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import replaystore as rs
+from replaystore.arrays import committing
 from replaystore.errors import ConflictError
 from replaystore.storage.local import Files
 
@@ -134,4 +135,50 @@ def test_what_a_killed_writer_has_not_given_back_the_next_one_does(
         shards = sorted(map(int, os.listdir(ring / "steps" / "observation" / "c")))
         assert shards[0] == again.first_row // again.store.spec("steps/observation").shard_rows
         assert again["reward"][:].tolist() == list(range(again.first_row, again.first_row + CAPACITY))
+    assert rs.verify(ring).problems == []
+
+
+def allocated(path: Path) -> int:
+    """Bytes that the disk holds of a store."""
+    return sum((Path(at) / name).lstat().st_blocks * 512 for at, _, files in os.walk(path) for name in files)
+
+
+def rows_of_tables(path: Path) -> dict[str, int]:
+    """Rows of each group of tables that a writer would read."""
+    with rs.open(path) as buffer:
+        store = buffer.store
+        return {name: store.rows(name) - store.first(name) for name in store.specs() if name[:5] != "steps"}
+
+
+@pytest.mark.parametrize("every", [1, 16, 5000])
+def test_tables_of_a_ring_are_as_long_as_its_window(
+    ring: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    monkeypatch.setattr(committing, "SEGMENT_BYTES", 1 << 13)
+    with rs.create(ring, SCHEMA, capacity=CAPACITY, durability="none") as buffer:
+        sizes = []
+        for first in range(0, 64 * CAPACITY, 512):
+            append(buffer, first, 512, every=every)
+            if first % (8 * CAPACITY) == 0:
+                sizes.append(sum(len(buffer.store.table(name)) for name in buffer.store.state.tables))
+        shown = buffer.read(slice(0, 200))
+        assert shown["reward"].tolist() == list(range(63 * CAPACITY, 63 * CAPACITY + 200))
+        begins = buffer.trajectory(0)
+        assert begins["reward"][0] == 63 * CAPACITY
+        if every <= CAPACITY:
+            assert buffer.final_observation(int(buffer.trajectories["trajectory"][0])) is not None
+        assert sizes[-1] <= sizes[2] + 64
+    for name, rows in rows_of_tables(ring).items():
+        assert rows <= 2 * CAPACITY // every + 3, name
+    assert rs.verify(ring).problems == []
+    with rs.open(ring, mode="r+") as buffer:
+        table = buffer.trajectories
+        count = len(table) - int(table.open.sum())
+        buffer.set_trajectory_column("score", np.arange(count) / 2)
+        append(buffer, 64 * CAPACITY, 512, every=every)
+        assert len(buffer) == CAPACITY
+    with rs.open(ring) as buffer:
+        scores = buffer.trajectories["score"]
+        known = scores[~np.isnan(scores)].tolist()
+        assert known == (np.arange(count) / 2)[count - len(known) :].tolist()
     assert rs.verify(ring).problems == []

@@ -40,6 +40,9 @@ BATCH_BYTES = 16 << 20
 """Encoded chunks are stored when there are this many bytes of them, or at a commit."""
 ATTACHED_BYTES = 2048
 """Attachments up to this size are kept in the record itself."""
+CHECKSUMS_SPEC = ArraySpec(
+    np.dtype(np.uint32), (), chunk_rows=1024, chunks_per_shard=4, journaled=True, dimension="chunk"
+)
 TAIL_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byte")
 
 
@@ -105,14 +108,7 @@ class Appender(StoreReader):
             everything = dict(specs)
             for name, spec in specs.items():
                 if not spec.journaled:
-                    everything[tree.checksums(name)] = ArraySpec(
-                        np.dtype(np.uint32),
-                        (),
-                        chunk_rows=16384,
-                        chunks_per_shard=64,
-                        journaled=True,
-                        dimension="chunk",
-                    )
+                    everything[tree.checksums(name)] = CHECKSUMS_SPEC
             self._create(everything)
         try:
             with self.lock, self.storage("create arrays"):  # room for all of them at once
@@ -153,13 +149,15 @@ class Appender(StoreReader):
     def _fill(self, name: str, spec: ArraySpec, rows: int, value: NDArray[Any] | None) -> None:
         """Give a new array rows up to this one."""
         step = max(1, (4 << 20) // spec.row_bytes)
-        first = self.first(name) // spec.shard_rows * spec.shard_rows
+        first = self.first(name) if spec.journaled else self.first(name) // spec.shard_rows * spec.shard_rows
         if first and not spec.journaled:  # a ring: shards before its window never exist
             if name in self._raw:
                 self._raw[name].rows = first
             else:
                 self._coded[name].rows = self._coded[name].kept = first
             self._add_checksums(name, [0] * (first // spec.chunk_rows))
+        elif first and spec.journaled:
+            self._table_rows[name] = first
         for start in range(first, rows, step):
             block = np.zeros((min(step, rows - start), *spec.shape), spec.dtype)
             if value is not None:

@@ -85,4 +85,5 @@ class ArrayStore(Reverter):
             row = store.state.needed("steps")
             for name in store._row_counts("steps") if row else ():
                 store._give_back(name, row)
+            store._give_back_tables()
         return store

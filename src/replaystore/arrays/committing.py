@@ -23,19 +23,25 @@ import numpy as np
 from replaystore.arrays.appending import of_shard
 from replaystore.arrays.records import now
 from replaystore.arrays.retention import Keeper
-from replaystore.arrays.state import DOCUMENT, Piece, State
+from replaystore.arrays.state import DOCUMENT, Piece, State, Stored
+from replaystore.arrays.tables import without_first
+from replaystore.containers.codecs import crc32c as value
 from replaystore.containers.codecs import extend
 from replaystore.containers.protocol import ChunkEntry
 from replaystore.containers.records import encode_record
 from replaystore.errors import CorruptError, SchemaError, StorageError
 from replaystore.schema import tree
 
-__all__ = ["Committer"]
+__all__ = ["MARKED", "Committer"]
 
 SEGMENT_BYTES = 1 << 20
 """A segment of the log is ended beyond this: opening a store reads one segment."""
 TIDY_BYTES = 1 << 16
 """A closed store's last segment is at most about this long."""
+MARKED = ("parts", "trajectories", "final")
+"""The groups of tables whose rows are dropped with the steps that they are about."""
+MARKS = 16
+"""Into about so many pieces of a ring's window its tables are divided: they are dropped piece by piece."""
 DOCUMENT_BYTES = 1 << 16
 """A document of at most this size is copied into each segment of the log."""
 
@@ -182,19 +188,17 @@ class Committer(Keeper):
             state, tables = self.state, {}
             appended = {name: b"".join(blobs) for name, blobs in state.appended.items()}
             for name, data in appended.items():
-                rows, checksum = state.tables.get(name, (0, 0))
-                tables[name] = (
-                    rows + len(data) // self.container.specs()[name].row_bytes,
-                    extend(checksum, data),
-                )
-            self.container.reserve({name: rows for name, (rows, _) in tables.items()})
+                rows, checksum, first = state.tables.get(name, Stored())
+                count = len(data) // self.container.specs()[name].row_bytes
+                tables[name] = Stored(rows + count, extend(checksum, data), first)
+            self.container.reserve({name: rows for name, (rows, _, _) in tables.items()})
             for name, data in appended.items():
-                self.container.write_rows(name, state.tables.get(name, (0, 0))[0], memoryview(data))
+                self.container.write_rows(name, state.tables.get(name, Stored()).rows, memoryview(data))
             self._sync(always=True)
             with self.state_lock:
                 state.tables |= tables
                 state.appended = {}
-                self._forget_tables()
+                self._drop_rows_of_tables(state)
             for name, entries in state.entries.items():
                 shard = self.rows(name) // self.container.specs()[name].shard_rows
                 state.entries[name] = (
@@ -204,7 +208,35 @@ class Committer(Keeper):
                 )
             self._start_log(state)
         with suppress(StorageError, OSError):  # tried again when the next one begins
+            self._give_back_tables()
             self._forget_old()
+
+    def _give_back_tables(self) -> None:
+        """Give back the space of rows of tables, and of final observations, that the base record does
+        without."""
+        for name in self.state.arrays if self.state.dropped else ():
+            if tree.group_of(name) != "steps" and not tree.is_journal(name):
+                stored = self.state.tables.get(name)
+                self._give_back(name, self.first(name) if stored is None else stored.first)
+
+    def _drop_rows_of_tables(self, state: State) -> None:
+        """Of a ring: rows of tables that are about steps alone which have left it need not be kept."""
+        if "steps" not in state.first:
+            return
+        needed, steps = state.needed("steps"), state.lengths["steps"]
+        passed = [mark for mark in state.marks if mark[0] <= needed]
+        state.marks = [mark for mark in state.marks if mark[0] > needed]
+        last = state.marks[-1][0] if state.marks else needed
+        if (steps - last) * MARKS >= steps - needed:
+            state.marks.append([state.lengths.get(group, 0) for group in ("steps", *MARKED)])
+        state.drop({"steps": needed} | (dict(zip(MARKED, passed[-1][1:], strict=True)) if passed else {}))
+        for name, (rows, checksum, first) in state.tables.items():
+            spec = self.container.specs()[name]
+            since = min(self.first(name), rows) // spec.shard_rows * spec.shard_rows
+            if since > first:
+                with suppress(CorruptError):  # damaged ones stay, for `verify` to say so
+                    gone, rest = self.read_raw(name, first, since), (rows - since) * spec.row_bytes
+                    state.tables[name] = Stored(rows, without_first(checksum, value(gone), rest), since)
 
     def _start_log(self, state: State) -> None:
         meta, blobs = state.to_base()
@@ -226,9 +258,9 @@ class Committer(Keeper):
         with self.lock, self.storage("publish"):
             if self.state.appended or self.state.mutable:
                 self.begin_segment()  # brings the tables' rows to their arrays
-                self.container.reserve({name: len(rows) for name, rows in self.state.mutable.items()})
+                self.container.reserve({name: self.rows(name) for name in self.state.mutable})
                 for name, rows in self.state.mutable.items():
-                    self.container.write_rows(name, 0, rows.reshape(-1).data)
+                    self.container.write_rows(name, self.first(name), rows.reshape(-1).data)
             partial, entries = {}, {}
             for name, array in self._coded.items():
                 known = {**self.state.entries.get(name, {}), **self._entries.get(name, {})}

@@ -135,8 +135,12 @@ class History:
         return self.state.lengths.get(tree.group_of(name), 0)
 
     def first(self, name: str) -> int:
-        """The first row of an array that is kept."""
-        return self.state.first.get(tree.group_of(name), 0)
+        """The first row of an array that is kept: `table` begins with it."""
+        group = tree.group_of(name)
+        if tree.is_checksums(name):
+            array = tree.checked_by(name)
+            return self.state.dropped.get(tree.group_of(array), 0) // self.spec(array).chunk_rows
+        return (self.state.first if group == "steps" else self.state.dropped).get(group, 0)
 
     # --- commits
 
@@ -171,7 +175,8 @@ class History:
             self._check_store(found, place)
             self._learn(found)
             self.state, self._identity = found, place
-            self._forget_tables()
+            if found.identity != identity:
+                self._forget_tables()
             if self.state.identity == identity and self.container.segments()[-1] == self.state.base:
                 break
         if self.state.commit != before:
@@ -230,9 +235,11 @@ class History:
         gone on; else it is damage."""
         self.check_generation()
         if not self.container.writable:
-            for group, row in self.load(self.container).gone.items():
-                if row > self.state.first.get(group, 0):
-                    raise EvictedError(f"{self}: {group} rows before {row} have left the ring; refresh")
+            newest = self.load(self.container)
+            for gone, known in ((newest.gone, self.state.first), (newest.dropped, self.state.dropped)):
+                for group, row in gone.items():
+                    if row > known.get(group, 0):
+                        raise EvictedError(f"{self}: {group} rows before {row} have left the ring; refresh")
 
     def close(self) -> None:
         self.container.close()

@@ -20,6 +20,7 @@ from typing import Any
 from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.records import decode_records, replay
+from replaystore.arrays.state import Stored
 from replaystore.containers.codecs import crc32c
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
@@ -70,11 +71,11 @@ def _refused(error: Exception) -> bool:
 
 
 def _check_table(store: StoreReader, name: str, spec: ArraySpec) -> None:
-    rows = store.state.tables.get(name, (0, 0))[0]
-    if rows * spec.row_bytes <= TABLE_BYTES:
+    rows, _, first = store.places.tables.get(name, Stored())
+    if (rows - first) * spec.row_bytes <= TABLE_BYTES:
         store.table(name)
     else:
-        store.container.extents(name, 0, rows)
+        store.container.extents(name, first, rows)
 
 
 def _check_raw(store: StoreReader, name: str, spec: ArraySpec) -> None:

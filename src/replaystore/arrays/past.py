@@ -106,6 +106,7 @@ class Past(History):
         if newest.is_dead(commit):
             raise NotFoundError(f"{where} was rolled back; `replaystore info` lists what can be opened")
         state = self._settled(lambda: self._as_of(commit, where))
+        state.drop(newest.dropped)
         for group, row in newest.gone.items():
             if whole and row > state.first.get(group, 0):
                 raise EvictedError(f"{where} needs {group} rows before {row}, which have left the ring")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from replaystore.arrays.columns_of import ArrayColumn, open_column, unfinished_rows
 from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.past import Past
-from replaystore.arrays.state import SEALED, Piece, State
+from replaystore.arrays.state import SEALED, Piece, State, Stored
 from replaystore.arrays.tables import Table, announce_tables
 from replaystore.arrays.tail_runs import TailRuns
 from replaystore.columns.chunk_cache import ChunkCache
@@ -44,8 +44,9 @@ class StoreReader(Past):
         self.cache = cache
         """Where decoded chunks are kept on the local disk."""
         self._tables: dict[str, Table] = {}
-        self._checksums: dict[str, NDArray[Any]] = {}
-        """Those of complete chunks, which do not change before the tables do."""
+        self._checksums: dict[str, tuple[int, NDArray[Any]]] = {}
+        """The first chunk that has one, and those of complete chunks from it on, which do not change before
+        the tables do."""
         self._tail_rows: dict[str, tuple[int, NDArray[Any]]] = {}
         self._attached: dict[str, bytes | None] = {}
         self._tail_runs = TailRuns()
@@ -103,40 +104,33 @@ class StoreReader(Past):
 
     def _table(self, name: str) -> NDArray[Any]:
         spec = self.spec(name)
-        rows = self.rows(name)
+        rows, first = self.rows(name), self.first(name)
         if spec.mutable:
-            data = self.state.mutable.get(name, np.empty((0, spec.row_bytes), np.uint8))
-            if len(data) < rows or (rows and data.shape[1] != spec.row_bytes):
+            data, count = self.state.mutable.get(name, np.empty((0, spec.row_bytes), np.uint8)), rows - first
+            if len(data) < count or (count and data.shape[1] != spec.row_bytes):
                 raise CorruptError(
                     f"{self}: the commit log does not have {rows} rows of the table {name}; "
                     "run `replaystore verify`"
                 )
-            return np.ascontiguousarray(data[:rows]).reshape(-1).view(spec.dtype).reshape(rows, *spec.shape)
-        table = self._tables.get(name)
-        if table is None:
-            announce_tables(self, name, self._tables)
-            table = self._tables[name] = Table(self._stored_rows(name, spec))
-        blobs = self.state.appended.get(name, [])
-        table.extend(blobs)
-        if rows * spec.row_bytes > len(table):
+            found = np.ascontiguousarray(data[:count]).reshape(-1).view(spec.dtype)
+            return found.reshape(count, *spec.shape)
+        table = self.whole_table(name)
+        if rows > table.end:
             raise CorruptError(
-                f"{self}: the table {name} has {len(table)} bytes where {rows} rows need "
-                "more; run `replaystore verify`"
+                f"{self}: the table {name} has {table.end} rows, not {rows}; run `replaystore verify`"
             )
-        return table.bytes(rows * spec.row_bytes).view(spec.dtype).reshape(rows, *spec.shape)
+        return table.rows(first, rows).view(spec.dtype).reshape(rows - first, *spec.shape)
 
-    def _stored_rows(self, name: str, spec: ArraySpec) -> bytes:
-        rows, checksum = self.state.tables.get(name, (0, 0))
-        data = self.read_raw(name, 0, rows) if rows else b""
-        if rows and value(data) != checksum:
-            self.check_generation()
-            files = {
-                self.container.files.path(extent.object) for extent in self.container.extents(name, 0, rows)
-            }
-            raise CorruptError(
-                f"{min(files)}: the table {name} does not match its checksum; run `replaystore verify`"
-            )
-        return data
+    def whole_table(self, name: str) -> Table:
+        """The rows of a table that is not mutable: those of the commit at least."""
+        spec, table, stored = self.spec(name), self._tables.get(name), self.places.tables.get(name, Stored())
+        if table is None or table.end < min(stored.rows, self.rows(name)):  # it has missed some
+            announce_tables(self, name, self._tables)
+            table = Table(_stored_rows(self, name, stored), stored.first, spec.row_bytes)
+            self._tables[name] = table
+        start = self.state.tables.get(name, Stored()).rows
+        table.extend(self.state.base, start, self.state.appended.get(name, []))
+        return table
 
     # --- rows and chunks
 
@@ -216,11 +210,12 @@ class StoreReader(Past):
 
     def checksum(self, name: str, chunk: int) -> int | None:
         """The crc32c of a complete chunk's stored bytes; None: the chunk is not complete."""
-        known = self._checksums.get(name)
-        if known is None or chunk >= len(known):
+        first, known = self._checksums.get(name) or (0, None)
+        if known is None or not first <= chunk < first + len(known):
             with self.state_lock:
-                known = self._checksums[name] = self.table(tree.checksums(name))
-        return int(known[chunk]) if chunk < len(known) else None
+                stored = tree.checksums(name)
+                first, known = self._checksums[name] = self.first(stored), self.table(stored)
+        return int(known[chunk - first]) if first <= chunk < first + len(known) else None
 
     def tail(self, name: str) -> tuple[int, NDArray[Any]]:
         """The unfinished chunk of an array that is read by chunks: (its first row, its rows).
@@ -367,6 +362,21 @@ class StoreReader(Past):
         out = np.empty(spec.chunk_bytes, np.uint8)
         self._decode(spec, chunk, entry, data, out)
         return out
+
+
+def _stored_rows(store: StoreReader, name: str, stored: Stored) -> bytes:
+    """The bytes of a table that have reached its array, and that are kept."""
+    rows, checksum, first = stored
+    data = store.read_raw(name, first, rows) if rows > first else b""
+    if rows > first and value(data) != checksum:
+        store.check_generation()
+        files = {
+            store.container.files.path(extent.object) for extent in store.container.extents(name, first, rows)
+        }
+        raise CorruptError(
+            f"{min(files)}: the table {name} does not match its checksum; run `replaystore verify`"
+        )
+    return data
 
 
 @contextmanager

@@ -92,8 +92,17 @@ def check_record(meta: Any, blobs: Mapping[str, bytes]) -> None:
     if base:
         _refuse(not isinstance(meta["store"], str), "a store of no name")
         _refuse(
-            not all(is_count(rows) and is_count(crc, U32) for rows, crc in meta["tables"].values()),
+            not all(
+                is_count(rows) and is_count(crc, U32) and is_count(first, rows)
+                for rows, crc, first in meta["tables"].values()
+            ),
             "tables of no sizes",
+        )
+        dropped, marks = meta.get("dropped", {}), meta.get("marks", [])
+        _refuse(
+            not all(map(is_count, dropped.values()))
+            or not all(len(mark) == 4 and all(map(is_count, mark)) for mark in marks),
+            "rows of tables that are dropped",
         )
         _refuse(
             not all(is_count(first) and is_count(last) for first, last in meta["dead"]),
@@ -128,7 +137,7 @@ def _check_names(meta: Mapping[str, Any], commit: int, *, base: bool) -> None:
         _refuse(not all(map(is_count, first.values())), f"numbers of rows {first!r:.80}")
         before = named
     for group, row in meta.get("gone", {}).items():
-        _refuse(not is_count(row, meta["first"][group]), f"rows of {group!r:.80} that are gone")
+        _refuse(not is_count(row, meta["first"].get(group, 0)), f"rows of {group!r:.80} that are gone")
 
 
 def _is_piece(numbers: Any) -> bool:
@@ -175,7 +184,8 @@ def check_step(state: State, meta: Mapping[str, Any], blobs: Mapping[str, bytes]
                 f"rows of {array!r:.80} that are not whole",
             )
         if kind == "at":  # one that is too large is an IndexError
-            _refuse(bool((np.frombuffer(blob, "<i8") < 0).any()), f"rows of {array!r:.80}")
+            first = state.dropped.get(_group(array), 0)
+            _refuse(bool((np.frombuffer(blob, "<i8") < first).any()), f"rows of {array!r:.80}")
 
 
 def check_arrays(state: State) -> None:
@@ -198,16 +208,18 @@ def check_arrays(state: State) -> None:
             f"array {name!r:.80} without its checksums, or of another kind",
         )
         if spec.mutable:
-            rows, found = state.lengths.get(_group(name), 0), state.mutable.get(name, ())
+            group, found = _group(name), state.mutable.get(name, ())
+            rows = state.lengths.get(group, 0) - state.dropped.get(group, 0)
             wrong = len(found) != rows or (
                 isinstance(found, np.ndarray) and rows > 0 and found.shape[1] != spec.row_bytes
             )
             _refuse(wrong, f"{len(found)} rows of {name!r:.80}, not {rows} of {spec.row_bytes} bytes")
-    for group, first in state.first.items():
-        _refuse(
-            first > state.lengths.get(group, 0),
-            f"dropped {first} rows of {group!r:.80}, which there were not",
-        )
+    for gone in (state.first, state.dropped):
+        for group, first in gone.items():
+            _refuse(
+                first > state.lengths.get(group, 0),
+                f"dropped {first} rows of {group!r:.80}, which there were not",
+            )
     for name, pieces in state.tails.items():
         for piece in pieces:
             spec = arrays[name]
@@ -221,9 +233,12 @@ def check_arrays(state: State) -> None:
             not isinstance(kept, bytes) and tree.tail(kept.slot) not in arrays,
             "attachments that lie nowhere",
         )
-    for name, (rows, _) in state.tables.items():
+    for name, (rows, _, first) in state.tables.items():
         _refuse(
-            rows > state.lengths.get(_group(name), 0) or not arrays[name].journaled, f"table {name!r:.80}"
+            rows > state.lengths.get(_group(name), 0)
+            or not arrays[name].journaled
+            or first % arrays[name].shard_rows > 0,
+            f"table {name!r:.80}",
         )
 
 

@@ -22,7 +22,7 @@ from google_crc32c import extend
 from replaystore.arrays import records
 from replaystore.arrays.appending import Appender
 from replaystore.arrays.naming import Named
-from replaystore.arrays.state import State
+from replaystore.arrays.state import State, Stored
 from replaystore.containers.protocol import Container
 from replaystore.containers.records import encode_record
 from replaystore.errors import CorruptError
@@ -99,9 +99,10 @@ def _alone(state: State, name: str) -> State:
     """A state whose tables' rows are all in their arrays, as they are when a newer segment has begun; it
     knows no other name."""
     for table, blobs in state.appended.items():
-        rows, checksum = state.tables.get(table, (0, 0))
+        rows, checksum, first = state.tables.get(table, Stored())
         data = b"".join(blobs)
-        state.tables[table] = rows + len(data) // state.arrays[table].row_bytes, extend(checksum, data)
+        count = len(data) // state.arrays[table].row_bytes
+        state.tables[table] = Stored(rows + count, extend(checksum, data), first)
     state.appended = {}
     state.names, state.dead = {name: Named(state.commit, dict(state.first))}, []
     return state

@@ -8,15 +8,16 @@ is for ever.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
 
+from replaystore.arrays.committing import MARKED
 from replaystore.arrays.naming import Named
 from replaystore.arrays.records import now
 from replaystore.arrays.recovery import TAIL_FULL, Resumer
-from replaystore.arrays.state import State
+from replaystore.arrays.state import State, Stored
 from replaystore.containers.codecs import crc32c as value
 from replaystore.containers.records import encode_record
 from replaystore.errors import NotFoundError
@@ -38,8 +39,9 @@ class Reverter(Resumer):
             with self.storage("roll back"):
                 specs = self.container.specs()
                 rows = {name: old.rows(name) for name in old.state.arrays if not tree.is_journal(name)}
+                begin = {name: newest.tables.get(name, Stored()).first for name in rows}
                 tables = {
-                    name: old.table(name).tobytes()
+                    name: old.whole_table(name).rows(begin[name], rows[name]).tobytes()
                     for name in rows
                     if specs[name].journaled and not specs[name].mutable
                 }
@@ -51,7 +53,7 @@ class Reverter(Resumer):
                     now(),
                     dict(old.state.lengths),
                     dict(old.state.first),
-                    old.state.extra,
+                    extra=old.state.extra,
                     shows=old.state.shows,
                     names=self._names_until(old.state),
                     keep_named=newest.keep_named,
@@ -65,8 +67,12 @@ class Reverter(Resumer):
                 }
                 state.dead = [*newest.dead, [commit + 1, newest.commit]]
                 state.mutable = old.state.mutable
+                state.dropped = dict(newest.dropped)
+                state.marks = [mark for mark in newest.marks if self._has(old.state, mark)]
                 self._complete_tables(tables)
-                state.tables = {name: (rows[name], value(data)) for name, data in tables.items()}
+                state.tables = {
+                    name: Stored(rows[name], value(data), begin[name]) for name, data in tables.items()
+                }
                 state.partial = {
                     name: crc
                     for name in self._raw
@@ -123,10 +129,17 @@ class Reverter(Resumer):
         """Bring rows of the tables that are only in the log so far to their arrays: those that the newest
         commit has there, too."""
         for name, data in tables.items():
-            width, written = self.container.specs()[name].row_bytes, self.state.tables.get(name, (0, 0))[0]
-            if len(data) > written * width:
-                self.container.reserve({name: len(data) // width})
-                self.container.write_rows(name, written, memoryview(data)[written * width :])
+            width = self.container.specs()[name].row_bytes
+            written, _, first = self.state.tables.get(name, Stored())
+            if len(data) > (written - first) * width:
+                self.container.reserve({name: first + len(data) // width})
+                self.container.write_rows(name, written, memoryview(data)[(written - first) * width :])
+
+    @staticmethod
+    def _has(state: State, mark: Sequence[int]) -> bool:
+        """Whether a mark was made before a commit, rather than in what follows it."""
+        groups = ("steps", *MARKED)
+        return all(rows <= state.lengths.get(group, 0) for group, rows in zip(groups, mark, strict=True))
 
     def _fork(self) -> None:
         """End a rollback: no object that is written to from now on is one that readers of what was given up
@@ -134,7 +147,7 @@ class Reverter(Resumer):
         names = [name for name in self.state.arrays if not tree.is_journal(name)]
         self.container.fork(
             {
-                name: self.state.tables[name][0] if name in self.state.tables else self.rows(name)
+                name: self.state.tables[name].rows if name in self.state.tables else self.rows(name)
                 for name in names
             }
         )

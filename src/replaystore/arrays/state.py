@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from replaystore.arrays.naming import Named
 from replaystore.containers.protocol import ArraySpec, ChunkEntry
 
-__all__ = ["DOCUMENT", "SEALED", "Piece", "State"]
+__all__ = ["DOCUMENT", "SEALED", "Piece", "State", "Stored"]
 
 SEALED = "sealed"
 """The key of `extra` that says that a store is never written to again."""
@@ -49,6 +49,17 @@ class Piece:
     checksum: int
 
 
+class Stored(NamedTuple):
+    """What of a table has reached its array."""
+
+    rows: int = 0
+    """Rows of it, dropped ones included."""
+    checksum: int = 0
+    """The crc32c of the bytes of rows [first, rows)."""
+    first: int = 0
+    """The first row of the first shard that is still there."""
+
+
 @dataclass
 class State:
     """A store as of one commit."""
@@ -63,7 +74,13 @@ class State:
     lengths: dict[str, int] = field(default_factory=dict)
     """Rows of the arrays of each group (the first part of their names)."""
     first: dict[str, int] = field(default_factory=dict)
-    """Rows of a group before this one are dropped."""
+    """Steps before this one are dropped. Of a ring it has the key `steps` from its first commit on."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Of a ring, as of the base record: rows of tables of these groups that come before are about dropped
+    steps alone, and gone; `steps`: so are checksums of chunks that end before this step."""
+    marks: list[list[int]] = field(default_factory=list)
+    """Of a ring, as of some base records: [steps, parts, trajectories, final] that there were. When all of
+    those steps have been dropped, so can the rows of those tables be."""
     extra: dict[str, Any] = field(default_factory=dict)
     """What the caller of `commit` keeps with it."""
     partial: dict[str, int] = field(default_factory=dict)
@@ -72,8 +89,8 @@ class State:
     tails: dict[str, list[Piece]] = field(default_factory=dict)
     entries: dict[str, dict[int, ChunkEntry]] = field(default_factory=dict)
     """Coded arrays: where chunks lie that the container may not know of."""
-    tables: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Journaled arrays: (rows that have reached the array, crc32c of their bytes) as of the base record."""
+    tables: dict[str, Stored] = field(default_factory=dict)
+    """Journaled arrays: what has reached the array as of the base record."""
     appended: dict[str, list[bytes]] = field(default_factory=dict)
     """Journaled arrays: rows of the records since."""
     attached: dict[str, bytes | Piece] = field(default_factory=dict)
@@ -92,7 +109,7 @@ class State:
     end: int = 0
     """Where the next record goes in that segment."""
     mutable: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-    """Mutable journaled arrays: their rows as of this commit, one row of bytes each."""
+    """Mutable journaled arrays: their rows as of this commit that are not dropped, one row of bytes each."""
     shows: int = -1
     """The commit whose content this one shows: itself, or the one that was rolled back to, or given a name
     once more (-1: itself)."""
@@ -104,6 +121,8 @@ class State:
     """So many of the newest commits can be opened, and the named ones."""
     gone: dict[str, int] = field(default_factory=dict)
     """Of each group that drops rows: those before this one are needed by nobody, and may be gone."""
+    _room: dict[str, NDArray[np.uint8]] = field(init=False, repr=False, default_factory=dict)
+    """What those rows lie in, with room ahead, so that growing by some costs what they are."""
 
     def __post_init__(self) -> None:
         self.shows = self.commit if self.shows < 0 else self.shows
@@ -175,22 +194,38 @@ class State:
             elif kind == "rows":
                 self.appended.setdefault(array, []).append(blob)
             elif kind == "grow":
-                before = self.mutable.get(array)
-                rows = _rows(
-                    blob, self.lengths[array.split("/", 1)[0]] - (0 if before is None else len(before))
-                )
-                self.mutable[array] = (
-                    rows
-                    if before is None or not len(before)
-                    else np.concatenate([before, rows])
-                    if len(rows)
-                    else before
-                )
+                self._grow(array, blob)
             elif kind == "at":
                 at = np.frombuffer(blob, "<i8")
                 changed = self.mutable[array].copy()
-                changed[at] = _rows(blobs["set:" + array], len(at))
+                changed[at - self.dropped.get(array.split("/", 1)[0], 0)] = _rows(
+                    blobs["set:" + array], len(at)
+                )
                 self.mutable[array] = changed
+
+    def _grow(self, array: str, blob: bytes) -> None:
+        """Append the rows that a mutable table lacks. What was handed out of it stays as it is."""
+        before, group = self.mutable.get(array), array.split("/", 1)[0]
+        known = 0 if before is None else len(before)
+        rows = _rows(blob, self.lengths[group] - self.dropped.get(group, 0) - known)
+        if before is None or not known:
+            self.mutable[array] = rows
+        elif len(rows):
+            room = self._room.get(array, before)
+            if before.base is not room or known + len(rows) > len(room):
+                room = np.empty((2 * (known + len(rows)), before.shape[1]), np.uint8)
+                room[:known], self._room[array] = before, room
+            room[known : known + len(rows)] = rows
+            self.mutable[array] = room[: known + len(rows)]
+
+    def drop(self, dropped: Mapping[str, int]) -> None:
+        """Rows of tables before these are gone."""
+        for name, rows in self.mutable.items():
+            group = name.split("/", 1)[0]
+            gone = dropped.get(group, 0) - self.dropped.get(group, 0)
+            if gone > 0:
+                self.mutable[name] = rows[gone:].copy()
+        self.dropped = {**self.dropped, **dropped}
 
     def to_base(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The base record of a segment that goes on from here."""
@@ -219,6 +254,8 @@ class State:
             "arrays": {name: spec.to_json() for name, spec in self.arrays.items()},
             "dead": self.dead,
         }
+        if self.dropped or self.marks:
+            meta |= {"dropped": self.dropped, "marks": self.marks}
         if self.unforked:
             meta["unforked"] = True
         if self.shows != self.commit:
@@ -243,6 +280,8 @@ class State:
             name.removeprefix("mutable:"): blob for name, blob in blobs.items() if name.startswith("mutable:")
         }
         kept = {name.removeprefix("keep:"): blob for name, blob in blobs.items() if name.startswith("keep:")}
+        dropped = dict(meta.get("dropped", {}))
+        counts = {group: rows - dropped.get(group, 0) for group, rows in meta["lengths"].items()}
         return cls(
             store=meta["store"],
             commit=meta["commit"],
@@ -257,14 +296,14 @@ class State:
                 name: {n: ChunkEntry(*place) for n, *place in known}
                 for name, known in meta["entries"].items()
             },
-            tables={name: (rows, checksum) for name, (rows, checksum) in meta["tables"].items()},
+            tables={name: Stored(*numbers) for name, numbers in meta["tables"].items()},
+            dropped=dropped,
+            marks=[list(mark) for mark in meta.get("marks", [])],
             arrays=_arrays(meta["arrays"]),
             dead=[list(pair) for pair in meta["dead"]],
             unforked=meta.get("unforked") is True,
             base=meta["commit"],
-            mutable={
-                name: _rows(blob, meta["lengths"][name.split("/", 1)[0]]) for name, blob in mutable.items()
-            },
+            mutable={name: _rows(blob, counts[name.split("/", 1)[0]]) for name, blob in mutable.items()},
             attached={name: Piece(*numbers) for name, numbers in meta["attached"].items()} | kept,
             shows=meta.get("shows", meta["commit"]),
             names={

@@ -37,7 +37,7 @@ from replaystore.trajectories.assembler import Assembler, Begin, End, Open, Run
 from replaystore.trajectories.blocks import Block
 from replaystore.trajectories.columns import PARTS, TRAJECTORIES
 from replaystore.trajectories.parts import Parts
-from replaystore.views.layout import table_spec
+from replaystore.views.layout import column_spec
 
 __all__ = ["NOTHING", "Recorder", "attachments_of", "put_tables"]
 
@@ -348,7 +348,7 @@ class Recorder:
         for name, array in arrays.items():
             stored = tree.trajectories(name)
             if stored not in self.store.state.arrays:
-                self.store.create_arrays({stored: table_spec(array.dtype, mutable=True)})
+                self.store.create_arrays({stored: column_spec(array.dtype, self._trajectory_specs())})
             self.store.set_rows(stored, at, array)
             self._changed = True
 

@@ -187,7 +187,9 @@ class Recording(BufferReader):
         assert isinstance(self._store, ArrayStore)
         self.commit()
         ended = self._store.table(tree.trajectories("trajectory"))
-        at = np.flatnonzero(np.isin(ended, self.parts.trajectory))  # in a ring: those of which a step is left
+        # In a ring: those of which a step is left.
+        at = np.flatnonzero(np.isin(ended, self.parts.trajectory))
+        at += self._store.first(tree.trajectories("trajectory"))
         given = {name: array_of(f"column {name!r}", values) for name, values in columns.items()}
         with self._operations("set_trajectory_column"):
             self._recorder.set_columns(at, given)
@@ -217,8 +219,8 @@ class Recording(BufferReader):
             writer.hand_over()
         recorder = self._recorder
         first = None
-        if self.capacity is not None and recorder.rows > self.capacity:
-            first = {"steps": recorder.rows - self.capacity}
+        if self.capacity is not None:
+            first = {"steps": max(0, recorder.rows - self.capacity)}
         if not recorder.waiting and name is None:
             return self.commit_id
         number = recorder.commit(first=first, name=name)

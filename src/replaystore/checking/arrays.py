@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from replaystore.arrays.reading import StoreReader
+from replaystore.arrays.state import Stored
 from replaystore.checking.findings import Findings
 from replaystore.containers.protocol import ArraySpec, Container
 from replaystore.errors import ReplayStoreError
@@ -119,16 +120,18 @@ def check_tables(findings: Findings, store: StoreReader) -> None:
             findings.problem(name, str(error))
             continue
         findings.count(table.nbytes)
-        rows = min(findings.published.get(name, 0), len(table))
-        if rows:
-            check_indexes(findings, store.container, name, spec, 0, rows)
-        if rows and spec.mutable:
+        first = store.first(name) if spec.mutable else store.places.tables.get(name, Stored()).first
+        rows = min(findings.published.get(name, 0), store.rows(name))
+        if rows > first:
+            check_indexes(findings, store.container, name, spec, first, rows)
+        if rows > first and spec.mutable:
             findings.guarded(name, partial(_check_copy, findings, store, name, table, rows))
 
 
 def _check_copy(findings: Findings, store: StoreReader, name: str, table: Any, rows: int) -> None:
     """What other software sees of a table is what it is."""
-    if rows == len(table) and store.read_raw(name, 0, rows) != table.tobytes():
+    first = store.first(name)
+    if rows == first + len(table) and store.read_raw(name, first, rows) != table.tobytes():
         findings.problem(
             name,
             "what other software sees of this column is not what the commit says",

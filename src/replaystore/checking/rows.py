@@ -25,16 +25,17 @@ def check_raw(findings: Findings, store: StoreReader, name: str, spec: ArraySpec
     rows = store.rows(name)
     unit = store.container.capabilities.run_rows(spec)
     first = store.first(name) // unit * unit
-    checksums = store.table(tree.checksums(name))
+    checksums, since = store.table(tree.checksums(name)), store.first(tree.checksums(name))
     complete = rows // spec.chunk_rows
-    if len(checksums) != complete:
-        findings.problem(name, f"{len(checksums)} checksums for {complete} complete chunks")
+    if since + len(checksums) != complete:
+        findings.problem(name, f"{len(checksums)} checksums for {complete - since} complete chunks")
         return
+    first = max(first, since * spec.chunk_rows)
     per_block = max(1, BLOCK_BYTES // max(1, spec.chunk_bytes))
     for block in range(first // spec.chunk_rows, complete, per_block):
         last = min(block + per_block, complete)
         for chunk, found in _checksums(findings, store, name, spec, block, last):
-            if found != int(checksums[chunk]):
+            if found != int(checksums[chunk - since]):
                 findings.problem(
                     f"{name}, chunk {chunk}",
                     f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows} have changed",
@@ -84,17 +85,17 @@ def _checksums(
 def check_coded(findings: Findings, store: StoreReader, name: str, spec: ArraySpec) -> None:
     rows = store.rows(name)
     codec = store.container.codec(spec)
-    checksums = store.table(tree.checksums(name))
+    checksums, since = store.table(tree.checksums(name)), store.first(tree.checksums(name))
     complete = rows // spec.chunk_rows
     first = store.first(name) // spec.chunk_rows
-    if len(checksums) != complete:
-        findings.problem(name, f"{len(checksums)} checksums for {complete} complete chunks")
+    if since + len(checksums) != complete:
+        findings.problem(name, f"{len(checksums)} checksums for {complete - since} complete chunks")
         return
 
     def check(chunk: int, data: bytes | str) -> str | None:
         if isinstance(data, str):
             return data
-        if codec.checksum(data) != int(checksums[chunk]):
+        if codec.checksum(data) != int(checksums[chunk - since]):
             return "its stored bytes have changed"
         try:
             codec.decode(data, np.empty(spec.chunk_bytes, np.uint8))

@@ -34,6 +34,7 @@ class Finals:
         opened = [entry for entry in buffer.open_trajectories() if names and entry.following is not None]
         self.numbers = {entry.trajectory: PENDING + number for number, entry in enumerate(opened)}
         specs = store.container.specs()
+        self._first = max((store.first(place) for place in places.values()), default=0)
         self._tables = {name: store.table(place) for name, place in places.items() if specs[place].journaled}
         others = [name for name in names if name not in self._tables]
         self._gather = Gather(buffer, others, slab_bytes // SHARE, group="final")
@@ -71,7 +72,7 @@ class Finals:
     def _read(self, numbers: Rows) -> Batch:
         """Final observations that are stored."""
         read = self._gather.take(tuple(self._gather.columns), numbers)
-        return read | {name: table[numbers] for name, table in self._tables.items()}
+        return read | {name: table[numbers - self._first] for name, table in self._tables.items()}
 
 
 class Ends:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from replaystore.arrays.records import decode_records
+from replaystore.arrays.state import Stored
 from replaystore.buffers.create_open import open as open_buffer
 from replaystore.containers.codecs import crc32c
 from replaystore.containers.hdf5.container import Hdf5Container
@@ -294,7 +295,7 @@ def _look(path: Path) -> tuple[list[Array], dict[int, bytes]]:
             chunks: list[Extent] = []
             if spec.codec is None and rows:
                 try:
-                    stored = store.state.tables.get(name, (0, 0))[0] if spec.journaled else rows
+                    stored = store.state.tables.get(name, Stored()).rows if spec.journaled else rows
                     extents = container.extents(name, first, stored) if stored else ()
                 except CorruptError:  # it has not reached its array yet
                     pass

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import unknown
 from replaystore.trajectories.columns import CHANGING, PARTS, RETURN, TRAJECTORIES
 
-__all__ = ["LAYOUTS", "array_specs", "field_specs", "table_spec"]
+__all__ = ["LAYOUTS", "array_specs", "column_spec", "field_specs", "table_spec"]
 
 LAYOUTS = ("live", "archive")
 RAW_BYTES = 4096
@@ -54,7 +55,19 @@ def array_specs(
         if name != RETURN or rewarded:
             shape = schema.return_shape if name == RETURN else ()
             specs[tree.trajectories(name)] = table_spec(dtype, shape=shape, mutable=name in CHANGING)
-    return specs
+    if capacity is None:
+        return specs
+    return {
+        name: spec if tree.group_of(name) == "steps" else _dropped_soon(spec, capacity)
+        for name, spec in specs.items()
+    }
+
+
+def _dropped_soon(spec: ArraySpec, capacity: int) -> ArraySpec:
+    """A table of a ring: its shards are given back one by one, when their steps have left."""
+    rows = spec.chunk_rows if spec.codec is not None else PAGE // math.gcd(PAGE, spec.row_bytes)
+    shards = max(1, min(spec.chunks_per_shard, capacity // 8 // rows))
+    return replace(spec, chunk_rows=rows, chunks_per_shard=shards)
 
 
 def table_spec(
@@ -70,6 +83,12 @@ def table_spec(
         mutable=mutable,
         dimension=dimension,
     )
+
+
+def column_spec(dtype: Any, others: Mapping[str, ArraySpec]) -> ArraySpec:
+    """A column of the user's, of the table of trajectories that these columns are of."""
+    spec, like = table_spec(dtype, mutable=True), others[tree.trajectories("env")]
+    return replace(spec, chunk_rows=like.chunk_rows, chunks_per_shard=like.chunks_per_shard)
 
 
 def field_specs(

@@ -305,7 +305,7 @@ class Shown:
         """Rows of `final/` of an observation field: final observations, as `parts.final` numbers them."""
         stored = tree.final(name)
         if self._store.container.specs()[stored].journaled:
-            found: NDArray[Any] = self._store.table(stored)[rows]
+            found: NDArray[Any] = self._store.table(stored)[rows - self._store.first(stored)]
             return found
         return self.stored_column(stored).take(rows)
 

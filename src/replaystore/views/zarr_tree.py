@@ -195,7 +195,7 @@ class ZarrTree:
         if shown.table is not None:
             rows = shown.table[start:stop]
         elif shown.spec.journaled:
-            rows = self.view.store.table(shown.name)[shown.first + start : shown.first + stop]
+            rows = self.view.store.table(shown.name)[start:stop]
         else:
             column = self.view.stored_column(shown.name)
             rows = column.rows(shown.first + start, shown.first + stop)
@@ -252,6 +252,9 @@ def _kept_tables(view: BufferReader) -> dict[str, NDArray[Any]]:
     moved = {"start": cut * stride - first, "length": -cut, "offset": cut}
     for column, by in moved.items():
         parts[tree.parts(column)] = parts[tree.parts(column)] + by
+    final = parts[tree.parts("final")]
+    kept_finals = store.state.dropped.get("final", 0)  # row 0 is the first that is kept
+    parts[tree.parts("final")] = np.where(final >= 0, final - kept_finals, -1)
     found = {name: table[kept] for name, table in parts.items()}
     numbers = store.table(tree.trajectories("trajectory"))
     told = np.isin(numbers, found[tree.parts("trajectory")])
