@@ -50,7 +50,10 @@ def test_info_tells_everything(recorded: Path, facts: Callable[..., Any]) -> Non
     assert found["commits"][0]["steps"] == 0
     assert found["commits"][-1]["steps"] == 600
     assert len(found["commits"]) > 3
-    assert found["disk_bytes"] == sum(path.stat().st_size for path in recorded.rglob("*") if path.is_file())
+    files = [path.stat() for path in recorded.rglob("*") if path.is_file()]
+    assert found["apparent_bytes"] == sum(status.st_size for status in files)
+    folders = sum(512 * path.stat().st_blocks for path in (recorded, *recorded.rglob("*")) if path.is_dir())
+    assert found["disk_bytes"] == sum(512 * status.st_blocks for status in files) + folders
 
 
 def test_info_is_readable(recorded: Path, run: Run) -> None:

@@ -87,7 +87,7 @@ def test_recording_into_a_ring(facts: Callable[..., Any], tmp_path: Path) -> Non
 
     found = facts("info", tmp_path / "a.zarr", "--commits")
 
-    assert found["ring"] == {"capacity": 1000, "dropped_steps": 2000}
+    assert found["ring"] == {"capacity": 1000, "dropped_steps": 2000, "kept_for_names": 0, "kept_bytes": 0}
     assert found["steps"] == 1000
     assert found["commits"][-1]["commit"] == found["commit"]
     for commit in found["commits"]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
 import replaystore as rs
 from replaystore.cli import main
 from replaystore.errors import ArgumentError, EvictedError, NotFoundError
+from replaystore.gymnasium import Record
 
 SUFFIXES = ["zarr", "h5"]
 SCHEMA = rs.Schema(
@@ -170,3 +173,58 @@ def test_a_ring_keeps_the_rows_of_its_newest_named_commit(tmp_path: Path) -> Non
         ring = buffer.describe().ring
         assert ring is not None
         assert ring["kept_for_names"] == 0
+
+
+@pytest.mark.parametrize("back", [1, 2, 5, 10])
+def test_a_full_ring_goes_back_to_a_named_commit_and_to_those_after_it(tmp_path: Path, back: int) -> None:
+    raw = gymnasium.make("CartPole-v1")
+    buffer = rs.create(tmp_path / "ring.zarr", raw, capacity=2_000, durability="none")
+    env, commits = Record(raw, buffer), list[int]()
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    shown = dict[int, Any]()
+    for step in range(6_100):
+        *_, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            env.reset()
+        if step % 100 == 99:
+            commits.append(buffer.commit("ten-ago" if step == 5_099 else None))
+            if step >= 5_099:
+                shown[commits[-1]] = buffer.read(slice(None))
+    buffer.abandon()
+    with rs.open(tmp_path / "ring.zarr", "r+") as buffer:
+        wanted = "ten-ago" if back == 10 else commits[-1 - back]
+        buffer.rollback(wanted)
+        found = buffer.read(slice(None))
+        for name, values in shown[commits[-1 - back]].items():
+            np.testing.assert_array_equal(found[name], values)
+        assert len(buffer) == 2_000
+        with pytest.raises((EvictedError, NotFoundError)):
+            buffer.rollback(commits[20])
+
+
+def test_commands_take_a_name_or_a_number(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with rs.create(place, SCHEMA) as buffer:
+        add(buffer, 3)
+        number = buffer.commit("first")
+        add(buffer, 4)
+
+    def run(*command: str) -> Any:
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--json"])
+        assert not ended.value.code
+        return json.loads(capsys.readouterr().out)
+
+    for commit in ("first", str(number)):
+        assert run("info", str(place), "--commit", commit)["steps"] == 3
+        assert run("show", str(place), "--commit", commit)["rows"] == 3
+        assert run("verify", str(place), "--commit", commit)["commit"] == number
+    run("convert", str(place), str(tmp_path / "b.zarr"), "--commit", "first")
+    with rs.open(tmp_path / "b.zarr") as converted:
+        assert converted["reward"][:].tolist() == [0, 1, 2]
+    with pytest.raises(SystemExit) as ended:
+        main(["info", str(place), "--commit", "nobody"])
+    assert ended.value.code == 1
+    assert "no commit has the name 'nobody'" in capsys.readouterr().err

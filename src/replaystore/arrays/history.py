@@ -142,6 +142,10 @@ class History:
             return self.state.dropped.get(tree.group_of(array), 0) // self.spec(array).chunk_rows
         return (self.state.first if group == "steps" else self.state.dropped).get(group, 0)
 
+    def kept(self, name: str) -> int:
+        """The first row of an array that is there, for the commit or for named ones."""
+        return self.state.needed(tree.group_of(name))
+
     # --- commits
 
     def refresh(self) -> bool:

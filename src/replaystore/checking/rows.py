@@ -24,7 +24,7 @@ BLOCK_BYTES = 8 << 20
 def check_raw(findings: Findings, store: StoreReader, name: str, spec: ArraySpec) -> None:
     rows = store.rows(name)
     unit = store.container.capabilities.run_rows(spec)
-    first = store.first(name) // unit * unit
+    first = store.kept(name) // unit * unit
     checksums, since = store.table(tree.checksums(name)), store.first(tree.checksums(name))
     complete = rows // spec.chunk_rows
     if since + len(checksums) != complete:
@@ -87,7 +87,7 @@ def check_coded(findings: Findings, store: StoreReader, name: str, spec: ArraySp
     codec = store.container.codec(spec)
     checksums, since = store.table(tree.checksums(name)), store.first(tree.checksums(name))
     complete = rows // spec.chunk_rows
-    first = store.first(name) // spec.chunk_rows
+    first = store.kept(name) // spec.chunk_rows
     if since + len(checksums) != complete:
         findings.problem(name, f"{len(checksums)} checksums for {complete - since} complete chunks")
         return

@@ -38,8 +38,16 @@ PROBE_SECONDS = 60
 UNEXPECTED = "reading it ended in an error that nobody thought of"
 
 
-def verify(location: str | os.PathLike[str] | Location, *, progress: Progress | None = None) -> VerifyReport:
+def verify(
+    location: str | os.PathLike[str] | Location,
+    *,
+    commit: int | str | None = None,
+    progress: Progress | None = None,
+) -> VerifyReport:
     """Read everything of a store once and report all problems; the store is not changed.
+
+    `commit`: what an older commit shows, given by its number or its name, instead of the newest. (Of a ring,
+    rows that are kept for named commits are read in any case.)
 
     NotFoundError: there is nothing; FormatError: it is not a store at all. Damage is reported, not raised."""
     place = parse(location)
@@ -56,7 +64,8 @@ def verify(location: str | os.PathLike[str] | Location, *, progress: Progress | 
         )
         return report
     try:
-        _check(place, container, Findings(report, progress))
+        number = None if commit is None else _number(container, commit)
+        _check(place, container, Findings(report, progress), number)
     finally:
         container.close()
         report.seconds = time.perf_counter() - begin
@@ -92,10 +101,21 @@ def _probe(place: Location, report: VerifyReport) -> bool:
     return True
 
 
-def _check(place: Location, container: Container, findings: Findings) -> None:
+def _number(container: Container, commit: int | str) -> int | None:
+    """The number of a commit that can be opened; None: the log does not tell, which is reported."""
+    try:
+        store = StoreReader(container, StoreReader.load(container))
+        number = store.number_of(commit)
+        store.at(number)
+    except CorruptError:
+        return None
+    return number
+
+
+def _check(place: Location, container: Container, findings: Findings, commit: int | None) -> None:
     """Check everything; what could not be is a problem, too."""
     try:
-        _check_all(place, container, findings)
+        _check_all(place, container, findings, commit)
     except (CorruptError, OSError, MemoryError) as error:
         findings.refused(error)
         findings.problem(str(place), str(error) or "there is not enough memory to read it")
@@ -109,7 +129,7 @@ def _check(place: Location, container: Container, findings: Findings) -> None:
         )
 
 
-def _check_all(place: Location, container: Container, findings: Findings) -> None:
+def _check_all(place: Location, container: Container, findings: Findings, commit: int | None) -> None:
     try:
         document = documents.parse(container.document(), str(place))
         findings.report.notes += unchecked(place, container)
@@ -127,6 +147,9 @@ def _check_all(place: Location, container: Container, findings: Findings) -> Non
     check_log(findings, container, store.state)
     if not check_arrays(findings, store, document):
         return
+    if commit is not None:
+        store = store.pin(commit)
+        findings.report.commit = store.state.commit
     rows = {name: spec for name, spec in store.specs().items() if not spec.journaled}
     findings.total = sum(store.rows(name) * spec.row_bytes for name, spec in rows.items())
     check_tables(findings, store)

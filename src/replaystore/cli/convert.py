@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from replaystore.cli.output import (
+    commit_option,
     count,
     json_option,
     number,
@@ -18,6 +20,9 @@ from replaystore.cli.output import (
     size,
     split_names,
 )
+
+if TYPE_CHECKING:
+    from replaystore.buffers.buffer import Buffer
 
 __all__ = ["convert"]
 
@@ -45,8 +50,16 @@ __all__ = ["convert"]
 )
 @click.option("--strict", is_flag=True, help="Refuse what a file of other software cannot hold exactly.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
+@commit_option
 @json_option
-def convert(source: str, target: str, fields: Sequence[str], json_: bool, **options: Any) -> None:
+def convert(
+    source: str,
+    target: str,
+    fields: Sequence[str],
+    commit: int | str | None,
+    json_: bool,
+    **options: Any,
+) -> None:
     """Convert SOURCE to TARGET: between Zarr and HDF5, live and archive, or only a part of it.
 
     Either may be a file of other software, such as a pickle of a replay buffer; `replaystore formats` lists
@@ -62,8 +75,9 @@ def convert(source: str, target: str, fields: Sequence[str], json_: bool, **opti
     """
     from replaystore.converting.convert import convert as run
 
-    with progress_bar("converting", unit=size) as progress:
-        report = run(source, target, fields=split_names(fields), progress=progress, **options)
+    with progress_bar("converting", unit=size) as progress, ExitStack() as stack:
+        opened = source if commit is None else stack.enter_context(_as_of(source, commit))
+        report = run(opened, target, fields=split_names(fields), progress=progress, **options)
     if json_:
         print_json(report.to_json())
         return
@@ -81,3 +95,9 @@ def convert(source: str, target: str, fields: Sequence[str], json_: bool, **opti
     click.echo(pairs(facts))
     for note in report.notes:
         click.echo(one_line(f"note: {note}"))
+
+
+def _as_of(location: str, commit: int | str) -> Buffer:
+    from replaystore.buffers.create_open import open as open_buffer
+
+    return open_buffer(location, commit=commit)

@@ -8,7 +8,17 @@ from typing import Any
 
 import click
 
-from replaystore.cli.output import count, json_option, number, pairs, print_json, printable, size, table
+from replaystore.cli.output import (
+    commit_option,
+    count,
+    json_option,
+    number,
+    pairs,
+    print_json,
+    printable,
+    size,
+    table,
+)
 
 __all__ = ["info"]
 
@@ -20,8 +30,9 @@ Facts = dict[str, Any]
 @click.option(
     "--commits", is_flag=True, help=("List the commits that can be opened (rs.open(LOCATION, commit=N)).")
 )
+@commit_option
 @json_option
-def info(location: str, commits: bool, json_: bool) -> None:
+def info(location: str, commits: bool, commit: int | str | None, json_: bool) -> None:
     """Say what LOCATION holds: steps, trajectories, fields and how they are stored, where it comes from.
 
     \b
@@ -31,7 +42,7 @@ def info(location: str, commits: bool, json_: bool) -> None:
     """
     from replaystore.buffers.create_open import open as open_buffer
 
-    with open_buffer(location) as buffer:
+    with open_buffer(location, commit=commit) as buffer:
         facts = buffer.describe().to_json()
         if commits:
             facts["commits"] = [asdict(commit) for commit in buffer.commits()]
@@ -63,7 +74,11 @@ def _heading(facts: Facts) -> Facts:
         "location": facts["location"],
         "stored as": (
             f"{facts['backend']}, {facts['storage']}, format {facts['format_version']}"
-            + (f", {size(facts['disk_bytes'])} on disk" if facts["disk_bytes"] else "")
+            + (
+                f", {size(facts['disk_bytes'])} on disk (files of {size(facts['apparent_bytes'])})"
+                if facts["disk_bytes"]
+                else ""
+            )
         ),
         "layout": f"{facts['layout']}, durability {facts['durability']}",
         "commit": f"{facts['commit']}"

@@ -19,6 +19,7 @@ __all__ = [
     "PROGRAM",
     "Progress",
     "as_json",
+    "commit_option",
     "count",
     "json_option",
     "number",
@@ -37,6 +38,18 @@ PROGRAM = "replaystore"
 Progress = Callable[[int, int], None]
 """Called with (what is done, all there is to do)."""
 
+
+def _commit(_: click.Context, __: click.Parameter, given: str | None) -> int | str | None:
+    """A commit by its number or its name."""
+    return int(given) if given is not None and given.isdecimal() else given
+
+
+commit_option = click.option(
+    "--commit",
+    callback=_commit,
+    metavar="N|NAME",
+    help="As of this commit, by its number or its name.  [default: the newest]",
+)
 json_option = click.option("--json", "json_", is_flag=True, help="Print the facts as JSON.")
 
 

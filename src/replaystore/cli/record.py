@@ -341,7 +341,7 @@ def _nearest(env_id: str, known: Mapping[str, Any]) -> str:
 def _bytes_on_disk(location: str) -> int:
     from replaystore.views.describing import bytes_on_disk
 
-    return bytes_on_disk(location)
+    return bytes_on_disk(location)[0]
 
 
 def _text(facts: Mapping[str, Any]) -> str:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from replaystore.cli.output import as_json, count, json_option, number, pairs, printable, split_names, table
+from replaystore.cli.output import (
+    as_json,
+    commit_option,
+    count,
+    json_option,
+    number,
+    pairs,
+    printable,
+    split_names,
+    table,
+)
 from replaystore.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -72,6 +82,7 @@ def _rows(context: click.Context, option: click.Parameter, given: str | None) ->
     help=("Only these fields, or what is below them.  [default: all]"),
 )
 @click.option("--where", metavar="EXPR", help="Choose among the trajectories for which this is true.")
+@commit_option
 @json_option
 def show(
     location: str,
@@ -80,6 +91,7 @@ def show(
     trajectories: bool,
     fields: Sequence[str],
     where: str | None,
+    commit: int | str | None,
     json_: bool,
 ) -> None:
     """Print steps of LOCATION. With --where, only trajectories for which EXPR is true exist, for --rows and
@@ -97,7 +109,7 @@ def show(
 
     if trajectory is not None and trajectories:
         raise click.UsageError("choose one of --trajectory and --trajectories")
-    with open_buffer(location) as buffer:
+    with open_buffer(location, commit=commit) as buffer:
         table_ = buffer.trajectories if where is None else chosen(buffer, where, None)
         wanted = split_names(fields)
         names = list((buffer.schema if wanted is None else buffer.schema.select(wanted)).fields)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from replaystore.cli.output import count, json_option, one_line, print_json, printable, progress_bar, size
+from replaystore.cli.output import (
+    commit_option,
+    count,
+    json_option,
+    one_line,
+    print_json,
+    printable,
+    progress_bar,
+    size,
+)
 
 if TYPE_CHECKING:
     from replaystore.checking.findings import VerifyReport
@@ -17,9 +26,10 @@ __all__ = ["verify"]
 
 @click.command(short_help="Check everything, explain problems.")
 @click.argument("location", type=click.Path())
+@commit_option
 @json_option
 @click.pass_context
-def verify(context: click.Context, /, location: str, json_: bool) -> None:
+def verify(context: click.Context, /, location: str, commit: int | str | None, json_: bool) -> None:
     """Read everything in LOCATION once and explain each problem, a line each. Exit code 1 if there is one.
 
     \b
@@ -29,7 +39,7 @@ def verify(context: click.Context, /, location: str, json_: bool) -> None:
     from replaystore.checking.verify import verify as run
 
     with progress_bar("verifying", unit=size) as progress:
-        report = run(location, progress=progress)
+        report = run(location, commit=commit, progress=progress)
     # Whoever reads it has seen enough, and the exit code still tells.
     with contextlib.suppress(BrokenPipeError):
         _print(location, report, json_=json_)

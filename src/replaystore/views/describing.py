@@ -80,7 +80,10 @@ class Description:
     layout: str
     durability: str
     disk_bytes: int
-    """The sizes of all files of the store; 0 in memory, and of a folder on a server, which does not tell."""
+    """What the files of the store take on the disk, as `du` says it; 0 in memory, and of a folder on a
+    server, which does not tell."""
+    apparent_bytes: int
+    """The sizes of its files, as `ls` says them: files may have holes, and end within a block."""
     commit: int
     committed: str
     name: str | None
@@ -116,6 +119,7 @@ def describe(buffer: BufferReader) -> Description:
     steps."""
     document, store = buffer.document, buffer.store
     names = store.places.names
+    disk, apparent = _stored_bytes(buffer.whereabouts)
     trajectories = buffer.trajectories
     ended = trajectories[~trajectories.open]
     splits = {str(name) for name in trajectories["split"].tolist() if name}
@@ -126,7 +130,8 @@ def describe(buffer: BufferReader) -> Description:
         format_version=document.format_version,
         layout=buffer.layout,
         durability=document.layout.durability,
-        disk_bytes=_stored_bytes(buffer.whereabouts),
+        disk_bytes=disk,
+        apparent_bytes=apparent,
         commit=buffer.commit_id,
         committed=_moment(store.state.time),
         name=next((name for name, named in names.items() if named.commit == buffer.commit_id), None),
@@ -169,24 +174,28 @@ def describe_commits(store: StoreReader) -> list[CommitDescription]:
     ]
 
 
-def _stored_bytes(place: Location) -> int:
+def _stored_bytes(place: Location) -> tuple[int, int]:
     places = places_of(place)
     if places.only_read and is_one_file(place):
-        return size_of_file(place)
-    return bytes_on_disk(place.path) if places.on_disk else 0
+        size = size_of_file(place)
+        return size, size
+    return bytes_on_disk(place.path) if places.on_disk else (0, 0)
 
 
-def bytes_on_disk(location: str) -> int:
-    """The sizes of all files of a store."""
-    if not os.path.isdir(location):
-        return os.path.getsize(location) if os.path.isfile(location) else 0
-    found = 0
-    for folder, _, names in os.walk(location):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):  # a writer has removed it meanwhile
-                status = os.lstat(os.path.join(folder, name))
-                found += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return found
+def bytes_on_disk(location: str) -> tuple[int, int]:
+    """What the files of a store, and their folders, take on the disk, and the sizes of its files."""
+    names = [location]
+    for folder, folders, files in os.walk(location):
+        names += [os.path.join(folder, name) for name in (*folders, *files)]
+    taken = apparent = 0
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):  # a writer has removed it meanwhile
+            status = os.lstat(name)
+            file = stat.S_ISREG(status.st_mode)
+            apparent += status.st_size if file else 0
+            if file or stat.S_ISDIR(status.st_mode):
+                taken += 512 * getattr(status, "st_blocks", -(-status.st_size // 512))
+    return taken, apparent
 
 
 def _summary(values: NDArray[Any]) -> dict[str, Any] | None:
