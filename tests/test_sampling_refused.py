@@ -28,7 +28,10 @@ def test_what_cannot_be_is_one_clear_error(stored: tuple[rs.Buffer, list[Life]])
         ({"where": "length > 1000"}, "no trajectory has where 'length > 1000'"),
         ({"where": "size > 1000"}, 'no column "size"'),
         ({"fields": ["nope"]}, "nope"),
-        ({"order": "shuffled"}, "order is one of 'uniform', 'trajectory', 'epoch', not 'shuffled'"),
+        (
+            {"order": "shuffled"},
+            "order is one of 'uniform', 'trajectory', 'epoch', 'prioritized', not 'shuffled'",
+        ),
         ({"weights": np.full(steps, np.nan)}, "weight 0 is nan"),
         ({"weights": -np.ones(steps)}, "weight 0 is -1"),
         ({"weights": np.zeros(steps)}, "all weights are 0"),

@@ -23,6 +23,7 @@ from replaystore.arrays.array_store import ArrayStore
 from replaystore.buffers.later import LaterFields
 from replaystore.containers.located import is_one_file
 from replaystore.errors import (
+    ArgumentError,
     ConflictError,
     MissingDependencyError,
     ReplayStoreError,
@@ -64,10 +65,14 @@ class Buffer(LaterFields):
         frame_stack: int | None = None,
         n_step: int = 1,
         gamma: float = 0.99,
-        order: Literal["uniform", "trajectory", "epoch"] = "uniform",
+        order: Literal["uniform", "trajectory", "epoch", "prioritized"] = "uniform",
         weights: ArrayLike | None = None,
         per: Literal["step", "trajectory"] = "step",
+        alpha: float = 0.6,
         beta: float = 0.0,
+        priority: float | None = None,
+        trajectory: bool = False,
+        live: bool = False,
         where: str | None = None,
         split: str | None = None,
         seed: int | None = None,
@@ -76,7 +81,7 @@ class Buffer(LaterFields):
         slab_bytes: int = 256 << 20,
     ) -> Sampler:
         """Batches of steps as an iterator of {field: array of shape (batch_size, *field shape)}, from the
-        commit that is shown now.
+        commit that is shown now. `index` is the row of each step, which is its for ever.
 
         Args:
             fields: names, or beginnings of paths; None for all.
@@ -91,11 +96,19 @@ class Buffer(LaterFields):
                 next observation and the flags are those of its last step; `discount` is what to multiply the
                 next value with: gamma ** steps, 0 if terminated.
             order: "uniform" over steps, with replacement; "trajectory": uniform over trajectories, then over
-                steps; "epoch": each step once, shuffled in blocks.
-            weights: instead of an order: draw in proportion to these numbers. The batch has `index` (whose
-                weights they were, for `update_weights`) and `weight` (importance weights).
+                steps; "epoch": each step once, shuffled in blocks; "prioritized": in proportion to
+                priority ** alpha, which `update_priorities` sets (Schaul et al., 2016).
+            weights: instead of an order: draw in proportion to these numbers, which `update_weights` sets.
+                Batches have `weight` then, as with priorities: importance weights.
             per: what has a weight: each "step" of the buffer, or each "trajectory" (row of `trajectories`).
+            alpha: the exponent of priorities.
             beta: the exponent of importance weights.
+            priority: of new steps; None: the largest that there was.
+            trajectory: add `trajectory`, the number of the trajectory of each step.
+            live: show steps as soon as they are appended, before any commit has them: in the process that
+                writes, and in the thread that does. Each batch is drawn when it is asked for, from what there
+                is then: `sample` first hands over what writers have staged. Neither `commit` nor `refresh`
+                is needed for it.
             where, split: only steps of these trajectories, as `trajectories.where` selects them.
             seed: the same seed and the same commit give the same batches.
             prefetch: batches to be made ahead by a thread; None: 8 if raw fields are far away, 2 if fields
@@ -108,6 +121,11 @@ class Buffer(LaterFields):
         """
         check_order(order, weights, per)
         self.check_open()
+        if live and not isinstance(self._store, ArrayStore):
+            raise ArgumentError(
+                f"{self.where} is open for reading, and what no commit has is known to the writer alone: "
+                'open it with mode="r+" to sample live, or leave out live and call refresh()'
+            )
         with self.turn:  # the fields may become others
             recipe = Recipe(
                 batch_size,
@@ -123,8 +141,19 @@ class Buffer(LaterFields):
                 where=where,
                 split=split,
                 slab_bytes=slab_bytes,
+                alpha=float(alpha) if order == "prioritized" else None,
+                trajectory=bool(trajectory),
+                live=bool(live),
             )
-            return Sampler(self, recipe, seed=seed, weights=weights, prefetch=prefetch, device=device)
+            return Sampler(
+                self,
+                recipe,
+                seed=seed,
+                weights=weights,
+                priority=priority,
+                prefetch=prefetch,
+                device=device,
+            )
 
     def zarr_store(self) -> ZarrStore:
         """The commit that is shown now as a read-only store of zarr-python, for xarray, dask and what else

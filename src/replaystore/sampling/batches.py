@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import ArgumentError
-from replaystore.sampling.finals import Finals
-from replaystore.sampling.gather import Batch, Gather, check_out
+from replaystore.sampling.finals import Finals, GrownFinals
+from replaystore.sampling.following import Follower
+from replaystore.sampling.gather import Batch, Columns, Gather, check_out
 from replaystore.sampling.orders import (
     POOL_ROWS,
     EpochOrder,
@@ -25,6 +26,7 @@ from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.stacks_and_returns import Items, Out, Planned, flags_of, observations_of
 from replaystore.sampling.steps import Drawn, Rows, Steps
 from replaystore.sampling.weighted_order import StepWeights, TrajectoryWeights
+from replaystore.trajectories.growth import Growth
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Batches"]
@@ -50,6 +52,8 @@ class _Window:
     first: int
     """The number of its first batch."""
     planned: Planned
+    count: int
+    """How many batches it has."""
     held: int = 0
     """Items whose chunks have been decoded."""
     fetched: int = 0
@@ -62,6 +66,9 @@ class Batches:
     Args:
         weights: with order "weights": one for each step of the buffer, or for each row of its table of
         trajectories.
+        largest: the weight of what is new.
+        growth: what tells of what the buffer has got when these batches `go_on`.
+        live: the columns with rows that no commit has.
 
     Raises:
         ArgumentError: there is nothing that can be drawn so.
@@ -74,28 +81,39 @@ class Batches:
         seed: int,
         weights: NDArray[np.float64] | None = None,
         largest: float | None = None,
+        *,
+        growth: Growth | None = None,
+        live: Columns | None = None,
     ) -> None:
+        self._begun = 1
         self.recipe, self.commit, self.shows = recipe, buffer.commit_id, buffer.shows
-        schema = buffer.schema
-        following = observations_of(recipe, schema) if recipe.next_observation else ()
-        extra = [*schema.names("reward"), *flags_of(schema)] if recipe.n_step > 1 else []
-        self.gather = Gather(buffer, list(dict.fromkeys([*recipe.names, *extra])), recipe.slab_bytes)
-        self._finals = Finals(buffer, following, recipe.slab_bytes)
-        self.steps = Steps.of(
-            buffer.whole_parts(),
-            _selected(buffer, recipe),
-            bounds=slice(buffer.first_row, buffer.first_row + len(buffer)),
-            span=recipe.fragment_length or 1,
-            history=(recipe.frame_stack or 1) - 1,
-            following=bool(following),
-            pending=self._finals.numbers,
+        following = observations_of(recipe, buffer.schema) if recipe.next_observation else ()
+        self._columns: Columns = buffer if live is None else live
+        self.growth = growth
+        self._finals = (
+            Finals(buffer, following, recipe.slab_bytes) if growth is None else GrownFinals(growth, following)
         )
-        if not self.steps.total:
+        shape: dict[str, Any] = {
+            "span": recipe.fragment_length or 1,
+            "history": (recipe.frame_stack or 1) - 1,
+            "following": bool(following),
+        }
+        if isinstance(self._finals, Finals):
+            bounds = slice(buffer.first_row, buffer.first_row + len(buffer))
+            parts, chosen = buffer.whole_parts(), _selected(buffer, recipe)
+            self.steps = Steps.of(parts, chosen, bounds=bounds, pending=self._finals.numbers, **shape)
+        else:
+            self.steps = Steps(**shape)
+            self._follower = Follower(self._finals.growth, self.steps)
+            self.steps.take_changes()
+        if not self.steps.total and live is None:
             raise ArgumentError(f"{buffer.where}: {self._nothing(buffer)}")
-        self._items = Items(recipe, schema, self.gather, self._finals, self.steps)
+        self._open_columns()
         self._behind = (recipe.fragment_length or recipe.n_step) - 1 + bool(following)
         """How many steps behind its own an item shows."""
         self.order = self._ordered(buffer, seed, weights, largest)
+        if growth is not None:
+            self.order.go_on(None)
         self._window: _Window | None = None
         self._coming: _Window | None = None
         """The one after it, once it is drawn."""
@@ -105,8 +123,44 @@ class Batches:
         self.together = 1
         """Batches whose raw rows are fetched at once, if they are far; at least."""
         self._group = 1
-        self._ahead = max(1, min(WINDOW_BATCHES, WINDOW_ROWS // size)) if self.order.ahead else 1
-        """Batches of a window."""
+        self._most = max(1, min(WINDOW_BATCHES, WINDOW_ROWS // size)) if self.order.ahead else 1
+        self._ahead = self._most if live is None else 1
+        """Batches of the next window."""
+
+    def _open_columns(self) -> None:
+        """Open what is read, with what is known of it already."""
+        recipe, schema = self.recipe, self._columns.schema
+        extra = [*schema.names("reward"), *flags_of(schema)] if recipe.n_step > 1 else []
+        names = list(dict.fromkeys([*recipe.names, *extra]))
+        old: Gather | None = getattr(self, "gather", None)
+        self.gather = Gather(self._columns, names, recipe.slab_bytes)
+        if old is not None:
+            self.gather.adopt(old)
+        self._items = Items(recipe, schema, self.gather, self._finals, self.steps)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether these batches, once they follow the growth of what they are of, can go on to more: not if
+        the order begins anew, and not with a selection of trajectories."""
+        recipe = self.recipe
+        anew = recipe.order == "epoch" or recipe.per_trajectory
+        return not anew and recipe.where is None and recipe.split is None
+
+    def go_on(self, buffer: BufferReader, *, columns: bool = True) -> None:
+        """Go on to what there is now, at the cost of what is new. `columns`: which have got rows, too."""
+        assert isinstance(self._finals, GrownFinals)
+        self._follower.go_on()
+        self._finals.forget()
+        change = self.steps.take_changes()
+        if change is not None or self.steps.begun != self._begun:
+            self.order.go_on(change)
+            self._begun = self.steps.begun
+        self.commit, self.shows = buffer.commit_id, buffer.shows
+        if columns:
+            self._open_columns()
+        self._window = self._coming = self._pools = None
+        # Nobody knows how many batches are going to be asked for until it goes on again.
+        self._ahead = self._most if self.gather.coded and columns else 1
 
     def _nothing(self, buffer: BufferReader) -> str:
         """Why nothing can be drawn."""
@@ -188,10 +242,10 @@ class Batches:
         if (
             window is None
             or window.epoch != epoch
-            or not window.first <= number < window.first + self._ahead
+            or not window.first <= number < window.first + window.count
             or not self.order.ahead
         ):
-            window = self._window = self._entered(epoch, number // self._ahead * self._ahead)
+            window = self._window = self._entered(epoch, number)
         begin = (number - window.first) * size
         end = min(begin + size, len(window.planned.drawn.rows))
         if self.gather.coded and end > window.held:
@@ -231,16 +285,18 @@ class Batches:
 
     def _plan(self, epoch: int, first: int) -> _Window:
         size = self.recipe.batch_size
-        start, stop = first * size, (first + self._ahead) * size
+        count = self._ahead
+        self._ahead = min(2 * count, self._most)
+        start, stop = first * size, (first + count) * size
         stop = min(stop, self.steps.total) if self.per_epoch is not None else stop
-        return _Window(epoch, first, self._items.plan(self.order.draw(epoch, start, stop), size))
+        return _Window(epoch, first, self._items.plan(self.order.draw(epoch, start, stop), size), count)
 
     def _hold(self, window: _Window, begin: int) -> None:
         """Decode for the next batches, or for so many of them as there is room for; begin with those behind
         them then."""
         size = self.recipe.batch_size
         if self.order.ahead and not isinstance(self.order, EpochOrder):  # which asks for nothing again
-            coming = self._coming = self._coming or self._plan(window.epoch, window.first + self._ahead)
+            coming = self._coming = self._coming or self._plan(window.epoch, window.first + window.count)
             rows = np.concatenate([window.planned.drawn.rows[begin:], coming.planned.drawn.rows])
             self.gather.foresee(*self._widened(rows, rows))
         count = min(HOLD_BATCHES * size, len(window.planned.drawn.rows) - begin)
@@ -282,7 +338,7 @@ class Batches:
         most = FAR_BYTES // max(1, size * self.gather.far_bytes)
         self._group = max(self.together, min(2 * count, most, FAR_BATCHES))
         if end == len(rows):
-            following = window.first + self._ahead
+            following = window.first + window.count
             if self.per_epoch is not None and following >= self.per_epoch:
                 return
             self._coming = self._coming or self._plan(window.epoch, following)

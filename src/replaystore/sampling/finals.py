@@ -12,11 +12,12 @@ from replaystore.errors import ReplayStoreError
 from replaystore.sampling.gather import Batch, Gather, Rows
 from replaystore.sampling.steps import PENDING
 from replaystore.schema import tree
+from replaystore.trajectories.growth import Growth
 
 if TYPE_CHECKING:
     from replaystore.views.reader import BufferReader
 
-__all__ = ["Ends", "Finals"]
+__all__ = ["Ends", "Finals", "GrownFinals"]
 
 SHARE = 8
 """The share of the slabs' memory that there is for final observations, beside it."""
@@ -62,7 +63,7 @@ class Finals:
                 values[place] = self.pending[name][int(numbers[place]) - PENDING]
         return batch
 
-    def put(self, found: Batch, final: Rows) -> None:
+    def put(self: Finals | GrownFinals, found: Batch, final: Rows) -> None:
         """Put final observations to their places. `final`: of each place the number, or -1."""
         at = np.flatnonzero(final >= 0)
         if len(at):
@@ -73,6 +74,37 @@ class Finals:
         """Final observations that are stored."""
         read = self._gather.take(tuple(self._gather.columns), numbers)
         return read | {name: table[numbers - self._first] for name, table in self._tables.items()}
+
+
+class GrownFinals:
+    """Final observations of a buffer that grows, by number; from PENDING on those that follow what is open
+    now."""
+
+    def __init__(self, growth: Growth, names: Sequence[str]) -> None:
+        self.growth, self._names = growth, names
+        self._pending: Batch | None = None
+        self.at_once = 1
+
+    def forget(self) -> None:
+        """What is open has become something else."""
+        self._pending = None
+
+    def read(self, numbers: Rows) -> Batch:
+        """As `Finals.read`."""
+        stored = numbers < PENDING
+        batch: Batch = {}
+        if stored.all():
+            return {name: self.growth.final_rows(name, numbers) for name in self._names}
+        if self._pending is None:
+            self._pending = {name: self.growth.following(name) for name in self._names}
+        for name, pending in self._pending.items():
+            values = batch[name] = np.empty((len(numbers), *pending.shape[1:]), pending.dtype)
+            values[~stored] = pending[numbers[~stored] - PENDING]
+            if stored.any():
+                values[stored] = self.growth.final_rows(name, numbers[stored])
+        return batch
+
+    put = Finals.put
 
 
 class Ends:
@@ -87,7 +119,7 @@ class Ends:
         shown: observations that each item shows.
     """
 
-    def __init__(self, finals: Finals, final: Rows, size: int, shown: int = 1) -> None:
+    def __init__(self, finals: Finals | GrownFinals, final: Rows, size: int, shown: int = 1) -> None:
         at = np.flatnonzero(final >= 0)
         self._finals, self._numbers = finals, final[at]
         self._places = (at % size + 1) * shown - 1

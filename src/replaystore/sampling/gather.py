@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,11 @@ from replaystore.errors import ArgumentError
 from replaystore.schema.names import escape_path
 
 if TYPE_CHECKING:
-    from replaystore.views.reader import BufferReader
+    from replaystore.arrays.columns_of import ArrayColumn
+    from replaystore.arrays.reading import StoreReader
+    from replaystore.schema.fields import Schema
 
-__all__ = ["SLAB_BYTES", "Batch", "Gather", "Rows", "check_out"]
+__all__ = ["SLAB_BYTES", "Batch", "Columns", "Gather", "Rows", "check_out"]
 
 SLAB_BYTES = 256 << 20
 """Decoded chunks that a sampler keeps, unless it is told otherwise."""
@@ -65,6 +67,18 @@ class _Mapped:
         return view[places].view(self.dtype).reshape(len(rows), length, *self.shape)
 
 
+class Columns(Protocol):
+    """What rows are gathered from: a buffer, or what a writer has of one."""
+
+    @property
+    def schema(self) -> Schema: ...
+
+    @property
+    def store(self) -> StoreReader: ...
+
+    def stored_column(self, stored: str) -> ArrayColumn: ...
+
+
 class Gather:
     """Gathers rows of some fields of a buffer, as of the commit that it shows now.
 
@@ -77,7 +91,7 @@ class Gather:
 
     def __init__(
         self,
-        buffer: BufferReader,
+        buffer: Columns,
         names: Sequence[str],
         slab_bytes: int = SLAB_BYTES,
         *,

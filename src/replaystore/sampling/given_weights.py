@@ -13,7 +13,7 @@ from replaystore.sampling.recipe import Recipe
 from replaystore.schema.values import array_of
 from replaystore.views.reader import BufferReader
 
-__all__ = ["carried", "check", "checked", "floats"]
+__all__ = ["carried", "check", "checked", "floats", "of_new"]
 
 
 def checked(buffer: BufferReader, weights: ArrayLike, recipe: Recipe) -> NDArray[np.float64]:
@@ -31,6 +31,18 @@ def checked(buffer: BufferReader, weights: ArrayLike, recipe: Recipe) -> NDArray
         )
     check(values)
     return values
+
+
+def of_new(priority: Any, recipe: Recipe) -> float | None:
+    """The weight of new steps, of their priority. ArgumentError: it is none, or there are no priorities."""
+    if priority is None:
+        return None
+    if recipe.alpha is None:
+        raise ArgumentError('priority is that of new steps, with order="prioritized": leave it out')
+    value = floats("priority", priority)
+    if value.ndim or not (np.isfinite(value) and value > 0):
+        raise ArgumentError(f"priority must be a number above 0, not {priority!r:.80}")
+    return float(value**recipe.alpha)
 
 
 def floats(name: str, values: Any) -> NDArray[np.float64]:

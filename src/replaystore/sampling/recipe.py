@@ -80,7 +80,7 @@ class Recipe:
 
 def check_order(order: object, weights: object, per: object) -> None:
     """ArgumentError: an order that there is not, or one that goes with weights."""
-    orders = ("uniform", "trajectory", "epoch")
+    orders = ("uniform", "trajectory", "epoch", "prioritized")
     if not isinstance(order, str):
         raise ArgumentError(
             f"order is one of {', '.join(map(repr, orders))}, not {type(order).__name__} {order!r:.40}: "

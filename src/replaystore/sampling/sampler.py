@@ -29,6 +29,7 @@ from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.to_device import Transfer
 from replaystore.sampling.weighed import Weighed
 from replaystore.sampling.weights import as_text, from_text
+from replaystore.views.growth import CommitGrowth
 
 if TYPE_CHECKING:
     from replaystore.views.reader import BufferReader
@@ -54,6 +55,7 @@ class Sampler(Weighed):
         *,
         seed: int | None = None,
         weights: ArrayLike | None = None,
+        priority: float | None = None,
         prefetch: int | None = None,
         device: Any = None,
     ) -> None:
@@ -78,8 +80,9 @@ class Sampler(Weighed):
         """What the batches depend on; drawn by the system if none was given."""
         self._to_device = None if device is None else Transfer(device)
         values = None if weights is None else given_weights.checked(buffer, weights, recipe)
+        self._new = given_weights.of_new(priority, recipe)
         with buffer.turn:
-            self._batches = Batches(buffer, recipe, self.seed, values)
+            self._batches = Batches(buffer, recipe, self.seed, values, self._new)
             self._generation = buffer.store.state.generation
         self._place: Place = (0, 0)
         self._ignored = 0
@@ -266,10 +269,16 @@ class Sampler(Weighed):
             return False
         self._stop()
         with buffer.turn:
-            weights = given_weights.carried(self._batches, buffer) if self._recipe.weighted else None
-            largest = self._weighted().largest if self._recipe.weighted else None
-            old, self._batches = self._batches, Batches(buffer, self._recipe, self.seed, weights, largest)
-            before, self._generation = self._generation, buffer.store.state.generation
+            old, generation = self._batches, buffer.store.state.generation
+            if old.growth is not None and generation == self._generation:
+                old.go_on(buffer)
+                return True
+            weighted = self._recipe.weighted
+            weights = given_weights.carried(old, buffer) if weighted else None
+            largest = self._weighted().largest if weighted else None
+            growth = CommitGrowth(buffer) if old.goes_on else None
+            self._batches = Batches(buffer, self._recipe, self.seed, weights, largest, growth=growth)
+            before, self._generation = self._generation, generation
         epoch, number = self._place
         self._place = (epoch + 1, 0) if self._batches.per_epoch is not None and number else (epoch, number)
         if self._generation == before:

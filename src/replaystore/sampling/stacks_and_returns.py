@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.sampling.finals import Ends, Finals
+from replaystore.sampling.finals import Ends, Finals, GrownFinals
 from replaystore.sampling.gather import Batch, Gather, check_out
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.steps import Drawn, Rows, Steps
@@ -36,7 +36,9 @@ class Items:
     """Makes the fields of items, from rows that are stored once: the next observation, stacks, fragments and
     n-step returns are made here."""
 
-    def __init__(self, recipe: Recipe, schema: Schema, gather: Gather, finals: Finals, steps: Steps) -> None:
+    def __init__(
+        self, recipe: Recipe, schema: Schema, gather: Gather, finals: Finals | GrownFinals, steps: Steps
+    ) -> None:
         self.recipe, self.gather, self.steps = recipe, gather, steps
         self._schema, self._finals = schema, finals
         self._observations = observations_of(recipe, schema)
