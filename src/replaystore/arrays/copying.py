@@ -47,8 +47,9 @@ __all__ = [
 
 BLOCK_BYTES = 4 << 20
 """Encoded bytes read at once."""
-RAW_BYTES = 4 << 20
-"""Raw bytes copied at once."""
+RAW_BYTES = 16 << 20
+"""Raw bytes copied at once: of what is written so, the system keeps most in large pieces, which are mapped by
+few entries (columns/mapped.py)."""
 
 Chunk = tuple[bytes, int]
 """The stored bytes of a chunk and their checksum, as `Codec.checksum` has it."""
@@ -254,9 +255,12 @@ class CheckedChunks:
 # --- into the target
 
 
-def append_raw(store: ArrayStore, name: str, data: NDArray[np.uint8], checksums: Sequence[int]) -> None:
+def append_raw(
+    store: ArrayStore, name: str, data: NDArray[np.uint8], checksums: Sequence[int]
+) -> Sequence[Extent]:
     """Append the bytes of complete chunks of a raw array, whose checksums these are; it must hold nothing but
-    complete chunks so far."""
+    complete chunks so far. Where they lie, for `Storage.write_back`: the sync in the end would wait for all
+    of them."""
     array = store._raw[name]
     count = len(checksums) * array.spec.chunk_rows
     if array.rows % array.spec.chunk_rows or data.size != count * array.spec.row_bytes:
@@ -266,11 +270,10 @@ def append_raw(store: ArrayStore, name: str, data: NDArray[np.uint8], checksums:
     with store.lock, store.storage("append"):
         store.container.reserve({name: array.rows + count})
         store.container.write_rows(name, array.rows, data.data)
-        # The sync in the end would wait for all of it.
-        for place in store.container.extents(name, array.rows, array.rows + count):
-            store.container.files.write_back(place.object, place.offset, place.length)
+        places = store.container.extents(name, array.rows, array.rows + count)
         array.rows += count
         store._add_checksums(name, checksums)
+    return places
 
 
 def append_encoded(store: ArrayStore, name: str, chunks: Sequence[Chunk]) -> None:

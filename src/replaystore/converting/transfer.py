@@ -22,7 +22,7 @@ from replaystore.arrays.copying import (
     same_payload,
     stored_bytes,
 )
-from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.protocol import ArraySpec, Extent
 from replaystore.converting.excerpt import Excerpt
 from replaystore.schema import tree
 from replaystore.trajectories.parts import numbers
@@ -177,17 +177,27 @@ class Transfer:
         """Append the complete chunks of rows [start, stop) with the checksums they have; the row after
         them."""
         first, last = start // spec.chunk_rows, stop // spec.chunk_rows
-        # One block is written while the next one is read and checked.
-        with ThreadPoolExecutor(1, "replaystore-copy") as writing:
-            written: Future[None] | None = None
+        # One block is written while the next one is read and checked, and the disk takes those before it.
+        with (
+            ThreadPoolExecutor(1, "replaystore-copy") as writing,
+            ThreadPoolExecutor(1, "replaystore-disk") as storing,
+        ):
+            written: Future[Sequence[Extent]] | None = None
+            begun: list[Future[None]] = []
             for _, data, checksums in raw_chunks(self.buffer.store, stored, first, last):
                 if written is not None:
-                    written.result()
+                    begun.append(storing.submit(self._write_back, written.result()))
                 written = writing.submit(append_raw, self.store, stored, data, checksums)
                 self._count(data.size)
             if written is not None:
-                written.result()
+                self._write_back(written.result())
+            for one in begun:
+                one.result()
         return max(start, last * spec.chunk_rows)
+
+    def _write_back(self, places: Sequence[Extent]) -> None:
+        for place in places:
+            self.store.container.files.write_back(place.object, place.offset, place.length)
 
     def _copy_encoded(self, stored: str, spec: ArraySpec, start: int, stop: int) -> int:
         """Append the complete chunks of rows [start, stop) as they are encoded; the row after them."""

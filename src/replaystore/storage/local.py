@@ -22,6 +22,8 @@ from replaystore.storage.sync_threads import side_by_side
 
 __all__ = ["Files", "read_all"]
 
+LARGE = 1 << 20
+"""Bytes."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of Linux's renameat2."""
 SYNC_FILE_RANGE_WRITE = 2
@@ -53,16 +55,22 @@ class Files(FolderReader, Writes):
 
     def write(self, name: str, offset: int, data: Any) -> None:
         """Write all of `data` (a buffer of bytes) at `offset`."""
-        with self._lock:
-            fd = self.descriptor(name)
-            try:
-                written = os.pwrite(fd, data, offset)
-                if written != len(data):  # a signal, a size limit of the system, or the last bytes of a disk
-                    rest = memoryview(data)
-                    while written < len(rest):
-                        written += os.pwrite(fd, rest[written:], offset + written)
-            except OSError as error:
-                raise self._refused(name, error) from error
+        if len(data) < LARGE:  # twice as quick as to borrow a descriptor
+            with self._lock:
+                self._write(self.descriptor(name), name, offset, data)
+        else:
+            with self.borrowed(name) as fd:  # others go on meanwhile
+                self._write(fd, name, offset, data)
+
+    def _write(self, fd: int, name: str, offset: int, data: Any) -> None:
+        try:
+            written = os.pwrite(fd, data, offset)
+            if written != len(data):  # a signal, a size limit of the system, or the last bytes of a disk
+                rest = memoryview(data)
+                while written < len(rest):
+                    written += os.pwrite(fd, rest[written:], offset + written)
+        except OSError as error:
+            raise self._refused(name, error) from error
 
     def resize(self, name: str, size: int) -> None:
         """Cut a file, or extend it by a hole that reads as zeros."""
