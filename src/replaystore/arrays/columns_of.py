@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from replaystore.arrays.state import SEALED, State
+from replaystore.columns.changed import ChangedColumn
 from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.mapped import raw_column
@@ -22,7 +23,7 @@ from replaystore.errors import ConflictError, CorruptError
 
 __all__ = ["MOST_KEPT", "ArrayColumn", "Store", "open_column", "unfinished_rows"]
 
-ArrayColumn = PlainColumn | CodedColumn
+ArrayColumn = PlainColumn | CodedColumn | ChangedColumn
 MOST_KEPT = 64 << 20
 """Bytes of a raw chunk that is read as a whole for the sake of one row."""
 
@@ -51,7 +52,7 @@ class Store(Protocol):
     def check_missing(self) -> None: ...
 
 
-def open_column(store: Store, name: str, spec: ArraySpec, first: int, unit: int) -> ArrayColumn:
+def open_column(store: Store, name: str, spec: ArraySpec, first: int, unit: int) -> PlainColumn | CodedColumn:
     """An empty column of an array, from row `first` on; a run of its raw rows begins with a multiple of
     `unit`."""
     files, generation = store.container.files, store.state.generation

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from replaystore.arrays.appending import of_shard
+from replaystore.arrays.changing import Changer
 from replaystore.arrays.records import now
-from replaystore.arrays.retention import Keeper
 from replaystore.arrays.state import DOCUMENT, Piece, State, Stored
 from replaystore.arrays.tables import without_first
 from replaystore.containers.codecs import crc32c as value
@@ -46,7 +46,7 @@ DOCUMENT_BYTES = 1 << 16
 """A document of at most this size is copied into each segment of the log."""
 
 
-class Committer(Keeper):
+class Committer(Changer):
     """A store whose rows are appended and committed."""
 
     def commit(
@@ -64,6 +64,7 @@ class Committer(Keeper):
         as that). Rows of a group before `first` are dropped. `shows`: the commit that shows the same, if
         there is one."""
         with self.lock, self.storage("commit"):
+            extra = self.ready_changes(extra)
             self._encoder.finish()
             self._store_chunks()
             attached = self._write_tails(attachments or {}, inside=name is not None)

@@ -134,6 +134,10 @@ class History:
             return self.rows(array) // self.spec(array).chunk_rows
         return self.state.lengths.get(tree.group_of(name), 0)
 
+    def changes(self, name: str) -> int:
+        """How many changes of its rows an array has as of the commit."""
+        return self.state.lengths.get(tree.group_of(tree.changes_of(name)[0]), 0)
+
     def first(self, name: str) -> int:
         """The first row of an array that is kept: `table` begins with it."""
         group = tree.group_of(name)

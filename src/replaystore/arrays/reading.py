@@ -11,6 +11,7 @@ import numpy as np
 from google_crc32c import extend, value
 from numpy.typing import NDArray
 
+from replaystore.arrays.changes import changed_column, unchanged
 from replaystore.arrays.columns_of import ArrayColumn, open_column, unfinished_rows
 from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.past import Past
@@ -79,7 +80,7 @@ class StoreReader(Past):
         spec, rows, first = self.spec(name), self.rows(name), self.first(name)
         unit = self.container.capabilities.run_rows(spec)
         try:
-            column = open_column(self, name, spec, first, unit) if known is None else known
+            column = unchanged(known) or open_column(self, name, spec, first, unit)
             if column.first < first:
                 column.drop_before(first)
             if isinstance(column, CodedColumn):
@@ -87,12 +88,13 @@ class StoreReader(Past):
             elif column.stop < rows:
                 start = max(column.stop // unit * unit, column.first)
                 column.extend(self.extents(name, start, rows), rows, start=start)
+            shown = changed_column(self, name, column, known)
         except CorruptError:
             self.check_missing()
             raise
         if not self.container.files.far:  # there nothing is held open, so that who has read rows asks
             self.check_generation()
-        return column
+        return shown
 
     # --- tables
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from replaystore.errors import ArgumentError, SchemaError
 from replaystore.schema.fields import Field, Schema
-from replaystore.schema.values import array_of, exactly, is_tensor
+from replaystore.schema.values import array_of, exactly, fitted, is_tensor
 from replaystore.views.reader import BufferReader
 
-__all__ = ["Steps", "blocks_of_steps", "check_late", "filled", "values_of"]
+__all__ = ["Steps", "blocks_of_steps", "check_late", "filled", "given_values", "values_of"]
 
 BLOCK_BYTES = 16 << 20
 """Of all fields together, in a block of steps."""
@@ -125,3 +125,27 @@ def filled(name: str, declared: Field, value: Any) -> NDArray[Any]:
     raise ArgumentError(
         f"fill of {name!r:.80} must be one number that {declared.dtype} holds, not {value!r:.80}"
     )
+
+
+def given_values(name: str, declared: Field, given: Any, count: int, uncommitted: int) -> NDArray[Any]:
+    """What so many steps of a field are set to: an array of one value for each, of exactly its dtype, or one
+    value for all of them. SchemaError: it does not fit."""
+    where = f"field {name!r}"
+    if isinstance(given, bool | int | float | complex | list | tuple) or np.isscalar(given):
+        came = array_of(where, given)
+        shape = came.shape if came.shape in (declared.shape, ()) else (count, *declared.shape)
+        array = fitted(where, given, declared.dtype, shape, lambda _: "nothing is rounded")
+    else:
+        array = array_of(where, given, declared.dtype if is_tensor(given) else None)
+        if array.dtype != declared.dtype:
+            raise SchemaError(
+                f"{where}: expected dtype {declared.dtype}, came {array.dtype}: nothing is cast, use "
+                f"numpy.asarray(values, {declared.dtype.name!r})"
+            )
+    if array.shape not in ((count, *declared.shape), declared.shape, ()):
+        more = f" ({uncommitted} of all steps are not committed yet)" if uncommitted else ""
+        raise SchemaError(
+            f"{where}: expected values of shape {(count, *declared.shape)} for {count} steps{more}, or of "
+            f"{declared.shape} for all of them, came {array.shape}"
+        )
+    return np.broadcast_to(array, (count, *declared.shape))

@@ -1,26 +1,64 @@
-"""Fields of a buffer that come later than its steps."""
+"""What comes later than the steps of a buffer: fields, and values of fields that are mutable."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.arrays.array_store import ArrayStore
-from replaystore.buffers.late_fields import Steps, blocks_of_steps, check_late, filled, values_of
+from replaystore.buffers.late_fields import (
+    Steps,
+    blocks_of_steps,
+    check_late,
+    filled,
+    given_values,
+    values_of,
+)
 from replaystore.buffers.writing import Recording
-from replaystore.errors import ArgumentError, ConflictError
+from replaystore.errors import ArgumentError, ConflictError, UnsupportedError
 from replaystore.schema import tree
 from replaystore.schema.fields import Field
 from replaystore.schema.names import listed
 from replaystore.views.layout import field_specs
+from replaystore.views.reader import wanted_rows
 
 __all__ = ["LaterFields"]
 
 
 class LaterFields(Recording):
     """What can be written to a buffer, later than its steps too."""
+
+    def set_rows(self, name: str, rows: Any, values: Any) -> None:
+        """Give steps of a mutable field other values, as `Column.__setitem__` says. SchemaError: the values
+        do not fit; UnsupportedError: the field is not mutable."""
+        self._writable()
+        declared = self.schema.fields[name]
+        if not declared.mutable:
+            raise UnsupportedError(
+                f"{self._place}: {name!r} is what was recorded, and is not set again: declare a field with "
+                "mutable=True, or add one for it with buffer.add_field(name, "
+                "replaystore.Field(dtype, shape, 'extra', mutable=True), values=...)"
+            )
+        if self.layout == "archive":
+            raise UnsupportedError(
+                f"{self._place}: nothing is changed in an archive: convert it to a live buffer, and set "
+                f"{name!r} there"
+            )
+        first, recorded = self._first, self.rows_recorded - self._first
+        one = isinstance(rows, int | np.integer) and not isinstance(rows, bool | np.bool_)
+        wanted = wanted_rows(np.array([rows]) if one else rows, first, recorded)
+        if isinstance(wanted, slice):
+            wanted = np.arange(wanted.start, wanted.stop)
+        given = given_values(name, declared, values, len(wanted), recorded - len(self))
+        with self._operations("set values"):
+            for writer in self._writers:
+                writer.hand_over()
+            self._lock.check(often=True)
+            if len(wanted):
+                self._recorder.set_values(name, wanted, given)
 
     def add_field(
         self,

@@ -323,13 +323,10 @@ class Recorder:
     # --- fields and columns
 
     def create_fields(
-        self,
-        specs: Mapping[str, ArraySpec],
-        fill: Mapping[str, NDArray[Any]],
-        lacking: Iterable[str] = (),
+        self, specs: Mapping[str, ArraySpec], fill: Columns, lacking: Iterable[str] = ()
     ) -> None:
-        """Add the arrays of fields that are to come. In the rows so far their values are what `fill` says by
-        field name, as one row (default zeros); those of fields that are `lacking` have to be appended."""
+        """Add the arrays of fields that are to come. In the rows so far their values are the one row of
+        `fill` (default zeros); those of fields that are `lacking` have to be appended."""
         self.store.create_arrays(
             specs,
             fill={tree.steps(name): row for name, row in fill.items()},
@@ -337,9 +334,14 @@ class Recorder:
         )
 
     def add_fields(self, schema: Schema) -> None:
-        """Steps have fields from now on whose arrays are there, with all rows so far."""
+        """Steps have these fields from now on, whose arrays have all rows so far."""
         self.take_schema(schema)
         self._changed = True
+
+    def set_values(self, name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Give rows of a field other values, by the next commit."""
+        self._changed = True
+        self.store.set_values(self._stored[name], rows, values)
 
     def set_columns(self, at: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]) -> None:
         """Set these columns of the table of trajectories in the rows `at`; none is set if one does not

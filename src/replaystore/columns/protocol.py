@@ -33,6 +33,8 @@ class StoredColumn:
 
     check: Callable[[], None]
     """Called after rows were read: an error if they may be those of another history."""
+    until = 0
+    """How many changes of its rows it knows of."""
 
     def __init__(self, files: Reads, spec: ArraySpec, name: str) -> None:
         self.files = files

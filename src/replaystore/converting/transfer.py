@@ -22,6 +22,7 @@ from replaystore.arrays.copying import (
     same_payload,
     stored_bytes,
 )
+from replaystore.columns.changed import ChangedColumn
 from replaystore.containers.protocol import ArraySpec, Extent
 from replaystore.converting.excerpt import Excerpt
 from replaystore.schema import tree
@@ -147,6 +148,7 @@ class Transfer:
             and len(runs.starts) == 1
             and not runs.apart
             and start % spec.chunk_rows == 0
+            and not self.buffer.store.changes(stored)
         )
         as_it_is = spec.codec is None and target.codec is None
         rest = None
@@ -219,7 +221,7 @@ class Transfer:
         for block in _batches(runs, spec):
             if checks is not None:
                 for run in block:
-                    checks.check(column, run)
+                    checks.check(column.base if isinstance(column, ChangedColumn) else column, run)
             if len(block) == 1 and block[0].step == 1:
                 rows = column.rows(block[0].start, block[0].stop)
             else:

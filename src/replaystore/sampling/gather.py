@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.columns.changed import ChangedColumn
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.far import FarRows
 from replaystore.columns.plain import PlainColumn
@@ -103,7 +104,7 @@ class Gather:
         self.schema = buffer.schema
         self._codecs = {name: buffer.store.spec(place).codec for name, place in stored.items()}
         self._mapped: dict[str, _Mapped] = {}
-        self._plain: dict[str, PlainColumn] = {}
+        self._plain: dict[str, PlainColumn | ChangedColumn] = {}
         self._far = FarRows({})
         self.slabs: list[Slab] = []
         self._slab: dict[str, Slab] = {}

@@ -71,6 +71,7 @@ class FieldSection(_Section):
         json_schema_extra={"required": ["type"], "properties": {"type": {"enum": [*LEAF_SPACES]}}},
         description="the Gymnasium space",
     )
+    mutable: bool = Field(False, description="whether values are set later; see changes/ in FORMAT.md")
 
 
 class SchemaSection(_Section):

@@ -33,6 +33,7 @@ class Field:
         space: the description by `space_to_json` of the Gymnasium space (one of `LEAF_SPACES`) or None. It
             documents the field, values are not checked against its bounds, and its dtype may differ from the
             field's. Do not change it.
+        mutable: whether its values may be set later: `buffer["advantage"][rows] = values`.
 
     Raises:
         SchemaError: a wrong shape, role or space. UnsupportedError: a dtype that cannot be stored.
@@ -42,13 +43,21 @@ class Field:
     shape: tuple[int, ...]
     role: Role
     space: dict[str, Any] | None = field(default=None, hash=False)
+    mutable: bool = False
 
     def __init__(
-        self, dtype: DTypeLike, shape: Sequence[int], role: Role, space: dict[str, Any] | None = None
+        self,
+        dtype: DTypeLike,
+        shape: Sequence[int],
+        role: Role,
+        space: dict[str, Any] | None = None,
+        *,
+        mutable: bool = False,
     ) -> None:
         object.__setattr__(self, "dtype", field_dtype(dtype))
         object.__setattr__(self, "role", role)
         object.__setattr__(self, "space", space)
+        object.__setattr__(self, "mutable", mutable)
         try:
             shape = tuple(map(operator.index, shape))
         except TypeError:
@@ -71,6 +80,13 @@ class Field:
                 f"{self.role} must be one bool for each step, not {self.dtype} of shape {shape}: keep other "
                 "flags as extra fields"
             )
+        if mutable is not False and mutable is not True:
+            raise SchemaError(f"mutable is True or False, not {mutable!r:.80}")
+        if mutable and self.role in (*FLAGS, "observation"):
+            raise SchemaError(
+                f"{self.role} is what was seen, and next observations and the table of trajectories are made "
+                "of it, so that it is not mutable: keep what is made of it later as an extra field"
+            )
         given: Any = space  # what the annotation says is what is checked
         if given is not None:
             if not isinstance(given, dict) or given.get("type") not in LEAF_SPACES:
@@ -81,7 +97,8 @@ class Field:
 
     def __repr__(self) -> str:
         space = "" if self.space is None else f", space={self.space!r}"
-        return f"Field({self.dtype.name!r}, {self.shape}, {self.role!r}{space})"
+        mutable = ", mutable=True" if self.mutable else ""
+        return f"Field({self.dtype.name!r}, {self.shape}, {self.role!r}{space}{mutable})"
 
     @property
     def row_bytes(self) -> int:
@@ -89,12 +106,14 @@ class Field:
         return self.dtype.itemsize * math.prod(self.shape)
 
     def to_json(self) -> dict[str, Any]:
-        """Strict JSON: dtype (name), shape, role, space."""
+        """Strict JSON: dtype (name), shape, role, space; and whether it is mutable, if it is."""
+        mutable = {"mutable": True} if self.mutable else {}
         return {
             "dtype": self.dtype.name,
             "shape": list(self.shape),
             "role": self.role,
             "space": copy.deepcopy(self.space),
+            **mutable,
         }
 
     @classmethod
@@ -103,6 +122,7 @@ class Field:
         try:
             if data["dtype"] not in DTYPES:
                 raise SchemaError(f"unknown dtype {data['dtype']!r}")
-            return cls(data["dtype"], tuple(data["shape"]), data["role"], data.get("space"))
+            mutable = data.get("mutable", False)
+            return cls(data["dtype"], tuple(data["shape"]), data["role"], data.get("space"), mutable=mutable)
         except (KeyError, TypeError, SchemaError) as error:
             raise FormatError(f"this does not describe a field: {reason(error)}") from error

@@ -5,6 +5,8 @@
     final/<observation field path>   one row a final observation
     trajectories/<column>            one row an ended trajectory
     checksums/<array>                one number a complete chunk of an array of rows
+    changes/<field path>/step        one row a change of a mutable field: which step
+    changes/<field path>/value       and its value from then on
     journal/log, journal/tail/<n>    the commit log, and the rows of unfinished chunks
 
 The arrays of a group have as many rows each. Field names are escaped here and nowhere else.
@@ -20,11 +22,14 @@ __all__ = [
     "DIMENSIONS",
     "LOG",
     "TAIL",
+    "changed_by",
+    "changes_of",
     "checked_by",
     "checksums",
     "column_of",
     "final",
     "group_of",
+    "is_changes",
     "is_checksums",
     "is_final",
     "is_journal",
@@ -74,6 +79,18 @@ def column_of(array: str) -> str:
     return unescape(array.removeprefix("trajectories/"))
 
 
+@lru_cache(maxsize=4096)
+def changes_of(array: str) -> tuple[str, str]:
+    """The arrays of the changes of the array of a field: in which steps, and to what."""
+    field = array.removeprefix("steps/")
+    return f"changes/{field}/step", f"changes/{field}/value"
+
+
+def changed_by(array: str) -> str:
+    """The array of the field that an array of changes is about."""
+    return "steps/" + array.removeprefix("changes/").rpartition("/")[0]
+
+
 def checksums(array: str) -> str:
     """The array of the checksums of an array."""
     return "checksums/" + array
@@ -90,13 +107,19 @@ def tail(slot: int) -> str:
 
 
 def group_of(array: str) -> str:
-    """The first part of an array's name; arrays of a group have as many rows."""
-    return array.partition("/")[0]
+    """The first part of an array's name, that of changes of a field all but the last one; arrays of a group
+    have as many rows."""
+    return array.rpartition("/")[0] if array.startswith("changes/") else array.partition("/")[0]
 
 
 def is_final(array: str) -> bool:
     """Whether it holds final observations."""
     return array.startswith("final/")
+
+
+def is_changes(array: str) -> bool:
+    """Whether it holds changes of a field."""
+    return array.startswith("changes/")
 
 
 def is_trajectories(array: str) -> bool:

@@ -34,6 +34,7 @@ from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import tiny
 from replaystore.testing.plain import PlainBuffer, PlainWriter
 from replaystore.testing.samples import columns, observations, play, recording, small, storage
+from replaystore.testing.setting import mutable_fields, recorded, set_some
 
 __all__ = ["BufferMachine"]
 
@@ -146,13 +147,23 @@ class BufferMachine(RuleBasedStateMachine):
         dtype=st.sampled_from(["bool", "int16", "float64", "complex64"]),
         shape=st.sampled_from([(), (2,)]),
         fill=st.integers(0, 1),
+        mutable=st.booleans(),
     )
-    def add_field(self, dtype: str, shape: tuple[int, ...], fill: Any) -> None:
+    def add_field(self, dtype: str, shape: tuple[int, ...], fill: Any, mutable: bool) -> None:
         """A late field."""
         for recorder in (self.buffer, self.plain):
             recorder.add_field(
-                f"info/__{len(recorder.schema.fields)}.late", Field(np.dtype(dtype), shape, "info"), fill=fill
+                f"info/__{len(recorder.schema.fields)}.late",
+                Field(np.dtype(dtype), shape, "info", mutable=mutable),
+                fill=fill,
             )
+
+    @precondition(lambda self: bool(mutable_fields(self.plain)) and recorded(self.plain) > 0)
+    @rule(seed=SEEDS)
+    def set_values(self, seed: int) -> None:
+        """Other values of steps, committed or not."""
+        for recorder in (self.buffer, self.plain):
+            set_some(recorder, seed)
 
     # --- commits
 

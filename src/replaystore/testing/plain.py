@@ -3,6 +3,8 @@ about storage.
 
 It is written for being obviously right. Each step is looked at alone, in the order in which things happen:
 how calls are cut into flushes, parts and commits cannot matter here, so it must not matter in a buffer.
+
+Longer than 400 lines because whoever doubts a buffer has all that it should hold before the eyes.
 """
 
 from __future__ import annotations
@@ -197,6 +199,17 @@ class PlainBuffer:
         self.state.rows = {number: {**row, name: value} for number, row in self.state.rows.items()}
         self._dirty = True
 
+    def set_values(self, name: str, rows: Any, values: Any) -> None:
+        """As `buffer[name][rows] = values`."""
+        self.flush()
+        kept = np.array(self.state.order[self.state.first :], np.int64)
+        chosen = np.atleast_1d(kept[rows])
+        declared = self.schema.fields[name]
+        given = np.broadcast_to(np.asarray(values, declared.dtype), (len(chosen), *declared.shape))
+        for number, value in zip(chosen.tolist(), given, strict=True):
+            self.state.rows[number] = {**self.state.rows[number], name: value}
+        self._dirty = self._dirty or len(chosen) > 0
+
     def set_trajectory_column(self, name: str, values: Any) -> None:
         """As `Buffer.set_trajectory_column`."""
         self.commit()
@@ -213,10 +226,14 @@ class PlainBuffer:
 
     # --- commits
 
-    def commit(self) -> int:
-        """As `Buffer.commit`."""
+    def flush(self) -> None:
+        """Take the steps that a writer has."""
         if self._writer is not None:
             self._writer.flush()
+
+    def commit(self) -> int:
+        """As `Buffer.commit`."""
+        self.flush()
         if self._dirty:
             if self.capacity is not None:
                 self.state.first = max(0, len(self.state.order) - self.capacity)

@@ -30,6 +30,7 @@ from replaystore.testing.crashes import forked, tiny
 from replaystore.testing.interruption import ALLOWED, Interruption, says_so
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import columns, observations, play, recording, small, storage
+from replaystore.testing.setting import set_some
 
 __all__ = ["Operation", "Session", "sessions", "verified"]
 
@@ -107,11 +108,19 @@ def _set_column(recorder: Any, _: Bag) -> None:
     recorder.set_trajectory_column("score", np.arange(int((~shown["open"]).sum())) / 3)
 
 
+def _set(seed: int) -> Operation:
+    """Other values of some steps, committed or not."""
+
+    return Operation("set values", lambda recorder, _: set_some(recorder, seed))
+
+
 COMMIT = Operation("commit", lambda recorder, _: recorder.commit(), durable=True)
 PUBLISH = Operation("publish", lambda recorder, _: recorder.publish(), durable=True)
 CLOSE = Operation("close", lambda recorder, _: recorder.close(), durable=True)
 LATE = Field(np.dtype(np.int16), (), "info")
 ADD_FIELD = Operation("add_field", lambda recorder, _: recorder.add_field("info/late", LATE, fill=1))
+SCORE = Field(np.dtype(np.float64), (), "extra", mutable=True)
+MUTABLE = Operation("add_field", lambda recorder, _: recorder.add_field("score", SCORE))
 WRITER = Operation("writer", _make_writer)
 FLUSH = Operation("flush", lambda _, bag: bag["writer"].flush())
 CLOSE_WRITER = Operation("writer.close", _close_writer)
@@ -126,6 +135,18 @@ SCRIPTS: dict[str, list[Operation]] = {
     "steps": [WRITER, *_steps(0, 5), FLUSH, COMMIT, *_steps(5, 8), COMMIT, CLOSE_WRITER, CLOSE],
     "an open writer": [_append(16, 5), COMMIT, WRITER, *_steps(0, 6), CLOSE],
     "changes": [_append(21, 5), ADD_FIELD, _append(22, 14), COLUMN, METADATA, _append(23, 4), PUBLISH, CLOSE],
+    "values": [
+        MUTABLE,
+        _append(41, 6),
+        _set(1),
+        COMMIT,
+        _append(42, 5),
+        _set(2),
+        _set(4),
+        COMMIT,
+        _set(3),
+        CLOSE,
+    ],
     "going back": [_append(31, 8), ROLLBACK, _append(32, 11), COMMIT, _append(33, 3), ROLLBACK, CLOSE],
 }
 MORE = _append(99, 6, 7)

@@ -12,6 +12,7 @@ from replaystore.buffers.buffer import Buffer
 from replaystore.schema.fields import Field
 from replaystore.testing.plain import PlainBuffer
 from replaystore.testing.samples import columns, observations, play, recording, small
+from replaystore.testing.setting import mutable_fields, recorded, set_some
 
 __all__ = ["Action", "Workload", "act"]
 
@@ -51,6 +52,7 @@ class Workload:
             "rollback": 1,
             "field": 0.5,
             "column": 0.7,
+            "values": 2,
             "reopen": 0.7,
         }
         weights = np.array(list(kinds.values()))
@@ -80,7 +82,9 @@ class Workload:
             return Action(kind, (commits[int(generator.integers(len(commits)))],))
         if kind == "field":
             dtype = str(generator.choice(["bool", "int16", "float64"]))
-            return Action(kind, (f"info/late{number}", dtype, number % 2))
+            return Action(kind, (f"info/late{number}", dtype, number % 2, bool(generator.random() < 0.7)))
+        if kind == "values":
+            return Action(kind, (number,))
         if kind == "column":
             return Action(kind, (str(generator.choice(["score", "split"])), number))
         return Action(kind)
@@ -112,8 +116,10 @@ def act(
         case "rollback":
             recorder.rollback(arguments[0])
         case "field":
-            name, dtype, fill = arguments
-            recorder.add_field(name, Field(np.dtype(dtype), (), "info"), fill=fill)
+            name, dtype, fill, mutable = arguments
+            recorder.add_field(name, Field(np.dtype(dtype), (), "info", mutable=mutable), fill=fill)
+        case "values":
+            _set_values(recorder, arguments[0])
         case "column":
             name, seed = arguments
             _set_column(recorder, name, seed)
@@ -125,7 +131,7 @@ def act(
             recorder.close()
         case _:
             getattr(recorder, action.name)()
-    if action.name != "append" and action.name != "field":
+    if action.name not in ("append", "field", "values"):
         acknowledge(recorder.commit_id)
     return recorder
 
@@ -150,6 +156,13 @@ def _record(
         if number % every == 0:
             acknowledge(recorder.commit())
     writer.close()
+
+
+def _set_values(recorder: Buffer | PlainBuffer, seed: int) -> None:
+    """Of steps that no commit has, then of others too; nothing without a mutable field, or without steps."""
+    if mutable_fields(recorder) and recorded(recorder):
+        for part in range(3):
+            set_some(recorder, seed + part)
 
 
 def _set_column(recorder: Buffer | PlainBuffer, name: str, seed: int) -> None:

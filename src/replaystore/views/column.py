@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import ArgumentError
+from replaystore.errors import ArgumentError, UnsupportedError
 from replaystore.schema.fields import Field
 from replaystore.schema.names import unknown
 
@@ -156,6 +156,22 @@ class Column:
             return self._part(self._source.rows(self.name, slice(row, row + 1))[0], within)
         rows = self._source.rows(self.name, steps)
         return self._part(rows, (slice(None), *within)) if within else rows
+
+    def __setitem__(self, key: Any, values: Any) -> None:
+        """Give steps other values, of a field that is declared `mutable`: `column[rows] = values`, with a
+        slice, integers, a mask or one step, and one value for each, or one for all of them.
+
+        Steps that no commit has can be set too, and negative numbers count from the last one recorded. They
+        are safe, and visible, with the next commit."""
+        if isinstance(key, tuple):
+            raise ArgumentError(
+                f"{self.name!r} is set by steps, whole values of them: column[steps] = values, not "
+                f"column[{', '.join(f'{one!r:.20}' for one in key)}]"
+            )
+        set_rows = getattr(self._source, "set_rows", None)
+        if set_rows is None:
+            raise UnsupportedError(f"steps of {self.name!r} are only read here: open the buffer to set them")
+        set_rows(self.name, key, values)
 
     def _split(self, key: Any) -> tuple[Any, tuple[Any, ...]]:
         """The index of steps, and that of what they hold."""

@@ -45,6 +45,8 @@ class FieldDescription:
     shape: list[int]
     """Of one step."""
     role: str
+    mutable: bool
+    """Whether its values can be set later."""
     codec: str
     """ "raw", or "zstd:LEVEL" or "gzip:LEVEL"."""
     chunk_rows: int
@@ -220,6 +222,7 @@ def _field(buffer: BufferReader, name: str) -> FieldDescription:
         dtype=declared.dtype.name,
         shape=list(declared.shape),
         role=declared.role,
+        mutable=declared.mutable,
         codec=spec.codec or "raw",
         chunk_rows=spec.chunk_rows,
         bytes=plain,

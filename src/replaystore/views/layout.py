@@ -157,8 +157,14 @@ def _choose(
 ) -> tuple[str | None, int]:
     """The codec and the number of rows of a chunk."""
     size, archive = declared.row_bytes, layout == "archive"
+    mutable = declared.mutable and not archive
     coded = archive or size > RAW_BYTES
-    codec = override.get("codec", capabilities.default_codec if coded else "raw")
+    codec = override.get("codec", capabilities.default_codec if coded and not mutable else "raw")
+    if mutable and codec != "raw":
+        raise ArgumentError(
+            f"storage of {name!r}: a mutable field is raw, not {codec!r:.80}: leave the codec out, or "
+            "convert to an archive once its values are final"
+        )
     if not isinstance(codec, str):
         raise ArgumentError(
             f'storage of {name!r}: a codec is a string such as "raw" or "zstd:1", not {codec!r:.80}'

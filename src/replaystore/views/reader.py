@@ -25,7 +25,7 @@ from replaystore.views.shown import Shown
 if TYPE_CHECKING:
     from replaystore.views.statistics import Statistics
 
-__all__ = ["BufferReader"]
+__all__ = ["BufferReader", "wanted_rows"]
 
 INT64 = np.dtype(np.int64)
 BLOCK_BYTES, FAR_BLOCK_BYTES = 4 << 20, 16 << 20
@@ -176,7 +176,7 @@ class BufferReader(Shown):
             fields: names, or beginnings of paths ("observation"); None for all.
         """
         self.check_open()
-        wanted, names = _wanted(rows, self._first, len(self)), self._names(fields)
+        wanted, names = wanted_rows(rows, self._first, len(self)), self._names(fields)
         if not self._store.container.files.far:
             if type(wanted) is slice:
                 return {name: self.column(name).read(wanted.start, wanted.stop) for name in names}
@@ -194,7 +194,7 @@ class BufferReader(Shown):
                 return column.take(rows)
             except (IndexError, ValueError):  # some are negative, or wrong
                 pass
-        return _taken(column, _wanted(rows, first, self._stop - first))
+        return _taken(column, wanted_rows(rows, first, self._stop - first))
 
     def _names(self, fields: Iterable[str] | None) -> list[str]:
         if fields is None:
@@ -264,7 +264,7 @@ def _not_a_name(given: object, fields: Iterable[str]) -> str:
     )
 
 
-def _wanted(rows: Rows, first: int, count: int) -> slice | NDArray[np.int64]:
+def wanted_rows(rows: Rows, first: int, count: int) -> slice | NDArray[np.int64]:
     """The rows of arrays that these steps of a buffer are, which begins with row `first`: a slice with a step
     of 1, or numbers."""
     if isinstance(rows, slice):

@@ -325,11 +325,17 @@ class Shown:
         """The column of a stored array that ends with row `stop`, as that of the commit does: at once, if it
         is open already."""
         column = self._columns.get(stored)
-        return column if column is not None and column.stop == stop else self.stored_column(stored)
+        current = column is not None and column.stop == stop and column.until == self._store.changes(stored)
+        return column if column is not None and current else self.stored_column(stored)
 
     def _up_to_date(self, stored: str) -> ArrayColumn:
         store, column = self._store, self._columns.get(stored)
-        if column is not None and column.first >= store.first(stored) and column.stop == store.rows(stored):
+        if (
+            column is not None
+            and column.first >= store.first(stored)
+            and column.stop == store.rows(stored)
+            and column.until == store.changes(stored)
+        ):
             return column
         # It is kept only if nothing was rolled back or dropped while its files were opened.
         self._columns.pop(stored, None)

@@ -237,6 +237,8 @@ def _arrays(view: BufferReader) -> Iterator[_Shown]:
     store = view.store
     tables = _kept_tables(view) if view.first_row else {}
     for name, spec in sorted(store.specs().items()):
+        if tree.is_changes(name):  # the fields are shown as they are with them
+            continue
         first, table = store.first(name), tables.get(name)
         rows = store.rows(name) - first if table is None else len(table)
         yield _Shown(name, spec, first, rows, table, far=store.container.files.far)

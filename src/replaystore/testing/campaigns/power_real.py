@@ -40,6 +40,8 @@ NAMES = [
         "publish",
         "rollback",
         "rollback-hdf5",
+        "values",
+        "values-hdf5",
     ),
     *(
         "overwrite",

@@ -75,6 +75,8 @@ SCENARIOS: dict[str, str] = {
     "publish-hdf5": RECORDINGS,
     "rollback": RECORDINGS,
     "rollback-hdf5": RECORDINGS,
+    "values": RECORDINGS,
+    "values-hdf5": RECORDINGS,
     "overwrite": CONVERTING,
     "overwrite-hdf5": CONVERTING,
     "convert": CONVERTING,

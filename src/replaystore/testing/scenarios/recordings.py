@@ -139,6 +139,7 @@ class Recording:
             "rollback",
             "reopen",
             "field",
+            "values",
         )
 
     def look(self, folder: str, floor: int | None) -> tuple[int | None, PlainBuffer | None]:
@@ -248,7 +249,7 @@ def scenario(name: str, seed: int) -> Recording:
         capacity = CAPACITY if suffix == ".zarr" and seed % 3 == 0 else None
     new = bool(generator.random() < NEW)
     plain = PlainBuffer(small(), capacity=capacity)
-    if kind in ("publish", "rollback"):
+    if kind in ("publish", "rollback", "values"):
         return Recording(name, suffix, plain, _fixed(kind, plain, generator), new=new, **options)
     workload = Workload(int(generator.integers(1 << 30)), ACTIONS, start=plain)
     if kind == "archive":  # which is sealed when it is closed
@@ -276,11 +277,18 @@ def _fixed(kind: str, plain: PlainBuffer, generator: np.random.Generator) -> lis
         actions.append(Action(name, arguments))
         act(plain, actions[-1])
 
+    if kind == "values":
+        do("field", "info/late0", "float64", 0, True)
     for _ in range(3):
         do("append", int(generator.integers(1 << 20)), int(generator.integers(1, 24)), 0, 1)
         do("commit")
         if kind == "publish":
             do("publish")
+        if kind == "values":
+            do("append", int(generator.integers(1 << 20)), int(generator.integers(1, 24)), 0, 1)
+            for _ in range(2):
+                do("values", int(generator.integers(1 << 20)))
+                do("commit")
     if kind == "rollback":
         for back in (2, 3):
             do("rollback", plain.commits()[-back])

@@ -1,0 +1,241 @@
+"""Fields whose values are set later: what is shown, when, and to whom."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+import replaystore as rs
+from replaystore.arrays import changing
+from replaystore.errors import ConflictError, SchemaError, UnsupportedError
+from replaystore.schema import Field, Schema
+
+SCHEMA = Schema(
+    {
+        "observation": Field("float32", (3,), "observation"),
+        "reward": Field("float64", (), "reward", mutable=True),
+        "info/advantage": Field("float32", (2,), "info", mutable=True),
+        "action": Field("int64", (), "action"),
+    }
+)
+PLACES = [("a.zarr", None), ("a.zarr", 300), ("a.h5", None), ("memory:mutable", None)]
+
+
+def place_of(folder: Path, name: str) -> str:
+    return name if name.startswith("memory:") else str(folder / name)
+
+
+def steps(count: int, start: int = 0) -> dict[str, Any]:
+    numbers = np.arange(start, start + count)
+    return {
+        "observation": np.repeat(numbers[:, None], 3, 1).astype(np.float32),
+        "reward": numbers.astype(np.float64),
+        "info/advantage": np.zeros((count, 2), np.float32),
+        "action": numbers,
+    }
+
+
+@pytest.fixture(autouse=True)
+def short_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changing, "DIGEST_ROWS", 150)
+
+
+def pairs(count: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).random((count, 2), np.float32)
+
+
+@pytest.mark.parametrize(("name", "capacity"), PLACES)
+def test_values_are_seen_with_the_commit_and_by_readers(
+    tmp_path: Path, name: str, capacity: int | None
+) -> None:
+    location = place_of(tmp_path, name)
+    with rs.create(location, SCHEMA, capacity=capacity, overwrite=True) as buffer:
+        buffer.append(steps(300))
+        buffer.commit()
+        reader = rs.open(location)
+        before = reader.sampler(32, seed=0)
+        values = pairs(300)
+        buffer["info/advantage"][:] = values
+        assert not buffer["info/advantage"][:].any()
+        buffer.commit()
+        assert np.array_equal(buffer["info/advantage"][:], values)
+        assert not reader["info/advantage"][:].any()
+        assert not before.sample()["info/advantage"].any()
+        old = reader.commit_id
+        assert reader.refresh()
+        assert np.array_equal(reader["info/advantage"][:], values)
+        batch = reader.sampler(32, seed=0, next_observation=False).sample()
+        found = batch["action"].astype(np.int64)
+        assert np.array_equal(batch["info/advantage"], values[found])
+        assert not before.sample()["info/advantage"].any()
+        with rs.open(location, commit=old) as older:
+            assert not older["info/advantage"][:].any()
+        buffer["info/advantage"][[3, 5, 3]] = values[:3]
+        buffer.commit()
+        assert np.array_equal(buffer["info/advantage"][[3, 5]], values[[2, 1]])
+        buffer.rollback(old)
+        assert not buffer["info/advantage"][:].any()
+        reader.close()
+
+
+@pytest.mark.parametrize(("name", "capacity"), PLACES)
+def test_steps_that_are_not_committed_are_written_over(
+    tmp_path: Path, name: str, capacity: int | None
+) -> None:
+    location = place_of(tmp_path, name)
+    settings = {"reward": {"chunk_rows": 512}}
+    with rs.create(location, SCHEMA, capacity=capacity, overwrite=True, storage=settings) as buffer:
+        for number in range(6):
+            buffer.append(steps(700, 700 * number))
+            buffer["reward"][-700:] = -np.arange(700.0)
+            buffer["reward"][-3:] = 7.5
+            buffer["reward"][-700] = 1.0
+            buffer["reward"][np.arange(buffer.rows_recorded - buffer.first_row) % 5 == 4] = 0
+            buffer.commit()
+    with rs.open(location) as buffer:
+        rewards = buffer["reward"][:]
+        expected = np.tile(-np.arange(700.0), 6)
+        expected[np.arange(6) * 700] = 1.0
+        expected.reshape(6, 700)[:, -3:] = 7.5
+        numbers = np.arange(4200)
+        if capacity is None:
+            expected[numbers % 5 == 4] = 0
+            assert np.array_equal(rewards, expected)
+        else:
+            assert np.array_equal(rewards[rewards != 0], expected[-300:][rewards != 0])
+    if not name.startswith("memory:"):
+        assert not rs.verify(location).problems
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5"])
+def test_all_that_reads_steps_reads_what_was_set(tmp_path: Path, name: str) -> None:
+    location, target = tmp_path / name, tmp_path / "b.zarr"
+    values = pairs(1000)
+    with rs.create(location, SCHEMA) as buffer:
+        buffer.append(steps(1000))
+        buffer.commit()
+        for start in range(0, 1000, 50):
+            buffer["info/advantage"][start : start + 50] = values[start : start + 50]
+            buffer["reward"][start] = -1
+            buffer.commit()
+        assert buffer.describe().to_json()["fields"][1]["mutable"] is True
+    for layout, container in itertools.product(("live", "archive"), ("b.zarr", "b.h5")):
+        target = tmp_path / layout / container
+        target.parent.mkdir(exist_ok=True)
+        rs.convert(location, target, layout=layout)
+        for place in (location, target):
+            with rs.open(place) as view:
+                assert np.array_equal(view["info/advantage"][:], values)
+                assert np.array_equal(view.read(slice(7, 9))["info/advantage"], values[7:9])
+                assert np.array_equal(view.read([999, 0])["info/advantage"], values[[999, 0]])
+                assert view.statistics(["reward"])["reward"].min == -1
+                assert np.array_equal(view.trajectory(0)["info/advantage"], values)
+                group = zarr.open_group(view.zarr_store(), mode="r")
+                assert np.array_equal(group["steps/info/advantage"][:], values)
+                assert "changes" not in group
+                sampler = view.sampler(16, seed=1, fragment_length=4, next_observation=False)
+                batch = sampler.sample()
+                assert np.array_equal(batch["info/advantage"], values[batch["action"]])
+        assert not rs.verify(target).problems
+    with rs.open(target, "r") as view, pytest.raises(ConflictError, match="open for reading"):
+        view["reward"][:] = 0
+
+
+def test_what_cannot_be_set_is_refused(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
+        buffer.append(steps(10))
+        buffer.commit()
+        column = buffer["info/advantage"]
+        with pytest.raises(UnsupportedError, match=r"mutable=True.*add_field"):
+            buffer["action"][:] = np.zeros(10, np.int64)
+        for rows, values, message in (
+            (slice(0, 3), np.zeros((3, 2)), "expected dtype float32, came float64"),
+            (slice(0, 3), np.zeros((4, 2), np.float32), "for 3 steps"),
+            (slice(0, 3), "x", "info/advantage"),
+            (slice(0, 3), None, "info/advantage"),
+            (slice(0, 3), 1j, "info/advantage"),
+        ):
+            with pytest.raises(SchemaError, match=message):
+                column[rows] = values
+        for rows in ([10], [-11], 10, [0, 1, 99]):
+            with pytest.raises(IndexError, match="there are 10 steps"):
+                column[rows] = 0.0
+        for rows in ([0.5], np.zeros((2, 2), np.int64), "x", (0, 1)):
+            with pytest.raises((SchemaError, IndexError)):
+                column[rows] = 0.0
+        with pytest.raises(SchemaError, match="a mutable field is raw"):
+            buffer.add_field("x", Field("float32", (), "extra", mutable=True), storage={"codec": "zstd:1"})
+        assert not buffer._recorder.waiting
+        column[3] = 0.5
+        column[[]] = 0.5
+        column[5:2] = 0.5
+        buffer.append(steps(5))
+        with pytest.raises(SchemaError, match=r"for 15 steps \(5 of all steps are not committed yet\)"):
+            column[:] = pairs(10)
+        buffer.commit()
+        assert column[3].tolist() == [0.5, 0.5]
+    for role in ("observation", "terminated"):
+        with pytest.raises(SchemaError, match="mutable"):
+            Field("bool", (), role, mutable=True)  # type: ignore[arg-type]
+    with pytest.raises(SchemaError, match="mutable is True or False"):
+        Field("bool", (), "extra", mutable=1)  # type: ignore[arg-type]
+
+
+def test_whether_a_field_is_mutable_is_a_part_of_it() -> None:
+    one = Field("float32", (), "extra", mutable=True)
+    assert Field.from_json(json.loads(json.dumps(one.to_json()))) == one
+    assert one != Field("float32", (), "extra")
+    assert "mutable" not in Field("float32", (), "extra").to_json()
+    assert repr(one) == "Field('float32', (), 'extra', mutable=True)"
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5"])
+def test_digests_leave_out_what_is_known(tmp_path: Path, name: str) -> None:
+    with rs.create(tmp_path / name, SCHEMA) as buffer:
+        buffer.append(steps(200))
+        buffer.commit()
+        reader = rs.open(tmp_path / name)
+        model = np.zeros((200, 2), np.float32)
+        generator = np.random.default_rng(0)
+        history = {}
+        for _ in range(100):
+            rows = generator.integers(0, 200, 30)
+            model[rows] = value = generator.random(2, np.float32)
+            buffer["info/advantage"][rows] = value
+            history[buffer.commit()] = model.copy()
+            if generator.random() < 0.3:
+                reader.refresh()
+                assert np.array_equal(reader["info/advantage"][:], model)
+            with rs.open(tmp_path / name) as fresh:
+                assert np.array_equal(fresh["info/advantage"][:], model)
+        begin, end = buffer.store.state.extra["changes"]["steps/info/advantage"]
+        assert 0 < end - begin <= 200
+        assert buffer.store.rows("changes/info/advantage/step") - begin < 200 + 2 * 200 + 30
+        for commit, known in history.items():
+            with rs.open(tmp_path / name, commit=commit) as older:
+                assert np.array_equal(older["info/advantage"][:], known)
+        reader.close()
+
+
+def test_a_rollout_gets_its_advantages_before_it_is_committed(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
+        writer, seen = buffer.writer(4), np.ones((4, 3), np.float32)
+        writer.reset(seen)
+        for rollout in range(8):
+            for _ in range(16):
+                writer.step(
+                    np.ones(4, np.int64),
+                    np.ones(4),
+                    observation=seen,
+                    info={"info/advantage": np.zeros((4, 2), np.float32)},
+                )
+            buffer["info/advantage"][-64:] = np.full((64, 2), rollout, np.float32)
+            buffer.commit()
+        assert np.array_equal(buffer["info/advantage"][:, 0], np.repeat(np.arange(8), 64))
+        assert "changes/info/advantage/step" not in buffer.store.state.arrays
