@@ -293,5 +293,5 @@ def test_a_writer_keeps_nothing_of_the_arrays_that_it_is_given(tmp_path: Path) -
         writer.close()
         buffer.commit()
 
-        assert buffer["action"][:].tolist() == [0, 2, 4, 1, 3, 5]
-        assert buffer["observation"][:][:, 0].tolist() == [0, 1, 3, 0, 2, 4]
+        assert buffer["action"][:].tolist() == [0, 1, 2, 3, 4, 5]
+        assert buffer["observation"][:][:, 0].tolist() == [0, 0, 1, 2, 3, 4]

@@ -1,8 +1,8 @@
-"""What `append` is given: checked, as arrays by field name, and as a run of an assembler."""
+"""What `append` is given: checked, as arrays by field name, and as pieces of trajectories."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from replaystore.errors import (
 from replaystore.schema.fields import Schema
 from replaystore.schema.names import flatten
 from replaystore.schema.values import array_of, is_tensor
-from replaystore.trajectories.assembler import End, Run
+from replaystore.trajectories.pieces import STEP, Following, Piece, Pieces
 
-__all__ = ["checked_columns", "checked_ends", "run_of"]
+__all__ = ["checked_columns", "checked_ends", "pieces_of"]
 
 
 def checked_ends(columns: Any, env: Any, split: Any, ends: Any) -> NDArray[Any] | None:
@@ -48,30 +48,76 @@ def checked_columns(schema: Schema, columns: Mapping[str, Any]) -> tuple[dict[st
     return flat, count
 
 
-def run_of(
+FEW = 4
+"""So many trajectories are taken one by one."""
+
+
+def pieces_of(
     schema: Schema,
     observed: Schema | None,
     env: int,
     flat: Mapping[str, Any],
     given: NDArray[Any] | None,
     final_observation: Any,
-) -> Run:
-    """The run of rows that these are, with the ends of trajectories among them; `observed` is the schema of
-    the observations alone."""
+) -> list[Piece] | tuple[Pieces, dict[str, NDArray[Any]], Following]:
+    """The rows as pieces of trajectories: a few, or many with the observations after each of them, and after
+    the last one; `observed` is the schema of the observations alone."""
     count = len(next(iter(flat.values())))
-    no = np.zeros(count, np.bool_)
-    terminated, truncated = flat.get("terminated", no), flat.get("truncated", no)
-    places = np.flatnonzero(terminated | truncated) if given is None else np.unique(given.astype(np.int64))
+    flags = [flat[name] for name in ("terminated", "truncated") if name in flat]
+    if given is not None:
+        places = np.unique(given.astype(np.int64))
+    elif flags:
+        places = np.flatnonzero(flags[0] | flags[1] if len(flags) == 2 else flags[0])
+    else:
+        places = np.empty(0, np.int64)
     if len(places) and not 0 <= places[0] <= places[-1] < count:
         raise SchemaError(f"ends must lie among the {count} steps, not at {places.tolist()}")
-    touched = len(places) + (not len(places) or int(places[-1]) != count - 1)
-    finals = _final_rows(schema, observed, final_observation, touched)
-    run = Run(env, 0, terminated, truncated, schema.total_reward(flat))
-    run.ends = {
-        int(place): End((int(place), 1), finals[number]) for number, place in enumerate(places.tolist())
-    }
-    run.following = finals[-1] if touched > len(places) else None
-    return run
+    ended = len(places)
+    rest = not ended or int(places[-1]) != count - 1
+    finals = _final_rows(schema, observed, final_observation, ended + rest)
+    if ended < FEW:
+        return _few(env, places.tolist(), flat, schema.total_reward(flat), finals)
+    pieces = Pieces.of(ended + rest)
+    pieces.env[:] = env
+    last = np.append(places, count - 1) if rest else places
+    pieces.start[1:] = last[:-1] + 1
+    pieces.length[:] = last + 1 - pieces.start
+    pieces.when[:] = pieces.start * STEP
+    pieces.ends[:ended] = places * STEP + (STEP - 1)
+    for name, told in (("terminated", pieces.terminated), ("truncated", pieces.truncated)):
+        if name in flat:
+            told[:] = flat[name][last]
+    if finals:
+        pieces.final[:ended] = np.arange(ended)
+    following = {name: rows[-1:] for name, rows in finals.items()} if rest else {}
+    return pieces, finals, Following(np.array([bool(following)]), following)
+
+
+def _few(
+    env: int,
+    places: Sequence[int],
+    flat: Mapping[str, Any],
+    rewards: NDArray[Any] | None,
+    finals: Mapping[str, NDArray[Any]],
+) -> list[Piece]:
+    """The rows as pieces, of which few end, at these places."""
+    count = len(next(iter(flat.values())))
+    found, start = list[Piece](), 0
+    lasts = [*places] if places and places[-1] == count - 1 else [*places, count - 1]
+    for number, last in enumerate(lasts):
+        piece = Piece(env, start, last + 1 - start, start * STEP)
+        piece.terminated, piece.truncated = (
+            bool(flat[name][last]) if name in flat else False for name in ("terminated", "truncated")
+        )
+        piece.rewards = None if rewards is None else rewards[start : last + 1]
+        final = {name: rows[number].copy() for name, rows in finals.items()} or None
+        if number < len(places):
+            piece.ends, piece.final = last * STEP + (STEP - 1), final
+        else:
+            piece.following = final
+        found.append(piece)
+        start = last + 1
+    return found
 
 
 def _array(schema: Schema, name: str, value: Any, what: str = "") -> NDArray[Any]:
@@ -82,10 +128,10 @@ def _array(schema: Schema, name: str, value: Any, what: str = "") -> NDArray[Any
 
 def _final_rows(
     schema: Schema, observed: Schema | None, observation: Any, touched: int
-) -> list[dict[str, NDArray[Any]] | None]:
-    """The observation after each trajectory that an append touches."""
+) -> dict[str, NDArray[Any]]:
+    """The observation after each trajectory that an append touches; nothing if none is given."""
     if observation is None:
-        return [None] * touched
+        return {}
     fields = {} if observed is None else observed.fields
     given = schema.flatten(observation, "observation")
     leaves = {name: _array(schema, name, value, "final_observation: ") for name, value in given.items()}
@@ -100,4 +146,4 @@ def _final_rows(
             f"final_observation has {rows} rows, but these steps touch {touched} trajectories: give the "
             "observation after each"
         )
-    return [{name: leaf[row].copy() for name, leaf in leaves.items()} for row in range(rows)]
+    return leaves

@@ -1,5 +1,5 @@
-"""From the steps that a writer has staged to the runs of an assembler: which trajectories begin and end among
-them, and with which final observations."""
+"""From the steps that a writer has staged to the rows and pieces that they become: which step lies in which
+row, which trajectories begin and end among them, and with which final observations."""
 
 from __future__ import annotations
 
@@ -10,76 +10,183 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.trajectories.assembler import Begin, End, Run
+from replaystore.buffers.lanes import Lanes
+from replaystore.trajectories.pieces import STEP, Piece, Pieces
 
-__all__ = ["Reset", "staged_run"]
+__all__ = ["Reset", "Rows", "pieces_of", "rows_of"]
 
-STEP = 1 << 32
-"""What happens in a step comes after the resets before it, of which there are fewer."""
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Reset:
-    """Trajectories that begin before the step staged at `time`; `number` counts resets, which may be several
-    at one time."""
+    """Trajectories that begin before the step staged at `time`, in some environments."""
 
     time: int
-    number: int
-    mask: NDArray[np.bool_]
-    seeds: Sequence[int]
-    finals: Mapping[str, NDArray[Any]]
-    """The observations that were there before, of all environments."""
+    envs: Ints
+    seeds: Sequence[int] | None
+    """Of these environments, if known."""
     begins: Mapping[str, NDArray[Any]]
-    """The observations that are there now."""
+    """Their observations now."""
 
 
-def staged_run(
-    env: int,
-    columns: Mapping[str, NDArray[Any]],
-    mine: slice,
-    valid: NDArray[np.bool_],
-    current: Mapping[str, Any],
+@dataclass(frozen=True)
+class Rows:
+    """Which recorded step lies in which row: the rows in their order have these, and the steps of one
+    environment after the other those."""
+
+    source: Ints | None
+    """The step in each row, time * environments + environment; None: they lie in this very order."""
+    env: Ints
+    """Of each recorded step, one environment after the other."""
+    time: Ints
+    row: Ints
+
+
+def rows_of(steps: int, first: int, lanes: Lanes, masks: Mapping[int, Flags]) -> Rows:
+    """The rows of so many staged steps, from row `first` of the store on; `lanes` go on to what follows."""
+    count = lanes.count
+    row = np.full((steps, count), -1, np.int64)
+    done, stop = 0, 0
+    for time in [*sorted(masks), steps]:
+        if time > done:
+            place = (lanes.at - first - stop) % count
+            row[done:time] = stop + np.arange(0, (time - done) * count, count)[:, None] + place
+            stop += (time - done) * count
+        if time < steps:
+            envs = lanes.take(first + stop, masks[time])
+            row[time, envs] = stop + np.arange(len(envs))
+            stop += len(envs)
+        done = time + 1
+    flat = row.reshape(-1)
+    source: Ints | None = None
+    if masks:
+        source = np.empty(stop, np.int64)
+        there = np.flatnonzero(flat >= 0)
+        source[flat[there]] = there
+        env, time_of = np.nonzero(row.T >= 0)
+    else:
+        if steps and (flat[:count] != np.arange(count)).any():
+            source = np.argsort(flat)
+        env, time_of = np.divmod(np.arange(count * steps), steps) if steps else (flat, flat)
+    return Rows(source, env, time_of, row[time_of, env])
+
+
+def pieces_of(
+    rows: Rows,
+    steps: int,
+    terminated: Flags | None,
+    truncated: Flags | None,
     resets: Sequence[Reset],
-    *,
-    going: bool,
-) -> Run:
-    """One environment's rows, with what is known of the ends and beginnings among them.
+    count: int,
+) -> tuple[Pieces, Ints, Ints]:
+    """The pieces of these rows, and the (time, environment) of the steps whose observations are final: piece
+    by piece of those that end.
+
+    `terminated`, `truncated`: by time and environment."""
+    env, time, total = rows.env, rows.time, len(rows.env)
+    flags = [
+        np.zeros(total, np.bool_) if known is None else known[time, env] for known in (terminated, truncated)
+    ]
+    done = flags[0] | flags[1]
+    begins = np.empty(total, np.bool_)
+    begins[:1] = True
+    begins[1:] = (env[1:] != env[:-1]) | done[:-1] | (rows.row[1:] != rows.row[:-1] + count)
+    reset = _Resets(rows, steps, resets)
+    begins[reset.place] = True
+    at = np.flatnonzero(begins)
+    last = np.append(at[1:], total)[: len(at)] - 1
+    number = np.cumsum(begins) - 1
+    pieces = Pieces.of(len(at) + len(reset.late), stride=count)
+    known = slice(len(at))
+    pieces.env[known], pieces.start[known] = env[at], rows.row[at]
+    pieces.length[known], pieces.when[known] = last + 1 - at, time[at] * STEP
+    pieces.terminated[known], pieces.truncated[known] = flags[0][last], flags[1][last]
+    ended = np.flatnonzero(done[last])
+    pieces.ends[ended] = time[last[ended]] * STEP + (STEP - 1)
+    # The first of several before one step says when, the last one with which seed.
+    pieces.begins[number[reset.place[::-1]]] = reset.when[::-1]
+    pieces.seed[number[reset.place]] = reset.seed
+    if len(reset.late):
+        late = slice(len(at), None)
+        pieces.env[late], pieces.when[late] = reset.late, steps * STEP
+        pieces.begins[late], pieces.seed[late] = reset.late_when, reset.late_seed
+        order = np.argsort(pieces.env, kind="stable")
+        pieces = pieces.take(order)
+        last = np.append(last, np.full(len(reset.late), -1))[order]
+    follows = np.append((pieces.env[1:] == pieces.env[:-1]) & (pieces.begins[1:] >= 0), False)
+    final = np.flatnonzero(((pieces.ends >= 0) | follows[: len(last)]) & (pieces.length > 0))
+    pieces.final[final] = np.arange(len(final))
+    return pieces, time[last[final]], env[last[final]]
+
+
+def one_step(
+    rows: Ints, expected: Ints, flags: Mapping[str, Flags], resets: Sequence[Reset]
+) -> tuple[list[Piece], Flags]:
+    """One step: the pieces of the environments that have something to tell, and which others go on.
 
     Args:
-        columns: the rows of all environments, of which `mine` are its.
-        valid: of each staged step, whether the environment recorded it.
-        current: the observations that the next step starts from.
-        going: whether a trajectory is open, which the first step goes on with unless it was reset.
+        rows: of each environment; -1: it records none.
+        expected: the rows with which their parts go on.
+        flags: by row.
     """
-    none = np.zeros(mine.stop, np.bool_)
-    terminated, truncated = columns.get("terminated", none)[mine], columns.get("truncated", none)[mine]
-    times = np.flatnonzero(valid)
-    run = Run(env, mine.start, terminated, truncated, None)
-    run.following = {name: values[env] for name, values in current.items()} or None
-    for place in np.flatnonzero(terminated | truncated).tolist():
-        row = mine.start + place + 1
-        # A copy, for what waits for a commit would keep all staged rows in memory otherwise.
-        final = {name: columns[name][row].copy() for name in current} if row < mine.stop else run.following
-        run.ends[place] = End((int(times[place]), STEP), final or None)
-    reset_at: dict[int, Begin] = {}
-    for reset in resets:
-        if not reset.mask[env]:
-            continue
-        place, when = int(np.searchsorted(times, reset.time)), (reset.time, reset.number)
-        before = reset_at.get(place)  # reset again before a step: what began then begins otherwise
-        reset_at[place] = Begin(when if before is None else before.time, reset.seeds[env])
-        if place > 0 and before is None:
-            ended = run.ends.get(place - 1)
-            run.ends[place - 1] = End(
-                when if ended is None else ended.time,
-                {name: known[env] for name, known in reset.finals.items()} or None,
-            )
-    # Where no reset follows an end, the next step begins a trajectory nevertheless.
-    follow = [0, *(place + 1 for place in run.ends)]
-    run.begins = {
-        place: Begin((int(times[place]), STEP), -1)
-        for place in follow
-        if place < len(times) and (place > 0 or not going)
-    }
-    run.begins |= reset_at
-    return run
+    count, reset = len(rows), dict[int, list[tuple[int, int, int]]]()
+    for number, one in enumerate(resets):
+        for place, env in enumerate(one.envs.tolist()):
+            seed = -1 if one.seeds is None else one.seeds[place]
+            reset.setdefault(env, []).append((one.time, one.time * STEP + number, seed))
+    done, there = np.zeros(count, np.bool_), rows >= 0
+    for known in flags.values():
+        done[there] |= known[rows[there]]
+    quiet = (rows == expected) & there & ~done
+    quiet[list(reset)] = False
+    pieces = list[Piece]()
+    for env in np.flatnonzero(~quiet).tolist():
+        before = [one for one in reset.get(env, ()) if one[0] == 0 or rows[env] < 0]
+        after = [one for one in reset.get(env, ()) if one[0] == 1 and rows[env] >= 0]
+        if rows[env] >= 0:
+            piece = Piece(env, int(rows[env]), 1, 0, stride=count)
+            if before:
+                piece.begins, piece.seed = before[0][1], before[-1][2]
+            told = {name: bool(known[rows[env]]) for name, known in flags.items()}
+            piece.terminated, piece.truncated = told.get("terminated", False), told.get("truncated", False)
+            if done[env]:
+                piece.ends = STEP - 1
+            elif after:
+                piece.ends = after[0][1]
+            pieces.append(piece)
+            before = after
+        if before:
+            pieces.append(Piece(env, 0, 0, STEP, before[0][1], before[-1][2], stride=count))
+    return pieces, quiet
+
+
+class _Resets:
+    """Resets by the place, among the recorded steps, of the step before which they happened; those that no
+    step follows are `late`, one an environment."""
+
+    def __init__(self, rows: Rows, steps: int, resets: Sequence[Reset]) -> None:
+        none = np.empty(0, np.int64)
+        self.place = self.when = self.seed = self.late = self.late_when = self.late_seed = none
+        if not resets:
+            return
+        env = np.concatenate([reset.envs for reset in resets])
+        when = np.repeat(
+            [reset.time * STEP + number for number, reset in enumerate(resets)],
+            [len(reset.envs) for reset in resets],
+        )
+        seed = np.concatenate(
+            [np.full(len(r.envs), -1) if r.seeds is None else np.array(r.seeds, np.int64) for r in resets]
+        )
+        key = rows.env * (steps + 1) + rows.time
+        place = np.searchsorted(key, env * (steps + 1) + when // STEP)
+        there = place < len(key)
+        there[there] = rows.env[place[there]] == env[there]
+        self.place, self.when, self.seed = place[there], when[there], seed[there]
+        if there.all():
+            return
+        late, when, seed = env[~there], when[~there], seed[~there]
+        self.late, first = np.unique(late, return_index=True)
+        self.late_when = when[first]
+        self.late_seed = seed[::-1][np.unique(late[::-1], return_index=True)[1]]

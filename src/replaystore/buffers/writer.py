@@ -1,8 +1,9 @@
 """Steps of several environments, staged until there are enough of them, become rows.
 
 A step is staged as the bytes of its arrays, which is the quickest copy there is; when there are enough steps,
-or at a commit, each environment's steps become a run of adjacent rows. So the cost of a step is that of
-copying it, and an environment's steps lie together.
+or at a commit, they become rows in the order of time: the steps of one environment lie a constant stride
+apart, whatever the rhythm of commits (lanes.py). So the cost of a step is that of copying it, and a
+trajectory is one part.
 
 The observation after a step is that of the next step. When a trajectory ends, `reset` puts the first
 observation of the next one in its place; the one that was there is kept as the final observation of the
@@ -12,29 +13,25 @@ trajectory that ended.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.buffers.lanes import Lanes
 from replaystore.buffers.recorder import Recorder
-from replaystore.buffers.staged import Reset, staged_run
+from replaystore.buffers.staged import Reset, one_step, pieces_of, rows_of
+from replaystore.buffers.staging import PLAIN, Staging
 from replaystore.errors import ArgumentError, ConflictError, SchemaError
 from replaystore.interrupts import Operations
 from replaystore.schema.fields import Schema
 from replaystore.schema.names import listed
 from replaystore.schema.values import array_of
+from replaystore.trajectories.pieces import NEVER, Following
 
 __all__ = ["Writer"]
 
-STAGE_BYTES = 16 << 20
-"""Staged steps take at most about this much memory."""
-STAGE_STEPS = 1024
-"""Steps of each environment staged at most."""
-PLAIN = ("observation", "action", "reward", "terminated", "truncated")
-"""The fields of most buffers, whose steps are checked and copied in the fewest operations."""
+_ONE_EACH = "reset takes one seed and one mask entry for each of the "
 
 
 class Writer:
@@ -67,46 +64,30 @@ class Writer:
         self.split = split
         self._recorder = recorder
         self._writable, self._operations, self._on_closed = writable, operations, closed
-        self._time = 0
-        """How many steps are staged."""
-        self._staged = BytesIO()
-        """The staged steps: the arrays of all fields in the order of `_names`; of an observation those of the
-        one after the step.
-
-        Nothing takes an array's bytes more quickly. It cannot be written to while a view of it is left."""
-        self._masks: dict[int, NDArray[np.bool_]] = {}
-        """The masks of staged steps that not all environments record."""
-        self._resets: list[Reset] = []
-        self._rooms: dict[str, NDArray[Any]] = {}
-        """Where the rows of a field are put in order; to take new memory each time would cost more than the
-        work."""
-        self._start: dict[str, NDArray[Any]] = {}
-        """The observations that the first staged step starts from."""
-        self._started = False
-        self._closed = False
+        self._slots = recorder.assembler.going.slots(range(num_envs), keep=True)
+        """Where what is open of the environments is kept."""
+        self._all = np.arange(num_envs)
+        self._lanes = Lanes(num_envs, recorder.rows)
+        self._next = -1
+        """The row behind the last one that was handed over."""
+        self._order: NDArray[np.int64] | None = None
+        """The environments in the order of their rows; None: in that of their numbers."""
+        self._going = self._started = self._closed = False
+        """`_going`: trajectories are open in all environments, and the next rows go on with all parts."""
         self._like: tuple[Any, ...] | None = None
         """dtype and shape of each field, in the order of PLAIN, while `step` takes these fields and no
         others."""
+        self._staging = Staging(recorder.schema, num_envs, {})
         self.take_schema(recorder.schema)
 
     def take_schema(self, schema: Schema) -> None:
         """Be ready for steps of this schema; nothing is staged."""
         self._schema = schema
-        self._step_bytes = sum(declared.row_bytes for declared in schema.fields.values()) * self.num_envs
-        self._steps = int(min(max(STAGE_BYTES // self._step_bytes, 1), STAGE_STEPS))
-        self._observations = schema.names("observation")
-        self._expected = {
-            name: (declared.dtype, (self.num_envs, *declared.shape))
-            for name, declared in schema.fields.items()
-        }
-        self._seen = {name: self._expected[name] for name in self._observations}
-        zeros = {name: np.zeros(shape, dtype) for name, (dtype, shape) in self._seen.items()}
-        self._start, self._rooms = zeros | self._start, {}
-        plain = self._expected.keys() == set(PLAIN)
-        self._names = PLAIN if plain else tuple(schema.fields)
-        sizes = [schema.fields[name].row_bytes * self.num_envs for name in self._names]
-        self._offsets = dict(zip(self._names, accumulate(sizes, initial=0), strict=False))
-        self._plain = tuple(part for name in PLAIN for part in self._expected[name]) if plain else None
+        self._staging = Staging(schema, self.num_envs, self._staging.start)
+        self._expected = self._staging.expected
+        self._plain = (
+            tuple(part for name in PLAIN for part in self._expected[name]) if self._staging.plain else None
+        )
         self._like = self._plain if self._started else None
 
     def reset(
@@ -123,28 +104,34 @@ class Writer:
         batched as Gymnasium does (first dimension num_envs; dict or tuple of such arrays). `seed`: what the
         environments were reset with."""
         self._check_open()
-        chosen = (
-            np.ones(self.num_envs, np.bool_) if mask is None else np.array(array_of("mask", mask), np.bool_)
-        )
-        values = self._checked(self._given("observation", observation), self._observations)
-        given = seed.tolist() if isinstance(seed, np.ndarray) else seed
-        seeds = [
-            -1 if one is None else int(one)
-            for one in (given if isinstance(given, Sequence) else [given] * self.num_envs)
-        ]
-        if len(seeds) != self.num_envs or chosen.shape != (self.num_envs,):
-            raise SchemaError(
-                f"reset takes one seed and one mask entry for each of the {self.num_envs} environments"
-            )
-        before = self._current()
-        begins = {name: value.copy() for name, value in values.items()}
-        for name, value in begins.items():
-            value[~chosen] = before[name][~chosen]
-        self._resets.append(
-            Reset(self._time, len(self._resets), chosen, seeds, before if self._started else {}, begins)
-        )
-        self._rewind()
+        envs = self._all if mask is None else self._chosen(mask)
+        if type(observation) is np.ndarray and self._expected.get("observation") == (
+            observation.dtype,
+            observation.shape,
+        ):
+            values = {"observation": observation}
+        else:
+            values = self._checked(self._given("observation", observation), self._staging.observations)
+        seeds = None if seed is None else self._seeds(seed, envs)
+        begins = {name: value[envs] for name, value in values.items()}
+        self._staging.resets.append(Reset(self._staging.time, envs, seeds, begins))
+        self._staging.rewind()
         self._started, self._like = True, self._plain
+
+    def _chosen(self, mask: Any) -> NDArray[np.int64]:
+        """The environments that a mask chooses."""
+        chosen = np.asarray(array_of("mask", mask), np.bool_)
+        if chosen.shape != (self.num_envs,):
+            raise SchemaError(_ONE_EACH + f"{self.num_envs} environments")
+        return np.flatnonzero(chosen)
+
+    def _seeds(self, seed: Any, envs: NDArray[np.int64]) -> list[int]:
+        """The seeds of these environments, -1 where there is none."""
+        given = seed.tolist() if isinstance(seed, np.ndarray) else seed
+        seeds = given if isinstance(given, Sequence) else [given] * self.num_envs
+        if len(seeds) != self.num_envs:
+            raise SchemaError(_ONE_EACH + f"{self.num_envs} environments")
+        return [-1 if (one := seeds[env]) is None else int(one) for env in envs.tolist()]
 
     def step(
         self,
@@ -170,7 +157,8 @@ class Writer:
             SchemaError: a wrong dtype or shape, a missing or unknown field; nothing is recorded then.
             StorageError: the disk refused; nothing is lost, and the step may be repeated.
         """
-        if self._time >= self._steps:
+        staging = self._staging
+        if staging.time >= staging.limit:
             self.flush()
         like = self._like
         if (
@@ -180,7 +168,7 @@ class Writer:
             is type(terminated)
             is type(truncated)
             is np.ndarray
-            and mask is None
+            and (mask is None or self._is_mask(mask))
             and not info
             # One comparison of tuples: a step of small arrays costs little more than the checks it needs.
             and like
@@ -197,8 +185,8 @@ class Writer:
                 truncated.shape,
             )
         ):
-            write: Callable[[Any], int] = self._staged.write
-            # Whatever interrupts this, the next step goes through _stage, which begins behind the last whole
+            write: Callable[[Any], int] = staging.file.write
+            # Whatever interrupts this, the next step goes through `stage`, which begins behind the last whole
             # one.
             self._like = None
             try:
@@ -207,10 +195,12 @@ class Writer:
                 write(reward)
                 write(terminated)
                 write(truncated)
-                self._time += 1
+                if mask is not None:
+                    staging.masks[staging.time] = mask.copy()
+                staging.time += 1
                 self._like = like
                 return
-            except (BufferError, ValueError):  # not contiguous: _stage copies it
+            except (BufferError, ValueError):  # not contiguous: `stage` copies it
                 pass
         columns: dict[str, Any] = {}
         for role, value in zip(PLAIN, (observation, action, reward, terminated, truncated), strict=True):
@@ -230,9 +220,7 @@ class Writer:
         self._check_open()
         if not self._started:
             raise SchemaError("step before reset: call reset with the first observations")
-        if mask is not None and (
-            type(mask) is not np.ndarray or mask.dtype != np.bool_ or mask.shape != (self.num_envs,)
-        ):
+        if mask is not None and not self._is_mask(mask):
             raise SchemaError(
                 f"mask is a bool array of shape ({self.num_envs},), True where a step is "
                 f"recorded, not {mask!r:.80}"
@@ -243,28 +231,12 @@ class Writer:
                 arrays = {}
         if len(arrays) != len(self._expected):
             arrays = self._checked(columns, self._schema.fields)
-        if mask is not None:
-            before = self._current()
-            for name in self._observations:  # where nothing is recorded, nothing moves on
-                arrays[name] = np.where(
-                    mask.reshape(-1, *[1] * (before[name].ndim - 1)), arrays[name], before[name]
-                )
-            mask = mask.copy()
         self._like = None
-        self._rewind()
-        try:
-            self._staged.write(b"".join(arrays[name].tobytes() for name in self._names))
-            if mask is not None:
-                self._masks[self._time] = mask
-            self._time += 1
-        finally:
-            self._rewind()
+        self._staging.stage(arrays, mask)
         self._like = self._plain
 
-    def _rewind(self) -> None:
-        """Go on behind the last step that is staged as a whole; one that was interrupted was not."""
-        self._masks.pop(self._time, None)
-        self._staged.seek(self._time * self._step_bytes)
+    def _is_mask(self, mask: object) -> bool:
+        return type(mask) is np.ndarray and mask.dtype == np.bool_ and mask.shape == (self.num_envs,)
 
     def _checked(self, columns: Mapping[str, Any], names: Any) -> dict[str, NDArray[Any]]:
         dtypes = {name: dtype for name, (dtype, _) in self._expected.items()}
@@ -286,88 +258,118 @@ class Writer:
                 )
         return arrays
 
-    def _current(self) -> dict[str, NDArray[Any]]:
-        """The observations that the next step starts from, not to be written to."""
-        if self._resets and self._resets[-1].time == self._time:
-            return dict(self._resets[-1].begins)
-        if not self._time:
-            return dict(self._start)
-        begin = (self._time - 1) * self._step_bytes
-        last = bytes(self._staged.getbuffer()[begin : begin + self._step_bytes])
-        return {
-            name: np.ndarray(shape, dtype, last, self._offsets[name])
-            for name, (dtype, shape) in self._seen.items()
-        }
-
     # --- from steps to rows
 
     @property
     def staged(self) -> int:
         """Steps that are staged."""
-        return self._time * self.num_envs - sum(int((~mask).sum()) for mask in self._masks.values())
+        return self._staging.steps
 
     def flush(self) -> None:
         """Hand the staged steps over as rows. They are safe after the next commit."""
-        if self._time or self._resets:
+        if self._staging:
             self._writable()
             self.hand_over()
 
     def hand_over(self) -> None:
         """As `flush`, in whatever operation this is a part of."""
-        if self._time or self._resets:
+        if self._staging:
             with self._operations("flush"):
                 self._flush()
 
     def _flush(self) -> None:
-        time, current = self._time, self._current()
-        valid = np.ones((self.num_envs, time), np.bool_)
-        for at, mask in self._masks.items():
-            valid[:, at] = mask
-        columns = {name: self._rows(name, valid) for name in self._names}
-        counts = valid.sum(axis=1)
-        begins = np.concatenate(([0], np.cumsum(counts)))
-        runs = [
-            staged_run(
-                env,
-                columns,
-                slice(int(begins[env]), int(begins[env + 1])),
-                valid[env],
-                current,
-                self._resets,
-                going=env in self._recorder.assembler.open,
-            )
-            for env in range(self.num_envs)
-        ]
-        rewards = self._schema.total_reward(columns)
-        for run in runs:
-            run.reward = None if rewards is None else rewards[run.start : run.start + len(run.terminated)]
-        self._recorder.add(columns, int(counts.sum()), runs, split=self.split)
-        self._time, self._resets, self._masks, self._start = 0, [], {}, current
-        self._rewind()
-
-    def _rows(self, name: str, valid: NDArray[np.bool_]) -> NDArray[Any]:
-        """The staged rows of a field, those of the first environment first; valid until the next call for
-        this field."""
-        (dtype, (_, *shape)), row_bytes = self._expected[name], self._schema.fields[name].row_bytes
-        if not self._time:
-            return np.empty((0, *shape), dtype)
-        row = np.dtype((np.void, row_bytes))  # moved as a whole, twice as fast as its elements
-        room = self._rooms.get(name)
-        if room is None:
-            room = self._rooms[name] = np.empty(self._steps * self.num_envs, row)
-        rows = room[: valid.size].reshape(valid.shape)
-        strides = row_bytes, self._step_bytes
-        staged = np.ndarray(valid.shape, row, self._staged.getbuffer(), self._offsets[name], strides)
-        if name not in self._seen:
-            rows[:] = staged
+        staging, recorder = self._staging, self._recorder
+        first = recorder.rows
+        if first != self._next:  # rows of others lie between: no part goes on
+            self._lanes, self._order, self._going = Lanes(self.num_envs, first), None, False
+        if self._going and staging.quiet:
+            order, slots, source = self._order, self._slots, None
+            if order is not None:
+                slots = slots[order]
+                source = (np.arange(staging.time)[:, None] * self.num_envs + order).reshape(-1)
+            columns, after = staging.take(source)
+            rewards = self._schema.total_reward(columns)
+            recorder.advance(columns, slots, staging.time, rewards, self._slots, after)
+        elif staging.time == 1:
+            after = self._place_one(first)
         else:
-            rows[:, 0] = self._start[name].reshape(-1).view(row)
-            rows[:, 1:] = staged[:, :-1]
-            for reset in self._resets:
-                if reset.time < self._time:
-                    rows[:, reset.time] = reset.begins[name].reshape(-1).view(row)
-        flat = rows[valid] if self._masks else rows.reshape(-1)
-        return flat.view(dtype).reshape(-1, *shape)
+            after = self._place(first)
+        self._next = recorder.rows
+        staging.handed_over(after)
+
+    def _place(self, first: int) -> dict[str, NDArray[Any]]:
+        """Hand steps over among which trajectories begin or end, or are not recorded by all environments;
+        what the next step starts from."""
+        staging, recorder, lanes = self._staging, self._recorder, self._lanes.copy()
+        rows = rows_of(staging.time, first, lanes, staging.masks)
+        flags = staging.flags("terminated"), staging.flags("truncated")
+        pieces, times, envs = pieces_of(rows, staging.time, *flags, staging.resets, self.num_envs)
+        pieces.split[:] = recorder.split_code(self.split)
+        finals = {name: staging.view(name)[times, envs] for name in staging.observations}
+        if not finals:
+            pieces.final[:] = NEVER
+        del flags  # views of what is to be written to again
+        columns, after = staging.take(rows.source)
+        touched = np.unique(pieces.env)
+        following = Following(
+            np.full(len(touched), bool(after)), {name: row[touched] for name, row in after.items()}
+        )
+        rewards = self._schema.total_reward(columns)
+        recorder.add(
+            columns,
+            len(rows.row),
+            pieces,
+            None if rewards is None else rewards[rows.row],
+            finals,
+            following,
+        )
+        self._keep_lanes(lanes)
+        return after
+
+    def _keep_lanes(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        order = lanes.order(self._recorder.rows)
+        self._order = None if (order == self._all).all() else order
+        expected = self._recorder.assembler.going.expected(self._slots, self.num_envs)
+        self._going = bool((expected[order] == self._recorder.rows + self._all).all())
+
+    def _place_one(self, first: int) -> dict[str, NDArray[Any]]:
+        """As `_place`, of one step: few of its environments have more to tell than that they go on."""
+        staging, recorder, lanes = self._staging, self._recorder, self._lanes
+        mask = staging.masks.get(0)
+        if mask is None:
+            order = lanes.order(first)
+        else:
+            lanes = lanes.copy()
+            order = lanes.take(first, mask)
+        columns, after = staging.take(None if len(order) == self.num_envs and self._order is None else order)
+        rows = np.full(self.num_envs, -1)
+        rows[order] = np.arange(len(order))
+        pieces, quiet = one_step(
+            rows,
+            recorder.assembler.going.expected(self._slots, self.num_envs) - first,
+            {name: columns[name] for name in ("terminated", "truncated") if name in columns},
+            staging.resets,
+        )
+        rewards, code = self._schema.total_reward(columns), recorder.split_code(self.split)
+        finals = {name: staging.rows(name, None) for name in staging.observations}
+        for piece in pieces:
+            piece.split = code
+            if piece.length and rewards is not None:
+                piece.rewards = rewards[piece.start : piece.start + 1]
+            if piece.ends != NEVER:
+                piece.final = {name: row[piece.env].copy() for name, row in finals.items()}
+            piece.following = {name: row[piece.env] for name, row in after.items()}
+        recorder.add_one(
+            columns,
+            len(order),
+            pieces,
+            self._slots[quiet],
+            None if rewards is None else rewards[rows[quiet]],
+            {name: row[quiet] for name, row in after.items()},
+        )
+        self._keep_lanes(lanes)
+        return after
 
     def close(self) -> None:
         """Hand over what is staged, and cut off the open trajectories. The buffer stays open; commit it to
@@ -380,8 +382,8 @@ class Writer:
         """As `close`, in whatever operation this is a part of."""
         with self._operations("close the writer"):
             self.hand_over()
-            for env in range(self.num_envs):
-                self._recorder.cut(env)
+            self._recorder.cut(range(self.num_envs))
+            self._recorder.assembler.going.let_go(self._slots)
             self._closed, self._like = True, None
             self._on_closed(self)
 

@@ -15,7 +15,8 @@ import numpy as np
 from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.naming import check_name
 from replaystore.arrays.reading import StoreReader
-from replaystore.buffers.given import checked_columns, checked_ends, run_of
+from replaystore.buffers.given import checked_columns, checked_ends, pieces_of
+from replaystore.buffers.growing import Growing
 from replaystore.buffers.opening import open_container
 from replaystore.buffers.recorder import Recorder, attachments_of
 from replaystore.buffers.writer import Writer
@@ -31,6 +32,7 @@ from replaystore.schema import tree
 from replaystore.schema.values import array_of
 from replaystore.storage.locks import Lock
 from replaystore.storage.places import places_of
+from replaystore.trajectories.pieces import NOTHING_FOLLOWS, Pieces
 from replaystore.views.column import Column
 from replaystore.views.reader import BufferReader
 
@@ -63,6 +65,7 @@ class Recording(BufferReader):
         self._gone_back = ""
         """Says what was interrupted, and given up by it, once the last commit is shown again."""
         self._writers: list[Writer] = []
+        self._growing: Growing | None = None
         self._bringing = False
         """Values of new fields are made, by a function that may read."""
         if isinstance(store, ArrayStore):
@@ -76,6 +79,8 @@ class Recording(BufferReader):
             opened=self.open_trajectories(),
             check=self._check_rows,
         )
+        if self._growing is not None:
+            self._growing.renew(self._recorder)
 
     def _check_rows(self) -> None:
         """Whether rows may be written now."""
@@ -135,24 +140,56 @@ class Recording(BufferReader):
         flat, count = checked_columns(self.schema, columns)
         if count == 0:
             return
-        run = run_of(self.schema, self._recorder.observed, env, flat, given, final_observation)
-        run.continues = self._recorder.goes_on(env, flat)
+        recorder = self._recorder
+        told = pieces_of(self.schema, recorder.observed, env, flat, given, final_observation)
         with self._operations("append"):
-            self._recorder.add(flat, count, [run], split=split)
+            for writer in self._writers:
+                writer.hand_over()  # rows lie in the order of calls, however often a writer is flushed
+            code, goes_on = recorder.split_code(split), recorder.goes_on(env, flat)
+            if isinstance(told, list):
+                told[0].apart = not goes_on
+                for piece in told:
+                    piece.split = code
+                recorder.add_few(flat, count, told)
+                return
+            pieces, finals, following = told
+            pieces.split[:] = code
+            if not goes_on:
+                pieces.apart = np.zeros(1, np.int64)
+            recorder.add(flat, count, pieces, self.schema.total_reward(flat), finals, following)
 
     def append_loose(self, columns: Mapping[str, Any]) -> None:
         """Append steps of no trajectory; an open one of environment 0 is cut off."""
         self._writable()
         flat, count = checked_columns(self.schema, columns)
         with self._operations("append"):
-            self._recorder.cut(0)
-            self._recorder.add(flat, count, [])
+            for writer in self._writers:
+                writer.hand_over()
+            self._recorder.cut([0])
+            self._recorder.add(flat, count, Pieces.of(0), None, {}, NOTHING_FOLLOWS)
 
     @property
     def rows_recorded(self) -> int:
         """Steps written so far, committed or not, dropped or not; of a buffer open for writing."""
         self._writable()
         return self._recorder.rows + sum(writer.staged for writer in self._writers)
+
+    def flush(self) -> None:
+        """Hand over what writers have staged: the steps are rows then, which a commit makes safe."""
+        self._writable()
+        for writer in self._writers:
+            writer.hand_over()
+
+    @property
+    def growth(self) -> Growing:
+        """How the buffer grows while it is written to, for who follows it in this process; staged steps are
+        part of it after `flush`."""
+        self._writable()
+        if self._growing is None:
+            if self._recorder.handed_over:
+                self.commit()
+            self._growing = Growing(self._recorder, self.capacity, self.final_rows)
+        return self._growing
 
     def writer(self, num_envs: int = 1, *, split: str = "") -> Writer:
         """A writer for the steps of several environments. Trajectories that an earlier recording left open

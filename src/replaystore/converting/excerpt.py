@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from replaystore.errors import SchemaError
 from replaystore.schema import tree
-from replaystore.trajectories.assembler import Open
 from replaystore.trajectories.columns import PARTS
+from replaystore.trajectories.opened import Open
 from replaystore.trajectories.parts import Parts
 from replaystore.trajectories.table import Trajectories
 from replaystore.views.reader import BufferReader

@@ -18,7 +18,8 @@ from replaystore.arrays import sealing
 from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.copying import append_rows
 from replaystore.buffers.making import make, size_of
-from replaystore.buffers.recorder import NOTHING, Recorder, put_tables
+from replaystore.buffers.recorder import NOTHING, Recorder
+from replaystore.buffers.tables import put_tables
 from replaystore.containers.located import container_type
 from replaystore.containers.protocol import ArraySpec, Container
 from replaystore.converting.foreign import reading
@@ -171,7 +172,7 @@ class SourceImport(_Making):
             raise FormatError(
                 f"{self.path}, at trajectory {number}: {error}; what reads it is wrong, or it is damaged"
             ) from error
-        if len(recorder.assembler.pending.trajectories) >= TRAJECTORIES:
+        if recorder.assembler.pending.ended >= TRAJECTORIES:
             recorder.hand_over()
         self.done += sum(rows.nbytes for rows in block.columns.values())
         if self.progress is not None:

@@ -17,7 +17,8 @@ from replaystore.arrays import sealing
 from replaystore.arrays.array_store import ArrayStore
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.making import size_of
-from replaystore.buffers.recorder import NOTHING, put_tables
+from replaystore.buffers.recorder import NOTHING
+from replaystore.buffers.tables import put_tables
 from replaystore.containers.located import container_type
 from replaystore.containers.protocol import ArraySpec, Capabilities, Container
 from replaystore.converting.excerpt import Excerpt, chosen, selection, whole

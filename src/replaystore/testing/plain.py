@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import flatten
 from replaystore.testing.contents import Contents, Story
+from replaystore.testing.plain_lanes import PlainLanes
 
 __all__ = ["PlainBuffer", "PlainWriter"]
 
@@ -122,6 +123,8 @@ class PlainBuffer:
         ends: Sequence[int] | None = None,
     ) -> None:
         """As `Buffer.append`; arguments are taken to be right."""
+        if self._writer is not None:
+            self._writer.flush()
         flat: dict[str, Any] = {}
         for name, value in columns.items():
             flat.update(flatten(value, name))
@@ -337,15 +340,14 @@ def _stack(rows: list[NDArray[Any]], declared: Field) -> NDArray[Any]:
 
 
 class PlainWriter:
-    """As `Writer`. Steps are stored one environment after another at each commit, because that is where a
-    buffer puts them."""
+    """As `Writer`. The steps of a call are stored side by side, each environment's in its lane."""
 
     def __init__(self, buffer: PlainBuffer, num_envs: int, split: str) -> None:
         self.num_envs = num_envs
-        self._buffer = buffer
-        self._split = split
+        self._buffer, self._split = buffer, split
         self._now: list[Row] = [{} for _ in range(num_envs)]
-        self._staged: list[list[int]] = [[] for _ in range(num_envs)]
+        self._staged: list[int] = []
+        self._lanes = PlainLanes(num_envs)
 
     def reset(
         self,
@@ -387,21 +389,23 @@ class PlainWriter:
             **flatten(action, "action"),
         }
         leaves = flatten(observation, "observation")
+        stored = {}
         for env in range(self.num_envs):
             if mask is None or mask[env]:
                 row = {name: values[env].copy() for name, values in columns.items()} | self._now[env]
                 life = self._buffer._life(env, self._split)
-                self._staged[env].append(self._buffer._take(life, row))
+                stored[env] = self._buffer._take(life, row)
                 life.after = self._now[env] = {name: leaf[env].copy() for name, leaf in leaves.items()}
                 if terminated[env] or truncated[env]:
                     self._buffer._end(env, bool(terminated[env]), bool(truncated[env]))
+        first = len(self._buffer.state.order) + len(self._staged)
+        self._staged += [stored[env] for env in self._lanes.order(first, list(stored))]
 
     def flush(self) -> None:
         """As `Writer.flush`."""
-        for staged in self._staged:
-            self._buffer.state.order += staged
-            self._buffer._dirty = self._buffer._dirty or bool(staged)
-            staged.clear()
+        self._buffer.state.order += self._staged
+        self._buffer._dirty = self._buffer._dirty or bool(self._staged)
+        self._staged.clear()
 
     def close(self) -> None:
         """As `Writer.close`."""

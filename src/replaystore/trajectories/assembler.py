@@ -1,173 +1,56 @@
 """From rows to trajectories: which rows belong together, where a trajectory begins and ends, what it
 returned. NumPy only, no I/O.
 
-Rows arrive in runs of consecutive steps of one environment. `Run.ends` says which rows end a trajectory: made
-of flags in buffers/given.py (append) and buffers/staged.py (Writer), of blocks in buffers/recorder.py. What
-is known of a trajectory that has not ended (its open part, its return so far, the observation that will
-follow) is carried along and kept with each commit, so that neither a commit nor the order in which runs
-arrive changes a part more than it must: a part ends when its trajectory ends, or when the trajectory's next
-rows are not adjacent to it.
+Rows arrive as `Pieces`, made of flags in buffers/given.py (append) and buffers/staged.py (Writer), of blocks
+in buffers/recorder.py. What is known of a trajectory that has not ended (its open part, its return so far,
+the observation that will follow) is carried along and kept with each commit, so that neither a commit nor the
+order in which rows arrive changes a part more than it must: a part ends when its trajectory ends, or when the
+trajectory's next row does not lie where the part's stride has it.
 
 The return is summed step after step in float64, so that it does not depend on how the rows were cut into
-runs.
+calls. What closes (parts, and with them final observations and trajectories) is numbered in the order of
+time, then environment: that does not depend on it either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Assembler", "Begin", "End", "Open", "Pending", "Run"]
+from replaystore.trajectories.columns import RETURN, TRAJECTORIES
+from replaystore.trajectories.few import add_few
+from replaystore.trajectories.going import Going
+from replaystore.trajectories.opened import Open
+from replaystore.trajectories.pieces import NEVER, Following, Piece, Pieces
+from replaystore.trajectories.placing import UNKNOWN, Closing, Placed, slots_closing
+from replaystore.trajectories.sums import running_sums
 
-Observation = Mapping[str, NDArray[Any]]
-"""One observation by field name, without a leading axis."""
+__all__ = ["Assembler", "Pending"]
 
-
-@dataclass
-class Open:
-    """A trajectory that has not ended."""
-
-    trajectory: int
-    env: int
-    seed: int
-    split: int
-    returned: Any = 0.0
-    """The sum of rewards so far: a float, or a list for vector rewards."""
-    part_start: int = 0
-    part_length: int = 0
-    stride: int = 1
-    offset: int = 0
-    """The place of the part's first step in the trajectory."""
-    following: dict[str, NDArray[Any]] | None = None
-    """The observation after its last step, if known."""
-    row: dict[str, Any] | None = None
-    """Further values of its row of the table, if any are known; not kept with a commit."""
-    terminated: bool = False
-    truncated: bool = False
-    """The flags of its last step. They are set only where the source says that trajectories end elsewhere."""
-
-    @property
-    def length(self) -> int:
-        return self.offset + self.part_length
-
-    def to_json(self) -> list[Any]:
-        """What is kept with a commit; the observation is kept beside it. Numbers as text: JSON has no NaN and
-        no infinity."""
-        returned = [repr(value) for value in np.atleast_1d(self.returned).tolist()]
-        numbers = [
-            self.trajectory,
-            self.env,
-            self.seed,
-            self.split,
-            self.part_start,
-            self.part_length,
-            self.stride,
-            self.offset,
-        ]
-        flags = [self.terminated, self.truncated] if self.terminated or self.truncated else []
-        return [*numbers, returned, self.following is not None, *flags]
-
-    @classmethod
-    def from_json(cls, values: Sequence[Any], *, components: int | None) -> Open:
-        """The inverse, without the observation. `components`: of a reward, if it is not a scalar. ValueError:
-        it is none of ours."""
-        if not isinstance(values, list) or len(values) not in (10, 12):
-            raise ValueError(f"{values!r:.80} is no open trajectory")
-        *numbers, returned, known = values[:10]
-        flags = values[10:]
-        if any(type(number) is not int or not -(1 << 63) <= number < 1 << 62 for number in numbers) or any(
-            type(flag) is not bool for flag in (known, *flags)
-        ):
-            raise ValueError(f"an open trajectory has no numbers such as {numbers!r:.80}")
-        trajectory, env, seed, split, part_start, part_length, stride, offset = numbers
-        if (
-            not isinstance(returned, list)
-            or len(returned) != (components or 1)
-            or not all(isinstance(value, str) for value in returned)
-        ):
-            raise ValueError(f"{returned!r:.80} is not the return of an open trajectory")
-        if min(trajectory, split, part_start, part_length, stride - 1, offset) < 0:
-            raise ValueError(f"an open trajectory has no numbers below 0, or 1, such as {numbers!r:.80}")
-        total = [float(value) for value in returned]
-        return cls(
-            trajectory,
-            env,
-            seed,
-            split,
-            total[0] if components is None else total,
-            part_start,
-            part_length,
-            stride,
-            offset,
-            terminated=bool(flags and flags[0]),
-            truncated=bool(flags and flags[1]),
-        )
-
-
-TrajectoryRow = tuple[int, int, int, bool, bool, int, Any, int]
-"""The values of `columns.TRAJECTORIES`."""
+Ints = NDArray[np.int64]
+Finals = Mapping[str, NDArray[Any]]
 
 
 @dataclass
 class Pending:
-    """Rows of the tables that no commit has yet."""
+    """Rows of the tables that no commit has yet, in pieces that are concatenated."""
 
-    parts: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
-    """The values of `columns.PARTS`."""
-    trajectories: list[TrajectoryRow] = field(default_factory=list)
+    parts: list[Ints] = field(default_factory=list)
+    """(n, 6): the values of `columns.PARTS`."""
+    trajectories: list[dict[str, NDArray[Any]]] = field(default_factory=list)
+    """By the names of `columns.TRAJECTORIES`."""
+    ended: int = 0
+    """How many trajectories those are."""
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Further values of rows of the table, by trajectory."""
     finals: list[dict[str, NDArray[Any]]] = field(default_factory=list)
-
-
-Time = tuple[int, int]
-"""(step, order): when something happened, within the runs that are added together; what happens before a step
-has a lower order."""
-
-
-@dataclass(frozen=True)
-class Begin:
-    """A trajectory begins."""
-
-    time: Time
-    seed: int
-    split: int | None = None
-    """None: that of the rows that are added together."""
-    row: Mapping[str, Any] | None = None
-    """Further values of its row of the table."""
-
-
-@dataclass(frozen=True)
-class End:
-    """A trajectory ends, and the observation after its last step, if known."""
-
-    time: Time
-    final: Observation | None
-    row: Mapping[str, Any] | None = None
-    """Further values of its row of the table."""
-
-
-@dataclass
-class Run:
-    """Rows start, start + stride, … of an environment; `ends` by the place of their last row, `begins` by
-    that of their first."""
-
-    env: int
-    start: int
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    reward: NDArray[Any] | None
-    ends: dict[int, End] = field(default_factory=dict)
-    begins: dict[int, Begin] = field(default_factory=dict)
-    following: Observation | None = None
-    """The observation after the last row, if its trajectory stays open or has just begun."""
-    continues: bool = True
-    """The first row's observation is the one that was expected to follow."""
-    stride: int = 1
+    """By observation field, rows."""
+    final_rows: int = 0
+    """How many."""
 
 
 class Assembler:
@@ -182,145 +65,211 @@ class Assembler:
         next_trajectory: int = 0,
         finals: int = 0,
         opened: Sequence[Open] = (),
-        components: int | None = None,
+        shape: tuple[int, ...] = (),
     ) -> None:
+        """`shape` of a return."""
         self.next_trajectory = next_trajectory
-        self.open: dict[int, Open] = {entry.env: entry for entry in opened}
-        self.pending = Pending()
-        self._finals = finals
-        self._components = components
-        """The number of components of a reward, if it is not a scalar."""
-        self._ended: list[tuple[Time, int, TrajectoryRow]] = []
-        self._stride = self._since = 0
-        """The stride of the newest rows, and the row from which on there is no other one. A part that began
-        before does not go on, so that nothing of another stride lies between its rows."""
-
-    @property
-    def finals(self) -> int:
+        self.finals = finals
         """How many final observations there are, those that no commit has yet included."""
-        return self._finals
+        self.pending = Pending()
+        self.told: Callable[[Ints, Finals], None] | None = None
+        """Whom to tell of parts that close, and of their final observations, beside `pending`."""
+        self.shape = shape
+        self.going = Going(int(np.prod(shape)))
+        self._rows: dict[int, dict[str, Any]] = {}
+        """Further values of rows of the table, by open trajectory; not kept with a commit."""
+        for entry in opened:
+            self.going.resume(entry)
 
-    def add_together(self, first: int, runs: Sequence[Run], *, split: int = 0) -> None:
-        """Count the rows of several environments; each run's `start` is relative to row `first`. All are of
-        one stride."""
-        if runs and runs[0].stride != self._stride:
-            self._stride, self._since = runs[0].stride, first
-        numbers: dict[tuple[int, int], int] = {}
-        for _, env, place in sorted(
-            (begin.time, run.env, place) for run in runs for place, begin in run.begins.items()
-        ):
-            known = self.open.get(env)
-            if place == 0 and known is not None and not known.length:
-                numbers[env, place] = known.trajectory  # reset again before its first step
-            else:
-                numbers[env, place] = self.next_trajectory
-                self.next_trajectory += 1
-        for run in runs:
-            self._add(first, run, numbers, split)
-        self._settle()
+    def opened(self) -> list[Open]:
+        """The open trajectories, in the order of their numbers, without the observations that follow."""
+        return [self.going.entry(slot, self.shape) for slot in self.going.opened().tolist()]
 
-    def cut(self, env: int) -> None:
-        """End the open trajectory of an environment here, neither terminated nor truncated unless its last
-        step is. One without steps is forgotten."""
-        self._cut(env, (0, 0))
-        self._settle()
+    # --- rows
 
-    def _add(self, first: int, run: Run, numbers: Mapping[tuple[int, int], int], split: int) -> None:
-        count, env = len(run.terminated), run.env
-        rewards = None if run.reward is None else np.asarray(run.reward)
-        begin = 0
-        if 0 in run.begins:
-            self._begin(env, run.begins[0], numbers[env, 0], split)
-        for place in sorted(run.ends):
-            self._extend(run, first, begin, place + 1, rewards, split)
-            end = run.ends[place]
-            if end.row:
-                self.open[env].row = {**(self.open[env].row or {}), **end.row}
-            self._end(
-                self.open.pop(env),
-                end.time,
-                bool(run.terminated[place]),
-                bool(run.truncated[place]),
-                end.final,
-            )
-            begin = place + 1
-            if begin in run.begins:
-                self._begin(env, run.begins[begin], numbers[env, begin], split)
-        if begin < count:
-            self._extend(run, first, begin, count, rewards, split)
-            entry = self.open[env]
-            entry.terminated, entry.truncated = bool(run.terminated[-1]), bool(run.truncated[-1])
-        if env in self.open:
-            self.open[env].following = None if run.following is None else dict(run.following)
+    def advance(self, slots: Ints, steps: int, rewards: NDArray[Any] | None) -> None:
+        """So many more steps of each of these slots, all of whose parts go on, with these rewards: step after
+        step, one slot after the other."""
+        going = self.going
+        going.part_length[slots] += steps
+        if rewards is not None:
+            total = going.returned[slots]
+            for step in rewards.reshape(steps, *total.shape):
+                total += step
+            going.returned[slots] = total
 
-    def _begin(self, env: int, begin: Begin, number: int, split: int) -> None:
-        self._cut(env, begin.time)
-        zero = 0.0 if self._components is None else [0.0] * self._components
-        split = split if begin.split is None else begin.split
-        row = dict(begin.row) if begin.row else None
-        self.open[env] = Open(number, env, begin.seed, split, returned=zero, row=row)
-
-    def _cut(self, env: int, time: Time) -> None:
-        entry = self.open.pop(env, None)
-        if entry is not None and entry.length:
-            self._end(entry, time, entry.terminated, entry.truncated, entry.following)
-
-    def _extend(self, run: Run, first: int, begin: int, stop: int, rewards: Any, split: int) -> None:
-        """Add rows to the open trajectory of an environment, or to a new one."""
-        if run.env not in self.open:
-            self._begin(run.env, Begin((0, 0), -1), self.next_trajectory, split)
-            self.next_trajectory += 1
-        entry, continues = self.open[run.env], run.continues or begin > 0
-        start = first + run.start + begin * run.stride
-        goes_on = run.stride == entry.stride and start == entry.part_start + entry.part_length * run.stride
-        goes_on = goes_on and (run.stride == 1 or start - run.stride >= self._since)
-        if entry.part_length and not (goes_on and continues):
-            self._close_part(entry, None if continues else entry.following)
-        if not entry.part_length:
-            entry.part_start, entry.stride = start, run.stride
-        entry.part_length += stop - begin
-        if rewards is not None and stop > begin:
-            sums = rewards[begin:stop].astype(np.float64)
-            sums[0] += (
-                entry.returned if self._components is None else np.reshape(entry.returned, sums[0].shape)
-            )
-            # One after the other, as if each step came alone: `sum` adds in another order.
-            total = np.add.accumulate(sums, axis=0, out=sums)[-1]
-            entry.returned = float(total) if self._components is None else total.reshape(-1).tolist()
-
-    def _close_part(self, entry: Open, final: Observation | None) -> None:
-        number = -1
-        if final is not None:
-            number = self._finals
-            self._finals += 1
-            self.pending.finals.append(dict(final))
-        self.pending.parts.append(
-            (entry.part_start, entry.part_length, entry.stride, entry.trajectory, entry.offset, number)
-        )
-        entry.offset += entry.part_length
-        entry.part_length = 0
-
-    def _end(
-        self, entry: Open, time: Time, terminated: bool, truncated: bool, final: Observation | None
+    def add(
+        self,
+        first: int,
+        pieces: Pieces,
+        rewards: NDArray[Any] | None,
+        finals: Finals,
+        following: Following,
     ) -> None:
-        length = entry.length
-        self._close_part(entry, final)
-        row = (
-            entry.trajectory,
-            entry.env,
-            length,
-            terminated,
-            truncated,
-            entry.seed,
-            entry.returned,
-            entry.split,
+        """Count the rows of pieces, which begin at row `first`; `rewards` are theirs, one piece behind the
+        other. `following`: after the last step of every environment that has a piece, in their order."""
+        if not len(pieces.env):
+            return
+        going, seed, split = self.going, pieces.seed.copy(), pieces.split.copy()
+        going.take_stride(pieces.stride, first)
+        at = Placed(going, first, pieces)
+        on = at.firsts[at.goes_on], at.slots[at.goes_on]
+        seed[on[0]], split[on[0]] = going.seed[on[1]], going.split[on[1]]
+        number, sums = self._number(pieces, at), self._returns(pieces, at, rewards)
+        self._rows_of(pieces, number)
+        closes = np.flatnonzero(at.closes)
+        head, ended = at.head[closes], at.ends[closes] != NEVER
+        part = np.stack([at.start, at.length, at.stride, number, at.offset], axis=1)
+        self._close(
+            at.old(going, pieces).and_then(
+                Closing(
+                    np.where(ended, at.ends[closes], at.broken[closes]),
+                    pieces.env[closes],
+                    part[closes],
+                    np.where(ended, pieces.final[closes], UNKNOWN),
+                    ended,
+                    pieces.terminated[closes],
+                    pieces.truncated[closes],
+                    seed[head],
+                    split[head],
+                    sums[at.group[closes]],
+                )
+            ),
+            finals,
         )
-        self._ended.append((time, entry.env, row))
-        if entry.row:
-            self.pending.rows[entry.trajectory] = entry.row
+        last, slots = at.lasts, at.slots
+        going.open[slots] = at.ends[last] == NEVER
+        going.seed[slots], going.split[slots] = seed[at.head[last]], split[at.head[last]]
+        going.trajectory[slots] = number[last]
+        going.part_start[slots] = np.where(at.length[last] > 0, at.start[last], 0)
+        going.part_length[slots], going.stride[slots] = at.length[last], pieces.stride
+        going.offset[slots], going.returned[slots] = at.offset[last], sums[at.group[last]]
+        going.terminated[slots], going.truncated[slots] = pieces.terminated[last], pieces.truncated[last]
+        going.follow(following.rows, slots, following.known)
+        going.changed(slots)
 
-    def _settle(self) -> None:
-        """List what has ended in the order of time."""
-        self._ended.sort(key=lambda ended: ended[:2])
-        self.pending.trajectories += [row for _, _, row in self._ended]
-        self._ended = []
+    def add_few(self, first: int, pieces: Sequence[Piece]) -> None:
+        """As `add`, of few pieces, which bring their rewards and final observations."""
+        closed, self.next_trajectory = add_few(self.going, first, pieces, self.next_trajectory)
+        parts, finals, ended = list[Any](), list[Finals](), list[tuple[Any, ...]]()
+        for part in closed:
+            start, length, stride, trajectory, offset = part.part
+            number = -1
+            if part.final:
+                number = self.finals + len(finals)
+                finals.append(part.final)
+            if length:
+                parts.append((start, length, stride, trajectory, offset, number))
+            if part.row is not None and length + offset:
+                terminated, truncated, seed, returned, split = part.row
+                row = trajectory, part.env, length + offset, terminated, truncated, seed, returned, split
+                ended.append(row)
+        if parts:
+            names = finals[0] if finals else ()
+            self._list(np.array(parts, np.int64), {n: np.stack([row[n] for row in finals]) for n in names})
+        pending = self.pending
+        if ended:
+            columns = dict(zip(TRAJECTORIES, map(np.array, zip(*ended, strict=True)), strict=True))
+            columns[RETURN] = columns[RETURN].reshape(-1, *self.shape)
+            pending.trajectories.append(columns)
+            pending.ended += len(ended)
+        self.going.changed(self.going.slots({piece.env: None for piece in pieces}))
+
+    def _number(self, pieces: Pieces, at: Placed) -> Ints:
+        """The number of each piece's trajectory; those that begin get theirs."""
+        number = np.empty(len(pieces.env), np.int64)
+        known = at.firsts[at.known], at.slots[at.known]
+        number[known[0]] = self.going.trajectory[known[1]]
+        new = at.begins != NEVER
+        new[at.firsts[at.known]] = False
+        fresh = np.flatnonzero(new)
+        if len(fresh) > 1:
+            fresh = fresh[np.lexsort((pieces.env[fresh], at.begins[fresh]))]
+        number[fresh] = self.next_trajectory + np.arange(len(fresh))
+        self.next_trajectory += len(fresh)
+        return number[at.head]
+
+    def _returns(self, pieces: Pieces, at: Placed, rewards: NDArray[Any] | None) -> NDArray[np.float64]:
+        """What each trajectory has returned, by group of pieces."""
+        heads = np.flatnonzero(at.head == np.arange(len(at.head)))
+        sums = np.zeros((len(heads), self.going.returned.shape[1]))
+        sums[at.group[at.firsts[at.goes_on]]] = self.going.returned[at.slots[at.goes_on]]
+        if rewards is None or not len(rewards):
+            return sums
+        return running_sums(rewards, np.add.reduceat(pieces.length, heads), sums)
+
+    def _rows_of(self, pieces: Pieces, number: Ints) -> None:
+        for piece, row in pieces.rows.items():
+            self._rows.setdefault(int(number[piece]), {}).update(row)
+
+    def cut(self, envs: Iterable[int]) -> None:
+        """End the open trajectories of these environments here, neither terminated nor truncated unless their
+        last step is. Those without steps are forgotten."""
+        found = [slot for env in envs if (slot := self.going.slot(env)) is not None]
+        if found:
+            slots = np.array(found, np.int64)
+            self._close(slots_closing(self.going, slots, np.zeros(len(slots), np.int64)), {})
+            self.going.open[slots] = False
+            self.going.changed(slots)
+
+    # --- what closes
+
+    def _close(self, closing: Closing, finals: Finals) -> None:
+        """List what closes, in the order of time, then environment."""
+        count = len(closing.env)
+        if count > 1:
+            closing = closing.take(np.lexsort((closing.env, closing.time)))
+        pending, has_rows, rows = self.pending, closing.part[:, 1] > 0, dict[str, NDArray[Any]]()
+        known = np.flatnonzero((closing.final != UNKNOWN) & has_rows)
+        parts = np.full((count, 6), -1, np.int64)
+        parts[:, :5] = closing.part
+        if len(known):
+            parts[known, 5] = self.finals + np.arange(len(known))
+            rows = self._final_rows(closing.final[known], finals)
+        if has_rows.any():
+            self._list(parts if has_rows.all() else parts[has_rows], rows)
+        length = closing.part[:, 1] + closing.part[:, 4]
+        ended = closing.ended & (length > 0)
+        if not ended.any():
+            return
+        row = closing if ended.all() else closing.take(ended)
+        pending.trajectories.append(
+            {
+                "trajectory": row.part[:, 3],
+                "env": row.env,
+                "length": row.part[:, 1] + row.part[:, 4],
+                "terminated": row.terminated,
+                "truncated": row.truncated,
+                "seed": row.seed,
+                RETURN: row.returned.reshape(-1, *self.shape),
+                "split": row.split,
+            }
+        )
+        pending.ended += len(row.env)
+        for number in row.part[:, 3].tolist() if self._rows else ():
+            if number in self._rows:
+                pending.rows[number] = self._rows.pop(number)
+
+    def _list(self, parts: Ints, finals: dict[str, NDArray[Any]]) -> None:
+        """These parts have closed, some of them with a final observation."""
+        self.pending.parts.append(parts)
+        if finals:
+            self.pending.finals.append(finals)
+            count = len(next(iter(finals.values())))
+            self.pending.final_rows += count
+            self.finals += count
+        if self.told is not None:
+            self.told(parts, finals)
+
+    def _final_rows(self, final: Ints, finals: Finals) -> dict[str, NDArray[Any]]:
+        """The rows of final observations: those of `finals`, or those that slots know."""
+        slots = np.flatnonzero(final < UNKNOWN)
+        if not len(slots):
+            return {name: rows[final] for name, rows in finals.items()}
+        found = {}
+        for name, following in self.going.following.items():
+            found[name] = np.empty((len(final), *following.shape[1:]), following.dtype)
+            if len(slots) < len(final):
+                found[name][final >= 0] = finals[name][final[final >= 0]]
+            found[name][slots] = following[-2 - final[slots]]
+        return found

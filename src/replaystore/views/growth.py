@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.schema import tree
-from replaystore.trajectories.assembler import Open
 from replaystore.trajectories.checks import check_parts
 from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.growth import OpenParts
+from replaystore.trajectories.opened import Open
 from replaystore.views.shown import Shown
 
 __all__ = ["CommitGrowth"]

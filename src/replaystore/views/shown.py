@@ -22,9 +22,9 @@ from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
-from replaystore.trajectories.assembler import Open
 from replaystore.trajectories.checks import check_extra, check_parts, check_table
 from replaystore.trajectories.columns import PARTS, TRAJECTORIES
+from replaystore.trajectories.opened import Open
 from replaystore.trajectories.parts import Parts
 from replaystore.trajectories.table import Trajectories
 

@@ -1,0 +1,161 @@
+"""How a buffer grows in the process that writes it, steps that no commit has yet included: what a sampler
+follows that shows steps when they are there.
+
+It costs nothing until somebody asks; from then on each part that closes is kept, 48 bytes, until it has left
+a ring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.buffers.recorder import Recorder
+from replaystore.schema import tree
+from replaystore.trajectories.columns import PARTS
+from replaystore.trajectories.growth import OpenParts
+
+__all__ = ["Growing"]
+
+Rows = NDArray[np.int64]
+FinalRows = Callable[[str, Rows], NDArray[Any]]
+
+
+class Growing:
+    """The growth of a buffer, by what its recorder knows; as `trajectories.growth.Growth` has it."""
+
+    def __init__(self, recorder: Recorder, capacity: int | None, final_rows: FinalRows) -> None:
+        """`final_rows`: committed final observations by number."""
+        self._capacity, self._final_rows = capacity, final_rows
+        self.generation = 0
+        self._begin(recorder)
+
+    def _begin(self, recorder: Recorder) -> None:
+        self._recorder, store = recorder, recorder.store
+        columns = [store.table(tree.parts(name)) for name in PARTS]
+        count = store.rows(tree.parts("start"))
+        waiting = recorder.assembler.pending.parts
+        self._parts = np.concatenate([np.stack(columns, axis=1).astype(np.int64), *waiting])
+        self._base = count - len(columns[0])
+        """The number of the first part in `_parts`, of which `_count` count."""
+        self._count = len(self._parts)
+        pending = recorder.assembler.pending
+        self._finals: dict[str, NDArray[Any]] = {}
+        self._final_base, self._final_count = recorder.assembler.finals - pending.final_rows, 0
+        """The number of the first final observation in `_finals`, of which `_final_count` count."""
+        for rows in pending.finals:
+            self._keep(rows)
+        recorder.assembler.told = self._extend
+
+    def renew(self, recorder: Recorder) -> None:
+        """Rows were given up: another recorder goes on from an older commit."""
+        self.generation += 1
+        self._begin(recorder)
+
+    def _extend(self, parts: Rows, finals: Mapping[str, NDArray[Any]]) -> None:
+        if finals:
+            self._keep(finals)
+        stop = self._count + len(parts)
+        if stop > len(self._parts):
+            kept = self._parts[self._gone() : self._count]
+            self._base += self._count - len(kept)
+            self._count, stop = len(kept), len(kept) + len(parts)
+            self._parts = np.concatenate([kept, np.empty((max(2 * stop, 256) - len(kept), 6), np.int64)])
+        self._parts[self._count : stop] = parts
+        self._count = stop
+
+    def _keep(self, finals: Mapping[str, NDArray[Any]]) -> None:
+        """Final observations are kept at least until a commit has them."""
+        before, more = self._final_count, len(next(iter(finals.values())))
+        if not self._finals or before + more > len(next(iter(self._finals.values()))):
+            committed = self._recorder.store.state.lengths.get("final", 0)
+            gone = min(max(committed - self._final_base, 0), before)
+            before, self._final_base = before - gone, self._final_base + gone
+            room = max(2 * (before + more), 64)
+            for name, rows in finals.items():
+                grown = np.empty((room, *rows.shape[1:]), rows.dtype)
+                if before:
+                    grown[:before] = self._finals[name][gone : gone + before]
+                self._finals[name] = grown
+        for name, rows in finals.items():
+            self._finals[name][before : before + more] = rows
+        self._final_count = before + more
+
+    def _gone(self) -> int:
+        """How many of the oldest parts have left the ring with all their rows."""
+        known = self._parts[: self._count]
+        here = known[:, 0] + (known[:, 1] - 1) * known[:, 2] >= self.first
+        return int(here.argmax()) if here.any() else self._count
+
+    # --- what Growth asks for
+
+    @property
+    def first(self) -> int:
+        """The oldest row that counts."""
+        return 0 if self._capacity is None else max(0, self._recorder.rows - self._capacity)
+
+    @property
+    def stop(self) -> int:
+        """The row behind the newest one."""
+        return self._recorder.rows
+
+    @property
+    def oldest_part(self) -> int:
+        """The number of the oldest part that `closed` can still tell."""
+        return self._base
+
+    @property
+    def closed_parts(self) -> int:
+        """How many parts have ended, those that have left a ring included."""
+        return self._base + self._count
+
+    def closed(self, since: int) -> Rows:
+        """The parts from number `since` on, in the order in which they have ended; not to be changed."""
+        found = self._parts[max(0, since - self._base) : self._count]
+        found.flags.writeable = False
+        return found
+
+    def opened(self) -> OpenParts:
+        """The parts that still grow, in the order of their trajectories' numbers."""
+        going, slots = self._recorder.assembler.going, self._slots()
+        return OpenParts(
+            going.part_start[slots],
+            going.part_length[slots],
+            going.stride[slots],
+            going.trajectory[slots],
+            going.offset[slots],
+            going.known[slots],
+        )
+
+    def _slots(self) -> Rows:
+        going = self._recorder.assembler.going
+        slots = going.opened()
+        growing = going.part_length[slots] > 0
+        return slots if growing.all() else slots[growing]
+
+    def following(self, name: str) -> NDArray[Any]:
+        """The observations after the last steps of `opened()`."""
+        declared = self._recorder.schema.fields[name]
+        rows: Mapping[str, NDArray[Any]] = self._recorder.assembler.going.following
+        slots = self._slots()
+        if name not in rows:
+            return np.zeros((len(slots), *declared.shape), declared.dtype)
+        return rows[name][slots]
+
+    def final_rows(self, name: str, numbers: Rows) -> NDArray[Any]:
+        """Final observations by number: those that no commit has are in memory."""
+        first = self._final_base
+        if not self._final_count or (len(numbers) and int(numbers.max()) < first):
+            return self._final_rows(name, numbers)
+        kept = self._finals[name]
+        if not len(numbers) or int(numbers.min()) >= first:
+            found: NDArray[Any] = kept[numbers - first]
+            return found
+        committed = numbers < first
+        found = np.empty((len(numbers), *kept.shape[1:]), kept.dtype)
+        found[committed] = self._final_rows(name, numbers[committed])
+        found[~committed] = kept[numbers[~committed] - first]
+        return found

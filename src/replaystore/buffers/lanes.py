@@ -1,0 +1,51 @@
+"""Which row of a vector step is which environment's, so that the rows of one lie a constant stride apart.
+
+Of `count` environments, row r belongs to the lane r % count, and an environment keeps its lane. The rows of a
+step that all of them record cover each lane once, wherever they begin. A step that some leave out covers a
+run of lanes: an environment whose lane is not among them takes the lane of one that leaves the step out, and
+leaves it its own.
+
+Invariants: (1) an environment that is not moved has its next row `count` rows behind its last one; (2) at
+most as many are moved in a step as leave it out, and only in such a step; (3) what is decided for a step
+depends on the steps before it alone, not on how many are written at once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Lanes"]
+
+Ints = NDArray[np.int64]
+
+
+class Lanes:
+    """The lanes of so many environments, which begin with row `first` in the order of their numbers."""
+
+    def __init__(self, count: int, first: int) -> None:
+        self.count = count
+        self.at: Ints = (first + np.arange(count)) % count
+        """The lane of each environment."""
+
+    def copy(self) -> Lanes:
+        """Lanes that go their own way."""
+        twin = Lanes(self.count, 0)
+        twin.at = self.at.copy()
+        return twin
+
+    def order(self, first: int) -> Ints:
+        """The environments in the order of their rows, in a step that all of them record, from row `first`
+        on."""
+        order = np.empty(self.count, np.int64)
+        order[(self.at - first) % self.count] = np.arange(self.count)
+        return order
+
+    def take(self, first: int, there: NDArray[np.bool_]) -> Ints:
+        """The environments in the order of their rows, in a step that only these record; some are moved."""
+        place = (self.at - first) % self.count
+        covered = place < np.count_nonzero(there)
+        moved, left = np.flatnonzero(there & ~covered), np.flatnonzero(covered & ~there)
+        self.at[moved], self.at[left] = self.at[left], self.at[moved]
+        chosen = np.flatnonzero(there)
+        return chosen[np.argsort((self.at[chosen] - first) % self.count)]

@@ -1,0 +1,41 @@
+"""Sums of rewards of many trajectories at once, each added up step after step in float64: the same bits,
+however the steps were cut into calls, and whatever else is added up beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["running_sums"]
+
+LONG = 128
+"""Longer ones are added up one by one; the others side by side, a step of each at a time."""
+
+
+def running_sums(
+    values: NDArray[Any], lengths: NDArray[np.int64], before: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """`before` (runs, components) and the values of each run, which lie one run behind the other, added up
+    in their order."""
+    total = before.copy()
+    flat = values.reshape(-1, before.shape[1])
+    begins = np.cumsum(lengths) - lengths
+    alone = np.flatnonzero(lengths > LONG) if len(lengths) > 4 else np.flatnonzero(lengths)
+    for run in alone.tolist():
+        begin, count = int(begins[run]), int(lengths[run])
+        sums = np.empty((count + 1, before.shape[1]))
+        sums[0], sums[1:] = before[run], flat[begin : begin + count]
+        total[run] = np.add.accumulate(sums, axis=0, out=sums)[-1]
+    if len(alone) == np.count_nonzero(lengths):
+        return total
+    together = np.flatnonzero((lengths > 0) & (lengths <= LONG))
+    together = together[np.argsort(-lengths[together], kind="stable")]  # at each step the first few go on
+    begins, left = begins[together], lengths[together]
+    going = np.searchsorted(-left, -np.arange(int(left[0])), side="left")
+    sums = total[together]
+    for step, count in enumerate(going.tolist()):
+        sums[:count] += flat[begins[:count] + step]
+    total[together] = sums
+    return total
