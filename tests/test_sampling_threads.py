@@ -95,14 +95,14 @@ def test_no_batch_is_made_of_what_a_closed_buffer_did_not_decode(
         tmp_path / "a.zarr", rs.Schema(FIELDS), storage={"observation": {"codec": "zstd:1", "chunk_rows": 2}}
     ) as writer:
         append(writer, 2000)
-    decode, job = CodedColumn._decode_job, threading.Event()
+    decode, job = CodedColumn.decode_job, threading.Event()
 
     def slowly(self: CodedColumn, *arguments: object) -> object:
         job.set()
         time.sleep(0.005)
         return decode(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(CodedColumn, "_decode_job", slowly)
+    monkeypatch.setattr(CodedColumn, "decode_job", slowly)
     monkeypatch.setattr(coded, "JOB_BYTES", 100)
     for _ in range(5):
         reader = rs.open(tmp_path / "a.zarr")

@@ -50,14 +50,15 @@ def test_rows_are_those_of_the_array_whatever_is_expected(data: st.DataObject, s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coded, "JOB_BYTES", job)
         for _ in range(data.draw(st.integers(1, 12))):
-            action = data.draw(st.sampled_from(["hold", "expect", "take", "foresee"]))
+            action = data.draw(st.sampled_from(["hold", "expect", "take", "choose", "choose_next"]))
             if action == "take":
                 rows = ints(*data.draw(st.lists(st.integers(0, len(model) - 1), max_size=20)))
                 assert same(taken(slab, rows), model[rows])
                 continue
             first = chunk_of(data.draw(chunks))
-            if action == "foresee":
-                slab.foresee(first, first + data.draw(st.integers(0, 6)))
+            if action.startswith("choose"):
+                rows = ints(*data.draw(st.lists(st.integers(0, len(model) - 1), max_size=20)))
+                getattr(slab, action)(rows)
             elif action == "hold":
                 fits = slab.hold(first, first)
                 assert fits == (len(first) <= slots)
@@ -125,43 +126,6 @@ def test_what_is_expected_never_makes_room() -> None:
         assert same(taken(slab, rows), model[rows])
     slab.expect(chunk_of([2, 3, 4]), chunk_of([2, 3, 4]))  # there is no room for these
     assert slab._coming is None
-
-
-def test_what_is_foreseen_for_last_makes_room_before_what_is_foreseen_for_sooner() -> None:
-    model = random_rows(SPEC, 4 * 12)
-    slab = Slab({"x": Coded(MemoryFiles("test"), "zarr", SPEC, model).column()}, 4 * SPEC.chunk_bytes)
-    for chunk in (3, 2, 1, 0):  # so that by use alone 3 would go first, and 0 last
-        slab.hold(chunk_of([chunk]), chunk_of([chunk]))
-
-    def gone(*held: int) -> set[int]:
-        before = set(slab._chunk.tolist())
-        slab.hold(chunk_of(list(held)), chunk_of(list(held)))
-        return before - set(slab._chunk.tolist())
-
-    slab.foresee(chunk_of([4, 3, 5, 1, 3]), chunk_of([4, 3, 5, 1, 3]))
-    assert gone(4) == {2}
-    assert gone(5) == {0}
-    assert gone(6) == {1}
-    assert gone(7) == {6}
-    slab.foresee(chunk_of([7, 1, 3]), chunk_of([7, 2, 3]))
-    assert gone(8, 9) == {4, 5}
-
-
-def test_random_chunks_that_are_foreseen_are_decoded_less_often() -> None:
-    rng, model = np.random.default_rng(0), random_rows(SPEC, 4 * 100)
-    asked = [chunk_of(rng.choice(100, 4, replace=False).tolist()) for _ in range(300)]
-    store, decoded = Coded(MemoryFiles("test"), "zarr", SPEC, model), list[int]()
-    for ahead in (0, 15):
-        slab = Slab({"x": store.column()}, 30 * SPEC.chunk_bytes)
-        found = 0
-        for number, rows in enumerate(asked):
-            known = np.concatenate([*asked[number : number + ahead], ints()])
-            slab.foresee(known, known)
-            found += np.count_nonzero(slab._slot[rows // 4] >= 0)
-            assert slab.hold(rows, rows)
-            assert same(taken(slab, rows), model[rows])
-        decoded.append(4 * 300 - found)
-    assert decoded[1] < 0.75 * decoded[0]
 
 
 def test_a_damaged_chunk_among_those_expected_is_an_error_where_it_is_asked_for() -> None:

@@ -20,6 +20,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
 from replaystore.errors import CorruptError, SchemaError
 from replaystore.storage.protocol import Reads
 
-__all__ = ["CodedColumn", "Decoding"]
+__all__ = ["JOB_BYTES", "CodedColumn", "Decoding"]
 
 MOST_KNOWN = 1 << 16
 """Chunks whose places are remembered: finding them anew takes as long as decoding a small one."""
@@ -46,6 +47,14 @@ JOB_CHUNKS = 4
 
 _To = tuple[int, int]
 """The number of a chunk, and where it goes to, counted in chunks."""
+
+
+class Abandoned(Protocol):
+    """What reads a column's files in other threads."""
+
+    def abandon(self) -> None:
+        """End it, as soon as no thread is at it."""
+        ...
 
 
 class Decoding:
@@ -67,7 +76,7 @@ class Decoding:
                 job = self._jobs.popleft()
             except IndexError:
                 return
-            self._again.extend(self._column._decode_job(job, self._out))
+            self._again.extend(self._column.decode_job(job, self._out))
 
     def finish(self) -> bool:
         """Decode what is left; whether all are there: a forked child must begin anew. CorruptError as
@@ -130,7 +139,7 @@ class CodedColumn(Located):
         """Where the last request for a slice ended, and how many were one behind the other."""
         self._on_mismatch = on_mismatch
         self._first = first_row
-        self._decoding: weakref.WeakSet[Decoding] = weakref.WeakSet()
+        self._decoding: weakref.WeakSet[Abandoned] = weakref.WeakSet()
         self._tail: tuple[int, Rows] = (first_row, np.empty((0, *self.shape), self.dtype))
 
     @property
@@ -222,27 +231,37 @@ class CodedColumn(Located):
 
         As little as can be is done for each chunk: it is the way that sampling goes. What goes wrong is done
         again, as `take` does it."""
-        if len(self._known) > MOST_KNOWN:
-            self._known.clear()
         wanted = list(zip(chunks.tolist(), places.tolist(), strict=True))
-        if self.files.far:
-            announce_first(self.files, [self.chunk_lookups(chunks.tolist())])
-        for chunk in [chunk for chunk, _ in wanted if chunk not in self._known]:
-            entry, checksum = self._look_up(chunk)
-            if entry is not None and checksum is not None and self._possible(entry):
-                self._known[chunk] = (*entry, checksum)
+        self.find(chunks.tolist())
         threads = max(1, decoding_pool.shared.workers - 1)
         count = max(1, JOB_BYTES // self.chunk_bytes, min(JOB_CHUNKS, len(wanted) // (4 * threads)))
         jobs = (wanted[begin : begin + count] for begin in range(0, len(wanted), count))
         if self.files.far:
             announce_first(self.files, [self.chunk_places(chunks.tolist())])
         decoding = Decoding(self, out, jobs, threads)
-        self._decoding.add(decoding)
+        self.add(decoding)
         return decoding
 
-    def _decode_job(self, job: Sequence[_To], out: Rows) -> list[_To]:
-        """Decode chunks; those that could not be. What is done for each chunk is done here, beside others,
-        and not in `decode`: there it kept a learner waiting for milliseconds."""
+    def add(self, decoding: Abandoned) -> None:
+        """What is to be abandoned before the column is closed."""
+        self._decoding.add(decoding)
+
+    def find(self, chunks: Sequence[int]) -> None:
+        """Find out where complete chunks lie, for `decode_job`."""
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
+        if self.files.far:
+            announce_first(self.files, [self.chunk_lookups(chunks)])
+        for chunk in [chunk for chunk in chunks if chunk not in self._known]:
+            entry, checksum = self._look_up(chunk)
+            if entry is not None and checksum is not None and self._possible(entry):
+                self._known[chunk] = (*entry, checksum)
+
+    def decode_job(self, job: Sequence[_To], out: Rows) -> list[_To]:
+        """Decode chunks that were found; those that could not be. In any thread.
+
+        What is done for each chunk is done here, beside others, and not in `decode`: there it kept a learner
+        waiting for milliseconds."""
         chunks = out.view(np.uint8).reshape(-1, self.chunk_bytes)
         if self._kept is not None:
             job = [to for to in job if not self._is_kept(to[0], chunks[to[1]])]

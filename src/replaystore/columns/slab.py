@@ -3,9 +3,12 @@ array, under one table.
 
 Rows are gathered by one `take` for each array, however many chunks they lie in; a dictionary of chunks,
 looked up one by one, takes fifty times as long. What is not there is decoded straight into its place. Room is
-made by what is not foreseen to be asked for again, that which was not used for the longest time first, and
-then by what is foreseen for last (Belady 1966, as far as one can look ahead). Random batches that were drawn
-ahead, of a store three times as large, decode a quarter to two fifths fewer chunks than by use alone.
+made by what was not used for the longest time.
+
+That is for chunks that all fit, or are asked for in an order that reads each once. Of a larger store a random
+row is worth a chunk each time; if rows are known for many batches beforehand, `choose` has those alone
+(`chosen.py`): in the memory of a quarter of a store there is room for the rows of a thousand batches, and
+each chunk is decoded once for all of them.
 
 Invariants:
 (1) A chunk is in the table only if all arrays have it decoded.
@@ -22,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.columns.chosen import Chosen
 from replaystore.columns.coded import CodedColumn, Decoding
 from replaystore.columns.far import announce_first
 from replaystore.columns.protocol import Rows
@@ -32,11 +36,6 @@ __all__ = ["Slab"]
 
 MOST_SLOTS = 1 << 16
 """Finding those used longest ago takes a millisecond then."""
-FORESEEN = 16
-"""Groups of what is foreseen, as they are told apart by when they are asked for."""
-FAR = 6
-"""How far it is looked ahead, in slabs full of chunks: what is asked for later than that is not kept for it
-anyway."""
 COMING = np.iinfo(np.int64).max
 """When slots were used that are being filled."""
 
@@ -75,17 +74,19 @@ class Slab:
         self._used = np.zeros(self.slots, np.int64)
         """When each slot was asked for last."""
         self._now = 1
-        self._foreseen: list[NDArray[np.int64]] = []
-        """Chunks that are going to be asked for, those that are asked for last first."""
         self._items: dict[str, Rows] = {}
         self._coming: _Coming | None = None
+        self._chosen: Chosen | None = None
+        self._chosen_next: Chosen | None = None
+        self.room = limit // 2 // max(1, sum(column.row_bytes for column in columns.values()))
+        """Rows that may be chosen at once: those, and as many behind them."""
 
     def forget(self) -> None:
         """Hold nothing, whatever was under way: in a forked child, where nobody goes on with it."""
         self._slot.fill(-1)
         self._chunk.fill(-1)
         self._used.fill(0)
-        self._coming = None
+        self._coming = self._chosen = self._chosen_next = None
 
     def adopt(self, old: Slab) -> None:
         """Go on with what another slab of the same columns has decoded; it is not to be used any more."""
@@ -138,17 +139,46 @@ class Slab:
         else:
             self._used[there] = before
 
-    def foresee(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
-        """Rows that are going to be asked for, from each of `first` to each of `last`, in this order, as far
-        as is known."""
-        each = int((last - first).max(initial=0)) // self.chunk_rows + 2
-        known = max(1, FAR * self.slots // each)
-        first, last = first[:known], last[:known]
-        count, most = max(1, -(-len(first) // FORESEEN)), len(self._slot) - 1
-        steps = [chunk.clip(0, most) for chunk in self._steps(first, last)] if most >= 0 else []
-        self._foreseen = [
-            chunk[begin : begin + count] for begin in range(0, len(first), count) for chunk in steps
-        ][::-1]
+    @property
+    def crowded(self) -> bool:
+        """Not all chunks fit."""
+        return len(self._slot) > self.slots
+
+    def choose(self, rows: NDArray[np.int64]) -> None:
+        """Have these rows decoded, in any order and repeated, instead of what was there.
+
+        What cannot be had is an error where it is taken."""
+        rows = self._complete(rows)
+        chosen, self._chosen_next, self._chosen = self._chosen_next, None, None
+        self._release()
+        if chosen is None or not np.array_equal(chosen.rows, rows):
+            if chosen is not None:
+                chosen.abandon()
+            chosen = Chosen(self._columns, rows) if len(rows) else None
+        if chosen is not None:
+            with contextlib.suppress(ReplayStoreError):
+                self._chosen = chosen if chosen.finish() else None
+
+    def choose_next(self, rows: NDArray[np.int64]) -> None:
+        """Begin to decode what `choose` is going to be asked for next."""
+        rows = self._complete(rows)
+        if self._chosen_next is None and len(rows):
+            with contextlib.suppress(ReplayStoreError):
+                self._chosen_next = Chosen(self._columns, rows)
+
+    def _complete(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those that lie in complete chunks that are there, each once."""
+        first = self._first_chunk * self.chunk_rows
+        return np.unique(rows[(rows >= first) & (rows < self.tail_start)])
+
+    def _release(self) -> None:
+        """Give back the memory of chunks: that of rows takes its place."""
+        if self._items:
+            self._finish()
+            self._items = {}
+            self._slot.fill(-1)
+            self._chunk.fill(-1)
+            self._used.fill(0)
 
     def _chunks_between(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
         chunks = np.unique(np.concatenate(self._steps(first, last)))
@@ -201,9 +231,7 @@ class Slab:
         """Begin to decode chunks into the slots that can best be done without."""
         some = len(missing) < self.slots
         free = (
-            np.argpartition(self._worth(), len(missing) - 1)[: len(missing)]
-            if some
-            else np.arange(self.slots)
+            np.argpartition(self._used, len(missing) - 1)[: len(missing)] if some else np.arange(self.slots)
         )
         free.sort()  # what goes side by side is decoded by one call
         old = self._chunk[free]
@@ -222,14 +250,6 @@ class Slab:
                 )
             decodings.append(column.decode(missing + self._first_chunk, self._items[name], free))
         return _Coming(missing, free, decodings)
-
-    def _worth(self) -> NDArray[np.int64]:
-        """Of each slot; those that are needed now, or being filled, are worth most."""
-        worth = np.append(self._used, 0)  # the last is for chunks that have no slot
-        for sooner, chunks in enumerate(self._foreseen):
-            worth[self._slot[chunks]] = self._now + sooner
-        worth[:-1][self._used >= self._now] = COMING
-        return worth[:-1]
 
     def _finish(self) -> None:
         """Have what was expected. A chunk that cannot be had is decoded again, and is an error, where it is
@@ -270,18 +290,19 @@ class Slab:
 
     def _take(self, rows: NDArray[np.int64], to: NDArray[np.intp] | None, outs: Mapping[str, Rows]) -> None:
         """Rows of complete chunks to these places of the arrays; None: to all, in order."""
+        if self._chosen is not None and len(rows):
+            places, there = self._chosen.places(rows)
+            if there is None:
+                _fill(self._chosen.items, places, to, outs)
+                return
+            to = np.arange(len(rows)) if to is None else to
+            _fill(self._chosen.items, places[there], to[there], outs)
+            rows, to = rows[~there], to[~there]
         chunk = self._chunks_of(rows)
         for some in self._rounds(chunk):
             places = self._slot[chunk if some is None else chunk[some]].astype(np.int64) * self.chunk_rows
             places += (rows if some is None else rows[some]) % self.chunk_rows
-            target = to if some is None else some if to is None else to[some]
-            for name, out in outs.items():
-                items = out.reshape(-1).view(self._items[name].dtype)
-                take = taker(self._items[name])
-                if target is None:
-                    take(places, None, items, "clip")
-                else:
-                    items[target] = take(places)
+            _fill(self._items, places, to if some is None else some if to is None else to[some], outs)
 
     def _rounds(self, chunk: NDArray[np.int64]) -> Iterable[NDArray[np.int64] | None]:
         """Hold the chunks of all these rows, as many at a time as there is room for; which rows (None: all)
@@ -300,3 +321,19 @@ class Slab:
             some = distinct[begin : begin + self.slots]
             self._hold(some)
             yield np.flatnonzero((chunk >= some[0]) & (chunk <= some[-1]))
+
+
+def _fill(
+    items: Mapping[str, Rows],
+    places: NDArray[np.int64],
+    to: NDArray[np.intp] | None,
+    outs: Mapping[str, Rows],
+) -> None:
+    """Items of these places to those places of arrays; None: to all, in order."""
+    for name, out in outs.items():
+        flat = out.reshape(-1).view(items[name].dtype)
+        take = taker(items[name])
+        if to is None:
+            take(places, None, flat, "clip")
+        else:
+            flat[to] = take(places)

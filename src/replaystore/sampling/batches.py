@@ -38,6 +38,11 @@ HOLD_BATCHES = 32
 """Batches that chunks are decoded for at once."""
 FAR_BATCHES, FAR_BYTES = 16, 8 << 20
 """Batches whose raw rows are fetched from far away at once, and bytes of them."""
+SINGLES = 4
+"""Batches for each of which chunks are decoded where not all fit, before rows are decoded for many: who goes
+on to another commit at each step would throw those away."""
+CHOSEN = 1 << 17
+"""Items at most whose rows are decoded at once then: each of them may cost a chunk."""
 BESIDE = 4
 """Chunks of a block of an epoch for each one beside it that its items show."""
 LEAST_BLOCK = 16
@@ -115,14 +120,15 @@ class Batches:
         if growth is not None:
             self.order.go_on(None)
         self._window: _Window | None = None
-        self._coming: _Window | None = None
-        """The one after it, once it is drawn."""
+        self._later: dict[tuple[int, int], _Window] = {}
+        """Those after it that are drawn already, by epoch and first batch."""
         self._pools: tuple[int, int, int] | None = None
         """The epoch, and the pools of it, that were held last."""
         size = recipe.batch_size
         self.together = 1
         """Batches whose raw rows are fetched at once, if they are far; at least."""
         self._group = 1
+        self._singles, self._chosen = 0, 1
         self._most = max(1, min(WINDOW_BATCHES, WINDOW_ROWS // size)) if self.order.ahead else 1
         self._ahead = self._most if live is None else 1
         """Batches of the next window."""
@@ -158,7 +164,9 @@ class Batches:
         self.commit, self.shows = buffer.commit_id, buffer.shows
         if columns:
             self._open_columns()
-        self._window = self._coming = self._pools = None
+        self._window = self._pools = None
+        self._later.clear()
+        self._singles, self._chosen = 0, 1
         # Nobody knows how many batches are going to be asked for until it goes on again.
         self._ahead = self._most if self.gather.coded and columns else 1
 
@@ -229,7 +237,8 @@ class Batches:
     def forget(self) -> None:
         """Begin anew in a forked child: a thread may have been half through with a batch, and nobody decodes
         what was expected."""
-        self._window = self._coming = self._pools = None
+        self._window = self._pools = None
+        self._later.clear()
         self.gather.forget()
         self._finals.forget()
         if isinstance(self.order, EpochOrder):
@@ -278,10 +287,15 @@ class Batches:
 
     def _entered(self, epoch: int, first: int) -> _Window:
         """The window that begins with batch `first`; it may be drawn already."""
-        coming, self._coming = self._coming, None
-        if coming is not None and (coming.epoch, coming.first) == (epoch, first) and self.order.ahead:
-            return coming
-        return self._plan(epoch, first)
+        found = self._later.pop((epoch, first), None) if self.order.ahead else None
+        return found or self._plan(epoch, first)
+
+    def _following(self, window: _Window) -> _Window:
+        """The one after it, of an order without end, or before the end."""
+        place = window.epoch, window.first + window.count
+        if place not in self._later:
+            self._later[place] = self._plan(*place)
+        return self._later[place]
 
     def _plan(self, epoch: int, first: int) -> _Window:
         size = self.recipe.batch_size
@@ -295,11 +309,13 @@ class Batches:
         """Decode for the next batches, or for so many of them as there is room for; begin with those behind
         them then."""
         size = self.recipe.batch_size
-        if self.order.ahead and not isinstance(self.order, EpochOrder):  # which asks for nothing again
-            coming = self._coming = self._coming or self._plan(window.epoch, window.first + window.count)
-            rows = np.concatenate([window.planned.drawn.rows[begin:], coming.planned.drawn.rows])
-            self.gather.foresee(*self._widened(rows, rows))
-        count = min(HOLD_BATCHES * size, len(window.planned.drawn.rows) - begin)
+        scattered = self.order.ahead and not isinstance(self.order, EpochOrder) and self.gather.crowded
+        if scattered and self._singles >= SINGLES:
+            self._choose(window, begin)
+            return
+        self._singles += scattered
+        count = 1 if scattered else HOLD_BATCHES
+        count = min(count * size, len(window.planned.drawn.rows) - begin)
         most, start = count, window.first * size + begin
         pools = (
             (window.epoch, *self.order.pools(start, start + count))
@@ -313,17 +329,51 @@ class Batches:
             count = -(-count // 2 // size) * size
         end = window.held = begin + count
         self._pools = pools if size < count == most else None
-        if not self.order.ahead:
+        if not self.order.ahead or scattered:
             return
         if isinstance(self.order, EpochOrder):
             pool = self.order.pools(0, window.first * size + end)[1]
             first, last = self._widened(*self.order.reach(pool, pool + 1))
         else:
-            if end == len(window.planned.drawn.rows) and self._coming is not None:
-                window, end = self._coming, 0
             first, last = self._reach(window, end, end + HOLD_BATCHES * size)
         if len(first):
             self.gather.expect(first, last)
+
+    def _choose(self, window: _Window, begin: int) -> None:
+        """Have the rows of the next batches decoded, of twice as many each time, as far as there is room for
+        them; begin with those behind them."""
+        size = self.recipe.batch_size
+        each = size * (window.planned.shown[0].size + self._behind + 1)
+        most = min(self.gather.chosen_rows // each, CHOSEN // size)
+        count = self._chosen = max(1, min(2 * self._chosen, most))
+        rows, window, begin = self._over(window, begin, count * size, held=True)
+        self.gather.choose(rows)
+        self.gather.choose_next(self._over(window, begin, max(1, min(2 * count, most)) * size)[0])
+
+    def _over(
+        self, window: _Window, begin: int, count: int, *, held: bool = False
+    ) -> tuple[Rows, _Window, int]:
+        """The rows that so many items show, in this window from `begin` on and in those after it; where they
+        end. `held`: note that they will have been decoded."""
+        found = []
+        while True:
+            end = min(begin + count, len(window.planned.drawn.rows))
+            found.append(self._rows_of(window, begin, end))
+            window.held = end if held else window.held
+            count -= end - begin
+            if not count:
+                return np.concatenate(found), window, end
+            window, begin = self._following(window), 0
+
+    def _rows_of(self, window: _Window, begin: int, end: int) -> Rows:
+        """The rows that some items show; of trajectories that were recorded in parts some may be left to be
+        decoded when they are needed."""
+        rows, shown = window.planned.drawn.rows[begin:end], window.planned.shown[begin:end]
+        found = [rows, shown.reshape(-1)]
+        if shown.ndim == 1 and self._behind > 1:
+            first, last = self._widened(rows, rows)
+            found = [np.minimum(first + step, last) for step in range(int((last - first).max(initial=0)) + 1)]
+        return np.concatenate(found)
 
     def _fetch(self, window: _Window, begin: int) -> None:
         """Fetch the rows of the next batches; of trajectories that were recorded in parts some may be left to
@@ -341,8 +391,7 @@ class Batches:
             following = window.first + window.count
             if self.per_epoch is not None and following >= self.per_epoch:
                 return
-            self._coming = self._coming or self._plan(window.epoch, following)
-            rows, end = self._coming.planned.drawn.rows, 0
+            rows, end = self._following(window).planned.drawn.rows, 0
         self.gather.announce(*self._shown(rows[end : end + self._group * size]))
 
     def _shown(self, rows: Rows) -> tuple[Rows, Rows]:

@@ -237,11 +237,15 @@ class Gather:
         """Of a row of the fields that are fetched so."""
         return sum(column.row_bytes for column in self._far.columns.values())
 
-    def foresee(self, first: Rows, last: Rows) -> None:
-        """Rows that are going to be asked for, from each of `first` to each of `last`, in this order, as far
-        as is known."""
+    def choose(self, rows: Rows) -> None:
+        """Decode these rows, and keep nothing else that is decoded."""
         for slab in self.slabs:
-            slab.foresee(first, last)
+            slab.choose(rows)
+
+    def choose_next(self, rows: Rows) -> None:
+        """Begin to decode what `choose` is going to be asked for next."""
+        for slab in self.slabs:
+            slab.choose_next(rows)
 
     def expect(self, first: Rows, last: Rows) -> None:
         """Begin to decode what `hold` is going to be asked for next."""
@@ -254,6 +258,16 @@ class Gather:
     def coded(self) -> bool:
         """Whether any field is coded."""
         return bool(self.slabs)
+
+    @property
+    def crowded(self) -> bool:
+        """Not all decoded chunks fit in the memory for them."""
+        return any(slab.crowded for slab in self.slabs)
+
+    @property
+    def chosen_rows(self) -> int:
+        """Rows that there is room for at once, where it is they that are kept."""
+        return min((slab.room for slab in self.slabs), default=1 << 62)
 
     @property
     def block_rows(self) -> int:

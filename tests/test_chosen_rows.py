@@ -1,0 +1,149 @@
+"""Rows that are chosen beforehand: of all that lie in a chunk, it is decoded once; and a sampler of a store
+that does not fit in its memory gives the batches of one that does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from columns import Coded, ints, random_rows, same
+
+import replaystore as rs
+from replaystore.columns.coded import CodedColumn
+from replaystore.columns.slab import Slab
+from replaystore.containers.protocol import ArraySpec
+from replaystore.errors import CorruptError
+from replaystore.storage.memory import MemoryFiles
+
+SPEC = ArraySpec(np.dtype("f4"), (3,), 4, codec="zstd:1")
+OTHER = ArraySpec(np.dtype("i8"), (), 4, codec="gzip:1")
+
+
+def two(rows: int) -> tuple[Slab, dict[str, Any], dict[str, Coded]]:
+    """A slab of two columns with room for a few chunks, and what they hold."""
+    models = {"x": random_rows(SPEC, rows), "y": random_rows(OTHER, rows)}
+    stores = {
+        "x": Coded(MemoryFiles("x"), "zarr", SPEC, models["x"]),
+        "y": Coded(MemoryFiles("y"), "hdf5", OTHER, models["y"]),
+    }
+    columns = {name: store.column() for name, store in stores.items()}
+    return Slab(columns, 3 * (SPEC.chunk_bytes + OTHER.chunk_bytes)), models, stores
+
+
+def taken(slab: Slab, rows: Any) -> dict[str, Any]:
+    outs = {"x": np.empty((len(rows), 3), "f4"), "y": np.empty(len(rows), "i8")}
+    slab.take(rows, outs)
+    return outs
+
+
+def test_each_chunk_is_decoded_once_for_all_rows_of_all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    slab, models, _ = two(4 * 50 + 3)
+    decoded: list[tuple[str, int]] = []
+    decode = CodedColumn.decode_job
+
+    def noted(self: CodedColumn, job: Any, out: Any) -> Any:
+        decoded.extend((str(self.files), chunk) for chunk, _ in job)
+        return decode(self, job, out)
+
+    monkeypatch.setattr(CodedColumn, "decode_job", noted)
+    rng = np.random.default_rng(0)
+    groups = [rng.integers(0, 4 * 50 + 3, 100) for _ in range(4)]
+    for number, rows in enumerate(groups):
+        decoded.clear()
+        if not number:
+            slab.choose_next(rows)
+        slab.choose(rows)
+        distinct = set((rows[rows < 200] // 4).tolist())
+        if not number:
+            assert sorted(decoded) == sorted((name, chunk) for name in ("x", "y") for chunk in distinct)
+        slab.choose_next(groups[(number + 1) % 4])
+        for some in np.split(rows, 10):
+            found = taken(slab, some)
+            assert all(same(found[name], models[name][some]) for name in models)
+    other = ints(*range(203))  # most of these nobody chose
+    found = taken(slab, other)
+    assert all(same(found[name], models[name]) for name in models)
+
+
+def test_a_damaged_chunk_is_an_error_where_it_is_taken_alone() -> None:
+    slab, models, stores = two(4 * 20)
+    entry = stores["y"].entries[7]
+    stores["y"].files.write(entry.object, entry.offset + 3, b"\xff\x00\xff")
+    slab.choose(ints(2, 9, 30, 44))
+    assert same(taken(slab, ints(44, 2, 9))["y"], models["y"][[44, 2, 9]])
+    with pytest.raises(CorruptError, match="chunk 7 of steps/x"):
+        taken(slab, ints(2, 30))
+
+
+def test_rows_that_moved_are_found_again() -> None:
+    slab, models, stores = two(4 * 20)
+    slab.choose(ints(0, 40))
+    store = stores["x"]
+    old = store.entries[10]
+    store.store(10, models["x"][40:44], gap=7)
+    store.files.write(old.object, old.offset, bytes(old.length))
+    slab.choose(ints(1, 41))
+    assert same(taken(slab, ints(41, 1))["x"], models["x"][[41, 1]])
+
+
+def test_what_was_begun_ends_before_its_column_is_closed() -> None:
+    slab, _, stores = two(4 * 20)
+    slab.choose_next(ints(*range(0, 80, 3)))
+    coming = slab._chosen_next
+    assert coming is not None
+    for column in slab._columns.values():
+        column.close()
+    assert not coming._jobs
+    assert all(future.done() for future in coming._running)
+    assert not coming.finish()
+    del stores
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"batch_size": 16},
+        {"batch_size": 5, "frame_stack": 3},
+        {"batch_size": 7, "fragment_length": 6},
+        {"batch_size": 7, "order": "trajectory", "fragment_length": 6},
+        {"batch_size": 9, "n_step": 3, "gamma": 0.9},
+        {"batch_size": 9, "n_step": 3, "gamma": 0.9, "frame_stack": 2},
+        {"batch_size": 33, "next_observation": False, "where": "length > 20"},
+    ],
+)
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_batches_are_the_same_whatever_memory_there_is(
+    tmp_path: Path, suffix: str, recipe: dict[str, Any], prefetch: int
+) -> None:
+    schema = rs.Schema(
+        {
+            "observation": rs.Field("uint8", (40, 40), "observation"),
+            "reward": rs.Field("float32", (), "reward"),
+            "truncated": rs.Field("bool", (), "truncated"),
+        }
+    )
+    rng, count = np.random.default_rng(1), 3000
+    steps = {
+        "observation": rng.integers(0, 4, (count, 40, 40), np.uint8),
+        "reward": np.arange(count, dtype=np.float32),
+        "truncated": np.zeros(count, bool),
+    }
+    ends = np.cumsum(rng.integers(12, 60, 100))
+    steps["truncated"][ends[ends < count]] = True
+    with rs.create(tmp_path / "live.zarr", schema) as buffer:
+        buffer.append(steps)
+    rs.convert(tmp_path / "live.zarr", tmp_path / f"a.{suffix}", layout="archive")
+    with rs.open(tmp_path / f"a.{suffix}") as buffer:
+        small = buffer.sampler(**recipe, seed=3, slab_bytes=1_200_000, prefetch=prefetch)
+        large = buffer.sampler(**recipe, seed=3, slab_bytes=1 << 30, prefetch=0)
+        assert small._batches.gather.crowded
+        assert not large._batches.gather.crowded
+        for _ in range(120):
+            mine, theirs = small.sample(), large.sample()
+            assert mine.keys() == theirs.keys()
+            assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+        assert small._batches._chosen > 1
+        small.close()
