@@ -14,8 +14,10 @@ import replaystore as rs
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.slab import Slab
 from replaystore.containers.protocol import ArraySpec
-from replaystore.errors import CorruptError
+from replaystore.errors import CorruptError, ReplayStoreWarning
 from replaystore.storage.memory import MemoryFiles
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*more than slab_bytes")
 
 SPEC = ArraySpec(np.dtype("f4"), (3,), 4, codec="zstd:1")
 OTHER = ArraySpec(np.dtype("i8"), (), 4, codec="gzip:1")
@@ -147,3 +149,49 @@ def test_batches_are_the_same_whatever_memory_there_is(
             assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
         assert small._batches._chosen > 1
         small.close()
+
+
+def store_of(place: Path, rows: int, codec: str = "zstd:1") -> None:
+    schema = rs.Schema({"observation": rs.Field("float32", (50,), "observation")})
+    steps = {"observation": np.random.default_rng(0).normal(size=(rows, 50)).astype(np.float32)}
+    with rs.create(place, schema, storage={"observation": {"codec": codec}}) as buffer:
+        buffer.append(steps, ends=[rows - 1])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+def test_too_little_memory_is_said_once_with_what_helps(tmp_path: Path, suffix: str) -> None:
+    place = tmp_path / f"a.{suffix}"
+    store_of(place, 5000)
+    with rs.open(place) as buffer:
+        for how in ({}, {"order": "trajectory"}, {"weights": np.ones(5000), "per": "step"}):
+            with pytest.warns(ReplayStoreWarning, match="observation: decoded, .* more than") as told:
+                sampler = buffer.sampler(16, slab_bytes=1000, **how)  # type: ignore[arg-type]
+            assert len(told) == 1
+            assert told[0].filename == __file__
+            for _ in range(5):
+                sampler.sample()
+            sampler.refresh()
+            sampler.close()
+        needed = int(str(told[0].message).split("slab_bytes=")[1].split(",")[0])
+        buffer.sampler(16, slab_bytes=needed).close()
+        buffer.sampler(16, slab_bytes=1000, order="epoch").close()
+    rs.convert(place, tmp_path / f"raw.{suffix}", codec="raw")
+    with rs.open(tmp_path / f"raw.{suffix}") as buffer:
+        buffer.sampler(16, slab_bytes=1000).close()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_buffer_that_grows_beyond_the_memory_says_so_then(tmp_path: Path) -> None:
+    store_of(tmp_path / "a.zarr", 1000)
+    with rs.open(tmp_path / "a.zarr", "r+") as buffer:
+        sampler = buffer.sampler(16, slab_bytes=500_000, seed=0)
+        for rows in (1000, 5000, 5000):
+            steps = {"observation": np.zeros((rows, 50), np.float32)}
+            buffer.append(steps, ends=[rows - 1])
+            buffer.commit()
+            if rows == 5000 and len(buffer) < 10_000:
+                with pytest.warns(ReplayStoreWarning, match="more than slab_bytes"):
+                    sampler.refresh()
+            else:
+                sampler.refresh()

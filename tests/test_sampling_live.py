@@ -17,6 +17,8 @@ import replaystore as rs
 from replaystore.errors import ConflictError, CorruptError, EvictedError, ReplayStoreError, ReplayStoreWarning
 from replaystore.schema.fields import Field
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*more than slab_bytes")
+
 CODED = {"observation": {"codec": "zstd:1", "chunk_rows": 16}}
 KINDS: dict[str, dict[str, Any]] = {
     "a.zarr": {},

@@ -22,6 +22,8 @@ from replaystore.errors import ConflictError, EvictedError
 from replaystore.sampling.sampler import Sampler
 from replaystore.views.reader import BufferReader
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*more than slab_bytes")
+
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 LIMIT = 30
 """Seconds after which a child hangs."""

@@ -90,6 +90,8 @@ class Slab:
 
     def adopt(self, old: Slab) -> None:
         """Go on with what another slab of the same columns has decoded; it is not to be used any more."""
+        if old._chosen_next is not None:  # of batches that nobody is going to ask for
+            old._chosen_next.abandon()
         if old._columns != self._columns or old.slots != self.slots:
             return
         old._finish()
@@ -109,6 +111,11 @@ class Slab:
     def nbytes(self) -> int:
         """The most memory that it takes."""
         return self.slots * self.chunk_bytes
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Of all complete chunks."""
+        return len(self._slot) * self.chunk_bytes
 
     def hold(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> bool:
         """Decode the chunks that the rows from each of `first` to each of `last` lie in, side by side in

@@ -368,12 +368,14 @@ class Batches:
     def _rows_of(self, window: _Window, begin: int, end: int) -> Rows:
         """The rows that some items show; of trajectories that were recorded in parts some may be left to be
         decoded when they are needed."""
-        rows, shown = window.planned.drawn.rows[begin:end], window.planned.shown[begin:end]
-        found = [rows, shown.reshape(-1)]
-        if shown.ndim == 1 and self._behind > 1:
-            first, last = self._widened(rows, rows)
-            found = [np.minimum(first + step, last) for step in range(int((last - first).max(initial=0)) + 1)]
-        return np.concatenate(found)
+        drawn, shown = window.planned.drawn, window.planned.shown[begin:end]
+        rows = drawn.rows[begin:end]
+        if shown.ndim > 1 or self._behind < 2:  # of transitions and stacks it is known
+            return np.concatenate([rows, shown.reshape(-1)])
+        stride = self.steps.bounds(drawn.part[begin:end])[2]
+        steps = np.arange(1 - (self.recipe.frame_stack or 1), self._behind + 1)
+        between = rows[:, None] + stride[:, None] * steps
+        return between.reshape(-1).clip(self.steps.first_row, self.steps.stop_row - 1)
 
     def _fetch(self, window: _Window, begin: int) -> None:
         """Fetch the rows of the next batches; of trajectories that were recorded in parts some may be left to

@@ -264,6 +264,18 @@ class Gather:
         """Not all decoded chunks fit in the memory for them."""
         return any(slab.crowded for slab in self.slabs)
 
+    def too_large(self) -> str | None:
+        """What to say where not all decoded chunks fit in the memory for them."""
+        if not self.crowded:
+            return None
+        names = ", ".join(name for slab in self.slabs if slab.crowded for name in slab.names)
+        total = sum(slab.decoded_bytes for slab in self.slabs)
+        return (
+            f"{names}: decoded, the steps take {total / 1e6:.0f} MB, more than slab_bytes, so that chunks "
+            f"are decoded again and again for steps at random; give slab_bytes={total}, use "
+            'order="epoch", or convert with codec="raw"'
+        )
+
     @property
     def chosen_rows(self) -> int:
         """Rows that there is room for at once, where it is they that are kept."""

@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from replaystore.errors import (
     ConflictError,
     CorruptError,
     EvictedError,
+    ReplayStoreWarning,
     UnsupportedError,
 )
 from replaystore.sampling import given_weights
@@ -93,6 +95,15 @@ class Sampler(Weighed):
         self._depth = usual if prefetch is None else int(prefetch)
         self._thread: Ahead | None = None
         self._process = os.getpid()
+        self._crowded = False
+        self._warn_of_decoding()
+
+    def _warn_of_decoding(self) -> None:
+        """Say once that the memory for decoded chunks does not hold what is drawn from."""
+        what = None if self._crowded or self.per_epoch is not None else self._batches.gather.too_large()
+        if what is not None:
+            self._crowded = True
+            warnings.warn(f"{self._buffer.where}: {what}", ReplayStoreWarning, stacklevel=4)
 
     # --- batches
 
@@ -283,6 +294,7 @@ class Sampler(Weighed):
         self._place = (epoch + 1, 0) if self._batches.per_epoch is not None and number else (epoch, number)
         if self._generation == before:
             self._batches.gather.adopt(old.gather)
+        self._warn_of_decoding()
         return True
 
     def close(self) -> None:
