@@ -96,14 +96,14 @@ class Sampler(Weighed):
         self._thread: Ahead | None = None
         self._process = os.getpid()
         self._crowded = False
-        self._warn_of_decoding()
+        self._warn_of_decoding(4)
 
-    def _warn_of_decoding(self) -> None:
+    def _warn_of_decoding(self, level: int) -> None:
         """Say once that the memory for decoded chunks does not hold what is drawn from."""
         what = None if self._crowded or self.per_epoch is not None else self._batches.gather.too_large()
         if what is not None:
             self._crowded = True
-            warnings.warn(f"{self._buffer.where}: {what}", ReplayStoreWarning, stacklevel=4)
+            warnings.warn(f"{self._buffer.where}: {what}", ReplayStoreWarning, stacklevel=level)
 
     # --- batches
 
@@ -283,6 +283,7 @@ class Sampler(Weighed):
             old, generation = self._batches, buffer.store.state.generation
             if old.growth is not None and generation == self._generation:
                 old.go_on(buffer)
+                self._warn_of_decoding(3)
                 return True
             weighted = self._recipe.weighted
             weights = given_weights.carried(old, buffer) if weighted else None
@@ -294,7 +295,7 @@ class Sampler(Weighed):
         self._place = (epoch + 1, 0) if self._batches.per_epoch is not None and number else (epoch, number)
         if self._generation == before:
             self._batches.gather.adopt(old.gather)
-        self._warn_of_decoding()
+        self._warn_of_decoding(3)
         return True
 
     def close(self) -> None:
