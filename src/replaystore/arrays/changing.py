@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from google_crc32c import extend
 from numpy.typing import NDArray
 
 from replaystore.arrays.changes import CHANGES, digest_of, entries_of
@@ -36,8 +37,8 @@ class Changer(Keeper):
 
     def __init__(self, container: Container, state: State, *, durable: bool) -> None:
         super().__init__(container, state, durable=durable)
-        self._overwritten: dict[str, int] = {}
-        """Arrays of which rows that no commit has were written over: the first of them."""
+        self._overwritten = set[str]()
+        """Arrays of which rows that no commit has were written over."""
 
     def set_values(self, name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Give rows of a raw array other values; of a row that is named twice the last one counts. If this
@@ -58,7 +59,7 @@ class Changer(Keeper):
                 self.append({at: rows[:committed], value: changed})
 
     def _write_over(self, name: str, spec: ArraySpec, rows: NDArray[np.int64], items: NDArray[Any]) -> None:
-        self._overwritten[name] = min(int(rows[0]), self._overwritten.get(name, int(rows[0])))
+        self._overwritten.add(name)
         step, begin = max(1, BLOCK_BYTES // spec.row_bytes), 0
         while begin < len(rows):
             first = int(rows[begin])
@@ -73,27 +74,25 @@ class Changer(Keeper):
 
     def ready_changes(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         """Before a commit: sum up again what was written over, and append digests; what the commit keeps."""
-        for name, first in self._overwritten.items():
-            self._sum_up(name, first)
-        self._overwritten = {}
+        for name in self._overwritten & self._raw.keys():
+            self._sum_up(name)
+        self._overwritten.clear()
         digests = self._digests()
         return {**extra, CHANGES: digests} if digests else dict(extra)
 
-    def _sum_up(self, name: str, first: int) -> None:
-        """The checksums of chunks that no commit has, from the one of this row on."""
+    def _sum_up(self, name: str) -> None:
+        """The checksums of the rows that no commit has."""
         array, spec = self._raw[name], self._raw[name].spec
-        chunk, complete = first // spec.chunk_rows, array.rows // spec.chunk_rows
-        stops = [min(array.rows, (number + 1) * spec.chunk_rows) for number in range(chunk, complete + 1)]
-        sums = [
-            self.raw_checksum(name, number * spec.chunk_rows, stop) if stop > number * spec.chunk_rows else 0
-            for number, stop in enumerate(stops, chunk)
-        ]
-        array.crc = sums.pop()
+        row, crc, sums = self.rows(name), self.state.partial.get(name, 0), list[int]()
+        while row < array.rows:
+            stop = min(array.rows, (row // spec.chunk_rows + 1) * spec.chunk_rows)
+            crc, row = extend(crc, self.read_raw(name, row, stop)), stop
+            if row % spec.chunk_rows == 0:
+                sums.append(crc)
+                crc = 0
+        array.crc = crc
         if sums:
-            stored = tree.checksums(name)
-            known = np.frombuffer(b"".join(self._pending[stored]), np.uint32).copy()
-            known[chunk - complete :] = sums
-            self._pending[stored] = [known.tobytes()]
+            self._pending[tree.checksums(name)] = [np.array(sums, np.uint32).tobytes()]
 
     def _digests(self) -> dict[str, list[int]]:
         """Where the digest of each array with changes lies; it is made anew where that is worth it."""
