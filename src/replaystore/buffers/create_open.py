@@ -57,6 +57,7 @@ def create(
     overwrite: bool = False,
     keep_commits: int | None = None,
     keep_named: int | None = None,
+    environment: Any = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Buffer:
     """Make an empty buffer and open it for writing.
@@ -75,6 +76,8 @@ def create(
         keep_commits: how many of the newest commits can be opened and gone back to; older ones go, but those
             that have names (default 1000).
         keep_named: a ring keeps the rows of so many of its newest named commits (default 1).
+        environment: what the steps are taken in, where a `Schema` says what they hold: an environment or
+            vector environment of Gymnasium, or the id of one.
         overwrite: replace a store that is there. Anything else that is there is never replaced.
 
     Raises:
@@ -104,7 +107,7 @@ def create(
             "overrides": {name: dict(setting) for name, setting in (storage or {}).items()},
         },
         ring=None if capacity is None else {"capacity": capacity},
-        environment=None if env is None else environment_of(env),
+        environment=_environment(env, environment),
         provenance=documents.provenance(provenance),
         user=metadata,
     )
@@ -120,6 +123,22 @@ def create(
         new.discard()
         raise
     return open(place, "r+")
+
+
+def _environment(env: Any, given: Any) -> dict[str, Any] | None:
+    """What the document says of the environment. ArgumentError: two are given, or none of Gymnasium's."""
+    if given is None:
+        return None if env is None else environment_of(env)
+    if env is not None:
+        raise ArgumentError("create takes an environment once: as what says the schema, or as environment=")
+    if isinstance(given, str):
+        return {"id": given}
+    found = environment_of(given)
+    if found is None:
+        raise ArgumentError(
+            f"environment is an environment of Gymnasium, or the id of one, not a {type(given).__name__}"
+        )
+    return found
 
 
 def open(  # noqa: A001  # as in other libraries that open files

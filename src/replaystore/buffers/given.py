@@ -17,7 +17,7 @@ from replaystore.schema.names import flatten
 from replaystore.schema.values import array_of, is_tensor
 from replaystore.trajectories.pieces import STEP, Following, Piece, Pieces
 
-__all__ = ["checked_columns", "checked_ends", "pieces_of"]
+__all__ = ["checked_columns", "checked_ends", "checked_seeds", "pieces_of"]
 
 
 def checked_ends(columns: Any, env: Any, split: Any, ends: Any) -> NDArray[Any] | None:
@@ -46,6 +46,22 @@ def checked_columns(schema: Schema, columns: Mapping[str, Any]) -> tuple[dict[st
             flat[leaf] = _array(schema, leaf, item) if is_tensor(item) else item
     count = schema.check(flat)
     return flat, count
+
+
+def checked_seeds(seed: object) -> int | list[int] | None:
+    """The seeds that `append` is given. ArgumentError: they are none."""
+    given = seed.tolist() if isinstance(seed, np.ndarray) else seed
+    if given is None:
+        return None
+    several = isinstance(given, list | tuple)
+    found = list[int]()
+    for one in given if isinstance(given, list | tuple) else [given]:
+        if isinstance(one, bool) or not isinstance(one, int | np.integer | None):
+            raise ArgumentError(f"a seed is a number from 0 on, below 2 ** 63, not {one!r:.80}")
+        found.append(-1 if one is None else int(one))
+        if not -1 <= found[-1] < 1 << 63:
+            raise ArgumentError(f"a seed is a number from 0 on, below 2 ** 63, not {one!r:.80}")
+    return found if several else found[0]
 
 
 FEW = 4

@@ -122,6 +122,38 @@ class Recorder:
         self._append(columns, count)
         self.assembler.add(first, pieces, rewards, finals, following)
 
+    def append(
+        self,
+        env: int,
+        columns: Columns,
+        count: int,
+        told: list[Piece] | tuple[Pieces, dict[str, NDArray[Any]], Following],
+        split: str,
+        seeds: int | list[int] | None,
+    ) -> None:
+        """Append rows of one environment, of which this is told. `seeds`: of the trajectories that begin, or
+        of the first one."""
+        goes_on, code = self.goes_on(env, columns), self.split_code(split)
+        known = int(self.assembler.going.slot(env) is not None)
+        begin = len(told if isinstance(told, list) else told[0].env) - known
+        if isinstance(seeds, list) and len(seeds) != begin:
+            raise SchemaError(
+                f"there are {len(seeds)} seeds for {begin} trajectories that begin: give one each"
+            )
+        each = [-1] * known + (seeds if isinstance(seeds, list) else [-1 if seeds is None else seeds])
+        if isinstance(told, list):
+            told[0].apart = not goes_on
+            for place, piece in enumerate(told):
+                piece.split, piece.seed = code, each[place] if place < len(each) else -1
+            self.add_few(columns, count, told)
+            return
+        pieces, finals, following = told
+        pieces.split[:] = code
+        pieces.seed[: len(each)] = each[: len(pieces.seed)]
+        if not goes_on:
+            pieces.apart = np.zeros(1, np.int64)
+        self.add(columns, count, pieces, self.schema.total_reward(columns), finals, following)
+
     def add_few(self, columns: Columns, count: int, pieces: Sequence[Piece]) -> None:
         """As `add`, of few pieces."""
         first = self.rows

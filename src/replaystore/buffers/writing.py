@@ -15,7 +15,7 @@ import numpy as np
 from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.naming import check_name
 from replaystore.arrays.reading import StoreReader
-from replaystore.buffers.given import checked_columns, checked_ends, pieces_of
+from replaystore.buffers.given import checked_columns, checked_ends, checked_seeds, pieces_of
 from replaystore.buffers.growing import Growing
 from replaystore.buffers.opening import open_container
 from replaystore.buffers.recorder import Recorder, attachments_of
@@ -110,6 +110,7 @@ class Recording(BufferReader):
         env: int = 0,
         split: str = "",
         ends: Sequence[int] | None = None,
+        seed: int | Sequence[int | None] | None = None,
     ) -> None:
         """Append consecutive steps of one environment. They are safe, and visible, after `commit`.
 
@@ -125,6 +126,8 @@ class Recording(BufferReader):
             split: the split of trajectories that begin here.
             ends: where trajectories end (places of their last steps in `columns`), if not where `terminated`
             or `truncated` says so.
+            seed: what the environment was reset with, where the first trajectory begins that begins here; or
+            a list of seeds (None: unknown), one for each that begins.
 
         Raises:
             SchemaError: a missing or unknown field, a wrong dtype or shape; nothing is appended then.
@@ -140,23 +143,12 @@ class Recording(BufferReader):
         flat, count = checked_columns(self.schema, columns)
         if count == 0:
             return
-        recorder = self._recorder
-        told = pieces_of(self.schema, recorder.observed, env, flat, given, final_observation)
+        told = pieces_of(self.schema, self._recorder.observed, env, flat, given, final_observation)
+        seeds = checked_seeds(seed)
         with self._operations("append"):
             for writer in self._writers:
                 writer.hand_over()  # rows lie in the order of calls, however often a writer is flushed
-            code, goes_on = recorder.split_code(split), recorder.goes_on(env, flat)
-            if isinstance(told, list):
-                told[0].apart = not goes_on
-                for piece in told:
-                    piece.split = code
-                recorder.add_few(flat, count, told)
-                return
-            pieces, finals, following = told
-            pieces.split[:] = code
-            if not goes_on:
-                pieces.apart = np.zeros(1, np.int64)
-            recorder.add(flat, count, pieces, self.schema.total_reward(flat), finals, following)
+            self._recorder.append(env, flat, count, told, split, seeds)
 
     def append_loose(self, columns: Mapping[str, Any]) -> None:
         """Append steps of no trajectory; an open one of environment 0 is cut off."""

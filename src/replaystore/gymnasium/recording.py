@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from replaystore.errors import ArgumentError, ReplayStoreWarning, SchemaError
 from replaystore.gymnasium.infos import InfoColumns
 from replaystore.schema.fields import Field, Schema
-from replaystore.schema.names import flatten
+from replaystore.schema.names import flatten, listed
 from replaystore.schema.spaces import DTYPES
 from replaystore.schema.values import array_of, fitted
 
@@ -59,6 +59,9 @@ class EnvironmentRecorder:
         # Where the next step does not start from the observation seen last.
         self._lost: _Mask | None = self._everywhere
         self._nowhere = bytes(num_envs)
+        self._schema_of_agent: Schema | None = None
+        self._of_agent: frozenset[str] = frozenset()
+        """The fields of `_schema_of_agent` that the agent gives."""
         self._writer = buffer.writer(num_envs, split=split)
         self._closed = False
 
@@ -90,8 +93,44 @@ class EnvironmentRecorder:
             return None  # no row will be made of them, and automatic resets take any
         return self._values("action", actions, copy=True)
 
+    def extras(self, extra: Any) -> dict[str, NDArray[Any]]:
+        """A copy of the agent's values as they are stored, made before the environment is stepped."""
+        if self._buffer.schema is not self._schema_of_agent:
+            self._schema_of_agent = self._buffer.schema
+            self._of_agent = frozenset(
+                name
+                for name in self._schema_of_agent.names("extra")
+                if not name.startswith("info/") and name != "info"
+            )
+        names = self._of_agent
+        if not names and not extra:
+            return {}
+        if extra is not None and not isinstance(extra, Mapping):
+            raise ArgumentError(f"extra is a dict from the names of fields, not {type(extra).__name__}")
+        leaves: dict[str, Any] = {}
+        for name, value in (extra or {}).items():
+            leaves |= {name: value} if name in names else flatten(value, name)
+        for name in sorted(leaves.keys() ^ names):
+            if name in leaves:
+                known = (
+                    f"its fields of an agent are {listed(names)}" if names else "it has none of an agent's"
+                )
+                raise SchemaError(f"extra gives {name!r}, and the buffer has no such field: {known}")
+            raise SchemaError(
+                f"the buffer has a field {name!r} of the agent's: give its values with each step, "
+                f"step(actions, extra={{{name!r}: …}})"
+            )
+        return {name: self._value(name, value, copy=True) for name, value in leaves.items()}
+
     def step(
-        self, actions: Any, reward: Any, terminated: Any, truncated: Any, observation: Any, infos: Any
+        self,
+        actions: Any,
+        reward: Any,
+        terminated: Any,
+        truncated: Any,
+        observation: Any,
+        infos: Any,
+        extra: Mapping[str, NDArray[Any]],
     ) -> None:
         """One step of each environment: rows where a transition happened, beginnings of trajectories where
         not."""
@@ -114,6 +153,7 @@ class EnvironmentRecorder:
         mask = None if lost is None else ~lost
         if mask is None or mask.any():
             columns = self.infos.columns(infos, ended if final is not None else lost, final)
+            columns.update(extra)
             self._writer.step(
                 actions, self._value("reward", reward), terminated, truncated, stored, columns, mask=mask
             )
@@ -172,7 +212,7 @@ class EnvironmentRecorder:
         return flags.astype(bool, copy=False)
 
     def _value(self, name: str, value: Any, copy: bool = False) -> NDArray[Any]:
-        declared = self._schema.fields[name]
+        declared = (self._schema_of_agent or self._schema).fields[name]
         if (
             type(value) is np.ndarray
             and value.dtype == declared.dtype
@@ -231,6 +271,8 @@ def _remedy(name: str, declared: Field, given: np.dtype[Any]) -> str:
     """What to do about a value that the dtype of its field does not hold exactly."""
     if declared.role == "action":
         return f"nothing is rounded, so pass action.astype('{declared.dtype}') if that is meant"
+    if declared.role == "extra":
+        return f"nothing is rounded, so give its values as '{declared.dtype}' if that is meant"
     text = "nothing is rounded, so convert it in a wrapper inside of this one"
     if declared.role == "reward":
         return (
@@ -285,10 +327,10 @@ def _check_fields(env: Any, schema: Schema) -> None:
                     differs = f"has the {what} {here} in the buffer and {there} in the environment"
                     raise SchemaError(f"field {name!r} {differs}: use a buffer created from this environment")
     for name in schema.fields:
-        if name not in given.fields and not name.startswith("info/"):
+        if name not in given.fields and not name.startswith("info/") and schema.fields[name].role != "extra":
             raise SchemaError(
-                f"the buffer has a field {name!r}, which the environment does not give: "
-                "record with buffer.writer instead"
+                f"the buffer has a field {name!r}, which the environment does not give, and whose role is "
+                "not 'extra', as that of an agent's: record with buffer.writer instead"
             )
     if odd := given.tuples ^ schema.tuples:
         raise SchemaError(

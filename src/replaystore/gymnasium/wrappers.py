@@ -17,7 +17,7 @@ Invariants:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -54,6 +54,9 @@ class Record(gymnasium.Wrapper[Any, Any, Any, Any]):
     step and is not recorded. `commit_every`: commit after so many calls of `step`; by default the caller
     commits (`buffer.commit()`), and what is not committed is lost in a crash.
 
+    Fields of the agent's (role "extra", made by `add_field`, or `Schema.from_env(env, extra={"logprob": …})`)
+    are given with each step: `env.step(action, extra={"logprob": …})`, nested or by field name.
+
     A reset in the middle of a trajectory cuts it off: it ends with neither flag set. Gymnasium's Autoreset
     wrapper may be inside. `close` cuts off what is open, commits, and leaves the buffer open.
 
@@ -85,15 +88,17 @@ class Record(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._recorder.begin(result[0], [seed])
         return result
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step the environment and record the transition."""
+    def step(
+        self, action: Any, *, extra: Mapping[str, Any] | None = None
+    ) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the environment and record the transition; `extra`: the values of the agent's fields."""
         recorder = self._recorder
-        stored = recorder.actions(action)
+        given, stored = recorder.extras(extra), recorder.actions(action)
         with recorder:
             result = self.env.step(action)
             observation, reward, terminated, truncated, info = result
             infos = batch_of_one(info) if recorder.infos.wanted else {}
-            recorder.step(stored, reward, terminated, truncated, observation, infos)
+            recorder.step(stored, reward, terminated, truncated, observation, infos, given)
         recorder.count()
         return result
 
@@ -164,14 +169,17 @@ class RecordVector(_VectorWrapper):
                 recorder.forget(ended if mask is None or ended is None else ended & mask)
         return result
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step the environments and record their transitions."""
+    def step(
+        self, actions: Any, *, extra: Mapping[str, Any] | None = None
+    ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step the environments and record their transitions; `extra`: the values of the agent's fields, of
+        all environments."""
         recorder = self._recorder
-        stored = recorder.actions(actions)
+        given, stored = recorder.extras(extra), recorder.actions(actions)
         with recorder:
             result = self.env.step(actions)
             observation, reward, terminated, truncated, infos = result
-            recorder.step(stored, reward, terminated, truncated, observation, infos)
+            recorder.step(stored, reward, terminated, truncated, observation, infos, given)
         recorder.count()
         return result
 

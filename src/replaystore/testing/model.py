@@ -101,7 +101,8 @@ class BufferMachine(RuleBasedStateMachine):
             else None
         )
         for recorder in (self.buffer, self.plain):
-            recorder.append(rows, env=env, final_observation=final, split=["", "train", "val"][seed % 3])
+            named, known = ["", "train", "val"][seed % 3], seed if seed % 2 else None
+            recorder.append(rows, env=env, final_observation=final, split=named, seed=known)
 
     @precondition(lambda self: self._writers is None)
     @rule(count=st.integers(0, 5), env=st.integers(0, 2), seed=SEEDS)

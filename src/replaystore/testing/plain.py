@@ -121,6 +121,7 @@ class PlainBuffer:
         env: int = 0,
         split: str = "",
         ends: Sequence[int] | None = None,
+        seed: int | None = None,
     ) -> None:
         """As `Buffer.append`; arguments are taken to be right."""
         if self._writer is not None:
@@ -135,7 +136,10 @@ class PlainBuffer:
         finals = self._finals(final_observation, touched)
         for at in range(count):
             row = {name: values[at].copy() for name, values in flat.items()}
-            life = self._life(env, split)
+            if env not in self.state.open:  # the first one that begins has the seed
+                self._life(env, split, -1 if seed is None else seed)
+                seed = None
+            life = self.state.open[env]
             if life.rows and life.after is None:
                 life.after = self._observation(row)  # what is there is what followed
             self.state.order.append(self._take(life, row))

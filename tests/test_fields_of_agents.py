@@ -1,0 +1,147 @@
+"""What an agent gives is recorded with each step, beside what the environment does; seeds and environments
+can be said where rows are appended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+import replaystore as rs
+from replaystore.errors import ArgumentError, SchemaError
+from replaystore.gymnasium import Record, RecordVector
+
+EXTRA = {
+    "logprob": rs.Field("float32", (), "extra"),
+    "policy/value": rs.Field("float64", (2,), "extra"),
+}
+
+
+def made(path: Path, envs: Any) -> rs.Buffer:
+    return rs.create(path, rs.Schema.from_env(envs, extra=EXTRA), environment=envs)
+
+
+def test_of_several_environments(tmp_path: Path) -> None:
+    envs = gymnasium.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync")
+    given = []
+    with made(tmp_path / "a.zarr", envs) as buffer:
+        recorder = RecordVector(envs, buffer)
+        recorder.reset(seed=3)
+        logprob = np.zeros(3, np.float32)
+        for step in range(60):
+            logprob[:] = step + np.arange(3) / 4
+            value = np.full((3, 2), step, np.float64)
+            recorder.step(np.zeros(3, np.int64), extra={"logprob": logprob, "policy": {"value": value}})
+            given.append(logprob.copy())
+            logprob[:] = -1  # agents fill theirs anew
+        recorder.close()
+        assert buffer.document.environment is not None
+        assert buffer.document.environment.id == "CartPole-v1"
+        for number in range(buffer.num_trajectories):
+            read = buffer.trajectory(number)
+            env = int(read.info["env"])
+            found = read["logprob"]
+            steps = (found - env / 4).astype(int)
+            assert (np.diff(steps) == 1).all()
+            assert (read["policy/value"] == steps[:, None]).all()
+            assert all(given[step][env] == value for step, value in zip(steps, found, strict=True))
+
+
+def test_of_one_environment(tmp_path: Path) -> None:
+    env = gymnasium.make("CartPole-v1")
+    with made(tmp_path / "a.h5", env) as buffer:
+        recorder = Record(env, buffer)
+        recorder.reset(seed=3)
+        recorder.step(0, extra={"logprob": np.float32(0.5), "policy/value": np.array([1.0, 2.0])})
+        recorder.step(0, extra={"logprob": 0.25, "policy/value": [3.0, 4.0]})
+        buffer.commit()
+        assert buffer["logprob"][:].tolist() == [0.5, 0.25]
+        assert buffer["policy/value"][:].tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_field_that_is_added_later_is_asked_for(tmp_path: Path) -> None:
+    env = gymnasium.make("CartPole-v1")
+    with rs.create(tmp_path / "a.zarr", env) as buffer:
+        recorder = Record(env, buffer)
+        recorder.reset(seed=3)
+        recorder.step(0)
+        buffer.add_field("logprob", EXTRA["logprob"])
+        with pytest.raises(SchemaError, match="'logprob' of the agent's: give its values with each step"):
+            recorder.step(0)
+        recorder.step(1, extra={"logprob": 2.0})
+        buffer.commit()
+        assert buffer["logprob"][:].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (None, "'logprob' of the agent's: give its values"),
+        ({"logprob": np.zeros(2, np.float32)}, "'policy/value' of the agent's"),
+        ({"logprob": np.zeros(2, np.float32), "policy": {"values": 0}}, "'policy/value' of the agent's"),
+        ({"logprob": np.zeros(2, np.float32), "policy/value": np.zeros((2, 2)), "q": 1}, "extra gives 'q'"),
+        ({"logprob": np.zeros(3, np.float32), "policy/value": np.zeros((2, 2))}, r"shape \(2,\)"),
+        ({"logprob": np.full(2, 0.1), "policy/value": np.zeros((2, 2))}, "give its values as 'float32'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_environment_is_stepped(
+    tmp_path: Path, extra: Any, said: str
+) -> None:
+    envs = gymnasium.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync")
+    with made(tmp_path / "a.zarr", envs) as buffer:
+        recorder = RecordVector(envs, buffer)
+        recorder.reset(seed=3)
+        with pytest.raises(SchemaError, match=said):
+            recorder.step(np.zeros(2, np.int64), extra=extra)
+        right = {"logprob": np.zeros(2, np.float32), "policy/value": np.zeros((2, 2))}
+        recorder.step(np.zeros(2, np.int64), extra=right)
+        recorder.close()
+        assert buffer.trajectories["length"].tolist() == [1, 1]
+
+
+def test_extra_of_a_buffer_without_fields_of_an_agent(tmp_path: Path) -> None:
+    env = gymnasium.make("CartPole-v1")
+    with rs.create(tmp_path / "a.zarr", env) as buffer:
+        recorder = Record(env, buffer)
+        recorder.reset(seed=3)
+        with pytest.raises(SchemaError, match="'logprob', and the buffer has no such field: it has none"):
+            recorder.step(0, extra={"logprob": 1.0})
+        with pytest.raises(ArgumentError, match="extra is a dict"):
+            recorder.step(0, extra=[1.0])  # type: ignore[arg-type]
+
+
+def rows(ends: list[bool]) -> dict[str, Any]:
+    return {"x": np.zeros(len(ends), np.float32), "terminated": np.array(ends)}
+
+
+SCHEMA = rs.Schema({"x": rs.Field("float32", (), "extra"), "terminated": rs.Field("bool", (), "terminated")})
+
+
+def test_append_takes_the_seeds_of_what_begins(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA, environment="Own-v3") as buffer:
+        buffer.append(rows([False, True, False]), seed=7)
+        buffer.append(rows([True, True, False]), seed=[8, None])
+        buffer.append(rows([False]), seed=9)
+        buffer.append(rows([True] * 9), seed=11)
+        buffer.append(rows([True] * 9), seed=np.arange(9))
+        with pytest.raises(SchemaError, match="2 seeds for 1 trajectories that begin"):
+            buffer.append(rows([True]), seed=[1, 2])
+        for wrong in (-2, 1 << 63, 0.5, True, "7"):
+            with pytest.raises(ArgumentError, match="a seed is a number"):
+                buffer.append(rows([True]), seed=wrong)  # type: ignore[arg-type]
+        buffer.commit()
+        assert buffer.trajectories["seed"].tolist() == [7, -1, 8, -1, 11, *[-1] * 7, *range(9)]
+        assert buffer.document.environment is not None
+        assert buffer.document.environment.id == "Own-v3"
+
+
+def test_an_environment_is_said_once(tmp_path: Path) -> None:
+    env = gymnasium.make("CartPole-v1")
+    with pytest.raises(ArgumentError, match="takes an environment once"):
+        rs.create(tmp_path / "a.zarr", env, environment=env)
+    with pytest.raises(ArgumentError, match="not a int"):
+        rs.create(tmp_path / "a.zarr", SCHEMA, environment=3)
+    assert not (tmp_path / "a.zarr").exists()
