@@ -309,6 +309,9 @@ def _compress_deflate(plain: Octets, *, level: int, item: int) -> bytes:
 
 def _expand_deflate(payload: Octets, out: Octets, *, item: int) -> None:
     planes = np.frombuffer(deflating.inflate(payload, out.size, 15), dtype=np.uint8).reshape(item, -1)
+    if item == 1:
+        out[:] = planes[0]
+        return
     items = out.reshape(-1, item)
     # One plane at a time: three times as fast as assigning the transposed array.
     for number, plane in enumerate(planes):

@@ -131,8 +131,9 @@ class Windows:
         """Have the rows of the next batches decoded, of twice as many each time, as far as there is room for
         them; begin with those behind them."""
         size = self.recipe.batch_size
-        each = size * (window.planned.shown[0].size + self._behind + 1)
-        most = min(self.gather.chosen_rows // each, CHOSEN // size)
+        shown, depth = window.planned.shown, self.recipe.frame_stack or 1
+        each = shown.shape[1] if shown.ndim > 1 else self._behind + depth
+        most = min(self.gather.chosen_rows // each, CHOSEN) // size
         count = self._chosen = max(1, min(2 * self._chosen, most))
         rows, window, begin = self._over(window, begin, count * size, held=True)
         self.gather.choose(rows)
