@@ -121,6 +121,20 @@ def test_an_archive_in_one_file_has_its_checksum_beside_it(tmp_path: Path, name:
     assert rs.verify(path).problems == []  # it may have been copied alone
 
 
+@pytest.mark.parametrize("name", ["a.h5", "a.zarr.zip"])
+def test_an_archive_that_was_removed_without_its_sidecar_is_made_anew(tmp_path: Path, name: str) -> None:
+    live(str(tmp_path / "live.zarr"))
+    path, sidecar = tmp_path / name, tmp_path / (name + ".sha256")
+    rs.convert(tmp_path / "live.zarr", path, layout="archive")
+    path.unlink()
+    sidecar.write_text("of another one")
+
+    rs.convert(tmp_path / "live.zarr", path, layout="archive")
+
+    assert sidecar.read_text() == f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n"
+    assert rs.verify(path).problems == []
+
+
 @pytest.mark.parametrize("name", ["a.zarr", "a.h5"])
 def test_an_archive_can_be_recorded_and_is_sealed_when_it_is_closed(tmp_path: Path, name: str) -> None:
     location = str(tmp_path / name)

@@ -32,7 +32,7 @@ from replaystore.errors import StorageError
 from replaystore.refusals import refusal
 from replaystore.schema import tree
 
-__all__ = ["TAIL_SPEC", "Appender", "CodedArray", "RawArray", "of_shard"]
+__all__ = ["CHECKSUMS_SPEC", "TAIL_SPEC", "Appender", "CodedArray", "RawArray", "of_shard"]
 
 TAIL_BYTES = 4 << 20
 """A tail array is used up to this many bytes, then the other one."""
@@ -98,9 +98,11 @@ class Appender(StoreReader):
         *,
         fill: Mapping[str, NDArray[Any]] | None = None,
         lacking: Collection[str] = (),
+        checksums: ArraySpec = CHECKSUMS_SPEC,
     ) -> None:
         """Add arrays. In a group that has rows already, the new array gets as many, all of them the one row
         `fill` (default zeros); of those that are `lacking`, which the caller appends, those that are kept.
+        `checksums`: how those of the arrays' chunks are stored.
 
         They are part of the store from the next commit on."""
         with self.lock, self.storage("create arrays"):
@@ -108,7 +110,7 @@ class Appender(StoreReader):
             everything = dict(specs)
             for name, spec in specs.items():
                 if not spec.journaled:
-                    everything[tree.checksums(name)] = CHECKSUMS_SPEC
+                    everything[tree.checksums(name)] = checksums
             self._create(everything)
         try:
             with self.lock, self.storage("create arrays"):  # room for all of them at once

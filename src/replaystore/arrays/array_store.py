@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from replaystore.arrays.appending import CHECKSUMS_SPEC
 from replaystore.arrays.incomplete import missing, newest_sound
 from replaystore.arrays.records import now
 from replaystore.arrays.rollback import Reverter
@@ -33,11 +35,15 @@ class ArrayStore(Reverter):
         durable: bool,
         commits: int | None = None,
         named: int | None = None,
+        sealed: bool = False,
     ) -> ArrayStore:
         """A store in an empty container, with these arrays: commit 0, durable on return. `commits`, `named`:
-        how many are kept, as `keep` takes them."""
+        how many are kept, as `keep` takes them. `sealed`: it will be, once it is filled: shards of the arrays
+        are as long as these will be."""
         store = cls(container, State(store=uuid.uuid4().hex, time=now(), extra=dict(extra)), durable=durable)
-        store.create_arrays(specs)
+        most = max((spec.chunks_per_shard for spec in specs.values()), default=1)
+        short = replace(CHECKSUMS_SPEC, chunk_rows=min(most, CHECKSUMS_SPEC.chunk_rows), chunks_per_shard=1)
+        store.create_arrays(specs, checksums=short if sealed else CHECKSUMS_SPEC)
         store.keep(commits=commits, named=named)
         for setting, value in store._settings.items():
             setattr(store.state, setting, value)

@@ -121,13 +121,13 @@ def without_sidecar(place: Location) -> Iterator[None]:
         if not files.exists(sidecar):
             yield
             return
-        sealed = os.stat(place.path)
+        sealed = os.stat(place.path) if files.exists(name) else None  # it may have been removed, alone
         files.rename(sidecar, aside)
         try:
             files.sync_folder("")  # it must not be there after a power cut that leaves the new store
             yield
         finally:
-            if files.exists(name) and os.path.samestat(os.stat(place.path), sealed):
+            if sealed and files.exists(name) and os.path.samestat(os.stat(place.path), sealed):
                 files.rename(aside, sidecar)
             else:
                 files.remove(aside)

@@ -30,8 +30,9 @@ from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
+from replaystore.storage.places import places_of
 from replaystore.views.foreign_ring import carried
-from replaystore.views.layout import LAYOUTS, array_specs, field_specs, table_spec
+from replaystore.views.layout import LAYOUTS, array_specs, field_specs, fitted, table_spec
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Conversion"]
@@ -171,8 +172,13 @@ class Conversion:
             for name, codec in final.items()
             if codec not in (None, "raw")
         }
-        # Of a ring, chunks and shards were made small for it.
-        if self.as_it_was and self.buffer.capacity is None:
+        # Of a ring, chunks and shards were made small for it; of what was never to grow, too.
+        small = any(
+            spec.journaled and spec.chunk_rows < chosen[name].chunk_rows
+            for name, spec in known.items()
+            if name in chosen
+        )
+        if self.as_it_was and self.buffer.capacity is None and not (small and self._grows):
             for name, spec in known.items():
                 if name in chosen and (spec.codec is None) == (chosen[name].codec is None):
                     chosen[name] = replace(spec, codec=chosen[name].codec)
@@ -181,8 +187,27 @@ class Conversion:
             for name, spec in known.items()
             if tree.is_trajectories(name) and spec.mutable and name not in chosen
         }
-        return chosen | {
+        chosen |= {
             name: table_spec(spec.dtype, shape=spec.shape, mutable=True) for name, spec in user.items()
+        }
+        if self._grows:
+            return chosen
+        return fitted(chosen, {name: self._rows[tree.group_of(name)] for name in chosen})
+
+    @property
+    def _grows(self) -> bool:
+        """Whether somebody may append to the target."""
+        return self.layout != "archive" and not places_of(self.place).packed_from
+
+    @property
+    def _rows(self) -> dict[str, int]:
+        """How many rows the arrays of each group will have."""
+        excerpt = self.excerpt
+        return {
+            "steps": excerpt.rows,
+            "parts": len(excerpt.parts),
+            "final": excerpt.extra["finals"],
+            "trajectories": max(map(len, excerpt.table.values()), default=0),
         }
 
     def _codec(self, known: ArraySpec, capabilities: Capabilities, override: Mapping[str, Any]) -> str | None:
@@ -201,7 +226,13 @@ class Conversion:
     def fill(self, container: Container, document: documents.Document) -> None:
         """Bring everything to the target, and make it durable."""
         specs, excerpt = self.specs(container, document), self.excerpt
-        store = ArrayStore.create(container, specs, NOTHING, durable=document.layout.durability == "commit")
+        store = ArrayStore.create(
+            container,
+            specs,
+            NOTHING,
+            durable=document.layout.durability == "commit",
+            sealed=not self._grows,
+        )
         try:
             self.transfer = Transfer(self.buffer, store, excerpt, self.progress)
             self.transfer.rows(list(self.schema.fields))

@@ -1,6 +1,6 @@
 """A Zarr folder packed into one zip file, read where it lies on a disk: members are stored, not compressed,
-and begin on pages, so that raw rows are mapped straight from the zip. `pack` makes such files; members that
-begin elsewhere (of other software's zips) are read all the same.
+and large ones begin on pages, so that raw rows are mapped straight from the zip. `pack` makes such files;
+members that begin elsewhere (small ones, those of other software's zips) are read all the same.
 
 Nothing in the file is believed before it is compared with the file itself (zip_directory.py).
 """
@@ -31,6 +31,8 @@ _ZIP64 = 20
 """Bytes of the extra field that the zip module adds to a large member's local header."""
 _LARGE = 1 << 30
 _BLOCK = 4 << 20
+_ALIGNED = 64 << 10
+"""Bytes of a member from which on it begins on a page: a small store would be pages of nothing."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -155,14 +157,15 @@ def pack(files: Reads, target: str, *, leave_out: frozenset[str] = frozenset()) 
 
 
 def _add(packed: zipfile.ZipFile, files: Reads, name: str, position: int) -> None:
-    """Write a member at `position`, its header padded so that its data begin on a page."""
+    """Write a member at `position`; if it is large, its header is padded so that its data begin on a page."""
     size = files.size(name)
     info = zipfile.ZipInfo(name, _EPOCH)
     info.create_system, info.external_attr, info.file_size = 3, 0o644 << 16, size
     large = size >= _LARGE
-    # 6: the padding field's own header.
-    begin = position + LOCAL_HEADER.size + len(name.encode()) + (_ZIP64 if large else 0) + 6
-    info.extra = struct.pack("<3H", _ALIGNMENT, 2 + -begin % PAGE, PAGE) + bytes(-begin % PAGE)
+    if size >= _ALIGNED:
+        # 6: the padding field's own header.
+        begin = position + LOCAL_HEADER.size + len(name.encode()) + (_ZIP64 if large else 0) + 6
+        info.extra = struct.pack("<3H", _ALIGNMENT, 2 + -begin % PAGE, PAGE) + bytes(-begin % PAGE)
     with packed.open(info, "w", force_zip64=large) as member:
         for offset in range(0, size, _BLOCK):
             member.write(files.read(name, offset, min(_BLOCK, size - offset)))

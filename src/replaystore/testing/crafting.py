@@ -21,7 +21,8 @@ import google_crc32c
 import numpy as np
 
 from replaystore.arrays.sealing import MANIFEST
-from replaystore.containers.zarr.metadata import CHECKSUM, as_json, document_checksum
+from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.zarr.metadata import CHECKSUM, as_json, document_checksum, header_bytes
 from replaystore.testing.crafting_log import changed_log, crc, packed, records
 from replaystore.testing.odd_values import NUMBERS, mutated
 from replaystore.testing.specimens import Change, Specimen
@@ -188,10 +189,7 @@ def _table(store: Specimen, draw: random.Random) -> Crafted:
         return None
     name = draw.choice(list(known))
     width = 8 if log[0][0]["arrays"][name]["dtype"] == "int64" else 4
-    file, header = (
-        f"{name}/c/0",
-        -(-(16 * log[0][0]["arrays"][name].get("chunks_per_shard", 128) + 4) // 4096) * 4096,
-    )
+    file, header = f"{name}/c/0", header_bytes(ArraySpec.from_json(log[0][0]["arrays"][name]))
     data, size = bytearray(files[file]), known[name] * width
     at = header + draw.randrange(known[name]) * width
     value = draw.choice((*NUMBERS, int.from_bytes(data[at : at + width], "little") + 1)) % 256**width

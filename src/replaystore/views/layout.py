@@ -25,7 +25,7 @@ from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import unknown
 from replaystore.trajectories.columns import CHANGING, PARTS, RETURN, TRAJECTORIES
 
-__all__ = ["LAYOUTS", "array_specs", "column_spec", "field_specs", "table_spec"]
+__all__ = ["LAYOUTS", "array_specs", "column_spec", "field_specs", "fitted", "table_spec"]
 
 LAYOUTS = ("live", "archive")
 RAW_BYTES = 4096
@@ -122,6 +122,19 @@ def field_specs(
             declared, codec, rows, capacity, fixed="chunk_rows" in overrides.get(name, {})
         )
     return specs
+
+
+def fitted(specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> dict[str, ArraySpec]:
+    """The arrays of a store that is never appended to, by how many rows there are: a chunk has no more rows
+    (of a raw field, no more pages), and an index no more entries than there are chunks."""
+    found = {}
+    for name, spec in specs.items():
+        count = max(1, rows[name])
+        unit = 1 if spec.journaled or spec.codec is not None else PAGE // math.gcd(PAGE, spec.row_bytes)
+        chunk_rows = min(spec.chunk_rows, -(-count // unit) * unit)
+        chunks = min(spec.chunks_per_shard, -(-count // chunk_rows))
+        found[name] = replace(spec, chunk_rows=chunk_rows, chunks_per_shard=chunks)
+    return found
 
 
 def check_capacity(capacity: object) -> None:
