@@ -84,12 +84,8 @@ def main(
 ) -> None:
     """Compare sampling with NumPy and other libraries.
 
-    Other libraries are not installed with this one. Those that are missing are left out, and the table says
-    so; to have them:
-
-    \b
-    .venv/bin/pip install torchrl tensorstore zarrs minari stable-baselines3 \\
-        hdf5plugin cpprb ale-py opencv-python-headless
+    `./scripts/setup bench` installs other libraries, as far as they can be had. Those that are missing are
+    left out, and the table says so.
     """
     warnings.filterwarnings(
         "ignore", module=r"(gymnasium|minari|torchrl|tensordict|stable_baselines3|zarr)\b"

@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from measuring import Context, Result, check
+from measuring import Context, Result, check, ratio
 from measuring.data import BLOCK, cheetah_steps, write
 
 __all__ = ["COLD", "cold"]
 
 WORKER = Path(__file__).with_name("cold_worker.py")
 SIZE = 256
+MEMMAP = "np.memmap"
 COLD = f"{SIZE} rows of one field, none of it in memory"
 
 
@@ -35,11 +36,13 @@ def cold(context: Context) -> list[Result]:
         for _ in range(times):
             file.write(columns["observation"].data)
     os.sync()
-    seconds: dict[str, list[float]] = {"np.memmap": [], "replaystore, Zarr": []}
+    ways = {MEMMAP: (plain,), f"{MEMMAP}, MADV_RANDOM": (plain, "random"), "replaystore, Zarr": (place,)}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    opening: dict[str, list[float]] = {name: [] for name in ways}
     resident: list[float] = []
     for number in range(context.choose(11, 3)):
-        for name, files in (("np.memmap", plain), ("replaystore, Zarr", place)):
-            command = [sys.executable, str(WORKER), str(files), str(number), str(SIZE), str(steps)]
+        for name, (files, *more) in ways.items():
+            command = [sys.executable, str(WORKER), str(files), str(number), str(SIZE), str(steps), *more]
             answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
             rows = np.array(answer["rows"]) % recorded
             check(
@@ -48,16 +51,21 @@ def cold(context: Context) -> list[Result]:
                 "observation",
             )
             seconds[name].append(answer["seconds"])
+            opening[name].append(answer["opening"])
             resident.append(answer["resident"])
     ahead = _read_ahead(context.folder)
     state = f"{statistics.mean(resident):.1%} of the file in memory before, the disk reads {ahead} KiB ahead"
     found = []
     for name, values in seconds.items():
-        value = statistics.median(a / b for a, b in zip(values, seconds["np.memmap"], strict=True))
-        middle, target = statistics.median(values), 0.15 if name != "np.memmap" else None
-        detail = f"median {middle * 1e3:.1f} ms" + ("; " + state if name == "np.memmap" else "")
-        found.append(Result(COLD, name, value, "x", target, detail=detail, seconds=middle))
-    return found
+        middle, target = statistics.median(values), 0.15 if name.startswith("replaystore") else None
+        first = statistics.median(opening[name])
+        detail = f"median {middle * 1e3:.1f} ms, opening before it {first * 1e3:.1f} ms"
+        detail += "; " + state if name == MEMMAP else ""
+        found.append(
+            Result(COLD, name, ratio(seconds, name, MEMMAP), "x", target, detail=detail, seconds=middle)
+        )
+    value = ratio(seconds, "replaystore, Zarr", f"{MEMMAP}, MADV_RANDOM")
+    return [*found, Result(COLD, f"replaystore, Zarr, to {MEMMAP}, MADV_RANDOM", value, "x")]
 
 
 def _read_ahead(folder: Path) -> str:

@@ -1,6 +1,8 @@
 """Takes one batch of random rows from files that are not in memory, and prints how long it took, as JSON.
 
-cold_worker.py PLACE SEED SIZE STEPS; a place that is a file holds bare rows, any other is a store.
+cold_worker.py PLACE SEED SIZE STEPS [random]; a place that is a file holds bare rows, any other is a store.
+What is opened first is not in memory either, and its time is told by itself. `random`: the system is told
+that neighbours of pages are not wanted.
 """
 
 from __future__ import annotations
@@ -44,28 +46,31 @@ def resident(paths: list[Path]) -> float:
 
 
 def main() -> None:
-    place, seed, size, steps = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    place, seed, size, steps = Path(sys.argv[1]), *map(int, sys.argv[2:5])
     rng = np.random.default_rng(seed)
     if place.is_file():
         forget([place])
         share = resident([place])
+        begin = time.perf_counter()
         array = np.memmap(place, np.float32, "r", shape=(steps, WIDTH))
-        begin = time.perf_counter()
+        if sys.argv[5:] == ["random"]:
+            array._mmap.madvise(mmap.MADV_RANDOM)
+        opened = time.perf_counter()
         rows = rng.integers(0, steps, size)
-        found = array[rows]
-        seconds = time.perf_counter() - begin
+        found = array.take(rows, axis=0)
+        seconds = time.perf_counter() - opened
     else:
-        files = [file for file in (place / "steps").rglob("*") if file.is_file() and file.name != "zarr.json"]
+        files = [file for file in place.rglob("*") if file.is_file()]
         forget(files)
-        share = resident([file for file in files if "observation" in file.parts])
-        sampler = rs.open(place).sampler(size, fields=["observation"], next_observation=False, seed=seed)
+        share = resident([file for file in files if "observation" in file.parts and file.name != "zarr.json"])
         begin = time.perf_counter()
-        found = sampler.sample()["observation"]
-        seconds = time.perf_counter() - begin
-        window = sampler._batches._window
-        assert window is not None
-        rows = window.planned.drawn.rows[:size]
+        sampler = rs.open(place).sampler(size, fields=["observation"], next_observation=False, seed=seed)
+        opened = time.perf_counter()
+        batch = sampler.sample()
+        seconds = time.perf_counter() - opened
+        found, rows = batch["observation"], batch["index"]
     answer = {
+        "opening": opened - begin,
         "seconds": seconds,
         "resident": share,
         "rows": rows.tolist(),

@@ -207,13 +207,7 @@ def _generate(place: Path, count: int) -> None:
 
 
 def drawn(sampler: Sampler) -> Iterator[tuple[dict[str, Any], NDArray[np.int64]]]:
-    """Batches, and the rows that each was made of, which a sampler does not tell."""
-    batches = sampler._batches
+    """Batches, and the rows that each was made of."""
     while True:
-        epoch, number = sampler._place
         batch = sampler.sample()
-        window = batches._window
-        assert window is not None
-        assert window.epoch == epoch
-        begin = (number - window.first) * batches.recipe.batch_size
-        yield batch, window.planned.drawn.rows[begin : begin + batches.recipe.batch_size]
+        yield batch, batch["index"]

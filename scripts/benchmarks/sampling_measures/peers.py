@@ -28,6 +28,7 @@ __all__ = [
     "memmap",
     "memmaps",
     "rows_of",
+    "taken",
     "tensorstore_array",
     "torchrl_storage",
 ]
@@ -44,6 +45,12 @@ EPISODES = 8
 def rows_of(columns: Columns, rows: NDArray[np.int64]) -> Columns:
     """As NumPy gives them."""
     return {name: values[rows] for name, values in columns.items()}
+
+
+def taken(columns: Columns, rows: NDArray[np.int64]) -> Columns:
+    """As NumPy gives them soonest, the next observation too, of rows that have one behind them."""
+    found = {name: values.take(rows, axis=0) for name, values in columns.items()}
+    return found | {"next_observation": columns["observation"].take(rows + 1, axis=0)}
 
 
 def memmaps(folder: Path, columns: Columns) -> Columns:

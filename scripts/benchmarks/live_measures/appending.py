@@ -1,0 +1,83 @@
+"""Rows appended in blocks, beside writing the same bytes to a file a field, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from measuring import Context, Result, check, interleaved
+from measuring.data import BLOCK, Columns, cheetah_steps, schema
+from measuring.timing import results
+
+import replaystore as rs
+
+__all__ = ["MEASURES", "TITLES"]
+
+SIZE, BLOCKS = 2048, 32
+"""Rows of a block, and blocks of a round."""
+WRITE = "a raw write"
+WHAT = f"append {SIZE} rows x 5 fields"
+COMMITTED = f"{WHAT} and commit, durability none"
+TITLES: dict[str, str] = {}
+
+
+def appending(context: Context) -> list[Result]:
+    """Without commits, and with one after each block; neither is synced."""
+    recorded, _ = cheetah_steps(BLOCK // 10)
+    count = len(recorded["reward"]) // SIZE
+    blocks = [
+        {name: values[at * SIZE : (at + 1) * SIZE].copy() for name, values in recorded.items()}
+        for at in range(count)
+    ]
+    found = []
+    for what, commits, targets in ((WHAT, False, (1.5, 2.0)), (COMMITTED, True, (None, None))):
+        context.say(what)
+        folder = context.folder / ("committed" if commits else "plain")
+        folder.mkdir()
+        stores = {
+            f"replaystore, {kind}": rs.create(folder / f"a{suffix}", schema(), durability="none")
+            for kind, suffix in (("Zarr", ".zarr"), ("HDF5", ".h5"))
+        }
+        variants = {WRITE: _writer(folder, blocks)}
+        variants |= {name: _appender(buffer, blocks, commits=commits) for name, buffer in stores.items()}
+        seconds = interleaved(variants, context.choose(31, 3))
+        aims = {name: target for name, target in zip(stores, targets, strict=True) if target is not None}
+        found += results(what, seconds, WRITE, aims)
+        for name, buffer in stores.items():
+            buffer.commit()
+            for field, values in buffer.read(slice(len(buffer) - SIZE, None)).items():
+                check(any(np.array_equal(values, block[field]) for block in blocks), name, field)
+            buffer.close()
+    return found
+
+
+def _writer(folder: Path, blocks: list[Columns]) -> Callable[[], float]:
+    files = {name: os.open(folder / f"{name}.bin", os.O_RDWR | os.O_CREAT, 0o600) for name in blocks[0]}
+    ends = dict.fromkeys(files, 0)
+
+    def run() -> float:
+        begin = time.perf_counter()
+        for number in range(BLOCKS):
+            for name, values in blocks[number % len(blocks)].items():
+                ends[name] += os.pwrite(files[name], values.data, ends[name])
+        return (time.perf_counter() - begin) / BLOCKS
+
+    return run
+
+
+def _appender(buffer: rs.Buffer, blocks: list[Columns], *, commits: bool) -> Callable[[], float]:
+    def run() -> float:
+        begin = time.perf_counter()
+        for number in range(BLOCKS):
+            buffer.append(blocks[number % len(blocks)])
+            if commits:
+                buffer.commit()
+        return (time.perf_counter() - begin) / BLOCKS
+
+    return run
+
+
+MEASURES = {"append": appending}
