@@ -16,7 +16,7 @@ import replaystore as rs
 from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.records import decode_records, replay
 from replaystore.checking import verify as verification
-from replaystore.containers.records import encode_record
+from replaystore.containers.records import encode_record, open_payload, whole_records
 from replaystore.containers.zarr.container import ZarrContainer
 from replaystore.errors import CorruptError, ReplayStoreWarning
 from replaystore.testing.crashes import tiny
@@ -108,7 +108,8 @@ def test_a_commit_that_is_missing_in_the_log_is_noticed(store: Path) -> None:
     for missing in (1, 2):
         with pytest.raises(CorruptError, match="the commit log has a record that no writer has made"):
             replay(data[: ends[missing - 1]] + data[ends[missing] :], "here")
-    _, (meta, blobs, _), *_ = decode_records(data)
+    _, (payload, _), *_ = whole_records(data)
+    meta, blobs = open_payload(payload)
     for wrong in (meta["commit"] - 1, meta["commit"] + 1):
         with pytest.raises(CorruptError, match=f"commit {wrong} follows {meta['commit'] - 1}"):
             replay(data[: ends[0]] + encode_record(meta | {"commit": wrong}, blobs), "here")

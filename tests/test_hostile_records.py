@@ -11,6 +11,7 @@ import pytest
 from hostile_stores import ACTIONS, CORPUS, MISSING, _seconds, read_all, with_record
 
 import replaystore as rs
+from replaystore.arrays.differences import NO_NUMBERS, difference, summed
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
 from replaystore.testing.specimens import Specimen, in_children, look, write
@@ -111,23 +112,6 @@ def test_checking_parts_takes_some_milliseconds_for_a_million() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(
-            ("open", value)
-            for value in (
-                None,
-                3,
-                [3],
-                [[1]],
-                [[0] * 10],
-                [["x"] * 10],
-                [[0, 0, 0, 99, 0, 1, 1, 0, ["0.0"], False]],
-                [[0, 0, 0, 0, 0, 1, 0, 0, ["0.0"], False]],
-            )
-        ),
-        *(
-            ("open", [[0, 0, 0, 0, start, length, 1, 0, ["0.0"], True]])
-            for start, length in ((-1, 1), (0, 2**61), (2**62, 1), (0, 1))
-        ),
         *(("next", value) for value in (None, -1, "x", 2**70)),
         *(("splits", value) for value in (None, [], [1], "abc", [["x"]])),
         *(("finals", value) for value in (None, -1, 1.5)),
@@ -135,6 +119,26 @@ def test_checking_parts_takes_some_milliseconds_for_a_million() -> None:
 )
 def test_what_a_commit_keeps_of_trajectories_is_checked(live: Path, key: str, value: Any) -> None:
     with_record(live, lambda meta, _: meta["extra"].update({key: value}))
+
+    with pytest.raises(CorruptError, match=r"live\.zarr"):
+        read_all(live)
+    assert rs.verify(live).problems
+
+
+@pytest.mark.parametrize(
+    ("row", "value"),
+    [(0, -1), (1, 1 << 62), (3, 99), (4, -1), (4, 2**62), (5, 2**61), (6, 0), (7, -1), (8, 8)],
+)
+def test_what_a_commit_keeps_of_open_trajectories_is_checked(live: Path, row: int, value: int) -> None:
+    def change(_: Any, blobs: list[list[Any]]) -> None:
+        (kept,) = (blob for blob in blobs if blob[0] == "int:open")
+        numbers = summed(kept[2], NO_NUMBERS)
+        assert numbers.size
+        numbers[row, 0] = value
+        data = difference(numbers, NO_NUMBERS)
+        kept[1:] = len(data), data
+
+    with_record(live, change, number=0)
 
     with pytest.raises(CorruptError, match=r"live\.zarr"):
         read_all(live)

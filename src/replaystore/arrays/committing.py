@@ -22,6 +22,7 @@ import numpy as np
 
 from replaystore.arrays.appending import of_shard
 from replaystore.arrays.changing import Changer
+from replaystore.arrays.differences import shorten
 from replaystore.arrays.records import now
 from replaystore.arrays.state import DOCUMENT, Piece, State, Stored
 from replaystore.arrays.tables import without_first
@@ -34,7 +35,7 @@ from replaystore.schema import tree
 
 __all__ = ["MARKED", "Committer"]
 
-SEGMENT_BYTES = 1 << 20
+SEGMENT_BYTES = 1 << 18
 """A segment of the log is ended beyond this: opening a store reads one segment."""
 TIDY_BYTES = 1 << 16
 """A closed store's last segment is at most about this long."""
@@ -75,7 +76,7 @@ class Committer(Changer):
                 name: list(vars(kept).values()) for name, kept in attached.items() if isinstance(kept, Piece)
             }
             blobs |= {"keep:" + name: kept for name, kept in attached.items() if isinstance(kept, bytes)}
-            record = encode_record(meta, blobs)
+            record = encode_record(*shorten(meta, blobs, self.state))
             # a store whose log speaks of an array that is not there does not open.
             self._sync(always=bool(self._new_arrays))
             self.container.append_record(record)

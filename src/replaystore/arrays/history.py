@@ -169,7 +169,7 @@ class History:
             if segments and segments[-1] == self.state.base and place == self._identity:
                 data = self.container.read_segment(self.state.base, self.state.end)
                 start = self.state.end
-                for meta, blobs, end in decode_records(data):
+                for meta, blobs, end in decode_records(data, self.state):
                     if meta.get("arrays") or meta.get("forked"):
                         self.container.refresh()
                     records.follow(self.state, meta, blobs)

@@ -27,7 +27,7 @@ MOST_ATTACHED = 1 << 32
 LATEST = 253402300799
 """The last second of the year 9999."""
 U32 = (1 << 32) - 1
-KINDS = ("keep", "rows", "grow", "at", "set", "mutable", "document")
+KINDS = ("keep", "rows", "grow", "at", "set", "mutable", "document", "int")
 """What a blob may be."""
 
 _CHECKSUMS: tuple[np.dtype[Any], tuple[int, ...]] = np.dtype("<u4"), ()
@@ -75,6 +75,11 @@ def check_record(meta: Any, blobs: Mapping[str, bytes]) -> None:
         _refuse(not all(map(is_count, counts.values())), f"numbers of rows {counts!r:.80}")
     _check_names(meta, commit, base=base)
     _refuse(not isinstance(meta["extra"], dict), f"extra {meta['extra']!r:.40}")
+    more = meta.get("more", {})
+    _refuse(
+        not isinstance(more, dict) or not all("." in key or ":" in key for key in more),
+        f"further settings {more!r:.80}",
+    )
     _refuse(not all(is_count(crc, U32) for crc in meta["partial"].values()), "checksums that are none")
     for name, known in (meta["tails"] if base else meta.get("tails", {})).items():
         begin, pieces = (0, known) if base else known

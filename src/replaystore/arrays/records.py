@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from replaystore.arrays.differences import Known, after, after_base, expand
 from replaystore.arrays.record_checks import check_arrays, check_record, check_step, sound
 from replaystore.arrays.state import State
 from replaystore.containers.records import open_payload, whole_records
@@ -18,15 +19,28 @@ from replaystore.errors import CorruptError
 __all__ = ["begin", "check", "decode_records", "follow", "now", "replay"]
 
 
-def decode_records(data: bytes) -> Iterator[tuple[dict[str, Any], dict[str, bytes], int]]:
-    """The valid records at the beginning of `data`, each as (JSON, blobs, where it ends). What follows the
-    last is torn or empty.
+def decode_records(
+    data: bytes, state: Known | None = None
+) -> Iterator[tuple[dict[str, Any], dict[str, bytes], int]]:
+    """The valid records at the beginning of `data`, each as (JSON, blobs, where it ends), with all that it
+    means. What follows the last is torn or empty. `state`: the commit that they follow, if the first of them
+    is no base record.
 
     CorruptError: a record has its checksum, and yet is not what a writer writes."""
+    before, base = state, None
     for payload, end in whole_records(data):
         with sound():
             meta, blobs = open_payload(payload)
+            if meta.get("base"):
+                before, base = None, (meta, blobs)
+            elif not meta.get("forked"):
+                before = after_base(*base) if before is None and base is not None else before
+                if before is None:
+                    raise ValueError("it says what has changed, and follows none")
+                meta, blobs = expand(meta, blobs, before)
             check_record(meta, blobs)
+            if before is not None and not meta.get("forked"):
+                before = after(meta, before)
         yield meta, blobs, end
 
 

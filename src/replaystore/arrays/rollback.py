@@ -66,7 +66,7 @@ class Reverter(Resumer):
                     if name in rows or tree.is_journal(name)
                 }
                 state.dead = [*newest.dead, [commit + 1, newest.commit]]
-                state.mutable = old.state.mutable
+                state.mutable, state.more = old.state.mutable, newest.more
                 state.dropped = dict(newest.dropped)
                 state.marks = [mark for mark in newest.marks if self._has(old.state, mark)]
                 self._complete_tables(tables)

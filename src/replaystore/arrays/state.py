@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.arrays.differences import INT, NO_NUMBERS, difference, numbers_of
 from replaystore.arrays.naming import Named
 from replaystore.containers.protocol import ArraySpec, ChunkEntry
 
@@ -82,7 +83,7 @@ class State:
     """Of a ring, as of some base records: [steps, parts, trajectories, final] that there were. When all of
     those steps have been dropped, so can the rows of those tables be."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """What the caller of `commit` keeps with it."""
+    """What the caller of `commit` keeps with it: JSON, and tables of int64 numbers (differences.py)."""
     partial: dict[str, int] = field(default_factory=dict)
     """Raw arrays: crc32c of the rows of the unfinished chunk. Coded arrays of a sealed store: the checksum of
     the padded last chunk."""
@@ -123,6 +124,9 @@ class State:
     """Of each group that drops rows: those before this one are needed by nobody, and may be gone."""
     _room: dict[str, NDArray[np.uint8]] = field(init=False, repr=False, default_factory=dict)
     """What those rows lie in, with room ahead, so that growing by some costs what they are."""
+
+    more: dict[str, Any] = field(default_factory=dict)
+    """What writers that know more keep, by names with a dot or a colon in them: it is carried along."""
 
     def __post_init__(self) -> None:
         self.shows = self.commit if self.shows < 0 else self.shows
@@ -176,7 +180,10 @@ class State:
         self.gone = {group: self.needed(group) for group in self.first}
         self.extra = meta["extra"]
         self.partial = meta["partial"]
-        self.arrays = self.arrays | _arrays(meta.get("arrays", {}))
+        if meta.get("arrays"):
+            self.arrays = self.arrays | _arrays(meta["arrays"])
+        told = {**self.more, **meta.get("more", {})}
+        self.more = {key: value for key, value in told.items() if value is not None}
         if meta.get("tail_reset"):
             self.tails = {}
         self.attached = {name: Piece(*numbers) for name, numbers in meta.get("attached", {}).items()}
@@ -240,7 +247,7 @@ class State:
             "time": self.time,
             "lengths": self.lengths,
             "first": self.first,
-            "extra": self.extra,
+            "extra": {key: value for key, value in self.extra.items() if not isinstance(value, np.ndarray)},
             "partial": self.partial,
             "tails": {
                 name: [list(vars(piece).values()) for piece in pieces] for name, pieces in self.tails.items()
@@ -268,7 +275,14 @@ class State:
             meta["keep_commits"] = self.keep_commits
         if self.gone:
             meta["gone"] = self.gone
+        if self.more:
+            meta["more"] = self.more
         blobs = {"mutable:" + name: rows.tobytes() for name, rows in self.mutable.items()}
+        blobs |= {
+            INT + key: difference(value, NO_NUMBERS)
+            for key, value in self.extra.items()
+            if isinstance(value, np.ndarray)
+        }
         return meta, blobs | {
             "keep:" + name: kept for name, kept in self.attached.items() if isinstance(kept, bytes)
         }
@@ -289,7 +303,7 @@ class State:
             time=meta["time"],
             lengths=dict(meta["lengths"]),
             first=dict(meta["first"]),
-            extra=meta["extra"],
+            extra=numbers_of(meta, blobs),
             partial=meta["partial"],
             tails={name: [Piece(*numbers) for numbers in pieces] for name, pieces in meta["tails"].items()},
             entries={
@@ -312,6 +326,7 @@ class State:
             keep_named=meta.get("keep_named", KEEP_NAMED),
             keep_commits=meta.get("keep_commits", KEEP_COMMITS),
             gone=dict(meta.get("gone", {})),
+            more=dict(meta.get("more", {})),
         )
 
 

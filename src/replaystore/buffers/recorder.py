@@ -36,7 +36,7 @@ from replaystore.schema import tree
 from replaystore.schema.fields import Schema
 from replaystore.trajectories.assembler import Assembler
 from replaystore.trajectories.blocks import Block
-from replaystore.trajectories.opened import Open
+from replaystore.trajectories.opened import Open, to_numbers
 from replaystore.trajectories.pieces import Following, Piece, Pieces
 from replaystore.views.layout import column_spec
 
@@ -46,7 +46,7 @@ FINAL_BYTES = 8 << 20
 """Final observations waiting for a commit are handed on beyond this size."""
 BLOCK_BYTES = 16 << 20
 """Blocks waiting to be written together take at most about this much memory."""
-NOTHING: Mapping[str, Any] = {"open": [], "next": 0, "splits": [""], "finals": 0}
+NOTHING: Mapping[str, Any] = {"open": to_numbers(()), "next": 0, "splits": [""], "finals": 0}
 """What the first commit of a store keeps, before anything is recorded."""
 
 Columns = Mapping[str, Any]
@@ -300,9 +300,9 @@ class Recorder:
         store_tables(self.store, self.assembler.pending)
         assembler = self.assembler
         extra = {
-            "open": [entry.to_json() for entry in assembler.opened()],
+            "open": assembler.going.kept(),
             "next": assembler.next_trajectory,
-            "splits": self._splits,
+            "splits": list(self._splits),
             "finals": assembler.finals,
         }
         return extra, self._attachments()

@@ -13,7 +13,7 @@ from replaystore.arrays.state import DOCUMENT, State
 from replaystore.checking.findings import Findings
 from replaystore.containers.checks import load_json
 from replaystore.containers.protocol import Container
-from replaystore.containers.records import HEADER_BYTES, MAGIC
+from replaystore.containers.records import HEADER_BYTES, MAGIC, open_payload, whole_records
 from replaystore.containers.zarr.metadata import MANIFEST
 from replaystore.containers.zarr.segments import SEGMENTS
 from replaystore.errors import CorruptError
@@ -167,8 +167,7 @@ def _later_records(data: bytes) -> Iterator[int]:
         length = HEADER_BYTES + int.from_bytes(data[at + 8 : at + HEADER_BYTES], "little")
         if length <= len(data) - at:
             looked += length
-            found = next(decode_records(data[at : at + length]), None)
-            if found is not None:
-                yield found[0]["commit"]
+            for payload, _ in whole_records(data[at : at + length]):
+                yield int(open_payload(payload)[0]["commit"])
                 at += length - 1
         at = data.find(MAGIC, at + 1)

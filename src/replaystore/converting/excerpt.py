@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from replaystore.errors import SchemaError
 from replaystore.schema import tree
 from replaystore.trajectories.columns import PARTS
-from replaystore.trajectories.opened import Open
+from replaystore.trajectories.opened import Open, to_numbers
 from replaystore.trajectories.parts import Parts
 from replaystore.trajectories.table import Trajectories
 from replaystore.views.reader import BufferReader
@@ -70,7 +70,7 @@ class Excerpt:
         """What is kept with the commit."""
         finals = len(self.finals) + len(self.pending)
         return {
-            "open": [entry.to_json() for entry in self.opened],
+            "open": to_numbers(self.opened),
             "next": self.next_trajectory,
             "splits": self.splits,
             "finals": finals,

@@ -34,6 +34,7 @@ from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
 from replaystore.storage.places import places_of
+from replaystore.trajectories.opened import to_numbers
 from replaystore.views.foreign_ring import EXTENSION
 from replaystore.views.layout import array_specs, field_specs, table_spec
 
@@ -234,7 +235,12 @@ class RingImport(_Making):
                 "seed": np.full(count, -1),
             }
             put_tables(store, source.parts, {**blank, "return": returns, **source.table})
-            extra = {"open": [], "next": count, "splits": source.splits, "finals": len(source.finals)}
+            extra = {
+                "open": to_numbers(()),
+                "next": count,
+                "splits": source.splits,
+                "finals": len(source.finals),
+            }
             self._finish(store, extra, {})
         finally:
             store.close()

@@ -108,7 +108,7 @@ def check_extra(extra: Mapping[str, Any], where: str) -> None:
     numbers = [extra.get("next"), extra.get("finals")]
     opened, splits = extra.get("open"), extra.get("splits")
     right = all(type(number) is int and 0 <= number <= MOST for number in numbers) and isinstance(
-        opened, list
+        opened, np.ndarray
     )
     if not (right and isinstance(splits, list) and splits and all(isinstance(name, str) for name in splits)):
         raise CorruptError(

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.trajectories.opened import Open
+from replaystore.trajectories.opened import COLUMNS, Open, as_numbers
 
 __all__ = ["Going"]
 
 Ints = NDArray[np.int64]
 _NUMBERS = ("env", "trajectory", "seed", "split", "part_start", "part_length", "stride", "offset")
+_KEPT = np.array([_NUMBERS.index(name) for name in COLUMNS])
 _FLAGS = ("open", "known", "terminated", "truncated")
 
 
@@ -131,6 +132,14 @@ class Going:
             order = order[np.argsort(self.trajectory[order])]
             self._order = self.version, order
         return order
+
+    def kept(self) -> Ints:
+        """What is open, as a commit keeps it."""
+        slots = self.opened()
+        if not len(slots):
+            return np.empty((0, 0), np.int64)
+        flags = np.stack([self.terminated[slots], self.truncated[slots], self.known[slots]])
+        return as_numbers(self._numbers[:, slots][_KEPT], flags, self.returned[slots])
 
     def follow(
         self, following: Mapping[str, NDArray[Any]], slots: Ints, known: NDArray[np.bool_] | None = None

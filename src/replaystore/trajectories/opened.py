@@ -1,15 +1,25 @@
-"""A trajectory that has not ended, as a commit keeps it, and as those see it who read one."""
+"""A trajectory that has not ended, as a commit keeps it, and as those see it who read one.
+
+A commit keeps a matrix of int64, with a column for each of them, in the order of their numbers, which are its
+first row. Its rows are `COLUMNS`, flags, and the return, component by component, as the bits of float64
+numbers. The observations after their last steps are kept beside it, in the same order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Open"]
+__all__ = ["COLUMNS", "Open", "as_numbers", "followed", "from_numbers", "to_numbers"]
+
+COLUMNS = ("trajectory", "env", "seed", "split", "part_start", "part_length", "stride", "offset")
+TERMINATED, TRUNCATED, FOLLOWED = 1, 2, 4
+"""Flags: of the last step, and that the observation after it is kept."""
+MOST = 1 << 62
 
 
 @dataclass
@@ -39,55 +49,64 @@ class Open:
     def length(self) -> int:
         return self.offset + self.part_length
 
-    def to_json(self) -> list[Any]:
-        """What is kept with a commit; the observation is kept beside it. Numbers as text: JSON has no NaN and
-        no infinity."""
-        returned = [repr(value) for value in np.atleast_1d(self.returned).tolist()]
-        numbers = [
-            self.trajectory,
-            self.env,
-            self.seed,
-            self.split,
-            self.part_start,
-            self.part_length,
-            self.stride,
-            self.offset,
-        ]
-        flags = [self.terminated, self.truncated] if self.terminated or self.truncated else []
-        return [*numbers, returned, self.known or self.following is not None, *flags]
 
-    @classmethod
-    def from_json(cls, values: Sequence[Any], *, components: int | None) -> Open:
-        """The inverse, without the observation. `components`: of a reward, if it is not a scalar. ValueError:
-        it is none of ours."""
-        if not isinstance(values, list) or len(values) not in (10, 12):
-            raise ValueError(f"{values!r:.80} is no open trajectory")
-        *numbers, returned, known = values[:10]
-        flags = values[10:]
-        if any(type(number) is not int or not -(1 << 63) <= number < 1 << 62 for number in numbers) or any(
-            type(flag) is not bool for flag in (known, *flags)
-        ):
-            raise ValueError(f"an open trajectory has no numbers such as {numbers!r:.80}")
-        trajectory, env, seed, split, part_start, part_length, stride, offset = numbers
-        if (
-            not isinstance(returned, list)
-            or len(returned) != (components or 1)
-            or not all(isinstance(value, str) for value in returned)
-        ):
-            raise ValueError(f"{returned!r:.80} is not the return of an open trajectory")
-        if min(trajectory, split, part_start, part_length, stride - 1, offset) < 0:
-            raise ValueError(f"an open trajectory has no numbers below 0, or 1, such as {numbers!r:.80}")
-        total = [float(value) for value in returned]
-        return cls(
-            trajectory,
-            env,
-            seed,
-            split,
-            total[0] if components is None else total,
-            part_start,
-            part_length,
-            stride,
-            offset,
-            terminated=bool(flags and flags[0]),
-            truncated=bool(flags and flags[1]),
+def from_numbers(kept: Any, *, components: int | None) -> list[Open]:
+    """The trajectories of a matrix, without the observations. `components`: of a reward, if it is not a
+    scalar. ValueError: it is none of ours."""
+    if not isinstance(kept, np.ndarray) or kept.dtype != np.int64 or kept.ndim != 2:
+        raise ValueError(f"{kept!r:.80} are no open trajectories")
+    if not kept.size:
+        return []
+    count = len(COLUMNS) + 1
+    if len(kept) != count + (components or 1):
+        raise ValueError(f"{len(kept)} numbers of an open trajectory")
+    numbers = dict(zip(COLUMNS, kept, strict=False))
+    low = [numbers[name].min() for name in COLUMNS if name not in ("env", "seed", "stride")]
+    if (
+        min(*low, numbers["stride"].min() - 1) < 0
+        or kept[:count].max() >= MOST
+        or kept[:count].min() < -2 * MOST
+    ):
+        raise ValueError("numbers that no open trajectory has")
+    flags, order = kept[len(COLUMNS)], numbers["trajectory"]
+    if (order[1:] <= order[:-1]).any() or flags.min() < 0 or flags.max() > TERMINATED | TRUNCATED | FOLLOWED:
+        raise ValueError("open trajectories that are not in order, or have flags that none has")
+    if len(np.unique(numbers["env"])) < kept.shape[1]:
+        raise ValueError("several open trajectories of one environment")
+    returned: list[Any] = np.ascontiguousarray(kept[count:].T).view(np.float64).tolist()
+    entries = []
+    for at, (told, total) in enumerate(zip(flags.tolist(), returned, strict=True)):
+        trajectory, env, seed, split, start, length, stride, offset = (
+            int(column[at]) for column in numbers.values()
         )
+        known = total[0] if components is None else total
+        entry = Open(trajectory, env, seed, split, known, start, length, stride, offset)
+        entry.terminated, entry.truncated = bool(told & TERMINATED), bool(told & TRUNCATED)
+        entries.append(entry)
+    return entries
+
+
+def followed(kept: NDArray[np.int64]) -> list[bool]:
+    """Of each trajectory of a matrix, whether an observation is kept that follows its last step."""
+    return ((kept[len(COLUMNS)] & FOLLOWED) > 0).tolist() if kept.size else []
+
+
+def to_numbers(opened: Iterable[Open]) -> NDArray[np.int64]:
+    """The inverse; of none an empty one."""
+    entries = sorted(opened, key=lambda entry: entry.trajectory)
+    if not entries:
+        return np.empty((0, 0), np.int64)
+    numbers = [[getattr(entry, name) for entry in entries] for name in COLUMNS]
+    flags = [[getattr(entry, name) for entry in entries] for name in ("terminated", "truncated")]
+    known = [entry.known or entry.following is not None for entry in entries]
+    returned = np.array([entry.returned for entry in entries], np.float64).reshape(len(entries), -1)
+    return as_numbers(np.array(numbers, np.int64), np.array([*flags, known]), returned)
+
+
+def as_numbers(
+    numbers: NDArray[np.int64], flags: NDArray[np.bool_], returned: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """The matrix, of `COLUMNS`, of (terminated, truncated, known), and of the return of each."""
+    told = flags[0] * TERMINATED + flags[1] * TRUNCATED + flags[2] * FOLLOWED
+    bits = np.ascontiguousarray(returned.T).view(np.int64)
+    return np.concatenate([numbers, told[None].astype(np.int64), bits])

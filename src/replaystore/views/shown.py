@@ -24,7 +24,7 @@ from replaystore.schema import tree
 from replaystore.schema.fields import Schema
 from replaystore.trajectories.checks import check_extra, check_parts, check_table
 from replaystore.trajectories.columns import PARTS, TRAJECTORIES
-from replaystore.trajectories.opened import Open
+from replaystore.trajectories.opened import Open, followed, from_numbers
 from replaystore.trajectories.parts import Parts
 from replaystore.trajectories.table import Trajectories
 
@@ -203,10 +203,7 @@ class Shown:
         """The trajectories that are open, without their observations."""
         shape = self._reward_shape()
         try:
-            opened = [
-                Open.from_json(values, components=math.prod(shape) if shape else None)
-                for values in self._extra["open"]
-            ]
+            opened = from_numbers(self._extra["open"], components=math.prod(shape) if shape else None)
         except ValueError as error:
             raise CorruptError(f"{self._place}: {error}; run `replaystore repair`") from None
         if any(entry.split >= len(self._extra["splits"]) for entry in opened):
@@ -218,7 +215,8 @@ class Shown:
     def open_trajectories(self) -> list[Open]:
         """The trajectories that are open, with the observations that follow their last steps."""
         opened = self.opened()
-        known = [entry for entry, values in zip(opened, self._extra["open"], strict=True) if values[9]]
+        told = followed(self._extra["open"])
+        known = [entry for entry, kept in zip(opened, told, strict=True) if kept]
         for name in self.schema.names("observation") if known else ():
             declared = self.schema.fields[name]
             data = self._store.attachment(name)
