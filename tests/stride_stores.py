@@ -11,7 +11,7 @@ from stride_worlds import World
 
 import replaystore as rs
 from replaystore.testing import samples
-from replaystore.trajectories.assembler import Begin, End, Run
+from replaystore.trajectories.pieces import NEVER, STEP, Piece
 
 __all__ = ["SCHEMA", "record", "steps_of", "tell"]
 
@@ -61,20 +61,25 @@ def tell(buffer: rs.Buffer, world: World, start: int, stop: int, last: int | Non
             while count < len(mine) and mine[count] == mine[count - 1] + stride:
                 count += 1
             run, mine = mine[:count], mine[count:]
-            flags = columns["truncated"][run]
             known = {name: final[world.finals.get(trajectory, 0)] for name, final in finals.items()}
-            following = known if trajectory in world.finals else None
-            ends = (
-                {count - 1: End((run[-1], 1), following)}
-                if run[-1] == rows[-1] and trajectory != last
-                else {}
+            final = known if trajectory in world.finals and run[-1] == rows[-1] else None
+            ends = run[-1] == rows[-1] and trajectory != last
+            runs.append(
+                Piece(
+                    trajectory,
+                    run[0] - start,
+                    len(run),
+                    run[0] * STEP,
+                    begins=run[0] * STEP if run[0] == rows[0] else NEVER,
+                    seed=trajectory,
+                    ends=run[-1] * STEP + STEP - 1 if ends else NEVER,
+                    truncated=bool(columns["truncated"][run[-1]]),
+                    final=final if ends else None,
+                    rewards=columns["reward"][run],
+                    following=None if ends else final,
+                    stride=stride,
+                )
             )
-            begins = {0: Begin((run[0], 0), trajectory)} if run[0] == rows[0] else {}
-            told = following if run[-1] == rows[-1] and trajectory == last else None
-            rewards = columns["reward"][run]
-            begun = Run(trajectory, run[0] - start, ~flags & False, flags, rewards, ends, begins, told)
-            begun.stride = stride
-            runs.append(begun)
     runs.sort(key=lambda run: run.start)
     piece = {name: values[start:stop] for name, values in columns.items()}
-    buffer._recorder.add(piece, stop - start, runs)
+    buffer._recorder.add_few(piece, stop - start, runs)

@@ -19,7 +19,7 @@ pytest_plugins = ["commands"]
 def test_converting_and_back_loses_nothing(
     recorded: Path, facts: Callable[..., Any], run: Run, tmp_path: Path
 ) -> None:
-    facts("convert", recorded, tmp_path / "a.h5", "--layout", "archive")
+    facts("convert", recorded, tmp_path / "a.h5", "--layout", "archive", "--as-recorded")
     code, out, err = run("convert", tmp_path / "a.h5", tmp_path / "b.zarr", "--layout", "live")
 
     assert (code, err) == (0, "")
@@ -30,6 +30,24 @@ def test_converting_and_back_loses_nothing(
             assert a[name][:].tobytes() == b[name][:].tobytes()
         for name, column in a.trajectories.columns.items():
             assert column.tolist() == b.trajectories[name].tolist()
+
+
+def test_an_archive_has_its_rows_trajectory_by_trajectory(
+    recorded: Path, facts: Callable[..., Any], run: Run, tmp_path: Path
+) -> None:
+    code, out, _ = run("convert", recorded, tmp_path / "a.h5", "--layout", "archive")
+
+    assert code == 0
+    assert "note: rows lie trajectory by trajectory, and have other numbers" in out
+    with rs.open(recorded) as a, rs.open(tmp_path / "a.h5") as b:
+        assert b.parts.dense
+        assert len(b.parts) == len(b.trajectories)
+        for number in range(len(a.trajectories)):
+            mine, theirs = a.trajectory(number), b.trajectory(number)
+            assert all(mine[name].tobytes() == theirs[name].tobytes() for name in a.schema.fields)
+    code, _, err = run("convert", recorded, tmp_path / "b.h5", "--where", "length > 1", "--grouped")
+    assert code == 1
+    assert "leave it out" in err
 
 
 def test_converting_a_part(recorded: Path, facts: Callable[..., Any], tmp_path: Path) -> None:

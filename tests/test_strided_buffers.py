@@ -6,6 +6,7 @@ import itertools
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from stride_worlds import World, worlds
 import replaystore as rs
 from replaystore.cli.show import _blocks
 from replaystore.containers.located import remove
+from replaystore.converting import stores
 from replaystore.formats.blocks import blocks_of
 from replaystore.formats.options import Options
 from replaystore.location import Location
-from replaystore.testing import Contents
+from replaystore.testing import Contents, samples
 from replaystore.views.foreign_ring import ring_of, survives
 
 _names = (f"memory:strides-{number}" for number in itertools.count())
@@ -90,11 +92,67 @@ def test_all_of_it_is_converted(world: World, open_last: bool, capacity: int | N
     one, other = next(_names), next(_names)
     with record(one, world, open_last=open_last, capacity=capacity) as buffer:
         told = Contents.of(buffer)
-    rs.convert(one, other, layout=layout)
+    rs.convert(one, other, layout=layout, grouped=False)
     with rs.open(other) as converted:
         assert told.difference(Contents.of(converted)) == ""
     assert not rs.verify(other).problems
     forget(one, other)
+
+
+WIDEST = max(declared.row_bytes for declared in SCHEMA.fields.values())
+
+
+@given(
+    worlds(),
+    st.booleans(),
+    st.sampled_from([None, 7, 20]),
+    st.sampled_from([(None, True), ("archive", None), ("live", True)]),
+    st.sampled_from([1, 5, 1000]),
+)
+def test_rows_that_are_grouped_lie_trajectory_by_trajectory(
+    world: World, open_last: bool, capacity: int | None, how: tuple[Any, bool | None], window: int
+) -> None:
+    one, other, again = next(_names), next(_names), next(_names)
+    with record(one, world, open_last=open_last, capacity=capacity) as buffer:
+        told, first = Contents.of(buffer), buffer.first_row
+    with patch.object(stores, "WINDOW_BYTES", window * WIDEST):
+        report = rs.convert(one, other, layout=how[0], grouped=how[1])
+    with rs.open(other) as converted:
+        found, parts = Contents.of(converted), converted.parts
+        assert told.by_trajectory().difference(found.by_trajectory()) == ""
+        if any("trajectory by trajectory" in note for note in report.notes):
+            assert parts.dense
+            last = -1
+            for trajectory, rows in zip(parts.trajectory, map(range, parts.start, parts.stop), strict=True):
+                assert all(row // window >= last for row in rows)
+                last = rows[-1] // window
+                before = [at for at in parts.rows([trajectory]) if at < rows[0]]
+                assert all(at // window < rows[0] // window for at in before), "one run in each window"
+        else:
+            assert told.difference(found) == ""
+        for start in range(0, told.steps, window):
+            for name, values in told.columns.items():
+                mine, theirs = (
+                    sorted(row.tobytes() for row in rows[start : start + window])
+                    for rows in (values, found.columns[name])
+                )
+                assert mine == theirs, "the same rows in each window"
+    assert not rs.verify(other).problems
+    rs.convert(other, again, layout="archive")
+    with rs.open(again) as twice:
+        assert found.by_trajectory().difference(Contents.of(twice).by_trajectory()) == ""
+    if how[0] != "archive" and open_last and len(told.table["open"]) and told.table["open"].any():
+        opened = int(told.table["env"][-1])
+        with rs.open(other, "r+") as converted:
+            more = samples.columns(SCHEMA, 3, 9, ends=0)
+            converted.append(more, env=opened)
+            converted.commit()
+            story = converted.trajectory(len(converted.trajectories) - 1)
+            assert story["action"][:-3].tobytes() == told.stories[-1].columns["action"].tobytes()
+            assert story["action"][-3:].tobytes() == more["action"].tobytes()
+        assert not rs.verify(other).problems
+    assert first == max(0, len(world.owner) - (capacity or 1 << 30))
+    forget(one, other, again)
 
 
 @given(worlds(), st.booleans(), st.sampled_from([None, 7, 20]), st.sampled_from([None, "archive"]))

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from stride_worlds import World, worlds
 
 from replaystore.errors import CorruptError
-from replaystore.trajectories.assembler import Assembler, Begin, End, Run
+from replaystore.trajectories.assembler import Assembler
 from replaystore.trajectories.checks import check_parts
 from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.parts import Parts
+from replaystore.trajectories.pieces import NEVER, STEP, Piece
 
 
 @given(worlds())
@@ -140,19 +141,25 @@ def test_rows_of_any_stride_become_the_same_parts_however_they_are_cut_into_runs
         trajectory = world.owner[run[0]]
         assert trajectory is not None
         rows = world.rows[trajectory]
-        flags = np.zeros(len(run), np.bool_)
-        begins = {0: Begin((0, 0), -1)} if run[0] == rows[0] else {}
-        number_of += [trajectory] * len(begins)
-        end = End((0, 1), {} if trajectory in world.finals else None)
-        ends = {len(run) - 1: end} if run[-1] == rows[-1] else {}
-        known = Run(trajectory, run[0], flags, flags, None, ends, begins, stride=world.stride[run[0]])
+        begins, ends = run[0] == rows[0], run[-1] == rows[-1]
+        number_of += [trajectory] * begins
+        known = Piece(
+            trajectory,
+            run[0],
+            len(run),
+            run[0] * STEP,
+            begins=run[0] * STEP if begins else NEVER,
+            ends=run[-1] * STEP + STEP - 1 if ends else NEVER,
+            final={"x": np.zeros(1)} if ends and trajectory in world.finals else None,
+            stride=world.stride[run[0]],
+        )
         first = run[0]  # what is handed over together begins with the first row of this stride
         while first and world.strides(first - 1, run[0]) <= {known.stride}:
             first -= 1
         known.start -= first
-        assembler.add_together(first, [known])
-    assert not assembler.open
-    found = [list(part) for part in assembler.pending.parts]
+        assembler.add_few(first, [known])
+    assert not assembler.opened()
+    found = np.concatenate([np.zeros((0, 6), np.int64), *assembler.pending.parts]).tolist()
     for part in found:
         part[3] = number_of[part[3]]
         part[5] = world.finals[part[3]] if part[5] >= 0 else -1

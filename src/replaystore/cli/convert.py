@@ -48,6 +48,12 @@ __all__ = ["convert"]
     type=click.Choice(["live", "archive"]),
     help=("To write to and sample from, or to keep.  [default: the source's]"),
 )
+@click.option(
+    "--grouped/--as-recorded",
+    default=None,
+    help="Lay rows of environments that took turns trajectory by trajectory, or leave them where they are.  "
+    "[default: grouped in an archive]",
+)
 @click.option("--strict", is_flag=True, help="Refuse what a file of other software cannot hold exactly.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
 @commit_option

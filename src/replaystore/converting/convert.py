@@ -58,6 +58,7 @@ def convert(
     where: str | None = None,
     codec: str | None = None,
     layout: Literal["live", "archive"] | None = None,
+    grouped: bool | None = None,
     overwrite: bool = False,
     strict: bool = False,
     progress: Progress | None = None,
@@ -68,9 +69,10 @@ def convert(
     Whose file it is, is told by `format`, else by its content, else by its suffix; `replaystore formats`
     lists what is known.
 
-    Without `split` and `where` rows and trajectories keep their order and numbers, and all else is carried
-    over too: parts, splits, final observations, columns of the user's, open trajectories (which can be
-    continued in the target), metadata, environment. A ring is written as its window.
+    Without `split` and `where` trajectories keep their order and numbers, and rows too unless they are
+    `grouped`; all else is carried over: parts, splits, final observations, columns of the user's, open
+    trajectories (which can be continued in the target), metadata, environment. A ring is written as its
+    window.
 
     Args:
         source: a location, or an open buffer (its last commit is converted).
@@ -85,6 +87,10 @@ def convert(
             HDF5 gzip:1, which all software reads).
         layout: "live" or "archive" (all fields coded in large chunks, sealed, with a manifest): all fields
             are stored as that layout has it. None: as they are in the source.
+        grouped: whether rows of environments that took turns are laid trajectory by trajectory, in windows of
+            64 MB of the widest field: they get other numbers, and fragments and frames are read from fewer
+            chunks, which take less room. By default for layout="archive", unless the store was a ring of
+            other software, the places of whose rows are known.
         overwrite: replace a store that is there, or a file of the same format.
         strict: refuse what would not be exact. Without it, the report says what was changed, lost or made up.
         progress: called with (bytes done, bytes in all) after each block; an exception from it ends the
@@ -102,10 +108,17 @@ def convert(
         from_, to = named.source_of(source), named.target_of(target)
         selected = Selected(fields, split, where)
         told = None if progress is None else Told(progress)
-        how = How(codec, layout, overwrite=overwrite, strict=strict, progress=told)
+        how = How(codec, layout, overwrite=overwrite, strict=strict, progress=told, grouped=grouped)
         if to is not None and (codec is not None or layout is not None):
             raise SchemaError(
                 f"{target} is a file of {to}, which has neither codecs nor layouts: leave them out"
+            )
+        if grouped is not None and (
+            from_ is not None or to is not None or split is not None or where is not None
+        ):
+            raise SchemaError(
+                "grouped says how the rows of whole stores lie; those of files of other software lie as they "
+                "are given, and chosen trajectories always side by side: leave it out"
             )
         if from_ is not None and to is not None:
             return _through_a_store(_path(source), from_, _path(target), to, selected, how, named)

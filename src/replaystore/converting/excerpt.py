@@ -50,6 +50,9 @@ class Excerpt:
     splits: list[str]
     notes: list[str]
     """What is not as it was."""
+    window: int | None = None
+    """So many rows of the source are the same in another order, then the next ones; None: any may be
+    anywhere."""
 
     @property
     def rows(self) -> int:

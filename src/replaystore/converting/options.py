@@ -19,6 +19,7 @@ class How:
     layout: str | None = None
     overwrite: bool = False
     strict: bool = False
+    grouped: bool | None = None
     progress: Progress | None = None
 
 

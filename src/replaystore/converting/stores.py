@@ -22,6 +22,7 @@ from replaystore.buffers.tables import put_tables
 from replaystore.containers.located import container_type
 from replaystore.containers.protocol import ArraySpec, Capabilities, Container
 from replaystore.converting.excerpt import Excerpt, chosen, selection, whole
+from replaystore.converting.grouping import WINDOW_BYTES, grouped
 from replaystore.converting.options import How, Selected
 from replaystore.converting.transfer import Transfer
 from replaystore.errors import SchemaError, UnsupportedError
@@ -31,7 +32,7 @@ from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
 from replaystore.storage.places import places_of
-from replaystore.views.foreign_ring import carried
+from replaystore.views.foreign_ring import carried, state_of
 from replaystore.views.layout import LAYOUTS, array_specs, field_specs, fitted, table_spec
 from replaystore.views.reader import BufferReader
 
@@ -52,6 +53,8 @@ class Conversion:
             if fields is None
             else buffer.schema.select([fields] if isinstance(fields, str) else list(fields))
         )
+        self.moved = False
+        """Whether rows have other numbers, though all of them are taken."""
         self.layout, self.as_it_was = how.layout or buffer.layout, how.layout is None
         if self.layout not in LAYOUTS:
             raise SchemaError(f"there is no layout {self.layout!r}: choose one of {', '.join(LAYOUTS)}")
@@ -62,17 +65,27 @@ class Conversion:
             self.excerpt: Excerpt = whole(buffer, observations)
         else:
             self.excerpt = selection(buffer, chosen(buffer, where, split), observations)
+        self._group(how, some=split is not None or where is not None)
         self.selected = {
             "fields": None if fields is None else list(self.schema.fields),
             "split": split,
             "where": where,
         }
         self.extensions, lost = carried(
-            buffer, buffer.document.extensions, whole=split is None and where is None
+            buffer, buffer.document.extensions, whole=split is None and where is None and not self.moved
         )
         self.notes = self.excerpt.notes + lost
         self.transfer: Transfer | None = None
         self._note_fields()
+
+    def _group(self, how: How, *, some: bool) -> None:
+        """Lay the rows of each trajectory side by side, if that is wanted."""
+        ring = state_of(self.buffer.document.extensions) is not None
+        if some or not (how.grouped or (how.grouped is None and how.layout == "archive" and not ring)):
+            return
+        widest = max(field.row_bytes for field in self.schema.fields.values())
+        found = grouped(self.excerpt, max(1, WINDOW_BYTES // widest))
+        self.moved, self.excerpt = found is not self.excerpt, found
 
     def _note_fields(self) -> None:
         left_out = [name for name in self.buffer.schema.fields if name not in self.schema.fields]
@@ -140,6 +153,7 @@ class Conversion:
             "steps": len(self.buffer),
             "trajectories": self.buffer.num_trajectories,
             "selection": {key: value for key, value in self.selected.items() if value is not None},
+            "grouped": self.moved,
             "ring": None if self.buffer.capacity is None else {"capacity": self.buffer.capacity},
             "history": [earlier, *history][:HISTORY],
         }

@@ -218,7 +218,8 @@ class Transfer:
         """Append runs of rows through memory."""
         column = self.buffer.stored_column(stored)
         checks = CheckedChunks(self.buffer.store, stored) if spec.codec is None else None
-        for block in _batches(runs, spec):
+        window = None if tree.is_final(stored) else self.excerpt.window
+        for block in _batches(runs, spec, window):
             if checks is not None:
                 for run in block:
                     checks.check(column.base if isinstance(column, ChangedColumn) else column, run)
@@ -230,11 +231,13 @@ class Transfer:
             self._count(rows.nbytes)
 
 
-def _batches(runs: Runs, spec: ArraySpec) -> Iterator[list[range]]:
+def _batches(runs: Runs, spec: ArraySpec, window: int | None) -> Iterator[list[range]]:
     """Runs of rows, cut where chunks end and put together to about BLOCK_BYTES, or APART_BYTES (at least one
-    chunk, less than two blocks)."""
+    chunk, less than two blocks); or whole windows."""
     most = APART_BYTES if runs.apart else BLOCK_BYTES
     unit = max(1, most // spec.chunk_bytes) * spec.chunk_rows
+    if window is not None:
+        unit = max(1, APART_BYTES // (window * spec.row_bytes)) * window
     block: list[range] = []
     size = 0
     for start, length, stride in zip(*(column.tolist() for column in runs), strict=True):
