@@ -88,6 +88,11 @@ class Appender(StoreReader):
         """Without durability: the rows of each group before which space was last given back."""
         self._gone: dict[str, int] = {}
         """The row of an array before which this writer has given back the space of all shards."""
+        self._watched = False
+        self.unstored: dict[str, dict[int, NDArray[np.uint8]]] = {}
+        """For who looks at rows that no commit has: full chunks that are not stored yet,"""
+        self.fresh: dict[str, dict[int, tuple[ChunkEntry, int]]] = {}
+        """and those stored since the last commit, with their checksums."""
         self._rolling_back = False
         """A rollback was refused half way: whether it has happened is not known, nor are there rows that
         something could follow."""
@@ -225,6 +230,8 @@ class Appender(StoreReader):
             array.rows += step
             done += step
             if at + step == spec.chunk_rows:
+                if self._watched:
+                    self.unstored.setdefault(name, {})[array.rows // spec.chunk_rows - 1] = array.chunk
                 self._encoder.put(
                     name, array.codec, array.rows // spec.chunk_rows - 1, array.chunk.reshape(-1)
                 )
@@ -266,7 +273,28 @@ class Appender(StoreReader):
                     self.container.write_index(name, shard, of_shard(everything, shard, per_shard))
         for name in placed:  # only now, since all of it is done again if a write fails
             self._add_checksums(name, [checksum for _, checksum in ready[name].values()])
+            fresh, unstored = self.fresh.setdefault(name, {}), self.unstored.get(name, {})
+            for number, entry in placed[name].items():
+                fresh[number] = entry, ready[name][number][1]
+                unstored.pop(number, None)
         self._encoder.stored()
+
+    def watch(self) -> None:
+        """From now on keep full chunks until they are stored, for who looks at rows that no commit has."""
+        if not self._watched:
+            with self.lock, self.storage("store"):
+                self._encoder.finish()
+                self._store_chunks()
+            self._watched = True
+
+    def gathering(self, name: str) -> NDArray[Any]:
+        """The chunk of a coded array in which rows gather, whole; the next one takes its place when it is
+        full."""
+        array = self._coded[name]
+        spec = array.spec
+        return (
+            array.chunk.reshape(-1).view(spec.dtype.newbyteorder("<")).reshape(spec.chunk_rows, *spec.shape)
+        )
 
     def _write_tails(
         self, attachments: Mapping[str, bytes], *, inside: bool = False
@@ -321,6 +349,7 @@ class Appender(StoreReader):
         """What was waiting for a commit is in it, or given up."""
         self._pending, self._changes, self._entries, self._new_arrays = {}, {}, {}, {}
         self._new_pieces, self._tail_reset = {}, False
+        self.unstored, self.fresh = {}, {}
         self._forget_tails()
 
     def next_row(self, group: str) -> int:

@@ -109,12 +109,18 @@ class MappedColumn(PlainColumn):
 
 
 def raw_column(
-    files: Reads, spec: ArraySpec, *, name: str = "", first_row: int = 0, **checks: Callable[[], None]
+    files: Reads,
+    spec: ArraySpec,
+    *,
+    name: str = "",
+    first_row: int = 0,
+    mapped: type[MappedColumn] = MappedColumn,
+    **checks: Callable[[], None],
 ) -> PlainColumn:
-    """An empty column of a raw array, mapped where the storage and the system can do that. `checks`: those of
-    a `PlainColumn`."""
+    """An empty column of a raw array, `mapped` where the storage and the system can do that. `checks`: those
+    of a `PlainColumn`."""
     if isinstance(files, Maps) and _mapping_works():
-        return MappedColumn(files, spec, name=name, first_row=first_row)
+        return mapped(files, spec, name=name, first_row=first_row)
     return PlainColumn(files, spec, name=name, first_row=first_row, **checks)
 
 

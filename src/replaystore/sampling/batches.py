@@ -117,6 +117,8 @@ class Batches(Windows):
         self.gather = Gather(self._columns, names, recipe.slab_bytes)
         if old is not None:
             self.gather.adopt(old)
+        if recipe.live:  # rows of one's own are in memory, and pages that are mapped ahead are in no file yet
+            self.gather.until_look = 1 << 62
         self._items = Items(recipe, schema, self.gather, self._finals, self.steps)
 
     @property
@@ -187,7 +189,7 @@ class Batches(Windows):
             order = StepWeights(
                 steps, seed, weights, capacity=buffer.capacity, beta=recipe.beta, largest=largest
             )
-        if not order.weights.total > 0:
+        if not order.weights.total > 0 and not recipe.live:
             raise ArgumentError(f"{buffer.where}: all weights are 0 where there is something to sample")
         return order
 
@@ -206,6 +208,19 @@ class Batches(Windows):
     def per_epoch(self) -> int | None:
         """How many batches an epoch has; None: it does not end."""
         return -(-self.steps.total // self.recipe.batch_size) if self.recipe.order == "epoch" else None
+
+    def explain(self, seed: int) -> list[str]:
+        """A few lines for people: the order, what is left out, how each field is read."""
+        recipe, steps = self.recipe, self.steps
+        item = "fragments" if recipe.fragment_length else "stacks" if recipe.frame_stack else "steps"
+        of = f"of commit {self.commit}" + (" and what was appended since" if recipe.live else "")
+        lines = [
+            f"{recipe.order}: batches of {recipe.batch_size} out of {steps.total} {item} {of}, seed {seed}"
+        ]
+        if steps.left_out:
+            reasons = "no next observation is known, or the trajectory is too short behind them"
+            lines.append(f"left out: {steps.left_out} steps ({reasons})")
+        return lines + self.gather.explain()
 
     # --- batches
 
@@ -232,7 +247,7 @@ class Batches(Windows):
             window = self._window = self._entered(epoch, number)
         begin = (number - window.first) * size
         end = min(begin + size, len(window.planned.drawn.rows))
-        if self.gather.coded and end > window.held:
+        if self.gather.coded and end > window.held and not self.recipe.live:
             self._hold(window, begin)
         if self.gather.far and end > window.fetched:
             self._fetch(window, begin)

@@ -13,13 +13,19 @@ from replaystore.sampling.recipe import Recipe
 from replaystore.schema.values import array_of
 from replaystore.views.reader import BufferReader
 
-__all__ = ["carried", "check", "checked", "floats", "of_new"]
+__all__ = ["carried", "check", "checked", "floats", "moved", "of_new"]
 
 
-def checked(buffer: BufferReader, weights: ArrayLike, recipe: Recipe) -> NDArray[np.float64]:
-    """The weights that somebody gave for what a buffer shows. ArgumentError: they do not fit."""
+def checked(
+    buffer: BufferReader, weights: ArrayLike, recipe: Recipe, steps: int | None = None
+) -> NDArray[np.float64]:
+    """The weights that somebody gave for what a buffer shows, or for so many steps. ArgumentError: they do
+    not fit."""
     values = floats("weights", weights)
-    counts = {"step": len(buffer), "trajectory": buffer.num_trajectories}
+    counts = {
+        "step": len(buffer) if steps is None else steps,
+        "trajectory": buffer.num_trajectories if steps is None else -1,
+    }
     per, other = ("trajectory", "step") if recipe.per_trajectory else ("step", "trajectory")
     if values.shape != (counts[per],):
         advice = ""
@@ -67,16 +73,22 @@ def check(weights: NDArray[np.float64]) -> None:
     raise ArgumentError("the sum of the weights is too large for a float64: divide them")
 
 
+def moved(known: NDArray[np.float64], first: int, rows: slice, largest: float) -> NDArray[np.float64]:
+    """The weights of some rows, where those from `first` on are known; others weigh `largest`."""
+    weights = np.full(rows.stop - rows.start, largest)
+    kept = known[max(0, rows.start - first) :][: len(weights)]
+    weights[: len(kept)] = kept
+    return weights
+
+
 def carried(old: Batches, buffer: BufferReader) -> NDArray[np.float64]:
     """The weights of batches for the commit that the buffer shows now: new ones are as large as the
     largest."""
     order = old.order
     known, largest = order.values, order.largest
     if not old.recipe.per_trajectory:
-        weights = np.full(len(buffer), largest)
-        kept = known[buffer.first_row - old.steps.first_row :][: len(buffer)]
-        weights[: len(kept)] = kept
-        return weights
+        rows = slice(buffer.first_row, buffer.first_row + len(buffer))
+        return moved(known, old.steps.first_row, rows, largest)
     trajectories = order.trajectories
     ids, sort = buffer.trajectories["trajectory"], np.argsort(trajectories)
     at = sort[np.minimum(np.searchsorted(trajectories[sort], ids), len(sort) - 1)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from replaystore.arrays.live import LiveColumns
 from replaystore.errors import (
     ArgumentError,
     ConflictError,
@@ -24,13 +25,14 @@ from replaystore.errors import (
     ReplayStoreWarning,
     UnsupportedError,
 )
-from replaystore.sampling import given_weights
+from replaystore.sampling import given_weights, states
 from replaystore.sampling.ahead import Ahead, Place, following
 from replaystore.sampling.batches import Batches
+from replaystore.sampling.live import live_of
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.to_device import Transfer
 from replaystore.sampling.weighed import Weighed
-from replaystore.sampling.weights import as_text, from_text
+from replaystore.sampling.weights import as_text
 from replaystore.views.growth import CommitGrowth
 
 if TYPE_CHECKING:
@@ -81,18 +83,26 @@ class Sampler(Weighed):
         self.seed = int(np.random.SeedSequence().entropy if seed is None else seed)  # type: ignore[arg-type]
         """What the batches depend on; drawn by the system if none was given."""
         self._to_device = None if device is None else Transfer(device)
-        values = None if weights is None else given_weights.checked(buffer, weights, recipe)
         self._new = given_weights.of_new(priority, recipe)
+        self._live: LiveColumns | None = None
+        live = recipe.live
+        anew = recipe.order == "epoch" or recipe.per_trajectory
+        if live and (prefetch or anew or recipe.where is not None or recipe.split is not None):
+            raise ArgumentError(
+                "a live sampler draws each batch when it is asked for, from all steps that there are then: "
+                'leave out prefetch, where, split, order="epoch" and per="trajectory", or leave out live'
+            )
         with buffer.turn:
-            self._batches = Batches(buffer, recipe, self.seed, values, self._new)
+            self._batches = self._made(self.seed, weights, self._new)
             self._generation = buffer.store.state.generation
+        self._say_what_is_left_out()
         self._place: Place = (0, 0)
         self._ignored = 0
         slow = self._batches.gather.coded or self._batches.gather.far
         usual = (
             (FAR_AHEAD if self._batches.gather.far else AHEAD) if slow and self._batches.order.ahead else 0
         )
-        self._depth = usual if prefetch is None else int(prefetch)
+        self._depth = 0 if live else usual if prefetch is None else int(prefetch)
         self._thread: Ahead | None = None
         self._process = os.getpid()
         self._crowded = False
@@ -104,6 +114,29 @@ class Sampler(Weighed):
         if what is not None:
             self._crowded = True
             warnings.warn(f"{self._buffer.where}: {what}", ReplayStoreWarning, stacklevel=level)
+
+    def _made(self, seed: int, weights: ArrayLike | None, largest: float | None) -> Batches:
+        """The batches of what there is now."""
+        buffer, recipe = self._buffer, self._recipe
+        if not recipe.live:
+            values = None if weights is None else given_weights.checked(buffer, weights, recipe)
+            return Batches(buffer, recipe, seed, values, largest)
+        self._live, growth = live_of(buffer)
+        steps = growth.stop - growth.first
+        values = None if weights is None else given_weights.checked(buffer, weights, recipe, steps)
+        return Batches(buffer, recipe, seed, values, largest, growth=growth, live=self._live)
+
+    def _say_what_is_left_out(self) -> None:
+        """Warn who asks for more than most steps can show."""
+        steps = self._batches.steps
+        if steps.left_out > steps.total > 0:
+            warnings.warn(
+                f"{self._buffer.where}: {steps.left_out} of {steps.steps} steps cannot be drawn: what their "
+                "items would show of other steps is not there; shorter fragments or stacks, or "
+                "next_observation=False, leave out fewer",
+                ReplayStoreWarning,
+                stacklevel=4,
+            )
 
     # --- batches
 
@@ -123,6 +156,9 @@ class Sampler(Weighed):
                 "sampler with prefetch=0 and no device"
             )
         place = self._place
+        if self._live is not None:
+            self._look()
+            self._check_items()
         try:
             if self._depth:
                 if self._thread is None:
@@ -135,6 +171,24 @@ class Sampler(Weighed):
             raise
         self._place = following(place, self._batches.per_epoch)
         return batch if self._to_device is None else self._to_device(batch)
+
+    def _look(self) -> None:
+        """See what has been appended."""
+        buffer: Any = self._buffer
+        buffer.flush()
+        growth, live = self._batches.growth, self._live
+        assert growth is not None
+        assert live is not None
+        anew = live.go_on(growth.first, growth.stop)
+        self._batches.go_on(buffer, columns=anew)
+
+    def _check_items(self) -> None:
+        buffer = self._buffer
+        if not self._batches.steps.total:
+            raise ArgumentError(
+                f"{buffer.where}: there is no step to sample yet: none was appended that has all that it is "
+                "to show, such as a next observation"
+            )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Batches; with order "epoch" the rest of the epoch (the last batch may be smaller), else without
@@ -210,6 +264,8 @@ class Sampler(Weighed):
         }
         if self._recipe.weighted:
             state |= {"weights": as_text(self.weights), "largest": self._weighted().largest}
+        if self._live is not None:
+            state["rows"] = [self._batches.steps.first_row, self._batches.steps.stop_row]
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -218,40 +274,19 @@ class Sampler(Weighed):
         Raises:
             ArgumentError: not such a state, or one of a sampler with other settings.
             ConflictError: it was of a commit that shows something else."""
-        settings = self._recipe.to_json()
-        wanted = {
-            "seed",
-            "commit",
-            "epoch",
-            "batch",
-            "settings",
-            *(["weights"] if self._recipe.weighted else []),
-        }
-        given: Any = state  # what the annotation says is what is checked
-        missing = wanted - state.keys() if isinstance(given, Mapping) else wanted
-        if missing:
-            raise ArgumentError(
-                f"this is not the state of a sampler like this one: {', '.join(sorted(missing))} are missing"
-            )
-        seed, commit, epoch, number = (_number(state, name) for name in ("seed", "commit", "epoch", "batch"))
-        if not isinstance(state["settings"], Mapping):
-            raise ArgumentError(
-                "this is not the state of a sampler: settings is a "
-                f"{type(state['settings']).__name__}, not a dict"
-            )
-        for name, value in settings.items():
-            known = state["settings"].get(name)
-            # a tuple: of a state as it was saved once.
-            if (list(known) if isinstance(known, tuple) else known) != value:
-                raise ArgumentError(
-                    f"the state is of a sampler with {name} {known!r}; this one has {value!r}"
-                )
-        shows = self._batches.shows
-        if commit != shows:
+        seed, commit, place, weights, largest = states.checked(state, self._recipe)
+        if self._live is not None:
+            self._look()
+        shows, steps = self._batches.shows, self._batches.steps
+        rows = state.get("rows", [steps.first_row, steps.stop_row])
+        # What a live sampler showed beyond a commit, a later one has.
+        if list(rows) != [steps.first_row, steps.stop_row] or (
+            commit > shows if self._live is not None else commit != shows
+        ):
             where = f"{self._buffer.where}: the state is of commit {commit}, this sampler shows {shows}"
-            raise ConflictError(f"{where}; open the buffer with commit={commit}")
-        stated = state["weights"] if self._recipe.weighted else None
-        stated = from_text(stated) if isinstance(stated, str) else stated
+            if commit == shows or self._live is not None:
+                where += f", and of rows {rows}, this one of rows {[steps.first_row, steps.stop_row]}"
+            raise ConflictError(f"{where}; open the buffer with commit={commit}, or roll it back")
         self._stop()
         with self._buffer.turn:
             if self._buffer.commit_id != self.commit_id:
@@ -259,12 +294,8 @@ class Sampler(Weighed):
                     f"{self._buffer.where}: shows commit {self._buffer.commit_id} by now; open it with "
                     f"commit={self.commit_id}"
                 )
-            weights = None if stated is None else given_weights.checked(self._buffer, stated, self._recipe)
-            largest = state.get("largest")
-            largest = float(largest) if isinstance(largest, int | float) else None
-            self._batches = Batches(self._buffer, self._recipe, seed, weights, largest)
-        self.seed = seed
-        self._place = (epoch, number)
+            self._batches = self._made(seed, weights, largest)
+        self.seed, self._place = seed, place
 
     def refresh(self) -> bool:
         """Go on to the newest commit, and the buffer with it; whether there was one.
@@ -275,6 +306,8 @@ class Sampler(Weighed):
         buffer = self._buffer
         buffer.check_open()
         self._check_process()
+        if self._live is not None:
+            return self._live_again()
         buffer.refresh()
         if buffer.commit_id == self.commit_id and buffer.store.state.generation == self._generation:
             return False
@@ -296,6 +329,25 @@ class Sampler(Weighed):
         if self._generation == before:
             self._batches.gather.adopt(old.gather)
         self._warn_of_decoding(3)
+        return True
+
+    def _live_again(self) -> bool:
+        """See what has been appended, or what a rollback has left; whether that is anything else."""
+        buffer, steps = self._buffer, self._batches.steps
+        before, generation = (steps.first_row, steps.stop_row), buffer.store.state.generation
+        if generation == self._generation:
+            self._look()
+            return (steps.first_row, steps.stop_row) != before
+        weights, largest = None, None
+        if self._recipe.weighted:
+            order = self._weighted()
+            weights, largest = order.values, order.largest
+        live, growth = live_of(buffer)
+        if weights is not None:
+            weights = given_weights.moved(weights, before[0], slice(growth.first, growth.stop), largest or 0)
+        self._live = live
+        self._batches = Batches(buffer, self._recipe, self.seed, weights, largest, growth=growth, live=live)
+        self._generation = generation
         return True
 
     def close(self) -> None:
@@ -340,20 +392,8 @@ class Sampler(Weighed):
     def explain(self) -> str:
         """How batches are made: order, what is left out, how each field is read, what is made ahead; for
         people."""
-        recipe, steps = self._recipe, self._batches.steps
-        item = "fragments" if recipe.fragment_length else "stacks" if recipe.frame_stack else "steps"
-        lines = [
-            (
-                f"{recipe.order}: batches of {recipe.batch_size} out of {steps.total} {item} of commit "
-                f"{self.commit_id}, seed {self.seed}"
-            )
-        ]
-        if steps.left_out:
-            reasons = "no next observation is known, or the trajectory is too short behind them"
-            lines.append(f"left out: {steps.left_out} steps ({reasons})")
-        lines += self._batches.gather.explain()
         ahead = f"{self.prefetch} batches, by a thread" if self.prefetch else "nothing"
-        return "\n".join([*lines, f"made ahead: {ahead}"])
+        return "\n".join([*self._batches.explain(self.seed), f"made ahead: {ahead}"])
 
     def __reduce__(self) -> str:
         raise UnsupportedError(
@@ -365,14 +405,6 @@ class Sampler(Weighed):
         return (
             f"<Sampler of {self._buffer.where!r}: {self._recipe.order}, batches of {self._recipe.batch_size}>"
         )
-
-
-def _number(state: Mapping[str, Any], name: str) -> int:
-    """A number of a state. ArgumentError: it is none."""
-    value = state[name]
-    if not (_is_integer(value) and value >= 0):
-        raise ArgumentError(f"this is not the state of a sampler: {name} is {value!r:.40}, not a number")
-    return int(value)
 
 
 def _is_integer(value: object) -> bool:
