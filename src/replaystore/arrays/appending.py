@@ -9,6 +9,8 @@ them meanwhile.
 A write that fails (a full disk) changes nothing and may be tried again. A sync that fails leaves the disk in
 an unknown state; the store then refuses to write until it is opened anew, since a second sync may report
 success for bytes that are lost.
+
+Longer than 400 lines because what is known of rows that no commit has is kept where they are taken.
 """
 
 from __future__ import annotations

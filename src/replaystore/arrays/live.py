@@ -17,9 +17,9 @@ from functools import partial
 import numpy as np
 
 from replaystore.arrays.appending import Appender
-from replaystore.arrays.columns_of import ArrayColumn
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.mapped import MappedColumn, raw_column
+from replaystore.columns.plain import PlainColumn
 from replaystore.columns.protocol import Rows
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
 from replaystore.schema.fields import Schema
@@ -35,7 +35,7 @@ class LiveColumns:
     def __init__(self, store: Appender, schema: Callable[[], Schema]) -> None:
         self.store = store
         self._schema = schema
-        self._columns: dict[str, ArrayColumn] = {}
+        self._columns: dict[str, PlainColumn | CodedColumn] = {}
         self._first = self._stop = 0
         self._reach, self._drops = 0, NEVER
         """Up to which row, and until which row has left a ring, nothing is to be done."""
@@ -46,7 +46,7 @@ class LiveColumns:
         """What one step holds."""
         return self._schema()
 
-    def stored_column(self, stored: str) -> ArrayColumn:
+    def stored_column(self, stored: str) -> PlainColumn | CodedColumn:
         """The column of a field; good until `go_on` says otherwise."""
         column = self._columns.get(stored)
         if column is None:
@@ -66,7 +66,7 @@ class LiveColumns:
             self._reach = stop
         return True
 
-    def _opened(self, stored: str) -> ArrayColumn:
+    def _opened(self, stored: str) -> PlainColumn | CodedColumn:
         store, spec = self.store, self.store.container.specs()[stored]
         files, unit = store.container.files, store.container.capabilities.run_rows(spec)
         if spec.codec is not None:
@@ -74,7 +74,7 @@ class LiveColumns:
             return _LiveCoded(store, spec, codec, stored, self._first)
         return raw_column(files, spec, name=stored, first_row=self._first // unit * unit, mapped=_Reaching)
 
-    def _bring(self, stored: str, column: ArrayColumn) -> None:
+    def _bring(self, stored: str, column: PlainColumn | CodedColumn) -> None:
         """Show all rows in a column."""
         store, spec, stop = self.store, self.store.container.specs()[stored], self._stop
         if isinstance(column, CodedColumn):

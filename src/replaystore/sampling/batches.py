@@ -209,6 +209,14 @@ class Batches(Windows):
         """How many batches an epoch has; None: it does not end."""
         return -(-self.steps.total // self.recipe.batch_size) if self.recipe.order == "epoch" else None
 
+    def mostly_left_out(self, where: str) -> str:
+        """What to say to who asks for more than most steps can show."""
+        steps = self.steps
+        return (
+            f"{where}: {steps.left_out} of {steps.steps} steps cannot be drawn: what their items would show "
+            "of other steps is not there; shorter fragments, or next_observation=False, leave out fewer"
+        )
+
     def explain(self, seed: int) -> list[str]:
         """A few lines for people: the order, what is left out, how each field is read."""
         recipe, steps = self.recipe, self.steps

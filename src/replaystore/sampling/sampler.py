@@ -4,6 +4,8 @@ Invariants:
 (1) The same seed and the same commit give the same batches, however many are made ahead.
 (2) A sampler shows one commit until `refresh`.
 (3) The thread belongs to the sampler, but does not keep it alive.
+
+More than 25 methods because it is what an iterator, a live view and a state are for whoever samples.
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ __all__ = ["Sampler"]
 AHEAD, FAR_AHEAD = 2, 8
 """Batches made ahead where nobody says how many: far away, rows of many batches come at once, and until they
 have come and are sorted out a learner lives on those that are ready."""
+
+WORTH_SAYING = 1000
+"""Steps: of fewer nobody wonders whether they are drawn."""
 
 
 class Sampler(Weighed):
@@ -95,7 +100,9 @@ class Sampler(Weighed):
         with buffer.turn:
             self._batches = self._made(self.seed, weights, self._new)
             self._generation = buffer.store.state.generation
-        self._say_what_is_left_out()
+        steps = self._batches.steps
+        if steps.left_out > max(steps.total, WORTH_SAYING) and not live:
+            warnings.warn(self._batches.mostly_left_out(buffer.where), ReplayStoreWarning, stacklevel=3)
         self._place: Place = (0, 0)
         self._ignored = 0
         slow = self._batches.gather.coded or self._batches.gather.far
@@ -121,22 +128,10 @@ class Sampler(Weighed):
         if not recipe.live:
             values = None if weights is None else given_weights.checked(buffer, weights, recipe)
             return Batches(buffer, recipe, seed, values, largest)
-        self._live, growth = live_of(buffer)
+        self._live, growth = live_of(buffer, self._recipe.names)
         steps = growth.stop - growth.first
         values = None if weights is None else given_weights.checked(buffer, weights, recipe, steps)
         return Batches(buffer, recipe, seed, values, largest, growth=growth, live=self._live)
-
-    def _say_what_is_left_out(self) -> None:
-        """Warn who asks for more than most steps can show."""
-        steps = self._batches.steps
-        if steps.left_out > steps.total > 0:
-            warnings.warn(
-                f"{self._buffer.where}: {steps.left_out} of {steps.steps} steps cannot be drawn: what their "
-                "items would show of other steps is not there; shorter fragments or stacks, or "
-                "next_observation=False, leave out fewer",
-                ReplayStoreWarning,
-                stacklevel=4,
-            )
 
     # --- batches
 
@@ -254,6 +249,9 @@ class Sampler(Weighed):
 
         Numbers, texts, lists and dicts of Python's own: `json` and `torch.load` take it as it is. (`weights`
         are a text in base64.)"""
+        if self._live is not None:
+            self._check()
+            self._look()
         epoch, number = self._place
         state = {
             "seed": self.seed,
@@ -342,7 +340,7 @@ class Sampler(Weighed):
         if self._recipe.weighted:
             order = self._weighted()
             weights, largest = order.values, order.largest
-        live, growth = live_of(buffer)
+        live, growth = live_of(buffer, self._recipe.names)
         if weights is not None:
             weights = given_weights.moved(weights, before[0], slice(growth.first, growth.stop), largest or 0)
         self._live = live

@@ -1,0 +1,256 @@
+"""Samplers that show steps before any commit has them: what they show, and that nothing else makes a
+difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import replaystore as rs
+from replaystore.errors import ArgumentError, ConflictError
+from replaystore.schema.fields import Field
+
+CODED = {"observation": {"codec": "zstd:1", "chunk_rows": 16}, "action": {"codec": "zstd:1", "chunk_rows": 8}}
+GZIPPED = {"observation": {"codec": "gzip:1", "chunk_rows": 16}}
+KINDS: dict[str, dict[str, Any]] = {
+    "a.zarr": {},
+    "coded.zarr": {"storage": CODED},
+    "a.h5": {},
+    "coded.h5": {"storage": GZIPPED},
+    "ring.zarr": {"capacity": 60},
+    "coded ring.zarr": {"capacity": 60, "storage": CODED},
+}
+RECIPES: list[dict[str, Any]] = [
+    {},
+    {"next_observation": False},
+    {"fragment_length": 3},
+    {"frame_stack": 3},
+    {"frame_stack": 2, "n_step": 2},
+    {"n_step": 3, "trajectory": True},
+    {"order": "trajectory"},
+    {"order": "prioritized", "beta": 0.5},
+]
+SCHEMA = rs.Schema(
+    {
+        "observation": Field("i8", (2,), "observation"),
+        "action": Field("i8", (), "action"),
+        "reward": Field("f4", (), "reward"),
+        "terminated": Field("?", (), "terminated"),
+    }
+)
+
+
+class Loop:
+    """Environments whose observations say which they are and how far they have come."""
+
+    def __init__(self, buffer: rs.Buffer, envs: int = 3) -> None:
+        self.buffer, self.envs = buffer, envs
+        self.writer = buffer.writer(envs)
+        self.random = np.random.default_rng(0)
+        self.at = np.zeros((envs, 2), "i8")
+        self.at[:, 0] = np.arange(envs) * 1_000_000
+        self.writer.reset(self.at)
+
+    def step(self, *, masked: bool = False) -> None:
+        mask = self.random.random(self.envs) < 0.7 if masked else np.ones(self.envs, np.bool_)
+        self.at[mask, 1] += 1
+        ends = (self.random.random(self.envs) < 0.15) & mask
+        reward = self.at[:, 1].astype("f4")
+        self.writer.step(
+            self.at[:, 1].copy(), reward, ends, None, self.at.copy(), mask=mask if masked else None
+        )
+        if ends.any():
+            self.at[ends, 0] += 1
+            self.at[ends, 1] = 0
+            self.writer.reset(self.at, mask=ends)
+
+
+def check(batch: dict[str, Any], recipe: dict[str, Any]) -> None:
+    """What a batch shows follows what it shows it after."""
+    seen = batch["observation"]
+    if "frame_stack" in recipe:
+        assert (seen[..., 0] == seen[:, -1:, 0]).all()
+        steps = np.diff(seen[..., 1], axis=1)
+        assert ((steps == 1) | ((steps == 0) & (seen[:, :-1, 1] == 0))).all()
+    if "fragment_length" in recipe:
+        assert (np.diff(seen[..., 1], axis=1) == 1).all()
+        assert (seen[..., 0] == seen[:, :1, 0]).all()
+    if recipe.get("next_observation", True) and "n_step" not in recipe:
+        after = batch["next_observation"]
+        assert (seen[..., 0] == after[..., 0]).all()
+        newest = seen[..., 1] if "frame_stack" not in recipe else seen[:, -1, 1]
+        assert (newest + 1 == (after[..., 1] if "frame_stack" not in recipe else after[:, -1, 1])).all()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize("name", KINDS)
+def test_steps_are_shown_before_any_commit_has_them(
+    tmp_path: Path, name: str, recipe: dict[str, Any]
+) -> None:
+    with rs.create(tmp_path / name, SCHEMA, durability="none", **KINDS[name]) as buffer:
+        loop = Loop(buffer)
+        for _ in range(5):
+            loop.step()
+        sampler = buffer.sampler(16, seed=1, live=True, **recipe)
+        for number in range(120):
+            loop.step(masked=number % 7 == 3)
+            batch = sampler.sample()
+            check(batch, recipe)
+            low = max(0, buffer.rows_recorded - (buffer.capacity or buffer.rows_recorded))
+            assert low <= batch["index"].min() <= batch["index"].max() < buffer.rows_recorded
+            if number % 30 == 29:
+                buffer.commit()
+        shown = np.concatenate([sampler.sample()["index"] for _ in range(40)])
+        assert shown.max() >= buffer.rows_recorded - 3 * 4
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize("name", KINDS)
+def test_the_same_steps_give_the_same_batches_live_or_not(
+    tmp_path: Path, name: str, recipe: dict[str, Any]
+) -> None:
+    with rs.create(tmp_path / name, SCHEMA, durability="none", **KINDS[name]) as buffer:
+        loop = Loop(buffer)
+        for _ in range(8):
+            loop.step()
+        sampler = buffer.sampler(16, seed=1, live=True, **recipe)
+        buffer.commit()
+        with rs.open(tmp_path / name) as reader:
+            other = reader.sampler(16, seed=1, prefetch=0, **recipe)
+            for number in range(60):
+                loop.step(masked=number % 5 == 3)
+                if number % 3 == 0:
+                    sampler.sample()  # live ones draw in between
+                if number % 10 == 9:
+                    buffer.commit()
+                    other.refresh()
+                    state = sampler.state_dict()
+                    state = {name: value for name, value in state.items() if name != "rows"}
+                    other.load_state_dict(
+                        state | {"commit": reader.shows, "settings": other.recipe.to_json()}
+                    )
+                    found, expected = sampler.sample(), other.sample()
+                    for field, values in expected.items():
+                        assert np.array_equal(found[field], values), field
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rhythm=st.lists(st.sampled_from(["step", "step", "flush", "commit", "look", "refresh"]), max_size=30))
+def test_no_rhythm_makes_a_difference(tmp_path_factory: pytest.TempPathFactory, rhythm: list[str]) -> None:
+    found = []
+    for way in (rhythm, [kind for kind in rhythm if kind == "step"]):
+        with rs.create(tmp_path_factory.mktemp("live") / "a.zarr", SCHEMA, durability="none") as buffer:
+            loop = Loop(buffer)
+            loop.step()
+            sampler = buffer.sampler(8, seed=5, live=True)
+            for kind in way:
+                if kind == "step":
+                    loop.step()
+                elif kind == "flush":
+                    loop.writer.flush()
+                elif kind == "commit":
+                    buffer.commit()
+                elif kind == "look":
+                    sampler.sample()
+                else:
+                    sampler.refresh()
+            state = sampler.state_dict() | {"batch": 100}
+            sampler.load_state_dict(state)
+            found.append(sampler.sample())
+    assert found[0].keys() == found[1].keys()
+    assert all(np.array_equal(found[0][field], found[1][field]) for field in found[0])
+
+
+@pytest.mark.parametrize("recipe", [{}, {"order": "prioritized", "beta": 0.4}], ids=str)
+def test_a_live_sampler_goes_on_after_a_rollback_as_it_did(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
+        loop = Loop(buffer)
+        for _ in range(30):
+            loop.step()
+        sampler = buffer.sampler(16, seed=1, live=True, **recipe)
+        batch = sampler.sample()
+        if recipe:
+            sampler.update_priorities(batch["index"], np.arange(16) + 0.5)
+        buffer.commit("here")
+        state = sampler.state_dict()
+        expected = [sampler.sample() for _ in range(3)]
+        for _ in range(30):
+            loop.step()
+        sampler.sample()
+        loop.writer.close()
+        buffer.rollback("here")
+        with pytest.raises(ConflictError, match=r"call its refresh\(\)"):
+            sampler.sample()
+        assert sampler.refresh()
+        sampler.load_state_dict(state)
+        for batch in expected:
+            again = sampler.sample()
+            assert all(np.array_equal(again[field], batch[field]) for field in batch)
+        other = buffer.sampler(16, live=True, **recipe)
+        other.load_state_dict(state)
+        again = other.sample()
+        assert all(np.array_equal(again[field], expected[0][field]) for field in again)
+        loop = Loop(buffer)
+        loop.step()
+        with pytest.raises(ConflictError, match="rows"):
+            other.load_state_dict(state)
+
+
+def test_priorities_of_what_has_left_the_ring_are_passed_over(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA, capacity=90, durability="none") as buffer:
+        loop = Loop(buffer)
+        for _ in range(30):
+            loop.step()
+        sampler = buffer.sampler(64, seed=1, live=True, order="prioritized", alpha=1.0)
+        batch = sampler.sample()
+        for _ in range(15):
+            loop.step()
+        sampler.sample()
+        gone = int((batch["index"] < buffer.rows_recorded - 90).sum())
+        assert 0 < gone < 64
+        sampler.update_priorities(batch["index"], np.full(64, 7.0))
+        assert sampler.ignored == gone
+        weights, first = sampler.weights, buffer.rows_recorded - 90
+        kept = batch["index"][batch["index"] >= first]
+        assert set(np.flatnonzero(weights == 7) + first) == set(kept.tolist())
+        loop.step()
+        sampler.sample()
+        assert (sampler.weights[-3:] == 7).all()  # what is new weighs as much as anything did
+
+
+def test_what_cannot_be_live_is_said(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
+        sampler = buffer.sampler(4, live=True)
+        with pytest.raises(ArgumentError, match="no step to sample yet"):
+            sampler.sample()
+        for settings_ in (
+            {"order": "epoch"},
+            {"where": "length > 1"},
+            {"split": "train"},
+            {"prefetch": 2},
+        ):
+            with pytest.raises(ArgumentError, match="leave out live"):
+                buffer.sampler(4, live=True, **settings_)
+        loop = Loop(buffer)
+        loop.step()
+        assert sampler.sample()["index"].max() < 3
+        buffer.commit()
+        with rs.open(tmp_path / "a.zarr") as reader, pytest.raises(ArgumentError, match=r"mode=.r\+"):
+            reader.sampler(4, live=True)
+    with pytest.raises(ConflictError, match="closed"):
+        sampler.sample()
+
+
+def test_who_leaves_out_most_steps_is_told(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
+        loop = Loop(buffer)
+        for _ in range(600):
+            loop.step()
+        buffer.commit()
+        with pytest.warns(rs.errors.ReplayStoreWarning, match="cannot be drawn"):
+            buffer.sampler(4, fragment_length=8)
