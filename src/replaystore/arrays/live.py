@@ -132,7 +132,7 @@ class _LiveCoded(CodedColumn):
             first_row=first,
         )
 
-    def _decode_job(self, job: Sequence[tuple[int, int]], out: Rows) -> list[tuple[int, int]]:
+    def decode_job(self, job: Sequence[tuple[int, int]], out: Rows) -> list[tuple[int, int]]:
         """As that of other columns."""
         kept = self._appender.unstored.get(self._stored)
         if kept:
@@ -144,7 +144,7 @@ class _LiveCoded(CodedColumn):
                 else:
                     chunks[place] = rows.reshape(-1)
             job = others
-        return super()._decode_job(job, out) if job else []
+        return super().decode_job(job, out) if job else []
 
 
 def _locate(store: Appender, stored: str, chunk: int) -> ChunkEntry | None:

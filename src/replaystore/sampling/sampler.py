@@ -6,6 +6,7 @@ Invariants:
 (3) The thread belongs to the sampler, but does not keep it alive.
 
 More than 25 methods because it is what an iterator, a live view and a state are for whoever samples.
+Longer than 400 lines because of that.
 """
 
 from __future__ import annotations
