@@ -82,11 +82,12 @@ def _dropped_soon(spec: ArraySpec, capacity: int) -> ArraySpec:
 def table_spec(
     dtype: Any, *, shape: tuple[int, ...] = (), dimension: str = "trajectory", mutable: bool = False
 ) -> ArraySpec:
-    """A column of a table."""
+    """A column of a table. Its chunks are no whole pages, so that in a file of few rows they share one with
+    the index: tables are read, and not mapped."""
     return ArraySpec(
         np.dtype(dtype).newbyteorder("<"),
         shape,
-        chunk_rows=16384,
+        chunk_rows=16000,
         chunks_per_shard=64,
         journaled=True,
         mutable=mutable,
