@@ -32,6 +32,7 @@ def test_every_example_is_tested() -> None:
         "any_simulator.py",
         "my_format.py",
         "record_and_convert.py",
+        "resume_dqn.py",
     ]
 
 

@@ -55,6 +55,11 @@ class Buffer(LaterFields):
         self.check_open()
         return describe_commits(self._store)
 
+    @property
+    def names(self) -> list[str]:
+        """The names of commits, oldest first: `replaystore.open(location, commit=buffer.names[-1])`."""
+        return list(self._store.places.names)
+
     def sampler(
         self,
         batch_size: int = 256,

@@ -1,0 +1,118 @@
+"""Training that is killed and resumed gives the network of the training that never was; so do batches."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from resumed import train
+
+import replaystore as rs
+
+SETTINGS = {"STEPS": 600, "CAPACITY": 120, "EVERY": 60, "BATCH": 16}
+KILLS = 5
+
+
+def start(folder: Path) -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "gymnasium", "replaystore.gymnasium", "resumed"])
+    process = context.Process(target=train, args=(str(folder), SETTINGS))
+    process.start()
+    return process
+
+
+def checkpoints(folder: Path) -> int:
+    return len(list(folder.glob("step-*.pt")))
+
+
+def ended(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The network at the end, the steps in the ring, and the names."""
+    torch = pytest.importorskip("torch")
+    with rs.open(folder / "steps.zarr") as buffer:
+        return torch.load(folder / "network.pt"), buffer.read(slice(None)), buffer.names
+
+
+def test_a_killed_training_ends_with_the_same_network(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    rng = np.random.default_rng()
+    process = start(tmp_path / "whole")
+    process.join()
+    assert process.exitcode == 0
+
+    folder, kills = tmp_path / "killed", 0
+    while kills < KILLS:
+        process, wanted = start(folder), checkpoints(folder) + int(rng.integers(2))
+        while process.exitcode is None and checkpoints(folder) < wanted:
+            time.sleep(0.002)
+        process.join(rng.uniform(0, 0.3))
+        if process.exitcode is not None:  # it has come to its end
+            assert process.exitcode == 0
+            break
+        process.kill()
+        process.join()
+        kills += 1
+    process = start(folder)
+    process.join()
+    assert process.exitcode == 0
+
+    assert kills > 1
+    expected, steps, names = ended(tmp_path / "whole")
+    found, found_steps, found_names = ended(folder)
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        assert values.numpy().tobytes() == found[name].numpy().tobytes(), (name, kills)
+    for name, rows in steps.items():
+        np.testing.assert_array_equal(rows, found_steps[name])
+    assert names == found_names
+
+
+@pytest.mark.parametrize(
+    ("place", "order", "count"),
+    [("memory:thousand-names", "uniform", 1000)]
+    + [(place, order, 12) for place in ("a.zarr", "a.h5") for order in ("trajectory", "epoch", "weights")],
+)
+def test_each_of_many_named_commits_gives_its_batches_again(
+    tmp_path: Path, place: str, order: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replaystore.arrays.committing.SEGMENT_BYTES", 20_000)
+    location = place if place.startswith("memory:") else str(tmp_path / place)
+    schema = rs.Schema(
+        {
+            "observation": rs.Field("float32", (2,), "observation"),
+            "reward": rs.Field("float32", (), "reward"),
+            "terminated": rs.Field("bool", (), "terminated"),
+        }
+    )
+
+    def sampler(buffer: rs.Buffer) -> Any:
+        weights = {"weights": 1.0 + np.arange(len(buffer)) % 5} if order == "weights" else {"order": order}
+        return buffer.sampler(8, seed=len(buffer), **weights)
+
+    known = list[tuple[dict[str, Any], dict[str, Any]]]()
+    with rs.create(location, schema, durability="none", keep_commits=50) as buffer:
+        for number in range(count):
+            rows = np.arange(20 * number, 20 * number + 20)
+            buffer.append(
+                {
+                    "observation": np.stack([rows, rows], 1).astype(np.float32),
+                    "reward": rows.astype(np.float32),
+                    "terminated": rows % 7 == 6,
+                }
+            )
+            buffer.commit(f"n{number}")
+            drawn = sampler(buffer)
+            drawn.sample()
+            known.append((drawn.state_dict(), drawn.sample()))
+        for number in reversed(range(0, count, 1 + count // 250)):
+            buffer.rollback(f"n{number}")
+            state, expected = known[number]
+            drawn = sampler(buffer)
+            drawn.load_state_dict(state)
+            found = drawn.sample()
+            assert expected.keys() == found.keys()
+            for name, values in expected.items():
+                assert values.tobytes() == found[name].tobytes(), (number, name)
