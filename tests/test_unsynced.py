@@ -121,6 +121,7 @@ def test_a_closed_store_is_opened_without_comparing_its_rows(
 
 def test_a_ring_syncs_before_it_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "CHUNKS_PER_SHARD", 1)
+    monkeypatch.setattr(layout, "SMALL_PER_SHARD", 1)
     buffer = rs.create(tmp_path / "a.zarr", SCHEMA, capacity=10_000, durability="none")
     for commit in range(40):
         buffer.append(rows(2000 * commit, 2000))

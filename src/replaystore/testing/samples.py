@@ -39,7 +39,7 @@ def small() -> Schema:
 @contextmanager
 def shards_of(chunks: int) -> Iterator[None]:
     """Stores that are made meanwhile have so few chunks in a shard that a short recording begins many."""
-    with patch.object(layout, "CHUNKS_PER_SHARD", chunks):
+    with patch.multiple(layout, CHUNKS_PER_SHARD=chunks, SMALL_PER_SHARD=chunks):
         yield
 
 
