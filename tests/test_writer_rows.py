@@ -155,11 +155,13 @@ def test_lanes_are_kept(masks: Sequence[Sequence[bool]], first: int) -> None:
     lanes, row, last = Lanes(3, first), first, dict[int, int]()
     for mask in masks:
         there = np.array(mask)
-        before = lanes.at.copy()
-        order = lanes.take(row, there).tolist()
+        before = np.array(lanes.at)
+        places = lanes.take(row, there)
+        order = np.argsort(places)[places.count(-1) :].tolist()
+        assert sorted(places[env] for env in order) == list(range(len(order)))
         assert sorted(order) == np.flatnonzero(there).tolist()
-        assert sorted(lanes.at.tolist()) == [0, 1, 2]
-        moved = lanes.at != before
+        assert sorted(lanes.at) == [0, 1, 2]
+        moved = np.array(lanes.at) != before
         assert int(moved[there].sum()) <= int((~there).sum())
         assert not (there.all() and moved.any())
         for env in np.flatnonzero(moved).tolist():

@@ -25,7 +25,8 @@ class Lanes:
 
     def __init__(self, count: int, first: int) -> None:
         self.count = count
-        self.at: Ints = (first + np.arange(count)) % count
+        # A list: of few environments, it is looked at in less time than an operation on an array takes.
+        self.at = [(first + env) % count for env in range(count)]
         """The lane of each environment."""
 
     def copy(self) -> Lanes:
@@ -34,18 +35,32 @@ class Lanes:
         twin.at = self.at.copy()
         return twin
 
+    def places(self, first: int) -> Ints:
+        """The row of each environment, counted from `first`, in a step from there on that all of them
+        record."""
+        return (np.array(self.at) - first) % self.count
+
     def order(self, first: int) -> Ints:
-        """The environments in the order of their rows, in a step that all of them record, from row `first`
-        on."""
+        """The environments in the order of those rows."""
         order = np.empty(self.count, np.int64)
-        order[(self.at - first) % self.count] = np.arange(self.count)
+        order[self.places(first)] = np.arange(self.count)
         return order
 
-    def take(self, first: int, there: NDArray[np.bool_]) -> Ints:
-        """The environments in the order of their rows, in a step that only these record; some are moved."""
-        place = (self.at - first) % self.count
-        covered = place < np.count_nonzero(there)
-        moved, left = np.flatnonzero(there & ~covered), np.flatnonzero(covered & ~there)
-        self.at[moved], self.at[left] = self.at[left], self.at[moved]
-        chosen = np.flatnonzero(there)
-        return chosen[np.argsort((self.at[chosen] - first) % self.count)]
+    def take(self, first: int, there: NDArray[np.bool_]) -> list[int]:
+        """The row of each environment, counted from `first`, in a step that only these record (-1: none);
+        some are moved."""
+        here, count, at = there.tolist(), self.count, self.at
+        rows, begin = sum(here), first % count
+        found, moved, left = [-1] * count, list[int](), list[int]()
+        for env, lane in enumerate(at):
+            place = (lane - begin) % count
+            if here[env]:
+                found[env] = place
+                if place >= rows:
+                    moved.append(env)
+            elif place < rows:
+                left.append(env)
+        for env, other in zip(moved, left, strict=True):
+            at[env], at[other] = at[other], at[env]
+            found[env] = (at[env] - begin) % count
+        return found

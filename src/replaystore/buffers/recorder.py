@@ -166,14 +166,16 @@ class Recorder:
         columns: Columns,
         count: int,
         pieces: Sequence[Piece],
-        slots: NDArray[np.int64],
+        others: tuple[NDArray[np.int64], NDArray[np.int64], int],
         rewards: NDArray[Any] | None,
         following: Mapping[str, NDArray[Any]],
     ) -> None:
-        """As `add_few`, and one step of each of these slots, whose parts go on; what follows that."""
+        """As `add_few`, and one step of `others`, slots whose parts go on with these rows of a stride, or
+        begin with them; what follows that."""
         self.add_few(columns, count, pieces)
-        self.assembler.advance(slots, 1, rewards)
-        self.assembler.going.follow(following, slots)
+        self.assembler.going.begin_parts(*others)
+        self.assembler.advance(others[0], 1, rewards)
+        self.assembler.going.follow(following, others[0])
 
     def advance(
         self,

@@ -47,18 +47,21 @@ class Rows:
 def rows_of(steps: int, first: int, lanes: Lanes, masks: Mapping[int, Flags]) -> Rows:
     """The rows of so many staged steps, from row `first` of the store on; `lanes` go on to what follows."""
     count = lanes.count
-    row = np.full((steps, count), -1, np.int64)
+    row = np.empty((steps, count), np.int64)
     done, stop = 0, 0
-    for time in [*sorted(masks), steps]:
+    times, masked = sorted(masks), list[list[int]]()
+    for time in [*times, steps]:
         if time > done:
-            place = (lanes.at - first - stop) % count
-            row[done:time] = stop + np.arange(0, (time - done) * count, count)[:, None] + place
+            begins = np.arange(stop, stop + (time - done) * count, count)
+            np.add(begins[:, None], lanes.places(first + stop), out=row[done:time])
             stop += (time - done) * count
         if time < steps:
-            envs = lanes.take(first + stop, masks[time])
-            row[time, envs] = stop + np.arange(len(envs))
-            stop += len(envs)
+            places = lanes.take(first + stop, masks[time])
+            masked.append([place if place < 0 else stop + place for place in places])
+            stop += count - places.count(-1)
         done = time + 1
+    if masked:
+        row[times] = masked
     flat = row.reshape(-1)
     source: Ints | None = None
     if masks:

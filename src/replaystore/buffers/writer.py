@@ -65,7 +65,6 @@ class Writer:
         self._recorder = recorder
         self._writable, self._operations, self._on_closed = writable, operations, closed
         self._slots = recorder.assembler.going.slots(range(num_envs), keep=True)
-        """Where what is open of the environments is kept."""
         self._all = np.arange(num_envs)
         self._lanes = Lanes(num_envs, recorder.rows)
         self._next = -1
@@ -123,7 +122,7 @@ class Writer:
         chosen = np.asarray(array_of("mask", mask), np.bool_)
         if chosen.shape != (self.num_envs,):
             raise SchemaError(_ONE_EACH + f"{self.num_envs} environments")
-        return np.flatnonzero(chosen)
+        return chosen.nonzero()[0]
 
     def _seeds(self, seed: Any, envs: NDArray[np.int64]) -> list[int]:
         """The seeds of these environments, -1 where there is none."""
@@ -334,20 +333,20 @@ class Writer:
         self._going = bool((expected[order] == self._recorder.rows + self._all).all())
 
     def _place_one(self, first: int) -> dict[str, NDArray[Any]]:
-        """As `_place`, of one step: few of its environments have more to tell than that they go on."""
+        """As `_place`, of one step, of which few environments have more to tell than that they go on."""
         staging, recorder, lanes = self._staging, self._recorder, self._lanes
-        mask = staging.masks.get(0)
+        mask, count, going = staging.masks.get(0), self.num_envs, recorder.assembler.going
         if mask is None:
-            order = lanes.order(first)
+            rows, order = lanes.places(first), self._order
         else:
             lanes = lanes.copy()
-            order = lanes.take(first, mask)
-        columns, after = staging.take(None if len(order) == self.num_envs and self._order is None else order)
-        rows = np.full(self.num_envs, -1)
-        rows[order] = np.arange(len(order))
+            rows = np.array(lanes.take(first, mask))
+            order = np.argsort(rows)[(rows < 0).sum() :]
+            count = len(order)
+        columns, after = staging.take(order)
         pieces, quiet = one_step(
             rows,
-            recorder.assembler.going.expected(self._slots, self.num_envs) - first,
+            np.where(going.begun(self._slots), rows, going.expected(self._slots, self.num_envs) - first),
             {name: columns[name] for name in ("terminated", "truncated") if name in columns},
             staging.resets,
         )
@@ -362,13 +361,16 @@ class Writer:
             piece.following = {name: row[piece.env] for name, row in after.items()}
         recorder.add_one(
             columns,
-            len(order),
+            count,
             pieces,
-            self._slots[quiet],
+            (self._slots[quiet], first + rows[quiet], self.num_envs),
             None if rewards is None else rewards[rows[quiet]],
             {name: row[quiet] for name, row in after.items()},
         )
-        self._keep_lanes(lanes)
+        if mask is None:
+            self._going = all(piece.length and piece.ends == NEVER for piece in pieces)
+        else:
+            self._keep_lanes(lanes)
         return after
 
     def close(self) -> None:
@@ -393,7 +395,6 @@ class Writer:
 
 
 def _check_arguments(num_envs: object, split: object) -> None:
-    """ArgumentError: what a writer is made of is of no use."""
     if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
         raise ArgumentError(f"num_envs is a number of environments, at least 1, not {num_envs!r}")
     if not isinstance(split, str):

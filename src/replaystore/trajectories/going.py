@@ -115,6 +115,18 @@ class Going:
         if stride != self._stride:
             self._stride, self._since = stride, first
 
+    def begun(self, slots: Ints) -> NDArray[np.bool_]:
+        """Where a trajectory has begun that has no step yet."""
+        begun: NDArray[np.bool_] = self.open[slots] & (self.part_length[slots] + self.offset[slots] == 0)
+        return begun
+
+    def begin_parts(self, slots: Ints, rows: Ints, stride: int) -> None:
+        """Of those that have no step yet, the first part begins with these rows."""
+        if len(slots):
+            self.take_stride(stride, int(rows.min()))
+        new = self.part_length[slots] == 0
+        self.part_start[slots[new]], self.stride[slots[new]] = rows[new], stride
+
     def expected(self, slots: Any, stride: int) -> Any:
         """The rows of this stride with which the parts of these slots go on; -1 where none does."""
         length = self.part_length[slots]
