@@ -30,7 +30,6 @@ from replaystore.schema.values import array_of
 from replaystore.trajectories.pieces import NEVER, Following
 
 __all__ = ["Writer"]
-
 _ONE_EACH = "reset takes one seed and one mask entry for each of the "
 
 
@@ -305,8 +304,7 @@ class Writer:
         pieces, times, envs = pieces_of(rows, staging.time, *flags, staging.resets, self.num_envs)
         pieces.split[:] = recorder.split_code(self.split)
         finals = {name: staging.view(name)[times, envs] for name in staging.observations}
-        if not finals:
-            pieces.final[:] = NEVER
+        pieces.final[:] = pieces.final if finals else NEVER
         del flags  # views of what is to be written to again
         columns, after = staging.take(rows.source)
         touched = np.unique(pieces.env)

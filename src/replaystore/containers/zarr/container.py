@@ -29,7 +29,7 @@ import numpy as np
 
 from replaystore.containers.checks import as_number
 from replaystore.containers.codecs import crc32c
-from replaystore.containers.protocol import ChunkEntry, Extent
+from replaystore.containers.protocol import ArraySpec, ChunkEntry, Extent
 from replaystore.containers.zarr.hierarchy import LOG_SPEC, Hierarchy
 from replaystore.containers.zarr.metadata import (
     NOWHERE,
@@ -57,6 +57,9 @@ class ZarrContainer(Hierarchy):
     def __init__(self, files: Reads, *, writable: bool) -> None:
         super().__init__(files, writable=writable)
         self._indexes: dict[tuple[str, int], dict[int, ChunkEntry]] = {}
+        self._shards: dict[str, tuple[ArraySpec, int, str, int]] = {}
+        """The shard of a raw array that was written to last: its first row, its file, where its rows
+        begin."""
 
     @classmethod
     def create(cls, files: Storage, _: str, document: Mapping[str, Any]) -> ZarrContainer:
@@ -94,8 +97,14 @@ class ZarrContainer(Hierarchy):
 
     def write_rows(self, name: str, start: int, rows: memoryview) -> None:
         spec = self.specs()[name]
-        header, width, per_shard = header_bytes(spec), spec.row_bytes, spec.shard_rows
+        width, per_shard = spec.row_bytes, spec.shard_rows
         done, count = 0, len(rows) // width
+        known, begin, file, header = self._shards.get(name, (None, 0, "", 0))
+        if known is spec and begin <= start and start + count < begin + per_shard:  # nearly always
+            self._touch(file)
+            self.files.write(file, header + (start - begin) * width, rows)
+            return
+        header = header_bytes(spec)
         while done < count:
             shard, at = divmod(start + done, per_shard)
             step = min(per_shard - at, count - done)
@@ -109,6 +118,7 @@ class ZarrContainer(Hierarchy):
             done += step
             if at + step == per_shard:
                 self.files.write(file, 0, raw_index(spec, spec.chunks_per_shard))
+            self._shards[name] = spec, shard * per_shard, file, header
 
     def extents(self, name: str, start: int, stop: int) -> Sequence[Extent]:
         spec = self.specs()[name]
