@@ -74,6 +74,17 @@ def test_what_is_measured_is_told_with_its_target_and_drawn(
     assert sorted(tmp_path.iterdir()) == [written, picture], "what is written meanwhile is removed"
 
 
+def test_a_picture_that_cannot_be_drawn_is_told_before_anything_is_measured(
+    live: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+
+    done = CliRunner().invoke(live.main, ["--only", "read", "--picture", str(tmp_path / "a.png")])
+
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1].startswith("Error: matplotlib is not installed")
+
+
 def test_it_measures(live: ModuleType, tmp_path: Path) -> None:
     done = CliRunner().invoke(live.main, ["--quick", "--only", "read", "--folder", str(tmp_path)])
 

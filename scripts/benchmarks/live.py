@@ -14,6 +14,7 @@ workloads that the picture shows, if it shows any.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import warnings
 from types import ModuleType
@@ -60,6 +61,8 @@ def main(
     Peers (Stable-Baselines3, TorchRL, cpprb) that are not installed are named in one line, and left out.
     """
     warnings.filterwarnings("ignore", module=r"(gymnasium|torchrl|tensordict|stable_baselines3|zarr)\b")
+    if picture is not None and importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("matplotlib is not installed, which draws the picture: leave out --picture")
     missing = peers.missing()
     if missing:
         click.echo(f"not installed, and so left out: {', '.join(missing)}", err=True)

@@ -53,7 +53,7 @@ def every_step(context: Context) -> list[Result]:
             variants[SB3] = _peer(peers.stable_baselines3(count, ENVS, SIZE), recorded, count)
         if not missing[TORCHRL]:
             peer = peers.torchrl(context.folder / f"torchrl{rows}", count, SIZE)
-            variants[TORCHRL] = _peer(peer, recorded, count)
+            variants[TORCHRL] = _peer(peer, recorded, count, 125 * ENVS)
         with rs.open(place, "r+") as buffer:
             variants["replaystore, Zarr"] = _ours(buffer, recorded)
             seconds = interleaved({n: _round(step) for n, step in variants.items()}, context.choose(31, 3))
@@ -146,11 +146,12 @@ def _turns(columns: Columns, num_envs: int) -> list[tuple[np.ndarray[Any, Any], 
     return [(before[-1], step) for before, step in pairwise(steps)]
 
 
-def _peer(peer: peers.Peer, recorded: Columns, capacity: int) -> Step:
-    """Filled first."""
-    turns = _turns(recorded, ENVS)
-    for number in range(capacity // ENVS):
+def _peer(peer: peers.Peer, recorded: Columns, capacity: int, at_once: int = ENVS) -> Step:
+    """Filled first, with so many rows at once."""
+    turns = _turns(recorded, at_once)
+    for number in range(capacity // at_once):
         peer.add(*turns[number % len(turns)])
+    turns = _turns(recorded, ENVS)
     number = 0
 
     def step() -> object:

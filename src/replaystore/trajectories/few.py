@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.trajectories.going import Going
 from replaystore.trajectories.pieces import NEVER, STEP, Piece
-from replaystore.trajectories.sums import running_sums
+from replaystore.trajectories.sums import running_sum
 
 __all__ = ["Closed", "add_few"]
 
@@ -100,7 +99,7 @@ def _extend(going: Going, slot: int, first: int, piece: Piece) -> Closed | None:
         if piece.length == 1:
             before += piece.rewards.reshape(1, -1)
         else:
-            before[:] = running_sums(piece.rewards, np.array([piece.length]), before)
+            before[:] = running_sum(piece.rewards, before)
     going.terminated[slot], going.truncated[slot] = piece.terminated, piece.truncated
     return moved
 

@@ -8,10 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["running_sums"]
+__all__ = ["running_sum", "running_sums"]
 
 LONG = 128
 """Longer ones are added up one by one; the others side by side, a step of each at a time."""
+
+
+def running_sum(values: NDArray[Any], before: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`before` (1, components) and the values of one run added up in their order, (components,)."""
+    sums = values.reshape(len(values), -1).astype(np.float64)
+    sums[0] += before[0]
+    total: NDArray[np.float64] = np.add.accumulate(sums, axis=0, out=sums)[-1]
+    return total
 
 
 def running_sums(
@@ -25,9 +33,7 @@ def running_sums(
     alone = np.flatnonzero(lengths > LONG) if len(lengths) > 4 else np.flatnonzero(lengths)
     for run in alone.tolist():
         begin, count = int(begins[run]), int(lengths[run])
-        sums = np.empty((count + 1, before.shape[1]))
-        sums[0], sums[1:] = before[run], flat[begin : begin + count]
-        total[run] = np.add.accumulate(sums, axis=0, out=sums)[-1]
+        total[run] = running_sum(flat[begin : begin + count], before[run : run + 1])
     if len(alone) == np.count_nonzero(lengths):
         return total
     together = np.flatnonzero((lengths > 0) & (lengths <= LONG))
