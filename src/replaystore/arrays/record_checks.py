@@ -74,7 +74,7 @@ def check_record(meta: Any, blobs: Mapping[str, bytes]) -> None:
     for counts in (meta["lengths"], meta["first"] if base else meta.get("first", {})):
         _refuse(not all(map(is_count, counts.values())), f"numbers of rows {counts!r:.80}")
     _check_names(meta, commit, base=base)
-    _refuse(not isinstance(meta["extra"], dict), f"extra {meta['extra']!r:.40}")
+    _refuse(not isinstance(meta["extra"], dict), f"extra that is a {type(meta['extra']).__name__}")
     more = meta.get("more", {})
     _refuse(
         not isinstance(more, dict) or not all("." in key or ":" in key for key in more),
