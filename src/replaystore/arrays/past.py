@@ -114,10 +114,13 @@ class Past(History):
 
     def _as_of(self, commit: int, where: str) -> State:
         segments = [base for base in self.container.segments() if base <= commit]
-        state = self._replay(self.container, segments[-1], until=commit) if segments else None
-        if state is None or state.commit != commit:
-            raise NotFoundError(
-                f"{where} is older than the history that is kept, which are the last "
-                f"{self.places.keep_commits} commits and those that have names (keep_commits says how many)"
-            )
-        return state
+        named = any(known.commit == commit for known in self.places.names.values())
+        # A writer that was killed while it kept named commits of a segment has left others of them behind.
+        for base in reversed(segments if named else segments[-1:]):
+            state = self._replay(self.container, base, until=commit)
+            if state.commit == commit:
+                return state
+        raise NotFoundError(
+            f"{where} is older than the history that is kept, which are the last "
+            f"{self.places.keep_commits} commits and those that have names (keep_commits says how many)"
+        )

@@ -25,7 +25,7 @@ from replaystore.arrays.naming import Named
 from replaystore.arrays.state import State, Stored
 from replaystore.containers.protocol import Container
 from replaystore.containers.records import encode_record
-from replaystore.errors import CorruptError
+from replaystore.errors import CorruptError, NotFoundError
 
 __all__ = ["Keeper"]
 
@@ -71,8 +71,8 @@ class Keeper(Appender):
             if [commit for commit, _ in inside] != [segment] or segment >= before:
                 try:
                     kept |= self._records(segment, inside) if inside else {}
-                except CorruptError:  # it stays as it is, for repairs
-                    continue
+                except (CorruptError, NotFoundError):  # all stays as it is, for repairs
+                    return
                 if not inside or inside[0][0] != segment:
                     removed.append(segment)
         if kept or removed:
@@ -90,8 +90,9 @@ class Keeper(Appender):
             name = wanted.get(state.commit)
             if name is not None and state.commit not in found:
                 found[state.commit] = encode_record(*_alone(state, name).to_base())
-        if missing := wanted.keys() - found.keys():
-            raise CorruptError(f"{self}: commit {min(missing)} is not in its segment of the commit log")
+        for commit in wanted.keys() - found.keys():  # it has been left in an older one
+            state = self._as_of(commit, f"{self}: commit {commit}")
+            found[commit] = encode_record(*_alone(state, wanted[commit]).to_base())
         return found
 
 

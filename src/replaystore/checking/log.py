@@ -146,8 +146,8 @@ def _check_kept(findings: Findings, container: Container, newest: State, *, seal
     for name, named in newest.names.items():
         if named.commit < needed and named.commit not in segments and not sealed:
             within = [segment for segment in segments if segment < named.commit]
-            found = within and named.commit in _numbers(container.read_segment(within[-1]))
-            if not found:
+            numbers = (_numbers(container.read_segment(segment)) for segment in reversed(within))
+            if not any(named.commit in found for found in numbers):
                 findings.problem("commit log", f"it lacks commit {named.commit}, which has the name {name}")
 
 

@@ -110,8 +110,8 @@ class LoggedFiles:
             self.files.create(name + ".new")
             self.files.write(name + ".new", 0, record)
         self.files.sync_files([name + ".new" for name in names])
-        for name in names:
-            self.files.rename(name + ".new", name)
+        for commit in sorted(kept, reverse=True):  # who looks for one of them meanwhile finds the old segment
+            self.files.rename(f"{LOG}/c/{commit}.new", f"{LOG}/c/{commit}")
         if names:
             self.files.sync_folder(f"{LOG}/c")
         self._name_segments([known for known in self._listed() if known not in removed])
