@@ -13,7 +13,7 @@ import zarr
 
 import replaystore as rs
 from replaystore.arrays import changing
-from replaystore.errors import ConflictError, SchemaError, UnsupportedError
+from replaystore.errors import ConflictError, CorruptError, SchemaError, UnsupportedError
 from replaystore.schema import Field, Schema
 
 SCHEMA = Schema(
@@ -239,3 +239,46 @@ def test_a_rollout_gets_its_advantages_before_it_is_committed(tmp_path: Path) ->
             buffer.commit()
         assert np.array_equal(buffer["info/advantage"][:, 0], np.repeat(np.arange(8), 64))
         assert "changes/info/advantage/step" not in buffer.store.state.arrays
+
+
+def test_a_ring_gives_back_what_was_changed_long_ago(tmp_path: Path) -> None:
+    generator, model = np.random.default_rng(0), np.zeros((20_000, 2), np.float32)
+    with rs.create(tmp_path / "a.zarr", SCHEMA, capacity=300) as buffer:
+        named = np.zeros(0)
+        for number in range(400):
+            buffer.append(steps(40, 40 * number))
+            buffer.commit()
+            rows = generator.integers(0, len(buffer), 200)
+            model[buffer.first_row + rows] = value = generator.random(2, np.float32)
+            buffer["info/advantage"][rows] = value
+            shown = model[buffer.first_row : buffer.first_row + len(buffer)]
+            if number == 250:
+                buffer.commit("named")
+                named = shown.copy()
+            buffer.commit()
+            assert np.array_equal(buffer["info/advantage"][:], shown)
+            if number >= 250 and number % 10 == 0:
+                with rs.open(tmp_path / "a.zarr", commit="named") as older:
+                    assert np.array_equal(older["info/advantage"][:], named)
+        group = "changes/info/advantage"
+        assert buffer.store.state.first[group] > 50_000
+        assert buffer.store.state.lengths[group] - buffer.store.state.first[group] < 1500
+        with rs.open(tmp_path / "a.zarr") as reader:
+            assert np.array_equal(reader["info/advantage"][:], shown)
+    assert not rs.verify(tmp_path / "a.zarr").problems
+
+
+def test_changes_of_steps_that_there_are_not_are_told(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
+        buffer.append(steps(10))
+        buffer.commit()
+        buffer["reward"][3] = 1.0
+        buffer.commit()
+        buffer.store.append(
+            {"changes/reward/step": np.array([10], np.int64), "changes/reward/value": np.zeros(1)}
+        )
+        buffer._recorder.add_fields(SCHEMA)  # so that something waits
+        buffer.commit()
+        with pytest.raises(CorruptError, match="has steps from 3 to 10, where there are 10"):
+            buffer["reward"][:]
+    assert "where there are 10" in str(rs.verify(tmp_path / "a.zarr").problems[0])

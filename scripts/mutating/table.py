@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from broken import (
     archives,
+    changing,
     checking,
     conversion,
     drop_ins,
@@ -41,6 +42,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         conversion,
         checking,
         archives,
+        changing,
         drop_ins,
         servers,
     )

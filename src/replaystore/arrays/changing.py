@@ -80,6 +80,16 @@ class Changer(Keeper):
         digests = self._digests()
         return {**extra, CHANGES: digests} if digests else dict(extra)
 
+    def without_old_changes(self, first: Mapping[str, int], extra: Mapping[str, Any]) -> Mapping[str, int]:
+        """What a commit drops, with the changes before digests if it drops steps: then no older commit can be
+        opened that needs them, but for named ones, which keep what they need."""
+        known, found = self.state.first, dict(first)
+        for name, (begin, _) in extra.get(CHANGES, {}).items():
+            steps, group = tree.group_of(name), tree.group_of(tree.changes_of(name)[0])
+            if first.get(steps, 0) > known.get(steps, 0) and begin > known.get(group, 0):
+                found[group] = begin
+        return found
+
     def _sum_up(self, name: str) -> None:
         """The checksums of the rows that no commit has."""
         array, spec = self._raw[name], self._raw[name].spec
@@ -116,4 +126,4 @@ def _spec(dtype: np.dtype[Any], shape: tuple[int, ...]) -> ArraySpec:
     size = dtype.itemsize * int(np.prod(shape))
     unit = PAGE // int(np.gcd(PAGE, size))
     rows = max(unit, (1 << max(0, (CHUNK_BYTES // size).bit_length() - 1)) // unit * unit)
-    return ArraySpec(dtype, shape, chunk_rows=rows, chunks_per_shard=128, dimension="change")
+    return ArraySpec(dtype, shape, chunk_rows=rows, chunks_per_shard=16, dimension="change")

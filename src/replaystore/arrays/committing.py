@@ -66,6 +66,7 @@ class Committer(Changer):
         there is one."""
         with self.lock, self.storage("commit"):
             extra = self.ready_changes(extra)
+            first = self.without_old_changes(first or {}, extra)
             self._encoder.finish()
             self._store_chunks()
             attached = self._write_tails(attachments or {}, inside=name is not None)

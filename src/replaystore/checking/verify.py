@@ -21,6 +21,7 @@ from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.sealing import check_manifest, unchecked
 from replaystore.buffers.opening import open_container
 from replaystore.checking.arrays import check_arrays, check_tables
+from replaystore.checking.changes import check_changes
 from replaystore.checking.findings import Findings, Problem, Progress, VerifyReport
 from replaystore.checking.log import check_log
 from replaystore.checking.rows import check_coded, check_raw
@@ -156,4 +157,5 @@ def _check_all(place: Location, container: Container, findings: Findings, commit
     for name, spec in rows.items():
         check = check_raw if spec.codec is None else check_coded
         findings.guarded(name, partial(check, findings, store, name, spec))
+    check_changes(findings, store)
     check_trajectories(findings, place, store, document)
