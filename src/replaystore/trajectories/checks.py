@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from replaystore.errors import CorruptError
 from replaystore.trajectories.columns import RETURN, TRAJECTORIES
 from replaystore.trajectories.lanes import MOST_STRIDE, Lanes
+from replaystore.trajectories.parts import Parts
 
 __all__ = ["check_extra", "check_parts", "check_table"]
 
@@ -27,15 +28,17 @@ MOST_TEXT = 1 << 32
 _ADVICE = "see `replaystore verify`"
 
 
-def check_parts(columns: Sequence[Column], *, rows: int, finals: int, where: str) -> None:
-    """Parts (the columns of `columns.PARTS`), sorted by start, lie in `rows` rows, and none in another's.
+def check_parts(columns: Sequence[Column], *, rows: int, finals: int, where: str) -> Parts:
+    """The parts of these columns (those of `columns.PARTS`), sorted by start, which lie in `rows` rows, and
+    none in another's.
 
     CorruptError names the first that does not, or whose final observation is not one of `finals`."""
     start, length, stride, trajectory, offset, final = columns
     if any(column.dtype != np.int64 or column.ndim != 1 or len(column) != len(start) for column in columns):
         raise CorruptError(f"{where}: the columns of parts are not int64 numbers, as many in each; {_ADVICE}")
+    parts = Parts(*columns)
     if not len(start):
-        return
+        return parts
     # No sum and no product goes over the end.
     dense = stride.min() == stride.max() == 1
     bounded = start.min() >= 0 and start.max() <= rows and length.min() >= 1 and length.max() <= rows
@@ -45,7 +48,7 @@ def check_parts(columns: Sequence[Column], *, rows: int, finals: int, where: str
         behind = bounded and stride.min() >= 1 and stride.max() <= MOST_STRIDE
         behind = behind and bool(((rows - 1 - start) // stride >= length - 1).all())
         behind = behind and (start[:-1] < start[1:]).all()
-        behind = behind and not Lanes(start, length, stride).crossed().any()
+        behind = behind and (parts.lanes is None or not parts.lanes.crossed().any())
     known = (
         offset.min() >= 0
         and offset.max() <= MOST
@@ -54,7 +57,7 @@ def check_parts(columns: Sequence[Column], *, rows: int, finals: int, where: str
         and final.max() < finals
     )
     if behind and known:
-        return
+        return parts
     _refuse(where, (length < 1) | (length > rows), "has an impossible length")
     _refuse(where, (stride < 1) | (stride > MOST_STRIDE), "has an impossible stride")
     outside = (start < 0) | (start >= rows)
@@ -66,6 +69,7 @@ def check_parts(columns: Sequence[Column], *, rows: int, finals: int, where: str
     _refuse(where, crossed, "overlaps the next one")
     _refuse(where, (offset < 0) | (offset > MOST) | (trajectory < 0), "has a negative offset or trajectory")
     _refuse(where, (final < -1) | (final >= finals), f"names a final observation that is not one of {finals}")
+    return parts
 
 
 def _refuse(where: str, wrong: NDArray[np.bool_], what: str) -> None:

@@ -85,7 +85,7 @@ class Parts:
         )
         crossed = self.start[1:] <= self.start[:-1]
         if not crossed.any():
-            crossed = self.stop[:-1] > self.start[1:] if self._lanes is None else self._lanes.crossed()
+            crossed = self.stop[:-1] > self.start[1:] if self.lanes is None else self.lanes.crossed()
         _refuse_part(crossed, "overlaps the next one, or comes after it")
         current, following = self.order[:-1], self.order[1:]
         same = self.trajectory[current] == self.trajectory[following]
@@ -113,7 +113,7 @@ class Parts:
         return bool((self.stride == 1).all())
 
     @cached_property
-    def _lanes(self) -> Lanes | None:
+    def lanes(self) -> Lanes | None:
         """What finds parts; None: they lie behind each other."""
         return None if self.dense else Lanes(self.start, self.length, self.stride)
 
@@ -142,8 +142,8 @@ class Parts:
 
     def part_of(self, rows: Rows) -> Rows:
         """The part that each row lies in, or -1 for rows of no trajectory; the shape of `rows`."""
-        if self._lanes is not None:
-            return self._lanes.part_of(rows)
+        if self.lanes is not None:
+            return self.lanes.part_of(rows)
         part = np.searchsorted(self.start, rows, side="right") - 1
         if len(self):
             part[rows >= self.stop[part]] = -1

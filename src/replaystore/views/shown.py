@@ -130,13 +130,12 @@ class Shown:
             if not (columns[0][1:] > columns[0][:-1]).all():
                 order = np.argsort(columns[0], kind="stable")
                 columns = [column[order] for column in columns]
-            check_parts(
+            self._whole = check_parts(
                 columns,
                 rows=self._stop,
                 finals=self._store.state.lengths.get("final", 0),
                 where=self.where,
             )
-            self._whole = Parts(*columns)
         return self._whole
 
     @property
@@ -156,20 +155,22 @@ class Shown:
                     f"{known} trajectories have parts, and {int(kept.sum())} rows of the table are about them"
                 )
                 raise CorruptError(f"{self._place}: {what}; run `replaystore verify`")
-            self._trajectories = Trajectories({name: values[kept] for name, values in columns.items()})
+            if not kept.all():
+                columns = {name: values[kept] for name, values in columns.items()}
+            self._trajectories = Trajectories(columns)
         return self._trajectories
 
     def _table(self) -> dict[str, NDArray[Any]]:
         """All columns, of ended trajectories and then of open ones."""
-        columns: dict[str, NDArray[Any]] = {
-            tree.column_of(name): self._store.table(name)
-            for name in self._store.specs()
+        columns: dict[str, NDArray[Any]] = {  # those that may be set anew are copied
+            tree.column_of(name): self._store.table(name).copy() if spec.mutable else self._store.table(name)
+            for name, spec in self._store.specs().items()
             if tree.is_trajectories(name)
         }
         opened = [entry for entry in self.opened() if entry.length]
         check_table(columns, self._extra["splits"], self._reward_shape(), self.where)
         count = len(columns["trajectory"])
-        for name, known in columns.items():
+        for name, known in columns.items() if opened else ():
             known_of_open = {
                 "trajectory": [e.trajectory for e in opened],
                 "env": [e.env for e in opened],
