@@ -18,9 +18,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "writer-mask-not-copied",
-        "src/replaystore/buffers/writer.py",
-        "            mask = mask.copy()\n",
-        "            pass\n",
+        "src/replaystore/buffers/staging.py",
+        "self.masks[self.time] = mask.copy()\n",
+        "self.masks[self.time] = mask\n",
         "a writer keeps nothing of what it is given",
         ("test_writer_schemas.py::test_a_writer_keeps_nothing_of_the_arrays_that_it_is_given",),
     ),
