@@ -155,6 +155,7 @@ def test_what_has_left_a_ring_is_let_go_of() -> None:
     steps = Steps(span=2, history=1, following=True)
     follower = Follower(growing, steps)
     counts = Counts(steps, lambda steps, parts: steps.items[parts])
+    weighted = StepWeights(steps, 0, None, capacity=50, beta=0.5)
     largest = 0
     random = np.random.default_rng(0)
     for number in range(12_000):
@@ -163,12 +164,15 @@ def test_what_has_left_a_ring_is_let_go_of() -> None:
             growing.end(env)
         growing.evict()
         follower.go_on()
-        counts.go_on(steps.take_changes())
+        change = steps.take_changes()
+        counts.go_on(change)
+        weighted.go_on(change)
         largest = max(largest, len(steps))
         if number % 1000 == 999:
             growing.parts[:] = growing.parts  # all of them are still told, if anybody asks
             check_rows_quickly(growing, steps)
             assert counts.total == steps.total
+            assert (np.flatnonzero(weighted.values) + steps.first_row).tolist() == steps.item_rows().tolist()
     assert largest < 3000
     assert steps.version > 3
 

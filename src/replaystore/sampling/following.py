@@ -43,6 +43,9 @@ class Follower:
         opened = growth.opened()
         if not steps.stop_row:
             steps.first_row = first
+        moved = None if steps.changes else steps.compact(self.open)  # whose parts have numbers
+        if moved is not None:
+            self.open = moved[self.open]
         if count == self._seen and self._same(opened):
             self._lengthen(opened)
         else:
@@ -51,9 +54,6 @@ class Follower:
         steps.stop_row = max(stop, first)
         if first > steps.first_row:
             steps.evict(first)
-            moved = steps.compact(self.open)
-            if moved is not None:
-                self.open = moved[self.open]
 
     def _same(self, opened: OpenParts) -> bool:
         """Whether these are the parts that were open the last time."""
