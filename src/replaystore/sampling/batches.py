@@ -86,6 +86,7 @@ class Batches(Windows):
             self.steps = Steps(**shape)
             self._follower = Follower(self._finals.growth, self.steps)
             self.steps.take_changes()
+            self._finals.go_on(live=live is not None)
         if not self.steps.total and live is None:
             raise ArgumentError(f"{buffer.where}: {self._nothing(buffer)}")
         self._open_columns()
@@ -133,7 +134,7 @@ class Batches(Windows):
         """Go on to what there is now, at the cost of what is new. `columns`: which have got rows, too."""
         assert isinstance(self._finals, GrownFinals)
         self._follower.go_on()
-        self._finals.forget()
+        self._finals.go_on(live=self.recipe.live)
         change = self.steps.take_changes()
         if change is not None or self.steps.begun != self._begun:
             self.order.go_on(change)

@@ -85,9 +85,16 @@ class GrownFinals:
         self._pending: Batch | None = None
         self.at_once = 1
 
+    def go_on(self, *, live: bool) -> None:
+        """What is open has become something else. `live`: and stays so until the next batch has been made;
+        else it is shown as it is now, whatever commit the buffer goes on to in another thread."""
+        self._pending = None if live else self._following()
+
+    def _following(self) -> Batch:
+        return {name: self.growth.following(name) for name in self._names}
+
     def forget(self) -> None:
-        """What is open has become something else."""
-        self._pending = None
+        """As `Finals.forget`: it holds none."""
 
     def read(self, numbers: Rows) -> Batch:
         """As `Finals.read`."""
@@ -96,7 +103,7 @@ class GrownFinals:
         if stored.all():
             return {name: self.growth.final_rows(name, numbers) for name in self._names}
         if self._pending is None:
-            self._pending = {name: self.growth.following(name) for name in self._names}
+            self._pending = self._following()
         for name, pending in self._pending.items():
             values = batch[name] = np.empty((len(numbers), *pending.shape[1:]), pending.dtype)
             values[~stored] = pending[numbers[~stored] - PENDING]

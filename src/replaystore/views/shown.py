@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.arrays.reading import ArrayColumn, StoreReader
-from replaystore.errors import ConflictError, CorruptError
+from replaystore.errors import ConflictError, CorruptError, EvictedError
 from replaystore.forks import renew_in_children
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location
@@ -301,12 +301,18 @@ class Shown:
         return None
 
     def final_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Rows of `final/` of an observation field: final observations, as `parts.final` numbers them."""
+        """Rows of `final/` of an observation field: final observations, as `parts.final` numbers them.
+        EvictedError: they have left the ring."""
         stored = tree.final(name)
-        if self._store.container.specs()[stored].journaled:
-            found: NDArray[Any] = self._store.table(stored)[rows - self._store.first(stored)]
-            return found
-        return self.stored_column(stored).take(rows)
+        if not self._store.container.specs()[stored].journaled:
+            return self.stored_column(stored).take(rows)
+        with self._store.state_lock:
+            table, first = self._store.table(stored), self._store.first(stored)
+        if first and len(rows) and rows.min() < first:
+            what = f"final observations before {first} have left the ring"
+            raise EvictedError(f"{self._place}: {what}; refresh")
+        found: NDArray[Any] = table[rows - first]
+        return found
 
     def column(self, name: str) -> ArrayColumn:
         known = self._fields  # of this commit, whatever another thread goes on to meanwhile
