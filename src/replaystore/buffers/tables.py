@@ -12,7 +12,7 @@ from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.copying import append_rows
 from replaystore.schema import tree
 from replaystore.trajectories.assembler import Pending
-from replaystore.trajectories.columns import PARTS, TRAJECTORIES
+from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.parts import Parts
 
 __all__ = ["put_tables", "store_tables"]
@@ -25,9 +25,7 @@ def store_tables(store: ArrayStore, pending: Pending) -> None:
         columns = zip(PARTS.items(), parts.T, strict=True)
         store.append_table({tree.parts(name): column.astype(dtype) for (name, dtype), column in columns})
     if pending.trajectories:
-        rows = {
-            name: np.concatenate([known[name] for known in pending.trajectories]) for name in TRAJECTORIES
-        }
+        rows = pending.columns()
         for stored, spec in store.table_specs().items():
             if not tree.is_trajectories(stored):
                 continue

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.trajectories.columns import RETURN, TRAJECTORIES
-from replaystore.trajectories.few import add_few
+from replaystore.trajectories.few import Closed, add_few
 from replaystore.trajectories.going import Going
 from replaystore.trajectories.opened import Open
 from replaystore.trajectories.pieces import NEVER, Following, Piece, Pieces
@@ -41,8 +41,8 @@ class Pending:
 
     parts: list[Ints] = field(default_factory=list)
     """(n, 6): the values of `columns.PARTS`."""
-    trajectories: list[dict[str, NDArray[Any]]] = field(default_factory=list)
-    """By the names of `columns.TRAJECTORIES`."""
+    trajectories: list[dict[str, NDArray[Any]] | list[tuple[Any, ...]]] = field(default_factory=list)
+    """Columns by the names of `columns.TRAJECTORIES`, or rows of them."""
     ended: int = 0
     """How many trajectories those are."""
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -51,6 +51,34 @@ class Pending:
     """By observation field, rows."""
     final_rows: int = 0
     """How many."""
+
+    def end(self, trajectories: dict[str, NDArray[Any]] | list[tuple[Any, ...]]) -> None:
+        """Take trajectories that have ended."""
+        known = self.trajectories
+        if isinstance(trajectories, dict):
+            known.append(trajectories)
+            self.ended += len(trajectories["trajectory"])
+        elif trajectories:
+            self.ended += len(trajectories)
+            if known and isinstance(known[-1], list):
+                known[-1].extend(trajectories)
+            else:
+                known.append(trajectories)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The trajectories; returns as rows of their components."""
+        found = list[dict[str, NDArray[Any]]]()
+        for known in self.trajectories:
+            columns = (
+                known
+                if isinstance(known, dict)
+                else {
+                    name: np.array(values)
+                    for name, values in zip(TRAJECTORIES, zip(*known, strict=True), strict=True)
+                }
+            )
+            found.append({**columns, RETURN: columns[RETURN].reshape(len(columns[RETURN]), -1)})
+        return {name: np.concatenate([known[name] for known in found]) for name in TRAJECTORIES}
 
 
 class Assembler:
@@ -150,30 +178,29 @@ class Assembler:
 
     def add_few(self, first: int, pieces: Sequence[Piece]) -> None:
         """As `add`, of few pieces, which bring their rewards and final observations."""
-        closed, self.next_trajectory = add_few(self.going, first, pieces, self.next_trajectory)
-        parts, finals, ended = list[Any](), list[Finals](), list[tuple[Any, ...]]()
-        for part in closed:
-            start, length, stride, trajectory, offset = part.part
+        closed, self.next_trajectory, slots = add_few(self.going, first, pieces, self.next_trajectory)
+        if closed:
+            self._close_few(closed)
+        self.going.changed_few(slots)
+
+    def _close_few(self, closed: Sequence[Closed]) -> None:
+        """As `_close`, of few parts, in their order."""
+        parts, finals, ended = list[tuple[int, ...]](), list[Finals](), list[tuple[Any, ...]]()
+        for _, env, part, final, row in closed:
+            start, length, stride, trajectory, offset = part
             number = -1
-            if part.final:
+            if final:
                 number = self.finals + len(finals)
-                finals.append(part.final)
+                finals.append(final)
             if length:
                 parts.append((start, length, stride, trajectory, offset, number))
-            if part.row is not None and length + offset:
-                terminated, truncated, seed, returned, split = part.row
-                row = trajectory, part.env, length + offset, terminated, truncated, seed, returned, split
-                ended.append(row)
+            if row is not None and length + offset:
+                terminated, truncated, seed, returned, split = row
+                ended.append((trajectory, env, length + offset, terminated, truncated, seed, returned, split))
         if parts:
             names = finals[0] if finals else ()
             self._list(np.array(parts, np.int64), {n: np.stack([row[n] for row in finals]) for n in names})
-        pending = self.pending
-        if ended:
-            columns = dict(zip(TRAJECTORIES, map(np.array, zip(*ended, strict=True)), strict=True))
-            columns[RETURN] = columns[RETURN].reshape(-1, *self.shape)
-            pending.trajectories.append(columns)
-            pending.ended += len(ended)
-        self.going.changed(self.going.slots({piece.env: None for piece in pieces}))
+        self.pending.end(ended)
 
     def _number(self, pieces: Pieces, at: Placed) -> Ints:
         """The number of each piece's trajectory; those that begin get theirs."""
@@ -233,7 +260,7 @@ class Assembler:
         if not ended.any():
             return
         row = closing if ended.all() else closing.take(ended)
-        pending.trajectories.append(
+        pending.end(
             {
                 "trajectory": row.part[:, 3],
                 "env": row.env,
@@ -245,7 +272,6 @@ class Assembler:
                 "split": row.split,
             }
         )
-        pending.ended += len(row.env)
         for number in row.part[:, 3].tolist() if self._rows else ():
             if number in self._rows:
                 pending.rows[number] = self._rows.pop(number)

@@ -1,16 +1,19 @@
 """A few pieces added to what is open, one after the other: what `Assembler.add` does to many at once, which
-takes as long for one as for a thousand."""
+takes as long for one as for a thousand.
+
+What is open in a slot is looked at once, as Python's numbers, and put back once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.trajectories.going import Going
 from replaystore.trajectories.pieces import NEVER, STEP, Piece
-from replaystore.trajectories.sums import running_sum
+from replaystore.trajectories.sums import running_sum, running_total
 
 __all__ = ["Closed", "add_few"]
 
@@ -29,32 +32,26 @@ class Closed(NamedTuple):
 
 def add_few(
     going: Going, first: int, pieces: Sequence[Piece], next_trajectory: int
-) -> tuple[list[Closed], int]:
-    """What closes by these pieces, in the order of time, then environment, and the number of the next
-    trajectory; what is open has changed."""
+) -> tuple[list[Closed], int, list[int]]:
+    """What closes by these pieces, in the order of time, then environment; the number of the next trajectory;
+    the slots in which what is open has changed."""
     numbers = _numbers(going, pieces, next_trajectory)
     going.take_stride(pieces[0].stride, first)
     closed: list[Closed] = []
-    for at, piece in enumerate(pieces):
-        (slot,) = going.slots([piece.env]).tolist()
-        if piece.begins != NEVER:
-            if going.open[slot] and going.length(slot):
-                closed.append(_closed(going, slot, piece.begins, _following(going, slot), ended=True))
-            _begin(going, slot, numbers.get(at), piece)
-        if piece.length:
-            moved = _extend(going, slot, first, piece)
-            if moved is not None:
-                closed.append(moved)
-        if piece.ends != NEVER:
-            going.terminated[slot], going.truncated[slot] = piece.terminated, piece.truncated
-            closed.append(_closed(going, slot, piece.ends, piece.final, ended=True))
-            going.open[slot] = False
-        if piece.following is not None:
-            for name, row in piece.following.items():
-                going.room(name, row.dtype, row.shape)[slot] = row
-        going.known[slot] = bool(piece.following)
-    closed.sort(key=lambda part: part[:2])
-    return closed, next_trajectory + len(numbers)
+    slots: list[int] = []
+    at: _Slot | None = None
+    for place, piece in enumerate(pieces):
+        if at is None or at.env != piece.env:
+            if at is not None:
+                at.put_back()
+            at = _Slot(going, piece.env)
+            slots.append(at.slot)
+        at.take(first, piece, numbers.get(place), closed)
+    if at is not None:
+        at.put_back()
+    if len(closed) > 1:
+        closed.sort(key=lambda part: part[:2])
+    return closed, next_trajectory + len(numbers), slots
 
 
 def _numbers(going: Going, pieces: Sequence[Piece], number: int) -> dict[int, int]:
@@ -62,62 +59,136 @@ def _numbers(going: Going, pieces: Sequence[Piece], number: int) -> dict[int, in
     keeps its own."""
     begun, is_open = list[tuple[int, int, int]](), dict[int, bool]()
     for at, piece in enumerate(pieces):
-        slot = going.slot(piece.env)
-        known = is_open.get(piece.env, slot is not None)
+        env, again = piece.env, False
+        known = is_open.get(env)
+        if known is None:
+            slot = going.slot(env)
+            known = slot is not None
+            again = known and not going.length(slot)
         if piece.begins == NEVER and not known:
             piece.begins = piece.when + (STEP - 1)
-        again = piece.env not in is_open and slot is not None and not going.length(slot)
         if piece.begins != NEVER and not again:
-            begun.append((piece.begins, piece.env, at))
-        is_open[piece.env] = piece.ends == NEVER
+            begun.append((piece.begins, env, at))
+        is_open[env] = piece.ends == NEVER
     return {at: number + place for place, (_, _, at) in enumerate(sorted(begun))}
 
 
-def _begin(going: Going, slot: int, number: int | None, piece: Piece) -> None:
-    if number is not None:
-        going.trajectory[slot] = number
-    going.open[slot], going.seed[slot], going.split[slot] = True, piece.seed, piece.split
-    going.part_length[slot], going.offset[slot], going.returned[slot] = 0, 0, 0.0
-    going.part_start[slot], going.stride[slot] = 0, piece.stride
-    going.terminated[slot] = going.truncated[slot] = False
+class _Slot:
+    """What is open in one."""
 
+    __slots__ = (
+        "_going",
+        "_total",
+        "env",
+        "known",
+        "length",
+        "offset",
+        "open",
+        "seed",
+        "slot",
+        "split",
+        "start",
+        "stride",
+        "terminated",
+        "trajectory",
+        "truncated",
+    )
 
-def _extend(going: Going, slot: int, first: int, piece: Piece) -> Closed | None:
-    """Add a piece's rows to what is open; the part that they do not go on with."""
-    start, length = first + piece.start, int(going.part_length[slot])
-    moved = None
-    if length and (piece.apart or int(going.expected(slot, piece.stride)) != start):
-        final = _following(going, slot) if piece.apart else None
-        moved = _closed(going, slot, piece.when + (STEP - 3), final, ended=False)
-        going.offset[slot] += length
-        length = 0
-    if not length:
-        going.part_start[slot], going.stride[slot] = start, piece.stride
-    going.part_length[slot] = length + piece.length
-    if piece.rewards is not None:
-        before = going.returned[slot : slot + 1]
-        if piece.length == 1:
-            before += piece.rewards.reshape(1, -1)
-        else:
-            before[:] = running_sum(piece.rewards, before)
-    going.terminated[slot], going.truncated[slot] = piece.terminated, piece.truncated
-    return moved
+    def __init__(self, going: Going, env: int) -> None:
+        self._going = going
+        slot = self.slot = going.slot_of(env)
+        numbers, flags, returned = going.state(slot)
+        self.env, self.trajectory, self.seed, self.split = numbers[:4]
+        self.start, self.length, self.stride, self.offset = numbers[4:]
+        self.open, self.known, self.terminated, self.truncated = flags
+        self._total: float | NDArray[Any] = float(returned[0]) if len(returned) == 1 else returned.copy()
 
+    def put_back(self) -> None:
+        """Let the columns say it."""
+        self._going.set_state(
+            self.slot,
+            (
+                self.env,
+                self.trajectory,
+                self.seed,
+                self.split,
+                self.start,
+                self.length,
+                self.stride,
+                self.offset,
+            ),
+            (self.open, self.known, self.terminated, self.truncated),
+            self._total,
+        )
 
-def _following(going: Going, slot: int) -> dict[str, NDArray[Any]] | None:
-    if not going.known[slot]:
-        return None
-    return {name: rows[slot].copy() for name, rows in going.following.items()}
+    def take(self, first: int, piece: Piece, number: int | None, closed: list[Closed]) -> None:
+        """Add a piece, and to `closed` what that closes; `number` of the trajectory that begins."""
+        if piece.begins != NEVER:
+            if self.open and self.offset + self.length:
+                closed.append(self._closed(piece.begins, self._following(), ended=True))
+            self._begin(number, piece)
+        if piece.length:
+            moved = self._extend(first, piece)
+            if moved is not None:
+                closed.append(moved)
+        if piece.ends != NEVER:
+            self.terminated, self.truncated = piece.terminated, piece.truncated
+            closed.append(self._closed(piece.ends, piece.final, ended=True))
+            self.open = False
+        if piece.following is not None:
+            for name, row in piece.following.items():
+                self._going.room(name, row.dtype, row.shape)[self.slot] = row
+        self.known = bool(piece.following)
 
+    def _begin(self, number: int | None, piece: Piece) -> None:
+        """A trajectory begins; None: the one that has, again."""
+        if number is not None:
+            self.trajectory = number
+        self.open, self.seed, self.split = True, piece.seed, piece.split
+        self.length = self.offset = self.start = 0
+        self.stride = piece.stride
+        self._total = 0.0 if isinstance(self._total, float) else np.zeros_like(self._total)
+        self.terminated = self.truncated = False
 
-def _closed(
-    going: Going, slot: int, time: int, final: Mapping[str, NDArray[Any]] | None, *, ended: bool
-) -> Closed:
-    columns = going.part_start, going.part_length, going.stride, going.trajectory, going.offset
-    start, length, stride, trajectory, offset = (int(column[slot]) for column in columns)
-    row = None
-    if ended:
-        terminated, truncated = bool(going.terminated[slot]), bool(going.truncated[slot])
-        seed, split = int(going.seed[slot]), int(going.split[slot])
-        row = terminated, truncated, seed, going.returned[slot].copy(), split
-    return Closed(time, int(going.env[slot]), (start, length, stride, trajectory, offset), final, row)
+    def _extend(self, first: int, piece: Piece) -> Closed | None:
+        """Add a piece's rows to what is open; the part that they do not go on with."""
+        start, moved = first + piece.start, None
+        if self.length and (piece.apart or self._expected(piece.stride) != start):
+            moved = self._closed(
+                piece.when + (STEP - 3), self._following() if piece.apart else None, ended=False
+            )
+            self.offset += self.length
+            self.length = 0
+        if not self.length:
+            self.start, self.stride = start, piece.stride
+        self.length += piece.length
+        rewards = piece.rewards
+        if rewards is not None:
+            if not isinstance(self._total, float):
+                self._total = running_sum(rewards, self._total[None])
+            elif piece.length == 1:
+                self._total += float(rewards.item())
+            else:
+                self._total = running_total(rewards, self._total)
+        self.terminated, self.truncated = piece.terminated, piece.truncated
+        return moved
+
+    def _expected(self, stride: int) -> int:
+        """As `Going.expected`."""
+        row = self.start + self.length * stride
+        return row if self.open and self.stride == stride and self._going.reaches(row, stride) else -1
+
+    def _following(self) -> dict[str, NDArray[Any]] | None:
+        """The observation that was said to follow the last step."""
+        if not self.known:
+            return None
+        return {name: rows[self.slot].copy() for name, rows in self._going.following.items()}
+
+    def _closed(self, time: int, final: Mapping[str, NDArray[Any]] | None, *, ended: bool) -> Closed:
+        """The part, and the trajectory if that has `ended`."""
+        part = self.start, self.length, self.stride, self.trajectory, self.offset
+        row = None
+        if ended:
+            total = self._total if isinstance(self._total, float) else self._total.copy()
+            row = self.terminated, self.truncated, self.seed, total, self.split
+        return Closed(time, self.env, part, final, row)

@@ -6,7 +6,7 @@ Columns instead of objects: what a step changes in all environments is one opera
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,18 +75,28 @@ class Going:
 
     def slots(self, envs: Iterable[int], *, keep: bool = False) -> Ints:
         """The slots of these environments; `keep`: they stay theirs whether something is open or not."""
-        found = []
-        for env in envs:
-            slot = self._slots.get(env)
-            if slot is None:
-                if not self._free:
-                    self._resize(2 * len(self.returned))
-                slot = self._slots[env] = self._free.pop()
-                self.env[slot], self.open[slot] = env, False
-            if keep:
-                self._kept.add(slot)
-            found.append(slot)
+        found = [self.slot_of(env) for env in envs]
+        if keep:
+            self._kept.update(found)
         return np.array(found, np.int64)
+
+    def slot_of(self, env: int) -> int:
+        """The slot of an environment."""
+        slot = self._slots.get(env)
+        if slot is None:
+            if not self._free:
+                self._resize(2 * len(self.returned))
+            slot = self._slots[env] = self._free.pop()
+            self.env[slot], self.open[slot] = env, False
+        return slot
+
+    def state(self, slot: int) -> tuple[list[int], list[bool], NDArray[np.float64]]:
+        """The numbers of a slot, its flags (each in the order in which they are declared), and its return."""
+        return self._numbers[:, slot].tolist(), self._flags[:, slot].tolist(), self.returned[slot]
+
+    def set_state(self, slot: int, numbers: Sequence[int], flags: Sequence[bool], returned: Any) -> None:
+        """The inverse of `state`."""
+        self._numbers[:, slot], self._flags[:, slot], self.returned[slot] = numbers, flags, returned
 
     def let_go(self, slots: Ints) -> None:
         """Nobody keeps these slots any more."""
@@ -95,9 +105,17 @@ class Going:
 
     def changed(self, slots: Ints) -> None:
         """Other trajectories are open in these slots; those in which nothing is are for others."""
+        self.changed_few(slots[~self.open[slots]].tolist())
+
+    def changed_few(self, slots: Iterable[int]) -> None:
+        """As `changed`."""
         self.version += 1
-        for slot in slots[~self.open[slots]].tolist():
-            if slot not in self._kept and self._slots.pop(int(self.env[slot]), None) is not None:
+        for slot in slots:
+            if (
+                not self.open[slot]
+                and slot not in self._kept
+                and self._slots.pop(int(self.env[slot]), None) is not None
+            ):
                 self._free.append(slot)
 
     def slot(self, env: int) -> int | None:
@@ -135,6 +153,11 @@ class Going:
         if stride != 1:
             goes_on &= (rows - stride >= self._since) & (self._stride == stride)
         return np.where(goes_on, rows, -1)
+
+    def reaches(self, row: int, stride: int) -> bool:
+        """Whether a part of this stride goes on with that row, if it comes next: nothing of another stride
+        lies between its rows."""
+        return stride == 1 or (row - stride >= self._since and self._stride == stride)
 
     def opened(self) -> Ints:
         """The slots in which a trajectory is open, in the order of the trajectories' numbers."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["running_sum", "running_sums"]
+__all__ = ["running_sum", "running_sums", "running_total"]
 
 LONG = 128
 """Longer ones are added up one by one; the others side by side, a step of each at a time."""
@@ -16,10 +16,19 @@ LONG = 128
 
 def running_sum(values: NDArray[Any], before: NDArray[np.float64]) -> NDArray[np.float64]:
     """`before` (1, components) and the values of one run added up in their order, (components,)."""
+    if before.shape[1] == 1:
+        return np.array([running_total(values, float(before[0, 0]))])
     sums = values.reshape(len(values), -1).astype(np.float64)
     sums[0] += before[0]
     total: NDArray[np.float64] = np.add.accumulate(sums, axis=0, out=sums)[-1]
     return total
+
+
+def running_total(values: NDArray[Any], before: float) -> float:
+    """As `running_sum`, of one component: NumPy adds up a flat array several times as fast."""
+    sums = values.reshape(-1).astype(np.float64)
+    sums[0] += before
+    return float(np.add.accumulate(sums, out=sums)[-1])
 
 
 def running_sums(
