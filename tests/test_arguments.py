@@ -26,7 +26,7 @@ def buffer(tmp_path: Path) -> Any:
 
 WRONG: dict[str, Callable[[Any], Any]] = {
     "mode": lambda buffer: rs.open(buffer.location, mode="w"),  # type: ignore[arg-type]
-    "commit": lambda buffer: rs.open(buffer.location, commit="last"),  # type: ignore[arg-type]
+    "commit": lambda buffer: rs.open(buffer.location, commit=1.5),  # type: ignore[arg-type]
     "location": lambda _: rs.open(""),
     "suffix": lambda _: rs.create("a.unknown", REWARD),
     "capacity": lambda buffer: rs.create(buffer.location, REWARD, capacity=0, overwrite=True),

@@ -168,7 +168,8 @@ def test_commits_that_cannot_be_opened(buffer: rs.Buffer, tmp_path: Path) -> Non
     refuse(
         NotFoundError, "commit 2 was rolled back; `replaystore info` lists", lambda: rs.open(path, commit=2)
     )
-    refuse(SchemaError, "commit is the number of a commit, not 'x'", lambda: rs.open(path, commit="x"))  # type: ignore[arg-type]
+    refuse(NotFoundError, "no commit has the name 'x'; none has a name", lambda: rs.open(path, commit="x"))
+    refuse(SchemaError, "number of a commit, or its name, not 1.5", lambda: rs.open(path, commit=1.5))  # type: ignore[arg-type]
     refuse(SchemaError, "call rollback", lambda: rs.open(path, "r+", commit=1))
     refuse(SchemaError, 'mode is "r" or "r\\+", not \'w\'', lambda: rs.open(path, "w"))  # type: ignore[arg-type]
     refuse(NotFoundError, "commit 99 does not exist", lambda: buffer.rollback(99))

@@ -40,6 +40,7 @@ def test_info_tells_everything(recorded: Path, facts: Callable[..., Any]) -> Non
         "dtype": "float32",
         "shape": [4],
         "role": "observation",
+        "mutable": False,
         "codec": "raw",
         "chunk_rows": 0,
         "bytes": 9600,

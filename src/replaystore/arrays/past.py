@@ -106,10 +106,13 @@ class Past(History):
         if newest.is_dead(commit):
             raise NotFoundError(f"{where} was rolled back; `replaystore info` lists what can be opened")
         state = self._settled(lambda: self._as_of(commit, where))
-        state.drop(newest.dropped)
-        for group, row in newest.gone.items():
-            if whole and row > state.first.get(group, 0):
-                raise EvictedError(f"{where} needs {group} rows before {row}, which have left the ring")
+        left = [(group, row) for group, row in newest.gone.items() if row > state.first.get(group, 0)]
+        if whole and left:
+            raise EvictedError(
+                f"{where} needs {left[0][0]} rows before {left[0][1]}, which have left the ring"
+            )
+        # Of tables it is told all that the commit shows, or that some of it is not there any more.
+        state.drop({group: row for group, row in newest.dropped.items() if group == "steps" or not left})
         return state
 
     def _as_of(self, commit: int, where: str) -> State:

@@ -21,7 +21,7 @@ from replaystore.arrays.tail_runs import TailRuns
 from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.columns.coded import CodedColumn
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Container, Extent
-from replaystore.errors import CorruptError
+from replaystore.errors import CorruptError, EvictedError
 from replaystore.interrupts import as_storage_errors
 from replaystore.schema import tree
 
@@ -120,6 +120,10 @@ class StoreReader(Past):
         if rows > table.end:
             raise CorruptError(
                 f"{self}: the table {name} has {table.end} rows, not {rows}; run `replaystore verify`"
+            )
+        if first < table.begin:  # of an older commit of a ring
+            raise EvictedError(
+                f"{self}: rows of the table {name} before {table.begin} have left the ring; refresh"
             )
         return table.rows(first, rows).view(spec.dtype).reshape(rows - first, *spec.shape)
 

@@ -39,6 +39,11 @@ class Table:
         """The segment of the log, how many of its blobs are here, and where the last of those ends."""
 
     @property
+    def begin(self) -> int:
+        """The first row."""
+        return self._begin // self._row_bytes
+
+    @property
     def end(self) -> int:
         """The row after the last."""
         return self._end // self._row_bytes
