@@ -29,6 +29,9 @@ RECIPES: list[dict[str, Any]] = [
     {},
     {"next_observation": False},
     {"fragment_length": 3},
+    {"fragment_length": 9, "pad": "end", "frame_stack": 2},
+    {"fragment_length": 4, "pad": "start"},
+    {"fragment_length": 3, "burn_in": 2},
     {"frame_stack": 3},
     {"frame_stack": 2, "n_step": 2},
     {"n_step": 3, "trajectory": True},
@@ -72,6 +75,17 @@ class Loop:
 
 def check(batch: dict[str, Any], recipe: dict[str, Any]) -> None:
     """What a batch shows follows what it shows it after."""
+    if "mask" in batch:
+        mask = batch["mask"]
+        assert (mask.any(axis=1) & (np.diff(mask, axis=1).sum(axis=1) <= 2)).all()
+        newest = np.s_[:, :, -1] if "frame_stack" in recipe else np.s_[:]
+        seen, after = batch["observation"][newest], batch["next_observation"][newest]
+        assert (after[mask] == seen[mask] + [0, 1]).all()
+        inside = mask[:, 1:] & mask[:, :-1]
+        assert (seen[:, 1:][inside] == seen[:, :-1][inside] + [0, 1]).all()
+        assert not seen[~mask].any()
+        assert not after[~mask].any()
+        return
     seen = batch["observation"]
     if "frame_stack" in recipe:
         assert (seen[..., 0] == seen[:, -1:, 0]).all()

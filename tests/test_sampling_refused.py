@@ -54,7 +54,15 @@ def test_what_cannot_be_is_one_clear_error(stored: tuple[rs.Buffer, list[Life]])
         ({"weights": np.ones(steps, complex)}, "numbers, not complex128: give their real parts"),
         ({"seed": -1}, "seed must be"),
         ({"prefetch": -1}, "prefetch must be"),
-        ({"fragment_length": 3, "n_step": 2}, "leave out frame_stack and n_step"),
+        ({"fragment_length": 3, "n_step": 2}, "leave out n_step, or fragment_length"),
+        ({"pad": "end"}, "pad is for fragments"),
+        ({"burn_in": 2}, "burn_in is for fragments"),
+        ({"fragment_length": 3, "pad": "both"}, 'pad is "end", "start" or None'),
+        ({"fragment_length": 3, "burn_in": -1}, "burn_in must be a number of steps"),
+        (
+            {"fragment_length": 3, "burn_in": 2, "pad": "start"},
+            "fragment_length=3 + 2, and leave out burn_in",
+        ),
     ]
     if torch is not None:
         cases.append(({"device": "toaster"}, "device 'toaster' is none of PyTorch's"))

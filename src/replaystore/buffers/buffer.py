@@ -67,6 +67,8 @@ class Buffer(LaterFields):
         fields: Iterable[str] | None = None,
         next_observation: bool = True,
         fragment_length: int | None = None,
+        pad: Literal["start", "end"] | None = None,
+        burn_in: int = 0,
         frame_stack: int | None = None,
         n_step: int = 1,
         gamma: float = 0.99,
@@ -94,9 +96,15 @@ class Buffer(LaterFields):
             known to follow are left out.
             fragment_length: so many consecutive steps of one trajectory from each step on: arrays of shape
             (batch_size, length, ...).
+            pad: what to do where a trajectory has fewer steps. None: steps that have too few behind them are
+                left out. "end": each step begins a fragment, and what is missing at its end is zeros.
+                "start": each step ends one, as decision transformers have it, and zeros come first. `mask`
+                (batch_size, length) is True where there is a step.
+            burn_in: so many steps more before each fragment, for the state of a recurrent net; zeros, and not
+                in the mask, before the first step of a trajectory. `index` is the first step behind them.
             frame_stack: so many observations up to each step, oldest first: (batch_size, depth, ...). The
                 first of a trajectory stands in for those before it. An observation and its next are views of
-                the same memory.
+                the same memory. In fragments: (batch_size, length, depth, ...).
             n_step: the reward is the discounted sum of so many rewards, up to the end of the trajectory; the
                 next observation and the flags are those of its last step; `discount` is what to multiply the
                 next value with: gamma ** steps, 0 if terminated.
@@ -149,6 +157,8 @@ class Buffer(LaterFields):
                 alpha=float(alpha) if order == "prioritized" else None,
                 trajectory=bool(trajectory),
                 live=bool(live),
+                pad=pad,
+                burn_in=burn_in,
             )
             return Sampler(
                 self,

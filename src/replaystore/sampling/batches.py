@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from replaystore.errors import ArgumentError
 from replaystore.sampling.finals import Finals, GrownFinals
 from replaystore.sampling.following import Follower
+from replaystore.sampling.fragments import reads_as
 from replaystore.sampling.gather import Batch, Columns, Gather, check_out
 from replaystore.sampling.orders import (
     POOL_ROWS,
@@ -74,8 +75,8 @@ class Batches(Windows):
             Finals(buffer, following, recipe.slab_bytes) if growth is None else GrownFinals(growth, following)
         )
         shape: dict[str, Any] = {
-            "span": recipe.fragment_length or 1,
-            "history": (recipe.frame_stack or 1) - 1,
+            "span": 1 if recipe.pad else recipe.fragment_length or 1,
+            "history": recipe.history,
             "following": bool(following),
         }
         if isinstance(self._finals, Finals):
@@ -90,7 +91,8 @@ class Batches(Windows):
         if not self.steps.total and live is None:
             raise ArgumentError(f"{buffer.where}: {self._nothing(buffer)}")
         self._open_columns()
-        self._behind = (recipe.fragment_length or recipe.n_step) - 1 + bool(following)
+        fragment = recipe.fragment_length is not None
+        self._behind = (recipe.after if fragment else recipe.n_step) - 1 + bool(following)
         """How many steps behind its own an item shows."""
         self.order = self._ordered(buffer, seed, weights, largest)
         if growth is not None:
@@ -164,10 +166,11 @@ class Batches(Windows):
         if not len(lengths):
             return f"there is no step to sample: no trajectory has {' and '.join(selection)}"
         of = f" with {' and '.join(selection)}" if selection else ""
-        if recipe.fragment_length is not None and int(lengths.max()) < recipe.fragment_length:
+        whole = recipe.fragment_length is not None and not recipe.pad
+        if whole and int(lengths.max()) < (recipe.fragment_length or 0):
             return (
                 f"no trajectory{of} has {recipe.fragment_length} steps; the longest has "
-                f"{int(lengths.max())}: use a smaller fragment_length"
+                f"{int(lengths.max())}: use a smaller fragment_length, or pad"
             )
         return f"there is no step to sample{of}: no next observation is known; ask for next_observation=False"
 
@@ -215,7 +218,8 @@ class Batches(Windows):
         steps = self.steps
         return (
             f"{where}: {steps.left_out} of {steps.steps} steps cannot be drawn: what their items would show "
-            "of other steps is not there; shorter fragments, or next_observation=False, leave out fewer"
+            'of other steps is not there; shorter fragments, pad="end" or next_observation=False leave out '
+            "fewer"
         )
 
     def explain(self, seed: int) -> list[str]:
@@ -229,6 +233,8 @@ class Batches(Windows):
         if steps.left_out:
             reasons = "no next observation is known, or the trajectory is too short behind them"
             lines.append(f"left out: {steps.left_out} steps ({reasons})")
+        if recipe.fragment_length:
+            lines.append(reads_as(recipe))
         return lines + self.gather.explain()
 
     # --- batches

@@ -207,6 +207,13 @@ class Tables:
         self.changes.append(Change(parts, old, old + had, first, stop))
         self._before = self._lasts = None
 
+    def steps_before(self, rows: Rows, part: Rows) -> Rows:
+        """How many steps there are before these in their trajectories, those that have left a ring
+        included."""
+        place = (rows - self._start.values[part]) // self._stride.values[part]
+        found: Rows = self._offset.values[part] + place
+        return found
+
     def evict(self, first: int) -> None:
         """Rows before this one have left the ring."""
         before, self.first_row = self.first_row, first

@@ -38,12 +38,34 @@ class Recipe:
     """Batches say which trajectory each item is of."""
     live: bool = False
     """What no commit has yet is drawn from too."""
+    pad: Literal["start", "end"] | None = None
+    burn_in: int = 0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, np.generic):  # whose sums overflow, and which JSON does not know
                 object.__setattr__(self, name, value.item())
         object.__setattr__(self, "names", tuple(map(str, self.names)))
+
+    @property
+    def padded(self) -> bool:
+        """Whether fragments may show more steps than there are, and have a mask."""
+        return self.pad is not None or self.burn_in > 0
+
+    @property
+    def before(self) -> int:
+        """How many steps before its own a fragment has."""
+        return (self.fragment_length or 1) - 1 if self.pad == "start" else self.burn_in
+
+    @property
+    def after(self) -> int:
+        """How many steps a fragment has from its own on."""
+        return 1 if self.pad == "start" else self.fragment_length or 1
+
+    @property
+    def history(self) -> int:
+        """How many steps before its own an item shows at all."""
+        return self.before + (self.frame_stack or 1) - 1
 
     @property
     def weighted(self) -> bool:
@@ -62,11 +84,7 @@ class Recipe:
                 isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least
             ):
                 raise ArgumentError(f"{name} must be at least {least}, and an integer, not {value!r}")
-        if self.fragment_length is not None and (self.frame_stack is not None or self.n_step > 1):
-            raise ArgumentError(
-                "fragments hold single steps as they are: leave out frame_stack and n_step, "
-                "or fragment_length"
-            )
+        self._check_fragments()
         for name in ("gamma", "beta", *(() if self.alpha is None else ("alpha",))):
             if not isinstance(getattr(self, name), int | float | np.integer | np.floating):
                 raise ArgumentError(f"{name} must be a number, not {getattr(self, name)!r:.80}")
@@ -76,6 +94,26 @@ class Recipe:
             raise ArgumentError(f"beta must be a number that is not negative, not {self.beta!r}")
         if self.alpha is not None and not 0 <= self.alpha < np.inf:
             raise ArgumentError(f"alpha must be a number that is not negative, not {self.alpha!r}")
+
+    def _check_fragments(self) -> None:
+        pad, burn_in = self.pad, self.burn_in
+        if self.fragment_length is not None and self.n_step > 1:
+            raise ArgumentError(
+                "fragments hold the reward of each step, which n-step returns can be made of: leave out "
+                "n_step, or fragment_length"
+            )
+        if not _is_steps(burn_in):
+            raise ArgumentError(f"burn_in must be a number of steps, not {burn_in!r:.80}")
+        if pad not in (None, "start", "end"):
+            raise ArgumentError(f'pad is "end", "start" or None, not {pad!r:.80}')
+        if self.padded and self.fragment_length is None:
+            what = "pad" if pad is not None else "burn_in"
+            raise ArgumentError(f"{what} is for fragments: give fragment_length, or leave out {what}")
+        if pad == "start" and burn_in:
+            raise ArgumentError(
+                'with pad="start" a fragment has the steps before its last one already: give '
+                f"fragment_length={self.fragment_length or 0} + {burn_in}, and leave out burn_in"
+            )
 
 
 def check_order(order: object, weights: object, per: object) -> None:
@@ -97,3 +135,7 @@ def check_order(order: object, weights: object, per: object) -> None:
             f"per={per!r} says what the weights are of, and there are none: give weights, or "
             'order="trajectory"'
         )
+
+
+def _is_steps(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)

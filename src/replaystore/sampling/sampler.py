@@ -80,6 +80,7 @@ class Sampler(Weighed):
             )
         taken = {"discount"} if recipe.n_step > 1 else set[str]()
         taken |= {"index", "weight"} if recipe.weighted else set()
+        taken |= {"mask"} if recipe.padded else set()
         taken |= {"trajectory"} if recipe.trajectory or recipe.per_trajectory else set()
         for name in sorted(taken & set(recipe.names)):
             raise ArgumentError(

@@ -1,8 +1,9 @@
-"""What the items of a batch show: transitions, fragments, stacks of frames, n-step returns."""
+"""What the items of a batch show: transitions, stacks of frames, n-step returns; fragments.py has those of
+many steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.sampling.finals import Ends, Finals, GrownFinals
+from replaystore.sampling.fragments import Fragments
 from replaystore.sampling.gather import Batch, Gather, check_out
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.steps import Drawn, Rows, Steps
@@ -46,6 +48,7 @@ class Items:
         self._others = tuple(name for name in recipe.names if name not in self._observations)
         self._rewards = schema.names("reward")
         self._flags = flags_of(schema)
+        self._fragments = Fragments(recipe, schema, gather, finals, steps, self._observations)
 
     def plan(self, drawn: Drawn, size: int) -> Planned:
         """Find out for many items at once what they show; batches will be of `size` items."""
@@ -67,9 +70,7 @@ class Items:
         again."""
         recipe = self.recipe
         if recipe.fragment_length is not None:
-            batch = self._fragments(
-                Drawn(planned.drawn.rows[begin:end], planned.drawn.part[begin:end]), recipe.fragment_length
-            )
+            batch = self._fragments.show(Drawn(planned.drawn.rows[begin:end], planned.drawn.part[begin:end]))
         elif recipe.n_step > 1:
             drawn = Drawn(planned.drawn.rows[begin:end], planned.drawn.part[begin:end])
             batch = (
@@ -168,54 +169,6 @@ class Items:
             batch[name] = values[name][item, used - 1]
         batch["discount"] = self.recipe.gamma**used * ~terminated[item, used - 1]
         return batch, rows[item, used - 1], part[item, used - 1]
-
-    # --- fragments
-
-    def _fragments(self, drawn: Drawn, length: int) -> Batch:
-        start, count, stride = self.steps.bounds(drawn.part)
-        if int(stride.max(initial=1)) == 1:
-            batch = self._runs(self.recipe.names, drawn.rows, length)
-            batch |= {
-                f"next_{name}": values
-                for name, values in self._runs(self._next, drawn.rows + 1, length).items()
-            }
-            cut = np.flatnonzero(drawn.rows + length + bool(self._next) > start + count)
-        else:  # one environment's steps lie so many rows apart
-            rows = drawn.rows[:, None] + stride[:, None] * np.arange(length)
-            last = start + (count - 1) * stride
-            batch = self._spread(self.recipe.names, np.minimum(rows, last[:, None]))
-            rows += stride[:, None]
-            batch |= {
-                f"next_{name}": values
-                for name, values in self._spread(self._next, np.minimum(rows, last[:, None])).items()
-            }
-            cut = np.flatnonzero(rows[:, -1] - (0 if self._next else stride) > last)
-        if not len(cut):
-            return batch
-        rows, part = self.steps.advance(drawn.rows[cut, None], drawn.part[cut, None], np.arange(length))
-        for name, values in self.gather.take(self.recipe.names, rows.reshape(-1)).items():
-            batch[name][cut] = values.reshape(len(cut), length, *values.shape[1:])
-        for name, values in (self._after(rows, part) if self._next else {}).items():
-            batch[f"next_{name}"][cut] = values
-        return batch
-
-    def _spread(self, names: tuple[str, ...], rows: Rows) -> Batch:
-        """Rows that are given one by one: {field: array of their shape and the field's}."""
-        found = self.gather.take(names, rows.reshape(-1)) if names else {}
-        return {name: values.reshape(*rows.shape, *values.shape[1:]) for name, values in found.items()}
-
-    def _runs(self, names: Sequence[str], rows: Rows, length: int) -> Batch:
-        """From each row on so many that lie side by side, or some others where the buffer ends before."""
-        if not names:
-            return {}
-        last = self.steps.stop_row - length
-        if last < self.steps.first_row:
-            shapes = {name: self._schema.fields[name] for name in names}
-            return {
-                name: np.empty((len(rows), length, *field.shape), field.dtype)
-                for name, field in shapes.items()
-            }
-        return self.gather.runs(names, np.maximum(np.minimum(rows, last), self.steps.first_row), length)
 
     # --- stacks
 

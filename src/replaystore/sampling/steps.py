@@ -247,10 +247,18 @@ class Steps(Tables):
     # --- rows around them
 
     def advance(self, rows: Rows, part: Rows, by: Rows | int = 0) -> tuple[Rows, Rows]:
-        """The rows so many steps later in the same trajectories, which must have them, and their parts."""
+        """The rows so many steps later, or earlier, in the same trajectories, which must have them, and their
+        parts."""
         rows, part, by = np.broadcast_arrays(rows, part, by)
         start, length, stride = self.bounds(part)
         place = (rows - start) // stride + by
+        if (short := place < 0).any():
+            part = part.copy()
+            while short.any():
+                part[short] = self._previous.values[part[short]]
+                place[short] += self._length.values[part[short]]
+                short = place < 0
+            start, length, stride = self.bounds(part)
         if (over := place >= length).any():
             part = part.copy()
             while over.any():

@@ -131,8 +131,8 @@ class Windows:
         """Have the rows of the next batches decoded, of twice as many each time, as far as there is room for
         them; begin with those behind them."""
         size = self.recipe.batch_size
-        shown, depth = window.planned.shown, self.recipe.frame_stack or 1
-        each = shown.shape[1] if shown.ndim > 1 else self._behind + depth
+        shown = window.planned.shown
+        each = shown.shape[1] if shown.ndim > 1 else self._behind + 1 + self.recipe.history
         most = min(self.gather.chosen_rows // each, CHOSEN) // size
         count = self._chosen = max(1, min(2 * self._chosen, most))
         rows, window, begin = self._over(window, begin, count * size, held=True)
@@ -159,10 +159,12 @@ class Windows:
         decoded when they are needed."""
         drawn, shown = window.planned.drawn, window.planned.shown[begin:end]
         rows = drawn.rows[begin:end]
-        if shown.ndim > 1 or self._behind < 2:  # of transitions and stacks it is known
+        if shown.ndim > 1 or (
+            self._behind < 2 and not self.recipe.history
+        ):  # of transitions and stacks it is known
             return np.concatenate([rows, shown.reshape(-1)])
         stride = self.steps.bounds(drawn.part[begin:end])[2]
-        steps = np.arange(1 - (self.recipe.frame_stack or 1), self._behind + 1)
+        steps = np.arange(-self.recipe.history, self._behind + 1)
         between = rows[:, None] + stride[:, None] * steps
         return between.reshape(-1).clip(self.steps.first_row, self.steps.stop_row - 1)
 
@@ -207,4 +209,4 @@ class Windows:
     def _around(self) -> tuple[int, int]:
         """How many rows before and behind its own an item shows."""
         stride = self.steps.widest
-        return ((self.recipe.frame_stack or 1) - 1) * stride, self._behind * stride
+        return self.recipe.history * stride, self._behind * stride

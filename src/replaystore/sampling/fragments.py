@@ -1,0 +1,221 @@
+"""Fragments: consecutive steps of one trajectory, from each item's own step on, up to it, or around it;
+padded where the trajectory has no more, with a mask.
+
+Invariants:
+(1) Where the mask is False, every value is zero; True stand together, and one of them is the item's own step.
+(2) Steps that have left a ring are no reason to pad: what would show them is no item. So a mask that begins
+with False says that the trajectory begins there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.sampling.finals import Finals, GrownFinals
+from replaystore.sampling.gather import Batch, Gather
+from replaystore.sampling.recipe import Recipe
+from replaystore.sampling.steps import Drawn, Rows, Steps
+from replaystore.schema.fields import Schema
+
+__all__ = ["Fragments", "reads_as"]
+
+
+@dataclass
+class _Around:
+    """What there is around the own steps of items, which is shown from `-before` to `after`."""
+
+    drawn: Drawn
+    have: Rows
+    """Steps before the own one that the trajectory has, of those that are shown."""
+    left: Rows
+    """Steps from the own one on that it has."""
+    start: Rows
+    count: Rows
+    stride: Rows
+    place: Rows
+    """Where in its part the own step is."""
+
+
+class Fragments:
+    """Makes the arrays of fragments; `observations` are the fields whose next values are known, and that
+    stacks are made of."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        schema: Schema,
+        gather: Gather,
+        finals: Finals | GrownFinals,
+        steps: Steps,
+        observations: tuple[str, ...],
+    ) -> None:
+        self.recipe, self.gather, self.steps = recipe, gather, steps
+        self._schema, self._finals = schema, finals
+        self._depth = recipe.frame_stack or 1
+        self._stacked = observations if self._depth > 1 else ()
+        self._names = tuple(name for name in recipe.names if name not in self._stacked)
+        self._next = observations if recipe.next_observation and not self._stacked else ()
+        self._before, self._after = recipe.before, recipe.after
+        self._length = recipe.before + recipe.after
+
+    def show(self, drawn: Drawn) -> Batch:
+        """{field: array of shape (items, steps, *field shape)}, and `mask` if there may be padding."""
+        steps, recipe = self.steps, self.recipe
+        start, count, stride = steps.bounds(drawn.part)
+        place = drawn.rows - start if int(stride.max(initial=1)) == 1 else (drawn.rows - start) // stride
+        items = len(drawn.rows)
+        have = self._have(drawn, self._before)
+        left = steps.left(drawn, self._after) if recipe.pad == "end" else np.full(items, self._after)
+        around = _Around(drawn, have, left, start, count, stride, place)
+        batch = self._plain(around)
+        offsets = np.arange(-self._before, self._after)
+        mask = None
+        if recipe.padded:
+            mask = (offsets >= -have[:, None]) & (offsets < left[:, None])
+        if self._stacked:
+            batch |= self._stacks(around, offsets, mask)
+            names = self.recipe.names
+            extra = [name for name in batch if name not in names]
+            batch = {name: batch[name] for name in (*names, *extra)}
+        if mask is None:
+            return batch
+        if not mask.all():
+            padding = ~mask
+            for values in batch.values():
+                values[padding] = 0
+        batch["mask"] = mask
+        return batch
+
+    # --- fields that are shown as they are
+
+    def _plain(self, around: _Around) -> Batch:
+        """All but stacks; what is padding is not defined."""
+        drawn, length, before = around.drawn, self._length, self._before
+        begin, end = around.place - around.have, around.place + around.left
+        cut = (begin < 0) | (end > around.count)
+        if int(around.stride.max(initial=1)) == 1:
+            first = drawn.rows - before
+            batch = self._runs(self._names, first, length)
+            batch |= {f"next_{name}": v for name, v in self._runs(self._next, first + 1, length).items()}
+            # What would reach beyond the buffer is not where it was looked for.
+            cut |= (first < self.steps.first_row) | (first + length + bool(self._next) > self.steps.stop_row)
+        else:  # one environment's steps lie so many rows apart
+            rows = drawn.rows[:, None] + around.stride[:, None] * np.arange(-before, self._after)
+            low = np.maximum(around.start, self.steps.first_row)[:, None]
+            last = (around.start + (around.count - 1) * around.stride)[:, None]
+            batch = self._spread(self._names, rows.clip(low, last))
+            rows += around.stride[:, None]
+            batch |= {f"next_{name}": v for name, v in self._spread(self._next, rows.clip(low, last)).items()}
+        ended = np.flatnonzero((end == around.count) & ~cut) if self._next else ()
+        if len(ended):
+            rows = around.start[ended] + (end[ended] - 1) * around.stride[ended]
+            places = before + around.left[ended] - 1
+            for name, values in self._following(rows, drawn.part[ended]).items():
+                batch[f"next_{name}"][ended, places] = values
+        at = np.flatnonzero(cut)
+        if not len(at):
+            return batch
+        rows, part = self._walked(around, at, np.arange(-before, self._after))
+        for name, values in self.gather.take(self._names, rows.reshape(-1)).items():
+            batch[name][at] = values.reshape(*rows.shape, *values.shape[1:])
+        for name, values in (self._following(rows, part) if self._next else {}).items():
+            batch[f"next_{name}"][at] = values
+        return batch
+
+    def _have(self, drawn: Drawn, most: int) -> Rows:
+        """How many steps there are before each item's own in its trajectory; `most` where there are more."""
+        if not most:
+            return np.zeros(len(drawn.rows), np.int64)
+        return np.minimum(self.steps.steps_before(drawn.rows, drawn.part), most)
+
+    def _walked(self, around: _Around, at: Rows, offsets: Rows, more: int = 0) -> tuple[Rows, Rows]:
+        """Rows of some items, and their parts, so far from their own; where the trajectory has none the
+        nearest one. `more`: steps before those that `have` counts."""
+        drawn = around.drawn
+        have = around.have[at] if not more else self._have(_some(drawn, at), self._before + more)
+        by = np.minimum(np.maximum(offsets, -have[:, None]), around.left[at, None] - 1)
+        return self.steps.advance(drawn.rows[at, None], drawn.part[at, None], by)
+
+    def _following(self, rows: Rows, part: Rows) -> Batch:
+        """The observations after these rows, of any shape: {field: array of that shape and the field's}."""
+        following, final = self.steps.after(rows.reshape(-1), part.reshape(-1))
+        return self._observed(self._next or self._stacked, following.reshape(rows.shape), final)
+
+    def _observed(self, names: Sequence[str], rows: Rows, final: Rows) -> Batch:
+        """Observations at rows; `final`: the number of the final observation instead of each, or -1."""
+        found = self.gather.take(names, rows.reshape(-1))
+        self._finals.put(found, final)
+        return {name: values.reshape(*rows.shape, *values.shape[1:]) for name, values in found.items()}
+
+    def _spread(self, names: tuple[str, ...], rows: Rows) -> Batch:
+        """Rows that are given one by one: {field: array of their shape and the field's}."""
+        found = self.gather.take(names, rows.reshape(-1)) if names else {}
+        return {name: values.reshape(*rows.shape, *values.shape[1:]) for name, values in found.items()}
+
+    def _runs(self, names: Sequence[str], rows: Rows, length: int) -> Batch:
+        """From each row on so many that lie side by side, or some others where the buffer ends before."""
+        if not names:
+            return {}
+        last = self.steps.stop_row - length
+        if last < self.steps.first_row:
+            shapes = {name: self._schema.fields[name] for name in names}
+            return {
+                name: np.empty((len(rows), length, *field.shape), field.dtype)
+                for name, field in shapes.items()
+            }
+        return self.gather.runs(names, np.maximum(np.minimum(rows, last), self.steps.first_row), length)
+
+    # --- stacks of frames
+
+    def _stacks(self, around: _Around, offsets: Rows, mask: NDArray[np.bool_] | None) -> Batch:
+        """Observations as (items, steps, depth, ...), the newest last: views of frames that are gathered
+        once, but for those that are padded."""
+        depth, following = self._depth, self.recipe.next_observation
+        every = np.arange(len(around.drawn.rows))
+        offsets = np.concatenate([offsets[0] - np.arange(depth - 1, 0, -1), offsets])
+        rows, part = self._walked(around, every, offsets, depth - 1)
+        final = np.full((len(rows), len(offsets) + following), -1, np.int64)
+        item = at = every[:0]
+        if following:
+            number = self._before + depth - 1 + around.left  # of the frame after the last step
+            last, after = self.steps.after(rows[every, number - 1], part[every, number - 1])
+            inner = self.steps.after(rows.reshape(-1), part.reshape(-1))[1].reshape(rows.shape)
+            shown = (offsets >= -around.have[:, None]) & (offsets < around.left[:, None] - 1)
+            item, at = np.nonzero((inner >= 0) & shown)
+            rows = np.concatenate([rows, rows[:, -1:]], axis=1)
+            rows[every, number], final[every, number] = last, after
+        frames = self._observed(self._stacked, rows, final.reshape(-1))
+        batch: Batch = {}
+        copied = mask is not None and not mask.all()
+        for name, values in frames.items():
+            stacks = np.lib.stride_tricks.sliding_window_view(values, depth, axis=1, writeable=True)
+            stacks = np.moveaxis(stacks, -1, 2)
+            own, after_own = stacks[:, : self._length], stacks[:, 1:]
+            batch[name] = own.copy() if copied else own
+            if following:
+                batch[f"next_{name}"] = after_own.copy() if copied or len(item) else after_own
+        if len(item):  # a part may end with an observation that its trajectory does not go on with
+            for name, found in self._observed(self._stacked, rows[item, at], inner[item, at]).items():
+                batch[f"next_{name}"][item, at - (depth - 1), depth - 1] = found
+        return batch
+
+
+def _some(drawn: Drawn, at: Rows) -> Drawn:
+    return Drawn(drawn.rows[at], drawn.part[at])
+
+
+def reads_as(recipe: Recipe) -> str:
+    """For people: what fragments are, and where they are padded."""
+    text = f"{recipe.fragment_length} steps"
+    if recipe.pad == "start":
+        text = f"the {recipe.fragment_length} steps up to each"
+    if recipe.burn_in:
+        text += f", behind {recipe.burn_in} to burn in"
+    where = {"start": "at the start", "end": "at the end", None: ""}[recipe.pad]
+    if recipe.burn_in:
+        where = " and ".join(filter(None, ["at the start", where]))
+    return f"fragments: {text}" + (f"; padded {where} with zeros, and masked" if where else "")
