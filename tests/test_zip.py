@@ -248,8 +248,11 @@ def test_a_name_with_a_nul_is_refused(tmp_path: Path) -> None:
         ZipFiles(tmp_path / "a.zip").read("a")
 
 
-def test_compressed_members_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    files = written(tmp_path / "a.zip", {"zarr.json": b"{}" * 99}, compress_type=zipfile.ZIP_DEFLATED)
+@pytest.mark.parametrize(
+    ("data", "method"), [(b"{}" * (1 << 20), zipfile.ZIP_DEFLATED), (b"{}" * 99, zipfile.ZIP_BZIP2)]
+)
+def test_compressed_members_are_refused_with_what_to_do(tmp_path: Path, data: bytes, method: int) -> None:
+    files = written(tmp_path / "a.zip", {"zarr.json": data}, compress_type=method)
 
     with pytest.raises(
         errors.UnsupportedError,

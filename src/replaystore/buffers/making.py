@@ -12,6 +12,7 @@ from replaystore.buffers.replacing import NewStore, Replacement
 from replaystore.containers.located import create_container, is_one_file, size_of_file
 from replaystore.containers.protocol import Container
 from replaystore.location import Location
+from replaystore.schema import tree
 from replaystore.schema.document import Document
 from replaystore.storage.places import places_of
 
@@ -57,7 +58,17 @@ def _make_packed(place: Location, contents: Contents, *, overwrite: bool, wait: 
             container = create_container(folder, document.to_json(), called=folder.path)
         try:
             contents.fill(container, document)
-            places.pack(container.files, partial, leave_out=frozenset({container.lock_name}))
+            mapped = tuple(
+                name + "/"
+                for name, spec in container.specs().items()
+                if spec.codec is None and not (spec.journaled or tree.is_journal(name))
+            )
+            places.pack(
+                container.files,
+                partial,
+                leave_out=frozenset({container.lock_name}),
+                deflate=lambda name: not name.startswith(mapped) or name.endswith(container.metadata_name),
+            )
         finally:
             container.close()
         replacement.swap(sealed=document.layout.name == "archive")

@@ -114,8 +114,11 @@ class Places:
     def sync_name(self, path: str, made: Sequence[str] = (), *, if_allowed: bool = False) -> None:
         """Make it durable that something has this name, and the folders that were made for it."""
 
-    def pack(self, files: Reads, path: str, *, leave_out: frozenset[str]) -> None:
-        """Of storage with `packed_from`: make a store of files, durably."""
+    def pack(
+        self, files: Reads, path: str, *, leave_out: frozenset[str], deflate: Callable[[str], bool]
+    ) -> None:
+        """Of storage with `packed_from`: make a store of files, durably. `deflate`: whether a file, by its
+        name, may be compressed, so that it cannot be mapped."""
         raise NotImplementedError
 
     def refuse_writing(self, place: Location) -> None:
@@ -303,10 +306,12 @@ class ZipPlaces(LocalPlaces):
         local: Places = load("storage", self.packed_from)
         local.sync_name(path, made, if_allowed=if_allowed)
 
-    def pack(self, files: Reads, path: str, *, leave_out: frozenset[str]) -> None:
+    def pack(
+        self, files: Reads, path: str, *, leave_out: frozenset[str], deflate: Callable[[str], bool]
+    ) -> None:
         from replaystore.storage.zip import pack
 
-        pack(files, path, leave_out=leave_out)
+        pack(files, path, leave_out=leave_out, deflate=deflate)
 
     def refuse_writing(self, place: Location) -> None:
         raise UnsupportedError(

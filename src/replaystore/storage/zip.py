@@ -2,6 +2,9 @@
 and large ones begin on pages, so that raw rows are mapped straight from the zip. `pack` makes such files;
 members that begin elsewhere (small ones, those of other software's zips) are read all the same.
 
+Small members that nobody maps (metadata, the log, tables) are deflated where that helps: they are most of a
+small store, and are read whole.
+
 Nothing in the file is believed before it is compared with the file itself (zip_directory.py).
 """
 
@@ -12,9 +15,11 @@ import io
 import os
 import struct
 import zipfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
-from replaystore.errors import StorageError
+from replaystore.errors import StorageError, UnsupportedError
 from replaystore.refusals import named, refusal
 from replaystore.storage.descriptors import read_all
 from replaystore.storage.folder import FolderReader
@@ -33,6 +38,8 @@ _LARGE = 1 << 30
 _BLOCK = 4 << 20
 _ALIGNED = 64 << 10
 """Bytes of a member from which on it begins on a page: a small store would be pages of nothing."""
+_KEPT = 4 << 20
+"""Bytes of deflated members that are kept inflated."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -53,6 +60,7 @@ class ZipFiles(FolderReader):
         super().__init__(path, writable=False)
         self._zip = -1
         self._directory: Directory | None = None
+        self._inflated: OrderedDict[str, bytes] = OrderedDict()
 
     def descriptor(self, name: str) -> int:
         """The zip file's descriptor, if it has such a member. `place` says where in it the member lies."""
@@ -61,13 +69,36 @@ class ZipFiles(FolderReader):
     def place(self, name: str) -> tuple[int, int, int]:
         """(the zip file's descriptor, where the member's bytes begin, their number)."""
         with self._lock:
-            directory = self._load()
-            member = directory.members.get(name)
-            if member is None:
-                raise FileNotFoundError(2, "No such file", self.path(name))
-            if member.data < 0:
-                member.data = self._data(directory, name, member)
+            member = self._member(name)
+            if member.deflated:
+                raise UnsupportedError(
+                    f"{self.path(name)} is compressed, so it cannot be mapped: unpack {self.root}, and "
+                    "convert the folder with `replaystore convert`"
+                )
             return self._zip, member.data, member.size
+
+    def _member(self, name: str) -> Member:
+        """A member, and where its bytes begin; the lock is held."""
+        directory = self._load()
+        member = directory.members.get(name)
+        if member is None:
+            raise FileNotFoundError(2, "No such file", self.path(name))
+        if member.data < 0:
+            member.data = self._data(directory, name, member)
+        return member
+
+    def _whole(self, name: str) -> bytes | None:
+        """The bytes of a member that is deflated; None: it is not."""
+        with self._lock:
+            found = self._inflated.get(name)
+            member = self._member(name)
+            if found is not None or not member.deflated:
+                return found
+            data = read_all(self._zip, member.data, member.length)
+            found = self._inflated[name] = self._load().inflated(name, member, data)
+            while len(self._inflated) > 1 and sum(map(len, self._inflated.values())) > _KEPT:
+                self._inflated.popitem(last=False)
+            return found
 
     def _data(self, directory: Directory, name: str, member: Member) -> int:
         header = read_all(self._zip, member.header, LOCAL_HEADER.size + len(name.encode()))
@@ -77,6 +108,9 @@ class ZipFiles(FolderReader):
         return self.place(name)[1]
 
     def _read(self, name: str, offset: int, length: int | None) -> bytes:
+        whole = self._whole(name)
+        if whole is not None:
+            return whole[offset : None if length is None else offset + max(0, length)]
         with self.borrowed(name) as fd:
             _, begin, size = self.place(name)
             return read_all(
@@ -84,6 +118,8 @@ class ZipFiles(FolderReader):
             )
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
+        if self._whole(name) is not None:
+            return [self.read(name, offset, length) for offset, length in ranges]
         size = self.size(name)  # what follows in the zip file is another member
         return super().read_ranges(
             name, [(offset, max(0, min(length, size - offset))) for offset, length in ranges]
@@ -92,8 +128,22 @@ class ZipFiles(FolderReader):
     def read_whole(self, name: str, most: int) -> bytes:
         return self.read(name, 0, self._bounded(name, self.size(name), most))
 
+    def read_into(self, name: str, offset: int, target: memoryview) -> int:
+        if self._whole(name) is None:
+            return super().read_into(name, offset, target)
+        found = self.read(name, offset, len(target))
+        target[: len(found)] = found
+        return len(found)
+
     def size(self, name: str) -> int:
-        return self.place(name)[2]
+        with self._lock:
+            return self._member(name).size
+
+    def status(self, name: str) -> tuple[int, Hashable]:
+        with self._lock:
+            member = self._member(name)
+            found = os.fstat(self._zip)
+        return member.size, (found.st_dev, found.st_ino, member.data)
 
     def exists(self, name: str) -> bool:
         with self._lock:
@@ -115,6 +165,7 @@ class ZipFiles(FolderReader):
             if self._zip >= 0:
                 self._close(self._zip)
             self._zip, self._directory = -1, None
+            self._inflated.clear()
 
     def _load(self) -> Directory:
         if self._directory is None:
@@ -131,9 +182,15 @@ class ZipFiles(FolderReader):
 # --- packing
 
 
-def pack(files: Reads, target: str, *, leave_out: frozenset[str] = frozenset()) -> None:
+def pack(
+    files: Reads,
+    target: str,
+    *,
+    leave_out: frozenset[str] = frozenset(),
+    deflate: Callable[[str], bool] = lambda _: False,
+) -> None:
     """Pack files into a zip that appears whole, durably: equal files give equal zips. What is at `target` is
-    replaced.
+    replaced. `deflate`: whether a small file may be deflated, by its name; nobody can map it then.
 
     StorageError: the disk refused; nothing is left behind."""
     try:
@@ -142,7 +199,7 @@ def pack(files: Reads, target: str, *, leave_out: frozenset[str] = frozenset()) 
             with zipfile.ZipFile(new.file, "w", zipfile.ZIP_STORED, allowZip64=True) as packed:
                 for name in files.walk():
                     if name not in leave_out:
-                        _add(packed, files, name, new.file.tell())
+                        _add(packed, files, name, new.file.tell(), deflate=deflate(name))
             new.sync()
             new.put()
         except BaseException:
@@ -156,11 +213,16 @@ def pack(files: Reads, target: str, *, leave_out: frozenset[str] = frozenset()) 
         raise StorageError(f"{text}; make room, or choose another place", error.errno) from error
 
 
-def _add(packed: zipfile.ZipFile, files: Reads, name: str, position: int) -> None:
+def _add(packed: zipfile.ZipFile, files: Reads, name: str, position: int, *, deflate: bool) -> None:
     """Write a member at `position`; if it is large, its header is padded so that its data begin on a page."""
     size = files.size(name)
     info = zipfile.ZipInfo(name, _EPOCH)
     info.create_system, info.external_attr, info.file_size = 3, 0o644 << 16, size
+    if size < _ALIGNED and deflate:
+        data = files.read(name)
+        helps = 8 * len(zlib.compress(data, 9)) < 7 * len(data)
+        packed.writestr(info, data, zipfile.ZIP_DEFLATED if helps else zipfile.ZIP_STORED, 9)
+        return
     large = size >= _LARGE
     if size >= _ALIGNED:
         # 6: the padding field's own header.

@@ -1,21 +1,23 @@
 """What the directory of a zip file says of its members, compared with the file.
 
 Nothing is believed: members lie inside the file, one behind the other, under names that stay inside the
-store; each has a header that says the same as the directory. A compressed or encrypted member is refused by
-name.
+store; each has a header that says the same as the directory. Small members may be deflated: they are read
+whole. Other compressed members, and encrypted ones, are refused by name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from replaystore.errors import CorruptError, UnsupportedError
 
-__all__ = ["LOCAL_HEADER", "MOST_DIRECTORY", "Directory", "Member"]
+__all__ = ["LOCAL_HEADER", "MOST_DEFLATED", "MOST_DIRECTORY", "Directory", "Member"]
 
 MOST_MEMBERS = 1 << 20
 """A store of a terabyte has tens of thousands of files."""
@@ -23,6 +25,8 @@ MOST_DIRECTORY = 32 << 20
 """Bytes of the directory at the end of a zip file, some 80 a member: each takes a thousand of memory once it
 is understood."""
 LONGEST_NAME = 4096
+MOST_DEFLATED = 1 << 20
+"""Bytes of a member that may be deflated."""
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 """The header before each member's data."""
 _SIGNATURE = b"PK\x03\x04"
@@ -38,10 +42,19 @@ class Member:
     header: int
     """Where its local header begins."""
     size: int
+    length: int
+    """Bytes that it takes in the file: `size`, unless it is deflated."""
+    method: int = zipfile.ZIP_STORED
+    checksum: int = 0
+    """crc32 of its bytes."""
     stop: int = 0
     """Where what follows it in the file begins."""
     data: int = -1
     """Where its bytes begin; -1: not looked up yet."""
+
+    @property
+    def deflated(self) -> bool:
+        return self.method == zipfile.ZIP_DEFLATED
 
 
 class Directory:
@@ -66,12 +79,23 @@ class Directory:
             raise CorruptError(f"{where} has no header; restore it from a copy")
         _, _, flags, method, *_, name_length, extra_length = LOCAL_HEADER.unpack_from(header)
         stored = header[LOCAL_HEADER.size : LOCAL_HEADER.size + name_length]
-        if method != zipfile.ZIP_STORED or flags & _ENCRYPTED or stored != _encoded(name, flags):
+        if method != member.method or flags & _ENCRYPTED or stored != _encoded(name, flags):
             raise CorruptError(f"{where} is not what the directory of the zip says; restore it from a copy")
         begin = member.header + LOCAL_HEADER.size + int(name_length) + int(extra_length)
-        if begin + member.size > member.stop:
+        if begin + member.length > member.stop:
             raise CorruptError(f"{where} reaches into what follows it; restore it from a copy")
         return begin
+
+    def inflated(self, name: str, member: Member, data: bytes) -> bytes:
+        """The bytes of a deflated member, of which this is what lies in the file."""
+        inflating, found = zlib.decompressobj(-zlib.MAX_WBITS), b""
+        with contextlib.suppress(zlib.error):  # it is not what it has to be, as below
+            found = inflating.decompress(data, member.size + 1)
+        if len(found) != member.size or zlib.crc32(found) != member.checksum:
+            raise CorruptError(
+                f"{self.where}: the member {name!r} does not match its checksum; restore it from a copy"
+            )
+        return found
 
     def _said(self, file: Any) -> tuple[Sequence[zipfile.ZipInfo], int]:
         """What the directory at the end of the file says of each member, and where it begins."""
@@ -114,16 +138,20 @@ class Directory:
                 continue
             if info.flag_bits & _ENCRYPTED:
                 raise UnsupportedError(f"{where} is encrypted: {_REPACK}")
-            if info.compress_type != zipfile.ZIP_STORED:
+            deflated = info.compress_type == zipfile.ZIP_DEFLATED and info.file_size <= MOST_DEFLATED
+            if info.compress_type != zipfile.ZIP_STORED and not deflated:
                 raise UnsupportedError(f"{where} is compressed, so it cannot be read in place: {_REPACK}")
             if name in members:
                 raise CorruptError(f"{where} is there twice: do not trust this zip")
-            if info.file_size != info.compress_size or info.file_size < 0 or info.header_offset < 0:
+            lengths = info.file_size, info.compress_size, info.header_offset
+            if min(lengths) < 0 or (info.file_size != info.compress_size and not deflated):
                 raise CorruptError(
                     f"{where} has {info.compress_size} bytes, but says {info.file_size}; "
                     "restore it from a copy"
                 )
-            members[name] = Member(info.header_offset, info.file_size)
+            members[name] = Member(
+                info.header_offset, info.file_size, info.compress_size, info.compress_type, info.CRC
+            )
         self._check_places(members, end)
         return members
 
@@ -133,7 +161,7 @@ class Directory:
         stops = [member.header for _, member in ordered[1:]] + [end] * bool(ordered)
         for (name, member), stop in zip(ordered, stops, strict=True):
             member.stop = stop
-            if member.header + LOCAL_HEADER.size + len(name) + member.size > stop:
+            if member.header + LOCAL_HEADER.size + len(name) + member.length > stop:
                 raise CorruptError(
                     f"{self.where}: the member {name!r} reaches into what follows it; restore it from a copy"
                 )

@@ -84,6 +84,10 @@ class ZipReads(Reads):
 
     def _read(self, name: str, member: Member, ranges: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
         kept = self._kept.get(name)
+        if kept is None and member.deflated:
+            (data,) = self._fetched(name, member, [(0, member.length)])
+            kept = self._load().inflated(name, member, data)
+            self._keep(name, kept)
         if kept is not None:
             return [kept[offset : offset + max(0, length)] for offset, length in ranges]
         found = self._fetched(name, member, ranges)
@@ -103,7 +107,7 @@ class ZipReads(Reads):
         if member.data >= 0:
             return self._files.read_ranges(self._name, _places(member, member.data, ranges))
         # Members follow each other without gaps, nearly always: the end says where one begins.
-        guess = member.stop - member.size
+        guess = member.stop - member.length
         header, *found = self._files.read_ranges(
             self._name, [_header(name, member), *_places(member, guess, ranges)]
         )
@@ -119,11 +123,12 @@ class ZipReads(Reads):
             member = self._load().members.get(name)
             if member is None or name in self._kept:
                 continue
-            whole = member.size if length is None else length
+            count = member.length if length is None or member.deflated else length
+            place = 0 if member.deflated else offset, count
             if member.data < 0:
                 wanted.append((self._name, *_header(name, member)))
-            begin = member.stop - member.size if member.data < 0 else member.data
-            wanted += [(self._name, *place) for place in _places(member, begin, [(offset, whole)])]
+            begin = member.stop - member.length if member.data < 0 else member.data
+            wanted += [(self._name, *found) for found in _places(member, begin, [place])]
         self._files.fetch_ahead(dict.fromkeys(wanted))
 
     # --- what the directory says
@@ -161,7 +166,7 @@ def _header(name: str, member: Member) -> tuple[int, int]:
 
 def _places(member: Member, begin: int, ranges: Sequence[tuple[int, int]]) -> builtins.list[tuple[int, int]]:
     """Where in the zip file these ranges of a member lie, whose bytes begin there; none reaches beyond it."""
-    return [(begin + offset, max(0, min(length, member.size - offset))) for offset, length in ranges]
+    return [(begin + offset, max(0, min(length, member.length - offset))) for offset, length in ranges]
 
 
 class _Ending(io.RawIOBase):
