@@ -5,7 +5,7 @@ The log loses segments while it is looked at, when a writer goes on: then it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -44,12 +44,12 @@ class Past(History):
         """The commits that can be opened, oldest first."""
         return self._settled(self._commits)
 
-    def _settled(self, look: Callable[[], Found]) -> Found:
-        """What is found in the log, looked for again while a writer goes on and removes segments of it."""
+    def _settled(self, look: Callable[[list[int]], Found]) -> Found:
+        """What is found in the log's segments, looked for again while a writer goes on and removes some."""
         segments = self.container.segments()
         for _ in range(ATTEMPTS):
             try:
-                return look()
+                return look(segments)
             except (FileNotFoundError, NotFoundError, CorruptError):
                 if self.container.writable:
                     raise
@@ -59,10 +59,9 @@ class Past(History):
                     raise
         raise ConflictError(f"{self}: the commit log changed {ATTEMPTS} times while it was read; try again")
 
-    def _commits(self) -> list[Commit]:
+    def _commits(self, segments: Sequence[int]) -> list[Commit]:
         newest, found = self.state, dict[int, Commit]()
         names = {named.commit: name for name, named in newest.names.items()}
-        segments = self.container.segments()
         for at, segment in enumerate(segments):
             if at % AHEAD == 0 and self.container.files.far:
                 self.container.announce_segments(dict.fromkeys(segments[at : at + AHEAD], 0))
@@ -105,7 +104,7 @@ class Past(History):
             raise NotFoundError(f"{where} does not exist; the newest is {newest.commit}")
         if newest.is_dead(commit):
             raise NotFoundError(f"{where} was rolled back; `replaystore info` lists what can be opened")
-        state = self._settled(lambda: self._as_of(commit, where))
+        state = self._settled(lambda segments: self._as_of(commit, segments, where))
         left = [(group, row) for group, row in newest.gone.items() if row > state.first.get(group, 0)]
         if whole and left:
             raise EvictedError(
@@ -115,8 +114,8 @@ class Past(History):
         state.drop({group: row for group, row in newest.dropped.items() if group == "steps" or not left})
         return state
 
-    def _as_of(self, commit: int, where: str) -> State:
-        segments = [base for base in self.container.segments() if base <= commit]
+    def _as_of(self, commit: int, there: Sequence[int], where: str) -> State:
+        segments = [base for base in there if base <= commit]
         named = any(known.commit == commit for known in self.places.names.values())
         # A writer that was killed while it kept named commits of a segment has left others of them behind.
         for base in reversed(segments if named else segments[-1:]):

@@ -91,7 +91,7 @@ class Keeper(Appender):
             if name is not None and state.commit not in found:
                 found[state.commit] = encode_record(*_alone(state, name).to_base())
         for commit in wanted.keys() - found.keys():  # it has been left in an older one
-            state = self._as_of(commit, f"{self}: commit {commit}")
+            state = self._as_of(commit, self.container.segments(), f"{self}: commit {commit}")
             found[commit] = encode_record(*_alone(state, wanted[commit]).to_base())
         return found
 
