@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 import replaystore as rs
+from replaystore.arrays import incomplete
 from replaystore.arrays.incomplete import newest_sound
 from replaystore.arrays.reading import StoreReader
+from replaystore.arrays.records import decode_records
 from replaystore.errors import ReplayStoreWarning
+from replaystore.schema import tree
 from replaystore.storage.local import Files
 from replaystore.views import layout
 
@@ -126,14 +129,75 @@ def test_a_ring_syncs_before_it_drops(tmp_path: Path, monkeypatch: pytest.Monkey
     for commit in range(40):
         buffer.append(rows(2000 * commit, 2000))
         buffer.commit()
-    log = tmp_path / "a.zarr/journal/log/c"
-    newest = max(int(entry.name) for entry in log.iterdir() if entry.name.isdigit())
-    dropped = buffer.rows_recorded - len(buffer)
+    dropped, newest = buffer.rows_recorded - len(buffer), synced(buffer)
     buffer.abandon()
 
-    assert newest > 30, "a segment begins before rows are dropped, so that it does without them"
+    assert newest == 39, "before rows are dropped, a commit is synced that does without them"
     with rs.open(tmp_path / "a.zarr") as reader:
         assert reader["observation"][:][:, 0].tolist() == list(range(dropped, 80_000))
+
+
+def synced(buffer: rs.Buffer) -> int:
+    """The newest commit of which the log says that it was synced."""
+    data = buffer.store.container.read_segment(buffer.store.state.base)
+    told = [meta["parent"] for meta, _, _ in decode_records(data) if meta.get("synced")]
+    return max(told, default=buffer.store.state.base)
+
+
+@pytest.mark.parametrize("codec", ["raw", "zstd:1"])
+def test_what_a_ring_lost_since_it_dropped_rows_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    """It shows the commit that was synced then, all of whose rows are there, although newer ones do without
+    some of them."""
+    monkeypatch.setattr(layout, "CHUNKS_PER_SHARD", 1)
+    monkeypatch.setattr(layout, "SMALL_PER_SHARD", 1)
+    monkeypatch.setattr(incomplete, "CANDIDATES", 2)
+    path, chosen = tmp_path / "a.zarr", {"codec": codec, "chunk_rows": 512}
+    buffer = rs.create(
+        path,
+        SCHEMA,
+        capacity=4096,
+        durability="none",
+        storage={"observation": chosen} if codec != "raw" else {},
+    )
+    total = 0
+    while total < 8000 or buffer.commit_id < synced(buffer) + 6:
+        buffer.append(rows(total, 30))
+        buffer.commit()
+        total += 30
+    commit = synced(buffer)
+    store = buffer.store
+    kept = commit * 30
+    places = [("steps/observation", kept)]
+    if codec != "raw":
+        pieces = store.state.tails["steps/observation"]
+        places = [(tree.tail(piece.slot), piece.offset) for piece in pieces if piece.start >= kept]
+        assert len(places) > 4
+    lost = []
+    for name, row in places:
+        spec = store.container.specs()[name]
+        chunk = row // spec.chunk_rows * spec.chunk_rows
+        extent = store.container.extents(name, chunk, row + 1)[0]
+        lost.append(
+            (store.container.files.path(extent.object), extent.offset + (row - chunk) * spec.row_bytes)
+        )
+    buffer.abandon()
+    for name, offset in lost:
+        with open(name, "r+b") as file:
+            file.seek(offset)
+            file.write(bytes(8))
+    window = list(range(kept - 4096, kept))
+    with pytest.warns(ReplayStoreWarning, match="without syncs"):
+        reader = rs.open(path)
+    assert reader["observation"][:][:, 0].tolist() == window
+    reader.close()
+    with rs.open(path, "r+") as buffer:
+        assert buffer["observation"][:][:, 0].tolist() == window
+        buffer.append(rows(kept, 30))
+    with rs.open(path) as reader:
+        assert reader["observation"][:][:, 0].tolist() == list(range(kept - 4066, kept + 30))
+    assert rs.verify(path).problems == []
 
 
 def test_an_array_of_which_the_log_speaks_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,10 +81,26 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "unsynced-ring-drops-before-sync",
         COMMITTING,
-        "        if not self.durable and any(self._drops(group, row) for group, row in first.items()):\n",
-        "        if not self.durable and not first:\n",
+        "            self._sync_commit()  # which does without these rows\n",
+        "            pass\n",
         "without durability rows go only when a commit that does without them is on the disk",
         ("test_unsynced.py::test_a_ring_syncs_before_it_drops",),
+    ),
+    Mutant(
+        "unsynced-forgets-what-was-synced",
+        "src/replaystore/arrays/incomplete.py",
+        "    base = max(synced, default=base)\n",
+        "    base = min(synced, default=base)\n",
+        "after a power cut, the newest commit that was synced is shown at least",
+        ("test_unsynced.py::test_what_a_ring_lost_since_it_dropped_rows_is_not_shown[zstd:1]",),
+    ),
+    Mutant(
+        "unsynced-ring-does-not-go-back",
+        "src/replaystore/arrays/array_store.py",
+        "store.rollback(back_to, whole=whole)",
+        "store.rollback(back_to)",
+        "after a power cut, a ring opens as of a commit whose rows newer ones do without",
+        ("test_unsynced.py::test_what_a_ring_lost_since_it_dropped_rows_is_not_shown[raw]",),
     ),
     Mutant(
         "rollback-forgets-what-was-given-up",

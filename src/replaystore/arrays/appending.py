@@ -86,8 +86,10 @@ class Appender(StoreReader):
         self._new_pieces: dict[str, list[Piece]] = {}
         self._tail_reset = False
         self._tail_slot, self._tail_used = 0, 0
-        self._dropped: dict[str, int] = {}
-        """Without durability: the rows of each group before which space was last given back."""
+        self._stays: dict[str, int] = {}
+        """Of each group: until rows before this one are dropped, there is no space to give back."""
+        self._synced = -1
+        """Without durability: a commit that was synced."""
         self._gone: dict[str, int] = {}
         """The row of an array before which this writer has given back the space of all shards."""
         self._watched = False
@@ -145,6 +147,7 @@ class Appender(StoreReader):
 
     def _create(self, specs: Mapping[str, ArraySpec]) -> None:
         self.container.create_arrays(specs)
+        self._stays = {}
         self._new_arrays |= specs
         for name, spec in specs.items():
             if spec.journaled:
@@ -322,6 +325,7 @@ class Appender(StoreReader):
             self._create({tree.tail(0): TAIL_SPEC, tree.tail(1): TAIL_SPEC})
         once = sum(array.spec.chunk_bytes for array in self._coded.values()) + sum(map(len, large.values()))
         if size and self._tail_used + size > max(TAIL_BYTES, 4 * once) and not self._tail_reset:
+            self._sync_commit()  # the rows of its unfinished chunks are in this one
             self._tail_slot, self._tail_used, self._tail_reset = 1 - self._tail_slot, 0, True
             self._new_pieces = {}
             waiting = starts
@@ -393,6 +397,12 @@ class Appender(StoreReader):
                 else (f"{reason}; reopen the store, which goes on from its last commit")
             )
             raise StorageError(self._poison, error.errno) from error
+
+    def _sync_commit(self) -> None:
+        """Without durability: bring the commit to the disk. The next one says that it is there."""
+        if not self.durable and self._synced != self.state.commit:
+            self._sync(always=True)
+            self._synced = self.state.commit
 
     @contextmanager
     def storage(self, what: str) -> Iterator[None]:

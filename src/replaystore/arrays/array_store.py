@@ -64,7 +64,7 @@ class ArrayStore(Reverter):
         state = cls.load(container, skip_damaged=back_to is not None)
         store = cls(container, state, durable=durable)
         store.check_arrays()
-        lacking = ""
+        lacking, whole = "", back_to is not None
         if back_to is None and not durable and state.commit > state.base:
             back_to = newest_sound(store)
         elif back_to is None and not container.capabilities.one_file:
@@ -85,7 +85,7 @@ class ArrayStore(Reverter):
                 store.publish()
         else:
             store._resume(empty=True)
-            store.rollback(back_to)
+            store.rollback(back_to, whole=whole)
         with store.storage("recover"):
             store._trim()
             row = store.state.needed("steps")

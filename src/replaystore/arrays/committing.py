@@ -7,8 +7,9 @@
 * What other software sees (shapes, indexes) is changed by `publish` alone, and lags behind the commits until
   then.
 * Without durability only plain commits are not synced. What else changes (a segment of the log begins,
-  arrays, the document, publishing, dropping rows) is synced with all that was written before, so that after a
-  power cut the base record of the newest segment is whole.
+  arrays, the document, publishing, dropping rows) is synced with all that was written before; the next record
+  says so. So after a power cut the newest segment has its base record, and the newest commit that was synced
+  is whole.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -72,6 +74,7 @@ class Committer(Changer):
             attached = self._write_tails(attachments or {}, inside=name is not None)
             meta, blobs = self._describe(extra, first or {})
             meta |= {} if name is None else {"name": name}
+            meta |= {"synced": True} if self._synced == self.state.commit else {}
             meta |= self._settings if shows is None else {"shows": shows, **self._settings}
             meta["attached"] = {
                 name: list(vars(kept).values()) for name, kept in attached.items() if isinstance(kept, Piece)
@@ -96,13 +99,17 @@ class Committer(Changer):
 
     def _tidy(self, first: Mapping[str, int]) -> None:
         """Give back the space of dropped rows; end a long segment of the log."""
-        if not self.durable and any(self._drops(group, row) for group, row in first.items()):
-            self.begin_segment()  # a commit that does without these rows is on the disk before they go
-            self._dropped |= first
-        for group, row in first.items():
+        leaving = {group: row for group, row in first.items() if row >= self._stays.get(group, 0)}
+        if leaving:
+            self._sync_commit()  # which does without these rows
+        for group, row in leaving.items():
+            shards = []
             for name in self._row_counts(group):
-                if not self.container.specs()[name].journaled:
+                spec = self.container.specs()[name]
+                if not spec.journaled:
                     self._give_back(name, row)
+                    shards.append(spec.shard_rows)
+            self._stays[group] = min((row // rows * rows + rows for rows in shards), default=0)
         if self.state.end > SEGMENT_BYTES + 2 * sum(rows.size for rows in self.state.mutable.values()):
             self.begin_segment()
 
@@ -114,26 +121,14 @@ class Committer(Changer):
             self.container.drop_before(name, row, since=since)
             self._gone[name] = row
 
-    def _drops(self, group: str, row: int) -> bool:
-        """Whether dropping the rows before this one gives back the space of any that were there the last
-        time."""
-        shards = {
-            spec.shard_rows
-            for name, spec in self.container.specs().items()
-            if tree.group_of(name) == group and not spec.journaled
-        }
-        return any(row // rows != self._dropped.get(group, 0) // rows for rows in shards)
-
     def _describe(
         self, extra: Mapping[str, Any], first: Mapping[str, int]
     ) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The record of a commit: its JSON and its blobs."""
         lengths: dict[str, int] = {}
         for name, rows in self._all_rows():
-            if tree.is_checksums(name) or tree.is_journal(name):
-                continue
-            group = tree.group_of(name)
-            if lengths.setdefault(group, rows) != rows:
+            group = _counted(name)
+            if group and lengths.setdefault(group, rows) != rows:
                 raise SchemaError(
                     f"{self}: the arrays of {group} have different numbers of rows: {self._row_counts(group)}"
                 )
@@ -143,11 +138,7 @@ class Committer(Changer):
             "time": now(),
             "lengths": dict(sorted(lengths.items())),
             "extra": dict(extra),
-            "partial": {
-                name: array.crc
-                for name, array in self._raw.items()
-                if array.crc and not tree.is_journal(name)
-            },
+            "partial": {name: array.crc for name, array in self._raw.items() if array.crc and _counted(name)},
         }
         if self._coded:
             starts = {
@@ -299,3 +290,9 @@ class Committer(Changer):
             return entry if entry is not None and self.container.files.read(*entry) == data else None
         except (CorruptError, FileNotFoundError):
             return None
+
+
+@lru_cache(maxsize=4096)
+def _counted(name: str) -> str:
+    """The group whose rows an array has; empty for one of the store's own, which has others."""
+    return "" if tree.is_checksums(name) or tree.is_journal(name) else tree.group_of(name)

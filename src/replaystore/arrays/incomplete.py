@@ -1,8 +1,8 @@
 """Which commit is the newest that is whole, where that need not be the newest of all.
 
 A store that was written without syncs and did not end by being closed: after a power cut any part of what was
-written since the base record of the newest segment of the log may be missing, so all of that is compared with
-its checksums.
+written since the newest commit that is known to be synced may be missing, so all of that is compared with its
+checksums. The record after a synced commit says that it is; where none does, it is that of the base record.
 
 A folder that was copied while somebody wrote to it: its newest commit may speak of rows that its files do not
 have yet. Rows are written before the commit that counts them, so that one of the commits is whole in any
@@ -110,11 +110,16 @@ def _check_coded(store: StoreReader, name: str, spec: ArraySpec) -> None:
 
 def newest_sound(store: StoreReader) -> int | None:
     """Of a store that was written without syncs: the newest commit all of whose rows are there; None if that
-    is its newest one."""
+    is its newest one.
+
+    Rows that only newer ones do without are there: their space is given back when a commit that does without
+    them is on the disk."""
     base, newest = store.state.base, store.state
     if newest.commit == base:
         return None
     data = store.container.read_segment(base)
+    synced = [int(meta["parent"]) for meta, _, _ in decode_records(data) if meta.get("synced")]
+    base = max(synced, default=base)
     durable = replay(data, str(store), until=base)
     limits: dict[str, int] = {}
     torn: dict[str, tuple[int, bytes]] = {}
@@ -166,7 +171,7 @@ def newest_synced(store: StoreReader) -> tuple[StoreReader, str]:
         if commit is None:
             return store, ""
         if not store.refresh() and (store.state.commit, store.state.identity) == seen:
-            found = StoreReader(store.container, store.at(commit))
+            found = StoreReader(store.container, store.at(commit, whole=False))
             found.state.dead, found.stays = store.state.dead, True
             return found, "it was written without syncs and not closed, and the disk does not have all of it"
     return store, ""

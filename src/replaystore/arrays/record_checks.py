@@ -74,6 +74,7 @@ def check_record(meta: Any, blobs: Mapping[str, bytes]) -> None:
     for counts in (meta["lengths"], meta["first"] if base else meta.get("first", {})):
         _refuse(not all(map(is_count, counts.values())), f"numbers of rows {counts!r:.80}")
     _check_names(meta, commit, base=base)
+    _refuse(meta.get("synced", True) is not True, "a commit that is synced, or not")
     _refuse(not isinstance(meta["extra"], dict), f"extra that is a {type(meta['extra']).__name__}")
     more = meta.get("more", {})
     _refuse(

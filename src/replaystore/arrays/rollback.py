@@ -29,13 +29,16 @@ __all__ = ["Reverter"]
 class Reverter(Resumer):
     """A store that can be taken back to an older commit."""
 
-    def rollback(self, commit: int, *, attachments: Mapping[str, bytes] | None = None) -> None:
+    def rollback(
+        self, commit: int, *, attachments: Mapping[str, bytes] | None = None, whole: bool = True
+    ) -> None:
         """Go back to an older commit, with these attachments; those after it are given up. What readers have
         open stays as it is.
 
-        `attachments`: None for those of the commit, as far as they are still there."""
+        `attachments`: None for those of the commit, as far as they are still there. `whole`: refuse if
+        rows of it may be gone, as newer commits say."""
         with self.lock:
-            newest, old = self.state, self.pin(commit)
+            newest, old = self.state, self.pin(commit, whole=whole)
             with self.storage("roll back"):
                 specs = self.container.specs()
                 rows = {name: old.rows(name) for name in old.state.arrays if not tree.is_journal(name)}
@@ -58,7 +61,7 @@ class Reverter(Resumer):
                     names=self._names_until(old.state),
                     keep_named=newest.keep_named,
                     keep_commits=newest.keep_commits,
-                    gone=dict(newest.gone),
+                    gone={g: min(row, old.state.first.get(g, 0)) for g, row in newest.gone.items()},
                 )
                 state.arrays = {
                     name: spec

@@ -67,6 +67,8 @@ SCENARIOS: dict[str, str] = {
     "zarr": RECORDINGS,
     "hdf5": RECORDINGS,
     "ring": RECORDINGS,
+    "wrapped": RECORDINGS,
+    "wrapped-unsynced": RECORDINGS,
     "archive": RECORDINGS,
     "archive-hdf5": RECORDINGS,
     "unsynced": RECORDINGS,
