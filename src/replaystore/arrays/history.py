@@ -174,7 +174,7 @@ class History:
                         self.container.refresh()
                     records.follow(self.state, meta, blobs)
                     self.state.end = start + end
-                records.check(self.state)
+                records.check(self.state, arrays=False)
                 self._learn(self.state)
                 break
             self.container.refresh()

@@ -72,7 +72,7 @@ class LiveColumns:
         if spec.codec is not None:
             codec = store.container.codec(spec)
             return _LiveCoded(store, spec, codec, stored, self._first)
-        return raw_column(files, spec, name=stored, first_row=self._first // unit * unit, mapped=_Reaching)
+        return raw_column(files, spec, name=stored, first_row=self._first // unit * unit)
 
     def _bring(self, stored: str, column: PlainColumn | CodedColumn) -> None:
         """Show all rows in a column."""
@@ -90,31 +90,9 @@ class LiveColumns:
         if column.stop < stop:
             start = max(column.stop // unit * unit, column.first)
             column.extend(store.container.extents(stored, start, stop), stop, start=start)
-        reach = column.look_ahead(-(-stop // unit) * unit) if isinstance(column, _Reaching) else stop
+        reach = column.look_ahead(-(-stop // unit) * unit) if isinstance(column, MappedColumn) else stop
         self._reach = min(self._reach, reach)
         self._drops = min(self._drops, (self._first // unit + 1) * unit)
-
-
-class _Reaching(MappedColumn):
-    """A mapped column whose rows appear by themselves, up to row `reach`."""
-
-    reach = 0
-
-    def look_ahead(self, limit: int) -> int:
-        """Show rows that are going to be there, at most those before `limit`, with which the file does not go
-        on; up to which."""
-        state = self._state
-        shown = 0 if state.items is None else state.ready // self.row_bytes
-        self.reach = max(state.stop, min(limit, state.first + shown))
-        return self.reach
-
-    @property
-    def items(self) -> Rows | None:
-        """As that of other columns, with those that are going to be there."""
-        state = self._state
-        if state.window is None or state.items is None:
-            return None
-        return state.window[: (self.reach - state.first) * self.row_bytes].view(self._item)
 
 
 class _LiveCoded(CodedColumn):

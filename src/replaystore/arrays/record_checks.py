@@ -20,7 +20,7 @@ from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
 from replaystore.schema import tree
 
-__all__ = ["check_arrays", "check_record", "check_step", "sound"]
+__all__ = ["check_arrays", "check_pieces", "check_record", "check_step", "sound"]
 
 MOST_ATTACHED = 1 << 32
 """Bytes of an attachment: an observation of each environment."""
@@ -213,6 +213,14 @@ def check_arrays(state: State) -> None:
             not right or (spec.mutable and not spec.journaled),
             f"array {name!r:.80} without its checksums, or of another kind",
         )
+    check_pieces(state)
+
+
+def check_pieces(state: State) -> None:
+    """A state whose arrays have not changed: tables have all their rows, and pieces are of arrays that there
+    are."""
+    arrays: Mapping[str, ArraySpec] = state.arrays
+    for name, spec in arrays.items():
         if spec.mutable:
             group, found = _group(name), state.mutable.get(name, ())
             rows = state.lengths.get(group, 0) - state.dropped.get(group, 0)

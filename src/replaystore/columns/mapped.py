@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.columns.plain import PlainColumn, State
+from replaystore.columns.protocol import Rows
 from replaystore.columns.runs import Run, starts_of
 from replaystore.columns.taking import taker
 from replaystore.containers.protocol import ArraySpec
@@ -59,7 +60,38 @@ class MappedColumn(PlainColumn):
 
     def __init__(self, files: MapsReads, spec: ArraySpec, *, name: str = "", first_row: int = 0) -> None:
         self._maps: Maps = files
+        self._reach = first_row
         super().__init__(files, spec, name=name, first_row=first_row)
+
+    @property
+    def items(self) -> Rows | None:
+        """As that of other columns, with rows that are going to be there if `look_ahead` was asked for."""
+        state = self._state
+        if state.window is None or state.items is None or self._reach <= state.stop:
+            return state.items
+        stop = min(self._reach, state.first + state.ready // self.row_bytes)
+        return state.window[: (max(stop, state.stop) - state.first) * self.row_bytes].view(self._item)
+
+    def look_ahead(self, limit: int) -> int:
+        """Have `items` show rows that are going to be there, those before `limit` at most, up to which the
+        file goes on; up to which. None of them is to be touched before it is in the file."""
+        state = self._state
+        shown = 0 if state.items is None else state.ready // self.row_bytes
+        self._reach = max(state.stop, min(limit, state.first + shown))
+        return self._reach
+
+    def holds(self, stop: int) -> bool:
+        """Whether the file that is mapped last has got the rows to before `stop`, which `items` shows."""
+        state = self._state
+        if stop <= state.stop or stop > self._reach:
+            return stop <= state.stop
+        last = state.runs[-1]
+        try:
+            size, identity, _ = self._status(last.object)
+        except OSError:
+            return False
+        end = last.offset + (stop - state.first) * self.row_bytes - int(state.starts[-2])
+        return end <= size and identity == last.identity
 
     def _status(self, name: str) -> tuple[int, Hashable, int]:
         fd, base, size = self._maps.place(name)

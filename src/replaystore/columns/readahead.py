@@ -57,13 +57,14 @@ class ReadAhead:
         """Rows (places in `items`) are going to be touched, each with the `span` - 1 behind it."""
         if not self.cold or not len(rows):
             return
+        last = -(-self._bytes // mmap.PAGESIZE)
         begin = rows * self._row // mmap.PAGESIZE
         end = (rows * self._row + span * self._row - 1) // mmap.PAGESIZE
         length = int((end - begin).max()) + 1
+        begin = np.minimum(begin, last - 1)  # what has been added since is in memory
         pages = np.unique(begin)
         runs = np.flatnonzero(np.diff(pages) > length)
         starts, stops = pages[np.append(0, runs + 1)], pages[np.append(runs, len(pages) - 1)] + length
-        last = -(-self._bytes // mmap.PAGESIZE)
         for start, stop in zip(starts.tolist(), np.minimum(stops, last).tolist(), strict=True):
             self._advise(mmap.MADV_WILLNEED, start * mmap.PAGESIZE, (stop - start) * mmap.PAGESIZE)
         self._asked += len(pages)

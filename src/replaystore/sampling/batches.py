@@ -49,7 +49,7 @@ class Batches(Windows):
         trajectories.
         largest: the weight of what is new.
         growth: what tells of what the buffer has got when these batches `go_on`.
-        live: the columns with rows that no commit has.
+        columns: where rows are taken from, if it is not the buffer: columns that grow as that does.
 
     Raises:
         ArgumentError: there is nothing that can be drawn so.
@@ -64,12 +64,12 @@ class Batches(Windows):
         largest: float | None = None,
         *,
         growth: Growth | None = None,
-        live: Columns | None = None,
+        columns: Columns | None = None,
     ) -> None:
         self._begun = 1
         self.recipe, self.commit, self.shows = recipe, buffer.commit_id, buffer.shows
         following = observations_of(recipe, buffer.schema) if recipe.next_observation else ()
-        self._columns: Columns = buffer if live is None else live
+        self._columns: Columns = buffer if columns is None else columns
         self.growth = growth
         self._finals = (
             Finals(buffer, following, recipe.slab_bytes) if growth is None else GrownFinals(growth, following)
@@ -87,8 +87,8 @@ class Batches(Windows):
             self.steps = Steps(**shape)
             self._follower = Follower(self._finals.growth, self.steps)
             self.steps.take_changes()
-            self._finals.go_on(live=live is not None)
-        if not self.steps.total and live is None:
+            self._finals.go_on(live=recipe.live)
+        if not self.steps.total and not recipe.live:
             raise ArgumentError(f"{buffer.where}: {self._nothing(buffer)}")
         self._open_columns()
         fragment = recipe.fragment_length is not None
@@ -108,7 +108,7 @@ class Batches(Windows):
         self._group = 1
         self._singles, self._chosen = 0, 1
         self._most = max(1, min(WINDOW_BATCHES, WINDOW_ROWS // size)) if self.order.ahead else 1
-        self._ahead = self._most if live is None else 1
+        self._ahead = 1 if recipe.live else self._most
         """Batches of the next window."""
 
     def _open_columns(self) -> None:

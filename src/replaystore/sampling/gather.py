@@ -52,7 +52,8 @@ class _Mapped:
         self.dtype, self.shape = column.dtype, column.shape
         self.rows = items.view(column.dtype).reshape(len(items), *column.shape)
         self.item, self._octets = items.dtype, items.view(np.uint8)
-        self.ahead = read_ahead(items)
+        # Of rows that are going to be there nothing is in memory.
+        self.ahead = read_ahead(items[: column.stop - column.first])
         self._runs: dict[int, NDArray[Any]] = {}
 
     def runs(self, rows: Rows, length: int) -> NDArray[Any]:

@@ -36,6 +36,7 @@ from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.to_device import Transfer
 from replaystore.sampling.weighed import Weighed
 from replaystore.sampling.weights import as_text
+from replaystore.views.commit_columns import CommitColumns
 from replaystore.views.growth import CommitGrowth
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Sampler(Weighed):
         self._to_device = None if device is None else Transfer(device)
         self._new = given_weights.of_new(priority, recipe)
         self._live: LiveColumns | None = None
+        self._following: CommitColumns | None = None
         live = recipe.live
         anew = recipe.order == "epoch" or recipe.per_trajectory
         if live and (prefetch or anew or recipe.where is not None or recipe.split is not None):
@@ -133,7 +135,7 @@ class Sampler(Weighed):
         self._live, growth = live_of(buffer, self._recipe.names)
         steps = growth.stop - growth.first
         values = None if weights is None else given_weights.checked(buffer, weights, recipe, steps)
-        return Batches(buffer, recipe, seed, values, largest, growth=growth, live=self._live)
+        return Batches(buffer, recipe, seed, values, largest, growth=growth, columns=self._live)
 
     # --- batches
 
@@ -315,14 +317,18 @@ class Sampler(Weighed):
         with buffer.turn:
             old, generation = self._batches, buffer.store.state.generation
             if old.growth is not None and generation == self._generation:
-                old.go_on(buffer)
+                assert self._following is not None
+                old.go_on(buffer, columns=self._following.go_on())
                 self._warn_of_decoding(3)
                 return True
             weighted = self._recipe.weighted
             weights = given_weights.carried(old, buffer) if weighted else None
             largest = self._weighted().largest if weighted else None
             growth = CommitGrowth(buffer) if old.goes_on else None
-            self._batches = Batches(buffer, self._recipe, self.seed, weights, largest, growth=growth)
+            self._following = columns = CommitColumns(buffer) if old.goes_on else None
+            self._batches = Batches(
+                buffer, self._recipe, self.seed, weights, largest, growth=growth, columns=columns
+            )
             before, self._generation = self._generation, generation
         epoch, number = self._place
         self._place = (epoch + 1, 0) if self._batches.per_epoch is not None and number else (epoch, number)
@@ -346,7 +352,9 @@ class Sampler(Weighed):
         if weights is not None:
             weights = given_weights.moved(weights, before[0], slice(growth.first, growth.stop), largest or 0)
         self._live = live
-        self._batches = Batches(buffer, self._recipe, self.seed, weights, largest, growth=growth, live=live)
+        self._batches = Batches(
+            buffer, self._recipe, self.seed, weights, largest, growth=growth, columns=live
+        )
         self._generation = generation
         return True
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["COLUMNS", "Open", "as_numbers", "followed", "from_numbers", "to_numbers"]
+__all__ = ["COLUMNS", "Open", "as_numbers", "check_numbers", "followed", "from_numbers", "to_numbers"]
 
 COLUMNS = ("trajectory", "env", "seed", "split", "part_start", "part_length", "stride", "offset")
 TERMINATED, TRUNCATED, FOLLOWED = 1, 2, 4
@@ -50,29 +50,33 @@ class Open:
         return self.offset + self.part_length
 
 
-def from_numbers(kept: Any, *, components: int | None) -> list[Open]:
-    """The trajectories of a matrix, without the observations. `components`: of a reward, if it is not a
-    scalar. ValueError: it is none of ours."""
+def check_numbers(kept: Any, *, components: int | None) -> None:
+    """ValueError: it is no matrix of open trajectories. `components`: of a reward that is not a scalar."""
     if not isinstance(kept, np.ndarray) or kept.dtype != np.int64 or kept.ndim != 2:
         raise ValueError(f"{kept!r:.80} are no open trajectories")
     if not kept.size:
-        return []
+        return
     count = len(COLUMNS) + 1
     if len(kept) != count + (components or 1):
         raise ValueError(f"{len(kept)} numbers of an open trajectory")
-    numbers = dict(zip(COLUMNS, kept, strict=False))
-    low = [numbers[name].min() for name in COLUMNS if name not in ("env", "seed", "stride")]
-    if (
-        min(*low, numbers["stride"].min() - 1) < 0
-        or kept[:count].max() >= MOST
-        or kept[:count].min() < -2 * MOST
-    ):
+    trajectory, env, flags = kept[0], kept[1], kept[count - 1]
+    low, most = kept[:count].min(axis=1).tolist(), int(kept[:count].max())
+    if min(low[0], *low[3:6], low[6] - 1, low[7]) < 0 or most >= MOST or min(low[1], low[2]) < -2 * MOST:
         raise ValueError("numbers that no open trajectory has")
-    flags, order = kept[len(COLUMNS)], numbers["trajectory"]
-    if (order[1:] <= order[:-1]).any() or flags.min() < 0 or flags.max() > TERMINATED | TRUNCATED | FOLLOWED:
+    most_flags = TERMINATED | TRUNCATED | FOLLOWED
+    if (trajectory[1:] <= trajectory[:-1]).any() or low[8] < 0 or int(flags.max()) > most_flags:
         raise ValueError("open trajectories that are not in order, or have flags that none has")
-    if len(np.unique(numbers["env"])) < kept.shape[1]:
+    if len(set(env.tolist())) < kept.shape[1]:
         raise ValueError("several open trajectories of one environment")
+
+
+def from_numbers(kept: Any, *, components: int | None) -> list[Open]:
+    """The trajectories of a matrix, without the observations. `components`: of a reward, if it is not a
+    scalar. ValueError: it is none of ours."""
+    check_numbers(kept, components=components)
+    if not kept.size:
+        return []
+    count, numbers, flags = len(COLUMNS) + 1, dict(zip(COLUMNS, kept, strict=False)), kept[len(COLUMNS)]
     returned: list[Any] = np.ascontiguousarray(kept[count:].T).view(np.float64).tolist()
     entries = []
     for at, (told, total) in enumerate(zip(flags.tolist(), returned, strict=True)):
@@ -86,9 +90,10 @@ def from_numbers(kept: Any, *, components: int | None) -> list[Open]:
     return entries
 
 
-def followed(kept: NDArray[np.int64]) -> list[bool]:
+def followed(kept: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Of each trajectory of a matrix, whether an observation is kept that follows its last step."""
-    return ((kept[len(COLUMNS)] & FOLLOWED) > 0).tolist() if kept.size else []
+    found: NDArray[np.bool_] = (kept[len(COLUMNS)] & FOLLOWED) > 0 if kept.size else np.empty(0, np.bool_)
+    return found
 
 
 def to_numbers(opened: Iterable[Open]) -> NDArray[np.int64]:

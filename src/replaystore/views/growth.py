@@ -15,13 +15,15 @@ from replaystore.schema import tree
 from replaystore.trajectories.checks import check_parts
 from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.growth import OpenParts
-from replaystore.trajectories.opened import Open
+from replaystore.trajectories.opened import COLUMNS, Open, followed
 from replaystore.views.shown import Shown
 
 __all__ = ["CommitGrowth"]
 
 Rows = NDArray[np.int64]
 NAMES = [tree.parts(name) for name in PARTS]
+OF_PARTS = [COLUMNS.index(name) for name in ("part_start", "part_length", "stride", "trajectory", "offset")]
+PART_LENGTH = COLUMNS.index("part_length")
 
 
 class CommitGrowth:
@@ -29,8 +31,15 @@ class CommitGrowth:
 
     def __init__(self, shown: Shown) -> None:
         self._shown = shown
-        self._known: tuple[tuple[int, int], list[Open]] | None = None
-        """Of which commit the open trajectories are known."""
+        self._known: tuple[int, int] | None = None
+        """Of which commit the open trajectories are known,"""
+        self._opened = _parts_of(np.empty((6, 0), np.int64), np.empty(0, np.bool_))
+        self._entries: list[Open] | None = None
+        """those that have a part, if an observation after a last step has to be looked for,"""
+        self._shared: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
+        """or of all open ones which have a part, and which are followed by an observation."""
+        self._apart = np.empty(0, np.int64), np.empty(0, np.int64)
+        """First rows and strides of open parts that are known to have no row in common, however long."""
 
     @property
     def first(self) -> int:
@@ -67,24 +76,54 @@ class CommitGrowth:
 
     def opened(self) -> OpenParts:
         """As `Growth.opened`."""
-        entries = self._open()
-        columns = [
-            [entry.part_start, entry.part_length, entry.stride, entry.trajectory, entry.offset, -1]
-            for entry in entries
-        ]
-        parts = np.array(columns, np.int64).reshape(-1, 6)
-        self._check(parts)
-        followed = np.array([entry.following is not None for entry in entries], np.bool_)
-        start, length, stride, trajectory, offset = np.ascontiguousarray(parts[:, :5].T)
-        return OpenParts(start, length, stride, trajectory, offset, followed)
+        store = self._shown.store
+        commit = store.state.commit, self.generation
+        if self._known != commit:
+            self._look()
+            self._known = commit
+        return self._opened
 
-    def _open(self) -> list[Open]:
-        """The open trajectories that have a part, in the order of their numbers."""
-        commit = self._shown.store.state.commit, self.generation
-        if self._known is None or self._known[0] != commit:
-            entries = [entry for entry in self._shown.open_trajectories() if entry.part_length]
-            self._known = commit, sorted(entries, key=lambda entry: entry.trajectory)
-        return self._known[1]
+    def _look(self) -> None:
+        """Read what is open: a writer keeps it with each commit, and who refreshes at each pays for it."""
+        shown, kept = self._shown, self._shown.open_numbers()
+        told = followed(kept)
+        if self._kept_beside(int(np.count_nonzero(told))):
+            growing = kept[PART_LENGTH] > 0 if kept.size else told
+            self._entries, self._shared = None, (growing, told)
+            parts = kept[OF_PARTS] if kept.size else np.empty((5, 0), np.int64)
+            if not growing.all():
+                parts, told = parts[:, growing], told[growing]
+        else:
+            entries = [entry for entry in shown.open_trajectories() if entry.part_length]
+            entries.sort(key=lambda entry: entry.trajectory)
+            self._entries, self._shared = entries, None
+            columns = [[e.part_start, e.part_length, e.stride, e.trajectory, e.offset] for e in entries]
+            parts = np.ascontiguousarray(np.array(columns, np.int64).reshape(-1, 5).T)
+            told = np.array([entry.following is not None for entry in entries], np.bool_)
+        self._check_open(parts)
+        self._opened = _parts_of(parts, told)
+
+    def _kept_beside(self, count: int) -> bool:
+        """Whether the commit has the observations after so many last steps."""
+        shown = self._shown
+        names = shown.schema.names("observation")
+        for name in names if count else ():
+            data = shown.store.attachment(name)
+            if data is None or len(data) != count * shown.schema.fields[name].row_bytes:
+                return False
+        return bool(names) or not count
+
+    def _check_open(self, parts: Rows) -> None:
+        start, length, stride = parts[:3]
+        if not len(start):
+            return
+        if not (np.array_equal(start, self._apart[0]) and np.array_equal(stride, self._apart[1])):
+            self._check(np.concatenate([parts.T, np.full((len(start), 1), -1)], axis=1))
+            lanes = start % stride
+            apart = int(stride.min()) == int(stride.max()) and len(set(lanes.tolist())) == len(lanes)
+            self._apart = (start.copy(), stride.copy()) if apart else (start[:0], stride[:0])
+        elif int(length.min()) < 1 or ((self.stop - 1 - start) // stride < length - 1).any():
+            self._check(np.concatenate([parts.T, np.full((len(start), 1), -1)], axis=1))
 
     def _check(self, parts: Rows) -> None:
         order = np.argsort(parts[:, 0], kind="stable")
@@ -94,10 +133,15 @@ class CommitGrowth:
 
     def following(self, name: str) -> NDArray[Any]:
         """As `Growth.following`."""
-        declared = self._shown.schema.fields[name]
-        opened = self._open()
-        found = np.zeros((len(opened), *declared.shape), declared.dtype)
-        for at, entry in enumerate(opened):
+        opened, declared = self.opened(), self._shown.schema.fields[name]
+        found = np.zeros((len(opened.start), *declared.shape), declared.dtype)
+        if self._shared is not None:
+            growing, told = self._shared
+            data = self._shown.store.attachment(name) if told.any() else b""
+            assert data is not None, "it has been there"
+            rows = np.frombuffer(data, declared.dtype).reshape(-1, *declared.shape)
+            found[told[growing]] = rows[growing[told]]
+        for at, entry in enumerate(self._entries or ()):
             if entry.following is not None:
                 found[at] = entry.following[name]
         return found
@@ -105,3 +149,7 @@ class CommitGrowth:
     def final_rows(self, name: str, numbers: Rows) -> NDArray[Any]:
         """As `Growth.final_rows`."""
         return self._shown.final_rows(name, numbers)
+
+
+def _parts_of(parts: Rows, told: NDArray[np.bool_]) -> OpenParts:
+    return OpenParts(parts[0], parts[1], parts[2], parts[3], parts[4], told)

@@ -24,7 +24,7 @@ from replaystore.schema import tree
 from replaystore.schema.fields import Schema
 from replaystore.trajectories.checks import check_extra, check_parts, check_table
 from replaystore.trajectories.columns import PARTS, TRAJECTORIES
-from replaystore.trajectories.opened import Open, followed, from_numbers
+from replaystore.trajectories.opened import COLUMNS, Open, check_numbers, followed, from_numbers
 from replaystore.trajectories.parts import Parts
 from replaystore.trajectories.table import Trajectories
 
@@ -168,7 +168,7 @@ class Shown:
             if tree.is_trajectories(name)
         }
         opened = [entry for entry in self.opened() if entry.length]
-        check_table(columns, self._extra["splits"], self._reward_shape(), self.where)
+        check_table(columns, self._extra["splits"], self._document.steps.return_shape, self.where)
         count = len(columns["trajectory"])
         for name, known in columns.items() if opened else ():
             known_of_open = {
@@ -197,21 +197,24 @@ class Shown:
         ordered = {name: columns[name] for name in shown if name in columns}
         return ordered | {"open": np.arange(count + len(opened)) >= count}
 
-    def _reward_shape(self) -> tuple[int, ...]:
-        return self._document.steps.return_shape
-
-    def opened(self) -> list[Open]:
-        """The trajectories that are open, without their observations."""
-        shape = self._reward_shape()
+    def open_numbers(self) -> NDArray[np.int64]:
+        """The trajectories that are open, as a commit keeps them (trajectories/opened.py)."""
+        kept, shape = self._extra["open"], self._document.steps.return_shape
         try:
-            opened = from_numbers(self._extra["open"], components=math.prod(shape) if shape else None)
+            check_numbers(kept, components=math.prod(shape) if shape else None)
         except ValueError as error:
             raise CorruptError(f"{self._place}: {error}; run `replaystore repair`") from None
-        if any(entry.split >= len(self._extra["splits"]) for entry in opened):
+        if kept.size and int(kept[COLUMNS.index("split")].max()) >= len(self._extra["splits"]):
             raise CorruptError(
                 f"{self._place}: an open trajectory is of a split that there is not; run `replaystore repair`"
             )
-        return opened
+        found: NDArray[np.int64] = kept
+        return found
+
+    def opened(self) -> list[Open]:
+        """The trajectories that are open, without their observations."""
+        shape = self._document.steps.return_shape
+        return from_numbers(self.open_numbers(), components=math.prod(shape) if shape else None)
 
     def open_trajectories(self) -> list[Open]:
         """The trajectories that are open, with the observations that follow their last steps."""
