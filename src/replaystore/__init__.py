@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from replaystore.checking.repair import repair
     from replaystore.checking.verify import verify
     from replaystore.converting.convert import Report, convert
+    from replaystore.sampling.concat import concat
     from replaystore.sampling.sampler import Sampler
     from replaystore.schema.fields import Field, Schema
     from replaystore.trajectories.table import Trajectories
@@ -43,6 +44,7 @@ __all__ = [
     "Trajectory",
     "Writer",
     "__version__",
+    "concat",
     "convert",
     "create",
     "errors",
@@ -62,6 +64,7 @@ _HOMES = {
     "Trajectories": "replaystore.trajectories.table",
     "Trajectory": "replaystore.views.column",
     "Writer": "replaystore.buffers.writer",
+    "concat": "replaystore.sampling.concat",
     "convert": "replaystore.converting.convert",
     "create": "replaystore.buffers.create_open",
     "open": "replaystore.buffers.create_open",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
+from typing import Protocol
 
-from replaystore.sampling.batches import Batches
 from replaystore.sampling.gather import Batch
 
-__all__ = ["Ahead", "Place", "following"]
+__all__ = ["Ahead", "Maker", "Place", "following"]
 
 WAIT = 0.05
 """Seconds after which a waiting thread looks whether it is still wanted."""
@@ -18,10 +18,22 @@ Place = tuple[int, int]
 """An epoch, and the number of a batch in it."""
 
 
+class Maker(Protocol):
+    """What makes batches."""
+
+    together: int
+    """Batches whose raw rows are fetched at once, if they are far; at least."""
+
+    @property
+    def per_epoch(self) -> int | None: ...
+
+    def make(self, epoch: int, number: int) -> Batch: ...
+
+
 class Ahead:
     """Makes batches ahead, by a thread that does not keep the sampler alive."""
 
-    def __init__(self, owner: object, batches: Batches, place: Place, depth: int) -> None:
+    def __init__(self, owner: object, batches: Maker, place: Place, depth: int) -> None:
         """`owner`: once it is gone, nobody wants batches any more."""
         batches.together = depth  # far away, as many are asked for at once as there is room for
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
@@ -48,7 +60,7 @@ class Ahead:
 
 
 def _make_ahead(
-    batches: Batches, place: Place, ready: queue.Queue[Batch | BaseException], unwanted: threading.Event
+    batches: Maker, place: Place, ready: queue.Queue[Batch | BaseException], unwanted: threading.Event
 ) -> None:
     while not unwanted.is_set():
         try:

@@ -30,7 +30,7 @@ from replaystore.sampling.windows import Window, Windows
 from replaystore.trajectories.growth import Growth
 from replaystore.views.reader import BufferReader
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "NothingToDrawError"]
 
 WINDOW_ROWS = 8192
 """Items that are drawn at once."""
@@ -39,6 +39,10 @@ BESIDE = 4
 """Chunks of a block of an epoch for each one beside it that its items show."""
 LEAST_BLOCK = 16
 """Rows."""
+
+
+class NothingToDrawError(ArgumentError):
+    """There is no item, so far at least."""
 
 
 class Batches(Windows):
@@ -89,7 +93,7 @@ class Batches(Windows):
             self.steps.take_changes()
             self._finals.go_on(live=recipe.live)
         if not self.steps.total and not recipe.live:
-            raise ArgumentError(f"{buffer.where}: {self._nothing(buffer)}")
+            raise NothingToDrawError(f"{buffer.where}: {self._nothing(buffer)}")
         self._open_columns()
         fragment = recipe.fragment_length is not None
         self._behind = (recipe.after if fragment else recipe.n_step) - 1 + bool(following)
@@ -194,7 +198,7 @@ class Batches(Windows):
                 steps, seed, weights, capacity=buffer.capacity, beta=recipe.beta, largest=largest
             )
         if not order.weights.total > 0 and not recipe.live:
-            raise ArgumentError(f"{buffer.where}: all weights are 0 where there is something to sample")
+            raise NothingToDrawError(f"{buffer.where}: all weights are 0 where there is something to sample")
         return order
 
     def _blocks(self, seed: int) -> EpochOrder:
@@ -273,6 +277,12 @@ class Batches(Windows):
                 np.copyto(out[name], values)
             batch[name] = out[name] if out is not None and name in out else values
         return batch
+
+    def take(self, epoch: int, start: int, stop: int) -> Batch:
+        """The items of these numbers in the sequence of an epoch, as a batch: for who joins several."""
+        drawn = self.order.draw(epoch, start, stop)
+        batch = self._items.show(self._items.plan(drawn, stop - start), 0, stop - start)
+        return batch | self._named(batch, drawn, slice(0, stop - start))
 
     def _named(self, batch: Batch, drawn: Drawn, some: slice) -> Batch:
         """Which rows these items are, for ever; of which trajectories, and how much they weigh."""

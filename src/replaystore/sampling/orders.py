@@ -34,6 +34,11 @@ class Order(Protocol):
     ahead: bool
     """Whether batches may be drawn before those before them have been used."""
 
+    @property
+    def mass(self) -> float:
+        """How much there is to draw from: items, trajectories, or weights."""
+        ...
+
     def draw(self, epoch: int, start: int, stop: int) -> Drawn:
         """The items of these numbers in the sequence of an epoch."""
         ...
@@ -84,6 +89,11 @@ class UniformOrder:
         elif not self._steps.mostly_items:
             self._counts = Counts(self._steps, _items_of)
 
+    @property
+    def mass(self) -> float:
+        """As `Order.mass` says."""
+        return self._steps.total
+
     def draw(self, epoch: int, start: int, stop: int) -> Drawn:
         """As `Order.draw` says."""
         steps, uniform = self._steps, self._stream.numbers(epoch, start, stop)
@@ -121,6 +131,11 @@ class TrajectoryOrder:
             self._counts = Counts(self._steps, _is_last)
         else:
             self._counts.go_on(change)
+
+    @property
+    def mass(self) -> float:
+        """As `Order.mass` says."""
+        return len(self._steps.lasts()[0]) if self._counts is None else self._counts.total
 
     def draw(self, epoch: int, start: int, stop: int) -> Drawn:
         """As `Order.draw` says."""
@@ -207,6 +222,11 @@ class EpochOrder:
         """Begin anew, as in a forked child: a thread may have been drawing."""
         self._epoch = -1
         self._pools.clear()
+
+    @property
+    def mass(self) -> float:
+        """As `Order.mass` says."""
+        return self._steps.total
 
     def draw(self, epoch: int, start: int, stop: int) -> Drawn:
         """Items [start, stop) of the epoch's permutation."""

@@ -171,6 +171,21 @@ class Sampler(Weighed):
         self._place = following(place, self._batches.per_epoch)
         return batch if self._to_device is None else self._to_device(batch)
 
+    def look(self) -> None:
+        """See that batches can be made; a live sampler also what has been appended."""
+        self._check()
+        if self._live is not None:
+            self._look()
+
+    def take(self, epoch: int, start: int, stop: int) -> dict[str, Any]:
+        """The items of these numbers in the sequence of an epoch, whatever has been drawn: for who joins
+        several samplers, and looks before. Batches have items in the same sequence."""
+        try:
+            return self._batches.take(epoch, start, stop)
+        except (CorruptError, EvictedError):
+            self._check_eviction()
+            raise
+
     def _look(self) -> None:
         """See what has been appended."""
         buffer: Any = self._buffer

@@ -33,6 +33,26 @@ class Weighed:
         """How many weights were set of what had left the ring by then."""
         return self._ignored
 
+    @property
+    def mass(self) -> float:
+        """How much there is to draw from: items, trajectories, or the sum of weights."""
+        found: float = self._batches.order.mass
+        return found
+
+    @property
+    def smallest(self) -> float:
+        """The smallest weight that can be drawn."""
+        return self._weighted().weights.smallest
+
+    @property
+    def largest(self) -> float:
+        """The weight of what is new."""
+        return self._weighted().largest
+
+    @largest.setter
+    def largest(self, weight: float) -> None:
+        self._weighted().largest = weight
+
     def update_priorities(self, index: ArrayLike, priorities: ArrayLike) -> None:
         """Set the priorities of steps, as of the next batch: they weigh priority ** alpha. `index`: as that
         of `update_weights`."""

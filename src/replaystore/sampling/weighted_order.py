@@ -33,6 +33,11 @@ class _Weighted:
         self._steps, self.beta = steps, beta
         self._stream = Stream(seed)
 
+    @property
+    def mass(self) -> float:
+        """As `Order.mass` says."""
+        return self.weights.total
+
     def _drawn(self, epoch: int, start: int, stop: int) -> tuple[Rows, Floats]:
         if not self.weights.total > 0:
             raise ArgumentError("all weights have become 0: there is nothing to draw")

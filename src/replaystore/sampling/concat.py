@@ -1,0 +1,282 @@
+"""Several stores, sampled as one: one for each actor that writes, and one learner.
+
+Which store each entry of a batch comes from is drawn in proportion to what there is to draw in each; which of
+its items it is, is the matter of a sampler of that store (`joined.py`).
+
+Invariant: this holds no rows and no weights: the samplers of the stores do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from replaystore.errors import ArgumentError, ConflictError
+from replaystore.sampling.ahead import Ahead, Place, following
+from replaystore.sampling.joined import Joined
+from replaystore.sampling.to_device import Transfer
+from replaystore.schema.values import array_of
+from replaystore.views.reader import BufferReader
+
+__all__ = ["Concat", "ConcatSampler", "concat"]
+
+
+def concat(buffers: Sequence[BufferReader]) -> Concat:
+    """Open buffers, to be sampled as one: `replaystore.concat([one, other]).sampler(256)`.
+
+    Raises:
+        ArgumentError: their fields are not the same.
+    """
+    return Concat(buffers)
+
+
+class Concat:
+    """Buffers that are sampled as one; they stay those of who opened them."""
+
+    def __init__(self, buffers: Sequence[BufferReader]) -> None:
+        given: Any = buffers
+        if isinstance(given, BufferReader) or not all(isinstance(one, BufferReader) for one in given):
+            raise ArgumentError("concat takes a list of open buffers: concat([open(first), open(second)])")
+        self.buffers = tuple(buffers)
+        if not self.buffers:
+            raise ArgumentError("concat takes at least one open buffer")
+        self._check()
+
+    def _check(self) -> None:
+        """ArgumentError: fields differ."""
+        first = self.buffers[0]
+        for other in self.buffers[1:]:
+            names = {**first.schema.fields, **other.schema.fields}
+            for name in names:
+                told = [_told(buffer, name) for buffer in (first, other)]
+                if told[0] != told[1]:
+                    raise ArgumentError(
+                        f"stores that are sampled as one have the same fields: {name!r} is {told[0]} in "
+                        f"{first.where}, and {told[1]} in {other.where}"
+                    )
+
+    def __len__(self) -> int:
+        return sum(len(buffer) for buffer in self.buffers)
+
+    def refresh(self) -> bool:
+        """Go on to the newest commits; whether there was any."""
+        changed = [buffer.refresh() for buffer in self.buffers]  # all of them
+        return any(changed)
+
+    def sampler(
+        self,
+        batch_size: int = 256,
+        *,
+        seed: int | None = None,
+        weights: ArrayLike | None = None,
+        prefetch: int | None = None,
+        device: Any = None,
+        **settings: Any,
+    ) -> ConcatSampler:
+        """Batches of the steps of all, as `Buffer.sampler` gives them, whose settings these are: each step is
+        as likely as any other, whatever its store. `store` says which buffer each entry is of, `index` which
+        of its rows.
+
+        Args:
+            weights: one for each step (or trajectory) of all, store by store.
+        """
+        self._check()
+        return ConcatSampler(self.buffers, batch_size, seed, weights, prefetch, device, settings)
+
+    def __repr__(self) -> str:
+        return f"<Concat of {', '.join(repr(buffer.where) for buffer in self.buffers)}>"
+
+
+class ConcatSampler:
+    """Batches of several buffers, made by `Concat.sampler`; an iterator that ends with the epoch if the order
+    is "epoch", and else never. For one thread at a time."""
+
+    def __init__(
+        self,
+        buffers: tuple[BufferReader, ...],
+        batch_size: int,
+        seed: int | None,
+        weights: ArrayLike | None,
+        prefetch: int | None,
+        device: Any,
+        settings: Mapping[str, Any],
+    ) -> None:
+        weighted = weights is not None or settings.get("order") == "prioritized"
+        if prefetch and (weighted or settings.get("live")):
+            raise ArgumentError(
+                "what is drawn may change with every batch, so that none can be made ahead: leave out "
+                "prefetch"
+            )
+        self.seed = int(np.random.SeedSequence().entropy if seed is None else seed)  # type: ignore[arg-type]
+        """What the batches depend on; drawn by the system if none was given."""
+        self._to_device = None if device is None else Transfer(device)
+        shares = _shared(buffers, weights, settings.get("per", "step"))
+        self._joined = Joined(buffers, {"batch_size": batch_size, **settings}, self.seed, shares)
+        self._place: Place = (0, 0)
+        self._depth = int(prefetch or 0)
+        self._thread: Ahead | None = None
+
+    # --- batches
+
+    def sample(self) -> dict[str, Any]:
+        """The next batch, as `Sampler.sample` gives it, and `store`: which buffer each entry is of."""
+        place = self._place
+        if self._depth:
+            self._joined.check()
+            self._thread = self._thread or Ahead(self, self._joined, place, self._depth)
+            batch = self._thread.next()
+        else:
+            batch = self._joined.make(*place)
+        self._place = following(place, self.per_epoch)
+        return batch if self._to_device is None else self._to_device(batch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Batches; with order "epoch" the rest of the epoch, else without end."""
+        epoch = self._place[0]
+        while True:
+            yield self.sample()
+            if self._place[0] != epoch:
+                return
+
+    __contains__ = None
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        """How many batches an epoch has; TypeError if the order has none."""
+        found = self.per_epoch
+        if found is None:
+            raise TypeError("this order has no end; `num_items` says how many items there are to draw from")
+        return found
+
+    @property
+    def per_epoch(self) -> int | None:
+        """How many batches an epoch has; None: the order has no end."""
+        return self._joined.per_epoch
+
+    @property
+    def num_items(self) -> int:
+        """How many items there are to draw from."""
+        return sum(sampler.num_items for sampler in self._joined.there)
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs have been completed."""
+        return self._place[0]
+
+    def refresh(self) -> bool:
+        """Go on to the newest commits of all, and the buffers with it; whether there was any. What is new
+        gets the largest weight that there is."""
+        self.close()
+        changed = self._joined.refresh()
+        epoch, number = self._place
+        if changed and number and self.per_epoch is not None:
+            self._place = (epoch + 1, 0)
+        return changed
+
+    def close(self) -> None:
+        """End the thread that makes batches ahead; `sample` starts it again."""
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
+
+    # --- weights
+
+    @property
+    def ignored(self) -> int:
+        """How many weights were set of what had left a ring by then."""
+        return sum(sampler.ignored for sampler in self._joined.there)
+
+    def update_priorities(self, index: ArrayLike, priorities: ArrayLike, store: ArrayLike) -> None:
+        """Set the priorities of steps: of the rows `batch["index"]` of the buffers `batch["store"]`."""
+        self._update("update_priorities", index, priorities, store)
+
+    def update_weights(self, index: ArrayLike, weights: ArrayLike, store: ArrayLike) -> None:
+        """Set weights, of what `batch["index"]` (of trajectories: `batch["trajectory"]`) and `batch["store"]`
+        say."""
+        self._update("update_weights", index, weights, store)
+
+    def _update(self, how: str, index: ArrayLike, values: ArrayLike, store: ArrayLike) -> None:
+        places, of, given = (array_of(name, v) for name, v in zip("isv", (index, store, values), strict=True))
+        if places.ndim != 1 or not places.shape == of.shape == given.shape:
+            raise ArgumentError(
+                f"index, store and {how.removeprefix('update_')} are flat arrays of one length, not "
+                f"{places.shape}, {of.shape} and {given.shape}"
+            )
+        samplers = self._joined.samplers
+        if len(of) and (of.dtype.kind not in "iu" or not 0 <= of.min() <= of.max() < len(samplers)):
+            raise ArgumentError(
+                f"store says which of {len(samplers)} buffers it is, from 0 on: not {of!r:.80}"
+            )
+        for number in np.unique(of).tolist():
+            sampler, mine = samplers[number], of == number
+            if sampler is None:
+                raise ArgumentError(f"store {number} has nothing to draw, and no weights")
+            getattr(sampler, how)(places[mine], given[mine])
+        self._joined.level()
+
+    # --- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the sampler stands, as `Sampler.state_dict`: numbers, texts, lists and dicts."""
+        epoch, number = self._place
+        states = [None if sampler is None else sampler.state_dict() for sampler in self._joined.samplers]
+        return {"seed": self.seed, "epoch": epoch, "batch": number, "stores": states}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where another sampler of the same stores, in the same order, stood.
+
+        Raises:
+            ArgumentError: not such a state, or one of a sampler with other settings.
+            ConflictError: it was of commits that show something else."""
+        wanted, given = {"seed", "epoch", "batch", "stores"}, dict[str, Any](state)
+        if not wanted <= given.keys():
+            raise ArgumentError(
+                "this is not the state of a sampler of several stores: it has no seed or stores"
+            )
+        samplers, states = self._joined.samplers, state["stores"]
+        if len(states) != len(samplers):
+            raise ArgumentError(f"the state is of {len(states)} stores; this sampler has {len(samplers)}")
+        for number, (sampler, mine) in enumerate(zip(samplers, states, strict=True)):
+            if (sampler is None) != (mine is None):
+                raise ConflictError(f"store {number} had something to draw then or now, but not both")
+        self.close()
+        for sampler, mine in zip(samplers, states, strict=True):
+            if sampler is not None:
+                sampler.load_state_dict(mine)
+        self.seed, self._place = int(state["seed"]), (int(state["epoch"]), int(state["batch"]))
+        self._joined.begin(self.seed)
+
+    def explain(self) -> str:
+        """How batches are made; for people."""
+        lines = [f"{self.num_items} items of {len(self._joined.samplers)} stores, seed {self.seed}"]
+        for buffer, sampler in zip(self._joined.buffers, self._joined.samplers, strict=True):
+            told = "nothing to draw yet" if sampler is None else sampler.explain().replace("\n", "\n  ")
+            lines.append(f"{buffer.where}: {told}")
+        return "\n".join(lines)
+
+
+def _shared(
+    buffers: tuple[BufferReader, ...], weights: ArrayLike | None, per: str
+) -> list[NDArray[np.float64] | None]:
+    """The weights of each store, of those of all. ArgumentError: there are not as many."""
+    if weights is None:
+        return [None] * len(buffers)
+    values = array_of("weights", weights)
+    counts = [buffer.num_trajectories if per == "trajectory" else len(buffer) for buffer in buffers]
+    if values.shape != (sum(counts),):
+        raise ArgumentError(
+            f"weights have shape {values.shape}; there must be one for each {per} of all stores, "
+            f"{sum(counts)}"
+        )
+    return list(np.split(values, np.cumsum(counts)[:-1]))
+
+
+def _told(buffer: BufferReader, name: str) -> str:
+    """What a field of a buffer is like."""
+    field = buffer.schema.fields.get(name)
+    return "not there" if field is None else f"{field.dtype} {tuple(field.shape)} ({field.role})"

@@ -1,0 +1,196 @@
+"""Batches of several samplers, one of each store: from which of them each entry comes.
+
+Invariant: what a batch holds depends on the seed, its own number and what the stores show.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.errors import ArgumentError
+from replaystore.sampling.batches import NothingToDrawError
+from replaystore.sampling.gather import Batch
+from replaystore.sampling.orders import Stream
+from replaystore.sampling.sampler import Sampler
+from replaystore.sampling.steps import Rows
+from replaystore.views.reader import BufferReader
+
+__all__ = ["Joined"]
+
+RUNS = 1 << 17
+"""Of an epoch: into so many runs of steps the sequences of all stores are cut, which come in any order."""
+
+
+class Joined:
+    """Makes the batches; `there` are its samplers."""
+
+    def __init__(
+        self,
+        buffers: tuple[BufferReader, ...],
+        settings: dict[str, Any],
+        seed: int,
+        weights: list[NDArray[np.float64] | None],
+    ) -> None:
+        self.buffers, self._settings = buffers, settings
+        self.together = 1
+        self.samplers: list[Sampler | None] = []
+        """One of each store; None: it has nothing to draw yet."""
+        self.begin(seed)
+        reason: NothingToDrawError | None = None
+        for number, values in enumerate(weights):
+            try:
+                self.samplers.append(self._made(number, values))
+            except NothingToDrawError as error:
+                self.samplers.append(None)
+                reason = error
+        if not self.there and reason is not None:
+            raise reason
+        recipe = self.there[0].recipe
+        if "store" in recipe.names:
+            raise ArgumentError(
+                "a field is called 'store', as a value that the sampler adds: leave it out of `fields`"
+            )
+        self.size, self._ends = recipe.batch_size, recipe.order == "epoch"
+        self._weighted, self._beta = recipe.weighted, recipe.beta
+        self._anew = False
+        self.level()
+
+    def begin(self, seed: int) -> None:
+        self._seed, self._stream = seed, Stream(seed)
+        self._runs: tuple[int, list[Rows], list[Rows]] | None = None
+
+    def _made(self, number: int, weights: NDArray[np.float64] | None) -> Sampler:
+        seeds = np.random.SeedSequence([self._seed, number + 1]).generate_state(2, np.uint32).tolist()
+        buffer: Any = self.buffers[number]
+        made: Sampler = buffer.sampler(
+            **self._settings, weights=weights, seed=seeds[0] << 32 | seeds[1], prefetch=0
+        )
+        return made
+
+    @property
+    def there(self) -> list[Sampler]:
+        """Those that there are."""
+        return [sampler for sampler in self.samplers if sampler is not None]
+
+    @property
+    def per_epoch(self) -> int | None:
+        if not self._ends:
+            return None
+        return -(-sum(sampler.num_items for sampler in self.there) // self.size)
+
+    def check(self) -> None:
+        """Errors of what is closed, or went back."""
+        for sampler in self.there:
+            sampler.look()
+
+    def level(self) -> None:
+        """What is new weighs as much as the largest of all stores."""
+        if self._weighted:
+            largest = max(sampler.largest for sampler in self.there)
+            for sampler in self.there:
+                sampler.largest = largest
+
+    def refresh(self) -> bool:
+        changed = False
+        for number, sampler in enumerate(self.samplers):
+            if sampler is not None:
+                changed |= sampler.refresh()
+            elif self.buffers[number].refresh():
+                try:
+                    weights = self._of_new(number)
+                    made = self.samplers[number] = self._made(number, weights)
+                except NothingToDrawError:
+                    continue
+                if self._weighted and weights is None:
+                    made.largest = max(made.largest, *(one.largest for one in self.there))
+                changed = True
+        self._runs = None
+        self.level()
+        return changed
+
+    def _of_new(self, number: int) -> NDArray[np.float64] | None:
+        """The weights of a store that had nothing to draw."""
+        if not self._weighted:
+            return None
+        buffer, recipe = self.buffers[number], self.there[0].recipe
+        if recipe.order == "prioritized":
+            return None
+        count = len(buffer.trajectories) if recipe.per_trajectory else len(buffer)
+        return np.full(count, max(sampler.largest for sampler in self.there))
+
+    # --- batches
+
+    def make(self, epoch: int, number: int) -> Batch:
+        """Batch `number` of an epoch."""
+        for sampler in self.there:
+            sampler.look()
+        used = [at for at, sampler in enumerate(self.samplers) if sampler is not None]
+        masses = np.array([sampler.mass for sampler in self.there], np.float64)
+        if not masses.sum() > 0:
+            raise ArgumentError("there is nothing to draw in any of the stores yet")
+        if self._ends:
+            begins, counts, of = self._share_of_epoch(epoch, number)
+        else:
+            start = number * self.size
+            drawn = self._stream.numbers(epoch, start, start + self.size) * masses.sum()
+            of = np.minimum(np.cumsum(masses).searchsorted(drawn, side="right"), np.flatnonzero(masses)[-1])
+            counts = np.bincount(of, minlength=len(used))
+            begins = np.full(len(used), start)
+        batch: Batch = {}
+        weighed = [one.smallest for one in self.there if one.mass > 0] if self._weighted else []
+        for at, sampler in enumerate(self.there):
+            if not counts[at]:
+                continue
+            part = sampler.take(epoch, int(begins[at]), int(begins[at] + counts[at]))
+            if self._weighted:
+                part["weight"] = part["weight"] * (sampler.smallest / min(weighed)) ** -self._beta
+            places = np.flatnonzero(of == at)
+            for name, values in part.items():
+                if name not in batch:
+                    batch[name] = np.empty((len(of), *values.shape[1:]), values.dtype)
+                batch[name][places] = values
+        batch["store"] = np.array(used, np.int64)[of]
+        return batch
+
+    def _share_of_epoch(self, epoch: int, number: int) -> tuple[Rows, Rows, Rows]:
+        """Of each store, from which of its items on how many are in a batch; and of each entry the store."""
+        totals = np.array([sampler.num_items for sampler in self.there], np.int64)
+        if self._runs is None or self._runs[0] != epoch:
+            self._runs = self._cut(epoch, totals)
+        _, begins, firsts = self._runs
+        start = number * self.size
+        stop = min(start + self.size, int(totals.sum()))
+        of = np.empty(stop - start, np.int64)
+        counts = np.zeros((2, len(totals)), np.int64)
+        for at in range(len(totals)):
+            for row, edge in enumerate((start, stop)):
+                run = int(begins[at].searchsorted(edge, side="right")) - 1
+                if run >= 0:
+                    length = firsts[at][run + 1] - firsts[at][run]
+                    counts[row, at] = firsts[at][run] + min(edge - begins[at][run], length)
+            low, high = begins[at].searchsorted([start, stop], side="left").tolist()
+            for run in range(max(low - 1, 0), high):
+                first, length = int(begins[at][run]), int(firsts[at][run + 1] - firsts[at][run])
+                of[max(first - start, 0) : max(min(first + length, stop) - start, 0)] = at
+        return counts[0], counts[1] - counts[0], of
+
+    def _cut(self, epoch: int, totals: Rows) -> tuple[int, list[Rows], list[Rows]]:
+        """Of each store, where its runs begin in the epoch, and at which of its items; the last one is where
+        they end."""
+        length = -(-int(totals.sum()) // RUNS)
+        sizes, owner = [], []
+        for at, total in enumerate(totals.tolist()):
+            count = -(-total // length)
+            sizes.append(np.full(count, length))
+            if count:
+                sizes[-1][-1] = total - (count - 1) * length
+            owner.append(np.full(count, at))
+        order = np.random.default_rng([self._seed, epoch, 1]).permutation(sum(map(len, sizes)))
+        size, of = np.concatenate(sizes)[order], np.concatenate(owner)[order]
+        begin = np.cumsum(size) - size
+        mine = [np.flatnonzero(of == at) for at in range(len(totals))]
+        firsts = [np.concatenate([[0], np.cumsum(size[runs])]) for runs in mine]
+        return epoch, [begin[runs] for runs in mine], firsts
