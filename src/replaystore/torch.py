@@ -90,6 +90,7 @@ class _Shown:
         """What a sampler makes of the settings."""
         sampler: Sampler = buffer.sampler(**settings)
         self._counts = sampler.num_items, sampler.per_epoch
+        self._finish = sampler.finish
         return sampler.recipe, sampler.seed, sampler.commit_id
 
     def batches(self) -> Batches:
@@ -98,6 +99,10 @@ class _Shown:
             self._batches = Batches(buffers.open(self._location, commit=self.commit), self.recipe, self.seed)
             self._process = os.getpid()
         return self._batches
+
+    def tensors(self, batch: dict[str, Any]) -> Tensors:
+        """A batch as it is to be."""
+        return _tensors(batch if self._finish is None else self._finish(batch))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_process": -1, "_batches": None}
@@ -168,7 +173,7 @@ class BatchDataset(IterableDataset[Tensors]):
     def _iterate(self, epoch: int, number: int, step: int) -> Iterator[Tensors]:
         batches, last = self._shown.batches(), self._shown.per_epoch
         while last is None or number < last:
-            yield _tensors(batches.make(epoch, number))
+            yield self._shown.tensors(batches.make(epoch, number))
             number += step
 
 
@@ -204,7 +209,9 @@ class ItemDataset(Dataset[Tensors]):
         wrong = wanted[(wanted < -len(self)) | (wanted >= len(self))]
         if len(wrong):
             raise IndexError(f"item {wrong[0]}: there are {len(self)} items")
-        batch = _tensors(self._shown.batches().items(np.where(wanted < 0, wanted + len(self), wanted)))
+        batch = self._shown.tensors(
+            self._shown.batches().items(np.where(wanted < 0, wanted + len(self), wanted))
+        )
         return [{name: values[at] for name, values in batch.items()} for at in range(len(wanted))]
 
 

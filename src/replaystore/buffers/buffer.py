@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from replaystore.arrays import sealing
 from replaystore.arrays.array_store import ArrayStore
@@ -29,6 +29,7 @@ from replaystore.errors import (
     ReplayStoreError,
     ReplayStoreWarning,
 )
+from replaystore.sampling.finishing import Finish
 from replaystore.sampling.recipe import Recipe, check_order
 from replaystore.sampling.sampler import Sampler
 from replaystore.storage.places import places_of
@@ -84,6 +85,8 @@ class Buffer(LaterFields):
         split: str | None = None,
         seed: int | None = None,
         prefetch: int | None = None,
+        dtype: DTypeLike | Mapping[str, DTypeLike] | None = None,
+        transform: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
         device: Any = None,
         slab_bytes: int = 256 << 20,
     ) -> Sampler:
@@ -126,6 +129,10 @@ class Buffer(LaterFields):
             seed: the same seed and the same commit give the same batches.
             prefetch: batches to be made ahead by a thread; None: 8 if raw fields are far away, 2 if fields
             have to be decoded, else none.
+            dtype: of all floating-point values of a batch, such as "float32"; or {field: dtype}, which holds
+                for the next observation too.
+            transform: gets each batch, in these dtypes, and returns it as it is to be, before it is brought
+                to a device; with prefetch in the thread that makes them ahead.
             device: give PyTorch tensors on this device.
             slab_bytes: memory for decoded chunks.
 
@@ -168,6 +175,9 @@ class Buffer(LaterFields):
                 priority=priority,
                 prefetch=prefetch,
                 device=device,
+                finish=Finish.of(
+                    dtype, transform, {name: self.schema.fields[name].dtype for name in recipe.names}
+                ),
             )
 
     def zarr_store(self) -> ZarrStore:

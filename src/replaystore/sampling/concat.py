@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from replaystore.errors import ArgumentError, ConflictError
 from replaystore.sampling.ahead import Ahead, Place, following
+from replaystore.sampling.finishing import Finish, Finished
 from replaystore.sampling.joined import Joined
 from replaystore.sampling.to_device import Transfer
 from replaystore.schema.values import array_of
@@ -102,7 +103,7 @@ class ConcatSampler:
         weights: ArrayLike | None,
         prefetch: int | None,
         device: Any,
-        settings: Mapping[str, Any],
+        settings: dict[str, Any],
     ) -> None:
         weighted = weights is not None or settings.get("order") == "prioritized"
         if prefetch and (weighted or settings.get("live")):
@@ -112,9 +113,13 @@ class ConcatSampler:
             )
         self.seed = int(np.random.SeedSequence().entropy if seed is None else seed)  # type: ignore[arg-type]
         """What the batches depend on; drawn by the system if none was given."""
+        finish = {name: settings.pop(name, None) for name in ("dtype", "transform")}
         self._to_device = None if device is None else Transfer(device)
         shares = _shared(buffers, weights, settings.get("per", "step"))
         self._joined = Joined(buffers, {"batch_size": batch_size, **settings}, self.seed, shares)
+        fields = {name: buffers[0].schema.fields[name].dtype for name in self._joined.there[0].recipe.names}
+        self.finish = Finish.of(**finish, fields=fields)
+        """What is done to batches when they have been gathered."""
         self._place: Place = (0, 0)
         self._depth = int(prefetch or 0)
         self._thread: Ahead | None = None
@@ -126,10 +131,15 @@ class ConcatSampler:
         place = self._place
         if self._depth:
             self._joined.check()
-            self._thread = self._thread or Ahead(self, self._joined, place, self._depth)
+            if self._thread is None:
+                joined, finish = self._joined, self.finish
+                self._thread = Ahead(
+                    self, joined if finish is None else Finished(joined, finish), place, self._depth
+                )
             batch = self._thread.next()
         else:
             batch = self._joined.make(*place)
+            batch = batch if self.finish is None else self.finish(batch)
         self._place = following(place, self.per_epoch)
         return batch if self._to_device is None else self._to_device(batch)
 
@@ -257,6 +267,7 @@ class ConcatSampler:
         for buffer, sampler in zip(self._joined.buffers, self._joined.samplers, strict=True):
             told = "nothing to draw yet" if sampler is None else sampler.explain().replace("\n", "\n  ")
             lines.append(f"{buffer.where}: {told}")
+        lines += () if self.finish is None else self.finish.explain()
         return "\n".join(lines)
 
 

@@ -31,6 +31,7 @@ from replaystore.errors import (
 from replaystore.sampling import given_weights, states
 from replaystore.sampling.ahead import Ahead, Place, following
 from replaystore.sampling.batches import Batches
+from replaystore.sampling.finishing import Finish, Finished
 from replaystore.sampling.live import live_of
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.to_device import Transfer
@@ -69,6 +70,7 @@ class Sampler(Weighed):
         priority: float | None = None,
         prefetch: int | None = None,
         device: Any = None,
+        finish: Finish | None = None,
     ) -> None:
         recipe.check()
         if seed is not None and not (_is_integer(seed) and seed >= 0):
@@ -91,6 +93,8 @@ class Sampler(Weighed):
         self.seed = int(np.random.SeedSequence().entropy if seed is None else seed)  # type: ignore[arg-type]
         """What the batches depend on; drawn by the system if none was given."""
         self._to_device = None if device is None else Transfer(device)
+        self.finish = finish
+        """What is done to batches when they have been gathered."""
         self._new = given_weights.of_new(priority, recipe)
         self._live: LiveColumns | None = None
         self._following: CommitColumns | None = None
@@ -148,11 +152,11 @@ class Sampler(Weighed):
             `device`.
         """
         self._check()
-        if out is not None and (self.prefetch or self._to_device is not None):
-            what = "made ahead" if self.prefetch else "brought to a device"
+        if out is not None and (self.prefetch or self._to_device is not None or self.finish is not None):
+            what = "made ahead" if self.prefetch else "brought to a device, or changed"
             raise ArgumentError(
                 f"batches that are {what} are new arrays: leave out `out`, or make the "
-                "sampler with prefetch=0 and no device"
+                "sampler with prefetch=0, and no device, dtype or transform"
             )
         place = self._place
         if self._live is not None:
@@ -161,10 +165,13 @@ class Sampler(Weighed):
         try:
             if self._depth:
                 if self._thread is None:
-                    self._thread = Ahead(self, self._batches, self._place, self._depth)
+                    batches, finish = self._batches, self.finish
+                    maker = batches if finish is None else Finished(batches, finish)
+                    self._thread = Ahead(self, maker, self._place, self._depth)
                 batch = self._thread.next()
             else:
                 batch = self._batches.make(*place, out)
+                batch = batch if self.finish is None else self.finish(batch)
         except (CorruptError, EvictedError):
             self._check_eviction()
             raise
@@ -266,8 +273,8 @@ class Sampler(Weighed):
         """Where the sampler stands; another one of the same settings and commit goes on from there with
         `load_state_dict`.
 
-        Numbers, texts, lists and dicts of Python's own: `json` and `torch.load` take it as it is. (`weights`
-        are a text in base64.)"""
+        It says nothing of `dtype` and `transform`. Numbers, texts, lists and dicts of Python's own: `json`
+        and `torch.load` take it as it is. (`weights` are a text in base64.)"""
         if self._live is not None:
             self._check()
             self._look()
@@ -416,7 +423,8 @@ class Sampler(Weighed):
         """How batches are made: order, what is left out, how each field is read, what is made ahead; for
         people."""
         ahead = f"{self.prefetch} batches, by a thread" if self.prefetch else "nothing"
-        return "\n".join([*self._batches.explain(self.seed), f"made ahead: {ahead}"])
+        then = () if self.finish is None else self.finish.explain()
+        return "\n".join([*self._batches.explain(self.seed), *then, f"made ahead: {ahead}"])
 
     def __reduce__(self) -> str:
         raise UnsupportedError(
