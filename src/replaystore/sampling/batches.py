@@ -271,11 +271,13 @@ class Batches(Windows):
         if self.gather.far and end > window.fetched:
             self._fetch(window, begin)
         batch = self._items.show(window.planned, begin, end, out)
-        for name, values in self._named(batch, window.planned.drawn, slice(begin, end)).items():
-            if out is not None and name in out:
-                check_out(name, out[name], values.shape, values.dtype)
-                np.copyto(out[name], values)
-            batch[name] = out[name] if out is not None and name in out else values
+        named = self._named(batch, window.planned.drawn, slice(begin, end))
+        if out is not None:
+            for name in named.keys() & out.keys():
+                check_out(name, out[name], named[name].shape, named[name].dtype)
+                np.copyto(out[name], named[name])
+                named[name] = out[name]
+        batch |= named
         return batch
 
     def take(self, epoch: int, start: int, stop: int) -> Batch:

@@ -42,18 +42,18 @@ class Guesses:
         self._shift = max(0, (span // (4 * max(1, len(known)))).bit_length() - 1)
         begins = (np.arange((span - 1 >> self._shift) + 1) << self._shift) + self._low
         self._guesses = np.maximum(known.searchsorted(begins, side="right") - 1, 0)
+        self._next = np.append(known[1:], np.iinfo(np.int64).max)
+        """What comes after each number."""
 
     def last_before(self, numbers: Rows) -> Rows:
         """0 where there is none."""
-        known, last = self._known, len(self._known) - 1
-        places = np.clip((numbers - self._low) >> self._shift, 0, len(self._guesses) - 1)
-        at: Rows = self._guesses[places]
+        at: Rows = self._guesses.take((numbers - self._low) >> self._shift, mode="clip")
         for _ in range(GUESSES):
-            wrong = (at < last) & (known[np.minimum(at + 1, last)] <= numbers)
+            wrong = self._next.take(at) <= numbers
             if not wrong.any():
                 return at
-            at = at + wrong
-        return np.maximum(known.searchsorted(numbers, side="right") - 1, 0)
+            at += wrong
+        return np.maximum(self._known.searchsorted(numbers, side="right") - 1, 0)
 
 
 class _Region:

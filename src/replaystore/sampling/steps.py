@@ -217,12 +217,12 @@ class Steps(Tables):
             return np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
         part = self.finder.find(rows)
         if self.finder.stride == 1:
-            place = rows - self._start.values[part]
+            place = rows - self._start.values.take(part)
         else:
             place, beside = np.divmod(rows - self._start.values[part], self._stride.values[part])
             place = np.where(beside == 0, place, -1)
-        place -= self._skipped.values[part]
-        return part, (place >= 0) & (place < self._items.values[part])
+        place -= self._skipped.values.take(part)
+        return part, (place >= 0) & (place < self._items.values.take(part))
 
     def left(self, drawn: Drawn, most: int) -> Rows:
         """How many steps there are from each item's own to the last of its trajectory that can be used, its
@@ -289,9 +289,12 @@ class Steps(Tables):
         final observation or -1.
 
         Where there is a final observation the row is the row itself."""
-        start, length, stride = self.bounds(part)
+        stride = 1 if self.finder.stride == 1 else self._stride.values.take(part)
         following, final = rows + stride, np.full(len(rows), -1, np.int64)
-        last = np.flatnonzero(following == start + length * stride)
+        behind = self._length.values.take(part)
+        behind *= stride
+        behind += self._start.values.take(part)
+        last = np.flatnonzero(following == behind)
         if len(last):
             here = part[last]
             # Also within a trajectory, where the next part does not begin with what followed.
