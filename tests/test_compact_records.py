@@ -146,7 +146,7 @@ def test_open_trajectories_are_numbers_and_come_back() -> None:
     kept = to_numbers(entries)
     found = from_numbers(kept, components=None)
     assert [entry.trajectory for entry in found] == [1, 6, 7]
-    assert followed(kept) == [False, True, False]
+    assert followed(kept).tolist() == [False, True, False]
     for entry, was in zip(found, [entries[2], entries[1], entries[0]], strict=True):
         assert repr(entry.returned) == repr(was.returned)
         for name in ("env", "seed", "split", "part_start", "part_length", "stride", "offset"):
@@ -194,6 +194,35 @@ def test_what_writers_that_know_more_keep_is_carried_along(tmp_path: Path) -> No
     with rs.open(place) as buffer:
         assert buffer.store.state.more == {"org.example.x": [1, 2]}
     assert rs.verify(place).problems == []
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_conversions_and_writers_keep_what_other_software_has_put_there(tmp_path: Path, suffix: str) -> None:
+    """In the document and in the log, through containers and layouts."""
+    place, note = tmp_path / ("a" + suffix), {"org.example.x": [1, 2]}
+    with recorded(place, envs=2, commits=3) as buffer:
+        assert isinstance(buffer.store, ArrayStore)
+        document = buffer.document.to_json() | note
+        for section in (document["schema"], document["schema"]["fields"][0], document["layout"]):
+            section.update(note)
+        buffer.store.container.replace_document(document)
+        buffer.store.state.more = dict(note)
+        buffer.store.begin_segment()
+    with rs.open(place, mode="r+") as buffer:
+        buffer.add_field("info/late", rs.Field("float32", (), "info"), fill=0)
+        buffer.metadata = {"a": 1}
+        buffer.append({**steps(4, 9), "info/late": np.zeros(4, np.float32)})
+        buffer.commit()
+    other = ".h5" if suffix == ".zarr" else ".zarr"
+    for target, layout in ((tmp_path / ("b" + other), "live"), (tmp_path / ("c" + suffix), "archive")):
+        rs.convert(place, target, layout=layout)
+        place = target
+        assert rs.verify(place).problems == []
+        with rs.open(place) as buffer:
+            found = buffer.document.to_json()
+            assert buffer.store.state.more == note
+        sections = (found, found["schema"], found["schema"]["fields"][0], found["layout"])
+        assert [{key: section.get(key) for key in note} for section in sections] == [note] * 4
 
 
 def test_a_record_after_another_commit_than_its_own_is_refused(tmp_path: Path) -> None:

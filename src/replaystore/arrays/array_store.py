@@ -36,11 +36,13 @@ class ArrayStore(Reverter):
         commits: int | None = None,
         named: int | None = None,
         sealed: bool = False,
+        more: Mapping[str, Any] | None = None,
     ) -> ArrayStore:
         """A store in an empty container, with these arrays: commit 0, durable on return. `commits`, `named`:
         how many are kept, as `keep` takes them. `sealed`: it will be, once it is filled: shards of the arrays
-        are as long as these will be."""
-        store = cls(container, State(store=uuid.uuid4().hex, time=now(), extra=dict(extra)), durable=durable)
+        are as long as these will be. `more`: what other software keeps in the log."""
+        state = State(store=uuid.uuid4().hex, time=now(), extra=dict(extra), more=dict(more or {}))
+        store = cls(container, state, durable=durable)
         most = max((spec.chunks_per_shard for spec in specs.values()), default=1)
         short = replace(CHECKSUMS_SPEC, chunk_rows=min(most, CHECKSUMS_SPEC.chunk_rows), chunks_per_shard=1)
         store.create_arrays(specs, checksums=short if sealed else CHECKSUMS_SPEC)

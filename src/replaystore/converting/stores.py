@@ -129,6 +129,7 @@ class Conversion:
             provenance=documents.provenance(self._source()),
             user=known.user,
             extensions=self.extensions,
+            like=known,
         )
 
     def _coded_fields(self) -> list[str]:
@@ -246,6 +247,7 @@ class Conversion:
             NOTHING,
             durable=document.layout.durability == "commit",
             sealed=not self._grows,
+            more=self.buffer.store.state.more,
         )
         try:
             self.transfer = Transfer(self.buffer, store, excerpt, self.progress)

@@ -3,7 +3,8 @@
 It is strict JSON (no NaN or Infinity, no key twice, bounded in size and depth), of a published JSON Schema
 (`json_schema`, and the file document.schema.json beside this one). The version is the format's: a document of
 a newer minor version is read, and what is not known in it is kept where it stands and written back; one of a
-newer major version is refused.
+newer major version is refused. Keys with a dot or a colon in them are other software's, in any version and
+any section: they are kept in the same way.
 
 Only this module imports pydantic, which takes longer to import than the rest of the package together.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -56,7 +57,21 @@ _Object = dict[str, Any]  # free-form; that it is strict JSON is checked before 
 class _Section(BaseModel):
     """A part of the document with fixed keys."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        frozen=True,
+        json_schema_extra={
+            "patternProperties": {"[.:]": {"description": "of other software; kept as it is"}}
+        },
+    )
+
+    @property
+    def foreign(self) -> dict[str, Any]:
+        """What other software keeps in it, by names with a dot or a colon."""
+        extra = self.model_extra or {}
+        return {key: to_plain(value) for key, value in extra.items() if _is_foreign(key)}
 
 
 class FieldSection(_Section):
@@ -169,7 +184,26 @@ class Document(_Section):
 
     def replace(self, **sections: Any) -> Document:
         """A document with other sections, given as in `new`; SchemaError if one is not valid."""
-        return _checked({**self.to_json(), **_given(sections)})
+        return _checked(self.and_foreign({**self.to_json(), **_given(sections)}))
+
+    def and_foreign(self, content: dict[str, Any]) -> dict[str, Any]:
+        """A document's JSON, with what this one has of other software where it has the same sections."""
+        found = {**self.foreign, **content}
+        known = {"ring": self.ring, "environment": self.environment, "layout": self.layout}
+        for name, section in known.items():
+            if section is not None and isinstance(found.get(name), dict):
+                found[name] = {**section.foreign, **found[name]}
+        fields = {field.name: field.foreign for field in self.schema_.fields_}
+        given = found["schema"]
+        if isinstance(given, dict) and isinstance(given.get("fields"), list):
+            described = [{**fields.get(field.get("name"), {}), **field} for field in given["fields"]]
+            found["schema"] = {**self.schema_.foreign, **given, "fields": described}
+        overrides = found["layout"].get("overrides")
+        if isinstance(overrides, dict):
+            before = {name: override.foreign for name, override in self.layout.overrides.items()}
+            overrides = {name: {**before.get(name, {}), **given} for name, given in overrides.items()}
+            found["layout"] = {**found["layout"], "overrides": overrides}
+        return found
 
 
 def new(
@@ -181,12 +215,14 @@ def new(
     provenance: Mapping[str, Any] | None = None,
     user: Mapping[str, Any] | None = None,
     extensions: Mapping[str, Any] | None = None,
+    like: Document | None = None,
 ) -> Document:
     """A document of the newest version. SchemaError names the key that is not valid; provenance None: made
-    here and now."""
+    here and now. `like`: it keeps what that one has of other software, by names with a dot or a colon."""
     sections = {"schema": schema, "ring": ring, "environment": environment, "provenance": provenance}
     sections |= {"layout": layout or {}, "user": user or {}, "extensions": extensions or {}}
-    return _checked({"format": FORMAT, "format_version": FORMAT_VERSION, **_given(sections)})
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **_given(sections)}
+    return _checked(content if like is None else like.and_foreign(content))
 
 
 def _given(sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,7 +298,34 @@ def _is_newer(version: object, where: str) -> bool:
 
 
 def _validated(content: dict[str, Any], *, newer: bool) -> Document:
-    return Document.model_validate(content, extra="allow" if newer else "forbid")
+    document = Document.model_validate(content, extra="allow")
+    surprise = None if newer else next(_surprises(document), None)
+    if surprise is not None:
+        raise ValueError(
+            f"key {surprise!r} is not known (other software's have a dot or a colon in their names)"
+        )
+    return document
+
+
+def _is_foreign(key: str) -> bool:
+    return "." in key or ":" in key
+
+
+def _surprises(value: Any, place: str = "") -> Iterator[str]:
+    """Where a document has keys that are neither ours nor other software's."""
+    if isinstance(value, BaseModel):
+        for key in value.model_extra or ():
+            if not _is_foreign(key):
+                yield place + key
+        for name, field in type(value).model_fields.items():
+            yield from _surprises(getattr(value, name), f"{place}{field.alias or name}.")
+    elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        for number, item in enumerate(value):
+            yield from _surprises(item, f"{place[:-1]}[{number}].")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, BaseModel):
+                yield from _surprises(item, f"{place}{key}.")
 
 
 def _checked(content: dict[str, Any]) -> Document:
