@@ -61,6 +61,10 @@ class _State:
     next_number: int = 0
     first: int = 0
     user: dict[str, np.dtype[Any]] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
+    """The commits that have names."""
+    perhaps: set[str] = field(default_factory=set)
+    """Names that a rollback gave back to a commit which had lost them: if that commit was kept."""
 
     def copied(self) -> _State:
         """A copy that goes its own way; rows never change, and are shared."""
@@ -80,6 +84,8 @@ class _State:
             self.next_number,
             self.first,
             dict(self.user),
+            dict(self.names),
+            set(self.perhaps),
         )
 
 
@@ -106,6 +112,16 @@ class PlainBuffer:
         """Those that can be opened."""
         newest = self._committed[self.commit_id][0]
         return [number for number, (state, _) in self._committed.items() if state.first == newest.first]
+
+    @property
+    def names(self) -> dict[str, int]:
+        """The names of commits, and which they are, as of the newest commit."""
+        return self._committed[self.commit_id][0].names
+
+    @property
+    def uncertain_names(self) -> set[str]:
+        """Those that there need not be."""
+        return self._committed[self.commit_id][0].perhaps
 
     def contents(self, commit: int | None = None) -> Contents:
         """What is seen as of a commit (the newest)."""
@@ -238,12 +254,15 @@ class PlainBuffer:
         if self._writer is not None:
             self._writer.flush()
 
-    def commit(self) -> int:
+    def commit(self, name: str | None = None) -> int:
         """As `Buffer.commit`."""
         self.flush()
-        if self._dirty:
+        if self._dirty or name is not None:
             if self.capacity is not None:
                 self.state.first = max(0, len(self.state.order) - self.capacity)
+            if name is not None:
+                self.state.names[name] = self.commit_id + 1
+                self.state.perhaps.discard(name)
             self._keep()
         return self.commit_id
 
@@ -264,7 +283,10 @@ class PlainBuffer:
 
     def rollback(self, commit: int) -> None:
         """As `Buffer.rollback`."""
+        names = self.state.names
         self.state = self._committed[commit][0].copied()
+        moved = {name for name, number in self.state.names.items() if names.get(name) != number}
+        self.state.perhaps |= moved
         self._committed = {number: kept for number, kept in self._committed.items() if number <= commit}
         self._writer = None
         self._keep()

@@ -99,7 +99,7 @@ class Reader:
 
     def run(self) -> None:
         """Read until it is told to stop."""
-        turns = [self.fresh, self.follow, self.hold, self.sample]
+        turns = [self.fresh, self.follow, self.hold, self.named, self.sample]
         turns += [self.see_replaced] if self.ground.replacing else []
         likely = np.full(len(turns), 1.0)
         likely[self.number % len(turns)] += 3
@@ -163,6 +163,28 @@ class Reader:
         if not fine or self.generator.random() < 0.1:
             self._held.close()
             self._held = None
+
+    def named(self) -> None:
+        """Open a commit by its name, while the segments of the log that others were in are removed. The name
+        may be gone by a rollback, and may have moved; the rows of one that is not the newest may have left a
+        ring."""
+        with self._opened(self.ground.live) as buffer:
+            names, generation = buffer.names, buffer.store.state.generation
+        if not names:
+            return
+        name = names[int(self.generator.integers(len(names)))]
+        try:
+            opened = buffers.open(self.ground.live, commit=name)
+        except (NotFoundError, EvictedError, ConflictError) as error:
+            self._count(f"{type(error).__name__} of a name")
+            with self._opened(self.ground.live) as buffer:
+                gone = buffer.store.state.generation != generation
+            if not gone and (isinstance(error, NotFoundError) or self.ground.capacity is None):
+                self._fail("named", _told(error))
+            return
+        with opened:
+            self._look(opened, self.book.shown(opened.commit_id))
+        self._count("named commits")
 
     def sample(self) -> None:
         """Two threads sample while this one goes on."""

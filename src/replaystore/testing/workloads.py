@@ -129,6 +129,8 @@ def act(
             recorder = reopen(recorder)
         case "reopen":
             recorder.close()
+        case "commit" if arguments:  # it gets a name
+            recorder.commit(arguments[0])
         case _:
             getattr(recorder, action.name)()
     if action.name not in ("append", "field", "values"):

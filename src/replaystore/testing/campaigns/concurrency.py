@@ -39,6 +39,10 @@ __all__ = ["PROMISE", "control", "run"]
 PROMISE = "beside a writer that also goes back, a read shows rows of one history, or a ConflictError"
 STORES = {"zarr": (".zarr", None), "hdf5": (".h5", None), "ring": (".zarr", 4000)}
 READERS = 4
+KEPT = 20
+"""Commits that can be opened without a name: segments of the log are removed beside the readers."""
+NAMED, NAMES = 0.2, 4
+"""Of the commits, those that get a name; and how many names there are."""
 ROWS_A_SECOND = 1500
 """What can be read at least on a slow machine; a run that is slower fails."""
 GRACE = 60.0
@@ -87,12 +91,15 @@ class Writer:
         self.dirty = True
 
     def commit(self, *, publish: bool = False) -> None:
-        if self.dirty:
+        name = None
+        if not publish and self.generator.random() < NAMED:
+            name = f"name-{int(self.generator.integers(NAMES))}"
+        if self.dirty or name is not None:
             rows, first = self.buffer.rows_recorded, self.shown.first
             if self.ground.capacity is not None:
                 first = max(first, rows - self.ground.capacity)
             self._note(Shown(self.shown.commit + 1, rows, first, self.segments, self.late))
-        self.buffer.publish() if publish else self.buffer.commit()
+        self.buffer.publish() if publish else self.buffer.commit(name)
         self._done()
         self.dirty = False
 
@@ -291,7 +298,8 @@ def _race(name: str, ground: Ground, count: int, seed: int, *, going_back: float
 
 
 def _prepare(ground: Ground) -> dict[str, int]:
-    buffer = buffers.create(ground.live, SCHEMA, storage=few_rows(ground.codec), capacity=ground.capacity)
+    settings: dict[str, Any] = {"storage": few_rows(ground.codec), "keep_commits": KEPT}
+    buffer = buffers.create(ground.live, SCHEMA, capacity=ground.capacity, **settings)
     buffer.close()
     ground.book().note(Shown())
     if ground.replacing:

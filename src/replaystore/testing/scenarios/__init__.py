@@ -60,6 +60,7 @@ def floor_of(told: list[object], *, cut: bool = False) -> int | None:
 
 RECORDINGS = "replaystore.testing.scenarios.recordings"
 CONVERTING = "replaystore.testing.scenarios.converting"
+NAMING = "replaystore.testing.scenarios.naming"
 SAVING = "replaystore.testing.scenarios.saving"
 MENDING = "replaystore.testing.scenarios.mending"
 
@@ -79,6 +80,9 @@ SCENARIOS: dict[str, str] = {
     "rollback-hdf5": RECORDINGS,
     "values": RECORDINGS,
     "values-hdf5": RECORDINGS,
+    "names": NAMING,
+    "names-hdf5": NAMING,
+    "names-ring": NAMING,
     "overwrite": CONVERTING,
     "overwrite-hdf5": CONVERTING,
     "convert": CONVERTING,

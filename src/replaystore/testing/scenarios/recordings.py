@@ -167,6 +167,11 @@ class Recording:
         if "" not in problems:
             raise AssertionError(f"commit {commit}: {(problems or ['was never made'])[0]}")
         then = candidates[problems.index("")]
+        self._look_back(folder, commit, then)
+        return commit, then
+
+    def _look_back(self, folder: str, commit: int, then: PlainBuffer) -> None:
+        """See that an older commit is what it was, too."""
         older = then.commits()
         old = older[commit * 7 % len(older)]
         # Sealing drops the others; what a power cut left of newer ones may say that a ring's rows have gone.
@@ -174,7 +179,6 @@ class Recording:
         if then is self.plain.history.get(commit) and (not self.archive or old == commit) and whole:
             with buffers.open(self.path(folder), commit=old) as reader:
                 same(then, reader, old)
-        return commit, then
 
     def check(self, folder: str, floor: int | None, *, cut: bool = False) -> None:
         commit, then = self.look(folder, floor)
