@@ -48,13 +48,14 @@ def main(folder: Path) -> None:
     raw, place = gymnasium.make("CartPole-v1"), folder / "steps.zarr"
     net = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
     target, optimizer = copy.deepcopy(net), torch.optim.Adam(net.parameters(), 1e-3)
-    rng, sampler, at = np.random.default_rng(0), None, {"step": 0, "episode": 0, "due": EVERY}
+    rng, at = np.random.default_rng(0), {"step": 0, "episode": 0, "due": EVERY}
 
     new = {"capacity": CAPACITY, "durability": "none"}  # kills are survived, power cuts are not
     buffer = rs.open(place, "r+") if place.exists() else rs.create(place, raw, **new)
     buffer.rollback(buffer.names[-1] if buffer.names else 0)  # to the last checkpoint, or to nothing
+    sampler = buffer.sampler(BATCH, live=True, seed=0, device="cpu")
     if buffer.names:
-        saved, sampler = torch.load(folder / f"{buffer.names[-1]}.pt"), buffer.sampler(BATCH, device="cpu")
+        saved = torch.load(folder / f"{buffer.names[-1]}.pt")
         for name, part in (("net", net), ("target", target), ("optimizer", optimizer), ("sampler", sampler)):
             part.load_state_dict(saved[name])
         rng.bit_generator.state, at = saved["rng"], saved["at"]
@@ -70,19 +71,15 @@ def main(folder: Path) -> None:
             observation, _, terminated, truncated, _ = env.step(action)
             at["step"] += 1
             if at["step"] % 4 == 0 and at["step"] >= EVERY:
-                buffer.commit()
-                sampler = sampler or buffer.sampler(BATCH, seed=0, device="cpu")
-                sampler.refresh()
                 learn(net, target, optimizer, sampler.sample())
             if at["step"] % 200 == 0:
                 target.load_state_dict(net.state_dict())
         at["episode"] += 1
         if at["step"] >= at["due"]:
             at["due"] += EVERY
-            name, parts = f"step-{at['step']}", {"net": net, "target": target, "optimizer": optimizer}
-            buffer.commit()
-            sampler.refresh()
-            states = {key: part.state_dict() for key, part in (parts | {"sampler": sampler}).items()}
+            name = f"step-{at['step']}"
+            parts = {"net": net, "target": target, "optimizer": optimizer, "sampler": sampler}
+            states = {key: part.state_dict() for key, part in parts.items()}
             save(folder / f"{name}.pt", states | {"rng": rng.bit_generator.state, "at": at})
             buffer.commit(name)  # last: a name says that the file of that name is there
     save(folder / "network.pt", net.state_dict())
