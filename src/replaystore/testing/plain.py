@@ -257,7 +257,7 @@ class PlainBuffer:
     def commit(self, name: str | None = None) -> int:
         """As `Buffer.commit`."""
         self.flush()
-        if self._dirty or name is not None:
+        if self._dirty or (name is not None and self.state.names.get(name) != self.commit_id):
             if self.capacity is not None:
                 self.state.first = max(0, len(self.state.order) - self.capacity)
             if name is not None:

@@ -227,7 +227,11 @@ class Reader:
             self._fail("sample", f"commit {shown.commit} gives rows {rows.min()} to {rows.max()}")
             return
         columns, following = dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
+        if not np.array_equal(batch["index"], rows):
+            self._fail("sample", f"commit {shown.commit}: the index of its rows is wrong")
         for name, column in batch.items():
+            if name == "index":
+                continue
             (following if name.startswith("next_") else columns)[name.removeprefix("next_")] = column
         problem = shown.wrong(rows, columns) or shown.wrong(rows + 1, following)
         if problem:

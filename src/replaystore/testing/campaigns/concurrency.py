@@ -94,6 +94,8 @@ class Writer:
         name = None
         if not publish and self.generator.random() < NAMED:
             name = f"name-{int(self.generator.integers(NAMES))}"
+            if not self.dirty and name == self.buffer.store.state.name:  # it has it
+                name = None
         if self.dirty or name is not None:
             rows, first = self.buffer.rows_recorded, self.shown.first
             if self.ground.capacity is not None:
