@@ -39,6 +39,32 @@ MUTANTS: tuple[Mutant, ...] = (
         ("test_damage.py::test_a_segment_of_the_log_begins_with_the_commit_that_it_is_named_after",),
     ),
     Mutant(
+        "log-segments-removed-with-named-commits",
+        "src/replaystore/arrays/retention.py",
+        "            self.container.replace_segments(kept, removed)\n",
+        "            self.container.replace_segments({}, removed)\n",
+        "a segment of the log goes when its named commits have records of their own",
+        (
+            "test_kept_commits_crashes.py::test_a_writer_that_stops_while_it_removes_segments_loses_no_name[zarr]",
+        ),
+    ),
+    Mutant(
+        "log-records-of-named-commits-not-synced",
+        "src/replaystore/containers/zarr/log.py",
+        '        self.files.sync_files([name + ".new" for name in names])\n',
+        "        pass\n",
+        "the record of a named commit is on the disk before the segment that it was in goes",
+        ("test_names_campaigns.py::test_names_outlive[power_model]",),
+    ),
+    Mutant(
+        "log-tables-of-a-commit-cut-silently",
+        "src/replaystore/arrays/past.py",
+        'if group == "steps" or not left})',
+        "})",
+        "a commit of which rows have left a ring shows all rows of a table, or an error",
+        ("test_zarr_store_live.py::test_every_reader_is_shown_one_commit[ring]",),
+    ),
+    Mutant(
         "commit-record-before-its-rows",
         COMMITTING,
         "self._sync(always=bool(self._new_arrays))",
