@@ -22,7 +22,7 @@ from replaystore.schema.names import flatten
 from replaystore.testing.contents import Contents, Story
 from replaystore.testing.plain_lanes import PlainLanes
 
-__all__ = ["PlainBuffer", "PlainWriter"]
+__all__ = ["PlainBuffer", "PlainWriter", "names_of"]
 
 Row = dict[str, NDArray[Any]]
 
@@ -112,16 +112,6 @@ class PlainBuffer:
         """Those that can be opened."""
         newest = self._committed[self.commit_id][0]
         return [number for number, (state, _) in self._committed.items() if state.first == newest.first]
-
-    @property
-    def names(self) -> dict[str, int]:
-        """The names of commits, and which they are, as of the newest commit."""
-        return self._committed[self.commit_id][0].names
-
-    @property
-    def uncertain_names(self) -> set[str]:
-        """Those that there need not be."""
-        return self._committed[self.commit_id][0].perhaps
 
     def contents(self, commit: int | None = None) -> Contents:
         """What is seen as of a commit (the newest)."""
@@ -441,3 +431,9 @@ class PlainWriter:
                 self._buffer._end(env, False, False)
         self._buffer._writer = None
         self._buffer._dirty = True
+
+
+def names_of(plain: PlainBuffer) -> tuple[dict[str, int], set[str]]:
+    """The names of commits, and which they are, as of the newest commit; and those that there need not be."""
+    state, _ = plain._committed[plain.commit_id]
+    return state.names, state.perhaps

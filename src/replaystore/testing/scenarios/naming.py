@@ -12,7 +12,7 @@ import numpy as np
 from replaystore.buffers import create_open as buffers
 from replaystore.buffers.buffer import Buffer
 from replaystore.errors import EvictedError
-from replaystore.testing.plain import PlainBuffer
+from replaystore.testing.plain import PlainBuffer, names_of
 from replaystore.testing.samples import small
 from replaystore.testing.scenarios.recordings import CAPACITY, Recording, same
 from replaystore.testing.workloads import Action, act
@@ -31,12 +31,12 @@ class Naming(Recording):
     def _look_back(self, folder: str, commit: int, then: PlainBuffer) -> None:
         if then is not self.plain.history.get(commit):
             return
-        expected, path = then.names, self.path(folder)
+        (expected, uncertain), path = names_of(then), self.path(folder)
         with buffers.open(path) as reader:
             found = reader.names
         # After an error, the commit may have been made without its name.
         late = {name for name, number in expected.items() if self.failed is not None and number == commit}
-        needed = expected.keys() - late - then.uncertain_names
+        needed = expected.keys() - late - uncertain
         if not needed <= set(found) <= set(expected):
             raise AssertionError(f"commit {commit} knows the names {found}, not {sorted(expected)}")
         for name in found:
@@ -86,5 +86,6 @@ def scenario(name: str, seed: int) -> Naming:
 
 def _newest(plain: PlainBuffer) -> int | None:
     """The commit that was named last, which can be gone back to, if there is one."""
-    known = [number for name, number in plain.names.items() if name not in plain.uncertain_names]
+    names, uncertain = names_of(plain)
+    known = [number for name, number in names.items() if name not in uncertain]
     return max(known, default=None)
