@@ -90,13 +90,15 @@ class _Shown:
         """What a sampler makes of the settings."""
         sampler: Sampler = buffer.sampler(**settings)
         self._counts = sampler.num_items, sampler.per_epoch
-        self._finish = sampler.finish
+        self._finish, self._goals = sampler.finish, sampler.goals
         return sampler.recipe, sampler.seed, sampler.commit_id
 
     def batches(self) -> Batches:
         """This process's batches."""
         if self._batches is None or self._process != os.getpid():
-            self._batches = Batches(buffers.open(self._location, commit=self.commit), self.recipe, self.seed)
+            self._batches = Batches(
+                buffers.open(self._location, commit=self.commit), self.recipe, self.seed, goals=self._goals
+            )
             self._process = os.getpid()
         return self._batches
 
@@ -189,6 +191,8 @@ class ItemDataset(Dataset[Tensors]):
     def __init__(
         self, source: Buffer | str | os.PathLike[str], *, commit: int | None = None, **settings: Any
     ) -> None:
+        if settings.get("relabel") is not None:
+            raise ArgumentError("goals are drawn with each batch: use BatchDataset, or leave out relabel")
         refused = {"batch_size", "order", "seed"} & settings.keys()
         if refused:
             raise ArgumentError(

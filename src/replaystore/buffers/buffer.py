@@ -30,6 +30,7 @@ from replaystore.errors import (
     ReplayStoreWarning,
 )
 from replaystore.sampling.finishing import Finish
+from replaystore.sampling.hindsight import Goals
 from replaystore.sampling.recipe import Recipe, check_order
 from replaystore.sampling.sampler import Sampler
 from replaystore.storage.places import places_of
@@ -85,6 +86,10 @@ class Buffer(LaterFields):
         split: str | None = None,
         seed: int | None = None,
         prefetch: int | None = None,
+        relabel: Literal["future"] | None = None,
+        goals: float = 4,
+        reward: Callable[..., Any] | None = None,
+        terminated: Callable[..., Any] | None = None,
         dtype: DTypeLike | Mapping[str, DTypeLike] | None = None,
         transform: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
         device: Any = None,
@@ -129,6 +134,13 @@ class Buffer(LaterFields):
             seed: the same seed and the same commit give the same batches.
             prefetch: batches to be made ahead by a thread; None: 8 if raw fields are far away, 2 if fields
             have to be decoded, else none.
+            relabel: "future": give steps of a goal environment the goal that was achieved after a later step
+                of their trajectory, as Hindsight Experience Replay does (Andrychowicz et al., 2017), in the
+                observation and the next one. `relabelled` says which steps these are.
+            goals: so many steps are relabelled for each that is not.
+            reward, terminated: functions of (achieved_goal, desired_goal, info), such as
+                `env.unwrapped.compute_reward`, that get arrays of several relabelled steps and return what
+                becomes of their reward and flag; without the second one the flag stays.
             dtype: of all floating-point values of a batch, such as "float32"; or {field: dtype}, which holds
                 for the next observation too.
             transform: gets each batch, in these dtypes, and returns it as it is to be, before it is brought
@@ -166,7 +178,10 @@ class Buffer(LaterFields):
                 live=bool(live),
                 pad=pad,
                 burn_in=burn_in,
+                relabel=relabel,
+                goals=goals,
             )
+            recipe.check()
             return Sampler(
                 self,
                 recipe,
@@ -175,6 +190,7 @@ class Buffer(LaterFields):
                 priority=priority,
                 prefetch=prefetch,
                 device=device,
+                goals=Goals.of(recipe, self.schema, reward, terminated),
                 finish=Finish.of(
                     dtype, transform, {name: self.schema.fields[name].dtype for name in recipe.names}
                 ),

@@ -16,6 +16,7 @@ from replaystore.sampling.finals import Finals, GrownFinals
 from replaystore.sampling.following import Follower
 from replaystore.sampling.fragments import reads_as
 from replaystore.sampling.gather import Batch, Columns, Gather, check_out
+from replaystore.sampling.hindsight import Goals, Relabelling
 from replaystore.sampling.orders import (
     POOL_ROWS,
     EpochOrder,
@@ -54,6 +55,7 @@ class Batches(Windows):
         largest: the weight of what is new.
         growth: what tells of what the buffer has got when these batches `go_on`.
         columns: where rows are taken from, if it is not the buffer: columns that grow as that does.
+        goals: how goals are relabelled.
 
     Raises:
         ArgumentError: there is nothing that can be drawn so.
@@ -69,12 +71,14 @@ class Batches(Windows):
         *,
         growth: Growth | None = None,
         columns: Columns | None = None,
+        goals: Goals | None = None,
     ) -> None:
         self._begun = 1
         self.recipe, self.commit, self.shows = recipe, buffer.commit_id, buffer.shows
         following = observations_of(recipe, buffer.schema) if recipe.next_observation else ()
         self._columns: Columns = buffer if columns is None else columns
         self.growth = growth
+        self._relabel = None if goals is None else Relabelling(goals, seed)
         self._finals = (
             Finals(buffer, following, recipe.slab_bytes) if growth is None else GrownFinals(growth, following)
         )
@@ -239,6 +243,8 @@ class Batches(Windows):
             lines.append(f"left out: {steps.left_out} steps ({reasons})")
         if recipe.fragment_length:
             lines.append(reads_as(recipe))
+        if self._relabel is not None:
+            lines += self._relabel.goals.explain()
         return lines + self.gather.explain()
 
     # --- batches
@@ -271,7 +277,10 @@ class Batches(Windows):
         if self.gather.far and end > window.fetched:
             self._fetch(window, begin)
         batch = self._items.show(window.planned, begin, end, out)
-        named = self._named(batch, window.planned.drawn, slice(begin, end))
+        drawn, some = window.planned.drawn, slice(begin, end)
+        named = self._named(batch, drawn, some)
+        if self._relabel is not None:
+            named |= self._relabelled(batch, drawn, some, epoch, number * size)
         if out is not None:
             for name in named.keys() & out.keys():
                 check_out(name, out[name], named[name].shape, named[name].dtype)
@@ -284,7 +293,14 @@ class Batches(Windows):
         """The items of these numbers in the sequence of an epoch, as a batch: for who joins several."""
         drawn = self.order.draw(epoch, start, stop)
         batch = self._items.show(self._items.plan(drawn, stop - start), 0, stop - start)
-        return batch | self._named(batch, drawn, slice(0, stop - start))
+        some = slice(0, stop - start)
+        return batch | self._named(batch, drawn, some) | self._relabelled(batch, drawn, some, epoch, start)
+
+    def _relabelled(self, batch: Batch, drawn: Drawn, some: slice, epoch: int, start: int) -> Batch:
+        """Give some items the goals of hindsight; what is to be added to them."""
+        if self._relabel is None:
+            return {}
+        return self._relabel(batch, self._items, Drawn(drawn.rows[some], drawn.part[some]), epoch, start)
 
     def _named(self, batch: Batch, drawn: Drawn, some: slice) -> Batch:
         """Which rows these items are, for ever; of which trajectories, and how much they weigh."""

@@ -40,6 +40,9 @@ class Recipe:
     """What no commit has yet is drawn from too."""
     pad: Literal["start", "end"] | None = None
     burn_in: int = 0
+    relabel: Literal["future"] | None = None
+    goals: float = 4
+    """Steps that are relabelled for each that is not."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -85,6 +88,7 @@ class Recipe:
             ):
                 raise ArgumentError(f"{name} must be at least {least}, and an integer, not {value!r}")
         self._check_fragments()
+        self._check_goals()
         for name in ("gamma", "beta", *(() if self.alpha is None else ("alpha",))):
             if not isinstance(getattr(self, name), int | float | np.integer | np.floating):
                 raise ArgumentError(f"{name} must be a number, not {getattr(self, name)!r:.80}")
@@ -94,6 +98,24 @@ class Recipe:
             raise ArgumentError(f"beta must be a number that is not negative, not {self.beta!r}")
         if self.alpha is not None and not 0 <= self.alpha < np.inf:
             raise ArgumentError(f"alpha must be a number that is not negative, not {self.alpha!r}")
+
+    def _check_goals(self) -> None:
+        if self.relabel not in (None, "future"):
+            raise ArgumentError(f'relabel is "future" or None, not {self.relabel!r:.80}')
+        if self.relabel is None:
+            return
+        goals: object = self.goals
+        if isinstance(goals, bool) or not isinstance(goals, int | float) or not 0 < goals < np.inf:
+            raise ArgumentError(f"goals is how many steps are relabelled for each that is not: not {goals!r}")
+        if self.fragment_length is not None or self.frame_stack is not None or self.n_step > 1:
+            raise ArgumentError(
+                "goals are relabelled in single transitions, whose rewards are computed anew: leave out "
+                "fragment_length, frame_stack and n_step, or relabel"
+            )
+        if not self.next_observation:
+            raise ArgumentError(
+                "rewards are computed of the goal that a step achieves: relabel needs next_observation=True"
+            )
 
     def _check_fragments(self) -> None:
         pad, burn_in = self.pad, self.burn_in

@@ -32,6 +32,7 @@ from replaystore.sampling import given_weights, states
 from replaystore.sampling.ahead import Ahead, Place, following
 from replaystore.sampling.batches import Batches
 from replaystore.sampling.finishing import Finish, Finished
+from replaystore.sampling.hindsight import Goals
 from replaystore.sampling.live import live_of
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.to_device import Transfer
@@ -71,6 +72,7 @@ class Sampler(Weighed):
         prefetch: int | None = None,
         device: Any = None,
         finish: Finish | None = None,
+        goals: Goals | None = None,
     ) -> None:
         recipe.check()
         if seed is not None and not (_is_integer(seed) and seed >= 0):
@@ -83,6 +85,7 @@ class Sampler(Weighed):
             )
         taken = {"discount"} if recipe.n_step > 1 else set[str]()
         taken |= {"index", "weight"} if recipe.weighted else set()
+        taken |= {"relabelled"} if recipe.relabel else set()
         taken |= {"mask"} if recipe.padded else set()
         taken |= {"trajectory"} if recipe.trajectory or recipe.per_trajectory else set()
         for name in sorted(taken & set(recipe.names)):
@@ -93,6 +96,8 @@ class Sampler(Weighed):
         self.seed = int(np.random.SeedSequence().entropy if seed is None else seed)  # type: ignore[arg-type]
         """What the batches depend on; drawn by the system if none was given."""
         self._to_device = None if device is None else Transfer(device)
+        self.goals = goals
+        """How goals are relabelled."""
         self.finish = finish
         """What is done to batches when they have been gathered."""
         self._new = given_weights.of_new(priority, recipe)
@@ -135,11 +140,13 @@ class Sampler(Weighed):
         buffer, recipe = self._buffer, self._recipe
         if not recipe.live:
             values = None if weights is None else given_weights.checked(buffer, weights, recipe)
-            return Batches(buffer, recipe, seed, values, largest)
+            return Batches(buffer, recipe, seed, values, largest, goals=self.goals)
         self._live, growth = live_of(buffer, self._recipe.names)
         steps = growth.stop - growth.first
         values = None if weights is None else given_weights.checked(buffer, weights, recipe, steps)
-        return Batches(buffer, recipe, seed, values, largest, growth=growth, columns=self._live)
+        return Batches(
+            buffer, recipe, seed, values, largest, growth=growth, columns=self._live, goals=self.goals
+        )
 
     # --- batches
 
@@ -349,7 +356,14 @@ class Sampler(Weighed):
             growth = CommitGrowth(buffer) if old.goes_on else None
             self._following = columns = CommitColumns(buffer) if old.goes_on else None
             self._batches = Batches(
-                buffer, self._recipe, self.seed, weights, largest, growth=growth, columns=columns
+                buffer,
+                self._recipe,
+                self.seed,
+                weights,
+                largest,
+                growth=growth,
+                columns=columns,
+                goals=self.goals,
             )
             before, self._generation = self._generation, generation
         epoch, number = self._place
@@ -375,7 +389,7 @@ class Sampler(Weighed):
             weights = given_weights.moved(weights, before[0], slice(growth.first, growth.stop), largest or 0)
         self._live = live
         self._batches = Batches(
-            buffer, self._recipe, self.seed, weights, largest, growth=growth, columns=live
+            buffer, self._recipe, self.seed, weights, largest, growth=growth, columns=live, goals=self.goals
         )
         self._generation = generation
         return True

@@ -42,7 +42,7 @@ class Items:
         self, recipe: Recipe, schema: Schema, gather: Gather, finals: Finals | GrownFinals, steps: Steps
     ) -> None:
         self.recipe, self.gather, self.steps = recipe, gather, steps
-        self._schema, self._finals = schema, finals
+        self._schema, self.finals = schema, finals
         self._observations = observations_of(recipe, schema)
         self._next = self._observations if recipe.next_observation else ()
         self._others = tuple(name for name in recipe.names if name not in self._observations)
@@ -57,12 +57,12 @@ class Items:
             return Planned(drawn, drawn.rows, None)
         if recipe.frame_stack is None:
             shown, final = self.steps.after(drawn.rows, drawn.part)
-            return Planned(drawn, shown, Ends(self._finals, final, size))
+            return Planned(drawn, shown, Ends(self.finals, final, size))
         shown, final = self._stacked(drawn.rows, drawn.part, recipe.frame_stack, following=following)
         return Planned(
             drawn,
             shown,
-            Ends(self._finals, final, size, recipe.frame_stack + 1) if following else None,
+            Ends(self.finals, final, size, recipe.frame_stack + 1) if following else None,
         )
 
     def show(self, planned: Planned, begin: int, end: int, out: Out | None = None) -> Batch:
@@ -123,7 +123,7 @@ class Items:
         `final`: for each row, in order, the number of the final observation that stands for it, or -1."""
         found = self.gather.take(self._observations, rows.reshape(-1))
         if final is not None:
-            self._finals.put(found, final)
+            self.finals.put(found, final)
         return {name: values.reshape(*rows.shape, *values.shape[1:]) for name, values in found.items()}
 
     # --- n-step returns
