@@ -56,7 +56,7 @@ class Fragments:
         self.recipe, self.gather, self.steps = recipe, gather, steps
         self._schema, self._finals = schema, finals
         self._depth = recipe.frame_stack or 1
-        self._stacked = observations if self._depth > 1 else ()
+        self._stacked = observations if recipe.frame_stack is not None else ()
         self._names = tuple(name for name in recipe.names if name not in self._stacked)
         self._next = observations if recipe.next_observation and not self._stacked else ()
         self._before, self._after = recipe.before, recipe.after
