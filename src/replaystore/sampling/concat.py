@@ -18,6 +18,7 @@ from replaystore.errors import ArgumentError, ConflictError
 from replaystore.sampling.ahead import Ahead, Place, following
 from replaystore.sampling.finishing import Finish, Finished
 from replaystore.sampling.joined import Joined
+from replaystore.sampling.sampler import check_numbers
 from replaystore.sampling.to_device import Transfer
 from replaystore.schema.values import array_of
 from replaystore.views.reader import BufferReader
@@ -105,6 +106,7 @@ class ConcatSampler:
         device: Any,
         settings: dict[str, Any],
     ) -> None:
+        check_numbers(seed, prefetch)
         weighted = weights is not None or settings.get("order") == "prioritized"
         if prefetch and (weighted or settings.get("live")):
             raise ArgumentError(

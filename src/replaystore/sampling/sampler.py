@@ -44,7 +44,7 @@ from replaystore.views.growth import CommitGrowth
 if TYPE_CHECKING:
     from replaystore.views.reader import BufferReader
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "check_numbers"]
 
 AHEAD, FAR_AHEAD = 2, 8
 """Batches made ahead where nobody says how many: far away, rows of many batches come at once, and until they
@@ -75,10 +75,7 @@ class Sampler(Weighed):
         goals: Goals | None = None,
     ) -> None:
         recipe.check()
-        if seed is not None and not (_is_integer(seed) and seed >= 0):
-            raise ArgumentError(f"seed must be an integer that is not negative, not {seed!r}")
-        if prefetch is not None and not (_is_integer(prefetch) and prefetch >= 0):
-            raise ArgumentError(f"prefetch must be a number of batches, not {prefetch!r}")
+        check_numbers(seed, prefetch)
         if recipe.weighted and prefetch:
             raise ArgumentError(
                 "weights may change with every batch, so that none can be made ahead: leave out prefetch"
@@ -450,6 +447,14 @@ class Sampler(Weighed):
         return (
             f"<Sampler of {self._buffer.where!r}: {self._recipe.order}, batches of {self._recipe.batch_size}>"
         )
+
+
+def check_numbers(seed: object, prefetch: object) -> None:
+    """ArgumentError: a seed, or a number of batches to be made ahead, that there cannot be."""
+    if seed is not None and not (_is_integer(seed) and seed >= 0):  # type: ignore[operator]
+        raise ArgumentError(f"seed must be an integer that is not negative, not {seed!r}")
+    if prefetch is not None and not (_is_integer(prefetch) and prefetch >= 0):  # type: ignore[operator]
+        raise ArgumentError(f"prefetch must be a number of batches, not {prefetch!r}")
 
 
 def _is_integer(value: object) -> bool:
