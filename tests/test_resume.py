@@ -13,8 +13,8 @@ from resumed import train
 
 import replaystore as rs
 
-SETTINGS = {"STEPS": 600, "CAPACITY": 120, "EVERY": 60, "BATCH": 16}
-KILLS = 5
+SETTINGS = {"STEPS": 480, "CAPACITY": 120, "EVERY": 60, "BATCH": 16}
+KILLS = 3
 
 
 def start(folder: Path) -> Any:
@@ -78,6 +78,7 @@ def test_a_killed_training_ends_with_the_same_network(tmp_path: Path) -> None:
 def test_each_of_many_named_commits_gives_its_batches_again(
     tmp_path: Path, place: str, order: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of a thousand names every fifth is gone back to, the newest first, so that the test stays short."""
     monkeypatch.setattr("replaystore.arrays.committing.SEGMENT_BYTES", 20_000)
     location = place if place.startswith("memory:") else str(tmp_path / place)
     schema = rs.Schema(
