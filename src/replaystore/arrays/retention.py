@@ -39,6 +39,8 @@ class Keeper(Appender):
         """What the next commit says of how much of the past is kept."""
         self._looked_at = 0
         """Of segments of the log before this commit, what nobody needs has gone."""
+        self._begun: list[tuple[int, int]] = []
+        """Of a ring: the newest segments that this writer has begun, and the first step that each showed."""
 
     def _forget_pending(self) -> None:
         super()._forget_pending()
@@ -56,7 +58,16 @@ class Keeper(Appender):
 
     def _horizon(self) -> int:
         """Commits before this one need not be kept."""
-        return max(0, self.state.commit - self.state.keep_commits + 1)
+        horizon = max(0, self.state.commit - self.state.keep_commits + 1)
+        state = self.state
+        if "steps" not in state.first or state.names:
+            return horizon
+        # No commit of a ring can be opened some of whose rows have gone; the newest segments help repairs.
+        if not self._begun or self._begun[-1][0] < state.base:
+            self._begun.append((state.base, state.first["steps"]))
+        gone = [base for base, first in self._begun[:-1] if first < state.gone.get("steps", 0)]
+        self._begun = self._begun[max(0, len(gone) - 1) :]
+        return max(horizon, *gone[-1:], 0)
 
     def _forget_old(self) -> None:
         """Remove the segments of the log that nobody needs; after a new one has begun."""

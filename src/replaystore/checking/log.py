@@ -141,7 +141,7 @@ def _check_kept(findings: Findings, container: Container, newest: State, *, seal
     """The log has the commits that it keeps: the newest ones, and those that have names."""
     segments = container.segments()
     needed = _oldest_kept(newest)
-    if segments[0] > needed and not sealed:
+    if segments[0] > needed and not sealed and not _left_a_ring(container.read_segment(segments[0]), newest):
         findings.problem("commit log", f"it begins with commit {segments[0]}: those before it are missing")
     for name, named in newest.names.items():
         if named.commit < needed and named.commit not in segments and not sealed:
@@ -154,6 +154,12 @@ def _check_kept(findings: Findings, container: Container, newest: State, *, seal
 def _oldest_kept(newest: State) -> int:
     """From this commit on the log has all; of those before it, those that have names, at least."""
     return max(0, newest.commit - newest.keep_commits + 1)
+
+
+def _left_a_ring(data: bytes, newest: State) -> bool:
+    """Whether the commit that a segment begins with, and so those before it, cannot be opened any more."""
+    shown: dict[str, int] = next((meta["first"] for meta, _, _ in decode_records(data)), {})
+    return "steps" in shown and shown["steps"] < newest.gone.get("steps", 0)
 
 
 def _numbers(data: bytes) -> set[int]:
