@@ -209,3 +209,24 @@ def test_every_reader_is_shown_one_commit_beside_another_process(tmp_path: Path,
             assert process.wait(60) == 0
 
     assert watcher.read >= 20, f"{watcher.refused} were refused"
+
+
+def test_a_commit_that_left_a_ring_shows_whole_tables_or_none(tmp_path: Path) -> None:
+    schema = rs.Schema({"reward": rs.Field("f8", (), "reward")})
+    refused = 0
+    with few_in_a_shard(), rs.create(tmp_path / "a.zarr", schema, capacity=400) as buffer:
+        for number in range(200):
+            buffer.append({"reward": np.arange(50.0)}, ends=range(9, 50, 10))
+            buffer.commit()
+            if number == 20:
+                held = pickle.dumps(buffer.zarr_store())
+            if number > 20:
+                store = pickle.loads(held)
+                try:
+                    found = READERS["by_zarr"](store, tree.trajectories("length"))
+                except ConflictError:
+                    refused += 1
+                else:
+                    assert len(found) == 40, number
+                store.close()
+    assert refused

@@ -62,7 +62,7 @@ MUTANTS: tuple[Mutant, ...] = (
         'if group == "steps" or not left})',
         "})",
         "a commit of which rows have left a ring shows all rows of a table, or an error",
-        ("test_zarr_store_live.py::test_every_reader_is_shown_one_commit[ring]",),
+        ("test_zarr_store_live.py::test_a_commit_that_left_a_ring_shows_whole_tables_or_none",),
     ),
     Mutant(
         "commit-record-before-its-rows",
