@@ -68,8 +68,8 @@ class _Region:
     def key(self, rows: Rows) -> Rows:
         if self.stride == 1:
             return rows
-        number, lane = np.divmod(rows, self.stride)
-        found: Rows = (lane << LANE) + number
+        number = rows // self.stride  # by one number: a third of what `divmod` takes
+        found: Rows = (rows - number * self.stride << LANE) + number
         return found
 
     def add(self, starts: Rows, parts: Rows) -> None:

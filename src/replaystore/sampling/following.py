@@ -66,8 +66,7 @@ class Follower:
         changed = np.flatnonzero((ends != self._ends) | (pending != self._pending))
         if len(changed):
             parts = self.open[changed]
-            self.steps.lengthen(parts, ends[changed], pending[changed])
-            self.steps.recount(parts)
+            self.steps.extend(parts, ends[changed], pending[changed])
             self._ends, self._pending = ends, pending
 
     def _add(self, closed: Rows, opened: OpenParts) -> None:

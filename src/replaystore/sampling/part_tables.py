@@ -169,6 +169,27 @@ class Tables:
             lengths[parts] = length
             self._final.own()[parts] = final
 
+    def extend(self, parts: Rows, end: Rows, final: Rows) -> None:
+        """As `lengthen` and `recount`, of parts that are the last ones."""
+        old, had = self._skipped.values[parts], self._items.values[parts]
+        length = end - self._offset.values[parts]
+        stop = length - (self.span - 1)
+        if self.following:
+            stop -= final < 0
+        # Where a part has items, those before it in its trajectory have all that they can have.
+        if not (had > 0).all() or (stop < old + had).any():
+            self.lengthen(parts, end, final)
+            self.recount(parts)
+            return
+        lengths, items = self._length.own(), self._items.own()
+        self.steps += int((length - lengths[parts]).sum())
+        lengths[parts] = length
+        self._final.own()[parts] = final
+        items[parts] = count = stop - old
+        self.total += int((count - had).sum())
+        self.changes.append(Change(parts, old, old + had, old, stop))
+        self._before = self._lasts = None
+
     def recount_last(self, parts: Rows) -> None:
         """Recount those of these parts that are the last ones."""
         self.recount(parts[self._next.values[parts] < 0])

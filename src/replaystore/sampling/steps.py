@@ -219,8 +219,10 @@ class Steps(Tables):
         if self.finder.stride == 1:
             place = rows - self._start.values.take(part)
         else:
-            place, beside = np.divmod(rows - self._start.values[part], self._stride.values[part])
-            place = np.where(beside == 0, place, -1)
+            inside = rows - self._start.values.take(part)
+            stride = self.finder.stride or self._stride.values.take(part)
+            place = inside // stride
+            place[place * stride != inside] = -1
         place -= self._skipped.values.take(part)
         return part, (place >= 0) & (place < self._items.values.take(part))
 

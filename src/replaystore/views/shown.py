@@ -74,6 +74,8 @@ class Shown:
         self._trajectories: Trajectories | None = None
         self._fields: dict[str, ArrayColumn] = {}
         """The columns of fields that have all rows of the commit; another dict for another commit."""
+        self._finals: dict[str, tuple[NDArray[Any], int]] = {}
+        """Final observations that lie in a table, and the number of the first; another dict likewise."""
 
     @property
     def location(self) -> str:
@@ -306,11 +308,14 @@ class Shown:
     def final_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Rows of `final/` of an observation field: final observations, as `parts.final` numbers them.
         EvictedError: they have left the ring."""
-        stored = tree.final(name)
-        if not self._store.container.specs()[stored].journaled:
-            return self.stored_column(stored).take(rows)
-        with self._store.state_lock:
-            table, first = self._store.table(stored), self._store.first(stored)
+        tables = self._finals  # of this commit, whatever another thread goes on to meanwhile
+        if name not in tables:
+            stored = tree.final(name)
+            if not self._store.container.specs()[stored].journaled:
+                return self.stored_column(stored).take(rows)
+            with self._store.state_lock:
+                tables[name] = self._store.table(stored), self._store.first(stored)
+        table, first = tables[name]
         if first and len(rows) and rows.min() < first:
             what = f"final observations before {first} have left the ring"
             raise EvictedError(f"{self._place}: {what}; refresh")
