@@ -215,6 +215,29 @@ def test_a_live_sampler_goes_on_after_a_rollback_as_it_did(tmp_path: Path, recip
             other.load_state_dict(state)
 
 
+def test_a_state_of_a_history_that_was_given_up_is_refused(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
+        loop = Loop(buffer)
+        loop.step()
+        buffer.commit("here")
+        for _ in range(10):
+            loop.step()
+        buffer.commit()
+        sampler = buffer.sampler(16, seed=1, live=True)
+        state = sampler.state_dict()
+        sampler.load_state_dict(state)
+        loop.writer.close()
+        buffer.rollback("here")
+        loop = Loop(buffer)
+        for _ in range(10):
+            loop.step()
+        buffer.commit()
+        assert sampler.refresh()
+        assert sampler.state_dict()["rows"] == state["rows"]
+        with pytest.raises(ConflictError, match="a rollback has given up"):
+            sampler.load_state_dict(state)
+
+
 def test_priorities_of_what_has_left_the_ring_are_passed_over(tmp_path: Path) -> None:
     with rs.create(tmp_path / "a.zarr", SCHEMA, capacity=90, durability="none") as buffer:
         loop = Loop(buffer)

@@ -4,9 +4,6 @@ Invariants:
 (1) The same seed and the same commit give the same batches, however many are made ahead.
 (2) A sampler shows one commit until `refresh`.
 (3) The thread belongs to the sampler, but does not keep it alive.
-
-More than 25 methods because it is what an iterator, a live view and a state are for whoever samples.
-Longer than 400 lines because of that.
 """
 
 from __future__ import annotations
@@ -19,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaystore.arrays.live import LiveColumns
 from replaystore.errors import (
     ArgumentError,
     ConflictError,
@@ -30,16 +26,12 @@ from replaystore.errors import (
 )
 from replaystore.sampling import given_weights, states
 from replaystore.sampling.ahead import Ahead, Place, following
-from replaystore.sampling.batches import Batches
 from replaystore.sampling.finishing import Finish, Finished
 from replaystore.sampling.hindsight import Goals
-from replaystore.sampling.live import live_of
 from replaystore.sampling.recipe import Recipe
+from replaystore.sampling.refreshing import Refreshing
 from replaystore.sampling.to_device import Transfer
-from replaystore.sampling.weighed import Weighed
 from replaystore.sampling.weights import as_text
-from replaystore.views.commit_columns import CommitColumns
-from replaystore.views.growth import CommitGrowth
 
 if TYPE_CHECKING:
     from replaystore.views.reader import BufferReader
@@ -54,7 +46,7 @@ WORTH_SAYING = 1000
 """Steps: of fewer nobody wonders whether they are drawn."""
 
 
-class Sampler(Weighed):
+class Sampler(Refreshing):
     """Batches of a buffer, made by `buffer.sampler`; an iterator that ends with the epoch if the order is
     "epoch", and else never.
 
@@ -98,8 +90,6 @@ class Sampler(Weighed):
         self.finish = finish
         """What is done to batches when they have been gathered."""
         self._new = given_weights.of_new(priority, recipe)
-        self._live: LiveColumns | None = None
-        self._following: CommitColumns | None = None
         live = recipe.live
         anew = recipe.order == "epoch" or recipe.per_trajectory
         if live and (prefetch or anew or recipe.where is not None or recipe.split is not None):
@@ -120,30 +110,8 @@ class Sampler(Weighed):
             (FAR_AHEAD if self._batches.gather.far else AHEAD) if slow and self._batches.order.ahead else 0
         )
         self._depth = 0 if live else usual if prefetch is None else int(prefetch)
-        self._thread: Ahead | None = None
         self._process = os.getpid()
-        self._crowded = False
         self._warn_of_decoding(4)
-
-    def _warn_of_decoding(self, level: int) -> None:
-        """Say once that the memory for decoded chunks does not hold what is drawn from."""
-        what = None if self._crowded or self.per_epoch is not None else self._batches.gather.too_large()
-        if what is not None:
-            self._crowded = True
-            warnings.warn(f"{self._buffer.where}: {what}", ReplayStoreWarning, stacklevel=level)
-
-    def _made(self, seed: int, weights: ArrayLike | None, largest: float | None) -> Batches:
-        """The batches of what there is now."""
-        buffer, recipe = self._buffer, self._recipe
-        if not recipe.live:
-            values = None if weights is None else given_weights.checked(buffer, weights, recipe)
-            return Batches(buffer, recipe, seed, values, largest, goals=self.goals)
-        self._live, growth = live_of(buffer, self._recipe.names)
-        steps = growth.stop - growth.first
-        values = None if weights is None else given_weights.checked(buffer, weights, recipe, steps)
-        return Batches(
-            buffer, recipe, seed, values, largest, growth=growth, columns=self._live, goals=self.goals
-        )
 
     # --- batches
 
@@ -196,16 +164,6 @@ class Sampler(Weighed):
         except (CorruptError, EvictedError):
             self._check_eviction()
             raise
-
-    def _look(self) -> None:
-        """See what has been appended."""
-        buffer: Any = self._buffer
-        buffer.flush()
-        growth, live = self._batches.growth, self._live
-        assert growth is not None
-        assert live is not None
-        anew = live.go_on(growth.first, growth.stop)
-        self._batches.go_on(buffer, columns=anew)
 
     def _check_items(self) -> None:
         buffer = self._buffer
@@ -307,7 +265,13 @@ class Sampler(Weighed):
             self._look()
         shows, steps = self._batches.shows, self._batches.steps
         rows = state.get("rows", [steps.first_row, steps.stop_row])
-        # What a live sampler showed beyond a commit, a later one has.
+        # What a live sampler showed beyond a commit, a later one has: unless a rollback has given that up,
+        # and there are as many other rows.
+        if commit != shows and self._buffer.store.state.is_dead(commit):
+            raise ConflictError(
+                f"{self._buffer.where}: the state is of commit {commit}, which a rollback has given up: what "
+                "it was to be drawn from is not there any more; take a state of a commit that is"
+            )
         if list(rows) != [steps.first_row, steps.stop_row] or (
             commit > shows if self._live is not None else commit != shows
         ):
@@ -325,98 +289,10 @@ class Sampler(Weighed):
             self._batches = self._made(seed, weights, largest)
         self.seed, self._place = seed, place
 
-    def refresh(self) -> bool:
-        """Go on to the newest commit, and the buffer with it; whether there was one.
-
-        An order "epoch" begins a new epoch then, and a `for` loop over the one before ends.
-
-        New steps and trajectories get the largest weight that there is."""
-        buffer = self._buffer
-        buffer.check_open()
-        self._check_process()
-        if self._live is not None:
-            return self._live_again()
-        buffer.refresh()
-        if buffer.commit_id == self.commit_id and buffer.store.state.generation == self._generation:
-            return False
-        self._stop()
-        with buffer.turn:
-            old, generation = self._batches, buffer.store.state.generation
-            if old.growth is not None and generation == self._generation:
-                assert self._following is not None
-                old.go_on(buffer, columns=self._following.go_on())
-                self._warn_of_decoding(3)
-                return True
-            weighted = self._recipe.weighted
-            weights = given_weights.carried(old, buffer) if weighted else None
-            largest = self._weighted().largest if weighted else None
-            growth = CommitGrowth(buffer) if old.goes_on else None
-            self._following = columns = CommitColumns(buffer) if old.goes_on else None
-            self._batches = Batches(
-                buffer,
-                self._recipe,
-                self.seed,
-                weights,
-                largest,
-                growth=growth,
-                columns=columns,
-                goals=self.goals,
-            )
-            before, self._generation = self._generation, generation
-        epoch, number = self._place
-        self._place = (epoch + 1, 0) if self._batches.per_epoch is not None and number else (epoch, number)
-        if self._generation == before:
-            self._batches.gather.adopt(old.gather)
-        self._warn_of_decoding(3)
-        return True
-
-    def _live_again(self) -> bool:
-        """See what has been appended, or what a rollback has left; whether that is anything else."""
-        buffer, steps = self._buffer, self._batches.steps
-        before, generation = (steps.first_row, steps.stop_row), buffer.store.state.generation
-        if generation == self._generation:
-            self._look()
-            return (steps.first_row, steps.stop_row) != before
-        weights, largest = None, None
-        if self._recipe.weighted:
-            order = self._weighted()
-            weights, largest = order.values, order.largest
-        live, growth = live_of(buffer, self._recipe.names)
-        if weights is not None:
-            weights = given_weights.moved(weights, before[0], slice(growth.first, growth.stop), largest or 0)
-        self._live = live
-        self._batches = Batches(
-            buffer, self._recipe, self.seed, weights, largest, growth=growth, columns=live, goals=self.goals
-        )
-        self._generation = generation
-        return True
-
     def close(self) -> None:
         """End the thread that makes batches ahead. The buffer stays open; calling `sample` starts it
         again."""
         self._stop()
-
-    def _stop(self) -> None:
-        self._check_process()
-        if self._thread is not None:
-            self._thread.stop()
-            self._thread = None
-
-    def _check(self) -> None:
-        buffer = self._buffer
-        buffer.check_open()
-        self._check_process()
-        if buffer.store.state.generation != self._generation:
-            raise ConflictError(
-                f"{buffer.where}: went back to an older commit, which this sampler does "
-                "not show; call its refresh()"
-            )
-
-    def _check_process(self) -> None:
-        """In a forked child, which has no threads, leave what they were doing."""
-        if self._process != os.getpid():
-            self._process, self._thread = os.getpid(), None
-            self._batches.forget()
 
     def _check_eviction(self) -> None:
         """EvictedError if what could not be read has left the ring."""

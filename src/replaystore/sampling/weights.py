@@ -4,7 +4,7 @@ lowest level are the weights.
 A node has FAN children, so that a draw of many numbers is a few steps of NumPy for each of the few levels;
 the top level is searched by its cumulated sums. Sums are made anew from the children whenever one of them
 changes: they do not drift, and sums of whole numbers are exact. A second tree, of the smallest weights above
-0, is for importance weights, which orders.py computes. `Sampler.update_weights` (sampler.py) checks what is
+0, is for importance weights, which orders.py computes. `Sampler.update_weights` (weighed.py) checks what is
 given.
 """
 

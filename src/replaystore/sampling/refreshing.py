@@ -1,0 +1,165 @@
+"""How a sampler goes on: to newer commits, to what has been appended, and to what a rollback has left."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
+
+from replaystore.arrays.live import LiveColumns
+from replaystore.errors import ConflictError, ReplayStoreWarning
+from replaystore.sampling import given_weights
+from replaystore.sampling.ahead import Ahead, Place
+from replaystore.sampling.batches import Batches
+from replaystore.sampling.hindsight import Goals
+from replaystore.sampling.live import live_of
+from replaystore.sampling.weighed import Weighed
+from replaystore.views.commit_columns import CommitColumns
+from replaystore.views.growth import CommitGrowth
+
+if TYPE_CHECKING:
+    from replaystore.views.reader import BufferReader
+
+__all__ = ["Refreshing"]
+
+
+class Refreshing(Weighed):
+    """What a sampler shows, and what it goes on to."""
+
+    seed: int
+    _buffer: BufferReader
+    _generation: int
+    """Of the buffer, when the batches were made."""
+    _live: LiveColumns | None = None
+    _following: CommitColumns | None = None
+    _new: float | None
+    """The weight of new steps, as it was given."""
+    goals: Goals | None
+    _place: Place
+    _thread: Ahead | None = None
+    _process: int
+    """Which has the thread."""
+    _crowded = False
+    """It was said that the memory for decoded chunks is small."""
+
+    def _made(self, seed: int, weights: ArrayLike | None, largest: float | None) -> Batches:
+        """The batches of what there is now."""
+        buffer, recipe = self._buffer, self._recipe
+        if not recipe.live:
+            values = None if weights is None else given_weights.checked(buffer, weights, recipe)
+            return Batches(buffer, recipe, seed, values, largest, goals=self.goals)
+        self._live, growth = live_of(buffer, self._recipe.names)
+        steps = growth.stop - growth.first
+        values = None if weights is None else given_weights.checked(buffer, weights, recipe, steps)
+        return Batches(
+            buffer, recipe, seed, values, largest, growth=growth, columns=self._live, goals=self.goals
+        )
+
+    def _look(self) -> None:
+        """See what has been appended."""
+        buffer: Any = self._buffer
+        buffer.flush()
+        growth, live = self._batches.growth, self._live
+        assert growth is not None
+        assert live is not None
+        anew = live.go_on(growth.first, growth.stop)
+        self._batches.go_on(buffer, columns=anew)
+
+    def refresh(self) -> bool:
+        """Go on to the newest commit, and the buffer with it; whether there was one.
+
+        An order "epoch" begins a new epoch then, and a `for` loop over the one before ends.
+
+        New steps and trajectories get the largest weight that there is."""
+        buffer = self._buffer
+        buffer.check_open()
+        self._check_process()
+        if self._live is not None:
+            return self._live_again()
+        buffer.refresh()
+        if buffer.commit_id == self._batches.commit and buffer.store.state.generation == self._generation:
+            return False
+        self._stop()
+        with buffer.turn:
+            old, generation = self._batches, buffer.store.state.generation
+            if old.growth is not None and generation == self._generation:
+                assert self._following is not None
+                old.go_on(buffer, columns=self._following.go_on())
+                self._warn_of_decoding(3)
+                return True
+            weighted = self._recipe.weighted
+            weights = given_weights.carried(old, buffer) if weighted else None
+            largest = self._weighted().largest if weighted else None
+            growth = CommitGrowth(buffer) if old.goes_on else None
+            self._following = columns = CommitColumns(buffer) if old.goes_on else None
+            self._batches = Batches(
+                buffer,
+                self._recipe,
+                self.seed,
+                weights,
+                largest,
+                growth=growth,
+                columns=columns,
+                goals=self.goals,
+            )
+            before, self._generation = self._generation, generation
+        epoch, number = self._place
+        self._place = (epoch + 1, 0) if self._batches.per_epoch is not None and number else (epoch, number)
+        if self._generation == before:
+            self._batches.gather.adopt(old.gather)
+        self._warn_of_decoding(3)
+        return True
+
+    def _live_again(self) -> bool:
+        """See what has been appended, or what a rollback has left; whether that is anything else."""
+        buffer, steps = self._buffer, self._batches.steps
+        before, generation = (steps.first_row, steps.stop_row), buffer.store.state.generation
+        if generation == self._generation:
+            self._look()
+            return (steps.first_row, steps.stop_row) != before
+        weights, largest = None, None
+        if self._recipe.weighted:
+            order = self._weighted()
+            weights, largest = order.values, order.largest
+        live, growth = live_of(buffer, self._recipe.names)
+        if weights is not None:
+            weights = given_weights.moved(weights, before[0], slice(growth.first, growth.stop), largest or 0)
+        self._live = live
+        self._batches = Batches(
+            buffer, self._recipe, self.seed, weights, largest, growth=growth, columns=live, goals=self.goals
+        )
+        self._generation = generation
+        return True
+
+    def _warn_of_decoding(self, level: int) -> None:
+        """Say once that the memory for decoded chunks does not hold what is drawn from."""
+        what = (
+            None if self._crowded or self._batches.per_epoch is not None else self._batches.gather.too_large()
+        )
+        if what is not None:
+            self._crowded = True
+            warnings.warn(f"{self._buffer.where}: {what}", ReplayStoreWarning, stacklevel=level)
+
+    def _stop(self) -> None:
+        self._check_process()
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
+
+    def _check(self) -> None:
+        buffer = self._buffer
+        buffer.check_open()
+        self._check_process()
+        if buffer.store.state.generation != self._generation:
+            raise ConflictError(
+                f"{buffer.where}: went back to an older commit, which this sampler does "
+                "not show; call its refresh()"
+            )
+
+    def _check_process(self) -> None:
+        """In a forked child, which has no threads, leave what they were doing."""
+        if self._process != os.getpid():
+            self._process, self._thread = os.getpid(), None
+            self._batches.forget()
