@@ -177,8 +177,8 @@ def _table(store: Specimen, draw: random.Random) -> Crafted:
     log = records(files[names[-1]])
     known = {
         name: rows
-        for name, (rows, _) in log[0][0].get("tables", {}).items()
-        if rows and f"{name}/c/0" in files
+        for name, (rows, _, first) in log[0][0].get("tables", {}).items()
+        if rows and not first and f"{name}/c/0" in files
     }
     known = {
         name: rows
