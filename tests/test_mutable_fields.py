@@ -85,6 +85,24 @@ def test_values_are_seen_with_the_commit_and_by_readers(
 
 
 @pytest.mark.parametrize(("name", "capacity"), PLACES)
+def test_a_field_is_added_and_set_in_one_commit(tmp_path: Path, name: str, capacity: int | None) -> None:
+    location = place_of(tmp_path, name)
+    with rs.create(location, SCHEMA, capacity=capacity, overwrite=True) as buffer:
+        buffer.append(steps(1000))
+        buffer.commit()
+        buffer.add_field("late", rs.Field("float64", (), "extra", mutable=True), fill=3)
+        buffer.append(steps(10, 1000) | {"late": np.zeros(10)})
+        buffer["late"][-7:] = np.arange(7.0)
+        buffer["late"][-9] = 8.0
+    with rs.open(location) as reader:
+        expected = np.full(len(reader), 3.0)
+        expected[-10:] = [0, 8, 0, *range(7)]
+        assert np.array_equal(reader["late"][:], expected)
+    if not name.startswith("memory:"):
+        assert not rs.verify(location).problems
+
+
+@pytest.mark.parametrize(("name", "capacity"), PLACES)
 def test_steps_that_are_not_committed_are_written_over(
     tmp_path: Path, name: str, capacity: int | None
 ) -> None:

@@ -13,7 +13,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "verify-says-nothing-of-changed-rows",
         f"{CHECKED}/rows.py",
-        "            if found != int(checksums[chunk]):\n",
+        "            if found != int(checksums[chunk - since]):\n",
         "            if found < 0:\n",
         "verify reports rows that have changed",
         ("test_repairing.py::test_rows_that_have_changed_are_given_up_with_what_follows_them",),

@@ -44,8 +44,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "table-checksum-not-compared",
         READING,
-        "        if rows and value(data) != checksum:\n",
-        "        if rows and not data:\n",
+        "    if rows > first and value(data) != checksum:\n",
+        "    if rows > first and not data:\n",
         "a table that has changed is an error",
         ("test_damage.py::test_a_table_that_has_changed_is_an_error",),
     ),

@@ -35,8 +35,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "sampling-beyond-the-last-part",
         "src/replaystore/sampling/steps.py",
-        "        last = np.flatnonzero(following == start + length * stride)\n",
-        "        last = np.flatnonzero(following > start + length * stride)\n",
+        "        last = np.flatnonzero(following == behind)\n",
+        "        last = np.flatnonzero(following > behind)\n",
         "the observation after the last step of a part is its trajectory's, not that of the next row",
         ("test_sampling.py::test_any_buffer_is_sampled_as_a_plain_loop_says",),
     ),

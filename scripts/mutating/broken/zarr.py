@@ -101,8 +101,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "zarr-shard-dropped-too-early",
         ZARR,
-        "if number is not None and (number + 1) * spec.shard_rows <= row:",
-        "if number is not None and number * spec.shard_rows <= row:",
+        "        last = row // spec.shard_rows\n        if since is None:\n",
+        "        last = row // spec.shard_rows + 1\n        if since is None:\n",
         "a ring keeps the shard that its oldest row lies in",
         (f"{SUITE}::test_a_ring_keeps_the_newest_steps",),
     ),

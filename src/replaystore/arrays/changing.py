@@ -91,9 +91,12 @@ class Changer(Keeper):
         return found
 
     def _sum_up(self, name: str) -> None:
-        """The checksums of the rows that no commit has."""
+        """The checksums of the rows that no commit has; of an array that none has, those of all."""
         array, spec = self._raw[name], self._raw[name].spec
         row, crc, sums = self.rows(name), self.state.partial.get(name, 0), list[int]()
+        if name in self._new_arrays:  # of a ring: shards before its window never exist
+            row = self.first(name) // spec.shard_rows * spec.shard_rows
+            sums = [0] * (row // spec.chunk_rows)
         while row < array.rows:
             stop = min(array.rows, (row // spec.chunk_rows + 1) * spec.chunk_rows)
             crc, row = extend(crc, self.read_raw(name, row, stop)), stop

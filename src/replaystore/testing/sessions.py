@@ -12,6 +12,7 @@ afterwards.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import numpy as np
 from replaystore.buffers import create_open as buffers
 from replaystore.buffers.buffer import Buffer
 from replaystore.checking.verify import verify
-from replaystore.errors import ReplayStoreError, UnsupportedError
+from replaystore.errors import ReplayStoreError, ReplayStoreWarning, UnsupportedError
 from replaystore.schema.fields import Field
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import forked, tiny
@@ -224,7 +225,9 @@ class Session:
         at, seen = -1, list[Seen]()
         # What is wrong with each error; not the errors, which would keep alive what they left.
         arrived: list[str] = []
-        with tiny():
+        # A buffer that is left warns of what is lost, which where warnings are errors would take the place of
+        # the interrupt.
+        with tiny(), warnings.catch_warnings(action="ignore", category=ReplayStoreWarning):
             buffer = buffers.open(place, "r+")
             try:
                 with buffer:
