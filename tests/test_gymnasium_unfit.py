@@ -26,7 +26,7 @@ from given_values import BOX, Batch, Given, objects
 
 def test_the_buffer_must_have_the_fields_of_the_environment() -> None:
     env = gymnasium.make("CartPole-v1")
-    extra = {"value": Field(np.dtype(float), (), "extra")}
+    extra = {"value": Field(np.dtype(bool), (), "mask")}
 
     with pytest.raises(
         SchemaError,
