@@ -52,6 +52,9 @@ DOCUMENT_BYTES = 1 << 16
 class Committer(Changer):
     """A store whose rows are appended and committed."""
 
+    whole_tables = False
+    """Of a ring too: somebody needs what the tables say of rows that have left."""
+
     def commit(
         self,
         extra: Mapping[str, Any],
@@ -218,6 +221,9 @@ class Committer(Changer):
         if "steps" not in state.first:
             return
         needed, steps = state.needed("steps"), state.lengths["steps"]
+        if self.whole_tables:
+            state.drop({"steps": needed})
+            return
         passed = [mark for mark in state.marks if mark[0] <= needed]
         state.marks = [mark for mark in state.marks if mark[0] > needed]
         last = state.marks[-1][0] if state.marks else needed

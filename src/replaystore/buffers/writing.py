@@ -34,6 +34,7 @@ from replaystore.storage.locks import Lock
 from replaystore.storage.places import places_of
 from replaystore.trajectories.pieces import NOTHING_FOLLOWS, Pieces
 from replaystore.views.column import Column
+from replaystore.views.foreign_ring import counts_appends
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Recording"]
@@ -73,6 +74,7 @@ class Recording(BufferReader):
 
     def _start(self, store: ArrayStore) -> None:
         """Be ready to write."""
+        store.whole_tables = counts_appends(self._document.extensions)
         self._recorder = Recorder(
             store,
             self.schema,

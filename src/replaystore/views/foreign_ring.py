@@ -33,6 +33,7 @@ __all__ = [
     "Placement",
     "Ring",
     "carried",
+    "counts_appends",
     "ring_of",
     "runs",
     "state_of",
@@ -189,6 +190,18 @@ def _without(run: tuple[int, int, int], over: list[tuple[int, int, int]]) -> lis
             cut += [(begin, row, head), (begin + length - tail, row + length - tail, tail)]
         left = [piece for piece in cut if piece[2] > 0]
     return left
+
+
+def counts_appends(extensions: Mapping[str, Any]) -> bool:
+    """Whether what becomes of a ring depends on where each append has begun and ended, also of steps that
+    have left (see `survives`): then no table may forget any."""
+    found = state_of(extensions)
+    if found is None:
+        return False
+    known = found[1]
+    capacity, size, then, rows = (int(known[key]) for key in ("capacity", "size", "position", "rows"))
+    orderly = ((then if size == capacity else 0) + rows - then) % capacity == 0
+    return bool(known.get("irregular") or known.get("longer")) or not orderly
 
 
 def carried(
