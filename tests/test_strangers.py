@@ -106,7 +106,7 @@ def test_the_advice_to_unpack_a_zip_of_a_store_leads_there(tmp_path: Path) -> No
     with rs.create(inside / "a.zarr", small()) as buffer:
         buffer.append(columns(small(), 20, 1))
     shutil.make_archive(str(tmp_path / "packed"), "zip", inside)
-    with pytest.raises(errors.UnsupportedError, match="unpack it and convert the folder"):
+    with pytest.raises(errors.FormatError, match="unpack it and convert the folder"):
         rs.open(tmp_path / "packed.zip")
     shutil.unpack_archive(tmp_path / "packed.zip", tmp_path / "unpacked")
     with pytest.raises(errors.FormatError, match=r"name what is in it, such as .*a\.zarr") as caught:

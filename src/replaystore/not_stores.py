@@ -4,6 +4,7 @@ file is run or believed."""
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 __all__ = ["addition", "line", "what"]
@@ -13,6 +14,8 @@ OWN_HDF5 = b"REPLAYSTORE HDF5"
 """Begins the block that our HDF5 files have before HDF5's own signature."""
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
+_ROOT, _END_OF_DIRECTORY = re.compile(rb"PK\x01\x02.{42}zarr\.json", re.DOTALL), b"PK\x05\x06"
+"""In the directory of a zip: of a member of that name at its root, and what follows the last member."""
 _BEGIN, _END = 4096, 1 << 16
 _TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of checkpoints before PyTorch 1.6
 
@@ -93,7 +96,7 @@ def _file(path: str, begin: bytes, end: bytes) -> tuple[str, str] | None:
     if begin.startswith(OWN_HDF5):
         return None
     if begin.startswith(ZIP):
-        return None if b"zarr.json" in end else _zip(end)
+        return _zip(end)
     for signature, kind, advice in _SIGNATURES:
         if begin.startswith(signature):
             return kind, advice
@@ -109,7 +112,13 @@ def _file(path: str, begin: bytes, end: bytes) -> tuple[str, str] | None:
     return _TEXTS.get(os.path.splitext(path)[1].lower())
 
 
-def _zip(end: bytes) -> tuple[str, str]:
+def _zip(end: bytes) -> tuple[str, str] | None:
+    if b"zarr.json" in end:
+        at = end.rfind(_END_OF_DIRECTORY)
+        whole = 0 <= int.from_bytes(end[at + 12 : at + 16], "little") <= at
+        if _ROOT.search(end) or not whole:
+            return None
+        return "a zip file of a folder with a store in it", "unpack it and convert the folder"
     for name, kind, advice in _IN_ZIP:
         if name in end:
             return kind, advice
