@@ -23,7 +23,7 @@ __all__ = ["HEADER_BYTES", "MAGIC", "encode_record", "open_payload", "segment_en
 
 MAGIC = b"RSC1"
 WHOLE = 64 << 20
-"""Bytes of a segment that are read without looking at them first: a segment is ended at 1 MiB, or with the
+"""Bytes of a segment that are read without looking at them first: a segment is ended at 256 KiB, or with the
 record that exceeds it."""
 MOST_RECORD = 1 << 33
 """Bytes of a record: the tables' rows of one commit, of a conversion perhaps."""

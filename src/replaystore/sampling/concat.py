@@ -8,7 +8,7 @@ Invariant: this holds no rows and no weights: the samplers of the stores do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from replaystore.errors import ArgumentError, ConflictError
 from replaystore.sampling.ahead import Ahead, Place, following
 from replaystore.sampling.finishing import Finish, Finished
+from replaystore.sampling.iterating import Iterating
 from replaystore.sampling.joined import Joined
 from replaystore.sampling.sampler import check_numbers
 from replaystore.sampling.to_device import Transfer
@@ -92,7 +93,7 @@ class Concat:
         return f"<Concat of {', '.join(repr(buffer.where) for buffer in self.buffers)}>"
 
 
-class ConcatSampler:
+class ConcatSampler(Iterating):
     """Batches of several buffers, made by `Concat.sampler`; an iterator that ends with the epoch if the order
     is "epoch", and else never. For one thread at a time."""
 
@@ -145,26 +146,6 @@ class ConcatSampler:
         self._place = following(place, self.per_epoch)
         return batch if self._to_device is None else self._to_device(batch)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Batches; with order "epoch" the rest of the epoch, else without end."""
-        epoch = self._place[0]
-        while True:
-            yield self.sample()
-            if self._place[0] != epoch:
-                return
-
-    __contains__ = None
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __len__(self) -> int:
-        """How many batches an epoch has; TypeError if the order has none."""
-        found = self.per_epoch
-        if found is None:
-            raise TypeError("this order has no end; `num_items` says how many items there are to draw from")
-        return found
-
     @property
     def per_epoch(self) -> int | None:
         """How many batches an epoch has; None: the order has no end."""
@@ -174,11 +155,6 @@ class ConcatSampler:
     def num_items(self) -> int:
         """How many items there are to draw from."""
         return sum(sampler.num_items for sampler in self._joined.there)
-
-    @property
-    def epoch(self) -> int:
-        """How many epochs have been completed."""
-        return self._place[0]
 
     def refresh(self) -> bool:
         """Go on to the newest commits of all, and the buffers with it; whether there was any. What is new

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from replaystore.sampling import given_weights, states
 from replaystore.sampling.ahead import Ahead, Place, following
 from replaystore.sampling.finishing import Finish, Finished
 from replaystore.sampling.hindsight import Goals
+from replaystore.sampling.iterating import Iterating
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.refreshing import Refreshing
 from replaystore.sampling.to_device import Transfer
@@ -46,7 +47,7 @@ WORTH_SAYING = 1000
 """Steps: of fewer nobody wonders whether they are drawn."""
 
 
-class Sampler(Refreshing):
+class Sampler(Refreshing, Iterating):
     """Batches of a buffer, made by `buffer.sampler`; an iterator that ends with the epoch if the order is
     "epoch", and else never.
 
@@ -173,32 +174,6 @@ class Sampler(Refreshing):
                 "to show, such as a next observation"
             )
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Batches; with order "epoch" the rest of the epoch (the last batch may be smaller), else without
-        end."""
-        epoch = self._place[0]
-        while True:
-            yield self.sample()
-            if self._place[0] != epoch:
-                return
-
-    __contains__ = None
-    """`x in sampler` would draw without end: it is a TypeError."""
-
-    def __bool__(self) -> bool:
-        """True, whether or not the order has an end: `sampler or buffer.sampler()` keeps the sampler."""
-        return True
-
-    def __len__(self) -> int:
-        """How many batches an epoch has; TypeError if the order has none."""
-        found = self.per_epoch
-        if found is None:
-            raise TypeError(
-                f'order "{self._recipe.order}" has no end; `num_items` says how many items '
-                "there are to draw from"
-            )
-        return found
-
     @property
     def recipe(self) -> Recipe:
         """What a batch is made of."""
@@ -218,11 +193,6 @@ class Sampler(Refreshing):
     def commit_id(self) -> int:
         """The commit that batches are drawn from."""
         return self._batches.commit
-
-    @property
-    def epoch(self) -> int:
-        """How many epochs have been completed."""
-        return self._place[0]
 
     @property
     def prefetch(self) -> int:
