@@ -22,7 +22,7 @@ from types import ModuleType
 import click
 import live_measures
 from live_measures import peers
-from measuring.command import Measure, run
+from measuring.command import PICTURE, Measure, options, run
 
 
 def measuring_modules() -> list[ModuleType]:
@@ -40,19 +40,8 @@ for _module in measuring_modules():
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Less data and fewer rounds: to see that it works.")
-@click.option("--json", "path", type=click.Path(dir_okay=False), help="Write the results there, too.")
-@click.option(
-    "--picture", type=click.Path(dir_okay=False), help=("Draw the times there, as PNG; needs matplotlib.")
-)
-@click.option(
-    "--only", type=click.Choice(list(MEASURES)), multiple=True, help=("Measure only this; may be repeated.")
-)
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False),
-    help=("Where to write; by default the system's folder for temporary files."),
-)
+@options(MEASURES)
+@PICTURE
 def main(
     quick: bool, path: str | None, picture: str | None, only: tuple[str, ...], folder: str | None
 ) -> None:

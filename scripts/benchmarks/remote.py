@@ -9,7 +9,7 @@ compared with what was written. Variants take turns; a ratio is the median over 
 from __future__ import annotations
 
 import click
-from measuring.command import Measure, run
+from measuring.command import Measure, options, run
 from remote_measures.measures import batch, excerpt, opening, scan, training
 
 MEASURES: dict[str, Measure] = {
@@ -22,16 +22,7 @@ MEASURES: dict[str, Measure] = {
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Less data and fewer rounds: to see that it works.")
-@click.option("--json", "path", type=click.Path(dir_okay=False), help="Write the results there, too.")
-@click.option(
-    "--only", type=click.Choice(list(MEASURES)), multiple=True, help=("Measure only this; may be repeated.")
-)
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False),
-    help=("Where to write; by default the system's folder for temporary files."),
-)
+@options(MEASURES)
 def main(quick: bool, path: str | None, only: tuple[str, ...], folder: str | None) -> None:
     """Read stores on a server, and compare that with reading their files."""
     run(

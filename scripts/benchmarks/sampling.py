@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 
 import click
-from measuring.command import Measure, run
+from measuring.command import PICTURE, Measure, options, run
 from sampling_measures import coded, sequences
 from sampling_measures.coded import epoch, uniform
 from sampling_measures.cold import cold
@@ -66,19 +66,8 @@ LIBRARIES = (
         "frames of Atari games)."
     )
 )
-@click.option("--quick", is_flag=True, help="Less data and fewer rounds: to see that it works.")
-@click.option("--json", "path", type=click.Path(dir_okay=False), help="Write the results there, too.")
-@click.option(
-    "--picture", type=click.Path(dir_okay=False), help=("Draw the times there, as PNG; needs matplotlib.")
-)
-@click.option(
-    "--only", type=click.Choice(list(MEASURES)), multiple=True, help=("Measure only this; may be repeated.")
-)
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False),
-    help=("Where to write; by default the system's folder for temporary files."),
-)
+@options(MEASURES)
+@PICTURE
 def main(
     quick: bool, path: str | None, picture: str | None, only: tuple[str, ...], folder: str | None
 ) -> None:

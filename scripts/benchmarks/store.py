@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 import click
-from measuring.command import Measure, run
+from measuring.command import Measure, options, run
 from store_measures.memory import memory
 from store_measures.reading import conversion, opening, read
 from store_measures.recording import append, commit, step
@@ -28,16 +28,7 @@ MEASURES: dict[str, Measure] = {
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Less data and fewer rounds: to see that it works.")
-@click.option("--json", "path", type=click.Path(dir_okay=False), help="Write the results there, too.")
-@click.option(
-    "--only", type=click.Choice(list(MEASURES)), multiple=True, help=("Measure only this; may be repeated.")
-)
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False),
-    help=("Where to write; by default the system's folder for temporary files."),
-)
+@options(MEASURES)
 @click.option(
     "--torchrl", default=sys.executable, help=("A Python interpreter that has TorchRL; by default this one.")
 )

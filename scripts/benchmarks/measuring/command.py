@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -20,9 +21,40 @@ from rich.table import Table
 import replaystore
 from measuring import Context, Result
 
-__all__ = ["Measure", "run", "table"]
+__all__ = ["PICTURE", "Measure", "options", "run", "table"]
 
 Measure = Callable[[Context], list[Result]]
+
+
+def options(measures: Mapping[str, Measure]) -> Callable[[Any], Any]:
+    """The options that a benchmark has: quick, path, only (of these measures) and folder, for `run`."""
+    known = [
+        click.option("--quick", is_flag=True, help="Less data and fewer rounds: to see that it works."),
+        click.option("--json", "path", type=click.Path(dir_okay=False), help="Write the results there, too."),
+        click.option(
+            "--only",
+            type=click.Choice(list(measures)),
+            multiple=True,
+            help="Measure only this; may be repeated.",
+        ),
+        click.option(
+            "--folder",
+            type=click.Path(file_okay=False),
+            help="Where to write; by default the system's folder for temporary files.",
+        ),
+    ]
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(known):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+PICTURE = click.option(
+    "--picture", type=click.Path(dir_okay=False), help="Draw the times there, as PNG; needs matplotlib."
+)
 
 
 def run(
