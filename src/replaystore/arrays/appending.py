@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,10 @@ CHECKSUMS_SPEC = ArraySpec(
     np.dtype(np.uint32), (), chunk_rows=1024, chunks_per_shard=4, journaled=True, dimension="chunk"
 )
 TAIL_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byte")
+
+
+Flat = NDArray[np.uint8] | bytes
+"""The bytes of rows."""
 
 
 @dataclass
@@ -179,32 +184,36 @@ class Appender(StoreReader):
             else:
                 self.append({name: block})
 
-    def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
+    def append(self, columns: Mapping[str, NDArray[Any] | bytes], count: int = 0) -> None:
         """Append rows to arrays that are not tables; all of them or, if this raises, none. dtype and shape
-        must be the arrays'."""
+        must be the arrays'; of a column of bytes, `count` says how many rows they are."""
         with self.lock, self.storage("append"):
             if self._encoder.encoded_bytes > BATCH_BYTES:
                 self._store_chunks()
-            raw: list[tuple[str, RawArray, NDArray[np.uint8], int]] = []
-            coded: list[tuple[str, CodedArray, NDArray[np.uint8], int]] = []
+            raw: list[tuple[str, RawArray, Any, int]] = []
+            coded: list[tuple[str, Flat, int]] = []
             room: dict[str, int] = {}
             for name, rows in columns.items():
-                data, count = np.ascontiguousarray(rows).reshape(-1).view(np.uint8), len(rows)
+                data, number = rows, count
+                if not isinstance(data, bytes):
+                    number = len(data)
+                    data = (data if data.flags.c_contiguous else np.ascontiguousarray(data)).reshape(-1)
+                    data = data.view(np.uint8)
                 array = self._raw.get(name)
                 if array is None:
-                    coded.append((name, self._coded[name], data, count))
+                    coded.append((name, data, number))
                 else:
-                    raw.append((name, array, data, count))
-                    room[name] = array.rows + count
+                    raw.append((name, array, data, number))
+                    room[name] = array.rows + number
             self.container.reserve(room)
             for name, array, data, _ in raw:
-                self.container.write_rows(name, array.rows, data.data)
-            for name, array, data, count in raw:
-                self._advance(name, array, data, count)
-            for name, unfinished, data, count in coded:
-                self._gather(name, unfinished, data, count)
+                self.container.write_rows(name, array.rows, memoryview(data))
+            for name, array, data, number in raw:
+                self._advance(name, array, data, number)
+            for name, data, number in coded:
+                self._gather(name, self._coded[name], data, number)
 
-    def _advance(self, name: str, array: RawArray, data: NDArray[np.uint8], count: int) -> None:
+    def _advance(self, name: str, array: RawArray, data: Flat, count: int) -> None:
         """Count rows that are written, and their checksums."""
         spec, done = array.spec, 0
         if count < spec.chunk_rows - array.rows % spec.chunk_rows:  # the usual case
@@ -224,10 +233,10 @@ class Appender(StoreReader):
         if finished and not tree.is_journal(name):
             self._add_checksums(name, finished)
 
-    def _gather(self, name: str, array: CodedArray, data: NDArray[np.uint8], count: int) -> None:
+    def _gather(self, name: str, array: CodedArray, data: Flat, count: int) -> None:
         """Copy rows into the unfinished chunk; full chunks go to the encoder."""
         spec, done = array.spec, 0
-        rows = data.reshape(count, spec.row_bytes)
+        rows: NDArray[np.uint8] = np.ndarray((count, spec.row_bytes), np.uint8, data)
         while done < count:
             at = array.rows % spec.chunk_rows
             step = min(spec.chunk_rows - at, count - done)
@@ -404,8 +413,7 @@ class Appender(StoreReader):
             self._sync(always=True)
             self._synced = self.state.commit
 
-    @contextmanager
-    def storage(self, what: str) -> Iterator[None]:
+    def storage(self, what: str) -> AbstractContextManager[None]:
         """Errors of the operating system as ours."""
         if self._poison is not None:
             raise StorageError(self._poison)
@@ -414,25 +422,38 @@ class Appender(StoreReader):
                 f"{self}: cannot {what} after a rollback that did not finish: roll back "
                 "again, or reopen the store"
             )
-        try:
-            yield
-        except StorageError:
-            raise
-        except FileExistsError:
-            raise
-        except OSError as error:
-            if str(self) != self.container.path:  # it is still being made
-                before = "nothing was put there"
-            else:
-                before = "what was committed is safe" if self.state.commit else "nothing was committed yet"
-            reason = refusal(error, str(self))
-            advice = f"{before}; make room or mend the cause, then try again"
-            raise StorageError(f"{self}: cannot {what}: {reason}; {advice}", error.errno) from error
+        return _Translating(self, what)
 
     def close(self) -> None:
         """Give up what is not committed, and release everything."""
         self._encoder.close()
         super().close()
+
+
+class _Translating:
+    """Errors of the operating system as ours: a class, since a generator takes three times as long to say
+    that nothing was wrong."""
+
+    __slots__ = ("_store", "_what")
+
+    def __init__(self, store: Appender, what: str) -> None:
+        self._store, self._what = store, what
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if not isinstance(error, OSError) or isinstance(error, StorageError | FileExistsError):
+            return
+        store, what = self._store, self._what
+        if str(store) != store.container.path:  # it is still being made
+            before = "nothing was put there"
+        else:
+            before = "what was committed is safe" if store.state.commit else "nothing was committed yet"
+        reason = refusal(error, str(store))
+        advice = f"{before}; make room or mend the cause, then try again"
+        raise StorageError(f"{store}: cannot {what}: {reason}; {advice}", error.errno) from error
 
 
 def of_shard(entries: Mapping[int, ChunkEntry], shard: int, per_shard: int) -> dict[int, ChunkEntry]:

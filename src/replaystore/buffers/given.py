@@ -1,4 +1,5 @@
-"""What `append` is given: checked, as arrays by field name, and as pieces of trajectories."""
+"""What `append` is given: checked, as arrays by field name, and as pieces of trajectories; and the masks and
+seeds that the `reset` of a writer is given."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from replaystore.schema.names import flatten
 from replaystore.schema.values import array_of, is_tensor
 from replaystore.trajectories.pieces import STEP, Following, Piece, Pieces
 
-__all__ = ["checked_columns", "checked_ends", "checked_seeds", "pieces_of"]
+__all__ = ["checked_columns", "checked_ends", "checked_seeds", "chosen_envs", "pieces_of", "seeds_of"]
+
+_ONE_EACH = "reset takes one seed and one mask entry for each of the "
 
 
 def checked_ends(columns: Any, env: Any, split: Any, ends: Any) -> NDArray[Any] | None:
@@ -66,6 +69,23 @@ def checked_seeds(seed: object) -> int | list[int] | None:
 
 FEW = 4
 """So many trajectories are taken one by one."""
+
+
+def chosen_envs(mask: Any, num_envs: int) -> NDArray[np.int64]:
+    """The environments that the mask of a `reset` chooses."""
+    chosen = np.asarray(array_of("mask", mask), np.bool_)
+    if chosen.shape != (num_envs,):
+        raise SchemaError(_ONE_EACH + f"{num_envs} environments")
+    return chosen.nonzero()[0]
+
+
+def seeds_of(seed: Any, envs: NDArray[np.int64], num_envs: int) -> list[int]:
+    """The seeds of these environments, -1 where there is none."""
+    given = seed.tolist() if isinstance(seed, np.ndarray) else seed
+    seeds = given if isinstance(given, Sequence) else [given] * num_envs
+    if len(seeds) != num_envs:
+        raise SchemaError(_ONE_EACH + f"{num_envs} environments")
+    return [-1 if (one := seeds[env]) is None else int(one) for env in envs.tolist()]
 
 
 def pieces_of(

@@ -180,15 +180,17 @@ class Recorder:
     def advance(
         self,
         columns: Columns,
-        slots: NDArray[np.int64],
+        count: int,
+        slots: slice | NDArray[np.int64],
         steps: int,
         rewards: NDArray[Any] | None,
-        all_slots: NDArray[np.int64],
+        all_slots: slice | NDArray[np.int64],
         following: Mapping[str, NDArray[Any]],
     ) -> None:
-        """Append so many steps of each of these slots, in their order, whose parts all go on, as
-        `Going.expected` has said; what follows the last ones, in the order of `all_slots`."""
-        self._append(columns, steps * len(slots))
+        """Append so many rows, arrays or their bytes: so many steps of each of these slots, in their order,
+        whose parts all go on, as `Going.expected` has said; what follows the last ones, in the order of
+        `all_slots`."""
+        self._append(columns, count)
         self.assembler.advance(slots, steps, rewards)
         self.assembler.going.follow(following, all_slots)
 
@@ -197,7 +199,7 @@ class Recorder:
             self._check()
             if self.assembler.pending.final_rows * self._final_bytes > FINAL_BYTES:
                 self._store_finals()
-            self.store.append({self._stored[name]: rows for name, rows in columns.items()})
+            self.store.append({self._stored[name]: rows for name, rows in columns.items()}, count)
             self._changed = True
 
     def goes_on(self, env: int, columns: Columns) -> bool:

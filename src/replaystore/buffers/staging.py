@@ -1,5 +1,5 @@
-"""Where a writer keeps steps until they become rows: the bytes of their arrays, one step behind the other,
-which is the quickest copy there is.
+"""Where a writer keeps steps until they become rows: the bytes of their arrays, one after the other in a list
+for each field. That is the quickest copy there is, and joined they are the rows.
 
 The observation after a step is that of the next one, and is kept once. Where an environment was reset, the
 next step starts from the first observation of another trajectory; where it left a step out (`masks`), nothing
@@ -8,9 +8,7 @@ has moved on. Both are seen to when the rows are made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from io import BytesIO
-from itertools import accumulate
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,8 @@ STAGE_STEPS = 1024
 PLAIN = ("observation", "action", "reward", "terminated", "truncated")
 """The fields of most buffers, whose steps are checked and copied in the fewest operations."""
 
+Observations = dict[str, NDArray[Any]]
+
 
 class Staging:
     """Steps of `num_envs` environments, of the fields of a schema."""
@@ -39,24 +39,23 @@ class Staging:
             name: (declared.dtype, (num_envs, *declared.shape)) for name, declared in schema.fields.items()
         }
         self.observations = schema.names("observation")
+        self.rewards = schema.names("reward")
         zeros = {name: np.zeros(shape, dtype) for name, (dtype, shape) in self.expected.items()}
-        self.start = {name: start.get(name, zeros[name]) for name in self.observations}
+        self.start: Observations = {name: start.get(name, zeros[name]) for name in self.observations}
+        """What the first step starts from."""
         self.plain = self.expected.keys() == set(PLAIN)
         self.names = PLAIN if self.plain else tuple(schema.fields)
         self._row_bytes = {name: schema.fields[name].row_bytes for name in self.names}
-        sizes = [self._row_bytes[name] * num_envs for name in self.names]
-        self._offsets = dict(zip(self.names, accumulate(sizes, initial=0), strict=False))
-        self.step_bytes = sum(sizes)
-        self.limit = int(min(max(STAGE_BYTES // self.step_bytes, 1), STAGE_STEPS))
+        step_bytes = sum(self._row_bytes.values()) * num_envs
+        self.limit = int(min(max(STAGE_BYTES // step_bytes, 1), STAGE_STEPS))
         """So many steps are staged at most."""
         self._flags = [name for name in ("terminated", "truncated") if name in self.expected]
-        self._no_flags = bytes(num_envs)
-        self._rooms: dict[str, NDArray[Any]] = {}
-        """Where the rows of a field are put in order; to take new memory each time would cost more than the
-        work."""
-        self.file = BytesIO()
-        """The staged steps: the arrays of all fields in the order of `names`; of an observation those of the
-        one after the step. It cannot be written to while a view of it is left."""
+        self._staged: dict[str, list[bytes]] = {name: [] for name in self.names}
+        """The staged steps of each field; of an observation those of the one after the step."""
+        self.puts: tuple[Callable[[bytes], None], ...] = tuple(
+            staged.append for staged in self._staged.values()
+        )
+        """What puts the bytes of a field behind those of the steps before, in the order of `names`."""
         self.time = 0
         """How many steps are staged."""
         self.masks: dict[int, NDArray[np.bool_]] = {}
@@ -74,84 +73,78 @@ class Staging:
     def rewind(self) -> None:
         """Go on behind the last step that is staged as a whole; one that was interrupted was not."""
         self.masks.pop(self.time, None)
-        self.file.seek(self.time * self.step_bytes)
+        for staged in self._staged.values():
+            del staged[self.time :]
 
     def stage(self, arrays: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None) -> None:
         """One more step; its arrays are checked."""
         self.rewind()
-        try:
-            self.file.write(b"".join([arrays[name].tobytes() for name in self.names]))
-            if mask is not None:
-                self.masks[self.time] = mask.copy()
-            self.time += 1
-        finally:
-            self.rewind()
+        for name, staged in self._staged.items():
+            staged.append(arrays[name].tobytes())
+        if mask is not None:
+            self.masks[self.time] = mask.copy()
+        self.time += 1
 
-    def handed_over(self, start: Mapping[str, NDArray[Any]]) -> None:
+    def handed_over(self, start: Observations) -> None:
         """All that was staged is rows; the next step starts from these observations."""
-        self.start = dict(start)
+        self.start = start
         self.time, self.resets, self.masks = 0, [], {}
-        self.rewind()
+        for staged in self._staged.values():
+            staged.clear()
 
-    # --- what is staged
+    # --- what is staged, as rows; after `rewind`
 
     @property
     def quiet(self) -> bool:
         """Whether all environments go on in all steps."""
         if self.masks or self.resets:
             return False
-        if self.time == 1:
-            staged, size = self.file.getbuffer(), self.num_envs
-            begins = [self._offsets[name] for name in self._flags]
-            return all(staged[begin : begin + size] == self._no_flags for begin in begins)
-        return not any(self.flags(name).any() for name in self._flags)
+        size = self.time * self.num_envs
+        return all(b"".join(self._staged[name]).count(0) == size for name in self._flags)
 
     def flags(self, name: str) -> Any:
         """A field of flags by step and environment; None if there is none of the name."""
         return self.view(name) if name in self.expected else None
 
     def view(self, name: str) -> NDArray[Any]:
-        """What is staged of a field, by step and environment; it is not to be kept."""
-        dtype, (_, *shape) = self.expected[name]
-        if not self.time:
-            return np.empty((0, self.num_envs, *shape), dtype)
-        return np.ndarray(
-            (self.time, self.num_envs, *shape),
-            dtype,
-            self.file.getbuffer(),
-            self._offsets[name],
-            (self.step_bytes, self._row_bytes[name], *_strides(shape, dtype.itemsize)),
-        )
+        """What is staged of a field, by step and environment; of an observation that after the step."""
+        dtype, shape = self.expected[name]
+        return np.ndarray((self.time, *shape), dtype, b"".join(self._staged[name]))
 
-    def take(self, source: NDArray[np.int64] | None) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """The rows of all fields in the order of `source` (None: as they come), valid until the next call,
-        and the observations that the next step starts from."""
-        columns, after = dict[str, Any](), dict[str, Any]()
-        for name in self.names:
-            if name in self.start:
-                columns[name], after[name] = self.observed(name, source)
-            else:
-                columns[name] = self.rows(name, source)
+    def rows(self, name: str) -> NDArray[Any]:
+        """The rows of a field that holds no observations, as they come."""
+        dtype, (_, *shape) = self.expected[name]
+        return np.ndarray((self.time * self.num_envs, *shape), dtype, b"".join(self._staged[name]))
+
+    def plainly(self) -> tuple[dict[str, bytes], Observations]:
+        """The rows of all fields as they come, their bytes, and what the next step starts from; of steps that
+        are `quiet`."""
+        columns = {name: b"".join(staged) for name, staged in self._staged.items()}
+        after: Observations = {}
+        for name, start in self.start.items():
+            *before, last = self._staged[name]
+            columns[name] = b"".join((start.tobytes(), *before))
+            after[name] = np.ndarray(start.shape, start.dtype, last)
         return columns, after
 
-    def rows(self, name: str, source: NDArray[np.int64] | None) -> NDArray[Any]:
-        """The staged rows of a field that holds no observations, in the order of `source` (None: as they
-        come), valid until the next call for this field."""
-        dtype, shape = self.expected[name]
-        if self.time == 1:
-            rows = np.ndarray(shape, dtype, self.file.getbuffer(), self._offsets[name])
-            return rows.copy() if source is None else rows[source]  # no view of the bytes is left
-        return self._ordered(name, self._copied(name, 0), source)
+    def take(self, source: NDArray[np.int64] | None) -> tuple[dict[str, NDArray[Any]], Observations]:
+        """The rows of all fields in the order of `source` (None: as they come), and the observations that the
+        next step starts from."""
+        columns, after = dict[str, NDArray[Any]](), Observations()
+        for name in self.names:
+            if name in self.start:
+                rows, after[name] = self._observed(name)
+            else:
+                rows = self.rows(name)
+            columns[name] = rows if source is None else self._ordered(name, rows, source)
+        return columns, after
 
-    def observed(self, name: str, source: NDArray[np.int64] | None) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The rows of an observation field, as `rows` gives them, and what the next step starts from."""
+    def _observed(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The rows of an observation field, as they come, and what the next step starts from."""
         dtype, shape = self.expected[name]
-        if self.time == 1 and not self.resets and not self.masks:
-            start, after = self.start[name], self.rows(name, None)
-            return start if source is None else start[source], after
-        begins = self._copied(name, 1)
-        row = begins.dtype
-        begins[0] = self.start[name].reshape(-1).view(row)
+        row = np.dtype((np.void, self._row_bytes[name]))  # rows are moved as a whole
+        known = bytearray().join((self.start[name].tobytes(), *self._staged[name]))
+        begins = np.ndarray((self.time + 1, self.num_envs), row, known)
         resets: dict[int, list[Reset]] = {}
         for reset in self.resets:
             resets.setdefault(reset.time, []).append(reset)
@@ -161,33 +154,8 @@ class Staging:
             for reset in resets.get(time, ()):
                 begins[time][reset.envs] = reset.begins[name].reshape(-1).view(row)
         after = begins[self.time].copy().view(dtype).reshape(shape)
-        return self._ordered(name, begins[: self.time], source), after
+        return begins[: self.time].reshape(-1).view(dtype).reshape(-1, *shape[1:]), after
 
-    def _copied(self, name: str, before: int) -> NDArray[Any]:
-        """The staged rows of a field by step and environment, side by side, with room for so many steps
-        before them."""
-        row_bytes, row = self._row_bytes[name], np.dtype((np.void, self._row_bytes[name]))
-        room = self._rooms.get(name)
-        if room is None or len(room) < self.time + before:
-            count = min(self.limit, max(2 * self.time, 16)) + 1
-            room = self._rooms[name] = np.empty((count, self.num_envs), row)  # rows are moved as a whole
-        copied = room[: self.time + before]
-        if self.time:
-            copied[before:] = np.ndarray(
-                (self.time, self.num_envs),
-                row,
-                self.file.getbuffer(),
-                self._offsets[name],
-                (self.step_bytes, row_bytes),
-            )
-        return copied
-
-    def _ordered(self, name: str, rows: NDArray[Any], source: NDArray[np.int64] | None) -> NDArray[Any]:
-        dtype, (_, *shape) = self.expected[name]
-        flat = rows.reshape(-1)
-        return (flat if source is None else flat[source]).view(dtype).reshape(-1, *shape)
-
-
-def _strides(shape: list[int], itemsize: int) -> list[int]:
-    strides = list(accumulate(reversed(shape), lambda size, length: size * length, initial=itemsize))
-    return strides[-2::-1] if shape else []
+    def _ordered(self, name: str, rows: NDArray[Any], source: NDArray[np.int64]) -> NDArray[Any]:
+        flat = rows.reshape(-1).view(np.dtype((np.void, self._row_bytes[name])))
+        return flat[source].view(rows.dtype).reshape(-1, *rows.shape[1:])

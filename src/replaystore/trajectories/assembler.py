@@ -115,7 +115,7 @@ class Assembler:
 
     # --- rows
 
-    def advance(self, slots: Ints, steps: int, rewards: NDArray[Any] | None) -> None:
+    def advance(self, slots: slice | Ints, steps: int, rewards: NDArray[Any] | None) -> None:
         """So many more steps of each of these slots, all of whose parts go on, with these rewards: step after
         step, one slot after the other."""
         going = self.going
@@ -124,7 +124,8 @@ class Assembler:
             total = going.returned[slots]
             for step in rewards.reshape(steps, *total.shape):
                 total += step
-            going.returned[slots] = total
+            if not isinstance(slots, slice):  # of a slice it is what stands there
+                going.returned[slots] = total
 
     def add(
         self,

@@ -177,7 +177,10 @@ class Going:
         return as_numbers(self._numbers[:, slots][_KEPT], flags, self.returned[slots])
 
     def follow(
-        self, following: Mapping[str, NDArray[Any]], slots: Ints, known: NDArray[np.bool_] | None = None
+        self,
+        following: Mapping[str, NDArray[Any]],
+        slots: slice | Ints,
+        known: NDArray[np.bool_] | None = None,
     ) -> None:
         """Keep the observations after the last steps of these slots, by field; of those that are `known`
         (None: as it was)."""
