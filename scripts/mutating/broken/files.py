@@ -70,4 +70,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "who opens a store that was being replaced finds the old one or the new",
         (f"{KILLED}[create .zarr-renames]",),
     ),
+    Mutant(
+        "pair-read-while-it-is-replaced",
+        "src/replaystore/formats/velora/pair.py",
+        "                    busy = any(map(replacing, places[:2]))\n",
+        "                    busy = False\n",
+        "files that lose their names for a moment are not missing",
+        ("test_pairs_beside.py::test_a_loader_and_a_saver_meet[of_file-9]",),
+    ),
 )

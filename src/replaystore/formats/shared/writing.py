@@ -28,7 +28,7 @@ from replaystore.registry import PLAIN
 from replaystore.storage.places import LocalPlaces
 from replaystore.storage.temporary import NewFile, sync_folder
 
-__all__ = ["NewFiles", "replacing", "settle"]
+__all__ = ["NewFiles", "held", "listed", "replacing", "settle"]
 
 NEW, OLD = ".replaystore-new", ".replaystore-old"
 
@@ -57,7 +57,7 @@ class NewFiles:
                 raise AlreadyExistsError(
                     f"{path} is no regular file, and is not replaced: choose another name"
                 )
-        self.paths = [os.path.realpath(path) if os.path.islink(path) else path for path in paths]
+        self.paths = _real(paths)
 
     @property
     def files(self) -> list[IO[bytes]]:
@@ -90,7 +90,7 @@ class NewFiles:
             sync_folder(os.path.dirname(self.paths[0]))
 
     def _place(self) -> None:
-        with _held(self.paths):
+        with held(self.paths):
             _settle(self.paths)
             found = [path for path in self.paths if os.path.lexists(path)]
             if found and not self._overwrite:
@@ -140,7 +140,13 @@ class NewFiles:
 
 def replacing(last: str) -> bool:
     """Whether somebody replaces files of which this is the last one, or was killed in between."""
+    (last,) = _real([last])
     return os.path.lexists(last + NEW) or (os.path.lexists(last + OLD) and not os.path.lexists(last))
+
+
+def listed(folder: str) -> set[str]:
+    """The names of what is in a folder, those too that somebody has just taken to give them to new files."""
+    return {name.removesuffix(NEW).removesuffix(OLD) for name in os.listdir(folder)}
 
 
 def settle(paths: Sequence[str]) -> None:
@@ -148,8 +154,8 @@ def settle(paths: Sequence[str]) -> None:
     if not replacing(paths[-1]):
         return
     try:
-        with _held(paths):
-            _settle(paths)
+        with held(paths):
+            _settle(_real(paths))
     except OSError as error:
         names = " and ".join(path + NEW for path in paths)
         raise StorageError(
@@ -162,16 +168,21 @@ def settle(paths: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _held(paths: Sequence[str]) -> Iterator[None]:
-    """One at a time; on a file system without locks, everybody."""
+def held(paths: Sequence[str]) -> Iterator[None]:
+    """Nobody else replaces these files meanwhile; on a file system without locks, and where nothing can be
+    written, they may."""
     lock = None
     with contextlib.suppress(StorageError):
-        lock = LocalPlaces().lock_place(Location(PLAIN, "", paths[0]), wait=True)
+        lock = LocalPlaces().lock_place(Location(PLAIN, "", *_real(paths[:1])), wait=True)
     try:
         yield
     finally:
         if lock is not None:
             lock.release()
+
+
+def _real(paths: Sequence[str]) -> list[str]:
+    return [os.path.realpath(path) if os.path.islink(path) else path for path in paths]
 
 
 def _settle(paths: Sequence[str]) -> None:

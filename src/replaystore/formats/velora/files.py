@@ -39,7 +39,7 @@ from replaystore.formats.options import Options
 from replaystore.formats.report import Report, lost, refuse_losses
 from replaystore.formats.shared.export import Output
 from replaystore.formats.shared.tensors import BLOCK_BYTES, FileRows, opened
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.writing import NewFiles, listed
 from replaystore.formats.source import RingSource, no_parts
 from replaystore.formats.velora.export import TENSORS, Plan
 from replaystore.formats.velora.pair import (
@@ -74,7 +74,7 @@ FIELDS = {
 def _inside(folder: str) -> list[str]:
     """The files in a folder that may be buffers."""
     try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(STATE))
+        names = sorted(name for name in listed(folder) if name.endswith(STATE))
     except OSError:
         return []
     return [name for name in names if name not in ("model_state.safetensors", "optim_state.safetensors")]

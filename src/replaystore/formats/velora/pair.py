@@ -6,12 +6,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from replaystore.errors import FormatError, NotFoundError, ReplayStoreError
 from replaystore.formats.shared.tensors import opened
-from replaystore.formats.shared.writing import replacing, settle
+from replaystore.formats.shared.writing import held, replacing, settle
 from replaystore.formats.velora.export import TENSORS
 from replaystore.storage.local import read_all
 
@@ -21,8 +21,8 @@ SUFFIX = ".safetensors"
 STATE = "state" + SUFFIX
 METADATA = "metadata.json"
 GIVEN = "the metadata given"
-ATTEMPTS = 20
-"""How often files are read that somebody replaces again and again."""
+ATTEMPTS = 4
+"""How often files are read, the last time alone."""
 MAX_HEADER = 1 << 20
 MAX_METADATA = 64 << 20
 MAX_CAPACITY = 1 << 48
@@ -37,40 +37,46 @@ def opened_pair(
     path: str, metadata: Mapping[str, Any] | None
 ) -> Iterator[tuple[int, int, Header, Mapping[str, Any], str]]:
     """The file, open, its size and tensors, and the metadata that belong to it, and where they are: all of
-    one save, whatever others do."""
+    one save, whatever others do.
+
+    Files are read as they lie. Where somebody may have replaced them meanwhile, they are read once more, in
+    the end while nobody else can."""
     places = _places(path)
     for attempt in range(ATTEMPTS):
         for place in places[:2]:
             settle([path, place])
         with ExitStack() as stack:
-            there, problem = _there(places), None
-            beside = next((place for place in places if place in there), places[0])
-            known: Mapping[str, Any] = metadata or {}
-            read: list[tuple[str, os.stat_result]] = []
-            try:
-                descriptor, size = stack.enter_context(opened(path))
-                read.append((path, os.fstat(descriptor)))
-                header = header_of(descriptor, size, path)
-                if metadata is None:
-                    known, identity = _metadata(path, beside)
-                    read.append((beside, identity))
-            except ReplayStoreError as error:
-                problem = error
-            missed = isinstance(problem, NotFoundError) and os.path.lexists(path) and os.path.lexists(beside)
-            if attempt < ATTEMPTS - 1 and (missed or _there(places) != there or not _steady(places, read)):
-                continue
+            problem = None
+            with held([path]) if attempt == ATTEMPTS - 1 else nullcontext():
+                beside, known, busy = places[0], metadata or {}, False
+                read: list[tuple[str, os.stat_result]] = []
+                try:
+                    descriptor, size = stack.enter_context(opened(path))
+                    read.append((path, os.fstat(descriptor)))
+                    header = header_of(descriptor, size, path)
+                    busy = any(map(replacing, places[:2]))
+                    if metadata is None:
+                        beside = next(filter(os.path.lexists, places), places[0])
+                        known, identity = _metadata(path, beside)
+                        read.append((beside, identity))
+                except ReplayStoreError as error:
+                    problem = error
+                    busy = busy or (not read and isinstance(error, NotFoundError))
+                if attempt < ATTEMPTS - 1 and (busy or not _steady(places, read)):
+                    continue
             if problem is not None:
                 raise problem
             yield descriptor, size, header, known, beside if metadata is None else GIVEN
             return
 
 
-def _there(places: Sequence[str]) -> list[str]:
-    return [place for place in places if os.path.lexists(place)]
-
-
 def _steady(places: Sequence[str], read: Sequence[tuple[str, os.stat_result]]) -> bool:
-    """Whether names are still those of the files that were read, and nobody is just replacing them."""
+    """Whether names are still those of the files that were read, and nobody is just replacing them.
+
+    Who replaces the pair takes the metadata away while it gives the tensors' name to another file, and a new
+    file of metadata lies beside them all the time. So metadata that are missing when nobody was there before
+    they were looked for, and nobody is now, are missed in earnest if the tensors are the same still: an open
+    file keeps its number."""
     try:
         return not any(map(replacing, places[:2])) and all(
             os.path.samestat(os.stat(path), status) for path, status in read
