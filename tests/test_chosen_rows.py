@@ -11,6 +11,7 @@ import pytest
 from columns import Coded, ints, random_rows, same
 
 import replaystore as rs
+from replaystore.columns import chosen
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.slab import Slab
 from replaystore.containers.protocol import ArraySpec
@@ -23,15 +24,20 @@ SPEC = ArraySpec(np.dtype("f4"), (3,), 4, codec="zstd:1")
 OTHER = ArraySpec(np.dtype("i8"), (), 4, codec="gzip:1")
 
 
-def two(rows: int) -> tuple[Slab, dict[str, Any], dict[str, Coded]]:
-    """A slab of two columns with room for a few chunks, and what they hold."""
+def two(rows: int, limit: int = 6000) -> tuple[Slab, dict[str, Any], dict[str, Coded]]:
+    """A slab of two columns with room for a hundred rows, and what they hold."""
     models = {"x": random_rows(SPEC, rows), "y": random_rows(OTHER, rows)}
     stores = {
         "x": Coded(MemoryFiles("x"), "zarr", SPEC, models["x"]),
         "y": Coded(MemoryFiles("y"), "hdf5", OTHER, models["y"]),
     }
     columns = {name: store.column() for name, store in stores.items()}
-    return Slab(columns, 3 * (SPEC.chunk_bytes + OTHER.chunk_bytes)), models, stores
+    return Slab(columns, limit), models, stores
+
+
+def entries(rows: Any) -> Any:
+    """As entries that show one row each."""
+    return rows[:, None]
 
 
 def taken(slab: Slab, rows: Any) -> dict[str, Any]:
@@ -55,12 +61,12 @@ def test_each_chunk_is_decoded_once_for_all_rows_of_all_columns(monkeypatch: pyt
     for number, rows in enumerate(groups):
         decoded.clear()
         if not number:
-            slab.choose_next(rows)
-        slab.choose(rows)
+            slab.choose_next(entries(rows))
+        slab.choose(entries(rows))
         distinct = set((rows[rows < 200] // 4).tolist())
         if not number:
             assert sorted(decoded) == sorted((name, chunk) for name in ("x", "y") for chunk in distinct)
-        slab.choose_next(groups[(number + 1) % 4])
+        slab.choose_next(entries(groups[(number + 1) % 4]))
         for some in np.split(rows, 10):
             found = taken(slab, some)
             assert all(same(found[name], models[name][some]) for name in models)
@@ -69,11 +75,62 @@ def test_each_chunk_is_decoded_once_for_all_rows_of_all_columns(monkeypatch: pyt
     assert all(same(found[name], models[name]) for name in models)
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("limit", [100, 1500, 6000])
+def test_rows_are_those_of_the_array_as_they_make_room(
+    seed: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups one after the other, each decoded into what the one before leaves, batches asked for again, and
+    rows that nobody chose."""
+    monkeypatch.setattr(chosen, "JOB_BYTES", int(np.random.default_rng(seed).integers(1, 400)))
+    slab, models, _ = two(4 * 50 + 3, limit)
+    rng = np.random.default_rng(seed)
+
+    def compare(rows: Any) -> None:
+        found = taken(slab, rows)
+        assert all(same(found[name], models[name][rows]) for name in models)
+
+    groups = [rng.integers(0, 203, (rng.integers(1, 40), 2)) for _ in range(6)]
+    for number, group in enumerate(groups):
+        slab.choose(group)
+        if rng.random() < 0.8:
+            slab.choose_next(groups[(number + (rng.random() < 0.9)) % 6])
+        used = 0
+        while used < len(group):
+            some = group[used : used + 5]
+            compare(some.reshape(-1))
+            if rng.random() < 0.3:
+                compare(rng.integers(0, 203, 8))
+            if rng.random() < 0.3:
+                compare(group[:used].reshape(-1))
+            slab.chosen.used(len(some))
+            used += len(some)
+
+
+def test_the_next_rows_are_decoded_as_others_leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chosen, "JOB_BYTES", 1)
+    slab, models, _ = two(4 * 50, 60 * 40)
+    group, following = entries(ints(*range(0, 160, 4))), entries(ints(*range(1, 161, 4)))
+    assert slab.chosen.room == len(group)
+    slab.choose(group)
+    slab.choose_next(following)
+    coming = slab.chosen._next
+    assert coming is not None
+    for used in range(0, 40, 10):
+        assert coming._begun == used
+        assert same(taken(slab, group[used:, 0])["y"], models["y"][group[used:, 0]])
+        slab.chosen.used(10)
+    assert coming._begun == 40
+    slab.choose(following)
+    assert slab.chosen._now is coming
+    assert same(taken(slab, following[:, 0])["x"], models["x"][following[:, 0]])
+
+
 def test_a_damaged_chunk_is_an_error_where_it_is_taken_alone() -> None:
     slab, models, stores = two(4 * 20)
     entry = stores["y"].entries[7]
     stores["y"].files.write(entry.object, entry.offset + 3, b"\xff\x00\xff")
-    slab.choose(ints(2, 9, 30, 44))
+    slab.choose(entries(ints(2, 9, 30, 44)))
     assert same(taken(slab, ints(44, 2, 9))["y"], models["y"][[44, 2, 9]])
     with pytest.raises(CorruptError, match="chunk 7 of steps/x"):
         taken(slab, ints(2, 30))
@@ -81,19 +138,19 @@ def test_a_damaged_chunk_is_an_error_where_it_is_taken_alone() -> None:
 
 def test_rows_that_moved_are_found_again() -> None:
     slab, models, stores = two(4 * 20)
-    slab.choose(ints(0, 40))
+    slab.choose(entries(ints(0, 40)))
     store = stores["x"]
     old = store.entries[10]
     store.store(10, models["x"][40:44], gap=7)
     store.files.write(old.object, old.offset, bytes(old.length))
-    slab.choose(ints(1, 41))
+    slab.choose(entries(ints(1, 41)))
     assert same(taken(slab, ints(41, 1))["x"], models["x"][[41, 1]])
 
 
 def test_what_was_begun_ends_before_its_column_is_closed() -> None:
     slab, _, stores = two(4 * 20)
-    slab.choose_next(ints(*range(0, 80, 3)))
-    coming = slab._chosen_next
+    slab.choose_next(entries(ints(*range(0, 80, 3))))
+    coming = slab.chosen._next
     assert coming is not None
     for column in slab._columns.values():
         column.close()

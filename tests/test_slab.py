@@ -58,7 +58,7 @@ def test_rows_are_those_of_the_array_whatever_is_expected(data: st.DataObject, s
             first = chunk_of(data.draw(chunks))
             if action.startswith("choose"):
                 rows = ints(*data.draw(st.lists(st.integers(0, len(model) - 1), max_size=20)))
-                getattr(slab, action)(rows)
+                getattr(slab, action)(rows[:, None])
             elif action == "hold":
                 fits = slab.hold(first, first)
                 assert fits == (len(first) <= slots)

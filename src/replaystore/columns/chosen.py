@@ -2,19 +2,23 @@
 drawn at random, chunks that are kept are seldom asked for again, and rows that are known beforehand take far
 less memory.
 
+All memory is for the rows of one group of batches, and yet the next group is decoded meanwhile: as batches
+are made, rows that no later one shows make room for it. With two halves that take turns each chunk would be
+decoded twice as often.
+
 Invariants:
-(1) Each chunk is decoded once for all rows of all columns that lie in it, by threads, into memory that a
-thread uses again and again.
-(2) `rows` are sorted and distinct; all columns have all of them, or `finish` says that they have not.
+(1) Each chunk is decoded once for all rows of all columns of a group that lie in it, by threads, into memory
+that a thread uses again and again.
+(2) `_shown` says of each place in memory which row lies there: what is on its way, or was overwritten, is
+not there, whoever asks.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import itertools
 import threading
-from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import wait
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,110 +26,201 @@ from numpy.typing import NDArray
 from replaystore.columns import decoding_pool
 from replaystore.columns.coded import JOB_BYTES, CodedColumn
 from replaystore.columns.far import announce_first
+from replaystore.columns.jobs import Jobs
 from replaystore.columns.protocol import Rows
-from replaystore.columns.taking import taker
+from replaystore.errors import ReplayStoreError
 
-__all__ = ["Chosen"]
+__all__ = ["ChosenRows"]
+
+Numbers = NDArray[np.int64]
+BESIDE = 40
+"""Bytes of tables for each row in memory: its number and place, when it is shown last, and the same of the
+next group."""
 
 _threads = threading.local()
 
 
-class Chosen:
-    """Rows that are being decoded; `finish` before they are taken.
+class ChosenRows:
+    """Rows that were decoded for the batches of a group, and the place of those of the next one.
 
     Args:
         columns: by name; their chunks have the same number of rows.
-        rows: sorted and distinct; all of them lie in complete chunks.
+        limit: bytes of memory for them.
     """
 
-    def __init__(self, columns: Mapping[str, CodedColumn], rows: NDArray[np.int64]) -> None:
-        self.rows = rows
-        self._columns = dict(columns)
-        self.items: dict[str, Rows] = {
-            name: np.empty(len(rows), np.dtype((np.void, column.row_bytes)))
-            for name, column in columns.items()
-        }
+    def __init__(self, columns: Mapping[str, CodedColumn], limit: int) -> None:
+        self._columns, self._limit = dict(columns), limit
         some = next(iter(columns.values()))
-        self._chunk_rows = some.chunk_rows
-        chunks, bounds = np.unique(rows // self._chunk_rows, return_index=True)
-        self._chunks, self._bounds = chunks, np.append(bounds, len(rows))
-        for column in self._columns.values():
-            column.find(chunks.tolist())
-        if some.files.far:
-            places = [column.chunk_places(chunks.tolist()) for column in self._columns.values()]
-            announce_first(some.files, places)
-        self._again: list[tuple[str, int]] = []
-        """Chunks of columns, by their place among `chunks`, that could not be decoded."""
-        self._process, self._abandoned = os.getpid(), False
-        size = max(1, JOB_BYTES // sum(column.chunk_bytes for column in columns.values()))
-        self._jobs = deque(
-            range(begin, min(begin + size, len(chunks))) for begin in range(0, len(chunks), size)
-        )
-        threads = min(max(1, decoding_pool.shared.workers - 1), len(self._jobs))
-        self._running = [decoding_pool.shared.pool().submit(self._work) for _ in range(threads)]
-        for column in self._columns.values():
-            column.add(self)
+        row_bytes = sum(column.row_bytes for column in columns.values())
+        self.room = max(1, min(limit // (row_bytes + BESIDE), some.tail[0] - some.first))
+        """Rows that may be chosen at once."""
+        self.items: dict[str, Rows] = {}
+        self._shown = np.empty(0, np.int64)
+        self._now: _Group | None = None
+        self._next: _Group | None = None
+        self._used = 0
+        """Entries of the group that were used."""
 
-    def _work(self) -> None:
-        """Do what nobody has begun yet."""
-        while True:
-            try:
-                job = self._jobs.popleft()
-            except IndexError:
-                return
+    @property
+    def active(self) -> bool:
+        """There are rows."""
+        return self._now is not None
+
+    def forget(self) -> None:
+        """Hold nothing, whatever was under way: in a forked child."""
+        self.__init__(self._columns, self._limit)  # type: ignore[misc]
+
+    def abandon(self) -> None:
+        """End what is under way."""
+        if self._next is not None:
+            self._next.abandon()
+            self._next = None
+
+    def choose(self, rows: Numbers, last: Numbers) -> None:
+        """Have these rows; what was there before makes room.
+
+        Args:
+            rows: sorted and distinct; all of them lie in complete chunks.
+            last: which entry shows each of them last.
+        """
+        coming, self._next = self._next, None
+        if coming is not None and not np.array_equal(coming.rows, rows[: self.room]):
+            coming.abandon()
+            coming = None
+        if coming is None:
+            self._now = None
+            self._shown.fill(-1)
+            coming = self._group(rows, last)
+        self._now, self._used = None, 0
+        with contextlib.suppress(ReplayStoreError):
+            if coming is not None and coming.finish():
+                self._now = coming
+                self._shown[coming.slots] = coming.rows
+
+    def choose_next(self, rows: Numbers, last: Numbers) -> None:
+        """Begin to decode what `choose` is going to be asked for next."""
+        if self._next is None:
+            with contextlib.suppress(ReplayStoreError):
+                self._next = self._group(rows, last)
+                self._make_room()
+
+    def used(self, count: int) -> None:
+        """So many more entries are not needed any more."""
+        self._used += count
+        self._make_room()
+
+    def places(self, rows: Numbers) -> tuple[NDArray[np.int32], NDArray[np.bool_] | None]:
+        """Where rows lie in `items`, and which of them are there (None: all)."""
+        assert self._now is not None
+        places = np.searchsorted(self._now.rows, rows)
+        places[places == len(self._now.rows)] = 0
+        slots = self._now.slots[places]
+        there = self._shown[slots] == rows
+        return slots, None if there.all() else there
+
+    def _group(self, rows: Numbers, last: Numbers) -> _Group | None:
+        if not len(rows):
+            return None
+        if not self.items:
+            self._shown = np.full(self.room, -1, np.int64)
             for name, column in self._columns.items():
-                self._decode(name, column, job)
+                self.items[name] = np.empty(self.room, np.dtype((np.void, column.row_bytes)))
+        rows, last = rows[: self.room], last[: self.room]
+        free = np.arange(self.room, dtype=np.int32) if self._now is None else self._now.following
+        return _Group(self._columns, self.items, rows, last, free)
 
-    def _decode(self, name: str, column: CodedColumn, job: range) -> None:
-        items = self.items[name]
-        decoded = _scratch(len(job) * column.chunk_bytes).view(items.dtype)
-        wrong = column.decode_job(
-            [(int(self._chunks[chunk]), place) for place, chunk in enumerate(job)], decoded
+    def _make_room(self) -> None:
+        """Have as many rows of the next group decoded as there is room for."""
+        if self._next is not None:
+            spare = self.room if self._now is None else self._now.spare(self._used)
+            self._shown[self._next.go_on(spare)] = -1
+
+
+class _Group(Jobs[range]):
+    """Rows of a group of batches that are being decoded to places that become free one after the other.
+
+    Args:
+        free: all places, in the order in which they become free.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, CodedColumn],
+        items: Mapping[str, Rows],
+        rows: Numbers,
+        last: Numbers,
+        free: NDArray[np.int32],
+    ) -> None:
+        super().__init__()
+        self._columns, self._items = columns, items
+        some = next(iter(columns.values()))
+        self._chunk_rows, self._files = some.chunk_rows, some.files
+        self.rows, self.slots = rows, free[: len(rows)]
+        keys = np.sort((last << 32) + np.arange(len(last)))  # quicker than argsort
+        self._lasts = (keys >> 32).astype(np.int32)
+        self.following = np.concatenate([free[len(rows) :], self.slots[keys & 0xFFFFFFFF]])
+        """All places, in the order in which they become free once these rows are there."""
+        chunks = rows // self._chunk_rows
+        begins = np.flatnonzero(np.diff(chunks, prepend=-1))
+        self._chunks, self._bounds = chunks[begins], np.append(begins, len(rows))
+        for column in columns.values():
+            column.find(self._chunks.tolist())
+            column.add(self)
+        self._again: list[tuple[str, int]] = []
+        """Chunks of columns, by their place among `_chunks`, that could not be decoded."""
+        size = max(1, JOB_BYTES // sum(column.chunk_bytes for column in columns.values()))
+        self._edges = np.append(np.arange(0, len(self._chunks), size), len(self._chunks))
+        """Chunks at which jobs begin, and where the last one ends."""
+        self._begun = 0
+
+    def spare(self, used: int) -> int:
+        """How many of `following` are free once so many entries were used."""
+        return len(self.following) - len(self.rows) + int(np.searchsorted(self._lasts, used))
+
+    def go_on(self, free: int) -> NDArray[np.int32]:
+        """Decode those rows for which so many free places are enough; which places are taken."""
+        job = int(np.searchsorted(self._bounds[self._edges], free, side="right")) - 1
+        if job <= self._begun:
+            return self.slots[:0]
+        edges = self._edges[self._begun : job + 1].tolist()
+        self._begun = job
+        if self._files.far:
+            chunks = self._chunks[edges[0] : edges[-1]].tolist()
+            announce_first(self._files, [column.chunk_places(chunks) for column in self._columns.values()])
+        self.begin(
+            [range(first, stop) for first, stop in itertools.pairwise(edges)],
+            max(1, decoding_pool.shared.workers - 1),
         )
-        if wrong:
-            self._again.extend((name, job.start + place) for _, place in wrong)
-        begin, end = self._bounds[job.start], self._bounds[job.stop]
-        rows = self.rows[begin:end]
+        return self.slots[self._bounds[edges[0]] : self._bounds[edges[-1]]]
+
+    def do(self, job: range) -> None:
+        """As `Jobs.do`."""
+        begin, end = int(self._bounds[job.start]), int(self._bounds[job.stop])
         counts = np.diff(self._bounds[job.start : job.stop + 1])
-        places = rows % self._chunk_rows + np.repeat(np.arange(len(job)) * self._chunk_rows, counts)
-        taker(decoded)(places, None, items[begin:end], "clip")
+        within = np.repeat(np.arange(len(job)) * self._chunk_rows, counts)
+        places, slots = self.rows[begin:end] % self._chunk_rows + within, self.slots[begin:end]
+        wanted = [(chunk, place) for place, chunk in enumerate(self._chunks[job.start : job.stop].tolist())]
+        for name, column in self._columns.items():
+            items = self._items[name]
+            size = len(job) * column.chunk_bytes
+            memory = _scratch(size + items.itemsize * (end - begin))
+            decoded, found = memory[:size].view(items.dtype), memory[size:].view(items.dtype)
+            wrong = column.decode_job(wanted, decoded)
+            self._again.extend((name, job.start + place) for _, place in wrong)
+            items.put(slots, decoded.take(places, None, found, "clip"), "clip")
 
     def finish(self) -> bool:
-        """Decode what is left; whether all are there: a forked child must begin anew. CorruptError: a chunk
-        cannot be had."""
-        if self._process != os.getpid():
-            return False
-        try:
-            self._work()
-        finally:
-            running, self._running = self._running, []
-            wait([future for future in running if not future.cancel()])
-        for future in running:
-            if not future.cancelled():
-                future.result()
-        if self._abandoned:
+        """Decode what is left; whether all are there. CorruptError: a chunk cannot be had."""
+        self.go_on(len(self.rows))
+        if not self.end():
             return False
         again, self._again = self._again, []
         for name, chunk in again:  # it may lie somewhere else by now, and `take` finds out
             some = slice(int(self._bounds[chunk]), int(self._bounds[chunk + 1]))
-            column = self._columns[name]
-            found = column.take(self.rows[some])
-            self.items[name][some] = found.reshape(-1).view(self.items[name].dtype)
+            found = self._columns[name].take(self.rows[some])
+            items = self._items[name]
+            items[self.slots[some]] = found.reshape(-1).view(items.dtype)
         return True
-
-    def abandon(self) -> None:
-        """End it, as soon as no thread is at it."""
-        if self._process == os.getpid():
-            self._abandoned = True
-            self._jobs.clear()
-            wait([future for future in self._running if not future.cancel()])
-
-    def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
-        """Where rows are among these, and which of them are there (None: all)."""
-        places = np.searchsorted(self.rows, rows)
-        places[places == len(self.rows)] = 0
-        there = self.rows[places] == rows
-        return places, None if there.all() else there
 
 
 def _scratch(size: int) -> NDArray[np.uint8]:

@@ -15,12 +15,11 @@ can be foreseen.
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from replaystore.columns import decoding_pool
 from replaystore.columns.checked_chunks import Failure, Piece, Wanted
 from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.columns.far import Ahead, announce_first, following
+from replaystore.columns.jobs import Jobs
 from replaystore.columns.located_chunks import Located
 from replaystore.columns.protocol import Place, Rows, Unchecked
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
@@ -49,47 +49,23 @@ _To = tuple[int, int]
 """The number of a chunk, and where it goes to, counted in chunks."""
 
 
-class Abandoned(Protocol):
-    """What reads a column's files in other threads."""
-
-    def abandon(self) -> None:
-        """End it, as soon as no thread is at it."""
-        ...
-
-
-class Decoding:
-    """Chunks that are being decoded, by threads and by who waits for them. Where they go to is undefined
-    until `finish` has returned."""
+class Decoding(Jobs[Sequence[_To]]):
+    """Chunks that are being decoded. Where they go to is undefined until `finish` has returned."""
 
     def __init__(self, column: CodedColumn, out: Rows, jobs: Iterable[Sequence[_To]], threads: int) -> None:
+        super().__init__()
         self._column, self._out, self._again = column, out, list[_To]()
-        self._jobs = deque(jobs)
-        self._process, self._abandoned = os.getpid(), False
-        self._running = [
-            decoding_pool.shared.pool().submit(self._work) for _ in range(min(threads, len(self._jobs)))
-        ]
+        self.begin(jobs, threads)
 
-    def _work(self) -> None:
-        """Do what nobody has begun yet."""
-        while True:
-            try:
-                job = self._jobs.popleft()
-            except IndexError:
-                return
-            self._again.extend(self._column.decode_job(job, self._out))
+    def do(self, job: Sequence[_To]) -> None:
+        """As `Jobs.do`."""
+        self._again.extend(self._column.decode_job(job, self._out))
 
     def finish(self) -> bool:
-        """Decode what is left; whether all are there: a forked child must begin anew. CorruptError as
-        `CodedColumn.take`."""
-        if self._process != os.getpid():
+        """Decode what is left; whether all are there. CorruptError as `CodedColumn.take`."""
+        if not self.end():
             return False
-        self._work()
-        for future in self._running:
-            if not future.cancel():
-                future.result()
-        if self._abandoned:
-            return False
-        again, self._again, self._running, rows = self._again, [], [], self._column.chunk_rows
+        again, self._again, rows = self._again, [], self._column.chunk_rows
         for chunk, _ in again:  # it may lie somewhere else by now
             self._column._known.pop(chunk, None)
         pieces = [
@@ -98,13 +74,6 @@ class Decoding:
         ]
         self._column._gather(pieces, self._out)
         return True
-
-    def abandon(self) -> None:
-        """End it, as soon as no thread is at it."""
-        if self._process == os.getpid():
-            self._abandoned = True
-            self._jobs.clear()
-            wait([future for future in self._running if not future.cancel()])
 
 
 class CodedColumn(Located):
@@ -139,7 +108,7 @@ class CodedColumn(Located):
         """Where the last request for a slice ended, and how many were one behind the other."""
         self._on_mismatch = on_mismatch
         self._first = first_row
-        self._decoding: weakref.WeakSet[Abandoned] = weakref.WeakSet()
+        self._decoding: weakref.WeakSet[Jobs[Any]] = weakref.WeakSet()
         self._tail: tuple[int, Rows] = (first_row, np.empty((0, *self.shape), self.dtype))
 
     @property
@@ -242,7 +211,7 @@ class CodedColumn(Located):
         self.add(decoding)
         return decoding
 
-    def add(self, decoding: Abandoned) -> None:
+    def add(self, decoding: Jobs[Any]) -> None:
         """What is to be abandoned before the column is closed."""
         self._decoding.add(decoding)
 

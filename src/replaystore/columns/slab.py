@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.columns.chosen import Chosen
+from replaystore.columns.chosen import ChosenRows
 from replaystore.columns.coded import CodedColumn, Decoding
 from replaystore.columns.far import announce_first
 from replaystore.columns.protocol import Rows
@@ -74,24 +74,24 @@ class Slab:
         self._used = np.zeros(self.slots, np.int64)
         """When each slot was asked for last."""
         self._now = 1
+        self.whole = not chunks
+        """All chunks are there, and remain there."""
         self._items: dict[str, Rows] = {}
         self._coming: _Coming | None = None
-        self._chosen: Chosen | None = None
-        self._chosen_next: Chosen | None = None
-        self.room = limit // 2 // max(1, sum(column.row_bytes for column in columns.values()))
-        """Rows that may be chosen at once: those, and as many behind them."""
+        self.chosen = ChosenRows(self._columns, limit)
+        """Where not all chunks fit, the rows of many batches."""
 
     def forget(self) -> None:
         """Hold nothing, whatever was under way: in a forked child, where nobody goes on with it."""
         self._slot.fill(-1)
         self._chunk.fill(-1)
         self._used.fill(0)
-        self._coming = self._chosen = self._chosen_next = None
+        self._coming, self.whole = None, not len(self._slot)
+        self.chosen.forget()
 
     def adopt(self, old: Slab) -> None:
         """Go on with what another slab of the same columns has decoded; it is not to be used any more."""
-        if old._chosen_next is not None:  # of batches that nobody is going to ask for
-            old._chosen_next.abandon()
+        old.chosen.abandon()  # of batches that nobody is going to ask for
         if old._columns != self._columns or old.slots != self.slots:
             return
         old._finish()
@@ -101,6 +101,7 @@ class Slab:
         self._chunk = np.where(kept, chunk, -1)
         self._used[~kept] = 0
         self._slot[chunk[kept]] = np.flatnonzero(kept)
+        self._look()
 
     @property
     def names(self) -> Iterable[str]:
@@ -152,37 +153,33 @@ class Slab:
         return len(self._slot) > self.slots
 
     def choose(self, rows: NDArray[np.int64]) -> None:
-        """Have these rows decoded, in any order and repeated, instead of what was there.
+        """Have these rows decoded, instead of what was there, for entries that show several each: of shape
+        (entries, rows). `choose_next` may be given the same before.
 
         What cannot be had is an error where it is taken."""
-        rows = self._complete(rows)
-        chosen, self._chosen_next, self._chosen = self._chosen_next, None, None
         self._release()
-        if chosen is None or not np.array_equal(chosen.rows, rows):
-            if chosen is not None:
-                chosen.abandon()
-            chosen = Chosen(self._columns, rows) if len(rows) else None
-        if chosen is not None:
-            with contextlib.suppress(ReplayStoreError):
-                self._chosen = chosen if chosen.finish() else None
+        self.chosen.choose(*self._complete(rows))
 
     def choose_next(self, rows: NDArray[np.int64]) -> None:
-        """Begin to decode what `choose` is going to be asked for next."""
-        rows = self._complete(rows)
-        if self._chosen_next is None and len(rows):
-            with contextlib.suppress(ReplayStoreError):
-                self._chosen_next = Chosen(self._columns, rows)
+        """Begin to decode what `choose` is going to be asked for next, as entries leave room for it."""
+        self.chosen.choose_next(*self._complete(rows))
 
-    def _complete(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those that lie in complete chunks that are there, each once."""
+    def _complete(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Those that lie in complete chunks that are there, each once; and the last entry that shows it."""
+        entries = len(rows)
+        bits = max(1, entries - 1).bit_length()
+        keys = np.sort(((rows << bits) + np.arange(entries)[:, None]).reshape(-1))  # quicker than np.unique
+        found = keys >> bits
+        ends = np.flatnonzero(np.diff(found, append=-1))
         first = self._first_chunk * self.chunk_rows
-        return np.unique(rows[(rows >= first) & (rows < self.tail_start)])
+        ends = ends[(found[ends] >= first) & (found[ends] < self.tail_start)]
+        return found[ends], keys[ends] & ((1 << bits) - 1)
 
     def _release(self) -> None:
         """Give back the memory of chunks: that of rows takes its place."""
         if self._items:
             self._finish()
-            self._items = {}
+            self._items, self.whole = {}, False
             self._slot.fill(-1)
             self._chunk.fill(-1)
             self._used.fill(0)
@@ -258,6 +255,9 @@ class Slab:
             decodings.append(column.decode(missing + self._first_chunk, self._items[name], free))
         return _Coming(missing, free, decodings)
 
+    def _look(self) -> None:
+        self.whole = not self.crowded and int(self._slot.min(initial=0)) >= 0
+
     def _finish(self) -> None:
         """Have what was expected. A chunk that cannot be had is decoded again, and is an error, where it is
         taken."""
@@ -279,6 +279,7 @@ class Slab:
         if all(finished):
             self._chunk[coming.slots], self._used[coming.slots] = coming.chunks, self._now
             self._slot[coming.chunks] = coming.slots
+            self._look()
         else:
             self._used[coming.slots] = 0
         return all(finished)
@@ -297,13 +298,13 @@ class Slab:
 
     def _take(self, rows: NDArray[np.int64], to: NDArray[np.intp] | None, outs: Mapping[str, Rows]) -> None:
         """Rows of complete chunks to these places of the arrays; None: to all, in order."""
-        if self._chosen is not None and len(rows):
-            places, there = self._chosen.places(rows)
+        if self.chosen.active and len(rows):
+            chosen, there = self.chosen.places(rows)
             if there is None:
-                _fill(self._chosen.items, places, to, outs)
+                _fill(self.chosen.items, chosen, to, outs)
                 return
             to = np.arange(len(rows)) if to is None else to
-            _fill(self._chosen.items, places[there], to[there], outs)
+            _fill(self.chosen.items, chosen[there], to[there], outs)
             rows, to = rows[~there], to[~there]
         chunk = self._chunks_of(rows)
         for some in self._rounds(chunk):
@@ -332,7 +333,7 @@ class Slab:
 
 def _fill(
     items: Mapping[str, Rows],
-    places: NDArray[np.int64],
+    places: NDArray[np.integer[Any]],
     to: NDArray[np.intp] | None,
     outs: Mapping[str, Rows],
 ) -> None:

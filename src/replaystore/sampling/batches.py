@@ -277,6 +277,7 @@ class Batches(Windows):
         if self.gather.far and end > window.fetched:
             self._fetch(window, begin)
         batch = self._items.show(window.planned, begin, end, out)
+        self.gather.used(end - begin)
         drawn, some = window.planned.drawn, slice(begin, end)
         named = self._named(batch, drawn, some)
         if self._relabel is not None:

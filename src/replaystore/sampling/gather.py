@@ -239,7 +239,7 @@ class Gather:
         return sum(column.row_bytes for column in self._far.columns.values())
 
     def choose(self, rows: Rows) -> None:
-        """Decode these rows, and keep nothing else that is decoded."""
+        """Decode the rows of items, (items, rows of each), and keep nothing else that is decoded."""
         for slab in self.slabs:
             slab.choose(rows)
 
@@ -247,6 +247,11 @@ class Gather:
         """Begin to decode what `choose` is going to be asked for next."""
         for slab in self.slabs:
             slab.choose_next(rows)
+
+    def used(self, items: int) -> None:
+        """So many more of the items that rows were chosen for are not needed any more."""
+        for slab in self.slabs:
+            slab.chosen.used(items)
 
     def expect(self, first: Rows, last: Rows) -> None:
         """Begin to decode what `hold` is going to be asked for next."""
@@ -265,6 +270,11 @@ class Gather:
         """Not all decoded chunks fit in the memory for them."""
         return any(slab.crowded for slab in self.slabs)
 
+    @property
+    def whole(self) -> bool:
+        """All chunks are decoded, and remain there."""
+        return all(slab.whole for slab in self.slabs)
+
     def too_large(self) -> str | None:
         """What to say where not all decoded chunks fit in the memory for them."""
         if not self.crowded:
@@ -280,7 +290,7 @@ class Gather:
     @property
     def chosen_rows(self) -> int:
         """Rows that there is room for at once, where it is they that are kept."""
-        return min((slab.room for slab in self.slabs), default=1 << 62)
+        return min((slab.chosen.room for slab in self.slabs), default=1 << 62)
 
     @property
     def block_rows(self) -> int:

@@ -96,6 +96,9 @@ class Windows:
     def _hold(self, window: Window, begin: int) -> None:
         """Decode for the next batches, or for so many of them as there is room for; begin with those behind
         them then."""
+        if self.gather.whole:
+            window.held = len(window.planned.drawn.rows)
+            return
         size = self.recipe.batch_size
         scattered = self.order.ahead and not isinstance(self.order, EpochOrder) and self.gather.crowded
         if scattered and self._singles >= SINGLES:
@@ -155,18 +158,16 @@ class Windows:
             window, begin = self._following(window), 0
 
     def _rows_of(self, window: Window, begin: int, end: int) -> Rows:
-        """The rows that some items show; of trajectories that were recorded in parts some may be left to be
-        decoded when they are needed."""
+        """The rows that some items show, (items, rows of each); of trajectories that were recorded in parts
+        some may be left to be decoded when they are needed."""
         drawn, shown = window.planned.drawn, window.planned.shown[begin:end]
         rows = drawn.rows[begin:end]
-        if shown.ndim > 1 or (
-            self._behind < 2 and not self.recipe.history
-        ):  # of transitions and stacks it is known
-            return np.concatenate([rows, shown.reshape(-1)])
+        if window.planned.shown is not drawn.rows:  # of transitions and stacks it is known
+            return np.column_stack([rows, shown])
         stride = self.steps.bounds(drawn.part[begin:end])[2]
         steps = np.arange(-self.recipe.history, self._behind + 1)
         between = rows[:, None] + stride[:, None] * steps
-        return between.reshape(-1).clip(self.steps.first_row, self.steps.stop_row - 1)
+        return between.clip(self.steps.first_row, self.steps.stop_row - 1)
 
     def _fetch(self, window: Window, begin: int) -> None:
         """Fetch the rows of the next batches; of trajectories that were recorded in parts some may be left to
