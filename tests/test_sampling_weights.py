@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sampled_buffers import Life, fill, schema
 
 import replaystore as rs
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError, SchemaError
 
 pytest_plugins = ["sampled_buffers"]
 
@@ -77,6 +78,42 @@ def test_weights_that_have_all_become_0_are_an_error(stored: tuple[rs.Buffer, li
         sampler.sample()
     sampler.update_weights([3], [1.0])
     assert set(sampler.sample()["index"]) == {3}
+
+
+def test_what_is_no_weight_is_refused_and_sets_none(stored: tuple[rs.Buffer, list[Life]]) -> None:
+    buffer, _ = stored
+    prioritized = buffer.sampler(7, order="prioritized", alpha=2)
+    weighted = buffer.sampler(7, weights=np.ones(len(buffer)))
+    shapes = "flat arrays of one length"
+    wrong: list[tuple[Any, Any, str]] = [
+        ([3], [np.nan], "0 is nan"),
+        ([3, 4], [1, -1], "1 is -1.0"),
+        ([3], [np.inf], "0 is inf"),
+        ([3], [1e300], "at most 1e\\+290"),  # sums of a few would be infinite
+        (3, 1.0, shapes),
+        ([3], 1.0, shapes),
+        ([3, 4], [1.0], shapes),
+        ([3.0], [1.0], shapes),
+        ([[3]], [[1.0]], shapes),
+        ([3], ["high"], "must be numbers"),
+        ([-1], [1.0], "rows end before"),
+        ([len(buffer)], [1.0], "rows end before"),
+    ]
+    for sampler, update in (
+        (prioritized, prioritized.update_priorities),
+        (weighted, weighted.update_weights),
+    ):
+        for index, values, message in wrong:
+            with pytest.raises(ArgumentError, match=message):
+                update(index, values)
+        assert (sampler.weights[sampler.weights > 0] == 1).all()
+        update([], [])
+        update(np.array([3], "u1"), [5e-324])
+        assert np.isfinite(sampler.sample()["weight"]).all()
+    with pytest.raises(ArgumentError, match="divide priorities"):
+        prioritized.update_priorities([3], [1e200])
+    with pytest.raises(ArgumentError, match="no priorities"):
+        weighted.update_priorities([3], [1.0])
 
 
 def test_refreshing_gives_new_steps_the_largest_weight(tmp_path: Path) -> None:

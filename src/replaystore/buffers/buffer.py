@@ -173,7 +173,7 @@ class Buffer(LaterFields):
                 where=where,
                 split=split,
                 slab_bytes=slab_bytes,
-                alpha=float(alpha) if order == "prioritized" else None,
+                alpha=alpha if order == "prioritized" else None,
                 trajectory=bool(trajectory),
                 live=bool(live),
                 pad=pad,

@@ -13,7 +13,10 @@ from replaystore.sampling.recipe import Recipe
 from replaystore.schema.values import array_of
 from replaystore.views.reader import BufferReader
 
-__all__ = ["carried", "check", "checked", "floats", "moved", "of_new"]
+__all__ = ["carried", "check", "checked", "flat", "floats", "moved", "of_new", "of_priorities"]
+
+LARGEST = 1e290
+"""So large may a weight be: the sum of as many as there are rows is a float64 then, whenever they are set."""
 
 
 def checked(
@@ -46,31 +49,54 @@ def of_new(priority: Any, recipe: Recipe) -> float | None:
     if recipe.alpha is None:
         raise ArgumentError('priority is that of new steps, with order="prioritized": leave it out')
     value = floats("priority", priority)
-    if value.ndim or not (np.isfinite(value) and value > 0):
+    if value.ndim or not value > 0:
         raise ArgumentError(f"priority must be a number above 0, not {priority!r:.80}")
-    return float(value**recipe.alpha)
+    return float(of_priorities(value.reshape(1), recipe.alpha)[0])
+
+
+def of_priorities(priorities: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+    """What priorities weigh. ArgumentError: nothing that a weight can be."""
+    check(priorities, "priority")
+    with np.errstate(over="ignore"):
+        weights: NDArray[np.float64] = priorities**alpha
+    if len(weights) and not weights.max() <= LARGEST:
+        largest = priorities.max()
+        raise ArgumentError(f"priority {largest} ** alpha {alpha} is more than {LARGEST}: divide priorities")
+    return weights
 
 
 def floats(name: str, values: Any) -> NDArray[np.float64]:
     """Numbers that somebody gave, as float64. ArgumentError: they are none."""
     given = array_of(name, values)
     if given.dtype.kind == "c":
-        raise ArgumentError(f"{name} are numbers, not {given.dtype}: give their real parts")
+        raise ArgumentError(f"{name} must be numbers, not {given.dtype}: give their real parts")
     try:
         return given.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
-        raise ArgumentError(f"{name} are numbers ({error})") from None
+        raise ArgumentError(f"{name} must be numbers ({error})") from None
 
 
-def check(weights: NDArray[np.float64]) -> None:
-    """ArgumentError: one is negative or not finite."""
-    # Of large numbers the sum alone may be infinite.
-    if not len(weights) or (weights.min() >= 0 and np.isfinite(weights.sum())):
+def flat(name: str, index: Any, values: Any) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Numbers of steps, or of trajectories, and one value for each. ArgumentError: they are not that."""
+    places, given = array_of("index", index), floats(name, values)
+    if not places.size and places.ndim == 1:  # an empty list has the dtype of none
+        places = places.astype(np.int64)
+    if places.dtype.kind not in "iu" or places.ndim != 1 or given.shape != places.shape:
+        raise ArgumentError(
+            f"index and {name} are flat arrays of one length, integers and numbers, not {places.dtype} "
+            f"{places.shape} and {given.dtype} {given.shape}"
+        )
+    return places, given
+
+
+def check(weights: NDArray[np.float64], what: str = "weight") -> None:
+    """ArgumentError: one is negative or not finite, or so large that sums of them might not be."""
+    if not len(weights) or (weights.min() >= 0 and weights.max() <= LARGEST):
         return
-    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if len(wrong):
-        raise ArgumentError(f"weight {wrong[0]} is {weights[wrong[0]]}: weights are finite and not negative")
-    raise ArgumentError("the sum of the weights is too large for a float64: divide them")
+    at = np.flatnonzero(~((weights >= 0) & (weights <= LARGEST)))[0]
+    raise ArgumentError(
+        f"{what} {at} is {weights[at]}: it has to be finite and not negative, and at most {LARGEST}"
+    )
 
 
 def moved(known: NDArray[np.float64], first: int, rows: slice, largest: float) -> NDArray[np.float64]:

@@ -89,7 +89,7 @@ class Recipe:
                 raise ArgumentError(f"{name} must be at least {least}, and an integer, not {value!r}")
         self._check_fragments()
         self._check_goals()
-        for name in ("gamma", "beta", *(() if self.alpha is None else ("alpha",))):
+        for name in ("gamma", "beta", *(("alpha",) if self.order == "prioritized" else ())):
             if not isinstance(getattr(self, name), int | float | np.integer | np.floating):
                 raise ArgumentError(f"{name} must be a number, not {getattr(self, name)!r:.80}")
         if not 0 <= self.gamma <= 1:
@@ -98,6 +98,11 @@ class Recipe:
             raise ArgumentError(f"beta must be a number that is not negative, not {self.beta!r}")
         if self.alpha is not None and not 0 <= self.alpha < np.inf:
             raise ArgumentError(f"alpha must be a number that is not negative, not {self.alpha!r}")
+        if self.beta and not self.weighted:
+            raise ArgumentError(
+                f"beta={self.beta!r} is the exponent of importance weights, and nothing has a weight here: "
+                'say order="prioritized", or leave out beta'
+            )
 
     def _check_goals(self) -> None:
         if self.relabel not in (None, "future"):

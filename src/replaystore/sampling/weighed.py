@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -10,7 +12,6 @@ from replaystore.sampling import given_weights
 from replaystore.sampling.batches import Batches
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.weighted_order import StepWeights, TrajectoryWeights
-from replaystore.schema.values import array_of
 
 __all__ = ["Weighed"]
 
@@ -56,11 +57,11 @@ class Weighed:
     def update_priorities(self, index: ArrayLike, priorities: ArrayLike) -> None:
         """Set the priorities of steps, as of the next batch: they weigh priority ** alpha. `index`: as that
         of `update_weights`."""
-        values = given_weights.floats("priorities", priorities)
-        if self._recipe.alpha is None:
+        alpha = self._recipe.alpha
+        if alpha is None:
             raise ArgumentError('this sampler has no priorities: make one with order="prioritized"')
-        given_weights.check(values)
-        self.update_weights(index, values**self._recipe.alpha)
+        places, values = given_weights.flat("priorities", index, priorities)
+        self._update(places, given_weights.of_priorities(values, alpha))
 
     def update_weights(self, index: ArrayLike, weights: ArrayLike) -> None:
         """Set weights, as of the next batch. What has left a ring is passed over, and counted by `ignored`.
@@ -73,19 +74,18 @@ class Weighed:
         Raises:
             ArgumentError: one that is not finite or negative, or of what does not exist; none is set then.
         """
+        self._weighted()
+        places, values = given_weights.flat("weights", index, weights)
+        given_weights.check(values)
+        self._update(places, values)
+
+    def _update(self, places: NDArray[Any], weights: NDArray[np.float64]) -> None:
         order = self._weighted()
-        places, values = array_of("index", index), given_weights.floats("weights", weights)
-        if places.dtype.kind not in "iu" or places.ndim != 1 or values.shape != places.shape:
-            raise ArgumentError(
-                f"index and weights are flat arrays of one length, not {places.dtype} "
-                f"{places.shape} and {values.shape}"
-            )
         stop = order.stop
         if len(places) and not (places.min() >= 0 and places.max() < stop):
             what = "trajectories" if self._recipe.per_trajectory else "rows"
             raise ArgumentError(f"index from {places.min()} to {places.max()}: {what} end before {stop}")
-        given_weights.check(values)
-        self._ignored += order.update(places.astype(np.int64, copy=False), values)
+        self._ignored += order.update(places.astype(np.int64, copy=False), weights)
 
     def _weighted(self) -> StepWeights | TrajectoryWeights:
         if not self._recipe.weighted:

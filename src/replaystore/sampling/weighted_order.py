@@ -42,7 +42,8 @@ class _Weighted:
         if not self.weights.total > 0:
             raise ArgumentError("all weights have become 0: there is nothing to draw")
         position, shares = self.weights.draw(self._stream.numbers(epoch, start, stop))
-        return position, (shares / self.weights.smallest) ** -self.beta
+        with np.errstate(over="ignore"):  # beside the very smallest of all others are as good as none
+            return position, (shares / self.weights.smallest) ** -self.beta
 
 
 class StepWeights(_Weighted):
