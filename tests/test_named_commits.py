@@ -122,6 +122,28 @@ def test_what_is_no_name_is_refused_and_nothing_is_committed(place: Path, name: 
         assert buffer.commit_id == 0
 
 
+@pytest.mark.parametrize("commit", [True, 1.0, np.float64(1), None, b"a", [1], 1j, -1, 9, "9"])
+def test_what_is_no_commit_is_refused_wherever_one_is_named(place: Path, commit: Any) -> None:
+    """A flag equals a number; written to the log as what it is, the store was lost."""
+    with rs.create(place, SCHEMA) as buffer:
+        for name in ("a", "b"):
+            add(buffer, 3)
+            buffer.commit(name)
+        with pytest.raises((ArgumentError, NotFoundError)):
+            buffer.rollback(commit)
+        if commit is not None:  # the newest
+            for asked in (lambda: rs.open(place, commit=commit), lambda: rs.verify(place, commit=commit)):
+                with pytest.raises((ArgumentError, NotFoundError)):
+                    asked()
+        add(buffer, 3)
+        buffer.commit()
+        buffer.rollback(np.int64(1))
+        assert buffer.shows == 1
+    with rs.open(place, commit=np.uint8(1)) as old:
+        assert len(old) == 3
+    assert not rs.verify(place).problems
+
+
 def test_names_survive_segments_of_the_log_and_reopening(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

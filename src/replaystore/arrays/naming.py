@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from replaystore.errors import ArgumentError
 
-__all__ = ["Named", "check_kept", "check_name", "is_name"]
+__all__ = ["Named", "check_commit", "check_kept", "check_name", "is_name"]
 
 LONGEST = 80
 MOST_KEPT = 1 << 40
@@ -44,6 +46,19 @@ def check_name(name: object) -> str:
     raise ArgumentError(
         f"the name of a commit is at most {LONGEST} letters (a to z), digits and any of _ . + = @ -, not "
         f'digits alone, and begins with a letter, a digit or _, such as "epoch-12"; not {name!r:.100}'
+    )
+
+
+def check_commit(commit: object) -> int | str:
+    """A number or a name as it is used from here on. ArgumentError: it is neither: a flag or a float that
+    equals a number would be written to the log as what it is."""
+    if isinstance(commit, int | np.integer) and not isinstance(commit, bool):
+        return int(commit)
+    if isinstance(commit, str):
+        return commit
+    raise ArgumentError(
+        f"commit is the number of a commit, or its name, not {commit!r:.100}; `replaystore info --commits` "
+        "lists what can be opened"
     )
 
 

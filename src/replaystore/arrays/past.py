@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from replaystore.arrays.history import ATTEMPTS, History
+from replaystore.arrays.naming import check_commit
 from replaystore.arrays.records import decode_records
 from replaystore.arrays.state import State
 from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
@@ -77,7 +78,9 @@ class Past(History):
         return [found[number] for number in sorted(found)]
 
     def number_of(self, commit: int | str) -> int:
-        """The number of a commit that is given by it, or by its name. NotFoundError: none has that name."""
+        """The number of a commit that is given by it, or by its name. NotFoundError: none has that name.
+        ArgumentError: it is neither."""
+        commit = check_commit(commit)
         if not isinstance(commit, str):
             return commit
         names = self.places.names

@@ -12,7 +12,7 @@ from replaystore.arrays import sealing
 from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.incomplete import newest_synced, newest_whole
-from replaystore.arrays.naming import check_kept
+from replaystore.arrays.naming import check_commit, check_kept
 from replaystore.arrays.reading import StoreReader
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.opening import open_container, open_for_writing
@@ -169,11 +169,7 @@ def open(  # noqa: A001  # as in other libraries that open files
     place = parse(location)
     if mode not in ("r", "r+"):
         raise ArgumentError(f'mode is "r" or "r+", not {mode!r}')
-    if commit is not None and (isinstance(commit, bool) or not isinstance(commit, int | str)):
-        raise ArgumentError(
-            f"commit is the number of a commit, or its name, not {commit!r}; `replaystore info --commits` "
-            "lists what can be opened"
-        )
+    commit = None if commit is None else check_commit(commit)
     if mode == "r+" and commit is not None:
         raise ArgumentError(
             'an older commit is opened with mode "r"; to go back to it, open with "r+" and '

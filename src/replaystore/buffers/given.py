@@ -28,7 +28,7 @@ def checked_ends(columns: Any, env: Any, split: Any, ends: Any) -> NDArray[Any] 
     given = None if ends is None else array_of("ends", ends)
     if not isinstance(columns, Mapping):
         raise ArgumentError(f"steps are a dict {{field name: array}}, not a {type(columns).__name__}")
-    if isinstance(env, bool) or not isinstance(env, (int, np.integer)) or env < 0:
+    if isinstance(env, bool) or not isinstance(env, (int, np.integer)) or not 0 <= env < 1 << 63:
         raise ArgumentError(f"env is the number of an environment, from 0 on, not {env!r}")
     if not isinstance(split, str):
         raise ArgumentError(f"split is a string, not {split!r}")
