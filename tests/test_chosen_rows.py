@@ -208,8 +208,58 @@ def test_batches_are_the_same_whatever_memory_there_is(
         small.close()
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"batch_size": 64},
+        {"batch_size": 50, "order": "trajectory", "fragment_length": 6, "pad": "end"},
+        {"batch_size": 50, "frame_stack": 3},
+        {"batch_size": 33, "next_observation": False, "weights": "some"},
+    ],
+)
+def test_stores_that_are_sampled_as_one_decode_for_many_batches(
+    tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for number, rows in enumerate((6000, 2000)):
+        with rs.create(tmp_path / f"live{number}.zarr", ending()) as buffer:
+            ends = [*range(19, rows, 20)]
+            finals = rng.normal(size=(len(ends), 50)).astype(np.float32)
+            steps = {"observation": rng.normal(size=(rows, 50)).astype(np.float32)}
+            buffer.append(steps, ends=ends, final_observation=finals)
+        suffix = ("zarr", "h5")[number]
+        rs.convert(tmp_path / f"live{number}.zarr", tmp_path / f"a{number}.{suffix}", layout="archive")
+    buffers = [rs.open(tmp_path / "a0.zarr"), rs.open(tmp_path / "a1.h5")]
+    if "weights" in recipe:
+        recipe = recipe | {"weights": rng.random(8000)}
+    chunks, decode = [0], CodedColumn.decode_job
+
+    def counted(self: CodedColumn, job: Any, out: Any) -> Any:
+        chunks[0] += len(job)
+        return decode(self, job, out)
+
+    small = rs.concat(buffers).sampler(**recipe, seed=3, slab_bytes=300_000)
+    large = rs.concat(buffers).sampler(**recipe, seed=3, slab_bytes=1 << 30)
+    for _ in range(100):
+        monkeypatch.setattr(CodedColumn, "decode_job", counted)
+        mine = small.sample()
+        monkeypatch.setattr(CodedColumn, "decode_job", decode)
+        theirs = large.sample()
+        assert mine.keys() == theirs.keys()
+        assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+    known = buffers[0].stored_column("steps/observation")
+    assert isinstance(known, CodedColumn)
+    if recipe.get("order", "uniform") == "uniform" and "weights" not in recipe:
+        # One by one nearly all chunks would be decoded for each batch.
+        assert chunks[0] < 100 * len(np.unique(np.arange(8000) // known.chunk_rows)) / 3
+
+
+def ending() -> rs.Schema:
+    return rs.Schema({"observation": rs.Field("float32", (50,), "observation")})
+
+
 def store_of(place: Path, rows: int, codec: str = "zstd:1") -> None:
-    schema = rs.Schema({"observation": rs.Field("float32", (50,), "observation")})
+    schema = ending()
     steps = {"observation": np.random.default_rng(0).normal(size=(rows, 50)).astype(np.float32)}
     with rs.create(place, schema, storage={"observation": {"codec": codec}}) as buffer:
         buffer.append(steps, ends=[rows - 1])

@@ -259,10 +259,11 @@ class Batches(Windows):
         if isinstance(self.order, EpochOrder):
             self.order.forget()
 
-    def make(self, epoch: int, number: int, out: Out | None = None) -> Batch:
-        """Batch `number` of an epoch. `out`: what an earlier call returned, to be filled again."""
-        size = self.recipe.batch_size
-        window = self._window
+    def make(self, epoch: int, number: int, out: Out | None = None, count: int | None = None) -> Batch:
+        """Batch `number` of an epoch. `out`: what an earlier call returned, to be filled again. `count`: only
+        the first so many of its items, for who joins several, and chooses rows itself."""
+        recipe, window = self.recipe, self._window
+        size = recipe.batch_size
         if (
             window is None
             or window.epoch != epoch
@@ -271,10 +272,11 @@ class Batches(Windows):
         ):
             window = self._window = self._entered(epoch, number)
         begin = (number - window.first) * size
-        end = min(begin + size, len(window.planned.drawn.rows))
-        if self.gather.coded and end > window.held and not self.recipe.live:
+        end = min(begin + (size if count is None else count), len(window.planned.drawn.rows))
+        alone = count is None
+        if self.gather.coded and end > window.held and (alone or not self.gather.crowded) and not recipe.live:
             self._hold(window, begin)
-        if self.gather.far and end > window.fetched:
+        if self.gather.far and end > window.fetched and alone:
             self._fetch(window, begin)
         batch = self._items.show(window.planned, begin, end, out)
         self.gather.used(end - begin)
@@ -294,6 +296,7 @@ class Batches(Windows):
         """The items of these numbers in the sequence of an epoch, as a batch: for who joins several."""
         drawn = self.order.draw(epoch, start, stop)
         batch = self._items.show(self._items.plan(drawn, stop - start), 0, stop - start)
+        self.gather.used(stop - start)
         some = slice(0, stop - start)
         return batch | self._named(batch, drawn, some) | self._relabelled(batch, drawn, some, epoch, start)
 

@@ -140,6 +140,11 @@ class Ends:
         first, last = self._bounds[batch], self._bounds[batch + 1]
         if first == last:
             return
+        size = len(next(iter(found.values()), ()))
+        if self._places[last - 1] >= size:  # only some items of the batch are shown
+            last = first + int(np.searchsorted(self._places[first:last], size))
+            if first == last:
+                return
         start, stop, known = self._known
         if not start <= first <= last <= stop:
             start, stop, known = self._known = self._read(first, last)

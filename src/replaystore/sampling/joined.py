@@ -5,6 +5,7 @@ Invariant: what a batch holds depends on the seed, its own number and what the s
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,15 @@ from replaystore.sampling.gather import Batch
 from replaystore.sampling.orders import Stream
 from replaystore.sampling.sampler import Sampler
 from replaystore.sampling.steps import Rows
+from replaystore.sampling.windows import SINGLES
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Joined"]
 
+ROOM = 0.9
+"""Of the rows that a store has memory for: how many come from it, chance decides."""
+AT_ONCE = 32
+"""Batches of which it is drawn at once where entries come from."""
 RUNS = 1 << 17
 """Of an epoch: into so many runs of steps the sequences of all stores are cut, which come in any order."""
 
@@ -55,12 +61,23 @@ class Joined:
             )
         self.size, self._ends = recipe.batch_size, recipe.order == "epoch"
         self._weighted, self._beta = recipe.weighted, recipe.beta
-        self._anew = False
+        self._steady = not recipe.weighted and not recipe.live
+        """What there is to draw remains the same until it is refreshed."""
         self.level()
 
     def begin(self, seed: int) -> None:
         self._seed, self._stream = seed, Stream(seed)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget what depends on how much there is in the stores."""
         self._runs: tuple[int, list[Rows], list[Rows]] | None = None
+        self._singles = 0
+        """Batches that were made since."""
+        self._known: tuple[int, Rows] = (0, np.empty((0, 0), np.int64))
+        """Of entries of which batches the store is known, from which one on."""
+        self._chosen = range(0)
+        """Batches whose rows are decoded, where chunks do not all fit; all, if they do."""
 
     def _made(self, number: int, weights: NDArray[np.float64] | None) -> Sampler:
         seeds = np.random.SeedSequence([self._seed, number + 1]).generate_state(2, np.uint32).tolist()
@@ -107,7 +124,7 @@ class Joined:
                 if self._weighted and weights is None:
                     made.largest = max(made.largest, *(one.largest for one in self.there))
                 changed = True
-        self._runs = None
+        self._forget()
         self.level()
         return changed
 
@@ -128,32 +145,76 @@ class Joined:
         for sampler in self.there:
             sampler.look()
         used = [at for at, sampler in enumerate(self.samplers) if sampler is not None]
-        masses = np.array([sampler.mass for sampler in self.there], np.float64)
-        if not masses.sum() > 0:
-            raise ArgumentError("there is nothing to draw in any of the stores yet")
+        begins: Rows | None = None
         if self._ends:
             begins, counts, of = self._share_of_epoch(epoch, number)
         else:
-            start = number * self.size
-            drawn = self._stream.numbers(epoch, start, start + self.size) * masses.sum()
-            of = np.minimum(np.cumsum(masses).searchsorted(drawn, side="right"), np.flatnonzero(masses)[-1])
+            of = self._entries(epoch, number)
             counts = np.bincount(of, minlength=len(used))
-            begins = np.full(len(used), start)
+            if not self._steady:
+                begins = np.full(len(used), number * self.size)
+            elif number not in self._chosen:
+                self._choose(epoch, number)
         batch: Batch = {}
         weighed = [one.smallest for one in self.there if one.mass > 0] if self._weighted else []
         for at, sampler in enumerate(self.there):
             if not counts[at]:
                 continue
-            part = sampler.take(epoch, int(begins[at]), int(begins[at] + counts[at]))
+            part = sampler.take(epoch, number, int(counts[at]), None if begins is None else int(begins[at]))
             if self._weighted:
                 part["weight"] = part["weight"] * (sampler.smallest / min(weighed)) ** -self._beta
             places = np.flatnonzero(of == at)
             for name, values in part.items():
                 if name not in batch:
                     batch[name] = np.empty((len(of), *values.shape[1:]), values.dtype)
-                batch[name][places] = values
+                _put(values, batch[name], places)
         batch["store"] = np.array(used, np.int64)[of]
         return batch
+
+    def _entries(self, epoch: int, number: int) -> Rows:
+        """Of each entry of a batch the store; of many at once, where what there is to draw remains the
+        same."""
+        first, known = self._known
+        if not first <= number < first + len(known):
+            first, known = number, self._drawn(epoch, number, AT_ONCE if self._steady else 1)
+            self._known = (first, known) if self._steady else self._known
+        found: Rows = known[number - first]
+        return found
+
+    def _drawn(self, epoch: int, number: int, count: int) -> Rows:
+        """The same of so many batches."""
+        masses = np.array([sampler.mass for sampler in self.there], np.float64)
+        total = masses.sum()
+        if not total > 0:
+            raise ArgumentError("there is nothing to draw in any of the stores yet")
+        start = number * self.size
+        drawn = self._stream.numbers(epoch, start, start + count * self.size) * total
+        of: Rows = np.cumsum(masses).searchsorted(drawn, side="right")
+        found: Rows = np.minimum(of, np.flatnonzero(masses)[-1]).reshape(count, self.size)
+        return found
+
+    def _choose(self, epoch: int, number: int) -> None:
+        """Have rows decoded for as many batches as stores have memory for, of which not all chunks fit, of
+        twice as many each time; begin with those behind them."""
+        self._singles += 1
+        crowded = [at for at, sampler in enumerate(self.there) if sampler.at_once is not None]
+        if self._singles <= SINGLES:
+            return
+        if not crowded:
+            self._chosen = range(number, sys.maxsize)
+            return
+        total = sum(sampler.mass for sampler in self.there)
+        most = max(1, min(self._batches_at_once(self.there[at], total) for at in crowded))
+        count = min(2 * max(1, len(self._chosen)), most)
+        of = self._drawn(epoch, number, count + min(2 * count, most))
+        for at in crowded:
+            counts = np.count_nonzero(of == at, axis=1)
+            self.there[at].choose(epoch, number, counts[:count], counts[count:])
+        self._chosen = range(number, number + count)
+
+    def _batches_at_once(self, sampler: Sampler, total: float) -> int:
+        """Of how many batches a store has memory for its share."""
+        return int((sampler.at_once or 0) * ROOM / (sampler.mass / total * self.size + 1))
 
     def _share_of_epoch(self, epoch: int, number: int) -> tuple[Rows, Rows, Rows]:
         """Of each store, from which of its items on how many are in a batch; and of each entry the store."""
@@ -194,3 +255,12 @@ class Joined:
         mine = [np.flatnonzero(of == at) for at in range(len(totals))]
         firsts = [np.concatenate([[0], np.cumsum(size[runs])]) for runs in mine]
         return epoch, [begin[runs] for runs in mine], firsts
+
+
+def _put(values: NDArray[Any], to: NDArray[Any], places: Rows) -> None:
+    """Rows to these places of an array, each as one item: several times as quick where it has a shape."""
+    if values.ndim == 1 or not values.flags.c_contiguous or not values.size:
+        to[places] = values
+        return
+    item = np.dtype((np.void, values.nbytes // len(values)))
+    to.reshape(-1).view(item).put(places, values.reshape(-1).view(item), "clip")

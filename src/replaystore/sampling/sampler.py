@@ -31,6 +31,7 @@ from replaystore.sampling.hindsight import Goals
 from replaystore.sampling.iterating import Iterating
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.refreshing import Refreshing
+from replaystore.sampling.steps import Rows
 from replaystore.sampling.to_device import Transfer
 from replaystore.sampling.weights import as_text
 
@@ -157,14 +158,29 @@ class Sampler(Refreshing, Iterating):
         if self._live is not None:
             self._look()
 
-    def take(self, epoch: int, start: int, stop: int) -> dict[str, Any]:
-        """The items of these numbers in the sequence of an epoch, whatever has been drawn: for who joins
-        several samplers, and looks before. Batches have items in the same sequence."""
+    def take(self, epoch: int, number: int, count: int, start: int | None = None) -> dict[str, Any]:
+        """The first so many items of batch `number`, or those from `start` on in the sequence of an epoch,
+        whatever has been drawn: for who joins several samplers, and looks before."""
         try:
-            return self._batches.take(epoch, start, stop)
+            if start is None:
+                return self._batches.make(epoch, number, count=count)
+            return self._batches.take(epoch, start, start + count)
         except (CorruptError, EvictedError):
             self._check_eviction()
             raise
+
+    @property
+    def at_once(self) -> int | None:
+        """Items whose rows are decoded at once by who joins several samplers, `choose`; None: each batch may
+        as well be decoded by itself."""
+        batches = self._batches
+        ahead = batches.order.ahead and batches.per_epoch is None and not self._recipe.live
+        return batches.at_once if ahead and batches.gather.crowded else None
+
+    def choose(self, epoch: int, first: int, counts: Rows, following: Rows) -> None:
+        """Have rows decoded for `take`: of so many items of each batch from number `first` on; begin with
+        those of the following."""
+        self._batches.choose(epoch, first, counts, following)
 
     def _check_items(self) -> None:
         buffer = self._buffer

@@ -16,9 +16,9 @@ from replaystore.sampling.gather import Gather
 from replaystore.sampling.orders import EpochOrder
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.stacks_and_returns import Items, Planned
-from replaystore.sampling.steps import Rows, Steps
+from replaystore.sampling.steps import Drawn, Rows, Steps
 
-__all__ = ["Window", "Windows"]
+__all__ = ["SINGLES", "Window", "Windows"]
 
 HOLD_BATCHES = 32
 """Batches that chunks are decoded for at once."""
@@ -130,13 +130,31 @@ class Windows:
         if len(first):
             self.gather.expect(first, last)
 
+    @property
+    def at_once(self) -> int:
+        """Items whose rows may be decoded at once."""
+        return min(self.gather.chosen_rows // (self.recipe.history + 1 + self._behind), CHOSEN)
+
+    def choose(self, epoch: int, first: int, counts: Rows, following: Rows) -> None:
+        """For who takes the first so many items of each batch from `first` on, and then of those behind them:
+        have their rows decoded, and begin with those of the following."""
+        self.gather.choose(self._rows_of_some(epoch, first, counts))
+        self.gather.choose_next(self._rows_of_some(epoch, first + len(counts), following))
+
+    def _rows_of_some(self, epoch: int, first: int, counts: Rows) -> Rows:
+        size = self.recipe.batch_size
+        mine = np.flatnonzero((np.arange(size) < counts[:, None]).reshape(-1))
+        if not len(mine):
+            return np.empty((0, 1), np.int64)
+        drawn = self.order.draw(epoch, first * size, (first + len(counts)) * size)
+        drawn = Drawn(drawn.rows[mine], drawn.part[mine])
+        return self._rows_of(self._items.plan(drawn, len(mine)), 0, len(mine))
+
     def _choose(self, window: Window, begin: int) -> None:
         """Have the rows of the next batches decoded, of twice as many each time, as far as there is room for
         them; begin with those behind them."""
         size = self.recipe.batch_size
-        shown = window.planned.shown
-        each = shown.shape[1] if shown.ndim > 1 else self._behind + 1 + self.recipe.history
-        most = min(self.gather.chosen_rows // each, CHOSEN) // size
+        most = self.at_once // size
         count = self._chosen = max(1, min(2 * self._chosen, most))
         rows, window, begin = self._over(window, begin, count * size, held=True)
         self.gather.choose(rows)
@@ -150,19 +168,19 @@ class Windows:
         found = []
         while True:
             end = min(begin + count, len(window.planned.drawn.rows))
-            found.append(self._rows_of(window, begin, end))
+            found.append(self._rows_of(window.planned, begin, end))
             window.held = end if held else window.held
             count -= end - begin
             if not count:
                 return np.concatenate(found), window, end
             window, begin = self._following(window), 0
 
-    def _rows_of(self, window: Window, begin: int, end: int) -> Rows:
+    def _rows_of(self, planned: Planned, begin: int, end: int) -> Rows:
         """The rows that some items show, (items, rows of each); of trajectories that were recorded in parts
         some may be left to be decoded when they are needed."""
-        drawn, shown = window.planned.drawn, window.planned.shown[begin:end]
+        drawn, shown = planned.drawn, planned.shown[begin:end]
         rows = drawn.rows[begin:end]
-        if window.planned.shown is not drawn.rows:  # of transitions and stacks it is known
+        if planned.shown is not drawn.rows:  # of transitions and stacks it is known
             return np.column_stack([rows, shown])
         stride = self.steps.bounds(drawn.part[begin:end])[2]
         steps = np.arange(-self.recipe.history, self._behind + 1)
