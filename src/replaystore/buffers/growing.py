@@ -35,6 +35,10 @@ class Growing:
 
     def _begin(self, recorder: Recorder) -> None:
         self._recorder, store = recorder, recorder.store
+        none = np.empty(0, np.int64)
+        self._version, self._opened = -1, (none, none, none, none)
+        """What the parts that still grow are, as long as all that is open has steps, and nothing else is:
+        first rows, strides, trajectories and offsets."""
         columns = [store.table(tree.parts(name)) for name in PARTS]
         count = store.rows(tree.parts("start"))
         waiting = recorder.assembler.pending.parts
@@ -120,21 +124,26 @@ class Growing:
 
     def opened(self) -> OpenParts:
         """The parts that still grow, in the order of their trajectories' numbers."""
-        going, slots = self._recorder.assembler.going, self._slots()
-        return OpenParts(
-            going.part_start[slots],
-            going.part_length[slots],
-            going.stride[slots],
-            going.trajectory[slots],
-            going.offset[slots],
-            going.known[slots],
-        )
+        going, known = self._recorder.assembler.going, self._opened
+        slots = self._slots()
+        if going.version != self._version:  # else they are the same parts
+            self._version = going.version if len(slots) == len(going.opened()) else -1
+            known = self._opened = (
+                going.part_start[slots],
+                going.stride[slots],
+                going.trajectory[slots],
+                going.offset[slots],
+            )
+        start, stride, trajectory, offset = known
+        length, followed = going.part_length.take(slots), going.known.take(slots)
+        return OpenParts(start, length, stride, trajectory, offset, followed)
 
     def _slots(self) -> Rows:
         going = self._recorder.assembler.going
         slots = going.opened()
-        growing = going.part_length[slots] > 0
-        return slots if growing.all() else slots[growing]
+        if going.version == self._version:
+            return slots
+        return slots[going.part_length[slots] > 0]
 
     def following(self, name: str) -> NDArray[Any]:
         """The observations after the last steps of `opened()`."""

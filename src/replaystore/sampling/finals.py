@@ -121,16 +121,31 @@ class Ends:
     thirty.
 
     Args:
-        final: of each item the number of the final observation that it shows last, or -1.
+        at: those of the items, in order, that show a final observation last.
+        numbers: of those.
+        count: of items.
         size: items of a batch.
         shown: observations that each item shows.
     """
 
-    def __init__(self, finals: Finals | GrownFinals, final: Rows, size: int, shown: int = 1) -> None:
-        at = np.flatnonzero(final >= 0)
-        self._finals, self._numbers = finals, final[at]
-        self._places = (at % size + 1) * shown - 1
-        self._bounds: list[int] = np.searchsorted(at, np.arange(0, len(final) + size, size)).tolist()
+    def __init__(
+        self,
+        finals: Finals | GrownFinals,
+        at: Rows,
+        numbers: Rows,
+        *,
+        count: int,
+        size: int,
+        shown: int = 1,
+    ) -> None:
+        self._finals, self._numbers = finals, numbers
+        self._bounds = [0, len(at)]
+        self._places = at
+        if count > size:
+            self._bounds = np.searchsorted(at, np.arange(0, count + size, size)).tolist()
+            self._places = at % size
+        if shown > 1:
+            self._places = (self._places + 1) * shown - 1
         self._known: tuple[int, int, Batch] = (0, 0, {})
         """From which one to before which one they have been read, and what they are."""
 

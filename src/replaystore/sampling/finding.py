@@ -25,6 +25,8 @@ APART, SHARE = 256, 8
 """Parts that are kept apart at most: so many, or one for so many others."""
 MANY = 512
 """Rows from which on it pays to guess."""
+NONE = -1 << 62
+"""Less than every number."""
 GUESSES = 4
 """Parts that are looked at for a row before they are searched."""
 
@@ -56,63 +58,89 @@ class Guesses:
         return np.maximum(self._known.searchsorted(numbers, side="right") - 1, 0)
 
 
+class _Sorted:
+    """Sorted keys and the parts that they are of, behind one that is less than all: there is always a last
+    one that is not behind a number."""
+
+    def __init__(self, keys: Rows, parts: Rows) -> None:
+        self.keys, self.parts = Grown(np.append(NONE, keys)), Grown(np.append(0, parts))
+
+    def __len__(self) -> int:
+        return len(self.keys) - 1
+
+    def add(self, keys: Rows, parts: Rows) -> None:
+        """Add those that come behind all."""
+        self.keys.add(keys)
+        self.parts.add(parts)
+
+    def last_before(self, keys: Rows) -> Rows:
+        found: Rows = self.keys.values[1:].searchsorted(keys, "right")
+        return found
+
+
 class _Region:
     """Parts of one stride; `keys` are the transposed numbers of their first rows."""
 
     def __init__(self, stride: int) -> None:
         self.stride = stride
-        self.keys, self.parts = Grown(np.empty(0, np.int64)), Grown(np.empty(0, np.int64))
-        self.new_keys, self.new_parts = np.empty(0, np.int64), np.empty(0, np.int64)
+        none = np.empty(0, np.int64)
+        self._known, self._new = _Sorted(none, none), _Sorted(none, none)
         self._guesses: Guesses | None = None
 
     def key(self, rows: Rows) -> Rows:
         if self.stride == 1:
             return rows
         number = rows // self.stride  # by one number: a third of what `divmod` takes
-        found: Rows = (rows - number * self.stride << LANE) + number
+        found: Rows = rows - number * self.stride
+        found <<= LANE
+        found += number
         return found
 
     def add(self, starts: Rows, parts: Rows) -> None:
         keys = self.key(starts)
-        if self.stride == 1 or not len(self.keys):
-            if self.stride != 1:
-                order = np.argsort(keys, kind="stable")
-                keys, parts = keys[order], parts[order]
-            self._guesses = None
-            if not len(self.keys):
-                self.keys, self.parts = Grown(keys), Grown(parts)
-                return
-            self.keys.add(keys)
-            self.parts.add(parts)
+        self._guesses = None
+        if self.stride == 1:
+            self._known.add(keys, parts)
             return
-        if len(keys) > 1:
-            order = np.argsort(keys, kind="stable")
-            keys, parts = keys[order], parts[order]
-        at = self.new_keys.searchsorted(keys)
-        self.new_keys = np.insert(self.new_keys, at, keys)
-        self.new_parts = np.insert(self.new_parts, at, parts)
-        if len(self.new_keys) > max(APART, len(self.keys) // SHARE):
-            keys = np.concatenate([self.keys.values, self.new_keys])
-            order = np.argsort(keys, kind="stable")  # merges what is sorted
-            parts = np.concatenate([self.parts.values, self.new_parts])[order]
-            self.keys, self.parts = Grown(keys[order]), Grown(parts)
-            self.new_keys, self.new_parts = self.new_keys[:0], self.new_parts[:0]
+        keys, parts = _in_order(keys, parts)
+        if not len(self._known):
+            self._known = _Sorted(keys, parts)
+            return
+        at = self._new.last_before(keys)
+        keys = np.insert(self._new.keys.values[1:], at, keys)
+        parts = np.insert(self._new.parts.values[1:], at, parts)
+        if len(keys) > max(APART, len(self._known) // SHARE):
+            known = self._known
+            # merges what is sorted
+            self._known = _Sorted(
+                *_in_order(
+                    np.concatenate([known.keys.values[1:], keys]),
+                    np.concatenate([known.parts.values[1:], parts]),
+                )
+            )
+            keys, parts = keys[:0], parts[:0]
+        self._new = _Sorted(keys, parts)
 
-    def find(self, rows: Rows) -> Rows:
-        keys, known = self.key(rows), self.keys.values
+    def find(self, rows: Rows) -> tuple[Rows, Rows]:
+        keys, known, new = self.key(rows), self._known, self._new
         if self.stride == 1 and len(rows) >= MANY:
-            self._guesses = self._guesses or Guesses(known)
-            return self.parts.values[self._guesses.last_before(keys)]
-        at = np.maximum(known.searchsorted(keys, side="right") - 1, 0)
-        found: Rows = self.parts.values[at]
-        if len(self.new_keys):
-            other = self.new_keys.searchsorted(keys, side="right") - 1
-            mine = known[at]
-            mine = np.where(mine > keys, -1, mine)
-            newer = (other >= 0) & (self.new_keys[other] > mine)
-            if newer.any():
-                found = np.where(newer, self.new_parts[other], found)
-        return found
+            self._guesses = self._guesses or Guesses(known.keys.values[1:])
+            at = self._guesses.last_before(keys) + 1
+        else:
+            at = known.last_before(keys)
+        part, begin = known.parts.values.take(at), known.keys.values.take(at)
+        if len(new):
+            at = new.last_before(keys)
+            newer = new.keys.values.take(at)
+            later = (newer > begin).nonzero()[0]
+            if len(later):
+                part[later], begin[later] = new.parts.values[at[later]], newer[later]
+        return part, np.subtract(keys, begin, out=begin)
+
+
+def _in_order(keys: Rows, parts: Rows) -> tuple[Rows, Rows]:
+    order = np.argsort(keys, kind="stable")
+    return keys[order], parts[order]
 
 
 class Finder:
@@ -145,15 +173,16 @@ class Finder:
         """The stride of all parts; 0: there are several."""
         return self._regions[0].stride if len(self._regions) == 1 else 0
 
-    def find(self, rows: Rows) -> Rows:
-        """The only part that each row may lie in."""
+    def find(self, rows: Rows) -> tuple[Rows, Rows]:
+        """The only part that each row may lie in, and which of its steps the row is then: a number that is
+        negative, or behind the last, where it lies in none."""
         if len(self._regions) == 1:
             return self._regions[0].find(rows)
-        found = np.zeros(len(rows), np.int64)
+        part, place = np.zeros(len(rows), np.int64), np.full(len(rows), -NONE)
         if not self._regions:
-            return found
+            return part, place
         region = np.maximum(self._starts.searchsorted(rows, side="right") - 1, 0)
         for number in np.unique(region).tolist():
             mine = np.flatnonzero(region == number)
-            found[mine] = self._regions[number].find(rows[mine])
-        return found
+            part[mine], place[mine] = self._regions[number].find(rows[mine])
+        return part, place

@@ -30,8 +30,11 @@ class Follower:
         self._trajectories = self._starts = np.empty(0, np.int64)
         """Of the parts that were open the last time: their trajectories, in order, where they begin,"""
         self.open = np.empty(0, np.int64)
-        """and their numbers."""
-        self._ends = self._pending = np.empty(0, np.int64)
+        """their numbers,"""
+        self._lengths = self._pending = np.empty(0, np.int64)
+        """their lengths, what follows them,"""
+        self._told = b""
+        """and whether that is known, as `followed` says it."""
 
     def go_on(self) -> None:
         """Add what is new."""
@@ -57,17 +60,24 @@ class Follower:
 
     def _same(self, opened: OpenParts) -> bool:
         """Whether these are the parts that were open the last time."""
-        return len(opened.start) == len(self.open) and bool(
-            (opened.trajectory == self._trajectories).all() and (opened.start == self._starts).all()
+        if opened.start is self._starts and opened.trajectory is self._trajectories:
+            return True
+        return np.array_equal(opened.trajectory, self._trajectories) and np.array_equal(
+            opened.start, self._starts
         )
 
     def _lengthen(self, opened: OpenParts) -> None:
-        ends, pending = opened.offset + opened.length, _pending(opened)
-        changed = np.flatnonzero((ends != self._ends) | (pending != self._pending))
-        if len(changed):
-            parts = self.open[changed]
-            self.steps.extend(parts, ends[changed], pending[changed])
-            self._ends, self._pending = ends, pending
+        length, told, pending = opened.length, opened.followed.tobytes(), self._pending
+        different = length != self._lengths
+        if told != self._told:
+            pending = _pending(opened)
+            different |= pending != self._pending
+        changed = different.nonzero()[0]
+        if len(changed) == len(self.open):
+            self.steps.extend(self.open, length, pending)
+        elif len(changed):
+            self.steps.extend(self.open[changed], length[changed], pending[changed])
+        self._lengths, self._pending, self._told = length, pending, told
 
     def _add(self, closed: Rows, opened: OpenParts) -> None:
         steps, pending = self.steps, _pending(opened)
@@ -108,7 +118,7 @@ class Follower:
         begun = np.flatnonzero(~going)
         self.open[begun[np.argsort(opened.start[begun], kind="stable")]] = fresh
         self._trajectories, self._starts = opened.trajectory, opened.start
-        self._ends, self._pending = opened.offset + opened.length, pending
+        self._lengths, self._pending, self._told = opened.length, pending, opened.followed.tobytes()
 
     def _known(self, trajectory: Rows, start: Rows) -> tuple[Rows, Rows]:
         """The parts that were open the last time among these, and which of these they are."""

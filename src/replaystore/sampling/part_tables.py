@@ -169,24 +169,24 @@ class Tables:
             lengths[parts] = length
             self._final.own()[parts] = final
 
-    def extend(self, parts: Rows, end: Rows, final: Rows) -> None:
-        """As `lengthen` and `recount`, of parts that are the last ones."""
-        old, had = self._skipped.values[parts], self._items.values[parts]
-        length = end - self._offset.values[parts]
-        stop = length - (self.span - 1)
+    def extend(self, parts: Rows, length: Rows, final: Rows) -> None:
+        """These parts, the last ones of their trajectories, have so many steps, and what follows them is
+        `final`."""
+        old, had = self._skipped.values.take(parts), self._items.values.take(parts)
+        stop = length - (self.span - 1) if self.span > 1 else length
         if self.following:
-            stop -= final < 0
+            stop = stop - (final < 0)
+        count = stop - old
         # Where a part has items, those before it in its trajectory have all that they can have.
-        if not (had > 0).all() or (stop < old + had).any():
-            self.lengthen(parts, end, final)
+        if np.count_nonzero(had) < len(had) or np.count_nonzero(count < had):
+            self.lengthen(parts, self._offset.values[parts] + length, final)
             self.recount(parts)
             return
         lengths, items = self._length.own(), self._items.own()
-        self.steps += int((length - lengths[parts]).sum())
-        lengths[parts] = length
-        self._final.own()[parts] = final
-        items[parts] = count = stop - old
+        self.steps += int((length - lengths.take(parts)).sum())
         self.total += int((count - had).sum())
+        lengths[parts], items[parts] = length, count
+        self._final.own()[parts] = final
         self.changes.append(Change(parts, old, old + had, old, stop))
         self._before = self._lasts = None
 
@@ -241,8 +241,7 @@ class Tables:
         if first <= before or not len(self._start):
             return
         rows = np.arange(before, min(first, self.stop_row))
-        part = self.finder.find(rows)
-        inside = (rows - self._start.values[part]) // self._stride.values[part]
+        part, inside = self.finder.find(rows)
         there = (inside >= 0) & (inside < self._length.values[part])
         parts, counts = np.unique(part[there], return_counts=True)
         self.steps -= int(counts.sum())

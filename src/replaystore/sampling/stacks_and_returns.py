@@ -56,14 +56,15 @@ class Items:
         if recipe.fragment_length is not None or recipe.n_step > 1 or not (recipe.frame_stack or following):
             return Planned(drawn, drawn.rows, None)
         if recipe.frame_stack is None:
-            shown, final = self.steps.after(drawn.rows, drawn.part)
-            return Planned(drawn, shown, Ends(self.finals, final, size))
+            shown, at, number = self.steps.next_of(drawn.rows, drawn.part)
+            return Planned(drawn, shown, Ends(self.finals, at, number, count=len(shown), size=size))
         shown, final = self._stacked(drawn.rows, drawn.part, recipe.frame_stack, following=following)
-        return Planned(
-            drawn,
-            shown,
-            Ends(self.finals, final, size, recipe.frame_stack + 1) if following else None,
-        )
+        if not following:
+            return Planned(drawn, shown, None)
+        at = np.flatnonzero(final >= 0)
+        depth = recipe.frame_stack + 1
+        ends = Ends(self.finals, at, final[at], count=len(shown), size=size, shown=depth)
+        return Planned(drawn, shown, ends)
 
     def show(self, planned: Planned, begin: int, end: int, out: Out | None = None) -> Batch:
         """What the fields of some of these items are. `out`: what an earlier call returned, to be filled

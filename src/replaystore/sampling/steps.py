@@ -23,6 +23,8 @@ from replaystore.trajectories.parts import Parts
 
 __all__ = ["PENDING", "Change", "Drawn", "Rows", "Steps"]
 
+UINT64 = np.dtype(np.uint64)
+
 PENDING = 1 << 60
 """Numbers of final observations from here on are those of the observations that follow what is open."""
 
@@ -215,16 +217,10 @@ class Steps(Tables):
         """The part of each row, and whether the row is an item's."""
         if not len(self._start):
             return np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
-        part = self.finder.find(rows)
-        if self.finder.stride == 1:
-            place = rows - self._start.values.take(part)
-        else:
-            inside = rows - self._start.values.take(part)
-            stride = self.finder.stride or self._stride.values.take(part)
-            place = inside // stride
-            place[place * stride != inside] = -1
+        part, place = self.finder.find(rows)
         place -= self._skipped.values.take(part)
-        return part, (place >= 0) & (place < self._items.values.take(part))
+        # As unsigned numbers the negative ones are the largest.
+        return part, place.view(UINT64) < self._items.values.take(part).view(UINT64)
 
     def left(self, drawn: Drawn, most: int) -> Rows:
         """How many steps there are from each item's own to the last of its trajectory that can be used, its
@@ -291,19 +287,27 @@ class Steps(Tables):
         final observation or -1.
 
         Where there is a final observation the row is the row itself."""
-        stride = 1 if self.finder.stride == 1 else self._stride.values.take(part)
-        following, final = rows + stride, np.full(len(rows), -1, np.int64)
+        following, at, number = self.next_of(rows, part)
+        final = np.full(len(rows), -1, np.int64)
+        final[at] = number
+        return following, final
+
+    def next_of(self, rows: Rows, part: Rows) -> tuple[Rows, Rows, Rows]:
+        """As `after`; of which of the rows it is a final observation, and the numbers of those."""
+        stride = self.finder.stride or self._stride.values.take(part)
+        following = rows + stride
         behind = self._length.values.take(part)
         behind *= stride
         behind += self._start.values.take(part)
-        last = np.flatnonzero(following == behind)
-        if len(last):
-            here = part[last]
-            # Also within a trajectory, where the next part does not begin with what followed.
-            number, further = self._final.values[here], self._next.values[here]
-            final[last] = number
-            following[last] = np.where((number >= 0) | (further < 0), rows[last], self._start.values[further])
-        return following, final
+        last = (following == behind).nonzero()[0]
+        if not len(last):
+            return following, last, last
+        here = part[last]
+        # Also within a trajectory, where the next part does not begin with what followed.
+        number, further = self._final.values[here], self._next.values[here]
+        final = number >= 0
+        following[last] = np.where(final | (further < 0), rows[last], self._start.values[further])
+        return following, last[final], number[final]
 
 
 def _with_pending(parts: Parts, pending: Mapping[int, int]) -> Rows:

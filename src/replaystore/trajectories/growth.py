@@ -24,7 +24,10 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class OpenParts:
-    """The parts that still grow, one for each open trajectory that has a step in one; int64, shape (n,)."""
+    """The parts that still grow, one for each open trajectory that has a step in one; int64, shape (n,).
+
+    No array is changed once it has been told. While the parts are the same ones, those that say which they
+    are may be the same arrays again: whoever follows need not compare them then."""
 
     start: Rows
     length: Rows
