@@ -99,16 +99,18 @@ class GrownFinals:
     def read(self, numbers: Rows) -> Batch:
         """As `Finals.read`."""
         stored = numbers < PENDING
-        batch: Batch = {}
-        if stored.all():
+        count = np.count_nonzero(stored)
+        if count == len(numbers):
             return {name: self.growth.final_rows(name, numbers) for name in self._names}
         if self._pending is None:
             self._pending = self._following()
+        if not count:
+            return {name: rows.take(numbers - PENDING, 0) for name, rows in self._pending.items()}
+        batch: Batch = {}
         for name, pending in self._pending.items():
             values = batch[name] = np.empty((len(numbers), *pending.shape[1:]), pending.dtype)
             values[~stored] = pending[numbers[~stored] - PENDING]
-            if stored.any():
-                values[stored] = self.growth.final_rows(name, numbers[stored])
+            values[stored] = self.growth.final_rows(name, numbers[stored])
         return batch
 
     put = Finals.put

@@ -1,9 +1,8 @@
 """Which part a row lies in, while parts are added.
 
-Among parts of one stride E, row r <-> (r % E) * 2^40 + r // E makes each part a contiguous run; so parts are
-searched by that number, in regions of one stride each, which do not overlap in rows. In a region of stride 1
-parts come in the order of their numbers. In others the newest are kept apart, sorted, until there are many of
-them: so the cost of an added part does not grow with those that there are.
+A part of stride E lies in one lane: the rows of one remainder by E, which are numbered r // E there. Regions
+of one stride each do not overlap in rows; parts are found by lane and number, at a cost that depends neither
+on how many there are nor on when they were added.
 
 Invariant: parts are added in the order of their first rows.
 """
@@ -15,18 +14,14 @@ from numpy.typing import NDArray
 
 from replaystore.sampling.growing import Grown
 
-__all__ = ["LANE", "Finder", "Guesses"]
+__all__ = ["Finder", "Guesses"]
 
 Rows = NDArray[np.int64]
 
-LANE = 40
-"""Bits of a transposed number that count within a lane."""
-APART, SHARE = 256, 8
-"""Parts that are kept apart at most: so many, or one for so many others."""
-MANY = 512
-"""Rows from which on it pays to guess."""
 NONE = -1 << 62
 """Less than every number."""
+BLOCKS, EACH, SPARE = 1 << 15, 4, 64
+"""Blocks of a region, if there are so many numbers, and for each part; and how many there are ahead."""
 GUESSES = 4
 """Parts that are looked at for a row before they are searched."""
 
@@ -58,99 +53,119 @@ class Guesses:
         return np.maximum(self._known.searchsorted(numbers, side="right") - 1, 0)
 
 
-class _Sorted:
-    """Sorted keys and the parts that they are of, behind one that is less than all: there is always a last
-    one that is not behind a number."""
-
-    def __init__(self, keys: Rows, parts: Rows) -> None:
-        self.keys, self.parts = Grown(np.append(NONE, keys)), Grown(np.append(0, parts))
-
-    def __len__(self) -> int:
-        return len(self.keys) - 1
-
-    def add(self, keys: Rows, parts: Rows) -> None:
-        """Add those that come behind all."""
-        self.keys.add(keys)
-        self.parts.add(parts)
-
-    def last_before(self, keys: Rows) -> Rows:
-        found: Rows = self.keys.values[1:].searchsorted(keys, "right")
-        return found
-
-
 class _Region:
-    """Parts of one stride; `keys` are the transposed numbers of their first rows."""
+    """Parts of one stride, counted from 1 on in the order of their first rows; 0 stands for none.
 
-    def __init__(self, stride: int) -> None:
-        self.stride = stride
-        none = np.empty(0, np.int64)
-        self._known, self._new = _Sorted(none, none), _Sorted(none, none)
-        self._guesses: Guesses | None = None
+    A row has a number in its lane. Of each lane, cut into blocks of 2 ** shift numbers, it is known which
+    part is the last that begins in or before each block: the one that is looked for, or one soon after it in
+    the same lane. There are a few times as many blocks as parts, whatever their lengths."""
 
-    def key(self, rows: Rows) -> Rows:
-        if self.stride == 1:
-            return rows
-        number = rows // self.stride  # by one number: a third of what `divmod` takes
-        found: Rows = rows - number * self.stride
-        found <<= LANE
-        found += number
-        return found
+    def __init__(self, stride: int, number: int) -> None:
+        """`number`: that of the first part, for who asks."""
+        self.stride, self._base = stride, number - 1
+        self._begins = Grown(np.array([NONE]))
+        """The number in its lane of the first row of each part."""
+        self._lanes, self._earlier = Grown(np.zeros(1, np.int64)), Grown(np.zeros(1, np.int64))
+        """The lane of each, and the part before it there. Where there is one lane only they are not kept."""
+        self._newest = np.zeros(stride, np.int64)
+        """By lane."""
+        self._shift = self._low = self._high = 0
+        """Blocks [low, high) are known, one lane beside the other."""
+        self._blocks = np.zeros(0, np.int64)
 
-    def add(self, starts: Rows, parts: Rows) -> None:
-        keys = self.key(starts)
-        self._guesses = None
-        if self.stride == 1:
-            self._known.add(keys, parts)
-            return
-        keys, parts = _in_order(keys, parts)
-        if not len(self._known):
-            self._known = _Sorted(keys, parts)
-            return
-        at = self._new.last_before(keys)
-        keys = np.insert(self._new.keys.values[1:], at, keys)
-        parts = np.insert(self._new.parts.values[1:], at, parts)
-        if len(keys) > max(APART, len(self._known) // SHARE):
-            known = self._known
-            # merges what is sorted
-            self._known = _Sorted(
-                *_in_order(
-                    np.concatenate([known.keys.values[1:], keys]),
-                    np.concatenate([known.parts.values[1:], parts]),
-                )
+    def add(self, starts: Rows) -> None:
+        base, stride = len(self._begins), self.stride
+        begins = starts // stride
+        self._begins.add(begins)
+        parts = np.arange(base, base + len(starts))
+        lanes = np.zeros(1, np.int64)
+        if stride > 1:
+            lanes = starts - begins * stride
+            order = np.argsort(lanes, kind="stable")
+            of, earlier = lanes[order], np.empty(len(parts), np.int64)
+            earlier[order] = np.where(
+                np.append(True, of[1:] != of[:-1]), self._newest[of], parts[np.roll(order, 1)]
             )
-            keys, parts = keys[:0], parts[:0]
-        self._new = _Sorted(keys, parts)
+            self._lanes.add(lanes)
+            self._earlier.add(earlier)
+        high = (int(begins[-1]) >> self._shift) + 1
+        if high > self._high:
+            self._widen(high)
+        first = (int(begins[0]) >> self._shift) - self._low
+        known = self._blocks[: (self._high - self._low) * stride].reshape(-1, stride)
+        self._put(known[first:], begins, lanes, parts)
+        self._newest[lanes] = parts if stride > 1 else parts[-1:]
+
+    def _widen(self, high: int) -> None:
+        """Have blocks before `high`; others, if that becomes too many of them."""
+        before, stride = self._high - self._low, self.stride
+        if (high - self._low) * stride > len(self._blocks):
+            self._choose(high << self._shift)
+            return
+        self._blocks[before * stride : (high - self._low) * stride].reshape(-1, stride)[:] = self._newest
+        self._high = high
+
+    def _choose(self, stop: int) -> None:
+        """Choose how many numbers a block has; `stop`: numbers end before this one."""
+        begins, stride = self._begins.values[1:], self.stride
+        low = int(begins.min())
+        each = (stop - low) * stride // max(BLOCKS, EACH * len(begins))
+        self._shift = each.bit_length()
+        self._low, self._high = low >> self._shift, (stop - 1 >> self._shift) + 1
+        count = self._high - self._low
+        self._blocks = np.zeros((count + count // 4 + SPARE) * stride, np.int64)
+        known = self._blocks[: count * stride].reshape(-1, stride)
+        lanes = self._lanes.values[1:] if stride > 1 else np.zeros(1, np.int64)
+        self._put(known, begins, lanes, np.arange(1, len(begins) + 1))
+
+    def _put(self, known: Rows, begins: Rows, lanes: Rows, parts: Rows) -> None:
+        """Add parts to the last of the blocks."""
+        at = (begins >> self._shift) - (self._high - len(known))
+        known[at, lanes] = parts  # of those of one place the last remains
+        np.maximum.accumulate(known, axis=0, out=known)
+
+    def reach(self, stop: int) -> None:
+        """Rows end before this one."""
+        high = ((stop - 1) // self.stride >> self._shift) + 1
+        if high > self._high:
+            self._widen(high + SPARE // 2)
 
     def find(self, rows: Rows) -> tuple[Rows, Rows]:
-        keys, known, new = self.key(rows), self._known, self._new
-        if self.stride == 1 and len(rows) >= MANY:
-            self._guesses = self._guesses or Guesses(known.keys.values[1:])
-            at = self._guesses.last_before(keys) + 1
-        else:
-            at = known.last_before(keys)
-        part, begin = known.parts.values.take(at), known.keys.values.take(at)
-        if len(new):
-            at = new.last_before(keys)
-            newer = new.keys.values.take(at)
-            later = (newer > begin).nonzero()[0]
-            if len(later):
-                part[later], begin[later] = new.parts.values[at[later]], newer[later]
-        return part, np.subtract(keys, begin, out=begin)
+        stride = self.stride
+        number, lane = (rows, 0) if stride == 1 else np.divmod(rows, stride)
+        at = number >> self._shift
+        if self._low:
+            at -= self._low
+        if stride != 1:
+            at *= stride
+            at += lane
+        part = self._blocks.take(at, mode="clip")
+        place = number - self._begins.values.take(part)
+        if np.count_nonzero(place < 0):
+            self._correct(number, part, place)
+        if self._base:
+            part += self._base
+        return part, place
 
-
-def _in_order(keys: Rows, parts: Rows) -> tuple[Rows, Rows]:
-    order = np.argsort(keys, kind="stable")
-    return keys[order], parts[order]
+    def _correct(self, number: Rows, part: Rows, place: Rows) -> None:
+        """Go back where a part begins behind a number."""
+        at = (place < 0).nonzero()[0]
+        while len(at):
+            some = part[at]
+            part[at] = some = self._earlier.values.take(some) if self.stride > 1 else some - 1
+            place[at] = rest = number[at] - self._begins.values.take(some)
+            at = at[rest < 0]
 
 
 class Finder:
-    """Finds parts, by the numbers that they are added with."""
+    """Finds parts, by their numbers: from 0 on, in the order in which they are added."""
 
     def __init__(self) -> None:
         self._starts = np.empty(0, np.int64)
         self._regions: list[_Region] = []
+        self._count = 0
 
-    def add(self, start: Rows, stride: Rows, parts: Rows) -> None:
+    def add(self, start: Rows, stride: Rows) -> None:
         """Add parts, of which these are the first rows, in their order."""
         if not len(start):
             return
@@ -159,9 +174,16 @@ class Finder:
         begins = edges.tolist() if len(edges) and edges[0] == 0 else [0, *edges.tolist()]
         for begin, end in zip(begins, [*begins[1:], len(start)], strict=True):
             if begin or int(stride[0]) != last:
+                self.reach(int(start[begin]))
                 self._starts = np.append(self._starts, start[begin])
-                self._regions.append(_Region(int(stride[begin])))
-            self._regions[-1].add(start[begin:end], parts[begin:end])
+                self._regions.append(_Region(int(stride[begin]), self._count + begin))
+            self._regions[-1].add(start[begin:end])
+        self._count += len(start)
+
+    def reach(self, stop: int) -> None:
+        """Rows end before this one: none behind it is looked for."""
+        if self._regions:
+            self._regions[-1].reach(stop)
 
     @property
     def strides(self) -> tuple[Rows, Rows]:

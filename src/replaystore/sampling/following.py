@@ -54,7 +54,7 @@ class Follower:
         else:
             self._add(growth.closed(self._seen), opened)
             self._seen = count
-        steps.stop_row = max(stop, first)
+        steps.reach(max(stop, first))
         if first > steps.first_row:
             steps.evict(first)
 

@@ -69,6 +69,8 @@ class Tables:
         """Steps that items could be made of, if what they show were known."""
         self.changes: list[Change] = []
         """Since somebody emptied it."""
+        self.cut = False
+        """Whether the first steps of any part are no items."""
         self.dead = 0
         """Parts that have left a ring altogether."""
         self._before: tuple[Rows, Guesses] | None = None
@@ -76,6 +78,23 @@ class Tables:
         self.version, self.begun = self.version + 1, self.begun + 1
 
     # --- parts
+
+    @property
+    def items(self) -> Rows:
+        """Of each part, how many of its steps are items; they lie together."""
+        return self._items.values
+
+    @property
+    def length(self) -> Rows:
+        return self._length.values
+
+    @property
+    def final(self) -> Rows:
+        return self._final.values
+
+    def bounds(self, part: Rows) -> tuple[Rows, Rows, Rows]:
+        """The first row of parts, their lengths and strides."""
+        return self._start.values[part], self._length.values[part], self._stride.values[part]
 
     def register(
         self,
@@ -103,7 +122,7 @@ class Tables:
             else:
                 setattr(self, column, Grown(values))
         number = np.arange(base, base + count)
-        self.finder.add(start, stride, number)
+        self.finder.add(start, stride)
         ordered = bool((trajectory[1:] > trajectory[:-1]).all())
         order = np.arange(count) if ordered else np.lexsort((offset, trajectory))
         of = trajectory[order]
@@ -158,6 +177,11 @@ class Tables:
         first = np.minimum.reduceat(np.where(cut < length, places, np.iinfo(np.int64).max), begins)
         first = np.minimum(first, np.maximum.reduceat(places, begins))
         return np.where(first > 0, first + self.history, 0)
+
+    def reach(self, stop: int) -> None:
+        """Rows end before this one."""
+        self.stop_row = stop
+        self.finder.reach(stop)
 
     def lengthen(self, parts: Rows, end: Rows, final: Rows) -> None:
         """The last parts of trajectories end there, as places in the trajectories, and what follows them is
@@ -223,6 +247,7 @@ class Tables:
         skipped, items = self._skipped.own(), self._items.own()
         old, had = skipped[parts], items[parts]
         count = stop - first
+        self.cut = self.cut or bool(first.any())
         skipped[parts], items[parts] = first, count
         self.total += int(count.sum()) - int(had.sum())
         self.changes.append(Change(parts, old, old + had, first, stop))
@@ -250,6 +275,7 @@ class Tables:
         self.dead += int((cut == length).sum())
         low = self._offset.values[parts] + cut + self.history
         lows, skipped, items = self._low.own(), self._skipped.own(), self._items.own()
+        self.cut = True
         while len(parts):
             low = lows[parts] = np.maximum(lows[parts], low)
             offset = self._offset.values[parts]
@@ -282,7 +308,7 @@ class Tables:
         self._next = Grown(moved[self._next.values[kept]])
         self._previous = Grown(moved[self._previous.values[kept]])
         self.finder = Finder()
-        self.finder.add(self._start.values, self._stride.values, np.arange(len(kept)))
+        self.finder.add(self._start.values, self._stride.values)
         self.dead, self.version = 0, self.version + 1
         self._before = self._lasts = None
         return moved[:-1]

@@ -75,6 +75,7 @@ class Steps(Tables):
             selected = None if selected is None else selected[kept]
         steps.selected = selected is not None
         steps.register(columns, selected)
+        steps.reach(bounds.stop)
         steps.changes.clear()
         return steps
 
@@ -87,23 +88,6 @@ class Steps(Tables):
     def left_out(self) -> int:
         """Steps of the selected trajectories that are no item's."""
         return self.steps - self.total
-
-    @property
-    def items(self) -> Rows:
-        """Of each part, how many of its steps are items; they lie together."""
-        return self._items.values
-
-    @property
-    def length(self) -> Rows:
-        return self._length.values
-
-    @property
-    def final(self) -> Rows:
-        return self._final.values
-
-    def bounds(self, part: Rows) -> tuple[Rows, Rows, Rows]:
-        """The first row of parts, their lengths and strides."""
-        return self._start.values[part], self._length.values[part], self._stride.values[part]
 
     @property
     def mostly_items(self) -> bool:
@@ -218,9 +202,12 @@ class Steps(Tables):
         if not len(self._start):
             return np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
         part, place = self.finder.find(rows)
+        items = self._items.values.take(part)
+        if not self.cut:
+            return part, place < items
         place -= self._skipped.values.take(part)
         # As unsigned numbers the negative ones are the largest.
-        return part, place.view(UINT64) < self._items.values.take(part).view(UINT64)
+        return part, place.view(UINT64) < items.view(UINT64)
 
     def left(self, drawn: Drawn, most: int) -> Rows:
         """How many steps there are from each item's own to the last of its trajectory that can be used, its
