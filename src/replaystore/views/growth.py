@@ -24,6 +24,8 @@ Rows = NDArray[np.int64]
 NAMES = [tree.parts(name) for name in PARTS]
 OF_PARTS = [COLUMNS.index(name) for name in ("part_start", "part_length", "stride", "trajectory", "offset")]
 PART_LENGTH = COLUMNS.index("part_length")
+FIXED = np.array([at for at in range(len(COLUMNS) + 1) if at != PART_LENGTH])
+"""Rows of the matrix of open trajectories: all of them but the lengths of parts, and the returns."""
 
 
 class CommitGrowth:
@@ -40,6 +42,8 @@ class CommitGrowth:
         """or of all open ones which have a part, and which are followed by an observation."""
         self._apart = np.empty(0, np.int64), np.empty(0, np.int64)
         """First rows and strides of open parts that are known to have no row in common, however long."""
+        self._checked: bytes | None = None
+        """What was found good of open trajectories, but for the lengths of their parts."""
 
     @property
     def first(self) -> int:
@@ -85,6 +89,8 @@ class CommitGrowth:
 
     def _look(self) -> None:
         """Read what is open: a writer keeps it with each commit, and who refreshes at each pays for it."""
+        if self._longer():
+            return
         shown, kept = self._shown, self._shown.open_numbers()
         told = followed(kept)
         if self._kept_beside(int(np.count_nonzero(told))):
@@ -102,6 +108,27 @@ class CommitGrowth:
             told = np.array([entry.following is not None for entry in entries], np.bool_)
         self._check_open(parts)
         self._opened = _parts_of(parts, told)
+        whole = self._shared is not None and len(told) == kept.shape[1] and len(self._apart[0])
+        self._checked = kept[FIXED].tobytes() if whole else None
+
+    def _longer(self) -> bool:
+        """Whether the commit has the same open trajectories as the one before, none of whose parts can have a
+        row of another, with parts of other lengths: as nearly always."""
+        kept, known = self._shown.store.state.extra["open"], self._checked
+        if known is None or not isinstance(kept, np.ndarray) or kept.dtype != np.int64 or kept.ndim != 2:
+            return False
+        opened = self._opened
+        if kept.shape[1] != len(opened.start) or kept[FIXED].tobytes() != known:
+            return False
+        length, most = kept[PART_LENGTH], (self.stop - 1 - opened.start) // opened.stride
+        if np.count_nonzero((length < 1) | (length - 1 > most)):
+            return False
+        if not self._kept_beside(int(np.count_nonzero(opened.followed))):
+            return False
+        self._opened = OpenParts(
+            opened.start, length, opened.stride, opened.trajectory, opened.offset, opened.followed
+        )
+        return True
 
     def _kept_beside(self, count: int) -> bool:
         """Whether the commit has the observations after so many last steps."""
@@ -134,12 +161,17 @@ class CommitGrowth:
     def following(self, name: str) -> NDArray[Any]:
         """As `Growth.following`."""
         opened, declared = self.opened(), self._shown.schema.fields[name]
-        found = np.zeros((len(opened.start), *declared.shape), declared.dtype)
-        if self._shared is not None:
+        count = len(opened.start)
+        if self._shared is None:
+            found = np.zeros((count, *declared.shape), declared.dtype)
+        else:
             growing, told = self._shared
             data = self._shown.store.attachment(name) if told.any() else b""
             assert data is not None, "it has been there"
             rows = np.frombuffer(data, declared.dtype).reshape(-1, *declared.shape)
+            if len(rows) == count == len(told):
+                return rows
+            found = np.zeros((count, *declared.shape), declared.dtype)
             found[told[growing]] = rows[growing[told]]
         for at, entry in enumerate(self._entries or ()):
             if entry.following is not None:
