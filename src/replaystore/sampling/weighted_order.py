@@ -71,6 +71,8 @@ class StepWeights(_Weighted):
             largest = 1.0 if weights is None or not len(weights) else float(weights.max())
         self.largest = largest
         self._room = self._needed()
+        self._last: Rows | None = None
+        """What was drawn last, if nothing has changed since: items."""
         self._build(weights)
 
     def _needed(self) -> int:
@@ -108,18 +110,17 @@ class StepWeights(_Weighted):
 
     def go_on(self, change: Change | None) -> None:
         """Take up what has changed: new items weigh `largest`, and what is none any more nothing."""
-        steps = self._steps
+        steps, self._last = self._steps, None
         if steps.begun != self._begun:
             self._anew()
             return
         self._rows = slice(steps.first_row, steps.stop_row)
-        gone, new = list[Rows](), list[Rows]()
         if change is not None:
-            _steps_of(steps, change.parts, change.first, np.minimum(change.stop, change.new_first), gone)
-            _steps_of(steps, change.parts, np.maximum(change.stop, change.new_first), change.new_stop, new)
-            _steps_of(steps, change.parts, np.maximum(change.new_stop, change.first), change.stop, gone)
-        # What has left first: in a ring something new may take its place.
-        self._set(gone, 0.0)
+            parts, first, stop, new_first, new_stop = change
+            # What has left first: in a ring something new may take its place.
+            if steps.first_row or np.count_nonzero(new_stop < stop):
+                self._set(_steps_of(steps, parts, first, np.minimum(stop, new_first)), 0.0)
+                self._set(_steps_of(steps, parts, np.maximum(new_stop, first), stop), 0.0)
         if self._needed() != self._room:
             old, known = self.weights.values, self._room
             self._room = self._needed()
@@ -127,7 +128,8 @@ class StepWeights(_Weighted):
             placed = np.zeros(self._room)
             placed[rows % self._room] = old[rows % known]
             self.weights = WeightTree(placed, room=self._room)
-        self._set(new, self.largest)
+        if change is not None:
+            self._set(_steps_of(steps, parts, np.maximum(stop, new_first), new_stop), self.largest)
 
     def _anew(self) -> None:
         """Weigh the rows of tables that were begun anew; those that were there before keep their weights."""
@@ -140,10 +142,9 @@ class StepWeights(_Weighted):
         self._room = self._needed()
         self._build(weights)
 
-    def _set(self, rows: list[Rows], weight: float) -> None:
-        if rows:
-            position = np.concatenate(rows) % self._room
-            self.weights.update(position, np.full(len(position), weight))
+    def _set(self, rows: Rows, weight: float) -> None:
+        if len(rows):
+            self.weights.update(rows % self._room, np.full(len(rows), weight))
 
     def draw(self, epoch: int, start: int, stop: int) -> Drawn:
         """As `Order.draw` says, by the weights of this moment."""
@@ -151,6 +152,7 @@ class StepWeights(_Weighted):
         steps = self._steps
         first = steps.first_row
         rows = first + (position - first) % self._room if first else position
+        self._last = rows.copy()
         return Drawn(rows, steps.where(rows)[0], importance)
 
     def update(self, rows: Rows, weights: Floats) -> int:
@@ -163,8 +165,9 @@ class StepWeights(_Weighted):
             rows, weights = rows[there], weights[there]
         if len(rows):
             self.largest = max(self.largest, float(weights.max()))
-            item = steps.where(rows)[1]
-            self.weights.update(rows % self._room, np.where(item, weights, 0.0))
+            if self._last is None or not np.array_equal(rows, self._last):
+                weights = np.where(steps.where(rows)[1], weights, 0.0)
+            self.weights.update(rows % self._room, weights)
         return gone
 
 
@@ -215,12 +218,16 @@ class TrajectoryWeights(_Weighted):
         return len(trajectories) - int(np.count_nonzero(there))
 
 
-def _steps_of(steps: Steps, parts: Rows, begin: Rows, end: Rows, found: list[Rows]) -> None:
-    """The rows of steps [begin, end) of parts, added to `found`; there may be none."""
+def _steps_of(steps: Steps, parts: Rows, begin: Rows, end: Rows) -> Rows:
+    """The rows of steps [begin, end) of parts; there may be none."""
     count = end - begin
-    used = count > 0
-    if used.any():
-        count = count[used]
-        first, _, stride = steps.bounds(parts[used])
-        place = np.repeat(begin[used] - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
-        found.append(np.repeat(first, count) + place * np.repeat(stride, count))
+    if np.count_nonzero(count != 1):
+        used = (count > 0).nonzero()[0]
+        parts, begin, count = parts[used], begin[used], count[used]
+    first, _, stride = steps.bounds(parts)
+    if not np.count_nonzero(count != 1):  # as nearly always, one step of each
+        one: Rows = first + begin * stride
+        return one
+    place = np.repeat(begin - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
+    found: Rows = np.repeat(first, count) + place * np.repeat(stride, count)
+    return found

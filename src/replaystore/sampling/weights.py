@@ -2,16 +2,19 @@
 lowest level are the weights.
 
 A node has FAN children, so that a draw of many numbers is a few steps of NumPy for each of the few levels;
-the top level is searched by its cumulated sums. Sums are made anew from the children whenever one of them
-changes: they do not drift, and sums of whole numbers are exact. A second tree, of the smallest weights above
-0, is for importance weights, which orders.py computes. `Sampler.update_weights` (weighed.py) checks what is
-given.
+the top level is searched by its cumulated sums. Sums are made anew from the children when one of them has
+changed, before the next draw: they do not drift, and sums of whole numbers are exact. The smallest weight
+above 0, for importance weights, is known until it is set anew itself; a second tree of the smallest ones
+finds it then.
+
+`orders.py` computes importance weights, `Sampler.update_weights` (weighed.py) checks what is given.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,8 @@ __all__ = ["WeightTree", "as_text", "from_text"]
 FAN = 16
 TOP = 4096
 """The most nodes of the top level."""
+WAITING = 64
+"""Updates at most that sums are made of at once."""
 
 Floats = NDArray[np.float64]
 
@@ -61,16 +66,19 @@ class WeightTree:
     ) -> None:
         self._size = max(len(weights), room)
         self._shared, self._with_least = shared, least
+        self._touched: list[NDArray[np.int64]] = []
+        """Positions whose weights were set since sums were made of them."""
+        self._smallest: float | None = None
+        """None: it has to be looked for, in what `_least` has of the levels above the weights,"""
+        self._least: list[Floats] = []
+        self._lowered: list[NDArray[np.int64]] | None = None
+        """when that is brought up to date at these positions, so many of them; None: it is made anew."""
+        self._waiting = 0
         # zeros: memory of what is never written to is not taken
         leaves = np.zeros(max(1, -(-self._size // FAN)) * FAN)
         leaves[: len(weights)] = weights
         self._sums: list[Floats] = [leaves]
-        self._least: list[Floats] = []
-        """Of the levels above the weights."""
         while len(self._sums[-1]) > TOP:
-            if least:
-                below = self._least[-1] if self._least else self._leaf_shares()
-                self._least.append(_padded(below.reshape(-1, FAN).min(axis=1), np.inf))
             self._sums.append(_padded(self._sums[-1].reshape(-1, FAN).sum(axis=1), 0.0))
         self._top: Floats | None = None
 
@@ -98,9 +106,13 @@ class WeightTree:
     @property
     def smallest(self) -> float:
         """The smallest share above 0; infinite if there is none."""
-        if self._least:
-            return float(self._least[-1].min())
-        return float(self._shares(np.arange(self._size)).min(initial=np.inf))
+        if self._smallest is None:
+            if len(self._sums) == 1:
+                self._smallest = float(self._shares(np.arange(self._size)).min(initial=np.inf))
+            else:
+                self._find_least()
+                self._smallest = float(self._least[-1].min())
+        return self._smallest
 
     def _shares(self, positions: NDArray[np.int64]) -> Floats:
         """The shares at these positions, infinite for those that are not drawn."""
@@ -109,9 +121,39 @@ class WeightTree:
         return np.where(weights > 0, shares, np.inf)
 
     def _cumulated(self) -> Floats:
+        if self._touched:
+            node = _all_of(self._touched)
+            for level, sums in enumerate(self._sums[1:]):
+                node = node // FAN
+                sums[node] = _children(self._sums[level], node).sum(axis=0)
+            self._top = None
         if self._top is None:
             self._top = np.cumsum(self._sums[-1])
         return self._top
+
+    def _find_least(self) -> None:
+        """Bring the tree of the smallest up to date."""
+        if self._lowered is None:
+            self._least = []
+            for _ in self._sums[1:]:
+                below = self._least[-1] if self._least else self._leaf_shares()
+                self._least.append(_padded(below.reshape(-1, FAN).min(axis=1), np.inf))
+            self._lowered, self._waiting = [], 0
+            return
+        if not self._lowered:
+            return
+        node = np.unique(_all_of(self._lowered) // FAN)
+        self._waiting = 0
+        for level, least in enumerate(self._least):
+            if level:
+                node = np.unique(node // FAN)
+                shares = _children(self._least[level - 1], node)
+            elif self._shared is None:
+                children = _children(self._sums[0], node)
+                shares = np.where(children > 0, children, np.inf)
+            else:
+                shares = self._shares((node * FAN + np.arange(FAN)[:, None]).clip(max=self._size - 1))
+            least[node] = shares.min(axis=0)
 
     def draw(self, uniform: Floats) -> tuple[NDArray[np.int64], Floats]:
         """The positions for these numbers in [0, 1), and their shares."""
@@ -127,41 +169,62 @@ class WeightTree:
         target = target - np.where(node > 0, top[node - 1], 0.0)
         item = np.arange(len(node))
         for sums in reversed(self._sums[:-1]):
-            before = np.zeros((FAN + 1, len(node)))
-            np.cumsum(_children(sums, node), axis=0, out=before[1:])
+            upto = _cumulated(_children(sums, node))
             # Rounding may leave a target at or behind the sum of all: then it is the last child that weighs
             # anything.
-            target = np.minimum(target, np.nextafter(before[-1], 0))
-            child = (before[1:] <= target).view(np.int8).sum(axis=0, dtype=np.int8).astype(np.intp)
-            target = target - before[child, item]
+            target = np.minimum(target, np.nextafter(upto[-1], 0))
+            child = (upto <= target).view(np.int8).sum(axis=0, dtype=np.int8).astype(np.intp)
+            target -= np.where(child > 0, upto[child - 1, item], 0.0)
             node = node * FAN + child
         return node, target
 
     def update(self, positions: NDArray[np.int64], weights: Floats) -> None:
-        """Set weights; of a position given twice the last counts. Time grows with the number of levels."""
-        node = positions
-        self._sums[0][node] = weights
-        shares: Floats | None = None
-        for level in range(1, len(self._sums)):
-            children = _children(self._sums[level - 1], node // FAN)
-            node = node // FAN
-            self._sums[level][node] = children.sum(axis=0)
-            if not self._with_least:
-                continue
-            if level > 1:
-                shares = _children(self._least[level - 2], node)
-            elif self._shared is None:
-                shares = np.where(children > 0, children, np.inf)
-            else:
-                shares = self._shares((node * FAN + np.arange(FAN)[:, None]).clip(max=self._size - 1))
-            self._least[level - 1][node] = shares.min(axis=0)
-        self._top = None
+        """Set weights; of a position given twice the last counts."""
+        before = self._smallest
+        if before is not None and np.count_nonzero(self._shares(positions) == before):
+            before = None  # which may have been the only one
+        self._sums[0][positions] = weights
+        self._touched.append(positions)
+        if len(self._touched) > WAITING:
+            self._cumulated()
+        if not self._with_least:
+            return
+        if before is not None:
+            before = min(before, float(self._shares(positions).min(initial=np.inf)))
+        self._smallest = before
+        if self._lowered is not None:
+            self._lowered.append(positions)
+            self._waiting += len(positions)
+            if self._waiting * FAN > self._size:
+                self._lowered = None
+
+
+def _all_of(several: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """All of them in one; the list is empty then."""
+    found = several[0] if len(several) == 1 else np.concatenate(several)
+    several.clear()
+    return found
 
 
 def _children(level: Floats, node: NDArray[np.int64]) -> Floats:
     """The children of these nodes, shape (FAN, len(node)): NumPy goes along long rows in a quarter of the
     time of short columns."""
     return level.reshape(-1, FAN).take(node, axis=0).T.copy()
+
+
+def _cumulated(children: Floats) -> Floats:
+    """The sums of children up to each, in their place.
+
+    Four are added one by one, and then four by four: it takes half of the time of `cumsum`. Like that, too,
+    sums never fall, and stay as they are at a child that weighs nothing."""
+    groups = children.reshape(FAN // 4, 4, -1)
+    first, second, third, fourth = (groups[:, at] for at in range(4))
+    second += first
+    third += second
+    fourth += third
+    for before, group in pairwise(groups):
+        group += before[3]
+    return children
 
 
 def _padded(values: Floats, fill: float) -> Floats:
