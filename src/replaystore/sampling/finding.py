@@ -20,7 +20,7 @@ Rows = NDArray[np.int64]
 
 NONE = -1 << 62
 """Less than every number."""
-BLOCKS, EACH, SPARE = 1 << 15, 4, 64
+BLOCKS, EACH, SPARE = 1 << 15, 2, 64
 """Blocks of a region, if there are so many numbers, and for each part; and how many there are ahead."""
 GUESSES = 4
 """Parts that are looked at for a row before they are searched."""
@@ -89,21 +89,21 @@ class _Region:
             self._lanes.add(lanes)
             self._earlier.add(earlier)
         high = (int(begins[-1]) >> self._shift) + 1
-        if high > self._high:
-            self._widen(high)
-        first = (int(begins[0]) >> self._shift) - self._low
-        known = self._blocks[: (self._high - self._low) * stride].reshape(-1, stride)
-        self._put(known[first:], begins, lanes, parts)
+        if high <= self._high or not self._widen(high):
+            first = (int(begins[0]) >> self._shift) - self._low
+            known = self._blocks[first * stride : (self._high - self._low) * stride]
+            self._put(known, begins, lanes, parts)
         self._newest[lanes] = parts if stride > 1 else parts[-1:]
 
-    def _widen(self, high: int) -> None:
-        """Have blocks before `high`; others, if that becomes too many of them."""
+    def _widen(self, high: int) -> bool:
+        """Have blocks before `high`; whether they are others, because they were too many."""
         before, stride = self._high - self._low, self.stride
         if (high - self._low) * stride > len(self._blocks):
             self._choose(high << self._shift)
-            return
+            return True
         self._blocks[before * stride : (high - self._low) * stride].reshape(-1, stride)[:] = self._newest
         self._high = high
+        return False
 
     def _choose(self, stop: int) -> None:
         """Choose how many numbers a block has; `stop`: numbers end before this one."""
@@ -114,15 +114,17 @@ class _Region:
         self._low, self._high = low >> self._shift, (stop - 1 >> self._shift) + 1
         count = self._high - self._low
         self._blocks = np.zeros((count + count // 4 + SPARE) * stride, np.int64)
-        known = self._blocks[: count * stride].reshape(-1, stride)
+        known = self._blocks[: count * stride]
         lanes = self._lanes.values[1:] if stride > 1 else np.zeros(1, np.int64)
         self._put(known, begins, lanes, np.arange(1, len(begins) + 1))
 
     def _put(self, known: Rows, begins: Rows, lanes: Rows, parts: Rows) -> None:
         """Add parts to the last of the blocks."""
-        at = (begins >> self._shift) - (self._high - len(known))
-        known[at, lanes] = parts  # of those of one place the last remains
-        np.maximum.accumulate(known, axis=0, out=known)
+        at = (begins >> self._shift) * self.stride
+        at += lanes - (self._high * self.stride - len(known))
+        known[at] = parts  # of those of one place the last remains
+        rows = known if self.stride == 1 else known.reshape(-1, self.stride)
+        np.maximum.accumulate(rows, axis=0, out=rows)
 
     def reach(self, stop: int) -> None:
         """Rows end before this one."""

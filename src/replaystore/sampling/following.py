@@ -108,7 +108,7 @@ class Follower:
         kept = opening | (new[:, 0] + (new[:, 1] - 1) * new[:, 2] >= steps.first_row)
         new, opening, base = new[kept], opening[kept], len(steps)
         known = dict(zip(self._trajectories.tolist(), self.open.tolist(), strict=True))
-        steps.register(tuple(np.ascontiguousarray(new.T)), known=known)
+        steps.register(tuple(np.ascontiguousarray(new.T)), known=known, fresh=True)
         changed = np.concatenate([mine, still])
         if len(changed):
             steps.recount_last(changed)

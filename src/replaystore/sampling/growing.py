@@ -17,9 +17,10 @@ class Grown:
 
     What it is made of is not copied until something is added or `own` is called."""
 
-    def __init__(self, values: NDArray[Any]) -> None:
+    def __init__(self, values: NDArray[Any], *, owned: bool = False) -> None:
+        """`owned`: nobody else has the values."""
         self._data = values
-        self._owned = False
+        self._owned = owned
         self.values: NDArray[Any] = values
         """May be written to once the column owns them."""
 

@@ -10,7 +10,7 @@ when makes no difference to their order.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ __all__ = ["Change", "Rows", "Tables"]
 
 Rows = NDArray[np.int64]
 
+COLUMNS = ("start", "length", "stride", "trajectory", "offset", "final")
+"""Of parts, as they are given."""
 DEAD = 1024
 """Parts that have left a ring are let go of when there are more of them than of others, and than this."""
 
@@ -101,43 +103,36 @@ class Tables:
         columns: tuple[Rows, ...],
         selected: NDArray[np.bool_] | None = None,
         known: Mapping[int, int] | None = None,
+        *,
+        fresh: bool = False,
     ) -> None:
         """Add parts (the columns of `columns.PARTS`, sorted by `start`); none begins before one that there
         is. Steps of them that have left the ring are no items. `known`: the last part so far of trajectories
-        that go on."""
+        that go on. `fresh`: the columns are for these tables alone."""
         start, length, stride, trajectory, offset, final = columns
         count, base = len(start), len(self._start)
         if not count:
             return
-        for column, values in (
-            ("_start", start),
-            ("_length", length),
-            ("_stride", stride),
-            ("_trajectory", trajectory),
-            ("_offset", offset),
-            ("_final", final),
-        ):
-            if base:
-                getattr(self, column).add(values)
-            else:
-                setattr(self, column, Grown(values))
-        number = np.arange(base, base + count)
+        for column, values in zip(COLUMNS, columns, strict=True):
+            self._add(column, values, owned=fresh)
         self.finder.add(start, stride)
-        ordered = bool((trajectory[1:] > trajectory[:-1]).all())
-        order = np.arange(count) if ordered else np.lexsort((offset, trajectory))
-        of = trajectory[order]
-        begins = np.flatnonzero(np.concatenate([[True], of[1:] != of[:-1]]))
-        sizes = np.diff(np.append(begins, count))
+        order, begins, sizes = _by_trajectory(trajectory, offset)
+        alone = len(begins) == count
+        heads: Any = slice(None) if alone else order[begins]
+        lasts: Any = heads if alone else order[begins + sizes - 1]
         following, previous = np.full(count, -1, np.int64), np.full(count, -1, np.int64)
-        if len(begins) < count:
-            inner = np.flatnonzero(of[1:] == of[:-1])
-            following[order[inner]], previous[order[inner + 1]] = base + order[inner + 1], base + order[inner]
-        heads = order[begins]
-        low = np.zeros(count, np.int64)
-        gone = np.clip(-((start - self.first_row) // stride), 0, length)
+        if not alone:
+            goes_on = np.ones(count, np.bool_)
+            goes_on[begins] = False
+            at = np.flatnonzero(goes_on)
+            following[order[at - 1]], previous[order[at]] = base + order[at], base + order[at - 1]
+        low = gone = np.zeros(count, np.int64)
+        if self.first_row:
+            gone = np.clip(-((start - self.first_row) // stride), 0, length)
         if self.first_row or offset[heads].any():
+            low = np.empty(count, np.int64)
             low[order] = np.repeat(self._lows(columns, order, begins, gone), sizes)
-        for at in heads.tolist() if known else ():
+        for at in order[begins].tolist() if known else ():
             before = known.get(int(trajectory[at]), -1) if known else -1
             if before >= 0:
                 previous[at] = before
@@ -145,27 +140,35 @@ class Tables:
                 mine = trajectory == trajectory[at]
                 kept = bool((gone[mine] == 0).all())  # else the ring has taken the steps before too
                 low[mine] = self._low.values[before] if kept else low[at]
-        self._next.add(following)
-        self._previous.add(previous)
-        self._low.add(low)
-        self._skipped.widen(base + count)
-        self._items.widen(base + count)
-        self._skipped.values[base:] = self._items.values[base:] = 0
-        lasts = order[begins + sizes - 1]
-        high = self._high(base + lasts)
+        high = self._high(offset[lasts], length[lasts], final[lasts])
+        kept_steps = length - gone
         if selected is not None:
-            high = np.where(selected[lasts], high, 0)
-            self.steps += int((length - gone)[selected].sum())
-        else:
-            self.steps += int((length - gone).sum())
-        highs = np.empty(count, np.int64)
-        highs[order] = np.repeat(high, sizes)
-        self._count(number, highs)
-        earlier = previous[heads]
-        going = earlier >= 0
+            high, kept_steps = np.where(selected[lasts], high, 0), kept_steps[selected]
+        self.steps += int(kept_steps.sum())
+        highs = high
+        if not alone:
+            highs = np.empty(count, np.int64)
+            highs[order] = np.repeat(high, sizes)
+        first, stop = _items(low - offset, highs - offset, length)
+        for column, values in (("next", following), ("previous", previous), ("low", low), ("skipped", first)):
+            self._add(column, values, owned=True)
+        self._add("items", stop - first, owned=True)
+        self.total += int(self._items.values[base:].sum())
+        self.cut = self.cut or bool(first.any())
+        none = np.zeros(count, np.int64)
+        self.changes.append(Change(np.arange(base, base + count), none, none, first, stop))
+        going = previous[heads] >= 0
         if going.any():
-            self.recount(earlier[going], high[going])
+            self.recount(previous[heads][going], high[going])
         self._before = self._lasts = None
+
+    def _add(self, column: str, values: Rows, *, owned: bool) -> None:
+        """Add values to a column; `owned`: nobody else has them."""
+        name = f"_{column}"
+        if len(getattr(self, name)):
+            getattr(self, name).add(values)
+        else:
+            setattr(self, name, Grown(values, owned=owned))
 
     def _lows(self, columns: tuple[Rows, ...], order: Rows, begins: Rows, gone: Rows) -> Rows:
         """For each trajectory, the place where items can begin: behind what has left a ring, and so far
@@ -218,17 +221,22 @@ class Tables:
         """Recount those of these parts that are the last ones."""
         self.recount(parts[self._next.values[parts] < 0])
 
-    def _high(self, lasts: Rows) -> Rows:
-        """The place in their trajectories, of which these are the last parts, where no item begins any
+    def _high(self, offset: Rows, length: Rows, final: Rows) -> Rows:
+        """The place in their trajectories, of which such parts are the last, where no item begins any
         more."""
-        end = self._offset.values[lasts] + self._length.values[lasts] - (self.span - 1)
-        found: Rows = end - (self._final.values[lasts] < 0) if self.following else end
-        return found
+        end = offset + length
+        end -= self.span - 1
+        if self.following:
+            end -= final < 0
+        return end
 
     def recount(self, parts: Rows, high: Rows | None = None) -> None:
         """Count the items of these parts anew, and of those before them in their trajectories as far as they
         depend on how these go on. Without `high` they are the last ones."""
-        high = self._high(parts) if high is None else high
+        if high is None:
+            high = self._high(
+                self._offset.values[parts], self._length.values[parts], self._final.values[parts]
+            )
         while len(parts):
             self._count(parts, high)
             parts = self._previous.values[parts]
@@ -242,8 +250,7 @@ class Tables:
 
     def _count(self, parts: Rows, high: Rows) -> None:
         offset, length = self._offset.values[parts], self._length.values[parts]
-        first = np.minimum(np.maximum(self._low.values[parts] - offset, 0), length)
-        stop = np.maximum(np.minimum(high - offset, length), first)
+        first, stop = _items(self._low.values[parts] - offset, high - offset, length)
         skipped, items = self._skipped.own(), self._items.own()
         old, had = skipped[parts], items[parts]
         count = stop - first
@@ -326,3 +333,24 @@ class Tables:
         return Change(
             parts, every.first[oldest], every.stop[oldest], every.new_first[newest], every.new_stop[newest]
         )
+
+
+def _items(low: Rows, high: Rows, length: Rows) -> tuple[Rows, Rows]:
+    """From which of its steps to before which a part has items, by where they may begin and where none begins
+    any more; which both become what is found."""
+    np.minimum(np.maximum(low, 0, out=low), length, out=low)
+    np.maximum(np.minimum(high, length, out=high), low, out=high)
+    return low, high
+
+
+def _by_trajectory(trajectory: Rows, offset: Rows) -> tuple[Rows, Rows, Rows]:
+    """The order of parts by trajectory and place in it, where each trajectory begins in that, and how many
+    parts it has."""
+    count = len(trajectory)
+    if (trajectory[1:] > trajectory[:-1]).all():  # as most often, one each: it is known then
+        order = np.arange(count)
+        return order, order, np.ones(1, np.int64)
+    order = np.lexsort((offset, trajectory))
+    of = trajectory[order]
+    begins = np.flatnonzero(np.append(True, of[1:] != of[:-1]))
+    return order, begins, np.diff(np.append(begins, count))

@@ -94,7 +94,8 @@ class StepWeights(_Weighted):
         else:
             rows = steps.item_rows()
             placed[rows % room] = self.largest if weights is None else weights[rows - first]
-        self.weights = WeightTree(placed, room=room)
+        smallest = self.largest if weights is None and self.largest > 0 and steps.total else None
+        self.weights = WeightTree(placed, room=room, smallest=smallest)
 
     @property
     def values(self) -> Floats:

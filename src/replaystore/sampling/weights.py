@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +53,7 @@ class WeightTree:
         shared: among how many each weight is shared; `smallest` and `draw` speak of the shares.
         room: positions that there are at least; those behind the weights weigh 0.
         least: whether `smallest` is going to be asked for.
+        smallest: the smallest share above 0, if that is known.
     """
 
     def __init__(
@@ -63,12 +63,13 @@ class WeightTree:
         *,
         room: int = 0,
         least: bool = True,
+        smallest: float | None = None,
     ) -> None:
         self._size = max(len(weights), room)
         self._shared, self._with_least = shared, least
         self._touched: list[NDArray[np.int64]] = []
         """Positions whose weights were set since sums were made of them."""
-        self._smallest: float | None = None
+        self._smallest = smallest
         """None: it has to be looked for, in what `_least` has of the levels above the weights,"""
         self._least: list[Floats] = []
         self._lowered: list[NDArray[np.int64]] | None = None
@@ -181,8 +182,7 @@ class WeightTree:
     def update(self, positions: NDArray[np.int64], weights: Floats) -> None:
         """Set weights; of a position given twice the last counts."""
         before = self._smallest
-        if before is not None and np.count_nonzero(self._shares(positions) == before):
-            before = None  # which may have been the only one
+        lost = before is not None and np.count_nonzero(self._shares(positions) == before) > 0
         self._sums[0][positions] = weights
         self._touched.append(positions)
         if len(self._touched) > WAITING:
@@ -190,8 +190,9 @@ class WeightTree:
         if not self._with_least:
             return
         if before is not None:
-            before = min(before, float(self._shares(positions).min(initial=np.inf)))
-        self._smallest = before
+            new = float(self._shares(positions).min(initial=np.inf))
+            # What was the smallest may have been the only one of its kind.
+            self._smallest = new if new <= before else None if lost else before
         if self._lowered is not None:
             self._lowered.append(positions)
             self._waiting += len(positions)
@@ -222,8 +223,8 @@ def _cumulated(children: Floats) -> Floats:
     second += first
     third += second
     fourth += third
-    for before, group in pairwise(groups):
-        group += before[3]
+    for group in range(1, len(groups)):
+        groups[group] += groups[group - 1, 3]
     return children
 
 
