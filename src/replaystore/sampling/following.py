@@ -85,30 +85,21 @@ class Follower:
         steps.lengthen(mine, closed[there, 4] + closed[there, 1], closed[there, 5])
         still, going = self._known(opened.trajectory, opened.start)
         steps.lengthen(still, (opened.offset + opened.length)[going], pending[going])
-        new = np.concatenate(
-            [
-                closed[~there],
-                np.stack(
-                    [
-                        opened.start,
-                        opened.length,
-                        opened.stride,
-                        opened.trajectory,
-                        opened.offset,
-                        pending,
-                    ],
-                    axis=1,
-                )[~going],
-            ]
-        )
-        opening = np.arange(len(new)) >= np.count_nonzero(~there)
-        order = np.argsort(new[:, 0], kind="stable")
-        new, opening = new[order], opening[order]
-        # Of what had left a ring before it was looked at nothing is needed.
-        kept = opening | (new[:, 0] + (new[:, 1] - 1) * new[:, 2] >= steps.first_row)
-        new, opening, base = new[kept], opening[kept], len(steps)
+        new = closed[~there] if len(mine) else closed
+        count = len(new)
+        if len(still) < len(going):
+            columns = (opened.start, opened.length, opened.stride, opened.trajectory, opened.offset, pending)
+            new = np.concatenate([new, np.stack(columns, axis=1)[~going]])
+        opening = np.arange(len(new)) >= count
+        if not (new[1:, 0] >= new[:-1, 0]).all():
+            order = np.argsort(new[:, 0], kind="stable")
+            new, opening = new[order], opening[order]
+        base = len(steps)
+        if steps.first_row:  # of what had left a ring before it was looked at nothing is needed
+            kept = opening | (new[:, 0] + (new[:, 1] - 1) * new[:, 2] >= steps.first_row)
+            new, opening = new[kept], opening[kept]
         known = dict(zip(self._trajectories.tolist(), self.open.tolist(), strict=True))
-        steps.register(tuple(np.ascontiguousarray(new.T)), known=known, fresh=True)
+        steps.register(tuple(new.T.copy()), known=known, fresh=True)
         changed = np.concatenate([mine, still])
         if len(changed):
             steps.recount_last(changed)

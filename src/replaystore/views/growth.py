@@ -74,9 +74,9 @@ class CommitGrowth:
         """As `Growth.closed`."""
         store = self._shown.store
         skip = since - store.first(NAMES[0])
-        parts = np.stack([store.table(name)[skip:] for name in NAMES], axis=1)
-        self._check(parts)
-        return parts
+        columns = [store.table(name)[skip:] for name in NAMES]
+        self._check(columns)
+        return np.stack(columns, axis=1)
 
     def opened(self) -> OpenParts:
         """As `Growth.opened`."""
@@ -145,17 +145,19 @@ class CommitGrowth:
         if not len(start):
             return
         if not (np.array_equal(start, self._apart[0]) and np.array_equal(stride, self._apart[1])):
-            self._check(np.concatenate([parts.T, np.full((len(start), 1), -1)], axis=1))
+            self._check([*parts, np.full(len(start), -1)])
             lanes = start % stride
             apart = int(stride.min()) == int(stride.max()) and len(set(lanes.tolist())) == len(lanes)
             self._apart = (start.copy(), stride.copy()) if apart else (start[:0], stride[:0])
         elif int(length.min()) < 1 or ((self.stop - 1 - start) // stride < length - 1).any():
-            self._check(np.concatenate([parts.T, np.full((len(start), 1), -1)], axis=1))
+            self._check([*parts, np.full(len(start), -1)])
 
-    def _check(self, parts: Rows) -> None:
-        order = np.argsort(parts[:, 0], kind="stable")
+    def _check(self, columns: list[Rows]) -> None:
+        start = columns[0]
+        if not (start[1:] >= start[:-1]).all():
+            order = np.argsort(start, kind="stable")
+            columns = [column[order] for column in columns]
         finals = self._shown.store.state.lengths.get("final", 0)
-        columns = [np.ascontiguousarray(parts[order, at]) for at in range(len(PARTS))]
         check_parts(columns, rows=self.stop, finals=finals, where=self._shown.where)
 
     def following(self, name: str) -> NDArray[Any]:
