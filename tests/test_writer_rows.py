@@ -156,8 +156,9 @@ def test_lanes_are_kept(masks: Sequence[Sequence[bool]], first: int) -> None:
     for mask in masks:
         there = np.array(mask)
         before = np.array(lanes.at)
-        places = lanes.take(row, there)
-        order = np.argsort(places)[places.count(-1) :].tolist()
+        lanes.move(row, there)
+        places = np.where(there, lanes.places(row), -1)
+        order = np.argsort(places)[int((~there).sum()) :].tolist()
         assert sorted(places[env] for env in order) == list(range(len(order)))
         assert sorted(order) == np.flatnonzero(there).tolist()
         assert sorted(lanes.at) == [0, 1, 2]

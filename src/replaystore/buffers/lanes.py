@@ -46,21 +46,15 @@ class Lanes:
         order[self.places(first)] = np.arange(self.count)
         return order
 
-    def take(self, first: int, there: NDArray[np.bool_]) -> list[int]:
-        """The row of each environment, counted from `first`, in a step that only these record (-1: none);
-        some are moved."""
+    def move(self, first: int, there: NDArray[np.bool_]) -> bool:
+        """Move some for a step from row `first` on that only these record, so that its rows are the first of
+        their `places`; whether any was moved."""
         here, count, at = there.tolist(), self.count, self.at
-        rows, begin = sum(here), first % count
-        found, moved, left = [-1] * count, list[int](), list[int]()
-        for env, lane in enumerate(at):
-            place = (lane - begin) % count
-            if here[env]:
-                found[env] = place
-                if place >= rows:
-                    moved.append(env)
-            elif place < rows:
-                left.append(env)
+        rows, begin = here.count(True), first % count
+        left = [env for env, one in enumerate(here) if not one and (at[env] - begin) % count < rows]
+        if not left:
+            return False
+        moved = [env for env, one in enumerate(here) if one and (at[env] - begin) % count >= rows]
         for env, other in zip(moved, left, strict=True):
             at[env], at[other] = at[other], at[env]
-            found[env] = (at[env] - begin) % count
-        return found
+        return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,7 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Reset:
+class Reset(NamedTuple):
     """Trajectories that begin before the step staged at `time`, in some environments."""
 
     time: int
@@ -46,22 +45,20 @@ class Rows:
 
 def rows_of(steps: int, first: int, lanes: Lanes, masks: Mapping[int, Flags]) -> Rows:
     """The rows of so many staged steps, from row `first` of the store on; `lanes` go on to what follows."""
-    count = lanes.count
-    row = np.empty((steps, count), np.int64)
-    done, stop = 0, 0
-    times, masked = sorted(masks), list[list[int]]()
-    for time in [*times, steps]:
-        if time > done:
-            begins = np.arange(stop, stop + (time - done) * count, count)
-            np.add(begins[:, None], lanes.places(first + stop), out=row[done:time])
-            stop += (time - done) * count
-        if time < steps:
-            places = lanes.take(first + stop, masks[time])
-            masked.append([place if place < 0 else stop + place for place in places])
-            stop += count - places.count(-1)
-        done = time + 1
-    if masked:
-        row[times] = masked
+    count, times = lanes.count, sorted(masks)
+    recorded = np.ones((steps, count), np.bool_)
+    if times:
+        recorded[times] = [masks[time] for time in times]
+    sizes = recorded.sum(axis=1)
+    begins = np.cumsum(sizes) - sizes
+    stop, since, at = int(sizes.sum()), [0], [lanes.at.copy()]
+    for time, begin in zip(times, begins[times].tolist(), strict=True):
+        if lanes.move(first + begin, masks[time]):
+            since.append(time)
+            at.append(lanes.at.copy())
+    lane = np.array(at)[np.searchsorted(since, np.arange(steps), side="right") - 1]
+    row = begins[:, None] + (lane - first - begins[:, None]) % count
+    row[~recorded] = -1
     flat = row.reshape(-1)
     source: Ints | None = None
     if masks:
@@ -179,9 +176,11 @@ class _Resets:
             [reset.time * STEP + number for number, reset in enumerate(resets)],
             [len(reset.envs) for reset in resets],
         )
-        seed = np.concatenate(
-            [np.full(len(r.envs), -1) if r.seeds is None else np.array(r.seeds, np.int64) for r in resets]
-        )
+        seed, at = np.full(len(env), -1), 0
+        for reset in resets:
+            if reset.seeds is not None:
+                seed[at : at + len(reset.envs)] = reset.seeds
+            at += len(reset.envs)
         key = rows.env * (steps + 1) + rows.time
         place = np.searchsorted(key, env * (steps + 1) + when // STEP)
         there = place < len(key)

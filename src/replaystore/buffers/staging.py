@@ -8,7 +8,7 @@ has moved on. Both are seen to when the rows are made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,9 @@ class Staging:
         self._flags = [name for name in ("terminated", "truncated") if name in self.expected]
         self._staged: dict[str, list[bytes]] = {name: [] for name in self.names}
         """The staged steps of each field; of an observation those of the one after the step."""
+        self._first = self._staged[self.names[0]]
+        """The list that a step is put into first: it has one that is not whole."""
+        self._ordered_fields = [(name, self.expected[name]) for name in self.names]
         self.puts: tuple[Callable[[bytes], None], ...] = tuple(
             staged.append for staged in self._staged.values()
         )
@@ -72,15 +75,26 @@ class Staging:
 
     def rewind(self) -> None:
         """Go on behind the last step that is staged as a whole; one that was interrupted was not."""
-        self.masks.pop(self.time, None)
-        for staged in self._staged.values():
-            del staged[self.time :]
+        if len(self._first) != self.time:
+            self.masks.pop(self.time, None)
+            for staged in self._staged.values():
+                del staged[self.time :]
 
-    def stage(self, arrays: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None) -> None:
-        """One more step; its arrays are checked."""
+    def bytes_of(self, arrays: Mapping[str, Any]) -> list[bytes] | None:
+        """The bytes of a step's arrays as they are staged; None if they are not all that is expected."""
+        found = list[bytes]()
+        for name, (dtype, shape) in self._ordered_fields:
+            array = arrays.get(name)
+            if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
+                return None
+            found.append(array.tobytes())
+        return found if len(found) == len(arrays) else None
+
+    def stage(self, fields: Sequence[bytes], mask: NDArray[np.bool_] | None) -> None:
+        """One more step, of which these are the `bytes_of`."""
         self.rewind()
-        for name, staged in self._staged.items():
-            staged.append(arrays[name].tobytes())
+        for put, field in zip(self.puts, fields, strict=True):
+            put(field)
         if mask is not None:
             self.masks[self.time] = mask.copy()
         self.time += 1
@@ -145,14 +159,18 @@ class Staging:
         row = np.dtype((np.void, self._row_bytes[name]))  # rows are moved as a whole
         known = bytearray().join((self.start[name].tobytes(), *self._staged[name]))
         begins = np.ndarray((self.time + 1, self.num_envs), row, known)
-        resets: dict[int, list[Reset]] = {}
-        for reset in self.resets:
-            resets.setdefault(reset.time, []).append(reset)
-        for time in sorted({*resets, *(time + 1 for time in self.masks)}):
-            if (mask := self.masks.get(time - 1)) is not None:
-                begins[time][~mask] = begins[time - 1][~mask]
-            for reset in resets.get(time, ()):
-                begins[time][reset.envs] = reset.begins[name].reshape(-1).view(row)
+        new = np.ones(begins.shape, np.bool_)
+        for time, mask in self.masks.items():
+            new[time + 1] = mask
+        if self.resets:  # of several before one step, the last one says
+            times = np.repeat([reset.time for reset in self.resets], [len(r.envs) for r in self.resets])
+            envs = np.concatenate([reset.envs for reset in self.resets])
+            rows = np.concatenate([reset.begins[name] for reset in self.resets])
+            begins[times, envs], new[times, envs] = rows.reshape(-1).view(row), True
+        if self.masks:  # what is not new is as it was the step before
+            times, envs = np.nonzero(~new)
+            since = np.maximum.accumulate(np.where(new, np.arange(len(new))[:, None], 0), axis=0)
+            begins[times, envs] = begins[since[times, envs], envs]
         after = begins[self.time].copy().view(dtype).reshape(shape)
         return begins[: self.time].reshape(-1).view(dtype).reshape(-1, *shape[1:]), after
 

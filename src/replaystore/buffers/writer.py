@@ -106,7 +106,12 @@ class Writer:
         batched as Gymnasium does (first dimension num_envs; dict or tuple of such arrays). `seed`: what the
         environments were reset with."""
         self._check_open()
-        envs = self._all if mask is None else chosen_envs(mask, self.num_envs)
+        if mask is None:
+            envs = self._all
+        elif self._is_mask(mask):
+            (envs,) = mask.nonzero()
+        else:
+            envs = chosen_envs(mask, self.num_envs)
         if type(observation) is np.ndarray and self._expected.get("observation") == (
             observation.dtype,
             observation.shape,
@@ -209,14 +214,12 @@ class Writer:
                 f"mask is a bool array of shape ({self.num_envs},), True where a step is "
                 f"recorded, not {mask!r:.80}"
             )
-        arrays = dict(columns)
-        for name, value in columns.items():
-            if type(value) is not np.ndarray or (value.dtype, value.shape) != self._expected.get(name):
-                arrays = {}
-        if len(arrays) != len(self._expected):
-            arrays = self._checked(columns, self._schema.fields)
+        staged = self._staging.bytes_of(columns)
+        if staged is None:
+            staged = self._staging.bytes_of(self._checked(columns, self._schema.fields))
+            assert staged is not None
         self._like = None
-        self._staging.stage(arrays, mask)
+        self._staging.stage(staged, mask)
         self._like = self._plain
 
     def _is_mask(self, mask: object) -> bool:
@@ -334,7 +337,8 @@ class Writer:
             rows, order = lanes.places(first), self._order
         else:
             lanes = lanes.copy()
-            rows = np.array(lanes.take(first, mask))
+            lanes.move(first, mask)
+            rows = np.where(mask, lanes.places(first), -1)
             order = np.argsort(rows)[(rows < 0).sum() :]
             count = len(order)
         columns, after = staging.take(order)

@@ -110,6 +110,8 @@ class InfoColumns:
         their step before the reset.
         """
         self.keys.look()
+        if not infos and final is None and isinstance(infos, Mapping) and not self.keys.recorded:
+            return self.keys.alone.copy()
         step = _Step(None, {}, same_step=final is not None)
         if self.wanted:
             if final is not None:

@@ -151,7 +151,7 @@ class EnvironmentRecorder:
         if lost is not None:
             self._writer.reset(seen, mask=lost)
         mask = None if lost is None else ~lost
-        if mask is None or mask.any():
+        if mask is None or mask.tobytes() != self._nowhere:
             columns = self.infos.columns(infos, ended if final is not None else lost, final)
             columns.update(extra)
             self._writer.step(
@@ -199,6 +199,8 @@ class EnvironmentRecorder:
 
     def _flags(self, name: str, values: Any) -> _Mask:
         """Flags as they are stored; what is true in Python is true here."""
+        if type(values) is np.ndarray and values.dtype == np.bool_ and values.shape == self._lead != ():
+            return values
         if type(values) is bool and self._single:
             return np.array([values])
         given = array_of(name, values)
