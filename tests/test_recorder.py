@@ -11,6 +11,7 @@ import pytest
 
 import replaystore as rs
 from replaystore.arrays.array_store import ArrayStore
+from replaystore.buffers import given
 from replaystore.buffers.recorder import NOTHING, Recorder
 from replaystore.buffers.replacing import NewStore
 from replaystore.checking.verify import verify
@@ -139,6 +140,37 @@ def test_blocks_are_recorded_as_append_records_the_same_steps(tmp_path: Path) ->
     expected["seed"][0] = 5  # which `append` is not told
     with made.opened() as buffer:
         assert contents(buffer) == expected
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_trajectories_of_a_call_are_recorded_alike_one_by_one_and_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    found = []
+    for few in (0, 1000):
+        monkeypatch.setattr(given, "FEW", few)
+        rng = np.random.default_rng(seed)
+        with rs.create(str(tmp_path / f"{few}.zarr"), SCHEMA) as buffer:
+            for call in range(12):
+                columns = steps(int(rng.integers(1, 80)), call)
+                ended = columns["terminated"]
+                ended[:] = rng.random(len(ended)) < rng.choice([0, 0.1, 0.6])
+                touched = int(ended.sum()) + (not ended[-1])
+                finals = steps(touched, 100 + call) if rng.random() < 0.5 else {}
+                buffer.append(
+                    columns,
+                    env=int(rng.integers(3)),
+                    seed=None if rng.random() < 0.5 else call,
+                    final_observation={name: finals[name] for name in finals if "observation" in name}
+                    or None,
+                )
+                if rng.random() < 0.3:
+                    buffer.commit()
+        with rs.open(str(tmp_path / f"{few}.zarr")) as buffer:
+            found.append(
+                contents(buffer) | {name: buffer.read(slice(None))[name].tolist() for name in SCHEMA.fields}
+            )
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("sizes", [[1], [2, 1], [1, 1, 1, 1], [3, 3]])

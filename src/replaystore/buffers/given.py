@@ -20,6 +20,8 @@ from replaystore.trajectories.pieces import STEP, Following, Piece, Pieces
 
 __all__ = ["checked_columns", "checked_ends", "checked_seeds", "chosen_envs", "pieces_of", "seeds_of"]
 
+FEW = 24
+"""Fewer trajectories are taken one by one; all at once takes as long for one as for hundreds."""
 _ONE_EACH = "reset takes one seed and one mask entry for each of the "
 
 
@@ -65,10 +67,6 @@ def checked_seeds(seed: object) -> int | list[int] | None:
         if not -1 <= found[-1] < 1 << 63:
             raise ArgumentError(f"a seed is a number from 0 on, below 2 ** 63, not {one!r:.80}")
     return found if several else found[0]
-
-
-FEW = 4
-"""So many trajectories are taken one by one."""
 
 
 def chosen_envs(mask: Any, num_envs: int) -> NDArray[np.int64]:
