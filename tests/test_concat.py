@@ -16,6 +16,7 @@ from test_live_sampling import SCHEMA, Loop
 
 import replaystore as rs
 from replaystore.errors import ArgumentError, ConflictError
+from replaystore.sampling.weights import from_text
 
 numbers = itertools.count()
 
@@ -122,6 +123,29 @@ def test_priorities_are_set_across_stores(tmp_path: Path) -> None:
         sampler.update_priorities([1, 2], [1.0, 1.0], [0])
 
 
+def test_none_is_set_if_one_is_wrong(tmp_path: Path) -> None:
+    buffers = stores(tmp_path, 10, 20)
+    prioritized = rs.concat(buffers).sampler(4, order="prioritized", alpha=1.0)
+    weighted = rs.concat(buffers).sampler(4, weights=np.ones(30))
+    wrong: list[tuple[Any, Any, Any]] = [
+        ([1, 1], [2.0, np.nan], [0, 1]),
+        ([1, 20], [2.0, 2.0], [0, 1]),
+        ([1, 1], [2.0, 2.0], [0, 2]),
+        (1, 2.0, 0),
+        ([1.0], [2.0], [0]),
+    ]
+    for index, values, store in wrong:
+        for update in (prioritized.update_priorities, weighted.update_weights):
+            with pytest.raises(ArgumentError):
+                update(index, values, store)
+    for sampler in (prioritized, weighted):
+        states = sampler.state_dict()["stores"]
+        assert all((from_text(state["weights"]) == 1).all() for state in states)
+    prioritized.update_priorities([], [], [])
+    with pytest.raises(ArgumentError, match="no priorities"):
+        weighted.update_priorities([1], [1.0], [0])
+
+
 def test_weights_are_given_store_by_store(tmp_path: Path) -> None:
     buffers = stores(tmp_path, 30, 50)
     weights = np.zeros(80)
@@ -201,7 +225,8 @@ def test_what_cannot_be_is_one_clear_error(tmp_path: Path) -> None:
     empty = rs.create("memory:concat-empty", schema())
     with pytest.raises(ArgumentError, match=r"'observation' is int32 \(2,\).*int32 \(3,\).*concat-other"):
         rs.concat([buffers[0], other])
-    for wrong in ([], buffers[0], ["a.zarr"]):
+    assert len(rs.concat(one for one in buffers)) == 30  # type: ignore[arg-type]
+    for wrong in ([], buffers[0], ["a.zarr"], None, "a.zarr", 3):
         with pytest.raises(ArgumentError, match="concat takes"):
             rs.concat(wrong)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="the buffer is empty"):

@@ -50,6 +50,33 @@ def test_of_several_environments(tmp_path: Path) -> None:
             assert all(given[step][env] == value for step, value in zip(steps, found, strict=True))
 
 
+@pytest.mark.parametrize("place", ["a.zarr", "a.h5"])
+def test_values_of_a_mutable_field_may_come_later(tmp_path: Path, place: str) -> None:
+    envs = gymnasium.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync")
+    later = {"advantage": rs.Field("float32", (2,), "extra", mutable=True)}
+    schema = rs.Schema.from_env(envs, extra={"logprob": EXTRA["logprob"], **later})
+    with rs.create(tmp_path / place, schema) as buffer:
+        recorder = RecordVector(envs, buffer)
+        recorder.reset(seed=3)
+        for _ in range(6):
+            recorder.step(np.zeros(3, np.int64), extra={"logprob": np.ones(3, np.float32)})
+        with pytest.raises(SchemaError, match="'logprob' of the agent's"):
+            recorder.step(np.zeros(3, np.int64))
+        given = {"logprob": np.ones(3, np.float32), "advantage": np.full((3, 2), 5, np.float32)}
+        recorder.step(np.zeros(3, np.int64), extra=given)
+        buffer["advantage"][:6] = np.arange(12, dtype=np.float32).reshape(6, 2)
+        recorder.close()
+        buffer.commit()
+        assert buffer["advantage"][:, 0].tolist() == [*range(0, 12, 2), *[0] * 12, 5, 5, 5]
+    env = gymnasium.make("CartPole-v1")
+    with rs.create(tmp_path / f"b.{place}", rs.Schema.from_env(env, extra=later)) as buffer:
+        single = Record(env, buffer)
+        single.reset(seed=3)
+        single.step(0)
+        buffer.commit()
+        assert buffer["advantage"][:].tolist() == [[0, 0]]
+
+
 def test_of_one_environment(tmp_path: Path) -> None:
     env = gymnasium.make("CartPole-v1")
     with made(tmp_path / "a.h5", env) as buffer:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sampled_buffers import Life
+from sampled_buffers import Life, fill, schema
 from tensors import torch
 
 import replaystore as rs
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError, SchemaError
 
 pytest_plugins = ["sampled_buffers"]
 
@@ -83,6 +83,28 @@ def test_what_cannot_be_is_one_clear_error(stored: tuple[rs.Buffer, list[Life]])
             buffer.sampler(**chosen)
         assert message in str(caught.value), str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_what_a_ring_is_too_small_for_is_said(live: bool) -> None:
+    """And the advice works when it is followed."""
+    with rs.create("memory:small-ring", schema(), capacity=5, overwrite=True) as buffer:
+        fill(buffer, [(0, 50, True, True)])
+        cases: list[tuple[dict[str, Any], str]] = [
+            ({"fragment_length": 8}, "no trajectory has 8 steps here; the longest has 5"),
+            ({"fragment_length": 8, "pad": "start"}, "the 7 steps before it"),
+            ({"fragment_length": 2, "burn_in": 8}, "the 8 steps before it"),
+            ({"frame_stack": 8}, "the 7 steps before it"),
+            ({"fragment_length": 3, "frame_stack": 4}, "the 3 steps before it"),
+        ]
+        for chosen, message in cases:
+            message = "all the steps before and behind it" if live else message
+            with pytest.raises(ArgumentError, match=message):
+                buffer.sampler(4, live=live, **chosen).sample()
+        buffer.sampler(4, live=live, fragment_length=5).sample()
+        buffer.sampler(4, live=live, fragment_length=8, pad="end").sample()
+        buffer.sampler(4, live=live, fragment_length=1, burn_in=4).sample()
+        buffer.sampler(4, live=live, frame_stack=5).sample()
 
 
 def test_arrays_that_do_not_fit_are_refused(stored: tuple[rs.Buffer, list[Life]]) -> None:

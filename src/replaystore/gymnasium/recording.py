@@ -94,7 +94,8 @@ class EnvironmentRecorder:
         return self._values("action", actions, copy=True)
 
     def extras(self, extra: Any) -> dict[str, NDArray[Any]]:
-        """A copy of the agent's values as they are stored, made before the environment is stepped."""
+        """A copy of the agent's values as they are stored, made before the environment is stepped. Those of a
+        mutable field may come later: they are zeros until they are set."""
         if self._buffer.schema is not self._schema_of_agent:
             self._schema_of_agent = self._buffer.schema
             self._of_agent = frozenset(
@@ -116,6 +117,10 @@ class EnvironmentRecorder:
                     f"its fields of an agent are {listed(names)}" if names else "it has none of an agent's"
                 )
                 raise SchemaError(f"extra gives {name!r}, and the buffer has no such field: {known}")
+            declared = self._schema_of_agent.fields[name]
+            if declared.mutable:  # its values come later
+                leaves[name] = np.zeros((*self._lead, *declared.shape), declared.dtype)
+                continue
             raise SchemaError(
                 f"the buffer has a field {name!r} of the agent's: give its values with each step, "
                 f"step(actions, extra={{{name!r}: …}})"

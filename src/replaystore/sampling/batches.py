@@ -168,19 +168,30 @@ class Batches(Windows):
             for name, value in (("split", recipe.split), ("where", recipe.where))
             if value is not None
         ]
-        lengths = buffer.trajectories.where(
-            recipe.where, **({} if recipe.split is None else {"split": recipe.split})
-        ).length
-        if not len(lengths):
-            return f"there is no step to sample: no trajectory has {' and '.join(selection)}"
         of = f" with {' and '.join(selection)}" if selection else ""
-        whole = recipe.fragment_length is not None and not recipe.pad
-        if whole and int(lengths.max()) < (recipe.fragment_length or 0):
+        bounds = slice(buffer.first_row, buffer.first_row + len(buffer))
+        parts, chosen = buffer.whole_parts(), _selected(buffer, recipe)
+        following = observations_of(recipe, buffer.schema) if recipe.next_observation else ()
+        pending = Finals(buffer, following, recipe.slab_bytes).numbers
+        if not Steps.of(parts, chosen, bounds=bounds).total:
+            return f"there is no step to sample: no trajectory has {' and '.join(selection)}"
+        usable = Steps.of(parts, chosen, bounds=bounds, following=bool(following), pending=pending)
+        if not usable.total:
             return (
-                f"no trajectory{of} has {recipe.fragment_length} steps; the longest has "
-                f"{int(lengths.max())}: use a smaller fragment_length, or pad"
+                f"there is no step to sample{of}: no next observation is known; ask for "
+                "next_observation=False"
             )
-        return f"there is no step to sample{of}: no next observation is known; ask for next_observation=False"
+        longest, length = int(usable.trajectories()[2].max()), recipe.fragment_length or 1
+        if not recipe.pad and longest < length:
+            return (
+                f"no trajectory{of} has {length} steps{' here' if buffer.first_row else ''}; the longest has "
+                f"{longest}: use a smaller fragment_length, or pad"
+            )
+        return (
+            f"there is no step to sample{of}: the {recipe.history} steps before it that each is to show have "
+            'left the ring: ask for fewer (burn_in, frame_stack, pad="start"), or make a ring of a larger '
+            "capacity"
+        )
 
     def _ordered(
         self, buffer: BufferReader, seed: int, weights: NDArray[np.float64] | None, largest: float | None

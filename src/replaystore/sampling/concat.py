@@ -8,13 +8,14 @@ Invariant: this holds no rows and no weights: the samplers of the stores do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaystore.errors import ArgumentError, ConflictError
+from replaystore.sampling import given_weights
 from replaystore.sampling.ahead import Ahead, Place, following
 from replaystore.sampling.finishing import Finish, Finished
 from replaystore.sampling.iterating import Iterating
@@ -41,9 +42,10 @@ class Concat:
 
     def __init__(self, buffers: Sequence[BufferReader]) -> None:
         given: Any = buffers
-        if isinstance(given, BufferReader) or not all(isinstance(one, BufferReader) for one in given):
+        several = isinstance(given, Iterable) and not isinstance(given, BufferReader | str)
+        self.buffers: tuple[BufferReader, ...] = tuple(given) if several else ()
+        if not several or not all(isinstance(one, BufferReader) for one in self.buffers):
             raise ArgumentError("concat takes a list of open buffers: concat([open(first), open(second)])")
-        self.buffers = tuple(buffers)
         if not self.buffers:
             raise ArgumentError("concat takes at least one open buffer")
         self._check()
@@ -181,30 +183,36 @@ class ConcatSampler(Iterating):
 
     def update_priorities(self, index: ArrayLike, priorities: ArrayLike, store: ArrayLike) -> None:
         """Set the priorities of steps: of the rows `batch["index"]` of the buffers `batch["store"]`."""
-        self._update("update_priorities", index, priorities, store)
+        self._update("priorities", index, priorities, store)
 
     def update_weights(self, index: ArrayLike, weights: ArrayLike, store: ArrayLike) -> None:
         """Set weights, of what `batch["index"]` (of trajectories: `batch["trajectory"]`) and `batch["store"]`
         say."""
-        self._update("update_weights", index, weights, store)
+        self._update("weights", index, weights, store)
 
-    def _update(self, how: str, index: ArrayLike, values: ArrayLike, store: ArrayLike) -> None:
-        places, of, given = (array_of(name, v) for name, v in zip("isv", (index, store, values), strict=True))
-        if places.ndim != 1 or not places.shape == of.shape == given.shape:
-            raise ArgumentError(
-                f"index, store and {how.removeprefix('update_')} are flat arrays of one length, not "
-                f"{places.shape}, {of.shape} and {given.shape}"
-            )
+    def _update(self, what: str, index: ArrayLike, values: ArrayLike, store: ArrayLike) -> None:
+        """All of them, or none if one is wrong."""
+        places, given = given_weights.flat(what, index, values)
+        of = array_of("store", store)
         samplers = self._joined.samplers
+        if of.shape != places.shape:
+            raise ArgumentError(
+                f"index, store and {what} are flat arrays of one length, not {places.shape}, {of.shape} and "
+                f"{given.shape}"
+            )
         if len(of) and (of.dtype.kind not in "iu" or not 0 <= of.min() <= of.max() < len(samplers)):
             raise ArgumentError(
                 f"store says which of {len(samplers)} buffers it is, from 0 on: not {of!r:.80}"
             )
+        given_weights.check(given, "priority" if what == "priorities" else "weight")
+        found = []
         for number in np.unique(of).tolist():
             sampler, mine = samplers[number], of == number
             if sampler is None:
                 raise ArgumentError(f"store {number} has nothing to draw, and no weights")
-            getattr(sampler, how)(places[mine], given[mine])
+            found.append((sampler, sampler.checked_weights(what, places[mine], given[mine])))
+        for sampler, weights in found:
+            sampler.set_weights(*weights)
         self._joined.level()
 
     # --- state

@@ -187,7 +187,7 @@ class Sampler(Refreshing, Iterating):
         if not self._batches.steps.total:
             raise ArgumentError(
                 f"{buffer.where}: there is no step to sample yet: none was appended that has all that it is "
-                "to show, such as a next observation"
+                "to show, such as a next observation, and all the steps before and behind it"
             )
 
     @property

@@ -11,6 +11,7 @@ from replaystore.errors import ArgumentError
 from replaystore.sampling import given_weights
 from replaystore.sampling.batches import Batches
 from replaystore.sampling.recipe import Recipe
+from replaystore.sampling.steps import Rows
 from replaystore.sampling.weighted_order import StepWeights, TrajectoryWeights
 
 __all__ = ["Weighed"]
@@ -57,11 +58,7 @@ class Weighed:
     def update_priorities(self, index: ArrayLike, priorities: ArrayLike) -> None:
         """Set the priorities of steps, as of the next batch: they weigh priority ** alpha. `index`: as that
         of `update_weights`."""
-        alpha = self._recipe.alpha
-        if alpha is None:
-            raise ArgumentError('this sampler has no priorities: make one with order="prioritized"')
-        places, values = given_weights.flat("priorities", index, priorities)
-        self._update(places, given_weights.of_priorities(values, alpha))
+        self.set_weights(*self.checked_weights("priorities", index, priorities))
 
     def update_weights(self, index: ArrayLike, weights: ArrayLike) -> None:
         """Set weights, as of the next batch. What has left a ring is passed over, and counted by `ignored`.
@@ -74,18 +71,28 @@ class Weighed:
         Raises:
             ArgumentError: one that is not finite or negative, or of what does not exist; none is set then.
         """
-        self._weighted()
-        places, values = given_weights.flat("weights", index, weights)
-        given_weights.check(values)
-        self._update(places, values)
+        self.set_weights(*self.checked_weights("weights", index, weights))
 
-    def _update(self, places: NDArray[Any], weights: NDArray[np.float64]) -> None:
-        order = self._weighted()
-        stop = order.stop
+    def checked_weights(self, what: str, index: Any, values: Any) -> tuple[Rows, NDArray[np.float64]]:
+        """Which steps, and what they weigh, of "weights" or "priorities" of them. ArgumentError: something is
+        wrong with one of them."""
+        alpha = self._recipe.alpha
+        if what == "priorities" and alpha is None:
+            raise ArgumentError('this sampler has no priorities: make one with order="prioritized"')
+        stop = self._weighted().stop
+        places, weights = given_weights.flat(what, index, values)
+        if what == "priorities" and alpha is not None:
+            weights = given_weights.of_priorities(weights, alpha)
+        else:
+            given_weights.check(weights)
         if len(places) and not (places.min() >= 0 and places.max() < stop):
-            what = "trajectories" if self._recipe.per_trajectory else "rows"
-            raise ArgumentError(f"index from {places.min()} to {places.max()}: {what} end before {stop}")
-        self._ignored += order.update(places.astype(np.int64, copy=False), weights)
+            of = "trajectories" if self._recipe.per_trajectory else "rows"
+            raise ArgumentError(f"index from {places.min()} to {places.max()}: {of} end before {stop}")
+        return places.astype(np.int64, copy=False), weights
+
+    def set_weights(self, places: Rows, weights: NDArray[np.float64]) -> None:
+        """Set weights that have been checked."""
+        self._ignored += self._weighted().update(places, weights)
 
     def _weighted(self) -> StepWeights | TrajectoryWeights:
         if not self._recipe.weighted:
