@@ -13,7 +13,15 @@ import zarr
 
 import replaystore as rs
 from replaystore.arrays import changing
-from replaystore.errors import ConflictError, CorruptError, SchemaError, UnsupportedError
+from replaystore.errors import (
+    ArgumentError,
+    ConflictError,
+    CorruptError,
+    EvictedError,
+    SchemaError,
+    UnknownFieldError,
+    UnsupportedError,
+)
 from replaystore.schema import Field, Schema
 
 SCHEMA = Schema(
@@ -300,3 +308,61 @@ def test_changes_of_steps_that_there_are_not_are_told(tmp_path: Path) -> None:
         with pytest.raises(CorruptError, match="has steps from 3 to 10, where there are 10"):
             buffer["reward"][:]
     assert "where there are 10" in str(rs.verify(tmp_path / "a.zarr").problems[0])
+
+
+@pytest.mark.parametrize(("name", "capacity"), [("a.zarr", None), ("a.zarr", 40), ("a.h5", None)])
+def test_steps_are_read_and_set_by_the_numbers_that_are_theirs_for_ever(
+    tmp_path: Path, name: str, capacity: int | None
+) -> None:
+    schema = rs.Schema(
+        {"reward": Field("i8", (), "reward"), "value": Field("f4", (2,), "extra", mutable=True)}
+    )
+
+    def add(buffer: rs.Buffer, count: int) -> None:
+        start = buffer.rows_recorded
+        buffer.append({"reward": np.arange(start, start + count), "value": np.zeros((count, 2), "f4")})
+
+    with rs.create(tmp_path / name, schema, capacity=capacity) as buffer:
+        add(buffer, 60)
+        buffer.commit()
+        batch = buffer.sampler(50, seed=0, next_observation=False).sample()
+        add(buffer, 25)
+        buffer.commit()
+        add(buffer, 5)  # committed by nobody yet
+        first, index = buffer.first_row, np.unique(batch["index"])
+        there = index[index >= first]
+        assert 0 < len(there) < len(index) or capacity is None
+        wanted = np.stack([index, index + 0.5], 1).astype("f4")
+        assert buffer.set_values("value", index, wanted) == len(index) - len(there)
+        assert buffer.set_values("value", [first, 89], [1.0, 2.0]) == 0
+        assert buffer.set_values("value", [], np.zeros((0, 2), "f4")) == 0
+        buffer.commit()
+        first = buffer.first_row
+        there = there[there > first]
+        read = buffer.read(index=there)
+        assert (read["reward"] == there).all()
+        assert (read["value"] == np.stack([there, there + 0.5], 1)).all()
+        assert buffer.read(index=[89], fields="value")["value"].tolist() == [[1.0, 2.0]]
+        untouched = np.setdiff1d(np.arange(first, 90), [*index, 50, 89, 0])
+        assert not buffer.read(index=untouched)["value"].any()
+        if capacity is not None:
+            with pytest.raises(EvictedError, match=f"before {first}"):
+                buffer.read(index=[first, first - 1])
+        for wrong in ([90], [-1]):
+            with pytest.raises(IndexError, match="rows end before 90"):
+                buffer.read(index=wrong)
+            with pytest.raises(IndexError, match="rows end before 90"):
+                buffer.set_values("value", wrong, [0.0, 0.0])
+        for odd in ([1.5], 3, [[3]], np.ones(len(buffer), bool)):
+            with pytest.raises(ArgumentError, match="flat array of integers"):
+                buffer.read(index=odd)
+        for given in ({}, {"rows": [0], "index": [first]}):
+            with pytest.raises(ArgumentError, match="one of the two"):
+                buffer.read(**given)
+        add(buffer, 3)
+        with pytest.raises(ArgumentError, match=f"each of {len(buffer) + 3} steps, not {len(buffer)}"):
+            buffer["value"][np.ones(len(buffer), bool)] = 0.0
+        with pytest.raises(UnsupportedError, match="mutable=True"):
+            buffer.set_values("reward", [89], [1])
+        with pytest.raises(UnknownFieldError, match="no field 'nope'"):
+            buffer.set_values("nope", [89], [1])

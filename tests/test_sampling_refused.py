@@ -98,8 +98,7 @@ def test_what_a_ring_is_too_small_for_is_said(live: bool) -> None:
             ({"fragment_length": 3, "frame_stack": 4}, "the 3 steps before it"),
         ]
         for chosen, message in cases:
-            message = "all the steps before and behind it" if live else message
-            with pytest.raises(ArgumentError, match=message):
+            with pytest.raises(ArgumentError, match="all the steps before and behind" if live else message):
                 buffer.sampler(4, live=live, **chosen).sample()
         buffer.sampler(4, live=live, fragment_length=5).sample()
         buffer.sampler(4, live=live, fragment_length=8, pad="end").sample()

@@ -23,7 +23,7 @@ from replaystore.schema import tree
 from replaystore.schema.fields import Field
 from replaystore.schema.names import listed
 from replaystore.views.layout import field_specs
-from replaystore.views.reader import wanted_rows
+from replaystore.views.reader import positions_of, wanted_rows
 
 __all__ = ["LaterFields"]
 
@@ -34,7 +34,28 @@ class LaterFields(Recording):
     def set_rows(self, name: str, rows: Any, values: Any) -> None:
         """Give steps of a mutable field other values, as `Column.__setitem__` says. SchemaError: the values
         do not fit; UnsupportedError: the field is not mutable."""
+        declared = self._mutable(name)
+        first, recorded = self._first, self.rows_recorded - self._first
+        one = isinstance(rows, int | np.integer) and not isinstance(rows, bool | np.bool_)
+        wanted = wanted_rows(np.array([rows]) if one else rows, first, recorded)
+        if isinstance(wanted, slice):
+            wanted = np.arange(wanted.start, wanted.stop)
+        self._set(name, wanted, given_values(name, declared, values, len(wanted), recorded - len(self)))
+
+    def set_values(self, name: str, index: Any, values: Any) -> int:
+        """As `buffer[name][rows] = values`, of steps that are given by the numbers that they have for ever,
+        as `batch["index"]` of a sampler: what has left a ring is passed over. How many of them have."""
+        declared = self._mutable(name)
+        positions, gone = positions_of(index, self._first, self.rows_recorded)
+        given = given_values(name, declared, values, len(gone), self.rows_recorded - self._stop)
+        self._set(name, positions + self._first, given[~gone])
+        return int(np.count_nonzero(gone))
+
+    def _mutable(self, name: str) -> Field:
+        """The declaration of a field whose values can be set. UnsupportedError: they cannot."""
         self._writable()
+        if name not in self.schema.fields:
+            self.schema.select([name])  # which says what there is
         declared = self.schema.fields[name]
         if not declared.mutable:
             raise UnsupportedError(
@@ -47,12 +68,9 @@ class LaterFields(Recording):
                 f"{self._place}: nothing is changed in an archive: convert it to a live buffer, and set "
                 f"{name!r} there"
             )
-        first, recorded = self._first, self.rows_recorded - self._first
-        one = isinstance(rows, int | np.integer) and not isinstance(rows, bool | np.bool_)
-        wanted = wanted_rows(np.array([rows]) if one else rows, first, recorded)
-        if isinstance(wanted, slice):
-            wanted = np.arange(wanted.start, wanted.stop)
-        given = given_values(name, declared, values, len(wanted), recorded - len(self))
+        return declared
+
+    def _set(self, name: str, wanted: NDArray[np.int64], given: NDArray[Any]) -> None:
         with self._operations("set values"):
             for writer in self._writers:
                 writer.hand_over()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from replaystore.arrays.columns_of import ArrayColumn
 from replaystore.columns.far import read_together
-from replaystore.errors import ArgumentError, UnsupportedError
+from replaystore.errors import ArgumentError, EvictedError, UnsupportedError
 from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
@@ -25,7 +25,7 @@ from replaystore.views.shown import Shown
 if TYPE_CHECKING:
     from replaystore.views.statistics import Statistics
 
-__all__ = ["BufferReader", "wanted_rows"]
+__all__ = ["BufferReader", "positions_of", "wanted_rows"]
 
 INT64 = np.dtype(np.int64)
 BLOCK_BYTES, FAR_BLOCK_BYTES = 4 << 20, 16 << 20
@@ -167,15 +167,25 @@ class BufferReader(Shown):
         """How another process gets a column of this commit, as `__reduce__` says it."""
         raise UnsupportedError(f"{self._place}: open a buffer, and send a column of that")
 
-    def read(self, rows: Rows, fields: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+    def read(
+        self, rows: Rows | None = None, fields: Iterable[str] | None = None, *, index: Any = None
+    ) -> dict[str, NDArray[Any]]:
         """Steps, as {field: array of shape (steps, *field shape)}.
 
         Args:
             rows: a slice, or integers in any order, repeated as you like; 0 is the oldest step kept, negative
             ones count from the end.
             fields: names, or beginnings of paths ("observation"); None for all.
+            index: instead of `rows`, the numbers that steps have for ever, as `batch["index"]` of a sampler.
+                EvictedError: one of them has left the ring.
         """
         self.check_open()
+        if index is not None and rows is None:
+            rows, gone = positions_of(index, self._first, self._stop)
+            if gone.any():
+                raise EvictedError(f"{self.where}: steps before {self._first} have left the ring")
+        elif rows is None or index is not None:
+            raise ArgumentError("read takes rows, or index=: one of the two")
         wanted, names = wanted_rows(rows, self._first, len(self)), self._names(fields)
         if not self._store.container.files.far:
             if type(wanted) is slice:
@@ -264,6 +274,21 @@ def _not_a_name(given: object, fields: Iterable[str]) -> str:
     )
 
 
+def positions_of(index: Any, first: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The positions, in a buffer with these rows, of steps that are given by the numbers that they have for
+    ever; and which of all have left it. IndexError: there are no such steps."""
+    given = array_of("index", index)
+    if not given.size and given.ndim == 1:
+        given = given.astype(np.int64)
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise ArgumentError(f"index is a flat array of integers, not {given.dtype} of shape {given.shape}")
+    if len(given) and not 0 <= given.min() <= given.max() < stop:
+        raise IndexError(f"index from {given.min()} to {given.max()}: rows end before {stop}")
+    numbers = given.astype(np.int64, copy=False)
+    gone = numbers < first
+    return numbers[~gone] - first, gone
+
+
 def wanted_rows(rows: Rows, first: int, count: int) -> slice | NDArray[np.int64]:
     """The rows of arrays that these steps of a buffer are, which begins with row `first`: a slice with a step
     of 1, or numbers."""
@@ -280,6 +305,8 @@ def wanted_rows(rows: Rows, first: int, count: int) -> slice | NDArray[np.int64]
         wanted = np.flatnonzero(wanted)
     if wanted.size == 0:
         wanted = wanted.astype(np.int64)
+    if wanted.dtype == np.bool_ and wanted.ndim == 1:
+        raise ArgumentError(f"a mask has one value for each of {count} steps, not {len(wanted)}")
     if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
         raise ArgumentError(
             f"rows are a slice, a mask, or a flat array of integers, not {wanted.dtype} "
