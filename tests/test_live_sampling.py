@@ -291,3 +291,24 @@ def test_who_leaves_out_most_steps_is_told(tmp_path: Path) -> None:
         buffer.commit()
         with pytest.warns(rs.errors.ReplayStoreWarning, match="cannot be drawn"):
             buffer.sampler(4, fragment_length=8)
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5"])
+@pytest.mark.parametrize("live", [True, False])
+def test_a_field_that_a_rollback_takes_is_told(name: str, live: bool, tmp_path: Path) -> None:
+    with rs.create(tmp_path / name, rs.Schema({"reward": Field("f8", (), "reward")})) as buffer:
+        buffer.append({"reward": np.arange(10.0)})
+        buffer.commit("before")
+        buffer.add_field("info/late", Field("i4", (), "info"))
+        buffer.commit()
+        sampler = buffer.sampler(4, live=live, seed=0)
+        assert "info/late" in sampler.sample()
+        buffer.rollback("before")
+        with pytest.raises(ConflictError, match=r"call its refresh\(\)"):
+            sampler.sample()
+        for _ in range(2):
+            with pytest.raises(ConflictError, match=r"without 'info/late'.*make another sampler"):
+                sampler.refresh()
+        with pytest.raises(ConflictError):
+            sampler.sample()
+        assert buffer.sampler(4, live=live, seed=0).sample()["reward"].shape == (4,)

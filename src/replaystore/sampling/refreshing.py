@@ -16,6 +16,7 @@ from replaystore.sampling.batches import Batches
 from replaystore.sampling.hindsight import Goals
 from replaystore.sampling.live import live_of
 from replaystore.sampling.weighed import Weighed
+from replaystore.schema.names import listed
 from replaystore.views.commit_columns import CommitColumns
 from replaystore.views.growth import CommitGrowth
 
@@ -81,6 +82,7 @@ class Refreshing(Weighed):
         buffer.refresh()
         if buffer.commit_id == self._batches.commit and buffer.store.state.generation == self._generation:
             return False
+        self._check_fields()
         self._stop()
         with buffer.turn:
             old, generation = self._batches, buffer.store.state.generation
@@ -119,6 +121,7 @@ class Refreshing(Weighed):
         if generation == self._generation:
             self._look()
             return (steps.first_row, steps.stop_row) != before
+        self._check_fields()
         weights, largest = None, None
         if self._recipe.weighted:
             order = self._weighted()
@@ -132,6 +135,14 @@ class Refreshing(Weighed):
         )
         self._generation = generation
         return True
+
+    def _check_fields(self) -> None:
+        gone = [name for name in self._recipe.names if name not in self._buffer.schema.fields]
+        if gone:
+            raise ConflictError(
+                f"{self._buffer.where}: went back to a commit without {listed(gone)}, which this "
+                "sampler shows: make another sampler"
+            )
 
     def _warn_of_decoding(self, level: int) -> None:
         """Say once that the memory for decoded chunks does not hold what is drawn from."""

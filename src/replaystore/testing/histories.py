@@ -99,6 +99,19 @@ class Shown:
                 return f"{many}; row {rows[at]} is {both[0]} instead of {both[1]}; histories {self.segments}"
         return ""
 
+    def wrong_batch(self, batch: Mapping[str, NDArray[Any]]) -> str:
+        """What is wrong with a batch of single steps: each says in its action which row it is."""
+        rows = batch["action"] & 0xFFFFFFFF
+        if rows.min() < self.first or rows.max() >= self.rows:
+            return f"commit {self.commit} gives rows {rows.min()} to {rows.max()}"
+        if not np.array_equal(batch["index"], rows):
+            return f"commit {self.commit}: the index of its rows is wrong"
+        columns, following = dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
+        for name, column in batch.items():
+            if name != "index":
+                (following if name.startswith("next_") else columns)[name.removeprefix("next_")] = column
+        return self.wrong(rows, columns) or self.wrong(rows + 1, following)
+
     def wrong_table(self, table: Mapping[str, NDArray[Any]]) -> str:
         """What is wrong with a table of trajectories."""
         begins, ends, _ = self.trajectories()

@@ -1,10 +1,10 @@
 """Readers of a store that somebody else writes to, goes back in, and replaces.
 
 A reader takes turns between opening anew, following (`refresh`, with columns that were opened before),
-holding an older commit, sampling in threads, and reading a store that is replaced by conversions. It may be
-told that what it asks for is gone (ConflictError; EvictedError of a ring; NotFoundError for an old commit),
-and must be able to go on within `PATIENCE` seconds. It may never be told anything else, nor be given rows
-that are not those of the commit.
+holding an older commit, sampling in threads, going on with one sampler, and reading a store that is replaced
+by conversions. It may be told that what it asks for is gone (ConflictError; EvictedError of a ring;
+NotFoundError for an old commit), and must be able to go on within `PATIENCE` seconds. It may never be told
+anything else, nor be given rows that are not those of the commit.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from replaystore.buffers import create_open as buffers
 from replaystore.buffers.buffer import Buffer
 from replaystore.errors import ConflictError, EvictedError, NotFoundError, SchemaError
+from replaystore.sampling.sampler import Sampler
 from replaystore.testing.histories import Book, Rows, Shown
 from replaystore.views.column import Column
 
@@ -95,11 +96,13 @@ class Reader:
         self._following: Buffer | None = None
         self._columns: list[Column] = []
         self._held: Buffer | None = None
+        self._sampled: Buffer | None = None
+        self._sampler: Sampler | None = None
         self._refused_since: float | None = None
 
     def run(self) -> None:
         """Read until it is told to stop."""
-        turns = [self.fresh, self.follow, self.hold, self.named, self.sample]
+        turns = [self.fresh, self.follow, self.hold, self.named, self.sample, self.go_on]
         turns += [self.see_replaced] if self.ground.replacing else []
         likely = np.full(len(turns), 1.0)
         likely[self.number % len(turns)] += 3
@@ -109,7 +112,7 @@ class Reader:
                 turn()
             except Exception as error:  # noqa: BLE001  # none of any kind is expected
                 self._fail(turn.__name__, _told(error))
-                self._following = self._held = None
+                self._following = self._held = self._sampler = None
 
     def _fail(self, turn: str, what: str) -> None:
         self.failures.append(f"{turn}: {what}"[:500])
@@ -222,21 +225,33 @@ class Reader:
                 sampler.close()
 
     def _check_batch(self, shown: Shown, batch: Mapping[str, NDArray[Any]]) -> None:
-        rows = batch["action"] & 0xFFFFFFFF
-        if rows.min() < shown.first or rows.max() >= shown.rows:
-            self._fail("sample", f"commit {shown.commit} gives rows {rows.min()} to {rows.max()}")
-            return
-        columns, following = dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
-        if not np.array_equal(batch["index"], rows):
-            self._fail("sample", f"commit {shown.commit}: the index of its rows is wrong")
-        for name, column in batch.items():
-            if name == "index":
-                continue
-            (following if name.startswith("next_") else columns)[name.removeprefix("next_")] = column
-        problem = shown.wrong(rows, columns) or shown.wrong(rows + 1, following)
+        problem = shown.wrong_batch(batch)
         if problem:
             self._fail("sample", problem)
-        self._read(len(rows))
+        self._read(len(batch["index"]))
+
+    def go_on(self) -> None:
+        """A sampler that goes on from commit to commit, and over rollbacks."""
+        try:
+            if self._sampler is None:
+                self._sampled = self._opened(self.ground.live)
+                self._sampler = self._sampled.sampler(128, seed=self.number)
+            sampler = self._sampler
+            with self._in_time("refreshing"):
+                sampler.refresh()
+            shown = self.book.shown(sampler.commit_id)
+            for _ in range(2):
+                self._check_batch(shown, sampler.sample())
+            self._count("batches of a sampler that goes on", 2)
+        except (ConflictError, EvictedError) as error:
+            self._count(f"{type(error).__name__} of a sampler that goes on")
+            if "make another" not in str(error):
+                return
+            self._sampler = None
+        except SchemaError as error:
+            self._sampler = None
+            if "there is no step to sample" not in str(error):
+                raise
 
     def see_replaced(self) -> None:
         """Open the store that is replaced, and read it while it is."""

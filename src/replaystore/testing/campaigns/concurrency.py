@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -28,7 +29,8 @@ from replaystore.buffers import create_open as buffers
 from replaystore.containers.hdf5.container import Hdf5Container
 from replaystore.containers.zarr.container import ZarrContainer
 from replaystore.converting.convert import convert
-from replaystore.errors import EvictedError, NotFoundError
+from replaystore.errors import ConflictError, EvictedError, NotFoundError
+from replaystore.sampling.sampler import Sampler
 from replaystore.testing.campaigns import Tally
 from replaystore.testing.histories import LATE, SCHEMA, Shown, few_rows, values
 from replaystore.testing.readers import Ground, Reader
@@ -47,6 +49,8 @@ ROWS_A_SECOND = 1500
 """What can be read at least on a slow machine; a run that is slower fails."""
 GRACE = 60.0
 """Seconds for beginning and ending."""
+LEAST = 200
+"""Rows that a buffer has when the writer samples it."""
 LARGE = 40_000
 """Beyond so many rows the writer goes far back."""
 
@@ -62,10 +66,11 @@ class Writer:
         self.alive = [self.shown]
         self.segments, self.late = copy.deepcopy(self.shown.segments), dict(self.shown.late)
         self.history = self.segments[-1][1]
-        self.dirty = False
+        self.dirty, self.generation, self.drawn = False, -1, list[str]()
         self.counts: dict[str, int] = {}
         kinds = {"append": 6.0, "commit": 5.0, "publish": 0.7, "add_field": 0.2, "reopen": 0.3}
-        kinds["roll_back"] = going_back
+        kinds |= {"roll_back": going_back, "sample": 3.0}
+        self.live: Sampler | None = None
         self.kinds, self.weights = list(kinds), np.array(list(kinds.values())) / sum(kinds.values())
 
     def run(self) -> None:
@@ -117,6 +122,7 @@ class Writer:
 
     def reopen(self) -> None:
         self.commit()
+        self.live = None
         self.buffer.close()
         self.buffer = buffers.open(self.ground.live, "r+")
 
@@ -137,6 +143,32 @@ class Writer:
         self.history += 1
         self.dirty = False
         self._done()
+
+    def sample(self) -> None:
+        """Draw from what was recorded, of which no commit may have a part."""
+        fields = self.buffer.schema.fields.keys()
+        if self.live is not None and not set(self.drawn) <= fields:
+            self.live = None  # a rollback has taken a field of it
+        if self.live is None:
+            if self.buffer.rows_recorded - self.shown.first < LEAST:
+                return
+            self.drawn, number = sorted(fields), int(self.generator.integers(100))
+            self.live = self.buffer.sampler(64, live=True, seed=number)
+        try:
+            batch = self.live.sample()
+        except ConflictError:
+            if self.generation == self.buffer.store.state.generation:
+                raise
+            if self.buffer.rows_recorded - self.shown.first < LEAST:
+                self.live = None
+                return
+            self.live.refresh()
+            batch = self.live.sample()
+        self.generation = self.buffer.store.state.generation
+        now = replace(self.shown, rows=self.buffer.rows_recorded, segments=self.segments, late=self.late)
+        problem = now.wrong_batch(batch)
+        if problem:
+            raise AssertionError(f"live, after {problem}")
 
     def _note(self, shown: Shown) -> None:
         self.shown = copy.deepcopy(shown)
