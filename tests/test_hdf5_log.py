@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 from pathlib import Path
 
 import h5py  # type: ignore[import-untyped]
@@ -98,6 +99,32 @@ def test_after_power_loss_no_record_follows_that_was_cut(tmp_path: Path) -> None
         put(str(crash), disk.cut(chance))
         found.add(Hdf5Container.open(Files(crash, writable=False), NAME, writable=False).read_segment(0))
     assert found == {b"base", b"basenew1"} | ({b"baseold1"} & found)
+
+
+def test_older_segments_are_there_until_others_are_in_their_place(tmp_path: Path) -> None:
+    recorder, crash = RecordingFiles(), tmp_path / "crash"
+    container = Hdf5Container.create(recorder.files(tmp_path / "live", writable=True), NAME, {})
+    for commit in (0, 2, 4, 6):
+        container.begin_segment(commit, b"%d" % commit)
+    before = {commit: b"%d" % commit for commit in (0, 2, 4, 6)}
+    chance = np.random.default_rng(0)
+    for kept, removed in (({1: b"1"}, [0]), ({3: b"3"}, [2]), ({1: b"one"}, []), ({}, [1, 3])):
+        disk = Disk()
+        for operation in recorder.operations:
+            disk.do(operation)
+        done = len(recorder.operations)
+        container.replace_segments(kept, removed)
+        after = {commit: data for commit, data in {**before, **kept}.items() if commit not in removed}
+        found = []
+        for operation in recorder.operations[done:]:
+            disk.do(operation)
+            put(str(crash), disk.cut(chance))
+            with closing(Hdf5Container.open(Files(crash, writable=True), NAME, writable=True)) as left:
+                found.append({commit: left.read_segment(commit) for commit in left.segments()})
+        assert all(segments in (before, after) for segments in found), (kept, removed, found)
+        assert found[0] == before
+        assert found[-1] == after
+        before = after
 
 
 def test_a_sealed_file_has_no_older_segments_and_no_tails(container: Hdf5Container) -> None:

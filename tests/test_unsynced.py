@@ -59,6 +59,31 @@ def test_rows_that_the_disk_has_lost_are_not_shown(tmp_path: Path, name: str) ->
     assert rs.verify(path).problems == []
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_a_name_is_that_of_the_newest_commit_which_is_there(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    buffer = rs.create(path, SCHEMA, durability="none", **KINDS[name])
+    for commit in range(4):
+        buffer.append(rows(20 * commit, 20))
+        buffer.commit("same" if commit % 2 else f"only-{commit}")
+    lost = [extent for extent in _places(buffer) if extent[2] > 60 * 12]
+    buffer.abandon()
+    for file, offset, _ in lost:
+        with open(file, "r+b") as damaged:
+            damaged.seek(offset)
+            damaged.write(bytes(8))
+
+    with pytest.warns(ReplayStoreWarning, match="without syncs"):
+        shown = rs.open(path)
+    assert shown.commit_id < 4
+    assert "same" in shown.names
+    for known in shown.names:
+        with rs.open(path, commit=known) as reader:
+            assert reader["observation"][:][:, 0].tolist() == list(range(20 * reader.commit_id))
+    with pytest.raises(rs.errors.NotFoundError, match="does not exist"):
+        rs.open(path, commit=4)
+
+
 def _places(buffer: rs.Buffer) -> list[tuple[str, int, int]]:
     """(file, offset, byte of the field) of something in each row or chunk."""
     store = buffer._store

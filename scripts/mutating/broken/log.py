@@ -136,4 +136,28 @@ MUTANTS: tuple[Mutant, ...] = (
         "no commit that was rolled back can be opened",
         (f"{SUITE}::test_going_back_to_a_commit_gives_exactly_what_it_was",),
     ),
+    Mutant(
+        "log-of-hdf5-in-space-that-is-in-use",
+        "src/replaystore/containers/hdf5/log.py",
+        "_rounded(len(record)), record, free)",
+        "_rounded(len(record)), record, _free(owner))",
+        "segments that are replaced are there until others are in their place",
+        ("test_hdf5_log.py::test_older_segments_are_there_until_others_are_in_their_place",),
+    ),
+    Mutant(
+        "log-name-of-a-commit-that-is-not-on-the-disk",
+        "src/replaystore/buffers/create_open.py",
+        "        elif not synced:  # names",
+        "        elif synced is None:  # names",
+        "a name is that of the newest commit that is there",
+        ("test_unsynced.py::test_a_name_is_that_of_the_newest_commit_which_is_there[raw.zarr]",),
+    ),
+    Mutant(
+        "sampler-shows-fields-that-are-gone",
+        "src/replaystore/sampling/refreshing.py",
+        "        if gone:\n",
+        "        if len(gone) > 99:\n",
+        "a sampler of a field that a rollback has taken says so",
+        ("test_live_sampling.py::test_a_field_that_a_rollback_takes_is_told",),
+    ),
 )

@@ -246,16 +246,19 @@ def _look_at(place: Location, container: Container, commit: int | str | None, *,
     store = StoreReader(container, StoreReader.load(container))
     if not far:
         store.check_arrays()
-    if commit is not None:
-        store = store.pin(store.number_of(commit), whole=whole)
-    elif not far and not sealing.is_sealed(store.state):  # far away, reading tells what is missing
+    if not far and not sealing.is_sealed(store.state):  # far away, reading tells what is missing
         # A base record is synced; and a store that somebody writes to has seen no power cut since.
         synced = (
             document.layout.durability == "commit"
             or store.state.commit == store.state.base
             or is_written(place)
         )
-        store = _whole(store, synced=synced)
+        if commit is None:
+            store = _whole(store, synced=synced)
+        elif not synced:  # names, too, are those of the newest commit that is there
+            store, _ = newest_synced(store)
+    if commit is not None:
+        store = store.pin(store.number_of(commit), whole=whole)
     store.keep_tails(look=not fits)
     if not (far and fits):  # then the manifest speaks for all that was read
         store.check_generation()

@@ -211,7 +211,7 @@ class Log:
         def change(file: Any, overlay: Overlay) -> Head:
             if head is not None:
                 _end(file, overlay, head, commit)
-            piece = _room(file, overlay, str(commit), size, record)
+            piece = _room(file, overlay, str(commit), size, record, _free(group(file, LOG, make=True)))
             fresh = Head(head.sequence + 1 if head else 1, commit, len(record), (piece,))
             overlay.front[fresh.slot] = fresh.pack()
             return fresh
@@ -223,14 +223,14 @@ class Log:
         """Instead of older segments have these, of one record each, and remove others."""
 
         def change(file: Any, overlay: Overlay) -> None:
-            owner = group(file, LOG)
-            names = _names(file)
+            owner, names = group(file, LOG), _names(file)
+            free = _free(owner)  # what becomes free by this is in use until it has happened
             for commit in (*removed, *kept):
                 overlay.notes.dropped.append((commit, commit))
                 for name in names.get(commit, ()):
                     _set_free(owner, name)
             for commit, record in kept.items():
-                piece = _room(file, overlay, str(commit), _rounded(len(record)), record)
+                piece = _room(file, overlay, str(commit), _rounded(len(record)), record, free)
                 _count(owner, str(commit), len(record))
                 overlay.notes.ended[commit] = len(record), (piece,)
 
@@ -361,26 +361,33 @@ def _set_free(owner: Any, name: str) -> None:
         remove(owner, name)
 
 
-def _room(file: Any, overlay: Overlay, name: str, size: int, record: bytes) -> tuple[int, int]:
+def _free(owner: Any) -> dict[str, int]:
+    """The pieces whose space can be used again, and their sizes."""
+    free = {key: child(owner, key) for key in map(bytes.decode, owner) if key.startswith(FREE)}
+    return {
+        key: int(piece.get_storage_size())
+        for key, piece in free.items()
+        if isinstance(piece, h5py.h5d.DatasetID) and piece.get_offset() is not None
+    }
+
+
+def _room(
+    file: Any, overlay: Overlay, name: str, size: int, record: bytes, free: dict[str, int]
+) -> tuple[int, int]:
     """A piece of the log that begins with a record, (offset, length): space that an older one had, or new.
 
     What was in it is wiped out, since where a head is damaged whatever is valid behind what it counts does
     count."""
     owner = group(file, LOG, make=True)
     remove(owner, name)
-    free = {key: child(owner, key) for key in map(bytes.decode, owner) if key.startswith(FREE)}
-    sizes = sorted(
-        (int(piece.get_storage_size()), key)
-        for key, piece in free.items()
-        if isinstance(piece, h5py.h5d.DatasetID) and piece.get_offset() is not None
-    )
-    fits = next(((length, key) for length, key in sizes if length >= size), None)
+    fits = min(((length, key) for key, length in free.items() if length >= size), default=None)
     if fits is None or fits[0] > MOST_TIMES * size:
         piece = make_room(file, name, size)
         overlay.direct.append((piece[0], record))
         return piece
     length, key = fits
-    offset = int(free[key].get_offset()) + origins().contiguous
+    del free[key]
+    offset = int(child(owner, key).get_offset()) + origins().contiguous
     owner.links.move(key.encode(), owner, name.encode())
     overlay.direct.append((offset, record + bytes(length - len(record))))
     return offset, length
