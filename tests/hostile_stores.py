@@ -17,7 +17,6 @@ from replaystore.containers.zarr.metadata import CHECKSUM, document_checksum
 from replaystore.testing.crafting_log import packed, records
 from replaystore.testing.specimens import Specimen, in_children, look, make, write
 
-CORPUS = Path(__file__).with_name("data") / "hostile"
 KINDS = ("live.zarr", "ring.zarr", "archive.zarr", "archive.zarr.zip", "live.h5", "archive.h5")
 ACTIONS = ("append", "repair", "convert", "show")
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hostile_stores import ACTIONS, CORPUS, MISSING, _seconds, read_all, with_record
+from hostile_stores import KINDS, MISSING, _seconds, read_all, treated, with_record
 
 import replaystore as rs
 from replaystore.arrays.differences import NO_NUMBERS, difference, summed
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
+from replaystore.testing.crafting import content, finished, members, newest_segment, with_cell
+from replaystore.testing.crafting_hdf5 import log_of, with_log
+from replaystore.testing.crafting_log import packed, records
 from replaystore.testing.specimens import Specimen, in_children, look, write
 from replaystore.trajectories.checks import check_parts
 
 pytest_plugins = ["hostile_stores"]
+
+Change = Callable[[dict[str, Any], list[list[Any]]], None]
+"""Of a record: its JSON, and its blobs."""
 
 
 # --- the log, tables, what a commit keeps
@@ -145,24 +153,80 @@ def test_what_a_commit_keeps_of_open_trajectories_is_checked(live: Path, row: in
     assert rs.verify(live).problems
 
 
-# --- the corpus
+# --- what was once told as something else than one error
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in CORPUS.iterdir()) if CORPUS.is_dir() else [])
-def test_crafted_stores_that_were_once_a_fault(tmp_path: Path, name: str) -> None:
-    """Each is a zip of a store that once led to something else than one error."""
-    with zipfile.ZipFile(CORPUS / name) as packed_store:
-        packed_store.extractall(tmp_path)
-    (path,) = tmp_path.iterdir()
+def without(blob: str) -> Change:
+    def change(_: dict[str, Any], blobs: list[list[Any]]) -> None:
+        assert blob in [name for name, *_ in blobs]
+        blobs[:] = [found for found in blobs if found[0] != blob]
 
-    def attempt(number: int) -> list[str]:
-        store = Specimen.__new__(Specimen)
-        store.path, store.files, store.expected = path, {}, None
-        return write(store, ACTIONS[number - 1]) if number else look(store, strict=False)
+    return change
 
-    assert list(in_children([0], attempt)) == []
-    for number in range(1, 1 + len(ACTIONS)):
-        assert list(in_children([number], attempt)) == []
+
+def twice(blob: str) -> Change:
+    def change(_: dict[str, Any], blobs: list[list[Any]]) -> None:
+        (found,) = [found for found in blobs if found[0] == blob]
+        found[1:] = [2 * found[1], 2 * found[2]]
+
+    return change
+
+
+RECORDS: dict[str, Change] = {
+    "without an attachment": without("keep:observation/camera"),
+    "without its open trajectories": without("int:open"),
+    "without rows that may change": without("mutable:trajectories/score"),
+    "with too many rows that may change": twice("mutable:trajectories/score"),
+    "with too much of an attachment": twice("keep:observation/camera"),
+}
+
+
+@pytest.mark.parametrize("what", RECORDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_record_that_lacks_something_is_one_error(
+    stores: dict[str, Specimen], kind: str, what: str
+) -> None:
+    store = stores[kind]
+    if kind.endswith(".h5"):
+        log = log_of(store)
+    else:
+        segment = newest_segment(store)
+        log = content(store)[segment]
+    known = records(log)
+    RECORDS[what](*known[0])
+    data = b"".join(packed(*record) for record in known)
+    change = with_log(store, data) if kind.endswith(".h5") else finished(store, {segment: data})
+
+    assert treated(store, change, strict=False) == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.endswith(".h5") and "ring" not in kind])
+@pytest.mark.parametrize("trajectory", [-1, 4, 10**6, 2**62])
+def test_a_part_of_no_trajectory_is_one_error(
+    stores: dict[str, Specimen], kind: str, trajectory: int
+) -> None:
+    store = stores[kind]
+
+    change = finished(store, with_cell(store, "parts/trajectory", 1, trajectory))
+
+    assert treated(store, change, strict=False) == []
+
+
+def zipped(store: Specimen, how: str) -> bytes:
+    made, found = io.BytesIO(), members(store)
+    method = zipfile.ZIP_DEFLATED if how in ("compressed", "a bomb") else zipfile.ZIP_STORED
+    with zipfile.ZipFile(made, "w", method) as file:
+        for name, data in found.items() if how != "empty" else ():
+            if how != "metadata alone" or name == "zarr.json":
+                file.writestr(name, data * 4000 if how == "a bomb" and name == "zarr.json" else data)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize("how", ["compressed", "empty", "metadata alone", "a bomb"])
+def test_a_zip_of_other_members_is_one_error_or_what_it_was(stores: dict[str, Specimen], how: str) -> None:
+    store = stores["archive.zarr.zip"]
+
+    assert treated(store, {"": zipped(store, how)}, strict=False) == []
 
 
 @pytest.mark.parametrize(

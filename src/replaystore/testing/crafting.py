@@ -27,7 +27,17 @@ from replaystore.testing.crafting_log import changed_log, crc, packed, records
 from replaystore.testing.odd_values import NUMBERS, mutated
 from replaystore.testing.specimens import Change, Specimen
 
-__all__ = ["CRAFTS", "LOOSE", "Craft", "Crafted"]
+__all__ = [
+    "CRAFTS",
+    "LOOSE",
+    "Craft",
+    "Crafted",
+    "content",
+    "finished",
+    "members",
+    "newest_segment",
+    "with_cell",
+]
 
 Crafted = tuple[str, Change] | None
 Craft = Callable[[Specimen, random.Random], Crafted]
@@ -36,10 +46,10 @@ Craft = Callable[[Specimen, random.Random], Crafted]
 # --- Zarr
 
 
-def _finished(store: Specimen, draw: random.Random, told: str, change: Mapping[str, bytes]) -> Crafted:
-    """The change; in an archive mostly with a manifest that is right, too; in a zip packed again."""
-    files = {**store.files, **change} if store.path.suffix != ".zip" else {**_members(store), **change}
-    if MANIFEST in files and MANIFEST not in change and draw.random() < 0.8:
+def finished(store: Specimen, change: Mapping[str, bytes], *, listed: bool = True) -> Change:
+    """The change; in an archive, if `listed`, with a manifest that is right, too; in a zip packed again."""
+    files = {**store.files, **change} if store.path.suffix != ".zip" else {**members(store), **change}
+    if MANIFEST in files and MANIFEST not in change and listed:
         lines = (
             f"{sha256(data).hexdigest()}  {name}\n"
             for name, data in sorted(files.items())
@@ -47,39 +57,45 @@ def _finished(store: Specimen, draw: random.Random, told: str, change: Mapping[s
         )
         change = {**change, MANIFEST: "".join(lines).encode()}
     if store.path.suffix != ".zip":
-        return told, dict(change)
+        return dict(change)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as file:
         for name, data in {**files, **change}.items():
             file.writestr(name, data)
-    return told, {"": packed.getvalue()}
+    return {"": packed.getvalue()}
 
 
-def _members(store: Specimen) -> dict[str, bytes]:
+def _finished(store: Specimen, draw: random.Random, told: str, change: Mapping[str, bytes]) -> Crafted:
+    return told, finished(store, change, listed=draw.random() < 0.8)
+
+
+def members(store: Specimen) -> dict[str, bytes]:
+    """What a zip holds."""
     with zipfile.ZipFile(io.BytesIO(store.files[""])) as file:
         return {name: file.read(name) for name in file.namelist()}
 
 
-def _content(store: Specimen) -> Mapping[str, bytes]:
-    return _members(store) if store.path.suffix == ".zip" else store.files
+def content(store: Specimen) -> Mapping[str, bytes]:
+    """The files of a Zarr store, wherever they are."""
+    return members(store) if store.path.suffix == ".zip" else store.files
 
 
 def _metadata(store: Specimen, draw: random.Random) -> Crafted:
-    files = _content(store)
+    files = content(store)
     name = draw.choice([name for name in files if name.endswith("/zarr.json")])
     told, tree = mutated(json.loads(files[name]), draw)
     return _finished(store, draw, f"{name}: {told}", {name: json.dumps(tree).encode()})
 
 
 def _document(store: Specimen, draw: random.Random) -> Crafted:
-    root = json.loads(_content(store)["zarr.json"])
+    root = json.loads(content(store)["zarr.json"])
     told, document = mutated(root["attributes"]["replaystore"], draw)
     root["attributes"] |= {"replaystore": document, CHECKSUM: document_checksum(document)}
     return _finished(store, draw, told, {"zarr.json": as_json(root)})
 
 
 def _root(store: Specimen, draw: random.Random) -> Crafted:
-    told, tree = mutated(json.loads(_content(store)["zarr.json"]), draw)
+    told, tree = mutated(json.loads(content(store)["zarr.json"]), draw)
     text = json.dumps(tree).encode()
     if draw.random() < 0.05:
         told, text = (
@@ -90,7 +106,7 @@ def _root(store: Specimen, draw: random.Random) -> Crafted:
 
 
 def _index(store: Specimen, draw: random.Random) -> Crafted:
-    files = _content(store)
+    files = content(store)
     shards = [
         name
         for name in files
@@ -141,7 +157,7 @@ def _place(store: Specimen, draw: random.Random) -> Crafted:
 
 
 def _manifest(store: Specimen, draw: random.Random) -> Crafted:
-    files = _content(store)
+    files = content(store)
     lines = files[MANIFEST].decode().splitlines()
     at = draw.randrange(len(lines))
     digest, _, name = lines[at].partition("  ")
@@ -161,42 +177,50 @@ def _manifest(store: Specimen, draw: random.Random) -> Crafted:
 
 
 def _record(store: Specimen, draw: random.Random) -> Crafted:
-    files = _content(store)
+    files = content(store)
     name = draw.choice([name for name in files if re.search(r"journal/log/c/\d+$", name)])
     told, data = changed_log(files[name], draw)
     return _finished(store, draw, f"{name}: {told}", {name: data})
 
 
+def newest_segment(store: Specimen) -> str:
+    """The file of the newest segment of the log."""
+    names = (name for name in content(store) if re.search(r"journal/log/c/\d+$", name))
+    return max(names, key=lambda name: int(name.rpartition("/")[2]))
+
+
+def with_cell(store: Specimen, name: str, row: int, value: int) -> dict[str, bytes]:
+    """What has changed when a cell of a table that has reached its array is another, with the checksum in the
+    log made right."""
+    files, segment = content(store), newest_segment(store)
+    log = records(files[segment])
+    stored, spec = log[0][0]["tables"][name], ArraySpec.from_json(log[0][0]["arrays"][name])
+    file, header, width = f"{name}/c/0", header_bytes(spec), spec.row_bytes
+    data = bytearray(files[file])
+    at = header + row * width
+    data[at : at + width] = (value % 256**width).to_bytes(width, "little")
+    stored[1] = google_crc32c.value(bytes(data[header : header + stored[0] * width]))
+    return {file: bytes(data), segment: b"".join(packed(*record) for record in log)}
+
+
 def _table(store: Specimen, draw: random.Random) -> Crafted:
-    """A cell of a table that has reached its array, with the checksum in the log made right."""
-    files = _content(store)
-    names = sorted(
-        (name for name in files if re.search(r"journal/log/c/\d+$", name)),
-        key=lambda name: int(name.rpartition("/")[2]),
-    )
-    log = records(files[names[-1]])
+    """A cell of a table that has reached its array."""
+    files = content(store)
+    base = records(files[newest_segment(store)])[0][0]
     known = {
         name: rows
-        for name, (rows, _, first) in log[0][0].get("tables", {}).items()
-        if rows and not first and f"{name}/c/0" in files
-    }
-    known = {
-        name: rows
-        for name, rows in known.items()
-        if log[0][0]["arrays"][name]["dtype"] in ("int64", "int32", "uint32")
+        for name, (rows, _, first) in base.get("tables", {}).items()
+        if rows
+        and not first
+        and f"{name}/c/0" in files
+        and base["arrays"][name]["dtype"] in ("int64", "int32", "uint32")
     }
     if not known:
         return None
     name = draw.choice(list(known))
-    width = 8 if log[0][0]["arrays"][name]["dtype"] == "int64" else 4
-    file, header = f"{name}/c/0", header_bytes(ArraySpec.from_json(log[0][0]["arrays"][name]))
-    data, size = bytearray(files[file]), known[name] * width
-    at = header + draw.randrange(known[name]) * width
-    value = draw.choice((*NUMBERS, int.from_bytes(data[at : at + width], "little") + 1)) % 256**width
-    data[at : at + width] = value.to_bytes(width, "little")
-    log[0][0]["tables"][name][1] = google_crc32c.value(bytes(data[header : header + size]))
-    packed_log = b"".join(packed(*record) for record in log)
-    return _finished(store, draw, f"{name}: a cell is {value}", {file: bytes(data), names[-1]: packed_log})
+    row = draw.randrange(known[name])
+    value = draw.choice((*NUMBERS, row + 1))
+    return _finished(store, draw, f"{name}: cell {row} is {value}", with_cell(store, name, row, value))
 
 
 # --- zip

@@ -19,18 +19,21 @@ from replaystore.containers.hdf5.overlay import lookup3
 from replaystore.testing.crafting import Craft, Crafted
 from replaystore.testing.crafting_log import changed_log
 from replaystore.testing.odd_values import NUMBERS, mutated
-from replaystore.testing.specimens import Specimen
+from replaystore.testing.specimens import Change, Specimen
 
-__all__ = ["HDF5_CRAFTS", "HDF5_LOOSE"]
+__all__ = ["HDF5_CRAFTS", "HDF5_LOOSE", "log_of", "with_log"]
 
 
-def _record(store: Specimen, draw: random.Random) -> Crafted:
+def log_of(store: Specimen) -> bytes:
+    """The newest segment of the log."""
+    data, head = store.files[""], _head(bytearray(store.files[""]))
+    return b"".join(data[offset : offset + length] for offset, length in head.pieces)[: head.used]
+
+
+def with_log(store: Specimen, log: bytes) -> Change:
+    """Another newest segment of the log in its place, as far as there is room."""
     data = bytearray(store.files[""])
-    head = _head(data)
-    told, log = changed_log(
-        b"".join(bytes(data[offset : offset + length]) for offset, length in head.pieces)[: head.used], draw
-    )
-    at = 0
+    head, at = _head(data), 0
     for offset, length in head.pieces:
         part = log[at : at + length]
         data[offset : offset + len(part)] = part
@@ -38,7 +41,12 @@ def _record(store: Specimen, draw: random.Random) -> Crafted:
     for more in (1, 2):  # both heads: the older one would be a commit before
         fresh = Head(head.sequence + more, head.commit, min(len(log), head.room), head.pieces)
         data[fresh.slot : fresh.slot + len(fresh.pack())] = fresh.pack()
-    return told, {"": bytes(data)}
+    return {"": bytes(data)}
+
+
+def _record(store: Specimen, draw: random.Random) -> Crafted:
+    told, log = changed_log(log_of(store), draw)
+    return told, with_log(store, log)
 
 
 def _head(data: bytearray) -> Head:
