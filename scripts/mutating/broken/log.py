@@ -140,7 +140,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "log-of-hdf5-in-space-that-is-in-use",
         "src/replaystore/containers/hdf5/log.py",
         "_rounded(len(record)), record, free)",
-        "_rounded(len(record)), record, _free(owner))",
+        "_rounded(len(record)), record, free_pieces(owner))",
         "segments that are replaced are there until others are in their place",
         ("test_hdf5_log.py::test_older_segments_are_there_until_others_are_in_their_place",),
     ),

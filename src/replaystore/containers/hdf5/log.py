@@ -18,6 +18,7 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 
 from replaystore.containers.hdf5.far import FarFile
+from replaystore.containers.hdf5.freed import USED, free_pieces, room_for_record, set_free
 from replaystore.containers.hdf5.front import USERBLOCK, Head
 from replaystore.containers.hdf5.library import ALIGNMENT, Hdf5File, child, group, make_room, origins, remove
 from replaystore.containers.hdf5.overlay import Overlay
@@ -28,11 +29,7 @@ from replaystore.schema.tree import LOG
 
 __all__ = ["Log", "ended"]
 
-USED = "used"
 NO_COMMIT = 1 << 62
-FREE, MOST_TIMES = "free.", 8
-"""The names of pieces of the log whose space can be used again, and how much larger one may be than what is
-asked for."""
 LEAST, MOST = 64 << 10, 2 << 20
 """Room that a segment begins with."""
 
@@ -211,7 +208,9 @@ class Log:
         def change(file: Any, overlay: Overlay) -> Head:
             if head is not None:
                 _end(file, overlay, head, commit)
-            piece = _room(file, overlay, str(commit), size, record, _free(group(file, LOG, make=True)))
+            piece = room_for_record(
+                file, overlay, str(commit), size, record, free_pieces(group(file, LOG, make=True))
+            )
             fresh = Head(head.sequence + 1 if head else 1, commit, len(record), (piece,))
             overlay.front[fresh.slot] = fresh.pack()
             return fresh
@@ -224,13 +223,13 @@ class Log:
 
         def change(file: Any, overlay: Overlay) -> None:
             owner, names = group(file, LOG), _names(file)
-            free = _free(owner)  # what becomes free by this is in use until it has happened
+            free = free_pieces(owner)  # what becomes free by this is in use until it has happened
             for commit in (*removed, *kept):
                 overlay.notes.dropped.append((commit, commit))
                 for name in names.get(commit, ()):
-                    _set_free(owner, name)
+                    set_free(owner, name)
             for commit, record in kept.items():
-                piece = _room(file, overlay, str(commit), _rounded(len(record)), record, free)
+                piece = room_for_record(file, overlay, str(commit), _rounded(len(record)), record, free)
                 _count(owner, str(commit), len(record))
                 overlay.notes.ended[commit] = len(record), (piece,)
 
@@ -348,49 +347,6 @@ def _drop(file: Any, overlay: Overlay, first: int, last: int) -> None:
 def _count(owner: Any, name: str, used: int) -> None:
     """Note how much counts of a segment that is not the newest."""
     h5py.Dataset(child(owner, name)).attrs[USED] = np.uint64(used)
-
-
-def _set_free(owner: Any, name: str) -> None:
-    """A piece of the log that nothing refers to any more, whose space a later one may have."""
-    found = child(owner, name)
-    if isinstance(found, h5py.h5d.DatasetID) and found.get_offset() is not None:
-        if h5py.h5a.exists(found, USED.encode()):
-            h5py.h5a.delete(found, USED.encode())
-        owner.links.move(name.encode(), owner, f"{FREE}{found.get_offset()}".encode())
-    else:
-        remove(owner, name)
-
-
-def _free(owner: Any) -> dict[str, int]:
-    """The pieces whose space can be used again, and their sizes."""
-    free = {key: child(owner, key) for key in map(bytes.decode, owner) if key.startswith(FREE)}
-    return {
-        key: int(piece.get_storage_size())
-        for key, piece in free.items()
-        if isinstance(piece, h5py.h5d.DatasetID) and piece.get_offset() is not None
-    }
-
-
-def _room(
-    file: Any, overlay: Overlay, name: str, size: int, record: bytes, free: dict[str, int]
-) -> tuple[int, int]:
-    """A piece of the log that begins with a record, (offset, length): space that an older one had, or new.
-
-    What was in it is wiped out, since where a head is damaged whatever is valid behind what it counts does
-    count."""
-    owner = group(file, LOG, make=True)
-    remove(owner, name)
-    fits = min(((length, key) for key, length in free.items() if length >= size), default=None)
-    if fits is None or fits[0] > MOST_TIMES * size:
-        piece = make_room(file, name, size)
-        overlay.direct.append((piece[0], record))
-        return piece
-    length, key = fits
-    del free[key]
-    offset = int(child(owner, key).get_offset()) + origins().contiguous
-    owner.links.move(key.encode(), owner, name.encode())
-    overlay.direct.append((offset, record + bytes(length - len(record))))
-    return offset, length
 
 
 def _end(file: Any, overlay: Overlay, head: Head, successor: int) -> None:
