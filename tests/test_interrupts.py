@@ -18,6 +18,7 @@ import pytest
 
 import replaystore as rs
 from replaystore.arrays.appending import Appender
+from replaystore.buffers.staging import Staging
 from replaystore.buffers.writer import Writer
 from replaystore.containers.hdf5.arrays import make_file
 from replaystore.containers.hdf5.overlay import Overlay, Pieces
@@ -175,27 +176,35 @@ def test_an_error_of_ours_leaves_nothing_half_done_and_one_of_the_system_is_tran
     assert operations.interrupted == "rollback"
 
 
+@pytest.mark.parametrize("infos", [False, True])
 @pytest.mark.parametrize("then", ["step", "reset", "flush"])
-def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(tmp_path: Path, then: str) -> None:
+def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(
+    tmp_path: Path, then: str, *, infos: bool
+) -> None:
     """At each line of it, whatever is called next: never a part of it, and the steps after it are whole."""
     no, seen = np.zeros(2, np.bool_), set()
+    schema = SCHEMA
+    if infos:
+        schema = rs.Schema({**SCHEMA.fields, "info/speed": rs.Field(np.dtype("f4"), (), "info")})
+    inside = {Writer.step.__code__, Staging.stage.__code__, Staging.rewind.__code__}
 
     def step(writer: Writer, value: int) -> None:
-        writer.step(np.full(2, value), np.full(2, float(value)), no, no, np.full((2, 3), value, "f4"))
+        info = {"info/speed": np.full(2, value, "f4")} if infos else None
+        writer.step(np.full(2, value), np.full(2, float(value)), no, no, np.full((2, 3), value, "f4"), info)
 
     for at in itertools.count(1):
         lines = 0
 
         def interrupt(frame: FrameType, event: str, _: object) -> TraceFunction | None:
             nonlocal lines
-            if frame.f_code is not Writer.step.__code__:
+            if frame.f_code not in inside:
                 return None
             lines += event == "line"
             if lines == at and event == "line":  # noqa: B023
                 raise KeyboardInterrupt
             return interrupt
 
-        with rs.create(tmp_path / "a.zarr", SCHEMA, durability="none", overwrite=True) as buffer:
+        with rs.create(tmp_path / "a.zarr", schema, durability="none", overwrite=True) as buffer:
             writer = buffer.writer(2)
             writer.reset(np.zeros((2, 3), "f4"))
             step(writer, 0)
@@ -219,6 +228,8 @@ def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(tmp_pa
             ]
             rewards = [reward for one in shown for reward in one["reward"].tolist()]
             observations = [first for one in shown for first in one["observation"][:, 0].tolist()]
+            if infos:
+                assert [speed for one in shown for speed in one["info/speed"].tolist()] == rewards, at
         whole = rewards == [0.0, 1.0, 2.0, 3.0]
         assert whole or rewards == [0.0, 2.0, 3.0], at
         assert observations == [0.0] * (1 + whole) + [1.0 if whole or then == "reset" else 0.0] + [2.0], at

@@ -77,7 +77,9 @@ class Staging:
         """Go on behind the last step that is staged as a whole; one that was interrupted was not."""
         if len(self._first) != self.time:
             self.masks.pop(self.time, None)
-            for staged in self._staged.values():
+            for staged in reversed(
+                self._staged.values()
+            ):  # this may be interrupted as well: the first at last
                 del staged[self.time :]
 
     def bytes_of(self, arrays: Mapping[str, Any]) -> list[bytes] | None:
