@@ -108,7 +108,7 @@ class CommitGrowth:
             told = np.array([entry.following is not None for entry in entries], np.bool_)
         self._check_open(parts)
         self._opened = _parts_of(parts, told)
-        whole = self._shared is not None and len(told) == kept.shape[1] and len(self._apart[0])
+        whole = self._shared is not None and 0 < len(told) == kept.shape[1] and len(self._apart[0])
         self._checked = kept[FIXED].tobytes() if whole else None
 
     def _longer(self) -> bool:
