@@ -232,11 +232,11 @@ class Batches(Windows):
         """How many batches an epoch has; None: it does not end."""
         return -(-self.steps.total // self.recipe.batch_size) if self.recipe.order == "epoch" else None
 
-    def mostly_left_out(self, where: str) -> str:
+    def mostly_left_out(self) -> str:
         """What to say to who asks for more than most steps can show."""
         steps = self.steps
         return (
-            f"{where}: {steps.left_out} of {steps.steps} steps cannot be drawn: what their items would show "
+            f"{steps.left_out} of {steps.steps} steps cannot be drawn: what their items would show "
             'of other steps is not there; shorter fragments, pad="end" or next_observation=False leave out '
             "fewer"
         )

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from replaystore.errors import ArgumentError, ConflictError
 from replaystore.sampling import given_weights
 from replaystore.sampling.ahead import Ahead, Place, following
+from replaystore.sampling.cautions import LOOK, Cautions
 from replaystore.sampling.finishing import Finish, Finished
 from replaystore.sampling.iterating import Iterating
 from replaystore.sampling.joined import Joined
@@ -121,6 +122,7 @@ class ConcatSampler(Iterating):
         finish = {name: settings.pop(name, None) for name in ("dtype", "transform")}
         self._to_device = None if device is None else Transfer(device)
         shares = _shared(buffers, weights, settings.get("per", "step"))
+        self._cautions, self._live = Cautions(), bool(settings.get("live"))
         self._joined = Joined(buffers, {"batch_size": batch_size, **settings}, self.seed, shares)
         fields = {name: buffers[0].schema.fields[name].dtype for name in self._joined.there[0].recipe.names}
         self.finish = Finish.of(**finish, fields=fields)
@@ -128,12 +130,15 @@ class ConcatSampler(Iterating):
         self._place: Place = (0, 0)
         self._depth = int(prefetch or 0)
         self._thread: Ahead | None = None
+        self._cautions.tell(self._joined.there, 3)
 
     # --- batches
 
     def sample(self) -> dict[str, Any]:
         """The next batch, as `Sampler.sample` gives it, and `store`: which buffer each entry is of."""
         place = self._place
+        if self._live and not place[1] % LOOK:
+            self._cautions.tell(self._joined.there, 2)
         if self._depth:
             self._joined.check()
             if self._thread is None:
@@ -166,6 +171,7 @@ class ConcatSampler(Iterating):
         epoch, number = self._place
         if changed and number and self.per_epoch is not None:
             self._place = (epoch + 1, 0)
+        self._cautions.tell(self._joined.there, 2)
         return changed
 
     def close(self) -> None:

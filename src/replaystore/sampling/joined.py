@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from replaystore.errors import ArgumentError
 from replaystore.sampling.batches import NothingToDrawError
+from replaystore.sampling.cautions import joining
 from replaystore.sampling.gather import Batch
 from replaystore.sampling.orders import Stream
 from replaystore.sampling.sampler import Sampler
@@ -82,9 +83,10 @@ class Joined:
     def _made(self, number: int, weights: NDArray[np.float64] | None) -> Sampler:
         seeds = np.random.SeedSequence([self._seed, number + 1]).generate_state(2, np.uint32).tolist()
         buffer: Any = self.buffers[number]
-        made: Sampler = buffer.sampler(
-            **self._settings, weights=weights, seed=seeds[0] << 32 | seeds[1], prefetch=0
-        )
+        with joining():
+            made: Sampler = buffer.sampler(
+                **self._settings, weights=weights, seed=seeds[0] << 32 | seeds[1], prefetch=0
+            )
         return made
 
     @property

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
 from replaystore.arrays.live import LiveColumns
-from replaystore.errors import ConflictError, ReplayStoreWarning
+from replaystore.errors import ConflictError
 from replaystore.sampling import given_weights
 from replaystore.sampling.ahead import Ahead, Place
 from replaystore.sampling.batches import Batches
+from replaystore.sampling.cautions import Cautions
 from replaystore.sampling.hindsight import Goals
 from replaystore.sampling.live import live_of
 from replaystore.sampling.weighed import Weighed
@@ -42,8 +42,17 @@ class Refreshing(Weighed):
     _thread: Ahead | None = None
     _process: int
     """Which has the thread."""
-    _crowded = False
-    """It was said that the memory for decoded chunks is small."""
+    _cautions: Cautions
+
+    @property
+    def where(self) -> str:
+        """Of the buffer."""
+        return self._buffer.where
+
+    @property
+    def batches(self) -> Batches:
+        """What makes the batches."""
+        return self._batches
 
     def _made(self, seed: int, weights: ArrayLike | None, largest: float | None) -> Batches:
         """The batches of what there is now."""
@@ -74,11 +83,15 @@ class Refreshing(Weighed):
         An order "epoch" begins a new epoch then, and a `for` loop over the one before ends.
 
         New steps and trajectories get the largest weight that there is."""
-        buffer = self._buffer
-        buffer.check_open()
+        self._buffer.check_open()
         self._check_process()
-        if self._live is not None:
-            return self._live_again()
+        changed = self._newest() if self._live is None else self._live_again()
+        self._cautions.tell([self], 2)
+        return changed
+
+    def _newest(self) -> bool:
+        """Go on to the newest commit; whether there was one."""
+        buffer = self._buffer
         buffer.refresh()
         if buffer.commit_id == self._batches.commit and buffer.store.state.generation == self._generation:
             return False
@@ -89,7 +102,6 @@ class Refreshing(Weighed):
             if old.growth is not None and generation == self._generation:
                 assert self._following is not None
                 old.go_on(buffer, columns=self._following.go_on())
-                self._warn_of_decoding(3)
                 return True
             weighted = self._recipe.weighted
             weights = given_weights.carried(old, buffer) if weighted else None
@@ -111,7 +123,6 @@ class Refreshing(Weighed):
         self._place = (epoch + 1, 0) if self._batches.per_epoch is not None and number else (epoch, number)
         if self._generation == before:
             self._batches.gather.adopt(old.gather)
-        self._warn_of_decoding(3)
         return True
 
     def _live_again(self) -> bool:
@@ -143,15 +154,6 @@ class Refreshing(Weighed):
                 f"{self._buffer.where}: went back to a commit without {listed(gone)}, which this "
                 "sampler shows: make another sampler"
             )
-
-    def _warn_of_decoding(self, level: int) -> None:
-        """Say once that the memory for decoded chunks does not hold what is drawn from."""
-        what = (
-            None if self._crowded or self._batches.per_epoch is not None else self._batches.gather.too_large()
-        )
-        if what is not None:
-            self._crowded = True
-            warnings.warn(f"{self._buffer.where}: {what}", ReplayStoreWarning, stacklevel=level)
 
     def _stop(self) -> None:
         self._check_process()

@@ -9,7 +9,6 @@ Invariants:
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,11 @@ from replaystore.errors import (
     ConflictError,
     CorruptError,
     EvictedError,
-    ReplayStoreWarning,
     UnsupportedError,
 )
 from replaystore.sampling import given_weights, states
 from replaystore.sampling.ahead import Ahead, Place, following
+from replaystore.sampling.cautions import LOOK, Cautions
 from replaystore.sampling.finishing import Finish, Finished
 from replaystore.sampling.hindsight import Goals
 from replaystore.sampling.iterating import Iterating
@@ -43,9 +42,6 @@ __all__ = ["Sampler", "check_numbers"]
 AHEAD, FAR_AHEAD = 2, 8
 """Batches made ahead where nobody says how many: far away, rows of many batches come at once, and until they
 have come and are sorted out a learner lives on those that are ready."""
-
-WORTH_SAYING = 1000
-"""Steps: of fewer nobody wonders whether they are drawn."""
 
 
 class Sampler(Refreshing, Iterating):
@@ -102,9 +98,6 @@ class Sampler(Refreshing, Iterating):
         with buffer.turn:
             self._batches = self._made(self.seed, weights, self._new)
             self._generation = buffer.store.state.generation
-        steps = self._batches.steps
-        if steps.left_out > max(steps.total, WORTH_SAYING) and not live:
-            warnings.warn(self._batches.mostly_left_out(buffer.where), ReplayStoreWarning, stacklevel=3)
         self._place: Place = (0, 0)
         self._ignored = 0
         slow = self._batches.gather.coded or self._batches.gather.far
@@ -113,7 +106,8 @@ class Sampler(Refreshing, Iterating):
         )
         self._depth = 0 if live else usual if prefetch is None else int(prefetch)
         self._process = os.getpid()
-        self._warn_of_decoding(4)
+        self._cautions = Cautions()
+        self._cautions.tell([self], 3)
 
     # --- batches
 
@@ -136,6 +130,8 @@ class Sampler(Refreshing, Iterating):
         if self._live is not None:
             self._look()
             self._check_items()
+            if not place[1] % LOOK:
+                self._cautions.tell([self], 2)
         try:
             if self._depth:
                 if self._thread is None:
