@@ -68,7 +68,7 @@ class Slab:
         self.chunk_bytes = sum(column.chunk_bytes for column in columns.values())
         """Of all columns together."""
         self.slots = max(1, min(MOST_SLOTS, limit // max(1, self.chunk_bytes)))
-        self._slot = np.full(chunks, -1, np.int32)
+        self._slot = np.full(chunks, -1, np.int64)
         """Where each chunk is, or -1."""
         self._chunk = np.full(self.slots, -1, np.int64)
         self._used = np.zeros(self.slots, np.int64)
@@ -298,7 +298,9 @@ class Slab:
 
     def _take(self, rows: NDArray[np.int64], to: NDArray[np.intp] | None, outs: Mapping[str, Rows]) -> None:
         """Rows of complete chunks to these places of the arrays; None: to all, in order."""
-        if self.chosen.active and len(rows):
+        if not len(rows):
+            return
+        if self.chosen.active:
             chosen, there = self.chosen.places(rows)
             if there is None:
                 _fill(self.chosen.items, chosen, to, outs)
@@ -306,17 +308,19 @@ class Slab:
             to = np.arange(len(rows)) if to is None else to
             _fill(self.chosen.items, chosen[there], to[there], outs)
             rows, to = rows[~there], to[~there]
-        chunk = self._chunks_of(rows)
+        chunk, within = np.divmod(rows, self.chunk_rows)
+        chunk -= self._first_chunk
+        if self.whole:
+            _fill(self._items, self._slot.take(chunk) * self.chunk_rows + within, to, outs)
+            return
         for some in self._rounds(chunk):
-            places = self._slot[chunk if some is None else chunk[some]].astype(np.int64) * self.chunk_rows
-            places += (rows if some is None else rows[some]) % self.chunk_rows
+            at = slice(None) if some is None else some
+            places = self._slot[chunk[at]] * self.chunk_rows + within[at]
             _fill(self._items, places, to if some is None else some if to is None else to[some], outs)
 
     def _rounds(self, chunk: NDArray[np.int64]) -> Iterable[NDArray[np.int64] | None]:
         """Hold the chunks of all these rows, as many at a time as there is room for; which rows (None: all)
         can be taken then."""
-        if not len(chunk):
-            return
         if int(self._slot[chunk].min()) >= 0:
             yield None
             return

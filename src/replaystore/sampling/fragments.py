@@ -75,7 +75,9 @@ class Fragments:
         offsets = np.arange(-self._before, self._after)
         mask = None
         if recipe.padded:
-            mask = (offsets >= -have[:, None]) & (offsets < left[:, None])
+            mask = offsets < left[:, None]
+            if self._before:
+                mask &= offsets >= -have[:, None]
         if self._stacked:
             batch |= self._stacks(around, offsets, mask)
             names = self.recipe.names
@@ -83,10 +85,10 @@ class Fragments:
             batch = {name: batch[name] for name in (*names, *extra)}
         if mask is None:
             return batch
-        if not mask.all():
-            padding = ~mask
+        item, step = np.nonzero(~mask)
+        if len(item):
             for values in batch.values():
-                values[padding] = 0
+                values[item, step] = 0  # quicker than by the mask: few items are padded
         batch["mask"] = mask
         return batch
 
