@@ -172,3 +172,27 @@ def test_an_environment_is_said_once(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="not a int"):
         rs.create(tmp_path / "a.zarr", SCHEMA, environment=3)
     assert not (tmp_path / "a.zarr").exists()
+
+
+@pytest.mark.parametrize("place", ["a.zarr", "a.h5"])
+def test_a_mask_that_is_mutable_may_come_later_too(tmp_path: Path, place: str) -> None:
+    envs = gymnasium.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync")
+    later = {
+        "advantage": rs.Field("float32", (), "extra", mutable=True),
+        "known/advantage": rs.Field("bool", (), "mask", mutable=True),
+    }
+    schema = rs.Schema({**rs.Schema.from_env(envs).fields, **later})
+    with rs.create(tmp_path / place, schema) as buffer:
+        recorder = RecordVector(envs, buffer)
+        recorder.reset(seed=3)
+        for step in range(6):
+            extra = {"known/advantage": np.array([True, False])} if step == 5 else {}
+            recorder.step(np.zeros(2, np.int64), extra=extra)
+        buffer["advantage"][2:4] = 1
+        buffer["known/advantage"][2:4] = True
+        buffer.commit()
+        assert buffer["known/advantage"][:].tolist() == [False] * 2 + [True] * 2 + [False] * 6 + [True, False]
+    schema = rs.Schema({**rs.Schema.from_env(envs).fields, "known/it": rs.Field("bool", (), "mask")})
+    buffer = rs.create(tmp_path / f"fixed.{place}", schema)
+    with buffer, pytest.raises(SchemaError, match="which the environment does not give"):
+        RecordVector(envs, buffer)

@@ -100,8 +100,8 @@ class EnvironmentRecorder:
             self._schema_of_agent = self._buffer.schema
             self._of_agent = frozenset(
                 name
-                for name in self._schema_of_agent.names("extra")
-                if not name.startswith("info/") and name != "info"
+                for name, field in self._schema_of_agent.fields.items()
+                if _is_given(field) and not name.startswith("info/") and name != "info"
             )
         names = self._of_agent
         if not names and not extra:
@@ -316,6 +316,12 @@ def _storable(seed: int | None) -> int | None:
     return None
 
 
+def _is_given(field: Field) -> bool:
+    """Whether an agent gives the values of a field, with the step or, as those of masks that are mutable,
+    later."""
+    return field.role == "extra" or (field.role == "mask" and field.mutable)
+
+
 def _check_fields(env: Any, schema: Schema) -> None:
     """SchemaError at the first field in which the buffer differs from what the environment gives."""
     given = Schema.from_env(env)
@@ -334,7 +340,7 @@ def _check_fields(env: Any, schema: Schema) -> None:
                     differs = f"has the {what} {here} in the buffer and {there} in the environment"
                     raise SchemaError(f"field {name!r} {differs}: use a buffer created from this environment")
     for name in schema.fields:
-        if name not in given.fields and not name.startswith("info/") and schema.fields[name].role != "extra":
+        if name not in given.fields and not name.startswith("info/") and not _is_given(schema.fields[name]):
             raise SchemaError(
                 f"the buffer has a field {name!r}, which the environment does not give, and whose role is "
                 "not 'extra', as that of an agent's: record with buffer.writer instead"
