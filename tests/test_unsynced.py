@@ -17,6 +17,9 @@ from replaystore.arrays.records import decode_records
 from replaystore.errors import ReplayStoreWarning
 from replaystore.schema import tree
 from replaystore.storage.local import Files
+from replaystore.testing.disks import Disk, put
+from replaystore.testing.faults import RecordingFiles, using
+from replaystore.testing.samples import shards_of
 from replaystore.views import layout
 
 SCHEMA = rs.Schema({"observation": rs.Field(np.dtype("f4"), (3,), "observation")})
@@ -82,6 +85,32 @@ def test_a_name_is_that_of_the_newest_commit_which_is_there(tmp_path: Path, name
             assert reader["observation"][:][:, 0].tolist() == list(range(20 * reader.commit_id))
     with pytest.raises(rs.errors.NotFoundError, match="does not exist"):
         rs.open(path, commit=4)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_a_killed_writer_did_not_sync_is_synced_by_the_next(tmp_path: Path, name: str) -> None:
+    live, left = tmp_path / "live", tmp_path / "left"
+    recorder = RecordingFiles(below=str(live))
+    live.mkdir()
+    setting = KINDS[name] or {"storage": {"observation": {"codec": "raw", "chunk_rows": 1024}}}
+    count = 20 if KINDS[name] else 4000
+    with using(recorder.files), shards_of(2):
+        buffer = rs.create(live / name, SCHEMA, durability="none", **setting)
+        for commit in range(4):
+            buffer.append(rows(count * commit, count))
+            buffer.commit()
+        buffer.abandon()  # killed
+        with rs.open(live / name, "r+") as buffer:  # whose end is synced
+            buffer.append(rows(4 * count, 3))
+    disk = Disk()
+    for operation in recorder.operations:
+        disk.do(operation)
+
+    put(str(left), disk.synced())
+
+    with rs.open(left / name) as reader:
+        assert reader["observation"][:][:, 0].tolist() == list(range(4 * count + 3))
+    assert rs.verify(left / name).problems == []
 
 
 def _places(buffer: rs.Buffer) -> list[tuple[str, int, int]]:

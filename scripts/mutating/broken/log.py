@@ -160,4 +160,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "a sampler of a field that a rollback has taken says so",
         ("test_live_sampling.py::test_a_field_that_a_rollback_takes_is_told",),
     ),
+    Mutant(
+        "log-rows-of-a-killed-writer-not-synced",
+        "src/replaystore/arrays/array_store.py",
+        "                store.doubt_what_was_left()\n",
+        "                pass\n",
+        "what a killed writer did not sync is synced by the next",
+        ("test_unsynced.py::test_what_a_killed_writer_did_not_sync_is_synced_by_the_next[coded.zarr]",),
+    ),
 )

@@ -69,6 +69,8 @@ class ArrayStore(Reverter):
         lacking, whole = "", back_to is not None
         if back_to is None and not durable and state.commit > state.base:
             back_to = newest_sound(store)
+            with store.storage("recover"):
+                store.doubt_what_was_left()
         elif back_to is None and not container.capabilities.one_file:
             lacking = missing(store)
         if lacking:  # before anything is changed

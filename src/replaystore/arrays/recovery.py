@@ -10,6 +10,7 @@ import numpy as np
 
 from replaystore.arrays.appending import CodedArray, RawArray
 from replaystore.arrays.committing import Committer
+from replaystore.arrays.records import replay
 from replaystore.arrays.state import SEALED, Piece
 from replaystore.containers.protocol import ArraySpec, ChunkEntry
 from replaystore.schema import tree
@@ -26,6 +27,18 @@ class Resumer(Committer):
     def cut_off_torn_record(self) -> None:
         """Forget what follows the last valid record of the log."""
         self.container.cut_segment(self.state.base, self.state.end)
+
+    def doubt_what_was_left(self) -> None:
+        """Without durability: rows since the base record may be in the system's memory only, where they look
+        as if they were on the disk; what is synced from now on says that they are, too."""
+        base = replay(self.container.read_segment(self.state.base), str(self), until=self.state.base)
+        self.container.doubt(
+            {
+                name: 0 if tree.is_journal(name) else base.lengths.get(tree.group_of(name), 0)
+                for name, spec in self.state.arrays.items()
+                if not spec.journaled
+            }
+        )
 
     def _kept_entries(self, name: str, rows: int) -> dict[int, ChunkEntry]:
         """Entries of the complete chunks of the shard that row `rows` falls into."""

@@ -69,6 +69,9 @@ class FiledContainer(LoggedFiles):
     def restore(self, specs: Mapping[str, ArraySpec], rows: Mapping[str, int]) -> list[str]:
         return []
 
+    def doubt(self, rows: Mapping[str, int]) -> None:
+        """Of files that another process may have written to, the container itself knows which they are."""
+
     def drop_before(self, name: str, row: int, *, since: int | None = None) -> None:
         raise UnsupportedError(f"{self.path} gives no space back: use a .zarr location for a ring")
 

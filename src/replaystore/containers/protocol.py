@@ -372,6 +372,10 @@ class Container(Protocol):
         """Make all that was written durable. OSError: the state of the disk is unknown, the caller must stop
         writing."""
 
+    def doubt(self, rows: Mapping[str, int]) -> None:
+        """A writer that was killed may not have synced what it wrote of these arrays, from these rows on: the
+        next `sync` does, whoever wrote it. Nothing to do where it syncs all there is."""
+
     def publish(self, lengths: Mapping[str, int], entries: Mapping[str, Mapping[int, ChunkEntry]]) -> None:
         """Show so many rows of each array to other software (shapes, indexes), durably.
 

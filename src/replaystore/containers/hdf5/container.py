@@ -317,6 +317,9 @@ class Hdf5Container(ArrayFile):
             if missing:
                 yield name, f"HDF5's index has no chunk {missing[0]}"
 
+    def doubt(self, rows: Mapping[str, int]) -> None:
+        """A sync is one of the whole file."""
+
     def fork(self, rows: Mapping[str, int]) -> None:
         if not rows:
             return

@@ -292,6 +292,14 @@ class ZarrContainer(Hierarchy):
             self._ends.pop(file, None)
         self._indexes.clear()
 
+    def doubt(self, rows: Mapping[str, int]) -> None:
+        for name, row in rows.items():
+            spec = self.specs()[name]
+            shard = row // spec.shard_rows
+            while self.files.exists(file := shard_name(name, spec, shard)):
+                self._touch(file)
+                shard += 1
+
     def trim(self, rows: Mapping[str, int]) -> None:
         for name, row in rows.items():
             spec = self.specs()[name]
