@@ -66,7 +66,9 @@ class Fragments:
         """{field: array of shape (items, steps, *field shape)}, and `mask` if there may be padding."""
         steps, recipe = self.steps, self.recipe
         start, count, stride = steps.bounds(drawn.part)
-        place = drawn.rows - start if int(stride.max(initial=1)) == 1 else (drawn.rows - start) // stride
+        place = drawn.rows - start
+        if steps.finder.stride != 1:
+            place //= stride
         items = len(drawn.rows)
         have = self._have(drawn, self._before)
         left = steps.left(drawn, self._after) if recipe.pad == "end" else np.full(items, self._after)
@@ -99,7 +101,9 @@ class Fragments:
         drawn, length, before = around.drawn, self._length, self._before
         begin, end = around.place - around.have, around.place + around.left
         cut = (begin < 0) | (end > around.count)
-        if int(around.stride.max(initial=1)) == 1:
+        ended = ((end == around.count) & ~cut).nonzero()[0] if self._next else ()
+        places = before + around.left[ended] - 1 if len(ended) else ()
+        if self.steps.finder.stride == 1 or int(around.stride.max(initial=1)) == 1:
             first = drawn.rows - before
             batch = self._runs(self._names, first, length)
             batch |= {f"next_{name}": v for name, v in self._runs(self._next, first + 1, length).items()}
@@ -107,15 +111,16 @@ class Fragments:
             cut |= (first < self.steps.first_row) | (first + length + bool(self._next) > self.steps.stop_row)
         else:  # one environment's steps lie so many rows apart
             rows = drawn.rows[:, None] + around.stride[:, None] * np.arange(-before, self._after)
-            low = np.maximum(around.start, self.steps.first_row)[:, None]
-            last = (around.start + (around.count - 1) * around.stride)[:, None]
-            batch = self._spread(self._names, rows.clip(low, last))
+            beyond = self.recipe.padded or np.count_nonzero(cut) > 0
+            batch = self._spread(self._names, self._clipped(rows, around) if beyond else rows)
             rows += around.stride[:, None]
-            batch |= {f"next_{name}": v for name, v in self._spread(self._next, rows.clip(low, last)).items()}
-        ended = np.flatnonzero((end == around.count) & ~cut) if self._next else ()
+            if beyond:
+                rows = self._clipped(rows, around)
+            elif len(ended):
+                rows[ended, places] -= around.stride[ended]
+            batch |= {f"next_{name}": v for name, v in self._spread(self._next, rows).items()}
         if len(ended):
             rows = around.start[ended] + (end[ended] - 1) * around.stride[ended]
-            places = before + around.left[ended] - 1
             for name, values in self._following(rows, drawn.part[ended]).items():
                 batch[f"next_{name}"][ended, places] = values
         at = np.flatnonzero(cut)
@@ -127,6 +132,11 @@ class Fragments:
         for name, values in (self._following(rows, part) if self._next else {}).items():
             batch[f"next_{name}"][at] = values
         return batch
+
+    def _clipped(self, rows: Rows, around: _Around) -> Rows:
+        """Rows of items, or the nearest ones that their parts have."""
+        low = np.maximum(around.start, self.steps.first_row)[:, None]
+        return rows.clip(low, (around.start + (around.count - 1) * around.stride)[:, None])
 
     def _have(self, drawn: Drawn, most: int) -> Rows:
         """How many steps there are before each item's own in its trajectory; `most` where there are more."""
