@@ -33,7 +33,7 @@ from replaystore.views.reader import BufferReader
 
 __all__ = ["Batches", "NothingToDrawError"]
 
-WINDOW_ROWS = 8192
+WINDOW_ROWS = 16384
 """Items that are drawn at once."""
 WINDOW_BATCHES = 256
 BESIDE = 4
