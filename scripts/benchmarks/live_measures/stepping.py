@@ -1,6 +1,5 @@
 """A trainer's loop: eight environments' steps are recorded and a batch is sampled, every time; live, from a
-reader that goes on to each commit, and prioritised; beside Stable-Baselines3 and cpprb. And a buffer of very
-many trajectories."""
+reader that goes on to each commit, and prioritised; beside Stable-Baselines3 and cpprb."""
 
 from __future__ import annotations
 
@@ -21,7 +20,6 @@ ENVS, SIZE, STEPS = 8, 256, 300
 LIVE = f"{ENVS} environments: record and sample {SIZE} at every step, live"
 READER = f"{ENVS} environments: commit, refresh and sample {SIZE} at every step"
 PRIORITIES = f"prioritised: add 1, sample {SIZE}, update {SIZE}"
-MANY = "a million trajectories"
 ROLES = {"observation", "action", "reward", "terminated", "truncated"}
 SCHEMA = rs.Schema({name: rs.Field(dtype, shape, name) for name, (dtype, shape) in FIELDS.items()})
 
@@ -167,41 +165,8 @@ def prioritised(context: Context) -> list[Result]:
     ]
 
 
-def trajectories(context: Context) -> list[Result]:
-    """A sampler of a buffer of very many short trajectories, and a refresh after one more."""
-    count, length = context.choose(10**6, 10**4), 3
-    place = context.folder / "many.zarr"
-    buffer = rs.create(place, SCHEMA, durability="none")
-    rows = 10**4 * length
-    columns = {name: np.zeros((rows, *shape), dtype) for name, (dtype, shape) in FIELDS.items()}
-    columns["terminated"][length - 1 :: length] = True
-    finals = np.zeros((10**4, *FIELDS["observation"][1]), FIELDS["observation"][0])
-    for _ in range(count // 10**4):
-        buffer.append(columns, final_observation=finals)
-    buffer.commit()
-    few = {name: values[:length] for name, values in columns.items()}
-    with rs.open(place) as other:
-        other.sampler(SIZE, seed=0)
-        begin = time.perf_counter()
-        sampler = other.sampler(SIZE, seed=0)
-        made, seconds = time.perf_counter() - begin, []
-        for _ in range(20):
-            buffer.append(few, final_observation=finals[:1])
-            buffer.commit()
-            begin = time.perf_counter()
-            sampler.refresh()
-            seconds.append(time.perf_counter() - begin)
-    buffer.close()
-    remove(place)
-    return [
-        Result(MANY, "sampler()", made * 1e3, "ms", 50),
-        Result(MANY, "refresh after one more", statistics.median(seconds) * 1e3, "ms", 1),
-    ]
-
-
 MEASURES = {
     "live-loop": live,
     "live-reader": reader,
     "live-prioritised": prioritised,
-    "many-trajectories": trajectories,
 }
