@@ -45,6 +45,30 @@ def test_weights_can_be_changed(count: int) -> None:
         assert (cumulated[found] - plain[found] <= target + slack).all()
 
 
+@pytest.mark.parametrize("count", [5, 5000, 70_000])
+@pytest.mark.parametrize("at_once", [1, 40, 3000])
+def test_the_smallest_weight_is_known_when_it_is_set_anew(count: int, at_once: int) -> None:
+    from replaystore.sampling.weights import WeightTree
+
+    generator = np.random.default_rng(count)
+    plain = generator.integers(0, 4, count).astype(np.float64)
+    shared = generator.integers(1, 3, count)
+    tree, shares = WeightTree(plain), WeightTree(plain, shared)
+    for turn in range(40):
+        for _ in range(int(generator.integers(1, 4))):
+            at = generator.integers(0, count, at_once)
+            at[0] = np.argmin(np.where(plain > 0, plain, np.inf))  # one of the smallest, or the only one
+            new = generator.integers(0, 5, at_once).astype(np.float64) * (turn % 7 + 1)
+            for known in (tree, shares):
+                known.update(at, new)
+            for place, value in zip(at.tolist(), new.tolist(), strict=True):
+                plain[place] = value
+        there = plain > 0
+        assert tree.smallest == plain[there].min(initial=np.inf)
+        assert shares.smallest == (plain / shared)[there].min(initial=np.inf)
+        assert tree.total == plain.sum()
+
+
 def test_importance_weights_make_up_for_how_likely_steps_are(stored: tuple[rs.Buffer, list[Life]]) -> None:
     buffer, _ = stored
     weights = np.random.default_rng(0).random(len(buffer)) + 0.01
