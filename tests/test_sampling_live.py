@@ -75,6 +75,38 @@ def test_what_has_left_a_ring_is_not_sampled_after_refreshing(tmp_path: Path, na
                 append(writer, 50)
 
 
+@pytest.mark.parametrize(
+    "recipe", [{}, {"order": "prioritized"}, {"order": "epoch"}, {"where": "length > 1"}]
+)
+def test_refreshing_keeps_up_with_a_ring_that_goes_round_meanwhile(
+    tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ring may drop all that the newest commit shows while one goes on to it."""
+    wide = FIELDS | {"observation": Field("i8", (64,), "observation")}
+    with rs.create(tmp_path / "a.zarr", rs.Schema(wide), capacity=200, durability="none") as writer:
+        append(writer, 300)
+        with rs.open(tmp_path / "a.zarr") as reader:
+            sampler = reader.sampler(32, seed=0, **recipe)
+            rounds, refresh = iter([True] * 3), reader.refresh
+
+            def refresh_slowly() -> bool:
+                found = refresh()
+                if next(rounds, False):
+                    for _ in range(12):
+                        append(writer, 1000)
+                return found
+
+            monkeypatch.setattr(reader, "refresh", refresh_slowly)
+            append(writer, 3000)  # which lie in files that nobody has opened
+            assert sampler.refresh()
+            assert next(rounds, None) is None  # it had to look again
+            for _ in range(4):
+                low = writer.rows_recorded - len(writer)
+                check(sampler.sample(), low, writer.rows_recorded)
+                append(writer, 50)
+                assert sampler.refresh()
+
+
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_chunks_that_have_left_the_ring_are_said_to_have(tmp_path: Path, prefetch: int) -> None:
     storage = {name: {"codec": "zstd:1", "chunk_rows": 16} for name in FIELDS}

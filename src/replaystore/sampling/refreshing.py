@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
+from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.live import LiveColumns
-from replaystore.errors import ConflictError
+from replaystore.errors import ConflictError, EvictedError
 from replaystore.sampling import given_weights
 from replaystore.sampling.ahead import Ahead, Place
 from replaystore.sampling.batches import Batches
@@ -91,6 +92,18 @@ class Refreshing(Weighed):
 
     def _newest(self) -> bool:
         """Go on to the newest commit; whether there was one."""
+        attempts = 0
+        while True:
+            try:
+                return self._going_on() or attempts > 0
+            except EvictedError:  # the ring has gone on since it was looked at
+                attempts += 1
+                if attempts == ATTEMPTS:
+                    raise
+
+    def _going_on(self) -> bool:
+        """As `_newest`. EvictedError: a ring has dropped rows of the newest commit, since there is a newer
+        one."""
         buffer = self._buffer
         buffer.refresh()
         if buffer.commit_id == self._batches.commit and buffer.store.state.generation == self._generation:
