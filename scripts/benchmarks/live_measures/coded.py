@@ -104,6 +104,25 @@ def _sampled(
     return told
 
 
+def joined(context: Context) -> list[Result]:
+    """Two stores as one beside one of them: raw, and archives, a quarter of which there is memory for."""
+    warnings.filterwarnings("ignore", message=".*more than slab_bytes")
+    found, told = cheetah(context), list[Result]()
+    slab = sum(values.nbytes for values in found.columns.values()) // SHARE
+    archive = context.folder / "archive.zarr"
+    rs.convert(found.raw, archive, layout="archive")
+    for place, count in ((found.raw, 256), (archive, context.choose(1000, 64))):
+        one = rs.open(place).sampler(VECTORS, seed=0, slab_bytes=slab, prefetch=0)
+        two = rs.concat([rs.open(place), rs.open(place)]).sampler(VECTORS, seed=0, slab_bytes=slab)
+        what = f"two stores as one, {'raw' if place is found.raw else 'archives'}: {VECTORS} x 5 fields"
+        context.say(what)
+        variants = {"one store": each(one.sample, count), "two as one": each(two.sample, count)}
+        for run in variants.values():  # until as much is decoded at once as there is memory for
+            run()
+        told += results(what, interleaved(variants, context.choose(7, 2)), "one store", {})
+    return told
+
+
 def _rows(columns: Columns, index: NDArray[np.int64]) -> Columns:
     return {name: values[index] for name, values in columns.items()}
 
@@ -178,4 +197,9 @@ def _schema(shown: NDArray[np.uint8]) -> rs.Schema:
     )
 
 
-MEASURES = {"archived vectors": vectors, "archived images": images, "recorded images": recording}
+MEASURES = {
+    "archived vectors": vectors,
+    "archived images": images,
+    "joined": joined,
+    "recorded images": recording,
+}

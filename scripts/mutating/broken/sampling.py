@@ -72,4 +72,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "weights that were changed count for the next draw",
         ("test_sampling_weights.py::test_weights_can_be_changed",),
     ),
+    Mutant(
+        "chosen-rows-that-were-overwritten",
+        "src/replaystore/columns/chosen.py",
+        "        there = self._shown[slots] == rows\n",
+        "        there = self._shown[slots] >= -1\n",
+        "rows whose place the next ones have taken are not there",
+        ("test_chosen_rows.py::test_rows_are_those_of_the_array_as_they_make_room[1500-3]",),
+    ),
 )
