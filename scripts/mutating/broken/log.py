@@ -168,4 +168,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "what a killed writer did not sync is synced by the next",
         ("test_unsynced.py::test_what_a_killed_writer_did_not_sync_is_synced_by_the_next[coded.zarr]",),
     ),
+    Mutant(
+        "log-segment-that-is-removed-while-followed",
+        "src/replaystore/arrays/history.py",
+        "if self._look()[1][-1:] == segments[-1:]:",
+        "if self._look()[1]:",
+        "a reader goes on when the segment that it was in is removed",
+        ("test_far_pruned.py::test_whichever_request_segments_are_removed_before[followed-a.zarr]",),
+    ),
+    Mutant(
+        "log-newest-segment-that-was-removed-taken-for-one-without-its-name",
+        "src/replaystore/containers/zarr/named_log.py",
+        "            if named == before:\n",
+        "            if named:\n",
+        "a reader shows no older commit when segments are removed",
+        ("test_far_pruned.py::test_whichever_request_segments_are_removed_before[listed-a.zarr]",),
+    ),
 )

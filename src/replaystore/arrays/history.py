@@ -13,7 +13,7 @@ from replaystore.arrays import records
 from replaystore.arrays.records import decode_records
 from replaystore.arrays.state import State
 from replaystore.containers.protocol import ArraySpec, Container
-from replaystore.errors import ConflictError, CorruptError, EvictedError
+from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
 from replaystore.forks import renew_in_children
 from replaystore.refusals import named
 from replaystore.schema import tree
@@ -167,7 +167,12 @@ class History:
                 self.container.announce_segments({self.state.base: self.state.end}, look=True)
             place, segments = self._look()
             if segments and segments[-1] == self.state.base and place == self._identity:
-                data = self.container.read_segment(self.state.base, self.state.end)
+                try:
+                    data = self.container.read_segment(self.state.base, self.state.end)
+                except (FileNotFoundError, NotFoundError, CorruptError):
+                    if self._look()[1][-1:] == segments[-1:]:
+                        raise
+                    continue  # a writer has begun another one, and removed this
                 start = self.state.end
                 for meta, blobs, end in decode_records(data, self.state):
                     if meta.get("arrays") or meta.get("forked"):

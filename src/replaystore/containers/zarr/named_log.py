@@ -25,6 +25,8 @@ _LISTED = re.compile(
     rb"[0-9a-f]{64}  " + re.escape(LOG.encode()) + rb"/c/(0|[1-9][0-9]{0,17})$", re.MULTILINE
 )
 
+LOOKS = 16
+"""How often it is looked again where the newest segment is gone, and others are named meanwhile."""
 MOST_BYTES = 4 << 20
 """Of a segment, which are asked for at once: few have more than one."""
 
@@ -84,18 +86,26 @@ class NamedLog:
     def _look(self) -> list[int]:
         begun = self._store is None
         self._files.fetch_ahead([*self.watched, *([(MANIFEST, 0, FIRST_BYTES)] if begun else [])])
-        try:
-            named = named_by(self._files.read_whole(SEGMENTS, MOST_NAMES), self._files.path(SEGMENTS))
-        except FileNotFoundError:
-            named = self._sealed_before()
-        if named.store != self._store:
-            self._store, self._there, self._newest = named.store, -1, None
-        found = list(named.segments)
-        if found[-1] > self._there and not self._read_newest(found[-1], begun=begun):
-            found.pop()  # it has not got its name yet
+        named = self._named()
+        for _ in range(LOOKS):
+            if named.store != self._store:
+                self._store, self._there, self._newest = named.store, -1, None
+            found = list(named.segments)
+            if found[-1] <= self._there or self._read_newest(found[-1], begun=begun):
+                break
+            before, named = named, self._named()
+            if named == before:
+                found.pop()  # it has not got its name yet
+                break
         if not found:
             raise CorruptError(f"{self._files.path('')}: there is no commit log; run `replaystore repair`")
         return found
+
+    def _named(self) -> Named:
+        try:
+            return named_by(self._files.read_whole(SEGMENTS, MOST_NAMES), self._files.path(SEGMENTS))
+        except FileNotFoundError:
+            return self._sealed_before()
 
     def _read_newest(self, commit: int, *, begun: bool) -> bool:
         """Read a segment that was not seen before; whether it is there."""
