@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sampled_buffers import Life
+from sampled_buffers import Life, fill, schema
 from tensors import torch
 
 import replaystore as rs
-from replaystore.errors import SchemaError
+from replaystore.errors import ArgumentError, SchemaError
 
 pytest_plugins = ["sampled_buffers"]
 
@@ -133,3 +133,30 @@ def test_a_state_belongs_to_its_settings(stored: tuple[rs.Buffer, list[Life]]) -
             buffer.sampler(7, **chosen).load_state_dict(state)
     with pytest.raises(SchemaError, match="weights are missing"):
         buffer.sampler(7, weights=np.ones(len(buffer))).load_state_dict(state)
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+@pytest.mark.parametrize("live", [True, False])
+def test_a_state_is_taken_up_though_fields_have_come_since(tmp_path: Path, suffix: str, live: bool) -> None:
+    """A recorder adds fields for infos when it sees them: the sampler that was made before shows none, and
+    one that is made when the training is resumed goes on without them, too."""
+    location = tmp_path / f"a.{suffix}"
+    with rs.create(location, schema()) as buffer:
+        fill(buffer, [(0, 20, True, True)])
+        sampler = buffer.sampler(4, live=live, seed=3)
+        sampler.sample()
+        buffer.add_field("info/speed", rs.Field("float32", (), "info"), fill=1)
+        buffer.commit("one")
+        sampler.refresh()
+        state, expected = sampler.state_dict(), sampler.sample()
+    with rs.open(location, "r+") as buffer:
+        buffer.rollback("one")
+        again = buffer.sampler(4, live=live, seed=0)
+        assert "info/speed" in again.sample()
+        again.load_state_dict(state)
+        found = again.sample()
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+        chosen = buffer.sampler(4, live=live, fields=["action", "info/speed"])
+        with pytest.raises(ArgumentError, match="sampler with names"):
+            chosen.load_state_dict(state)

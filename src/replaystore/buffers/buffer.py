@@ -191,6 +191,7 @@ class Buffer(LaterFields):
                 prefetch=prefetch,
                 device=device,
                 goals=Goals.of(recipe, self.schema, reward, terminated),
+                every_field=fields is None,
                 finish=Finish.of(
                     dtype, transform, {name: self.schema.fields[name].dtype for name in recipe.names}
                 ),

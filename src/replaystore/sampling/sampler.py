@@ -63,7 +63,9 @@ class Sampler(Refreshing, Iterating):
         device: Any = None,
         finish: Finish | None = None,
         goals: Goals | None = None,
+        every_field: bool = False,
     ) -> None:
+        """`every_field`: nobody said which fields: they are those that there are."""
         recipe.check()
         check_numbers(seed, prefetch)
         if recipe.weighted and prefetch:
@@ -79,7 +81,7 @@ class Sampler(Refreshing, Iterating):
             raise ArgumentError(
                 f"a field is called {name!r}, as a value that the sampler adds: leave it out of `fields`"
             )
-        self._buffer, self._recipe = buffer, recipe
+        self._buffer, self._recipe, self._every_field = buffer, recipe, every_field
         self.seed = int(np.random.SeedSequence().entropy if seed is None else seed)  # type: ignore[arg-type]
         """What the batches depend on; drawn by the system if none was given."""
         self._to_device = None if device is None else Transfer(device)
@@ -237,12 +239,16 @@ class Sampler(Refreshing, Iterating):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where another sampler stood.
+        """Go on from where another sampler stood. If neither was told which fields to show, they are those
+        that there were when the other one was made.
 
         Raises:
             ArgumentError: not such a state, or one of a sampler with other settings.
             ConflictError: it was of a commit that shows something else."""
-        seed, commit, place, weights, largest = states.checked(state, self._recipe)
+        recipe = self._recipe
+        if self._every_field:
+            recipe = states.with_fields_of(state, recipe, self._buffer.schema)
+        seed, commit, place, weights, largest = states.checked(state, recipe)
         if self._live is not None:
             self._look()
         shows, steps = self._batches.shows, self._batches.steps
@@ -268,6 +274,7 @@ class Sampler(Refreshing, Iterating):
                     f"{self._buffer.where}: shows commit {self._buffer.commit_id} by now; open it with "
                     f"commit={self.commit_id}"
                 )
+            self._recipe = recipe
             self._batches = self._made(seed, weights, largest)
         self.seed, self._place = seed, place
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,20 @@ from replaystore.errors import ArgumentError
 from replaystore.sampling.ahead import Place
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.weights import from_text
+from replaystore.schema.fields import Schema
 
-__all__ = ["checked"]
+__all__ = ["checked", "with_fields_of"]
+
+
+def with_fields_of(state: Mapping[str, Any], recipe: Recipe, schema: Schema) -> Recipe:
+    """The recipe of a sampler of all fields, as one whose state this is had it: of the fields that there were
+    then."""
+    given: Any = state  # what the annotation says is what `checked` looks at
+    settings = given.get("settings") if isinstance(given, Mapping) else None
+    names = settings.get("names") if isinstance(settings, Mapping) else None
+    if not isinstance(names, list | tuple) or not set(map(str, names)) <= schema.fields.keys():
+        return recipe
+    return replace(recipe, names=tuple(names))
 
 
 def checked(state: Mapping[str, Any], recipe: Recipe) -> tuple[int, int, Place, Any, float | None]:
