@@ -10,7 +10,7 @@ import pytest
 import replaystore as rs
 from replaystore.testing import Contents, samples
 
-MANIFEST = "journal/log/c/manifest-sha256.txt"
+MANIFEST = "journal/log/manifest-sha256.txt"
 
 
 def live(location: str) -> Contents:

@@ -62,7 +62,7 @@ def with_record(
     path: Path, change: Callable[[dict[str, Any], list[list[Any]]], None], *, number: int = -1
 ) -> None:
     """Change a record of the newest segment, and make its checksum right."""
-    log = path / "journal" / "log" / "c"
+    log = path / "journal" / "log"
     place = log / str(max(int(name) for name in os.listdir(log) if name.isdigit()))
     known = records(place.read_bytes())
     change(*known[number])

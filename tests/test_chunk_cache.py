@@ -67,7 +67,7 @@ def test_a_small_cache_keeps_what_came_last_and_values_stay_right(
 def test_raw_rows_are_compared_with_their_checksums(tmp_path: Path, asked: Asked) -> None:
     place = tmp_path / "a.zarr"
     make(place)
-    file = place / "steps/observation/c/0/0"
+    file = place / "steps/observation/c.0.0"
     data = bytearray(file.read_bytes())
     data[200_000] ^= 1
     file.write_bytes(data)

@@ -181,7 +181,7 @@ def test_a_reader_that_goes_away_is_no_error(recorded: Path) -> None:
 def test_a_reader_that_goes_away_does_not_hide_what_verify_found(tmp_path: Path) -> None:
     with rs.create(tmp_path / "a.zarr", rs.Schema({"reward": rs.Field("float64", (), "reward")})) as buffer:
         buffer.append({"reward": np.ones(40_000)})
-    with (tmp_path / "a.zarr/steps/reward/c/0").open("r+b") as file:
+    with (tmp_path / "a.zarr/steps/reward/c.0").open("r+b") as file:
         file.seek(5000)
         file.write(b"x")
     with subprocess.Popen(

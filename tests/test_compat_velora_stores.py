@@ -103,7 +103,7 @@ def test_saving_again_writes_only_what_is_new(tmp_path: Path) -> None:
     buffer = filled(10_000, 5_000)
     place = tmp_path / "b.zarr"
     buffer.save(place)
-    file = next(path for path in sorted(place.rglob("steps/observation/c/*/*")) if path.is_file())
+    file = min((place / "steps/observation").glob("c.*"))
     identity = file.stat().st_ino
 
     buffer.add_multi(*rows(3, 10))

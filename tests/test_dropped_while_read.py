@@ -32,7 +32,7 @@ def test_it_was_evicted_if_the_ring_has_gone_on(
         if gone_on:
             fill(buffer, 256)
 
-        files, steps = reader.store.container.files, Extent("steps/observation/c/0/0", 4096, 4 * 2048)
+        files, steps = reader.store.container.files, Extent("steps/observation/c.0.0", 4096, 4 * 2048)
         usual = files.read
 
         def missing(name: str, *place: object) -> object:

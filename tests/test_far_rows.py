@@ -224,7 +224,7 @@ def test_a_file_that_is_missing_or_cut_is_told(tmp_path: Path, asked: Asked) -> 
     }.items():
         place = tmp_path / f"{name}.zarr"
         make(place)
-        spoil(place / "steps/observation/c/0/0")
+        spoil(place / "steps/observation/c.0.0")
         with rs.open(place) as buffer:
             with pytest.raises(CorruptError, match="observation"):
                 buffer.read([STEPS - 1])

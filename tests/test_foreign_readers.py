@@ -67,7 +67,7 @@ def test_zarr_python_reads_shards_that_are_complete(tmp_path: Path, codec: str) 
     """Their indexes were written when they were, and not by what closes the store."""
     with tiny():
         written = make(tmp_path / "a.zarr", small(), storage={"info/wide": {"codec": codec, "chunk_rows": 8}})
-    assert len(list((tmp_path / "a.zarr/steps/info/wide/c").iterdir())) == 16
+    assert len(list((tmp_path / "a.zarr/steps/info/wide").glob("c.*"))) == 16
 
     group = zarr.open_group(tmp_path / "a.zarr", mode="r")
 

@@ -41,7 +41,7 @@ def records(log: bytes) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
 
 def zarr_log(store: Path) -> bytes:
     segments = sorted(
-        (file for file in (store / "journal/log/c").iterdir() if file.name.isdigit()),
+        (file for file in (store / "journal/log").iterdir() if file.name.isdigit()),
         key=lambda file: int(file.name),
     )
     return segments[-1].read_bytes()
@@ -126,7 +126,7 @@ def test_rows_of_a_zarr_store_lie_where_the_format_says(tmp_path: Path) -> None:
 
     _, rows, chunks = zarr_spec(store, "steps/action")
     header = -(-(16 * chunks + 4) // 4096) * 4096
-    actions = np.frombuffer((store / "steps/action/c/0").read_bytes()[header : header + 8 * STEPS], np.int64)
+    actions = np.frombuffer((store / "steps/action/c.0").read_bytes()[header : header + 8 * STEPS], np.int64)
     assert rows * chunks >= STEPS
     assert actions.tolist() == list(range(STEPS))
 
@@ -145,7 +145,7 @@ def test_rows_of_a_zarr_store_lie_where_the_format_says(tmp_path: Path) -> None:
         if chunk in entries:
             file, offset, length = entries[chunk]
         else:  # of a shard that is complete
-            file = f"steps/observation/c/{chunk // chunks}/0/0"
+            file = f"steps/observation/c.{chunk // chunks}.0.0"
             offset, length = struct.unpack_from("<QQ", (store / file).read_bytes(), 16 * (chunk % chunks))
         data = (store / file).read_bytes()[offset : offset + length]
         assert google_crc32c.value(data[:-4]) == int.from_bytes(data[-4:], "little")
@@ -172,7 +172,7 @@ def test_the_unfinished_chunk_lies_in_the_tail(tmp_path: Path) -> None:
     found = b""
     for start, count, slot, offset, checksum in pieces:
         assert start == STEPS // rows * rows + len(found) // 6400
-        data = (store / f"journal/tail/{slot}/c/0").read_bytes()[
+        data = (store / f"journal/tail/{slot}/c.0").read_bytes()[
             header + offset : header + offset + count * 6400
         ]
         assert google_crc32c.value(data) == checksum

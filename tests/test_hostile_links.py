@@ -25,7 +25,7 @@ def outside(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "outside"
     folder.mkdir()
     (folder / "precious").write_bytes(b"SECRET" * 3000)
-    (folder / "c").mkdir()
+    (folder / "folder").mkdir()
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     yield folder
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -37,32 +37,31 @@ FILES = (
         "zarr.json.new",
         "steps/reward/zarr.json",
         "steps/reward/zarr.json.new",
-        "steps/reward/c/0",
-        "steps/reward/c/1",
+        "steps/reward/c.0",
+        "steps/reward/c.1",
     ),
     *(
-        "steps/observation/camera/c/0/0/0",
-        "checksums/steps/reward/c/0",
-        "parts/start/c/0",
-        "journal/tail/0/c/0",
-        "journal/log/c/lock",
+        "steps/observation/camera/c.0.0.0",
+        "checksums/steps/reward/c.0",
+        "parts/start/c.0",
+        "journal/tail/0/c.0",
+        "journal/log/lock",
     ),
     *(
-        "journal/log/c/{newest}",
-        "journal/log/c/{next}",
-        "journal/log/c/{next}.new",
-        "journal/log/c/manifest-sha256.txt",
+        "journal/log/{newest}",
+        "journal/log/{next}",
+        "journal/log/{next}.new",
+        "journal/log/manifest-sha256.txt",
     ),
 )
 FOLDERS = (
     "steps",
     "steps/reward",
-    "steps/reward/c",
-    "steps/observation/camera/c/0",
+    "steps/observation/camera",
     "parts",
     "journal",
     "journal/log",
-    "journal/log/c",
+    "journal/tail/0",
 )
 
 
@@ -72,18 +71,16 @@ def test_no_link_in_a_store_is_followed(
     stores: dict[str, Specimen], outside: Path, kind: str, name: str
 ) -> None:
     store = stores[kind]
-    newest = max(
-        int(path.name) for path in (store.path / "journal" / "log" / "c").iterdir() if path.name.isdigit()
-    )
+    newest = max(int(path.name) for path in (store.path / "journal" / "log").iterdir() if path.name.isdigit())
     name = name.format(newest=newest, next=newest + 3)
     inner = outside if name in FOLDERS else outside / "precious"
 
     assert treated(store, {name: f"link:{inner}"}, actions=("append", "repair"), strict=False) == []
 
 
-@pytest.mark.parametrize("name", ["steps/reward/c/0", "zarr.json", "steps", "journal/log/c/{newest}"])
+@pytest.mark.parametrize("name", ["steps/reward/c.0", "zarr.json", "steps", "journal/log/{newest}"])
 def test_what_a_link_shows_is_not_read(live: Path, outside: Path, name: str) -> None:
-    newest = max(int(path.name) for path in (live / "journal" / "log" / "c").iterdir() if path.name.isdigit())
+    newest = max(int(path.name) for path in (live / "journal" / "log").iterdir() if path.name.isdigit())
     place = live / name.format(newest=newest)
     shutil.rmtree(place) if place.is_dir() else place.unlink()
     place.symlink_to(outside if name == "steps" else outside / "precious")
@@ -122,14 +119,14 @@ def test_what_is_no_file_is_an_error_at_once(stores: dict[str, Specimen], kind: 
     names = (
         [""]
         if store.path.is_file()
-        else ["zarr.json", "steps/reward/c/0", "steps/reward/zarr.json", "parts/start/c/0", "steps"]
+        else ["zarr.json", "steps/reward/c.0", "steps/reward/zarr.json", "parts/start/c.0", "steps"]
     )
     for name in names:
         assert treated(store, {name: what}, actions=("append", "repair"), strict=name != "") == []
 
 
 def test_the_error_names_the_kind(live: Path) -> None:
-    place = live / "steps" / "reward" / "c" / "0"
+    place = live / "steps" / "reward" / "c.0"
     place.unlink()
     os.mkfifo(place)
     with (

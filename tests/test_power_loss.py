@@ -142,7 +142,7 @@ def test_a_commit_that_a_writer_finds_is_on_the_disk_when_the_store_is_open(tmp_
     written = [
         n
         for n, done in enumerate(first.operations)
-        if (done.kind, done.name) == ("write", "a.zarr/journal/log/c/0")
+        if (done.kind, done.name) == ("write", "a.zarr/journal/log/0")
     ]
     for operation in first.operations[: written[-1] + 1]:
         disk.do(operation)
@@ -200,8 +200,8 @@ def test_an_index_that_names_chunks_which_the_disk_has_lost_is_written_anew(
         buffer.append({"observation": np.ones((12, 1024), "f4")})
         buffer.commit()
         buffer.abandon()
-        place = tmp_path / "cut.zarr" / "steps" / "observation" / "c" / "0" / "0"
-        later = (tmp_path / "a.zarr" / "steps" / "observation" / "c" / "0" / "0").read_bytes()[: 2 * 16 + 4]
+        place = tmp_path / "cut.zarr" / "steps" / "observation" / "c.0.0"
+        later = (tmp_path / "a.zarr" / "steps" / "observation" / "c.0.0").read_bytes()[: 2 * 16 + 4]
         with open(place, "r+b") as file:
             assert file.read(len(later)) != later or codec == "raw"
             file.seek(0)

@@ -129,7 +129,7 @@ def test_a_file_that_was_cut_is_an_error_and_not_the_end_of_the_process(tmp_path
     with rs.create(path, rs.Schema(FIELDS), durability="none") as writer:
         for _ in range(3):
             append(writer, 40_000)
-    rows = path / "steps" / "observation" / "c" / "0" / "0" if path.is_dir() else path
+    rows = path / "steps" / "observation" / "c.0.0" if path.is_dir() else path
     kept = rows.read_bytes()
     for length in (len(kept) // 2, 4096, 0):
         os.truncate(rows, length)
@@ -153,7 +153,7 @@ def test_a_file_that_was_cut_before_refreshing_is_an_error(tmp_path: Path) -> No
         with rs.open(path) as reader:
             sampler = reader.sampler(64, seed=0)
             append(writer, 40_000)
-            rows = path / "steps" / "observation" / "c" / "0" / "0"
+            rows = path / "steps" / "observation" / "c.0.0"
             size = rows.stat().st_size
             os.truncate(rows, size // 2)
             with pytest.raises(CorruptError, match="cut"):
@@ -166,7 +166,7 @@ def test_a_damaged_chunk_is_an_error_each_time(tmp_path: Path, prefetch: int) ->
     path = tmp_path / "a.zarr"
     with rs.create(path, rs.Schema(FIELDS), storage=CODED) as writer:
         append(writer, 1000)
-    chunks = path / "steps" / "observation" / "c" / "0" / "0"
+    chunks = path / "steps" / "observation" / "c.0.0"
     data = bytearray(chunks.read_bytes())
     data[-len(data) // 8] ^= 1  # of a chunk, and not of the checksum behind one
     chunks.write_bytes(data)

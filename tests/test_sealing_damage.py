@@ -77,9 +77,9 @@ def test_files_that_changed_places_are_noticed(archive: Path) -> None:
     expected = contents(str(archive))
     pairs = [
         ("steps/terminated/zarr.json", "steps/reward/zarr.json"),
-        ("steps/terminated/c/0", "steps/truncated/c/0"),
-        ("parts/start/c/0", "parts/length/c/0"),
-        ("steps/observation/c/0/0/0", "final/observation/c/0/0/0"),
+        ("steps/terminated/c.0", "steps/truncated/c.0"),
+        ("parts/start/c.0", "parts/length/c.0"),
+        ("steps/observation/c.0.0.0", "final/observation/c.0.0.0"),
         ("zarr.json", "steps/zarr.json"),
     ]
     for left, right in pairs:
@@ -155,7 +155,7 @@ def test_what_sealing_removes_is_gone_for_good_before_the_manifest_is_written(
     manifest = next(
         number
         for number, (folder, names) in enumerate(synced)
-        if folder == "journal/log/c" and Path(MANIFEST).name in names
+        if folder == "journal/log" and Path(MANIFEST).name in names
     )
     assert ("journal", ["log", "zarr.json"]) in [
         (folder, sorted(names)) for folder, names in synced[:manifest]

@@ -158,11 +158,11 @@ def test_damage_is_an_error_and_no_fill_value(tmp_path: Path) -> None:
     opened("live.zarr", tmp_path, small()).close()
     with rs.open(tmp_path / "live.zarr") as buffer:
         group = zarr.open_group(buffer.zarr_store(), mode="r")
-        file = tmp_path / "live.zarr/steps/observation/camera/c/0/0/0"
+        file = tmp_path / "live.zarr/steps/observation/camera/c.0.0.0"
         data = bytearray(file.read_bytes())
         data[-8:] = bytes(8)
         file.write_bytes(data)
-        (tmp_path / "live.zarr/steps/reward/c/0").unlink()
+        (tmp_path / "live.zarr/steps/reward/c.0").unlink()
 
         for name in ("observation/camera", "reward"):
             with pytest.raises(CorruptError, match="replaystore verify"):

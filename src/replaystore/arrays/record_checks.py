@@ -159,9 +159,7 @@ def _is_piece(numbers: Any) -> bool:
 
 def _is_entry(name: str, number: Any, place: Any, offset: Any, length: Any) -> bool:
     """A chunk lies in a file of its own array, or in the one file that a container is."""
-    inside = (
-        isinstance(place, str) and ("/" not in place or place.startswith(name + "/c/")) and "\0" not in place
-    )
+    inside = isinstance(place, str) and ("/" not in place.removeprefix(name + "/c.")) and "\0" not in place
     return inside and is_count(number) and is_count(offset) and is_count(length)
 
 

@@ -1,8 +1,8 @@
 """An archive is sealed when it is complete: nobody writes to it again, and a manifest has the SHA-256 of
 every file.
 
-    archive.zarr/journal/log/c/manifest-sha256.txt   of all files in the folder, to be checked there with
-                                                     `sha256sum -c`
+    archive.zarr/journal/log/manifest-sha256.txt   of all files in the folder, to be checked there with
+                                                   `sha256sum -c`
     archive.h5.sha256, archive.zarr.zip.sha256   of the file of that name, beside it
 
 That a store is sealed is said by its last commit. Opening a sealed folder or zip compares its metadata with
@@ -223,7 +223,7 @@ def _differences(
 
 
 def _most(container: Container, name: str) -> int:
-    spec = container.specs().get(name.partition("/c/")[0])
+    spec = container.specs().get(name.rpartition("/c.")[0])
     return MOST_BYTES + (MOST_COPIES * spec.chunks_per_shard * spec.chunk_bytes if spec is not None else 0)
 
 

@@ -27,7 +27,7 @@ class FiledContainer(LoggedFiles):
 
     carry: Callable[[str], AbstractContextManager[Any]] = nullcontext
     capabilities = Capabilities()
-    lock_name = f"{LOG}/c/lock"
+    lock_name = f"{LOG}/lock"
 
     @classmethod
     def for_repair(cls, files: Any, _: str) -> Any:
@@ -79,8 +79,8 @@ class FiledContainer(LoggedFiles):
         *older, newest = self.segments()
         self._name_segments([newest], exactly=True)
         for commit in older:
-            self.files.remove(f"{LOG}/c/{commit}")
-        self.files.sync_folder(f"{LOG}/c")
+            self.files.remove(f"{LOG}/{commit}")
+        self.files.sync_folder(LOG)
 
     def close(self) -> None:
         self.files.close()

@@ -163,11 +163,6 @@ class Writes(Protocol):
     def remove(self, name: str) -> None:
         """Remove a file; no error if it is not there."""
 
-    def remove_folder(self, folder: str) -> None:
-        """Remove a folder that has become empty; no error if it is not there, or not empty, or if folders
-        are nothing of their own here."""
-        return
-
     @abstractmethod
     def clear(self, folder: str) -> None:
         """Remove a folder: all files below it, in the order of their names, then all folders, those that were

@@ -110,10 +110,10 @@ def _index(store: Specimen, draw: random.Random) -> Crafted:
     shards = [
         name
         for name in files
-        if re.search(r"/c/\d+(/0)*$", name) and "journal/" not in name and len(files[name]) > 4096
+        if re.search(r"/c\.\d+(\.0)*$", name) and "journal/" not in name and len(files[name]) > 4096
     ]
     name = draw.choice(shards)
-    owner = json.loads(files[name.partition("/c/")[0] + "/zarr.json"])
+    owner = json.loads(files[name.rpartition("/c.")[0] + "/zarr.json"])
     per_shard = (
         owner["chunk_grid"]["configuration"]["chunk_shape"][0]
         // owner["codecs"][0]["configuration"]["chunk_shape"][0]
@@ -178,14 +178,14 @@ def _manifest(store: Specimen, draw: random.Random) -> Crafted:
 
 def _record(store: Specimen, draw: random.Random) -> Crafted:
     files = content(store)
-    name = draw.choice([name for name in files if re.search(r"journal/log/c/\d+$", name)])
+    name = draw.choice([name for name in files if re.search(r"journal/log/\d+$", name)])
     told, data = changed_log(files[name], draw)
     return _finished(store, draw, f"{name}: {told}", {name: data})
 
 
 def newest_segment(store: Specimen) -> str:
     """The file of the newest segment of the log."""
-    names = (name for name in content(store) if re.search(r"journal/log/c/\d+$", name))
+    names = (name for name in content(store) if re.search(r"journal/log/\d+$", name))
     return max(names, key=lambda name: int(name.rpartition("/")[2]))
 
 

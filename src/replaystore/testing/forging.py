@@ -28,7 +28,7 @@ from replaystore.storage.local import Files
 
 __all__ = ["Forger", "Forgery", "files_of"]
 
-LOG = "journal/log/c/"
+LOG = "journal/log/"
 FEW = 4
 """Of rows and chunks, those that each is exchanged with."""
 

@@ -201,7 +201,7 @@ class StorageSuite:
         assert parse(str(place)) == place
 
     def test_one_at_a_time_makes_a_store_and_writes_to_it(self, place: Location, files: Storage) -> None:
-        self._write(files, "journal/log/c/1", b"as a container has it")
+        self._write(files, "journal/log/1", b"as a container has it")
         for lock in (lock_place, lock_store):
             first = lock(place)
             with pytest.raises((ConflictError, StorageError)):
@@ -212,7 +212,7 @@ class StorageSuite:
             lock(place).release()
 
     def test_who_makes_a_store_may_hold_the_one_that_is_there(self, place: Location, files: Storage) -> None:
-        self._write(files, "journal/log/c/1", b"as a container has it")
+        self._write(files, "journal/log/1", b"as a container has it")
         making = lock_place(place)
         held = lock_store(place, replace=True)
         with pytest.raises(ConflictError):

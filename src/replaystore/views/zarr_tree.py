@@ -3,7 +3,7 @@
     zarr.json                      root group: the document, as it is stored, and which commit this is
     steps/zarr.json                groups, each with copies of all metadata below it: one read opens it
     steps/reward/zarr.json         arrays: codec `bytes`, no shards, named dimensions
-    steps/reward/c/0               rows of the buffer, whatever they are stored as
+    steps/reward/c.0               rows of the buffer, whatever they are stored as
 
 Names, dtypes and dimensions are those of the stored hierarchy, in which other software finds the same rows
 after `publish`. What tells how rows are stored (`checksums/`, `journal/`) is left out.
@@ -35,6 +35,9 @@ from replaystore.containers.zarr.metadata import (
     as_json,
     decoded_metadata,
     group_metadata,
+    shard_key,
+    shard_name,
+    shard_number,
     with_copies,
 )
 from replaystore.schema import tree
@@ -92,13 +95,12 @@ class _Shown:
 
     def key(self, chunk: int) -> str:
         """The key of a chunk."""
-        return f"{self.name}/c/{chunk}" + "/0" * len(self.spec.shape)
+        return shard_name(self.name, self.spec, chunk)
 
-    def chunk_of(self, rest: str) -> int | None:
-        """The chunk that what follows "<name>/c/" in a key is the name of."""
-        number, _, _ = rest.partition("/")
-        chunk = int(number) if number.isascii() and number.isdigit() and len(number) < 20 else self.chunks
-        return chunk if chunk < self.chunks and rest == f"{chunk}" + "/0" * len(self.spec.shape) else None
+    def chunk_of(self, name: str) -> int | None:
+        """The chunk that has this name in the folder of the array."""
+        chunk = shard_number(self.spec, name)
+        return chunk if chunk is not None and chunk < self.chunks else None
 
 
 class ZarrTree:
@@ -153,12 +155,8 @@ class ZarrTree:
             yield from (name.rpartition("/")[2] for name in self._members[folder])
         elif folder in self._arrays:
             yield METADATA
-            if self._arrays[folder].chunks:
-                yield "c"
-        else:
-            yield from dict.fromkeys(
-                key[len(folder) + 1 :].partition("/")[0] for key in self.keys(f"{folder}/")
-            )
+            shown = self._arrays[folder]
+            yield from (shard_key(shown.spec, chunk) for chunk in range(shown.chunks))
 
     # --- bytes
 
@@ -179,14 +177,10 @@ class ZarrTree:
 
     def _chunk(self, key: str) -> tuple[_Shown, int] | None:
         """The array and the number of a chunk."""
-        at = key.find("/c/")
-        while at >= 0:  # a field may be called `c`, too
-            shown = self._arrays.get(key[:at])
-            if shown is not None:
-                chunk = shown.chunk_of(key[at + 3 :])
-                return None if chunk is None else (shown, chunk)
-            at = key.find("/c/", at + 1)
-        return None
+        folder, _, name = key.rpartition("/")
+        shown = self._arrays.get(folder)
+        chunk = None if shown is None else shown.chunk_of(name)
+        return None if shown is None or chunk is None else (shown, chunk)
 
     def _rows(self, shown: _Shown, chunk: int) -> Bytes:
         """The bytes of a chunk, the last one of which is filled up."""

@@ -8,7 +8,7 @@
     16384    applied marker  the sequence of the newest transaction that is wholly in place
     18432    directory       where what the objects say is written down in short, and of which transaction
     20480    journal payload, unless it is too large: then it lies after everything else
-    262144   HDF5
+    65536    HDF5
 
 Each is a sealed record (its crc32c follows it) in one sector of a page of its own, so that a torn write
 spoils one at most. One that is sealed but names places or sizes that no file of ours has is taken for torn:
@@ -42,7 +42,7 @@ __all__ = [
     "pack_marker",
 ]
 
-USERBLOCK = 1 << 18
+USERBLOCK = 1 << 16
 MAGIC = b"REPLAYSTORE HDF5 1\n"
 HEADS = (4096, 8192)
 JOURNAL = 12288
@@ -260,7 +260,8 @@ def front_block() -> bytes:
     """The user block of a new file. It is written out so that later journals never need new space on the
     disk."""
     block = bytearray(USERBLOCK)
-    text = MAGIC + b"The first 262144 bytes belong to replaystore; an ordinary HDF5 file follows them.\n"
+    told = f"The first {USERBLOCK} bytes belong to replaystore; an ordinary HDF5 file follows them.\n"
+    text = MAGIC + told.encode()
     block[: len(text)] = text
     block[APPLIED : APPLIED + len(pack_marker(0))] = pack_marker(0)
     return bytes(block)

@@ -3,11 +3,11 @@ reads.
 
     zarr.json                            root group; its attribute `replaystore` is the document
     steps/reward/zarr.json               array: sharded, dimension names, fill value 0
-    steps/reward/c/0                     shard 0: [index][padding to a page][chunk 0][chunk 1]…
-    journal/log/c/<commit>               a segment of the commit log (the array itself is empty: no Zarr
+    steps/reward/c.0                     shard 0: [index][padding to a page][chunk 0][chunk 1]…
+    journal/log/<commit>                 a segment of the commit log (the array itself is empty: no Zarr
                                          reader looks inside)
-    journal/tail/<slot>/c/0              raw rows of unfinished chunks of coded arrays
-    journal/log/c/lock                   held by a writer, and there as long as there is one
+    journal/tail/<slot>/c.0              raw rows of unfinished chunks of coded arrays
+    journal/log/lock                     held by a writer, and there as long as there is one
 
 Raw arrays: chunk k of a shard lies at HEADER + k * chunk_bytes, always, so that a shard is one run of rows,
 and the data of all shards, mapped side by side, are one array. Coded arrays: chunks lie one after another in
@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.containers.checks import as_number
 from replaystore.containers.codecs import crc32c
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Extent
 from replaystore.containers.zarr.hierarchy import LOG_SPEC, Hierarchy
@@ -40,6 +39,7 @@ from replaystore.containers.zarr.metadata import (
     header_bytes,
     raw_index,
     shard_name,
+    shard_number,
 )
 from replaystore.errors import CorruptError
 from replaystore.schema import tree
@@ -303,12 +303,11 @@ class ZarrContainer(Hierarchy):
     def trim(self, rows: Mapping[str, int]) -> None:
         for name, row in rows.items():
             spec = self.specs()[name]
-            for entry in self.files.list(f"{name}/c"):
-                number = as_number(entry)
-                if number is None or number * spec.shard_rows >= row:
-                    folder = self._remove_shard(name, entry, len(spec.shape))
-                    if self.files.exists(folder):  # a power cut may have lost it
-                        self._folders[folder] = None
+            for entry in self.files.list(name):
+                number = shard_number(spec, entry)
+                if entry.startswith("c.") and (number is None or number * spec.shard_rows >= row):
+                    self._remove_shard(f"{name}/{entry}")
+                    self._folders[name] = None
         left = {name for name in self.specs().keys() - rows.keys() if not tree.is_journal(name)}
         self._remove(left)
         self._folders |= {os.path.dirname(name): None for name in left}
@@ -319,35 +318,27 @@ class ZarrContainer(Hierarchy):
         spec = self.specs()[name]
         last = row // spec.shard_rows
         if since is None:
-            listed = map(as_number, self.files.list(f"{name}/c"))
+            listed = (shard_number(spec, entry) for entry in self.files.list(name))
             shards = sorted(number for number in listed if number is not None and number < last)
         else:
             shards = list(range(since // spec.shard_rows, last))
         for shard in shards:
-            self._remove_shard(name, str(shard), len(spec.shape))
+            self._remove_shard(shard_name(name, spec, shard))
             self._indexes.pop((name, shard), None)
 
-    def _remove_shard(self, name: str, entry: str, dimensions: int) -> str:
-        """Remove a file of rows, and the folders that were made for it; the folder that has lost it."""
-        file = f"{name}/c/{entry}" + "/0" * dimensions
+    def _remove_shard(self, file: str) -> None:
         self.files.remove(file)
         self._made.discard(file)
         self._ends.pop(file, None)
         self._dirty.pop(file, None)
-        folder = os.path.dirname(file)
-        for _ in range(dimensions):
-            self._folders.pop(folder, None)
-            self.files.remove_folder(folder)
-            folder = os.path.dirname(folder)
-        return folder
 
     def seal(self) -> None:
         *older, newest = self.segments()
         self._name_segments([newest], exactly=True)
         for commit in older:
-            self.files.remove(f"{LOG}/c/{commit}")
+            self.files.remove(f"{LOG}/{commit}")
         self.files.clear(TAIL)
         # What the manifest does not name must not come back.
-        self.files.sync_folders([f"{LOG}/c", os.path.dirname(TAIL)])
+        self.files.sync_folders([LOG, os.path.dirname(TAIL)])
         self._specs = None
         self.files.replace("zarr.json", as_json(consolidated(self.files)))

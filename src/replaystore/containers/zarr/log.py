@@ -54,12 +54,10 @@ class LoggedFiles:
         return self._listed() if self._named is None else self._named.segments()
 
     def _listed(self) -> list[int]:
-        return sorted(
-            number for name in self.files.list(f"{LOG}/c") if (number := as_number(name)) is not None
-        )
+        return sorted(number for name in self.files.list(LOG) if (number := as_number(name)) is not None)
 
     def begin_segment(self, commit: int, record: bytes) -> None:
-        name, first = f"{LOG}/c/{commit}", self._segment is None
+        name, first = f"{LOG}/{commit}", self._segment is None
         self._store = self._store or store_of(record)
         named = Named((*(known for known in self._listed() if known < commit), commit), self._store)
         files = {SEGMENTS: named.to_bytes(), name: record}
@@ -68,11 +66,11 @@ class LoggedFiles:
             self.files.write(file + ".new", 0, data)
         self.files.sync_files([file + ".new" for file in files])
         self.files.rename(SEGMENTS + ".new", SEGMENTS)
-        self.files.sync_folder(f"{LOG}/c")  # whoever finds the segment in the folder finds it named
+        self.files.sync_folder(LOG)  # whoever finds the segment in the folder finds it named
         self.files.rename(name + ".new", name)
         # Whatever happens now: it is there, so nothing that goes to an older one would be seen.
         self._segment = name, len(record)
-        for folder in (f"{LOG}/c", LOG) if first else (f"{LOG}/c",):  # the first one has made a folder
+        for folder in (LOG, os.path.dirname(LOG)) if first else (LOG,):  # the first one may have made it
             self._folders[folder] = None
             self.files.sync_folder(folder)
             del self._folders[folder]
@@ -91,7 +89,7 @@ class LoggedFiles:
         self._segment = name, end + len(record)
 
     def read_segment(self, commit: int, start: int = 0) -> bytes:
-        name = f"{LOG}/c/{commit}"
+        name = f"{LOG}/{commit}"
         if self._named is not None and (known := self._named.read(commit, start)) is not None:
             return known
         if not self.writable:
@@ -105,31 +103,31 @@ class LoggedFiles:
         return self.files.read(name, start, max(0, stop - start))
 
     def replace_segments(self, kept: Mapping[int, bytes], removed: Sequence[int]) -> None:
-        names = {f"{LOG}/c/{commit}": record for commit, record in kept.items()}
+        names = {f"{LOG}/{commit}": record for commit, record in kept.items()}
         for name, record in names.items():
             self.files.create(name + ".new")
             self.files.write(name + ".new", 0, record)
         self.files.sync_files([name + ".new" for name in names])
         for commit in sorted(kept, reverse=True):  # who looks for one of them meanwhile finds the old segment
-            self.files.rename(f"{LOG}/c/{commit}.new", f"{LOG}/c/{commit}")
+            self.files.rename(f"{LOG}/{commit}.new", f"{LOG}/{commit}")
         if names:
-            self.files.sync_folder(f"{LOG}/c")
+            self.files.sync_folder(LOG)
         self._name_segments([known for known in self._listed() if known not in removed])
         for commit in removed:
-            self.files.remove(f"{LOG}/c/{commit}")
-        self._folders[f"{LOG}/c"] = None
+            self.files.remove(f"{LOG}/{commit}")
+        self._folders[LOG] = None
 
     def cut_segment(self, commit: int, length: int) -> None:
-        name = f"{LOG}/c/{commit}"
+        name = f"{LOG}/{commit}"
         listed = self._listed()
         self._name_segments([known for known in listed if known <= commit])
         for later in listed:
             if later > commit:
-                self.files.remove(f"{LOG}/c/{later}")
+                self.files.remove(f"{LOG}/{later}")
         if self.files.size(name) > length:
             self.files.resize(name, length)
         self._dirty[name] = None  # whole or cut: a killed writer may not have synced what it says
-        self._folders[f"{LOG}/c"] = None
+        self._folders[LOG] = None
         self._segment = name, length
 
     def _name_segments(self, there: Sequence[int], *, exactly: bool = False) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.containers.checks import MOST_JSON, is_count, load_json
+from replaystore.containers.checks import MOST_JSON, as_number, is_count, load_json
 from replaystore.containers.codecs import crc32c, parse_codec, zarr_codecs
 from replaystore.containers.protocol import PAGE, ArraySpec, ChunkEntry, sound_spec
 from replaystore.errors import CorruptError
@@ -31,14 +31,16 @@ __all__ = [
     "group_metadata",
     "header_bytes",
     "raw_index",
+    "shard_key",
     "shard_name",
+    "shard_number",
     "spec_of",
     "with_checksum",
     "with_copies",
 ]
 
 NOWHERE = 2**64 - 1
-MANIFEST = f"{LOG}/c/manifest-sha256.txt"
+MANIFEST = f"{LOG}/manifest-sha256.txt"
 """What a sealed store has, and no other."""
 SHOWN = "replaystore_shown"
 """The attribute of the root of a `zarr_store()`, which no store has: the commit that is shown, and which row
@@ -65,8 +67,19 @@ def header_bytes(spec: ArraySpec) -> int:
 
 
 def shard_name(name: str, spec: ArraySpec, shard: int) -> str:
-    """The file of a shard: Zarr's default chunk keys."""
-    return f"{name}/c/{shard}" + "/0" * len(spec.shape)
+    """The file of a shard: Zarr's default chunk keys, whose separator makes no folders."""
+    return f"{name}/{shard_key(spec, shard)}"
+
+
+def shard_key(spec: ArraySpec, shard: int) -> str:
+    """The name of a shard in the folder of its array."""
+    return f"c.{shard}" + ".0" * len(spec.shape)
+
+
+def shard_number(spec: ArraySpec, key: str) -> int | None:
+    """The shard that has this name; None: none has."""
+    number = as_number(key.split(".", 2)[1]) if key.startswith("c.") else None
+    return number if number is not None and key == shard_key(spec, number) else None
 
 
 def consolidated(files: Reads) -> dict[str, Any]:
@@ -175,7 +188,7 @@ def _array_metadata(
         "shape": [rows, *spec.shape],
         "data_type": spec.dtype.name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk_rows, *spec.shape]}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": zero,
         "codecs": list(codecs),
         "dimension_names": [

@@ -21,9 +21,7 @@ from replaystore.storage.protocol import FIRST_BYTES, Reads
 
 __all__ = ["NamedLog"]
 
-_LISTED = re.compile(
-    rb"[0-9a-f]{64}  " + re.escape(LOG.encode()) + rb"/c/(0|[1-9][0-9]{0,17})$", re.MULTILINE
-)
+_LISTED = re.compile(rb"[0-9a-f]{64}  " + re.escape(LOG.encode()) + rb"/(0|[1-9][0-9]{0,17})$", re.MULTILINE)
 
 LOOKS = 16
 """How often it is looked again where the newest segment is gone, and others are named meanwhile."""
@@ -64,7 +62,7 @@ class NamedLog:
         if self._newest is not None and self._newest[0] == commit and not start:
             data, self._newest = self._newest[1], None
             return data
-        name = f"{LOG}/c/{commit}"
+        name = f"{LOG}/{commit}"
         try:
             data = self._files.read(name, start, MOST_BYTES)
         except FileNotFoundError:
@@ -79,7 +77,7 @@ class NamedLog:
         and not read is forgotten: it says what was."""
         for name in self._announced:
             self._files.forget(name)
-        places = [(f"{LOG}/c/{commit}", start, MOST_BYTES) for commit, start in starts.items()]
+        places = [(f"{LOG}/{commit}", start, MOST_BYTES) for commit, start in starts.items()]
         self._announced = [name for name, _, _ in places]
         self._files.fetch_ahead([*(self.watched if look else ()), *places])
 
@@ -109,7 +107,7 @@ class NamedLog:
 
     def _read_newest(self, commit: int, *, begun: bool) -> bool:
         """Read a segment that was not seen before; whether it is there."""
-        name = f"{LOG}/c/{commit}"
+        name = f"{LOG}/{commit}"
         own = [(self._metadata_name, 0, FIRST_BYTES)] if begun and self._metadata_name else []
         self._files.fetch_ahead([(name, 0, MOST_BYTES), *own])
         try:

@@ -1,6 +1,6 @@
 """Which segments the commit log has, for readers that cannot ask what is in its folder: one small file in it.
 
-    journal/log/c/segments   one record in the form of the log's: {"segments": [commit, …], "store": name}
+    journal/log/segments   one record in the form of the log's: {"segments": [commit, …], "store": name}
 
 A writer replaces it, durably, *before* a new segment gets its name, and before one is removed: so the last
 one that it names may not be there yet, or not any more, and all others are. Whoever reads it then reads the
@@ -21,7 +21,7 @@ from replaystore.schema.tree import LOG
 
 __all__ = ["MOST_NAMES", "SEGMENTS", "Named", "named_by", "store_of"]
 
-SEGMENTS = f"{LOG}/c/segments"
+SEGMENTS = f"{LOG}/segments"
 MOST_NAMES = 8 << 20
 """Bytes of the file: some ten for each segment."""
 _WRONG = (KeyError, TypeError, ValueError, AttributeError, RecursionError, struct.error)

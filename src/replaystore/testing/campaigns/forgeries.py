@@ -285,5 +285,5 @@ def _seal_again(path: Path, changes: Mapping[str, bytes | None]) -> None:
 
 
 def _pack(folder: Path, target: Path) -> None:
-    lock = frozenset({"journal/log/c/lock"})
+    lock = frozenset({"journal/log/lock"})
     pack(Files(os.fspath(folder), writable=False), os.fspath(target), leave_out=lock)
