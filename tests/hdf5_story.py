@@ -31,7 +31,7 @@ ALL = {
         f"steps/{code}": ArraySpec(np.dtype(code), (3,), 32)
         for code in ("i1", "u2", "f2", "f8", "c8", "c16", "?")
     },
-    "parts/start": ArraySpec(np.dtype("i8"), (), 128, chunks_per_shard=64, journaled=True, dimension="part"),
+    "parts": ArraySpec(np.dtype("i8"), (6,), 128, chunks_per_shard=64, journaled=True, dimension="part"),
     "trajectories/score": ArraySpec(
         np.dtype("f8"), (), 128, journaled=True, mutable=True, dimension="trajectory"
     ),

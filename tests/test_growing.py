@@ -13,7 +13,7 @@ from test_writer_rows import SCHEMA, Playing, Script, scripts
 
 import replaystore as rs
 from replaystore.buffers.growing import Growing
-from replaystore.trajectories.columns import PARTS
+from replaystore.schema import tree
 
 NAMES = ("observation/at", "observation/far")
 _names = (f"memory:growing-{number}" for number in itertools.count())
@@ -37,14 +37,14 @@ def shown(buffer: rs.Buffer) -> dict[str, Any]:
     """The same of the newest commit, read by somebody else."""
     with rs.open(buffer.location) as reader:
         store = reader.store
-        columns = [store.table(f"parts/{name}") for name in PARTS]
+        parts = store.table(tree.PARTS)
         opened = [entry for entry in reader.open_trajectories() if entry.part_length]
-        found: dict[str, Any] = {"closed": np.stack(columns, axis=1).tolist(), "stop": store.rows("steps")}
+        found: dict[str, Any] = {"closed": parts.tolist(), "stop": store.rows("steps")}
         found |= {"start": [entry.part_start for entry in opened]}
         found |= {"length": [entry.part_length for entry in opened]}
         found |= {name: [getattr(one, name) for one in opened] for name in ("stride", "trajectory", "offset")}
         found["followed"] = [entry.following is not None for entry in opened]
-        numbers = columns[5][columns[5] >= 0]
+        numbers = parts[parts[:, 5] >= 0, 5]
         for name in NAMES:
             known = [entry.following[name].tolist() for entry in opened if entry.following is not None]
             found[f"following {name}"] = known

@@ -43,7 +43,7 @@ FILES = (
     *(
         "steps/observation/camera/c.0.0.0",
         "checksums/steps/reward/c.0",
-        "parts/start/c.0",
+        "parts/c.0.0",
         "journal/tail/0/c.0",
         "journal/log/lock",
     ),
@@ -119,7 +119,7 @@ def test_what_is_no_file_is_an_error_at_once(stores: dict[str, Specimen], kind: 
     names = (
         [""]
         if store.path.is_file()
-        else ["zarr.json", "steps/reward/c.0", "steps/reward/zarr.json", "parts/start/c.0", "steps"]
+        else ["zarr.json", "steps/reward/c.0", "steps/reward/zarr.json", "parts/c.0.0", "steps"]
     )
     for name in names:
         assert treated(store, {name: what}, actions=("append", "repair"), strict=name != "") == []

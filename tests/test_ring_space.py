@@ -147,7 +147,7 @@ def rows_of_tables(path: Path) -> dict[str, int]:
 def test_tables_of_a_ring_are_as_long_as_its_window(
     ring: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    monkeypatch.setattr(committing, "SEGMENT_BYTES", 1 << 13)
+    monkeypatch.setattr(committing, "SEGMENT_BYTES", 5 << 10)
     with rs.create(ring, SCHEMA, capacity=CAPACITY, durability="none") as buffer:
         sizes = []
         for first in range(0, 64 * CAPACITY, 512):

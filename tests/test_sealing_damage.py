@@ -78,7 +78,7 @@ def test_files_that_changed_places_are_noticed(archive: Path) -> None:
     pairs = [
         ("steps/terminated/zarr.json", "steps/reward/zarr.json"),
         ("steps/terminated/c.0", "steps/truncated/c.0"),
-        ("parts/start/c.0", "parts/length/c.0"),
+        ("trajectories/length/c.0", "trajectories/env/c.0"),
         ("steps/observation/c.0.0.0", "final/observation/c.0.0.0"),
         ("zarr.json", "steps/zarr.json"),
     ]

@@ -24,6 +24,7 @@ from replaystore.formats.blocks import blocks_of
 from replaystore.formats.options import Options
 from replaystore.location import Location
 from replaystore.testing import Contents, samples
+from replaystore.trajectories.columns import PARTS
 from replaystore.views.foreign_ring import ring_of, survives
 
 _names = (f"memory:strides-{number}" for number in itertools.count())
@@ -258,7 +259,7 @@ def test_a_zarr_hierarchy_of_a_ring_has_the_parts_that_are_kept(tmp_path: Path) 
     world = World([0, 1, 2] * 20 + [0, 1, None] * 3, [3] * 69)
     with record(str(tmp_path / "a.zarr"), world, capacity=25) as buffer:
         group = zarr.open_group(buffer.zarr_store(), mode="r")
-        columns = {name: group[f"parts/{name}"][:] for name in ("start", "length", "stride", "offset")}
+        columns = dict(zip(PARTS, group["parts"][:].T, strict=True))
         order = np.argsort(columns["start"])
         assert buffer.first_row == 44
         assert columns["start"][order].tolist() == [0, 1, 2]

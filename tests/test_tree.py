@@ -42,6 +42,7 @@ def test_arrays_are_named_after_fields_and_columns(name: str) -> None:
     assert tree.is_checksums(tree.checksums(tree.steps(name)))
     assert tree.is_journal(tree.tail(1))
     assert tree.is_journal(tree.LOG)
+    assert tree.group_of(tree.PARTS) == tree.PARTS
     assert not tree.is_journal(tree.steps(name))
 
 
@@ -53,7 +54,8 @@ def test_a_new_store_has_the_columns_of_the_list_and_no_others() -> None:
         specs = buffer._store.specs()
         shown = [name for name in buffer.trajectories.columns if name != "open"]
 
-    assert {n for n in specs if tree.group_of(n) == "parts"} == set(map(tree.parts, PARTS))
+    assert {n for n in specs if tree.group_of(n) == "parts"} == {tree.PARTS}
+    assert specs[tree.PARTS].shape == (len(PARTS),)
     assert {n for n in specs if tree.is_trajectories(n)} == set(map(tree.trajectories, TRAJECTORIES))
     assert shown == list(TRAJECTORIES)
     assert all(specs[tree.trajectories(name)].dtype == dtype for name, dtype in TRAJECTORIES.items())

@@ -76,7 +76,7 @@ def test_what_is_no_key_has_no_value(tmp_path: Path, small_chunks: None) -> None
 def test_ranges_of_bytes(tmp_path: Path) -> None:
     with opened("live.zarr", tmp_path, small()) as buffer:
         store = buffer.zarr_store()
-        for key in ("zarr.json", "steps/reward/c.0", "steps/observation/camera/c.0.0.0", "parts/start/c.0"):
+        for key in ("zarr.json", "steps/reward/c.0", "steps/observation/camera/c.0.0.0", "parts/c.0.0"):
             whole = value(store, key)
             assert whole is not None
             parts = {

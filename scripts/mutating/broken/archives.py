@@ -13,7 +13,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "archive-manifest-before-removal-is-synced",
         ZARR,
-        'self.files.sync_folders([LOG, os.path.dirname(TAIL)])',
+        "self.files.sync_folders([LOG, os.path.dirname(TAIL)])",
         "pass",
         "what sealing removes is gone for good before the manifest is written",
         (

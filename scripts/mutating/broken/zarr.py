@@ -10,7 +10,7 @@ ZARR = "src/replaystore/containers/zarr/container.py"
 LOG = "src/replaystore/containers/zarr/log.py"
 NAMED = '        self.files.rename(SEGMENTS + ".new", SEGMENTS)\n'
 NAMING_SYNCED = (
-    '        self.files.sync_folder(LOG)  # whoever finds the segment in the folder finds it named\n'
+    "        self.files.sync_folder(LOG)  # whoever finds the segment in the folder finds it named\n"
 )
 GOT_ITS_NAME = '        self.files.rename(name + ".new", name)\n'
 POWER = "test_power_loss.py::test_no_power_cut_loses_what_was_acknowledged"

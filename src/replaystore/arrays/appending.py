@@ -374,7 +374,8 @@ class Appender(StoreReader):
             for name, array in arrays.items():
                 if name.startswith(prefix):
                     return array.rows
-        return next((rows for name, rows in self._table_rows.items() if name.startswith(prefix)), 0)
+        tables = self._table_rows.items()
+        return next((rows for name, rows in tables if name == group or name.startswith(prefix)), 0)
 
     def table_specs(self) -> dict[str, ArraySpec]:
         """The journaled arrays, those of no commit yet included."""
@@ -389,8 +390,7 @@ class Appender(StoreReader):
 
     def _row_counts(self, group: str) -> dict[str, int]:
         """The rows of each array of a group, uncommitted ones included."""
-        prefix = group + "/"
-        return {name: rows for name, rows in self._all_rows() if name.startswith(prefix)}
+        return {name: rows for name, rows in self._all_rows() if tree.group_of(name) == group}
 
     def _sync(self, *, always: bool = False) -> None:
         """Make all that was written durable; without durability, only what `always` has to be."""

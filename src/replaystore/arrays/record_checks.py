@@ -116,7 +116,10 @@ def check_record(meta: Any, blobs: Mapping[str, bytes]) -> None:
         )
     arrays = meta["arrays"] if base else meta.get("arrays", {})
     _refuse(
-        not all(name.count("/") > 0 and {"", ".", ".."}.isdisjoint(name.split("/")) for name in arrays),
+        not all(
+            (name.count("/") > 0 or name == tree.PARTS) and {"", ".", ".."}.isdisjoint(name.split("/"))
+            for name in arrays
+        ),
         "names of arrays",
     )
     _refuse(any(name.partition(":")[0] not in KINDS for name in blobs), "bytes of no known kind")

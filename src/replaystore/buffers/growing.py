@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from replaystore.buffers.recorder import Recorder
 from replaystore.schema import tree
-from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.growth import OpenParts
+from replaystore.views.shown import stored_parts
 
 __all__ = ["Growing"]
 
@@ -39,11 +39,9 @@ class Growing:
         self._version, self._opened = -1, (none, none, none, none)
         """What the parts that still grow are, as long as all that is open has steps, and nothing else is:
         first rows, strides, trajectories and offsets."""
-        columns = [store.table(tree.parts(name)) for name in PARTS]
-        count = store.rows(tree.parts("start"))
-        waiting = recorder.assembler.pending.parts
-        self._parts = np.concatenate([np.stack(columns, axis=1).astype(np.int64), *waiting])
-        self._base = count - len(columns[0])
+        committed = stored_parts(store)
+        self._parts = np.concatenate([committed, *recorder.assembler.pending.parts])
+        self._base = store.rows(tree.PARTS) - len(committed)
         """The number of the first part in `_parts`, of which `_count` count."""
         self._count = len(self._parts)
         pending = recorder.assembler.pending

@@ -10,7 +10,7 @@ store. It can be used on a store that no `Buffer` has open, such as one that is 
     recorder.commit()
 
 Invariants:
-1. Nothing else writes rows of `parts/` and `trajectories/`; tables that are known whole, since they were
+1. Nothing else writes rows of `parts` and `trajectories/`; tables that are known whole, since they were
    those of another store, go to a new one through `put_tables` (tables.py).
 2. Rows are handed to the store before they are counted. If the store refuses them, nothing was recorded, and
    the same call may be made again.

@@ -1,4 +1,4 @@
-"""Rows of `parts/` and `trajectories/` on their way to a store."""
+"""Rows of `parts` and `trajectories/` on their way to a store."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ __all__ = ["put_tables", "store_tables"]
 def store_tables(store: ArrayStore, pending: Pending) -> None:
     """Hand the rows of tables that are pending to a store."""
     if pending.parts:
-        parts = np.concatenate(pending.parts)
-        columns = zip(PARTS.items(), parts.T, strict=True)
-        store.append_table({tree.parts(name): column.astype(dtype) for (name, dtype), column in columns})
+        store.append_table({tree.PARTS: np.concatenate(pending.parts)})
     if pending.trajectories:
         rows = pending.columns()
         for stored, spec in store.table_specs().items():
@@ -48,8 +46,7 @@ def put_tables(store: ArrayStore, parts: Parts, columns: Mapping[str, NDArray[An
     The caller answers for the rows that they speak of, and for what the commit keeps (`NOTHING` has its
     keys)."""
     specs = store.container.specs()
-    for name in PARTS:
-        append_rows(store, tree.parts(name), getattr(parts, name))
+    append_rows(store, tree.PARTS, np.stack([getattr(parts, name) for name in PARTS], axis=1))
     for name, column in columns.items():
         stored = tree.trajectories(name)
         append_rows(store, stored, np.asarray(column, specs[stored].dtype))

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from replaystore.errors import SchemaError
 from replaystore.schema import tree
-from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.opened import Open, to_numbers
 from replaystore.trajectories.parts import Parts
 from replaystore.trajectories.table import Trajectories
 from replaystore.views.reader import BufferReader
+from replaystore.views.shown import stored_parts
 
 __all__ = ["Excerpt", "chosen", "selection", "whole"]
 
@@ -94,7 +94,7 @@ def whole(buffer: BufferReader, observations: Sequence[str]) -> Excerpt:
     """Everything that a buffer shows; of observations only these fields."""
     store, first = buffer.store, buffer.first_row
     stop, extra = first + len(buffer), store.state.extra
-    start, length, stride, trajectory, offset, final = (store.table(tree.parts(name)) for name in PARTS)
+    start, length, stride, trajectory, offset, final = np.ascontiguousarray(stored_parts(store).T)
     cut = -(-np.maximum(first - start, 0) // stride)
     kept = cut < length
     finals = np.arange(extra["finals"]) if not first else np.unique(final[kept & (final >= 0)])

@@ -1,7 +1,7 @@
 """Where a store keeps what: the names of its arrays, and of nothing else are they spelled.
 
     steps/<field path>               one row a step
-    parts/<column>                   one row a part
+    parts                            one row a part, of a number for each column
     final/<observation field path>   one row a final observation
     trajectories/<column>            one row an ended trajectory
     checksums/<array>                one number a complete chunk of an array of rows
@@ -21,6 +21,7 @@ from replaystore.schema.names import escape, escape_path, unescape
 __all__ = [
     "DIMENSIONS",
     "LOG",
+    "PARTS",
     "TAIL",
     "changed_by",
     "changes_of",
@@ -34,13 +35,14 @@ __all__ = [
     "is_final",
     "is_journal",
     "is_trajectories",
-    "parts",
     "steps",
     "tail",
     "trajectories",
 ]
 
 LOG, TAIL = "journal/log", "journal/tail"
+PARTS = "parts"
+"""The table of parts, the one array that is its own group."""
 DIMENSIONS = {
     "steps": "step",
     "parts": "part",
@@ -61,11 +63,6 @@ def steps(field: str) -> str:
 def final(field: str) -> str:
     """The array of the final observations of a field."""
     return "final/" + escape_path(field)
-
-
-def parts(column: str) -> str:
-    """The array of a column of the table of parts."""
-    return "parts/" + column
 
 
 def trajectories(column: str) -> str:

@@ -55,9 +55,7 @@ def changed_log(data: bytes, draw: random.Random) -> tuple[str, bytes]:
     elif way < 0.94:
         blobs.append(
             [
-                draw.choice(
-                    ("rows:x", "at:steps/action", "keep:", "x", "mutable:parts/start", "grow:steps/x")
-                ),
+                draw.choice(("rows:x", "at:steps/action", "keep:", "x", "mutable:parts", "grow:steps/x")),
                 8,
                 bytes(8),
             ]

@@ -13,10 +13,8 @@ import numpy as np
 
 __all__ = ["CHANGING", "PARTS", "RETURN", "TRAJECTORIES"]
 
-PARTS: dict[str, np.dtype[Any]] = dict.fromkeys(
-    ("start", "length", "stride", "trajectory", "offset", "final"), np.dtype("<i8")
-)
-"""Columns of `parts/`."""
+PARTS = ("start", "length", "stride", "trajectory", "offset", "final")
+"""Columns of `parts`, int64."""
 RETURN = "return"
 """The column that only buffers with rewards have; its rows have the shape of a return."""
 TRAJECTORIES: dict[str, np.dtype[Any]] = {

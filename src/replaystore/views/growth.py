@@ -16,12 +16,11 @@ from replaystore.trajectories.checks import check_parts
 from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.growth import OpenParts
 from replaystore.trajectories.opened import COLUMNS, Open, followed
-from replaystore.views.shown import Shown
+from replaystore.views.shown import Shown, stored_parts
 
 __all__ = ["CommitGrowth"]
 
 Rows = NDArray[np.int64]
-NAMES = [tree.parts(name) for name in PARTS]
 OF_PARTS = [COLUMNS.index(name) for name in ("part_start", "part_length", "stride", "trajectory", "offset")]
 PART_LENGTH = COLUMNS.index("part_length")
 FIXED = np.array([at for at in range(len(COLUMNS) + 1) if at != PART_LENGTH])
@@ -63,20 +62,19 @@ class CommitGrowth:
     @property
     def oldest_part(self) -> int:
         """As `Growth.oldest_part`."""
-        return self._shown.store.first(NAMES[0])
+        return self._shown.store.first(tree.PARTS)
 
     @property
     def closed_parts(self) -> int:
         """As `Growth.closed_parts`."""
-        return self._shown.store.rows(NAMES[0])
+        return self._shown.store.rows(tree.PARTS)
 
     def closed(self, since: int) -> Rows:
         """As `Growth.closed`."""
         store = self._shown.store
-        skip = since - store.first(NAMES[0])
-        columns = [store.table(name)[skip:] for name in NAMES]
-        self._check(columns)
-        return np.stack(columns, axis=1)
+        parts = stored_parts(store)[since - store.first(tree.PARTS) :]
+        self._check(list(parts.T))
+        return parts
 
     def opened(self) -> OpenParts:
         """As `Growth.opened`."""

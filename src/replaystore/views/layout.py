@@ -55,8 +55,7 @@ def array_specs(
 ) -> dict[str, ArraySpec]:
     """The arrays of an empty buffer, by stored name: steps, parts, final observations and trajectories."""
     specs = field_specs(schema.fields, layout, capabilities, capacity=capacity, storage=storage)
-    for name, dtype in PARTS.items():
-        specs[tree.parts(name)] = table_spec(dtype, dimension=tree.DIMENSIONS["parts"])
+    specs[tree.PARTS] = table_spec(np.int64, shape=(len(PARTS),), dimension=tree.DIMENSIONS["parts"])
     for name in schema.names("observation"):
         specs[tree.final(name)] = _final_spec(schema.fields[name], capabilities)
     rewarded = bool(schema.names("reward"))

@@ -28,7 +28,7 @@ from replaystore.trajectories.opened import COLUMNS, Open, check_numbers, follow
 from replaystore.trajectories.parts import Parts
 from replaystore.trajectories.table import Trajectories
 
-__all__ = ["Shown"]
+__all__ = ["Shown", "stored_parts"]
 
 
 class Shown:
@@ -120,20 +120,15 @@ class Shown:
         """As `parts`, with the rows of parts that a ring has dropped, as long as the tables tell of them."""
         self.check_open()
         if self._whole is None:
-            stored = [_fixed(self._store, tree.parts(name)) for name in PARTS]
+            stored = stored_parts(self._store)
             opened = [entry for entry in self.opened() if entry.part_length]
             rows = [[e.part_start, e.part_length, e.stride, e.trajectory, e.offset, -1] for e in opened]
-            columns = stored
             if opened:
-                columns = [
-                    np.concatenate([known, [row[at] for row in rows]]).astype(np.int64)
-                    for at, known in enumerate(stored)
-                ]
-            if not (columns[0][1:] > columns[0][:-1]).all():
-                order = np.argsort(columns[0], kind="stable")
-                columns = [column[order] for column in columns]
+                stored = np.concatenate([stored, np.array(rows, np.int64)])
+            if not (stored[1:, 0] > stored[:-1, 0]).all():
+                stored = stored[np.argsort(stored[:, 0], kind="stable")]
             self._whole = check_parts(
-                columns,
+                list(np.ascontiguousarray(stored.T)),
                 rows=self._stop,
                 finals=self._store.state.lengths.get("final", 0),
                 where=self.where,
@@ -361,9 +356,11 @@ class Shown:
         self._columns, self._fields = {}, {}
 
 
-def _fixed(store: StoreReader, name: str) -> NDArray[Any]:
-    """A table that every buffer has."""
-    table = store.table(name) if name in store.state.arrays else None
-    if table is None or table.dtype != np.int64 or table.ndim != 1:
-        raise CorruptError(f"{store}: the table {name} of int64 numbers is missing; run `replaystore repair`")
+def stored_parts(store: StoreReader) -> NDArray[np.int64]:
+    """The table of parts, shape (n, 6), in the order in which they ended."""
+    table = store.table(tree.PARTS) if tree.PARTS in store.state.arrays else None
+    if table is None or table.dtype != np.int64 or table.shape[1:] != (len(PARTS),):
+        raise CorruptError(
+            f"{store}: the table {tree.PARTS} of int64 numbers is missing; run `replaystore repair`"
+        )
     return table

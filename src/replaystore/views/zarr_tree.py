@@ -12,7 +12,7 @@ Invariants:
 1. A chunk that the metadata speak of has bytes, or getting it raises an error: a reader of Zarr takes a chunk
    that is missing for fill values.
 2. Row 0 of `steps/` is the oldest step that is kept. In a ring, the tables of parts and of trajectories are
-   those of the steps that are kept, and `parts/start` counts from that row 0.
+   those of the steps that are kept, and the column `start` of parts counts from that row 0.
 3. Nothing is copied that can be shown as it lies: rows that are mapped are views of their files.
 """
 
@@ -42,6 +42,7 @@ from replaystore.containers.zarr.metadata import (
 )
 from replaystore.schema import tree
 from replaystore.views.reader import BufferReader
+from replaystore.views.shown import stored_parts
 
 __all__ = ["METADATA", "ZarrTree"]
 
@@ -241,20 +242,17 @@ def _arrays(view: BufferReader) -> Iterator[_Shown]:
 def _kept_tables(view: BufferReader) -> dict[str, NDArray[Any]]:
     """The tables of parts and of trajectories without the rows that are about dropped steps alone."""
     store, first = view.store, view.first_row
-    parts = {name: store.table(name) for name in store.specs() if tree.group_of(name) == "parts"}
-    stride = parts[tree.parts("stride")]
-    cut = -(-np.maximum(first - parts[tree.parts("start")], 0) // stride)
-    kept = cut < parts[tree.parts("length")]
-    moved = {"start": cut * stride - first, "length": -cut, "offset": cut}
-    for column, by in moved.items():
-        parts[tree.parts(column)] = parts[tree.parts(column)] + by
-    final = parts[tree.parts("final")]
+    start, length, stride, trajectory, offset, final = stored_parts(store).T
+    cut = -(-np.maximum(first - start, 0) // stride)
+    kept = cut < length
     kept_finals = store.state.dropped.get("final", 0)  # row 0 is the first that is kept
-    parts[tree.parts("final")] = np.where(final >= 0, final - kept_finals, -1)
-    found = {name: table[kept] for name, table in parts.items()}
-    numbers = store.table(tree.trajectories("trajectory"))
-    told = np.isin(numbers, found[tree.parts("trajectory")])
-    return found | {name: store.table(name)[told] for name in store.specs() if tree.is_trajectories(name)}
+    final = np.where(final >= 0, final - kept_finals, -1)
+    parts = np.stack(
+        [start + cut * stride - first, length - cut, stride, trajectory, offset + cut, final], axis=1
+    )
+    told = np.isin(store.table(tree.trajectories("trajectory")), trajectory[kept])
+    names = [name for name in store.specs() if tree.is_trajectories(name)]
+    return {tree.PARTS: parts[kept]} | {name: store.table(name)[told] for name in names}
 
 
 def _described_by(key: str) -> str | None:
