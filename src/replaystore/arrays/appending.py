@@ -58,6 +58,8 @@ class RawArray:
     spec: ArraySpec
     rows: int
     crc: int = 0
+    unsummed: bool = False
+    """Its checksums have no array yet: none of its chunks has been complete."""
 
 
 @dataclass
@@ -88,6 +90,8 @@ class Appender(StoreReader):
         self._changes: dict[str, list[tuple[NDArray[np.int64], NDArray[np.uint8]]]] = {}
         self._entries: dict[str, dict[int, ChunkEntry]] = {}
         self._new_arrays: dict[str, ArraySpec] = {}
+        self._checksums_spec = CHECKSUMS_SPEC
+        """How the checksums of an array's chunks are stored, from its first complete chunk on."""
         self._new_pieces: dict[str, list[Piece]] = {}
         self._tail_reset = False
         self._tail_slot, self._tail_used = 0, 0
@@ -112,20 +116,14 @@ class Appender(StoreReader):
         *,
         fill: Mapping[str, NDArray[Any]] | None = None,
         lacking: Collection[str] = (),
-        checksums: ArraySpec = CHECKSUMS_SPEC,
     ) -> None:
         """Add arrays. In a group that has rows already, the new array gets as many, all of them the one row
         `fill` (default zeros); of those that are `lacking`, which the caller appends, those that are kept.
-        `checksums`: how those of the arrays' chunks are stored.
 
         They are part of the store from the next commit on."""
         with self.lock, self.storage("create arrays"):
             there = {group: self.next_row(group) for group in {tree.group_of(name) for name in specs}}
-            everything = dict(specs)
-            for name, spec in specs.items():
-                if not spec.journaled:
-                    everything[tree.checksums(name)] = checksums
-            self._create(everything)
+            self._create(specs)
         try:
             with self.lock, self.storage("create arrays"):  # room for all of them at once
                 self.container.reserve(
@@ -158,7 +156,7 @@ class Appender(StoreReader):
             if spec.journaled:
                 self._table_rows[name] = 0
             elif spec.codec is None:
-                self._raw[name] = RawArray(spec, 0)
+                self._raw[name] = RawArray(spec, 0, unsummed=not tree.is_journal(name))
             else:
                 chunk = np.zeros((spec.chunk_rows, spec.row_bytes), np.uint8)
                 self._coded[name] = CodedArray(spec, self.container.codec(spec), 0, chunk, kept=0)
@@ -192,7 +190,7 @@ class Appender(StoreReader):
                 self._store_chunks()
             raw: list[tuple[str, RawArray, Any, int]] = []
             coded: list[tuple[str, Flat, int]] = []
-            room: dict[str, int] = {}
+            room, unsummed = dict[str, int](), list[str]()
             for name, rows in columns.items():
                 data, number = rows, count
                 if not isinstance(data, bytes):
@@ -205,6 +203,10 @@ class Appender(StoreReader):
                 else:
                     raw.append((name, array, data, number))
                     room[name] = array.rows + number
+                    if array.unsummed and array.rows + number >= array.spec.chunk_rows:
+                        unsummed.append(name)
+            if unsummed:
+                self._make_checksums(unsummed)
             self.container.reserve(room)
             for name, array, data, _ in raw:
                 self.container.write_rows(name, array.rows, memoryview(data))
@@ -267,13 +269,25 @@ class Appender(StoreReader):
             self._changes.setdefault(name, []).append((np.asarray(at, np.int64), values))
 
     def _add_checksums(self, name: str, checksums: Sequence[int]) -> None:
+        self._make_checksums([name])
         self.append_table({tree.checksums(name): np.array(checksums, np.uint32)})
+
+    def _make_checksums(self, names: Iterable[str]) -> None:
+        """Make the arrays of the checksums of these arrays, unless they are there."""
+        summed = {tree.checksums(name): self._checksums_spec for name in names}
+        missing = {stored: spec for stored, spec in summed.items() if stored not in self._table_rows}
+        if missing:
+            self._create(missing)
+        for name in names:
+            if name in self._raw:
+                self._raw[name].unsummed = False
 
     def _store_chunks(self) -> None:
         """Store what is encoded; indexes of shards that are complete by it are written too."""
         ready = self._encoder.encoded
         if not ready:
             return
+        self._make_checksums(ready)
         placed = self.container.write_chunks(
             {name: {n: data for n, (data, _) in chunks.items()} for name, chunks in ready.items()}
         )

@@ -44,8 +44,10 @@ class ArrayStore(Reverter):
         state = State(store=uuid.uuid4().hex, time=now(), extra=dict(extra), more=dict(more or {}))
         store = cls(container, state, durable=durable)
         most = max((spec.chunks_per_shard for spec in specs.values()), default=1)
-        short = replace(CHECKSUMS_SPEC, chunk_rows=min(most, CHECKSUMS_SPEC.chunk_rows), chunks_per_shard=1)
-        store.create_arrays(specs, checksums=short if sealed else CHECKSUMS_SPEC)
+        if sealed:
+            rows = min(most, CHECKSUMS_SPEC.chunk_rows)
+            store._checksums_spec = replace(CHECKSUMS_SPEC, chunk_rows=rows, chunks_per_shard=1)
+        store.create_arrays(specs)
         store.keep(commits=commits, named=named)
         for setting, value in store._settings.items():
             setattr(store.state, setting, value)

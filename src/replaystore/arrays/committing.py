@@ -91,7 +91,7 @@ class Committer(Changer):
             with self.state_lock:
                 self.state.apply(meta, blobs)
                 self.state.end += len(record)
-            fresh = any(not tree.is_journal(name) for name in self._new_arrays)
+            fresh = any(map(_counted, self._new_arrays))
             self._forget_pending()
         # The commit is made; what tidies up after it is tried again by the next one.
         with suppress(StorageError, OSError):

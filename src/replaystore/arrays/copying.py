@@ -147,8 +147,8 @@ def raw_chunks(
     unit = container.capabilities.run_rows(spec)
     aligned = first * spec.chunk_rows // unit * unit
     buffers = np.empty((2, max(1, RAW_BYTES // spec.chunk_bytes) * spec.chunk_bytes), np.uint8)
-    since = store.first(tree.checksums(name))
-    expected = store.table(tree.checksums(name)).tolist()
+    since, sums = store.checksums(name)
+    expected = sums.tolist()
     places = [
         (extent.object, extent.offset + at, min(buffers.shape[1], extent.length - at))
         for extent, begin in _raw_extents(store, name, aligned, stop)

@@ -219,9 +219,15 @@ class StoreReader(Past):
         first, known = self._checksums.get(name) or (0, None)
         if known is None or not first <= chunk < first + len(known):
             with self.state_lock:
-                stored = tree.checksums(name)
-                first, known = self._checksums[name] = self.first(stored), self.table(stored)
+                first, known = self._checksums[name] = self.checksums(name)
         return int(known[chunk - first]) if first <= chunk < first + len(known) else None
+
+    def checksums(self, name: str) -> tuple[int, NDArray[Any]]:
+        """The first chunk of an array whose checksum is kept, and those of the complete ones from it on."""
+        stored = tree.checksums(name)
+        if stored not in self.state.arrays and not self.rows(stored):
+            return 0, np.empty(0, np.uint32)
+        return self.first(stored), self.table(stored)
 
     def tail(self, name: str) -> tuple[int, NDArray[Any]]:
         """The unfinished chunk of an array that is read by chunks: (its first row, its rows).

@@ -58,7 +58,8 @@ class Resumer(Committer):
             if spec.journaled:
                 self._table_rows[name] = rows
             elif spec.codec is None:
-                self._raw[name] = RawArray(spec, rows, self.state.partial.get(name, 0))
+                unsummed = not tree.is_journal(name) and tree.checksums(name) not in self.state.arrays
+                self._raw[name] = RawArray(spec, rows, self.state.partial.get(name, 0), unsummed)
             else:
                 self._coded[name] = self._open_coded(name, spec, rows, empty)
         self._resume_tails()

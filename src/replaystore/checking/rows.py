@@ -14,7 +14,6 @@ from replaystore.checking.findings import Findings
 from replaystore.containers.codecs import crc32c
 from replaystore.containers.protocol import ArraySpec, ChunkEntry
 from replaystore.errors import CorruptError, ReplayStoreError
-from replaystore.schema import tree
 
 __all__ = ["check_coded", "check_raw"]
 
@@ -25,7 +24,7 @@ def check_raw(findings: Findings, store: StoreReader, name: str, spec: ArraySpec
     rows = store.rows(name)
     unit = store.container.capabilities.run_rows(spec)
     first = store.kept(name) // unit * unit
-    checksums, since = store.table(tree.checksums(name)), store.first(tree.checksums(name))
+    since, checksums = store.checksums(name)
     complete = rows // spec.chunk_rows
     if since + len(checksums) != complete:
         findings.problem(name, f"{len(checksums)} checksums for {complete - since} complete chunks")
@@ -85,7 +84,7 @@ def _checksums(
 def check_coded(findings: Findings, store: StoreReader, name: str, spec: ArraySpec) -> None:
     rows = store.rows(name)
     codec = store.container.codec(spec)
-    checksums, since = store.table(tree.checksums(name)), store.first(tree.checksums(name))
+    since, checksums = store.checksums(name)
     complete = rows // spec.chunk_rows
     first = store.kept(name) // spec.chunk_rows
     if since + len(checksums) != complete:

@@ -41,6 +41,8 @@ index) is a hundredth of them. Measured on vectors of 98 and 170 bytes: 512 rows
 IMAGES_LIVE, IMAGES_ARCHIVE = (4, 32), (8, 32)
 """The fewest and the most rows of a chunk of images. Frames compress against each other: 32 Atari frames take
 5 to 25 % more (zstd; deflate 2 %) than 64, and a frame costs half; 16 take up to 70 % more."""
+FINAL_ROWS = 250
+"""Rows of a chunk of final observations."""
 CHUNKS_PER_SHARD, SMALL_PER_SHARD = 128, 255
 """So that the index of a shard lies in its first page."""
 
@@ -233,15 +235,8 @@ def _fit(declared: Field, codec: str | None, rows: int, capacity: int | None, *,
 def _final_spec(declared: Field, capabilities: Capabilities) -> ArraySpec:
     """Final observations: one row per trajectory, so that small ones are kept as a table is."""
     if declared.row_bytes <= RAW_BYTES:
-        rows = PAGE // math.gcd(PAGE, declared.row_bytes)
-        return ArraySpec(
-            declared.dtype,
-            declared.shape,
-            chunk_rows=max(rows, 256),
-            chunks_per_shard=64,
-            journaled=True,
-            dimension="final",
-        )
+        spec = table_spec(declared.dtype, shape=declared.shape, dimension="final")
+        return replace(spec, chunk_rows=FINAL_ROWS)
     codec = ":".join(map(str, parse_codec(capabilities.default_codec)))
     return ArraySpec(
         declared.dtype,
