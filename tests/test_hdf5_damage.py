@@ -21,6 +21,7 @@ from hdf5_story import (
 )
 
 from replaystore.containers.hdf5.container import Hdf5Container
+from replaystore.containers.hdf5.front import USERBLOCK
 from replaystore.errors import ReplayStoreError
 from replaystore.storage.local import Files
 
@@ -76,8 +77,8 @@ def test_truncated_files_are_refused_and_never_stop_the_interpreter(small: tuple
         19,
         600,
         20480,
-        262144,
-        262192,
+        USERBLOCK,
+        USERBLOCK + 48,
         *(chance.randrange(len(data)) for _ in range(40)),
         len(data) - 1,
     ]:
@@ -88,7 +89,7 @@ def test_flipped_bits_of_metadata_are_noticed_or_harmless(small: tuple[Path, byt
     folder, data, state = small
     chance = random.Random(1)
     metadata = (
-        [place for place in range(262144, 262144 + 6000) if data[place]]
+        [place for place in range(USERBLOCK, USERBLOCK + 6000) if data[place]]
         + list(range(24))
         + list(range(12288, 12360))
     )

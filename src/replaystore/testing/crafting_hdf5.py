@@ -14,7 +14,16 @@ import google_crc32c
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
-from replaystore.containers.hdf5.front import APPLIED, HEADS, JOURNAL, REGION, Head, Header, pack_marker
+from replaystore.containers.hdf5.front import (
+    APPLIED,
+    HEADS,
+    JOURNAL,
+    REGION,
+    USERBLOCK,
+    Head,
+    Header,
+    pack_marker,
+)
 from replaystore.containers.hdf5.overlay import lookup3
 from replaystore.testing.crafting import Craft, Crafted
 from replaystore.testing.crafting_log import changed_log
@@ -65,7 +74,7 @@ def _front(store: Specimen, draw: random.Random) -> Crafted:
         data[APPLIED : APPLIED + len(pack_marker(sequence))] = pack_marker(sequence)
         return f"the marker is {sequence}", {"": bytes(data)}
     if where == "superblock":
-        begin, count, size = 1 << 18, 4, 44
+        begin, count, size = USERBLOCK, 4, 44
         at = begin + 12 + 8 * draw.randrange(count)
     elif where == "journal":
         begin, size = JOURNAL, 8 + 40 + 4
@@ -92,13 +101,15 @@ def _payload(data: bytearray, draw: random.Random) -> Crafted:
     held = draw.randbytes(draw.choice((0, 8, 100)))
     entries = []
     for _ in range(draw.randrange(4)):
-        place = draw.choice((0, 4096, 1 << 18, size - 8, size, size + 8, 2**40, 2**63, draw.randrange(size)))
+        place = draw.choice(
+            (0, 4096, USERBLOCK, size - 8, size, size + 8, 2**40, 2**63, draw.randrange(size))
+        )
         length = draw.choice((0, 8, len(held), len(held) // 2, size, 2**40, 2**63))
         entries.append(struct.pack("<QQQ", place, length, draw.choice((2**64 - 1, 2**64 - 1, 0, 12345))))
     count = draw.choice((len(entries), len(entries), len(entries), 2**31, 2**32 - 1, len(entries) + 1))
     payload = struct.pack("<I", count) + b"".join(entries) + held
     known = Header.unpack(bytes(data[:REGION]), JOURNAL)
-    end = draw.choice((size, size + 8, 2 * size, 2**45, 1 << 18))
+    end = draw.choice((size, size + 8, 2 * size, 2**45, USERBLOCK))
     header = Header(
         (known.sequence if known else 0) + 1,
         size,
