@@ -165,7 +165,7 @@ def test_without_durability_a_segment_begins_with_a_commit_that_is_there(tmp_pat
     """With no more than was synced when the segment got its name for good."""
     recording, disk, looked = RecordingFiles(below=str(tmp_path / "made")), Disk(), 0
     (tmp_path / "made").mkdir()
-    with tiny(), patch("replaystore.arrays.committing.SEGMENT_BYTES", 3000), using(recording.files):
+    with tiny(), patch("replaystore.arrays.committing.SEGMENT_BYTES", 2000), using(recording.files):
         buffer = rs.create(tmp_path / "made" / "a.zarr", SMALL, durability="none")
         for commit in range(20):
             buffer.append(small_rows(10 * commit))

@@ -83,8 +83,8 @@ def test_the_manifest_has_every_file_and_sha256sum_reads_it(archive: Path) -> No
 def test_nothing_is_left_over_in_an_archive(archive: Path) -> None:
     assert sorted(os.listdir(archive / "journal")) == ["log", "zarr.json"]
     left = os.listdir(archive / "journal" / "log")
-    assert len(left) == 3
-    assert {"segments", "manifest-sha256.txt"} < set(left)
+    assert len(left) == 4
+    assert {"segments", "manifest-sha256.txt", "zarr.json"} < set(left)
     assert not [path for path in archive.rglob("*") if path.is_dir() and not os.listdir(path)]
 
 

@@ -50,6 +50,9 @@ BLOCK_BYTES = 4 << 20
 RAW_BYTES = 16 << 20
 """Raw bytes copied at once: of what is written so, the system keeps most in large pieces, which are mapped by
 few entries (columns/mapped.py)."""
+PIECE_BYTES = 1 << 19
+"""Raw bytes read and compared at once: a checksum of bytes that have left the processor's cache may take some
+times as long as reading and writing them."""
 
 Chunk = tuple[bytes, int]
 """The stored bytes of a chunk and their checksum, as `Codec.checksum` has it."""
@@ -154,25 +157,29 @@ def raw_chunks(
         for extent, begin in _raw_extents(store, name, aligned, stop)
         for at in range(max(0, first * spec.chunk_bytes - begin), extent.length, buffers.shape[1])
     ]
+    step = buffers.shape[1]
+    if not container.files.far:  # few at a time, which are compared while the processor has them at hand
+        step = max(1, PIECE_BYTES // spec.chunk_bytes) * spec.chunk_bytes
     number = first
     with Ahead(container.files, places) as ahead:
         for object_, offset, size in places:
             buffers = buffers[::-1]
             data = buffers[0, :size]
             ahead.next()
-            found = _read_into(store, name, object_, offset, data)
-            checksums = []
-            for place in range(0, data.size, spec.chunk_bytes):
-                chunk = number + place // spec.chunk_bytes
-                wrong = place + spec.chunk_bytes > found or not since <= chunk < since + len(expected)
-                if wrong or crc32c(data[place : place + spec.chunk_bytes]) != expected[chunk - since]:
-                    rows = f"rows {chunk * spec.chunk_rows} to {(chunk + 1) * spec.chunk_rows} of {name}"
-                    raise CorruptError(
-                        f"{store}: {rows} have changed since they were committed; run `replaystore verify`"
-                    )
-                checksums.append(expected[chunk - since])
-            yield number, data, checksums
-            number += data.size // spec.chunk_bytes
+            begin = number
+            for at in range(0, size, step):
+                piece = data[at : at + step]
+                found = _read_into(store, name, object_, offset + at, piece)
+                for place in range(0, piece.size, spec.chunk_bytes):
+                    wrong = place + spec.chunk_bytes > found or not since <= number < since + len(expected)
+                    if wrong or crc32c(piece[place : place + spec.chunk_bytes]) != expected[number - since]:
+                        rows = f"rows {number * spec.chunk_rows} to {(number + 1) * spec.chunk_rows}"
+                        raise CorruptError(
+                            f"{store}: {rows} of {name} have changed since they were committed; "
+                            "run `replaystore verify`"
+                        )
+                    number += 1
+            yield begin, data, expected[begin - since : number - since]
 
 
 def _raw_extents(store: StoreReader, name: str, aligned: int, stop: int) -> Iterator[tuple[Extent, int]]:

@@ -179,20 +179,14 @@ class Transfer:
         """Append the complete chunks of rows [start, stop) with the checksums they have; the row after
         them."""
         first, last = start // spec.chunk_rows, stop // spec.chunk_rows
-        # One block is written while the next one is read and checked, and the disk takes those before it.
-        with (
-            ThreadPoolExecutor(1, "replaystore-copy") as writing,
-            ThreadPoolExecutor(1, "replaystore-disk") as storing,
-        ):
-            written: Future[Sequence[Extent]] | None = None
+        # The disk takes what was written while the next block is copied. To read and to write in threads of
+        # their own was no faster, and much slower where processors are busy.
+        with ThreadPoolExecutor(1, "replaystore-disk") as storing:
             begun: list[Future[None]] = []
             for _, data, checksums in raw_chunks(self.buffer.store, stored, first, last):
-                if written is not None:
-                    begun.append(storing.submit(self._write_back, written.result()))
-                written = writing.submit(append_raw, self.store, stored, data, checksums)
+                places = append_raw(self.store, stored, data, checksums)
+                begun.append(storing.submit(self._write_back, places))
                 self._count(data.size)
-            if written is not None:
-                self._write_back(written.result())
             for one in begun:
                 one.result()
         return max(start, last * spec.chunk_rows)
