@@ -170,7 +170,7 @@ class Appender(StoreReader):
                 self._raw[name].rows = first
             else:
                 self._coded[name].rows = self._coded[name].kept = first
-            self._add_checksums(name, [0] * (first // spec.chunk_rows))
+            self._add_checksums({name: [0] * (first // spec.chunk_rows)})
         elif first and spec.journaled:
             self._table_rows[name] = first
         for start in range(first, rows, step):
@@ -206,7 +206,7 @@ class Appender(StoreReader):
                     if array.unsummed and array.rows + number >= array.spec.chunk_rows:
                         unsummed.append(name)
             if unsummed:
-                self._make_checksums(unsummed)
+                self._add_checksums(dict.fromkeys(unsummed, ()))
             self.container.reserve(room)
             for name, array, data, _ in raw:
                 self.container.write_rows(name, array.rows, memoryview(data))
@@ -233,7 +233,7 @@ class Appender(StoreReader):
                 finished.append(array.crc)
                 array.crc = 0
         if finished and not tree.is_journal(name):
-            self._add_checksums(name, finished)
+            self._add_checksums({name: finished})
 
     def _gather(self, name: str, array: CodedArray, data: Flat, count: int) -> None:
         """Copy rows into the unfinished chunk; full chunks go to the encoder."""
@@ -268,26 +268,24 @@ class Appender(StoreReader):
         if len(values):
             self._changes.setdefault(name, []).append((np.asarray(at, np.int64), values))
 
-    def _add_checksums(self, name: str, checksums: Sequence[int]) -> None:
-        self._make_checksums([name])
-        self.append_table({tree.checksums(name): np.array(checksums, np.uint32)})
-
-    def _make_checksums(self, names: Iterable[str]) -> None:
-        """Make the arrays of the checksums of these arrays, unless they are there."""
-        summed = {tree.checksums(name): self._checksums_spec for name in names}
-        missing = {stored: spec for stored, spec in summed.items() if stored not in self._table_rows}
+    def _add_checksums(self, checksums: Mapping[str, Sequence[int]]) -> None:
+        """Checksums of complete chunks of arrays; none yet: make an array for them, which may fail."""
+        stored = {name: tree.checksums(name) for name in checksums}
+        missing = [known for known in stored.values() if known not in self._table_rows]
         if missing:
-            self._create(missing)
-        for name in names:
+            self._create(dict.fromkeys(missing, self._checksums_spec))
+        for name, sums in checksums.items():
             if name in self._raw:
                 self._raw[name].unsummed = False
+            if sums:
+                self.append_table({stored[name]: np.array(sums, np.uint32)})
 
     def _store_chunks(self) -> None:
         """Store what is encoded; indexes of shards that are complete by it are written too."""
         ready = self._encoder.encoded
         if not ready:
             return
-        self._make_checksums(ready)
+        self._add_checksums(dict.fromkeys(ready, ()))
         placed = self.container.write_chunks(
             {name: {n: data for n, (data, _) in chunks.items()} for name, chunks in ready.items()}
         )
@@ -300,7 +298,7 @@ class Appender(StoreReader):
                 for shard in sorted({n // per_shard for n in entries if n % per_shard == per_shard - 1}):
                     self.container.write_index(name, shard, of_shard(everything, shard, per_shard))
         for name in placed:  # only now, since all of it is done again if a write fails
-            self._add_checksums(name, [checksum for _, checksum in ready[name].values()])
+            self._add_checksums({name: [checksum for _, checksum in ready[name].values()]})
             fresh, unstored = self.fresh.setdefault(name, {}), self.unstored.get(name, {})
             for number, entry in placed[name].items():
                 fresh[number] = entry, ready[name][number][1]

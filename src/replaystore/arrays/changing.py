@@ -105,7 +105,7 @@ class Changer(Keeper):
                 crc = 0
         array.crc = crc
         if sums:
-            self._make_checksums([name])
+            self._add_checksums({name: ()})
             self._pending[tree.checksums(name)] = [np.array(sums, np.uint32).tobytes()]
 
     def _digests(self) -> dict[str, list[int]]:

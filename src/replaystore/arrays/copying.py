@@ -24,6 +24,7 @@ from replaystore.arrays.naming import Named
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.records import now
 from replaystore.arrays.state import SEALED
+from replaystore.arrays.tables import checksums_of
 from replaystore.columns.far import Ahead, announce_first
 from replaystore.columns.protocol import Place
 from replaystore.containers.codecs import TRAILER, codec_for, crc32c, parse_codec
@@ -144,27 +145,25 @@ def raw_chunks(
     """Complete chunks [first, stop) of a raw array, checked: (number of the first, bytes, checksums), in
     blocks of a bounded size.
 
-    The bytes lie in one of two buffers, used in turn: a block is good until the one after the next is asked
-    for."""
+    The bytes lie in one buffer: a block is good until the next is asked for."""
     spec, container = store.container.specs()[name], store.container
     unit = container.capabilities.run_rows(spec)
     aligned = first * spec.chunk_rows // unit * unit
-    buffers = np.empty((2, max(1, RAW_BYTES // spec.chunk_bytes) * spec.chunk_bytes), np.uint8)
-    since, sums = store.checksums(name)
+    buffer = np.empty(max(1, RAW_BYTES // spec.chunk_bytes) * spec.chunk_bytes, np.uint8)
+    since, sums = checksums_of(store, name)
     expected = sums.tolist()
     places = [
-        (extent.object, extent.offset + at, min(buffers.shape[1], extent.length - at))
+        (extent.object, extent.offset + at, min(buffer.size, extent.length - at))
         for extent, begin in _raw_extents(store, name, aligned, stop)
-        for at in range(max(0, first * spec.chunk_bytes - begin), extent.length, buffers.shape[1])
+        for at in range(max(0, first * spec.chunk_bytes - begin), extent.length, buffer.size)
     ]
-    step = buffers.shape[1]
+    step = buffer.size
     if not container.files.far:  # few at a time, which are compared while the processor has them at hand
         step = max(1, PIECE_BYTES // spec.chunk_bytes) * spec.chunk_bytes
     number = first
     with Ahead(container.files, places) as ahead:
         for object_, offset, size in places:
-            buffers = buffers[::-1]
-            data = buffers[0, :size]
+            data = buffer[:size]
             ahead.next()
             begin = number
             for at in range(0, size, step):
@@ -279,7 +278,7 @@ def append_raw(
         store.container.write_rows(name, array.rows, data.data)
         places = store.container.extents(name, array.rows, array.rows + count)
         array.rows += count
-        store._add_checksums(name, checksums)
+        store._add_checksums({name: checksums})
     return places
 
 

@@ -16,7 +16,7 @@ from replaystore.arrays.columns_of import ArrayColumn, open_column, unfinished_r
 from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.past import Past
 from replaystore.arrays.state import SEALED, Piece, State, Stored
-from replaystore.arrays.tables import Table, announce_tables
+from replaystore.arrays.tables import Table, announce_tables, checksums_of
 from replaystore.arrays.tail_runs import TailRuns
 from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.columns.coded import CodedColumn
@@ -219,15 +219,8 @@ class StoreReader(Past):
         first, known = self._checksums.get(name) or (0, None)
         if known is None or not first <= chunk < first + len(known):
             with self.state_lock:
-                first, known = self._checksums[name] = self.checksums(name)
+                first, known = self._checksums[name] = checksums_of(self, name)
         return int(known[chunk - first]) if first <= chunk < first + len(known) else None
-
-    def checksums(self, name: str) -> tuple[int, NDArray[Any]]:
-        """The first chunk of an array whose checksum is kept, and those of the complete ones from it on."""
-        stored = tree.checksums(name)
-        if stored not in self.state.arrays and not self.rows(stored):
-            return 0, np.empty(0, np.uint32)
-        return self.first(stored), self.table(stored)
 
     def tail(self, name: str) -> tuple[int, NDArray[Any]]:
         """The unfinished chunk of an array that is read by chunks: (its first row, its rows).

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from replaystore.columns.far import announce_first
 from replaystore.containers.protocol import ArraySpec, Container
 from replaystore.schema import tree
 
-__all__ = ["Table", "announce_tables", "without_first"]
+__all__ = ["Table", "announce_tables", "checksums_of", "without_first"]
 
 _LET_GO = 1 << 16
 """Bytes at the beginning of a table that nobody asks for any more are let go when they are more than this,
@@ -83,12 +83,19 @@ class TablesOf(Protocol):
     """What is asked of a store to announce its tables."""
 
     container: Container
+    state: State
     cache: ChunkCache | None
 
     @property
     def places(self) -> State: ...
 
     def spec(self, name: str) -> ArraySpec: ...
+
+    def rows(self, name: str) -> int: ...
+
+    def first(self, name: str) -> int: ...
+
+    def table(self, name: str) -> NDArray[Any]: ...
 
     def places_of(self, name: str, start: int, stop: int) -> Iterable[tuple[str, int, int]]: ...
 
@@ -110,6 +117,14 @@ def announce_tables(store: TablesOf, name: str, known: Collection[str]) -> None:
             for stored in [store.places.tables.get(table, Stored())]
         ],
     )
+
+
+def checksums_of(store: TablesOf, name: str) -> tuple[int, NDArray[Any]]:
+    """The first chunk of an array whose checksum is kept, and those of the complete ones from it on."""
+    stored = tree.checksums(name)
+    if stored not in store.state.arrays and not store.rows(stored):
+        return 0, np.empty(0, np.uint32)
+    return store.first(stored), store.table(stored)
 
 
 def _is_needed(store: TablesOf, name: str, asked: str) -> bool:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from replaystore.arrays.reading import StoreReader
+from replaystore.arrays.tables import checksums_of
 from replaystore.checking.arrays import check_indexes
 from replaystore.checking.findings import Findings
 from replaystore.containers.codecs import crc32c
@@ -24,7 +25,7 @@ def check_raw(findings: Findings, store: StoreReader, name: str, spec: ArraySpec
     rows = store.rows(name)
     unit = store.container.capabilities.run_rows(spec)
     first = store.kept(name) // unit * unit
-    since, checksums = store.checksums(name)
+    since, checksums = checksums_of(store, name)
     complete = rows // spec.chunk_rows
     if since + len(checksums) != complete:
         findings.problem(name, f"{len(checksums)} checksums for {complete - since} complete chunks")
@@ -84,7 +85,7 @@ def _checksums(
 def check_coded(findings: Findings, store: StoreReader, name: str, spec: ArraySpec) -> None:
     rows = store.rows(name)
     codec = store.container.codec(spec)
-    since, checksums = store.checksums(name)
+    since, checksums = checksums_of(store, name)
     complete = rows // spec.chunk_rows
     first = store.kept(name) // spec.chunk_rows
     if since + len(checksums) != complete:
