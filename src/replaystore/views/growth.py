@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from replaystore.schema import tree
 from replaystore.trajectories.checks import check_parts
-from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.growth import OpenParts
 from replaystore.trajectories.opened import COLUMNS, Open, followed
 from replaystore.views.shown import Shown, stored_parts
@@ -73,7 +72,7 @@ class CommitGrowth:
         """As `Growth.closed`."""
         store = self._shown.store
         parts = stored_parts(store)[since - store.first(tree.PARTS) :]
-        self._check(list(parts.T))
+        self._check(list(np.ascontiguousarray(parts.T)))
         return parts
 
     def opened(self) -> OpenParts:
