@@ -16,11 +16,13 @@ import replaystore as rs
 from replaystore.arrays.differences import NO_NUMBERS, difference, summed
 from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
+from replaystore.schema import tree
 from replaystore.testing.crafting import content, finished, members, newest_segment, with_cell
 from replaystore.testing.crafting_hdf5 import log_of, with_log
 from replaystore.testing.crafting_log import packed, records
 from replaystore.testing.specimens import Specimen, in_children, look, write
 from replaystore.trajectories.checks import check_parts
+from replaystore.trajectories.columns import PARTS
 
 pytest_plugins = ["hostile_stores"]
 
@@ -207,7 +209,7 @@ def test_a_part_of_no_trajectory_is_one_error(
 ) -> None:
     store = stores[kind]
 
-    change = finished(store, with_cell(store, "parts/trajectory", 1, trajectory))
+    change = finished(store, with_cell(store, tree.PARTS, len(PARTS) + PARTS.index("trajectory"), trajectory))
 
     assert treated(store, change, strict=False) == []
 

@@ -22,7 +22,13 @@ import numpy as np
 
 from replaystore.arrays.sealing import MANIFEST
 from replaystore.containers.protocol import ArraySpec
-from replaystore.containers.zarr.metadata import CHECKSUM, as_json, document_checksum, header_bytes
+from replaystore.containers.zarr.metadata import (
+    CHECKSUM,
+    as_json,
+    document_checksum,
+    header_bytes,
+    shard_name,
+)
 from replaystore.testing.crafting_log import changed_log, crc, packed, records
 from replaystore.testing.odd_values import NUMBERS, mutated
 from replaystore.testing.specimens import Change, Specimen
@@ -189,17 +195,17 @@ def newest_segment(store: Specimen) -> str:
     return max(names, key=lambda name: int(name.rpartition("/")[2]))
 
 
-def with_cell(store: Specimen, name: str, row: int, value: int) -> dict[str, bytes]:
-    """What has changed when a cell of a table that has reached its array is another, with the checksum in the
-    log made right."""
+def with_cell(store: Specimen, name: str, cell: int, value: int) -> dict[str, bytes]:
+    """What has changed when a cell of a table that has reached its array (they count row by row) is another,
+    with the checksum in the log made right."""
     files, segment = content(store), newest_segment(store)
     log = records(files[segment])
     stored, spec = log[0][0]["tables"][name], ArraySpec.from_json(log[0][0]["arrays"][name])
-    file, header, width = f"{name}/c/0", header_bytes(spec), spec.row_bytes
+    file, header, width = shard_name(name, spec, 0), header_bytes(spec), spec.dtype.itemsize
     data = bytearray(files[file])
-    at = header + row * width
+    at = header + cell * width
     data[at : at + width] = (value % 256**width).to_bytes(width, "little")
-    stored[1] = google_crc32c.value(bytes(data[header : header + stored[0] * width]))
+    stored[1] = google_crc32c.value(bytes(data[header : header + stored[0] * spec.row_bytes]))
     return {file: bytes(data), segment: b"".join(packed(*record) for record in log)}
 
 
@@ -207,20 +213,21 @@ def _table(store: Specimen, draw: random.Random) -> Crafted:
     """A cell of a table that has reached its array."""
     files = content(store)
     base = records(files[newest_segment(store)])[0][0]
+    specs = {name: ArraySpec.from_json(base["arrays"][name]) for name in base.get("tables", {})}
     known = {
-        name: rows
+        name: rows * specs[name].row_bytes // specs[name].dtype.itemsize
         for name, (rows, _, first) in base.get("tables", {}).items()
         if rows
         and not first
-        and f"{name}/c/0" in files
-        and base["arrays"][name]["dtype"] in ("int64", "int32", "uint32")
+        and shard_name(name, specs[name], 0) in files
+        and specs[name].dtype.name in ("int64", "int32", "uint32")
     }
     if not known:
         return None
     name = draw.choice(list(known))
-    row = draw.randrange(known[name])
-    value = draw.choice((*NUMBERS, row + 1))
-    return _finished(store, draw, f"{name}: cell {row} is {value}", with_cell(store, name, row, value))
+    cell = draw.randrange(known[name])
+    value = draw.choice((*NUMBERS, cell + 1))
+    return _finished(store, draw, f"{name}: cell {cell} is {value}", with_cell(store, name, cell, value))
 
 
 # --- zip
