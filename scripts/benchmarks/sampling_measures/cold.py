@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 from measuring import Context, Result, check, ratio
-from measuring.data import BLOCK, cheetah_steps, write
+from measuring.data import BLOCK, EPISODE, cheetah_steps, write
 
 __all__ = ["COLD", "cold"]
 
 WORKER = Path(__file__).with_name("cold_worker.py")
 SIZE = 256
 MEMMAP = "np.memmap"
+RANDOM, OURS = f"{MEMMAP}, MADV_RANDOM", "replaystore, Zarr"
 COLD = f"{SIZE} rows of one field, none of it in memory"
+NEXT = f"{SIZE} rows of one field and those that follow, none of it in memory"
 
 
 def cold(context: Context) -> list[Result]:
@@ -36,36 +38,45 @@ def cold(context: Context) -> list[Result]:
         for _ in range(times):
             file.write(columns["observation"].data)
     os.sync()
-    ways = {MEMMAP: (plain,), f"{MEMMAP}, MADV_RANDOM": (plain, "random"), "replaystore, Zarr": (place,)}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    opening: dict[str, list[float]] = {name: [] for name in ways}
+    ways: dict[tuple[str, str], tuple[Path | str, ...]] = {
+        (COLD, MEMMAP): (plain,),
+        (COLD, RANDOM): (plain, "random"),
+        (COLD, OURS): (place,),
+        (NEXT, MEMMAP): (plain, "next"),
+        (NEXT, RANDOM): (plain, "random", "next"),
+        (NEXT, OURS): (place, "next"),
+    }
+    seconds: dict[str, dict[str, list[float]]] = {COLD: {}, NEXT: {}}
+    opening: dict[str, dict[str, list[float]]] = {COLD: {}, NEXT: {}}
     resident: list[float] = []
     for number in range(context.choose(11, 3)):
-        for name, (files, *more) in ways.items():
-            command = [sys.executable, str(WORKER), str(files), str(number), str(SIZE), str(steps), *more]
+        for (what, name), (files, *more) in ways.items():
+            arguments = [files, number, SIZE, steps, *more]
+            command = [sys.executable, str(WORKER), *map(str, arguments)]
             answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
             rows = np.array(answer["rows"]) % recorded
-            check(
-                answer["sum"] == float(columns["observation"][rows].astype(np.float64).sum()),
-                name,
-                "observation",
-            )
-            seconds[name].append(answer["seconds"])
-            opening[name].append(answer["opening"])
+            after = (rows + 1) % recorded
+            if name == OURS:  # `write` makes the first row what is observed after the last steps
+                after[after % EPISODE == 0] = 0
+            sums = [float(columns["observation"][at].astype(np.float64).sum()) for at in (rows, after)]
+            check(answer["sums"] == sums[: len(answer["sums"])], name, "observation")
+            check(len(answer["sums"]) == 1 + (what == NEXT), name, "observation")
+            seconds[what].setdefault(name, []).append(answer["seconds"])
+            opening[what].setdefault(name, []).append(answer["opening"])
             resident.append(answer["resident"])
     ahead = _read_ahead(context.folder)
     state = f"{statistics.mean(resident):.1%} of the file in memory before, the disk reads {ahead} KiB ahead"
     found = []
-    for name, values in seconds.items():
-        middle, target = statistics.median(values), 0.15 if name.startswith("replaystore") else None
-        first = statistics.median(opening[name])
-        detail = f"median {middle * 1e3:.1f} ms, opening before it {first * 1e3:.1f} ms"
-        detail += "; " + state if name == MEMMAP else ""
-        found.append(
-            Result(COLD, name, ratio(seconds, name, MEMMAP), "x", target, detail=detail, seconds=middle)
-        )
-    value = ratio(seconds, "replaystore, Zarr", f"{MEMMAP}, MADV_RANDOM")
-    return [*found, Result(COLD, f"replaystore, Zarr, to {MEMMAP}, MADV_RANDOM", value, "x")]
+    for what, taken in seconds.items():
+        for name, values in taken.items():
+            middle, target = statistics.median(values), 0.15 if name == OURS else None
+            first = statistics.median(opening[what][name])
+            detail = f"median {middle * 1e3:.1f} ms, opening before it {first * 1e3:.1f} ms"
+            detail += "; " + state if name == MEMMAP else ""
+            value = ratio(taken, name, MEMMAP)
+            found.append(Result(what, name, value, "x", target, detail=detail, seconds=middle))
+        found.append(Result(what, f"{OURS}, to {RANDOM}", ratio(taken, OURS, RANDOM), "x"))
+    return found
 
 
 def _read_ahead(folder: Path) -> str:

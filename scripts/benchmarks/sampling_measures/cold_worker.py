@@ -1,8 +1,10 @@
 """Takes one batch of random rows from files that are not in memory, and prints how long it took, as JSON.
 
-cold_worker.py PLACE SEED SIZE STEPS [random]; a place that is a file holds bare rows, any other is a store.
-What is opened first is not in memory either, and its time is told by itself. `random`: the system is told
-that neighbours of pages are not wanted.
+cold_worker.py PLACE SEED SIZE STEPS [random] [next]
+
+A place that is a file holds bare rows, any other is a store. What is opened first is not in memory either,
+and its time is told by itself. `random`: the system is told that neighbours of pages are not wanted. `next`:
+the rows after those are taken, too (of a store, the observations that follow, as it gives them by default).
 """
 
 from __future__ import annotations
@@ -47,34 +49,38 @@ def resident(paths: list[Path]) -> float:
 
 def main() -> None:
     place, seed, size, steps = Path(sys.argv[1]), *map(int, sys.argv[2:5])
+    following = "next" in sys.argv[5:]
     rng = np.random.default_rng(seed)
     if place.is_file():
         forget([place])
         share = resident([place])
         begin = time.perf_counter()
         array = np.memmap(place, np.float32, "r", shape=(steps, WIDTH))
-        if sys.argv[5:] == ["random"]:
+        if "random" in sys.argv[5:]:
             array._mmap.madvise(mmap.MADV_RANDOM)
         opened = time.perf_counter()
-        rows = rng.integers(0, steps, size)
-        found = array.take(rows, axis=0)
+        rows = rng.integers(0, steps - 1, size)
+        found = [array.take(rows, axis=0)]
+        if following:
+            found.append(array.take(rows + 1, axis=0))
         seconds = time.perf_counter() - opened
     else:
         files = [file for file in place.rglob("*") if file.is_file()]
         forget(files)
         share = resident([file for file in files if "observation" in file.parts and file.name != "zarr.json"])
         begin = time.perf_counter()
-        sampler = rs.open(place).sampler(size, fields=["observation"], next_observation=False, seed=seed)
+        sampler = rs.open(place).sampler(size, fields=["observation"], next_observation=following, seed=seed)
         opened = time.perf_counter()
         batch = sampler.sample()
         seconds = time.perf_counter() - opened
-        found, rows = batch["observation"], batch["index"]
+        rows = batch["index"]
+        found = [batch[name] for name in ("observation", "next_observation") if name in batch]
     answer = {
         "opening": opened - begin,
         "seconds": seconds,
         "resident": share,
         "rows": rows.tolist(),
-        "sum": float(found.astype(np.float64).sum()),
+        "sums": [float(values.astype(np.float64).sum()) for values in found],
     }
     print(json.dumps(answer))
 
