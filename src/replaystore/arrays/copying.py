@@ -48,12 +48,9 @@ __all__ = [
 
 BLOCK_BYTES = 4 << 20
 """Encoded bytes read at once."""
-RAW_BYTES = 16 << 20
-"""Raw bytes copied at once: of what is written so, the system keeps most in large pieces, which are mapped by
-few entries (columns/mapped.py)."""
-PIECE_BYTES = 1 << 19
-"""Raw bytes read and compared at once: a checksum of bytes that have left the processor's cache may take some
-times as long as reading and writing them."""
+RAW_BYTES, FAR_BYTES = 1 << 20, 16 << 20
+"""Raw bytes copied at once: as many as the processor has at hand from reading to writing (16 MiB take twice
+its time), or as are worth a request."""
 
 Chunk = tuple[bytes, int]
 """The stored bytes of a chunk and their checksum, as `Codec.checksum` has it."""
@@ -149,7 +146,8 @@ def raw_chunks(
     spec, container = store.container.specs()[name], store.container
     unit = container.capabilities.run_rows(spec)
     aligned = first * spec.chunk_rows // unit * unit
-    buffer = np.empty(max(1, RAW_BYTES // spec.chunk_bytes) * spec.chunk_bytes, np.uint8)
+    most = FAR_BYTES if container.files.far else RAW_BYTES
+    buffer = np.empty(max(1, most // spec.chunk_bytes) * spec.chunk_bytes, np.uint8)
     since, sums = checksums_of(store, name)
     expected = sums.tolist()
     places = [
@@ -157,27 +155,20 @@ def raw_chunks(
         for extent, begin in _raw_extents(store, name, aligned, stop)
         for at in range(max(0, first * spec.chunk_bytes - begin), extent.length, buffer.size)
     ]
-    step = buffer.size
-    if not container.files.far:  # few at a time, which are compared while the processor has them at hand
-        step = max(1, PIECE_BYTES // spec.chunk_bytes) * spec.chunk_bytes
     number = first
     with Ahead(container.files, places) as ahead:
         for object_, offset, size in places:
             data = buffer[:size]
             ahead.next()
-            begin = number
-            for at in range(0, size, step):
-                piece = data[at : at + step]
-                found = _read_into(store, name, object_, offset + at, piece)
-                for place in range(0, piece.size, spec.chunk_bytes):
-                    wrong = place + spec.chunk_bytes > found or not since <= number < since + len(expected)
-                    if wrong or crc32c(piece[place : place + spec.chunk_bytes]) != expected[number - since]:
-                        rows = f"rows {number * spec.chunk_rows} to {(number + 1) * spec.chunk_rows}"
-                        raise CorruptError(
-                            f"{store}: {rows} of {name} have changed since they were committed; "
-                            "run `replaystore verify`"
-                        )
-                    number += 1
+            found, begin = _read_into(store, name, object_, offset, data), number
+            for place in range(0, size, spec.chunk_bytes):
+                wrong = place + spec.chunk_bytes > found or not since <= number < since + len(expected)
+                if wrong or crc32c(data[place : place + spec.chunk_bytes]) != expected[number - since]:
+                    rows = f"rows {number * spec.chunk_rows} to {(number + 1) * spec.chunk_rows} of {name}"
+                    raise CorruptError(
+                        f"{store}: {rows} have changed since they were committed; run `replaystore verify`"
+                    )
+                number += 1
             yield begin, data, expected[begin - since : number - since]
 
 
