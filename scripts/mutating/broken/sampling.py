@@ -35,8 +35,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "sampling-beyond-the-last-part",
         "src/replaystore/sampling/steps.py",
-        "        last = np.flatnonzero(following == behind)\n",
-        "        last = np.flatnonzero(following > behind)\n",
+        "        last = (following == behind).nonzero()[0]\n",
+        "        last = (following > behind).nonzero()[0]\n",
         "the observation after the last step of a part is its trajectory's, not that of the next row",
         ("test_sampling.py::test_any_buffer_is_sampled_as_a_plain_loop_says",),
     ),
@@ -67,8 +67,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "weighted-draws-from-old-sums",
         "src/replaystore/sampling/weights.py",
-        "shares.min(axis=0)\n        self._top = None\n",
-        "shares.min(axis=0)\n",
+        "            self._top = None\n",
+        "",
         "weights that were changed count for the next draw",
         ("test_sampling_weights.py::test_weights_can_be_changed",),
     ),
