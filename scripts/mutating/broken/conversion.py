@@ -12,7 +12,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "conversion-raw-chunk-not-compared",
         COPYING,
-        "if wrong or crc32c(data[place : place + spec.chunk_bytes]) != expected[chunk - since]:\n",
+        "if wrong or crc32c(data[place : place + spec.chunk_bytes]) != expected[number - since]:\n",
         "if wrong:\n",
         "damage in the source of a conversion does not reach the target",
         ("test_conversion_storage.py::test_damage_in_the_source_does_not_reach_the_target",),
