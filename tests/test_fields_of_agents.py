@@ -165,6 +165,24 @@ def test_append_takes_the_seeds_of_what_begins(tmp_path: Path) -> None:
         assert buffer.document.environment.id == "Own-v3"
 
 
+def test_a_writers_reset_refuses_what_is_no_seed_and_goes_on(tmp_path: Path) -> None:
+    flags = {"terminated": rs.Field("bool", (), "terminated"), "truncated": rs.Field("bool", (), "truncated")}
+    with rs.create(tmp_path / "a.zarr", rs.Schema(flags)) as buffer:
+        writer, ended = buffer.writer(2), np.array([True, True])
+        writer.reset(seed=np.array([3, 4]))
+        writer.step(terminated=~ended, truncated=~ended)
+        for wrong in (-2, 1 << 63, 0.5, True, "7", np.array([1, 1 << 63], np.uint64), [1, float("nan")]):
+            with pytest.raises(ArgumentError, match="a seed is a number"):
+                writer.reset(seed=wrong)  # type: ignore[arg-type]
+        writer.step(terminated=ended, truncated=~ended)
+        writer.reset(seed=[5, None])
+        writer.step(terminated=ended, truncated=~ended)
+        writer.flush()
+        buffer.commit()
+        assert buffer.trajectories["seed"].tolist() == [3, 4, 5, -1]
+        assert buffer.trajectories["length"].tolist() == [2, 2, 1, 1]
+
+
 def test_an_environment_is_said_once(tmp_path: Path) -> None:
     env = gymnasium.make("CartPole-v1")
     with pytest.raises(ArgumentError, match="takes an environment once"):

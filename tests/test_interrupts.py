@@ -176,6 +176,42 @@ def test_an_error_of_ours_leaves_nothing_half_done_and_one_of_the_system_is_tran
     assert operations.interrupted == "rollback"
 
 
+def test_a_masked_step_that_is_interrupted_is_not_counted(tmp_path: Path) -> None:
+    """At each line of staging it: so many steps are staged as are recorded then."""
+    no, counts = np.zeros(2, np.bool_), set()
+    for at in itertools.count(1):
+        lines = 0
+
+        def interrupt(frame: FrameType, event: str, _: object) -> TraceFunction | None:
+            nonlocal lines
+            if frame.f_code is not Staging.stage.__code__:
+                return None
+            lines += event == "line"
+            if lines == at and event == "line":  # noqa: B023
+                raise KeyboardInterrupt
+            return interrupt
+
+        with rs.create(tmp_path / "a.zarr", SCHEMA, durability="none", overwrite=True) as buffer:
+            writer = buffer.writer(2)
+            writer.reset(np.zeros((2, 3), "f4"))
+            given = np.zeros(2, np.int64), np.zeros(2), no, no, np.zeros((2, 3), "f4")
+            writer.step(*given)
+            before = sys.gettrace()
+            sys.settrace(interrupt)
+            try:
+                with contextlib.suppress(KeyboardInterrupt):
+                    writer.step(*given, mask=np.array([True, False]))
+            finally:
+                sys.settrace(before)
+            staged = writer.staged
+            writer.flush()
+            assert staged == buffer.rows_recorded, at
+            counts.add(staged)
+        if lines < at:
+            break
+    assert counts == {2, 3}
+
+
 @pytest.mark.parametrize("infos", [False, True])
 @pytest.mark.parametrize("then", ["step", "reset", "flush"])
 def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(

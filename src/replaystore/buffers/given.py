@@ -54,7 +54,7 @@ def checked_columns(schema: Schema, columns: Mapping[str, Any]) -> tuple[dict[st
 
 
 def checked_seeds(seed: object) -> int | list[int] | None:
-    """The seeds that `append` is given. ArgumentError: they are none."""
+    """The seeds that `append` or `reset` is given. ArgumentError: they are none."""
     given = seed.tolist() if isinstance(seed, np.ndarray) else seed
     if given is None:
         return None
@@ -79,11 +79,11 @@ def chosen_envs(mask: Any, num_envs: int) -> NDArray[np.int64]:
 
 def seeds_of(seed: Any, envs: NDArray[np.int64], num_envs: int) -> list[int]:
     """The seeds of these environments, -1 where there is none."""
-    given = seed.tolist() if isinstance(seed, np.ndarray) else seed
-    seeds = given if isinstance(given, Sequence) else [given] * num_envs
+    given = checked_seeds(seed)
+    seeds = given if isinstance(given, list) else [-1 if given is None else given] * num_envs
     if len(seeds) != num_envs:
         raise SchemaError(_ONE_EACH + f"{num_envs} environments")
-    return [-1 if (one := seeds[env]) is None else int(one) for env in envs.tolist()]
+    return [seeds[env] for env in envs.tolist()]
 
 
 def pieces_of(

@@ -71,15 +71,15 @@ class Staging:
     @property
     def steps(self) -> int:
         """Recorded steps of all environments."""
-        return self.time * self.num_envs - sum(int((~mask).sum()) for mask in self.masks.values())
+        whole = (mask for time, mask in self.masks.items() if time < self.time)
+        return self.time * self.num_envs - sum(int((~mask).sum()) for mask in whole)
 
     def rewind(self) -> None:
         """Go on behind the last step that is staged as a whole; one that was interrupted was not."""
         if len(self._first) != self.time:
             self.masks.pop(self.time, None)
-            for staged in reversed(
-                self._staged.values()
-            ):  # this may be interrupted as well: the first at last
+            # The first list comes last: this may be interrupted as well.
+            for staged in reversed(self._staged.values()):
                 del staged[self.time :]
 
     def bytes_of(self, arrays: Mapping[str, Any]) -> list[bytes] | None:

@@ -110,7 +110,7 @@ class InfoColumns:
         their step before the reset.
         """
         self.keys.look()
-        if not infos and final is None and isinstance(infos, Mapping) and not self.keys.recorded:
+        if isinstance(infos, Mapping) and not infos and final is None and not self.keys.recorded:
             return self.keys.alone.copy()
         step = _Step(None, {}, same_step=final is not None)
         if self.wanted:
