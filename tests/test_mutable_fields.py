@@ -366,3 +366,7 @@ def test_steps_are_read_and_set_by_the_numbers_that_are_theirs_for_ever(
             buffer.set_values("reward", [89], [1])
         with pytest.raises(UnknownFieldError, match="no field 'nope'"):
             buffer.set_values("nope", [89], [1])
+        with pytest.raises(ArgumentError, match="takes the name of a field"):
+            buffer.set_values(["value"], [89], [1])  # type: ignore[arg-type]
+        with pytest.raises(IndexError, match="read after the next commit"):
+            buffer.read(index=[buffer.rows_recorded - 1])

@@ -107,7 +107,8 @@ class Buffer(LaterFields):
             pad: what to do where a trajectory has fewer steps. None: steps that have too few behind them are
                 left out. "end": each step begins a fragment, and what is missing at its end is zeros.
                 "start": each step ends one, as decision transformers have it, and zeros come first. `mask`
-                (batch_size, length) is True where there is a step.
+                (batch_size, length) is True where there is a step. `index` is the step that the fragment was
+                drawn for: its first, with "start" its last.
             burn_in: so many steps more before each fragment, for the state of a recurrent net; zeros, and not
                 in the mask, before the first step of a trajectory. `index` is the first step behind them.
             frame_stack: so many observations up to each step, oldest first: (batch_size, depth, ...). The

@@ -45,6 +45,8 @@ class LaterFields(Recording):
     def set_values(self, name: str, index: Any, values: Any) -> int:
         """As `buffer[name][rows] = values`, of steps that are given by the numbers that they have for ever,
         as `batch["index"]` of a sampler: what has left a ring is passed over. How many of them have."""
+        if not isinstance(name, str):
+            raise ArgumentError(f"set_values takes the name of a field, not {name!r:.80}")
         declared = self._mutable(name)
         positions, gone = positions_of(index, self._first, self.rows_recorded)
         given = given_values(name, declared, values, len(gone), self.rows_recorded - self._stop)

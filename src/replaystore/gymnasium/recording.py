@@ -343,7 +343,8 @@ def _check_fields(env: Any, schema: Schema) -> None:
         if name not in given.fields and not name.startswith("info/") and not _is_given(schema.fields[name]):
             raise SchemaError(
                 f"the buffer has a field {name!r}, which the environment does not give, and whose role is "
-                "not 'extra', as that of an agent's: record with buffer.writer instead"
+                "not 'extra', as that of an agent's (a mutable one may be a 'mask'): record with "
+                "buffer.writer instead"
             )
     if odd := given.tuples ^ schema.tuples:
         raise SchemaError(

@@ -283,7 +283,10 @@ def positions_of(index: Any, first: int, stop: int) -> tuple[NDArray[np.int64], 
     if given.ndim != 1 or given.dtype.kind not in "iu":
         raise ArgumentError(f"index is a flat array of integers, not {given.dtype} of shape {given.shape}")
     if len(given) and not 0 <= given.min() <= given.max() < stop:
-        raise IndexError(f"index from {given.min()} to {given.max()}: rows end before {stop}")
+        raise IndexError(
+            f"index from {given.min()} to {given.max()}: rows end before {stop}, as far as this buffer shows "
+            "them; what a live sampler has shown is read after the next commit"
+        )
     numbers = given.astype(np.int64, copy=False)
     gone = numbers < first
     return numbers[~gone] - first, gone
