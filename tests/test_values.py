@@ -289,7 +289,7 @@ def test_masks_ends_columns_rows_and_weights_may_be_tensors(buffer: rs.Buffer) -
     for name, call in refused.items():
         with pytest.raises(SchemaError, match=f"^{name}: a tensor on the device 'meta'"):
             call()
-    with pytest.raises(SchemaError, match="weights are numbers"):
+    with pytest.raises(SchemaError, match="weights must be numbers"):
         sampler.update_weights([0, 1], ["a", "b"])
     with pytest.raises(SchemaError, match="ends are the places of last steps"):
         buffer.append({"observation": NUMBERS, "action": NUMBERS}, ends=3)  # type: ignore[arg-type]
