@@ -38,7 +38,10 @@ FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
 }
 
 
-def schema() -> rs.Schema:
+def schema(columns: Columns | None = None) -> rs.Schema:
+    """That of such columns, by default of those of HalfCheetah."""
+    if columns is not None:
+        return rs.Schema({name: rs.Field(a.dtype, a.shape[1:], name) for name, a in columns.items()})
     return rs.Schema({name: rs.Field(dtype, shape, name) for name, (dtype, shape) in FIELDS.items()})
 
 
@@ -77,7 +80,7 @@ def write(
     """A buffer of so many steps, `columns` again and again."""
     count = len(columns["reward"])
     finals = np.repeat(columns["observation"][:1], count // EPISODE, axis=0)
-    with rs.create(place, schema(), durability=durability, storage=storage) as buffer:
+    with rs.create(place, schema(columns), durability=durability, storage=storage) as buffer:
         for _ in range(steps // count):
             buffer.append(columns, final_observation=finals)
             buffer.commit()
