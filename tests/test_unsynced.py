@@ -113,6 +113,37 @@ def test_what_a_killed_writer_did_not_sync_is_synced_by_the_next(tmp_path: Path,
     assert rs.verify(left / name).problems == []
 
 
+@pytest.mark.parametrize("codec", ["raw", "zstd:1"])
+def test_what_a_killed_writer_of_a_ring_did_not_sync_is_synced_by_the_next(
+    tmp_path: Path, codec: str
+) -> None:
+    """Also where the shards that the log begins with have left it."""
+    live, left = tmp_path / "live", tmp_path / "left"
+    recorder = RecordingFiles(below=str(live))
+    live.mkdir()
+    setting = {"storage": {"observation": {"codec": codec, "chunk_rows": 1024}}}
+    with using(recorder.files), shards_of(1):
+        buffer = rs.create(live / "a.zarr", SCHEMA, capacity=4600, durability="none", **setting)
+        total = 0
+        while total < 8000 or 100 * synced(buffer) // 1024 == total // 1024:
+            buffer.append(rows(total, 100))
+            buffer.commit()
+            total += 100  # until the end of a shard is not synced
+        assert 100 * buffer.store.state.base + 1024 < buffer.first_row, "the base's shard is gone"
+        buffer.abandon()  # killed
+        rs.open(live / "a.zarr", "r+").close()
+    disk = Disk()
+    for operation in recorder.operations:
+        disk.do(operation)
+
+    put(str(left), disk.synced())
+
+    with rs.open(left / "a.zarr") as reader:
+        first = reader.first_row
+        assert reader["observation"][:][:, 0].tolist() == list(range(first, total))
+    assert rs.verify(left / "a.zarr").problems == []
+
+
 def _places(buffer: rs.Buffer) -> list[tuple[str, int, int]]:
     """(file, offset, byte of the field) of something in each row or chunk."""
     store = buffer._store

@@ -169,6 +169,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ("test_unsynced.py::test_what_a_killed_writer_did_not_sync_is_synced_by_the_next[coded.zarr]",),
     ),
     Mutant(
+        "log-only-the-first-shard-of-a-killed-writer-synced",
+        "src/replaystore/containers/zarr/container.py",
+        "number >= row // spec.shard_rows:\n                    self._touch",
+        "number == row // spec.shard_rows:\n                    self._touch",
+        "what a killed writer of a ring did not sync is synced by the next, whatever has been dropped",
+        ("test_unsynced.py::test_what_a_killed_writer_of_a_ring_did_not_sync_is_synced_by_the_next[raw]",),
+    ),
+    Mutant(
         "log-segment-that-is-removed-while-followed",
         "src/replaystore/arrays/history.py",
         "if self._look()[1][-1:] == segments[-1:]:",

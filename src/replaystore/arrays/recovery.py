@@ -29,8 +29,9 @@ class Resumer(Committer):
         self.container.cut_segment(self.state.base, self.state.end)
 
     def doubt_what_was_left(self) -> None:
-        """Without durability: rows since the base record may be in the system's memory only, where they look
-        as if they were on the disk; what is synced from now on says that they are, too."""
+        """Without durability: of the rows since the base record, those that a ring still has may be in the
+        system's memory only, where they look as if they were on the disk; what is synced from now on says
+        that they are, too."""
         base = replay(self.container.read_segment(self.state.base), str(self), until=self.state.base)
         self.container.doubt(
             {
