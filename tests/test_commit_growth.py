@@ -11,7 +11,12 @@ from numbered_steps import FIELDS
 from sampled_buffers import fill, schema
 
 import replaystore as rs
+from replaystore.arrays.differences import difference
+from replaystore.containers.records import whole_records
+from replaystore.errors import CorruptError
 from replaystore.schema.fields import Field
+from replaystore.testing.crafting_log import packed, records
+from replaystore.trajectories.opened import COLUMNS
 
 RECIPES: list[dict[str, Any]] = [
     {},
@@ -84,3 +89,41 @@ def test_a_reader_that_follows_a_writer_sees_strides(tmp_path: Path) -> None:
                 seen += 1
         assert seen > 30
         reader.close()
+
+
+@pytest.mark.parametrize("rows", [4, len(COLUMNS), len(COLUMNS) + 1, len(COLUMNS) + 3])
+def test_a_refresh_refuses_open_trajectories_that_have_lost_numbers(tmp_path: Path, rows: int) -> None:
+    """However much of them is as it was."""
+    vector = {"observation": Field("i8", (2,), "observation")}
+    buffer = rs.create(tmp_path / "a.zarr", rs.Schema(FIELDS | vector), durability="none")
+    writer, observed = buffer.writer(2), np.zeros((2, 2), "i8")
+
+    def step() -> None:
+        writer.step(np.zeros(2, "i8"), None, np.zeros(2, bool), None, observed)
+        buffer.commit()
+
+    writer.reset(observed)
+    step()
+    reader = rs.open(tmp_path / "a.zarr")
+    sampler = reader.sampler(4, seed=0)
+    step()
+    assert sampler.refresh()  # the quick way is there
+    known = reader.store.state.extra["open"]
+    step()
+    now = buffer.store.state.extra["open"]
+    buffer.abandon()
+    lost = np.zeros((rows, now.shape[1]), np.int64)
+    lost[: len(now)] = now[:rows]
+
+    log = tmp_path / "a.zarr" / "journal" / "log" / "0"
+    data = log.read_bytes()
+    meta, blobs = records(data)[-1]
+    (kept,) = (blob for blob in blobs if blob[0] == "int:open")
+    crafted = difference(lost, known)
+    kept[1:] = len(crafted), crafted
+    end = [end for _, end in whole_records(data)][-2]
+    log.write_bytes(data[:end] + packed(meta, blobs))
+
+    with pytest.raises(CorruptError, match="numbers of an open trajectory"):
+        sampler.refresh()
+    reader.close()

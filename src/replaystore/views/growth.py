@@ -40,8 +40,9 @@ class CommitGrowth:
         """or of all open ones which have a part, and which are followed by an observation."""
         self._apart = np.empty(0, np.int64), np.empty(0, np.int64)
         """First rows and strides of open parts that are known to have no row in common, however long."""
-        self._checked: bytes | None = None
-        """What was found good of open trajectories, but for the lengths of their parts."""
+        self._checked: tuple[tuple[int, ...], bytes] | None = None
+        """What was found good of open trajectories: the shape of their matrix, and all of it but the lengths
+        of their parts."""
 
     @property
     def first(self) -> int:
@@ -106,17 +107,17 @@ class CommitGrowth:
         self._check_open(parts)
         self._opened = _parts_of(parts, told)
         whole = self._shared is not None and 0 < len(told) == kept.shape[1] and len(self._apart[0])
-        self._checked = kept[FIXED].tobytes() if whole else None
+        self._checked = (kept.shape, kept[FIXED].tobytes()) if whole else None
 
     def _longer(self) -> bool:
         """Whether the commit has the same open trajectories as the one before, none of whose parts can have a
         row of another, with parts of other lengths: as nearly always."""
         kept, known = self._shown.store.state.extra["open"], self._checked
-        if known is None or not isinstance(kept, np.ndarray) or kept.dtype != np.int64 or kept.ndim != 2:
+        if known is None or not isinstance(kept, np.ndarray) or kept.dtype != np.int64:
+            return False
+        if kept.shape != known[0] or kept[FIXED].tobytes() != known[1]:
             return False
         opened = self._opened
-        if kept.shape[1] != len(opened.start) or kept[FIXED].tobytes() != known:
-            return False
         length, most = kept[PART_LENGTH], (self.stop - 1 - opened.start) // opened.stride
         if np.count_nonzero((length < 1) | (length - 1 > most)):
             return False
