@@ -173,8 +173,8 @@ class ActiveLayout:
 
 def _table_rows(buffer: Buffer) -> dict[int, int]:
     """The row of the table for the trajectory that begins at a place of the ring."""
-    _, state = state_of(buffer.document.extensions) or ("", {})
-    ring = ring_of(buffer, state) if state else None
+    state = state_of(buffer.document.extensions)
+    ring = None if state is None else ring_of(buffer, state)
     if ring is None:
         return {}
     parts, table = buffer.parts, buffer.trajectories

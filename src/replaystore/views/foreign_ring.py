@@ -114,16 +114,10 @@ class Ring:
         return places
 
 
-def state_of(extensions: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
-    """The key and the state of the ring that a buffer was made of; None if it was none.
-
-    Where the key is not EXTENSION, the state is of a store written before there was that one key: then the
-    key was the name of the format, and the dtype of `dones` told what they flag."""
-    for key in (EXTENSION, *extensions):
-        known = extensions.get(key)
-        if isinstance(known, Mapping) and known.keys() >= _NUMBERS:
-            return key, known if key == EXTENSION else {"format": key, **known}
-    return None
+def state_of(extensions: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The state of the ring that a buffer was made of; None if it was none."""
+    known = extensions.get(EXTENSION)
+    return known if isinstance(known, Mapping) and known.keys() >= _NUMBERS else None
 
 
 def ring_of(buffer: BufferReader, known: Mapping[str, Any]) -> Ring | None:
@@ -195,10 +189,9 @@ def _without(run: tuple[int, int, int], over: list[tuple[int, int, int]]) -> lis
 def counts_appends(extensions: Mapping[str, Any]) -> bool:
     """Whether what becomes of a ring depends on where each append has begun and ended, also of steps that
     have left (see `survives`): then no table may forget any."""
-    found = state_of(extensions)
-    if found is None:
+    known = state_of(extensions)
+    if known is None:
         return False
-    known = found[1]
     capacity, size, then, rows = (int(known[key]) for key in ("capacity", "size", "position", "rows"))
     orderly = ((then if size == capacity else 0) + rows - then) % capacity == 0
     return bool(known.get("irregular") or known.get("longer")) or not orderly
@@ -210,11 +203,10 @@ def carried(
     """The extensions for a copy of a buffer, whose rows then count from 0; and notes of what is lost.
 
     Of a part of the buffer (not `whole`) the state of the ring has no meaning."""
-    kept, found = dict(extensions), state_of(extensions)
-    if found is None:
+    kept, known = dict(extensions), state_of(extensions)
+    if known is None:
         return kept, []
-    key, known = found
-    del kept[key]
+    del kept[EXTENSION]
     if not whole:
         lost = (
             f"the state of the physical ring of {known['format']} is left out, because not all rows are there"

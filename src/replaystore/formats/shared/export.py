@@ -18,7 +18,7 @@ from replaystore.formats.blocks import beside_fields
 from replaystore.formats.options import Options
 from replaystore.formats.report import KEPT, Fate, Report, changed, lost
 from replaystore.formats.shared.tensors import BLOCK_BYTES
-from replaystore.views.foreign_ring import AFTER_IT, LAST_STEP, Placement, state_of
+from replaystore.views.foreign_ring import Placement, state_of
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Outgoing", "Output"]
@@ -73,8 +73,7 @@ class Outgoing:
         self.rest: dict[str, Fate] = {}
         self._errors: dict[str, float] = {}
         """Of fields that are cast, the largest difference so far."""
-        found = state_of(buffer.document.extensions)
-        self._ring: Mapping[str, Any] = {} if found is None else found[1]
+        self._ring: Mapping[str, Any] = state_of(buffer.document.extensions) or {}
         self._known_after()
 
     def ring_of(self, name: str) -> Mapping[str, Any]:
@@ -84,11 +83,7 @@ class Outgoing:
     @property
     def ends(self) -> tuple[str, str] | None:
         """Of a ring's rows, the field that says where episodes end, and what it flags (`views.ring`)."""
-        if not self._ring:
-            return None
-        declared = self.fields.get("dones")
-        told = AFTER_IT if declared is not None and declared.dtype == np.bool_ else LAST_STEP
-        name, what = self._ring.get("ends") or ("dones", told)
+        name, what = self._ring.get("ends") or ("", "")
         return (name, what) if name in self.fields else None
 
     def _known_after(self) -> None:
