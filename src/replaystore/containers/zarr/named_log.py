@@ -1,5 +1,5 @@
 """The commit log of a Zarr folder that cannot be listed, read: what segments there are says a file, or the
-manifest of an archive that older software has sealed.
+manifest of an archive.
 
 Each look is one request where nothing has changed. The newest segment is read with the look that finds it,
 since only that tells whether it has its name already; and with it, the first time, the metadata of the store,
@@ -127,7 +127,7 @@ class NamedLog:
             self._check_ours(where)
             raise UnsupportedError(
                 f"{where} has no {SEGMENTS}, without which a store is not read where nothing can be "
-                "listed: an older version has written it; open it once for writing, where it lies"
+                "listed; open it once for writing, where it lies"
             ) from None
         segments = sorted(int(number) for number in _LISTED.findall(manifest))
         if not segments:
