@@ -65,7 +65,7 @@ def create(
     Args:
         location: "runs/a.zarr", "a.h5", or "memory:a".
         schema_or_env: what a step holds: a `Schema`, or a Gymnasium environment or vector environment.
-        capacity: keep (at least) this many newest steps and drop older ones; Zarr only.
+        capacity: keep this many steps, the newest, and drop older ones; Zarr only.
         layout: "live" to write to and sample from, "archive" for keeping (all fields coded, large chunks;
         sealed when it is closed).
         storage: by field name, {"codec": "raw" | "zstd:LEVEL" | "gzip:LEVEL", "chunk_rows": N} instead of the

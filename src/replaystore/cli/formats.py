@@ -16,7 +16,7 @@ __all__ = ["formats"]
 def formats(json_: bool) -> None:
     """List the formats that `convert` reads and writes beside stores, those of other packages among them.
 
-    What a format cannot hold of a buffer is listed below its line; a conversion says what it was in fact.
+    What a format cannot hold of a buffer is listed below its line; a conversion reports what was lost.
 
     \b
     Examples:

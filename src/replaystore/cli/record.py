@@ -94,7 +94,7 @@ def _field_codecs(
 @click.option(
     "--capacity",
     type=click.IntRange(min=1),
-    help=("Make a ring that keeps (at least) the newest so many steps."),
+    help=("Make a ring that keeps this many steps, the newest."),
 )
 @click.option(
     "--commit-every", type=click.IntRange(min=1), default=10_000, help=("Commit after about so many steps.")

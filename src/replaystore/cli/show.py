@@ -94,8 +94,8 @@ def show(
     commit: int | str | None,
     json_: bool,
 ) -> None:
-    """Print steps of LOCATION. With --where, only trajectories for which EXPR is true exist, for --rows and
-    --trajectory too.
+    """Print steps of LOCATION. With --where, only trajectories for which EXPR is true are looked at, for
+    --rows and --trajectory too.
 
     \b
     Examples:
