@@ -5,21 +5,12 @@ them meanwhile.
 * Rows of coded arrays gather into chunks, which are encoded in the background and stored when full; at a
   commit the rows of an unfinished chunk go, raw, to a tail array.
 * Rows of journaled arrays (tables) wait for the commit record.
-
-A write that fails (a full disk) changes nothing and may be tried again. A sync that fails leaves the disk in
-an unknown state; the store then refuses to write until it is opened anew, since a second sync may report
-success for bytes that are lost.
-
-Longer than 400 lines because what is known of rows that no commit has is kept where they are taken.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -27,12 +18,10 @@ from google_crc32c import extend
 from numpy.typing import ArrayLike, NDArray
 
 from replaystore.arrays.encoding import Encoder
-from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.state import Piece, State
+from replaystore.arrays.writing import Writing
 from replaystore.containers.codecs import crc32c as value
 from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec, Container
-from replaystore.errors import StorageError
-from replaystore.refusals import refusal
 from replaystore.schema import tree
 
 __all__ = ["CHECKSUMS_SPEC", "TAIL_SPEC", "Appender", "CodedArray", "RawArray", "of_shard"]
@@ -47,7 +36,6 @@ CHECKSUMS_SPEC = ArraySpec(
     np.dtype(np.uint32), (), chunk_rows=1024, chunks_per_shard=4, journaled=True, dimension="chunk"
 )
 TAIL_SPEC = ArraySpec(np.dtype(np.uint8), (), chunk_rows=1 << 20, dimension="byte")
-
 
 Flat = NDArray[np.uint8] | bytes
 """The bytes of rows."""
@@ -73,15 +61,12 @@ class CodedArray:
     """Rows up to this one are in a tail array or in a stored chunk."""
 
 
-class Appender(StoreReader):
-    """A store reader that also takes rows; what it has taken is part of the store when `ArrayStore.commit`
-    says so."""
+class Appender(Writing):
+    """A store that also takes rows; what it has taken is part of the store when `ArrayStore.commit` says
+    so."""
 
     def __init__(self, container: Container, state: State, *, durable: bool) -> None:
-        super().__init__(container, state)
-        self.durable = durable
-        self.lock = threading.RLock()
-        self._poison: str | None = None
+        super().__init__(container, state, durable=durable)
         self._encoder = Encoder()
         self._raw: dict[str, RawArray] = {}
         self._coded: dict[str, CodedArray] = {}
@@ -97,8 +82,6 @@ class Appender(StoreReader):
         self._tail_slot, self._tail_used = 0, 0
         self._stays: dict[str, int] = {}
         """Of each group: until rows before this one are dropped, there is no space to give back."""
-        self._synced = -1
-        """Without durability: a commit that was synced."""
         self._gone: dict[str, int] = {}
         """The row of an array before which this writer has given back the space of all shards."""
         self._watched = False
@@ -106,9 +89,6 @@ class Appender(StoreReader):
         """For who looks at rows that no commit has: full chunks that are not stored yet,"""
         self.fresh: dict[str, dict[int, tuple[ChunkEntry, int]]] = {}
         """and those stored since the last commit, with their checksums."""
-        self._rolling_back = False
-        """A rollback was refused half way: whether it has happened is not known, nor are there rows that
-        something could follow."""
 
     def create_arrays(
         self,
@@ -404,68 +384,10 @@ class Appender(StoreReader):
         """The rows of each array of a group, uncommitted ones included."""
         return {name: rows for name, rows in self._all_rows() if tree.group_of(name) == group}
 
-    def _sync(self, *, always: bool = False) -> None:
-        """Make all that was written durable; without durability, only what `always` has to be."""
-        if not (self.durable or always):
-            return
-        try:
-            self.container.sync()
-        except OSError as error:
-            reason = f"{self}: the disk failed to store what was written ({refusal(error, str(self))})"
-            self._poison = (
-                str(error)
-                if isinstance(error, StorageError)
-                else (f"{reason}; reopen the store, which goes on from its last commit")
-            )
-            raise StorageError(self._poison, error.errno) from error
-
-    def _sync_commit(self) -> None:
-        """Without durability: bring the commit to the disk. The next one says that it is there."""
-        if not self.durable and self._synced != self.state.commit:
-            self._sync(always=True)
-            self._synced = self.state.commit
-
-    def storage(self, what: str) -> AbstractContextManager[None]:
-        """Errors of the operating system as ours."""
-        if self._poison is not None:
-            raise StorageError(self._poison)
-        if (self._rolling_back or self.state.unforked) and what not in ("roll back", "recover"):
-            raise StorageError(
-                f"{self}: cannot {what} after a rollback that did not finish: roll back "
-                "again, or reopen the store"
-            )
-        return _Translating(self, what)
-
     def close(self) -> None:
         """Give up what is not committed, and release everything."""
         self._encoder.close()
         super().close()
-
-
-class _Translating:
-    """Errors of the operating system as ours: a class, since a generator takes three times as long to say
-    that nothing was wrong."""
-
-    __slots__ = ("_store", "_what")
-
-    def __init__(self, store: Appender, what: str) -> None:
-        self._store, self._what = store, what
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        if not isinstance(error, OSError) or isinstance(error, StorageError | FileExistsError):
-            return
-        store, what = self._store, self._what
-        if str(store) != store.container.path:  # it is still being made
-            before = "nothing was put there"
-        else:
-            before = "what was committed is safe" if store.state.commit else "nothing was committed yet"
-        reason = refusal(error, str(store))
-        advice = f"{before}; make room or mend the cause, then try again"
-        raise StorageError(f"{store}: cannot {what}: {reason}; {advice}", error.errno) from error
 
 
 def of_shard(entries: Mapping[int, ChunkEntry], shard: int, per_shard: int) -> dict[int, ChunkEntry]:

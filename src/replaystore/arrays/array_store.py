@@ -1,7 +1,7 @@
 """Growable arrays with atomic commits, over any container: making and opening them for their one writer.
 
-appending.py takes rows, committing.py makes commits of them, recovery.py goes on after one, rollback.py goes
-back to one.
+writing.py asks things of the disk, appending.py takes rows, committing.py makes commits of them, recovery.py
+goes on after one, rollback.py goes back to one.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ CODE = [
     "arrays/records.py",
     "arrays/rollback.py",
     "arrays/state.py",
+    "arrays/writing.py",
     "containers/hdf5/front.py",
     "containers/hdf5/log.py",
     "containers/hdf5/transaction.py",
