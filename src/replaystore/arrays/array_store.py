@@ -86,7 +86,7 @@ class ArrayStore(Reverter):
                 store._resume()
                 if state.unforked:
                     store._fork()
-            # Then everything is published, and readers rely on its being as it is.
+            # A sealed store is published already, and readers rely on its staying as it is.
             if state.extra.get(SEALED) is not True:
                 store.publish()
         else:

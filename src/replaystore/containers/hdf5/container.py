@@ -11,8 +11,8 @@ Structure changes by transactions, which the HDF5 library prepares in memory. Ro
 it: they are written to places that are known, inside space that an earlier transaction reserved. So a commit
 is a few writes and a sync.
 
-1. Space is never used twice. What a chunk's successor supersedes, and what `publish` cuts off, stays as it is
-   for old readers.
+1. The space of rows is never used twice: what a chunk's successor supersedes, and what `publish` cuts off,
+   stays as it is for old readers. That of removed pieces of the log is, by later ones (freed.py).
 2. Rows are never where HDF5 may write: when it wants to fill the end of a chunk that `publish` cuts, that
    write is dropped.
 3. Extents run ahead of the rows while a store grows. `publish` sets them to the rows; growing goes on from

@@ -78,8 +78,8 @@ class Log:
         """What a damaged head may have named: a segment behind the one of this head, or records behind those
         that it counts.
 
-        Nothing else can lie there: space is never used twice, and segments behind the newest one are removed
-        by what makes it that."""
+        Nothing else can lie there: space that is used again is wiped out behind its first record, and
+        segments behind the newest one are removed by what makes it that."""
         sequence = head.sequence if head is not None else 0
         for commit in sorted(_names(file), reverse=True):
             later = _segment(file, commit, end) if head is None or commit > head.commit else None
