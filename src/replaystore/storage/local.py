@@ -141,12 +141,6 @@ class Files(FolderReader, Writes):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._inside(name))
 
-    def remove_folder(self, folder: str) -> None:
-        """Remove a folder that has become empty; no error if it is not there, or not empty."""
-        with contextlib.suppress(OSError):
-            os.rmdir(self._inside(folder))
-            self._sound.discard(folder)
-
     # --- made of them
 
     def sync_files(self, names: Iterable[str]) -> None:
@@ -167,7 +161,13 @@ class Files(FolderReader, Writes):
         for name in files:
             self.remove(name)
         for name in [*reversed(folders), folder]:
-            self.remove_folder(name)
+            self._remove_folder(name)
+
+    def _remove_folder(self, folder: str) -> None:
+        """Remove a folder that has become empty; no error if it is not there, or not empty."""
+        with contextlib.suppress(OSError):
+            os.rmdir(self._inside(folder))
+            self._sound.discard(folder)
 
 
 @functools.cache

@@ -209,9 +209,9 @@ class _RecordedFiles(_OneByOne):
         if there:
             self._note("remove", name)
 
-    def remove_folder(self, folder: str) -> None:
+    def _remove_folder(self, folder: str) -> None:
         there = self.exists(folder)
-        super().remove_folder(folder)
+        super()._remove_folder(folder)
         if there and not self.exists(folder):
             self._note("remove", folder)
 
