@@ -83,19 +83,24 @@ class ChosenRows:
             rows: sorted and distinct; all of them lie in complete chunks.
             last: which entry shows each of them last.
         """
-        coming, self._next = self._next, None
-        if coming is not None and not np.array_equal(coming.rows, rows[: self.room]):
-            coming.abandon()
-            coming = None
-        if coming is None:
+        if self._next is not None and not np.array_equal(self._next.rows, rows[: self.room]):
+            self.abandon()
+        if self._next is None:
             self._now = None
             self._shown.fill(-1)
-            coming = self._group(rows, last)
-        self._now, self._used = None, 0
-        with contextlib.suppress(ReplayStoreError):
-            if coming is not None and coming.finish():
-                self._now = coming
-                self._shown[coming.slots] = coming.rows
+            self._next = self._group(rows, last)
+        coming, self._now, self._used = self._next, None, 0
+        try:
+            there = coming is not None and coming.finish(self._shown)
+        except ReplayStoreError:
+            there = False
+        except BaseException:  # others are going to have these places
+            self.abandon()
+            raise
+        self._next = None
+        if there and coming is not None:
+            self._now = coming
+            self._shown[coming.slots] = coming.rows
 
     def choose_next(self, rows: Numbers, last: Numbers) -> None:
         """Begin to decode what `choose` is going to be asked for next."""
@@ -133,7 +138,7 @@ class ChosenRows:
         """Have as many rows of the next group decoded as there is room for."""
         if self._next is not None:
             spare = self.room if self._now is None else self._now.spare(self._used)
-            self._shown[self._next.go_on(spare)] = -1
+            self._next.go_on(spare, self._shown)
 
 
 class _Group(Jobs[range]):
@@ -177,13 +182,14 @@ class _Group(Jobs[range]):
         """How many of `following` are free once so many entries were used."""
         return len(self.following) - len(self.rows) + int(np.searchsorted(self._lasts, used))
 
-    def go_on(self, free: int) -> NDArray[np.int32]:
-        """Decode those rows for which so many free places are enough; which places are taken."""
+    def go_on(self, free: int, shown: Numbers) -> None:
+        """Decode those rows for which so many free places are enough; `shown` says of the places that are
+        taken that nothing is there, before anything is."""
         job = int(np.searchsorted(self._bounds[self._edges], free, side="right")) - 1
         if job <= self._begun:
-            return self.slots[:0]
+            return
         edges = self._edges[self._begun : job + 1].tolist()
-        self._begun = job
+        shown[self.slots[self._bounds[edges[0]] : self._bounds[edges[-1]]]] = -1
         if self._files.far:
             chunks = self._chunks[edges[0] : edges[-1]].tolist()
             announce_first(self._files, [column.chunk_places(chunks) for column in self._columns.values()])
@@ -191,7 +197,7 @@ class _Group(Jobs[range]):
             [range(first, stop) for first, stop in itertools.pairwise(edges)],
             max(1, decoding_pool.shared.workers - 1),
         )
-        return self.slots[self._bounds[edges[0]] : self._bounds[edges[-1]]]
+        self._begun = job  # last: what an error kept from being begun is begun again
 
     def do(self, job: range) -> None:
         """As `Jobs.do`."""
@@ -209,9 +215,9 @@ class _Group(Jobs[range]):
             self._again.extend((name, job.start + place) for _, place in wrong)
             items.put(slots, decoded.take(places, None, found, "clip"), "clip")
 
-    def finish(self) -> bool:
-        """Decode what is left; whether all are there. CorruptError: a chunk cannot be had."""
-        self.go_on(len(self.rows))
+    def finish(self, shown: Numbers) -> bool:
+        """Decode what is left, as `go_on`; whether all are there. CorruptError: a chunk cannot be had."""
+        self.go_on(len(self.rows), shown)
         if not self.end():
             return False
         again, self._again = self._again, []

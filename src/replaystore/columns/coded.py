@@ -55,7 +55,11 @@ class Decoding(Jobs[Sequence[_To]]):
     def __init__(self, column: CodedColumn, out: Rows, jobs: Iterable[Sequence[_To]], threads: int) -> None:
         super().__init__()
         self._column, self._out, self._again = column, out, list[_To]()
-        self.begin(jobs, threads)
+        try:
+            self.begin(jobs, threads)
+        except BaseException:  # nobody is going to end it
+            self.abandon()
+            raise
 
     def do(self, job: Sequence[_To]) -> None:
         """As `Jobs.do`."""

@@ -21,7 +21,7 @@ Job = TypeVar("Job")
 
 
 class Jobs(ABC, Generic[Job]):
-    """One thread begins it and finishes or abandons it; `do` is called in any."""
+    """One thread begins with jobs, and ends or abandons them; `do` is called in any."""
 
     def __init__(self) -> None:
         self._jobs = deque[Job]()
@@ -33,12 +33,29 @@ class Jobs(ABC, Generic[Job]):
         """Do one, in any thread."""
 
     def begin(self, jobs: Iterable[Job], threads: int) -> None:
-        """Have these done, too, by so many threads."""
+        """Have these done, too, by so many threads; none once it is abandoned."""
+        if self._abandoned:
+            return
         self._jobs.extend(jobs)
         # An error that there was is for who finishes.
         running = [future for future in self._running if not future.done() or future.exception()]
         more = min(threads, len(self._jobs)) - len(running)
-        self._running = running + [decoding_pool.shared.pool().submit(self._work) for _ in range(more)]
+        self._running = running
+        for _ in range(more):
+            # Known before a thread may be at it: that may be so although `submit` fails.
+            future = Future[None]()
+            self._running.append(future)
+            decoding_pool.shared.pool().submit(self._help, future)
+
+    def _help(self, future: Future[None]) -> None:
+        """Do what is left, in a thread that `future` speaks of."""
+        if future.set_running_or_notify_cancel():
+            try:
+                self._work()
+            except BaseException as error:  # noqa: BLE001  # which who waits raises
+                future.set_exception(error)
+            else:
+                future.set_result(None)
 
     def _work(self) -> None:
         while True:
@@ -55,8 +72,8 @@ class Jobs(ABC, Generic[Job]):
         try:
             self._work()
         finally:
-            running, self._running = self._running, []
-            wait([future for future in running if not future.cancel()])
+            wait([future for future in self._running if not future.cancel()])
+        running, self._running = self._running, []
         for future in running:
             if not future.cancelled():
                 future.result()

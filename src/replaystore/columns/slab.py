@@ -47,6 +47,11 @@ class _Coming(NamedTuple):
     slots: NDArray[np.intp]
     decodings: list[Decoding]
 
+    def abandon(self) -> None:
+        """End it, as soon as no thread is at it."""
+        for decoding in self.decodings:
+            decoding.abandon()
+
 
 class Slab:
     """Decoded chunks of columns whose chunks have the same number of rows.
@@ -241,7 +246,7 @@ class Slab:
         old = self._chunk[free]
         self._slot[old[old >= 0]] = -1
         self._chunk[free], self._used[free] = -1, self._now
-        decodings = []
+        coming = _Coming(missing, free, [])
         columns, chunks = self._columns.values(), (missing + self._first_chunk).tolist()
         files = next(iter(columns)).files
         if files.far:
@@ -252,8 +257,13 @@ class Slab:
                 self._items[name] = np.empty(
                     self.slots * self.chunk_rows, np.dtype((np.void, column.row_bytes))
                 )
-            decodings.append(column.decode(missing + self._first_chunk, self._items[name], free))
-        return _Coming(missing, free, decodings)
+            try:
+                coming.decodings.append(column.decode(missing + self._first_chunk, self._items[name], free))
+            except BaseException:  # others are going to have these slots
+                coming.abandon()
+                self._used[free] = 0
+                raise
+        return coming
 
     def _look(self) -> None:
         self.whole = not self.crowded and int(self._slot.min(initial=0)) >= 0
@@ -272,8 +282,7 @@ class Slab:
             # each: no thread may write to its slots any more.
             finished = [decoding.finish() for decoding in coming.decodings]
         except BaseException:
-            for decoding in coming.decodings:
-                decoding.abandon()
+            coming.abandon()
             self._used[coming.slots] = 0
             raise
         if all(finished):
