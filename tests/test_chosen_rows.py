@@ -211,6 +211,22 @@ def test_batches_are_the_same_whatever_memory_there_is(
         small.close()
 
 
+@pytest.mark.parametrize("apart", [2, 3, 300])
+def test_windows_that_are_passed_over_are_let_go(tmp_path: Path, apart: int) -> None:
+    """As in the workers of a loader, each of which makes some of the batches."""
+    store_of(tmp_path / "live.zarr", 6000)
+    rs.convert(tmp_path / "live.zarr", tmp_path / "a.zarr", layout="archive")
+    with rs.open(tmp_path / "a.zarr") as buffer:
+        some = buffer.sampler(16, seed=3, slab_bytes=300_000, prefetch=0)._batches
+        every = buffer.sampler(16, seed=3, slab_bytes=1 << 30, prefetch=0)._batches
+        assert some.gather.crowded
+        for number in range(0, 700 * apart, apart):
+            batch = some.make(0, number)
+            assert len(some._later) <= 3
+            if not number % 20:
+                assert np.array_equal(batch["index"], every.make(0, number)["index"])
+
+
 @pytest.mark.parametrize(
     "recipe",
     [

@@ -74,9 +74,13 @@ class Windows:
     """Batches of the next window."""
 
     def _entered(self, epoch: int, first: int) -> Window:
-        """The window that begins with batch `first`; it may be drawn already."""
-        found = self._later.pop((epoch, first), None) if self.order.ahead else None
-        return found or self._plan(epoch, first)
+        """A window with batch `first`, which it begins with unless it is drawn already. Those before it are
+        not needed any more, whether or not any of their batches was asked for."""
+        for place in sorted(place for place in self._later if place <= (epoch, first)):
+            window = self._later.pop(place)
+            if window.epoch == epoch and first < window.first + window.count:
+                return window
+        return self._plan(epoch, first)
 
     def _following(self, window: Window) -> Window:
         """The one after it, of an order without end, or before the end."""
