@@ -177,6 +177,20 @@ def test_what_has_left_a_ring_is_let_go_of() -> None:
     assert steps.version > 3
 
 
+@pytest.mark.parametrize("envs", [0, 1, 3])
+def test_where_nothing_is_new_nothing_has_changed(envs: int) -> None:
+    growing = Growing(max(envs, 1))
+    steps = Steps()
+    follower = Follower(growing, steps)
+    growing.step(list(range(growing.envs)))
+    if not envs:
+        growing.end(0)
+    follower.go_on()
+    assert steps.take_changes() is not None
+    follower.go_on()
+    assert not steps.changes
+
+
 def check_rows_quickly(growing: Growing, steps: Steps) -> None:
     recent = [number for number, rows in enumerate(growing.lives) if rows[-1] >= growing.first]
     kept = {number: growing.kept(number) for number in recent}

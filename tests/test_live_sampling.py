@@ -312,3 +312,40 @@ def test_a_field_that_a_rollback_takes_is_told(name: str, live: bool, tmp_path: 
         with pytest.raises(ConflictError):
             sampler.sample()
         assert buffer.sampler(4, live=live, seed=0).sample()["reward"].shape == (4,)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [{"order": "trajectory"}, {"order": "prioritized"}, {"fragment_length": 2}],
+    ids=str,
+)
+def test_parts_that_are_let_go_of_between_two_batches_are_not_drawn(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a look has nothing new to tell but that the others have got other numbers."""
+    monkeypatch.setattr("replaystore.sampling.part_tables.DEAD", 20)
+    every = recipe.get("fragment_length", 1)
+    stop = 0
+    with rs.create(f"memory:let-go-{recipe}", SCHEMA, capacity=100) as buffer:
+
+        def append(count: int, env: int = 0, **ends: Any) -> None:
+            nonlocal stop
+            rows = np.arange(stop, stop + count)
+            steps = {"observation": np.stack([rows, rows], 1), "action": rows, "reward": rows.astype("f4")}
+            buffer.append(steps | {"terminated": np.zeros(count, np.bool_)}, env=env, **ends)
+            stop += count
+
+        append(100, ends=[*range(every - 1, 100, every)])
+        sampler = buffer.sampler(64, seed=0, live=True, next_observation=False, **recipe)
+        versions = set()
+        for _ in range(40):
+            append(20, ends=[*range(every - 1, 20, every)])
+            append(2, env=1)
+            for _ in range(3):
+                batch = sampler.sample()
+                assert (batch["index"] >= stop - 100).all()
+                assert (batch["action"].reshape(64, -1)[:, 0] == batch["index"]).all()
+                assert batch["action"].max() < stop
+                versions.add(sampler._batches.steps.version)
+                assert sampler._batches.steps.take_changes() is None
+        assert len(versions) > 2

@@ -73,7 +73,6 @@ class Batches(Windows):
         columns: Columns | None = None,
         goals: Goals | None = None,
     ) -> None:
-        self._begun = 1
         self.recipe, self.commit, self.shows = recipe, buffer.commit_id, buffer.shows
         following = observations_of(recipe, buffer.schema) if recipe.next_observation else ()
         self._columns: Columns = buffer if columns is None else columns
@@ -105,6 +104,7 @@ class Batches(Windows):
         self.order = self._ordered(buffer, seed, weights, largest)
         if growth is not None:
             self.order.go_on(None)
+        self._version = self.steps.version
         self._window: Window | None = None
         self._later: dict[tuple[int, int], Window] = {}
         """Those after it that are drawn already, by epoch and first batch."""
@@ -146,9 +146,9 @@ class Batches(Windows):
         self._follower.go_on()
         self._finals.go_on(live=self.recipe.live)
         change = self.steps.take_changes()
-        if change is not None or self.steps.begun != self._begun:
+        if change is not None or self.steps.version != self._version:
             self.order.go_on(change)
-            self._begun = self.steps.begun
+            self._version = self.steps.version
         self.commit, self.shows = buffer.commit_id, buffer.shows
         if columns:
             self._open_columns()

@@ -73,7 +73,7 @@ class Follower:
             pending = _pending(opened)
             different |= pending != self._pending
         changed = different.nonzero()[0]
-        if len(changed) == len(self.open):
+        if 0 < len(changed) == len(self.open):
             self.steps.extend(self.open, length, pending)
         elif len(changed):
             self.steps.extend(self.open[changed], length[changed], pending[changed])
