@@ -248,3 +248,83 @@ def test_fragments_of_all_stores(tmp_path: Path) -> None:
     batch = rs.concat(buffers).sampler(16, fragment_length=12, pad="end", frame_stack=2, seed=0).sample()
     assert batch["observation"].shape == (16, 12, 2, 2)
     assert (batch["observation"][:, :, 1, 1][batch["mask"]] == batch["action"][batch["mask"]]).all()
+
+
+def two_of_which_one_is_empty(tmp_path: Path) -> tuple[list[rs.Buffer], list[rs.Buffer]]:
+    """Writers and readers of two stores."""
+    writers = [rs.create(tmp_path / name, schema()) for name in ("a.zarr", "b.h5")]
+    fill(writers[0], [(0, 10, True, True)] * 5)
+    for writer in writers:
+        writer.commit()
+    return writers, [rs.open(writer.whereabouts) for writer in writers]
+
+
+@pytest.mark.parametrize(
+    "chosen", [{}, {"order": "prioritized"}, {"fields": ["observation", "action", "reward"]}]
+)
+def test_a_store_that_has_something_later_shows_the_fields_of_the_others(
+    tmp_path: Path, chosen: dict[str, Any]
+) -> None:
+    writers, readers = two_of_which_one_is_empty(tmp_path)
+    sampler = rs.concat(readers).sampler(64, seed=0, **chosen)
+    names = sampler.sample().keys()
+    fill(writers[1], [(0, 10, True, True)] * 5)
+    writers[1].add_field("value", rs.Field("f8", (), "extra"), fill=7)
+    writers[1].commit()
+    assert sampler.refresh()
+    batch = sampler.sample()
+    assert batch.keys() == names
+    assert set(batch["store"].tolist()) == {0, 1}
+    check(readers, batch)
+
+
+@pytest.mark.parametrize("order", ["uniform", "prioritized", "epoch"])
+def test_a_store_whose_buffer_was_refreshed_by_others_is_taken_up(tmp_path: Path, order: Any) -> None:
+    writers, readers = two_of_which_one_is_empty(tmp_path)
+    both = rs.concat(readers)
+    sampler = both.sampler(64, seed=0, order=order)
+    assert not sampler.refresh()
+    fill(writers[1], [(0, 10, True, True)] * 5)
+    writers[1].commit()
+    assert both.refresh()
+    assert sampler.refresh()
+    assert not sampler.refresh()
+    assert sampler.num_items == len(both) == 100
+    check(readers, sampler.sample())
+
+
+@pytest.mark.parametrize("order", ["uniform", "prioritized", "epoch"])
+def test_what_is_drawn_is_right_after_a_refresh_that_failed(
+    tmp_path: Path, order: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers, readers = two_of_which_one_is_empty(tmp_path)
+    fill(writers[1], [(0, 10, True, True)] * 5)
+    writers[1].commit()
+    readers[1].refresh()
+    sampler = rs.concat(readers).sampler(20, seed=0, order=order)
+    if order == "prioritized":
+        sampler.update_priorities([3], [9.0], [1])
+    sampler.sample()
+    fill(writers[0], [(0, 10, True, True)] * 5)
+    writers[0].commit()
+    with monkeypatch.context() as patch:
+
+        def refused() -> bool:
+            raise OSError(5, "the disk")
+
+        patch.setattr(readers[1], "refresh", refused)
+        with pytest.raises(OSError, match="disk"):
+            sampler.refresh()
+    assert sampler.num_items == 150
+    if order == "epoch":
+        drawn = [
+            pair
+            for batch in sampler
+            for pair in zip(batch["store"].tolist(), batch["index"].tolist(), strict=True)
+        ]
+        assert len(drawn) == len(set(drawn)) == 150
+    else:
+        seen = np.concatenate([sampler.sample()["index"] for _ in range(40)])
+        assert seen.max() == 99
+    if order == "prioritized":
+        assert len({one.largest for one in sampler._joined.there}) == 1

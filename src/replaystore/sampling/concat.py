@@ -167,10 +167,13 @@ class ConcatSampler(Iterating):
         """Go on to the newest commits of all, and the buffers with it; whether there was any. What is new
         gets the largest weight that there is."""
         self.close()
-        changed = self._joined.refresh()
-        epoch, number = self._place
-        if changed and number and self.per_epoch is not None:
-            self._place = (epoch + 1, 0)
+        changed = True  # some may have gone on before an error
+        try:
+            changed = self._joined.refresh()
+        finally:
+            epoch, number = self._place
+            if changed and number and self.per_epoch is not None:
+                self._place = (epoch + 1, 0)
         self._cautions.tell(self._joined.there, 2)
         return changed
 

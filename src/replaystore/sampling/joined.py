@@ -83,9 +83,12 @@ class Joined:
     def _made(self, number: int, weights: NDArray[np.float64] | None) -> Sampler:
         seeds = np.random.SeedSequence([self._seed, number + 1]).generate_state(2, np.uint32).tolist()
         buffer: Any = self.buffers[number]
+        chosen = dict(self._settings)
+        if self.there and set(self.there[0].recipe.names) != buffer.schema.fields.keys():
+            chosen["fields"] = self.there[0].recipe.names  # also where more have come since
         with joining():
             made: Sampler = buffer.sampler(
-                **self._settings, weights=weights, seed=seeds[0] << 32 | seeds[1], prefetch=0
+                **chosen, weights=weights, seed=seeds[0] << 32 | seeds[1], prefetch=0
             )
         return made
 
@@ -113,22 +116,28 @@ class Joined:
                 sampler.largest = largest
 
     def refresh(self) -> bool:
+        """Go on with all; after an error those before it have."""
         changed = False
-        for number, sampler in enumerate(self.samplers):
-            if sampler is not None:
-                changed |= sampler.refresh()
-            elif self.buffers[number].refresh():
-                try:
-                    weights = self._of_new(number)
-                    made = self.samplers[number] = self._made(number, weights)
-                except NothingToDrawError:
-                    continue
-                if self._weighted and weights is None:
-                    made.largest = max(made.largest, *(one.largest for one in self.there))
-                changed = True
         self._forget()
-        self.level()
+        try:
+            for number, sampler in enumerate(self.samplers):
+                changed |= self._begins(number) if sampler is None else sampler.refresh()
+        finally:
+            self.level()
         return changed
+
+    def _begins(self, number: int) -> bool:
+        """Whether a store that had nothing to draw has something now, whoever refreshed its buffer."""
+        self.buffers[number].refresh()
+        try:
+            weights = self._of_new(number)
+            made = self._made(number, weights)
+        except NothingToDrawError:
+            return False
+        if self._weighted and weights is None:
+            made.largest = max([made.largest, *(one.largest for one in self.there)])
+        self.samplers[number] = made
+        return True
 
     def _of_new(self, number: int) -> NDArray[np.float64] | None:
         """The weights of a store that had nothing to draw."""
