@@ -109,7 +109,7 @@ def test_rows_are_those_of_the_array_as_they_make_room(
 
 def test_the_next_rows_are_decoded_as_others_leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chosen, "JOB_BYTES", 1)
-    slab, models, _ = two(4 * 50, 60 * 40)
+    slab, models, _ = two(4 * 50, (20 + chosen.BESIDE) * 40)
     group, following = entries(ints(*range(0, 160, 4))), entries(ints(*range(1, 161, 4)))
     assert slab.chosen.room == len(group)
     slab.choose(group)
@@ -209,6 +209,62 @@ def test_batches_are_the_same_whatever_memory_there_is(
             assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
         assert small._batches._chosen > 1
         small.close()
+
+
+@pytest.mark.parametrize("count", [900, 3000])
+def test_fields_of_short_rows_leave_the_memory_to_images(tmp_path: Path, count: int) -> None:
+    """Also where few of their rows, or none, are in complete chunks."""
+    schema = rs.Schema(
+        {
+            "observation": rs.Field("uint8", (40, 40), "observation"),
+            "reward": rs.Field("float32", (), "reward"),
+            "action": rs.Field("int64", (), "action"),
+        }
+    )
+    coded = {
+        name: {"codec": "zstd:1", "chunk_rows": rows} for name, rows in (("observation", 8), ("action", 256))
+    }
+    coded["reward"] = {"codec": "zstd:1", "chunk_rows": 512}
+    limit = 500 * 1600
+    with rs.create(tmp_path / "a.zarr", schema, storage=coded) as buffer:
+        images = np.random.default_rng(1).integers(0, 4, (count, 40, 40), np.uint8)
+        numbers = np.arange(count)
+        buffer.append(
+            {"observation": images, "reward": numbers.astype("f4"), "action": numbers}, ends=[count - 1]
+        )
+        buffer.commit()
+        alone = buffer.sampler(16, seed=3, slab_bytes=limit, fields=["observation"], next_observation=False)
+        every = buffer.sampler(16, seed=3, slab_bytes=limit, next_observation=False)
+        assert len(every._batches.gather.slabs) == 3
+        assert every._batches.at_once >= 0.9 * alone._batches.at_once > 400
+        for _ in range(70):
+            batch = every.sample()
+            assert (batch["action"] == batch["index"]).all()
+            assert np.array_equal(batch["observation"], images[batch["index"]])
+        every.close()
+        alone.close()
+        held = [slab.chosen for slab in every._batches.gather.slabs]
+        assert every._batches._chosen > 20
+        rows = [values for one in held for values in one.items.values()]
+        assert sum(values.nbytes + chosen.BESIDE * len(values) for values in rows) <= limit
+
+
+def test_chunks_of_rows_that_were_not_chosen_take_little_memory() -> None:
+    slab, models, _ = two(4 * 500, 80 * 200)
+    assert slab.slots == 200
+    slab.choose(entries(ints(*range(0, 2000, 50))))
+    for begin in range(0, 2000, 400):
+        rows = np.arange(begin, begin + 400)
+        found = taken(slab, rows)
+        assert all(same(found[name], models[name][rows]) for name in models)
+        assert not slab.hold(ints(begin), ints(begin + 399))
+        slab.expect(ints(0), ints(100))
+        assert np.count_nonzero(slab._chunk >= 0) <= 200 // 16
+        assert slab._coming is None
+    assert slab.chosen.active
+    slab.chosen.forget()
+    assert slab.hold(ints(0), ints(799))
+    assert np.count_nonzero(slab._chunk >= 0) == 200
 
 
 @pytest.mark.parametrize("apart", [2, 3, 300])

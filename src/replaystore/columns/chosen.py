@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,14 +30,19 @@ from replaystore.columns.jobs import Jobs
 from replaystore.columns.protocol import Rows
 from replaystore.errors import ReplayStoreError
 
-__all__ = ["ChosenRows"]
+__all__ = ["ChosenRows", "rows_in"]
 
 Numbers = NDArray[np.int64]
-BESIDE = 40
-"""Bytes of tables for each row in memory: its number and place, when it is shown last, and the same of the
-next group."""
+BESIDE = 48
+"""Bytes of tables for each row in memory: which row lies there, and of both groups its number, its place,
+when it is shown last and the order in which places become free."""
 
 _threads = threading.local()
+
+
+def rows_in(limit: int, row_bytes: Iterable[int]) -> int:
+    """Of how many rows so many bytes are memory, where each lies in several places: of so many bytes each."""
+    return limit // max(1, sum(size + BESIDE for size in row_bytes))
 
 
 class ChosenRows:
@@ -45,15 +50,17 @@ class ChosenRows:
 
     Args:
         columns: by name; their chunks have the same number of rows.
-        limit: bytes of memory for them.
+        most: rows that may be chosen at once; memory is taken for no more than there are.
     """
 
-    def __init__(self, columns: Mapping[str, CodedColumn], limit: int) -> None:
-        self._columns, self._limit = dict(columns), limit
+    def __init__(self, columns: Mapping[str, CodedColumn], most: int) -> None:
+        self._columns = dict(columns)
         some = next(iter(columns.values()))
-        row_bytes = sum(column.row_bytes for column in columns.values())
-        self.room = max(1, min(limit // (row_bytes + BESIDE), some.tail[0] - some.first))
+        self.room = max(1, min(most, some.tail[0] - some.first))
         """Rows that may be chosen at once."""
+        self._reset()
+
+    def _reset(self) -> None:
         self.items: dict[str, Rows] = {}
         self._shown = np.empty(0, np.int64)
         self._now: _Group | None = None
@@ -68,7 +75,7 @@ class ChosenRows:
 
     def forget(self) -> None:
         """Hold nothing, whatever was under way: in a forked child."""
-        self.__init__(self._columns, self._limit)  # type: ignore[misc]
+        self._reset()
 
     def abandon(self) -> None:
         """End what is under way."""

@@ -12,8 +12,9 @@ each chunk is decoded once for all of them.
 
 Invariants:
 (1) A chunk is in the table only if all arrays have it decoded.
-(2) A slab shows the rows that its arrays had when it was made; memory is touched as it is filled, and never
-more than `limit` bytes.
+(2) A slab shows the rows that its arrays had when it was made; memory is touched as it is filled, and that
+of chunks is never more than `limit` bytes, and where rows are chosen a `BESIDE`th of that; but one chunk of
+each array is kept in any case.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.columns.chosen import ChosenRows
+from replaystore.columns.chosen import ChosenRows, rows_in
 from replaystore.columns.coded import CodedColumn, Decoding
 from replaystore.columns.far import announce_first
 from replaystore.columns.protocol import Rows
@@ -36,6 +37,8 @@ __all__ = ["Slab"]
 
 MOST_SLOTS = 1 << 16
 """Finding those used longest ago takes a millisecond then."""
+BESIDE = 16
+"""Where rows are chosen, the share of the slots that others may take."""
 COMING = np.iinfo(np.int64).max
 """When slots were used that are being filled."""
 
@@ -60,9 +63,10 @@ class Slab:
         columns: by name; all have the same rows. They may go on growing.
         limit: bytes of decoded chunks that may be kept, of all columns together; one chunk of each is kept in
         any case.
+        most: rows that may be chosen at once; None: as many as `limit` is memory for.
     """
 
-    def __init__(self, columns: Mapping[str, CodedColumn], limit: int) -> None:
+    def __init__(self, columns: Mapping[str, CodedColumn], limit: int, most: int | None = None) -> None:
         self._columns = dict(columns)
         some = next(iter(columns.values()))
         self.chunk_rows = some.chunk_rows
@@ -83,7 +87,10 @@ class Slab:
         """All chunks are there, and remain there."""
         self._items: dict[str, Rows] = {}
         self._coming: _Coming | None = None
-        self.chosen = ChosenRows(self._columns, limit)
+        most = (
+            rows_in(limit, [sum(column.row_bytes for column in columns.values())]) if most is None else most
+        )
+        self.chosen = ChosenRows(self._columns, most)
         """Where not all chunks fit, the rows of many batches."""
 
     def forget(self) -> None:
@@ -129,7 +136,7 @@ class Slab:
 
         What cannot be had is an error where it is taken."""
         chunks = self._chunks_between(first, last)
-        if len(chunks) > self.slots:
+        if len(chunks) > self._most:
             return False
         with contextlib.suppress(ReplayStoreError):
             self._hold(chunks)
@@ -138,7 +145,7 @@ class Slab:
     def expect(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
         """Begin to decode what `hold` is going to be asked for, if there is room beside what was asked for
         last."""
-        if self._coming is not None:
+        if self._coming is not None or self.chosen.active:
             return
         chunks = self._chunks_between(first, last)
         missing = chunks[self._slot[chunks] < 0]
@@ -151,6 +158,11 @@ class Slab:
             self._used[self._coming.slots] = COMING
         else:
             self._used[there] = before
+
+    @property
+    def _most(self) -> int:
+        """Chunks that there may be at once."""
+        return max(1, self.slots // BESIDE) if self.chosen.active else self.slots
 
     @property
     def crowded(self) -> bool:
@@ -206,7 +218,7 @@ class Slab:
         """Have all of these chunks; they are distinct and no more than there are slots."""
         slots, coming = self._slot[chunks], self._coming
         if coming is not None and (slots < 0).any():
-            crowded = len(chunks) + len(coming.chunks) > self.slots
+            crowded = len(chunks) + len(coming.chunks) > self._most
             if crowded or np.isin(chunks[slots < 0], coming.chunks, assume_unique=True).any():
                 self._finish()
                 slots = self._slot[chunks]
@@ -238,10 +250,9 @@ class Slab:
 
     def _begin(self, missing: NDArray[np.int64]) -> _Coming:
         """Begin to decode chunks into the slots that can best be done without."""
-        some = len(missing) < self.slots
-        free = (
-            np.argpartition(self._used, len(missing) - 1)[: len(missing)] if some else np.arange(self.slots)
-        )
+        used = self._used[: self._most]
+        some = len(missing) < len(used)
+        free = np.argpartition(used, len(missing) - 1)[: len(missing)] if some else np.arange(len(used))
         free.sort()  # what goes side by side is decoded by one call
         old = self._chunk[free]
         self._slot[old[old >= 0]] = -1
@@ -334,12 +345,13 @@ class Slab:
             yield None
             return
         distinct = np.unique(chunk)
-        if len(distinct) <= self.slots:
+        most = self._most
+        if len(distinct) <= most:
             self._hold(distinct)
             yield None
             return
-        for begin in range(0, len(distinct), self.slots):
-            some = distinct[begin : begin + self.slots]
+        for begin in range(0, len(distinct), most):
+            some = distinct[begin : begin + most]
             self._hold(some)
             yield np.flatnonzero((chunk >= some[0]) & (chunk <= some[-1]))
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.columns.changed import ChangedColumn
+from replaystore.columns.chosen import rows_in
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.far import FarRows
 from replaystore.columns.plain import PlainColumn
@@ -122,10 +123,11 @@ class Gather:
                 plain[name] = copy.copy(column)
         self.far = bool(self._far.columns)
         """Whether rows of any field are best asked for together, by `fetch`."""
-        total = sum(column.row_bytes for several in coded.values() for column in several.values())
-        for several in coded.values():
-            share = slab_bytes * sum(column.row_bytes for column in several.values()) // max(1, total)
-            slab = Slab(several, share)
+        sizes = [sum(column.row_bytes for column in several.values()) for several in coded.values()]
+        self.chosen_rows = rows_in(slab_bytes, sizes) if coded else 1 << 62
+        """Rows that there is room for at once, where it is they that are kept."""
+        for several, size in zip(coded.values(), sizes, strict=True):
+            slab = Slab(several, slab_bytes * size // max(1, sum(sizes)), self.chosen_rows)
             self.slabs.append(slab)
             self._slab |= dict.fromkeys(several, slab)
 
@@ -286,11 +288,6 @@ class Gather:
             f"are decoded again and again for steps at random; give slab_bytes={total}, use "
             'order="epoch", or convert with codec="raw"'
         )
-
-    @property
-    def chosen_rows(self) -> int:
-        """Rows that there is room for at once, where it is they that are kept."""
-        return min((slab.chosen.room for slab in self.slabs), default=1 << 62)
 
     @property
     def block_rows(self) -> int:
