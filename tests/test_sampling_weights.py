@@ -155,3 +155,97 @@ def test_refreshing_gives_new_steps_the_largest_weight(tmp_path: Path) -> None:
         fill(buffer, [(0, 5, True, True)])
         epoch.refresh()
         assert (epoch.epoch, sum(len(batch["action"]) for batch in epoch)) == (1, 19)
+
+
+def numbered(buffer: rs.Buffer, count: int, *, ends: bool = True) -> None:
+    """So many more steps, in trajectories of 10."""
+    rows = np.arange(count)
+    steps = {
+        "observation": np.stack([rows, rows], 1).astype("i4"),
+        "action": rows.astype("i2"),
+        "reward": rows.astype("f4"),
+        "terminated": np.zeros(count, np.bool_),
+        "truncated": np.zeros(count, np.bool_),
+    }
+    buffer.append(steps, ends=[*range(9, count, 10)] if ends else [])
+
+
+@pytest.mark.parametrize("capacity", [None, 200])
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_steps_that_a_rollback_gave_up_leave_no_weights(
+    tmp_path: Path, capacity: int | None, live: bool, rounds: int
+) -> None:
+    with rs.create(tmp_path / "a.zarr", schema(), capacity=capacity) as writer:
+        for count in (50, 40):
+            numbered(writer, count)
+            first = writer.commit()
+        numbered(writer, 20)
+        writer.commit()
+        with rs.open(tmp_path / "a.zarr") as reader:
+            buffer = writer if live else reader
+            sampler = buffer.sampler(
+                16, seed=0, order="prioritized", alpha=1.0, live=live, next_observation=False
+            )
+            sampler.sample()
+            sampler.update_priorities(np.arange(110), np.arange(110) + 1.0)
+            for number in range(rounds):
+                writer.rollback(first)
+                numbered(writer, 10 * (rounds - number))
+                first = writer.commit()
+                numbered(writer, 10)
+                writer.commit()
+            numbered(writer, 10)
+            writer.commit()
+            assert sampler.refresh()
+            expected = np.full(sampler.num_items, 110.0)
+            expected[:90] = np.arange(90) + 1.0
+            assert sampler.weights.tolist() == expected.tolist()
+            assert sampler.largest == 110
+
+
+def test_trajectories_that_a_rollback_gave_up_leave_no_weights(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", schema()) as writer:
+        numbered(writer, 45)
+        first = writer.commit()
+        numbered(writer, 35, ends=False)
+        writer.commit()
+        numbered(writer, 20)
+        writer.commit()
+        with rs.open(tmp_path / "a.zarr") as reader:
+            count = reader.num_trajectories
+            sampler = reader.sampler(
+                16, weights=np.arange(count) + 1.0, per="trajectory", next_observation=False
+            )
+            sampler.sample()
+            writer.rollback(first)
+            numbered(writer, 15)
+            numbered(writer, 30)
+            writer.commit()
+            assert sampler.refresh()
+            weights = dict(
+                zip(reader.trajectories["trajectory"].tolist(), sampler.weights.tolist(), strict=True)
+            )
+            assert weights == {number: number + 1.0 if number < 5 else count for number in weights}
+
+
+def test_what_becomes_an_item_later_weighs_as_much_as_what_is_new(tmp_path: Path) -> None:
+    """What could not be drawn weighed 0, which nobody gave it."""
+    with rs.create(tmp_path / "a.zarr", schema()) as writer:
+        numbered(writer, 23)
+        writer.commit()
+        with rs.open(tmp_path / "a.zarr") as reader:
+            chosen: dict[str, Any] = {"fragment_length": 5, "next_observation": False, "seed": 0}
+            sampler = reader.sampler(16, weights=[1.0, 2.0, 3.0], per="trajectory", **chosen)
+            assert sampler.weights.tolist() == [1, 2, 0]
+            steps = reader.sampler(16, weights=np.arange(23) + 1.0, **chosen)
+            numbered(writer, 7)
+            writer.commit()
+            sampler.refresh()
+            assert sampler.weights.tolist() == [1, 2, 3]
+            commit = writer.commit_id
+            writer.rollback(commit)
+            numbered(writer, 10)
+            writer.commit()
+            assert steps.refresh()
+            assert np.count_nonzero(steps.weights[20:26]) == 6

@@ -6,6 +6,7 @@ The log loses segments while it is looked at, when a writer goes on: then it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -116,6 +117,19 @@ class Past(History):
         # Of tables it is told all that the commit shows, or that some of it is not there any more.
         state.drop({group: row for group, row in newest.dropped.items() if group == "steps" or not left})
         return state
+
+    def rows_since(self, generation: int, group: str) -> int:
+        """How many rows of a group are those that there were in that generation: no rollback since has given
+        them up. 0: nobody knows any more."""
+        later = self.state.dead[generation:]
+        if not later:
+            return self.state.lengths.get(group, 0) if self.state.generation == generation else 0
+        first = min(first for first, _ in later)
+        last = max(last for begin, last in later if begin == first)
+        for commit in (last + 1, first - 1):  # that of the rollback has the rows of the one that it went to
+            with suppress(NotFoundError):
+                return self.at(commit, whole=False).lengths.get(group, 0)
+        return 0
 
     def _as_of(self, commit: int, there: Sequence[int], where: str) -> State:
         segments = [base for base in there if base <= commit]

@@ -13,7 +13,7 @@ from replaystore.sampling.recipe import Recipe
 from replaystore.schema.values import array_of
 from replaystore.views.reader import BufferReader
 
-__all__ = ["carried", "check", "checked", "flat", "floats", "moved", "of_new", "of_priorities"]
+__all__ = ["carried", "check", "checked", "flat", "floats", "of_new", "of_priorities"]
 
 LARGEST = 1e290
 """So large may a weight be: the sum of as many as there are rows is a float64 then, whenever they are set."""
@@ -99,24 +99,29 @@ def check(weights: NDArray[np.float64], what: str = "weight") -> None:
     )
 
 
-def moved(known: NDArray[np.float64], first: int, rows: slice, largest: float) -> NDArray[np.float64]:
-    """The weights of some rows, where those from `first` on are known; others weigh `largest`."""
-    weights = np.full(rows.stop - rows.start, largest)
-    kept = known[max(0, rows.start - first) :][: len(weights)]
-    weights[: len(kept)] = kept
-    return weights
+def carried(old: Batches, buffer: BufferReader, rows: slice, kept: int) -> NDArray[np.float64]:
+    """The weights of batches for what there is now. What is new, or was nothing to draw from, weighs as much
+    as the largest.
 
-
-def carried(old: Batches, buffer: BufferReader) -> NDArray[np.float64]:
-    """The weights of batches for the commit that the buffer shows now: new ones are as large as the
-    largest."""
-    order = old.order
-    known, largest = order.values, order.largest
+    Args:
+        rows: those that there are.
+        kept: rows before this one are those that there were; others of their numbers were given up.
+    """
+    order, largest = old.order, old.order.largest
+    known = np.where(order.there, order.values, largest)
     if not old.recipe.per_trajectory:
-        rows = slice(buffer.first_row, buffer.first_row + len(buffer))
-        return moved(known, old.steps.first_row, rows, largest)
-    trajectories = order.trajectories
-    ids, sort = buffer.trajectories["trajectory"], np.argsort(trajectories)
+        first = old.steps.first_row
+        weights = np.full(rows.stop - rows.start, largest)
+        begin, end = max(first, rows.start), min(first + len(known), rows.stop, kept)
+        if begin < end:
+            weights[begin - rows.start : end - rows.start] = known[begin - first : end - first]
+        return weights
+    ids, trajectories = buffer.trajectories["trajectory"], order.trajectories
+    if not len(trajectories):
+        return np.full(len(ids), largest)
+    sort = np.argsort(trajectories)
     at = sort[np.minimum(np.searchsorted(trajectories[sort], ids), len(sort) - 1)]
-    found: NDArray[np.float64] = np.where(trajectories[at] == ids, known[at], largest)
+    parts = buffer.whole_parts()
+    there = (trajectories[at] == ids) & np.isin(ids, parts.trajectory[parts.start < kept])
+    found: NDArray[np.float64] = np.where(there, known[at], largest)
     return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.live import LiveColumns
@@ -117,7 +118,9 @@ class Refreshing(Weighed):
                 old.go_on(buffer, columns=self._following.go_on())
                 return True
             weighted = self._recipe.weighted
-            weights = given_weights.carried(old, buffer) if weighted else None
+            weights = (
+                self._carried(slice(buffer.first_row, buffer.first_row + len(buffer))) if weighted else None
+            )
             largest = self._weighted().largest if weighted else None
             growth = CommitGrowth(buffer) if old.goes_on else None
             self._following = columns = CommitColumns(buffer) if old.goes_on else None
@@ -147,18 +150,20 @@ class Refreshing(Weighed):
             return (steps.first_row, steps.stop_row) != before
         self._check_fields()
         weights, largest = None, None
-        if self._recipe.weighted:
-            order = self._weighted()
-            weights, largest = order.values, order.largest
         live, growth = live_of(buffer, self._recipe.names)
-        if weights is not None:
-            weights = given_weights.moved(weights, before[0], slice(growth.first, growth.stop), largest or 0)
+        if self._recipe.weighted:
+            weights, largest = self._carried(slice(growth.first, growth.stop)), self._weighted().largest
         self._live = live
         self._batches = Batches(
             buffer, self._recipe, self.seed, weights, largest, growth=growth, columns=live, goals=self.goals
         )
         self._generation = generation
         return True
+
+    def _carried(self, rows: slice) -> NDArray[np.float64]:
+        """The weights for these rows, or for the trajectories that there are now."""
+        kept = self._buffer.store.rows_since(self._generation, "steps")
+        return given_weights.carried(self._batches, self._buffer, rows, kept)
 
     def _check_fields(self) -> None:
         gone = [name for name in self._recipe.names if name not in self._buffer.schema.fields]

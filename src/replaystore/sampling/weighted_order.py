@@ -105,6 +105,14 @@ class StepWeights(_Weighted):
         return found
 
     @property
+    def there(self) -> NDArray[np.bool_]:
+        """Of each row, whether it is an item's."""
+        steps = self._steps
+        found = np.zeros(steps.stop_row - steps.first_row, np.bool_)
+        found[steps.item_rows() - steps.first_row] = True
+        return found
+
+    @property
     def stop(self) -> int:
         """Rows end before this one."""
         return self._steps.stop_row
@@ -195,6 +203,11 @@ class TrajectoryWeights(_Weighted):
     def values(self) -> Floats:
         """The weight of each trajectory, in the order of the table."""
         return self.weights.values[: len(self.trajectories)].copy()
+
+    @property
+    def there(self) -> NDArray[np.bool_]:
+        """Of each trajectory, whether it has items."""
+        return self._allowed
 
     @property
     def stop(self) -> int:
