@@ -249,3 +249,20 @@ def test_what_becomes_an_item_later_weighs_as_much_as_what_is_new(tmp_path: Path
             writer.commit()
             assert steps.refresh()
             assert np.count_nonzero(steps.weights[20:26]) == 6
+
+
+@pytest.mark.parametrize("count", [5000, 100_000])
+def test_a_tree_is_the_same_whether_it_was_built_or_changed(count: int) -> None:
+    """To the last bit: a sampler that goes on from a state draws what the other one would have drawn."""
+    from replaystore.sampling.weights import WeightTree
+
+    generator = np.random.default_rng(count)
+    tree, plain = WeightTree(np.ones(count)), np.ones(count)
+    for size in (1, 1, 2, 3, 17, 500, 5000, 1):
+        at = generator.integers(0, count, size)
+        plain[at] = generator.random(size)[np.unique(at, return_inverse=True)[1]]
+        tree.update(at, plain[at])
+        built = WeightTree(plain)
+        assert tree.total == built.total
+        for mine, theirs in zip(tree._sums, built._sums, strict=True):
+            assert np.array_equal(mine, theirs)

@@ -80,7 +80,7 @@ class WeightTree:
         leaves[: len(weights)] = weights
         self._sums: list[Floats] = [leaves]
         while len(self._sums[-1]) > TOP:
-            self._sums.append(_padded(self._sums[-1].reshape(-1, FAN).sum(axis=1), 0.0))
+            self._sums.append(_padded(_added(self._sums[-1].reshape(-1, FAN).T), 0.0))
         self._top: Floats | None = None
 
     def _leaf_shares(self) -> Floats:
@@ -122,11 +122,12 @@ class WeightTree:
         return np.where(weights > 0, shares, np.inf)
 
     def _cumulated(self) -> Floats:
+        """The cumulated sums of the top level, brought up to date."""
         if self._touched:
             node = _all_of(self._touched)
             for level, sums in enumerate(self._sums[1:]):
                 node = node // FAN
-                sums[node] = _children(self._sums[level], node).sum(axis=0)
+                sums[node] = _added(_children(self._sums[level], node))
             self._top = None
         if self._top is None:
             self._top = np.cumsum(self._sums[-1])
@@ -170,7 +171,7 @@ class WeightTree:
         target = target - np.where(node > 0, top[node - 1], 0.0)
         item = np.arange(len(node))
         for sums in reversed(self._sums[:-1]):
-            upto = _cumulated(_children(sums, node))
+            upto = _cumulate(_children(sums, node))
             # Rounding may leave a target at or behind the sum of all: then it is the last child that weighs
             # anything.
             target = np.minimum(target, np.nextafter(upto[-1], 0))
@@ -213,7 +214,17 @@ def _children(level: Floats, node: NDArray[np.int64]) -> Floats:
     return level.reshape(-1, FAN).take(node, axis=0).T.copy()
 
 
-def _cumulated(children: Floats) -> Floats:
+def _added(children: Floats) -> Floats:
+    """The sums of children, shape (FAN, nodes). They are added in the same order however many nodes there
+    are, so that a tree is the same whether it was built of its weights or they were set: not so `sum`."""
+    while len(children) > 1:
+        half = len(children) // 2
+        children = children[:half] + children[half:]
+    found: Floats = children[0]
+    return found
+
+
+def _cumulate(children: Floats) -> Floats:
     """The sums of children up to each, in their place.
 
     Four are added one by one, and then four by four: it takes half of the time of `cumsum`. Like that, too,
