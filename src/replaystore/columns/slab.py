@@ -170,27 +170,16 @@ class Slab:
         return len(self._slot) > self.slots
 
     def choose(self, rows: NDArray[np.int64]) -> None:
-        """Have these rows decoded, instead of what was there, for entries that show several each: of shape
-        (entries, rows). `choose_next` may be given the same before.
+        """Have these rows decoded, as far as they lie in complete chunks, instead of what was there, for
+        entries that show several each: of shape (entries, rows). `choose_next` may be given the same before.
 
         What cannot be had is an error where it is taken."""
         self._release()
-        self.chosen.choose(*self._complete(rows))
+        self.chosen.choose(*_distinct(rows, self._first_chunk * self.chunk_rows, self.tail_start))
 
     def choose_next(self, rows: NDArray[np.int64]) -> None:
         """Begin to decode what `choose` is going to be asked for next, as entries leave room for it."""
-        self.chosen.choose_next(*self._complete(rows))
-
-    def _complete(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Those that lie in complete chunks that are there, each once; and the last entry that shows it."""
-        entries = len(rows)
-        bits = max(1, entries - 1).bit_length()
-        keys = np.sort(((rows << bits) + np.arange(entries)[:, None]).reshape(-1))  # quicker than np.unique
-        found = keys >> bits
-        ends = np.flatnonzero(np.diff(found, append=-1))
-        first = self._first_chunk * self.chunk_rows
-        ends = ends[(found[ends] >= first) & (found[ends] < self.tail_start)]
-        return found[ends], keys[ends] & ((1 << bits) - 1)
+        self.chosen.choose_next(*_distinct(rows, self._first_chunk * self.chunk_rows, self.tail_start))
 
     def _release(self) -> None:
         """Give back the memory of chunks: that of rows takes its place."""
@@ -354,6 +343,18 @@ class Slab:
             some = distinct[begin : begin + most]
             self._hold(some)
             yield np.flatnonzero((chunk >= some[0]) & (chunk <= some[-1]))
+
+
+def _distinct(rows: NDArray[np.int64], first: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of rows that entries show, of shape (entries, rows), those from `first` to before `stop`, each once;
+    and the last entry that shows it."""
+    entries = len(rows)
+    bits = max(1, entries - 1).bit_length()
+    keys = np.sort(((rows << bits) + np.arange(entries)[:, None]).reshape(-1))  # quicker than np.unique
+    found = keys >> bits
+    ends = np.flatnonzero(np.diff(found, append=-1))
+    ends = ends[(found[ends] >= first) & (found[ends] < stop)]
+    return found[ends], keys[ends] & ((1 << bits) - 1)
 
 
 def _fill(
