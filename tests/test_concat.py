@@ -328,3 +328,53 @@ def test_what_is_drawn_is_right_after_a_refresh_that_failed(
         assert seen.max() == 99
     if order == "prioritized":
         assert len({one.largest for one in sampler._joined.there}) == 1
+
+
+@pytest.mark.parametrize("order", ["uniform", "prioritized"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stores": 5},
+        {"stores": None},
+        {"stores": "ab"},
+        {"batch": "x"},
+        {"epoch": -1},
+        {"seed": None},
+        {"seed": "1"},
+        {"of": {"seed": "x"}},
+        {"of": {"commit": 10_000}},
+        {"of": {"settings": None}},
+        {"of": {"weights": "?"}, "order": "prioritized"},
+        {"of": {"settings": {"names": ["action"]}}},
+    ],
+    ids=str,
+)
+def test_a_state_that_is_refused_changes_nothing(tmp_path: Path, change: dict[str, Any], order: Any) -> None:
+    buffers = stores(tmp_path, 50, 80)
+    if change.get("order", order) != order:
+        return
+    given = rs.concat(buffers).sampler(16, seed=1, order=order)
+    for _ in range(3):
+        given.sample()
+    state: Any = given.state_dict()
+    if "of" in change:
+        mine = state["stores"][1]
+        names = change["of"].get("settings")
+        settings = mine["settings"] | names if isinstance(names, dict) else names
+        state["stores"][1] = (
+            mine | change["of"] | ({"settings": settings} if "settings" in change["of"] else {})
+        )
+    else:
+        state |= change
+    mine, untouched = (rs.concat(buffers).sampler(16, seed=2, order=order) for _ in range(2))
+    for _ in range(2):
+        mine.sample()
+        untouched.sample()
+    with pytest.raises((ArgumentError, ConflictError)):
+        mine.load_state_dict(state)
+    assert mine.state_dict() == untouched.state_dict()
+    for _ in range(3):
+        found, expected = mine.sample(), untouched.sample()
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    with pytest.raises(ArgumentError, match="no seed or stores"):
+        mine.load_state_dict(None)  # type: ignore[arg-type]

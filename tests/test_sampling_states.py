@@ -160,3 +160,21 @@ def test_a_state_is_taken_up_though_fields_have_come_since(tmp_path: Path, suffi
         chosen = buffer.sampler(4, live=live, fields=["action", "info/speed"])
         with pytest.raises(ArgumentError, match="sampler with names"):
             chosen.load_state_dict(state)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_state_of_other_fields_that_is_refused_changes_nothing(live: bool) -> None:
+    with rs.create(f"memory:refused-{live}", schema()) as buffer:
+        fill(buffer, [(0, 20, True, True)])
+        chosen: dict[str, Any] = {"order": "prioritized", "live": live}
+        state = buffer.sampler(4, seed=3, **chosen).state_dict()
+        buffer.add_field("info/speed", rs.Field("float32", (), "info"), fill=1)
+        buffer.commit()
+        sampler = buffer.sampler(4, seed=3, **chosen)
+        before = sampler.state_dict()
+        wrong = state | {"weights": [1.0], "commit": before["commit"]}
+        with pytest.raises(SchemaError, match="weights have shape"):
+            sampler.load_state_dict(wrong)
+        assert sampler.state_dict() == before
+        assert "info/speed" in sampler.recipe.names
+        assert "info/speed" in sampler.sample()

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from replaystore.errors import ArgumentError, ConflictError
 from replaystore.sampling import given_weights
+from replaystore.sampling import states as states_of
 from replaystore.sampling.ahead import Ahead, Place, following
 from replaystore.sampling.cautions import LOOK, Cautions
 from replaystore.sampling.finishing import Finish, Finished
@@ -238,23 +239,33 @@ class ConcatSampler(Iterating):
         Raises:
             ArgumentError: not such a state, or one of a sampler with other settings.
             ConflictError: it was of commits that show something else."""
-        wanted, given = {"seed", "epoch", "batch", "stores"}, dict[str, Any](state)
-        if not wanted <= given.keys():
+        given: Any = state  # what the annotation says is what is checked
+        if not isinstance(given, Mapping) or not {"seed", "epoch", "batch", "stores"} <= given.keys():
             raise ArgumentError(
                 "this is not the state of a sampler of several stores: it has no seed or stores"
             )
         samplers, states = self._joined.samplers, state["stores"]
+        seed, epoch, place = (states_of.number_of(state, name) for name in ("seed", "epoch", "batch"))
+        if not isinstance(states, list | tuple):
+            raise ArgumentError(f"this is not the state of a sampler: stores is {states!r:.40}, not a list")
         if len(states) != len(samplers):
             raise ArgumentError(f"the state is of {len(states)} stores; this sampler has {len(samplers)}")
         for number, (sampler, mine) in enumerate(zip(samplers, states, strict=True)):
             if (sampler is None) != (mine is None):
                 raise ConflictError(f"store {number} had something to draw then or now, but not both")
         self.close()
-        for sampler, mine in zip(samplers, states, strict=True):
-            if sampler is not None:
-                sampler.load_state_dict(mine)
-        self.seed, self._place = int(state["seed"]), (int(state["epoch"]), int(state["batch"]))
+        there = [
+            (sampler, sampler.prepared(mine))
+            for sampler, mine in zip(samplers, states, strict=True)
+            if sampler is not None
+        ]
+        if len({frozenset(prepared.recipe.names) for _, prepared in there}) > 1:
+            raise ArgumentError("this is not the state of a sampler: its stores show different fields")
+        for sampler, prepared in there:
+            sampler.resume(prepared)
+        self.seed, self._place = seed, (epoch, place)
         self._joined.begin(self.seed)
+        self._joined.level()
 
     def explain(self) -> str:
         """How batches are made; for people."""

@@ -17,6 +17,7 @@ from replaystore.sampling.batches import Batches
 from replaystore.sampling.cautions import Cautions
 from replaystore.sampling.hindsight import Goals
 from replaystore.sampling.live import live_of
+from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.weighed import Weighed
 from replaystore.schema.names import listed
 from replaystore.views.commit_columns import CommitColumns
@@ -56,18 +57,21 @@ class Refreshing(Weighed):
         """What makes the batches."""
         return self._batches
 
-    def _made(self, seed: int, weights: ArrayLike | None, largest: float | None) -> Batches:
-        """The batches of what there is now."""
-        buffer, recipe = self._buffer, self._recipe
+    def _made(
+        self, recipe: Recipe, seed: int, weights: ArrayLike | None, largest: float | None
+    ) -> tuple[Batches, LiveColumns | None]:
+        """The batches of what there is now, and what a live sampler looks at."""
+        buffer = self._buffer
         if not recipe.live:
             values = None if weights is None else given_weights.checked(buffer, weights, recipe)
-            return Batches(buffer, recipe, seed, values, largest, goals=self.goals)
-        self._live, growth = live_of(buffer, self._recipe.names)
+            return Batches(buffer, recipe, seed, values, largest, goals=self.goals), None
+        live, growth = live_of(buffer, recipe.names)
         steps = growth.stop - growth.first
         values = None if weights is None else given_weights.checked(buffer, weights, recipe, steps)
-        return Batches(
-            buffer, recipe, seed, values, largest, growth=growth, columns=self._live, goals=self.goals
+        batches = Batches(
+            buffer, recipe, seed, values, largest, growth=growth, columns=live, goals=self.goals
         )
+        return batches, live
 
     def _look(self) -> None:
         """See what has been appended."""

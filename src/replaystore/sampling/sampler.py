@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from replaystore.arrays.live import LiveColumns
 from replaystore.errors import (
     ArgumentError,
     ConflictError,
@@ -24,6 +25,7 @@ from replaystore.errors import (
 )
 from replaystore.sampling import given_weights, states
 from replaystore.sampling.ahead import Ahead, Place, following
+from replaystore.sampling.batches import Batches
 from replaystore.sampling.cautions import LOOK, Cautions
 from replaystore.sampling.finishing import Finish, Finished
 from replaystore.sampling.hindsight import Goals
@@ -42,6 +44,16 @@ __all__ = ["Sampler", "check_numbers"]
 AHEAD, FAR_AHEAD = 2, 8
 """Batches made ahead where nobody says how many: far away, rows of many batches come at once, and until they
 have come and are sorted out a learner lives on those that are ready."""
+
+
+class Prepared(NamedTuple):
+    """What a sampler goes on with from a state."""
+
+    recipe: Recipe
+    seed: int
+    place: Place
+    batches: Batches
+    live: LiveColumns | None
 
 
 class Sampler(Refreshing, Iterating):
@@ -98,7 +110,7 @@ class Sampler(Refreshing, Iterating):
                 'leave out prefetch, where, split, order="epoch" and per="trajectory", or leave out live'
             )
         with buffer.turn:
-            self._batches = self._made(self.seed, weights, self._new)
+            self._batches, self._live = self._made(recipe, self.seed, weights, self._new)
             self._generation = buffer.store.state.generation
         self._place: Place = (0, 0)
         self._ignored = 0
@@ -245,6 +257,10 @@ class Sampler(Refreshing, Iterating):
         Raises:
             ArgumentError: not such a state, or one of a sampler with other settings.
             ConflictError: it was of a commit that shows something else."""
+        self.resume(self.prepared(state))
+
+    def prepared(self, state: Mapping[str, Any]) -> Prepared:
+        """What is to go on from a state, with the errors of `load_state_dict`; nothing has changed yet."""
         recipe = self._recipe
         if self._every_field:
             recipe = states.with_fields_of(state, recipe, self._buffer.schema)
@@ -267,16 +283,18 @@ class Sampler(Refreshing, Iterating):
             if commit == shows or self._live is not None:
                 where += f", and of rows {rows}, this one of rows {[steps.first_row, steps.stop_row]}"
             raise ConflictError(f"{where}; open the buffer with commit={commit}, or roll it back")
-        self._stop()
         with self._buffer.turn:
             if self._buffer.commit_id != self.commit_id:
                 raise ConflictError(
                     f"{self._buffer.where}: shows commit {self._buffer.commit_id} by now; open it with "
                     f"commit={self.commit_id}"
                 )
-            self._recipe = recipe
-            self._batches = self._made(seed, weights, largest)
-        self.seed, self._place = seed, place
+            return Prepared(recipe, seed, place, *self._made(recipe, seed, weights, largest))
+
+    def resume(self, prepared: Prepared) -> None:
+        """Go on from a state."""
+        self._stop()
+        self._recipe, self.seed, self._place, self._batches, self._live = prepared
 
     def close(self) -> None:
         """End the thread that makes batches ahead. The buffer stays open; calling `sample` starts it

@@ -14,7 +14,7 @@ from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.weights import from_text
 from replaystore.schema.fields import Schema
 
-__all__ = ["checked", "with_fields_of"]
+__all__ = ["checked", "number_of", "with_fields_of"]
 
 
 def with_fields_of(state: Mapping[str, Any], recipe: Recipe, schema: Schema) -> Recipe:
@@ -38,7 +38,7 @@ def checked(state: Mapping[str, Any], recipe: Recipe) -> tuple[int, int, Place, 
         raise ArgumentError(
             f"this is not the state of a sampler like this one: {', '.join(sorted(missing))} are missing"
         )
-    seed, commit, epoch, number = (_number(state, name) for name in ("seed", "commit", "epoch", "batch"))
+    seed, commit, epoch, number = (number_of(state, name) for name in ("seed", "commit", "epoch", "batch"))
     if not isinstance(state["settings"], Mapping):
         kind = type(state["settings"]).__name__
         raise ArgumentError(f"this is not the state of a sampler: settings is a {kind}, not a dict")
@@ -57,7 +57,7 @@ def checked(state: Mapping[str, Any], recipe: Recipe) -> tuple[int, int, Place, 
     return seed, commit, (epoch, number), weights, float(largest) if usable and largest is not None else None
 
 
-def _number(state: Mapping[str, Any], name: str) -> int:
+def number_of(state: Mapping[str, Any], name: str) -> int:
     """A number of a state. ArgumentError: it is none."""
     value = state[name]
     if not (_is_integer(value) and value >= 0):
