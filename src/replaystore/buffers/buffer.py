@@ -132,7 +132,8 @@ class Buffer(LaterFields):
                 is then: `sample` first hands over what writers have staged. Neither `commit` nor `refresh`
                 is needed for it.
             where, split: only steps of these trajectories, as `trajectories.where` selects them.
-            seed: the same seed and the same commit give the same batches.
+            seed: the same seed and the same commit give the same batches (with order="epoch" of coded fields:
+                and the same slab_bytes).
             prefetch: batches to be made ahead by a thread; None: 8 if raw fields are far away, 2 if fields
             have to be decoded, else none.
             relabel: "future": give steps of a goal environment the goal that was achieved after a later step

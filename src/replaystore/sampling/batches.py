@@ -1,7 +1,8 @@
 """The batches of one commit: which items each is made of.
 
 Batches are planned a window at a time, so that drawing costs little for each (`windows.py`). What a batch
-holds depends on the seed, the epoch and its number only.
+holds depends on the seed, the epoch and its number only; with order="epoch" on the memory for decoded chunks,
+too, as far as is shuffled at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sampler: batches of one commit of a buffer, one after the other, made ahead by a thread where that helps.
 
 Invariants:
-(1) The same seed and the same commit give the same batches, however many are made ahead.
+(1) The same seed, settings and commit give the same batches, however many are made ahead.
 (2) A sampler shows one commit until `refresh`.
 (3) The thread belongs to the sampler, but does not keep it alive.
 """

@@ -1,8 +1,9 @@
 """Items that are drawn for many batches at once, and what is read for many at once: which chunks are decoded
 and when, and which rows are fetched from far away.
 
-Nothing that batches hold depends on it. Chunks are kept where all fit, or where an order asks for each once;
-else the rows of many batches are chosen out of them.
+Nothing that batches hold depends on it (how far an epoch shuffles at a time is its order's matter). Chunks
+are kept where all fit, or where an order asks for each once; else the rows of many batches are chosen out of
+them.
 """
 
 from __future__ import annotations
