@@ -129,9 +129,9 @@ class Writer:
     def roll_back(self, *, far: bool = False) -> None:
         back = len(self.alive) // 2 if far else int(self.generator.integers(len(self.alive[-8:])))
         target = self.alive[-back - 1]
-        first = self.shown.first
         before = self.shown, self.segments, self.late
-        self._note(Shown(self.shown.commit + 1, target.rows, first, target.segments, target.late))
+        # It shows what that one showed: a ring keeps the rows of a commit with a name.
+        self._note(Shown(self.shown.commit + 1, target.rows, target.first, target.segments, target.late))
         try:
             self.buffer.rollback(target.commit)
         except (EvictedError, NotFoundError):  # it has left the ring, or the log
