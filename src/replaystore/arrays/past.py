@@ -97,6 +97,23 @@ class Past(History):
             )
         return names[commit].commit
 
+    def find(self, commit: int | str, *, whole: bool = True) -> State:
+        """As `at`, of a commit that is given by its number or its name. ConflictError: a writer has given the
+        name to another one meanwhile, so that this one may be gone."""
+        number = self.number_of(commit)
+        try:
+            return self.at(number, whole=whole)
+        except (NotFoundError, EvictedError) as error:
+            if isinstance(commit, str) and not self.container.writable:
+                self.container.refresh()
+                named = self.load(self.container).names.get(commit)
+                if named is not None and named.commit != number:
+                    raise ConflictError(
+                        f"{self}: {commit!r} is the name of commit {named.commit} by now, not {number}; "
+                        "open it again"
+                    ) from error
+            raise
+
     def at(self, commit: int, *, whole: bool = True) -> State:
         """The state as of an older commit. NotFoundError: it cannot be had any more; EvictedError: nor can
         all of its rows, if it is to be `whole`."""

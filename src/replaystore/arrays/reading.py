@@ -60,10 +60,10 @@ class StoreReader(Past):
         self._tail_rows.clear()
         self._attached.clear()
 
-    def pin(self, commit: int, *, whole: bool = True) -> StoreReader:
-        """A reader of the same container as of an older commit, all of whose rows are kept unless `whole` is
-        False."""
-        state = self.at(commit, whole=whole)
+    def pin(self, commit: int | str, *, whole: bool = True) -> StoreReader:
+        """A reader of the same container as of an older commit (its number or name), all of whose rows are
+        kept unless `whole` is False. The errors of `find`."""
+        state = self.find(commit, whole=whole)
         return StoreReader(self.container, state, newest=self.state, cache=self.cache)
 
     def unpinned(self) -> StoreReader | None:

@@ -258,7 +258,7 @@ def _look_at(place: Location, container: Container, commit: int | str | None, *,
         elif not synced:  # names, too, are those of the newest commit that is there
             store, _ = newest_synced(store)
     if commit is not None:
-        store = store.pin(store.number_of(commit), whole=whole)
+        store = store.pin(commit, whole=whole)
     store.keep_tails(look=not fits)
     if not (far and fits):  # then the manifest speaks for all that was read
         store.check_generation()

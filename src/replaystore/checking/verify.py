@@ -106,11 +106,9 @@ def _number(container: Container, commit: int | str) -> int | None:
     """The number of a commit that can be opened; None: the log does not tell, which is reported."""
     try:
         store = StoreReader(container, StoreReader.load(container))
-        number = store.number_of(commit)
-        store.at(number)
+        return store.find(commit).commit
     except CorruptError:
         return None
-    return number
 
 
 def _check(place: Location, container: Container, findings: Findings, commit: int | None) -> None:
