@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
@@ -176,38 +176,45 @@ def test_an_error_of_ours_leaves_nothing_half_done_and_one_of_the_system_is_tran
     assert operations.interrupted == "rollback"
 
 
+@contextlib.contextmanager
+def interrupted_in(inside: set[CodeType], at: int) -> Iterator[list[int]]:
+    """A KeyboardInterrupt at the `at`-th line that is run of some code, which ends the block; the lines that
+    were run of it."""
+    lines, before = list[int](), sys.gettrace()
+
+    def interrupt(frame: FrameType, event: str, _: object) -> TraceFunction | None:
+        if frame.f_code not in inside:
+            return None
+        if event == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == at:
+                raise KeyboardInterrupt
+        return interrupt
+
+    sys.settrace(interrupt)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield lines
+    finally:
+        sys.settrace(before)
+
+
 def test_a_masked_step_that_is_interrupted_is_not_counted(tmp_path: Path) -> None:
     """At each line of staging it: so many steps are staged as are recorded then."""
     no, counts = np.zeros(2, np.bool_), set()
     for at in itertools.count(1):
-        lines = 0
-
-        def interrupt(frame: FrameType, event: str, _: object) -> TraceFunction | None:
-            nonlocal lines
-            if frame.f_code not in (Writer.step.__code__, Staging.stage.__code__):
-                return None
-            lines += event == "line"
-            if lines == at and event == "line":  # noqa: B023
-                raise KeyboardInterrupt
-            return interrupt
-
         with rs.create(tmp_path / "a.zarr", SCHEMA, durability="none", overwrite=True) as buffer:
             writer = buffer.writer(2)
             writer.reset(np.zeros((2, 3), "f4"))
             given = np.zeros(2, np.int64), np.zeros(2), no, no, np.zeros((2, 3), "f4")
             writer.step(*given)
-            before = sys.gettrace()
-            sys.settrace(interrupt)
-            try:
-                with contextlib.suppress(KeyboardInterrupt):
-                    writer.step(*given, mask=np.array([True, False]))
-            finally:
-                sys.settrace(before)
+            with interrupted_in({Writer.step.__code__, Staging.stage.__code__}, at) as lines:
+                writer.step(*given, mask=np.array([True, False]))
             staged = writer.staged
             writer.flush()
             assert staged == buffer.rows_recorded, at
             counts.add(staged)
-        if lines < at:
+        if len(lines) < at:
             break
     assert counts == {2, 3}
 
@@ -229,28 +236,12 @@ def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(
         writer.step(np.full(2, value), np.full(2, float(value)), no, no, np.full((2, 3), value, "f4"), info)
 
     for at in itertools.count(1):
-        lines = 0
-
-        def interrupt(frame: FrameType, event: str, _: object) -> TraceFunction | None:
-            nonlocal lines
-            if frame.f_code not in inside:
-                return None
-            lines += event == "line"
-            if lines == at and event == "line":  # noqa: B023
-                raise KeyboardInterrupt
-            return interrupt
-
         with rs.create(tmp_path / "a.zarr", schema, durability="none", overwrite=True) as buffer:
             writer = buffer.writer(2)
             writer.reset(np.zeros((2, 3), "f4"))
             step(writer, 0)
-            before = sys.gettrace()
-            sys.settrace(interrupt)
-            try:
-                with contextlib.suppress(KeyboardInterrupt):
-                    step(writer, 1)
-            finally:
-                sys.settrace(before)
+            with interrupted_in(inside, at) as lines:
+                step(writer, 1)
             if then == "reset":
                 writer.reset(np.full((2, 3), 1, "f4"))
             elif then == "flush":
@@ -270,7 +261,7 @@ def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(
         assert whole or rewards == [0.0, 2.0, 3.0], at
         assert observations == [0.0] * (1 + whole) + [1.0 if whole or then == "reset" else 0.0] + [2.0], at
         seen.add(whole)
-        if lines < at:
+        if len(lines) < at:
             break
     assert seen == {True, False}
     assert at > 10
