@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import replaystore as rs
@@ -100,3 +101,32 @@ def test_what_is_small_and_not_mapped_is_deflated(store: str, layout: str) -> No
         column = packed.column("info/wide")
         assert layout == "archive" or (isinstance(column, MappedColumn) and column.mapped)
     assert rs.verify(path).problems == []
+
+
+@pytest.mark.parametrize("layout", ["live", "archive"])
+def test_long_tables_are_deflated_and_long_files_of_rows_are_not(tmp_path: Path, layout: str) -> None:
+    schema = rs.Schema(
+        {
+            "observation": rs.Field("float32", (4,), "observation"),
+            "reward": rs.Field("float32", (), "reward"),
+            "terminated": rs.Field("bool", (), "terminated"),
+        }
+    )
+    steps = 30_000
+    columns = {
+        "observation": np.random.default_rng(0).integers(0, 9, (steps, 4)).astype("float32"),
+        "reward": np.ones(steps, "float32"),
+        "terminated": np.arange(steps) % 10 == 9,
+    }
+    with rs.create(tmp_path / "a.zarr", schema) as buffer:
+        buffer.append(columns, final_observation=columns["observation"][:3000])
+    rs.convert(tmp_path / "a.zarr", tmp_path / "a.zarr.zip", layout=layout)
+
+    with zipfile.ZipFile(tmp_path / "a.zarr.zip") as file:
+        found = {info.filename: (info.file_size, info.compress_type) for info in file.infolist()}
+    assert found["parts/c.0.0"][0] > 1 << 16 < found["steps/observation/c.0.0"][0]
+    assert (found["parts/c.0.0"][1], found["steps/observation/c.0.0"][1]) == (zipfile.ZIP_DEFLATED, 0)
+    assert bool(found["steps/reward/c.0"][1]) == (layout == "archive")
+    with rs.open(tmp_path / "a.zarr") as plain, rs.open(tmp_path / "a.zarr.zip") as packed:
+        assert Contents.of(plain).difference(Contents.of(packed)) == ""
+    assert rs.verify(tmp_path / "a.zarr.zip").problems == []

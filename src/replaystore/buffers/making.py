@@ -3,6 +3,7 @@ elsewhere first."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,8 +16,12 @@ from replaystore.location import Location
 from replaystore.schema import tree
 from replaystore.schema.document import Document
 from replaystore.storage.places import places_of
+from replaystore.storage.zip_directory import MOST_DEFLATED
 
 __all__ = ["Contents", "make", "size_of"]
+
+SHORT = 64 << 10
+"""Bytes of coded rows that are read whole for the sake of one."""
 
 
 class Contents(Protocol):
@@ -58,22 +63,34 @@ def _make_packed(place: Location, contents: Contents, *, overwrite: bool, wait: 
             container = create_container(folder, document.to_json(), called=folder.path)
         try:
             contents.fill(container, document)
-            mapped = tuple(
-                name + "/"
-                for name, spec in container.specs().items()
-                if spec.codec is None and not (spec.journaled or tree.is_journal(name))
-            )
             places.pack(
                 container.files,
                 partial,
                 leave_out=frozenset({container.lock_name}),
-                deflate=lambda name: not name.startswith(mapped) or name.endswith(container.metadata_name),
+                deflate=_deflated(container),
             )
         finally:
             container.close()
         replacement.swap(sealed=document.layout.name == "archive")
     finally:
         replacement.end()
+
+
+def _deflated(container: Container) -> Callable[[str], int]:
+    """The most bytes of a file, by its name, that may be compressed: raw rows are mapped, coded ones are read
+    a few at a time, and everything else is read whole."""
+    rows = {
+        f"{name}/": 0 if spec.codec is None else SHORT
+        for name, spec in container.specs().items()
+        if not (spec.journaled or tree.is_journal(name))
+    }
+
+    def most(name: str) -> int:
+        if name.endswith(container.metadata_name):
+            return MOST_DEFLATED
+        return next((limit for array, limit in rows.items() if name.startswith(array)), MOST_DEFLATED)
+
+    return most
 
 
 def size_of(place: Location) -> int:

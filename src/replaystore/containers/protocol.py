@@ -115,7 +115,9 @@ class ArraySpec:
 
     def to_json(self) -> dict[str, Any]:
         """What the commit log says of an array: the one place that is believed. What is usual is left out."""
-        found = {"dtype": self.dtype.name, "shape": list(self.shape), "chunk_rows": self.chunk_rows}
+        found: dict[str, Any] = {"dtype": self.dtype.name, "chunk_rows": self.chunk_rows}
+        if self.shape:
+            found["shape"] = list(self.shape)
         return found | {
             key: getattr(self, key) for key, usual in _USUAL.items() if getattr(self, key) != usual
         }
@@ -125,7 +127,7 @@ class ArraySpec:
         """The inverse. CorruptError: no array of ours is like that."""
         try:
             given = [values.get(key, usual) for key, usual in _USUAL.items()]
-            return sound_spec(values["dtype"], values["chunk_rows"], *given, *values["shape"])
+            return sound_spec(values["dtype"], values["chunk_rows"], *given, *values.get("shape", ()))
         except (AttributeError, KeyError, TypeError, ValueError):
             pass
         raise CorruptError(

@@ -115,10 +115,10 @@ class Places:
         """Make it durable that something has this name, and the folders that were made for it."""
 
     def pack(
-        self, files: Reads, path: str, *, leave_out: frozenset[str], deflate: Callable[[str], bool]
+        self, files: Reads, path: str, *, leave_out: frozenset[str], deflate: Callable[[str], int]
     ) -> None:
-        """Of storage with `packed_from`: make a store of files, durably. `deflate`: whether a file, by its
-        name, may be compressed, so that it cannot be mapped."""
+        """Of storage with `packed_from`: make a store of files, durably. `deflate`: the most bytes of a
+        file, by its name, that may be compressed, so that it cannot be mapped."""
         raise NotImplementedError
 
     def refuse_writing(self, place: Location) -> None:
@@ -307,7 +307,7 @@ class ZipPlaces(LocalPlaces):
         local.sync_name(path, made, if_allowed=if_allowed)
 
     def pack(
-        self, files: Reads, path: str, *, leave_out: frozenset[str], deflate: Callable[[str], bool]
+        self, files: Reads, path: str, *, leave_out: frozenset[str], deflate: Callable[[str], int]
     ) -> None:
         from replaystore.storage.zip import pack
 

@@ -3,7 +3,7 @@ and large ones begin on pages, so that raw rows are mapped straight from the zip
 members that begin elsewhere (small ones, those of other software's zips) are read all the same.
 
 Small members that nobody maps (metadata, the log, tables) are deflated where that helps: they are most of a
-small store, and are read whole.
+small store, and are read whole. A member that is read a little here and there is inflated whole for it.
 
 Nothing in the file is believed before it is compared with the file itself (zip_directory.py).
 """
@@ -26,7 +26,7 @@ from replaystore.storage.folder import FolderReader
 from replaystore.storage.inside import open_regular
 from replaystore.storage.protocol import PAGE, Reads
 from replaystore.storage.temporary import NewFile, sync_folder
-from replaystore.storage.zip_directory import LOCAL_HEADER, MOST_DIRECTORY, Directory, Member
+from replaystore.storage.zip_directory import LOCAL_HEADER, MOST_DEFLATED, MOST_DIRECTORY, Directory, Member
 
 __all__ = ["ZipFiles", "pack"]
 
@@ -187,10 +187,10 @@ def pack(
     target: str,
     *,
     leave_out: frozenset[str] = frozenset(),
-    deflate: Callable[[str], bool] = lambda _: False,
+    deflate: Callable[[str], int] = lambda _: 0,
 ) -> None:
     """Pack files into a zip that appears whole, durably: equal files give equal zips. What is at `target` is
-    replaced. `deflate`: whether a small file may be deflated, by its name; nobody can map it then.
+    replaced. `deflate`: the most bytes of a file, by its name, that may be deflated; nobody can map it then.
 
     StorageError: the disk refused; nothing is left behind."""
     try:
@@ -213,16 +213,16 @@ def pack(
         raise StorageError(f"{text}; make room, or choose another place", error.errno) from error
 
 
-def _add(packed: zipfile.ZipFile, files: Reads, name: str, position: int, *, deflate: bool) -> None:
+def _add(packed: zipfile.ZipFile, files: Reads, name: str, position: int, *, deflate: int) -> None:
     """Write a member at `position`; if it is large, its header is padded so that its data begin on a page."""
     size = files.size(name)
     info = zipfile.ZipInfo(name, _EPOCH)
     info.create_system, info.external_attr, info.file_size = 3, 0o644 << 16, size
-    if size < _ALIGNED and deflate:
+    if size <= min(deflate, MOST_DEFLATED):
         data = files.read(name)
-        helps = 8 * len(zlib.compress(data, 9)) < 7 * len(data)
-        packed.writestr(info, data, zipfile.ZIP_DEFLATED if helps else zipfile.ZIP_STORED, 9)
-        return
+        if 8 * len(zlib.compress(data, 9)) < 7 * size:
+            packed.writestr(info, data, zipfile.ZIP_DEFLATED, 9)
+            return
     large = size >= _LARGE
     if size >= _ALIGNED:
         # 6: the padding field's own header.
