@@ -38,6 +38,8 @@ RECIPES: list[dict[str, Any]] = [
     {"order": "trajectory"},
     {"order": "prioritized", "beta": 0.5},
 ]
+SEVERAL = {"fragment_length", "frame_stack", "n_step"}
+"""Settings with which an item is more than a transition."""
 SCHEMA = rs.Schema(
     {
         "observation": Field("i8", (2,), "observation"),
@@ -51,8 +53,9 @@ SCHEMA = rs.Schema(
 class Loop:
     """Environments whose observations say which they are and how far they have come."""
 
-    def __init__(self, buffer: rs.Buffer, envs: int = 3) -> None:
-        self.buffer, self.envs = buffer, envs
+    def __init__(self, buffer: rs.Buffer, envs: int = 3, *, often: float = 0.15) -> None:
+        """`often`: how often a trajectory ends."""
+        self.buffer, self.envs, self.often = buffer, envs, often
         self.writer = buffer.writer(envs)
         self.random = np.random.default_rng(0)
         self.at = np.zeros((envs, 2), "i8")
@@ -62,7 +65,7 @@ class Loop:
     def step(self, *, masked: bool = False) -> None:
         mask = self.random.random(self.envs) < 0.7 if masked else np.ones(self.envs, np.bool_)
         self.at[mask, 1] += 1
-        ends = (self.random.random(self.envs) < 0.15) & mask
+        ends = (self.random.random(self.envs) < self.often) & mask
         reward = self.at[:, 1].astype("f4")
         self.writer.step(
             self.at[:, 1].copy(), reward, ends, None, self.at.copy(), mask=mask if masked else None
@@ -151,6 +154,40 @@ def test_the_same_steps_give_the_same_batches_live_or_not(
                     found, expected = sampler.sample(), other.sample()
                     for field, values in expected.items():
                         assert np.array_equal(found[field], values), field
+
+
+@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if not recipe.keys() & SEVERAL], ids=str)
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_staged_is_drawn_as_if_it_were_written(
+    tmp_path: Path, name: str, recipe: dict[str, Any], others: bool
+) -> None:
+    """`others`: an open trajectory of no environment of the writer."""
+    left = drawn = 0
+    with rs.create(tmp_path / name, SCHEMA, durability="none", **KINDS[name]) as buffer:
+        loop = Loop(buffer, often=0.02)
+        loop.step()
+        if others:
+            rows = np.ones((2, 2), "i8")
+            steps = {"action": rows[0], "reward": np.ones(2, "f4"), "terminated": np.zeros(2, "?")}
+            buffer.append({"observation": rows, **steps}, env=5)
+        sampler, other = (buffer.sampler(4, seed=2, live=True, trajectory=True, **recipe) for _ in range(2))
+        for number in range(120):
+            loop.step(masked=number % 40 == 30)
+            buffer.commit() if number % 50 == 45 else None
+            written = buffer.rows_recorded - loop.writer.staged
+            rows, found = sampler.state_dict()["rows"], sampler.sample()
+            drawn += int(found["index"].max()) >= written
+            left += loop.writer.staged > 0
+            buffer.flush()
+            expected = other.sample()
+            assert (
+                rows == other.state_dict()["rows"] == [other._batches.steps.first_row, buffer.rows_recorded]
+            )
+            assert found.keys() == expected.keys()
+            assert all(np.array_equal(found[field], expected[field]) for field in found)
+    assert drawn > 3
+    assert (left == 0) == others
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

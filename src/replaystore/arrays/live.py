@@ -32,11 +32,12 @@ NEVER = 1 << 62
 class LiveColumns:
     """The columns of fields, with all rows that have been appended."""
 
-    def __init__(self, store: Appender, schema: Callable[[], Schema]) -> None:
+    def __init__(self, store: Appender, schema: Callable[[], Schema], flush: Callable[[], None]) -> None:
+        """`flush` hands over to the store what is staged elsewhere."""
         self.store = store
-        self._schema = schema
+        self._schema, self._flush = schema, flush
         self._columns: dict[str, PlainColumn | CodedColumn] = {}
-        self._first = self._stop = 0
+        self._first = self._stop = self._written = 0
         self._reach, self._drops = 0, NEVER
         """Up to which row, and until which row has left a ring, nothing is to be done."""
         store.watch()
@@ -55,16 +56,24 @@ class LiveColumns:
         return column
 
     def go_on(self, first: int, stop: int) -> bool:
-        """There are the rows from `first` to before `stop` now; whether columns have to be asked for anew."""
+        """There are the rows from `first` to before `stop` now, some of which may be staged; whether columns
+        have to be asked for anew."""
         self._first, self._stop = first, stop
         if stop <= self._reach and first < self._drops:
             return False
+        self.have(stop)
         self._reach, self._drops = NEVER, NEVER
         for stored, column in self._columns.items():
             self._bring(stored, column)
         if not self._columns:
             self._reach = stop
         return True
+
+    def have(self, stop: int) -> None:
+        """Have the rows before this one in the store: those that are staged are not."""
+        if stop > self._written:
+            self._flush()
+            self._written = self._stop
 
     def _opened(self, stored: str) -> PlainColumn | CodedColumn:
         store, spec = self.store, self.store.container.specs()[stored]

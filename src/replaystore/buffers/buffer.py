@@ -129,8 +129,8 @@ class Buffer(LaterFields):
             trajectory: add `trajectory`, the number of the trajectory of each step.
             live: show steps as soon as they are appended, before any commit has them: in the process that
                 writes, and in the thread that does. Each batch is drawn when it is asked for, from what there
-                is then: `sample` first hands over what writers have staged. Neither `commit` nor `refresh`
-                is needed for it.
+                is then; `sample` hands over what writers have staged where a batch shows some of it. Neither
+                `commit` nor `refresh` is needed for it.
             where, split: only steps of these trajectories, as `trajectories.where` selects them.
             seed: the same seed and the same commit give the same batches (with order="epoch" of coded fields:
                 and the same slab_bytes).

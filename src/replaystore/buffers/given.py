@@ -18,7 +18,15 @@ from replaystore.schema.names import flatten
 from replaystore.schema.values import array_of, is_tensor
 from replaystore.trajectories.pieces import STEP, Following, Piece, Pieces
 
-__all__ = ["checked_columns", "checked_ends", "checked_seeds", "chosen_envs", "pieces_of", "seeds_of"]
+__all__ = [
+    "check_writer",
+    "checked_columns",
+    "checked_ends",
+    "checked_seeds",
+    "chosen_envs",
+    "pieces_of",
+    "seeds_of",
+]
 
 FEW = 24
 """Fewer trajectories are taken one by one; all at once takes as long for one as for hundreds."""
@@ -181,3 +189,11 @@ def _final_rows(
             "observation after each"
         )
     return leaves
+
+
+def check_writer(num_envs: object, split: object) -> None:
+    """ArgumentError: no writer has so many environments, or such a split."""
+    if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
+        raise ArgumentError(f"num_envs is a number of environments, at least 1, not {num_envs!r}")
+    if not isinstance(split, str):
+        raise ArgumentError(f"split is a string, not {split!r}")

@@ -35,6 +35,8 @@ class Growing:
 
     def _begin(self, recorder: Recorder) -> None:
         self._recorder, store = recorder, recorder.store
+        self._staged_stop, self._envs = 0, 1
+        """The row behind those that are going to be rows as they are staged, and how many a step has."""
         none = np.empty(0, np.int64)
         self._version, self._opened = -1, (none, none, none, none)
         """What the parts that still grow are, as long as all that is open has steps, and nothing else is:
@@ -56,6 +58,14 @@ class Growing:
         """Rows were given up: another recorder goes on from an older commit."""
         self.generation += 1
         self._begin(recorder)
+
+    def count_in(self, steps: int, envs: int) -> bool:
+        """Count so many staged steps, in which all trajectories go on, as if they were rows already; False if
+        others are open, too: that is known when they are rows."""
+        if steps and len(self._recorder.assembler.going.opened()) != envs:
+            return False
+        self._staged_stop, self._envs = self._recorder.rows + steps * envs, envs
+        return True
 
     def _extend(self, parts: Rows, finals: Mapping[str, NDArray[Any]]) -> None:
         if finals:
@@ -97,12 +107,12 @@ class Growing:
     @property
     def first(self) -> int:
         """The oldest row that counts."""
-        return 0 if self._capacity is None else max(0, self._recorder.rows - self._capacity)
+        return 0 if self._capacity is None else max(0, self.stop - self._capacity)
 
     @property
     def stop(self) -> int:
         """The row behind the newest one."""
-        return self._recorder.rows
+        return max(self._recorder.rows, self._staged_stop)
 
     @property
     def oldest_part(self) -> int:
@@ -134,6 +144,9 @@ class Growing:
             )
         start, stride, trajectory, offset = known
         length, followed = going.part_length.take(slots), going.known.take(slots)
+        staged = self._staged_stop - self._recorder.rows
+        if staged > 0:
+            length += staged // self._envs
         return OpenParts(start, length, stride, trajectory, offset, followed)
 
     def _slots(self) -> Rows:

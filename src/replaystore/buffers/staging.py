@@ -59,8 +59,8 @@ class Staging:
             staged.append for staged in self._staged.values()
         )
         """What puts the bytes of a field behind those of the steps before, in the order of `names`."""
-        self.time = 0
-        """How many steps are staged."""
+        self.time = self._looked = 0
+        """How many steps are staged; of how many it is known that no trajectory ends in them."""
         self.masks: dict[int, NDArray[np.bool_]] = {}
         """The masks of staged steps that not all environments record."""
         self.resets: list[Reset] = []
@@ -104,7 +104,7 @@ class Staging:
     def handed_over(self, start: Observations) -> None:
         """All that was staged is rows; the next step starts from these observations."""
         self.start = start
-        self.time, self.resets, self.masks = 0, [], {}
+        self.time, self._looked, self.resets, self.masks = 0, 0, [], {}
         for staged in self._staged.values():
             staged.clear()
 
@@ -115,8 +115,12 @@ class Staging:
         """Whether all environments go on in all steps."""
         if self.masks or self.resets:
             return False
-        size = self.time * self.num_envs
-        return all(b"".join(self._staged[name]).count(0) == size for name in self._flags)
+        size = (self.time - self._looked) * self.num_envs
+        for name in self._flags:
+            if b"".join(self._staged[name][self._looked :]).count(0) != size:
+                return False
+        self._looked = self.time
+        return True
 
     def flags(self, name: str) -> Any:
         """A field of flags by step and environment; None if there is none of the name."""

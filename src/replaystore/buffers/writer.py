@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.buffers.given import chosen_envs, seeds_of
+from replaystore.buffers.given import check_writer, chosen_envs, seeds_of
 from replaystore.buffers.lanes import Lanes
 from replaystore.buffers.recorder import Recorder
 from replaystore.buffers.staged import Reset, one_step, pieces_of, rows_of
 from replaystore.buffers.staging import PLAIN, Staging
-from replaystore.errors import ArgumentError, ConflictError, SchemaError
+from replaystore.errors import ConflictError, SchemaError
 from replaystore.interrupts import Operations
 from replaystore.schema.fields import Schema
 from replaystore.schema.names import listed
@@ -58,7 +58,7 @@ class Writer:
     ) -> None:
         """`writable` raises if nothing is to be written (any more); handing rows over is one of the
         `operations`; `closed` is called when the writer has been closed."""
-        _check_arguments(num_envs, split)
+        check_writer(num_envs, split)
         self.num_envs = num_envs
         self.split = split
         self._recorder = recorder
@@ -252,6 +252,14 @@ class Writer:
         """Steps that are staged."""
         return self._staging.steps
 
+    @property
+    def going_on(self) -> int | None:
+        """How many steps are staged, if all trajectories go on in all of them, behind the newest row."""
+        staging = self._staging
+        staging.rewind()
+        goes_on = self._going and self._next == self._recorder.rows and staging.quiet
+        return staging.time if goes_on else None
+
     def flush(self) -> None:
         """Hand the staged steps over as rows. They are safe after the next commit."""
         if self._staging:
@@ -390,10 +398,3 @@ class Writer:
     def _check_open(self) -> None:
         if self._closed:
             raise ConflictError("this writer is closed: make another with buffer.writer()")
-
-
-def _check_arguments(num_envs: object, split: object) -> None:
-    if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
-        raise ArgumentError(f"num_envs is a number of environments, at least 1, not {num_envs!r}")
-    if not isinstance(split, str):
-        raise ArgumentError(f"split is a string, not {split!r}")

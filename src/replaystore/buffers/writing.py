@@ -174,10 +174,22 @@ class Recording(BufferReader):
         for writer in self._writers:
             writer.hand_over()
 
+    def look(self) -> None:
+        """Have `growth` tell of what writers have staged, as if it were rows already; who reads those calls
+        `flush` first.
+
+        Most steps are seen by many batches before one of them draws it: rows are handed over some steps at
+        once then, which costs hardly more than one."""
+        self._writable()
+        for writer in self._writers:
+            steps = writer.going_on
+            if steps is None or self._growing is None or not self._growing.count_in(steps, writer.num_envs):
+                writer.hand_over()
+
     @property
     def growth(self) -> Growing:
         """How the buffer grows while it is written to, for who follows it in this process; staged steps are
-        part of it after `flush`."""
+        part of it after `flush` or `look`."""
         self._writable()
         if self._growing is None:
             if self._recorder.handed_over:

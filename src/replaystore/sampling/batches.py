@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.arrays.live import LiveColumns
 from replaystore.errors import ArgumentError
 from replaystore.sampling.finals import Finals, GrownFinals
 from replaystore.sampling.following import Follower
@@ -131,7 +132,8 @@ class Batches(Windows):
             self.gather.adopt(old)
         if recipe.live:  # rows of one's own are in memory, and pages that are mapped ahead are in no file yet
             self.gather.until_look = 1 << 62
-        self._items = Items(recipe, schema, self.gather, self._finals, self.steps)
+        have = self._columns.have if isinstance(self._columns, LiveColumns) else None
+        self._items = Items(recipe, schema, self.gather, self._finals, self.steps, have)
 
     @property
     def goes_on(self) -> bool:

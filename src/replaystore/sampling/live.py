@@ -28,6 +28,6 @@ def live_of(buffer: BufferReader, names: Iterable[str]) -> tuple[LiveColumns, Gr
     writing: Any = buffer
     writing.flush()
     growth: Growth = writing.growth
-    live = LiveColumns(writing.store, lambda: buffer.schema)
+    live = LiveColumns(writing.store, lambda: buffer.schema, writing.flush)
     live.go_on(growth.first, growth.stop)
     return live, growth

@@ -4,6 +4,7 @@ commit."""
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -74,6 +75,11 @@ class Recipe:
     def weighted(self) -> bool:
         """Whether steps or trajectories have weights."""
         return self.order in ("weights", "prioritized")
+
+    @cached_property
+    def transitions(self) -> bool:
+        """Whether an item shows its own step, and what is observed after it, alone."""
+        return not self.fragment_length and self.n_step == 1 and not self.frame_stack and not self.relabel
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON, of Python's own numbers and lists alone, so that `torch.load` takes it too."""

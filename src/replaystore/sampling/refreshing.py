@@ -76,7 +76,10 @@ class Refreshing(Weighed):
     def _look(self) -> None:
         """See what has been appended."""
         buffer: Any = self._buffer
-        buffer.flush()
+        if self._recipe.transitions:
+            buffer.look()
+        else:
+            buffer.flush()
         growth, live = self._batches.growth, self._live
         assert growth is not None
         assert live is not None

@@ -3,7 +3,7 @@ many steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +39,17 @@ class Items:
     n-step returns are made here."""
 
     def __init__(
-        self, recipe: Recipe, schema: Schema, gather: Gather, finals: Finals | GrownFinals, steps: Steps
+        self,
+        recipe: Recipe,
+        schema: Schema,
+        gather: Gather,
+        finals: Finals | GrownFinals,
+        steps: Steps,
+        have: Callable[[int], None] | None = None,
     ) -> None:
+        """`have` has the rows before one in the store, where some may be staged yet; it is asked for those of
+        transitions alone."""
+        self._have = have
         self.recipe, self.gather, self.steps = recipe, gather, steps
         self._schema, self.finals = schema, finals
         self._observations = observations_of(recipe, schema)
@@ -96,6 +105,9 @@ class Items:
 
     def _transitions(self, planned: Planned, begin: int, end: int, out: Out | None) -> Batch:
         names, rows = self.recipe.names, planned.drawn.rows[begin:end]
+        shown = planned.shown[begin:end]
+        if self._have is not None and len(shown):  # it is the row itself, or one behind it
+            self._have(int(shown.max()) + 1)
         if out is not None:
             for name in names:
                 declared = self._schema.fields[name]
@@ -107,7 +119,7 @@ class Items:
         batch = self.gather.take(names, rows, out)
         if self._next:
             again = None if out is None else {name: out[f"next_{name}"] for name in self._next}
-            found = self.gather.take(self._next, planned.shown[begin:end], again)
+            found = self.gather.take(self._next, shown, again)
             if planned.ends is not None:
                 planned.ends.put(found, begin // self.recipe.batch_size)
             for name, values in found.items():
