@@ -40,7 +40,7 @@ from replaystore.trajectories.opened import Open, to_numbers
 from replaystore.trajectories.pieces import Following, Piece, Pieces
 from replaystore.views.layout import column_spec
 
-__all__ = ["NOTHING", "Recorder", "attachments_of"]
+__all__ = ["NOTHING", "Recorder"]
 
 FINAL_BYTES = 8 << 20
 """Final observations waiting for a commit are handed on beyond this size."""
@@ -390,10 +390,3 @@ class Recorder:
         elif values.dtype != spec.dtype:
             raise SchemaError(f"column {name!r} is {spec.dtype}, not {values.dtype}: convert the values")
         return values
-
-
-def attachments_of(opened: Sequence[Open], observations: Iterable[str]) -> dict[str, bytes]:
-    """What a commit keeps beside its record: the observations that follow the last steps of open
-    trajectories, one behind the other, by field."""
-    known = [entry.following for entry in opened if entry.following is not None]
-    return {name: b"".join(row[name].tobytes() for row in known) for name in observations} if known else {}

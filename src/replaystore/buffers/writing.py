@@ -18,7 +18,7 @@ from replaystore.arrays.reading import StoreReader
 from replaystore.buffers.given import checked_columns, checked_ends, checked_seeds, pieces_of
 from replaystore.buffers.growing import Growing
 from replaystore.buffers.opening import open_container
-from replaystore.buffers.recorder import Recorder, attachments_of
+from replaystore.buffers.recorder import Recorder
 from replaystore.buffers.writer import Writer
 from replaystore.errors import (
     ConflictError,
@@ -32,6 +32,7 @@ from replaystore.schema import tree
 from replaystore.schema.values import array_of
 from replaystore.storage.locks import Lock
 from replaystore.storage.places import places_of
+from replaystore.trajectories.opened import attachments_of
 from replaystore.trajectories.pieces import NOTHING_FOLLOWS, Pieces
 from replaystore.views.column import Column
 from replaystore.views.foreign_ring import counts_appends

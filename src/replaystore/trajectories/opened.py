@@ -7,14 +7,23 @@ numbers. The observations after their last steps are kept beside it, in the same
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["COLUMNS", "Open", "as_numbers", "check_numbers", "followed", "from_numbers", "to_numbers"]
+__all__ = [
+    "COLUMNS",
+    "Open",
+    "as_numbers",
+    "attachments_of",
+    "check_numbers",
+    "followed",
+    "from_numbers",
+    "to_numbers",
+]
 
 COLUMNS = ("trajectory", "env", "seed", "split", "part_start", "part_length", "stride", "offset")
 TERMINATED, TRUNCATED, FOLLOWED = 1, 2, 4
@@ -115,3 +124,10 @@ def as_numbers(
     told = flags[0] * TERMINATED + flags[1] * TRUNCATED + flags[2] * FOLLOWED
     bits = np.ascontiguousarray(returned.T).view(np.int64)
     return np.concatenate([numbers, told[None].astype(np.int64), bits])
+
+
+def attachments_of(opened: Sequence[Open], observations: Iterable[str]) -> dict[str, bytes]:
+    """What a commit keeps beside its record: the observations that follow the last steps of open
+    trajectories, one behind the other, by field."""
+    known = [entry.following for entry in opened if entry.following is not None]
+    return {name: b"".join(row[name].tobytes() for row in known) for name in observations} if known else {}
