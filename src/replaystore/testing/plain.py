@@ -3,15 +3,12 @@ about storage.
 
 It is written for being obviously right. Each step is looked at alone, in the order in which things happen:
 how calls are cut into flushes, parts and commits cannot matter here, so it must not matter in a buffer.
-
-Longer than 400 lines because whoever doubts a buffer has all that it should hold before the eyes.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,74 +16,11 @@ from numpy.typing import NDArray
 
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import flatten
-from replaystore.testing.contents import Contents, Story
+from replaystore.testing.contents import Contents
 from replaystore.testing.plain_lanes import PlainLanes
+from replaystore.testing.plain_state import Life, Row, State
 
 __all__ = ["PlainBuffer", "PlainWriter", "names_of"]
-
-Row = dict[str, NDArray[Any]]
-
-
-@dataclass
-class _Life:
-    """A trajectory."""
-
-    number: int
-    env: int
-    seed: int
-    split: str
-    rows: list[int] = field(default_factory=list)
-    """The serial numbers of its steps."""
-    returned: Any = 0.0
-    terminated: bool = False
-    truncated: bool = False
-    after: Row | None = None
-    """The observation after its last step, if known."""
-    user: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class _State:
-    """All that a commit keeps, and what is not committed yet."""
-
-    schema: Schema
-    rows: dict[int, Row] = field(default_factory=dict)
-    """The steps, by serial number (the order in which they happened)."""
-    order: list[int] = field(default_factory=list)
-    """The order in which they are stored."""
-    following: dict[int, Row | None] = field(default_factory=dict)
-    """For each step the observation after it, where that is known."""
-    ended: list[_Life] = field(default_factory=list)
-    open: dict[int, _Life] = field(default_factory=dict)
-    next_number: int = 0
-    first: int = 0
-    user: dict[str, np.dtype[Any]] = field(default_factory=dict)
-    names: dict[str, int] = field(default_factory=dict)
-    """The commits that have names."""
-    perhaps: set[str] = field(default_factory=set)
-    """Names that a rollback gave back to a commit which had lost them: if that commit was kept."""
-
-    def copied(self) -> _State:
-        """A copy that goes its own way; rows never change, and are shared."""
-        lives: list[_Life] = [*self.ended, *self.open.values()]
-        twins = {id(life): copy.copy(life) for life in lives}
-        for twin in twins.values():
-            twin.rows, twin.user = list(twin.rows), dict(twin.user)
-        ended = [twins[id(life)] for life in self.ended]
-        opened = {env: twins[id(life)] for env, life in self.open.items()}
-        return _State(
-            self.schema,
-            dict(self.rows),
-            list(self.order),
-            dict(self.following),
-            ended,
-            opened,
-            self.next_number,
-            self.first,
-            dict(self.user),
-            dict(self.names),
-            set(self.perhaps),
-        )
 
 
 class PlainBuffer:
@@ -94,10 +28,10 @@ class PlainBuffer:
 
     def __init__(self, schema: Schema, *, capacity: int | None = None) -> None:
         self.capacity = capacity
-        self.state = _State(schema)
+        self.state = State(schema)
         self.commit_id = -1
         self._writer: PlainWriter | None = None
-        self._committed: dict[int, tuple[_State, Contents]] = {}
+        self._committed: dict[int, tuple[State, Contents]] = {}
         self.history: dict[int, PlainBuffer] = {}
         """The buffer as it was at each commit, those that were rolled back included."""
         self._dirty = True
@@ -167,15 +101,15 @@ class PlainBuffer:
     def _observation(self, row: Row) -> Row:
         return {name: row[name] for name in self.schema.names("observation")}
 
-    def _life(self, env: int, split: str, seed: int = -1) -> _Life:
+    def _life(self, env: int, split: str, seed: int = -1) -> Life:
         """The open trajectory of an environment, or a new one."""
         if env not in self.state.open:
             shape = self.schema.fields["reward"].shape
-            self.state.open[env] = _Life(self.state.next_number, env, seed, split, returned=np.zeros(shape))
+            self.state.open[env] = Life(self.state.next_number, env, seed, split, returned=np.zeros(shape))
             self.state.next_number += 1
         return self.state.open[env]
 
-    def _take(self, life: _Life, row: Row) -> int:
+    def _take(self, life: Life, row: Row) -> int:
         """One more step of a trajectory; its serial number."""
         if life.rows:
             self.state.following[life.rows[-1]] = life.after
@@ -229,7 +163,7 @@ class PlainBuffer:
         array = np.asarray(values)
         if name != "split":
             self.state.user[name] = array.dtype
-        for life, value in zip(self._kept(self.state.ended), array, strict=True):
+        for life, value in zip(self.state.kept(self.state.ended), array, strict=True):
             if name == "split":
                 life.split = str(value)
             else:
@@ -259,7 +193,7 @@ class PlainBuffer:
     def _keep(self) -> None:
         self.commit_id += 1
         self._dirty = False
-        self._committed[self.commit_id] = self.state.copied(), self._contents()
+        self._committed[self.commit_id] = self.state.copied(), self.state.contents()
         then = copy.copy(self)
         then._committed, then._writer = dict(self._committed), None
         self.history[self.commit_id] = then
@@ -296,63 +230,6 @@ class PlainBuffer:
         if self._writer is not None:
             self._writer.close()
         self.commit()
-
-    # --- what is seen
-
-    def _kept(self, lives: Iterable[_Life]) -> list[_Life]:
-        """Trajectories of which a step is left."""
-        kept = set(self.state.order[self.state.first :])
-        return [life for life in lives if kept.intersection(life.rows)]
-
-    def _contents(self) -> Contents:
-        state, schema = self.state, self.schema
-        kept = state.order[state.first :]
-        here = set(kept)
-        ended, opened = (
-            self._kept(state.ended),
-            self._kept(sorted(state.open.values(), key=lambda life: life.number)),
-        )
-        stories = []
-        for life in [*ended, *opened]:
-            steps = [state.rows[number] for number in life.rows if number in here]
-            columns = {
-                name: _stack([row[name] for row in steps], declared)
-                for name, declared in schema.fields.items()
-            }
-            stories.append(Story(columns, life.after))
-        pending = {life.rows[-1] for life in opened}
-        following: dict[str, list[bytes | None]] = {}
-        for name in schema.names("observation"):
-            after = [None if number in pending else state.following[number] for number in kept]
-            following[name] = [None if row is None else row[name].tobytes() for row in after]
-        columns = {
-            name: _stack([state.rows[number][name] for number in kept], declared)
-            for name, declared in schema.fields.items()
-        }
-        return Contents(columns, self._table(ended, opened), stories, following)
-
-    def _table(self, ended: list[_Life], opened: list[_Life]) -> dict[str, NDArray[Any]]:
-        lives = [*ended, *opened]
-        table = {
-            "trajectory": np.array([life.number for life in lives], np.int64),
-            "env": np.array([life.env for life in lives], np.int64),
-            "length": np.array([len(life.rows) for life in lives], np.int64),
-            "terminated": np.array([life.terminated for life in lives], np.bool_),
-            "truncated": np.array([life.truncated for life in lives], np.bool_),
-            "seed": np.array([life.seed for life in lives], np.int64),
-            "return": np.array([life.returned for life in lives], np.float64).reshape(
-                len(lives), *self.schema.fields["reward"].shape
-            ),
-            "split": np.array([life.split for life in lives], np.str_),
-        }
-        for name, dtype in sorted(self.state.user.items()):
-            blank = np.nan if dtype.kind == "f" else 0
-            table[name] = np.array([life.user.get(name, blank) for life in lives], dtype)
-        return table | {"open": np.arange(len(lives)) >= len(ended)}
-
-
-def _stack(rows: list[NDArray[Any]], declared: Field) -> NDArray[Any]:
-    return np.array(rows, declared.dtype).reshape(len(rows), *declared.shape)
 
 
 class PlainWriter:
