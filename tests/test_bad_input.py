@@ -224,13 +224,15 @@ def test_columns_fields_and_metadata_that_do_not_fit(buffer: rs.Buffer, tmp_path
 
 
 @pytest.mark.parametrize(
-    "name", ["append", "commit", "publish", "writer", "rollback", "set_trajectory_column", "add_field"]
+    "name",
+    ["append", "commit", "forget", "publish", "writer", "rollback", "set_trajectory_column", "add_field"],
 )
 def test_a_closed_buffer_and_one_for_reading_are_not_written_to(
     buffer: rs.Buffer, tmp_path: Path, name: str
 ) -> None:
     arguments = {
         "append": (steps(),),
+        "forget": ("a",),
         "rollback": (0,),
         "set_trajectory_column": ("x", []),
         "add_field": ("info/x", rs.Field("f4", (), "info")),

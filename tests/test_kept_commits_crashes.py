@@ -25,6 +25,8 @@ CHANGES = (
     "remove",
 )
 NAMES = {5: "a", 6: "b", 41: "c"}
+FORGOTTEN = {6: 20, 41: 43}
+"""Which names are taken back, and before which commit."""
 
 
 class Stopped(BaseException):
@@ -34,6 +36,9 @@ class Stopped(BaseException):
 def record(buffer: rs.Buffer, commits: range) -> None:
     for number in commits:
         buffer.append({"reward": np.array([number], np.float32)})
+        for named, before in FORGOTTEN.items():
+            if number == before and NAMES[named] in buffer.names:  # that commit has this row, too
+                buffer.forget(NAMES[named])
         buffer.commit(NAMES.get(number))
 
 
@@ -94,7 +99,9 @@ def test_a_writer_that_stops_while_it_removes_segments_loses_no_name(
         with rs.open(place) as seen:
             count = len(seen)
             for number, name in NAMES.items():
-                if number < count:
+                forgotten = FORGOTTEN.get(number, count) < count
+                assert (name in seen.names) == (number < count and not forgotten), (change, made)
+                if name in seen.names:
                     with rs.open(place, commit=name) as old:
                         assert old["reward"][:].tolist() == list(range(number + 1)), (change, made)
         assert verify(place).problems == []

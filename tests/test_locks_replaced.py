@@ -19,7 +19,7 @@ from replaystore.storage import locks
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("what", ["replaced", "moved", "removed", "exchanged"])
-@pytest.mark.parametrize("operation", ["append", "commit", "publish", "rollback", "close"])
+@pytest.mark.parametrize("operation", ["append", "commit", "forget", "publish", "rollback", "close"])
 def test_a_writer_whose_store_was_replaced_by_hand_is_told_so(
     tmp_path: Path, suffix: str, what: str, operation: str
 ) -> None:
@@ -27,7 +27,7 @@ def test_a_writer_whose_store_was_replaced_by_hand_is_told_so(
     make(path)
     make(other, value=7)
     buffer = rs.open(path, "r+")
-    known = buffer.commit_id
+    known = buffer.commit("known")
     buffer.append(rows(2, 4))
     if operation == "rollback":
         buffer.commit()
@@ -43,6 +43,7 @@ def test_a_writer_whose_store_was_replaced_by_hand_is_told_so(
     doing = {
         "append": lambda: buffer.append(rows(3, 1)),
         "commit": buffer.commit,
+        "forget": lambda: buffer.forget("known"),
         "publish": buffer.publish,
         "rollback": lambda: buffer.rollback(known),
         "close": buffer.close,

@@ -62,13 +62,14 @@ class Committer(Changer):
         first: Mapping[str, int] | None = None,
         attachments: Mapping[str, bytes] | None = None,
         name: str | None = None,
+        forget: str | None = None,
         shows: int | None = None,
     ) -> int:
         """Make everything appended durable and visible, at once; return the number of the commit.
 
         `extra` (JSON) is kept with it, and `attachments` until the next commit (of one with a name: as long
-        as that). Rows of a group before `first` are dropped. `shows`: the commit that shows the same, if
-        there is one."""
+        as that). Rows of a group before `first` are dropped. `forget`: a name that no commit has any more.
+        `shows`: the commit that shows the same, if there is one."""
         with self.lock, self.storage("commit"):
             extra = self.ready_changes(extra)
             first = self.without_old_changes(first or {}, extra)
@@ -77,6 +78,7 @@ class Committer(Changer):
             attached = self._write_tails(attachments or {}, inside=name is not None)
             meta, blobs = self._describe(extra, first or {})
             meta |= {} if name is None else {"name": name}
+            meta |= {} if forget is None else {"forget": forget}
             meta |= {"synced": True} if self._synced == self.state.commit else {}
             meta |= self._settings if shows is None else {"shows": shows, **self._settings}
             meta["attached"] = {

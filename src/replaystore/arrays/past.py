@@ -98,8 +98,8 @@ class Past(History):
         return names[commit].commit
 
     def find(self, commit: int | str, *, whole: bool = True) -> State:
-        """As `at`, of a commit that is given by its number or its name. ConflictError: a writer has given the
-        name to another one meanwhile, so that this one may be gone."""
+        """As `at`, of a commit that is given by its number or its name. ConflictError: a writer has taken the
+        name from it meanwhile, so that it may be gone."""
         number = self.number_of(commit)
         try:
             return self.at(number, whole=whole)
@@ -107,10 +107,10 @@ class Past(History):
             if isinstance(commit, str) and not self.container.writable:
                 self.container.refresh()
                 named = self.load(self.container).names.get(commit)
-                if named is not None and named.commit != number:
+                if named is None or named.commit != number:
+                    now = "of none" if named is None else f"of commit {named.commit}"
                     raise ConflictError(
-                        f"{self}: {commit!r} is the name of commit {named.commit} by now, not {number}; "
-                        "open it again"
+                        f"{self}: {commit!r} is the name {now} by now, not of {number}; open it again"
                     ) from error
             raise
 

@@ -135,6 +135,7 @@ def _check_names(meta: Mapping[str, Any], commit: int, *, base: bool) -> None:
         "how many commits are kept",
     )
     _refuse("name" in meta and (base or not is_name(meta["name"])), "a name that no commit can have")
+    _refuse(base and "forget" in meta, "a base record that forgets a name")
     if not base:
         return
     before = -1
@@ -181,6 +182,7 @@ def check_step(state: State, meta: Mapping[str, Any], blobs: Mapping[str, bytes]
             any(rows < before.get(group, 0) for group, rows in now.items()),
             "fewer rows than the commit before",
         )
+    _refuse("forget" in meta and meta["forget"] not in state.names, "a name to forget that no commit has")
     specs = state.arrays | dict.fromkeys(meta.get("arrays", {}))
     for name, blob in blobs.items():
         kind, _, array = name.partition(":")

@@ -119,10 +119,11 @@ class Reverter(Resumer):
 
     def _names_until(self, old: State) -> dict[str, Named]:
         """The names of commits up to an older one: also such as have been given to newer ones since, if those
-        that had them then can still be opened."""
+        that had them then can still be opened. A name that was taken back stays so: whoever goes on from a
+        checkpoint has not got all those again that were cleared away since."""
         found = {name: named for name, named in self.state.names.items() if named.commit <= old.commit}
         for name, named in old.names.items():
-            if name not in found:
+            if name in self.state.names and name not in found:
                 with suppress(NotFoundError):
                     self.at(named.commit, whole=False)
                     found[name] = named

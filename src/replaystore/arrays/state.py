@@ -177,6 +177,7 @@ class State:
         self.keep_commits = meta.get("keep_commits", self.keep_commits)
         if "name" in meta:
             self.give(meta["name"])
+        self.names.pop(meta.get("forget", ""), None)
         self.gone = {group: self.needed(group) for group in self.first}
         self.extra = meta["extra"]
         self.partial = meta["partial"]

@@ -281,17 +281,25 @@ class Recorder:
         """Whether there is something that no commit has."""
         return self._changed or bool(self._blocks or self.assembler.pending.ended)
 
-    def commit(self, *, first: Mapping[str, int] | None = None, name: str | None = None) -> int:
-        """Commit what was recorded; the number of the commit, that of the last one if nothing waits, and it
-        is given no other name.
+    def commit(
+        self,
+        *,
+        first: Mapping[str, int] | None = None,
+        name: str | None = None,
+        forget: str | None = None,
+    ) -> int:
+        """Commit what was recorded; the number of the commit, that of the last one if nothing waits, it is
+        given no other name, and no name is to be forgotten.
 
         `first`: the first step to keep, of a ring."""
         state = self.store.state
-        if not self.waiting and name in (None, state.name):
+        if not self.waiting and name in (None, state.name) and forget is None:
             return state.commit
         shows = None if self.waiting else state.shows
         extra, attachments = self.hand_over()
-        number = self.store.commit(extra, first=first, attachments=attachments, name=name, shows=shows)
+        number = self.store.commit(
+            extra, first=first, attachments=attachments, name=name, forget=forget, shows=shows
+        )
         self._changed = self.handed_over = False
         return number
 

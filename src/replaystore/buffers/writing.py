@@ -257,7 +257,20 @@ class Recording(BufferReader):
         with self._operations("commit"), self.turn:
             return self._commit(name)
 
-    def _commit(self, name: str | None = None) -> int:
+    def forget(self, name: str) -> int:
+        """Take its name from a commit, which from then on is kept no longer than one that never had a name; a
+        ring gives back the rows that it kept for it. Everything written so far is committed with this;
+        return the number of the commit.
+
+        A name that was taken back stays so, also when an older commit is gone back to. NotFoundError: no
+        commit has the name."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        self._store.number_of(check_name(name))
+        with self._operations("forget"), self.turn:
+            return self._commit(forget=name)
+
+    def _commit(self, name: str | None = None, forget: str | None = None) -> int:
         self._lock.check()
         for writer in self._writers:
             writer.hand_over()
@@ -265,9 +278,9 @@ class Recording(BufferReader):
         first = None
         if self.capacity is not None:
             first = {"steps": max(0, recorder.rows - self.capacity)}
-        if not recorder.waiting and name is None:
+        if not recorder.waiting and name is None and forget is None:
             return self.commit_id
-        number = recorder.commit(first=first, name=name)
+        number = recorder.commit(first=first, name=name, forget=forget)
         self._moved()
         return number
 

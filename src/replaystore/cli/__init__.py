@@ -38,6 +38,7 @@ COMMANDS = {
     "verify": "replaystore.cli.verify:verify",
     "repair": "replaystore.cli.repair:repair",
     "publish": "replaystore.cli.publish:publish",
+    "forget": "replaystore.cli.forget:forget",
     "completion": "replaystore.cli.completion:completion",
 }
 """Name → "module:function", in the order of the help."""
@@ -50,6 +51,7 @@ _MEANT = {
     "verify": ("check", "validate", "test", "fsck"),
     "repair": ("fix", "recover", "rollback"),
     "record": ("run", "collect", "create", "new"),
+    "forget": ("delete", "remove", "rm", "prune", "untag"),
 }
 """Command → what it is called elsewhere."""
 

@@ -20,7 +20,7 @@ from replaystore.testing.contents import Contents
 from replaystore.testing.plain_lanes import PlainLanes
 from replaystore.testing.plain_state import Life, Row, State
 
-__all__ = ["PlainBuffer", "PlainWriter", "names_of"]
+__all__ = ["PlainBuffer", "PlainWriter", "name_in_ring", "names_of"]
 
 
 class PlainBuffer:
@@ -187,8 +187,17 @@ class PlainBuffer:
             if name is not None:
                 self.state.names[name] = self.commit_id + 1
                 self.state.perhaps.discard(name)
+                self.state.newest = name
             self._keep()
         return self.commit_id
+
+    def forget(self, name: str) -> int:
+        """As `Buffer.forget`, of a name that a commit has."""
+        del self.state.names[name]
+        self.state.perhaps.discard(name)
+        self.state.newest = "" if self.state.newest == name else self.state.newest
+        self._dirty = True
+        return self.commit()
 
     def _keep(self) -> None:
         self.commit_id += 1
@@ -207,10 +216,12 @@ class PlainBuffer:
 
     def rollback(self, commit: int) -> None:
         """As `Buffer.rollback`."""
-        names = self.state.names
+        names, perhaps = self.state.names, self.state.perhaps
         self.state = self._committed[commit][0].copied()
-        moved = {name for name, number in self.state.names.items() if names.get(name) != number}
-        self.state.perhaps |= moved
+        self.state.names = {name: number for name, number in self.state.names.items() if name in names}
+        moved = {name for name, number in self.state.names.items() if names[name] != number}
+        self.state.perhaps = (self.state.perhaps | moved | perhaps) & self.state.names.keys()
+        self.state.newest = self.state.newest if self.state.newest in self.state.names else ""
         self._committed = {number: kept for number, kept in self._committed.items() if number <= commit}
         self._writer = None
         self._keep()
@@ -314,3 +325,8 @@ def names_of(plain: PlainBuffer) -> tuple[dict[str, int], set[str]]:
     """The names of commits, and which they are, as of the newest commit; and those that there need not be."""
     state, _ = plain._committed[plain.commit_id]
     return state.names, state.perhaps
+
+
+def name_in_ring(plain: PlainBuffer) -> str:
+    """The name of which a ring has the rows as of the newest commit; empty: nobody knows of any."""
+    return plain._committed[plain.commit_id][0].newest

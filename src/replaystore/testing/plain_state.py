@@ -57,6 +57,9 @@ class State:
     """The commits that have names."""
     perhaps: set[str] = field(default_factory=set)
     """Names that a rollback gave back to a commit which had lost them: if that commit was kept."""
+    newest: str = ""
+    """The name of which a ring has kept the rows ever since it was given; none: nobody knows whether it has
+    those of any."""
 
     def copied(self) -> State:
         """A copy that goes its own way; rows never change, and are shared."""
@@ -78,6 +81,7 @@ class State:
             dict(self.user),
             dict(self.names),
             set(self.perhaps),
+            self.newest,
         )
 
     def kept(self, lives: Iterable[Life]) -> list[Life]:

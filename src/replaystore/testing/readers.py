@@ -169,19 +169,20 @@ class Reader:
 
     def named(self) -> None:
         """Open a commit by its name, while the segments of the log that others were in are removed. The name
-        may be gone by a rollback, and may have moved; the rows of one that is not the newest may have left a
-        ring."""
+        may be gone by a rollback, or taken back, and may have moved; the rows of one that is not the newest
+        may have left a ring."""
         with self._opened(self.ground.live) as buffer:
-            names, generation = buffer.names, buffer.store.state.generation
+            names, generation = dict(buffer.store.places.names), buffer.store.state.generation
         if not names:
             return
-        name = names[int(self.generator.integers(len(names)))]
+        name = list(names)[int(self.generator.integers(len(names)))]
         try:
             opened = buffers.open(self.ground.live, commit=name)
         except (NotFoundError, EvictedError, ConflictError) as error:
             self._count(f"{type(error).__name__} of a name")
             with self._opened(self.ground.live) as buffer:
-                gone = buffer.store.state.generation != generation
+                now = buffer.store.places.names.get(name)
+                gone = buffer.store.state.generation != generation or now != names[name]
             if not gone and (isinstance(error, NotFoundError) or self.ground.capacity is None):
                 self._fail("named", _told(error))
             return

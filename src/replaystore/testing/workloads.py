@@ -131,6 +131,8 @@ def act(
             recorder.close()
         case "commit" if arguments:  # it gets a name
             recorder.commit(arguments[0])
+        case "forget":
+            recorder.forget(arguments[0])
         case _:
             getattr(recorder, action.name)()
     if action.name not in ("append", "field", "values"):

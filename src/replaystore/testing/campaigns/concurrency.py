@@ -69,7 +69,7 @@ class Writer:
         self.dirty, self.generation, self.drawn = False, -1, list[str]()
         self.counts: dict[str, int] = {}
         kinds = {"append": 6.0, "commit": 5.0, "publish": 0.7, "add_field": 0.2, "reopen": 0.3}
-        kinds |= {"roll_back": going_back, "sample": 3.0}
+        kinds |= {"forget": 0.4, "roll_back": going_back, "sample": 3.0}
         self.live: Sampler | None = None
         self.kinds, self.weights = list(kinds), np.array(list(kinds.values())) / sum(kinds.values())
 
@@ -102,13 +102,17 @@ class Writer:
             if not self.dirty and name == self.buffer.store.state.name:  # it has it
                 name = None
         if self.dirty or name is not None:
-            rows, first = self.buffer.rows_recorded, self.shown.first
-            if self.ground.capacity is not None:
-                first = max(first, rows - self.ground.capacity)
-            self._note(Shown(self.shown.commit + 1, rows, first, self.segments, self.late))
+            self._note_recorded()
         self.buffer.publish() if publish else self.buffer.commit(name)
         self._done()
         self.dirty = False
+
+    def forget(self) -> None:
+        if self.buffer.names:
+            self._note_recorded()
+            self.buffer.forget(str(self.generator.choice(self.buffer.names)))
+            self._done()
+            self.dirty = False
 
     def publish(self) -> None:
         self.commit(publish=True)
@@ -169,6 +173,13 @@ class Writer:
         problem = now.wrong_batch(batch)
         if problem:
             raise AssertionError(f"live, after {problem}")
+
+    def _note_recorded(self) -> None:
+        """The next commit shows all that was recorded."""
+        rows, first = self.buffer.rows_recorded, self.shown.first
+        if self.ground.capacity is not None:
+            first = max(first, rows - self.ground.capacity)
+        self._note(Shown(self.shown.commit + 1, rows, first, self.segments, self.late))
 
     def _note(self, shown: Shown) -> None:
         self.shown = copy.deepcopy(shown)

@@ -1,5 +1,5 @@
 """Naming: a store of which few commits are kept, and those that have names, while segments of its log are
-removed.
+removed, and names taken back.
 
 Whatever interrupts it: each name that the commit which is shown knows opens, and shows what it did when it
 was given; and no other name is there.
@@ -12,7 +12,7 @@ import numpy as np
 from replaystore.buffers import create_open as buffers
 from replaystore.buffers.buffer import Buffer
 from replaystore.errors import EvictedError
-from replaystore.testing.plain import PlainBuffer, names_of
+from replaystore.testing.plain import PlainBuffer, name_in_ring, names_of
 from replaystore.testing.samples import small
 from replaystore.testing.scenarios.recordings import CAPACITY, Recording, same
 from replaystore.testing.workloads import Action, act
@@ -26,27 +26,30 @@ NAMES = ("a", "b", "c")
 
 
 class Naming(Recording):
-    """A recording that names commits, and goes back to them."""
+    """A recording that names commits, goes back to them, and takes names back."""
 
     def _look_back(self, folder: str, commit: int, then: PlainBuffer) -> None:
         if then is not self.plain.history.get(commit):
             return
         (expected, uncertain), path = names_of(then), self.path(folder)
+        failed = None if self.failed is None else self.actions[self.failed]
+        # After an error, the commit may have been made without forgetting it.
+        again = set(failed.arguments) if failed is not None and failed.name == "forget" else set()
         with buffers.open(path) as reader:
             found = reader.names
         # After an error, the commit may have been made without its name.
         late = {name for name, number in expected.items() if self.failed is not None and number == commit}
         needed = expected.keys() - late - uncertain
-        if not needed <= set(found) <= set(expected):
+        if not needed <= set(found) <= set(expected) | again:
             raise AssertionError(f"commit {commit} knows the names {found}, not {sorted(expected)}")
         for name in found:
-            if name in late:
+            if name in late or name not in expected:
                 continue
             try:
                 with buffers.open(path, commit=name) as reader:
                     same(then, reader, expected[name])
             except EvictedError:
-                if then.capacity is None or name == found[-1]:  # the rows of the newest name are kept
+                if then.capacity is None or name == name_in_ring(then):  # whose rows are kept
                     raise
 
     def _go_on(self, buffer: Buffer, plain: PlainBuffer | None, folder: str) -> Buffer:
@@ -71,12 +74,15 @@ def scenario(name: str, seed: int) -> Naming:
     for _ in range(COMMITS):
         do("append", int(generator.integers(1 << 20)), int(generator.integers(1, 24)), 0, 1)
         chance = generator.random()
+        known, uncertain = names_of(plain)
         if chance < 0.4:
             do("commit", str(generator.choice(NAMES)))
         elif chance < 0.5 and (back := _newest(plain)) is not None:
             do("rollback", back)
         elif chance < 0.6:
             do("reopen")
+        elif chance < 0.75 and (sure := [name for name in known if name not in uncertain]):
+            do("forget", str(generator.choice(sure)))
         else:
             do("commit")
     options = {"keep_commits": KEPT} | ({"durability": "none"} if seed % 3 == 0 else {})
@@ -87,5 +93,6 @@ def scenario(name: str, seed: int) -> Naming:
 def _newest(plain: PlainBuffer) -> int | None:
     """The commit that was named last, which can be gone back to, if there is one."""
     names, uncertain = names_of(plain)
-    known = [number for name, number in names.items() if name not in uncertain]
+    whole = [name_in_ring(plain)] if plain.capacity is not None else list(names)
+    known = [names[name] for name in whole if name in names and name not in uncertain]
     return max(known, default=None)
