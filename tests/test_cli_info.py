@@ -101,3 +101,14 @@ def test_splits_and_coded_fields_are_counted(facts: Callable[..., Any], tmp_path
     observation = found["fields"][0]
     assert observation["codec"] == "zstd:1"
     assert 13 * 64 < observation["stored_bytes"] < observation["bytes"] == 45 * 64
+
+
+def test_info_says_which_fields_are_mutable(facts: Callable[..., Any], run: Run, tmp_path: Path) -> None:
+    place = tmp_path / "a.zarr"
+    with rs.create(place, own_schema()) as buffer:
+        buffer.append(own_rows([1.0]))
+        buffer.add_field("value", rs.Field("float32", (), "extra", mutable=True), fill=1)
+
+    assert [field["name"] for field in facts("info", place)["fields"] if field["mutable"]] == ["value"]
+    lines = run("info", place)[1].splitlines()
+    assert [line.split()[0] for line in lines if line.endswith("  mutable")] == ["value"]

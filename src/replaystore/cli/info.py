@@ -151,9 +151,10 @@ def _fields(facts: Facts) -> str:
             size(field["stored_bytes"]),
             ratio,
         )
-        rows.append((printable(field["name"]), field["dtype"], shape, *storage))
+        note = "mutable" if field["mutable"] else ""
+        rows.append((printable(field["name"]), field["dtype"], shape, *storage, note))
     return table(
-        ["field", "dtype", "shape", "codec", "chunk rows", "bytes", "stored", "ratio"],
+        ["field", "dtype", "shape", "codec", "chunk rows", "bytes", "stored", "ratio", ""],
         rows,
-        left=(0, 1, 2, 3),
+        left=(0, 1, 2, 3, 8),
     )
