@@ -7,10 +7,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import (
     ChunkCodec,
 )
-from replaystore.containers.protocol import ArraySpec, Codec
+from replaystore.containers.protocol import Codec
 
 Kind = Literal["zarr", "hdf5"]
 KINDS: list[Kind] = ["zarr", "hdf5"]

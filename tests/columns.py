@@ -15,8 +15,9 @@ from replaystore.columns import decoding_pool
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.mapped import MappedColumn, raw_column
 from replaystore.columns.protocol import Rows, StoredColumn
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import ChunkCodec, codec_for
-from replaystore.containers.protocol import ArraySpec, ChunkEntry
+from replaystore.containers.protocol import ChunkEntry
 from replaystore.storage.local import Files
 from replaystore.storage.memory import MemoryFiles
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.hdf5.container import Hdf5Container
-from replaystore.containers.protocol import ArraySpec
 from replaystore.storage.local import Files
 
 NAME = "a.h5"

@@ -11,7 +11,8 @@ from columns import ROW, random_rows
 from replaystore.columns.mapped import raw_column
 from replaystore.columns.plain import PlainColumn
 from replaystore.columns.protocol import Rows
-from replaystore.containers.protocol import ArraySpec, Extent
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import Extent
 from replaystore.storage.local import Files
 
 

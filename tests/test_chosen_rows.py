@@ -14,7 +14,7 @@ import replaystore as rs
 from replaystore.columns import chosen
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.slab import Slab
-from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.errors import CorruptError, ReplayStoreWarning
 from replaystore.storage.memory import MemoryFiles
 

@@ -14,8 +14,9 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.mapped import raw_column
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import codec_for, crc32c, hdf5_filters
-from replaystore.containers.protocol import PAGE, ArraySpec, ChunkEntry, Extent
+from replaystore.containers.protocol import PAGE, ChunkEntry, Extent
 from replaystore.storage.local import Files
 
 pytest_plugins = ["columns"]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import (
     codec_for,
     crc32c,
@@ -21,7 +22,6 @@ from replaystore.containers.codecs import (
     parse_codec,
     zarr_codecs,
 )
-from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import SchemaError
 
 # --- names

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import zstd  # type: ignore[import-untyped]
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import (
     codec_for,
 )
-from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
 
 

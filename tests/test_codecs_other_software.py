@@ -20,6 +20,7 @@ from numcodecs import zstd  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import (
     codec_for,
     crc32c,
@@ -27,7 +28,6 @@ from replaystore.containers.codecs import (
     parse_codec,
     zarr_codecs,
 )
-from replaystore.containers.protocol import ArraySpec
 
 # --- Zarr
 

@@ -21,8 +21,9 @@ from replaystore.columns import coded, decoding_pool
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.decoding_pool import DecodedChunks
 from replaystore.columns.protocol import Rows
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import codec_for
-from replaystore.containers.protocol import ArraySpec, ChunkEntry
+from replaystore.containers.protocol import ChunkEntry
 from replaystore.errors import CorruptError, EvictedError, SchemaError, StorageError
 from replaystore.storage.local import Files
 from replaystore.storage.memory import MemoryFiles
@@ -327,7 +328,8 @@ def test_a_tail_has_to_continue_the_column(wide: ArraySpec) -> None:
 FORK = """
 import os
 import numpy as np
-from replaystore.containers.protocol import ArraySpec, ChunkEntry
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import ChunkEntry
 from replaystore.containers.codecs import codec_for
 from replaystore.storage.memory import MemoryFiles
 from replaystore.columns import coded, decoding_pool

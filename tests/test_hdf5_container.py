@@ -30,11 +30,12 @@ from hdf5_story import (
 )
 
 import replaystore as rs
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.hdf5 import library as hdf5_library
 from replaystore.containers.hdf5.container import Hdf5Container
 from replaystore.containers.hdf5.overlay import Pieces, lookup3
 from replaystore.containers.hdf5.rows import LEAST_STEP
-from replaystore.containers.protocol import ArraySpec, Container
+from replaystore.containers.protocol import Container
 from replaystore.errors import (
     CorruptError,
     SchemaError,

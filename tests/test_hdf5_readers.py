@@ -31,12 +31,12 @@ from hdf5_story import (
 )
 
 import replaystore as rs
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.hdf5 import states
 from replaystore.containers.hdf5.container import Hdf5Container
 from replaystore.containers.hdf5.front import USERBLOCK
 from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.containers.located import existing_container
-from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import ConflictError, CorruptError
 from replaystore.location import parse
 from replaystore.storage.local import Files

@@ -16,9 +16,9 @@ from hdf5_story import (
     reader_of,
 )
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.hdf5.arrays import array
 from replaystore.containers.hdf5.container import Hdf5Container
-from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import (
     AlreadyExistsError,
     CorruptError,

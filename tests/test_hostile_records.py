@@ -14,7 +14,7 @@ from hostile_stores import KINDS, MISSING, _seconds, read_all, treated, with_rec
 
 import replaystore as rs
 from replaystore.arrays.differences import NO_NUMBERS, difference, summed
-from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.errors import CorruptError
 from replaystore.schema import tree
 from replaystore.testing.crafting import content, finished, members, newest_segment, with_cell

@@ -21,7 +21,8 @@ from raw_shards import Shards, grown, linux, maps_of
 from replaystore.columns import mapped, plain
 from replaystore.columns.mapped import raw_column
 from replaystore.columns.plain import PlainColumn
-from replaystore.containers.protocol import PAGE, ArraySpec, Extent
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import PAGE, Extent
 from replaystore.errors import CorruptError, EvictedError, SchemaError, StorageError
 from replaystore.storage.local import Files
 from replaystore.storage.memory import MemoryFiles

@@ -15,7 +15,8 @@ from raw_shards import grown
 from replaystore.columns.mapped import raw_column
 from replaystore.columns.plain import PlainColumn
 from replaystore.columns.protocol import StoredColumn
-from replaystore.containers.protocol import ArraySpec, Extent
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import Extent
 from replaystore.errors import CorruptError, SchemaError, StorageError
 from replaystore.storage.local import Files
 from replaystore.storage.memory import MemoryFiles
@@ -23,7 +24,8 @@ from replaystore.storage.memory import MemoryFiles
 SIGBUS = """
 import sys
 import numpy as np
-from replaystore.containers.protocol import ArraySpec, Extent
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import Extent
 from replaystore.storage.local import Files
 from replaystore.columns.mapped import raw_column
 from replaystore.errors import CorruptError

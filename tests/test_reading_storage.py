@@ -16,8 +16,9 @@ from replaystore.arrays.sealing import check_metadata
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.mapped import raw_column
 from replaystore.columns.plain import PlainColumn
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import codec_for
-from replaystore.containers.protocol import ArraySpec, ChunkEntry, Extent
+from replaystore.containers.protocol import ChunkEntry, Extent
 from replaystore.containers.zarr.container import ZarrContainer
 from replaystore.location import parse
 from replaystore.schema import document as documents

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from replaystore.columns import coded, decoding_pool
 from replaystore.columns.protocol import Rows
 from replaystore.columns.slab import Slab
-from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.errors import CorruptError
 from replaystore.storage.memory import MemoryFiles
 

@@ -8,8 +8,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.filed import FiledContainer
-from replaystore.containers.protocol import ArraySpec, Capabilities, ChunkEntry, Extent
+from replaystore.containers.protocol import Capabilities, ChunkEntry, Extent
 from replaystore.errors import CorruptError, FormatError
 from replaystore.registry import Entry
 from replaystore.schema.tree import is_journal

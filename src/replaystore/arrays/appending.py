@@ -20,8 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from replaystore.arrays.encoding import Encoder
 from replaystore.arrays.state import Piece, State
 from replaystore.arrays.writing import Writing
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import crc32c as value
-from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec, Container
+from replaystore.containers.protocol import ChunkEntry, Codec, Container
 from replaystore.schema import tree
 
 __all__ = ["CHECKSUMS_SPEC", "TAIL_SPEC", "Appender", "CodedArray", "RawArray", "of_shard"]

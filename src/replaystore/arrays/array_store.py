@@ -16,7 +16,8 @@ from replaystore.arrays.incomplete import missing, newest_sound
 from replaystore.arrays.records import now
 from replaystore.arrays.rollback import Reverter
 from replaystore.arrays.state import SEALED, State
-from replaystore.containers.protocol import ArraySpec, Container
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import Container
 from replaystore.errors import CorruptError
 
 __all__ = ["ArrayStore"]

@@ -20,7 +20,7 @@ from replaystore.arrays.state import State
 from replaystore.columns.changed import ChangedColumn
 from replaystore.columns.coded import CodedColumn
 from replaystore.columns.plain import PlainColumn
-from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.errors import CorruptError
 from replaystore.schema import tree
 

@@ -20,7 +20,8 @@ from replaystore.arrays.changes import CHANGES, digest_of, entries_of
 from replaystore.arrays.retention import Keeper
 from replaystore.arrays.state import State
 from replaystore.columns.changed import newest
-from replaystore.containers.protocol import PAGE, ArraySpec, Container
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import PAGE, Container
 from replaystore.schema import tree
 
 __all__ = ["Changer"]

@@ -17,8 +17,9 @@ from replaystore.columns.coded import CodedColumn
 from replaystore.columns.mapped import raw_column
 from replaystore.columns.plain import PlainColumn
 from replaystore.columns.raw_chunks import RawChunks
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import crc32c
-from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec, Container
+from replaystore.containers.protocol import ChunkEntry, Codec, Container
 from replaystore.errors import ConflictError, CorruptError
 
 __all__ = ["MOST_KEPT", "ArrayColumn", "Store", "open_column", "unfinished_rows"]

@@ -27,8 +27,9 @@ from replaystore.arrays.state import SEALED
 from replaystore.arrays.tables import checksums_of
 from replaystore.columns.far import Ahead, announce_first
 from replaystore.columns.protocol import Place
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import TRAILER, codec_for, crc32c, parse_codec
-from replaystore.containers.protocol import ArraySpec, ChunkEntry, Extent
+from replaystore.containers.protocol import ChunkEntry, Extent
 from replaystore.errors import CorruptError, StorageError
 from replaystore.schema import tree
 

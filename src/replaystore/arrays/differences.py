@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.checks import is_count
-from replaystore.containers.protocol import ArraySpec
 from replaystore.schema import tree
 
 __all__ = [

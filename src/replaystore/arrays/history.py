@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from replaystore.arrays import records
 from replaystore.arrays.records import decode_records
 from replaystore.arrays.state import State
-from replaystore.containers.protocol import ArraySpec, Container
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import Container
 from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
 from replaystore.forks import renew_in_children
 from replaystore.refusals import named

@@ -21,8 +21,8 @@ from replaystore.arrays.history import ATTEMPTS
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.records import decode_records, replay
 from replaystore.arrays.state import Stored
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import crc32c
-from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
 from replaystore.schema import tree
 

@@ -21,7 +21,8 @@ from replaystore.columns.coded import CodedColumn
 from replaystore.columns.mapped import MappedColumn, raw_column
 from replaystore.columns.plain import PlainColumn
 from replaystore.columns.protocol import Rows
-from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import ChunkEntry, Codec
 from replaystore.schema.fields import Schema
 
 __all__ = ["LiveColumns"]

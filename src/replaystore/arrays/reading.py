@@ -20,7 +20,8 @@ from replaystore.arrays.tables import Table, announce_tables, checksums_of
 from replaystore.arrays.tail_runs import TailRuns
 from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.columns.coded import CodedColumn
-from replaystore.containers.protocol import ArraySpec, ChunkEntry, Container, Extent
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import ChunkEntry, Container, Extent
 from replaystore.errors import CorruptError, EvictedError
 from replaystore.interrupts import as_storage_errors
 from replaystore.schema import tree

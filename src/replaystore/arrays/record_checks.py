@@ -15,8 +15,8 @@ import numpy as np
 
 from replaystore.arrays.naming import is_name
 from replaystore.arrays.state import State
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.checks import MOST_NUMBER, is_count
-from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
 from replaystore.schema import tree
 

@@ -12,7 +12,8 @@ from replaystore.arrays.appending import CodedArray, RawArray
 from replaystore.arrays.committing import Committer
 from replaystore.arrays.records import replay
 from replaystore.arrays.state import SEALED, Piece
-from replaystore.containers.protocol import ArraySpec, ChunkEntry
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import ChunkEntry
 from replaystore.schema import tree
 
 __all__ = ["TAIL_FULL", "Resumer"]

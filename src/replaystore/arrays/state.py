@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from replaystore.arrays.differences import INT, NO_NUMBERS, difference, numbers_of
 from replaystore.arrays.naming import Named
-from replaystore.containers.protocol import ArraySpec, ChunkEntry
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import ChunkEntry
 
 __all__ = ["DOCUMENT", "SEALED", "Piece", "State", "Stored"]
 

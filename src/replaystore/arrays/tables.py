@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from replaystore.arrays.state import State, Stored
 from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.columns.far import announce_first
-from replaystore.containers.protocol import ArraySpec, Container
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import Container
 from replaystore.schema import tree
 
 __all__ = ["Table", "announce_tables", "checksums_of", "without_first"]

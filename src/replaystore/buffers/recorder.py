@@ -30,7 +30,7 @@ from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.copying import forget_entries
 from replaystore.buffers.blocked import check_block, pieces_of
 from replaystore.buffers.tables import store_tables
-from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.errors import SchemaError, UnsupportedError
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema

@@ -10,7 +10,8 @@ from typing import Any
 from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.state import Stored
 from replaystore.checking.findings import Findings
-from replaystore.containers.protocol import ArraySpec, Container
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import Container
 from replaystore.errors import ReplayStoreError
 from replaystore.schema import document as documents
 from replaystore.schema import tree

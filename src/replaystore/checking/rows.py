@@ -12,8 +12,9 @@ from replaystore.arrays.reading import StoreReader
 from replaystore.arrays.tables import checksums_of
 from replaystore.checking.arrays import check_indexes
 from replaystore.checking.findings import Findings
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import crc32c
-from replaystore.containers.protocol import ArraySpec, ChunkEntry
+from replaystore.containers.protocol import ChunkEntry
 from replaystore.errors import CorruptError, ReplayStoreError
 
 __all__ = ["check_coded", "check_raw"]

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from replaystore.columns import decoding_pool
 from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.columns.protocol import Rows, StoredColumn
-from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import ChunkEntry, Codec
 from replaystore.errors import CorruptError, StorageError
 from replaystore.forks import renew_in_children
 from replaystore.storage.protocol import Reads

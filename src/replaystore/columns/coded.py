@@ -31,7 +31,8 @@ from replaystore.columns.far import Ahead, announce_first, following
 from replaystore.columns.jobs import Jobs
 from replaystore.columns.located_chunks import Located
 from replaystore.columns.protocol import Place, Rows, Unchecked
-from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import ChunkEntry, Codec
 from replaystore.errors import CorruptError, SchemaError
 from replaystore.storage.protocol import Reads
 

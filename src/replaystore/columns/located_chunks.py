@@ -13,7 +13,8 @@ from replaystore.columns import decoding_pool
 from replaystore.columns.checked_chunks import Fetching
 from replaystore.columns.chunk_cache import ChunkCache
 from replaystore.columns.protocol import Place
-from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import ChunkEntry, Codec
 from replaystore.errors import CorruptError, ReplayStoreError
 from replaystore.storage.protocol import Reads
 

@@ -34,7 +34,7 @@ from replaystore.columns.plain import PlainColumn, State
 from replaystore.columns.protocol import Rows
 from replaystore.columns.runs import Run, starts_of
 from replaystore.columns.taking import taker
-from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.errors import CorruptError, StorageError
 from replaystore.storage.protocol import Maps, MapsReads, Reads
 

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from replaystore.columns.far import Ahead, Window
 from replaystore.columns.protocol import Place, Rows, StoredColumn, Unchecked
 from replaystore.columns.runs import Part, Run, blocks_of, cut, merged, parts_of, starts_of
-from replaystore.containers.protocol import ArraySpec, Extent
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import Extent
 from replaystore.errors import ConflictError, CorruptError, SchemaError, StorageError
 from replaystore.storage.protocol import Reads
 

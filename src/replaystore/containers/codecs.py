@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.containers import deflating
-from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.errors import CorruptError, SchemaError
 
 __all__ = ["ChunkCodec", "codec_for", "crc32c", "extend", "hdf5_filters", "parse_codec", "zarr_codecs"]

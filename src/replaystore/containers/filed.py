@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import codec_for
-from replaystore.containers.protocol import ArraySpec, Capabilities, ChunkEntry, Codec
+from replaystore.containers.protocol import Capabilities, ChunkEntry, Codec
 from replaystore.containers.zarr.log import LoggedFiles
 from replaystore.errors import UnsupportedError
 from replaystore.schema.tree import LOG

@@ -20,8 +20,9 @@ from replaystore.arrays.copying import append_rows
 from replaystore.buffers.making import make, size_of
 from replaystore.buffers.recorder import NOTHING, Recorder
 from replaystore.buffers.tables import put_tables
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.located import container_type
-from replaystore.containers.protocol import ArraySpec, Container
+from replaystore.containers.protocol import Container
 from replaystore.converting.foreign import reading
 from replaystore.converting.options import How
 from replaystore.errors import FormatError, SchemaError, UnsupportedError

@@ -19,8 +19,9 @@ from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.making import size_of
 from replaystore.buffers.recorder import NOTHING
 from replaystore.buffers.tables import put_tables
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.located import container_type
-from replaystore.containers.protocol import ArraySpec, Capabilities, Container
+from replaystore.containers.protocol import Capabilities, Container
 from replaystore.converting.excerpt import Excerpt, chosen, selection, whole
 from replaystore.converting.grouping import WINDOW_BYTES, grouped
 from replaystore.converting.options import How, Selected

@@ -23,7 +23,8 @@ from replaystore.arrays.copying import (
     stored_bytes,
 )
 from replaystore.columns.changed import ChangedColumn
-from replaystore.containers.protocol import ArraySpec, Extent
+from replaystore.containers.array_spec import ArraySpec
+from replaystore.containers.protocol import Extent
 from replaystore.converting.excerpt import Excerpt
 from replaystore.schema import tree
 from replaystore.trajectories.parts import numbers

@@ -21,7 +21,7 @@ import google_crc32c
 import numpy as np
 
 from replaystore.arrays.sealing import MANIFEST
-from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.zarr.metadata import (
     CHECKSUM,
     as_json,

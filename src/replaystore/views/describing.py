@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from replaystore.arrays.reading import StoreReader
-    from replaystore.containers.protocol import ArraySpec
+    from replaystore.containers.array_spec import ArraySpec
     from replaystore.views.reader import BufferReader
 
 __all__ = [

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import parse_codec
-from replaystore.containers.protocol import PAGE, ArraySpec, Capabilities
+from replaystore.containers.protocol import PAGE, Capabilities
 from replaystore.errors import ArgumentError, SchemaError, UnsupportedError
 from replaystore.schema import tree
 from replaystore.schema.fields import Field, Schema

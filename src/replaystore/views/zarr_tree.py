@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.columns.plain import PlainColumn
-from replaystore.containers.protocol import ArraySpec
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.zarr.metadata import (
     GROUP,
     SHOWN,

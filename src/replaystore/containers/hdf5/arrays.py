@@ -19,12 +19,12 @@ import google_crc32c
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
+from replaystore.containers.array_spec import ArraySpec, sound_spec
 from replaystore.containers.checks import load_json
 from replaystore.containers.codecs import HDF5_DEFLATE, HDF5_ZSTD, hdf5_filters
 from replaystore.containers.hdf5.front import USERBLOCK
 from replaystore.containers.hdf5.library import child, group, library, remove, text_attribute
 from replaystore.containers.hdf5.overlay import Overlay
-from replaystore.containers.protocol import ArraySpec, sound_spec
 from replaystore.errors import CorruptError, SchemaError
 from replaystore.schema.tree import LOG
 from replaystore.storage.inside import DEEPEST

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.checks import load_json
 from replaystore.containers.hdf5.arrays import (
     array,
@@ -53,7 +54,7 @@ from replaystore.containers.hdf5.places import (
 )
 from replaystore.containers.hdf5.rows import ArrayFile
 from replaystore.containers.hdf5.survey import directory_problems
-from replaystore.containers.protocol import ArraySpec, Capabilities, ChunkEntry
+from replaystore.containers.protocol import Capabilities, ChunkEntry
 from replaystore.errors import (
     AlreadyExistsError,
     CorruptError,

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.checks import MOST_NUMBER
 from replaystore.containers.hdf5.arrays import array
 from replaystore.containers.hdf5.directory import Directory
@@ -31,7 +32,6 @@ from replaystore.containers.hdf5.places import (
     chunk_count,
     chunk_places,
 )
-from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
 from replaystore.forks import renew_in_children
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.hdf5.front import USERBLOCK
 from replaystore.containers.hdf5.library import origins
 from replaystore.containers.hdf5.overlay import Overlay
 from replaystore.containers.hdf5.states import Version
-from replaystore.containers.protocol import ArraySpec
 from replaystore.errors import CorruptError
 
 __all__ = [

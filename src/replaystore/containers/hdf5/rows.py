@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import codec_for
 from replaystore.containers.hdf5.arrays import (
     array,
@@ -34,7 +35,7 @@ from replaystore.containers.hdf5.places import (
 )
 from replaystore.containers.hdf5.states import Version
 from replaystore.containers.hdf5.survey import survey
-from replaystore.containers.protocol import ArraySpec, ChunkEntry, Codec, Extent
+from replaystore.containers.protocol import ChunkEntry, Codec, Extent
 from replaystore.errors import (
     CorruptError,
     SchemaError,

@@ -27,8 +27,9 @@ from typing import Any
 
 import numpy as np
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.codecs import crc32c
-from replaystore.containers.protocol import ArraySpec, ChunkEntry, Extent
+from replaystore.containers.protocol import ChunkEntry, Extent
 from replaystore.containers.zarr.hierarchy import LOG_SPEC, Hierarchy
 from replaystore.containers.zarr.metadata import (
     NOWHERE,

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.checks import MOST_JSON, is_count, load_json
 from replaystore.containers.filed import FiledContainer
-from replaystore.containers.protocol import ArraySpec
 from replaystore.containers.zarr.metadata import (
     CHECKSUM,
     CONVENTION,

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from replaystore.containers.array_spec import ArraySpec, sound_spec
 from replaystore.containers.checks import MOST_JSON, as_number, is_count, load_json
 from replaystore.containers.codecs import crc32c, parse_codec, zarr_codecs
-from replaystore.containers.protocol import PAGE, ArraySpec, ChunkEntry, sound_spec
+from replaystore.containers.protocol import PAGE, ChunkEntry
 from replaystore.errors import CorruptError
 from replaystore.schema.tree import LOG
 from replaystore.storage.protocol import Reads
