@@ -138,9 +138,10 @@ def mixtures(count: int) -> dict[str, NDArray[Any]]:
 
 @pytest.mark.parametrize("count", [1023, 1024, 5000, 65535, 65536, 200_001])
 @pytest.mark.parametrize("what", list(mixtures(1)))
-def test_h5py_inflates_what_was_deflated_in_planes(tmp_path: Path, what: str, count: int) -> None:
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_h5py_inflates_what_was_deflated_in_planes(tmp_path: Path, what: str, count: int, level: int) -> None:
     rows = mixtures(count)[what]
-    spec = ArraySpec(rows.dtype, (), count, codec="gzip:1")
+    spec = ArraySpec(rows.dtype, (), count, codec=f"gzip:{level}")
     ours = codec_for("hdf5", spec)
     stored = ours.encode(rows)
     assert len(stored) <= rows.nbytes * 1.01 + 64

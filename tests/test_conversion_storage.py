@@ -105,6 +105,37 @@ def test_a_default_codec_becomes_the_default_of_the_other_container(tmp_path: Pa
     assert chunk_bytes(first, "steps/observation") == chunk_bytes(third, "steps/observation")
 
 
+def test_an_archive_in_hdf5_is_deflated_better_and_goes_back_to_the_default_of_zarr(tmp_path: Path) -> None:
+    live, first, second, third = (str(tmp_path / name) for name in ("a.h5", "b.h5", "c.zarr", "d.h5"))
+    schema = rs.Schema(
+        {
+            "observation": rs.Field("u1", (40, 130), "observation"),
+            "reward": rs.Field("f4", (), "reward"),
+            "terminated": rs.Field("?", (), "terminated"),
+        }
+    )
+    images = np.arange(300 * 5200, dtype=np.uint8).reshape(300, 40, 130)
+    flags, rewards = np.arange(300) == 299, np.zeros(300, "f4")
+    with rs.create(live, schema) as buffer:
+        buffer.append(
+            {"observation": images, "reward": rewards, "terminated": flags}, final_observation=images[:1]
+        )
+    rs.convert(live, first, layout="archive")
+    rs.convert(first, second)
+    rs.convert(second, third)
+
+    coded = ["steps/observation", "steps/reward", "steps/terminated", "final/observation"]
+    for location, codec in ((first, "gzip:3"), (second, "zstd:1"), (third, "gzip:3")):
+        with rs.open(location) as buffer:
+            assert {buffer._store.specs()[name].codec for name in coded} == {codec}
+            assert np.array_equal(buffer["observation"][:], images)
+    with rs.open(live) as buffer:
+        found = [buffer._store.specs()[name].codec for name in coded]
+    assert found == ["gzip:1", None, None, "gzip:1"]
+    with h5py.File(first) as file:  # without any plugin
+        assert np.array_equal(file["steps/observation"][:], images)
+
+
 @pytest.mark.parametrize("codec", ["raw", "zstd", "zstd:3", "gzip:9"])
 @pytest.mark.parametrize("target", ["b.zarr", "b.h5"])
 def test_coded_fields_can_be_coded_otherwise(tmp_path: Path, target: str, codec: str) -> None:

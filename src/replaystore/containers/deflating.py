@@ -1,10 +1,10 @@
 """Deflate for HDF5's filters and for gzip members: written quickly, and never inflated beyond what is
 expected. Any reader of zlib streams reads what is written here.
 
-Level 1 is made by ISA-L (five to ten times as fast as zlib's, and smaller), higher ones by zlib. Of shuffled
-bytes each plane is compressed by itself, and stored where it would not become smaller: the low bytes of
-floats are noise, which costs most of the time there and back and gains nothing. Compressed together with the
-others, they also spoil their codes: planes are 1 to 6 % smaller by themselves.
+Levels 1 to 3 are made by ISA-L (1 five to ten times as fast as zlib's, and smaller), higher ones by zlib. Of
+shuffled bytes each plane is compressed by itself, and stored where it would not become smaller: the low bytes
+of floats are noise, which costs most of the time there and back and gains nothing. Compressed together with
+the others, they also spoil their codes: planes are 1 to 6 % smaller by themselves.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ Octets = NDArray[np.uint8]
 
 LEAST_PLANE = 1024
 """Bytes: a plane by itself costs 20 µs more."""
+FAST_LEVELS = 3
+"""ISA-L's highest level."""
 WORTH = 0.97
 """What a plane has to shrink to."""
 STORED = 65535
@@ -49,7 +51,7 @@ def deflate(plain: Octets, level: int) -> bytes:
 
 def deflate_planes(planes: Octets, level: int) -> bytes:
     """A zlib stream of the rows of an array, one after the other."""
-    if planes.shape[1] < LEAST_PLANE or level > 1 or fast is zlib:
+    if planes.shape[1] < LEAST_PLANE or _by(level) is zlib:
         return deflate(planes.reshape(-1), level)
     parts = [HEADER]
     for plane in planes:
@@ -74,7 +76,7 @@ def inflate(payload: Octets, size: int, wbits: int) -> bytes:
 
 def _by(level: int) -> Any:
     """Who makes this level."""
-    return fast if level == 1 else zlib
+    return fast if level <= FAST_LEVELS else zlib
 
 
 def _stored(plane: Octets) -> bytes:

@@ -63,6 +63,12 @@ class Capabilities:
     bytes."""
     default_codec: str = "zstd:1"
     """What coded arrays get unless told otherwise."""
+    archive_codec: str = "zstd:1"
+    """The same in an archive, which is written once."""
+
+    def codec_for(self, layout: str) -> str:
+        """What coded arrays get in this layout unless told otherwise."""
+        return self.archive_codec if layout == "archive" else self.default_codec
 
     def run_rows(self, spec: ArraySpec) -> int:
         """An extent of a raw array begins with a multiple of so many rows."""

@@ -84,7 +84,7 @@ def convert(
             table, each as one run of rows. They keep their numbers; those still open are cut off.
         codec: "raw", "zstd:LEVEL" or "gzip:LEVEL" for all fields that are coded. By default as they are;
             where a field has the default codec of its container, it gets that of the target's (Zarr zstd:1,
-            HDF5 gzip:1, which all software reads).
+            HDF5 gzip:1, which all software reads; gzip:3 in an archive).
         layout: "live" or "archive" (all fields coded in large chunks, sealed, with a manifest): all fields
             are stored as that layout has it. None: as they are in the source.
         grouped: whether rows of environments that took turns are laid trajectory by trajectory, in windows of

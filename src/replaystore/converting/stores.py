@@ -234,8 +234,8 @@ class Conversion:
             return None if self.codec == "raw" else self.codec
         if override.get("codec", "raw") != "raw":
             return str(override["codec"])
-        default = self.buffer.store.container.capabilities.default_codec
-        return capabilities.default_codec if known.codec == default else known.codec
+        default = self.buffer.store.container.capabilities.codec_for(self.layout)
+        return capabilities.codec_for(self.layout) if known.codec == default else known.codec
 
     # --- making it
 

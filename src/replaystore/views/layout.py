@@ -60,7 +60,7 @@ def array_specs(
     specs = field_specs(schema.fields, layout, capabilities, capacity=capacity, storage=storage)
     specs[tree.PARTS] = table_spec(np.int64, shape=(len(PARTS),), dimension=tree.DIMENSIONS["parts"])
     for name in schema.names("observation"):
-        specs[tree.final(name)] = _final_spec(schema.fields[name], capabilities)
+        specs[tree.final(name)] = _final_spec(schema.fields[name], capabilities.codec_for(layout))
     rewarded = bool(schema.names("reward"))
     for name, dtype in TRAJECTORIES.items():
         if name != RETURN or rewarded:
@@ -183,7 +183,7 @@ def _choose(
     size, archive = declared.row_bytes, layout == "archive"
     mutable = declared.mutable and not archive
     coded = archive or size > RAW_BYTES
-    codec = override.get("codec", capabilities.default_codec if coded and not mutable else "raw")
+    codec = override.get("codec", capabilities.codec_for(layout) if coded and not mutable else "raw")
     if mutable and codec != "raw":
         raise ArgumentError(
             f"storage of {name!r}: a mutable field is raw, not {codec!r:.80}: leave the codec out, or "
@@ -233,18 +233,17 @@ def _fit(declared: Field, codec: str | None, rows: int, capacity: int | None, *,
     return ArraySpec(declared.dtype, declared.shape, chunk_rows=rows, chunks_per_shard=shards, codec=codec)
 
 
-def _final_spec(declared: Field, capabilities: Capabilities) -> ArraySpec:
+def _final_spec(declared: Field, codec: str) -> ArraySpec:
     """Final observations: one row per trajectory, so that small ones are kept as a table is."""
     if declared.row_bytes <= RAW_BYTES:
         spec = table_spec(declared.dtype, shape=declared.shape, dimension="final")
         return replace(spec, chunk_rows=FINAL_ROWS)
-    codec = ":".join(map(str, parse_codec(capabilities.default_codec)))
     return ArraySpec(
         declared.dtype,
         declared.shape,
         chunk_rows=16,
         chunks_per_shard=CHUNKS_PER_SHARD,
-        codec=codec,
+        codec=":".join(map(str, parse_codec(codec))),
         dimension="final",
     )
 
