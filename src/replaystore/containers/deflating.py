@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from replaystore.errors import CorruptError
 
 fast: Any
+igzip: Any
 try:
+    from isal import igzip_lib as igzip
     from isal import isal_zlib as fast
 except ImportError:  # no wheel of it for this machine
-    fast = zlib
+    fast, igzip = zlib, None
 
 __all__ = ["deflate", "deflate_planes", "gzip_member", "inflate"]
 
@@ -64,7 +66,7 @@ def deflate_planes(planes: Octets, level: int) -> bytes:
 def inflate(payload: Octets, size: int, wbits: int) -> bytes:
     """The content of a zlib stream or gzip member, of which at most one byte too many is ever made.
     CorruptError: it does not hold so many bytes."""
-    inflater: Any = fast.decompressobj(wbits)
+    inflater = _inflater(wbits)
     try:
         plain: bytes = inflater.decompress(payload.data, size + 1)
     except (zlib.error, fast.error) as error:
@@ -72,6 +74,13 @@ def inflate(payload: Octets, size: int, wbits: int) -> bytes:
     if len(plain) != size or not inflater.eof or inflater.unused_data:
         raise CorruptError(f"the deflated bytes of a chunk do not hold the {size} bytes that it has")
     return plain
+
+
+def _inflater(wbits: int) -> Any:
+    if igzip is None:
+        return zlib.decompressobj(wbits)
+    # It takes memory once where `decompressobj` begins with little: 7 % of the time of 32 frames.
+    return igzip.IgzipDecompressor(igzip.DECOMP_ZLIB if wbits <= zlib.MAX_WBITS else igzip.DECOMP_GZIP)
 
 
 def _by(level: int) -> Any:
