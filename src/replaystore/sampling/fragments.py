@@ -38,6 +38,8 @@ class _Around:
     stride: Rows
     place: Rows
     """Where in its part the own step is."""
+    lane: int
+    """The stride of all of them; 0: there are several."""
 
 
 class Fragments:
@@ -60,22 +62,36 @@ class Fragments:
         self._names = tuple(name for name in recipe.names if name not in self._stacked)
         self._next = observations if recipe.next_observation and not self._stacked else ()
         self._before, self._after = recipe.before, recipe.after
+        self._offsets = np.arange(-self._before, self._after)
         self._length = recipe.before + recipe.after
 
-    def show(self, drawn: Drawn) -> Batch:
-        """{field: array of shape (items, steps, *field shape)}, and `mask` if there may be padding."""
+    def whole(self, drawn: Drawn) -> NDArray[np.bool_] | None:
+        """Which items have all of their steps, and the observations behind them, in one part, so that `show`
+        need not look for any; None: it looks itself."""
+        stride = self.steps.finder.stride
+        if not stride or self.recipe.padded or self._stacked:
+            return None
+        start, count, _ = self.steps.bounds(drawn.part)
+        return (drawn.rows - start) // stride + (self._after + bool(self._next)) <= count
+
+    def show(self, drawn: Drawn, *, whole: bool = False) -> Batch:
+        """{field: array of shape (items, steps, *field shape)}, and `mask` if there may be padding.
+
+        `whole`: all items are that."""
+        if whole:
+            return self._side_by_side(drawn.rows, self.steps.finder.stride)
         steps, recipe = self.steps, self.recipe
         start, count, stride = steps.bounds(drawn.part)
-        place = drawn.rows - start
-        if steps.finder.stride != 1:
-            place //= stride
         items = len(drawn.rows)
+        lane = steps.finder.stride or (int(stride[0]) if items and (stride == stride[0]).all() else 0)
+        place = drawn.rows - start
+        if lane != 1:
+            place //= lane or stride
         have = self._have(drawn, self._before)
         left = steps.left(drawn, self._after) if recipe.pad == "end" else np.full(items, self._after)
-        around = _Around(drawn, have, left, start, count, stride, place)
+        around = _Around(drawn, have, left, start, count, stride, place, lane)
         batch = self._plain(around)
-        offsets = np.arange(-self._before, self._after)
-        mask = None
+        offsets, mask = self._offsets, None
         if recipe.padded:
             mask = offsets < left[:, None]
             if self._before:
@@ -98,19 +114,21 @@ class Fragments:
 
     def _plain(self, around: _Around) -> Batch:
         """All but stacks; what is padding is not defined."""
-        drawn, length, before = around.drawn, self._length, self._before
-        begin, end = around.place - around.have, around.place + around.left
-        cut = (begin < 0) | (end > around.count)
-        ended = ((end == around.count) & ~cut).nonzero()[0] if self._next else ()
+        drawn, steps, before, lane = around.drawn, self.steps, self._before, around.lane
+        begin, over = around.place - around.have, around.place + around.left - around.count
+        cut, ended = over > 0, (over == 0).nonzero()[0] if self._next else ()
+        if before:
+            cut |= begin < 0
         places = before + around.left[ended] - 1 if len(ended) else ()
-        if self.steps.finder.stride == 1 or int(around.stride.max(initial=1)) == 1:
-            first = drawn.rows - before
-            batch = self._runs(self._names, first, length)
-            batch |= {f"next_{name}": v for name, v in self._runs(self._next, first + 1, length).items()}
-            # What would reach beyond the buffer is not where it was looked for.
-            cut |= (first < self.steps.first_row) | (first + length + bool(self._next) > self.steps.stop_row)
-        else:  # one environment's steps lie so many rows apart
-            rows = drawn.rows[:, None] + around.stride[:, None] * np.arange(-before, self._after)
+        last = steps.stop_row - 1 - (self._length - 1 + bool(self._next)) * lane
+        if lane and last >= steps.first_row:
+            first = drawn.rows - before * lane
+            cut |= first > last
+            if before:
+                cut |= first < steps.first_row
+            batch = self._side_by_side(np.maximum(np.minimum(first, last), steps.first_row), lane)
+        else:
+            rows = drawn.rows[:, None] + around.stride[:, None] * self._offsets
             beyond = self.recipe.padded or np.count_nonzero(cut) > 0
             batch = self._spread(self._names, self._clipped(rows, around) if beyond else rows)
             rows += around.stride[:, None]
@@ -120,13 +138,13 @@ class Fragments:
                 rows[ended, places] -= around.stride[ended]
             batch |= {f"next_{name}": v for name, v in self._spread(self._next, rows).items()}
         if len(ended):
-            rows = around.start[ended] + (end[ended] - 1) * around.stride[ended]
+            rows = around.start[ended] + (around.count[ended] - 1) * around.stride[ended]
             for name, values in self._following(rows, drawn.part[ended]).items():
                 batch[f"next_{name}"][ended, places] = values
-        at = np.flatnonzero(cut)
+        at = cut.nonzero()[0]
         if not len(at):
             return batch
-        rows, part = self._walked(around, at, np.arange(-before, self._after))
+        rows, part = self._walked(around, at, self._offsets)
         for name, values in self.gather.take(self._names, rows.reshape(-1)).items():
             batch[name][at] = values.reshape(*rows.shape, *values.shape[1:])
         for name, values in (self._following(rows, part) if self._next else {}).items():
@@ -168,18 +186,13 @@ class Fragments:
         found = self.gather.take(names, rows.reshape(-1)) if names else {}
         return {name: values.reshape(*rows.shape, *values.shape[1:]) for name, values in found.items()}
 
-    def _runs(self, names: Sequence[str], rows: Rows, length: int) -> Batch:
-        """From each row on so many that lie side by side, or some others where the buffer ends before."""
-        if not names:
-            return {}
-        last = self.steps.stop_row - length
-        if last < self.steps.first_row:
-            shapes = {name: self._schema.fields[name] for name in names}
-            return {
-                name: np.empty((len(rows), length, *field.shape), field.dtype)
-                for name, field in shapes.items()
-            }
-        return self.gather.runs(names, np.maximum(np.minimum(rows, last), self.steps.first_row), length)
+    def _side_by_side(self, first: Rows, stride: int) -> Batch:
+        """What lies from these rows on, `stride` rows apart."""
+        batch = self.gather.runs(self._names, first, self._length, stride)
+        if self._next:
+            following = self.gather.runs(self._next, first + stride, self._length, stride)
+            batch |= {f"next_{name}": values for name, values in following.items()}
+        return batch
 
     # --- stacks of frames
 

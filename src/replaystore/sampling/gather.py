@@ -55,18 +55,22 @@ class _Mapped:
         self.item, self._octets = items.dtype, items.view(np.uint8)
         # Of rows that are going to be there nothing is in memory.
         self.ahead = read_ahead(items[: column.stop - column.first])
-        self._runs: dict[int, NDArray[Any]] = {}
+        self._runs: dict[tuple[int, int], NDArray[Any]] = {}
 
-    def runs(self, rows: Rows, length: int) -> NDArray[Any]:
+    def runs(self, rows: Rows, length: int, stride: int) -> NDArray[Any]:
         """From each row on so many rows, as one item of a view in which items overlap."""
-        view = self._runs.get(length)
+        size = self.item.itemsize
+        view = self._runs.get((length, stride))
         if view is None:
-            size = self.item.itemsize
-            count, item = len(self.items) - length + 1, np.dtype((np.void, size * length))
-            view = self._runs[length] = np.ndarray((count,), item, self._octets, strides=(size,))
+            count = len(self.items) - (length - 1) * stride
+            several, item = (1, size * length) if stride == 1 else (length, size)
+            view = self._runs[length, stride] = np.ndarray(
+                (count, several), np.dtype((np.void, item)), self._octets, strides=(size, stride * size)
+            )
         places = rows - self.first if self.first else rows
-        if self.item.itemsize * length >= LONG:
-            touch(self._octets, places * self.item.itemsize)
+        if view.itemsize >= LONG:
+            begins = places if stride == 1 else (places[:, None] + stride * np.arange(length)).reshape(-1)
+            touch(self._octets, begins * size)
         return view[places].view(self.dtype).reshape(len(rows), length, *self.shape)
 
 
@@ -194,17 +198,20 @@ class Gather:
         declared = self.schema.fields[name]
         return np.empty((len(rows), *declared.shape), declared.dtype) if out is None else out
 
-    def runs(self, names: Sequence[str], rows: Rows, length: int) -> Batch:
-        """From each of `rows` on so many rows that lie side by side: {field: array of shape (len(rows),
-        length, *field shape)}."""
+    def runs(self, names: Sequence[str], rows: Rows, length: int, stride: int = 1) -> Batch:
+        """From each of `rows` on so many rows, each `stride` behind the one before: {field: array of shape
+        (len(rows), length, *field shape)}. Nothing is computed for each row: that takes half as long as
+        gathering rows of vectors."""
         self.until_look -= 1
         if self.cold or self.until_look < 0:
-            self._advise(names, rows, length)
-        batch = {name: self._mapped[name].runs(rows, length) for name in names if name in self._mapped}
+            self._advise(names, rows, (length - 1) * stride + 1)
+        batch = {
+            name: self._mapped[name].runs(rows, length, stride) for name in names if name in self._mapped
+        }
         if len(batch) == len(names):
             return batch
         others = [name for name in names if name not in batch]
-        found = self.take(others, (rows[:, None] + np.arange(length)).reshape(-1))
+        found = self.take(others, (rows[:, None] + stride * np.arange(length)).reshape(-1))
         batch |= {
             name: values.reshape(len(rows), length, *values.shape[1:]) for name, values in found.items()
         }

@@ -32,6 +32,8 @@ class Planned:
     depth (+ 1))."""
     ends: Ends | None
     """Where there are final observations among those; None if nobody asks."""
+    whole: NDArray[np.bool_] | None = None
+    """Of fragments, those for which nothing has to be looked for."""
 
 
 class Items:
@@ -62,7 +64,9 @@ class Items:
     def plan(self, drawn: Drawn, size: int) -> Planned:
         """Find out for many items at once what they show; batches will be of `size` items."""
         recipe, following = self.recipe, bool(self._next)
-        if recipe.fragment_length is not None or recipe.n_step > 1 or not (recipe.frame_stack or following):
+        if recipe.fragment_length is not None:
+            return Planned(drawn, drawn.rows, None, self._fragments.whole(drawn))
+        if recipe.n_step > 1 or not (recipe.frame_stack or following):
             return Planned(drawn, drawn.rows, None)
         if recipe.frame_stack is None:
             shown, at, number = self.steps.next_of(drawn.rows, drawn.part)
@@ -80,7 +84,11 @@ class Items:
         again."""
         recipe = self.recipe
         if recipe.fragment_length is not None:
-            batch = self._fragments.show(Drawn(planned.drawn.rows[begin:end], planned.drawn.part[begin:end]))
+            drawn, whole = planned.drawn, planned.whole
+            batch = self._fragments.show(
+                Drawn(drawn.rows[begin:end], drawn.part[begin:end]),
+                whole=whole is not None and bool(whole[begin:end].all()),
+            )
         elif recipe.n_step > 1:
             drawn = Drawn(planned.drawn.rows[begin:end], planned.drawn.part[begin:end])
             batch = (
