@@ -27,6 +27,9 @@ ROOM = 0.9
 """Of the rows that a store has memory for: how many come from it, chance decides."""
 AT_ONCE = 32
 """Batches of which it is drawn at once where entries come from."""
+SHORT = 512
+"""Bytes of an entry up to which it is quicker to copy it twice, in two calls, than once in a call for each
+store."""
 RUNS = 1 << 17
 """Of an epoch: into so many runs of steps the sequences of all stores are cut, which come in any order."""
 
@@ -166,7 +169,7 @@ class Joined:
                 begins = np.full(len(used), number * self.size)
             elif number not in self._chosen:
                 self._choose(epoch, number)
-        batch: Batch = {}
+        parts: list[Batch] = []
         weighed = [one.smallest for one in self.there if one.mass > 0] if self._weighted else []
         for at, sampler in enumerate(self.there):
             if not counts[at]:
@@ -174,11 +177,8 @@ class Joined:
             part = sampler.take(epoch, number, int(counts[at]), None if begins is None else int(begins[at]))
             if self._weighted:
                 part["weight"] = part["weight"] * (sampler.smallest / min(weighed)) ** -self._beta
-            places = np.flatnonzero(of == at)
-            for name, values in part.items():
-                if name not in batch:
-                    batch[name] = np.empty((len(of), *values.shape[1:]), values.dtype)
-                _put(values, batch[name], places)
+            parts.append(part)
+        batch = parts[0] if len(parts) == 1 else _mixed(parts, of)
         batch["store"] = np.array(used, np.int64)[of]
         return batch
 
@@ -266,6 +266,25 @@ class Joined:
         mine = [np.flatnonzero(of == at) for at in range(len(totals))]
         firsts = [np.concatenate([[0], np.cumsum(size[runs])]) for runs in mine]
         return epoch, [begin[runs] for runs in mine], firsts
+
+
+def _mixed(parts: list[Batch], of: Rows) -> Batch:
+    """The entries of several stores, in their order, where `of` says that they belong."""
+    order = of.argsort(kind="stable")
+    back = np.empty_like(order)
+    back[order] = np.arange(len(of))
+    batch: Batch = {}
+    for name, first in parts[0].items():
+        several = [part[name] for part in parts]
+        if first.nbytes <= SHORT * len(first):
+            batch[name] = np.concatenate(several).take(back, 0)
+            continue
+        batch[name] = np.empty((len(of), *first.shape[1:]), first.dtype)
+        begin = 0
+        for values in several:
+            _put(values, batch[name], order[begin : begin + len(values)])
+            begin += len(values)
+    return batch
 
 
 def _put(values: NDArray[Any], to: NDArray[Any], places: Rows) -> None:
