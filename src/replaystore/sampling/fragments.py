@@ -177,8 +177,11 @@ class Fragments:
 
     def _observed(self, names: Sequence[str], rows: Rows, final: Rows) -> Batch:
         """Observations at rows; `final`: the number of the final observation instead of each, or -1."""
-        found = self.gather.take(names, rows.reshape(-1))
-        self._finals.put(found, final)
+        if (final >= 0).all():  # as at the ends of trajectories, nearly always
+            found = self._finals.read(final)
+        else:
+            found = self.gather.take(names, rows.reshape(-1))
+            self._finals.put(found, final)
         return {name: values.reshape(*rows.shape, *values.shape[1:]) for name, values in found.items()}
 
     def _spread(self, names: tuple[str, ...], rows: Rows) -> Batch:
