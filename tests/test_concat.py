@@ -41,6 +41,24 @@ def check(buffers: list[rs.Buffer], batch: dict[str, Any]) -> None:
         assert (batch["next_observation"][mine] == batch["observation"][mine] + [0, 1]).all()
 
 
+@pytest.mark.parametrize("chosen", [{}, {"fragment_length": 3, "pad": "end"}, {"frame_stack": 2}], ids=str)
+def test_short_and_long_entries_are_put_to_the_same_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, Any]
+) -> None:
+    buffers = stores(tmp_path, 100, 30, 10)
+    made = []
+    for short in (0, 1 << 20):
+        monkeypatch.setattr("replaystore.sampling.joined.SHORT", short)
+        sampler = rs.concat(buffers).sampler(8, seed=5, **chosen)  # some batches are of two stores, or one
+        made.append([sampler.sample() for _ in range(40)])
+    for one, other in zip(*made, strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+        if not chosen:
+            check(buffers, one)
+    assert {len(np.unique(batch["store"])) for batch in made[0]} >= {1, 2, 3}
+
+
 @pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("order", ["uniform", "trajectory", "prioritized"])
 def test_steps_of_all_stores_are_equally_likely(tmp_path: Path, order: Any, prefetch: int) -> None:
