@@ -111,6 +111,9 @@ def test_a_commit_that_is_missing_in_the_log_is_noticed(store: Path) -> None:
     for wrong in (meta["commit"] - 1, meta["commit"] + 1):
         with pytest.raises(CorruptError, match=f"commit {wrong} follows {meta['commit'] - 1}"):
             replay(data[: ends[0]] + encode_record(meta | {"commit": wrong}, blobs), "here")
+        note = encode_record({"commit": wrong, "forked": True}, {})
+        with pytest.raises(CorruptError, match=f"commit {wrong} follows {meta['commit']}"):
+            replay(data[: ends[1]] + note, "here")
 
 
 def test_a_damaged_last_record_of_the_log_is_reported(store: Path) -> None:

@@ -24,9 +24,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "log-order-of-commits-not-checked",
-        "src/replaystore/arrays/record_checks.py",
-        'bool(meta.get("base")) or meta["commit"] != state.commit + (not forked),',
-        'bool(meta.get("base")),',
+        "src/replaystore/arrays/differences.py",
+        "if commit != before.commit + 1 or type(ms) is not int:",
+        "if type(ms) is not int:",
         "commits follow each other by number",
         ("test_damage.py::test_a_commit_that_is_missing_in_the_log_is_noticed",),
     ),

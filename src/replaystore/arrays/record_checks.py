@@ -168,11 +168,11 @@ def _is_entry(name: str, number: Any, place: Any, offset: Any, length: Any) -> b
 
 
 def check_step(state: State, meta: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
-    """A record that follows a state: commits count up, nothing gets shorter, and the rows of tables are whole
-    rows of theirs."""
+    """A record that follows a state, with the next commit (`expand` says so) or a note about this one:
+    nothing gets shorter, and the rows of tables are whole rows of theirs."""
     forked = bool(meta.get("forked"))
     _refuse(
-        bool(meta.get("base")) or meta["commit"] != state.commit + (not forked),
+        bool(meta.get("base")) or (forked and meta["commit"] != state.commit),
         f"commit {meta['commit']} follows {state.commit}",
     )
     if forked:
