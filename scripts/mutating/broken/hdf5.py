@@ -53,7 +53,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            elif self._checksum(offset, length) != crc:\n",
         "            elif not crc:\n",
         "a journal whose bytes in place are torn has not happened",
-        (f"{HDF5_CRASHES}::test_journals_too_large_for_their_region_survive_too",),
+        (f"{HDF5_CRASHES}::test_what_is_acknowledged_survives_kills_and_power_loss[0]",),
     ),
     Mutant(
         "hdf5-head-checksum-not-compared",

@@ -95,7 +95,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            self._forget_tails()\n        return self.state.commit != before\n",
         "            self._forget_tails()\n        return True\n",
         "refresh says whether there was another commit",
-        ("test_model.py::TestMemory",),
+        ("test_far_costs.py::test_a_live_store_is_opened_in_three_rounds",),
     ),
     Mutant(
         "incomplete-copy-not-noticed",
