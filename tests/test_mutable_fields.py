@@ -93,6 +93,34 @@ def test_values_are_seen_with_the_commit_and_by_readers(
 
 
 @pytest.mark.parametrize(("name", "capacity"), PLACES)
+def test_who_has_seen_a_commit_goes_on_seeing_its_values(
+    tmp_path: Path, name: str, capacity: int | None
+) -> None:
+    """Whatever is set, and appended, beside a row that was set before."""
+    location, chance = place_of(tmp_path, name), np.random.default_rng(0)
+    rewards, held = np.zeros(0), []
+    with rs.create(location, SCHEMA, capacity=capacity, overwrite=True) as buffer, rs.open(location) as reader:
+        for _ in range(30):
+            count = int(chance.integers(1, 9))
+            buffer.append(steps(count, len(rewards)))
+            rewards = np.append(rewards, np.arange(len(rewards), len(rewards) + count))
+            chosen = chance.integers(0, len(rewards), 3)
+            rewards[chosen] = -1.0 - chance.random(3)
+            buffer.set_values("reward", chosen, rewards[chosen])
+            buffer.commit()
+            reader.refresh()
+            assert np.array_equal(buffer["reward"][:], rewards)
+            assert np.array_equal(reader["reward"][:], rewards)
+            sampler = reader.sampler(64, order="epoch", next_observation=False)
+            held.append((sampler, rewards.copy()))
+        for sampler, expected in held:
+            batches = list(sampler)
+            found = np.concatenate([batch["reward"] for batch in batches])
+            numbers = np.concatenate([batch["index"] for batch in batches])
+            assert np.array_equal(found[np.argsort(numbers)], expected)
+
+
+@pytest.mark.parametrize(("name", "capacity"), PLACES)
 def test_a_field_is_added_and_set_in_one_commit(tmp_path: Path, name: str, capacity: int | None) -> None:
     location = place_of(tmp_path, name)
     with rs.create(location, SCHEMA, capacity=capacity, overwrite=True) as buffer:
