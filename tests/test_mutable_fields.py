@@ -99,7 +99,10 @@ def test_who_has_seen_a_commit_goes_on_seeing_its_values(
     """Whatever is set, and appended, beside a row that was set before."""
     location, chance = place_of(tmp_path, name), np.random.default_rng(0)
     rewards, held = np.zeros(0), []
-    with rs.create(location, SCHEMA, capacity=capacity, overwrite=True) as buffer, rs.open(location) as reader:
+    with (
+        rs.create(location, SCHEMA, capacity=capacity, overwrite=True) as buffer,
+        rs.open(location) as reader,
+    ):
         for _ in range(30):
             count = int(chance.integers(1, 9))
             buffer.append(steps(count, len(rewards)))
