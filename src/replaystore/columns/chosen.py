@@ -28,6 +28,7 @@ from replaystore.columns.coded import JOB_BYTES, CodedColumn
 from replaystore.columns.far import announce_first
 from replaystore.columns.jobs import Jobs
 from replaystore.columns.protocol import Rows
+from replaystore.columns.taking import Taker, taker
 from replaystore.errors import ReplayStoreError
 
 __all__ = ["ChosenRows", "rows_in"]
@@ -62,6 +63,7 @@ class ChosenRows:
 
     def _reset(self) -> None:
         self.items: dict[str, Rows] = {}
+        self.takers: dict[str, Taker] = {}
         self._shown = np.empty(0, np.int64)
         self._now: _Group | None = None
         self._next: _Group | None = None
@@ -122,7 +124,7 @@ class ChosenRows:
         self._make_room()
 
     def places(self, rows: Numbers) -> tuple[NDArray[np.int32], NDArray[np.bool_] | None]:
-        """Where rows lie in `items`, and which of them are there (None: all)."""
+        """What rows are to be taken by `takers`, and which of them are there (None: all)."""
         assert self._now is not None
         places = np.searchsorted(self._now.rows, rows)
         places[places == len(self._now.rows)] = 0
@@ -136,7 +138,9 @@ class ChosenRows:
         if not self.items:
             self._shown = np.full(self.room, -1, np.int64)
             for name, column in self._columns.items():
-                self.items[name] = np.empty(self.room, np.dtype((np.void, column.row_bytes)))
+                items = np.empty(self.room, np.dtype((np.void, column.row_bytes)))
+                self.takers[name] = taker(items, items.view(column.dtype).reshape(-1, *column.shape))
+                self.items[name] = items
         rows, last = rows[: self.room], last[: self.room]
         free = np.arange(self.room, dtype=np.int32) if self._now is None else self._now.following
         return _Group(self._columns, self.items, rows, last, free)

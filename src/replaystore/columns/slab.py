@@ -30,7 +30,7 @@ from replaystore.columns.chosen import ChosenRows, rows_in
 from replaystore.columns.coded import CodedColumn, Decoding
 from replaystore.columns.far import announce_first
 from replaystore.columns.protocol import Rows
-from replaystore.columns.taking import taker
+from replaystore.columns.taking import Taker, taker
 from replaystore.errors import ConflictError, EvictedError, ReplayStoreError
 
 __all__ = ["Slab"]
@@ -86,6 +86,7 @@ class Slab:
         self.whole = not chunks
         """All chunks are there, and remain there."""
         self._items: dict[str, Rows] = {}
+        self._takers: dict[str, Taker] = {}
         self._coming: _Coming | None = None
         most = (
             rows_in(limit, [sum(column.row_bytes for column in columns.values())]) if most is None else most
@@ -107,7 +108,8 @@ class Slab:
         if old._columns != self._columns or old.slots != self.slots:
             return
         old._finish()
-        self._items, self._used, self._now = old._items, old._used, old._now
+        self._items, self._takers = old._items, old._takers
+        self._used, self._now = old._used, old._now
         chunk = np.where(old._chunk < 0, -1, old._chunk + old._first_chunk - self._first_chunk)
         kept = (chunk >= 0) & (chunk < len(self._slot))
         self._chunk = np.where(kept, chunk, -1)
@@ -185,7 +187,7 @@ class Slab:
         """Give back the memory of chunks: that of rows takes its place."""
         if self._items:
             self._finish()
-            self._items, self.whole = {}, False
+            self._items, self._takers, self.whole = {}, {}, False
             self._slot.fill(-1)
             self._chunk.fill(-1)
             self._used.fill(0)
@@ -254,9 +256,9 @@ class Slab:
             announce_first(files, [column.chunk_places(chunks) for column in columns])
         for name, column in self._columns.items():
             if name not in self._items:
-                self._items[name] = np.empty(
-                    self.slots * self.chunk_rows, np.dtype((np.void, column.row_bytes))
-                )
+                items = np.empty(self.slots * self.chunk_rows, np.dtype((np.void, column.row_bytes)))
+                self._takers[name] = taker(items, items.view(column.dtype).reshape(-1, *column.shape))
+                self._items[name] = items
             try:
                 coming.decodings.append(column.decode(missing + self._first_chunk, self._items[name], free))
             except BaseException:  # others are going to have these slots
@@ -296,10 +298,10 @@ class Slab:
     def take(self, rows: NDArray[np.int64], outs: Mapping[str, Rows]) -> None:
         """Fill the arrays of `outs`, by name of column, with rows of any order; EvictedError, CorruptError: a
         chunk cannot be had."""
-        tail = rows >= self.tail_start
-        if not tail.any():
+        if int(rows.max(initial=-1)) < self.tail_start:
             self._take(rows, None, outs)
             return
+        tail = rows >= self.tail_start
         for name, out in outs.items():
             out[tail] = self._tails[name][1][rows[tail] - self.tail_start]
         coded = np.flatnonzero(~tail)
@@ -312,33 +314,27 @@ class Slab:
         if self.chosen.active:
             chosen, there = self.chosen.places(rows)
             if there is None:
-                _fill(self.chosen.items, chosen, to, outs)
+                _fill(self.chosen.takers, chosen, to, outs)
                 return
             to = np.arange(len(rows)) if to is None else to
-            _fill(self.chosen.items, chosen[there], to[there], outs)
+            _fill(self.chosen.takers, chosen[there], to[there], outs)
             rows, to = rows[~there], to[~there]
         chunk, within = np.divmod(rows, self.chunk_rows)
         chunk -= self._first_chunk
-        if self.whole:
-            _fill(self._items, self._slot.take(chunk) * self.chunk_rows + within, to, outs)
+        places = self._slot.take(chunk)
+        if self.whole or int(places.min()) >= 0:
+            places *= self.chunk_rows
+            places += within
+            _fill(self._takers, places, to, outs)
             return
         for some in self._rounds(chunk):
-            at = slice(None) if some is None else some
-            places = self._slot[chunk[at]] * self.chunk_rows + within[at]
-            _fill(self._items, places, to if some is None else some if to is None else to[some], outs)
+            places = self._slot[chunk[some]] * self.chunk_rows + within[some]
+            _fill(self._takers, places, some if to is None else to[some], outs)
 
-    def _rounds(self, chunk: NDArray[np.int64]) -> Iterable[NDArray[np.int64] | None]:
-        """Hold the chunks of all these rows, as many at a time as there is room for; which rows (None: all)
-        can be taken then."""
-        if int(self._slot[chunk].min()) >= 0:
-            yield None
-            return
-        distinct = np.unique(chunk)
-        most = self._most
-        if len(distinct) <= most:
-            self._hold(distinct)
-            yield None
-            return
+    def _rounds(self, chunk: NDArray[np.int64]) -> Iterable[NDArray[np.intp]]:
+        """Hold the chunks of all these rows, as many at a time as there is room for; which rows can be taken
+        then."""
+        distinct, most = np.unique(chunk), self._most
         for begin in range(0, len(distinct), most):
             some = distinct[begin : begin + most]
             self._hold(some)
@@ -358,16 +354,14 @@ def _distinct(rows: NDArray[np.int64], first: int, stop: int) -> tuple[NDArray[n
 
 
 def _fill(
-    items: Mapping[str, Rows],
+    takers: Mapping[str, Taker],
     places: NDArray[np.integer[Any]],
     to: NDArray[np.intp] | None,
     outs: Mapping[str, Rows],
 ) -> None:
-    """Items of these places to those places of arrays; None: to all, in order."""
+    """Rows of these places to those places of arrays; None: to all, in order."""
     for name, out in outs.items():
-        flat = out.reshape(-1).view(items[name].dtype)
-        take = taker(items[name])
         if to is None:
-            take(places, None, flat, "clip")
+            takers[name](places, 0, out, "clip")
         else:
-            flat[to] = take(places)
+            out[to] = takers[name](places, 0)
