@@ -91,8 +91,6 @@ class Growing:
         if self.capacity is not None:
             self.evicted_to = max(self.evicted_to, self.rows - self.capacity)
 
-    # --- the protocol
-
     @property
     def first(self) -> int:
         return self.evicted_to
@@ -100,6 +98,12 @@ class Growing:
     @property
     def stop(self) -> int:
         return self.rows
+
+    # --- the protocol
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        return self.evicted_to, self.rows
 
     @property
     def oldest_part(self) -> int:

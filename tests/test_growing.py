@@ -22,7 +22,7 @@ _names = (f"memory:growing-{number}" for number in itertools.count())
 def told(growth: Growing) -> dict[str, Any]:
     """All that it tells, finals by part."""
     opened = growth.opened()
-    found: dict[str, Any] = {"closed": growth.closed(growth.oldest_part).tolist(), "stop": growth.stop}
+    found: dict[str, Any] = {"closed": growth.closed(growth.oldest_part).tolist(), "stop": growth.bounds[1]}
     found |= {name: getattr(opened, name).tolist() for name in ("start", "length", "stride", "trajectory")}
     found |= {name: getattr(opened, name).tolist() for name in ("offset", "followed")}
     numbers = growth.closed(growth.oldest_part)[:, 5]
@@ -103,7 +103,7 @@ def test_of_a_ring_old_parts_are_forgotten(tmp_path: Any) -> None:
             columns, final = one(0, step, ends=True)
             buffer.append(columns, final_observation=final)
         assert growth.closed_parts == 3000
-        assert growth.first == 2500
+        assert growth.bounds[0] == 2500
         assert 0 < growth.oldest_part <= 2500
         assert len(growth.closed(0)) == 3000 - growth.oldest_part
         assert growth.closed(2999).tolist() == [[2999, 1, 1, 2999, 0, 2999]]
@@ -121,6 +121,6 @@ def test_a_rollback_begins_another_generation(tmp_path: Any) -> None:
         buffer.append(columns, final_observation=final)
         assert (growth.generation, growth.closed_parts) == (0, 2)
         buffer.rollback(commit)
-        assert (growth.generation, growth.closed_parts, growth.stop) == (1, 1, 1)
+        assert (growth.generation, growth.closed_parts, growth.bounds[1]) == (1, 1, 1)
         assert buffer.growth is growth
         assert growth.final_rows("observation/far", np.array([0])).tolist() == [1]

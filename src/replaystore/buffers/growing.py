@@ -99,20 +99,16 @@ class Growing:
     def _gone(self) -> int:
         """How many of the oldest parts have left the ring with all their rows."""
         known = self._parts[: self._count]
-        here = known[:, 0] + (known[:, 1] - 1) * known[:, 2] >= self.first
+        here = known[:, 0] + (known[:, 1] - 1) * known[:, 2] >= self.bounds[0]
         return int(here.argmax()) if here.any() else self._count
 
     # --- what Growth asks for
 
     @property
-    def first(self) -> int:
-        """The oldest row that counts."""
-        return 0 if self._capacity is None else max(0, self.stop - self._capacity)
-
-    @property
-    def stop(self) -> int:
-        """The row behind the newest one."""
-        return max(self._recorder.rows, self._staged_stop)
+    def bounds(self) -> tuple[int, int]:
+        """The oldest row that counts, and the row behind the newest one."""
+        stop = max(self._recorder.rows, self._staged_stop)
+        return 0 if self._capacity is None else max(0, stop - self._capacity), stop
 
     @property
     def oldest_part(self) -> int:
@@ -168,13 +164,14 @@ class Growing:
     def final_rows(self, name: str, numbers: Rows) -> NDArray[Any]:
         """Final observations by number: those that no commit has are in memory."""
         first = self._final_base
-        if not self._final_count or (len(numbers) and int(numbers.max()) < first):
+        committed = numbers < first
+        count = np.count_nonzero(committed)
+        if not self._final_count or 0 < count == len(numbers):
             return self._final_rows(name, numbers)
         kept = self._finals[name]
-        if not len(numbers) or int(numbers.min()) >= first:
-            found: NDArray[Any] = kept[numbers - first]
+        if not count:
+            found: NDArray[Any] = kept.take(numbers - first, 0)
             return found
-        committed = numbers < first
         found = np.empty((len(numbers), *kept.shape[1:]), kept.dtype)
         found[committed] = self._final_rows(name, numbers[committed])
         found[~committed] = kept[numbers[~committed] - first]

@@ -39,7 +39,7 @@ class Follower:
     def go_on(self) -> None:
         """Add what is new."""
         growth, steps = self.growth, self.steps
-        first, stop, count = growth.first, growth.stop, growth.closed_parts
+        (first, stop), count = growth.bounds, growth.closed_parts
         if growth.generation != self._generation or growth.oldest_part > self._seen or first > steps.stop_row:
             self._generation = growth.generation
             self._anew()
@@ -68,7 +68,12 @@ class Follower:
 
     def _lengthen(self, opened: OpenParts) -> None:
         length, told, pending = opened.length, opened.followed.tobytes(), self._pending
-        different = length != self._lengths
+        more = length - self._lengths
+        every = 0 < np.count_nonzero(more) == len(more)
+        if every and told == self._told and self.steps.grow(self.open, more):  # as nearly always
+            self._lengths = length
+            return
+        different = more != 0
         if told != self._told:
             pending = _pending(opened)
             different |= pending != self._pending

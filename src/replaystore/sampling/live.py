@@ -29,5 +29,5 @@ def live_of(buffer: BufferReader, names: Iterable[str]) -> tuple[LiveColumns, Gr
     writing.flush()
     growth: Growth = writing.growth
     live = LiveColumns(writing.store, lambda: buffer.schema, writing.flush)
-    live.go_on(growth.first, growth.stop)
+    live.go_on(*growth.bounds)
     return live, growth

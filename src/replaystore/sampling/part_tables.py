@@ -24,6 +24,8 @@ Rows = NDArray[np.int64]
 
 COLUMNS = ("start", "length", "stride", "trajectory", "offset", "final")
 """Of parts, as they are given."""
+FEW = 64
+"""Parts that Python's own sets sort out in less time than NumPy."""
 DEAD = 1024
 """Parts that have left a ring are let go of when there are more of them than of others, and than this."""
 
@@ -210,12 +212,29 @@ class Tables:
             self.recount(parts)
             return
         lengths, items = self._length.own(), self._items.own()
-        self.steps += int((length - lengths.take(parts)).sum())
-        self.total += int((count - had).sum())
+        self.steps += sum((length - lengths.take(parts)).tolist())  # of few in less time than NumPy's
+        self.total += sum((count - had).tolist())
         lengths[parts], items[parts] = length, count
         self._final.own()[parts] = final
         self.changes.append(Change(parts, old, old + had, old, stop))
         self._before = self._lasts = None
+
+    def grow(self, parts: Rows, more: Rows) -> bool:
+        """These parts, the last ones of their trajectories, have so many more steps, and what follows them is
+        known as it was; False if that has to be told by `extend`."""
+        lengths, items = self._length.own(), self._items.own()
+        had = items.take(parts)
+        if np.count_nonzero(had) < len(had):
+            return False
+        first = self._skipped.values.take(parts)
+        stop, count = first + had, sum(more.tolist())
+        lengths[parts] += more
+        items[parts] = had + more
+        self.steps += count
+        self.total += count
+        self.changes.append(Change(parts, first, stop, first, stop + more))
+        self._before = self._lasts = None
+        return True
 
     def recount_last(self, parts: Rows) -> None:
         """Recount those of these parts that are the last ones."""
@@ -274,9 +293,9 @@ class Tables:
             return
         rows = np.arange(before, min(first, self.stop_row))
         part, inside = self.finder.find(rows)
-        there = (inside >= 0) & (inside < self._length.values[part])
-        parts, counts = np.unique(part[there], return_counts=True)
-        self.steps -= int(counts.sum())
+        part = part[(inside >= 0) & (inside < self._length.values.take(part))]
+        self.steps -= len(part)
+        parts = np.unique(part) if len(part) > FEW else np.array(sorted(set(part.tolist())), np.int64)
         stride, length = self._stride.values[parts], self._length.values[parts]
         cut = np.minimum(-((self._start.values[parts] - first) // stride), length)
         self.dead += int((cut == length).sum())
@@ -291,7 +310,7 @@ class Tables:
             stop = np.maximum(old + had, begin)
             stop = np.where(had > 0, stop, begin)
             skipped[parts], items[parts] = begin, stop - begin
-            self.total += int((stop - begin).sum()) - int(had.sum())
+            self.total += int((stop - begin - had).sum())
             self.changes.append(Change(parts, old, old + had, begin, stop))
             parts = self._next.values[parts]
             going = parts >= 0
@@ -326,6 +345,8 @@ class Tables:
         if len(changes) < 2:
             return changes[0] if changes else None
         every = Change(*(np.concatenate(columns) for columns in zip(*changes, strict=True)))
+        if len(every.parts) <= FEW and len(set(every.parts.tolist())) == len(every.parts):
+            return every
         parts, oldest = np.unique(every.parts, return_index=True)
         if len(parts) == len(every.parts):
             return every

@@ -66,24 +66,25 @@ class Refreshing(Weighed):
             values = None if weights is None else given_weights.checked(buffer, weights, recipe)
             return Batches(buffer, recipe, seed, values, largest, goals=self.goals), None
         live, growth = live_of(buffer, recipe.names)
-        steps = growth.stop - growth.first
-        values = None if weights is None else given_weights.checked(buffer, weights, recipe, steps)
+        first, stop = growth.bounds
+        values = None if weights is None else given_weights.checked(buffer, weights, recipe, stop - first)
         batches = Batches(
             buffer, recipe, seed, values, largest, growth=growth, columns=live, goals=self.goals
         )
         return batches, live
 
     def _look(self) -> None:
-        """See what has been appended."""
+        """See that batches can be made, and what has been appended."""
         buffer: Any = self._buffer
         if self._recipe.transitions:
             buffer.look()
         else:
             buffer.flush()
+        self._check_generation()
         growth, live = self._batches.growth, self._live
         assert growth is not None
         assert live is not None
-        anew = live.go_on(growth.first, growth.stop)
+        anew = live.go_on(*growth.bounds)
         self._batches.go_on(buffer, columns=anew)
 
     def refresh(self) -> bool:
@@ -159,7 +160,7 @@ class Refreshing(Weighed):
         weights, largest = None, None
         live, growth = live_of(buffer, self._recipe.names)
         if self._recipe.weighted:
-            weights, largest = self._carried(slice(growth.first, growth.stop)), self._weighted().largest
+            weights, largest = self._carried(slice(*growth.bounds)), self._weighted().largest
         self._live = live
         self._batches = Batches(
             buffer, self._recipe, self.seed, weights, largest, growth=growth, columns=live, goals=self.goals
@@ -187,9 +188,12 @@ class Refreshing(Weighed):
             self._thread = None
 
     def _check(self) -> None:
-        buffer = self._buffer
-        buffer.check_open()
+        self._buffer.check_open()
         self._check_process()
+        self._check_generation()
+
+    def _check_generation(self) -> None:
+        buffer = self._buffer
         if buffer.store.state.generation != self._generation:
             raise ConflictError(
                 f"{buffer.where}: went back to an older commit, which this sampler does "

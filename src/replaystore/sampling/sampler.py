@@ -133,7 +133,7 @@ class Sampler(Refreshing, Iterating):
             out: NumPy arrays to be filled and returned, such as an earlier batch; not with `prefetch` or
             `device`.
         """
-        self._check()
+        self.look()
         if out is not None and (self.prefetch or self._to_device is not None or self.finish is not None):
             what = "made ahead" if self.prefetch else "brought to a device, or changed"
             raise ArgumentError(
@@ -142,7 +142,6 @@ class Sampler(Refreshing, Iterating):
             )
         place = self._place
         if self._live is not None:
-            self._look()
             self._check_items()
             if not place[1] % LOOK:
                 self._cautions.tell([self], 2)
@@ -164,8 +163,9 @@ class Sampler(Refreshing, Iterating):
 
     def look(self) -> None:
         """See that batches can be made; a live sampler also what has been appended."""
-        self._check()
-        if self._live is not None:
+        if self._live is None:
+            self._check()
+        else:
             self._look()
 
     def take(self, epoch: int, number: int, count: int, start: int | None = None) -> dict[str, Any]:
@@ -234,7 +234,6 @@ class Sampler(Refreshing, Iterating):
         It says nothing of `dtype` and `transform`. Numbers, texts, lists and dicts of Python's own: `json`
         and `torch.load` take it as it is. (`weights` are a text in base64.)"""
         if self._live is not None:
-            self._check()
             self._look()
         epoch, number = self._place
         state = {

@@ -12,7 +12,7 @@ parts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,7 @@ PENDING = 1 << 60
 """Numbers of final observations from here on are those of the observations that follow what is open."""
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """Items, in the order they were drawn in."""
 
     rows: Rows

@@ -77,7 +77,9 @@ class Windows:
     def _entered(self, epoch: int, first: int) -> Window:
         """A window with batch `first`, which it begins with unless it is drawn already. Those before it are
         not needed any more, whether or not any of their batches was asked for."""
-        for place in sorted(place for place in self._later if place <= (epoch, first)):
+        for place in sorted(self._later):
+            if place > (epoch, first):
+                break
             window = self._later.pop(place)
             if window.epoch == epoch and first < window.first + window.count:
                 return window

@@ -11,8 +11,7 @@ Invariants: (1) what `closed` has told never changes, and is told in the order i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,7 @@ __all__ = ["Growth", "OpenParts"]
 Rows = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class OpenParts:
+class OpenParts(NamedTuple):
     """The parts that still grow, one for each open trajectory that has a step in one; int64, shape (n,).
 
     No array is changed once it has been told. While the parts are the same ones, those that say which they
@@ -42,13 +40,8 @@ class Growth(Protocol):
     """A buffer that grows."""
 
     @property
-    def first(self) -> int:
-        """The oldest row that counts."""
-        ...
-
-    @property
-    def stop(self) -> int:
-        """The row behind the newest one."""
+    def bounds(self) -> tuple[int, int]:
+        """The oldest row that counts, and the row behind the newest one."""
         ...
 
     @property

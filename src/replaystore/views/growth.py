@@ -45,14 +45,10 @@ class CommitGrowth:
         of their parts."""
 
     @property
-    def first(self) -> int:
-        """As `Growth.first`."""
-        return self._shown.store.first("steps")
-
-    @property
-    def stop(self) -> int:
-        """As `Growth.stop`."""
-        return self._shown.store.rows("steps")
+    def bounds(self) -> tuple[int, int]:
+        """As `Growth.bounds`."""
+        store = self._shown.store
+        return store.first("steps"), store.rows("steps")
 
     @property
     def generation(self) -> int:
@@ -118,7 +114,7 @@ class CommitGrowth:
         if kept.shape != known[0] or kept[FIXED].tobytes() != known[1]:
             return False
         opened = self._opened
-        length, most = kept[PART_LENGTH], (self.stop - 1 - opened.start) // opened.stride
+        length, most = kept[PART_LENGTH], (self.bounds[1] - 1 - opened.start) // opened.stride
         if np.count_nonzero((length < 1) | (length - 1 > most)):
             return False
         if not self._kept_beside(int(np.count_nonzero(opened.followed))):
@@ -147,7 +143,7 @@ class CommitGrowth:
             lanes = start % stride
             apart = int(stride.min()) == int(stride.max()) and len(set(lanes.tolist())) == len(lanes)
             self._apart = (start.copy(), stride.copy()) if apart else (start[:0], stride[:0])
-        elif int(length.min()) < 1 or ((self.stop - 1 - start) // stride < length - 1).any():
+        elif int(length.min()) < 1 or ((self.bounds[1] - 1 - start) // stride < length - 1).any():
             self._check([*parts, np.full(len(start), -1)])
 
     def _check(self, columns: list[Rows]) -> None:
@@ -156,7 +152,7 @@ class CommitGrowth:
             order = np.argsort(start, kind="stable")
             columns = [column[order] for column in columns]
         finals = self._shown.store.state.lengths.get("final", 0)
-        check_parts(columns, rows=self.stop, finals=finals, where=self._shown.where)
+        check_parts(columns, rows=self.bounds[1], finals=finals, where=self._shown.where)
 
     def following(self, name: str) -> NDArray[Any]:
         """As `Growth.following`."""
