@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from replaystore.buffers.buffer import Buffer
+from replaystore.compat.checks import checked_device
 from replaystore.compat.layouts import (
     BLOCK_BYTES,
     AnyRing,
@@ -21,17 +23,19 @@ from replaystore.compat.layouts import (
     ring_source,
     whole,
 )
+from replaystore.compat.memory_ring import TensorRing
 from replaystore.compat.ring_slots import Arrays
-from replaystore.errors import UnsupportedError
+from replaystore.errors import ArgumentError, FormatError, NotFoundError, SchemaError, UnsupportedError
+from replaystore.formats.finding import find
 from replaystore.formats.options import Options
-from replaystore.formats.shared.tensors import FileRows
 from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import RingSource
 from replaystore.formats.velora import export as safetensors_export
 from replaystore.formats.velora import files as safetensors
+from replaystore.formats.velora.pair import KEYS
 from replaystore.views.foreign_ring import LAST_STEP, ring_of
 
-__all__ = ["VELORA", "VeloraLayout"]
+__all__ = ["VELORA", "VeloraLayout", "state_file"]
 
 ROWS_PER_TRAJECTORY = 8
 """Rows that a velora buffer gets at once are taken for steps of one environment if they form runs of so many
@@ -124,18 +128,52 @@ class VeloraLayout:
             safetensors.write_tensors(new.files[0], tensors, every_place(ring.capacity), lambda _: None)
             new.files[1].write(text.encode())
 
-    @contextmanager
     def read_file(
-        self, path: str, metadata: Mapping[str, Any] | None
-    ) -> Iterator[tuple[dict[str, Any], Mapping[str, FileRows]]]:
-        """The checked metadata of a file, and its tensors. FormatError, NotFoundError: something else,
-        damaged, or without metadata."""
+        self, path: str, metadata: Mapping[str, Any] | None, device: torch.device | str | None
+    ) -> tuple[TensorRing, dict[str, Any]]:
+        """A file in memory, on a device (None: that of the metadata), and its checked metadata. FormatError,
+        NotFoundError: something else, damaged, or without metadata."""
+        keys = (*KEYS, "device")
+        missing = [] if metadata is None else [key for key in keys if key not in metadata]
+        if missing:
+            raise SchemaError(
+                f"the metadata have no {missing[0]!r}: pass what buffer_metadata.json "
+                f"holds, which has {', '.join(keys)}"
+            )
         with safetensors.contents(path, metadata) as held:
-            yield held.known, held.tensors
+            known = held.known
+            missing = [name for name in safetensors_export.TENSORS if name not in held.tensors]
+            if missing:
+                raise FormatError(
+                    f"{path} has no {missing[0]}, as buffers of velora 0.1 have none: `replaystore convert` "
+                    "makes a store of it"
+                )
+            chosen = checked_device(device or known["device"])
+            ring = TensorRing(physical(held.tensors, chosen), known["capacity"])
+        ring.size, ring.position = known["size"], known["position"]
+        return ring, known
 
-    def tensors(self, files: Mapping[str, FileRows], device: torch.device) -> dict[str, torch.Tensor]:
-        """Tensors of a file in memory."""
-        return physical(files, device)
+
+def state_file(given: str) -> str:
+    """The file that velora would load: with the suffix .safetensors, whatever is given. NotFoundError or
+    FormatError: what is given is there, and is something else."""
+    if not Path(given).name:
+        raise ArgumentError(
+            f"{given!r} is no file: give the path of one, such as 'checkpoints/nf/buffer_state'"
+        )
+    path = str(Path(given).with_suffix(".safetensors"))
+    if not os.path.lexists(path) and os.path.lexists(given):
+        if os.path.isdir(given):
+            raise NotFoundError(
+                f"{given} is a folder: give the path of the file in it, such as "
+                f"{os.path.join(given, 'buffer_state')}"
+            )
+        found = find(given)
+        if found is not None:
+            raise FormatError(
+                f"{given} is a file of {found}: make a store of it with `replaystore convert`, and load that"
+            )
+    return path
 
 
 VELORA = VeloraLayout()

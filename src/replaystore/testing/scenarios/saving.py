@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from replaystore.compat import active_rlhf, velora
+from replaystore.compat import active_ring, active_rlhf, velora, velora_ring
 from replaystore.converting.convert import convert
 from replaystore.errors import NotFoundError
 from replaystore.testing.crashes import tiny
@@ -101,7 +101,7 @@ class Velora(_Saving):
         return velora.ReplayBuffer.load(path if self.file else os.path.join(folder, FILES[0]), **options)
 
     def tensors(self, buffer: Any) -> dict[str, Any]:
-        known = {name: buffer._ring.tensor(name)[:].numpy() for name in velora.FIELDS}
+        known = {name: buffer._ring.tensor(name)[:].numpy() for name in velora_ring.FIELDS}
         return known | {"numbers": np.array([buffer.capacity, buffer.position, buffer.size])}
 
 
@@ -124,8 +124,8 @@ class Active(_Saving):
         return active_rlhf.ReplayBuffer.load(self.path(folder), device="cpu", **options)
 
     def tensors(self, buffer: Any) -> dict[str, Any]:
-        known = {name: buffer._ring.tensor(name)[:].numpy() for name in active_rlhf.NAMES}
-        infos = [repr(active_rlhf._info(known)) for known in buffer.trajectories]
+        known = {name: buffer._ring.tensor(name)[:].numpy() for name in active_ring.NAMES}
+        infos = [repr(active_ring._info(known)) for known in buffer.trajectories]
         return known | {
             "numbers": np.array([buffer.capacity, buffer.pos, buffer.size, buffer.global_step]),
             "infos": np.array(infos),
