@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sampled_buffers import Life, fill, schema
+from sampled_buffers import Life, every_store, fill, schema
 from tensors import torch
 
 import replaystore as rs
@@ -178,3 +178,53 @@ def test_a_state_of_other_fields_that_is_refused_changes_nothing(live: bool) -> 
         assert sampler.state_dict() == before
         assert "info/speed" in sampler.recipe.names
         assert "info/speed" in sampler.sample()
+
+
+SLABS = 1, 400, 1 << 28
+"""Memory for a chunk of each field, for few, and for all."""
+
+
+@pytest.mark.parametrize("order", ["uniform", "trajectory", "prioritized", "weights of trajectories"])
+@pytest.mark.parametrize("chosen", [{}, {"fragment_length": 3, "pad": "end"}, {"n_step": 3}], ids=str)
+@every_store
+@pytest.mark.filterwarnings("ignore:.*slab_bytes")
+def test_what_is_drawn_does_not_depend_on_the_memory_for_chunks(
+    stored: tuple[rs.Buffer, list[Life]], order: str, chosen: dict[str, Any]
+) -> None:
+    buffer, _ = stored
+    settings: dict[str, Any] = {"order": order, **chosen}
+    if order.startswith("weights"):
+        settings = {"weights": np.arange(1.0, buffer.num_trajectories + 1), "per": "trajectory", **chosen}
+    sampler = buffer.sampler(7, seed=5, slab_bytes=SLABS[-1], **settings)
+    sampler.sample()
+    state, expected = sampler.state_dict(), [sampler.sample() for _ in range(40)]
+    for slab_bytes in SLABS:
+        again = buffer.sampler(7, slab_bytes=slab_bytes, **settings)
+        again.load_state_dict(state)
+        for batch in expected:
+            found = again.sample()
+            assert found.keys() == batch.keys()
+            assert all(np.array_equal(found[name], batch[name]) for name in batch)
+        assert again.state_dict()["settings"]["slab_bytes"] == slab_bytes
+
+
+@pytest.mark.parametrize("slab_bytes", SLABS)
+@pytest.mark.filterwarnings("ignore:.*slab_bytes")
+def test_what_a_live_sampler_draws_does_not_depend_on_the_memory_for_chunks(slab_bytes: int) -> None:
+    with rs.create(f"memory:slab-{slab_bytes}", schema()) as buffer:
+        fill(buffer, [(0, 20, True, True), (1, 30, False, True)])
+        sampler = buffer.sampler(4, live=True, seed=3)
+        sampler.sample()
+        again = buffer.sampler(4, live=True, slab_bytes=slab_bytes)
+        again.load_state_dict(sampler.state_dict())
+        for count in (0, 5, 20):
+            fill(buffer, [(0, count, False, True)] if count else [])
+            expected, found = sampler.sample(), again.sample()
+            assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_state_of_an_epoch_belongs_to_its_memory_for_chunks(stored: tuple[rs.Buffer, list[Life]]) -> None:
+    buffer, _ = stored
+    state = buffer.sampler(7, order="epoch", seed=3, slab_bytes=3000).state_dict()
+    with pytest.raises(SchemaError, match="slab_bytes 3000; this one has 4000"):
+        buffer.sampler(7, order="epoch", slab_bytes=4000).load_state_dict(state)
