@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -242,14 +241,6 @@ def test_what_cannot_be_set_is_refused(tmp_path: Path) -> None:
             Field("bool", (), role, mutable=True)  # type: ignore[arg-type]
     with pytest.raises(SchemaError, match="mutable is True or False"):
         Field("bool", (), "extra", mutable=1)  # type: ignore[arg-type]
-
-
-def test_whether_a_field_is_mutable_is_a_part_of_it() -> None:
-    one = Field("float32", (), "extra", mutable=True)
-    assert Field.from_json(json.loads(json.dumps(one.to_json()))) == one
-    assert one != Field("float32", (), "extra")
-    assert "mutable" not in Field("float32", (), "extra").to_json()
-    assert repr(one) == "Field('float32', (), 'extra', mutable=True)"
 
 
 @pytest.mark.parametrize("name", ["a.zarr", "a.h5"])

@@ -251,3 +251,11 @@ def test_a_space_that_is_not_known_is_none() -> None:
     )
     assert schema.observation_space() is None
     assert schema.action_space() is None
+
+
+def test_whether_a_field_is_mutable_is_a_part_of_it() -> None:
+    one = Field("float32", (), "extra", mutable=True)
+    assert Field.from_json(json.loads(json.dumps(one.to_json()))) == one
+    assert one != Field("float32", (), "extra")
+    assert "mutable" not in Field("float32", (), "extra").to_json()
+    assert repr(one) == "Field('float32', (), 'extra', mutable=True)"
