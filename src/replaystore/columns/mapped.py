@@ -16,6 +16,10 @@ Invariants of the mapping:
 4. Addresses and places in files agree up to multiples of HUGE, as far as the lengths of shards allow: where
    the system keeps a file in memory in pieces of that size, which it does with what was written in large
    blocks, one entry of its tables maps a whole piece, and random rows find their addresses at once.
+
+Tried and refused: to have pages mapped before they are touched (MADV_POPULATE_READ) takes as long as the
+faults that it saves, and by a thread it comes after most of them. MADV_HUGEPAGE changes nothing for files,
+and MADV_COLLAPSE is refused where the kernel has no huge pages for them.
 """
 
 from __future__ import annotations
