@@ -15,7 +15,6 @@ import zarr
 import replaystore as rs
 from replaystore.containers.zarr.segments import SEGMENTS, Named, named_by
 from replaystore.errors import CorruptError, FormatError, NotFoundError, UnsupportedError
-from replaystore.storage.local import Files
 from replaystore.testing.crashes import tiny
 from replaystore.testing.disks import Disk, Left, put
 from replaystore.testing.far import far_disk
@@ -174,27 +173,6 @@ def test_a_store_of_older_software_is_read_once_it_was_opened_for_writing(store:
     near = commit_of(store)
     with far_disk():
         assert commit_of(store) == near
-
-
-def test_an_archive_of_older_software_is_read_by_its_manifest(tmp_path: Path) -> None:
-    path, before = tmp_path / "a.zarr", Files.rename
-
-    def without(files: Files, old: str, new: str) -> None:
-        before(files, old, new)
-        if new == SEGMENTS:
-            files.remove(new)
-
-    with patch.object(Files, "rename", without):
-        recording(path, layout="archive")
-    assert not (path / SEGMENTS).exists()
-    assert rs.verify(path).problems == []
-    assert rs.verify(path).notes == []
-    near = commit_of(path)
-    with far_disk() as asked:
-        assert commit_of(path) == near
-    assert asked.rounds <= 4
-    with far_disk():
-        assert rs.verify(path).problems == []
 
 
 def test_nothing_there_is_not_found(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from replaystore.checking.findings import Findings
 from replaystore.containers.checks import load_json
 from replaystore.containers.protocol import Container
 from replaystore.containers.records import HEADER_BYTES, MAGIC, open_payload, whole_records
-from replaystore.containers.zarr.metadata import MANIFEST
 from replaystore.containers.zarr.segments import SEGMENTS
 from replaystore.errors import CorruptError
 from replaystore.storage.protocol import Reads, Writes
@@ -80,15 +79,14 @@ def check_log(findings: Findings, container: Container, newest: State) -> None:
 
 
 def _note_unnamed(findings: Findings, container: Container) -> None:
-    """Older software has not written what names the segments; that is no damage."""
+    """What names the segments is missing; that is no damage where they can be listed."""
     files: Reads = container.files
     if container.capabilities.one_file or not isinstance(files, Writes) or files.exists(SEGMENTS):
         return
-    if not files.exists(MANIFEST):
-        findings.report.notes.append(
-            f"{files.path(SEGMENTS)} is not there, without which the store is not read where nothing can be "
-            "listed: opening it for writing makes it"
-        )
+    findings.report.notes.append(
+        f"{files.path(SEGMENTS)} is not there, without which the store is not read where nothing can be "
+        "listed: opening it for writing makes it"
+    )
 
 
 def _goes_on(container: Container, newest: State) -> bool:

@@ -1,5 +1,4 @@
-"""The commit log of a Zarr folder that cannot be listed, read: what segments there are says a file, or the
-manifest of an archive.
+"""The commit log of a Zarr folder that cannot be listed, read: what segments there are says a file.
 
 Each look is one request where nothing has changed. The newest segment is read with the look that finds it,
 since only that tells whether it has its name already; and with it, the first time, the metadata of the store,
@@ -8,8 +7,6 @@ which are read after the name of the store was and before it is asked again.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 
 from replaystore.containers.checks import MOST_JSON
@@ -20,8 +17,6 @@ from replaystore.schema.tree import LOG
 from replaystore.storage.protocol import FIRST_BYTES, Reads
 
 __all__ = ["NamedLog"]
-
-_LISTED = re.compile(rb"[0-9a-f]{64}  " + re.escape(LOG.encode()) + rb"/(0|[1-9][0-9]{0,17})$", re.MULTILINE)
 
 LOOKS = 16
 """How often it is looked again where the newest segment is gone, and others are named meanwhile."""
@@ -103,7 +98,12 @@ class NamedLog:
         try:
             return named_by(self._files.read_whole(SEGMENTS, MOST_NAMES), self._files.path(SEGMENTS))
         except FileNotFoundError:
-            return self._sealed_before()
+            where = self._files.path("")
+            self._check_ours(where)
+            raise UnsupportedError(
+                f"{where} has no {SEGMENTS}, without which a store is not read where nothing can be "
+                "listed; open it once for writing, where it lies"
+            ) from None
 
     def _read_newest(self, commit: int, *, begun: bool) -> bool:
         """Read a segment that was not seen before; whether it is there."""
@@ -117,24 +117,6 @@ class NamedLog:
         self._newest = (commit, data) if len(data) < MOST_BYTES else None
         self._there = commit
         return True
-
-    def _sealed_before(self) -> Named:
-        """What the manifest of an archive says that there is. UnsupportedError: there is none."""
-        where = self._files.path("")
-        try:
-            manifest = self._files.read_whole(MANIFEST, MOST_JSON)
-        except FileNotFoundError:
-            self._check_ours(where)
-            raise UnsupportedError(
-                f"{where} has no {SEGMENTS}, without which a store is not read where nothing can be "
-                "listed; open it once for writing, where it lies"
-            ) from None
-        segments = sorted(int(number) for number in _LISTED.findall(manifest))
-        if not segments:
-            raise CorruptError(
-                f"{self._files.path(MANIFEST)}: it names no commit log; restore it from a copy"
-            )
-        return Named(tuple(segments), hashlib.sha256(manifest).hexdigest())
 
     def _check_ours(self, where: str) -> None:
         """NotFoundError, FormatError: what has no commit log was never a store."""
