@@ -21,7 +21,6 @@ from replaystore.storage.places import LocalPlaces
 
 __all__ = ["FailingFiles", "Faults", "Operation", "RecordingFiles", "UnsyncedFiles", "using"]
 
-OPERATIONS = ("create", "write", "resize", "sync_file", "sync_folder", "rename", "remove")
 GROWING = ("create", "write", "rename")
 """What a full disk refuses."""
 
