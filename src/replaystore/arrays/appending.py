@@ -169,40 +169,42 @@ class Appender(Writing):
         with self.lock, self.storage("append"):
             if self._encoder.encoded_bytes > BATCH_BYTES:
                 self._store_chunks()
-            raw: list[tuple[str, RawArray, Any, int]] = []
-            coded: list[tuple[str, Flat, int]] = []
+            raw, coded = list[tuple[str, RawArray, Flat, int]](), list[tuple[str, Flat, int]]()
             room, unsummed = dict[str, int](), list[str]()
+            data: Flat
             for name, rows in columns.items():
-                data, number = rows, count
-                if not isinstance(data, bytes):
-                    number = len(data)
-                    data = (data if data.flags.c_contiguous else np.ascontiguousarray(data)).reshape(-1)
-                    data = data.view(np.uint8)
+                if isinstance(rows, bytes):
+                    data, number = rows, count
+                else:
+                    flat = rows if rows.flags.c_contiguous else np.ascontiguousarray(rows)
+                    data, number = flat.reshape(-1).view(np.uint8), len(rows)
                 array = self._raw.get(name)
                 if array is None:
                     coded.append((name, data, number))
-                else:
-                    raw.append((name, array, data, number))
-                    room[name] = array.rows + number
-                    if array.unsummed and array.rows + number >= array.spec.chunk_rows:
-                        unsummed.append(name)
+                    continue
+                raw.append((name, array, data, number))
+                room[name] = stop = array.rows + number
+                if array.unsummed and stop >= array.spec.chunk_rows:
+                    unsummed.append(name)
             if unsummed:
                 self._add_checksums(dict.fromkeys(unsummed, ()))
             self.container.reserve(room)
+            write_rows = self.container.write_rows
             for name, array, data, _ in raw:
-                self.container.write_rows(name, array.rows, memoryview(data))
+                write_rows(name, array.rows, data if isinstance(data, bytes) else data.data)
             for name, array, data, number in raw:
-                self._advance(name, array, data, number)
+                chunk_rows = array.spec.chunk_rows
+                if number < chunk_rows - array.rows % chunk_rows:  # nearly always
+                    array.crc = extend(array.crc, data)
+                    array.rows += number
+                else:
+                    self._complete(name, array, data, number)
             for name, data, number in coded:
                 self._gather(name, self._coded[name], data, number)
 
-    def _advance(self, name: str, array: RawArray, data: Flat, count: int) -> None:
-        """Count rows that are written, and their checksums."""
+    def _complete(self, name: str, array: RawArray, data: Flat, count: int) -> None:
+        """Count rows that are written, and their checksums, where chunks become complete."""
         spec, done = array.spec, 0
-        if count < spec.chunk_rows - array.rows % spec.chunk_rows:  # the usual case
-            array.crc = extend(array.crc, data)
-            array.rows += count
-            return
         finished = []
         while done < count:
             room = spec.chunk_rows - array.rows % spec.chunk_rows

@@ -139,12 +139,14 @@ class Staging:
     def plainly(self) -> tuple[dict[str, bytes], Observations]:
         """The rows of all fields as they come, their bytes, and what the next step starts from; of steps that
         are `quiet`."""
-        columns = {name: b"".join(staged) for name, staged in self._staged.items()}
-        after: Observations = {}
-        for name, start in self.start.items():
-            *before, last = self._staged[name]
-            columns[name] = b"".join((start.tobytes(), *before))
-            after[name] = np.ndarray(start.shape, start.dtype, last)
+        columns, after, starts = dict[str, bytes](), Observations(), self.start
+        for name, staged in self._staged.items():
+            start = starts.get(name)
+            if start is None:
+                columns[name] = b"".join(staged)
+            else:
+                after[name] = np.ndarray(start.shape, start.dtype, staged[-1])
+                columns[name] = b"".join((start.tobytes(), *staged[:-1]))
         return columns, after
 
     def take(self, source: NDArray[np.int64] | None) -> tuple[dict[str, NDArray[Any]], Observations]:

@@ -275,20 +275,19 @@ class Writer:
     def _flush(self) -> None:
         staging, recorder = self._staging, self._recorder
         staging.rewind()
-        first = recorder.rows
+        first, count = recorder.rows, staging.time * self.num_envs
         if first != self._next:  # rows of others lie between: no part goes on
             self._lanes, self._order, self._going = Lanes(self.num_envs, first), None, False
         if self._going and staging.quiet:
-            after = self._go_on()
-        elif staging.time == 1:
-            after = self._place_one(first)
+            after = self._go_on(count)
+            self._next = first + count
         else:
-            after = self._place(first)
-        self._next = recorder.rows
+            after = self._place_one(first) if staging.time == 1 else self._place(first)
+            self._next = recorder.rows
         staging.handed_over(after)
 
-    def _go_on(self) -> dict[str, NDArray[Any]]:
-        """As `_place`, of steps in which all trajectories go on."""
+    def _go_on(self, count: int) -> dict[str, NDArray[Any]]:
+        """As `_place`, of so many steps in which all trajectories go on."""
         staging, order, slots = self._staging, self._order, self._span
         columns: Mapping[str, Any]
         if order is None:
@@ -299,7 +298,6 @@ class Writer:
             source = (np.arange(staging.time)[:, None] * self.num_envs + order).reshape(-1)
             columns, after = staging.take(source)
             rewards = self._schema.total_reward(columns)
-        count = staging.time * self.num_envs
         self._recorder.advance(columns, count, slots, staging.time, rewards, self._span, after)
         return after
 

@@ -173,7 +173,7 @@ class Container(Protocol):
     def reserve(self, rows: Mapping[str, int]) -> None:
         """Make room for so many rows of each of these raw arrays."""
 
-    def write_rows(self, name: str, start: int, rows: memoryview) -> None:
+    def write_rows(self, name: str, start: int, rows: memoryview | bytes) -> None:
         """Write whole rows (flat bytes, C order) of a raw array from row `start` on, inside the reserved
         room."""
 

@@ -55,18 +55,15 @@ class Files(FolderReader, Writes):
 
     def write(self, name: str, offset: int, data: Any) -> None:
         """Write all of `data` (a buffer of bytes) at `offset`."""
-        if len(data) < LARGE:  # twice as quick as to borrow a descriptor
-            with self._lock:
-                self._write(self.descriptor(name), name, offset, data)
-        else:
-            with self.borrowed(name) as fd:  # others go on meanwhile
-                self._write(fd, name, offset, data)
-
-    def _write(self, fd: int, name: str, offset: int, data: Any) -> None:
         try:
-            written = os.pwrite(fd, data, offset)
-            if written != len(data):  # a signal, a size limit of the system, or the last bytes of a disk
-                rest = memoryview(data)
+            if len(data) < LARGE:  # twice as quick as to borrow a descriptor
+                with self._lock:
+                    fd = self.descriptor(name)
+                    if os.pwrite(fd, data, offset) == len(data):  # nearly always
+                        return
+            with self.borrowed(name) as fd:  # others go on meanwhile
+                written, rest = 0, memoryview(data)
+                # Many times for a signal, a size limit of the system, or the last bytes of a disk.
                 while written < len(rest):
                     written += os.pwrite(fd, rest[written:], offset + written)
         except OSError as error:

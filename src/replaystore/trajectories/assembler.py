@@ -122,8 +122,11 @@ class Assembler:
         going.part_length[slots] += steps
         if rewards is not None:
             total = going.returned[slots]
-            for step in rewards.reshape(steps, *total.shape):
-                total += step
+            if steps == 1:
+                total += rewards.reshape(total.shape)
+            else:
+                for step in rewards.reshape(steps, *total.shape):
+                    total += step
             if not isinstance(slots, slice):  # of a slice it is what stands there
                 going.returned[slots] = total
 

@@ -60,19 +60,12 @@ class Places:
         since."""
         self.offsets = np.full(0, UNKNOWN, np.int64)
         self.lengths = np.zeros(0, np.int64)
+        self.chunks = self.rows = 0
+        """As many as the table has, and rows for which there is room."""
         self.sure = np.zeros(0, np.bool_)
         """Chunks that a reader was asked for: they hold committed rows, which never move."""
         self.resize(chunks)
         self.put(found)
-
-    @property
-    def chunks(self) -> int:
-        return len(self.offsets)
-
-    @property
-    def rows(self) -> int:
-        """Rows for which there is room."""
-        return len(self.offsets) * self.chunk_rows
 
     def resize(self, chunks: int) -> None:
         """Cut the table, or extend it by unknown places."""
@@ -80,6 +73,7 @@ class Places:
         self.offsets = np.concatenate([self.offsets[:chunks], np.full(more, UNKNOWN, np.int64)])
         self.lengths = np.concatenate([self.lengths[:chunks], np.zeros(more, np.int64)])
         self.sure = np.concatenate([self.sure[:chunks], np.zeros(more, np.bool_)])
+        self.chunks, self.rows = chunks, chunks * self.chunk_rows
 
     def put(self, found: Table) -> None:
         self.offsets[found[:, 0]], self.lengths[found[:, 0]] = found[:, 1], found[:, 2]

@@ -144,11 +144,14 @@ class ArrayFile:
         return codec_for("hdf5", spec)
 
     def reserve(self, rows: Mapping[str, int]) -> None:
-        if not self._file.unfinished and all(
-            (known := self._index.get(name)) is not None and wanted <= known.rows
-            for name, wanted in rows.items()
-        ):
-            return
+        if not self._file.unfinished:
+            table = self._index.get
+            for name, wanted in rows.items():
+                known = table(name)
+                if known is None or wanted > known.rows:
+                    break
+            else:  # nearly always
+                return
         self._ready()
         with self._index.lock:
             self._index.load(rows)
@@ -189,12 +192,12 @@ class ArrayFile:
                 places.resize(targets[name])
                 places.put(found)
 
-    def write_rows(self, name: str, start: int, rows: memoryview) -> None:
+    def write_rows(self, name: str, start: int, rows: memoryview | bytes) -> None:
         places = self._index.get(name) or self._index.known(name)
-        whole, size = places.chunk_bytes, len(rows)
+        whole, size, width = places.chunk_bytes, len(rows), places.row_bytes
         chunk, within = divmod(start, places.chunk_rows)
-        within *= places.row_bytes
-        if start * places.row_bytes + size > places.chunks * whole or places.spec.codec is not None:
+        within *= width
+        if start * width + size > places.rows * width or places.spec.codec is not None:
             raise SchemaError(
                 f"{self._file.path}: rows from {start} on of {name} lie outside its reserved room"
             )

@@ -96,16 +96,16 @@ class ZarrContainer(Hierarchy):
 
     # --- raw rows
 
-    def write_rows(self, name: str, start: int, rows: memoryview) -> None:
+    def write_rows(self, name: str, start: int, rows: memoryview | bytes) -> None:
         spec = self.specs()[name]
         width, per_shard = spec.row_bytes, spec.shard_rows
-        done, count = 0, len(rows) // width
+        count = len(rows) // width
         known, begin, file, header = self._shards.get(name, (None, 0, "", 0))
         if known is spec and begin <= start and start + count < begin + per_shard:  # nearly always
             self._touch(file)
             self.files.write(file, header + (start - begin) * width, rows)
             return
-        header = header_bytes(spec)
+        header, done = header_bytes(spec), 0
         while done < count:
             shard, at = divmod(start + done, per_shard)
             step = min(per_shard - at, count - done)
