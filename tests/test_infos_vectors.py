@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from info_tables import Table, columns_of, fields, vector
 
 from replaystore.errors import ReplayStoreWarning
-from replaystore.gymnasium.infos import batch_of_one
+from replaystore.gymnasium.info_keys import MASK
+from replaystore.gymnasium.infos import InfoColumns, batch_of_one
+from replaystore.schema.fields import Field
 
 
 def test_a_vector_is_recorded_as_its_environments_are() -> None:
@@ -249,3 +253,47 @@ def test_any_presence_of_keys_is_recorded_alike_in_single_environments_and_vecto
     for name, column in present(many).items():
         key = name.split("/")[1]
         assert [value is not None for value in column] == [key in envs for step in steps for envs in step]
+
+
+# --- the way that nearly all steps take
+
+ONE_MORE: list[dict[str, Any]] = [
+    {},
+    {"text": "odd"},
+    {"late": 1.0},
+    {"_x": True},
+    {"x": np.float32(2)},
+    {"n": {"y": 3}},
+    {"final_obs": 1.0},
+]
+"""What the infos of an environment have beside `x` and `y`, or instead."""
+
+
+@pytest.mark.parametrize("selected", [True, ["y"]])
+@pytest.mark.parametrize("masks", [True, False])
+@example(steps=[({}, False, False), ({"_x": True}, False, False)])
+@given(steps=st.lists(st.tuples(st.sampled_from(ONE_MORE), st.booleans(), st.booleans()), max_size=6))
+def test_infos_that_are_as_usual_are_recorded_as_others_are(
+    masks: bool, selected: Any, steps: list[tuple[dict[str, Any], bool, bool]]
+) -> None:
+    """Each step: something odd, whether its second environment has no `x`, and whether it is a reset's."""
+
+    def recorded() -> tuple[Any, dict[str, int]]:
+        table = Table({"info/x": Field(np.dtype(float), (), "info"), "info/_x": MASK})
+        columns = columns_of(table, 2 if masks else 1, selected, masks=masks)
+        for number, (odd, lacks, resets) in enumerate(steps):
+            one = {"x": 1.0 + number, "y": number, **odd}
+            other = {key: value for key, value in one.items() if not (lacks and key == "x")}
+            infos, reset = (
+                (vector(one, other), np.array([False, resets]))
+                if masks
+                else (batch_of_one(other), np.array([resets]))
+            )
+            table.add(columns.columns(infos, reset if resets else None), rows=len(reset))
+        return {name: table.column(name) for name in table.schema.fields}, columns.left_out
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ReplayStoreWarning)
+        usual = recorded()
+        with patch.object(InfoColumns, "_usual", lambda *_: None):
+            assert recorded() == usual

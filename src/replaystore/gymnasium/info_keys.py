@@ -37,6 +37,7 @@ class Key:
     field."""
 
     name: str
+    last: str
     mask_name: str
     mask_key: str
     zeros: NDArray[Any]
@@ -155,7 +156,7 @@ class InfoKeys:
     def _node(self, path: tuple[str, ...], zeros: NDArray[Any]) -> Key:
         mask_key = f"_{path[-1]}"
         mask_name = join_path("info", *path[:-1], mask_key)
-        return Key(join_path("info", *path), mask_name, mask_key, zeros, False)
+        return Key(join_path("info", *path), path[-1], mask_name, mask_key, zeros, False)
 
     def read_schema(self) -> None:
         """Begin with the fields that the buffer has."""

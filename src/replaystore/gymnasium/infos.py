@@ -109,9 +109,13 @@ class InfoColumns:
         `resetting`: environments whose part of `infos` is of a reset; None for none. `final`: the infos of
         their step before the reset.
         """
-        self.keys.look()
-        if isinstance(infos, Mapping) and not infos and final is None and not self.keys.recorded:
-            return self.keys.alone.copy()
+        keys = self.keys
+        keys.look()
+        if type(infos) is dict and final is None:
+            if not infos and not keys.recorded:
+                return keys.alone.copy()
+            if resetting is None and (columns := self._usual(infos)) is not None:
+                return columns
         step = _Step(None, {}, same_step=final is not None)
         if self.wanted:
             if final is not None:
@@ -121,8 +125,8 @@ class InfoColumns:
             if resetting is not None:
                 step.rows = ~resetting
             self._look(infos, step)
-        columns: dict[str, NDArray[Any]] = dict(self.keys.alone)
-        for key in self.keys.recorded:
+        columns = keys.alone.copy()
+        for key in keys.recorded:
             values, present = step.found.get(key, (key.zeros, self._false))
             if present is not None and not key.masked:
                 self.keys.mask(key)
@@ -132,6 +136,29 @@ class InfoColumns:
         if self.keys.new:
             self.keys.add_fields()
         return columns
+
+    def _usual(self, infos: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
+        """The columns of infos that have every recorded key, everywhere, and nothing else, as those of nearly
+        all steps; None: others."""
+        columns, seen, true, tree = self.keys.alone.copy(), 0, self._true_bytes, self.keys.tree
+        for key in self.keys.recorded:
+            value, own, zeros = infos.get(key.last), infos.get(key.mask_key), key.zeros
+            if (
+                tree.get(key.last) is not key
+                or type(value) is not np.ndarray
+                or value.dtype != zeros.dtype
+                or value.shape != zeros.shape
+            ):
+                return None
+            if own is not None:
+                if not self._masks or type(own) is not np.ndarray or own.tobytes() != true:
+                    return None
+                seen += 1
+            seen += 1
+            columns[key.name] = value
+            if key.masked:
+                columns[key.mask_name] = self._true
+        return columns if seen == len(infos) else None
 
     # --- finding values
 
@@ -157,8 +184,7 @@ class InfoColumns:
             node = tree.get(key)
             if node is False:
                 continue
-            # The way taken by nearly every step.
-            if whole and type(node) is Key and type(value) is np.ndarray:
+            if whole and type(node) is Key and type(value) is np.ndarray:  # beside others that are unusual
                 own, zeros = infos.get(node.mask_key), node.zeros
                 everywhere = own is None or (type(own) is np.ndarray and own.tobytes() == self._true_bytes)
                 if everywhere and value.dtype == zeros.dtype and value.shape == zeros.shape:

@@ -49,6 +49,14 @@ class EnvironmentRecorder:
         _check_fields(env, buffer.schema)
         self._buffer, self._schema = buffer, buffer.schema
         self._names = {role: frozenset(buffer.schema.names(role)) for role in ("observation", "action")}
+        fields = buffer.schema.fields
+        plain = ["observation", "reward", "terminated", "truncated"]
+        self._like: tuple[Any, ...] | None = None
+        """dtype and shape of each of these, if there are such fields, of several environments."""
+        if not single and fields.keys() >= {*plain}:
+            self._like = tuple(
+                part for name in plain for part in (fields[name].dtype, (num_envs, *fields[name].shape))
+            )
         self._single = single  # values come without a first dimension for the environments
         self._lead: tuple[int, ...] = () if single else (num_envs,)
         self._same_step = same_step
@@ -58,7 +66,7 @@ class EnvironmentRecorder:
         self._everywhere = np.ones(num_envs, dtype=bool)
         # Where the next step does not start from the observation seen last.
         self._lost: _Mask | None = self._everywhere
-        self._nowhere = bytes(num_envs)
+        self._nowhere, self._all = bytes(num_envs), self._everywhere.tobytes()
         self._schema_of_agent: Schema | None = None
         self._of_agent: frozenset[str] = frozenset()
         """The fields of `_schema_of_agent` that the agent gives."""
@@ -89,7 +97,7 @@ class EnvironmentRecorder:
 
     def actions(self, actions: Any) -> Any:
         """A copy of the actions as they are stored, made before the environment can change them."""
-        if self._lost is not None and self._lost.all():
+        if self._lost is not None and self._lost.tobytes() == self._all:
             return None  # no row will be made of them, and automatic resets take any
         return self._values("action", actions, copy=True)
 
@@ -144,10 +152,27 @@ class EnvironmentRecorder:
                 f"the infos came as a {type(infos).__name__}: put the recorder inside of the "
                 "wrapper that makes it of a dict"
             )
-        terminated, truncated = self._flags("terminated", terminated), self._flags("truncated", truncated)
+        # One comparison of what nearly every step gives: arrays as they are stored.
+        usual = (
+            type(observation) is type(reward) is type(terminated) is type(truncated) is np.ndarray
+            and (
+                observation.dtype,
+                observation.shape,
+                reward.dtype,
+                reward.shape,
+                terminated.dtype,
+                terminated.shape,
+                truncated.dtype,
+                truncated.shape,
+            )
+            == self._like
+        )
+        if not usual:
+            terminated, truncated = self._flags("terminated", terminated), self._flags("truncated", truncated)
+            observation = self._values("observation", observation)
         lost, ended = self._lost, terminated | truncated
         any_ended = ended.tobytes() != self._nowhere
-        seen = stored = self._values("observation", observation)
+        seen = stored = observation
         final = None
         if any_ended and self._same_step:
             stored, final = self._with_final(seen, infos, ended), infos.get("final_info")
@@ -158,10 +183,10 @@ class EnvironmentRecorder:
         mask = None if lost is None else ~lost
         if mask is None or mask.tobytes() != self._nowhere:
             columns = self.infos.columns(infos, ended if final is not None else lost, final)
-            columns.update(extra)
-            self._writer.step(
-                actions, self._value("reward", reward), terminated, truncated, stored, columns, mask=mask
-            )
+            if extra:
+                columns.update(extra)
+            reward = reward if usual else self._value("reward", reward)
+            self._writer.step(actions, reward, terminated, truncated, stored, columns, mask=mask)
         if not self._same_step:
             self._lost = self.ended = ended if any_ended else None
             return
