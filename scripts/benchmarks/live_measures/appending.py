@@ -1,4 +1,5 @@
-"""Rows appended in blocks, beside writing the same bytes to a file a field, and nothing else."""
+"""Rows appended in blocks, beside writing the same bytes to a file a field, and nothing else; and beside
+what cannot be left out in Python: that, checksums, and where trajectories end with which return."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from google_crc32c import extend
 from measuring import Context, Result, check, interleaved
 from measuring.data import BLOCK, Columns, cheetah_steps, schema
 from measuring.timing import results
@@ -18,7 +20,7 @@ __all__ = ["MEASURES", "TITLES"]
 
 SIZE, BLOCKS = 2048, 32
 """Rows of a block, and blocks of a round."""
-WRITE = "a raw write"
+WRITE, FLOOR = "a raw write", "a raw write, checksums and returns"
 WHAT = f"append {SIZE} rows x 5 fields"
 COMMITTED = f"{WHAT} and commit, durability none"
 TITLES: dict[str, str] = {}
@@ -41,7 +43,7 @@ def appending(context: Context) -> list[Result]:
             f"replaystore, {kind}": rs.create(folder / f"a{suffix}", schema(), durability="none")
             for kind, suffix in (("Zarr", ".zarr"), ("HDF5", ".h5"))
         }
-        variants = {WRITE: _writer(folder, blocks)}
+        variants = {WRITE: _writer(folder, blocks), FLOOR: _writer(folder, blocks, told=True)}
         variants |= {name: _appender(buffer, blocks, commits=commits) for name, buffer in stores.items()}
         seconds = interleaved(variants, context.choose(31, 3))
         aims = {name: target for name, target in zip(stores, targets, strict=True) if target is not None}
@@ -54,15 +56,23 @@ def appending(context: Context) -> list[Result]:
     return found
 
 
-def _writer(folder: Path, blocks: list[Columns]) -> Callable[[], float]:
-    files = {name: os.open(folder / f"{name}.bin", os.O_RDWR | os.O_CREAT, 0o600) for name in blocks[0]}
-    ends = dict.fromkeys(files, 0)
+def _writer(folder: Path, blocks: list[Columns], *, told: bool = False) -> Callable[[], float]:
+    """`told`: what a store has to know of the rows is found out, too."""
+    files = {name: os.open(folder / f"{name}{told}.bin", os.O_RDWR | os.O_CREAT, 0o600) for name in blocks[0]}
+    ends, checksums = dict.fromkeys(files, 0), dict.fromkeys(files, 0)
 
     def run() -> float:
         begin = time.perf_counter()
         for number in range(BLOCKS):
             for name, values in blocks[number % len(blocks)].items():
                 ends[name] += os.pwrite(files[name], values.data, ends[name])
+                if told:
+                    checksums[name] = extend(checksums[name], values.reshape(-1).view(np.uint8))
+            if told:
+                block = blocks[number % len(blocks)]
+                ended = (block["terminated"] | block["truncated"]).nonzero()[0] + 1
+                for rewards in np.split(block["reward"], ended):
+                    np.add.accumulate(rewards, dtype=np.float64)
         return (time.perf_counter() - begin) / BLOCKS
 
     return run
