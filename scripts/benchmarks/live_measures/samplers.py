@@ -100,14 +100,19 @@ def fragments(context: Context) -> list[Result]:
         columns = {name: mine[name][:] for name in mine.schema.fields}
         rows = len(mine)
 
-        def gather() -> dict[str, Any]:
+        def gather(stride: int) -> dict[str, Any]:
             first = rng.integers(0, rows - ENVS * (LENGTH + 1), SIZE)
-            index = (first[:, None] + ENVS * np.arange(LENGTH)).reshape(-1)
+            index = (first[:, None] + stride * np.arange(LENGTH)).reshape(-1)
             batch = {name: values.take(index, axis=0) for name, values in columns.items()}
-            return batch | {"next_observation": columns["observation"].take(index + ENVS, axis=0)}
+            return batch | {"next_observation": columns["observation"].take(index + stride, axis=0)}
 
         lanes, by_trajectory = mine.sampler(SIZE, **settings), other.sampler(SIZE, **settings)
-        variants = {"take": gather, "lanes": lanes.sample, "grouped": by_trajectory.sample}
+        variants: dict[str, Callable[[], object]] = {
+            "take": lambda: gather(ENVS),
+            "take side by side": lambda: gather(1),
+            "lanes": lanes.sample,
+            "grouped": by_trajectory.sample,
+        }
         seconds = interleaved(
             {name: each(made, 64) for name, made in variants.items()}, context.choose(61, 5)
         )
@@ -119,6 +124,13 @@ def fragments(context: Context) -> list[Result]:
             FRAGMENTS, "to NumPy take of such rows", ratio(seconds, "lanes", "take"), "x", 1.2, detail=detail
         ),
         Result(FRAGMENTS, "to one commit, grouped", ratio(seconds, "lanes", "grouped"), "x", 1.1),
+        Result(
+            FRAGMENTS,
+            "NumPy take alone: such rows to rows side by side",
+            ratio(seconds, "take", "take side by side"),
+            "x",
+            detail="what touching memory in more places costs by itself",
+        ),
     ]
 
 
