@@ -3,11 +3,12 @@
 Of `count` environments, row r belongs to the lane r % count, and an environment keeps its lane. The rows of a
 step that all of them record cover each lane once, wherever they begin. A step that some leave out covers a
 run of lanes: an environment whose lane is not among them takes the lane of one that leaves the step out, and
-leaves it its own.
+leaves it its own. When rows of others lie between, or all environments are reset at once, all begin anew
+(writer.py).
 
 Invariants: (1) an environment that is not moved has its next row `count` rows behind its last one; (2) at
 most as many are moved in a step as leave it out, and only in such a step; (3) what is decided for a step
-depends on the steps before it alone, not on how many are written at once.
+depends on the steps since all began alone, not on how many are written at once, nor on commits.
 """
 
 from __future__ import annotations

@@ -166,16 +166,14 @@ class Recorder:
         columns: Columns,
         count: int,
         pieces: Sequence[Piece],
-        others: tuple[NDArray[np.int64], NDArray[np.int64], int],
+        others: NDArray[np.int64],
         rewards: NDArray[Any] | None,
         following: Mapping[str, NDArray[Any]],
     ) -> None:
-        """As `add_few`, and one step of `others`, slots whose parts go on with these rows of a stride, or
-        begin with them; what follows that."""
+        """As `add_few`, and one step of `others`, slots whose parts all go on; what follows that."""
         self.add_few(columns, count, pieces)
-        self.assembler.going.begin_parts(*others)
-        self.assembler.advance(others[0], 1, rewards)
-        self.assembler.going.follow(following, others[0])
+        self.assembler.advance(others, 1, rewards)
+        self.assembler.going.follow(following, others)
 
     def advance(
         self,
@@ -322,7 +320,7 @@ class Recorder:
     def _attachments(self) -> dict[str, bytes]:
         """The observations that follow the last steps of open trajectories, as `attachments_of` has them."""
         going = self.assembler.going
-        slots = going.opened()
+        slots = going.with_steps()
         slots = slots[going.known[slots]]
         if not len(slots):
             return {}

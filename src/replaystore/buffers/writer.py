@@ -71,14 +71,13 @@ class Writer:
         self._all = np.arange(num_envs)
         self._lanes = Lanes(num_envs, recorder.rows)
         self._next = -1
-        """The row behind the last one that was handed over."""
+        """The row behind the last one that was handed over; -1: the lanes begin with the next row."""
         self._order: NDArray[np.int64] | None = None
         """The environments in the order of their rows; None: in that of their numbers."""
         self._going = self._started = self._closed = False
         """`_going`: trajectories are open in all environments, and the next rows go on with all parts."""
         self._like: tuple[Any, ...] | None = None
-        """dtype and shape of each field, in the order of PLAIN, while `step` takes these fields and no
-        others."""
+        """dtype and shape of each field of PLAIN, while `step` takes these fields and no others."""
         self._staging = Staging(recorder.schema, num_envs, {})
         self.take_schema(recorder.schema)
 
@@ -104,7 +103,10 @@ class Writer:
 
         Those that are open there are cut off: they end neither terminated nor truncated. Observations are
         batched as Gymnasium does (first dimension num_envs; dict or tuple of such arrays). `seed`: what the
-        environments were reset with."""
+        environments were reset with.
+
+        After a reset of all in one call rows do not depend on what was before: a writer that goes on from a
+        commit so, with the same steps, gets the rows of one that has never stopped."""
         self._check_open()
         if mask is None:
             envs = self._all
@@ -120,6 +122,10 @@ class Writer:
         else:
             values = self._checked(self._given("observation", observation), self._staging.observations)
         seeds = None if seed is None else seeds_of(seed, envs, self.num_envs)
+        if len(envs) == self.num_envs and (self._order is not None or self._staging.masks):
+            # Their order comes from steps that a writer which goes on from a commit has not seen.
+            self.flush()
+            self._next = -1
         begins = {name: value[envs] for name, value in values.items()}
         self._staging.resets.append(Reset(self._staging.time, envs, seeds, begins))
         self._staging.rewind()
@@ -276,7 +282,7 @@ class Writer:
         staging, recorder = self._staging, self._recorder
         staging.rewind()
         first, count = recorder.rows, staging.time * self.num_envs
-        if first != self._next:  # rows of others lie between: no part goes on
+        if first != self._next:  # rows of others lie between, or all was reset: no part goes on
             self._lanes, self._order, self._going = Lanes(self.num_envs, first), None, False
         if self._going and staging.quiet:
             after = self._go_on(count)
@@ -317,14 +323,8 @@ class Writer:
             np.full(len(touched), bool(after)), {name: row[touched] for name, row in after.items()}
         )
         rewards = self._schema.total_reward(columns)
-        recorder.add(
-            columns,
-            len(rows.row),
-            pieces,
-            None if rewards is None else rewards[rows.row],
-            finals,
-            following,
-        )
+        rewards = None if rewards is None else rewards[rows.row]
+        recorder.add(columns, len(rows.row), pieces, rewards, finals, following)
         self._keep_lanes(lanes)
         return after
 
@@ -350,7 +350,7 @@ class Writer:
         columns, after = staging.take(order)
         pieces, quiet = one_step(
             rows,
-            np.where(going.begun(self._slots), rows, going.expected(self._slots, self.num_envs) - first),
+            going.expected(self._slots, self.num_envs) - first,
             {name: columns[name] for name in ("terminated", "truncated") if name in columns},
             staging.resets,
         )
@@ -367,7 +367,7 @@ class Writer:
             columns,
             count,
             pieces,
-            (self._slots[quiet], first + rows[quiet], self.num_envs),
+            self._slots[quiet],
             None if rewards is None else rewards[rows[quiet]],
             {name: row[quiet] for name, row in after.items()},
         )

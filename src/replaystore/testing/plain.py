@@ -105,14 +105,16 @@ class PlainBuffer:
         """The open trajectory of an environment, or a new one."""
         if env not in self.state.open:
             shape = self.schema.fields["reward"].shape
-            self.state.open[env] = Life(self.state.next_number, env, seed, split, returned=np.zeros(shape))
-            self.state.next_number += 1
+            self.state.open[env] = Life(-1, env, seed, split, returned=np.zeros(shape))
         return self.state.open[env]
 
     def _take(self, life: Life, row: Row) -> int:
         """One more step of a trajectory; its serial number."""
         if life.rows:
             self.state.following[life.rows[-1]] = life.after
+        else:  # it has its number from its first step on
+            life.number = self.state.next_number
+            self.state.next_number += 1
         number = len(self.state.rows)
         life.rows.append(number)
         self.state.rows[number] = row
@@ -263,6 +265,8 @@ class PlainWriter:
         """As `Writer.reset`."""
         leaves = flatten(observation, "observation")
         seeds = seed if isinstance(seed, Sequence) else [seed] * self.num_envs
+        if mask is None or mask.all():
+            self._lanes.begin()
         for env in range(self.num_envs):
             if mask is None or mask[env]:
                 self._now[env] = {name: leaf[env].copy() for name, leaf in leaves.items()}

@@ -14,6 +14,10 @@ class PlainLanes:
         self.lanes = list(range(count))
         self.stop = -1
 
+    def begin(self) -> None:
+        """All begin anew with the next step."""
+        self.stop = -1
+
     def order(self, first: int, there: list[int]) -> list[int]:
         """These environments in the order of their rows, from row `first` on; where other rows lie between,
         all begin anew."""

@@ -62,13 +62,14 @@ class State:
     those of any."""
 
     def copied(self) -> State:
-        """A copy that goes its own way; rows never change, and are shared."""
+        """A copy that goes its own way, as a commit keeps it: trajectories without steps are left out. Rows
+        never change, and are shared."""
         lives: list[Life] = [*self.ended, *self.open.values()]
         twins = {id(life): copy.copy(life) for life in lives}
         for twin in twins.values():
             twin.rows, twin.user = list(twin.rows), dict(twin.user)
         ended = [twins[id(life)] for life in self.ended]
-        opened = {env: twins[id(life)] for env, life in self.open.items()}
+        opened = {env: twins[id(life)] for env, life in self.open.items() if life.rows}
         return State(
             self.schema,
             dict(self.rows),

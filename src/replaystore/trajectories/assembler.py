@@ -25,7 +25,7 @@ from replaystore.trajectories.columns import RETURN, TRAJECTORIES
 from replaystore.trajectories.few import Closed, add_few
 from replaystore.trajectories.going import Going
 from replaystore.trajectories.opened import Open
-from replaystore.trajectories.pieces import NEVER, Following, Piece, Pieces
+from replaystore.trajectories.pieces import NEVER, NO_NUMBER, Following, Piece, Pieces
 from replaystore.trajectories.placing import UNKNOWN, Closing, Placed, slots_closing
 from replaystore.trajectories.sums import running_sums
 
@@ -84,8 +84,9 @@ class Pending:
 class Assembler:
     """Keeps track of the trajectories of all environments.
 
-    Trajectories are numbered in the order in which they begin, and listed in the order in which they end
-    (environments in turn where the time is the same), however many steps are added at once."""
+    Trajectories are numbered in the order of their first steps, and listed in the order in which they end
+    (environments in turn where the time is the same), however many steps are added at once. One without steps
+    has no number, and no commit keeps it."""
 
     def __init__(
         self,
@@ -207,15 +208,15 @@ class Assembler:
         self.pending.end(ended)
 
     def _number(self, pieces: Pieces, at: Placed) -> Ints:
-        """The number of each piece's trajectory; those that begin get theirs."""
-        number = np.empty(len(pieces.env), np.int64)
-        known = at.firsts[at.known], at.slots[at.known]
+        """The number of each piece's trajectory; those that have their first step get theirs."""
+        number = np.full(len(pieces.env), NO_NUMBER)
+        known = at.firsts[at.numbered], at.slots[at.numbered]
         number[known[0]] = self.going.trajectory[known[1]]
-        new = at.begins != NEVER
-        new[at.firsts[at.known]] = False
+        new = (at.head == np.arange(len(number))) & (pieces.length > 0)
+        new[known[0]] = False
         fresh = np.flatnonzero(new)
         if len(fresh) > 1:
-            fresh = fresh[np.lexsort((pieces.env[fresh], at.begins[fresh]))]
+            fresh = fresh[np.lexsort((pieces.env[fresh], pieces.when[fresh]))]
         number[fresh] = self.next_trajectory + np.arange(len(fresh))
         self.next_trajectory += len(fresh)
         return number[at.head]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.trajectories.going import Going
-from replaystore.trajectories.pieces import NEVER, STEP, Piece
+from replaystore.trajectories.pieces import NEVER, NO_NUMBER, STEP, Piece
 from replaystore.trajectories.sums import running_sum, running_total
 
 __all__ = ["Closed", "add_few"]
@@ -55,21 +55,19 @@ def add_few(
 
 
 def _numbers(going: Going, pieces: Sequence[Piece], number: int) -> dict[int, int]:
-    """The numbers of the trajectories that begin, by piece; one that is reset again before its first step
-    keeps its own."""
-    begun, is_open = list[tuple[int, int, int]](), dict[int, bool]()
+    """The numbers of the trajectories that have their first step, by piece."""
+    begun, opened = list[tuple[int, int, int]](), dict[int, tuple[bool, bool]]()
     for at, piece in enumerate(pieces):
-        env, again = piece.env, False
-        known = is_open.get(env)
-        if known is None:
+        env = piece.env
+        if env not in opened:
             slot = going.slot(env)
-            known = slot is not None
-            again = known and not going.length(slot)
-        if piece.begins == NEVER and not known:
+            opened[env] = slot is not None, slot is not None and bool(going.length(slot))
+        is_open, numbered = opened[env]
+        if piece.begins == NEVER and not is_open:
             piece.begins = piece.when + (STEP - 1)
-        if piece.begins != NEVER and not again:
-            begun.append((piece.begins, env, at))
-        is_open[env] = piece.ends == NEVER
+        if piece.length and (piece.begins != NEVER or not numbered):
+            begun.append((piece.when, env, at))
+        opened[env] = piece.ends == NEVER, bool(piece.length)
     return {at: number + place for place, (_, _, at) in enumerate(sorted(begun))}
 
 
@@ -126,7 +124,9 @@ class _Slot:
         if piece.begins != NEVER:
             if self.open and self.offset + self.length:
                 closed.append(self._closed(piece.begins, self._following(), ended=True))
-            self._begin(number, piece)
+            self._begin(piece)
+        if number is not None:
+            self.trajectory = number
         if piece.length:
             moved = self._extend(first, piece)
             if moved is not None:
@@ -140,11 +140,9 @@ class _Slot:
                 self._going.room(name, row.dtype, row.shape)[self.slot] = row
         self.known = bool(piece.following)
 
-    def _begin(self, number: int | None, piece: Piece) -> None:
-        """A trajectory begins; None: the one that has, again."""
-        if number is not None:
-            self.trajectory = number
-        self.open, self.seed, self.split = True, piece.seed, piece.split
+    def _begin(self, piece: Piece) -> None:
+        """A trajectory begins, which has no number yet."""
+        self.trajectory, self.open, self.seed, self.split = NO_NUMBER, True, piece.seed, piece.split
         self.length = self.offset = self.start = 0
         self.stride = piece.stride
         self._total = 0.0 if isinstance(self._total, float) else np.zeros_like(self._total)

@@ -133,18 +133,6 @@ class Going:
         if stride != self._stride:
             self._stride, self._since = stride, first
 
-    def begun(self, slots: Ints) -> NDArray[np.bool_]:
-        """Where a trajectory has begun that has no step yet."""
-        begun: NDArray[np.bool_] = self.open[slots] & (self.part_length[slots] + self.offset[slots] == 0)
-        return begun
-
-    def begin_parts(self, slots: Ints, rows: Ints, stride: int) -> None:
-        """Of those that have no step yet, the first part begins with these rows."""
-        if len(slots):
-            self.take_stride(stride, int(rows.min()))
-        new = self.part_length[slots] == 0
-        self.part_start[slots[new]], self.stride[slots[new]] = rows[new], stride
-
     def expected(self, slots: Any, stride: int) -> Any:
         """The rows of this stride with which the parts of these slots go on; -1 where none does."""
         length = self.part_length[slots]
@@ -160,7 +148,8 @@ class Going:
         return stride == 1 or (row - stride >= self._since and self._stride == stride)
 
     def opened(self) -> Ints:
-        """The slots in which a trajectory is open, in the order of the trajectories' numbers."""
+        """The slots in which a trajectory is open, in the order of the trajectories' numbers; first those in
+        which it has no step yet."""
         version, order = self._order
         if version != self.version:
             order = np.flatnonzero(self.open)
@@ -168,9 +157,14 @@ class Going:
             self._order = self.version, order
         return order
 
+    def with_steps(self) -> Ints:
+        """As `opened`, without those in which a trajectory has no step yet."""
+        slots = self.opened()
+        return slots[self.length(slots) > 0]
+
     def kept(self) -> Ints:
         """What is open, as a commit keeps it."""
-        slots = self.opened()
+        slots = self.with_steps()
         if not len(slots):
             return np.empty((0, 0), np.int64)
         flags = np.stack([self.terminated[slots], self.truncated[slots], self.known[slots]])

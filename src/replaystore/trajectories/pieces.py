@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NEVER", "NOTHING_FOLLOWS", "STEP", "Following", "Piece", "Pieces"]
+__all__ = ["NEVER", "NOTHING_FOLLOWS", "NO_NUMBER", "STEP", "Following", "Piece", "Pieces"]
 
 Ints = NDArray[np.int64]
 STEP = 1 << 32
 """There are fewer resets between two steps."""
 NEVER = -1
+NO_NUMBER = -1
+"""Of a trajectory that has no step yet."""
 
 
 @dataclass

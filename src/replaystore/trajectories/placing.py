@@ -90,9 +90,9 @@ class Placed:
         steps = going.length(self.slots)
         self.goes_on = was_open & ~begins[self.firsts]
         """Where the first piece belongs to what is open."""
-        self.known = self.goes_on | (was_open & (steps == 0))
-        """Where it has the number of what is open: reset again before its first step, too."""
-        self.cut = was_open & ~self.known
+        self.numbered = self.goes_on & (steps > 0)
+        """Where that has steps, and so a number."""
+        self.cut = was_open & ~self.goes_on & (steps > 0)
         head = begins | new
         places = np.arange(count)
         self.head = np.maximum.accumulate(np.where(head, places, 0))
