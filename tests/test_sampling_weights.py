@@ -98,10 +98,21 @@ def test_weights_that_have_all_become_0_are_an_error(stored: tuple[rs.Buffer, li
     buffer, _ = stored
     sampler = buffer.sampler(7, weights=np.ones(len(buffer)))
     sampler.update_weights(np.arange(len(buffer)), np.zeros(len(buffer)))
-    with pytest.raises(SchemaError, match="all weights have become 0"):
-        sampler.sample()
+    joined = rs.concat([buffer]).sampler(7, weights=np.ones(len(buffer)))
+    joined.update_weights(np.arange(len(buffer)), np.zeros(len(buffer)), np.zeros(len(buffer), int))
+    trajectories = buffer.sampler(7, weights=np.ones(buffer.num_trajectories), per="trajectory")
+    ids = buffer.trajectories["trajectory"]
+    trajectories.update_weights(ids, np.zeros(len(ids)))
+    for one in (sampler, joined, trajectories):
+        with pytest.raises(SchemaError, match=r"all weights have become 0.*set some above 0") as told:
+            one.sample()
+        assert buffer.where in str(told.value)
     sampler.update_weights([3], [1.0])
     assert set(sampler.sample()["index"]) == {3}
+    joined.update_weights([3], [1.0], [0])
+    assert set(joined.sample()["index"]) == {3}
+    trajectories.update_weights(ids[:1], [1.0])
+    assert len(trajectories.sample()["index"]) == 7
 
 
 def test_what_is_no_weight_is_refused_and_sets_none(stored: tuple[rs.Buffer, list[Life]]) -> None:

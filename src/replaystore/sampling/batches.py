@@ -215,8 +215,11 @@ class Batches(Windows):
             order = StepWeights(
                 steps, seed, weights, capacity=buffer.capacity, beta=recipe.beta, largest=largest
             )
+        order.where = buffer.where
         if not order.weights.total > 0 and not recipe.live:
-            raise NothingToDrawError(f"{buffer.where}: all weights are 0 where there is something to sample")
+            raise NothingToDrawError(
+                f"{buffer.where}: all weights are 0 where there is something to sample: give some above 0"
+            )
         return order
 
     def _blocks(self, seed: int) -> EpochOrder:

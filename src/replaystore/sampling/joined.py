@@ -18,7 +18,9 @@ from replaystore.sampling.gather import Batch
 from replaystore.sampling.orders import Stream
 from replaystore.sampling.sampler import Sampler
 from replaystore.sampling.steps import Rows
+from replaystore.sampling.weighted_order import ALL_ZERO
 from replaystore.sampling.windows import SINGLES
+from replaystore.schema.names import listed
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Joined"]
@@ -197,7 +199,9 @@ class Joined:
         masses = np.array([sampler.mass for sampler in self.there], np.float64)
         total = masses.sum()
         if not total > 0:
-            raise ArgumentError("there is nothing to draw in any of the stores yet")
+            nothing = "there is no step to sample yet, in none of them: append some, commit them, and refresh"
+            why = ALL_ZERO if self._weighted and any(one.num_items for one in self.there) else nothing
+            raise ArgumentError(f"{listed(buffer.where for buffer in self.buffers)}: {why}")
         start = number * self.size
         drawn = self._stream.numbers(epoch, start, start + count * self.size) * total
         of: Rows = np.cumsum(masses).searchsorted(drawn, side="right")

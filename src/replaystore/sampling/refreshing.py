@@ -87,6 +87,13 @@ class Refreshing(Weighed):
         anew = live.go_on(*growth.bounds)
         self._batches.go_on(buffer, columns=anew)
 
+    def _stop_for(self, place: int) -> int:
+        """As `Weighed` has it: a step may be weighed as soon as it is recorded."""
+        if self._live is not None and place >= self._weighted().stop:
+            self._check()
+            self._look()
+        return super()._stop_for(place)
+
     def refresh(self) -> bool:
         """Go on to the newest commit, and the buffer with it; whether there was one.
 

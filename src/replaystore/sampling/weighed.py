@@ -79,20 +79,25 @@ class Weighed:
         alpha = self._recipe.alpha
         if what == "priorities" and alpha is None:
             raise ArgumentError('this sampler has no priorities: make one with order="prioritized"')
-        stop = self._weighted().stop
         places, weights = given_weights.flat(what, index, values)
         if what == "priorities" and alpha is not None:
             weights = given_weights.of_priorities(weights, alpha)
         else:
             given_weights.check(weights)
-        if len(places) and not (places.min() >= 0 and places.max() < stop):
+        if len(places) and not (places.min() >= 0 and places.max() < self._stop_for(int(places.max()))):
             of = "trajectories" if self._recipe.per_trajectory else "rows"
-            raise ArgumentError(f"index from {places.min()} to {places.max()}: {of} end before {stop}")
+            raise ArgumentError(
+                f"index from {places.min()} to {places.max()}: {of} end before {self._weighted().stop}"
+            )
         return places.astype(np.int64, copy=False), weights
 
     def set_weights(self, places: Rows, weights: NDArray[np.float64]) -> None:
         """Set weights that have been checked."""
         self._ignored += self._weighted().update(places, weights)
+
+    def _stop_for(self, place: int) -> int:
+        """The number behind the last one that has a weight, of who wants to set that of `place`."""
+        return self._weighted().stop
 
     def _weighted(self) -> StepWeights | TrajectoryWeights:
         if not self._recipe.weighted:

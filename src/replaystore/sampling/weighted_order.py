@@ -15,11 +15,17 @@ from replaystore.sampling.orders import Stream
 from replaystore.sampling.steps import Change, Drawn, Rows, Steps
 from replaystore.sampling.weights import WeightTree
 
-__all__ = ["StepWeights", "TrajectoryWeights"]
+__all__ = ["ALL_ZERO", "StepWeights", "TrajectoryWeights"]
 
 Floats = NDArray[np.float64]
 ROOM = 4096
 """Positions for weights, at least, and in a ring beside its capacity."""
+
+
+ALL_ZERO = (
+    "all weights have become 0, so that there is nothing to draw: set some above 0, with update_weights or "
+    "update_priorities"
+)
 
 
 class _Weighted:
@@ -28,6 +34,8 @@ class _Weighted:
 
     ahead = False
     weights: WeightTree
+    where = "this sampler"
+    """Of the buffer, for people."""
 
     def __init__(self, steps: Steps, seed: int, beta: float) -> None:
         self._steps, self.beta = steps, beta
@@ -40,7 +48,7 @@ class _Weighted:
 
     def _drawn(self, epoch: int, start: int, stop: int) -> tuple[Rows, Floats]:
         if not self.weights.total > 0:
-            raise ArgumentError("all weights have become 0: there is nothing to draw")
+            raise ArgumentError(f"{self.where}: {ALL_ZERO}")
         position, shares = self.weights.draw(self._stream.numbers(epoch, start, stop))
         with np.errstate(over="ignore"):  # beside the very smallest of all others are as good as none
             return position, (shares / self.weights.smallest) ** -self.beta
