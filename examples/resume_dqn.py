@@ -52,7 +52,11 @@ def main(folder: Path) -> None:
 
     new = {"capacity": CAPACITY, "durability": "none"}  # kills are survived, power cuts are not
     buffer = rs.open(place, "r+") if place.exists() else rs.create(place, raw, **new)
-    buffer.rollback(buffer.names[-1] if buffer.names else 0)  # to the last checkpoint, or to nothing
+    if buffer.names:
+        buffer.rollback(buffer.names[-1])  # to the last checkpoint
+    elif buffer.commit_id:
+        buffer.close()
+        buffer = rs.create(place, raw, overwrite=True, **new)  # or to nothing
     sampler = buffer.sampler(BATCH, live=True, seed=0, device="cpu")
     if buffer.names:
         saved = torch.load(folder / f"{buffer.names[-1]}.pt")

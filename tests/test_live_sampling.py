@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import replaystore as rs
 from replaystore.errors import ArgumentError, ConflictError
-from replaystore.sampling.weights import from_text
 from replaystore.schema.fields import Field
 
 CODED = {"observation": {"codec": "zstd:1", "chunk_rows": 16}, "action": {"codec": "zstd:1", "chunk_rows": 8}}
@@ -296,33 +295,6 @@ def test_priorities_of_what_has_left_the_ring_are_passed_over(tmp_path: Path) ->
         loop.step()
         sampler.sample()
         assert (sampler.weights[-3:] == 7).all()  # what is new weighs as much as anything did
-
-
-@pytest.mark.parametrize("joined", [False, True])
-@pytest.mark.parametrize("committed", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_step_has_a_priority_as_soon_as_it_is_recorded(
-    tmp_path: Path, kind: str, committed: bool, joined: bool
-) -> None:
-    """With nothing asked for in between, staged or not; what is not recorded has none."""
-    with rs.create(tmp_path / kind, SCHEMA, durability="none", **KINDS[kind]) as buffer:
-        loop = Loop(buffer, often=0)
-        for _ in range(3):
-            loop.step()
-        settings: dict[str, Any] = {"order": "prioritized", "alpha": 1.0, "live": True, "seed": 0}
-        whole: Any = rs.concat([buffer]) if joined else buffer
-        sampler, store = whole.sampler(8, **settings), ([[0, 0]] if joined else [])
-        for turn in range(40):
-            loop.step()
-            if committed:
-                buffer.commit()
-            stop = buffer.rows_recorded
-            with pytest.raises(ArgumentError, match=f"rows end before {stop}"):
-                sampler.update_priorities([stop - 1, stop], [2.0, 2.0], *store)
-            sampler.update_priorities([stop - 1, stop - 2], [turn + 5.0, turn + 4.0], *store)
-            state = sampler.state_dict()["stores"][0] if joined else sampler.state_dict()
-            assert from_text(state["weights"])[-2:].tolist() == [turn + 4.0, turn + 5.0]
-            assert state["rows"][1] == stop
 
 
 def test_what_cannot_be_live_is_said(tmp_path: Path) -> None:

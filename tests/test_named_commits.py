@@ -197,6 +197,85 @@ def test_a_ring_keeps_the_rows_of_its_newest_named_commit(tmp_path: Path) -> Non
         assert ring["kept_for_names"] == 0
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("first", [True, False])
+def test_rings_that_are_checkpointed_together_go_back_to_the_newest_name_of_all(
+    tmp_path: Path, first: bool, keep: int
+) -> None:
+    """Killed between their commits of one name, each time; it takes the two newest names."""
+    places = [tmp_path / f"{number}.zarr" for number in range(3)]
+    for place in places:
+        rs.create(place, SCHEMA, capacity=50, keep_named=keep, durability="none").abandon()
+    shown = list[list[Any]]()
+    for turn in range(6):
+        buffers = [rs.open(place, "r+") for place in places]
+        for buffer in buffers:
+            add(buffer, 40)
+            buffer.commit()
+        for buffer in buffers:
+            buffer.commit(f"ck-{turn}")
+        shown = [buffer["reward"][:].tolist() for buffer in buffers]
+        for buffer in buffers:
+            add(buffer, 40)
+        for buffer in buffers[: 1 if first else 2]:
+            buffer.commit(f"ck-{turn + 1}")
+        for buffer in buffers:
+            buffer.abandon()
+        buffers = [rs.open(place, "r+") for place in places]
+        common = [name for name in buffers[0].names if all(name in other.names for other in buffers)]
+        assert common[-1] == f"ck-{turn}"
+        if keep == 1:
+            with pytest.raises(EvictedError, match=r"rows of the newest 1 \(keep_named says how many"):
+                buffers[0].rollback(common[-1])
+            return
+        for buffer, rewards in zip(buffers, shown, strict=True):
+            buffer.rollback(common[-1])
+            assert buffer["reward"][:].tolist() == rewards
+            buffer.close()
+
+
+def test_names_stay_until_they_are_forgotten_and_commits_are_those_that_can_be_opened(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA, capacity=50, durability="none") as buffer:
+        for turn in range(4):
+            add(buffer, 80)
+            buffer.commit(f"ck-{turn}")
+        assert buffer.names == [f"ck-{turn}" for turn in range(4)]
+        assert [known.name for known in buffer.commits() if known.name] == ["ck-3"]
+        for name in buffer.names[:-1]:
+            with pytest.raises(EvictedError, match="left the ring"):
+                rs.open(buffer.location, commit=name)
+            buffer.forget(name)
+        assert buffer.names == ["ck-3"]
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("kind", ["ring.zarr", "a.zarr", "a.h5"])
+def test_who_goes_back_to_nothing_is_told_how(tmp_path: Path, kind: str, many: bool) -> None:
+    """Where there was no name yet: it is nothing, or an error whose advice leads there."""
+    options: dict[str, Any] = {"durability": "none", "keep_commits": 20}
+    options |= {"capacity": 50} if kind == "ring.zarr" else {}
+    place = tmp_path / kind
+    buffer = rs.create(place, SCHEMA, **options)
+    for _ in range(3000 if many else 12):
+        add(buffer, 10)
+        buffer.commit()
+    if kind != "ring.zarr" and not many:
+        buffer.rollback(0)
+    else:
+        with pytest.raises(
+            (EvictedError, NotFoundError), match=r"create another buffer in its place \(overwrite=True\)"
+        ):
+            buffer.rollback(0)
+        buffer.close()
+        buffer = rs.create(place, SCHEMA, overwrite=True, **options)
+        assert buffer.commit_id == 0
+    assert len(buffer) == 0
+    add(buffer, 10)
+    buffer.commit()
+    assert buffer["reward"][:].tolist() == list(range(10))
+    buffer.close()
+
+
 @pytest.mark.parametrize("back", [1, 2, 5, 10])
 def test_a_full_ring_goes_back_to_a_named_commit_and_to_those_after_it(tmp_path: Path, back: int) -> None:
     raw = gymnasium.make("CartPole-v1")

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from sampled_buffers import Life, fill, schema
+from test_live_sampling import KINDS, SCHEMA, Loop
 
 import replaystore as rs
 from replaystore.errors import ArgumentError, SchemaError
+from replaystore.sampling.weights import from_text
 
 pytest_plugins = ["sampled_buffers"]
 
@@ -277,3 +279,30 @@ def test_a_tree_is_the_same_whether_it_was_built_or_changed(count: int) -> None:
         assert tree.total == built.total
         for mine, theirs in zip(tree._sums, built._sums, strict=True):
             assert np.array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_has_a_priority_as_soon_as_it_is_recorded(
+    tmp_path: Path, kind: str, committed: bool, joined: bool
+) -> None:
+    """With nothing asked for in between, staged or not; what is not recorded has none."""
+    with rs.create(tmp_path / kind, SCHEMA, durability="none", **KINDS[kind]) as buffer:
+        loop = Loop(buffer, often=0)
+        for _ in range(3):
+            loop.step()
+        settings: dict[str, Any] = {"order": "prioritized", "alpha": 1.0, "live": True, "seed": 0}
+        whole: Any = rs.concat([buffer]) if joined else buffer
+        sampler, store = whole.sampler(8, **settings), ([[0, 0]] if joined else [])
+        for turn in range(40):
+            loop.step()
+            if committed:
+                buffer.commit()
+            stop = buffer.rows_recorded
+            with pytest.raises(ArgumentError, match=f"rows end before {stop}"):
+                sampler.update_priorities([stop - 1, stop], [2.0, 2.0], *store)
+            sampler.update_priorities([stop - 1, stop - 2], [turn + 5.0, turn + 4.0], *store)
+            state = sampler.state_dict()["stores"][0] if joined else sampler.state_dict()
+            assert from_text(state["weights"])[-2:].tolist() == [turn + 4.0, turn + 5.0]
+            assert state["rows"][1] == stop

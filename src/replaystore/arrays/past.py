@@ -21,6 +21,7 @@ __all__ = ["Commit", "Past"]
 AHEAD = 16
 """Segments of a log that is far away which are asked for at once."""
 
+ANEW = "to begin with nothing, create another buffer in its place (overwrite=True)"
 Found = TypeVar("Found")
 
 
@@ -128,9 +129,14 @@ class Past(History):
         state = self._settled(lambda segments: self._as_of(commit, segments, where))
         left = [(group, row) for group, row in newest.gone.items() if row > state.first.get(group, 0)]
         if whole and left:
-            raise EvictedError(
-                f"{where} needs {left[0][0]} rows before {left[0][1]}, which have left the ring"
-            )
+            group, row = left[0]
+            needs = f"{where} needs {group} rows before {row}, which have left the ring"
+            if state.lengths.get(group, 0) > state.first.get(group, 0):
+                raise EvictedError(
+                    f"{needs}; of its named commits a ring keeps the rows of the newest {newest.keep_named} "
+                    "(keep_named says how many; `replaystore info --commits` lists what can be opened)"
+                )
+            raise EvictedError(f"{needs}, to have no steps; {ANEW}")
         # Of tables it is told all that the commit shows, or that some of it is not there any more.
         state.drop({group: row for group, row in newest.dropped.items() if group == "steps" or not left})
         return state
@@ -157,6 +163,7 @@ class Past(History):
             if state.commit == commit:
                 return state
         raise NotFoundError(
-            f"{where} is older than the history that is kept, which are the last "
+            f"{where} is older than the history that is kept, which are at least the last "
             f"{self.places.keep_commits} commits and those that have names (keep_commits says how many)"
+            + (f"; {ANEW}" if commit == 0 else "")
         )

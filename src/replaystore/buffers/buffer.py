@@ -59,7 +59,10 @@ class Buffer(LaterFields):
 
     @property
     def names(self) -> list[str]:
-        """The names of commits, oldest first: `replaystore.open(location, commit=buffer.names[-1])`."""
+        """The names that commits have, oldest first: `replaystore.open(location, commit=buffer.names[-1])`.
+
+        Rows of older ones may have left a ring (`keep_named`): `commits()` has those that can be opened, and
+        `forget` takes the others."""
         return list(self._store.places.names)
 
     def sampler(
@@ -96,7 +99,8 @@ class Buffer(LaterFields):
         slab_bytes: int = 256 << 20,
     ) -> Sampler:
         """Batches of steps as an iterator of {field: array of shape (batch_size, *field shape)}, from the
-        commit that is shown now. `index` is the row of each step, which is its for ever.
+        commit that is shown now. `index` is the row of each step, which is its for ever; a rollback alone
+        gives rows of steps that are no more to others: what was drawn before is not to be used then.
 
         Args:
             fields: names, or beginnings of paths; None for all.

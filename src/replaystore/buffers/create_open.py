@@ -73,9 +73,10 @@ def create(
         durability: "commit": committed steps survive a power cut. "none": they survive a kill, but nothing is
         synced to the disk.
         metadata: anything of the user's that is JSON, up to 1 MiB.
-        keep_commits: how many of the newest commits can be opened and gone back to; older ones go, but those
-            that have names (default 1000).
-        keep_named: a ring keeps the rows of so many of its newest named commits (default 1).
+        keep_commits: at least so many of the newest commits can be opened and gone back to; older ones go,
+            but those that have names (default 1000).
+        keep_named: a ring keeps the rows of so many of its newest named commits (default 1). 2 for several
+            that are checkpointed together: one may have a name that another did not get to.
         environment: what the steps are taken in, where a `Schema` says what they hold: an environment or
             vector environment of Gymnasium, or the id of one.
         overwrite: replace a store that is there. Anything else that is there is never replaced.

@@ -297,10 +297,13 @@ class Recording(BufferReader):
         """Go back to an older commit, given by its number or its name: what was committed after it, and what
         is not committed, is given up, names of such commits too.
 
-        A new commit shows then what that one showed, and samplers take up the states that they had there.
+        A new commit shows then what that one showed. Steps that are given up have no number any more: those
+        that come then get theirs, so that an `index` drawn before is not to be used. Samplers go on by their
+        `refresh`, with priorities as they were set last, and by `load_state_dict` as they were at the commit.
 
         Readers that have the buffer open go on seeing what they saw, or get a ConflictError until they
-        refresh. NotFoundError, EvictedError: there is no such commit, or not any more."""
+        refresh. NotFoundError, EvictedError: there is no such commit, or not any more; of a buffer that has
+        got no name yet, and is to begin again with nothing, `create(…, overwrite=True)` makes another."""
         self._writable()
         if self._writers:
             raise ConflictError(f"{self._place} has a writer: close it before rolling back")
