@@ -161,6 +161,24 @@ def test_names_survive_segments_of_the_log_and_reopening(
             assert len(buffer) == 2 * number + 2
 
 
+def test_a_commit_costs_the_same_however_many_names_there_are(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment begins by saying them all: not at each commit."""
+    monkeypatch.setattr("replaystore.arrays.committing.SEGMENT_BYTES", 3000)
+    with rs.create(place, SCHEMA) as buffer:
+        for number in range(200):
+            add(buffer, 1)
+            buffer.commit(f"n{number}")
+        bases = set()
+        for _ in range(60):
+            add(buffer, 1)
+            buffer.commit()
+            bases.add(buffer._store.state.base)
+        assert len(bases) <= 3
+    assert not rs.verify(place).problems
+
+
 def test_info_lists_names(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with rs.create(place, SCHEMA) as buffer:
         add(buffer, 3)

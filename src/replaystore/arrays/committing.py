@@ -115,7 +115,7 @@ class Committer(Changer):
                     self._give_back(name, row)
                     shards.append(spec.shard_rows)
             self._stays[group] = min((row // rows * rows + rows for rows in shards), default=0)
-        if self.state.end > SEGMENT_BYTES + 2 * sum(rows.size for rows in self.state.mutable.values()):
+        if self.state.end > max(SEGMENT_BYTES, 3 * self.state.base_end):  # which says all names
             self.begin_segment()
 
     def _give_back(self, name: str, row: int) -> None:
@@ -247,7 +247,7 @@ class Committer(Changer):
             blobs[DOCUMENT] = document
         record = encode_record(meta, blobs)
         self.container.begin_segment(state.commit, record)
-        state.base, state.end = state.commit, len(record)
+        state.base, state.base_end, state.end = state.commit, len(record), len(record)
 
     def tidy(self) -> None:
         """Begin a new segment of the log if much would have to be read to open the store, or compared with

@@ -79,6 +79,7 @@ def replay(data: bytes, where: str, *, until: int | None = None) -> State:
                     break
                 with sound():
                     state = State.from_base(meta, blobs)
+                state.base_end = end
             else:
                 follow(state, meta, blobs)
             state.end = end

@@ -108,8 +108,10 @@ class State:
     written."""
     base: int = 0
     """The commit that the segment of the log begins with."""
+    base_end: int = 0
+    """Where the base record ends in that segment."""
     end: int = 0
-    """Where the next record goes in that segment."""
+    """Where the next record goes in it."""
     mutable: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     """Mutable journaled arrays: their rows as of this commit that are not dropped, one row of bytes each."""
     shows: int = -1
