@@ -130,8 +130,8 @@ def test_a_field_is_added_and_set_in_one_commit(tmp_path: Path, name: str, capac
         buffer.commit()
         buffer.add_field("late", rs.Field("float64", (), "extra", mutable=True), fill=3)
         buffer.append(steps(10, 1000) | {"late": np.zeros(10)})
-        buffer["late"][-7:] = np.arange(7.0)
-        buffer["late"][-9] = 8.0
+        buffer.set_values("late", range(1003, 1010), np.arange(7.0))
+        buffer.set_values("late", [1001], 8.0)
     with rs.open(location) as reader:
         expected = np.full(len(reader), 3.0)
         expected[-10:] = [0, 8, 0, *range(7)]
@@ -149,10 +149,12 @@ def test_steps_that_are_not_committed_are_written_over(
     with rs.create(location, SCHEMA, capacity=capacity, overwrite=True, storage=settings) as buffer:
         for number in range(6):
             buffer.append(steps(700, 700 * number))
-            buffer["reward"][-700:] = -np.arange(700.0)
-            buffer["reward"][-3:] = 7.5
-            buffer["reward"][-700] = 1.0
-            buffer["reward"][np.arange(buffer.rows_recorded - buffer.first_row) % 5 == 4] = 0
+            begin, stop = 700 * number, buffer.rows_recorded
+            buffer.set_values("reward", range(begin, stop), -np.arange(700.0))
+            buffer.set_values("reward", range(stop - 3, stop), 7.5)
+            buffer.set_values("reward", [begin], 1.0)
+            kept = np.arange(buffer.first_row, stop)
+            buffer.set_values("reward", kept[(kept - buffer.first_row) % 5 == 4], 0)
             buffer.commit()
     with rs.open(location) as buffer:
         rewards = buffer["reward"][:]
@@ -232,8 +234,8 @@ def test_what_cannot_be_set_is_refused(tmp_path: Path) -> None:
         column[[]] = 0.5
         column[5:2] = 0.5
         buffer.append(steps(5))
-        with pytest.raises(SchemaError, match=r"for 15 steps \(5 of all steps are not committed yet\)"):
-            column[:] = pairs(10)
+        with pytest.raises(SchemaError, match=r"for 10 steps \(5 more are not.*range\(10, 15\)"):
+            column[:] = pairs(15)
         buffer.commit()
         assert column[3].tolist() == [0.5, 0.5]
     for role in ("observation", "terminated"):
@@ -269,24 +271,6 @@ def test_digests_leave_out_what_is_known(tmp_path: Path, name: str) -> None:
             with rs.open(tmp_path / name, commit=commit) as older:
                 assert np.array_equal(older["info/advantage"][:], known)
         reader.close()
-
-
-def test_a_rollout_gets_its_advantages_before_it_is_committed(tmp_path: Path) -> None:
-    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
-        writer, seen = buffer.writer(4), np.ones((4, 3), np.float32)
-        writer.reset(seen)
-        for rollout in range(8):
-            for _ in range(16):
-                writer.step(
-                    np.ones(4, np.int64),
-                    np.ones(4),
-                    observation=seen,
-                    info={"info/advantage": np.zeros((4, 2), np.float32)},
-                )
-            buffer["info/advantage"][-64:] = np.full((64, 2), rollout, np.float32)
-            buffer.commit()
-        assert np.array_equal(buffer["info/advantage"][:, 0], np.repeat(np.arange(8), 64))
-        assert "changes/info/advantage/step" not in buffer.store.state.arrays
 
 
 def test_a_ring_gives_back_what_was_changed_long_ago(tmp_path: Path) -> None:
@@ -382,8 +366,8 @@ def test_steps_are_read_and_set_by_the_numbers_that_are_theirs_for_ever(
             with pytest.raises(ArgumentError, match="one of the two"):
                 buffer.read(**given)
         add(buffer, 3)
-        with pytest.raises(ArgumentError, match=f"each of {len(buffer) + 3} steps, not {len(buffer)}"):
-            buffer["value"][np.ones(len(buffer), bool)] = 0.0
+        with pytest.raises(ArgumentError, match=f"each of {len(buffer)} steps, not {len(buffer) + 3}"):
+            buffer["value"][np.ones(len(buffer) + 3, bool)] = 0.0
         with pytest.raises(UnsupportedError, match="mutable=True"):
             buffer.set_values("reward", [89], [1])
         with pytest.raises(UnknownFieldError, match="no field 'nope'"):

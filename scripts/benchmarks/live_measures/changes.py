@@ -61,7 +61,8 @@ def setting(context: Context) -> list[Result]:
 
         def uncommitted(buffer: rs.Buffer = fresh) -> None:
             buffer.append({"advantage": values})
-            buffer["advantage"][-COUNT:] = values
+            stop = buffer.rows_recorded
+            buffer.set_values("advantage", range(stop - COUNT, stop), values)
             buffer.commit()
 
         what = f"{COUNT} values set and committed, of {rows:.0e}, {suffix}, durability {durability}"

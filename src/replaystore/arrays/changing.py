@@ -59,6 +59,13 @@ class Changer(Keeper):
                 changed = items[:committed].view(spec.dtype).reshape(committed, *spec.shape)
                 self.append({at: rows[:committed], value: changed})
 
+    def waiting_changes(self, name: str) -> NDArray[np.int64]:
+        """The committed rows of an array that have other values with the next commit."""
+        at, _ = tree.changes_of(name)
+        if at not in self._raw:
+            return np.zeros(0, np.int64)
+        return entries_of(self, name, self.changes(name), self._raw[at].rows)[0]
+
     def _write_over(self, name: str, spec: ArraySpec, rows: NDArray[np.int64], items: NDArray[Any]) -> None:
         self._overwritten.add(name)
         step, begin = max(1, BLOCK_BYTES // spec.row_bytes), 0

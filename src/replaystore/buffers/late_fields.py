@@ -127,9 +127,9 @@ def filled(name: str, declared: Field, value: Any) -> NDArray[Any]:
     )
 
 
-def given_values(name: str, declared: Field, given: Any, count: int, uncommitted: int) -> NDArray[Any]:
+def given_values(name: str, declared: Field, given: Any, count: int, more: str = "") -> NDArray[Any]:
     """What so many steps of a field are set to: an array of one value for each, of exactly its dtype, or one
-    value for all of them. SchemaError: it does not fit."""
+    value for all of them. SchemaError: it does not fit; `more` says something of the steps then."""
     where = f"field {name!r}"
     if isinstance(given, bool | int | float | complex | list | tuple) or np.isscalar(given):
         came = array_of(where, given)
@@ -143,7 +143,6 @@ def given_values(name: str, declared: Field, given: Any, count: int, uncommitted
                 f"numpy.asarray(values, {declared.dtype.name!r})"
             )
     if array.shape not in ((count, *declared.shape), declared.shape, ()):
-        more = f" ({uncommitted} of all steps are not committed yet)" if uncommitted else ""
         raise SchemaError(
             f"{where}: expected values of shape {(count, *declared.shape)} for {count} steps{more}, or of "
             f"{declared.shape} for all of them, came {array.shape}"

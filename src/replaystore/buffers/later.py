@@ -31,25 +31,40 @@ __all__ = ["LaterFields"]
 class LaterFields(Recording):
     """What can be written to a buffer, later than its steps too."""
 
-    def set_rows(self, name: str, rows: Any, values: Any) -> None:
-        """Give steps of a mutable field other values, as `Column.__setitem__` says. SchemaError: the values
-        do not fit; UnsupportedError: the field is not mutable."""
+    def set_rows(self, name: str, rows: Any, values: Any, in_place: bool) -> None:
+        """Give steps of a mutable field other values, as `Column.__setitem__` says; `in_place`: these were
+        made of what was read there. SchemaError: the values do not fit; UnsupportedError: the field is not
+        mutable."""
         declared = self._mutable(name)
-        first, recorded = self._first, self.rows_recorded - self._first
         one = isinstance(rows, int | np.integer) and not isinstance(rows, bool | np.bool_)
-        wanted = wanted_rows(np.array([rows]) if one else rows, first, recorded)
+        wanted = wanted_rows(np.array([rows]) if one else rows, self._first, len(self))
         if isinstance(wanted, slice):
             wanted = np.arange(wanted.start, wanted.stop)
-        self._set(name, wanted, given_values(name, declared, values, len(wanted), recorded - len(self)))
+        if in_place and np.isin(wanted, self._recorder.store.waiting_changes(tree.steps(name))).any():
+            raise ConflictError(
+                f"{self._place}: {name!r} of these steps was set since the last commit, and is read as it "
+                "was before: commit() first, and then change it in place"
+            )
+        uncommitted = self.rows_recorded - self._stop
+        more = (
+            f" ({uncommitted} more are not committed yet: set_values({name!r}, range({self._stop}, "
+            f"{self.rows_recorded}), values) sets those)"
+            if uncommitted
+            else ""
+        )
+        self._set(name, wanted, given_values(name, declared, values, len(wanted), more))
 
     def set_values(self, name: str, index: Any, values: Any) -> int:
         """As `buffer[name][rows] = values`, of steps that are given by the numbers that they have for ever,
-        as `batch["index"]` of a sampler: what has left a ring is passed over. How many of them have."""
+        as `batch["index"]` of a sampler: what has left a ring is passed over. How many of them have.
+
+        Steps that no commit has can be set too: a rollout whose first step was `rows_recorded` when it began
+        is `range(begin, buffer.rows_recorded)`."""
         if not isinstance(name, str):
             raise ArgumentError(f"set_values takes the name of a field, not {name!r:.80}")
         declared = self._mutable(name)
         positions, gone = positions_of(index, self._first, self.rows_recorded)
-        given = given_values(name, declared, values, len(gone), self.rows_recorded - self._stop)
+        given = given_values(name, declared, values, len(gone))
         self._set(name, positions + self._first, given[~gone])
         return int(np.count_nonzero(gone))
 

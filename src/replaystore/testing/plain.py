@@ -149,7 +149,7 @@ class PlainBuffer:
         self._dirty = True
 
     def set_values(self, name: str, rows: Any, values: Any) -> None:
-        """As `buffer[name][rows] = values`."""
+        """As `buffer[name][rows] = values`, of steps that no commit has too."""
         self.flush()
         kept = np.array(self.state.order[self.state.first :], np.int64)
         chosen = np.atleast_1d(kept[rows])

@@ -25,11 +25,18 @@ def recorded(recorder: Buffer | PlainBuffer) -> int:
     return len(recorder.state.order) - recorder.state.first
 
 
+def shown(recorder: Buffer | PlainBuffer) -> int:
+    """Steps of the last commit."""
+    return len(recorder) if isinstance(recorder, Buffer) else recorder.contents().steps
+
+
 def set_some(recorder: Buffer | PlainBuffer, seed: int) -> None:
     """Set some steps of one of its mutable fields, in one of the ways that there are."""
     generator = np.random.default_rng(seed)
     name = str(generator.choice(mutable_fields(recorder)))
-    declared, steps = recorder.schema.fields[name], recorded(recorder)
+    declared, chance = recorder.schema.fields[name], generator.random()
+    by_position = shown(recorder) > 0 and chance < 0.5
+    steps = shown(recorder) if by_position else recorded(recorder)
     begin, end = np.sort(generator.integers(0, steps + 1, 2)).tolist()
     ways: list[Any] = [
         slice(begin, end),
@@ -44,6 +51,9 @@ def set_some(recorder: Buffer | PlainBuffer, seed: int) -> None:
     shape = declared.shape if seed % 3 == 0 or isinstance(rows, int) else (count, *declared.shape)
     values = generator.integers(0, 100, shape).astype(declared.dtype)
     if isinstance(recorder, PlainBuffer):
-        recorder.set_values(name, rows, values)
-    else:
+        recorder.set_values(name, np.arange(steps)[rows], values)
+    elif by_position:
         recorder[name][rows] = values
+    else:
+        index = recorder.first_row + np.atleast_1d(np.arange(steps)[rows])
+        recorder.set_values(name, index, values)

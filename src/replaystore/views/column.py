@@ -116,10 +116,12 @@ class Column:
     `dask.array.from_array(column, chunks=column.chunks)`. Sent to another process it is opened there as of
     the same commit."""
 
-    __slots__ = ("_row_shape", "_source", "dtype", "name")
+    __slots__ = ("_read", "_row_shape", "_source", "dtype", "name")
 
     def __init__(self, source: Source, name: str, declared: Field) -> None:
         self._source, self.name = source, name
+        self._read: Any = None
+        """What was read last: `column[rows] += 1` reads, and then sets, the same rows of one column."""
         self.dtype: np.dtype[Any] = declared.dtype
         self._row_shape = declared.shape
 
@@ -146,6 +148,7 @@ class Column:
         return (self._source.rows_of_chunk(self.name), *self._row_shape)
 
     def __getitem__(self, key: Any) -> Any:
+        self._read = key
         if type(key) is slice or (type(key) is np.ndarray and key.ndim == 1):
             return self._source.rows(self.name, key)
         steps, within = self._split(key)
@@ -161,8 +164,9 @@ class Column:
         """Give steps other values, of a field that is declared `mutable`: `column[rows] = values`, with a
         slice, integers, a mask or one step, and one value for each, or one for all of them.
 
-        Steps that no commit has can be set too, and negative numbers count from the last one recorded. They
-        are safe, and visible, with the next commit."""
+        These are the steps that `column[rows]` reads: those that the buffer shows. `buffer.set_values` sets
+        steps that no commit has. What is set is safe, and visible, with the next commit; `column[rows] += 1`
+        of what was set since the last one is a ConflictError."""
         if isinstance(key, tuple):
             raise ArgumentError(
                 f"{self.name!r} is set by steps, whole values of them: column[steps] = values, not "
@@ -171,7 +175,11 @@ class Column:
         set_rows = getattr(self._source, "set_rows", None)
         if set_rows is None:
             raise UnsupportedError(f"steps of {self.name!r} are only read here: open the buffer to set them")
-        set_rows(self.name, key, values)
+        read, self._read = self._read, None
+        # Slices and numbers may be made twice for `column[0:2] += 1`; anything else is the same object.
+        set_rows(
+            self.name, key, values, key is read or (type(key) is type(read) in (slice, int) and key == read)
+        )
 
     def _split(self, key: Any) -> tuple[Any, tuple[Any, ...]]:
         """The index of steps, and that of what they hold."""
