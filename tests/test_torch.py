@@ -179,6 +179,15 @@ def test_what_makes_no_sense_is_refused(buffer: rs.Buffer) -> None:
         ItemDataset(buffer, order="epoch")
     with pytest.raises(UnsupportedError, match=r"buffer\.sampler"):
         BatchDataset(buffer, 32, weights=np.ones(300))
+    with pytest.raises(UnsupportedError, match=r"priorities change in one process.*buffer\.sampler"):
+        BatchDataset(buffer, 32, order="prioritized")
+    for made in (BatchDataset, ItemDataset):
+        for chosen in ({}, {"order": "uniform"}) if made is BatchDataset else ({},):
+            for source in (buffer, buffer.whereabouts):
+                with pytest.raises(
+                    UnsupportedError, match=r"leave out live, or iterate over buffer\.sampler"
+                ):
+                    made(source, live=True, **chosen)
     with pytest.raises(TypeError, match="no end"):
         len(BatchDataset(buffer, 32, order="uniform"))
     with (

@@ -63,10 +63,16 @@ class _Shown:
         refused = {"prefetch", "device"} & settings.keys()
         if refused:
             raise ArgumentError(f"{', '.join(sorted(refused))}: the DataLoader does that")
-        if settings.get("weights") is not None:
+        if settings.get("weights") is not None or settings.get("order") == "prioritized":
             raise UnsupportedError(
-                "weights change in one process and are not seen in others: iterate over "
-                "buffer.sampler() instead"
+                "weights and priorities change in one process and are not seen in others: iterate over "
+                'buffer.sampler(..., device="cpu") instead'
+            )
+        if settings.get("live"):
+            raise UnsupportedError(
+                "what no commit has is known to the process alone that writes it, and a dataset shows one "
+                "commit in every process: leave out live, or iterate over buffer.sampler(..., live=True, "
+                'device="cpu") instead'
             )
         place = source.whereabouts if isinstance(source, Buffer) else parse(source)
         places = places_of(place)
@@ -121,7 +127,7 @@ class BatchDataset(IterableDataset[Tensors]):
     Args:
         source: an open buffer, or the location of one.
         commit: the commit to show, by default the buffer's or the newest.
-        settings: as for `buffer.sampler`, but for prefetch and device.
+        settings: as for `buffer.sampler`, but for prefetch, device, live, weights and priorities.
     """
 
     def __init__(
@@ -185,7 +191,8 @@ class ItemDataset(Dataset[Tensors]):
     Args:
         source: an open buffer, or the location of one.
         commit: the commit to show, by default the buffer's or the newest.
-        settings: as for `buffer.sampler`, but for batch_size, order, seed, prefetch and device.
+        settings: as for `buffer.sampler`, but for batch_size, order, seed, prefetch, device, live and
+            weights.
     """
 
     def __init__(

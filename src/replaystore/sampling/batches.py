@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.arrays.live import LiveColumns
-from replaystore.errors import ArgumentError
 from replaystore.sampling.finals import Finals, GrownFinals
 from replaystore.sampling.following import Follower
 from replaystore.sampling.fragments import reads_as
@@ -29,11 +28,11 @@ from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.stacks_and_returns import Items, Out, flags_of, observations_of
 from replaystore.sampling.steps import Drawn, Rows, Steps
 from replaystore.sampling.weighted_order import StepWeights, TrajectoryWeights
-from replaystore.sampling.windows import Window, Windows
+from replaystore.sampling.windows import NothingToDrawError, Window, Windows
 from replaystore.trajectories.growth import Growth
 from replaystore.views.reader import BufferReader
 
-__all__ = ["Batches", "NothingToDrawError"]
+__all__ = ["Batches"]
 
 WINDOW_ROWS = 16384
 """Items that are drawn at once."""
@@ -42,10 +41,6 @@ BESIDE = 4
 """Chunks of a block of an epoch for each one beside it that its items show."""
 LEAST_BLOCK = 16
 """Rows."""
-
-
-class NothingToDrawError(ArgumentError):
-    """There is no item, so far at least."""
 
 
 class Batches(Windows):
@@ -76,6 +71,7 @@ class Batches(Windows):
         goals: Goals | None = None,
     ) -> None:
         self.recipe, self.commit, self.shows = recipe, buffer.commit_id, buffer.shows
+        self.where = buffer.where
         following = observations_of(recipe, buffer.schema) if recipe.next_observation else ()
         self._columns: Columns = buffer if columns is None else columns
         self.growth = growth
@@ -311,7 +307,7 @@ class Batches(Windows):
 
     def take(self, epoch: int, start: int, stop: int) -> Batch:
         """The items of these numbers in the sequence of an epoch, as a batch: for who joins several."""
-        drawn = self.order.draw(epoch, start, stop)
+        drawn = self._drawn(epoch, start, stop)
         batch = self._items.show(self._items.plan(drawn, stop - start), 0, stop - start)
         self.gather.used(stop - start)
         some = slice(0, stop - start)

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import ArgumentError
-from replaystore.sampling.batches import NothingToDrawError
 from replaystore.sampling.cautions import joining
 from replaystore.sampling.gather import Batch
 from replaystore.sampling.orders import Stream
 from replaystore.sampling.sampler import Sampler
 from replaystore.sampling.steps import Rows
 from replaystore.sampling.weighted_order import ALL_ZERO
-from replaystore.sampling.windows import SINGLES
+from replaystore.sampling.windows import SINGLES, NothingToDrawError
 from replaystore.schema.names import listed
 from replaystore.views.reader import BufferReader
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from replaystore.errors import ArgumentError
 from replaystore.sampling.gather import Gather
 from replaystore.sampling.orders import EpochOrder
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.stacks_and_returns import Items, Planned
 from replaystore.sampling.steps import Drawn, Rows, Steps
 
-__all__ = ["SINGLES", "Window", "Windows"]
+__all__ = ["SINGLES", "NothingToDrawError", "Window", "Windows"]
 
 HOLD_BATCHES = 32
 """Batches that chunks are decoded for at once."""
@@ -30,6 +31,10 @@ SINGLES = 4
 on to another commit at each step would throw those away."""
 CHOSEN = 1 << 17
 """Items at most whose rows are decoded at once then: each of them may cost a chunk."""
+
+
+class NothingToDrawError(ArgumentError):
+    """There is no item, so far at least."""
 
 
 @dataclass
@@ -52,6 +57,8 @@ class Windows:
     """The half of `Batches` that knows what comes next."""
 
     recipe: Recipe
+    where: str
+    """Of the buffer."""
     steps: Steps
     gather: Gather
     order: Any
@@ -98,7 +105,19 @@ class Windows:
         self._ahead = min(2 * count, self._most)
         start, stop = first * size, (first + count) * size
         stop = min(stop, self.steps.total) if self.per_epoch is not None else stop
-        return Window(epoch, first, self._items.plan(self.order.draw(epoch, start, stop), size), count)
+        return Window(epoch, first, self._items.plan(self._drawn(epoch, start, stop), size), count)
+
+    def _drawn(self, epoch: int, start: int, stop: int) -> Drawn:
+        """The items of these numbers in the sequence of an epoch. No order is asked where there is nothing,
+        as in what has grown so far, or in what a ring has kept."""
+        if not self.steps.total:
+            raise NothingToDrawError(
+                f"{self.where}: there is no step to sample {'yet' if self.recipe.live else 'any more'}: none "
+                "that there is has all that it is to show, such as a next observation, and all the steps "
+                "before and behind it"
+            )
+        drawn: Drawn = self.order.draw(epoch, start, stop)
+        return drawn
 
     def _hold(self, window: Window, begin: int) -> None:
         """Decode for the next batches, or for so many of them as there is room for; begin with those behind
@@ -153,7 +172,7 @@ class Windows:
         mine = np.flatnonzero((np.arange(size) < counts[:, None]).reshape(-1))
         if not len(mine):
             return np.empty((0, 1), np.int64)
-        drawn = self.order.draw(epoch, first * size, (first + len(counts)) * size)
+        drawn = self._drawn(epoch, first * size, (first + len(counts)) * size)
         drawn = Drawn(drawn.rows[mine], drawn.part[mine])
         return self._rows_of(self._items.plan(drawn, len(mine)), 0, len(mine))
 
