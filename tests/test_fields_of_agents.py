@@ -64,7 +64,7 @@ def test_values_of_a_mutable_field_may_come_later(tmp_path: Path, place: str) ->
             recorder.step(np.zeros(3, np.int64))
         given = {"logprob": np.ones(3, np.float32), "advantage": np.full((3, 2), 5, np.float32)}
         recorder.step(np.zeros(3, np.int64), extra=given)
-        buffer["advantage"][:6] = np.arange(12, dtype=np.float32).reshape(6, 2)
+        buffer.set_values("advantage", range(6), np.arange(12, dtype=np.float32).reshape(6, 2))
         recorder.close()
         buffer.commit()
         assert buffer["advantage"][:, 0].tolist() == [*range(0, 12, 2), *[0] * 12, 5, 5, 5]
@@ -108,7 +108,12 @@ def test_a_field_that_is_added_later_is_asked_for(tmp_path: Path) -> None:
     [
         (None, "'logprob' of the agent's: give its values"),
         ({"logprob": np.zeros(2, np.float32)}, "'policy/value' of the agent's"),
-        ({"logprob": np.zeros(2, np.float32), "policy": {"values": 0}}, "'policy/value' of the agent's"),
+        ({"logprob": np.zeros(2, np.float32), "policy": {"values": 0}}, "extra gives 'policy/values'"),
+        (
+            {"logprob": np.zeros(2, np.float32), "values": 0},
+            "'values', .*its fields.*'logprob', 'policy/value'",
+        ),
+        ({"zlogprob": 0, "policy/value": np.zeros((2, 2))}, "'zlogprob', .*its fields.*'logprob', 'policy/v"),
         ({"logprob": np.zeros(2, np.float32), "policy/value": np.zeros((2, 2)), "q": 1}, "extra gives 'q'"),
         ({"logprob": np.zeros(3, np.float32), "policy/value": np.zeros((2, 2))}, r"shape \(2,\)"),
         ({"logprob": np.full(2, 0.1), "policy/value": np.zeros((2, 2))}, "give its values as 'float32'"),
@@ -206,8 +211,8 @@ def test_a_mask_that_is_mutable_may_come_later_too(tmp_path: Path, place: str) -
         for step in range(6):
             extra = {"known/advantage": np.array([True, False])} if step == 5 else {}
             recorder.step(np.zeros(2, np.int64), extra=extra)
-        buffer["advantage"][2:4] = 1
-        buffer["known/advantage"][2:4] = True
+        buffer.set_values("advantage", [2, 3], 1)
+        buffer.set_values("known/advantage", [2, 3], True)
         buffer.commit()
         assert buffer["known/advantage"][:].tolist() == [False] * 2 + [True] * 2 + [False] * 6 + [True, False]
     schema = rs.Schema({**rs.Schema.from_env(envs).fields, "known/it": rs.Field("bool", (), "mask")})

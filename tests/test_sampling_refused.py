@@ -116,6 +116,58 @@ def test_arrays_that_do_not_fit_are_refused(stored: tuple[rs.Buffer, list[Life]]
         stored[0].sampler(5, prefetch=1).sample(out=batch)
 
 
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"fragment_length": 3},
+        {"frame_stack": 3},
+        {"n_step": 3},
+        {"order": "prioritized"},
+        {"order": "epoch"},
+        {"live": True},
+        {"dtype": "float32"},
+        {"prefetch": 2},
+    ],
+    ids=str,
+)
+def test_what_is_no_batch_to_be_filled_is_refused(chosen: dict[str, Any]) -> None:
+    with rs.create("memory:out", schema(), overwrite=True) as buffer:
+        fill(buffer, [(0, 20, True, True)])
+        sampler = buffer.sampler(5, **chosen)
+        for wrong in (32, np.int64(32)):
+            with pytest.raises(ArgumentError, match=r"when a sampler is made: buffer\.sampler\(32\)"):
+                sampler.sample(wrong)  # type: ignore[arg-type]
+        for wrong in (True, "x", np.zeros(3), [np.zeros(3)]):
+            with pytest.raises(ArgumentError, match=r"`out`, is a dict of arrays.*not"):
+                sampler.sample(wrong)  # type: ignore[arg-type]
+        sampler.close()
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("order", ["uniform", "trajectory", "prioritized"])
+def test_nothing_is_drawn_where_a_ring_has_kept_nothing_that_can_be(order: Any, live: bool) -> None:
+    with rs.create("memory:nothing-left", schema(), capacity=20, overwrite=True) as buffer:
+        for joined in (False, True):
+            fill(buffer, [(0, 20, True, True)])
+            whole: Any = rs.concat([buffer]) if joined else buffer
+            sampler = whole.sampler(4, order=order, fragment_length=8, live=live)
+            sampler.sample()
+            for _ in range(2):  # it follows the growth of what it is of
+                fill(buffer, [(0, 20, True, True)])
+                sampler.refresh()
+                assert sampler.sample()["index"].min() >= buffer.first_row
+            fill(buffer, [(0, 5, True, True)] * 6)
+            sampler.refresh()
+            assert sampler.num_items == 0
+            for _ in range(2):
+                with pytest.raises(ArgumentError, match=r"nothing to draw in any|no step to sample"):
+                    sampler.sample()
+            fill(buffer, [(0, 12, True, True)])
+            sampler.refresh()
+            assert sampler.sample()["index"].min() >= buffer.first_row
+
+
 @pytest.mark.torch
 def test_batches_become_tensors(stored: tuple[rs.Buffer, list[Life]]) -> None:
     batch, plain = stored[0].sampler(5, seed=1, device="cpu").sample(), stored[0].sampler(5, seed=1).sample()

@@ -96,6 +96,13 @@ def test_a_space_without_values_is_refused(space: Any) -> None:
         Schema.from_spaces(space, spaces.Discrete(2))
 
 
+def test_extra_fields_are_a_dict() -> None:
+    env = gymnasium.make("CartPole-v1")
+    for wrong in (["logprob"], "logprob", ("logprob",), 3, {"logprob"}):
+        with pytest.raises(SchemaError, match=r"extra is a dict from names to fields, not \w+ "):
+            Schema.from_env(env, extra=wrong)  # type: ignore[arg-type]
+
+
 def test_an_extra_field_must_not_replace_another() -> None:
     with pytest.raises(SchemaError, match="'reward' is already there"):
         Schema.from_spaces(

@@ -119,7 +119,8 @@ class EnvironmentRecorder:
         leaves: dict[str, Any] = {}
         for name, value in (extra or {}).items():
             leaves |= {name: value} if name in names else flatten(value, name)
-        for name in sorted(leaves.keys() ^ names):
+        # What is misspelt first: it tells more than what is missing for it.
+        for name in sorted(leaves.keys() - names) + sorted(names - leaves.keys()):
             if name in leaves:
                 known = (
                     f"its fields of an agent are {listed(names)}" if names else "it has none of an agent's"

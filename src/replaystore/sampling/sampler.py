@@ -134,17 +134,11 @@ class Sampler(Refreshing, Iterating):
             `device`.
         """
         self.look()
-        if out is not None and (self.prefetch or self._to_device is not None or self.finish is not None):
-            what = "made ahead" if self.prefetch else "brought to a device, or changed"
-            raise ArgumentError(
-                f"batches that are {what} are new arrays: leave out `out`, or make the "
-                "sampler with prefetch=0, and no device, dtype or transform"
-            )
+        if out is not None:
+            self._check_out(out)
         place = self._place
-        if self._live is not None:
-            self._check_items()
-            if not place[1] % LOOK:
-                self._cautions.tell([self], 2)
+        if self._live is not None and not place[1] % LOOK:
+            self._cautions.tell([self], 2)
         try:
             if self._depth:
                 if self._thread is None:
@@ -160,6 +154,22 @@ class Sampler(Refreshing, Iterating):
             raise
         self._place = following(place, self._batches.per_epoch)
         return batch if self._to_device is None else self._to_device(batch)
+
+    def _check_out(self, out: Any) -> None:
+        """ArgumentError: it is nothing that batches are put into, or these batches are not."""
+        if not isinstance(out, Mapping):
+            size = isinstance(out, int | np.integer) and not isinstance(out, bool)
+            hint = f"; how many steps a batch has is said when a sampler is made: buffer.sampler({out})"
+            raise ArgumentError(
+                f"sample() makes the next batch; what it takes, `out`, is a dict of arrays to be filled, "
+                f"such as an earlier batch, not {type(out).__name__} {out!r:.40}{hint if size else ''}"
+            )
+        if self.prefetch or self._to_device is not None or self.finish is not None:
+            what = "made ahead" if self.prefetch else "brought to a device, or changed"
+            raise ArgumentError(
+                f"batches that are {what} are new arrays: leave out `out`, or make the "
+                "sampler with prefetch=0, and no device, dtype or transform"
+            )
 
     def look(self) -> None:
         """See that batches can be made; a live sampler also what has been appended."""
@@ -191,14 +201,6 @@ class Sampler(Refreshing, Iterating):
         """Have rows decoded for `take`: of so many items of each batch from number `first` on; begin with
         those of the following."""
         self._batches.choose(epoch, first, counts, following)
-
-    def _check_items(self) -> None:
-        buffer = self._buffer
-        if not self._batches.steps.total:
-            raise ArgumentError(
-                f"{buffer.where}: there is no step to sample yet: none was appended that has all that it is "
-                "to show, such as a next observation, and all the steps before and behind it"
-            )
 
     @property
     def recipe(self) -> Recipe:

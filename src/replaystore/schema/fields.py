@@ -131,6 +131,12 @@ class Schema:
         fields |= {"reward": Field(field_dtype(reward_dtype), (), "reward")} | {
             name: Field(np.dtype(bool), (), name) for name in FLAGS
         }
+        given: Any = extra  # what the annotation says is what is checked
+        if given is not None and not isinstance(given, Mapping):
+            raise SchemaError(
+                f"extra is a dict from names to fields, not {type(given).__name__} {given!r:.40}: "
+                "extra={'logprob': replaystore.Field('float32', (), 'extra')}"
+            )
         if twice := fields.keys() & (extra or {}).keys():
             raise SchemaError(f"extra field {min(twice)!r} is already there: choose another name")
         return cls(fields | dict(extra or {}), frozenset(tuples))
