@@ -24,6 +24,8 @@ from replaystore.sampling.iterating import Iterating
 from replaystore.sampling.joined import Joined
 from replaystore.sampling.sampler import check_numbers
 from replaystore.sampling.to_device import Transfer
+from replaystore.schema.fields import Field
+from replaystore.schema.names import listed
 from replaystore.schema.values import array_of
 from replaystore.views.reader import BufferReader
 
@@ -33,8 +35,10 @@ __all__ = ["Concat", "ConcatSampler", "concat"]
 def concat(buffers: Sequence[BufferReader]) -> Concat:
     """Open buffers, to be sampled as one: `replaystore.concat([one, other]).sampler(256)`.
 
+    Fields that only some of them have, such as an info that one has not met yet, are left out.
+
     Raises:
-        ArgumentError: their fields are not the same.
+        ArgumentError: a field is not the same in all that have it.
     """
     return Concat(buffers)
 
@@ -53,17 +57,45 @@ class Concat:
         self._check()
 
     def _check(self) -> None:
-        """ArgumentError: fields differ."""
-        first = self.buffers[0]
-        for other in self.buffers[1:]:
-            names = {**first.schema.fields, **other.schema.fields}
-            for name in names:
-                told = [_told(buffer, name) for buffer in (first, other)]
+        """ArgumentError: a field is not the same in all stores that have it."""
+        known: dict[str, BufferReader] = {}
+        for other in self.buffers:
+            for name in other.schema.fields:
+                first = known.setdefault(name, other)
+                told = [_told(buffer.schema.fields[name]) for buffer in (first, other)]
                 if told[0] != told[1]:
                     raise ArgumentError(
-                        f"stores that are sampled as one have the same fields: {name!r} is {told[0]} in "
-                        f"{first.where}, and {told[1]} in {other.where}"
+                        f"a field of stores that are sampled as one is the same in all: {name!r} is "
+                        f"{told[0]} in {first.where}, and {told[1]} in {other.where}; sample them one by one"
                     )
+
+    def _names(self, fields: Any) -> list[str]:
+        """The names of these fields, or of all that all stores have. ArgumentError: a store lacks one that is
+        asked for."""
+        common = [
+            name
+            for name in self.buffers[0].schema.fields
+            if all(name in other.schema.fields for other in self.buffers)
+        ]
+        if not common:
+            raise ArgumentError(f"{self!r}: there is no field that all stores have")
+        if fields is None:
+            return common
+        chosen = set[str]()
+        for wanted in [fields] if isinstance(fields, str) else list(fields):
+            found = [name for name in common if name == wanted or name.startswith(f"{wanted}/")]
+            for number, buffer in enumerate(self.buffers):
+                have = [
+                    name for name in buffer.schema.fields if name == wanted or name.startswith(f"{wanted}/")
+                ]
+                if have and not found:
+                    lacking = next(one for one in self.buffers if have[0] not in one.schema.fields)
+                    raise ArgumentError(
+                        f"{lacking.where} has no field {have[0]!r}, which {buffer.where} (store {number}) "
+                        "has: leave it out of fields, or add it there (add_field), with its values or a fill"
+                    )
+            chosen.update(found or self.buffers[0].schema.select([wanted]).fields)
+        return [name for name in common if name in chosen]
 
     def __len__(self) -> int:
         return sum(len(buffer) for buffer in self.buffers)
@@ -88,10 +120,13 @@ class Concat:
         of its rows.
 
         Args:
+            fields: those that all stores have now, unless some of them are named.
             weights: one for each step (or trajectory) of all, store by store.
         """
         self._check()
-        return ConcatSampler(self.buffers, batch_size, seed, weights, prefetch, device, settings)
+        names, every = self._names(settings.get("fields")), settings.get("fields") is None
+        settings = settings | {"fields": names, "batch_size": batch_size}
+        return ConcatSampler(self.buffers, seed, weights, prefetch, device, settings, every)
 
     def __repr__(self) -> str:
         return f"<Concat of {', '.join(repr(buffer.where) for buffer in self.buffers)}>"
@@ -104,13 +139,14 @@ class ConcatSampler(Iterating):
     def __init__(
         self,
         buffers: tuple[BufferReader, ...],
-        batch_size: int,
         seed: int | None,
         weights: ArrayLike | None,
         prefetch: int | None,
         device: Any,
         settings: dict[str, Any],
+        every_field: bool,
     ) -> None:
+        """`every_field`: nobody said which fields: they are those that all stores have."""
         check_numbers(seed, prefetch)
         weighted = weights is not None or settings.get("order") == "prioritized"
         if prefetch and (weighted or settings.get("live")):
@@ -124,7 +160,7 @@ class ConcatSampler(Iterating):
         self._to_device = None if device is None else Transfer(device)
         shares = _shared(buffers, weights, settings.get("per", "step"))
         self._cautions, self._live = Cautions(), bool(settings.get("live"))
-        self._joined = Joined(buffers, {"batch_size": batch_size, **settings}, self.seed, shares)
+        self._joined = Joined(buffers, settings, self.seed, shares, every_field=every_field)
         fields = {name: buffers[0].schema.fields[name].dtype for name in self._joined.there[0].recipe.names}
         self.finish = Finish.of(**finish, fields=fields)
         """What is done to batches when they have been gathered."""
@@ -273,6 +309,15 @@ class ConcatSampler(Iterating):
         for buffer, sampler in zip(self._joined.buffers, self._joined.samplers, strict=True):
             told = "nothing to draw yet" if sampler is None else sampler.explain().replace("\n", "\n  ")
             lines.append(f"{buffer.where}: {told}")
+        shown = self._joined.there[0].recipe.names
+        some = [
+            name
+            for buffer in self._joined.buffers
+            for name in buffer.schema.fields
+            if name not in shown and not all(name in one.schema.fields for one in self._joined.buffers)
+        ]
+        if some:
+            lines.append(f"left out, as not all stores have it: {listed(dict.fromkeys(some))}")
         lines += () if self.finish is None else self.finish.explain()
         return "\n".join(lines)
 
@@ -293,7 +338,6 @@ def _shared(
     return list(np.split(values, np.cumsum(counts)[:-1]))
 
 
-def _told(buffer: BufferReader, name: str) -> str:
-    """What a field of a buffer is like."""
-    field = buffer.schema.fields.get(name)
-    return "not there" if field is None else f"{field.dtype} {tuple(field.shape)} ({field.role})"
+def _told(field: Field) -> str:
+    """What a field is like."""
+    return f"{field.dtype} {tuple(field.shape)} ({field.role})"

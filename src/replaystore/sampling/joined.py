@@ -44,8 +44,11 @@ class Joined:
         settings: dict[str, Any],
         seed: int,
         weights: list[NDArray[np.float64] | None],
+        *,
+        every_field: bool,
     ) -> None:
-        self.buffers, self._settings = buffers, settings
+        """`every_field`: nobody said which fields; those of `settings` are the ones that all stores have."""
+        self.buffers, self._settings, self._every_field = buffers, settings, every_field
         self.together = 1
         self.samplers: list[Sampler | None] = []
         """One of each store; None: it has nothing to draw yet."""
@@ -88,12 +91,13 @@ class Joined:
         seeds = np.random.SeedSequence([self._seed, number + 1]).generate_state(2, np.uint32).tolist()
         buffer: Any = self.buffers[number]
         chosen = dict(self._settings)
-        if self.there and set(self.there[0].recipe.names) != buffer.schema.fields.keys():
-            chosen["fields"] = self.there[0].recipe.names  # also where more have come since
+        if self.there:
+            chosen["fields"] = self.there[0].recipe.names  # also after a state of fewer was loaded
         with joining():
             made: Sampler = buffer.sampler(
                 **chosen, weights=weights, seed=seeds[0] << 32 | seeds[1], prefetch=0
             )
+        made.every_field = self._every_field
         return made
 
     @property

@@ -93,7 +93,9 @@ class Sampler(Refreshing, Iterating):
             raise ArgumentError(
                 f"a field is called {name!r}, as a value that the sampler adds: leave it out of `fields`"
             )
-        self._buffer, self._recipe, self._every_field = buffer, recipe, every_field
+        self._buffer, self._recipe = buffer, recipe
+        self.every_field = every_field
+        """Whether nobody said which fields: a state says which there were then."""
         self.seed = int(np.random.SeedSequence().entropy if seed is None else seed)  # type: ignore[arg-type]
         """What the batches depend on; drawn by the system if none was given."""
         self._to_device = None if device is None else Transfer(device)
@@ -263,7 +265,7 @@ class Sampler(Refreshing, Iterating):
     def prepared(self, state: Mapping[str, Any]) -> Prepared:
         """What is to go on from a state, with the errors of `load_state_dict`; nothing has changed yet."""
         recipe = self._recipe
-        if self._every_field:
+        if self.every_field:
             recipe = states.with_fields_of(state, recipe, self._buffer.schema)
         seed, commit, place, weights, largest = states.checked(state, recipe)
         if self._live is not None:
