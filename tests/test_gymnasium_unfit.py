@@ -15,7 +15,7 @@ from scripted import (
     trails_of,
 )
 
-from replaystore.errors import ReplayStoreWarning, SchemaError
+from replaystore.errors import ArgumentError, ReplayStoreWarning, SchemaError
 from replaystore.gymnasium import Record, RecordVector
 from replaystore.schema.fields import Field
 
@@ -88,3 +88,19 @@ def test_an_environment_that_does_not_say_its_mode_may_be_told_it() -> None:
     RecordVector(env, buffer_for(env), autoreset_mode=AutoresetMode.SAME_STEP)
     with pytest.raises(SchemaError, match="no autoreset mode 'Never'"):
         RecordVector(env, buffer_for(env), autoreset_mode="Never")
+
+
+@pytest.mark.parametrize("said", list(AutoresetMode))
+@pytest.mark.parametrize("given", list(AutoresetMode))
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_mode_that_contradicts_the_metadata_is_refused(
+    said: AutoresetMode, given: AutoresetMode, plain: bool
+) -> None:
+    env = Batch(said.value if plain else said, objects)
+    buffer = buffer_for(env)
+    if given is said:
+        RecordVector(env, buffer, autoreset_mode=given.value)
+        return
+    with pytest.raises(ArgumentError, match=f"says '{given.value}', and the metadata .* '{said.value}'"):
+        RecordVector(env, buffer, autoreset_mode=given.value if plain else given)
+    RecordVector(env, buffer)  # as the error says

@@ -119,10 +119,11 @@ class RecordVector(_VectorWrapper):
     """Records the environments of a vector environment into a buffer, as `Record` does with one.
 
     `autoreset_mode`: "NextStep", "SameStep" or "Disabled" (or Gymnasium's AutoresetMode) of an environment
-    whose `metadata["autoreset_mode"]` does not say it; NEXT_STEP is assumed then, with a warning. All three
-    modes give the same trajectories. In SAME_STEP the environment must give "final_obs" in its infos. Put
-    wrappers that change observations or infos inside of this one wherever what they make shall be recorded,
-    and those that turn arrays into tensors or infos into lists outside.
+    whose `metadata["autoreset_mode"]` does not say it; NEXT_STEP is assumed then, with a warning. One that
+    contradicts the metadata is an ArgumentError. All three modes give the same trajectories. In SAME_STEP the
+    environment must give "final_obs" in its infos. Put wrappers that change observations or infos inside of
+    this one wherever what they make shall be recorded, and those that turn arrays into tensors or infos into
+    lists outside.
 
     Seeds: of environments that are vectors of single ones (Sync, Async) each gets its own, seed + i for a
     single number, as Gymnasium does it; other vector environments have one seed, which all get. Trajectories
@@ -209,7 +210,9 @@ class RecordVector(_VectorWrapper):
 
 
 def _mode(env: gymnasium.vector.VectorEnv[Any, Any, Any], given: Any) -> str:
-    said = env.metadata.get("autoreset_mode") if given is None else given
+    known = env.metadata.get("autoreset_mode")
+    known = getattr(known, "value", known)
+    said = known if given is None else given
     mode = getattr(said, "value", said)
     if mode is None:
         # Those of Gymnasium 1.0 have this mode and do not say it.
@@ -224,5 +227,10 @@ def _mode(env: gymnasium.vector.VectorEnv[Any, Any, Any], given: Any) -> str:
         raise ArgumentError(
             f"there is no autoreset mode {said!r}: pass autoreset_mode '{_NEXT_STEP}', "
             f"'{_SAME_STEP}' or '{_DISABLED}'"
+        )
+    if known not in (None, mode):
+        raise ArgumentError(
+            f"autoreset_mode says {mode!r}, and the metadata of {env} {known!r}: leave out autoreset_mode, "
+            "or make an environment that resets so, whose metadata says it"
         )
     return str(mode)
