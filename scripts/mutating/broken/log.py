@@ -192,4 +192,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "a reader shows no older commit when segments are removed",
         ("test_far_pruned.py::test_whichever_request_segments_are_removed_before[listed-a.zarr]",),
     ),
+    Mutant(
+        "log-names-that-were-taken-back-stay",
+        "src/replaystore/arrays/state.py",
+        '        self.names.pop(meta.get("forget", ""), None)\n',
+        "",
+        "a name that was taken back is that of no commit",
+        ("test_forgotten_names.py::test_a_name_that_was_taken_back_is_that_of_no_commit",),
+    ),
 )

@@ -80,4 +80,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "rows whose place the next ones have taken are not there",
         ("test_chosen_rows.py::test_rows_are_those_of_the_array_as_they_make_room[1500-3]",),
     ),
+    Mutant(
+        "live-staged-steps-not-written",
+        "src/replaystore/arrays/live.py",
+        "        if stop > self._written:\n",
+        "        if stop > self._stop:\n",
+        "a live sampler shows steps that no flush has brought to the store yet",
+        ("test_live_sampling.py::test_what_is_staged_is_drawn_as_if_it_were_written",),
+    ),
 )
