@@ -72,7 +72,9 @@ def test_old_commits_go_and_named_ones_stay(place: Path) -> None:
         assert set(range(181, 201)) <= set(numbers)
         assert len(numbers) < 80
         assert [found.name for found in known if found.name] == [f"n{n}" for n in range(7, 200, 30)]
-        with pytest.raises(NotFoundError, match=r"older than the history .* at least the last 20"):
+        with pytest.raises(
+            NotFoundError, match=r"older than the history that is kept, which are the commits from [0-9]+ on"
+        ):
             rs.open(place, commit=3)
     assert verify(place).problems == []
     with rs.open(place) as buffer:  # closing it has ended a segment
@@ -155,4 +157,60 @@ def test_a_sealed_archive_keeps_the_name_of_its_last_commit(place: Path) -> None
         assert [found.name for found in buffer.commits()] == ["final"]
     with pytest.raises(NotFoundError, match="early"):
         rs.open(place, commit="early")
+    assert verify(place).problems == []
+
+
+def test_what_is_to_be_kept_is_not_forgotten_by_going_back(place: Path) -> None:
+    with rs.create(place, SCHEMA) as buffer:
+        add(buffer, 3)
+        buffer.commit("a")
+    with rs.open(place, "r+", keep_commits=5, keep_named=3) as buffer:
+        buffer.rollback("a")
+    with rs.open(place, "r+") as buffer:
+        assert (buffer.store.state.keep_commits, buffer.store.state.keep_named) == (5, 3)
+        add(buffer, 1)
+        buffer.commit()
+    with rs.open(place) as buffer:
+        assert (buffer.store.state.keep_commits, buffer.store.state.keep_named) == (5, 3)
+
+
+def test_keeping_more_from_now_on_is_no_damage(place: Path) -> None:
+    with rs.create(place, SCHEMA, keep_commits=2) as buffer:
+        for number in range(200):
+            add(buffer, 3)
+            buffer.commit(f"n{number}" if number % 90 == 0 else None)
+    assert verify(place).problems == []
+    with rs.open(place, "r+", keep_commits=1_000_000) as buffer:
+        for _ in range(100):
+            add(buffer, 1)
+            buffer.commit()
+    assert verify(place).problems == []
+    with rs.open(place) as buffer:
+        oldest = buffer.store.state.pruned
+        assert 190 < oldest <= 200
+        assert set(range(oldest, 301)) <= {found.commit for found in buffer.commits()}
+    with pytest.raises(NotFoundError, match=f"from {oldest} on"):
+        rs.open(place, commit=120)
+    with rs.open(place, "r+") as buffer:
+        buffer.rollback("n180")
+    assert verify(place).problems == []
+
+
+def test_a_log_that_lacks_a_segment_is_damaged_whatever_is_kept(tmp_path: Path) -> None:
+    place = tmp_path / "a.zarr"
+    with rs.create(place, SCHEMA, keep_commits=2) as buffer:
+        for _ in range(100):
+            add(buffer, 3)
+            buffer.commit()
+    with rs.open(place, "r+", keep_commits=1_000_000) as buffer:
+        for _ in range(200):
+            add(buffer, 3)
+            buffer.commit()
+    segments = sorted(int(file.name) for file in (place / "journal/log").iterdir() if file.name.isdigit())
+    assert len(segments) > 3
+    for segment in segments[:-1]:
+        data = (place / f"journal/log/{segment}").read_bytes()
+        (place / f"journal/log/{segment}").unlink()
+        assert verify(place).problems, segment
+        (place / f"journal/log/{segment}").write_bytes(data)
     assert verify(place).problems == []

@@ -50,13 +50,13 @@ class ArrayStore(Reverter):
             store._checksums_spec = replace(CHECKSUMS_SPEC, chunk_rows=rows, chunks_per_shard=1)
         store.create_arrays(specs)
         store.keep(commits=commits, named=named)
-        for setting, value in store._settings.items():
-            setattr(store.state, setting, value)
+        store._settle(store.state)
         with store.storage("create"):
             container.sync()
             store.state.arrays = store._new_arrays
             store._forget_pending()
             store._start_log(store.state)
+            store._settings = {}
         return store
 
     @classmethod
@@ -67,6 +67,8 @@ class ArrayStore(Reverter):
         segments of the log (for repairs).
         """
         state = cls.load(container, skip_damaged=back_to is not None)
+        if back_to is not None:  # what is missing is, and a newer segment may have said so
+            state.pruned = max(state.pruned, min(container.segments()[0], state.commit))
         store = cls(container, state, durable=durable)
         store.check_arrays()
         lacking, whole = "", back_to is not None

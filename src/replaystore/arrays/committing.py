@@ -95,6 +95,7 @@ class Committer(Changer):
                 self.state.end += len(record)
             fresh = any(map(_counted, self._new_arrays))
             self._forget_pending()
+            self._settings = {}
         # The commit is made; what tidies up after it is tried again by the next one.
         with suppress(StorageError, OSError):
             self._tidy({group: self.state.needed(group) for group in first or {}})
@@ -205,6 +206,7 @@ class Committer(Changer):
                     if self.container.capabilities.knows_its_chunks
                     else of_shard(entries, shard, self.container.specs()[name].chunks_per_shard)
                 )
+            state.pruned = self._horizon()
             self._start_log(state)
         with suppress(StorageError, OSError):  # tried again when the next one begins
             self._give_back_tables()

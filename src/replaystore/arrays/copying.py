@@ -370,6 +370,7 @@ def _seal(store: ArrayStore, attachments: Mapping[str, bytes]) -> None:
             tails={},
             entries={},
             attached=dict(attachments),
+            pruned=state.commit + 1,
             names={} if state.name is None else {state.name: Named(state.commit + 1, dict(state.first))},
             arrays={name: spec for name, spec in store.state.arrays.items() if not tree.is_journal(name)},
         )

@@ -163,7 +163,7 @@ class Past(History):
             if state.commit == commit:
                 return state
         raise NotFoundError(
-            f"{where} is older than the history that is kept, which are at least the last "
-            f"{self.places.keep_commits} commits and those that have names (keep_commits says how many)"
-            + (f"; {ANEW}" if commit == 0 else "")
+            f"{where} is older than the history that is kept, which are the commits from "
+            f"{self.places.pruned} on and those that have names (keep_commits, {self.places.keep_commits}, "
+            "says how many of the newest)" + (f"; {ANEW}" if commit == 0 else "")
         )

@@ -138,6 +138,7 @@ def _check_names(meta: Mapping[str, Any], commit: int, *, base: bool) -> None:
     _refuse(base and "forget" in meta, "a base record that forgets a name")
     if not base:
         return
+    _refuse(not is_count(meta.get("pruned", 0), commit), "commits that have gone")
     before = -1
     for name, (named, first) in meta.get("names", {}).items():
         _refuse(

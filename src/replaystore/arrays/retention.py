@@ -8,7 +8,8 @@ share a segment with them), and a record for each name.
 Invariants:
 1. What a named commit needs is durable before the segment that it was in goes.
 2. Half of it done is no damage: each segment that is there is whole, and the next time goes on.
-3. It costs what is new: of segments that were looked at before, their numbers alone are looked at.
+3. What has gone is known: the base record says so before it goes.
+4. It costs what is new: of segments that were looked at before, their numbers alone are looked at.
 """
 
 from __future__ import annotations
@@ -42,10 +43,6 @@ class Keeper(Appender):
         self._begun: list[tuple[int, int]] = []
         """Of a ring: the newest segments that this writer has begun, and the first step that each showed."""
 
-    def _forget_pending(self) -> None:
-        super()._forget_pending()
-        self._settings = {}
-
     def keep(self, *, commits: int | None = None, named: int | None = None) -> None:
         """Keep so many of the newest commits, and in a ring the rows of so many of the newest named ones,
         from now on. The next commit says so."""
@@ -56,15 +53,21 @@ class Keeper(Appender):
             if value is not None and value != getattr(self.state, key)
         }
 
+    def _settle(self, state: State) -> None:
+        """Have a state, which a base record is to say, keep what is wanted from now on."""
+        for setting, value in self._settings.items():
+            setattr(state, setting, value)
+
     def _horizon(self) -> int:
-        """Commits before this one need not be kept."""
-        horizon = max(0, self.state.commit - self.state.keep_commits + 1)
+        """Commits before this one need not be kept, once a segment begins with the newest; those that have
+        gone never come back."""
         state = self.state
+        horizon = max(state.pruned, state.commit - state.keep_commits + 1)
         if "steps" not in state.first or state.names:
             return horizon
         # No commit of a ring can be opened some of whose rows have gone; the newest segments help repairs.
-        if not self._begun or self._begun[-1][0] < state.base:
-            self._begun.append((state.base, state.first["steps"]))
+        if not self._begun or self._begun[-1][0] < state.commit:
+            self._begun.append((state.commit, state.first["steps"]))
         gone = [base for base, first in self._begun[:-1] if first < state.gone.get("steps", 0)]
         self._begun = self._begun[max(0, len(gone) - 1) :]
         return max(horizon, *gone[-1:], 0)
@@ -73,7 +76,7 @@ class Keeper(Appender):
         """Remove the segments of the log that nobody needs; after a new one has begun."""
         names = sorted((named.commit, name) for name, named in self.state.names.items())
         numbers = [commit for commit, _ in names]
-        horizon, kept, removed = self._horizon(), dict[int, bytes](), list[int]()
+        horizon, kept, removed = self.state.pruned, dict[int, bytes](), list[int]()
         before, self._looked_at = self._looked_at, horizon
         for segment, successor in pairwise(self.container.segments()):
             if successor > horizon:

@@ -61,6 +61,7 @@ class Reverter(Resumer):
                     names=self._names_until(old.state),
                     keep_named=newest.keep_named,
                     keep_commits=newest.keep_commits,
+                    pruned=newest.pruned,
                     gone={g: min(row, old.state.first.get(g, 0)) for g, row in newest.gone.items()},
                 )
                 state.arrays = {
@@ -84,6 +85,7 @@ class Reverter(Resumer):
                 if not self.container.capabilities.knows_its_chunks:
                     state.entries = {name: self._kept_entries(name, rows[name]) for name in tails}
                 state.unforked = True
+                self._settle(state)
                 self._rolling_back = True  # so far nothing that was committed has changed
                 self._encoder.discard()
                 self._forget_pending()
@@ -109,7 +111,7 @@ class Reverter(Resumer):
                 with self.state_lock:
                     self.state = state
                     self._forget_tables()
-                self._rolling_back = False
+                self._settings, self._rolling_back = {}, False
             with self.storage("roll back"):
                 self._fork()
                 self._resume()

@@ -123,6 +123,8 @@ class State:
     """Rows that so many of the newest named commits show are kept, although they have left the ring."""
     keep_commits: int = KEEP_COMMITS
     """So many of the newest commits can be opened, and the named ones."""
+    pruned: int = 0
+    """Commits before this one may have gone from the log, as of the base record: but for named ones."""
     gone: dict[str, int] = field(default_factory=dict)
     """Of each group that drops rows: those before this one are needed by nobody, and may be gone."""
     _room: dict[str, NDArray[np.uint8]] = field(init=False, repr=False, default_factory=dict)
@@ -277,6 +279,8 @@ class State:
             meta["keep_named"] = self.keep_named
         if self.keep_commits != KEEP_COMMITS:
             meta["keep_commits"] = self.keep_commits
+        if self.pruned:
+            meta["pruned"] = self.pruned
         if self.gone:
             meta["gone"] = self.gone
         if self.more:
@@ -329,6 +333,7 @@ class State:
             },
             keep_named=meta.get("keep_named", KEEP_NAMED),
             keep_commits=meta.get("keep_commits", KEEP_COMMITS),
+            pruned=meta.get("pruned", 0),
             gone=dict(meta.get("gone", {})),
             more=dict(meta.get("more", {})),
         )

@@ -60,7 +60,7 @@ def check_log(findings: Findings, container: Container, newest: State) -> None:
             )
         continues = (
             previous is None
-            or base <= _oldest_kept(newest)
+            or base <= newest.pruned
             or previous in (commits[0], continued)
             or [previous for _, last in dead if last == previous]
         )
@@ -136,10 +136,10 @@ def _check_origin(findings: Findings, container: Container, kept: bytes, newest:
 
 
 def _check_kept(findings: Findings, container: Container, newest: State, *, sealed: bool) -> None:
-    """The log has the commits that it keeps: the newest ones, and those that have names."""
+    """The log has all commits but those that it says may have gone, and of these the named ones."""
     segments = container.segments()
-    needed = _oldest_kept(newest)
-    if segments[0] > needed and not sealed and not _left_a_ring(container.read_segment(segments[0]), newest):
+    needed = newest.pruned
+    if segments[0] > needed and not sealed:
         findings.problem("commit log", f"it begins with commit {segments[0]}: those before it are missing")
     for name, named in newest.names.items():
         if named.commit < needed and named.commit not in segments and not sealed:
@@ -147,17 +147,6 @@ def _check_kept(findings: Findings, container: Container, newest: State, *, seal
             numbers = (_numbers(container.read_segment(segment)) for segment in reversed(within))
             if not any(named.commit in found for found in numbers):
                 findings.problem("commit log", f"it lacks commit {named.commit}, which has the name {name}")
-
-
-def _oldest_kept(newest: State) -> int:
-    """From this commit on the log has all; of those before it, those that have names, at least."""
-    return max(0, newest.commit - newest.keep_commits + 1)
-
-
-def _left_a_ring(data: bytes, newest: State) -> bool:
-    """Whether the commit that a segment begins with, and so those before it, cannot be opened any more."""
-    shown: dict[str, int] = next((meta["first"] for meta, _, _ in decode_records(data)), {})
-    return "steps" in shown and shown["steps"] < newest.gone.get("steps", 0)
 
 
 def _numbers(data: bytes) -> set[int]:
