@@ -48,15 +48,11 @@ def main(folder: Path) -> None:
     raw, place = gymnasium.make("CartPole-v1"), folder / "steps.zarr"
     net = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
     target, optimizer = copy.deepcopy(net), torch.optim.Adam(net.parameters(), 1e-3)
-    rng, at = np.random.default_rng(0), {"step": 0, "episode": 0, "due": EVERY}
+    rng, at = np.random.default_rng(0), {"step": 0, "episode": 0, "due": 0}
 
     new = {"capacity": CAPACITY, "durability": "none"}  # kills are survived, power cuts are not
     buffer = rs.open(place, "r+") if place.exists() else rs.create(place, raw, **new)
-    if buffer.names:
-        buffer.rollback(buffer.names[-1])  # to the last checkpoint
-    elif buffer.commit_id:
-        buffer.close()
-        buffer = rs.create(place, raw, overwrite=True, **new)  # or to nothing
+    buffer.rollback(buffer.names[-1] if buffer.names else 0)  # 0: killed before the first checkpoint
     sampler = buffer.sampler(BATCH, live=True, seed=0, device="cpu")
     if buffer.names:
         saved = torch.load(folder / f"{buffer.names[-1]}.pt")
@@ -66,6 +62,13 @@ def main(folder: Path) -> None:
 
     env = Record(raw, buffer)
     while at["step"] < STEPS:
+        if at["step"] >= at["due"]:  # the first before the first step, so that there always is one
+            at["due"] += EVERY
+            name = f"step-{at['step']}"
+            parts = {"net": net, "target": target, "optimizer": optimizer, "sampler": sampler}
+            states = {key: part.state_dict() for key, part in parts.items()}
+            save(folder / f"{name}.pt", states | {"rng": rng.bit_generator.state, "at": at})
+            buffer.commit(name)  # last: a name says that the file of that name is there
         observation, _ = env.reset(seed=at["episode"])  # so an episode needs nothing of those before it
         terminated = truncated = False
         while not (terminated or truncated):
@@ -79,13 +82,6 @@ def main(folder: Path) -> None:
             if at["step"] % 200 == 0:
                 target.load_state_dict(net.state_dict())
         at["episode"] += 1
-        if at["step"] >= at["due"]:
-            at["due"] += EVERY
-            name = f"step-{at['step']}"
-            parts = {"net": net, "target": target, "optimizer": optimizer, "sampler": sampler}
-            states = {key: part.state_dict() for key, part in parts.items()}
-            save(folder / f"{name}.pt", states | {"rng": rng.bit_generator.state, "at": at})
-            buffer.commit(name)  # last: a name says that the file of that name is there
     save(folder / "network.pt", net.state_dict())
 
 

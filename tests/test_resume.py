@@ -14,7 +14,6 @@ import pytest
 from resumed import train
 
 import replaystore as rs
-from replaystore.gymnasium import Record
 
 SETTINGS = {"STEPS": 480, "CAPACITY": 120, "EVERY": 60, "BATCH": 16}
 KILLS = 3
@@ -76,27 +75,20 @@ def test_a_killed_training_ends_with_the_same_network(tmp_path: Path) -> None:
     assert names == found_names
 
 
-def test_a_training_that_ended_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
-    """The ring has gone round meanwhile, so that there is no commit without steps to go back to."""
+def test_a_training_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    for name in ("whole", "closed"):
-        (tmp_path / name).mkdir()
-    with rs.create(tmp_path / "closed" / "steps.zarr", gymnasium.make("CartPole-v1"), capacity=120) as buffer:
-        env = Record(gymnasium.make("CartPole-v1"), buffer, commit_every=50)
-        env.reset(seed=5)
-        for step in range(400):
-            *_, terminated, truncated, _ = env.step(step % 2)
-            if terminated or truncated:
-                env.reset()
-    processes = [start(tmp_path / name) for name in ("whole", "closed")]
+    (tmp_path / "killed").mkdir()
+    rs.create(tmp_path / "killed" / "steps.zarr", gymnasium.make("CartPole-v1"), capacity=120).abandon()
+    processes = [start(tmp_path / name) for name in ("whole", "killed")]
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    (network, steps, names), other = (ended(tmp_path / name) for name in ("whole", "closed"))
+    (network, steps, names), other = (ended(tmp_path / name) for name in ("whole", "killed"))
     assert all(values.equal(other[0][name]) for name, values in network.items())
     for name, rows in steps.items():
         np.testing.assert_array_equal(rows, other[1][name])
     assert names == other[2]
+    assert names[0] == "step-0"
 
 
 @pytest.mark.parametrize(
