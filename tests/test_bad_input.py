@@ -165,9 +165,7 @@ def test_commits_that_cannot_be_opened(buffer: rs.Buffer, tmp_path: Path) -> Non
 
     refuse(NotFoundError, "commit 99 does not exist; the newest is 3", lambda: rs.open(path, commit=99))
     refuse(NotFoundError, "commit -1 does not exist", lambda: rs.open(path, commit=-1))
-    refuse(
-        NotFoundError, "commit 2 was rolled back; `replaystore info` lists", lambda: rs.open(path, commit=2)
-    )
+    refuse(NotFoundError, "commit 2 was rolled back; buffer.commits", lambda: rs.open(path, commit=2))
     refuse(NotFoundError, "no commit has the name 'x'; none has a name", lambda: rs.open(path, commit="x"))
     refuse(SchemaError, "number of a commit, or its name, not 1.5", lambda: rs.open(path, commit=1.5))  # type: ignore[arg-type]
     refuse(SchemaError, "call rollback", lambda: rs.open(path, "r+", commit=1))

@@ -161,7 +161,7 @@ def test_append_takes_the_seeds_of_what_begins(tmp_path: Path) -> None:
         buffer.append(rows([True] * 9), seed=np.arange(9))
         with pytest.raises(SchemaError, match="2 seeds for 1 trajectories that begin"):
             buffer.append(rows([True]), seed=[1, 2])
-        for wrong in (-2, 1 << 63, 0.5, True, "7"):
+        for wrong in (-1, [-1], np.int64(-1), -2, 1 << 63, 0.5, True, "7"):
             with pytest.raises(ArgumentError, match="a seed is a number"):
                 buffer.append(rows([True]), seed=wrong)  # type: ignore[arg-type]
         buffer.commit()
@@ -176,7 +176,17 @@ def test_a_writers_reset_refuses_what_is_no_seed_and_goes_on(tmp_path: Path) -> 
         writer, ended = buffer.writer(2), np.array([True, True])
         writer.reset(seed=np.array([3, 4]))
         writer.step(terminated=~ended, truncated=~ended)
-        for wrong in (-2, 1 << 63, 0.5, True, "7", np.array([1, 1 << 63], np.uint64), [1, float("nan")]):
+        for wrong in (
+            -1,
+            [3, -1],
+            -2,
+            1 << 63,
+            0.5,
+            True,
+            "7",
+            np.array([1, 1 << 63], np.uint64),
+            [1, float("nan")],
+        ):
             with pytest.raises(ArgumentError, match="a seed is a number"):
                 writer.reset(seed=wrong)  # type: ignore[arg-type]
         writer.step(terminated=ended, truncated=~ended)

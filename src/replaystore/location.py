@@ -161,6 +161,7 @@ def _known() -> str:
     """The suffixes and schemes of all stores, for messages."""
     entries = [*registry.registered("storage").values(), *registry.registered("containers").values()]
     suffixes = [suffix for known in entries for suffix in known.suffixes]
+    suffixes.sort(key=lambda suffix: suffix.endswith(".zip"))  # which only `convert` makes
     schemes = [f"'{scheme}:name'" for known in entries for scheme in known.schemes if not known.urls]
     problems = [*registry.broken("storage").values(), *registry.broken("containers").values()]
     return "; ".join([", or ".join(filter(None, [", ".join(suffixes), *schemes])), *problems])

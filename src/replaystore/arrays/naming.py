@@ -57,8 +57,8 @@ def check_commit(commit: object) -> int | str:
     if isinstance(commit, str):
         return commit
     raise ArgumentError(
-        f"commit is the number of a commit, or its name, not {commit!r:.100}; `replaystore info --commits` "
-        "lists what can be opened"
+        f"commit is the number of a commit, or its name, not {commit!r:.100}; buffer.commits(), or "
+        "`replaystore info --commits`, lists what can be opened"
     )
 
 

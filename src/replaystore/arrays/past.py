@@ -94,7 +94,7 @@ class Past(History):
             )
             raise NotFoundError(
                 f"{self}: no commit has the name {commit!r:.100}; {known} "
-                "(`replaystore info --commits` lists what can be opened)"
+                "(buffer.commits(), or `replaystore info --commits`, lists what can be opened)"
             )
         return names[commit].commit
 
@@ -125,7 +125,7 @@ class Past(History):
         if commit > newest.commit or commit < 0:
             raise NotFoundError(f"{where} does not exist; the newest is {newest.commit}")
         if newest.is_dead(commit):
-            raise NotFoundError(f"{where} was rolled back; `replaystore info` lists what can be opened")
+            raise NotFoundError(f"{where} was rolled back; buffer.commits() lists what can be opened")
         state = self._settled(lambda segments: self._as_of(commit, segments, where))
         left = [(group, row) for group, row in newest.gone.items() if row > state.first.get(group, 0)]
         if whole and left:
@@ -134,7 +134,8 @@ class Past(History):
             if state.lengths.get(group, 0) > state.first.get(group, 0):
                 raise EvictedError(
                     f"{needs}; of its named commits a ring keeps the rows of the newest {newest.keep_named} "
-                    "(keep_named says how many; `replaystore info --commits` lists what can be opened)"
+                    "(keep_named says how many; buffer.commits(), or `replaystore info --commits`, lists "
+                    "what can be opened)"
                 )
             raise EvictedError(f"{needs}, to have no steps; {ANEW}")
         # Of tables it is told all that the commit shows, or that some of it is not there any more.

@@ -69,10 +69,8 @@ def checked_seeds(seed: object) -> int | list[int] | None:
     several = isinstance(given, list | tuple)
     found = list[int]()
     for one in given if isinstance(given, list | tuple) else [given]:
-        if isinstance(one, bool) or not isinstance(one, int | np.integer | None):
-            raise ArgumentError(f"a seed is a number from 0 on, below 2 ** 63, not {one!r:.80}")
-        found.append(-1 if one is None else int(one))
-        if not -1 <= found[-1] < 1 << 63:
+        found.append(-1 if isinstance(one, bool) or not isinstance(one, int | np.integer) else int(one))
+        if one is not None and not 0 <= found[-1] < 1 << 63:
             raise ArgumentError(f"a seed is a number from 0 on, below 2 ** 63, not {one!r:.80}")
     return found if several else found[0]
 

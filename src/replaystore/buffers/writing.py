@@ -203,7 +203,10 @@ class Recording(BufferReader):
         are cut off."""
         self._writable()
         if self._writers:
-            raise ConflictError(f"{self._place} has a writer already: close it first")
+            raise ConflictError(
+                f"{self._place} has a writer already, of buffer.writer(), Record or RecordVector: close that "
+                "first"
+            )
         with self._operations("writer"):
             self._recorder.cut_all()
             writer = Writer(

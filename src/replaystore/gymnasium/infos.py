@@ -255,7 +255,7 @@ class InfoColumns:
         if isinstance(node, dict):
             self.keys.leave_out(name, "it is no dict where it was one", present)
         elif not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
-            self.keys.leave_out(name, f"it holds a {type(value).__name__}, not numbers", present)
+            self.keys.leave_out(name, _no_numbers(value), present)
         elif value.ndim == 0 or value.shape[0] != self._num_envs:
             self.keys.leave_out(
                 name,
@@ -291,7 +291,7 @@ class InfoColumns:
                 else None
             )
             if array is None or array.dtype.name not in DTYPES or array.size == 0:
-                self.keys.leave_out(named(path), f"it holds a {type(item).__name__}, not numbers", 1)
+                self.keys.leave_out(named(path), _no_numbers(item), 1)
                 continue
             if values is None:
                 values = np.zeros((self._num_envs, *array.shape), array.dtype)
@@ -357,3 +357,10 @@ class InfoColumns:
 def _over(mask: _Mask, values: NDArray[Any]) -> _Mask:
     """`mask` in a shape that broadcasts along the rows of `values`."""
     return mask.reshape(-1, *(1,) * (values.ndim - 1))
+
+
+def _no_numbers(value: object) -> str:
+    """Why a value is not recorded."""
+    if type(value) is int:
+        return "it holds an integer that 64 bits do not hold"
+    return f"it holds a {type(value).__name__}, not numbers"

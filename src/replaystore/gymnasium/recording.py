@@ -123,7 +123,9 @@ class EnvironmentRecorder:
         for name in sorted(leaves.keys() - names) + sorted(names - leaves.keys()):
             if name in leaves:
                 known = (
-                    f"its fields of an agent are {listed(names)}" if names else "it has none of an agent's"
+                    f"its fields of an agent are {listed(sorted(names))}"
+                    if names
+                    else "it has none of an agent's"
                 )
                 raise SchemaError(f"extra gives {name!r}, and the buffer has no such field: {known}")
             declared = self._schema_of_agent.fields[name]
@@ -303,7 +305,7 @@ class EnvironmentRecorder:
 def _remedy(name: str, declared: Field, given: np.dtype[Any]) -> str:
     """What to do about a value that the dtype of its field does not hold exactly."""
     if declared.role == "action":
-        return f"nothing is rounded, so pass action.astype('{declared.dtype}') if that is meant"
+        return f"nothing is rounded, so pass numpy.asarray(action, '{declared.dtype.name}') if that is meant"
     if declared.role == "extra":
         return f"nothing is rounded, so give its values as '{declared.dtype}' if that is meant"
     text = "nothing is rounded, so convert it in a wrapper inside of this one"
