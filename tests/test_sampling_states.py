@@ -16,7 +16,7 @@ from sampled_buffers import Life, every_store, fill, schema
 from tensors import torch
 
 import replaystore as rs
-from replaystore.errors import ArgumentError, SchemaError
+from replaystore.errors import ArgumentError, ConflictError, SchemaError
 
 pytest_plugins = ["sampled_buffers"]
 
@@ -228,3 +228,26 @@ def test_a_state_of_an_epoch_belongs_to_its_memory_for_chunks(stored: tuple[rs.B
     state = buffer.sampler(7, order="epoch", seed=3, slab_bytes=3000).state_dict()
     with pytest.raises(SchemaError, match="slab_bytes 3000; this one has 4000"):
         buffer.sampler(7, order="epoch", slab_bytes=4000).load_state_dict(state)
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_state_is_taken_up_when_the_sampler_has_seen_the_rollback(
+    tmp_path: Path, suffix: str, live: bool
+) -> None:
+    rewards = rs.Schema({"reward": rs.Field("float64", (), "reward")})
+    with rs.create(tmp_path / f"a.{suffix}", rewards) as buffer:
+        buffer.append({"reward": np.arange(30.0)})
+        buffer.commit("here")
+        sampler = buffer.sampler(4, seed=1, live=live)
+        state = sampler.state_dict()
+        expected = sampler.sample()["reward"].tolist()
+        buffer.append({"reward": np.arange(10.0)})
+        buffer.commit()
+        sampler.refresh()
+        buffer.rollback("here")
+        with pytest.raises(ConflictError, match=r"went back to an older commit.*refresh\(\)"):
+            sampler.load_state_dict(state)
+        sampler.refresh()
+        sampler.load_state_dict(state)
+        assert sampler.sample()["reward"].tolist() == expected

@@ -235,6 +235,9 @@ class Sampler(Refreshing, Iterating):
         """Where the sampler stands; another one of the same settings and commit goes on from there with
         `load_state_dict`.
 
+        That of a live sampler knows the rows that no commit has by their numbers alone: take it when all is
+        committed.
+
         It says nothing of `dtype` and `transform`. Numbers, texts, lists and dicts of Python's own: `json`
         and `torch.load` take it as it is. (`weights` are a text in base64.)"""
         if self._live is not None:
@@ -279,6 +282,7 @@ class Sampler(Refreshing, Iterating):
                 f"{self._buffer.where}: the state is of commit {commit}, which a rollback has given up: what "
                 "it was to be drawn from is not there any more; take a state of a commit that is"
             )
+        self._check_generation()
         if list(rows) != [steps.first_row, steps.stop_row] or (
             commit > shows if self._live is not None else commit != shows
         ):
