@@ -149,6 +149,6 @@ def test_long_tables_and_trajectories_are_cut_unless_asked_for(
             total.split()[0].replace(",", "")
         )
     some = run("show", tmp_path / "a.zarr", "--trajectory", 151, "--rows", "-2:")[1].splitlines()
-    assert [line.split()[2] for line in some if line[:4].strip().isdigit()] == ["2998", "2999"]
+    assert [line.split()[3] for line in some if line[:4].strip().isdigit()] == ["2998", "2999"]
     assert len(facts("show", tmp_path / "a.zarr", "--trajectory", 151)["steps"]) == 3000
     assert len(facts("show", tmp_path / "a.zarr", "--trajectories")["trajectories"]) == 152

@@ -34,9 +34,25 @@ def test_rows_are_chosen_as_of_a_list(
     with rs.open(recorded) as buffer:
         for step in found["steps"]:
             assert step["observation"] == buffer["observation"][step["row"]].tolist()
-            trajectory = buffer.trajectory(step["index"])
+            trajectory = buffer.trajectory(step["trajectory_index"])
+            assert step["index"] == step["row"]
             assert trajectory["observation"][step["step"]].tolist() == step["observation"]
-            assert step.keys() == {"row", "index", "step", "observation", "reward"}
+            assert step.keys() == {"row", "index", "trajectory_index", "step", "observation", "reward"}
+
+
+def test_the_numbers_that_steps_of_a_ring_have_for_ever_are_shown(
+    tmp_path: Path, facts: Callable[..., Any]
+) -> None:
+    with rs.create(tmp_path / "a.zarr", own_schema(), capacity=4) as buffer:
+        for reward in range(11):
+            buffer.append(own_rows([float(reward)]))
+    shown = {step["index"]: step["reward"] for step in facts("show", tmp_path / "a.zarr")["steps"]}
+    with rs.open(tmp_path / "a.zarr") as buffer:
+        batch = buffer.sampler(32, seed=0, next_observation=False).sample()
+        rewards = buffer.read(index=list(shown))["reward"]
+    assert min(shown) == 7
+    assert rewards.tolist() == list(shown.values())
+    assert [shown[index] for index in batch["index"].tolist()] == batch["reward"].tolist()
 
 
 def test_rows_are_aligned(recorded: Path, run: Run) -> None:
@@ -46,6 +62,7 @@ def test_rows_are_aligned(recorded: Path, run: Run) -> None:
     assert lines[0].split() == [
         "row",
         "index",
+        "trajectory_index",
         "step",
         "observation",
         "action",

@@ -36,6 +36,8 @@ BLOCK_ROWS = 1000
 """Rows read and aligned at a time."""
 SHOWN = 4
 """Values of a vector that are shown."""
+PLACES = ("row", "index", "trajectory_index", "step")
+"""Columns that say where a step is."""
 
 
 def _rows(context: click.Context, option: click.Parameter, given: str | None) -> slice | None:
@@ -215,8 +217,8 @@ def _show_rows(
 
 
 def _blocks(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> Iterator[dict[str, NDArray[Any]]]:
-    """Columns of at most BLOCK_ROWS rows: the row, the index of its trajectory (-1: none), its place there,
-    and the fields."""
+    """Columns of at most BLOCK_ROWS rows: the row, its number for ever as in `batch["index"]`, the index of
+    its trajectory in the table (-1: none), its place there, and the fields."""
     import numpy as np
 
     parts, ids = buffer.parts, buffer.trajectories["trajectory"]
@@ -231,7 +233,9 @@ def _blocks(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> Iterator[di
         index[inside] = order[np.searchsorted(ids, parts.trajectory[part[inside]], sorter=order)]
         at, part = (block + buffer.first_row)[inside], part[inside]
         step[inside] = parts.offset[part] + (at - parts.start[part]) // parts.stride[part]
-        yield {"row": block, "index": index, "step": step, **buffer.read(block, names)}
+        numbers = block + buffer.first_row
+        columns = dict(zip(PLACES, (block, numbers, index, step), strict=True))
+        yield {**columns, **buffer.read(block, names)}
 
 
 def _objects(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> Iterator[dict[str, Any]]:
@@ -241,8 +245,8 @@ def _objects(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> Iterator[d
 
 
 def _print_steps(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> None:
-    headers = ["row", "index", "step", *names]
-    left = [at for at, name in enumerate(headers) if at > 2 and buffer.schema.fields[name].shape]
+    headers = [*PLACES, *names]
+    left = [at for at, name in enumerate(headers) if at >= len(PLACES) and buffer.schema.fields[name].shape]
     if not len(rows):
         click.echo(table([printable(name) for name in headers], [], left=left))
     for block in _blocks(buffer, rows, names):
