@@ -182,7 +182,7 @@ def _bytes_of_observations(place: Path) -> int:
     if place.is_file():
         with h5py.File(place) as file:
             return int(file["steps/observation"].id.get_storage_size())
-    return sum(path.stat().st_size for path in (place / "steps" / "observation" / "c").rglob("*"))
+    return sum(path.stat().st_size for path in (place / "steps" / "observation").glob("c.*"))
 
 
 def _schema(shown: NDArray[np.uint8]) -> rs.Schema:
