@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import replaystore as rs
-from replaystore.arrays.appending import Appender
+from replaystore.arrays import appending
 from replaystore.buffers.staging import Staging
 from replaystore.buffers.writer import Writer
 from replaystore.containers.hdf5.arrays import make_file
@@ -69,7 +69,7 @@ def interrupt(call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> No
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Appender, "_advance", interrupted)
+        patched.setattr(appending, "extend", interrupted)
         call()
 
 
@@ -112,16 +112,16 @@ def test_leaving_a_block_warns_of_what_an_interrupt_has_cost(
 
 
 def test_ctrl_c_waits_for_the_end_of_an_operation(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    advance = Appender._advance
+    extend = appending.extend
 
-    def signalled(*arguments: Any) -> None:
-        advance(*arguments)
+    def signalled(checksum: int, data: Any) -> int:
         os.kill(os.getpid(), signal.SIGINT)
         monkeypatch.undo()
+        return extend(checksum, data)
 
     def record() -> None:
         with rs.create(location, SCHEMA) as buffer:
-            monkeypatch.setattr(Appender, "_advance", signalled)
+            monkeypatch.setattr(appending, "extend", signalled)
             buffer.append(rows(10))
 
     with pytest.raises(KeyboardInterrupt):

@@ -167,7 +167,7 @@ def test_without_durability_a_segment_begins_with_a_commit_that_is_there(tmp_pat
     (tmp_path / "made").mkdir()
     with tiny(), patch("replaystore.arrays.committing.SEGMENT_BYTES", 2000), using(recording.files):
         buffer = rs.create(tmp_path / "made" / "a.zarr", SMALL, durability="none")
-        for commit in range(20):
+        for commit in range(150):
             buffer.append(small_rows(10 * commit))
             buffer.commit()
         buffer.abandon()

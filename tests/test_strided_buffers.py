@@ -227,7 +227,7 @@ def test_steps_are_shown_with_their_place(world: World, capacity: int | None) ->
     with record(location, world, capacity=capacity) as buffer:
         rows = np.arange(len(buffer))
         shown = list(_blocks(buffer, rows, ["action"])) if len(rows) else []
-        index = [at for block in shown for at in block["index"].tolist()]
+        index = [at for block in shown for at in block["trajectory_index"].tolist()]
         step = [at for block in shown for at in block["step"].tolist()]
         seeds = buffer.trajectories["seed"].tolist()
         for row, (at, place) in enumerate(zip(index, step, strict=True)):

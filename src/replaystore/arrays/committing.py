@@ -116,7 +116,7 @@ class Committer(Changer):
                     self._give_back(name, row)
                     shards.append(spec.shard_rows)
             self._stays[group] = min((row // rows * rows + rows for rows in shards), default=0)
-        if self.state.end > max(SEGMENT_BYTES, 3 * self.state.base_end):  # which says all names
+        if self.state.end > max(SEGMENT_BYTES, 2 * self.state.base_end):  # which says all names
             self.begin_segment()
 
     def _give_back(self, name: str, row: int) -> None:
