@@ -25,7 +25,8 @@ from replaystore.compat.checks import (
 )
 from replaystore.compat.memory_ring import TensorRing, field_attribute
 from replaystore.compat.resizing import resized
-from replaystore.compat.saving import Saved, Subject, commit_in_place, open_ring, store_of
+from replaystore.compat.ring_buffer import RingBuffer
+from replaystore.compat.saving import Saved, open_ring, store_of
 from replaystore.compat.stored import StoredRing
 from replaystore.errors import ArgumentError, FormatError, SchemaError
 from replaystore.formats.active_rlhf.pickles import environment_of_folder
@@ -51,7 +52,7 @@ class TrajectoryInfo:
     last_updated_step: int
 
 
-class BufferBase:
+class BufferBase(RingBuffer):
     """A ring of `capacity` rows, and the trajectories in it, as `ReplayBuffer` says."""
 
     obs = field_attribute("obs")
@@ -59,7 +60,7 @@ class BufferBase:
     rews = field_attribute("rews")
     dones = field_attribute("dones")
 
-    _ring: TensorRing | StoredRing
+    IN_MEMORY = "save a pickle and load that"
 
     def __init__(
         self,
@@ -102,23 +103,6 @@ class BufferBase:
     @pos.setter
     def pos(self, value: int) -> None:
         self._memory("pos").position = value
-
-    @property
-    def size(self) -> int:
-        """How many rows are in use."""
-        return self._ring.size
-
-    @size.setter
-    def size(self, value: int) -> None:
-        self._memory("size").size = value
-
-    def _memory(self, what: str) -> TensorRing:
-        if isinstance(self._ring, StoredRing):
-            raise SchemaError(
-                f"{what} of a buffer in a store follows from its rows: add rows, or save a "
-                "pickle and load that"
-            )
-        return self._ring
 
     # --- adding
 
@@ -254,31 +238,10 @@ class BufferBase:
         weakref.finalize(buffer, ring.close)
         return buffer
 
-    def commit(self) -> None:
-        """Make everything safe in the store that the buffer was loaded from; of a buffer in memory there is
-        nothing to do."""
-        if isinstance(self._ring, StoredRing):
-            commit_in_place(self._ring, self._subject())
-
-    def close(self) -> None:
-        """Commit, if the buffer was loaded for writing, and release its store."""
-        if isinstance(self._ring, StoredRing) and self._ring.writable:
-            commit_in_place(self._ring, self._subject())
-        self._ring.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _state(self) -> ActiveState:
         return ActiveState(
             self.fragment_length, self.global_step, [_info(known) for known in self.trajectories]
         )
-
-    def _subject(self) -> Subject:
-        return Subject(self._ring, self._source, self._append_since, self._reconcile)
 
     def _source(self) -> RingSource:
         source = ACTIVE.source(self._ring, self._state(), self._spaces)

@@ -1,8 +1,5 @@
 """The ring of velora's buffers: transitions are added to it, and it is saved and loaded, as `velora.py` says,
-which draws from it.
-
-More than 25 methods because those of the original's class are all here, and what a store adds to them.
-"""
+which draws from it."""
 
 from __future__ import annotations
 
@@ -19,7 +16,8 @@ from replaystore.buffers.buffer import Buffer
 from replaystore.compat.checks import checked_device, positive, zeros
 from replaystore.compat.memory_ring import TensorRing, field_attribute, is_plain, is_plain_number
 from replaystore.compat.resizing import resized
-from replaystore.compat.saving import Saved, Subject, commit_in_place, open_ring, store_of
+from replaystore.compat.ring_buffer import RingBuffer
+from replaystore.compat.saving import Saved, open_ring, store_of
 from replaystore.compat.stored import StoredRing
 from replaystore.compat.velora_layout import VELORA, state_file
 from replaystore.errors import ArgumentError, SchemaError
@@ -33,7 +31,7 @@ FIELDS = ("states", "actions", "rewards", "next_states", "dones", "hiddens")
 FILES = (("state", ".safetensors"), ("metadata", ".json"))
 
 
-class BufferBase:
+class BufferBase(RingBuffer):
     """A ring of `capacity` transitions: of tensors on `device`, or, after `load` from a store, of rows on the
     disk.
 
@@ -56,7 +54,7 @@ class BufferBase:
     dones = field_attribute("dones")
     hiddens = field_attribute("hiddens")
 
-    _ring: TensorRing | StoredRing
+    IN_MEMORY = "load a copy that was saved to a folder"
 
     def __init__(
         self,
@@ -108,24 +106,6 @@ class BufferBase:
     @position.setter
     def position(self, value: int) -> None:
         self._memory("position").position = value
-
-    @property
-    def size(self) -> int:
-        """How many transitions there are."""
-        return self._ring.size
-
-    @size.setter
-    def size(self, value: int) -> None:
-        self._memory("size").size = value
-
-    def _memory(self, what: str) -> TensorRing:
-        """The ring, in memory."""
-        if isinstance(self._ring, StoredRing):
-            raise SchemaError(
-                f"{what} of a buffer in a store follows from its rows: add rows, or load a "
-                "copy that was saved to a folder"
-            )
-        return self._ring
 
     def __len__(self) -> int:
         return self.size
@@ -366,27 +346,6 @@ class BufferBase:
 
     def _hold(self, ring: TensorRing | StoredRing) -> None:
         self._ring = ring
-
-    def commit(self) -> None:
-        """Make everything safe in the store that the buffer was loaded from; of a buffer in memory there is
-        nothing to do."""
-        if isinstance(self._ring, StoredRing):
-            commit_in_place(self._ring, self._subject())
-
-    def close(self) -> None:
-        """Commit, if the buffer was loaded for writing, and release its store."""
-        if isinstance(self._ring, StoredRing) and self._ring.writable:
-            commit_in_place(self._ring, self._subject())
-        self._ring.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _subject(self) -> Subject:
-        return Subject(self._ring, self._source, self._append_since, self._reconcile)
 
     def _source(self) -> RingSource:
         return VELORA.source(self._ring, str(self.device) if self.device else None)
