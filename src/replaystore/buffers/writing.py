@@ -179,8 +179,8 @@ class Recording(BufferReader):
         """Have `growth` tell of what writers have staged, as if it were rows already; who reads those calls
         `flush` first.
 
-        Most steps are seen by many batches before one of them draws it: rows are handed over some steps at
-        once then, which costs hardly more than one."""
+        Most steps are seen by many batches before one of them draws it: what one call for each step costs is
+        then paid once for several."""
         self._writable()
         for writer in self._writers:
             steps = writer.going_on
