@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
+import h5py
 import pytest
 from hdf5_story import (
     NAME,
@@ -20,10 +22,13 @@ from hdf5_story import (
     step_segment,
 )
 
+import replaystore as rs
 from replaystore.containers.hdf5.container import Hdf5Container
 from replaystore.containers.hdf5.front import USERBLOCK
 from replaystore.errors import ReplayStoreError
 from replaystore.storage.local import Files
+from replaystore.testing import samples
+from replaystore.testing.crashes import tiny
 
 pytest_plugins = ["hdf5_story"]
 
@@ -118,3 +123,26 @@ def test_a_head_that_points_outside_the_file_is_ignored(container: Hdf5Container
     wrong = replace(head, sequence=head.sequence + 1, used=1 << 50, pieces=((1 << 40, 1 << 50),))
     container.files.write(NAME, wrong.slot, wrong.pack())
     assert reader_of(container).read_segment(0) == b"base"
+
+
+def test_the_header_of_every_object_is_looked_at(tmp_path: Path) -> None:
+    """Other software reads all of them; we find some, such as the directory, by other ways."""
+    path = tmp_path / "a.h5"
+    with tiny(), rs.create(path, samples.small()) as buffer:
+        for seed in range(3):
+            buffer.append(samples.columns(buffer.schema, 9, seed=seed))
+            buffer.commit()
+    places: dict[str, int] = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, node: places.update({name: h5py.h5o.get_info(node.id).addr}))
+        begin = file.userblock_size
+    sound = path.read_bytes()
+
+    assert any("directory" in name for name in places)
+    for name, place in places.items():
+        for at in (4, 12, 20, 40):
+            damaged = bytearray(sound)
+            damaged[begin + place + at] ^= 1
+            path.write_bytes(damaged)
+            with patch("replaystore.checking.verify._probe", lambda *_: True):
+                assert rs.verify(path).problems, (name, at)

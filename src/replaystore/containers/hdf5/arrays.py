@@ -109,6 +109,7 @@ def array_problems(file: Any) -> list[tuple[str, str]]:
         largest = h5py.Dataset(array(file, name)).maxshape
         if largest != (None, *spec.shape):
             problems.append((name, f"it cannot grow: its largest shape is {largest}"))
+    file.visititems(lambda *_: None)  # as it does: also to what we find by other ways, such as the directory
     return problems
 
 
