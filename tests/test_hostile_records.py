@@ -174,12 +174,21 @@ def twice(blob: str) -> Change:
     return change
 
 
+def cut(blob: str, length: int) -> Change:
+    def change(_: dict[str, Any], blobs: list[list[Any]]) -> None:
+        (found,) = [found for found in blobs if found[0] == blob]
+        found[1:] = [length, found[2][:length]]
+
+    return change
+
+
 RECORDS: dict[str, Change] = {
     "without an attachment": without("keep:observation/camera"),
     "without its open trajectories": without("int:open"),
     "without rows that may change": without("mutable:trajectories/score"),
     "with too many rows that may change": twice("mutable:trajectories/score"),
     "with too much of an attachment": twice("keep:observation/camera"),
+    **{f"with {length} bytes of open trajectories": cut("int:open", length) for length in (0, 2, 6, 7, 9)},
 }
 
 

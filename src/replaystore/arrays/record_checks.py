@@ -7,6 +7,7 @@ CorruptErrors of all that.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -47,6 +48,7 @@ def sound() -> Iterator[None]:
         AttributeError,
         ArithmeticError,
         RecursionError,
+        struct.error,
     ) as error:
         what = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
         raise CorruptError(
