@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import resource
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,11 @@ fixtures of one of them names it in its `pytest_plugins`."""
 
 # So that what they assert is told as fully as what tests assert.
 pytest.register_assert_rewrite(*sorted(SUPPORT - {"conftest"}))
+
+# As many files as a shell of Linux lets a process open: what leaves files open is found here, nowhere later.
+OPEN_FILES = 1024
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, _soft), _hard))
 
 # No deadline: how long an example takes says more about a busy machine than about the code.
 settings.register_profile("replaystore", deadline=None)
@@ -90,6 +96,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not TORCH and item.get_closest_marker("torch"):
             item.add_marker(pytest.mark.skip(reason="PyTorch is not installed"))
+
+
+@pytest.fixture(autouse=True)
+def _stores_in_memory_end_with_their_test() -> Iterator[None]:
+    """They would live as long as the process, and each keeps files open. What was there before the test, as
+    what a fixture of a module makes, stays."""
+    from replaystore.registry import load
+
+    memory = load("storage", "memory")
+    before = set(memory.stores())
+    yield
+    for name in set(memory.stores()) - before:
+        memory.remove(name)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

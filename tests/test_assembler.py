@@ -27,8 +27,8 @@ def play(
 ) -> list[tuple[dict[str, object], dict[str, bytes], bytes | None]]:
     """Record a script of (end flags by environment) and commit after the steps in `commits`; return all that
     can be seen."""
-    name = f"memory:{next(_names)}"
-    with rs.create(name, SCHEMA, durability="none") as buffer:
+    name = "memory:played"
+    with rs.create(name, SCHEMA, durability="none", overwrite=True) as buffer:
         writer = buffer.writer(ENVS)
         count = 0
 

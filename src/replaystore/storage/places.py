@@ -163,6 +163,10 @@ class MemoryPlaces(Places):
         super().__init__()
         self._stores: dict[str, Storage] = {}
 
+    def stores(self) -> list[str]:
+        """The paths of those that there are."""
+        return list(self._stores)
+
     def exists(self, path: str) -> bool:
         return path in self._stores
 
