@@ -8,6 +8,7 @@ collected; in other files, single tests that need it are marked `torch`, and sin
 from __future__ import annotations
 
 import ast
+import gc
 import importlib.util
 import os
 import resource
@@ -99,9 +100,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _stores_in_memory_end_with_their_test() -> Iterator[None]:
-    """They would live as long as the process, and each keeps files open. What was there before the test, as
-    what a fixture of a module makes, stays."""
+def _files_are_closed() -> Iterator[None]:
+    """Stores in memory end with the test that made them: they would live as long as the process, and each
+    keeps files open. What was there before, as what a fixture of a module makes, stays. What a test has not
+    closed is closed when it is found to be garbage."""
     from replaystore.registry import load
 
     memory = load("storage", "memory")
@@ -109,6 +111,8 @@ def _stores_in_memory_end_with_their_test() -> Iterator[None]:
     yield
     for name in set(memory.stores()) - before:
         memory.remove(name)
+    if len(os.listdir("/dev/fd")) > OPEN_FILES // 4:
+        gc.collect()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
