@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from replaystore.forks import renew_in_children
 
@@ -82,6 +82,11 @@ class Descriptors:
         """Close all descriptors."""
         for name in list(self._open):
             self.forget(name)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        """Close what a store that was dropped without `close` has open. Bound early: modules may be gone."""
+        for fd in (*self._open.values(), *self._unwanted):
+            close(fd)
 
     def _keep(self, name: str, fd: int) -> int:
         if len(self._open) >= OPEN_FILES:

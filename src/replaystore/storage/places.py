@@ -142,13 +142,19 @@ class Places:
 
 
 class ProcessLock(Lock):
-    """Of a name, among the threads of this process. ConflictError: somebody has it."""
+    """Of a name, among the threads of this process, until it is released or dropped. ConflictError: somebody
+    has it."""
+
+    _name = ""
 
     def __init__(self, held: set[str], name: str, refusal: str) -> None:
         if name in held:
             raise ConflictError(refusal)
         held.add(name)
         self._all, self._name = held, name
+
+    def __del__(self) -> None:
+        self.release()
 
     def release(self) -> None:
         if self._name:

@@ -162,8 +162,7 @@ class ZipFiles(FolderReader):
 
     def close(self) -> None:
         with self._lock:
-            if self._zip >= 0:
-                self._close(self._zip)
+            super().close()
             self._zip, self._directory = -1, None
             self._inflated.clear()
 
@@ -175,7 +174,7 @@ class ZipFiles(FolderReader):
             except BaseException:
                 os.close(fd)
                 raise
-            self._zip = fd
+            self._zip = self._keep("", fd)
         return self._directory
 
 
