@@ -20,7 +20,7 @@ from replaystore.sampling import states as states_of
 from replaystore.sampling.ahead import Ahead, Place, following
 from replaystore.sampling.cautions import LOOK, Cautions
 from replaystore.sampling.finishing import Finish, Finished
-from replaystore.sampling.iterating import Iterating
+from replaystore.sampling.iterating import Iterating, check_filled
 from replaystore.sampling.joined import Joined
 from replaystore.sampling.sampler import check_numbers
 from replaystore.sampling.to_device import Transfer
@@ -171,8 +171,12 @@ class ConcatSampler(Iterating):
 
     # --- batches
 
-    def sample(self) -> dict[str, Any]:
-        """The next batch, as `Sampler.sample` gives it, and `store`: which buffer each entry is of."""
+    def sample(self, out: Any = None) -> dict[str, Any]:
+        """The next batch, as `Sampler.sample` gives it, and `store`: which buffer each entry is of. Batches
+        of several buffers are always new arrays."""
+        if out is not None:
+            check_filled(out)
+            raise ArgumentError("batches of several buffers are new arrays: leave out `out`")
         place = self._place
         if self._live and not place[1] % LOOK:
             self._cautions.tell(self._joined.there, 2)

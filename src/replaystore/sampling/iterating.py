@@ -6,12 +6,27 @@ An order "epoch" ends with its epoch; every other one has no end.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
+from replaystore.errors import ArgumentError
 from replaystore.sampling.ahead import Place
 
-__all__ = ["Iterating"]
+__all__ = ["Iterating", "check_filled"]
+
+
+def check_filled(out: Any) -> None:
+    """ArgumentError: what `sample` was given is nothing that batches are put into."""
+    if isinstance(out, Mapping):
+        return
+    size = isinstance(out, int | np.integer) and not isinstance(out, bool)
+    hint = f"; how many steps a batch has is said when a sampler is made: buffer.sampler({out})"
+    raise ArgumentError(
+        f"sample() makes the next batch; what it takes, `out`, is a dict of arrays to be filled, such as an "
+        f"earlier batch, not {type(out).__name__} {out!r:.40}{hint if size else ''}"
+    )
 
 
 class Iterating(ABC):

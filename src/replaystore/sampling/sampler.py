@@ -29,7 +29,7 @@ from replaystore.sampling.batches import Batches
 from replaystore.sampling.cautions import LOOK, Cautions
 from replaystore.sampling.finishing import Finish, Finished
 from replaystore.sampling.hindsight import Goals
-from replaystore.sampling.iterating import Iterating
+from replaystore.sampling.iterating import Iterating, check_filled
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.refreshing import Refreshing
 from replaystore.sampling.steps import Rows
@@ -159,13 +159,7 @@ class Sampler(Refreshing, Iterating):
 
     def _check_out(self, out: Any) -> None:
         """ArgumentError: it is nothing that batches are put into, or these batches are not."""
-        if not isinstance(out, Mapping):
-            size = isinstance(out, int | np.integer) and not isinstance(out, bool)
-            hint = f"; how many steps a batch has is said when a sampler is made: buffer.sampler({out})"
-            raise ArgumentError(
-                f"sample() makes the next batch; what it takes, `out`, is a dict of arrays to be filled, "
-                f"such as an earlier batch, not {type(out).__name__} {out!r:.40}{hint if size else ''}"
-            )
+        check_filled(out)
         if self.prefetch or self._to_device is not None or self.finish is not None:
             what = "made ahead" if self.prefetch else "brought to a device, or changed"
             raise ArgumentError(
