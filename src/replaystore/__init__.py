@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from replaystore.sampling.concat import concat
     from replaystore.sampling.sampler import Sampler
     from replaystore.schema.fields import Field, Schema
+    from replaystore.schema.ragged import Ragged
     from replaystore.trajectories.table import Trajectories
     from replaystore.views.column import Column, Trajectory
     from replaystore.views.statistics import Statistics
@@ -36,6 +37,7 @@ __all__ = [
     "Buffer",
     "Column",
     "Field",
+    "Ragged",
     "Report",
     "Sampler",
     "Schema",
@@ -57,6 +59,7 @@ _HOMES = {
     "Buffer": "replaystore.buffers.buffer",
     "Column": "replaystore.views.column",
     "Field": "replaystore.schema.fields",
+    "Ragged": "replaystore.schema.ragged",
     "Report": "replaystore.converting.convert",
     "Sampler": "replaystore.sampling.sampler",
     "Schema": "replaystore.schema.fields",

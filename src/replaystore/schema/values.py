@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from replaystore.errors import SchemaError
 
-__all__ = ["array_of", "exactly", "fitted", "is_tensor"]
+__all__ = ["array_of", "exactly", "fitted", "is_tensor", "of_any_length"]
 
 _WITHOUT_DTYPE = (bool, int, float, complex, list, tuple)
 _RAW = (TypeError, ValueError, RuntimeError, OverflowError)
@@ -150,3 +150,44 @@ def _rounded(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:
     with np.errstate(all="ignore"):
         rounded = values.astype(dtype)
     return rounded if np.array_equal(np.isfinite(rounded), np.isfinite(values)) else None
+
+
+def of_any_length(
+    name: str, value: Any, dtype: np.dtype[Any], inner: tuple[int, ...], text: bool
+) -> NDArray[Any]:
+    """The value as an array (length, *inner) of this dtype; of a text its UTF-8. SchemaError."""
+    if text:
+        return _utf8(name, value)
+    if type(value) is np.ndarray and value.dtype == dtype and value.ndim and value.shape[1:] == inner:
+        return value
+    given = array_of(name, value)
+    if given.ndim and not len(given) and (given.ndim == 1 or given.shape[1:] == inner):
+        return np.empty((0, *inner), dtype)  # NumPy takes [] for floats of no further dimensions
+    stored = _rounded(given, dtype) if type(value) in _WITHOUT_DTYPE else exactly(given, dtype)
+    if stored is not None and given.ndim and given.shape[1:] == inner:
+        return stored
+    came = f"{given.dtype} of shape {given.shape}" if given.dtype != object else f"a {type(value).__name__}"
+    wanted = f"({', '.join(map(str, ('length', *inner)))}{'' if inner else ','})"
+    if isinstance(value, str | bytes):
+        came, advice = f"a {type(value).__name__}", "give numbers, or declare a field of texts"
+    elif given.dtype.kind not in "biufc":
+        advice = "give numbers"
+    elif stored is None:
+        advice = f"nothing is cast, use numpy.asarray(value, {dtype.name!r}) if that is meant"
+    else:
+        advice = "the first dimension is the length of the value"
+    raise SchemaError(f"{name}: expected {dtype} of shape {wanted}, came {came}: {advice}")
+
+
+def _utf8(name: str, value: Any) -> NDArray[np.uint8]:
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise SchemaError(f"{name}: expected a text, came {type(value).__name__}: decode them")
+    if not isinstance(value, str):
+        raise SchemaError(f"{name}: expected a text, came a {type(value).__name__}: give a str")
+    try:
+        return np.frombuffer(value.encode("utf-8"), np.uint8)
+    except UnicodeEncodeError as error:
+        raise SchemaError(
+            f"{name}: {value[error.start]!r} at {error.start} is half a character, which UTF-8 has none for: "
+            "text.encode('utf-8', 'replace').decode() puts a question mark in its place"
+        ) from None
