@@ -131,7 +131,7 @@ class Appender(Writing):
 
     def _create(self, specs: Mapping[str, ArraySpec]) -> None:
         self.container.create_arrays(specs)
-        self._stays = {}
+        self._stays, self._gone = {}, {name: row for name, row in self._gone.items() if name not in specs}
         self._new_arrays |= specs
         for name, spec in specs.items():
             if spec.journaled:
@@ -190,8 +190,9 @@ class Appender(Writing):
                 self._add_checksums(dict.fromkeys(unsummed, ()))
             self.container.reserve(room)
             write_rows = self.container.write_rows
-            for name, array, data, _ in raw:
-                write_rows(name, array.rows, data if isinstance(data, bytes) else data.data)
+            for name, array, data, number in raw:
+                if number:  # of values there may be none
+                    write_rows(name, array.rows, data if isinstance(data, bytes) else data.data)
             for name, array, data, number in raw:
                 chunk_rows = array.spec.chunk_rows
                 if number < chunk_rows - array.rows % chunk_rows:  # nearly always
@@ -367,7 +368,7 @@ class Appender(Writing):
         prefix = group + "/"
         for arrays in (self._raw, self._coded):
             for name, array in arrays.items():
-                if name.startswith(prefix):
+                if name == group or name.startswith(prefix):
                     return array.rows
         tables = self._table_rows.items()
         return next((rows for name, rows in tables if name == group or name.startswith(prefix)), 0)

@@ -97,8 +97,9 @@ class ArrayStore(Reverter):
             store.rollback(back_to, whole=whole)
         with store.storage("recover"):
             store._trim()
-            row = store.state.needed("steps")
-            for name in store._row_counts("steps") if row else ():
-                store._give_back(name, row)
+            for group in store.state.first:
+                row = store.state.needed(group)
+                for name in store._row_counts(group) if row else ():
+                    store._give_back(name, row)
             store._give_back_tables()
         return store

@@ -216,7 +216,7 @@ class Committer(Changer):
         """Give back the space of rows of tables, and of final observations, that the base record does
         without."""
         for name in self.state.arrays if self.state.dropped else ():
-            if tree.group_of(name) != "steps" and not tree.is_journal(name):
+            if not (tree.has_first(tree.group_of(name)) or tree.is_journal(name)):
                 stored = self.state.tables.get(name)
                 self._give_back(name, self.first(name) if stored is None else stored.first)
 
@@ -225,15 +225,16 @@ class Committer(Changer):
         if "steps" not in state.first:
             return
         needed, steps = state.needed("steps"), state.lengths["steps"]
+        checked = {group: state.needed(group) for group in state.first if tree.has_first(group)}
         if self.whole_tables:
-            state.drop({"steps": needed})
+            state.drop(checked)
             return
         passed = [mark for mark in state.marks if mark[0] <= needed]
         state.marks = [mark for mark in state.marks if mark[0] > needed]
         last = state.marks[-1][0] if state.marks else needed
         if (steps - last) * MARKS >= steps - needed:
             state.marks.append([state.lengths.get(group, 0) for group in ("steps", *MARKED)])
-        state.drop({"steps": needed} | (dict(zip(MARKED, passed[-1][1:], strict=True)) if passed else {}))
+        state.drop(checked | (dict(zip(MARKED, passed[-1][1:], strict=True)) if passed else {}))
         for name, (rows, checksum, first) in state.tables.items():
             spec = self.container.specs()[name]
             since = min(self.first(name), rows) // spec.shard_rows * spec.shard_rows

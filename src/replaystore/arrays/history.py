@@ -145,7 +145,7 @@ class History:
         if tree.is_checksums(name):
             array = tree.checked_by(name)
             return self.state.dropped.get(tree.group_of(array), 0) // self.spec(array).chunk_rows
-        return (self.state.first if group == "steps" else self.state.dropped).get(group, 0)
+        return (self.state.first if tree.has_first(group) else self.state.dropped).get(group, 0)
 
     def kept(self, name: str) -> int:
         """The first row of an array that is there, for the commit or for named ones."""

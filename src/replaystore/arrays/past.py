@@ -13,8 +13,9 @@ from typing import TypeVar
 from replaystore.arrays.history import ATTEMPTS, History
 from replaystore.arrays.naming import check_commit
 from replaystore.arrays.records import decode_records
-from replaystore.arrays.state import State
+from replaystore.arrays.state import State, first_row
 from replaystore.errors import ConflictError, CorruptError, EvictedError, NotFoundError
+from replaystore.schema import tree
 
 __all__ = ["Commit", "Past"]
 
@@ -73,7 +74,7 @@ class Past(History):
                 if meta.get("forked"):
                     continue
                 number, first = meta["commit"], first | meta.get("first", {})
-                evicted = any(row > first.get(group, 0) for group, row in newest.gone.items())
+                evicted = any(row > first_row(first, group, row) for group, row in newest.gone.items())
                 if number <= newest.commit and not newest.is_dead(number) and not evicted:
                     lengths, name = dict(meta["lengths"]), names.get(number)
                     found[number] = Commit(number, meta["time"], lengths, first, name)
@@ -127,7 +128,9 @@ class Past(History):
         if newest.is_dead(commit):
             raise NotFoundError(f"{where} was rolled back; buffer.commits() lists what can be opened")
         state = self._settled(lambda segments: self._as_of(commit, segments, where))
-        left = [(group, row) for group, row in newest.gone.items() if row > state.first.get(group, 0)]
+        left = [
+            (group, row) for group, row in newest.gone.items() if row > first_row(state.first, group, row)
+        ]
         if whole and left:
             group, row = left[0]
             needs = f"{where} needs {group} rows before {row}, which have left the ring"
@@ -139,7 +142,7 @@ class Past(History):
                 )
             raise EvictedError(f"{needs}, to have no steps; {ANEW}")
         # Of tables it is told all that the commit shows, or that some of it is not there any more.
-        state.drop({group: row for group, row in newest.dropped.items() if group == "steps" or not left})
+        state.drop({group: row for group, row in newest.dropped.items() if tree.has_first(group) or not left})
         return state
 
     def rows_since(self, generation: int, group: str) -> int:

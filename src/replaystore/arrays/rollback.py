@@ -62,7 +62,11 @@ class Reverter(Resumer):
                     keep_named=newest.keep_named,
                     keep_commits=newest.keep_commits,
                     pruned=newest.pruned,
-                    gone={g: min(row, old.state.first.get(g, 0)) for g, row in newest.gone.items()},
+                    gone={
+                        g: min(row, old.state.first.get(g, 0))
+                        for g, row in newest.gone.items()
+                        if self._knows(old.state, g)
+                    },
                 )
                 state.arrays = {
                     name: spec
@@ -71,7 +75,7 @@ class Reverter(Resumer):
                 }
                 state.dead = [*newest.dead, [commit + 1, newest.commit]]
                 state.mutable, state.more = old.state.mutable, newest.more
-                state.dropped = dict(newest.dropped)
+                state.dropped = {g: row for g, row in newest.dropped.items() if self._knows(old.state, g)}
                 state.marks = [mark for mark in newest.marks if self._has(old.state, mark)]
                 self._complete_tables(tables)
                 state.tables = {
@@ -140,6 +144,11 @@ class Reverter(Resumer):
             if len(data) > (written - first) * width:
                 self.container.reserve({name: first + len(data) // width})
                 self.container.write_rows(name, written, memoryview(data)[(written - first) * width :])
+
+    @staticmethod
+    def _knows(state: State, group: str) -> bool:
+        """Whether a group was there in a commit: values of a field that came later were not."""
+        return group in state.lengths or not tree.is_values(group)
 
     @staticmethod
     def _has(state: State, mark: Sequence[int]) -> bool:

@@ -27,8 +27,9 @@ from replaystore.arrays.differences import INT, NO_NUMBERS, difference, numbers_
 from replaystore.arrays.naming import Named
 from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.protocol import ChunkEntry
+from replaystore.schema import tree
 
-__all__ = ["DOCUMENT", "SEALED", "Piece", "State", "Stored"]
+__all__ = ["DOCUMENT", "SEALED", "Piece", "State", "Stored", "first_row"]
 
 SEALED = "sealed"
 """The key of `extra` that says that a store is never written to again."""
@@ -161,7 +162,7 @@ class State:
         row = self.first.get(group, 0)
         if row:
             newest = islice(reversed(self.names.values()), self.keep_named)
-            row = min([row, *(named.first.get(group, 0) for named in newest)])
+            row = min([row, *(first_row(named.first, group, row) for named in newest)])
         return max(row, self.gone.get(group, 0))
 
     def give(self, name: str) -> None:
@@ -337,6 +338,12 @@ class State:
             gone=dict(meta.get("gone", {})),
             more=dict(meta.get("more", {})),
         )
+
+
+def first_row(first: Mapping[str, int], group: str, unknown: int) -> int:
+    """The first row of a group that a commit of a ring shows. `unknown`: of values of a field that came later
+    than that commit, which shows none of them."""
+    return first.get(group, unknown if tree.is_values(group) else 0)
 
 
 def _arrays(described: Mapping[str, Any]) -> dict[str, ArraySpec]:

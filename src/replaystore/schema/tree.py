@@ -7,9 +7,11 @@
     checksums/<array>                one number a complete chunk of an array of rows
     changes/<field path>/step        one row a change of a mutable field: which step
     changes/<field path>/value       and its value from then on
+    values/<field path>              the values of a field of any length, of steps and of final observations
     journal/log, journal/tail/<n>    the commit log, and the rows of unfinished chunks
 
-The arrays of a group have as many rows each. Field names are escaped here and nowhere else.
+The arrays of a group have as many rows each; an array of values is a group by itself. Field names are escaped
+here and nowhere else.
 """
 
 from __future__ import annotations
@@ -30,19 +32,22 @@ __all__ = [
     "column_of",
     "final",
     "group_of",
+    "has_first",
     "is_changes",
     "is_checksums",
     "is_final",
     "is_journal",
     "is_trajectories",
+    "is_values",
     "steps",
     "tail",
     "trajectories",
+    "values",
 ]
 
 LOG, TAIL = "journal/log", "journal/tail"
 PARTS = "parts"
-"""The table of parts, the one array that is its own group."""
+"""The table of parts, an array that is its own group."""
 DIMENSIONS = {
     "steps": "step",
     "parts": "part",
@@ -63,6 +68,12 @@ def steps(field: str) -> str:
 def final(field: str) -> str:
     """The array of the final observations of a field."""
     return "final/" + escape_path(field)
+
+
+@lru_cache(maxsize=4096)
+def values(field: str) -> str:
+    """The array of the values of a field of any length, into which its rows and final observations point."""
+    return "values/" + escape_path(field)
 
 
 def trajectories(column: str) -> str:
@@ -103,10 +114,18 @@ def tail(slot: int) -> str:
     return f"{TAIL}/{slot}"
 
 
+@lru_cache(maxsize=4096)
 def group_of(array: str) -> str:
-    """The first part of an array's name, that of changes of a field all but the last one; arrays of a group
-    have as many rows."""
+    """The first part of an array's name, that of changes of a field all but the last one, that of values the
+    whole name; arrays of a group have as many rows."""
+    if array.startswith("values/"):
+        return array
     return array.rpartition("/")[0] if array.startswith("changes/") else array.partition("/")[0]
+
+
+def has_first(group: str) -> bool:
+    """Whether each commit of a ring says which row of the group is the oldest that it shows."""
+    return group == "steps" or group.startswith("values/")
 
 
 def is_final(array: str) -> bool:
@@ -117,6 +136,11 @@ def is_final(array: str) -> bool:
 def is_changes(array: str) -> bool:
     """Whether it holds changes of a field."""
     return array.startswith("changes/")
+
+
+def is_values(array: str) -> bool:
+    """Whether it holds values of a field of any length, or is the group of them."""
+    return array.startswith("values/")
 
 
 def is_trajectories(array: str) -> bool:
