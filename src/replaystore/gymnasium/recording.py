@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import ArgumentError, ReplayStoreWarning, SchemaError
+from replaystore.errors import ArgumentError, SchemaError
+from replaystore.gymnasium.fitting import check_fields, is_given, remedy, storable
 from replaystore.gymnasium.infos import InfoColumns
-from replaystore.schema.fields import Field, Schema
+from replaystore.schema.fields import Schema
 from replaystore.schema.names import flatten, listed
-from replaystore.schema.spaces import DTYPES
 from replaystore.schema.values import array_of, fitted
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["EnvironmentRecorder"]
 
 _Mask = NDArray[np.bool_]
-_MAX_SEED = 2**63 - 1
 
 
 class EnvironmentRecorder:
@@ -46,7 +44,7 @@ class EnvironmentRecorder:
             raise ArgumentError(
                 f"commit_every must be at least 1, not {commit_every}: or None, to commit by hand"
             )
-        _check_fields(env, buffer.schema)
+        check_fields(env, buffer.schema)
         self._buffer, self._schema = buffer, buffer.schema
         self._names = {role: frozenset(buffer.schema.names(role)) for role in ("observation", "action")}
         fields = buffer.schema.fields
@@ -88,7 +86,7 @@ class EnvironmentRecorder:
     def begin(self, observation: Any, seeds: Sequence[int | None], mask: _Mask | None = None) -> None:
         """Trajectories begin."""
         self._writer.reset(
-            self._values("observation", observation), seed=[_storable(seed) for seed in seeds], mask=mask
+            self._values("observation", observation), seed=[storable(seed) for seed in seeds], mask=mask
         )
         if mask is None:
             self._lost = self.ended = None
@@ -109,7 +107,7 @@ class EnvironmentRecorder:
             self._of_agent = frozenset(
                 name
                 for name, field in self._schema_of_agent.fields.items()
-                if _is_given(field) and not name.startswith("info/") and name != "info"
+                if is_given(field) and not name.startswith("info/") and name != "info"
             )
         names = self._of_agent
         if not names and not extra:
@@ -256,7 +254,7 @@ class EnvironmentRecorder:
             stored = value.copy() if copy else value
         else:
             stored = fitted(
-                name, value, declared.dtype, self._lead + declared.shape, partial(_remedy, name, declared)
+                name, value, declared.dtype, self._lead + declared.shape, partial(remedy, name, declared)
             )
             stored = stored.copy() if copy else stored
         return stored[None] if self._single else stored
@@ -279,7 +277,7 @@ class EnvironmentRecorder:
                 declared = self._schema.fields[name]
                 value = leaf if whole is None else leaf[place]
                 leaves[name][place] = fitted(
-                    f"final {name}", value, declared.dtype, declared.shape, partial(_remedy, name, declared)
+                    f"final {name}", value, declared.dtype, declared.shape, partial(remedy, name, declared)
                 )
         return (
             leaves["observation"]
@@ -302,80 +300,6 @@ class EnvironmentRecorder:
         return arrays
 
 
-def _remedy(name: str, declared: Field, given: np.dtype[Any]) -> str:
-    """What to do about a value that the dtype of its field does not hold exactly."""
-    if declared.role == "action":
-        return f"nothing is rounded, so pass numpy.asarray(action, '{declared.dtype.name}') if that is meant"
-    if declared.role == "extra":
-        return f"nothing is rounded, so give its values as '{declared.dtype}' if that is meant"
-    text = "nothing is rounded, so convert it in a wrapper inside of this one"
-    if declared.role == "reward":
-        return (
-            f"{text}, or create the buffer from Schema.from_env(env, reward_dtype='{given}')"
-            if given.name in DTYPES
-            else text
-        )
-    wider = np.promote_types(declared.dtype, given)
-    if wider.name not in DTYPES:
-        return text
-    fields = f"{{**schema.fields, {name!r}: Field('{wider}', {declared.shape}, 'observation')}}"
-    return (
-        f"{text}, or create the buffer from Schema({fields}, schema.tuples), where schema is "
-        "Schema.from_env(env)"
-    )
-
-
-def _is_wider(dtype: Any, other: Any) -> bool:
-    """Whether a field of this dtype holds all that an environment with the other one is to give."""
-    return dtype is not None and other is not None and np.can_cast(other, dtype, "safe")
-
-
 def _without(mask: _Mask | None, other: _Mask) -> _Mask | None:
     rest = None if mask is None else mask & ~other
     return None if rest is None or not rest.any() else rest
-
-
-def _storable(seed: int | None) -> int | None:
-    if seed is None or 0 <= seed <= _MAX_SEED:
-        return seed
-    warnings.warn(
-        f"the seed {seed} does not fit 63 bits: it is recorded as unknown", ReplayStoreWarning, stacklevel=4
-    )
-    return None
-
-
-def _is_given(field: Field) -> bool:
-    """Whether an agent gives the values of a field, with the step or, as those of masks that are mutable,
-    later."""
-    return field.role == "extra" or (field.role == "mask" and field.mutable)
-
-
-def _check_fields(env: Any, schema: Schema) -> None:
-    """SchemaError at the first field in which the buffer differs from what the environment gives."""
-    given = Schema.from_env(env)
-    for name, wanted in given.fields.items():
-        declared = schema.fields.get(name)
-        if declared is None:
-            raise SchemaError(
-                f"the buffer has no field {name!r}, which the environment gives: create the "
-                "buffer from this environment"
-            )
-        if wanted.role in ("observation", "action"):
-            for what in ("dtype", "shape", "space"):
-                here, there = getattr(declared, what), getattr(wanted, what)
-                wider = what == "dtype" and _is_wider(here, there)
-                if here != there and here is not None and not wider:
-                    differs = f"has the {what} {here} in the buffer and {there} in the environment"
-                    raise SchemaError(f"field {name!r} {differs}: use a buffer created from this environment")
-    for name in schema.fields:
-        if name not in given.fields and not name.startswith("info/") and not _is_given(schema.fields[name]):
-            raise SchemaError(
-                f"the buffer has a field {name!r}, which the environment does not give, and whose role is "
-                "not 'extra', as that of an agent's (a mutable one may be a 'mask'): record with "
-                "buffer.writer instead"
-            )
-    if odd := given.tuples ^ schema.tuples:
-        raise SchemaError(
-            f"{min(odd)!r} is a tuple in only one of buffer and environment: create the "
-            "buffer from this environment"
-        )
