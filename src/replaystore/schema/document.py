@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from replaystore.errors import CorruptError, FormatError, FormatVersionError, SchemaError
 from replaystore.schema.fields import Schema
+from replaystore.schema.foreign_keys import and_foreign, is_foreign
 from replaystore.schema.roles import ROLES
 from replaystore.schema.spaces import DTYPES, LEAF_SPACES
 from replaystore.schema.strict_json import check_size, decoded, encoded_size, strict
@@ -66,12 +67,6 @@ class _Section(BaseModel):
             "patternProperties": {"[.:]": {"description": "of other software; kept as it is"}}
         },
     )
-
-    @property
-    def foreign(self) -> dict[str, Any]:
-        """What other software keeps in it, by names with a dot or a colon."""
-        extra = self.model_extra or {}
-        return {key: to_plain(value) for key, value in extra.items() if _is_foreign(key)}
 
 
 class FieldSection(_Section):
@@ -184,26 +179,7 @@ class Document(_Section):
 
     def replace(self, **sections: Any) -> Document:
         """A document with other sections, given as in `new`; SchemaError if one is not valid."""
-        return _checked(self.and_foreign({**self.to_json(), **_given(sections)}))
-
-    def and_foreign(self, content: dict[str, Any]) -> dict[str, Any]:
-        """A document's JSON, with what this one has of other software where it has the same sections."""
-        found = {**self.foreign, **content}
-        known = {"ring": self.ring, "environment": self.environment, "layout": self.layout}
-        for name, section in known.items():
-            if section is not None and isinstance(found.get(name), dict):
-                found[name] = {**section.foreign, **found[name]}
-        fields = {field.name: field.foreign for field in self.schema_.fields_}
-        given = found["schema"]
-        if isinstance(given, dict) and isinstance(given.get("fields"), list):
-            described = [{**fields.get(field.get("name"), {}), **field} for field in given["fields"]]
-            found["schema"] = {**self.schema_.foreign, **given, "fields": described}
-        overrides = found["layout"].get("overrides")
-        if isinstance(overrides, dict):
-            before = {name: override.foreign for name, override in self.layout.overrides.items()}
-            overrides = {name: {**before.get(name, {}), **given} for name, given in overrides.items()}
-            found["layout"] = {**found["layout"], "overrides": overrides}
-        return found
+        return _checked(and_foreign(self.to_json(), {**self.to_json(), **_given(sections)}))
 
 
 def new(
@@ -222,7 +198,7 @@ def new(
     sections = {"schema": schema, "ring": ring, "environment": environment, "provenance": provenance}
     sections |= {"layout": layout or {}, "user": user or {}, "extensions": extensions or {}}
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, **_given(sections)}
-    return _checked(content if like is None else like.and_foreign(content))
+    return _checked(content if like is None else and_foreign(like.to_json(), content))
 
 
 def _given(sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -307,15 +283,11 @@ def _validated(content: dict[str, Any], *, newer: bool) -> Document:
     return document
 
 
-def _is_foreign(key: str) -> bool:
-    return "." in key or ":" in key
-
-
 def _surprises(value: Any, place: str = "") -> Iterator[str]:
     """Where a document has keys that are neither ours nor other software's."""
     if isinstance(value, BaseModel):
         for key in value.model_extra or ():
-            if not _is_foreign(key):
+            if not is_foreign(key):
                 yield place + key
         for name, field in type(value).model_fields.items():
             yield from _surprises(getattr(value, name), f"{place}{field.alias or name}.")
