@@ -6,7 +6,6 @@ goes on after one, rollback.py goes back to one.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -41,8 +40,9 @@ class ArrayStore(Reverter):
     ) -> ArrayStore:
         """A store in an empty container, with these arrays: commit 0, durable on return. `commits`, `named`:
         how many are kept, as `keep` takes them. `sealed`: it will be, once it is filled: shards of the arrays
-        are as long as these will be. `more`: what other software keeps in the log."""
-        state = State(store=uuid.uuid4().hex, time=now(), extra=dict(extra), more=dict(more or {}))
+        are as long as these will be. `more`: what other software keeps in the log. The store has the id that
+        its document says."""
+        state = State(store=container.document()["id"], time=now(), extra=dict(extra), more=dict(more or {}))
         store = cls(container, state, durable=durable)
         most = max((spec.chunks_per_shard for spec in specs.values()), default=1)
         if sealed:

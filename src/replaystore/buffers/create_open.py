@@ -35,7 +35,7 @@ from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, parse
 from replaystore.schema import document as documents
 from replaystore.schema.environment import environment_of
-from replaystore.schema.fields import Schema
+from replaystore.schema.fields import Schema, refuse_ragged
 from replaystore.views.column import Column
 from replaystore.views.layout import array_specs, check_capacity, check_storage
 
@@ -98,6 +98,7 @@ def create(
             )
     if durability not in ("commit", "none"):
         raise ArgumentError(f'durability is "commit" or "none", not {durability!r}')
+    refuse_ragged(schema, "a buffer")
     check_storage(schema.fields, layout, storage)
     check_kept(keep_commits, keep_named)
     document = documents.new(
@@ -187,6 +188,11 @@ def open(  # noqa: A001  # as in other libraries that open files
         sealing.check_metadata(container)
         document = documents.parse(container.document(), str(place))
         sealing.refuse_writing(place, container)
+        for name, word in document.hidden.items():
+            raise UnsupportedError(
+                f"{place}: field {name!r} needs {word!r:.80}, which this replaystore does not know: upgrade "
+                "it to write, or open the store for reading, without this field"
+            )
         store = ArrayStore.open(container, durable=document.layout.durability == "commit")
         store.keep(commits=keep_commits, named=keep_named)
         return Buffer(place, store, document, lock=lock, reopen=open_column, open_commit=open_commit)

@@ -20,7 +20,7 @@ from replaystore.buffers.late_fields import (
 from replaystore.buffers.writing import Recording
 from replaystore.errors import ArgumentError, ConflictError, UnsupportedError
 from replaystore.schema import tree
-from replaystore.schema.fields import Field
+from replaystore.schema.fields import Field, refuse_ragged
 from replaystore.schema.names import listed
 from replaystore.views.layout import field_specs
 from replaystore.views.reader import positions_of, wanted_rows
@@ -142,6 +142,7 @@ class LaterFields(Recording):
                     f"{value!r:.80}"
                 )
         schema = self.schema.with_fields(declared)
+        refuse_ragged(schema, "add_field", declared)
         check_late(given["values"], given["fill"], declared)
         fills = {name: filled(name, declared[name], value) for name, value in given["fill"].items()}
         specs = field_specs(

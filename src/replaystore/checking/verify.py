@@ -143,6 +143,12 @@ def _check_all(place: Location, container: Container, findings: Findings, commit
         findings.problem(str(place), str(error))
         return
     findings.report.commit = store.state.commit
+    if store.state.store != document.id:
+        findings.problem(
+            str(place),
+            f"the commit log is that of store {store.state.store!r:.80}, the document that of {document.id}",
+            "restore one of them from a copy",
+        )
     check_log(findings, container, store.state)
     if not check_arrays(findings, store, document):
         return

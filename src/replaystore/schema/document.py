@@ -14,15 +14,17 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+import uuid
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from replaystore.errors import CorruptError, FormatError, FormatVersionError, SchemaError
+from replaystore.errors import CorruptError, FormatError, FormatVersionError, SchemaError, UnsupportedError
 from replaystore.schema.fields import Schema
 from replaystore.schema.foreign_keys import and_foreign, is_foreign
+from replaystore.schema.needs import hidden, shown
 from replaystore.schema.roles import ROLES
 from replaystore.schema.spaces import DTYPES, LEAF_SPACES
 from replaystore.schema.strict_json import check_size, decoded, encoded_size, strict
@@ -67,14 +69,17 @@ class _Section(BaseModel):
             "patternProperties": {"[.:]": {"description": "of other software; kept as it is"}}
         },
     )
+    unless: ClassVar[frozenset[str]] = frozenset()
+    """Keys that are left out of the JSON, unless they are not as usual."""
 
 
 class FieldSection(_Section):
     """A field of the schema; see replaystore.schema.Field."""
 
+    unless: ClassVar[frozenset[str]] = frozenset({"text", "needs"})
     name: str
     dtype: str = Field(json_schema_extra={"enum": [*DTYPES]})
-    shape: list[_Positive]
+    shape: list[_Positive | None] = Field(description="of a value; null first: it has any length")
     role: str = Field(json_schema_extra={"enum": [*ROLES]})
     space: _Object | None = Field(
         None,
@@ -82,13 +87,19 @@ class FieldSection(_Section):
         description="the Gymnasium space",
     )
     mutable: bool = Field(False, description="whether values are set later; see changes/ in FORMAT.md")
+    text: bool = Field(False, description="whether values are texts in UTF-8")
+    needs: list[str] = Field(
+        [], description="what a reader has to know to show the field; one that does not leaves it out"
+    )
 
 
 class SchemaSection(_Section):
     """What one step holds."""
 
+    unless: ClassVar[frozenset[str]] = frozenset({"graphs"})
     fields_: list[FieldSection] = Field(alias="fields", min_length=1)
     tuples: list[str] = Field([], description="paths of nested values that are tuples")
+    graphs: list[str] = Field([], description="paths of nested values that are graphs")
 
 
 class Ring(_Section):
@@ -144,6 +155,9 @@ class Document(_Section):
 
     format: Literal["replaystore"] = FORMAT
     format_version: str = Field(pattern=rf"^{_MAJOR}\.(0|[1-9][0-9]*)$")
+    id: str = Field(
+        pattern=r"^[0-9a-f]{32}$", description="the store's own, which no other has but copies of its files"
+    )
     schema_: SchemaSection = Field(alias="schema")
     ring: Ring | None = None
     environment: Environment | None = None
@@ -157,10 +171,10 @@ class Document(_Section):
     def model_post_init(self, context: Any) -> None:
         """Check what a JSON Schema cannot say. ValueError, which pydantic reports with the place."""
         try:
-            self._steps = Schema.from_json(to_plain(self.schema_))
+            self._steps = Schema.from_json(shown(to_plain(self.schema_), self.hidden))
         except FormatError as error:
             raise ValueError(str(error)) from error
-        if unknown := self.layout.overrides.keys() - self._steps.fields.keys():
+        if unknown := self.layout.overrides.keys() - {field.name for field in self.schema_.fields_}:
             raise ValueError(f"layout.overrides names {min(unknown)!r}, which is not a field")
         if self.ring and self.ring.position is not None and self.ring.position >= self.ring.capacity:
             raise ValueError(
@@ -169,8 +183,13 @@ class Document(_Section):
 
     @property
     def steps(self) -> Schema:
-        """The schema."""
+        """The schema, without the fields that are hidden."""
         return self._steps
+
+    @property
+    def hidden(self) -> dict[str, str]:
+        """The fields that this version cannot show, and the first thing that each of them needs."""
+        return hidden({field.name: field.needs for field in self.schema_.fields_})
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON, what was not known when it was parsed included."""
@@ -193,11 +212,12 @@ def new(
     extensions: Mapping[str, Any] | None = None,
     like: Document | None = None,
 ) -> Document:
-    """A document of the newest version. SchemaError names the key that is not valid; provenance None: made
-    here and now. `like`: it keeps what that one has of other software, by names with a dot or a colon."""
+    """A document of the newest version, of a store of its own. SchemaError names the key that is not valid;
+    provenance None: made here and now. `like`: it keeps what that one has of other software, by names with a
+    dot or a colon."""
     sections = {"schema": schema, "ring": ring, "environment": environment, "provenance": provenance}
     sections |= {"layout": layout or {}, "user": user or {}, "extensions": extensions or {}}
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **_given(sections)}
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "id": uuid.uuid4().hex, **_given(sections)}
     return _checked(content if like is None else and_foreign(like.to_json(), content))
 
 
@@ -244,6 +264,8 @@ def parse(data: Mapping[str, Any] | bytes | str, where: str) -> Document:
         )
     try:
         return _validated(content, newer=_is_newer(content.get("format_version"), where))
+    except UnsupportedError as error:
+        raise FormatVersionError(f"{where}: {error}") from error
     except ValueError as error:
         raise CorruptError(
             f"{where}: the document is damaged: {_one_line(error)}; restore it from a copy"
@@ -329,9 +351,11 @@ def _one_line(error: ValueError) -> str:
 def to_plain(value: Any) -> Any:
     """Models to dicts, with what they were not made for (keys of a newer minor version), which pydantic's own
     dump leaves out."""
-    if isinstance(value, BaseModel):
+    if isinstance(value, _Section):
         known = {
-            field.alias or name: getattr(value, name) for name, field in type(value).model_fields.items()
+            field.alias or name: getattr(value, name)
+            for name, field in type(value).model_fields.items()
+            if name not in value.unless or getattr(value, name)
         }
         return {key: to_plain(item) for key, item in (known | (value.model_extra or {})).items()}
     if isinstance(value, dict):

@@ -60,23 +60,18 @@ def _not_of_numpy(dtype: object, error: Exception) -> str:
 def _instead_of(given: np.dtype[Any]) -> str:
     if given.kind == "O":
         return "objects would have to be pickled; encode them as numbers of a fixed size"
-    if given.kind == "U" and given.itemsize:
-        letters = given.itemsize // 4
-        return (
-            f"declare Field('uint32', ({letters},), ...) and store the character codes, "
-            f"numpy.array(texts, 'U{letters}').view('uint32').reshape(-1, {letters}), which "
-            f".view('U{letters}') turns into text again"
-        )
+    if given.kind in "UT":
+        return "texts are declared by Field.of_text(role), and given as they are, as str"
     if given.kind == "S" and given.itemsize:
         size = given.itemsize
         return (
             f"declare Field('uint8', ({size},), ...) and store numpy.array(texts, "
             f"'S{size}').view('uint8').reshape(-1, {size})"
         )
-    if given.kind in "SUT":
+    if given.kind == "S":
         return (
-            "text has no fixed size; encode it as integers, such as character codes or indices of a list "
-            "of words"
+            "declare Field('uint8', (None,), ...) and store numpy.frombuffer(value, 'uint8') of each; texts "
+            "are declared by Field.of_text(role)"
         )
     if given.subdtype is not None:
         base, shape = given.subdtype

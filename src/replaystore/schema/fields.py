@@ -1,4 +1,5 @@
-"""What one step holds: named fields of fixed dtype and shape, made from Gymnasium spaces, to and from JSON.
+"""What one step holds: named fields of fixed dtype, and of fixed shape or any length, made from Gymnasium
+spaces, to and from JSON.
 
 Invariants:
 1. A `Schema` and its `Field`s never change; equal schemas have equal JSON up to the order of the fields.
@@ -44,20 +45,28 @@ if TYPE_CHECKING:
     import gymnasium
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Field", "Schema"]
+__all__ = ["Field", "Schema", "refuse_ragged"]
+
+GRAPH = frozenset({"nodes", "edges", "edge_links"})
+GRAPHS = (GRAPH, frozenset({"nodes"}))
+"""What a graph consists of."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Schema:
     """The fields of a step, in the order given: immutable, hashable, picklable.
 
-    `tuples` names the paths that are tuples in nested values (`observation` if that is a Tuple of spaces);
-    all others are dicts. SchemaError: no fields, a bad name, a name that is both a field and a path, a role
+    `tuples` names the paths that are tuples in nested values (`observation` if that is a Tuple of spaces),
+    `graphs` those that are graphs, of fields `nodes` and, both or neither, `edges` and `edge_links`; all
+    others are dicts. SchemaError: no fields, a bad name, a name that is both a field and a path, a role
     that does not fit the name.
     """
 
     fields: Mapping[str, Field]
     tuples: frozenset[str] = frozenset()
+    graphs: frozenset[str] = frozenset()
+    ragged: Mapping[str, Field] = field(init=False)
+    """The fields of values of any length."""
     _expected: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]] = field(init=False)
     _rewards: tuple[str, ...] = field(init=False)
 
@@ -84,22 +93,41 @@ class Schema:
                     f"tuple {path!r} must have the items 0, 1, 2 and so on, and has "
                     f"{listed(items)}: declare all of them"
                 )
+        graphs = frozenset(self.graphs)
+        for path in sorted(graphs):
+            if frozenset(inside.get(path, ())) not in GRAPHS or not all(
+                fields[f"{path}/{n}"].ragged for n in inside[path]
+            ):
+                raise SchemaError(
+                    f"graph {path!r} must have the fields {' and '.join(map(repr, sorted(GRAPH)))} of any "
+                    f"length, or 'nodes' alone, and has {listed(inside.get(path, ()))}"
+                )
+        if twice := graphs & tuples:
+            raise SchemaError(f"{min(twice)!r} is a tuple and also a graph: leave it out of one of them")
         object.__setattr__(self, "fields", MappingProxyType(Named(fields)))
         object.__setattr__(self, "tuples", tuples)
+        object.__setattr__(self, "graphs", graphs)
+        ragged = {name: f for name, f in fields.items() if f.ragged}
+        object.__setattr__(self, "ragged", MappingProxyType(ragged))
         object.__setattr__(self, "_rewards", tuple(name for name, f in fields.items() if f.role == "reward"))
         object.__setattr__(self, "_expected", {name: (f.dtype, f.shape) for name, f in fields.items()})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Schema) and self.fields == other.fields and self.tuples == other.tuples
+        return (
+            isinstance(other, Schema)
+            and self.fields == other.fields
+            and (self.tuples, self.graphs) == (other.tuples, other.graphs)
+        )
 
     def __hash__(self) -> int:
-        return hash((frozenset(self.fields.items()), self.tuples))
+        return hash((frozenset(self.fields.items()), self.tuples, self.graphs))
 
     def __repr__(self) -> str:
-        return f"Schema({', '.join(f'{name}: {f.dtype}{list(f.shape)}' for name, f in self.fields.items())})"
+        told = (f"{name}: {'text' if f.text else _told(f)}" for name, f in self.fields.items())
+        return f"Schema({', '.join(told)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Schema, (dict(self.fields), self.tuples)
+        return Schema, (dict(self.fields), self.tuples, self.graphs)
 
     # --- from and to Gymnasium
 
@@ -180,12 +208,12 @@ class Schema:
 
     def check(self, columns: Mapping[str, NDArray[Any]]) -> int:
         """How many rows these columns have: one array for each field, of shape (rows, *field shape) and
-        exactly the field's dtype.
+        exactly the field's dtype; a `Ragged` for each of values of any length.
 
         SchemaError names the field, what was expected, what came and what to do. Nothing is converted:
         neither dtypes nor byte order.
         """
-        return check_rows(self._expected, columns)
+        return check_rows(self._expected, columns, self.ragged)
 
     def names(self, role: str) -> tuple[str, ...]:
         """The names of the fields with this role, in order."""
@@ -233,13 +261,14 @@ class Schema:
         """This schema with more fields, the last ones."""
         if twice := self.fields.keys() & declared.keys():
             raise SchemaError(f"there is a field {min(twice)!r} already: choose another name")
-        return Schema({**self.fields, **declared}, self.tuples)
+        return Schema({**self.fields, **declared}, self.tuples, self.graphs)
 
     def select(self, names: Iterable[str]) -> Schema:
         """The schema of some fields, in this schema's order; a path such as "observation" stands for all
         fields below it.
 
-        A tuple that loses items becomes a dict of its items' numbers, because what is left has other places.
+        A tuple that loses items becomes a dict of its items' numbers, because what is left has other places;
+        and a graph that loses some of it a dict.
         """
         if isinstance(names, str):
             raise SchemaError(f"select takes a list of names: [{names!r}]")
@@ -256,16 +285,20 @@ class Schema:
         inside, left = members(self.fields), members(chosen)
         if not chosen:
             raise SchemaError(f"no field is selected: name some of {listed(self.fields)}")
-        whole = {path for path in self.tuples if inside[path] == left.get(path)}
-        return Schema(
-            {name: declared for name, declared in self.fields.items() if name in chosen}, frozenset(whole)
+        tuples, graphs = (
+            frozenset(path for path in paths if inside[path] == left.get(path))
+            for paths in (self.tuples, self.graphs)
         )
+        fields = {name: declared for name, declared in self.fields.items() if name in chosen}
+        return Schema(fields, tuples, graphs)
 
     def to_json(self) -> dict[str, Any]:
-        """Strict JSON: fields (a list, because their order matters), tuples."""
+        """Strict JSON: fields (a list, because their order matters), tuples, and graphs if there are any."""
+        graphs = {"graphs": sorted(self.graphs)} if self.graphs else {}
         return {
             "fields": [{"name": name, **f.to_json()} for name, f in self.fields.items()],
             "tuples": sorted(self.tuples),
+            **graphs,
         }
 
     @classmethod
@@ -277,11 +310,23 @@ class Schema:
                 if item["name"] in fields:
                     raise SchemaError(f"field {item['name']!r} is declared twice")
                 fields[item["name"]] = Field.from_json(item)
-            return cls(fields, frozenset(data.get("tuples", ())))
+            return cls(fields, frozenset(data.get("tuples", ())), frozenset(data.get("graphs", ())))
         except FormatError as error:
             raise FormatError(f"this does not describe a schema: field {item['name']!r}: {error}") from error
         except (KeyError, TypeError, SchemaError) as error:
             raise FormatError(f"this does not describe a schema: {reason(error)}") from error
+
+
+def _told(declared: Field) -> str:
+    """The dtype and the shape of a field, for a message."""
+    return f"{declared.dtype}[{', '.join('*' if n is None else str(n) for n in declared.shape)}]"
+
+
+def refuse_ragged(schema: Schema, what: str, names: Iterable[str] | None = None) -> None:
+    """UnsupportedError: one of these fields (None: of all) is of any length, which `what` does not take."""
+    for name in schema.ragged if names is None else names:
+        if name in schema.ragged:
+            raise UnsupportedError(f"{what} does not take fields of any length yet, as {name!r} is")
 
 
 def _neither(given: Any) -> str:

@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 
 from replaystore.errors import SchemaError, UnknownFieldError
+from replaystore.schema.field import Field
 from replaystore.schema.names import listed
+from replaystore.schema.ragged import Ragged
 
 __all__ = ["check_rows"]
 
 Expected = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
 
-def check_rows(expected: Expected, columns: Mapping[str, Any]) -> int:
-    """How many rows columns have: one array for each field, of its dtype and shape. SchemaError."""
+def check_rows(expected: Expected, columns: Mapping[str, Any], ragged: Mapping[str, Field]) -> int:
+    """How many rows columns have: one array for each field, of its dtype and shape, and a Ragged for each of
+    those of any length. SchemaError."""
     if len(columns) == len(expected):  # the way taken by every append: a few comparisons a field
         rows = -1
         for name, (dtype, shape) in expected.items():
@@ -32,11 +35,11 @@ def check_rows(expected: Expected, columns: Mapping[str, Any]) -> int:
                 break
         else:
             return rows
-    return _check_one_by_one(expected, columns)
+    return _check_one_by_one(expected, columns, ragged)
 
 
-def _check_one_by_one(expected: Expected, columns: Mapping[str, Any]) -> int:
-    """`check_rows` for subclasses of ndarray, and for whatever is wrong."""
+def _check_one_by_one(expected: Expected, columns: Mapping[str, Any], ragged: Mapping[str, Field]) -> int:
+    """`check_rows` for fields of any length, for subclasses of ndarray, and for whatever is wrong."""
     if missing := expected.keys() - columns.keys():
         name = next(name for name in expected if name in missing)
         raise SchemaError(
@@ -52,7 +55,10 @@ def _check_one_by_one(expected: Expected, columns: Mapping[str, Any]) -> int:
     rows, first = -1, ""
     for name, (dtype, shape) in expected.items():
         array = columns[name]
-        _check_column(name, array, dtype, shape)
+        if name in ragged:
+            _check_ragged(name, array, ragged[name])
+        else:
+            _check_column(name, array, dtype, shape)
         if rows < 0:
             rows, first = array.shape[0], name
         elif array.shape[0] != rows:
@@ -92,3 +98,15 @@ def _check_column(name: str, array: Any, dtype: np.dtype[Any], shape: tuple[int,
             else ("the first dimension counts the steps")
         )
         raise SchemaError(f"field {name!r}: expected shape {wanted}, came {array.shape}: {remedy}")
+
+
+def _check_ragged(name: str, values: Any, declared: Field) -> None:
+    if not isinstance(values, Ragged):
+        raise SchemaError(
+            f"field {name!r} is of any length: expected a Ragged, came a {type(values).__name__}: pass "
+            f"replaystore.Ragged.of(values{', text=True' if declared.text else ''})"
+        )
+    kind = declared.dtype, declared.inner, declared.text
+    if len(values.lead) != 1 or (values.dtype, values.inner, values.text) != kind:
+        wanted = "texts" if declared.text else f"{declared.dtype} of shape (rows, None, *{declared.inner})"
+        raise SchemaError(f"field {name!r}: expected {wanted}, came {values!r}")

@@ -74,6 +74,8 @@ class Description:
     """What a buffer holds as of the commit that it shows, and how. Times are in UTC, sizes in bytes."""
 
     location: str
+    id: str
+    """As `buffer.id`."""
     backend: str
     """The container: "zarr" or "hdf5"."""
     storage: str
@@ -127,6 +129,7 @@ def describe(buffer: BufferReader) -> Description:
     splits = {str(name) for name in trajectories["split"].tolist() if name}
     return Description(
         location=buffer.where,
+        id=document.id,
         backend=buffer.whereabouts.container,
         storage=buffer.whereabouts.storage,
         format_version=document.format_version,

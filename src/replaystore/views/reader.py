@@ -72,6 +72,11 @@ class BufferReader(Shown):
         return self._document.layout.name
 
     @property
+    def id(self) -> str:
+        """What names the store, 32 hexadecimal digits: no other has it but copies of its files."""
+        return self._document.id
+
+    @property
     def capacity(self) -> int | None:
         """How many newest steps a ring keeps; None: all."""
         return None if self._document.ring is None else self._document.ring.capacity
