@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,20 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replaystore.errors import SchemaError
+from replaystore.schema.field import Field
 from replaystore.schema.given_ragged import joined, ragged_of, stacked
 from replaystore.schema.ragged import MOST_BYTES, Ragged
 
-
-@dataclass(frozen=True)
-class Declared:
-    dtype: np.dtype[Any]
-    inner: tuple[int, ...] = ()
-    text: bool = False
-    ragged: bool = True
-
-
-TOKENS, POINTS = Declared(np.dtype("int32")), Declared(np.dtype("float32"), (3,))
-TEXTS = Declared(np.dtype("uint8"), text=True)
+TOKENS, POINTS = Field("int32", (None,), "extra"), Field("float32", (None, 3), "extra")
+TEXTS = Field.of_text("extra")
 
 
 def strided(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -105,7 +96,7 @@ def test_values_are_rounded_as_those_of_other_fields() -> None:
         (TEXTS, Ragged(np.array([0xC3], np.uint8), [0, 1], text=True), "value 0: its bytes are not UTF-8"),
     ],
 )
-def test_what_is_refused(declared: Declared, value: Any, said: str) -> None:
+def test_what_is_refused(declared: Field, value: Any, said: str) -> None:
     with pytest.raises(SchemaError, match=f"^field 'prompt'.*{said}") as caught:
         ragged_of("prompt", declared, value, 1)
     assert "\n" not in str(caught.value)
@@ -169,7 +160,7 @@ def test_a_value_may_be_large_and_no_larger() -> None:
 def test_blocks_are_put_together() -> None:
     ragged = joined([Ragged.of([[1]]), Ragged.of([[2, 3], []], int, ())])
     array = joined([np.arange(2), np.arange(3)])
-    plain = Declared(np.dtype("int64"), ragged=False)
+    plain = Field("int64", (2,), "extra")
 
     assert isinstance(ragged, Ragged)
     assert ragged.tolist() == [[1], [2, 3], []]

@@ -67,15 +67,14 @@ def test_what_is_no_environment_is_refused_with_what_to_pass(env: Any) -> None:
 @pytest.mark.parametrize(
     "space",
     [
-        spaces.Text(5),
-        spaces.Sequence(spaces.Discrete(2)),
-        spaces.Graph(spaces.Discrete(2), None),
+        spaces.Sequence(spaces.Text(5)),
+        spaces.Graph(spaces.Text(5), None),
         spaces.OneOf([spaces.Discrete(2)]),
         spaces.Box(0, 1, (2,), np.longdouble),
         spaces.Dict([(1, spaces.Discrete(2))]),  # type: ignore[list-item]
     ],
 )
-def test_a_space_without_fixed_arrays_is_refused_with_its_path(space: Any) -> None:
+def test_a_space_whose_values_are_no_arrays_is_refused_with_its_path(space: Any) -> None:
     name = "observation/a/0"
     with pytest.raises(UnsupportedError, match=name if not isinstance(space, spaces.Dict) else "the key 1"):
         Schema.from_spaces(spaces.Dict({"a": spaces.Tuple([space])}), spaces.Discrete(2))

@@ -22,6 +22,7 @@ from replaystore.errors import FormatError, SchemaError, UnsupportedError
 from replaystore.schema.dtypes import field_dtype
 from replaystore.schema.field import Field
 from replaystore.schema.names import (
+    GRAPH,
     Named,
     check_name,
     flatten,
@@ -31,6 +32,7 @@ from replaystore.schema.names import (
     unflatten,
     unknown,
 )
+from replaystore.schema.ragged_spaces import field_of
 from replaystore.schema.roles import FLAGS, Role, check_role
 from replaystore.schema.rows import check_rows
 from replaystore.schema.spaces import (
@@ -47,8 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Field", "Schema", "refuse_ragged"]
 
-GRAPH = frozenset({"nodes", "edges", "edge_links"})
-GRAPHS = (GRAPH, frozenset({"nodes"}))
+GRAPHS = (frozenset(GRAPH), frozenset(GRAPH[:1]))
 """What a graph consists of."""
 
 
@@ -99,7 +100,7 @@ class Schema:
                 fields[f"{path}/{n}"].ragged for n in inside[path]
             ):
                 raise SchemaError(
-                    f"graph {path!r} must have the fields {' and '.join(map(repr, sorted(GRAPH)))} of any "
+                    f"graph {path!r} must have the fields {listed(GRAPH)} of any "
                     f"length, or 'nodes' alone, and has {listed(inside.get(path, ()))}"
                 )
         if twice := graphs & tuples:
@@ -143,17 +144,20 @@ class Schema:
         """The schema of steps in an environment with these spaces: observations, actions, reward, terminated,
         truncated, then `extra`.
 
-        UnsupportedError: a space, at any depth, whose values are not arrays of a fixed shape.
+        A Text is a field of texts, a Sequence one of arrays of any length, a Graph the fields `nodes`,
+        `edges` and `edge_links`. UnsupportedError: a space, at any depth, whose values are none of these,
+        and no arrays.
         """
         leaves: dict[str, tuple[str, gymnasium.Space[Any]]] = {}
-        tuples: set[str] = set()
+        tuples, graphs = set[str](), set[str]()
         for role, space in (("observation", observation_space), ("action", action_space)):
-            space_leaves(space, role, role, leaves, tuples)
+            space_leaves(space, role, role, leaves, tuples, graphs)
         fields = {}
         for name, (role, leaf) in leaves.items():
             try:
                 described = space_to_json(leaf)  # first, because it refuses spaces without dtype or shape
-                fields[name] = Field(np.dtype(leaf.dtype), leaf.shape or (), cast("Role", role), described)
+                dtype, shape, text = field_of(leaf)
+                fields[name] = Field(dtype, shape, cast("Role", role), described, text=text)
             except (SchemaError, UnsupportedError) as error:
                 raise type(error)(f"{name}: {error}") from None
         fields |= {"reward": Field(field_dtype(reward_dtype), (), "reward")} | {
@@ -167,7 +171,7 @@ class Schema:
             )
         if twice := fields.keys() & (extra or {}).keys():
             raise SchemaError(f"extra field {min(twice)!r} is already there: choose another name")
-        return cls(fields | dict(extra or {}), frozenset(tuples))
+        return cls(fields | dict(extra or {}), frozenset(tuples), frozenset(graphs))
 
     @classmethod
     def from_env(
@@ -200,7 +204,10 @@ class Schema:
             return None
         return nested_space(
             unflatten(
-                {name: space_from_json(space) for name, space in leaves.items() if space}, role, self.tuples
+                {name: space_from_json(space) for name, space in leaves.items() if space},
+                role,
+                self.tuples,
+                self.graphs,
             )
         )
 
@@ -246,12 +253,12 @@ class Schema:
         already."""
         if isinstance(value, Mapping) and value and all(name in self.fields for name in value):
             return dict(value)
-        return flatten(value, prefix)
+        return flatten(value, prefix, self.ragged, self.graphs)
 
     def unflatten(self, columns: Mapping[str, Any], prefix: str) -> Any:
         """The nested value under `prefix` ("observation", "action", …) as Gymnasium gives it; `flatten` is
         the inverse."""
-        return unflatten(columns, prefix, self.tuples)
+        return unflatten(columns, prefix, self.tuples, self.graphs)
 
     def with_field(self, name: str, declared: Field) -> Schema:
         """This schema with one more field, the last."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import SchemaError
+from replaystore.schema.field import Field
 from replaystore.schema.ragged import MOST_BYTES, Ragged
 from replaystore.schema.ragged_forms import not_text, offsets_of
 from replaystore.schema.values import array_of, is_tensor, of_any_length
@@ -22,20 +23,7 @@ from replaystore.schema.values import array_of, is_tensor, of_any_length
 __all__ = ["joined", "ragged_of", "stacked"]
 
 
-class _Declared(Protocol):
-    """What is asked of a field."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-    @property
-    def ragged(self) -> bool: ...
-    @property
-    def inner(self) -> tuple[int, ...]: ...
-    @property
-    def text(self) -> bool: ...
-
-
-def ragged_of(name: str, declared: _Declared, given: Any, count: int | None) -> Ragged:
+def ragged_of(name: str, declared: Field, given: Any, count: int | None) -> Ragged:
     """The values of a field, one for each of `count` steps (None: as many as come); it may share memory with
     what was given. SchemaError names the field and the value."""
     field = f"field {name!r}"
@@ -56,7 +44,7 @@ def ragged_of(name: str, declared: _Declared, given: Any, count: int | None) -> 
     return found
 
 
-def _items(field: str, declared: _Declared, given: Any) -> Sequence[Any] | Ragged:
+def _items(field: str, declared: Field, given: Any) -> Sequence[Any] | Ragged:
     """What is given for each step; of an array of values of one length these values."""
     if isinstance(given, list | tuple):
         return given
@@ -83,7 +71,7 @@ def _items(field: str, declared: _Declared, given: Any) -> Sequence[Any] | Ragge
     )
 
 
-def _of_items(field: str, declared: _Declared, items: Sequence[Any]) -> Ragged:
+def _of_items(field: str, declared: Field, items: Sequence[Any]) -> Ragged:
     dtype, inner = declared.dtype, declared.inner
     as_stored = not declared.text and all(
         type(item) is np.ndarray and item.dtype == dtype and item.ndim and item.shape[1:] == inner
@@ -97,12 +85,12 @@ def _of_items(field: str, declared: _Declared, items: Sequence[Any]) -> Ragged:
     return _of_arrays(declared, items)
 
 
-def _of_arrays(declared: _Declared, arrays: Sequence[NDArray[Any]]) -> Ragged:
+def _of_arrays(declared: Field, arrays: Sequence[NDArray[Any]]) -> Ragged:
     values = np.concatenate(arrays) if len(arrays) else np.empty((0, *declared.inner), declared.dtype)
     return Ragged(values, offsets_of([len(array) for array in arrays]), text=declared.text)
 
 
-def _fitting(field: str, declared: _Declared, given: Ragged) -> Ragged:
+def _fitting(field: str, declared: Field, given: Ragged) -> Ragged:
     given = given.to_numpy()
     if len(given.lead) != 1:
         raise SchemaError(f"{field}: the values are arranged as {given.lead}: pass ragged.reshape(-1)")
@@ -124,6 +112,6 @@ def joined(blocks: Sequence[NDArray[Any] | Ragged]) -> NDArray[Any] | Ragged:
     return np.concatenate(cast("Sequence[NDArray[Any]]", blocks))
 
 
-def stacked(declared: _Declared, values: Sequence[NDArray[Any]]) -> NDArray[Any] | Ragged:
+def stacked(declared: Field, values: Sequence[NDArray[Any]]) -> NDArray[Any] | Ragged:
     """Single values of one field, each as it is stored (a text as its bytes), as a block of them."""
     return _of_arrays(declared, values) if declared.ragged else np.stack(values)

@@ -25,6 +25,7 @@ from typing import Any, Never, TypeVar
 from replaystore.errors import FormatError, SchemaError, UnknownFieldError
 
 __all__ = [
+    "GRAPH",
     "MAX_PARTS",
     "Named",
     "check_name",
@@ -49,6 +50,8 @@ _DEVICES = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])")  # names that W
 _MAX_PART_BYTES = 200  # file systems allow 255; temporary files need some of them
 _MAX_NAME_BYTES = 2000  # paths have at most 4096, those of the folder that the store lies in included
 MAX_PARTS = 64
+GRAPH = ("nodes", "edges", "edge_links")
+"""What the graphs of Gymnasium are made of; without a space of edges of nodes alone."""
 
 
 def escape(key: str) -> str:
@@ -206,25 +209,36 @@ def _encode(key: str, *, letters: bool) -> str:
 # --- nested values
 
 
-def flatten(value: Any, prefix: str) -> dict[str, Any]:
+def flatten(
+    value: Any, prefix: str, leaves: Collection[str] = (), graphs: Collection[str] = ()
+) -> dict[str, Any]:
     """{field name: leaf} of a nested observation or action as Gymnasium gives it; a value that is no dict or
     tuple is itself a leaf.
 
-    Key `k` of a dict becomes `prefix/k`, item `i` of a tuple `prefix/i`. SchemaError: an empty dict or tuple,
-    a key that is not a string.
+    Key `k` of a dict becomes `prefix/k`, item `i` of a tuple `prefix/i`. What has its name in `leaves` is
+    not taken apart, whatever it is; what has it in `graphs`, a GraphInstance or several of them, into its
+    arrays. SchemaError: an empty dict or tuple, a key that is not a string.
     """
-    leaves: dict[str, Any] = {}
-    _flatten_into(leaves, value, prefix)
-    return leaves
+    found: dict[str, Any] = {}
+    _flatten_into(found, value, prefix, leaves, graphs)
+    return found
 
 
-def _flatten_into(leaves: dict[str, Any], value: Any, name: str) -> None:
+def _flatten_into(
+    found: dict[str, Any], value: Any, name: str, leaves: Collection[str], graphs: Collection[str]
+) -> None:
+    if name in leaves:
+        found[name] = value
+        return
     if isinstance(value, Mapping):
         items: Iterable[tuple[Any, Any]] = value.items()
+    elif name in graphs:
+        found.update(_parts_of_graphs(name, value, leaves))
+        return
     elif isinstance(value, tuple):
         items = ((str(place), item) for place, item in enumerate(value))
     else:
-        leaves[name] = value
+        found[name] = value
         return
     if not value:
         raise SchemaError(
@@ -233,14 +247,36 @@ def _flatten_into(leaves: dict[str, Any], value: Any, name: str) -> None:
     for key, item in items:
         if not isinstance(key, str):
             raise SchemaError(f"{name!r} has the key {key!r}, a {type(key).__name__}: keys must be strings")
-        _flatten_into(leaves, item, f"{name}/{_part(key)}")
+        _flatten_into(found, item, f"{name}/{_part(key)}", leaves, graphs)
 
 
-def unflatten(columns: Mapping[str, Any], prefix: str, tuples: Collection[str] = ()) -> Any:
+def _parts_of_graphs(name: str, value: Any, leaves: Collection[str]) -> dict[str, Any]:
+    """The arrays of one graph, or lists of those of several. Edges that are None are none, and are left out
+    where there are no fields of them."""
+    single = hasattr(value, GRAPH[0])
+    graphs = [value] if single else list(value) if isinstance(value, Iterable) else [None]
+    odd = next((graph for graph in graphs if not all(hasattr(graph, part) for part in GRAPH)), graphs)
+    if odd is not graphs:
+        raise SchemaError(
+            f"{name!r}: expected a GraphInstance of Gymnasium, came a {type(odd).__name__}: give one with "
+            f"{', '.join(GRAPH)}"
+        )
+    found: dict[str, Any] = {}
+    for part in GRAPH:
+        given = [getattr(graph, part) for graph in graphs]
+        if f"{name}/{part}" in leaves or any(one is not None for one in given):
+            arrays = [() if one is None else one for one in given]
+            found[f"{name}/{part}"] = arrays[0] if single else arrays
+    return found
+
+
+def unflatten(
+    columns: Mapping[str, Any], prefix: str, tuples: Collection[str] = (), graphs: Collection[str] = ()
+) -> Any:
     """The inverse of `flatten`: the value under `prefix`, nested as the names say.
 
-    `tuples` are the paths that are tuples (see `Schema.tuples`), all others are dicts. SchemaError: there is
-    no such field.
+    `tuples` are the paths that are tuples (see `Schema.tuples`), `graphs` those that are graphs, all others
+    are dicts. SchemaError: there is no such field.
     """
     if prefix in columns:
         return columns[prefix]
@@ -248,9 +284,19 @@ def unflatten(columns: Mapping[str, Any], prefix: str, tuples: Collection[str] =
     parts = dict.fromkeys(name[len(begin) :].partition("/")[0] for name in columns if name.startswith(begin))
     if not parts:
         raise unknown(prefix, columns)
+    if prefix in graphs:
+        from gymnasium.spaces import GraphInstance
+
+        nodes, *edges = [columns.get(f"{begin}{part}", ()) for part in GRAPH]
+        # An array without edges is what Gymnasium has None for.
+        return GraphInstance(nodes, *(None if _is_empty(part) else part for part in edges))
     if prefix in tuples:
-        return tuple(unflatten(columns, f"{begin}{place}", tuples) for place in range(len(parts)))
-    return {split_path(part)[0]: unflatten(columns, begin + part, tuples) for part in parts}
+        return tuple(unflatten(columns, f"{begin}{place}", tuples, graphs) for place in range(len(parts)))
+    return {split_path(part)[0]: unflatten(columns, begin + part, tuples, graphs) for part in parts}
+
+
+def _is_empty(part: Any) -> bool:
+    return part == () if isinstance(part, tuple) else hasattr(part, "ndim") and not len(part)
 
 
 # --- paths

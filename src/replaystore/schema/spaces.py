@@ -4,8 +4,8 @@ Invariants:
 1. `space_from_json(space_to_json(space)) == space`, bounds to the last bit, byte order and the order of keys
    included.
 2. The JSON is strict: what is not finite is text.
-3. Every dtype has its name in `DTYPES`; a space of any other dtype, or without a fixed shape, is refused and
-   never changed to fit.
+3. Every dtype has its name in `DTYPES`; a space of any other dtype, or whose values are no array and no text
+   (ragged_spaces.py), is refused and never changed to fit.
 4. Gymnasium is imported by the functions that need it, not with this module.
 """
 
@@ -20,6 +20,13 @@ import numpy as np
 
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
 from replaystore.schema.names import join_path
+from replaystore.schema.ragged_spaces import (
+    RAGGED_SPACES,
+    graph_of,
+    parts_of_graph,
+    ragged_from_json,
+    ragged_to_json,
+)
 
 if TYPE_CHECKING:
     import gymnasium
@@ -41,8 +48,8 @@ DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {"bool": np.dtype(bool)} | {n: np.dtype(n).newbyteorder("<") for n in _NUMBERS}
 )
 """The dtypes that a field may have, by name."""
-LEAF_SPACES = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
-"""The Gymnasium spaces that are one array; Dict and Tuple are built of them."""
+LEAF_SPACES = ("Box", "Discrete", "MultiDiscrete", "MultiBinary", *RAGGED_SPACES)
+"""The Gymnasium spaces that are one field; Dict and Tuple are built of them."""
 
 MOST_BOUNDS = 1 << 25
 """Numbers of a space, whose bounds Gymnasium holds one by one."""
@@ -56,8 +63,8 @@ def space_to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
     """A Gymnasium space as strict JSON.
 
     Bounds that are the same everywhere are written once, others as nested lists; bounds that are not finite
-    are the strings "Infinity" and "-Infinity". UnsupportedError: Text, Sequence, Graph, OneOf and other
-    spaces whose values are not arrays of a fixed shape.
+    are the strings "Infinity" and "-Infinity". UnsupportedError: Graph, which is several fields, OneOf and
+    other spaces whose values are neither an array nor a text.
     """
     from gymnasium import spaces
 
@@ -96,17 +103,15 @@ def space_to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
             "low": low,
             "high": high,
         }
+    ragged = ragged_to_json(space, space_to_json)
+    if ragged is not None:
+        return ragged
     if not isinstance(space, spaces.Space):
         raise SchemaError(
             f"expected a Gymnasium space, came a {type(space).__name__}: pass an object of gymnasium.spaces"
         )
-    remedy = (
-        "encode its values as arrays of a fixed size with a wrapper "
-        "(gymnasium.wrappers.TransformObservation, TransformAction)"
-    )
-    raise UnsupportedError(
-        f"the values of a {type(space).__name__} space have no fixed shape and dtype: {remedy}"
-    )
+    remedy = "encode them as such with a wrapper (gymnasium.wrappers.TransformObservation, TransformAction)"
+    raise UnsupportedError(f"the values of a {type(space).__name__} space are no array and no text: {remedy}")
 
 
 def space_from_json(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
@@ -140,6 +145,8 @@ def _space_from_json(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
         return spaces.MultiBinary(data["n"])
     if kind not in LEAF_SPACES:
         raise ValueError(f"unknown type {kind!r}")
+    if kind in RAGGED_SPACES:
+        return ragged_from_json(data, _space_from_json)
     dtype = np.dtype(data["dtype"])
     if dtype.name not in DTYPES:
         raise ValueError(f"unknown dtype {data['dtype']!r}")
@@ -175,10 +182,12 @@ def _shape(lengths: Any) -> tuple[int, ...]:
 
 
 def nested_space(nested: Any) -> gymnasium.Space[Any]:
-    """The space of nested values, of spaces nested in the same way: a Dict for each dict, a Tuple for each
-    tuple."""
+    """The space of nested values, of spaces nested in the same way: a Dict for each dict, a Graph for each
+    GraphInstance, a Tuple for each other tuple."""
     from gymnasium import spaces
 
+    if isinstance(nested, spaces.GraphInstance):
+        return graph_of(nested)
     if isinstance(nested, dict):
         return spaces.Dict([(key, nested_space(item)) for key, item in nested.items()])
     if isinstance(nested, tuple):
@@ -193,9 +202,10 @@ def space_leaves(
     role: str,
     leaves: dict[str, tuple[str, gymnasium.Space[Any]]],
     tuples: set[str],
+    graphs: set[str],
 ) -> None:
-    """Add the leaves of `space` to `leaves` by field name, each with `role`, and the paths of tuples to
-    `tuples`.
+    """Add the leaves of `space` to `leaves` by field name, each with `role`, the paths of tuples to `tuples`
+    and those of graphs to `graphs`.
 
     SchemaError: an empty Dict or Tuple; UnsupportedError: a key that is not a string. Leaves of any type are
     taken as they are.
@@ -207,6 +217,11 @@ def space_leaves(
     elif isinstance(space, spaces.Tuple):
         items = [(str(place), item) for place, item in enumerate(space.spaces)]
         tuples.add(name)
+    elif isinstance(space, spaces.Graph):
+        parts = parts_of_graph(name, space)
+        leaves |= {f"{name}/{part}": (role, item) for part, item in parts.items()}
+        graphs.add(name)
+        return
     else:
         leaves[name] = (role, space)
         return
@@ -215,7 +230,7 @@ def space_leaves(
             f"{name}: an empty {type(space).__name__} space has nothing to store: leave it out with a wrapper"
         )
     for key, item in items:
-        space_leaves(item, f"{name}/{join_path(key)}", role, leaves, tuples)
+        space_leaves(item, f"{name}/{join_path(key)}", role, leaves, tuples, graphs)
 
 
 def reason(error: Exception) -> str:
