@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from replaystore.buffers.recorder import Recorder
 from replaystore.schema import tree
 from replaystore.trajectories.growth import OpenParts
-from replaystore.views.shown import stored_parts
+from replaystore.views.followed import stored_parts
 
 __all__ = ["Growing"]
 

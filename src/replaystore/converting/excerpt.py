@@ -21,8 +21,8 @@ from replaystore.schema import tree
 from replaystore.trajectories.opened import Open, to_numbers
 from replaystore.trajectories.parts import Parts
 from replaystore.trajectories.table import Trajectories
+from replaystore.views.followed import stored_parts
 from replaystore.views.reader import BufferReader
-from replaystore.views.shown import stored_parts
 
 __all__ = ["Excerpt", "chosen", "selection", "whole"]
 

@@ -15,7 +15,8 @@ from replaystore.schema import tree
 from replaystore.trajectories.checks import check_parts
 from replaystore.trajectories.growth import OpenParts
 from replaystore.trajectories.opened import COLUMNS, Open, followed
-from replaystore.views.shown import Shown, stored_parts
+from replaystore.views.followed import stored_parts
+from replaystore.views.shown import Shown
 
 __all__ = ["CommitGrowth"]
 

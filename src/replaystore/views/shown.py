@@ -23,12 +23,13 @@ from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
 from replaystore.trajectories.checks import check_extra, check_parts, check_table
-from replaystore.trajectories.columns import PARTS, TRAJECTORIES
+from replaystore.trajectories.columns import TRAJECTORIES
 from replaystore.trajectories.opened import COLUMNS, Open, check_numbers, followed, from_numbers
 from replaystore.trajectories.parts import Parts
 from replaystore.trajectories.table import Trajectories
+from replaystore.views.followed import followed_by, stored_parts
 
-__all__ = ["Shown", "stored_parts"]
+__all__ = ["Shown"]
 
 
 class Shown:
@@ -239,38 +240,15 @@ class Shown:
                     )
                     found: NDArray[Any] | None = row.reshape(declared.shape)
                 else:  # the place is a newer commit's by now, which has a row or final observation for it
-                    found = self._followed_by(entry, name)
+                    newest = self._store.unpinned()
+                    view = None if newest is None else Shown(self._place, newest, self._document)
+                    found = None if view is None else followed_by(view, entry, name)
                 if found is not None:
                     entry.following = {**(entry.following or {}), name: found}
         for entry in known:
             if entry.following is not None and len(entry.following) < len(self.schema.names("observation")):
                 entry.following = None  # a part of an observation is none
         return opened
-
-    def _followed_by(self, entry: Open, name: str) -> NDArray[Any] | None:
-        """What a newer commit has after the last step of a trajectory that was open in an older one."""
-        newest = self._store.unpinned()
-        if newest is None:
-            return None
-        view = Shown(self._place, newest, self._document)
-        parts = view.parts
-        for part in parts.parts_of(entry.trajectory).tolist():
-            begin, stop = int(parts.offset[part]), int(parts.offset[part] + parts.length[part])
-            if begin <= entry.length < stop:
-                row = int(parts.start[part] + (entry.length - begin) * parts.stride[part])
-                found: NDArray[Any] = view.column(name).read(row, row + 1)[0]
-                return found
-            if stop == entry.length and parts.final[part] >= 0:
-                final: NDArray[Any] = view.final_rows(name, parts.final[part : part + 1])[0]
-                return final
-        for other in view.open_trajectories():
-            if (
-                other.trajectory == entry.trajectory
-                and other.length == entry.length
-                and other.following is not None
-            ):
-                return other.following[name]
-        return None
 
     def _followed_within(
         self, trajectory: int, observations: Iterable[str]
@@ -354,13 +332,3 @@ class Shown:
         for column in self._columns.values():
             column.close()
         self._columns, self._fields = {}, {}
-
-
-def stored_parts(store: StoreReader) -> NDArray[np.int64]:
-    """The table of parts, shape (n, 6), in the order in which they ended."""
-    table = store.table(tree.PARTS) if tree.PARTS in store.state.arrays else None
-    if table is None or table.dtype != np.int64 or table.shape[1:] != (len(PARTS),):
-        raise CorruptError(
-            f"{store}: the table {tree.PARTS} of int64 numbers is missing; run `replaystore repair`"
-        )
-    return table

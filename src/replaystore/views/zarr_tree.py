@@ -41,8 +41,8 @@ from replaystore.containers.zarr.metadata import (
     with_copies,
 )
 from replaystore.schema import tree
+from replaystore.views.followed import stored_parts
 from replaystore.views.reader import BufferReader
-from replaystore.views.shown import stored_parts
 
 __all__ = ["METADATA", "ZarrTree"]
 

@@ -1,0 +1,53 @@
+"""The parts of a store, and what a newer commit has after the last step of a trajectory that was open in an
+older one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.arrays.reading import StoreReader
+from replaystore.errors import CorruptError
+from replaystore.schema import tree
+from replaystore.trajectories.columns import PARTS
+from replaystore.trajectories.opened import Open
+
+if TYPE_CHECKING:
+    from replaystore.views.shown import Shown
+
+__all__ = ["followed_by", "stored_parts"]
+
+
+def stored_parts(store: StoreReader) -> NDArray[np.int64]:
+    """The table of parts, shape (n, 6), in the order in which they ended."""
+    table = store.table(tree.PARTS) if tree.PARTS in store.state.arrays else None
+    if table is None or table.dtype != np.int64 or table.shape[1:] != (len(PARTS),):
+        raise CorruptError(
+            f"{store}: the table {tree.PARTS} of int64 numbers is missing; run `replaystore repair`"
+        )
+    return table
+
+
+def followed_by(newer: Shown, entry: Open, name: str) -> NDArray[Any] | None:
+    """The row that a newer commit has of an observation field after the last step of a trajectory that was
+    open in an older one."""
+    parts = newer.parts
+    for part in parts.parts_of(entry.trajectory).tolist():
+        begin, stop = int(parts.offset[part]), int(parts.offset[part] + parts.length[part])
+        if begin <= entry.length < stop:
+            row = int(parts.start[part] + (entry.length - begin) * parts.stride[part])
+            found: NDArray[Any] = newer.column(name).read(row, row + 1)[0]
+            return found
+        if stop == entry.length and parts.final[part] >= 0:
+            final: NDArray[Any] = newer.final_rows(name, parts.final[part : part + 1])[0]
+            return final
+    for other in newer.open_trajectories():
+        if (
+            other.trajectory == entry.trajectory
+            and other.length == entry.length
+            and other.following is not None
+        ):
+            return other.following[name]
+    return None
