@@ -154,11 +154,11 @@ class Growing:
 
     def following(self, name: str) -> NDArray[Any]:
         """The observations after the last steps of `opened()`."""
-        declared = self._recorder.schema.fields[name]
+        dtype, shape = self._recorder.schema.fields[name].stored
         rows: Mapping[str, NDArray[Any]] = self._recorder.assembler.going.following
         slots = self._slots()
         if name not in rows:
-            return np.zeros((len(slots), *declared.shape), declared.dtype)
+            return np.zeros((len(slots), *shape), dtype)
         return rows[name][slots]
 
     def final_rows(self, name: str, numbers: Rows) -> NDArray[Any]:

@@ -95,9 +95,7 @@ class Recorder:
         self._observations = schema.names("observation")
         self.observed = schema.select(self._observations) if self._observations else None
         """The fields of observations, as a schema of their own; None: there are none."""
-        self.assembler.going.take_fields(
-            {name: (schema.fields[name].dtype, schema.fields[name].shape) for name in self._observations}
-        )
+        self.assembler.going.take_fields({name: schema.fields[name].stored for name in self._observations})
         self._final_bytes = sum(schema.fields[name].row_bytes for name in self._observations)
 
     # --- steps

@@ -15,6 +15,7 @@ from replaystore.containers.protocol import Container
 from replaystore.errors import ReplayStoreError
 from replaystore.schema import document as documents
 from replaystore.schema import tree
+from replaystore.schema.field import arrays_of
 
 __all__ = ["check_arrays", "check_indexes", "check_tables"]
 
@@ -31,15 +32,15 @@ def check_arrays(findings: Findings, store: StoreReader, document: documents.Doc
         findings.problem(name, f"the array {what}")
         sound = False
     for name, declared in document.steps.fields.items():
-        for stored in (tree.steps(name), tree.final(name)):
+        for stored, dtype, shape in arrays_of(name, declared):
             spec = specs.get(stored)
-            if spec is not None and (spec.dtype != declared.dtype or spec.shape != declared.shape):
-                what = (
-                    f"the array holds {spec.dtype} {spec.shape}, the schema says {declared.dtype} "
-                    f"{declared.shape}"
-                )
+            if spec is not None and (spec.dtype != dtype or spec.shape != shape):
+                what = f"the array holds {spec.dtype} {spec.shape}, the schema says {dtype} {shape}"
                 findings.problem(stored, what)
                 sound = False
+        if declared.ragged and tree.steps(name) in store.state.arrays and tree.values(name) not in specs:
+            findings.problem(tree.values(name), "there is no array of these values")
+            sound = False
     for name, spec in specs.items() if store.container.capabilities.names_dimensions else ():
         known = tree.DIMENSIONS.get(tree.group_of(name))
         if known not in (None, spec.dimension):

@@ -195,8 +195,8 @@ class Gather:
         """Rows that are read by system calls, or an array for those that others are going to give."""
         if name in self._plain:
             return self._plain[name].take(rows, out)
-        declared = self.schema.fields[name]
-        return np.empty((len(rows), *declared.shape), declared.dtype) if out is None else out
+        dtype, shape = self.schema.fields[name].stored
+        return np.empty((len(rows), *shape), dtype) if out is None else out
 
     def runs(self, names: Sequence[str], rows: Rows, length: int, stride: int = 1) -> Batch:
         """From each of `rows` on so many rows, each `stride` behind the one before: {field: array of shape

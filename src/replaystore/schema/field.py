@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from replaystore.errors import FormatError, SchemaError
+from replaystore.schema import tree
 from replaystore.schema.dtypes import field_dtype
 from replaystore.schema.roles import FLAGS, ROLES, Role
 from replaystore.schema.spaces import DTYPES, LEAF_SPACES, reason
@@ -19,7 +20,7 @@ from replaystore.schema.spaces import DTYPES, LEAF_SPACES, reason
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-__all__ = ["Field"]
+__all__ = ["Field", "arrays_of"]
 
 SPAN: tuple[np.dtype[Any], tuple[int, ...]] = np.dtype("<i8"), (2,)
 """What a row of a field of any length is: where its values begin and end."""
@@ -176,6 +177,12 @@ class Field:
             return cls(data["dtype"], tuple(data["shape"]), data["role"], data.get("space"), **more)
         except (KeyError, TypeError, SchemaError) as error:
             raise FormatError(f"this does not describe a field: {reason(error)}") from error
+
+
+def arrays_of(name: str, declared: Field) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
+    """The arrays that a field may have, with the dtype and the shape of their rows."""
+    found = [(stored, *declared.stored) for stored in (tree.steps(name), tree.final(name))]
+    return [*found, (tree.values(name), declared.dtype, declared.inner)] if declared.ragged else found
 
 
 def _checked_shape(given: Any) -> tuple[Any, ...]:

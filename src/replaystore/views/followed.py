@@ -3,21 +3,29 @@ older one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.arrays.reading import StoreReader
+from replaystore.arrays.reading import ArrayColumn, StoreReader
 from replaystore.errors import CorruptError
 from replaystore.schema import tree
 from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.opened import Open
-
-if TYPE_CHECKING:
-    from replaystore.views.shown import Shown
+from replaystore.trajectories.parts import Parts
 
 __all__ = ["followed_by", "stored_parts"]
+
+
+class _View(Protocol):
+    """What is asked of the view of a newer commit."""
+
+    @property
+    def parts(self) -> Parts: ...
+    def column(self, name: str) -> ArrayColumn: ...
+    def final_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]: ...
+    def open_trajectories(self) -> list[Open]: ...
 
 
 def stored_parts(store: StoreReader) -> NDArray[np.int64]:
@@ -30,7 +38,7 @@ def stored_parts(store: StoreReader) -> NDArray[np.int64]:
     return table
 
 
-def followed_by(newer: Shown, entry: Open, name: str) -> NDArray[Any] | None:
+def followed_by(newer: _View, entry: Open, name: str) -> NDArray[Any] | None:
     """The row that a newer commit has of an observation field after the last step of a trajectory that was
     open in an older one."""
     parts = newer.parts

@@ -157,18 +157,18 @@ class CommitGrowth:
 
     def following(self, name: str) -> NDArray[Any]:
         """As `Growth.following`."""
-        opened, declared = self.opened(), self._shown.schema.fields[name]
+        opened, (dtype, shape) = self.opened(), self._shown.schema.fields[name].stored
         count = len(opened.start)
         if self._shared is None:
-            found = np.zeros((count, *declared.shape), declared.dtype)
+            found = np.zeros((count, *shape), dtype)
         else:
             growing, told = self._shared
             data = self._shown.store.attachment(name) if told.any() else b""
             assert data is not None, "it has been there"
-            rows = np.frombuffer(data, declared.dtype).reshape(-1, *declared.shape)
+            rows = np.frombuffer(data, dtype).reshape(-1, *shape)
             if len(rows) == count == len(told):
                 return rows
-            found = np.zeros((count, *declared.shape), declared.dtype)
+            found = np.zeros((count, *shape), dtype)
             found[told[growing]] = rows[growing[told]]
         for at, entry in enumerate(self._entries or ()):
             if entry.following is not None:

@@ -4,6 +4,10 @@
 at the speed of memory; rows above RAW_BYTES (images) are coded in small chunks. `archive`, for keeping:
 everything is coded, in larger chunks.
 
+Of a field of any length there are two arrays: where each step's values begin and end, a small field like
+others, which is raw wherever rows are dropped; and the values, a row of which is what follows the length in a
+value's shape, so that their chunks follow bytes, and not steps.
+
 Raw chunks are a whole number of pages in every container, so that the chunks of a field can be mapped side by
 side, and so that Zarr and HDF5 hold the same bytes and are converted by copying them.
 """
@@ -11,6 +15,7 @@ side, and so that Zarr and HDF5 hold the same bytes and are converted by copying
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from replaystore.containers.array_spec import ArraySpec
-from replaystore.containers.codecs import parse_codec
+from replaystore.containers.codecs import crc32c, parse_codec
 from replaystore.containers.protocol import PAGE, Capabilities
 from replaystore.errors import ArgumentError, SchemaError, UnsupportedError
 from replaystore.schema import tree
@@ -46,6 +51,12 @@ IMAGES_LIVE, IMAGES_ARCHIVE = (4, 32), (8, 32)
 Where a quarter of the rows is drawn at once, as from a large archive, shorter chunks do not pay: a chunk of 2
 deflated frames spares half of the decoding, but each frame then takes 11 us instead of 3.6 (4: 7, 8: 5.1, 16:
 4.1), since it does not copy what is in the one before."""
+RING_VALUE, RING_LEAST = 512, 256 << 10
+"""Bytes of a value of any length that a ring's shards are made for, and the fewest of a shard."""
+MOST_ROWS = 1 << 16
+"""Rows of a chunk of coded values."""
+LONGEST = 150
+"""Characters of a name that a dimension is named after."""
 FINAL_ROWS = 250
 """Rows of a chunk of final observations."""
 CHUNKS_PER_SHARD, SMALL_PER_SHARD = 128, 255
@@ -73,7 +84,7 @@ def array_specs(
     if capacity is None:
         return specs
     return {
-        name: spec if tree.group_of(name) == "steps" else _dropped_soon(spec, capacity)
+        name: spec if tree.has_first(tree.group_of(name)) else _dropped_soon(spec, capacity)
         for name, spec in specs.items()
     }
 
@@ -115,7 +126,8 @@ def field_specs(
     capacity: int | None = None,
     storage: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, ArraySpec]:
-    """The arrays of fields under `steps/`. ArgumentError: an override names no field, or has no sense."""
+    """The arrays of fields under `steps/` and `values/`; of a field of any length, overrides are about its
+    values. ArgumentError: an override names no field, or has no sense."""
     check_storage(fields, layout, storage)
     overrides = dict(storage or {})
     small = [declared.row_bytes for declared in fields.values() if declared.row_bytes <= RAW_BYTES]
@@ -124,10 +136,19 @@ def field_specs(
     for name, declared in fields.items():
         if declared.row_bytes == 0:
             raise UnsupportedError(f"field {name!r} of shape {declared.shape} has no elements: leave it out")
-        codec, rows = _choose(name, declared, layout, capabilities, small_rows, overrides.get(name, {}))
-        specs[tree.steps(name)] = _fit(
-            declared, codec, rows, capacity, fixed="chunk_rows" in overrides.get(name, {})
-        )
+        own, fixed = overrides.get(name, {}), "chunk_rows" in overrides.get(name, {})
+        if not declared.ragged:
+            codec, rows = _choose(name, declared, layout, capabilities, small_rows, own)
+            specs[tree.steps(name)] = _fit(declared, codec, rows, capacity, fixed=fixed)
+            continue
+        spans = Field(*declared.stored, "extra")
+        raw = {} if capacity is None else {"codec": "raw"}  # each commit reads where the oldest step's begin
+        codec, rows = _choose(name, spans, layout, capabilities, small_rows, raw)
+        specs[tree.steps(name)] = _fit(spans, codec, rows, capacity, fixed=False)
+        values = Field(declared.dtype, declared.inner, "extra")
+        most = min(max(_power(ROW_COST // values.row_bytes), 1), MOST_ROWS)
+        codec, rows = _choose(name, values, layout, capabilities, most, own)
+        specs[tree.values(name)] = _fit_values(name, values, codec, rows, capacity, fixed=fixed)
     return specs
 
 
@@ -237,14 +258,37 @@ def _fit(declared: Field, codec: str | None, rows: int, capacity: int | None, *,
     return ArraySpec(declared.dtype, declared.shape, chunk_rows=rows, chunks_per_shard=shards, codec=codec)
 
 
+def _fit_values(
+    name: str, values: Field, codec: str | None, rows: int, capacity: int | None, *, fixed: bool
+) -> ArraySpec:
+    """Shards that are small enough for a ring, whose steps may have values of any length: an eighth of its
+    steps with values of RING_VALUE bytes, or the least that is worth a file. One of them may be left of what
+    has been dropped."""
+    size, shards = values.row_bytes, CHUNKS_PER_SHARD
+    if capacity is not None:
+        most = min(max(capacity // 8 * RING_VALUE, RING_LEAST), CHUNKS_PER_SHARD * CHUNK_BYTES) // size
+        least = PAGE // math.gcd(PAGE, size) if codec is None else 1
+        if not fixed:
+            rows = max(min(rows, _power(max(1, most)) if codec else most // least * least), least)
+        shards = min(shards, max(1, most // rows))
+    return ArraySpec(values.dtype, values.shape, rows, shards, codec, dimension=_dimension(name))
+
+
+def _dimension(name: str) -> str:
+    """What readers that name dimensions call the values of a field: another name for each field, since their
+    numbers differ."""
+    plain = name.isascii() and len(name) <= LONGEST and not re.search("__|_/|/_", name)
+    return name.replace("/", "__") + "_value" if plain else f"value_{crc32c(name.encode()):08x}"
+
+
 def _final_spec(declared: Field, codec: str) -> ArraySpec:
     """Final observations: one row per trajectory, so that small ones are kept as a table is."""
+    dtype, shape = declared.stored
     if declared.row_bytes <= RAW_BYTES:
-        spec = table_spec(declared.dtype, shape=declared.shape, dimension="final")
-        return replace(spec, chunk_rows=FINAL_ROWS)
+        return replace(table_spec(dtype, shape=shape, dimension="final"), chunk_rows=FINAL_ROWS)
     return ArraySpec(
-        declared.dtype,
-        declared.shape,
+        dtype,
+        shape,
         chunk_rows=16,
         chunks_per_shard=CHUNKS_PER_SHARD,
         codec=":".join(map(str, parse_codec(codec))),

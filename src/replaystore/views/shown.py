@@ -21,6 +21,7 @@ from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
+from replaystore.schema.field import arrays_of
 from replaystore.schema.fields import Schema
 from replaystore.trajectories.checks import check_extra, check_parts, check_table
 from replaystore.trajectories.columns import TRAJECTORIES
@@ -55,13 +56,17 @@ class Shown:
         fields = self._document.steps.fields
         arrays, specs = set(self._store.state.arrays), self._store.container.specs()
         for name, declared in fields.items():
-            for stored in (tree.steps(name), tree.final(name)):
+            for stored, dtype, shape in arrays_of(name, declared):
                 spec = specs.get(stored) if stored in arrays else None
-                if spec is not None and (spec.dtype != declared.dtype or spec.shape != declared.shape):
-                    what = f"{spec.dtype} {spec.shape}, the schema says {declared.dtype} {declared.shape}"
+                if spec is not None and (spec.dtype != dtype or spec.shape != shape):
+                    what = f"{spec.dtype} {spec.shape}, the schema says {dtype} {shape}"
                     raise CorruptError(
                         f"{self._place}: the array {stored} holds {what}; run `replaystore verify`"
                     )
+            if declared.ragged and tree.steps(name) in arrays and tree.values(name) not in arrays:
+                raise CorruptError(
+                    f"{self._place}: there is no array of the values of {name!r}; run `replaystore verify`"
+                )
         there = [name for name in fields if tree.steps(name) in arrays]
         return self._document.steps if len(there) == len(fields) else self._document.steps.select(there)
 
@@ -215,13 +220,14 @@ class Shown:
         return from_numbers(self.open_numbers(), components=math.prod(shape) if shape else None)
 
     def open_trajectories(self) -> list[Open]:
-        """The trajectories that are open, with the observations that follow their last steps."""
+        """The trajectories that are open, with the rows of the observations that follow their last steps: of
+        observations of any length, where their values lie."""
         opened = self.opened()
         told = followed(self._extra["open"])
         known = [entry for entry, kept in zip(opened, told, strict=True) if kept]
         for name in self.schema.names("observation") if known else ():
             declared = self.schema.fields[name]
-            data = self._store.attachment(name)
+            (dtype, shape), data = declared.stored, self._store.attachment(name)
             for at, entry in enumerate(known):
                 if data is not None:
                     if len(data) != len(known) * declared.row_bytes:
@@ -232,23 +238,25 @@ class Shown:
                         raise CorruptError(
                             f"{self._place}: the commit keeps {what}; run `replaystore repair`"
                         )
-                    row = np.frombuffer(
-                        data,
-                        declared.dtype,
-                        declared.row_bytes // declared.dtype.itemsize,
-                        at * declared.row_bytes,
-                    )
-                    found: NDArray[Any] | None = row.reshape(declared.shape)
+                    row = np.frombuffer(data, dtype, math.prod(shape), at * declared.row_bytes)
+                    found: NDArray[Any] | None = row.reshape(shape)
                 else:  # the place is a newer commit's by now, which has a row or final observation for it
                     newest = self._store.unpinned()
                     view = None if newest is None else Shown(self._place, newest, self._document)
                     found = None if view is None else followed_by(view, entry, name)
+                if found is not None and declared.ragged and not self._has(name, found):
+                    found = None  # it has left the ring, or is of steps that this commit has not
                 if found is not None:
                     entry.following = {**(entry.following or {}), name: found}
         for entry in known:
             if entry.following is not None and len(entry.following) < len(self.schema.names("observation")):
                 entry.following = None  # a part of an observation is none
         return opened
+
+    def _has(self, name: str, span: NDArray[np.int64]) -> bool:
+        """Whether the commit has these values of a field."""
+        stored, begin, end = tree.values(name), int(span[0]), int(span[1])
+        return begin == end or self._store.first(stored) <= begin < end <= self._store.rows(stored)
 
     def _followed_within(
         self, trajectory: int, observations: Iterable[str]
