@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 import replaystore as rs
 from replaystore.gymnasium import RecordVector
 from replaystore.schema.fields import Field, Schema
-from replaystore.schema.names import flatten
 from replaystore.testing.contents import final_by_field
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class ModelWriter:
         seed: Sequence[int | None] | None = None,
         mask: NDArray[np.bool_] | None = None,
     ) -> None:
-        leaves = flatten(observation, "observation")
+        leaves = self.buffer.schema.flatten(observation, "observation")
         assert self.buffer.schema.select(["observation"]).check(leaves) == self.num_envs
         for env in range(self.num_envs):
             if mask is None or mask[env]:
@@ -110,12 +109,12 @@ class ModelWriter:
         *,
         mask: NDArray[np.bool_] | None = None,
     ) -> None:
-        leaves = flatten(observation, "observation")
+        leaves = self.buffer.schema.flatten(observation, "observation")
         others = {
             "reward": reward,
             "terminated": terminated,
             "truncated": truncated,
-            **flatten(action, "action"),
+            **self.buffer.schema.flatten(action, "action"),
             **info,
         }
         assert self.buffer.schema.check({**leaves, **others}) == self.num_envs
@@ -136,21 +135,26 @@ class ModelWriter:
 
 
 def row_of(columns: Mapping[str, NDArray[Any]], place: int) -> Row:
-    return {name: values[place].tolist() for name, values in columns.items()}
+    return {name: plain(values[place]) for name, values in columns.items()}
+
+
+def plain(value: Any) -> Any:
+    """A value of a row, as lists and Python's own numbers; a text as it is."""
+    return value if isinstance(value, str) else value.tolist()
 
 
 places = cycle(f"memory:recorded-{number}" for number in range(4))
 buffers: dict[str, Buffer] = {}
 
 
-def buffer_for(env: Any, kind: str = "model") -> Buffer:
+def buffer_for(env: Any, kind: str = "model", extra: Mapping[str, Field] | None = None) -> Buffer:
     """An empty buffer; of the real ones only the last four are kept."""
     if kind == "model":
-        return cast("Buffer", Model(env))
+        return cast("Buffer", Model(env, extra))
     place = next(places)
     if place in buffers:
         buffers[place].close()
-    buffers[place] = rs.create(place, env, overwrite=True)
+    buffers[place] = rs.create(place, Schema.from_env(env, extra=extra) if extra else env, overwrite=True)
     return buffers[place]
 
 
@@ -167,7 +171,7 @@ def trails_of(buffer: Any) -> dict[int, list[Trail]]:
             rows = [row_of(trajectory.columns, place) for place in range(len(trajectory))]
             ending = final_by_field(trajectory)
             assert ending is not None
-            final = {name: value.tolist() for name, value in ending.items()}
+            final = {name: plain(value) for name, value in ending.items()}
             info = trajectory.info
             trails.append(
                 Trail(

@@ -62,6 +62,8 @@ def test_values_are_rounded_as_those_of_other_fields() -> None:
     assert ragged_of("x", POINTS, [[(0.1, 0.2, 0.3)]], 1).values.dtype == np.float32
     with pytest.raises(SchemaError, match=r"field 'x', value 1: .*nothing is cast"):
         ragged_of("x", POINTS, [np.ones((2, 3)), np.full((1, 3), 0.1)], 2)
+    with pytest.raises(SchemaError, match=r"field 'x', value 0: .*nothing is cast"):
+        ragged_of("x", POINTS, [(np.array([0.1, 0.2, 0.3]),)], 1)  # an array has a dtype, in a tuple too
     with pytest.raises(SchemaError, match="field 'x', value 0: expected int32"):
         ragged_of("x", TOKENS, [[2**31]], 1)
     with pytest.raises(SchemaError, match="field 'x': expected int32"):

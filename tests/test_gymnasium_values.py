@@ -230,7 +230,7 @@ def test_the_advice_on_an_observation_of_another_dtype_can_be_followed(
         pytest.raises(SchemaError, match="nothing is rounded") as caught,
     ):
         Record(env, buffer).reset()
-    (advice,) = re.findall(r"Schema\(\{.*schema.tuples\)", str(caught.value))
+    (advice,) = re.findall(r"Schema\(\{.*schema.graphs\)", str(caught.value))
 
     # What a reader of it would do.
     schema = eval(advice, {"Schema": Schema, "Field": Field, "schema": Schema.from_env(env)})

@@ -7,12 +7,14 @@ import warnings
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv
 
-from replaystore.errors import ReplayStoreWarning, SchemaError
+from replaystore.errors import ReplayStoreWarning, SchemaError, UnsupportedError
 from replaystore.schema.fields import Field, Schema
-from replaystore.schema.spaces import DTYPES
+from replaystore.schema.spaces import DTYPES, space_from_json
 
-__all__ = ["check_fields", "is_given", "remedy", "storable"]
+__all__ = ["check_fields", "is_given", "refuse_shared_texts", "remedy", "storable"]
 
 _MAX_SEED = 2**63 - 1
 
@@ -35,8 +37,8 @@ def remedy(name: str, declared: Field, given: np.dtype[Any]) -> str:
         return text
     fields = f"{{**schema.fields, {name!r}: Field('{wider}', {declared.shape}, 'observation')}}"
     return (
-        f"{text}, or create the buffer from Schema({fields}, schema.tuples), where schema is "
-        "Schema.from_env(env)"
+        f"{text}, or create the buffer from Schema({fields}, schema.tuples, schema.graphs), where schema "
+        "is Schema.from_env(env)"
     )
 
 
@@ -71,10 +73,13 @@ def check_fields(env: Any, schema: Schema) -> None:
                 "buffer from this environment"
             )
         if wanted.role in ("observation", "action"):
-            for what in ("dtype", "shape", "space"):
+            for what in ("dtype", "shape", "text", "space"):
                 here, there = getattr(declared, what), getattr(wanted, what)
-                wider = what == "dtype" and _is_wider(here, there)
-                if here != there and here is not None and not wider:
+                as_good = (what == "dtype" and _is_wider(here, there)) or (
+                    # The characters of a Text may come in another order.
+                    what == "space" and here and there and space_from_json(here) == space_from_json(there)
+                )
+                if here != there and here is not None and not as_good:
                     differs = f"has the {what} {here} in the buffer and {there} in the environment"
                     raise SchemaError(f"field {name!r} {differs}: use a buffer created from this environment")
     for name in schema.fields:
@@ -84,8 +89,27 @@ def check_fields(env: Any, schema: Schema) -> None:
                 "not 'extra', as that of an agent's (a mutable one may be a 'mask'): record with "
                 "buffer.writer instead"
             )
-    if odd := given.tuples ^ schema.tuples:
-        raise SchemaError(
-            f"{min(odd)!r} is a tuple in only one of buffer and environment: create the "
-            "buffer from this environment"
+    for what, odd in (("tuple", given.tuples ^ schema.tuples), ("graph", given.graphs ^ schema.graphs)):
+        if odd:
+            raise SchemaError(
+                f"{min(odd)!r} is a {what} in only one of buffer and environment: create the "
+                "buffer from this environment"
+            )
+
+
+def refuse_shared_texts(env: Any) -> None:
+    """UnsupportedError: texts of other processes come through shared memory, which Gymnasium reads for them
+    once, before the first step: it gives what it found there for ever."""
+    base = env.unwrapped
+    shared = isinstance(base, AsyncVectorEnv) and base.shared_memory
+    if shared and _has_text(base.single_observation_space):
+        raise UnsupportedError(
+            f"{base} has texts in its observations, which Gymnasium does not bring through shared memory: "
+            "make it with shared_memory=False, gymnasium.make_vec(…, vector_kwargs={'shared_memory': False})"
         )
+
+
+def _has_text(space: Any) -> bool:
+    inner = space.spaces if isinstance(space, spaces.Dict | spaces.Tuple) else ()
+    among = inner.values() if isinstance(inner, dict) else inner
+    return isinstance(space, spaces.Text) or any(map(_has_text, among))

@@ -173,6 +173,12 @@ class InfoKeys:
                 self.alone[name] = np.zeros((self._num_envs, *declared.shape), bool)
             if declared.role != "info" or not path:
                 continue
+            if declared.ragged:
+                raise SchemaError(
+                    f"field {name!r} is of any length, and of infos numbers of one shape are recorded: add a "
+                    "field of the role 'extra' for it, and give its values with each step, "
+                    "step(actions, extra={…})"
+                )
             node = self._node(path, np.zeros((self._num_envs, *declared.shape), declared.dtype))
             node.masked = node.mask_name in fields
             if node.masked and (fields[node.mask_name].role, fields[node.mask_name].shape) != ("mask", ()):

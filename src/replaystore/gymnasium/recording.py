@@ -13,7 +13,9 @@ from replaystore.errors import ArgumentError, SchemaError
 from replaystore.gymnasium.fitting import check_fields, is_given, remedy, storable
 from replaystore.gymnasium.infos import InfoColumns
 from replaystore.schema.fields import Schema
+from replaystore.schema.given_ragged import ragged_of
 from replaystore.schema.names import flatten, listed
+from replaystore.schema.ragged import Ragged
 from replaystore.schema.values import array_of, fitted
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ class EnvironmentRecorder:
             return None  # no row will be made of them, and automatic resets take any
         return self._values("action", actions, copy=True)
 
-    def extras(self, extra: Any) -> dict[str, NDArray[Any]]:
+    def extras(self, extra: Any) -> dict[str, Any]:
         """A copy of the agent's values as they are stored, made before the environment is stepped. Those of a
         mutable field may come later: they are zeros until they are set."""
         if self._buffer.schema is not self._schema_of_agent:
@@ -116,7 +118,7 @@ class EnvironmentRecorder:
             raise ArgumentError(f"extra is a dict from the names of fields, not {type(extra).__name__}")
         leaves: dict[str, Any] = {}
         for name, value in (extra or {}).items():
-            leaves |= {name: value} if name in names else flatten(value, name)
+            leaves |= flatten(value, name, names, self._schema_of_agent.graphs)
         # What is misspelt first: it tells more than what is missing for it.
         for name in sorted(leaves.keys() - names) + sorted(names - leaves.keys()):
             if name in leaves:
@@ -221,7 +223,8 @@ class EnvironmentRecorder:
 
     def _leaves(self, role: str, value: Any) -> dict[str, Any]:
         """The leaves of a nested value by field name."""
-        leaves, names = flatten(value, role), self._names[role]
+        schema, names = self._schema, self._names[role]
+        leaves = flatten(value, role, schema.ragged, schema.graphs)
         if leaves.keys() != names:
             one = min(leaves.keys() ^ names)
             problem = "not in the schema" if one in leaves else "missing"
@@ -244,8 +247,12 @@ class EnvironmentRecorder:
             )
         return flags.astype(bool, copy=False)
 
-    def _value(self, name: str, value: Any, copy: bool = False) -> NDArray[Any]:
+    def _value(self, name: str, value: Any, copy: bool = False) -> NDArray[Any] | Ragged:
         declared = (self._schema_of_agent or self._schema).fields[name]
+        if declared.ragged:
+            several = [value] if self._single else value
+            ragged = ragged_of(name, declared, several, len(self._everywhere))
+            return ragged.map(np.copy) if copy else ragged
         if (
             type(value) is np.ndarray
             and value.dtype == declared.dtype
@@ -262,7 +269,10 @@ class EnvironmentRecorder:
     def _with_final(self, observation: Any, infos: Mapping[str, Any], ended: _Mask) -> Any:
         """The observation, with the final one of each environment that ended."""
         finals, there = infos.get("final_obs"), infos.get("_final_obs", ended)
-        leaves = {name: leaf.copy() for name, leaf in flatten(observation, "observation").items()}
+        leaves = {
+            name: list(leaf) if isinstance(leaf, Ragged) else leaf.copy()
+            for name, leaf in self._leaves("observation", observation).items()
+        }
         one_by_one = isinstance(finals, list) or (isinstance(finals, np.ndarray) and finals.dtype == object)
         whole = None if one_by_one or finals is None else self._leaves_of(finals)
         for place in np.flatnonzero(ended).tolist():
@@ -274,21 +284,30 @@ class EnvironmentRecorder:
                     "give it in the environment, or keep RecordVector inside of the wrapper that removes it"
                 )
             for name, leaf in (self._leaves("observation", final) if whole is None else whole).items():
-                declared = self._schema.fields[name]
-                value = leaf if whole is None else leaf[place]
-                leaves[name][place] = fitted(
-                    f"final {name}", value, declared.dtype, declared.shape, partial(remedy, name, declared)
-                )
+                leaves[name][place] = self._final(name, leaf if whole is None else leaf[place])
+        stored = {
+            name: ragged_of(name, self._schema.fields[name], leaf, None) if isinstance(leaf, list) else leaf
+            for name, leaf in leaves.items()
+        }
         return (
-            leaves["observation"]
-            if "observation" in leaves
-            else self._schema.unflatten(leaves, "observation")
+            stored["observation"]
+            if "observation" in stored
+            else self._schema.unflatten(stored, "observation")
         )
 
-    def _leaves_of(self, finals: Any) -> dict[str, NDArray[Any]]:
+    def _final(self, name: str, value: Any) -> Any:
+        """One final observation of a field, as it is stored."""
+        declared = self._schema.fields[name]
+        if declared.ragged:
+            return ragged_of(f"final {name}", declared, [value], 1)[0]
+        return fitted(f"final {name}", value, declared.dtype, declared.shape, partial(remedy, name, declared))
+
+    def _leaves_of(self, finals: Any) -> dict[str, Any]:
         """The final observations of all environments, by field name."""
         arrays = {
-            name: array_of(f"final {name}", leaf)
+            name: ragged_of(f"final {name}", self._schema.fields[name], leaf, None)
+            if name in self._schema.ragged
+            else array_of(f"final {name}", leaf)
             for name, leaf in self._leaves("observation", finals).items()
         }
         for name, array in arrays.items():

@@ -26,6 +26,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from numpy.typing import NDArray
 
 from replaystore.errors import ArgumentError, ReplayStoreWarning
+from replaystore.gymnasium.fitting import refuse_shared_texts
 from replaystore.gymnasium.infos import InfoColumns, batch_of_one
 from replaystore.gymnasium.recording import EnvironmentRecorder
 
@@ -142,6 +143,7 @@ class RecordVector(_VectorWrapper):
     ) -> None:
         super().__init__(env)
         mode = _mode(env, autoreset_mode)
+        refuse_shared_texts(env)
         reserved = ("final_obs", "final_info") if mode == _SAME_STEP else ()
         infos = InfoColumns(buffer, env.num_envs, info, masks=True, reserved=reserved)
         self._recorder = EnvironmentRecorder(

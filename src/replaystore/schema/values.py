@@ -163,7 +163,9 @@ def of_any_length(
     given = array_of(name, value)
     if given.ndim and not len(given) and (given.ndim == 1 or given.shape[1:] == inner):
         return np.empty((0, *inner), dtype)  # NumPy takes [] for floats of no further dimensions
-    stored = _rounded(given, dtype) if type(value) in _WITHOUT_DTYPE else exactly(given, dtype)
+    stored = exactly(given, dtype)
+    if stored is None and type(value) in _WITHOUT_DTYPE and not _has_dtype(value):
+        stored = _rounded(given, dtype)
     if stored is not None and given.ndim and given.shape[1:] == inner:
         return stored
     came = f"{given.dtype} of shape {given.shape}" if given.dtype != object else f"a {type(value).__name__}"
@@ -177,6 +179,12 @@ def of_any_length(
     else:
         advice = "the first dimension is the length of the value"
     raise SchemaError(f"{name}: expected {dtype} of shape {wanted}, came {came}: {advice}")
+
+
+def _has_dtype(value: Any) -> bool:
+    """Whether there are arrays, or numbers of NumPy, in a list."""
+    several = isinstance(value, list | tuple)
+    return any(map(_has_dtype, value)) if several else hasattr(value, "dtype")
 
 
 def _utf8(name: str, value: Any) -> NDArray[np.uint8]:
