@@ -14,7 +14,8 @@ from replaystore.errors import (
     SchemaError,
 )
 from replaystore.schema.fields import Schema
-from replaystore.schema.names import flatten
+from replaystore.schema.given_ragged import ragged_of
+from replaystore.schema.names import flatten, listed
 from replaystore.schema.values import array_of, is_tensor
 from replaystore.trajectories.pieces import STEP, Following, Piece, Pieces
 
@@ -23,6 +24,7 @@ __all__ = [
     "checked_columns",
     "checked_ends",
     "checked_seeds",
+    "checked_step",
     "chosen_envs",
     "pieces_of",
     "seeds_of",
@@ -59,6 +61,32 @@ def checked_columns(schema: Schema, columns: Mapping[str, Any]) -> tuple[dict[st
             flat[leaf] = _array(schema, leaf, item) if is_tensor(item) else item
     count = schema.check(flat)
     return flat, count
+
+
+def checked_step(
+    schema: Schema, of: Schema | None, columns: Mapping[str, Any], num_envs: int
+) -> dict[str, Any]:
+    """One step of several environments as a writer stages it, of the fields `of` of its schema (None: of
+    none). SchemaError: it is not theirs."""
+    arrays: dict[str, Any] = {}
+    for name, value in columns.items():
+        declared = schema.fields.get(name)
+        if declared is not None and declared.ragged:
+            arrays[name] = ragged_of(name, declared, value, None)
+        else:
+            arrays[name] = array_of(f"field {name!r}", value, None if declared is None else declared.dtype)
+    if of is None:
+        if arrays:
+            raise SchemaError(
+                f"there is no field {next(iter(arrays))!r} in the schema ({listed(schema.fields)}): leave it "
+                "out"
+            )
+        return {}
+    of.check(arrays)
+    for name, array in arrays.items():
+        if array.shape[0] != num_envs:
+            raise SchemaError(f"field {name!r} has {array.shape[0]} rows for {num_envs} environments")
+    return arrays
 
 
 def checked_seeds(seed: object) -> int | list[int] | None:

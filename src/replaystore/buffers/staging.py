@@ -4,18 +4,24 @@ for each field. That is the quickest copy there is, and joined they are the rows
 The observation after a step is that of the next one, and is kept once. Where an environment was reset, the
 next step starts from the first observation of another trajectory; where it left a step out (`masks`), nothing
 has moved on. Both are seen to when the rows are made.
+
+Values of any length are in a pool, and staged are their numbers there (pool.py): what comes in has been put
+there (`pooled`), and what goes out are the values.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.buffers.pool import NUMBER, Pool
 from replaystore.buffers.staged import Reset
 from replaystore.schema.fields import Schema
+from replaystore.schema.ragged import Ragged
 
 __all__ = ["PLAIN", "Staging"]
 
@@ -27,28 +33,30 @@ PLAIN = ("observation", "action", "reward", "terminated", "truncated")
 """The fields of most buffers, whose steps are checked and copied in the fewest operations."""
 
 Observations = dict[str, NDArray[Any]]
+Values = Mapping[str, NDArray[Any] | Ragged]
 
 
 class Staging:
     """Steps of `num_envs` environments, of the fields of a schema."""
 
-    def __init__(self, schema: Schema, num_envs: int, start: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, schema: Schema, num_envs: int, start: Values) -> None:
         """`start`: the observations that the first step starts from, of the fields that have any."""
         self.num_envs = num_envs
+        self.ragged = schema.ragged
         self.expected = {
-            name: (declared.dtype, (num_envs, *declared.shape)) for name, declared in schema.fields.items()
+            name: (NUMBER, (num_envs,)) if declared.ragged else (declared.dtype, (num_envs, *declared.shape))
+            for name, declared in schema.fields.items()
         }
         self.observations = schema.names("observation")
         self.rewards = schema.names("reward")
-        zeros = {name: np.zeros(shape, dtype) for name, (dtype, shape) in self.expected.items()}
-        self.start: Observations = {name: start.get(name, zeros[name]) for name in self.observations}
-        """What the first step starts from."""
-        self.plain = self.expected.keys() == set(PLAIN)
+        self.plain = self.expected.keys() == set(PLAIN) and not self.ragged
         self.names = PLAIN if self.plain else tuple(schema.fields)
-        self._row_bytes = {name: schema.fields[name].row_bytes for name in self.names}
+        self._row_bytes = {
+            name: dtype.itemsize * math.prod(shape[1:]) for name, (dtype, shape) in self.expected.items()
+        }
         step_bytes = sum(self._row_bytes.values()) * num_envs
-        self.limit = int(min(max(STAGE_BYTES // step_bytes, 1), STAGE_STEPS))
-        """So many steps are staged at most."""
+        self._most = int(min(max(STAGE_BYTES // step_bytes, 1), STAGE_STEPS))
+        self._begin(start)
         self._flags = [name for name in ("terminated", "truncated") if name in self.expected]
         self._staged: dict[str, list[bytes]] = {name: [] for name in self.names}
         """The staged steps of each field; of an observation those of the one after the step."""
@@ -64,6 +72,20 @@ class Staging:
         self.masks: dict[int, NDArray[np.bool_]] = {}
         """The masks of staged steps that not all environments record."""
         self.resets: list[Reset] = []
+
+    def _begin(self, start: Values) -> None:
+        """Begin with an empty pool, but for what the first step starts from."""
+        pool = Pool(self.ragged)
+        given = {name: rows for name, rows in start.items() if isinstance(rows, Ragged)}
+        numbers: dict[str, Any] = {**start, **pool.put(given)}
+        self.start: Observations = {}
+        """What the first step starts from."""
+        for name in self.observations:
+            dtype, shape = self.expected[name]
+            self.start[name] = numbers[name] if name in numbers else np.zeros(shape, dtype)
+        self.pool = pool
+        self.limit = self._most
+        """So many steps are staged at most."""
 
     def __bool__(self) -> bool:
         return bool(self.time or self.resets)
@@ -100,13 +122,25 @@ class Staging:
         if mask is not None:
             self.masks[self.time] = mask.copy()
         self.time += 1
+        if self.pool.bytes >= STAGE_BYTES:
+            self.limit = self.time
 
-    def handed_over(self, start: Observations) -> None:
+    def pooled(self, columns: Mapping[str, Any]) -> Observations:
+        """The same columns as they are staged."""
+        given = {name: column for name, column in columns.items() if isinstance(column, Ragged)}
+        return {**columns, **self.pool.put(given)}
+
+    def handed_over(self, start: Values) -> None:
         """All that was staged is rows; the next step starts from these observations."""
-        self.start = start
+        self._begin(start)
         self.time, self._looked, self.resets, self.masks = 0, 0, [], {}
         for staged in self._staged.values():
             staged.clear()
+
+    @property
+    def starting(self) -> Values:
+        """What the first step starts from, of any length too."""
+        return self.pool.values(self.start)
 
     # --- what is staged, as rows; after `rewind`
 
@@ -138,7 +172,7 @@ class Staging:
 
     def plainly(self) -> tuple[dict[str, bytes], Observations]:
         """The rows of all fields as they come, their bytes, and what the next step starts from; of steps that
-        are `quiet`."""
+        are `quiet`, and of fields of one shape alone."""
         columns, after, starts = dict[str, bytes](), Observations(), self.start
         for name, staged in self._staged.items():
             start = starts.get(name)
@@ -149,7 +183,11 @@ class Staging:
                 columns[name] = b"".join((start.tobytes(), *staged[:-1]))
         return columns, after
 
-    def take(self, source: NDArray[np.int64] | None) -> tuple[dict[str, NDArray[Any]], Observations]:
+    def finals(self, times: Any, envs: Any) -> dict[str, Any]:
+        """The observations after these steps."""
+        return self.pool.values({name: self.view(name)[times, envs] for name in self.observations})
+
+    def take(self, source: NDArray[np.int64] | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """The rows of all fields in the order of `source` (None: as they come), and the observations that the
         next step starts from."""
         columns, after = dict[str, NDArray[Any]](), Observations()
@@ -159,7 +197,7 @@ class Staging:
             else:
                 rows = self.rows(name)
             columns[name] = rows if source is None else self._ordered(name, rows, source)
-        return columns, after
+        return self.pool.values(columns), self.pool.values(after)
 
     def _observed(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """The rows of an observation field, as they come, and what the next step starts from."""

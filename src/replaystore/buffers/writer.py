@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.buffers.given import check_writer, chosen_envs, seeds_of
+from replaystore.buffers.given import check_writer, checked_step, chosen_envs, seeds_of
 from replaystore.buffers.lanes import Lanes
 from replaystore.buffers.recorder import Recorder
 from replaystore.buffers.staged import Reset, one_step, pieces_of, rows_of
@@ -26,8 +26,6 @@ from replaystore.buffers.staging import PLAIN, Staging
 from replaystore.errors import ConflictError, SchemaError
 from replaystore.interrupts import Operations
 from replaystore.schema.fields import Schema
-from replaystore.schema.names import listed
-from replaystore.schema.values import array_of
 from replaystore.trajectories.pieces import NEVER, Following
 
 __all__ = ["Writer"]
@@ -84,8 +82,12 @@ class Writer:
     def take_schema(self, schema: Schema) -> None:
         """Be ready for steps of this schema; nothing is staged."""
         self._schema = schema
-        self._staging = Staging(schema, self.num_envs, self._staging.start)
-        self._expected = self._staging.expected
+        self._staging = Staging(schema, self.num_envs, self._staging.starting)
+        self._expected = {
+            name: expected for name, expected in self._staging.expected.items() if name not in schema.ragged
+        }
+        """dtype and shape of what is staged as it comes."""
+        self._observed = schema.select(observed) if (observed := schema.names("observation")) else None
         self._plain = (
             tuple(part for name in PLAIN for part in self._expected[name]) if self._staging.plain else None
         )
@@ -120,13 +122,13 @@ class Writer:
         ):
             values = {"observation": observation}
         else:
-            values = self._checked(self._given("observation", observation), self._staging.observations)
+            values = self._checked(self._given("observation", observation), self._observed)
         seeds = None if seed is None else seeds_of(seed, envs, self.num_envs)
         if len(envs) == self.num_envs and (self._order is not None or self._staging.masks):
             # Their order comes from steps that a writer which goes on from a commit has not seen.
             self.flush()
             self._next = -1
-        begins = {name: value[envs] for name, value in values.items()}
+        begins = {name: value[envs] for name, value in self._staging.pooled(values).items()}
         self._staging.resets.append(Reset(self._staging.time, envs, seeds, begins))
         self._staging.rewind()
         self._started, self._like = True, self._plain
@@ -220,9 +222,10 @@ class Writer:
                 f"mask is a bool array of shape ({self.num_envs},), True where a step is "
                 f"recorded, not {mask!r:.80}"
             )
-        staged = self._staging.bytes_of(columns)
+        staged = None if self._schema.ragged else self._staging.bytes_of(columns)
         if staged is None:
-            staged = self._staging.bytes_of(self._checked(columns, self._schema.fields))
+            checked = self._checked(columns, self._schema)
+            staged = self._staging.bytes_of(self._staging.pooled(checked))
             assert staged is not None
         self._like = None
         self._staging.stage(staged, mask)
@@ -231,25 +234,8 @@ class Writer:
     def _is_mask(self, mask: object) -> bool:
         return type(mask) is np.ndarray and mask.dtype == np.bool_ and mask.shape == (self.num_envs,)
 
-    def _checked(self, columns: Mapping[str, Any], names: Any) -> dict[str, NDArray[Any]]:
-        dtypes = {name: dtype for name, (dtype, _) in self._expected.items()}
-        arrays = {
-            name: array_of(f"field {name!r}", value, dtypes.get(name)) for name, value in columns.items()
-        }
-        if not names:
-            if arrays:
-                raise SchemaError(
-                    f"there is no field {next(iter(arrays))!r} in the schema "
-                    f"({listed(self._schema.fields)}): leave it out"
-                )
-            return {}
-        self._schema.select(names).check(arrays)
-        for name, array in arrays.items():
-            if array.shape[0] != self.num_envs:
-                raise SchemaError(
-                    f"field {name!r} has {array.shape[0]} rows for {self.num_envs} environments"
-                )
-        return arrays
+    def _checked(self, columns: Mapping[str, Any], of: Schema | None) -> dict[str, Any]:
+        return checked_step(self._schema, of, columns, self.num_envs)
 
     # --- from steps to rows
 
