@@ -19,19 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.buffers.given import check_writer, checked_step, chosen_envs, seeds_of
-from replaystore.buffers.lanes import Lanes
+from replaystore.buffers.handing_over import HandingOver
 from replaystore.buffers.recorder import Recorder
-from replaystore.buffers.staged import Reset, one_step, pieces_of, rows_of
+from replaystore.buffers.staged import Reset
 from replaystore.buffers.staging import PLAIN, Staging
 from replaystore.errors import ConflictError, SchemaError
 from replaystore.interrupts import Operations
 from replaystore.schema.fields import Schema
-from replaystore.trajectories.pieces import NEVER, Following
 
 __all__ = ["Writer"]
 
 
-class Writer:
+class Writer(HandingOver):
     """Writes the steps of `num_envs` environments, which take turns in one call. Made by `buffer.writer`.
 
     Call `reset` with the first observations, then `step` after each step of the environments. After a step in
@@ -57,23 +56,9 @@ class Writer:
         """`writable` raises if nothing is to be written (any more); handing rows over is one of the
         `operations`; `closed` is called when the writer has been closed."""
         check_writer(num_envs, split)
-        self.num_envs = num_envs
-        self.split = split
-        self._recorder = recorder
+        super().__init__(recorder, num_envs, split)
         self._writable, self._operations, self._on_closed = writable, operations, closed
-        self._slots = recorder.assembler.going.slots(range(num_envs), keep=True)
-        self._span: slice | NDArray[np.int64] = self._slots
-        """The slots; adjacent ones as a slice, by which NumPy finds them several times as fast."""
-        if (np.diff(self._slots) == 1).all():
-            self._span = slice(int(self._slots[0]), int(self._slots[0]) + num_envs)
-        self._all = np.arange(num_envs)
-        self._lanes = Lanes(num_envs, recorder.rows)
-        self._next = -1
-        """The row behind the last one that was handed over; -1: the lanes begin with the next row."""
-        self._order: NDArray[np.int64] | None = None
-        """The environments in the order of their rows; None: in that of their numbers."""
-        self._going = self._started = self._closed = False
-        """`_going`: trajectories are open in all environments, and the next rows go on with all parts."""
+        self._started = self._closed = False
         self._like: tuple[Any, ...] | None = None
         """dtype and shape of each field of PLAIN, while `step` takes these fields and no others."""
         self._staging = Staging(recorder.schema, num_envs, {})
@@ -263,105 +248,6 @@ class Writer:
         if self._staging:
             with self._operations("flush"):
                 self._flush()
-
-    def _flush(self) -> None:
-        staging, recorder = self._staging, self._recorder
-        staging.rewind()
-        first, count = recorder.rows, staging.time * self.num_envs
-        if first != self._next:  # rows of others lie between, or all was reset: no part goes on
-            self._lanes, self._order, self._going = Lanes(self.num_envs, first), None, False
-        if self._going and staging.quiet:
-            after = self._go_on(count)
-            self._next = first + count
-        else:
-            after = self._place_one(first) if staging.time == 1 else self._place(first)
-            self._next = recorder.rows
-        staging.handed_over(after)
-
-    def _go_on(self, count: int) -> dict[str, NDArray[Any]]:
-        """As `_place`, of so many steps in which all trajectories go on."""
-        staging, order, slots = self._staging, self._order, self._span
-        columns: Mapping[str, Any]
-        if order is None:
-            columns, after = staging.plainly()
-            rewards = self._schema.total_reward({name: staging.rows(name) for name in staging.rewards})
-        else:
-            slots = self._slots[order]
-            source = (np.arange(staging.time)[:, None] * self.num_envs + order).reshape(-1)
-            columns, after = staging.take(source)
-            rewards = self._schema.total_reward(columns)
-        self._recorder.advance(columns, count, slots, staging.time, rewards, self._span, after)
-        return after
-
-    def _place(self, first: int) -> dict[str, NDArray[Any]]:
-        """Hand steps over among which trajectories begin or end, or are not recorded by all environments;
-        what the next step starts from."""
-        staging, recorder, lanes = self._staging, self._recorder, self._lanes.copy()
-        rows = rows_of(staging.time, first, lanes, staging.masks)
-        flags = staging.flags("terminated"), staging.flags("truncated")
-        pieces, times, envs = pieces_of(rows, staging.time, *flags, staging.resets, self.num_envs)
-        pieces.split[:] = recorder.split_code(self.split)
-        finals = {name: staging.view(name)[times, envs] for name in staging.observations}
-        pieces.final[:] = pieces.final if finals else NEVER
-        columns, after = staging.take(rows.source)
-        touched = np.unique(pieces.env)
-        following = Following(
-            np.full(len(touched), bool(after)), {name: row[touched] for name, row in after.items()}
-        )
-        rewards = self._schema.total_reward(columns)
-        rewards = None if rewards is None else rewards[rows.row]
-        recorder.add(columns, len(rows.row), pieces, rewards, finals, following)
-        self._keep_lanes(lanes)
-        return after
-
-    def _keep_lanes(self, lanes: Lanes) -> None:
-        self._lanes = lanes
-        order = lanes.order(self._recorder.rows)
-        self._order = None if (order == self._all).all() else order
-        expected = self._recorder.assembler.going.expected(self._slots, self.num_envs)
-        self._going = bool((expected[order] == self._recorder.rows + self._all).all())
-
-    def _place_one(self, first: int) -> dict[str, NDArray[Any]]:
-        """As `_place`, of one step, of which few environments have more to tell than that they go on."""
-        staging, recorder, lanes = self._staging, self._recorder, self._lanes
-        mask, count, going = staging.masks.get(0), self.num_envs, recorder.assembler.going
-        if mask is None:
-            rows, order = lanes.places(first), self._order
-        else:
-            lanes = lanes.copy()
-            lanes.move(first, mask)
-            rows = np.where(mask, lanes.places(first), -1)
-            order = np.argsort(rows)[(rows < 0).sum() :]
-            count = len(order)
-        columns, after = staging.take(order)
-        pieces, quiet = one_step(
-            rows,
-            going.expected(self._slots, self.num_envs) - first,
-            {name: columns[name] for name in ("terminated", "truncated") if name in columns},
-            staging.resets,
-        )
-        rewards, code = self._schema.total_reward(columns), recorder.split_code(self.split)
-        finals = {name: staging.view(name)[0] for name in staging.observations}
-        for piece in pieces:
-            piece.split = code
-            if piece.length and rewards is not None:
-                piece.rewards = rewards[piece.start : piece.start + 1]
-            if piece.ends != NEVER:
-                piece.final = {name: row[piece.env].copy() for name, row in finals.items()}
-            piece.following = {name: row[piece.env] for name, row in after.items()}
-        recorder.add_one(
-            columns,
-            count,
-            pieces,
-            self._slots[quiet],
-            None if rewards is None else rewards[rows[quiet]],
-            {name: row[quiet] for name, row in after.items()},
-        )
-        if mask is None:
-            self._going = all(piece.length and piece.ends == NEVER for piece in pieces)
-        else:
-            self._keep_lanes(lanes)
-        return after
 
     def close(self) -> None:
         """Hand over what is staged, and cut off the open trajectories. The buffer stays open; commit it to
