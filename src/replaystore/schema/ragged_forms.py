@@ -29,7 +29,7 @@ __all__ = [
     "tensor_of",
 ]
 
-_LONG = 256
+_LONG = 512
 """Bytes of a value from which on each is copied by itself; of shorter ones all numbers by their places."""
 
 
