@@ -29,16 +29,16 @@ from numpy.typing import NDArray
 from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.copying import forget_entries
 from replaystore.buffers.blocked import check_block, pieces_of
+from replaystore.buffers.table_columns import checked_columns, set_columns
 from replaystore.buffers.tables import store_tables
 from replaystore.containers.array_spec import ArraySpec
-from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.errors import SchemaError
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
 from replaystore.trajectories.assembler import Assembler
 from replaystore.trajectories.blocks import Block
 from replaystore.trajectories.opened import Open, to_numbers
 from replaystore.trajectories.pieces import Following, Piece, Pieces
-from replaystore.views.layout import column_spec
 
 __all__ = ["NOTHING", "Recorder"]
 
@@ -363,34 +363,6 @@ class Recorder:
     def set_columns(self, at: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]) -> None:
         """Set these columns of the table of trajectories in the rows `at`; none is set if one does not
         fit."""
-        arrays = {name: self._checked_column(name, values, len(at)) for name, values in columns.items()}
-        for name, array in arrays.items():
-            stored = tree.trajectories(name)
-            if stored not in self.store.state.arrays:
-                self.store.create_arrays({stored: column_spec(array.dtype, self.store.table_specs())})
-            self.store.set_rows(stored, at, array)
-            self._changed = True
-
-    def _checked_column(self, name: str, values: NDArray[Any], count: int) -> NDArray[Any]:
-        """The values of a column of the table, as they are stored."""
-        if values.shape != (count,):
-            raise SchemaError(
-                f"column {name!r} needs one value for each of the {count} ended trajectories, "
-                f"not shape {values.shape}"
-            )
-        if name == "split":
-            values = np.array([self.split_code(str(value)) for value in values.tolist()], np.int32)
-        stored = tree.trajectories(name)
-        spec = self.store.container.specs().get(stored)
-        if spec is not None and not spec.mutable:
-            raise SchemaError(
-                f"column {name!r} is what was recorded, and cannot be changed: choose another name"
-            )
-        if spec is None or stored not in self.store.state.arrays:
-            if values.dtype.kind not in "biuf":
-                raise UnsupportedError(
-                    f"column {name!r}: columns hold one number or bool each, not {values.dtype}"
-                )
-        elif values.dtype != spec.dtype:
-            raise SchemaError(f"column {name!r} is {spec.dtype}, not {values.dtype}: convert the values")
-        return values
+        checked = checked_columns(self.store, columns, len(at), self.split_code)
+        self._changed = self._changed or bool(checked)
+        set_columns(self.store, at, checked)
