@@ -277,12 +277,3 @@ def test_who_does_not_know_all_fields_reads_the_others_and_does_not_write(tmp_pa
         assert buffer["action"][:].tolist() == [0, 1, 2]
     with pytest.raises(UnsupportedError, match=r"info/b.*'tomorrow'.*upgrade"):
         rs.open(place, "r+")
-
-
-def test_a_buffer_does_not_take_them_yet(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="'observation'"):
-        rs.create(tmp_path / "a.zarr", SCHEMA)
-    with rs.create(tmp_path / "a.zarr", SCHEMA.select(["reward"])) as buffer:
-        with pytest.raises(UnsupportedError, match="'action'"):
-            buffer.add_field("action", TOKENS)
-        assert list(buffer.schema.fields) == ["reward"]

@@ -31,8 +31,9 @@ TAIL_BYTES = 4 << 20
 """A tail array is used up to this many bytes, then the other one."""
 BATCH_BYTES = 16 << 20
 """Encoded chunks are stored when there are this many bytes of them, or at a commit."""
-ATTACHED_BYTES = 2048
-"""Attachments up to this size are kept in the record itself."""
+ATTACHED_BYTES, PLACES_BYTES = 2048, 1 << 16
+"""Attachments up to this size are kept in the record itself; so are larger ones that say where values lie: of
+an older commit they might be looked for in newer ones, whose values it has not."""
 CHECKSUMS_SPEC = ArraySpec(
     np.dtype(np.uint32), (), chunk_rows=1024, chunks_per_shard=4, journaled=True, dimension="chunk"
 )
@@ -314,9 +315,9 @@ class Appender(Writing):
 
         When the array has grown, all of it goes to the other one; not twice between commits, since the last
         commit still needs one."""
-        large = {
-            name: data for name, data in attachments.items() if len(data) > ATTACHED_BYTES and not inside
-        }
+        known = self.container.specs()
+        most = {n: PLACES_BYTES if tree.values(n) in known else ATTACHED_BYTES for n in attachments}
+        large = {n: data for n, data in attachments.items() if len(data) > most[n] and not inside}
         starts = {
             name: array.rows // array.spec.chunk_rows * array.spec.chunk_rows
             for name, array in self._coded.items()

@@ -25,6 +25,7 @@ import numpy as np
 from replaystore.arrays.appending import of_shard
 from replaystore.arrays.changing import Changer
 from replaystore.arrays.differences import shorten
+from replaystore.arrays.dropping import values_first
 from replaystore.arrays.records import now
 from replaystore.arrays.state import DOCUMENT, Piece, State, Stored
 from replaystore.arrays.tables import without_first
@@ -73,6 +74,8 @@ class Committer(Changer):
         with self.lock, self.storage("commit"):
             extra = self.ready_changes(extra)
             first = self.without_old_changes(first or {}, extra)
+            if first:
+                first = values_first(self, [*self._raw, *self._coded], self.state.first, first)
             self._encoder.finish()
             self._store_chunks()
             attached = self._write_tails(attachments or {}, inside=name is not None)

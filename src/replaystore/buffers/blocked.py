@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from replaystore.containers.array_spec import ArraySpec
 from replaystore.errors import SchemaError
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
+from replaystore.schema.given_ragged import stacked
+from replaystore.schema.ragged import Ragged
 from replaystore.trajectories.blocks import Block
 from replaystore.trajectories.columns import TRAJECTORIES
 from replaystore.trajectories.pieces import STEP, Following, Pieces
@@ -37,7 +39,7 @@ def check_block(
         if observed is None:
             raise SchemaError("an observation after the last step is given, and no field holds one")
         try:
-            observed.check({name: row[None] for name, row in block.final.items()})
+            _one_row(observed, block.final)
         except SchemaError as error:
             raise SchemaError(f"the observation after the last step: {error}") from None
     for name, value in block.row.items():
@@ -57,11 +59,11 @@ def check_block(
 
 def pieces_of(
     blocks: Sequence[Block],
-    observations: Sequence[str],
+    observed: Schema | None,
     *,
     goes_on: Callable[[int, Mapping[str, Any]], bool],
     split_code: Callable[[str], int],
-) -> tuple[Pieces, dict[str, NDArray[Any]], Following]:
+) -> tuple[Pieces, dict[str, Any], Following]:
     """The pieces that blocks are, with the observations after them; those of one environment lie together.
 
     `goes_on`: whether these columns of an environment begin as they were said to; `split_code`: the number of
@@ -100,17 +102,34 @@ def pieces_of(
     lasts = {run[0].env: run[-1] for run in runs}.values()
     after = [None if block.ends else block.final for block in lasts]
     blank = next((final for final in after if final is not None), None)
-    following = _stacked(observations, [final or blank for final in after])
+    if blank is not None and observed is not None:  # values that nobody asks for are not written
+        blank = {**blank, **{name: blank[name][:0] for name in observed.ragged}}
+    following = _stacked(observed, [final or blank for final in after])
     return (
         pieces,
-        _stacked(observations, known),
+        _stacked(observed, known),
         Following(np.array([final is not None for final in after]), following),
     )
 
 
-def _stacked(
-    names: Iterable[str], finals: Sequence[Mapping[str, NDArray[Any]] | None]
-) -> dict[str, NDArray[Any]]:
+def _stacked(observed: Schema | None, finals: Sequence[Mapping[str, NDArray[Any]] | None]) -> dict[str, Any]:
     """Observations that are known, one row each."""
     known = [final for final in finals if final is not None]
-    return {name: np.stack([final[name] for final in known]) for name in names} if known else {}
+    if not known or observed is None:
+        return {}
+    return {
+        name: stacked(declared, [final[name] for final in known])
+        for name, declared in observed.fields.items()
+    }
+
+
+def _one_row(observed: Schema, final: Mapping[str, Any]) -> None:
+    """SchemaError: a single observation is not of these fields."""
+    rows: dict[str, Any] = {}
+    for name, row in final.items():
+        declared = observed.ragged.get(name)
+        if declared is not None and np.ndim(row):
+            rows[name] = Ragged(row, np.array([0, len(row)]), text=declared.text)
+        else:
+            rows[name] = row[None]
+    observed.check(rows)

@@ -35,9 +35,10 @@ from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, parse
 from replaystore.schema import document as documents
 from replaystore.schema.environment import environment_of
-from replaystore.schema.fields import Schema, refuse_ragged
+from replaystore.schema.fields import Schema
 from replaystore.views.column import Column
 from replaystore.views.layout import array_specs, check_capacity, check_storage
+from replaystore.views.ragged_column import RaggedColumn
 
 if TYPE_CHECKING:
     import gymnasium
@@ -98,7 +99,6 @@ def create(
             )
     if durability not in ("commit", "none"):
         raise ArgumentError(f'durability is "commit" or "none", not {durability!r}')
-    refuse_ragged(schema, "a buffer")
     check_storage(schema.fields, layout, storage)
     check_kept(keep_commits, keep_named)
     document = documents.new(
@@ -217,9 +217,10 @@ def _check_cache(cache: object, mode: str) -> None:
         raise ArgumentError('chunks are cached for reading: leave out cache, or open with mode "r"')
 
 
-def open_column(location: str, commit: int, name: str) -> Column:
+def open_column(location: str, commit: int, name: str) -> Column | RaggedColumn:
     """A column of a commit, as another process gets one that was sent to it."""
-    return open(location, commit=commit)[name]
+    found: Column | RaggedColumn = open(location, commit=commit)[name]
+    return found
 
 
 def open_commit(location: str, commit: int) -> Buffer:

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.buffers.placing import row_of
 from replaystore.errors import (
     ArgumentError,
     SchemaError,
 )
+from replaystore.schema.field import Field
 from replaystore.schema.fields import Schema
 from replaystore.schema.given_ragged import ragged_of
 from replaystore.schema.names import flatten, listed
+from replaystore.schema.ragged import Ragged
 from replaystore.schema.values import array_of, is_tensor
 from replaystore.trajectories.pieces import STEP, Following, Piece, Pieces
 
@@ -53,12 +56,16 @@ def checked_columns(schema: Schema, columns: Mapping[str, Any]) -> tuple[dict[st
     """The columns by field name, and how many rows they have. SchemaError: they are not the schema's."""
     flat: dict[str, Any] = {}
     for name, value in columns.items():
-        if type(value) is np.ndarray:
+        if type(value) is np.ndarray and name not in schema.ragged:
             flat[name] = value
             continue
-        leaves = flatten(value, name) if isinstance(value, (Mapping, tuple)) else {name: value}
+        nested = isinstance(value, (Mapping, tuple)) or name in schema.graphs
+        leaves = flatten(value, name, schema.ragged, schema.graphs) if nested else {name: value}
         for leaf, item in leaves.items():
-            flat[leaf] = _array(schema, leaf, item) if is_tensor(item) else item
+            if leaf in schema.ragged:
+                flat[leaf] = ragged_of(leaf, schema.fields[leaf], item, None)
+            else:
+                flat[leaf] = _array(schema, leaf, item) if is_tensor(item) else item
     count = schema.check(flat)
     return flat, count
 
@@ -127,7 +134,7 @@ def pieces_of(
     flat: Mapping[str, Any],
     given: NDArray[Any] | None,
     final_observation: Any,
-) -> list[Piece] | tuple[Pieces, dict[str, NDArray[Any]], Following]:
+) -> list[Piece] | tuple[Pieces, dict[str, Any], Following]:
     """The rows as pieces of trajectories: a few, or many with the observations after each of them, and after
     the last one; `observed` is the schema of the observations alone."""
     count = len(next(iter(flat.values())))
@@ -166,7 +173,7 @@ def _few(
     places: Sequence[int],
     flat: Mapping[str, Any],
     rewards: NDArray[Any] | None,
-    finals: Mapping[str, NDArray[Any]],
+    finals: Mapping[str, Any],
 ) -> list[Piece]:
     """The rows as pieces, of which few end, at these places."""
     count = len(next(iter(flat.values())))
@@ -178,7 +185,7 @@ def _few(
             bool(flat[name][last]) if name in flat else False for name in ("terminated", "truncated")
         )
         piece.rewards = None if rewards is None else rewards[start : last + 1]
-        final = {name: rows[number].copy() for name, rows in finals.items()} or None
+        final = {name: row_of(rows, number) for name, rows in finals.items()} or None
         if number < len(places):
             piece.ends, piece.final = last * STEP + (STEP - 1), final
         else:
@@ -194,18 +201,28 @@ def _array(schema: Schema, name: str, value: Any, what: str = "") -> NDArray[Any
     return array_of(f"{what}field {name!r}", value, None if declared is None else declared.dtype)
 
 
-def _final_rows(
-    schema: Schema, observed: Schema | None, observation: Any, touched: int
-) -> dict[str, NDArray[Any]]:
+def _final_rows(schema: Schema, observed: Schema | None, observation: Any, touched: int) -> dict[str, Any]:
     """The observation after each trajectory that an append touches; nothing if none is given."""
     if observation is None:
         return {}
     fields = {} if observed is None else observed.fields
     given = schema.flatten(observation, "observation")
-    leaves = {name: _array(schema, name, value, "final_observation: ") for name, value in given.items()}
-    if touched == 1 and all(name in leaves and leaves[name].shape == fields[name].shape for name in fields):
+    leaves: dict[str, Any] = {
+        name: _array(schema, name, value, "final_observation: ")
+        for name, value in given.items()
+        if name not in schema.ragged
+    }
+    if touched == 1 and all(
+        declared.ragged or (name in leaves and leaves[name].shape == declared.shape)
+        for name, declared in fields.items()
+    ):
         leaves = {name: leaf[None] for name, leaf in leaves.items()}
     try:
+        for name in given.keys() & schema.ragged.keys():
+            value = (
+                [given[name]] if touched == 1 and _is_one(schema.fields[name], given[name]) else given[name]
+            )
+            leaves[name] = ragged_of(name, schema.fields[name], value, None)
         rows = (observed or schema.select(())).check(leaves)
     except SchemaError as error:
         raise SchemaError(f"final_observation: {error}") from None
@@ -215,6 +232,17 @@ def _final_rows(
             "observation after each"
         )
     return leaves
+
+
+def _is_one(declared: Field, value: Any) -> bool:
+    """Whether this is a single value of a field of any length, and not several."""
+    if isinstance(value, str):
+        return True
+    if declared.text or isinstance(value, Ragged):
+        return False
+    if isinstance(value, list | tuple):  # of numbers, or of arrays
+        return not value or (not isinstance(value[0], Ragged) and np.ndim(value[0]) == len(declared.inner))
+    return np.ndim(value) == 1 + len(declared.inner)
 
 
 def check_writer(num_envs: object, split: object) -> None:

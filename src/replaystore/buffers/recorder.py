@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.copying import forget_entries
+from replaystore.buffers.adding import Adding, Columns
 from replaystore.buffers.blocked import check_block, pieces_of
 from replaystore.buffers.table_columns import checked_columns, set_columns
 from replaystore.buffers.tables import store_tables
@@ -35,24 +36,20 @@ from replaystore.containers.array_spec import ArraySpec
 from replaystore.errors import SchemaError
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
-from replaystore.trajectories.assembler import Assembler
+from replaystore.schema.given_ragged import joined
 from replaystore.trajectories.blocks import Block
 from replaystore.trajectories.opened import Open, to_numbers
 from replaystore.trajectories.pieces import Following, Piece, Pieces
 
 __all__ = ["NOTHING", "Recorder"]
 
-FINAL_BYTES = 8 << 20
-"""Final observations waiting for a commit are handed on beyond this size."""
 BLOCK_BYTES = 16 << 20
 """Blocks waiting to be written together take at most about this much memory."""
 NOTHING: Mapping[str, Any] = {"open": to_numbers(()), "next": 0, "splits": [""], "finals": 0}
 """What the first commit of a store keeps, before anything is recorded."""
 
-Columns = Mapping[str, Any]
 
-
-class Recorder:
+class Recorder(Adding):
     """Takes steps, in calls of `record` or `add`, and commits them. For one thread at a time."""
 
     def __init__(
@@ -69,56 +66,13 @@ class Recorder:
             opened: the trajectories that are open there.
             check: called before rows are written; it raises if they must not be.
         """
-        kept = store.state.extra
-        self.store = store
-        self.assembler = Assembler(
-            next_trajectory=kept["next"],
-            finals=kept["finals"],
-            opened=opened,
-            shape=schema.return_shape,
-        )
-        self._splits: list[str] = list(kept["splits"])
-        self._check = check
-        self._changed = False
-        """Something has been handed to the store, or been decided, that no commit has."""
-        self.handed_over = False
-        """Whether the store has rows of tables that no commit has."""
+        super().__init__(store, schema, opened, check)
+        self._splits: list[str] = list(store.state.extra["splits"])
         self._blocks: list[Block] = []
         self._block_bytes = 0
         self._block_envs = set[int]()
-        self.take_schema(schema)
-
-    def take_schema(self, schema: Schema) -> None:
-        """Steps are of this schema from now on."""
-        self.schema = schema
-        self._stored = {name: tree.steps(name) for name in schema.fields}
-        self._observations = schema.names("observation")
-        self.observed = schema.select(self._observations) if self._observations else None
-        """The fields of observations, as a schema of their own; None: there are none."""
-        self.assembler.going.take_fields({name: schema.fields[name].stored for name in self._observations})
-        self._final_bytes = sum(schema.fields[name].row_bytes for name in self._observations)
 
     # --- steps
-
-    @property
-    def rows(self) -> int:
-        """Steps of the store, committed or not, dropped or not."""
-        return self.store.next_row("steps")
-
-    def add(
-        self,
-        columns: Columns,
-        count: int,
-        pieces: Pieces,
-        rewards: NDArray[Any] | None,
-        finals: Mapping[str, NDArray[Any]],
-        following: Following,
-    ) -> None:
-        """Append so many checked rows, of which these are the pieces, as `Assembler.add` takes them; rows of
-        no piece are of no trajectory."""
-        first = self.rows
-        self._append(columns, count)
-        self.assembler.add(first, pieces, rewards, finals, following)
 
     def append(
         self,
@@ -143,72 +97,15 @@ class Recorder:
             told[0].apart = not goes_on
             for place, piece in enumerate(told):
                 piece.split, piece.seed = code, each[place] if place < len(each) else -1
-            self.add_few(columns, count, told)
+            self.add_few(columns, count, told, self._taken(env))
             return
         pieces, finals, following = told
         pieces.split[:] = code
         pieces.seed[: len(each)] = each[: len(pieces.seed)]
         if not goes_on:
             pieces.apart = np.zeros(1, np.int64)
-        self.add(columns, count, pieces, self.schema.total_reward(columns), finals, following)
-
-    def add_few(self, columns: Columns, count: int, pieces: Sequence[Piece]) -> None:
-        """As `add`, of few pieces."""
-        first = self.rows
-        self._append(columns, count)
-        if pieces:
-            self.assembler.add_few(first, pieces)
-
-    def add_one(
-        self,
-        columns: Columns,
-        count: int,
-        pieces: Sequence[Piece],
-        others: NDArray[np.int64],
-        rewards: NDArray[Any] | None,
-        following: Mapping[str, NDArray[Any]],
-    ) -> None:
-        """As `add_few`, and one step of `others`, slots whose parts all go on; what follows that."""
-        self.add_few(columns, count, pieces)
-        self.assembler.advance(others, 1, rewards)
-        self.assembler.going.follow(following, others)
-
-    def advance(
-        self,
-        columns: Columns,
-        count: int,
-        slots: slice | NDArray[np.int64],
-        steps: int,
-        rewards: NDArray[Any] | None,
-        all_slots: slice | NDArray[np.int64],
-        following: Mapping[str, NDArray[Any]],
-    ) -> None:
-        """Append so many rows, arrays or their bytes: so many steps of each of these slots, in their order,
-        whose parts all go on, as `Going.expected` has said; what follows the last ones, in the order of
-        `all_slots`."""
-        self._append(columns, count)
-        self.assembler.advance(slots, steps, rewards)
-        self.assembler.going.follow(following, all_slots)
-
-    def _append(self, columns: Columns, count: int) -> None:
-        if count:
-            self._check()
-            if self.assembler.pending.final_rows * self._final_bytes > FINAL_BYTES:
-                self._store_finals()
-            self.store.append({self._stored[name]: rows for name, rows in columns.items()}, count)
-            self._changed = True
-
-    def goes_on(self, env: int, columns: Columns) -> bool:
-        """Whether the first observation is, bit for bit, the one that was said to follow the environment's
-        last step."""
-        going = self.assembler.going
-        slot = going.slot(env)
-        if slot is None or not going.known[slot]:
-            return True
-        return all(
-            np.ascontiguousarray(columns[name][0]).tobytes() == rows[slot].tobytes()
-            for name, rows in going.following.items()
-        )
+        rewards = self.schema.total_reward(columns)
+        self.add(columns, count, pieces, rewards, finals, following, self._taken(env))
 
     def cut(self, envs: Iterable[int]) -> None:
         """End the open trajectories of these environments here, neither terminated nor truncated."""
@@ -258,14 +155,15 @@ class Recorder:
         columns = {
             name: blocks[0].columns[name]
             if len(blocks) == 1
-            else np.concatenate([block.columns[name] for block in blocks])
+            else joined([block.columns[name] for block in blocks])
             for name in self.schema.fields
         }
         count = self.schema.check(columns)
         pieces, finals, following = pieces_of(
-            blocks, self._observations, goes_on=self.goes_on, split_code=self.split_code
+            blocks, self.observed, goes_on=self.goes_on, split_code=self.split_code
         )
-        self.add(columns, count, pieces, self.schema.total_reward(columns), finals, following)
+        rewards, taken = self.schema.total_reward(columns), self._taken(blocks[0].env)
+        self.add(columns, count, pieces, rewards, finals, following, taken)
         self._blocks, self._block_bytes = [], 0
         self._block_envs.clear()
         forget_entries(self.store)
@@ -323,19 +221,6 @@ class Recorder:
         if not len(slots):
             return {}
         return {name: going.following[name][slots].tobytes() for name in self._observations}
-
-    def _store_finals(self) -> None:
-        pending = self.assembler.pending
-        if not pending.finals:
-            return
-        specs = self.store.container.specs()
-        columns = {
-            tree.final(name): np.concatenate([rows[name] for rows in pending.finals])
-            for name in self._observations
-        }
-        self.store.append({name: rows for name, rows in columns.items() if not specs[name].journaled})
-        self.store.append_table({name: rows for name, rows in columns.items() if specs[name].journaled})
-        pending.finals, pending.final_rows, self.handed_over = [], 0, True
 
     # --- fields and columns
 

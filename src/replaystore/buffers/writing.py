@@ -29,6 +29,7 @@ from replaystore.interrupts import Operations
 from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
+from replaystore.schema.fields import refuse_ragged
 from replaystore.schema.values import array_of
 from replaystore.storage.locks import Lock
 from replaystore.storage.places import places_of
@@ -36,6 +37,7 @@ from replaystore.trajectories.opened import attachments_of
 from replaystore.trajectories.pieces import NOTHING_FOLLOWS, Pieces
 from replaystore.views.column import Column
 from replaystore.views.foreign_ring import counts_appends
+from replaystore.views.ragged_column import RaggedColumn
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Recording"]
@@ -54,7 +56,7 @@ class Recording(BufferReader):
         document: documents.Document,
         *,
         lock: Lock | None,
-        reopen: Callable[[str, int, str], Column],
+        reopen: Callable[[str, int, str], Column | RaggedColumn],
         open_commit: Callable[[str, int], BufferReader],
     ) -> None:
         """`reopen`: (location, commit, field) → the column, in another process. `open_commit`: (location,
@@ -207,6 +209,7 @@ class Recording(BufferReader):
                 f"{self._place} has a writer already, of buffer.writer(), Record or RecordVector: close that "
                 "first"
             )
+        refuse_ragged(self.schema, "a writer")
         with self._operations("writer"):
             self._recorder.cut_all()
             writer = Writer(

@@ -4,9 +4,9 @@ What is checked, in this order: that the container opens (HDF5 in a process of i
 may hang or crash the library); the document against its JSON Schema and its checksum; the commit log, all
 segments, and that none is missing; the arrays against the schema and the commit; every complete chunk against
 its checksum, the unfinished ones against the commit record; the indexes that other software reads; the tables
-of parts and trajectories, and that they agree with each other and with the flags of the steps; the manifest
-of an archive. Bytes that no commit counts are not looked at, except that they may not look like a lost
-commit.
+of parts and trajectories, and that they agree with each other and with the flags of the steps; where the
+values of fields of any length lie; the manifest of an archive. Bytes that no commit counts are not looked at,
+except that they may not look like a lost commit.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from replaystore.checking.findings import Findings, Problem, Progress, VerifyRep
 from replaystore.checking.log import check_log
 from replaystore.checking.rows import check_coded, check_raw
 from replaystore.checking.trajectories import check_trajectories
+from replaystore.checking.values import check_values
 from replaystore.containers.located import container_type, exists
 from replaystore.containers.protocol import Container
 from replaystore.errors import CorruptError, FormatError, StorageError, UnsupportedError
@@ -163,3 +164,4 @@ def _check_all(place: Location, container: Container, findings: Findings, commit
         findings.guarded(name, partial(check, findings, store, name, spec))
     check_changes(findings, store)
     check_trajectories(findings, place, store, document)
+    check_values(findings, place, store, document)

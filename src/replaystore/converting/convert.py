@@ -40,6 +40,7 @@ from replaystore.formats.report import Report, merged
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, parse
 from replaystore.registry import broken, registered
+from replaystore.schema.fields import refuse_ragged
 
 __all__ = ["Progress", "Report", "convert", "opened"]
 
@@ -130,6 +131,7 @@ def convert(
                 )
             return bring(_path(source), from_, parse(target), how)
         with _opened_known(source) as buffer:
+            refuse_ragged(buffer.schema, "a conversion")
             if to is not None:
                 return export(buffer, _path(target), to, selected, how, named=named.target is not None)
             return _store_to_store(buffer, _place(target), selected, how)

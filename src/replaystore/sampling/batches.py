@@ -29,6 +29,7 @@ from replaystore.sampling.stacks_and_returns import Items, Out, flags_of, observ
 from replaystore.sampling.steps import Drawn, Rows, Steps
 from replaystore.sampling.weighted_order import StepWeights, TrajectoryWeights
 from replaystore.sampling.windows import NothingToDrawError, Window, Windows
+from replaystore.schema.fields import refuse_ragged
 from replaystore.trajectories.growth import Growth
 from replaystore.views.reader import BufferReader
 
@@ -70,6 +71,7 @@ class Batches(Windows):
         columns: Columns | None = None,
         goals: Goals | None = None,
     ) -> None:
+        refuse_ragged(buffer.schema, "a sampler")
         self.recipe, self.commit, self.shows = recipe, buffer.commit_id, buffer.shows
         self.where = buffer.where
         following = observations_of(recipe, buffer.schema) if recipe.next_observation else ()

@@ -213,7 +213,7 @@ class Schema:
 
     # --- use
 
-    def check(self, columns: Mapping[str, NDArray[Any]]) -> int:
+    def check(self, columns: Mapping[str, Any]) -> int:
         """How many rows these columns have: one array for each field, of shape (rows, *field shape) and
         exactly the field's dtype; a `Ragged` for each of values of any length.
 
@@ -232,7 +232,7 @@ class Schema:
         shapes = {self.fields[name].shape for name in self.names("reward")}
         return shapes.pop() if len(shapes) == 1 else ()
 
-    def total_reward(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+    def total_reward(self, columns: Mapping[str, Any]) -> NDArray[Any] | None:
         """What the returns of these rows are summed of, (rows, *return_shape): the reward, or the sum of all
         of them; None without any."""
         names = self._rewards

@@ -39,6 +39,7 @@ __all__ = [
     "is_journal",
     "is_trajectories",
     "is_values",
+    "spans_of",
     "steps",
     "tail",
     "trajectories",
@@ -74,6 +75,11 @@ def final(field: str) -> str:
 def values(field: str) -> str:
     """The array of the values of a field of any length, into which its rows and final observations point."""
     return "values/" + escape_path(field)
+
+
+def spans_of(array: str) -> str:
+    """The array of the field whose values an array holds: where those of each step begin and end."""
+    return "steps/" + array.removeprefix("values/")
 
 
 def trajectories(column: str) -> str:

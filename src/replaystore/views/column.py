@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from replaystore.errors import ArgumentError, UnsupportedError
 from replaystore.schema.fields import Field
 from replaystore.schema.names import unknown
+from replaystore.schema.ragged import Ragged
 
 __all__ = ["Column", "Rows", "Trajectory"]
 
@@ -28,16 +29,16 @@ class Trajectory:
 
     Attributes:
         info: its row of the table of trajectories: length, env, terminated, truncated, seed, return, split, …
-        columns: one array of shape (steps, *field shape) for each field. In a ring, without the steps that
-        were dropped.
-        final_observation: the observation after the last step, or None if it is not known: an array where the
-            observation is one field, else a dict by field name.
+        columns: one array of shape (steps, *field shape) for each field, a `Ragged` for each of any length.
+            In a ring, without the steps that were dropped.
+        final_observation: the observation after the last step, or None if it is not known: an array (a `str`
+            of a text) where the observation is one field, else a dict by field name.
     """
 
     info: dict[str, Any]
-    columns: dict[str, NDArray[Any]]
+    columns: dict[str, Any]
     final_observation: Any
-    _following: Mapping[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    _following: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """By step, what followed it where that is not the observation of the next one: after the last, and where
     a recording was resumed."""
 
@@ -48,8 +49,9 @@ class Trajectory:
         """Whether `trajectory[name]` is an array."""
         return isinstance(name, str) and (name in self.columns or self._followed(name) in self.columns)
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        """The array of a field, shape (steps, *field shape), or `next_` and the name of an observation field.
+    def __getitem__(self, name: str) -> Any:
+        """The array of a field, shape (steps, *field shape), or `next_` and the name of an observation field;
+        a `Ragged` of a field of any length.
 
         ArgumentError: it is not known what followed the last step. UnknownFieldError: there is no such
         field."""
@@ -69,6 +71,12 @@ class Trajectory:
             raise ArgumentError(
                 f"it is not known what was observed after the last step: use trajectory[{observed!r}][1:]"
             )
+        if isinstance(rows, Ragged):
+            told = {step: following[observed] for step, following in self._following.items()}
+            several = [rows, Ragged.of([*told.values()], rows.dtype, rows.inner, text=rows.text)]
+            places = np.minimum(np.arange(1, len(rows) + 1), last)
+            places[[*told]] = len(rows) + np.arange(len(told))
+            return Ragged.concatenate(several).take(places)
         following = np.concatenate([rows[1:], rows[-1:]])
         for step, known in self._following.items():
             following[step] = known[observed]

@@ -3,7 +3,8 @@ commit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,12 @@ from replaystore.errors import ArgumentError, EvictedError, UnsupportedError
 from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
+from replaystore.schema.fields import refuse_ragged
 from replaystore.schema.names import Named, listed, unknown
 from replaystore.schema.values import array_of
 from replaystore.storage.places import places_of
 from replaystore.views.column import Column, Rows, Trajectory
+from replaystore.views.ragged_column import RaggedColumn
 from replaystore.views.shown import Shown
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["BufferReader", "positions_of", "wanted_rows"]
 
 INT64 = np.dtype(np.int64)
+SPANS = 1 << 16
+"""Steps whose values' lengths are looked at together."""
 BLOCK_BYTES, FAR_BLOCK_BYTES = 4 << 20, 16 << 20
 """Of a column, that statistics are made of at once."""
 
@@ -128,7 +133,8 @@ class BufferReader(Shown):
         info = table[int(number)]
         names = self._names(fields)
         runs = self.parts.rows_of(info["trajectory"])
-        columns = dict(zip(names, self._runs_of([self.column(name) for name in names], runs), strict=True))
+        found = zip(names, self._runs_of([self.column(name) for name in names], runs), strict=True)
+        columns = self._with_values(dict(found))
         observations = self.schema.names("observation")
         final = self.final_observation(info["trajectory"])
         following = self._followed_within(info["trajectory"], observations)
@@ -153,8 +159,8 @@ class BufferReader(Shown):
         """Whether there is a field of this name, so that `buffer[name]` is its column."""
         return isinstance(name, str) and name in self.schema.fields
 
-    def __getitem__(self, name: str) -> Column:
-        """The column of a field: `buffer["observation"][1000:2000]`.
+    def __getitem__(self, name: str) -> Any:
+        """The column of a field: `buffer["observation"][1000:2000]`; a `RaggedColumn` of one of any length.
 
         UnknownFieldError: there is none. ArgumentError: steps are asked for, which `read` gives."""
         self.check_open()
@@ -162,7 +168,8 @@ class BufferReader(Shown):
             raise ArgumentError(f"{self._place}: {_not_a_name(name, self.schema.fields)}")
         if name not in self.schema.fields:
             raise unknown(name, self.schema.fields, where=self.where)
-        return Column(self, name, self._schema.fields[name])
+        declared = self._schema.fields[name]
+        return RaggedColumn(self, name, declared) if declared.ragged else Column(self, name, declared)
 
     def rows_of_chunk(self, name: str) -> int:
         """How many steps of a field are stored together."""
@@ -174,8 +181,8 @@ class BufferReader(Shown):
 
     def read(
         self, rows: Rows | None = None, fields: Iterable[str] | None = None, *, index: Any = None
-    ) -> dict[str, NDArray[Any]]:
-        """Steps, as {field: array of shape (steps, *field shape)}.
+    ) -> dict[str, Any]:
+        """Steps, as {field: array of shape (steps, *field shape)}, a `Ragged` of each field of any length.
 
         Args:
             rows: a slice, or integers in any order, repeated as you like; 0 is the oldest step kept, negative
@@ -194,11 +201,45 @@ class BufferReader(Shown):
         wanted, names = wanted_rows(rows, self._first, len(self)), self._names(fields)
         if not self._store.container.files.far:
             if type(wanted) is slice:
-                return {name: self.column(name).read(wanted.start, wanted.stop) for name in names}
+                return self._with_values(
+                    {name: self.column(name).read(wanted.start, wanted.stop) for name in names}
+                )
             first, stop = self._first, self._stop
-            return {name: self.column(name).take_within(wanted, first, stop) for name in names}
+            return self._with_values(
+                {name: self.column(name).take_within(wanted, first, stop) for name in names}
+            )
         found = read_together([self.column(name) for name in names], wanted)
-        return dict(zip(names, found, strict=True))
+        return self._with_values(dict(zip(names, found, strict=True)))
+
+    def _with_values(self, found: dict[str, Any]) -> dict[str, Any]:
+        """What was read of fields, with the values of those of any length."""
+        for name in found.keys() & self._schema.ragged.keys() if self._schema.ragged else ():
+            found[name] = self.values_of(name).take(found[name])
+        return found
+
+    def spans(self, name: str, rows: Rows) -> NDArray[np.int64]:
+        """Where the values of steps lie, of a field of any length: begin and end of each."""
+        return self.rows(name, rows)
+
+    def rows_of_bytes(
+        self, names: Iterable[str], most: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Blocks of steps, from where to where, whose fields of these names take `most` bytes at most, values
+        of any length among them, or are one step."""
+        fields = {name: self._schema.fields[name] for name in names}
+        fixed = sum(declared.row_bytes for declared in fields.values())
+        ragged = {name: f.dtype.itemsize * math.prod(f.inner) for name, f in fields.items() if f.ragged}
+        stop = len(self) if stop is None else stop
+        known = max(1, min(most // max(1, fixed), SPANS))
+        while start < stop:
+            end = min(stop, start + known)
+            sizes = np.full(end - start, fixed, np.int64)
+            for name, width in ragged.items():
+                spans = self.spans(name, slice(start, end))
+                sizes += (spans[:, 1] - spans[:, 0]) * width
+            count = max(1, int(np.searchsorted(np.cumsum(sizes), most, side="right")))
+            yield start, start + count
+            start += count
 
     def rows(self, name: str, rows: Rows) -> NDArray[Any]:
         """Steps of one field, as `read` gives them."""
@@ -225,6 +266,7 @@ class BufferReader(Shown):
         from replaystore.views.statistics import Statistics
 
         names = self._names(fields)
+        refuse_ragged(self.schema, "statistics", names)
         found = Named[Statistics]()
         for name in names:
             total = Statistics.nothing(self.schema.fields[name].shape)

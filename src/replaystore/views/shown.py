@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.arrays.reading import ArrayColumn, StoreReader
+from replaystore.columns.values import Values
 from replaystore.errors import ConflictError, CorruptError, EvictedError
 from replaystore.forks import renew_in_children
 from replaystore.interrupts import as_storage_errors
@@ -80,6 +81,8 @@ class Shown:
         self._trajectories: Trajectories | None = None
         self._fields: dict[str, ArrayColumn] = {}
         """The columns of fields that have all rows of the commit; another dict for another commit."""
+        self._values: dict[str, Values] = {}
+        """The values of fields of any length; another dict likewise."""
         self._finals: dict[str, tuple[NDArray[Any], int]] = {}
         """Final observations that lie in a table, and the number of the first; another dict likewise."""
 
@@ -258,37 +261,40 @@ class Shown:
         stored, begin, end = tree.values(name), int(span[0]), int(span[1])
         return begin == end or self._store.first(stored) <= begin < end <= self._store.rows(stored)
 
-    def _followed_within(
-        self, trajectory: int, observations: Iterable[str]
-    ) -> dict[int, dict[str, NDArray[Any]]]:
+    def _followed_within(self, trajectory: int, observations: Iterable[str]) -> dict[int, dict[str, Any]]:
         """By step of a trajectory, what followed it where the next step was recorded with another
         observation."""
         parts = self.parts
         inner = parts.parts_of(trajectory)[:-1]
         places = np.cumsum(parts.length[inner]) - 1
         return {
-            int(step): {name: self.final_rows(name, final[None])[0] for name in observations}
+            int(step): {name: self.final_values(name, final[None])[0] for name in observations}
             for step, final in zip(places, parts.final[inner], strict=True)
             if final >= 0
         }
 
-    def final_observation(self, trajectory: int) -> dict[str, NDArray[Any]] | None:
-        """The observation after the last step of a trajectory, named by its number in the table; None: it is
-        not known."""
+    def final_observation(self, trajectory: int) -> dict[str, Any] | None:
+        """The observation after the last step of a trajectory, named by its number in the table, by field (of
+        a text a `str`); None: it is not known."""
         last = int(self.parts.parts_of(trajectory)[-1])
         final = int(self.parts.final[last])
         if final >= 0:
             return {
-                name: self.final_rows(name, np.array([final]))[0] for name in self.schema.names("observation")
+                name: self.final_values(name, np.array([final]))[0]
+                for name in self.schema.names("observation")
             }
         for entry in self.open_trajectories():
-            if entry.trajectory == trajectory:
-                return entry.following
+            if entry.trajectory == trajectory and entry.following is not None:
+                ragged = self.schema.ragged
+                return {
+                    name: self.values_of(name).take(row[None])[0] if name in ragged else row
+                    for name, row in entry.following.items()
+                }
         return None
 
     def final_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Rows of `final/` of an observation field: final observations, as `parts.final` numbers them.
-        EvictedError: they have left the ring."""
+        """Rows of `final/` of an observation field: final observations, as `parts.final` numbers them; of one
+        of any length, where they lie. EvictedError: they have left the ring."""
         tables = self._finals  # of this commit, whatever another thread goes on to meanwhile
         if name not in tables:
             stored = tree.final(name)
@@ -302,6 +308,21 @@ class Shown:
             raise EvictedError(f"{self._place}: {what}; refresh")
         found: NDArray[Any] = table[rows - first]
         return found
+
+    def final_values(self, name: str, rows: NDArray[np.int64]) -> Any:
+        """As `final_rows`, and of a field of any length the values themselves, a `Ragged`."""
+        found = self.final_rows(name, rows)
+        return self.values_of(name).take(found) if name in self.schema.ragged else found
+
+    def values_of(self, name: str) -> Values:
+        """The values of a field of any length, as of the commit."""
+        known = self._values  # of this commit, whatever another thread goes on to meanwhile
+        values = known.get(name)
+        if values is None:
+            stored = tree.values(name)
+            column, first = self.stored_column(stored), self._store.first(stored)
+            values = known[name] = Values(column, self._schema.fields[name], first=first)
+        return values
 
     def column(self, name: str) -> ArrayColumn:
         known = self._fields  # of this commit, whatever another thread goes on to meanwhile
@@ -339,4 +360,4 @@ class Shown:
     def _forget_columns(self) -> None:
         for column in self._columns.values():
             column.close()
-        self._columns, self._fields = {}, {}
+        self._columns, self._fields, self._values = {}, {}, {}

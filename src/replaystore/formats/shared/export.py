@@ -137,7 +137,8 @@ class Outgoing:
     def _steps(self, name: str, rows: Rows) -> NDArray[Any]:
         first, last = int(rows[0]), int(rows[-1])
         key = slice(first, last + 1) if last - first == len(rows) - 1 and (np.diff(rows) == 1).all() else rows
-        return self.buffer.read(key, [name])[name]
+        found: NDArray[Any] = self.buffer.read(key, [name])[name]
+        return found
 
     # --- tensors
 
