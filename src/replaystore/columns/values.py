@@ -34,6 +34,8 @@ WIDE = 64 << 20
 """Bytes of values beyond which it is looked whether some of them are the same ones."""
 APART = 16 << 10
 """Bytes between two values that are read along, where they are read and not mapped."""
+MOST_ROWS = 1 << 22
+"""Rows of values that are asked for by their numbers."""
 BLOCK = 4 << 20
 """The most that is read at once for several values."""
 
@@ -150,14 +152,34 @@ class Values:
             wanted = [slice(low, high) for low, high, _ in blocks]
             announce_first(column.files, [column.lookups(one) for one in wanted])
             announce_first(column.files, [column.places(one) for one in wanted])
+        wide = sum(high - low for low, high, _ in blocks) > MOST_ROWS
+        if column.files.far and len(blocks) > 1 and not wide:  # nothing is read ahead, as behind slices
+            rows = column.take(np.concatenate([np.arange(low, high) for low, high, _ in blocks]))
+            at = 0
+            for low, high, inside in blocks:
+                _cut(out, offsets, rows[at : at + high - low], low, begins, ends, inside)
+                at += high - low
+            return out
         unchecked = list[tuple[Callable[[], None], Callable[[], None]]]()
         for low, high, inside in blocks:
-            rows = column.read(low, high, unchecked)
-            for place in inside.tolist():
-                begin, length = int(begins[place]) - low, int(ends[place] - begins[place])
-                out[offsets[place] : offsets[place] + length] = rows[begin : begin + length]
+            _cut(out, offsets, column.read(low, high, unchecked), low, begins, ends, inside)
         if unchecked:
             unchecked[0][0]()
             for _, confirm in unchecked:
                 confirm()
         return out
+
+
+def _cut(
+    out: NDArray[Any],
+    offsets: Spans,
+    block: NDArray[Any],
+    low: int,
+    begins: Spans,
+    ends: Spans,
+    inside: NDArray[np.intp],
+) -> None:
+    """Give values that lie in a block, which begins with row `low`, their places."""
+    for place in inside.tolist():
+        begin, length, at = int(begins[place]) - low, int(ends[place] - begins[place]), int(offsets[place])
+        out[at : at + length] = block[begin : begin + length]
