@@ -106,7 +106,7 @@ def makers(name: str) -> list[Callable[[], Told]]:
     return [partial(Told, index, SPACES[name], SPACES[name]) for index in range(3)]
 
 
-KINDS = ["model"]
+KINDS = ["model", "real"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -35,6 +35,6 @@ def values_first(
             if row < rows:
                 begin = int(np.frombuffer(store.read_raw(tree.spans_of(name), row, row + 1), "<i8")[0])
             else:
-                begin = stop
+                begin = oldest  # what follows a reset may be there before the first step is
             found[name] = begin if oldest <= begin <= stop else oldest
     return found

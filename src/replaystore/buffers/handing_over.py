@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.buffers.lanes import Lanes
+from replaystore.buffers.placing import Plan
 from replaystore.buffers.recorder import Recorder
 from replaystore.buffers.staged import one_step, pieces_of, rows_of
 from replaystore.buffers.staging import Staging
@@ -60,22 +61,59 @@ class HandingOver:
             self._next = recorder.rows
         staging.handed_over(after)
 
-    def _go_on(self, count: int) -> dict[str, NDArray[Any]]:
+    def _go_on(self, count: int) -> dict[str, Any]:
         """As `_place`, of so many steps in which all trajectories go on."""
-        staging, order, slots = self._staging, self._order, self._span
+        staging, order, slots, ragged = self._staging, self._order, self._span, self._schema.ragged
         columns: Mapping[str, Any]
-        if order is None:
+        if order is None and not ragged:
             columns, after = staging.plainly()
             rewards = self._schema.total_reward({name: staging.rows(name) for name in staging.rewards})
         else:
-            slots = self._slots[order]
-            source = (np.arange(staging.time)[:, None] * self.num_envs + order).reshape(-1)
+            source = None
+            if order is not None:
+                slots = self._slots[order]
+                source = (np.arange(staging.time)[:, None] * self.num_envs + order).reshape(-1)
             columns, after = staging.take(source)
             rewards = self._schema.total_reward(columns)
-        self._recorder.advance(columns, count, slots, staging.time, rewards, self._span, after)
+        plan, following = columns, after
+        if ragged:
+            lead = self._all if order is None else order
+            plan, _, following = self._planned(columns, count, {}, after, lead, lead)
+        self._recorder.advance(plan, count, slots, staging.time, rewards, self._span, following)
         return after
 
-    def _place(self, first: int) -> dict[str, NDArray[Any]]:
+    def _planned(
+        self,
+        columns: Mapping[str, Any],
+        count: int,
+        finals: Mapping[str, Any],
+        after: Mapping[str, Any],
+        lead: NDArray[np.int64],
+        touched: NDArray[np.int64],
+    ) -> tuple[Any, Mapping[str, Any], dict[str, Any]]:
+        """The plan of rows with values of any length; the final observations, and by environment what
+        follows, as they are stored.
+
+        Args:
+            lead: the environments of the leading rows, which may begin with what was said to follow.
+            touched: those of which something follows, in the order of their next rows: if their values lie
+                so, these can be theirs as well.
+        """
+        going = self._recorder.assembler.going
+        slots = self._slots[lead]
+        slots = slots[np.logical_and.accumulate(going.known[slots])]
+        taken = {name: rows[slots] for name, rows in going.following.items() if name in self._schema.ragged}
+        followed = {name: rows[touched] for name, rows in after.items()}
+        plan = self._recorder.plan(columns, count, finals, followed, taken)
+        assert isinstance(plan, Plan)
+        following = {}
+        for name, rows in plan.following.items():
+            following[name] = np.zeros((self.num_envs, *rows.shape[1:]), rows.dtype)
+            following[name][touched] = rows
+            plan.following[name] = following[name][np.sort(touched)]  # as it is told of a plan
+        return plan, plan.finals, following
+
+    def _place(self, first: int) -> dict[str, Any]:
         """Hand steps over among which trajectories begin or end, or are not recorded by all environments;
         what the next step starts from."""
         staging, recorder, lanes = self._staging, self._recorder, self._lanes.copy()
@@ -83,16 +121,24 @@ class HandingOver:
         flags = staging.flags("terminated"), staging.flags("truncated")
         pieces, times, envs = pieces_of(rows, staging.time, *flags, staging.resets, self.num_envs)
         pieces.split[:] = recorder.split_code(self.split)
-        finals = {name: staging.view(name)[times, envs] for name in staging.observations}
+        finals: Mapping[str, Any] = staging.finals(times, envs)
         pieces.final[:] = pieces.final if finals else NEVER
         columns, after = staging.take(rows.source)
-        touched = np.unique(pieces.env)
-        following = Following(
-            np.full(len(touched), bool(after)), {name: row[touched] for name, row in after.items()}
-        )
+        count, touched = len(rows.row), np.unique(pieces.env)
         rewards = self._schema.total_reward(columns)
         rewards = None if rewards is None else rewards[rows.row]
-        recorder.add(columns, len(rows.row), pieces, rewards, finals, following)
+        plan, following = columns, after
+        if self._schema.ragged:
+            source = np.arange(min(count, self.num_envs)) if rows.source is None else rows.source
+            lead = source[: self.num_envs]
+            lead = lead[: int(np.logical_and.accumulate(lead < self.num_envs).sum())]
+            order = lanes.order(first + count)
+            order = order[np.isin(order, touched)]
+            plan, finals, following = self._planned(columns, count, finals, after, lead, order)
+        told = Following(
+            np.full(len(touched), bool(after)), {name: row[touched] for name, row in following.items()}
+        )
+        recorder.add(plan, count, pieces, rewards, finals, told)
         self._keep_lanes(lanes)
         return after
 
@@ -103,7 +149,7 @@ class HandingOver:
         expected = self._recorder.assembler.going.expected(self._slots, self.num_envs)
         self._going = bool((expected[order] == self._recorder.rows + self._all).all())
 
-    def _place_one(self, first: int) -> dict[str, NDArray[Any]]:
+    def _place_one(self, first: int) -> dict[str, Any]:
         """As `_place`, of one step, of which few environments have more to tell than that they go on."""
         staging, recorder, lanes = self._staging, self._recorder, self._lanes
         mask, count, going = staging.masks.get(0), self.num_envs, recorder.assembler.going
@@ -123,21 +169,31 @@ class HandingOver:
             staging.resets,
         )
         rewards, code = self._schema.total_reward(columns), recorder.split_code(self.split)
-        finals = {name: staging.view(name)[0] for name in staging.observations}
+        ended = [piece.env for piece in pieces if piece.ends != NEVER]
+        finals: Mapping[str, Any] = staging.finals(0, ended)
+        plan, following = columns, after
+        if self._schema.ragged:
+            told = quiet.copy()
+            told[[piece.env for piece in pieces]] = True
+            after_it = lanes.order(first + count)
+            lead = self._all if order is None else order
+            plan, finals, following = self._planned(
+                columns, count, finals, after, lead, after_it[told[after_it]]
+            )
         for piece in pieces:
             piece.split = code
             if piece.length and rewards is not None:
                 piece.rewards = rewards[piece.start : piece.start + 1]
             if piece.ends != NEVER:
-                piece.final = {name: row[piece.env].copy() for name, row in finals.items()}
-            piece.following = {name: row[piece.env] for name, row in after.items()}
+                piece.final = {name: row[ended.index(piece.env)].copy() for name, row in finals.items()}
+            piece.following = {name: row[piece.env] for name, row in following.items()}
         recorder.add_one(
-            columns,
+            plan,
             count,
             pieces,
             self._slots[quiet],
             None if rewards is None else rewards[rows[quiet]],
-            {name: row[quiet] for name, row in after.items()},
+            {name: row[quiet] for name, row in following.items()},
         )
         if mask is None:
             self._going = all(piece.length and piece.ends == NEVER for piece in pieces)

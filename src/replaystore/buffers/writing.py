@@ -29,7 +29,6 @@ from replaystore.interrupts import Operations
 from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
-from replaystore.schema.fields import refuse_ragged
 from replaystore.schema.values import array_of
 from replaystore.storage.locks import Lock
 from replaystore.storage.places import places_of
@@ -209,7 +208,6 @@ class Recording(BufferReader):
                 f"{self._place} has a writer already, of buffer.writer(), Record or RecordVector: close that "
                 "first"
             )
-        refuse_ragged(self.schema, "a writer")
         with self._operations("writer"):
             self._recorder.cut_all()
             writer = Writer(
