@@ -129,7 +129,19 @@ class Placing:
     def _same(self, name: str, spans: Spans, rows: Ragged) -> int:
         """How many of the leading rows are, bit for bit, the values of these spans, and may have their
         places."""
+        if not len(spans):
+            return 0
         before = self._begins[name]
+        begins, ends = spans[:, 0], spans[:, 1]
+        begin, whole = int(begins[0]), rows[: len(spans)]
+        if begin >= before and (begins[1:] == ends[:-1]).all():  # one behind the other, as nearly always
+            known = self.value(name, np.array([begin, ends[-1]]))
+            if (
+                known is not None
+                and np.array_equal(whole.lengths, ends - begins)
+                and _equal(known, whole.named)
+            ):
+                return len(spans)
         for place, span in enumerate(spans):
             begin = int(span[0])
             known = None if begin < before else self.value(name, span)
@@ -168,8 +180,8 @@ class Placing:
             start, rows = regions[place]
             if end <= start + len(rows):
                 return rows[begin - start : end - start]
-        if begin < self._store.first(stored):
-            return None
+        if begin < self._store.first(stored) or end > self._store.rows(stored):
+            return None  # nor is what no trajectory has any more
         column = self._store.column(stored)  # of before this was opened
         try:
             return column.read(begin, end)
