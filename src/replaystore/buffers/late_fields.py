@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from replaystore.errors import ArgumentError, SchemaError
 from replaystore.schema.fields import Field, Schema
+from replaystore.schema.given_ragged import ragged_of
+from replaystore.schema.ragged import Ragged
 from replaystore.schema.values import array_of, exactly, fitted, is_tensor
 from replaystore.views.reader import BufferReader
 
@@ -46,25 +48,31 @@ class Steps:
     def __contains__(self, name: object) -> bool:
         return name in self._buffer
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        """The array of a field, shape (steps, *field shape). UnknownFieldError: there is no such field."""
-        rows: NDArray[Any] = self._buffer[name][self.start : self.stop]
-        return rows
+    def __getitem__(self, name: str) -> Any:
+        """The array of a field, shape (steps, *field shape), or a Ragged. UnknownFieldError: there is no such
+        field."""
+        return self._buffer[name][self.start : self.stop]
 
     def __repr__(self) -> str:
         return f"<Steps {self.start} to {self.stop} of {self._buffer.where!r}>"
 
 
-def blocks_of_steps(schema: Schema, declared: Mapping[str, Field], count: int) -> Iterator[tuple[int, int]]:
-    """From where to where blocks of so many steps go."""
+def blocks_of_steps(buffer: BufferReader, declared: Mapping[str, Field]) -> Iterator[tuple[int, int]]:
+    """From where to where blocks of the steps of a buffer go, which gets these fields."""
+    schema, count = buffer.schema, len(buffer)
     width = sum(field.row_bytes for field in (*schema.fields.values(), *declared.values()))
     rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // width))
     for start in range(0, count, rows):
-        yield start, min(count, start + rows)
+        stop = min(count, start + rows)
+        if schema.ragged:
+            yield from buffer.rows_of_bytes(schema.ragged, BLOCK_BYTES, start, stop)
+        else:
+            yield start, stop
 
 
 def check_late(values: Mapping[str, Any], fill: Mapping[str, Any], declared: Mapping[str, Field]) -> None:
-    """ArgumentError: they are for a field that is not added, or for one that has a fill too."""
+    """ArgumentError: they are for a field that is not added, or for one that has a fill too; or a fill for
+    values of any length."""
     for argument, given in (("values", values), ("fill", fill)):
         for name in given:
             if name not in declared:
@@ -74,9 +82,15 @@ def check_late(values: Mapping[str, Any], fill: Mapping[str, Any], declared: Map
     for name in values:
         if name in fill:
             raise ArgumentError(f"field {name!r:.80} is given values and a fill: leave one of them out")
+    for name, one in fill.items():
+        if declared[name].ragged and not (type(one) is int and one == 0):
+            raise ArgumentError(
+                f"fill of {name!r:.80}, which is of any length: the steps so far get the empty value; give "
+                "values= for others"
+            )
 
 
-def values_of(name: str, declared: Field, given: Any, count: int) -> Callable[[Steps], NDArray[Any]]:
+def values_of(name: str, declared: Field, given: Any, count: int) -> Callable[[Steps], NDArray[Any] | Ragged]:
     """What makes the values of a block of steps, each block checked. SchemaError: they are not one value for
     each of so many steps."""
     schema = Schema({name: declared})
@@ -90,6 +104,8 @@ def values_of(name: str, declared: Field, given: Any, count: int) -> Callable[[S
             )
         return array
 
+    if declared.ragged:
+        return _ragged_values_of(name, declared, given, count)
     if callable(given):
         return lambda steps: checked(given(steps), len(steps))
     # An array on a disk is read in blocks.
@@ -101,6 +117,21 @@ def values_of(name: str, declared: Field, given: Any, count: int) -> Callable[[S
             f"{count} steps that are kept, came {shape}"
         )
     return lambda steps: checked(array[steps.start : steps.stop], len(steps))
+
+
+def _ragged_values_of(
+    name: str, declared: Field, given: Any, count: int
+) -> Callable[[Steps], NDArray[Any] | Ragged]:
+    if callable(given):
+        return lambda steps: ragged_of(name, declared, given(steps), len(steps))
+    # What is read in blocks is, as the field of another buffer.
+    several = given if hasattr(given, "lengths") else ragged_of(name, declared, given, count)
+    if len(several) != count:
+        raise SchemaError(
+            f"field {name!r}: expected {count} values, one for each of the steps that are kept, came "
+            f"{len(several)}"
+        )
+    return lambda steps: ragged_of(name, declared, several[steps.start : steps.stop], len(steps))
 
 
 def filled(name: str, declared: Field, value: Any) -> NDArray[Any]:

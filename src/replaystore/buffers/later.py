@@ -17,12 +17,14 @@ from replaystore.buffers.late_fields import (
     given_values,
     values_of,
 )
+from replaystore.buffers.placing import as_stored
 from replaystore.buffers.writing import Recording
 from replaystore.errors import ArgumentError, ConflictError, UnsupportedError
 from replaystore.schema import tree
-from replaystore.schema.fields import Field, refuse_ragged
+from replaystore.schema.fields import Field
 from replaystore.schema.names import listed
-from replaystore.views.layout import field_specs
+from replaystore.schema.ragged import Ragged
+from replaystore.views.layout import late_specs
 from replaystore.views.reader import positions_of, wanted_rows
 
 __all__ = ["LaterFields"]
@@ -108,11 +110,13 @@ class LaterFields(Recording):
         for good with the next commit.
 
         Args:
-            values: an array of one value for each step that is kept, the oldest first, or whatever has a
-                shape and gives slices of one, or a function that makes the values of a block of steps:
-                `lambda steps: steps["reward"] * 2`. What was recorded is committed first. If anything is
-                wrong with them, or the function raises, the field is not there.
-            fill: one number, which the dtype holds.
+            values: an array of one value for each step that is kept, the oldest first (of values of any
+                length a list), or whatever has a shape and gives slices of one, or a function that makes the
+                values of a block of steps: `lambda steps: steps["reward"] * 2`. What was recorded is
+                committed first. If anything is wrong with them, or the function raises, the field is not
+                there.
+            fill: one number, which the dtype holds; a value of any length is empty instead. Final
+                observations so far have it too, and zeros if `values` are given.
             storage: settings as for `create`: `{"codec": "zstd:1"}`; raw by default.
         """
         self.add_fields(
@@ -142,12 +146,14 @@ class LaterFields(Recording):
                     f"{value!r:.80}"
                 )
         schema = self.schema.with_fields(declared)
-        refuse_ragged(schema, "add_field", declared)
         check_late(given["values"], given["fill"], declared)
-        fills = {name: filled(name, declared[name], value) for name, value in given["fill"].items()}
-        specs = field_specs(
+        fills = {
+            name: filled(name, declared[name], value)
+            for name, value in given["fill"].items()
+            if not declared[name].ragged  # which are empty as they come
+        }
+        specs = late_specs(
             declared,
-            "live",
             self._store.container.capabilities,
             capacity=self.capacity,
             storage={name: {"codec": "raw", **given["storage"].get(name, {})} for name in declared}
@@ -156,7 +162,8 @@ class LaterFields(Recording):
         with self._operations("add_fields"):
             for writer in self._writers:
                 writer.hand_over()
-            if values or any(spec.codec is not None for spec in specs.values()):
+            observed = any(field.role == "observation" for field in declared.values())
+            if values or observed or any(spec.codec is not None for spec in specs.values()):
                 with self.turn:
                     self._commit()
         makers = {
@@ -176,9 +183,12 @@ class LaterFields(Recording):
             if not self._operations.interrupted:
                 self._store.forget_arrays(specs)
             raise
+        if any(declared[name].ragged for name in makers):  # a commit says which values can be read
+            with self._operations("add_fields"), self.turn:
+                self._commit()
 
     def _bring_values(
-        self, declared: Mapping[str, Field], makers: Mapping[str, Callable[[Steps], NDArray[Any]]]
+        self, declared: Mapping[str, Field], makers: Mapping[str, Callable[[Steps], NDArray[Any] | Ragged]]
     ) -> None:
         """Append the values of fields that lack them."""
         assert isinstance(self._store, ArrayStore)
@@ -187,9 +197,10 @@ class LaterFields(Recording):
         staged = [writer.staged for writer in self._writers]
         self._bringing = True
         try:
-            for start, stop in blocks_of_steps(self.schema, declared, len(self)):
-                steps = Steps(self, start, stop)
-                block = {tree.steps(name): make(steps) for name, make in makers.items()}
+            for start, stop in blocks_of_steps(self, declared):
+                steps, block = Steps(self, start, stop), dict[str, NDArray[Any]]()
+                for name, make in makers.items():
+                    block |= as_stored(self._store, name, make(steps))
                 with self._operations("add_fields"):
                     self._store.append(block)
         finally:

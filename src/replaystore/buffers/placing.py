@@ -30,7 +30,7 @@ from replaystore.schema.given_ragged import stacked
 from replaystore.schema.ragged import Ragged
 from replaystore.trajectories.pieces import Piece
 
-__all__ = ["Finals", "Placing", "Plan", "row_of"]
+__all__ = ["Finals", "Placing", "Plan", "as_stored", "row_of"]
 
 Spans = NDArray[np.int64]
 Finals = Mapping[str, Any]
@@ -214,6 +214,15 @@ class Placing:
                     kept.append((begin, rows[begin - start : end - start].copy()))
             self._regions[name] = kept
         self._most = max(MOST_REGIONS, 2 * max(map(len, self._regions.values()), default=0))
+
+
+def as_stored(store: ArrayStore, name: str, rows: NDArray[Any] | Ragged) -> dict[str, NDArray[Any]]:
+    """Rows of a field by the array that they are appended to; behind what that has of values."""
+    if not isinstance(rows, Ragged):
+        return {tree.steps(name): rows}
+    stored = tree.values(name)
+    values = {stored: rows.named} if len(rows.named) else {}
+    return {tree.steps(name): _spans(rows, store.next_row(stored)), **values}
 
 
 def row_of(rows: NDArray[Any] | Ragged, place: int) -> NDArray[Any]:

@@ -231,7 +231,7 @@ class Recorder(Adding):
         `fill` (default zeros); those of fields that are `lacking` have to be appended."""
         self.store.create_arrays(
             specs,
-            fill={tree.steps(name): row for name, row in fill.items()},
+            fill={stored(name): row for name, row in fill.items() for stored in (tree.steps, tree.final)},
             lacking={tree.steps(name) for name in lacking},
         )
 

@@ -31,7 +31,7 @@ from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import unknown
 from replaystore.trajectories.columns import CHANGING, PARTS, RETURN, TRAJECTORIES
 
-__all__ = ["LAYOUTS", "array_specs", "column_spec", "field_specs", "fitted", "table_spec"]
+__all__ = ["LAYOUTS", "array_specs", "column_spec", "field_specs", "fitted", "late_specs", "table_spec"]
 
 LAYOUTS = ("live", "archive")
 RAW_BYTES = 4096
@@ -74,8 +74,7 @@ def array_specs(
     """The arrays of an empty buffer, by stored name: steps, parts, final observations and trajectories."""
     specs = field_specs(schema.fields, layout, capabilities, capacity=capacity, storage=storage)
     specs[tree.PARTS] = table_spec(np.int64, shape=(len(PARTS),), dimension=tree.DIMENSIONS["parts"])
-    for name in schema.names("observation"):
-        specs[tree.final(name)] = _final_spec(schema.fields[name], capabilities.codec_for(layout))
+    specs |= _final_specs(schema.fields, layout, capabilities)
     rewarded = bool(schema.names("reward"))
     for name, dtype in TRAJECTORIES.items():
         if name != RETURN or rewarded:
@@ -87,6 +86,28 @@ def array_specs(
         name: spec if tree.has_first(tree.group_of(name)) else _dropped_soon(spec, capacity)
         for name, spec in specs.items()
     }
+
+
+def late_specs(
+    fields: Mapping[str, Field],
+    capabilities: Capabilities,
+    *,
+    capacity: int | None,
+    storage: Mapping[str, Mapping[str, Any]],
+) -> dict[str, ArraySpec]:
+    """The arrays of fields that a live buffer gets later than its steps."""
+    finals = _final_specs(fields, "live", capabilities)
+    if capacity is not None:
+        finals = {name: _dropped_soon(spec, capacity) for name, spec in finals.items()}
+    return field_specs(fields, "live", capabilities, capacity=capacity, storage=storage) | finals
+
+
+def _final_specs(
+    fields: Mapping[str, Field], layout: str, capabilities: Capabilities
+) -> dict[str, ArraySpec]:
+    codec = capabilities.codec_for(layout)
+    observed = {name: declared for name, declared in fields.items() if declared.role == "observation"}
+    return {tree.final(name): _final_spec(declared, codec) for name, declared in observed.items()}
 
 
 def _dropped_soon(spec: ArraySpec, capacity: int) -> ArraySpec:
