@@ -320,3 +320,22 @@ def test_what_is_no_flag_is_refused(flag: Any) -> None:
     recorded.reset()
     with pytest.raises(SchemaError, match=r"truncated: expected bool of shape \(\), came "):
         recorded.step(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize("kind", ["model", "real"])
+def test_observations_may_have_keys_with_the_names_of_fields(kind: str) -> None:
+    space = spaces.Dict({"reward": BOX, "action": spaces.Discrete(3)})
+    env = Given(spaces.Discrete(3), 2.0, {"reward": np.ones(2, np.float32), "action": np.int64(2)})
+    env.observation_space = space  # type: ignore[assignment]
+    env.reset = lambda **_: ({"reward": np.zeros(2, np.float32), "action": np.int64(0)}, {})  # type: ignore[method-assign]
+    buffer = buffer_for(env, kind)
+
+    recorded = Record(env, buffer)
+    recorded.reset()
+    recorded.step(1)
+    recorded.close()
+
+    (trail,) = trails_of(buffer)[0]
+    assert trail.rows[0]["observation/reward"] == [0.0, 0.0]
+    assert (trail.rows[0]["reward"], trail.rows[0]["action"]) == (2.0, 1)
+    assert trail.final == {"observation/reward": [1.0, 1.0], "observation/action": 2}

@@ -18,6 +18,7 @@ import pytest
 
 import replaystore as rs
 from replaystore.arrays import appending
+from replaystore.buffers.pool import Pool
 from replaystore.buffers.staging import Staging
 from replaystore.buffers.writer import Writer
 from replaystore.containers.hdf5.arrays import make_file
@@ -219,20 +220,25 @@ def test_a_masked_step_that_is_interrupted_is_not_counted(tmp_path: Path) -> Non
     assert counts == {2, 3}
 
 
-@pytest.mark.parametrize("infos", [False, True])
-@pytest.mark.parametrize("then", ["step", "reset", "flush"])
+@pytest.mark.parametrize(
+    ("then", "infos"),
+    [*((then, infos) for then in ("step", "reset", "flush") for infos in ("", "speed")), ("step", "tokens")],
+)
 def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(
-    tmp_path: Path, then: str, *, infos: bool
+    tmp_path: Path, then: str, infos: str
 ) -> None:
     """At each line of it, whatever is called next: never a part of it, and the steps after it are whole."""
     no, seen = np.zeros(2, np.bool_), set()
     schema = SCHEMA
     if infos:
-        schema = rs.Schema({**SCHEMA.fields, "info/speed": rs.Field(np.dtype("f4"), (), "info")})
+        shape = (None,) if infos == "tokens" else ()
+        schema = rs.Schema({**SCHEMA.fields, f"info/{infos}": rs.Field(np.dtype("f4"), shape, "info")})
     inside = {Writer.step.__code__, Staging.stage.__code__, Staging.rewind.__code__}
+    inside |= {Staging.pooled.__code__, Pool.put.__code__}
 
     def step(writer: Writer, value: int) -> None:
-        info = {"info/speed": np.full(2, value, "f4")} if infos else None
+        given = [[float(value)] * (value + 1)] * 2 if infos == "tokens" else np.full(2, value, "f4")
+        info = {f"info/{infos}": given} if infos else None
         writer.step(np.full(2, value), np.full(2, float(value)), no, no, np.full((2, 3), value, "f4"), info)
 
     for at in itertools.count(1):
@@ -256,7 +262,9 @@ def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(
             rewards = [reward for one in shown for reward in one["reward"].tolist()]
             observations = [first for one in shown for first in one["observation"][:, 0].tolist()]
             if infos:
-                assert [speed for one in shown for speed in one["info/speed"].tolist()] == rewards, at
+                known = [value for one in shown for value in one[f"info/{infos}"].tolist()]
+                expected = [[value] * (int(value) + 1) for value in rewards] if infos == "tokens" else rewards
+                assert known == expected, at
         whole = rewards == [0.0, 1.0, 2.0, 3.0]
         assert whole or rewards == [0.0, 2.0, 3.0], at
         assert observations == [0.0] * (1 + whole) + [1.0 if whole or then == "reset" else 0.0] + [2.0], at

@@ -34,10 +34,10 @@ class Pool:
 
     def __init__(self, ragged: Mapping[str, Field]) -> None:
         self._values = {
-            name: [Ragged.empty(1, field.dtype, field.inner, text=field.text)]
+            name: [(0, Ragged.empty(1, field.dtype, field.inner, text=field.text))]
             for name, field in ragged.items()
         }
-        self._next = dict.fromkeys(ragged, 1)
+        """Of each field the values that came together, and the number of the first of them."""
         self.bytes = 0
         """Of all values."""
 
@@ -45,10 +45,9 @@ class Pool:
         """Keep copies of values; their numbers."""
         numbers: dict[str, Numbers] = {}
         for name, ragged in values.items():
-            begin = self._next[name]
-            own = ragged.compact().map(np.copy)
-            self._values[name].append(own)
-            self._next[name] = begin + len(own)
+            before, last = self._values[name][-1]
+            begin, own = before + len(last), ragged.compact().map(np.copy)
+            self._values[name].append((begin, own))  # at once, so that an interrupt leaves numbers right
             self.bytes += own.nbytes
             numbers[name] = np.arange(begin, begin + len(own))
         return numbers
@@ -57,8 +56,8 @@ class Pool:
         """The values of these numbers."""
         parts = self._values[name]
         if len(parts) > 1:
-            parts[:] = [Ragged.concatenate(parts)]
-        known = parts[0]
+            parts[:] = [(0, Ragged.concatenate([part for _, part in parts]))]
+        _, known = parts[0]
         if not len(numbers) or (np.diff(numbers) != 1).any():
             return known.take(numbers)
         begin = int(numbers[0])  # as nearly always: nothing is copied

@@ -252,7 +252,9 @@ class Schema:
         """{field name: leaf} of a nested value as Gymnasium gives it, or of a dict that is by field name
         already."""
         if isinstance(value, Mapping) and value and all(name in self.fields for name in value):
-            return dict(value)
+            begin = prefix + "/"
+            if all(name == prefix or name.startswith(begin) for name in value):
+                return dict(value)  # while an observation may have keys such as "reward"
         return flatten(value, prefix, self.ragged, self.graphs)
 
     def unflatten(self, columns: Mapping[str, Any], prefix: str) -> Any:
