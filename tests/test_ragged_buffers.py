@@ -325,6 +325,25 @@ def test_what_follows_is_written_again_if_it_lies_before_the_newest_step(tmp_pat
         assert spans == [[0, 3], [6, 11], [15, 18], [18, 22]]
 
 
+def test_what_follows_is_known_however_much_is_appended_meanwhile(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
+        for env in range(3):
+            buffer.append(steps(["begin"]), env=env, final_observation=after(f"said {env}"))
+        for number in range(80):
+            buffer.append(steps(["other"]), env=3, final_observation=after(f"next {number}"))
+        buffer.append(steps(["unlike"]), env=0)
+        buffer.append(steps(["said 1"]), env=1)
+        buffer.commit()
+        following = [buffer.trajectory(number)["observation/text"].tolist() for number in range(2)]
+        assert following == [["begin", "unlike"], ["begin", "said 1"]]
+        parts = buffer.parts.parts_of(0)
+        assert len(parts) == 2
+        assert buffer.final_values("observation/text", buffer.parts.final[parts[:1]]).tolist() == ["said 0"]
+        with pytest.raises(ArgumentError):
+            buffer.trajectory(0)["next_observation/text"]
+    assert rs.verify(tmp_path / "a.zarr").problems == []
+
+
 def test_a_value_that_differs_by_a_bit_is_not_taken_over(tmp_path: Path) -> None:
     zero, minus = np.zeros((1, 3), np.float32), -np.zeros((1, 3), np.float32)
     with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:

@@ -129,6 +129,19 @@ def test_a_commit_at_each_step_writes_each_value_once(tmp_path: Path) -> None:
         assert buffer["observation/text"][:].tolist() == texts[: len(buffer)]
 
 
+def test_a_reset_alone_is_nothing_to_commit(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
+        writer = buffer.writer(ENVS)
+        before = buffer.commit()
+        writer.reset(observations(1))
+        assert buffer.commit() == before
+        writer.reset(observations(2))
+        assert buffer.commit() == before
+        writer.close()
+        buffer.rollback(before)
+        assert buffer.store.next_row(tree.values("observation/text")) == 0
+
+
 def test_writing_goes_on_after_a_kill(tmp_path: Path) -> None:
     told = script(2)
     buffer = rs.create(tmp_path / "a.zarr", SCHEMA)

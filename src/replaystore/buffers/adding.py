@@ -203,12 +203,13 @@ class Adding:
             if self.assembler.pending.final_rows * self._final_bytes > FINAL_BYTES:
                 self._store_finals()
             self.store.append(plan.stored)
-            self._changed = True
+            # Values alone, of what follows a reset, are nothing that a commit shows.
+            self._changed = self._changed or count > 0
         placing.placed(plan)
         if placing.many:
             going = self.assembler.going
             slots = going.opened()[going.known[going.opened()]]
-            placing.keep({name: rows[slots] for name, rows in going.following.items()} | plan.following)
+            placing.keep({name: rows[slots] for name, rows in going.following.items()})
 
     def goes_on(self, env: int, columns: Columns) -> bool:
         """Whether the first observation is, bit for bit, the one that was said to follow the environment's

@@ -200,7 +200,7 @@ class Placing:
         return any(len(regions) > self._most for regions in self._regions.values())
 
     def keep(self, following: Mapping[str, Spans]) -> None:
-        """Forget values but for those that these spans name."""
+        """Forget values but for those that these spans name, and the newest."""
         for name, regions in self._regions.items():
             spans = following.get(name)
             spans = np.empty((0, 2), np.int64) if spans is None else spans[spans[:, 0] < spans[:, 1]]
