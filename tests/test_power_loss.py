@@ -20,15 +20,21 @@ from replaystore.testing.disks import Disk, put
 from replaystore.testing.faults import RecordingFiles, using
 from replaystore.testing.power import COMMIT, PowerCuts
 
-WORKLOADS = {"zarr": ("zarr", None), "ring": ("zarr", 40), "hdf5": ("hdf5", None)}
+WORKLOADS = {
+    "zarr": ("zarr", None, False),
+    "ring": ("zarr", 40, False),
+    "hdf5": ("hdf5", None, False),
+    "any length, ring": ("zarr", 40, True),
+    "any length, hdf5": ("hdf5", None, True),
+}
 
 
 @pytest.fixture(scope="module", params=WORKLOADS)
 def cuts(request: pytest.FixtureRequest) -> Iterator[PowerCuts]:
     """A workload that has been recorded; in memory, where files are made most quickly."""
-    backend, capacity = WORKLOADS[request.param]
+    backend, capacity, ragged = WORKLOADS[request.param]
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
-        yield PowerCuts(backend, folder, capacity=capacity)
+        yield PowerCuts(backend, folder, capacity=capacity, ragged=ragged)
 
 
 def options(request: pytest.FixtureRequest) -> tuple[int, int]:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.schema.ragged import Ragged
 from replaystore.views.column import Trajectory
 from replaystore.views.reader import BufferReader
 
-__all__ = ["Contents", "Story", "final_by_field"]
+__all__ = ["Contents", "Story", "bits", "final_by_field"]
 
-Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, Any]
+"""Arrays by name, and a Ragged of each field of any length; of a single text a `str`."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,20 @@ def _following(buffer: BufferReader, columns: Arrays) -> dict[str, list[bytes | 
     following, final = parts.next_observation(rows)
     found: dict[str, list[bytes | None]] = {}
     for name in names:
-        finals = iter(buffer.final_rows(name, final[final >= 0]))
+        finals = iter(buffer.final_values(name, final[final >= 0]))
         after: list[bytes | None] = [None] * len(buffer)
         for row, next_row, final_row in zip(rows.tolist(), following.tolist(), final.tolist(), strict=True):
             if final_row >= 0:
-                after[row - first] = next(finals).tobytes()
+                after[row - first] = bits(next(finals))
             elif next_row >= 0:
-                after[row - first] = columns[name][next_row - first].tobytes()
+                after[row - first] = bits(columns[name][next_row - first])
         found[name] = after
+    return found
+
+
+def bits(value: Any) -> bytes:
+    """The bytes of a value, as it is stored."""
+    found: bytes = value.encode() if isinstance(value, str) else value.tobytes()
     return found
 
 
@@ -112,6 +120,10 @@ def _differing(where: str, expected: Arrays, found: Arrays) -> str:
         return f"{where}: {list(found)} instead of {list(expected)}"
     for name, mine in expected.items():
         theirs = found[name]
+        if isinstance(mine, Ragged | str):
+            if mine != theirs:
+                return f"{where}: {name} is {_few(theirs)} instead of {_few(mine)}"
+            continue
         if mine.dtype.kind == theirs.dtype.kind == "U":  # widths of strings depend on what else there is
             if mine.tolist() != theirs.tolist():
                 return f"{where}: {name} is {theirs.tolist()} instead of {mine.tolist()}"
@@ -130,6 +142,12 @@ def _differing(where: str, expected: Arrays, found: Arrays) -> str:
                 else f"{where}: {name} differs"
             )
     return ""
+
+
+def _few(value: Any) -> str:
+    """Values of any length, for a message."""
+    told = str(value.tolist() if isinstance(value, Ragged) else value)
+    return told if len(told) < 2000 else told[:2000] + "…"
 
 
 def _bytes_equal(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:

@@ -139,7 +139,8 @@ class Campaign:
         done = 0
         while done < points:
             number = int(generator.integers(1 << 30))
-            workload = Workload(number, ACTIONS, capacity=60 if self._rings and number % 3 == 0 else None)
+            capacity = 60 if self._rings and number % 3 == 0 else None
+            workload = Workload(number, ACTIONS, capacity=capacity, ragged=number % 2 == 1)
             template = self._template(workload)
             self._restore(template)
             begun = time.monotonic()
@@ -166,7 +167,8 @@ class Campaign:
     def _template(self, workload: Workload) -> str:
         """An empty store that the workload can begin with: making one at every point would take most of the
         time."""
-        folder = os.path.join(self._folder, f"template-{workload.plain.capacity}")
+        kind = f"{workload.plain.capacity}-{len(workload.plain.schema.ragged)}"
+        folder = os.path.join(self._folder, f"template-{kind}")
         if not os.path.exists(folder):
             self._restore(None)
             status, told = forked(lambda _: self._make(workload).close())
@@ -185,10 +187,11 @@ class Campaign:
 
     def _make(self, workload: Workload) -> Buffer:
         with tiny():
+            ragged = bool(workload.plain.schema.ragged)
             return buffers.create(
                 self.location,
-                small(),
-                storage=storage(self._codec),
+                small(ragged=ragged),
+                storage=storage(self._codec, ragged=ragged),
                 capacity=workload.plain.capacity,
                 overwrite=True,
             )

@@ -33,7 +33,7 @@ from replaystore.schema.fields import Field
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import tiny
 from replaystore.testing.plain import PlainBuffer, PlainWriter
-from replaystore.testing.samples import columns, observations, play, recording, small, storage
+from replaystore.testing.samples import beginning_with, columns, observations, play, recording, small, storage
 from replaystore.testing.setting import mutable_fields, recorded, set_some
 
 __all__ = ["BufferMachine"]
@@ -69,15 +69,19 @@ class BufferMachine(RuleBasedStateMachine):
             else f"{self._folder}/{number}{self.suffix}"
         )
 
-    @initialize(ring=st.booleans(), coded=st.sampled_from(["nothing", "images", "everything"]))
-    def create(self, ring: bool, coded: str) -> None:
+    @initialize(
+        ring=st.booleans(),
+        coded=st.sampled_from(["nothing", "images", "everything"]),
+        ragged=st.booleans(),
+    )
+    def create(self, ring: bool, coded: str, ragged: bool) -> None:
         """A new buffer."""
-        capacity = 45 if ring and self.rings else None
-        chosen: dict[str, Any] = {} if coded == "nothing" else storage(self.codec)
+        schema, capacity = small(ragged=ragged), 45 if ring and self.rings else None
+        chosen: dict[str, Any] = {} if coded == "nothing" else storage(self.codec, ragged=ragged)
         if coded == "everything":
-            chosen = {name: {"codec": self.codec, "chunk_rows": 3} for name in small().fields}
-        self.buffer = buffers.create(self._location, small(), capacity=capacity, storage=chosen)
-        self.plain = PlainBuffer(small(), capacity=capacity)
+            chosen = {name: {"codec": self.codec, "chunk_rows": 3} for name in schema.fields}
+        self.buffer = buffers.create(self._location, schema, capacity=capacity, storage=chosen)
+        self.plain = PlainBuffer(schema, capacity=capacity)
 
     # --- recording
 
@@ -112,7 +116,7 @@ class BufferMachine(RuleBasedStateMachine):
         rows = columns(self.plain.schema, count + 1, seed)
         if life is not None and life.after is not None:
             for name, value in life.after.items():
-                rows[name][0] = value
+                rows[name] = beginning_with(value, rows[name])
         for recorder in (self.buffer, self.plain):
             recorder.append(rows, env=env)
 
@@ -143,7 +147,7 @@ class BufferMachine(RuleBasedStateMachine):
             writer.close()
         self._writers = None
 
-    @precondition(lambda self: len(self.plain.schema.fields) < 11)
+    @precondition(lambda self: len(self.plain.schema.fields) < 11 + len(self.plain.schema.ragged))
     @rule(
         dtype=st.sampled_from(["bool", "int16", "float64", "complex64"]),
         shape=st.sampled_from([(), (2,)]),

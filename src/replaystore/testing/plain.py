@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import flatten
+from replaystore.schema.ragged import Ragged
 from replaystore.testing.contents import Contents
 from replaystore.testing.plain_lanes import PlainLanes
 from replaystore.testing.plain_state import Life, Row, State
@@ -75,7 +76,7 @@ class PlainBuffer:
         touched = len(ending) + (count > 0 and count - 1 not in ending)
         finals = self._finals(final_observation, touched)
         for at in range(count):
-            row = {name: values[at].copy() for name, values in flat.items()}
+            row = {name: _item(values, at) for name, values in flat.items()}
             if env not in self.state.open:  # the first one that begins has the seed
                 self._life(env, split, -1 if seed is None else seed)
                 seed = None
@@ -93,10 +94,13 @@ class PlainBuffer:
     def _finals(self, observation: Any, touched: int) -> Iterator[Row | None]:
         if observation is None:
             return iter([None] * touched)
-        leaves = {name: np.asarray(leaf) for name, leaf in flatten(observation, "observation").items()}
+        leaves: dict[str, Any] = {
+            name: leaf if isinstance(leaf, Ragged) else np.asarray(leaf)
+            for name, leaf in flatten(observation, "observation").items()
+        }
         if all(leaf.shape == self.schema.fields[name].shape for name, leaf in leaves.items()):
             leaves = {name: leaf[None] for name, leaf in leaves.items()}
-        return iter([{name: leaf[at].copy() for name, leaf in leaves.items()} for at in range(touched)])
+        return iter([{name: _item(leaf, at) for name, leaf in leaves.items()} for at in range(touched)])
 
     def _observation(self, row: Row) -> Row:
         return {name: row[name] for name in self.schema.names("observation")}
@@ -269,7 +273,7 @@ class PlainWriter:
             self._lanes.begin()
         for env in range(self.num_envs):
             if mask is None or mask[env]:
-                self._now[env] = {name: leaf[env].copy() for name, leaf in leaves.items()}
+                self._now[env] = {name: _item(leaf, env) for name, leaf in leaves.items()}
                 known = self._buffer.state.open.get(env)
                 if known is not None and known.rows:
                     self._buffer._end(env, False, False)
@@ -300,10 +304,10 @@ class PlainWriter:
         stored = {}
         for env in range(self.num_envs):
             if mask is None or mask[env]:
-                row = {name: values[env].copy() for name, values in columns.items()} | self._now[env]
+                row = {name: _item(values, env) for name, values in columns.items()} | self._now[env]
                 life = self._buffer._life(env, self._split)
                 stored[env] = self._buffer._take(life, row)
-                life.after = self._now[env] = {name: leaf[env].copy() for name, leaf in leaves.items()}
+                life.after = self._now[env] = {name: _item(leaf, env) for name, leaf in leaves.items()}
                 if terminated[env] or truncated[env]:
                     self._buffer._end(env, bool(terminated[env]), bool(truncated[env]))
         first = len(self._buffer.state.order) + len(self._staged)
@@ -323,6 +327,12 @@ class PlainWriter:
                 self._buffer._end(env, False, False)
         self._buffer._writer = None
         self._buffer._dirty = True
+
+
+def _item(values: Any, place: int) -> Any:
+    """The value of a step, which is nobody else's: a `str` of a text."""
+    found = values[place]
+    return found if isinstance(found, str) else found.copy()
 
 
 def names_of(plain: PlainBuffer) -> tuple[dict[str, int], set[str]]:

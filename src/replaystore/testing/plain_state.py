@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.schema.fields import Field, Schema
-from replaystore.testing.contents import Contents, Story
+from replaystore.schema.ragged import Ragged
+from replaystore.testing.contents import Contents, Story, bits
 
 __all__ = ["Life", "Row", "State"]
 
-Row = dict[str, NDArray[Any]]
+Row = dict[str, Any]
+"""Arrays, and a `str` of each text."""
 
 
 @dataclass
@@ -111,7 +113,7 @@ class State:
         following: dict[str, list[bytes | None]] = {}
         for name in schema.names("observation"):
             after = [None if number in pending else self.following[number] for number in kept]
-            following[name] = [None if row is None else row[name].tobytes() for row in after]
+            following[name] = [None if row is None else bits(row[name]) for row in after]
         columns = {
             name: _stack([self.rows[number][name] for number in kept], declared)
             for name, declared in schema.fields.items()
@@ -138,5 +140,7 @@ class State:
         return table | {"open": np.arange(len(lives)) >= len(ended)}
 
 
-def _stack(rows: list[NDArray[Any]], declared: Field) -> NDArray[Any]:
+def _stack(rows: list[Any], declared: Field) -> Any:
+    if declared.ragged:
+        return Ragged.of(rows, declared.dtype, declared.inner, text=declared.text)
     return np.array(rows, declared.dtype).reshape(len(rows), *declared.shape)

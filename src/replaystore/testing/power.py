@@ -40,9 +40,9 @@ GENERATOR = np.random.Generator
 # --- the workload
 
 
-def reference(capacity: int | None) -> tuple[PlainBuffer, list[Action]]:
+def reference(capacity: int | None, *, ragged: bool = False) -> tuple[PlainBuffer, list[Action]]:
     """A workload in which everything happens that writes, and the plain buffer after it."""
-    plain, actions = PlainBuffer(small(), capacity=capacity), list[Action]()
+    plain, actions = PlainBuffer(small(ragged=ragged), capacity=capacity), list[Action]()
 
     def do(name: str, *arguments: object) -> None:
         actions.append(Action(name, arguments))
@@ -79,13 +79,17 @@ def reference(capacity: int | None) -> tuple[PlainBuffer, list[Action]]:
 class PowerCuts:
     """Power cuts while a store of one backend is written, below a folder."""
 
-    def __init__(self, backend: str, folder: str, *, capacity: int | None = None) -> None:
+    def __init__(
+        self, backend: str, folder: str, *, capacity: int | None = None, ragged: bool = False
+    ) -> None:
         suffix, self._codec = SUFFIXES[backend]
         self._live, self._cut = os.path.join(folder, "live"), os.path.join(folder, "cut")
         self._name = f"new/folder/store{suffix}"
         self.location = os.path.join(self._cut, self._name)
         """Of what is left."""
-        self.plain, self._actions = reference(capacity)
+        self.plain, self._actions = reference(capacity, ragged=ragged)
+        self._schema = small(ragged=ragged)
+        self._storage = storage(self._codec, ragged=ragged)
         os.makedirs(self._live)
         self.operations = self._recorded()
 
@@ -97,7 +101,7 @@ class PowerCuts:
         location = os.path.join(self._live, self._name)
         with _recorded(recording):
             buffer = buffers.create(
-                location, small(), storage=storage(self._codec), capacity=self.plain.capacity
+                location, self._schema, storage=self._storage, capacity=self.plain.capacity
             )
             _perform(buffer, [Action("commit"), *self._actions], recording)
         return recording.operations
@@ -222,7 +226,7 @@ class PowerCuts:
         """Open for writing, go on, close, verify."""
         if commit is None:
             with _smallest():
-                buffers.create(self.location, small(), storage=storage(self._codec), overwrite=True).close()
+                buffers.create(self.location, self._schema, storage=self._storage, overwrite=True).close()
             return
         then = plain.history[commit]
         older = int(generator.choice(then.commits()))

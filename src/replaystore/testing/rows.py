@@ -121,7 +121,7 @@ class RowSuite:
         schema = every_dtype()
         rows = columns(schema, 5, seed=4)
         nested = {name: values for name, values in rows.items() if not name.startswith("observation")}
-        nested["observation"] = (rows["observation/0"], {"x": rows["observation/1/x"]})  # type: ignore[assignment]
+        nested["observation"] = (rows["observation/0"], {"x": rows["observation/1/x"]})
         with store.create(schema) as buffer:
             buffer.append(nested)
 

@@ -12,28 +12,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.schema.fields import Field, Schema
+from replaystore.schema.ragged import Ragged
 from replaystore.schema.spaces import DTYPES
 from replaystore.views import layout
 
-__all__ = ["Step", "columns", "every_dtype", "play", "recording", "shards_of", "small", "storage"]
+__all__ = [
+    "Step",
+    "beginning_with",
+    "columns",
+    "every_dtype",
+    "play",
+    "recording",
+    "shards_of",
+    "small",
+    "storage",
+]
 
-Columns = dict[str, NDArray[Any]]
+Columns = dict[str, Any]
+"""Arrays by field, and a Ragged of each field of any length."""
+RAGGED = {
+    "observation/text": Field.of_text("observation"),
+    "info/tokens": Field(np.dtype(np.int32), (None,), "info"),
+    "info/points": Field(np.dtype(np.float32), (None, 3), "info"),
+}
+TOKENS = 1024
+"""Of tokens in a chunk of `storage`."""
+LETTERS = ["a", "é", "語", "😀", " ", "\0", "ab", ""]
 
 
-def small() -> Schema:
+def small(*, ragged: bool = False) -> Schema:
     """Images that are coded, vectors and numbers that are raw, and a field whose rows fill its chunks and
-    shards quickly."""
-    return Schema(
-        {
-            "observation/camera": Field(np.dtype(np.uint8), (4, 3), "observation"),
-            "observation/joints": Field(np.dtype(np.float32), (3,), "observation"),
-            "action": Field(np.dtype(np.int64), (), "action"),
-            "reward": Field(np.dtype(np.float64), (), "reward"),
-            "terminated": Field(np.dtype(np.bool_), (), "terminated"),
-            "truncated": Field(np.dtype(np.bool_), (), "truncated"),
-            "info/wide": Field(np.dtype(np.uint16), (256,), "info"),
-        }
-    )
+    shards quickly. `ragged`: texts, tokens and points of any length, too."""
+    fields = {
+        "observation/camera": Field(np.dtype(np.uint8), (4, 3), "observation"),
+        "observation/joints": Field(np.dtype(np.float32), (3,), "observation"),
+        "action": Field(np.dtype(np.int64), (), "action"),
+        "reward": Field(np.dtype(np.float64), (), "reward"),
+        "terminated": Field(np.dtype(np.bool_), (), "terminated"),
+        "truncated": Field(np.dtype(np.bool_), (), "truncated"),
+        "info/wide": Field(np.dtype(np.uint16), (256,), "info"),
+    }
+    return Schema(fields | RAGGED if ragged else fields)
 
 
 @contextmanager
@@ -43,12 +62,18 @@ def shards_of(chunks: int) -> Iterator[None]:
         yield
 
 
-def storage(codec: str) -> dict[str, dict[str, Any]]:
-    """Settings for `small` with chunks of a few rows."""
-    return {
+def storage(codec: str, *, ragged: bool = False) -> dict[str, dict[str, Any]]:
+    """Settings for `small` with chunks of a few rows; of values of any length raw ones of a page, and coded
+    ones of a few."""
+    found: dict[str, dict[str, Any]] = {
         "observation/camera": {"codec": codec, "chunk_rows": 4},
         "info/wide": {"codec": "raw", "chunk_rows": 8},
     }
+    more = {
+        "info/tokens": {"codec": "raw", "chunk_rows": TOKENS},
+        "info/points": {"codec": codec, "chunk_rows": 5},
+    }
+    return found | more if ragged else found
 
 
 def every_dtype() -> Schema:
@@ -74,7 +99,9 @@ def columns(schema: Schema, count: int, seed: int, *, ends: float = 0.15) -> Col
     generator = np.random.default_rng(seed)
     found: Columns = {}
     for name, declared in schema.fields.items():
-        if declared.role in ("terminated", "truncated"):
+        if declared.ragged:
+            found[name] = _ragged(declared, count, np.random.default_rng([seed, len(name)]))
+        elif declared.role in ("terminated", "truncated"):
             found[name] = generator.random(count) < ends
         elif declared.role == "reward":
             found[name] = generator.normal(size=(count, *declared.shape)).astype(declared.dtype)
@@ -86,10 +113,29 @@ def columns(schema: Schema, count: int, seed: int, *, ends: float = 0.15) -> Col
     return found
 
 
+def _ragged(declared: Field, count: int, generator: np.random.Generator) -> Ragged:
+    """Values of no length, of that of a chunk, a little less and more, and of any in between."""
+    often, seldom = [0, 0, 1, 2, 3, 7, 40], [TOKENS - 1, TOKENS, TOKENS + 1, 3 * TOKENS]
+    lengths = [int(generator.choice(often if generator.random() < 0.97 else seldom)) for _ in range(count)]
+    if declared.text:
+        return Ragged.of(["".join(generator.choice(LETTERS, length)) for length in lengths], text=True)
+    size = sum(lengths) * declared.dtype.itemsize * int(np.prod(declared.inner))
+    data = generator.integers(0, 256, size, np.uint8).view(declared.dtype)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Ragged(data.reshape(-1, *declared.inner), offsets)
+
+
 def observations(schema: Schema, count: int, seed: int) -> Columns:
     """Observations alone."""
     chosen = schema.select(schema.names("observation"))
     return columns(chosen, count, seed)
+
+
+def beginning_with(value: Any, rows: Any) -> Any:
+    """Rows of a field, of which the first is this value."""
+    if isinstance(rows, Ragged):
+        return Ragged.of([value, *rows[1:]], rows.dtype, rows.inner, text=rows.text)
+    return np.concatenate([np.asarray(value, rows.dtype)[None], rows[1:]])
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,15 @@ class Workload:
     """Some actions, and the `PlainBuffer` after them, whose `history` is what each commit must be."""
 
     def __init__(
-        self, seed: int, actions: int, *, capacity: int | None = None, start: PlainBuffer | None = None
+        self,
+        seed: int,
+        actions: int,
+        *,
+        capacity: int | None = None,
+        start: PlainBuffer | None = None,
+        ragged: bool = False,
     ) -> None:
-        self.plain = PlainBuffer(small(), capacity=capacity) if start is None else start
+        self.plain = PlainBuffer(small(ragged=ragged), capacity=capacity) if start is None else start
         self.actions: list[Action] = []
         generator = np.random.default_rng(seed)
         for _ in range(actions):

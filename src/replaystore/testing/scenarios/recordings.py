@@ -47,7 +47,7 @@ class Recording:
         self, name: str, suffix: str, plain: PlainBuffer, actions: list[Action], *, new: bool, **options: Any
     ) -> None:
         self.name, self._file, self.new, self._options = name, "store" + suffix, new, options
-        self.plain, self.actions = plain, actions
+        self.plain, self.actions, self._schema = plain, actions, small(ragged=bool(plain.schema.ragged))
         self.archive = options.get("layout") == "archive"
         self._synced = options.get("durability") != "none"
         self._codec = "gzip:1" if suffix == ".h5" else "zstd:1"
@@ -70,9 +70,9 @@ class Recording:
     def _make(self, folder: str) -> Buffer:
         options: dict[str, Any] = {"capacity": self.plain.capacity, **self._options}
         if not self.archive:
-            options["storage"] = storage(self._codec)
+            options["storage"] = storage(self._codec, ragged=bool(self._schema.ragged))
         with tiny():
-            return buffers.create(self.path(folder), small(), **options)
+            return buffers.create(self.path(folder), self._schema, **options)
 
     def open(self, folder: str) -> Buffer:
         """The store, for writing."""
@@ -126,7 +126,7 @@ class Recording:
         known = self._expected(commit)
         found = [] if known is None else [known]
         for stop in [] if self.failed is None else [self.failed, self.failed + 1]:
-            plain = PlainBuffer(small(), capacity=self.plain.capacity)
+            plain = PlainBuffer(self._schema, capacity=self.plain.capacity)
             for action in self.actions[:stop]:
                 act(plain, action)
             plain.commit()
@@ -246,7 +246,7 @@ def verified(path: str) -> None:
 
 
 def scenario(name: str, seed: int) -> Recording:
-    """One of the recordings, by its name."""
+    """One of the recordings, by its name; every second seed has fields of any length."""
     generator = np.random.default_rng(seed)
     suffix = ".h5" if name.endswith("hdf5") else ".zarr"
     options: dict[str, Any] = {}
@@ -260,12 +260,13 @@ def scenario(name: str, seed: int) -> Recording:
         options["durability"] = "none"
         capacity = CAPACITY if suffix == ".zarr" and seed % 3 == 0 else None
     new = bool(generator.random() < NEW)
-    plain = PlainBuffer(small(), capacity=capacity)
+    schema = small(ragged=seed % 2 == 1)
+    plain = PlainBuffer(schema, capacity=capacity)
     if kind in ("publish", "rollback", "values", "wrapped", "wrapped-unsynced"):
         return Recording(name, suffix, plain, _fixed(kind, plain, generator), new=new, **options)
     workload = Workload(int(generator.integers(1 << 30)), ACTIONS, start=plain)
     if kind == "archive":  # which is sealed when it is closed
-        plain, kept = PlainBuffer(small()), [action for action in workload.actions if action.name != "reopen"]
+        plain, kept = PlainBuffer(schema), [action for action in workload.actions if action.name != "reopen"]
         return Recording(name, suffix, plain, _possible(plain, kept), new=new, **options)
     return Recording(name, suffix, plain, workload.actions, new=new, **options)
 
