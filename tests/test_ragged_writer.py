@@ -208,17 +208,28 @@ def _bytes(value: Any) -> Any:
 
 
 def test_what_is_staged_is_bounded_by_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "STAGE_BYTES", 1000)
+    monkeypatch.setattr(staging, "STAGE_BYTES", 20_000)  # of hundreds of steps, but for their values
     with created() as buffer:
-        world = World(1, buffer)
-        staged = []
-        for _ in range(60):
-            world.step(None, [False])
-            staged.append(world.writer.staged)
-        assert 1 < max(staged) < 30
+        writer, staged, no = buffer.writer(1), [], np.zeros(1, bool)
+        long = observations([7]) | {"tokens": [np.arange(1000, dtype=np.int32)]}
+        writer.reset(long)
+        for _ in range(40):
+            writer.step({"id": np.ones(1, int), "moves": [moves(1)]}, np.zeros(1), no, no, long)
+            staged.append(writer.staged)
+        assert 2 <= max(staged) <= 6
+        writer.close()
+        buffer.commit()
+        assert buffer["observation/tokens"].lengths[:].tolist() == [1000] * 40
+
+
+def test_a_ring_keeps_what_follows_a_reset_that_no_step_did_yet() -> None:
+    with created(capacity=5) as buffer:
+        world = World(2, buffer)
+        buffer.commit()
+        world.step(None, [False, True])
         world.writer.close()
         buffer.commit()
-        check(buffer)
+        assert sorted(check(buffer)) == world.expected()
 
 
 def test_what_was_given_is_the_callers() -> None:

@@ -9,6 +9,7 @@ part of the text. Tests are named narrowly, so that a mutant takes seconds: othe
 from __future__ import annotations
 
 from broken import (
+    any_length,
     archives,
     changing,
     checking,
@@ -45,6 +46,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         changing,
         drop_ins,
         servers,
+        any_length,
     )
     for mutant in group.MUTANTS
 )

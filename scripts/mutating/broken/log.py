@@ -59,7 +59,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "log-tables-of-a-commit-cut-silently",
         "src/replaystore/arrays/past.py",
-        'if group == "steps" or not left})',
+        "if tree.has_first(group) or not left})",
         "})",
         "a commit of which rows have left a ring shows all rows of a table, or an error",
         ("test_zarr_store_live.py::test_a_commit_that_left_a_ring_shows_whole_tables_or_none",),
