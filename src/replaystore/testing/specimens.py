@@ -36,8 +36,11 @@ from replaystore.testing.faults import UnsyncedFiles, using
 
 __all__ = ["KINDS", "Specimen", "in_children", "look", "make", "write"]
 
-KINDS = ("live.zarr", "ring.zarr", "archive.zarr", "archive.zarr.zip", "live.h5", "archive.h5")
-"""The names of the stores, which say what they are."""
+KINDS = (
+    *("live.zarr", "ring.zarr", "archive.zarr", "archive.zarr.zip", "live.h5", "archive.h5"),
+    *("ragged.zarr", "ragged-ring.zarr", "ragged.h5"),
+)
+"""The names of the stores, which say what they are; `ragged`: with fields of any length."""
 SECONDS = 10.0
 MEMORY = 2500 << 20
 """What one spoiled store may take."""
@@ -64,7 +67,7 @@ def make(folder: str, *, seed: int = 0) -> dict[str, Specimen]:
             _record(
                 path,
                 "archive" if kind.startswith("archive") else "live",
-                24 if kind.startswith("ring") else None,
+                24 if "ring" in kind else None,
                 seed,
             )
         found[kind] = Specimen(path)
@@ -74,9 +77,10 @@ def make(folder: str, *, seed: int = 0) -> dict[str, Specimen]:
 def _record(path: Path, layout: Any, capacity: int | None, seed: int) -> None:
     """Several commits, a rollback's scars, ended and open trajectories, columns of the user's, chunks that
     are not full."""
-    schema = samples.small()
+    ragged = path.name.startswith("ragged")
+    schema = samples.small(ragged=ragged)
     codec = "gzip:1" if path.suffix == ".h5" else "zstd:1"
-    storage = samples.storage(codec)
+    storage = samples.storage(codec, ragged=ragged)
     if layout == "archive":
         storage["info/wide"]["codec"] = codec
     with (
@@ -193,10 +197,9 @@ def look(store: Specimen, *, strict: bool) -> list[str]:
     differs = ""
     try:
         with buffers.open(store.path) as buffer:
-            found = Contents.of(buffer)
+            differs = _difference(store.expected, Contents.of(buffer))
             if len(buffer):
                 buffer.sampler(8, seed=1, prefetch=0).sample()
-        differs = _difference(store.expected, found)
     except BaseException as error:  # noqa: BLE001  # of any kind
         findings += wrong(error, "reading")
     if strict and differs and not reported:
@@ -228,7 +231,7 @@ def write(store: Specimen, action: str) -> list[str]:
         if action == "repair" and store.path.suffix != ".zip":
             repair(store.path)
         elif action == "append" and store.path.suffix != ".zip":
-            schema = samples.small()
+            schema = samples.small(ragged=store.kind.startswith("ragged"))
             with buffers.open(store.path, "r+") as buffer:
                 buffer.append(samples.columns(schema, 5, 1))
                 buffer.commit()
