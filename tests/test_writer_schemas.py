@@ -295,3 +295,27 @@ def test_a_writer_keeps_nothing_of_the_arrays_that_it_is_given(tmp_path: Path) -
 
         assert buffer["action"][:].tolist() == [0, 1, 2, 3, 4, 5]
         assert buffer["observation"][:][:, 0].tolist() == [0, 0, 1, 2, 3, 4]
+
+
+def test_a_step_of_which_one_info_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Those before it, which fit, are not half of a step."""
+    plain = {"observation": (2,), "action": (), "reward": (), "info/a": (), "info/b": ()}
+    schema = {name: rs.Field("float32", shape, name.split("/")[0]) for name, shape in plain.items()}
+    flags = {name: rs.Field("bool", (), name) for name in ("terminated", "truncated")}
+    with rs.create(tmp_path / "a.zarr", rs.Schema({**schema, **flags})) as buffer:
+        writer, one, no = buffer.writer(3), np.ones(3, "f4"), np.zeros(3, np.bool_)
+        seen = np.zeros((3, 2), "f4")
+        writer.reset(seen)
+        for value in range(4):
+            given = {"info/a": one * value, "info/b": one * -value}
+            wrong: dict[str, Any] = {"info/a": one * 7, "info/b": one.astype("f8")}
+            with pytest.raises(SchemaError, match="'info/b': expected dtype float32"):
+                writer.step(one, one, no, no, seen, wrong)
+            wrong["info/b"] = np.zeros(2, "f4")
+            with pytest.raises(SchemaError, match="'info/b' has 2 rows"):
+                writer.step(one, one, no, no, seen, wrong)
+            writer.step(one, one, no, no, seen, given)
+        assert writer.staged == 12
+        buffer.commit()
+        assert buffer["info/a"][:].tolist() == np.repeat(np.arange(4.0), 3).tolist()
+        assert (buffer["info/b"][:] == -buffer["info/a"][:]).all()
