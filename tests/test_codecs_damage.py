@@ -150,6 +150,16 @@ def test_of_several_chunks_those_that_are_wrong_are_told(
         assert [found.tobytes() for found in apart if found is not None] == [outs[n] for n in (0, 2, 5)]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_apart_are_compared_with_their_checksums(kind: Kind) -> None:
+    spec = spec_of("u1", "gzip:1")
+    codec = codec_for(kind, spec)
+    stored = [codec.encode(rows_of(spec, 7, seed)) for seed in range(2)]
+    checksums = [codec.checksum(data) for data in stored]
+    assert codec.content(stored[0], checksums[0], spec.chunk_bytes) is not None
+    assert codec.content(stored[0], checksums[1], spec.chunk_bytes) is None  # a chunk, and another one
+
+
 @pytest.mark.parametrize("dtype", ["f4", "u1"])
 def test_adler_is_looked_at_but_where_rows_are_sampled(dtype: str) -> None:
     """There the checksum that was committed has been compared; whoever verifies sees what HDF5 refuses."""
