@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 import statistics
 import time
 from collections.abc import Callable
@@ -14,11 +15,14 @@ from measuring import Context, Result, check, interleaved, ratio, remove, skippe
 from measuring.data import frames
 
 import replaystore as rs
+from live_measures.floors import Blocks
 from replaystore.gymnasium import RecordVector
 
 __all__ = ["MEASURES"]
 
 ENVS, COMMIT = 8, 500
+FLOOR = "written and synced, a bare loop"
+"""What has to be done at the least."""
 
 
 def loops(context: Context) -> list[Result]:
@@ -37,19 +41,29 @@ def loops(context: Context) -> list[Result]:
             "copied into NumPy": lambda name=name, steps=steps: _copied(name, steps),  # type: ignore[misc]
             "looked at and kept": lambda name=name, steps=steps: _kept(name, steps),  # type: ignore[misc]
         }
+        floors = {"written, a bare loop": False, FLOOR: True}
+        for floor, sync in floors.items():
+            variants[floor] = lambda name=name, steps=steps, sync=sync: (  # type: ignore[misc]
+                _written(context, name, steps, sync=sync)
+            )
         for suffix in (".zarr", ".h5"):
             variants[f"recorded, {suffix}"] = lambda name=name, steps=steps, suffix=suffix: (  # type: ignore[misc]
                 _recorded(context, name, steps, suffix)
             )
         context.say(what)
         seconds = interleaved(variants, context.choose(7, 2))
-        for variant, each in seconds.items():
-            added = [(one - bare) / steps * 1e6 for one, bare in zip(each, seconds["bare"], strict=True)]
-            detail = f"{statistics.median(each) / steps * 1e6:.1f} µs in all"
-            target = limit if variant.startswith("recorded") else None
-            if variant != "bare":
-                value = round(statistics.median(added), 2)
-                found.append(Result(what, f"{variant}: added", value, "µs", target, detail=detail))
+        added = {
+            variant: statistics.median(map(operator.sub, each, seconds["bare"])) / steps * 1e6
+            for variant, each in seconds.items()
+            if variant != "bare"
+        }
+        for variant, more in added.items():
+            detail = f"{statistics.median(seconds[variant]) / steps * 1e6:.1f} µs in all"
+            ours = variant.startswith("recorded")
+            if ours:
+                detail += f"; {more / added[FLOOR]:.1f} times '{FLOOR}'"
+            target = limit if ours else None
+            found.append(Result(what, f"{variant}: added", round(more, 2), "µs", target, detail=detail))
     return found
 
 
@@ -114,6 +128,27 @@ def _by_columns(name: str, steps: int, take: Callable[[dict[str, Any]], None]) -
 
     taken = _loop(env, steps, each)
     env.close()
+    return taken
+
+
+def _written(context: Context, name: str, steps: int, *, sync: bool) -> float:
+    """As recorded, by a loop that only copies, writes and syncs."""
+    env = gymnasium.make_vec(name, num_envs=ENVS, vectorization_mode="sync")
+    place = context.folder / "written"
+    blocks = Blocks(place, COMMIT, sync=sync)
+    seen = np.zeros(env.observation_space.shape, env.observation_space.dtype)
+
+    def each(action: Any, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
+        nonlocal seen
+        ended = terminated | truncated
+        columns = {"o": seen, "a": action, "r": reward, "t": terminated, "u": truncated, **info}
+        blocks.put(columns, observation, ended)
+        seen = observation
+
+    taken = _loop(env, steps, each)
+    blocks.close()
+    env.close()
+    remove(place)
     return taken
 
 
