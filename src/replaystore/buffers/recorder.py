@@ -71,6 +71,8 @@ class Recorder:
         """
         kept = store.state.extra
         self.store = store
+        self.rows = store.next_row("steps")
+        """Steps of the store, committed or not, dropped or not."""
         self.assembler = Assembler(
             next_trajectory=kept["next"],
             finals=kept["finals"],
@@ -101,11 +103,6 @@ class Recorder:
         self._final_bytes = sum(schema.fields[name].row_bytes for name in self._observations)
 
     # --- steps
-
-    @property
-    def rows(self) -> int:
-        """Steps of the store, committed or not, dropped or not."""
-        return self.store.next_row("steps")
 
     def add(
         self,
@@ -198,6 +195,7 @@ class Recorder:
             if self.assembler.pending.final_rows * self._final_bytes > FINAL_BYTES:
                 self._store_finals()
             self.store.append({self._stored[name]: rows for name, rows in columns.items()}, count)
+            self.rows += count
             self._changed = True
 
     def goes_on(self, env: int, columns: Columns) -> bool:

@@ -41,7 +41,7 @@ _Mask = NDArray[np.bool_]
 def batch_of_one(info: Any, _around: tuple[int, ...] = ()) -> Any:
     """The info of one environment as a vector environment of one would give it, without masks: all of it is
     there."""
-    if not isinstance(info, Mapping):
+    if type(info) is not dict and not isinstance(info, Mapping):
         return info
     batch: dict[Any, Any] = {}
     around = (*_around, id(info))
@@ -90,16 +90,13 @@ class InfoColumns:
     ) -> None:
         self.keys = InfoKeys(buffer, num_envs, selected, masks=masks, reserved=reserved)
         self.left_out = self.keys.left_out
+        self.wanted = self.keys.wanted
+        """Whether any key may be recorded."""
         self._num_envs = num_envs
         self._masks = masks
         self._true = np.ones(num_envs, dtype=bool)
         self._false = np.zeros(num_envs, dtype=bool)
         self._true_bytes = self._true.tobytes()
-
-    @property
-    def wanted(self) -> bool:
-        """Whether any key may be recorded."""
-        return self.keys.wanted
 
     def usual(self, infos: Any) -> dict[str, Any] | None:
         """The columns of infos that have every recorded key, everywhere, and nothing else, as those of nearly
