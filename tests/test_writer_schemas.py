@@ -279,16 +279,21 @@ def test_rewards_are_converted_as_a_whole_or_with_a_note(tmp_path: Path) -> None
     assert not (tmp_path / "c.h5").exists()
 
 
-def test_a_writer_keeps_nothing_of_the_arrays_that_it_is_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize("further", [(), ("reward", "terminated", "truncated")])
+def test_a_writer_keeps_nothing_of_the_arrays_that_it_is_given(
+    tmp_path: Path, further: tuple[str, ...]
+) -> None:
     """Environments and agents fill theirs anew."""
     fields = {"observation": rs.Field("f4", (2,), "observation"), "action": rs.Field("i8", (), "action")}
+    fields |= {name: rs.Field("f4" if name == "reward" else "bool", (), name) for name in further}
+    others: dict[str, Any] = {name: np.zeros(2, fields[name].dtype) for name in further}
     observation, action, mask = np.zeros((2, 2), "f4"), np.zeros(2, "i8"), np.zeros(2, bool)
     with rs.create(tmp_path / "a.zarr", rs.Schema(fields)) as buffer:
         writer = buffer.writer(2)
         writer.reset(observation)
         for time in range(6):
             observation[:], action[:], mask[:] = time + 1, time, [time % 2 == 0, time % 2 == 1]
-            writer.step(action=action, observation=observation, mask=mask)
+            writer.step(action=action, observation=observation, mask=mask, **others)
             observation[:], action[:], mask[:] = -1, -1, False
         writer.close()
         buffer.commit()
