@@ -33,6 +33,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ("test_writer_schemas.py::test_a_writer_keeps_nothing_of_the_arrays_that_it_is_given",),
     ),
     Mutant(
+        "writer-half-step-kept",
+        "src/replaystore/buffers/staging.py",
+        "                self.rewind()\n                self._like = like\n",
+        "                self._like = like\n",
+        "of a step that is refused nothing is kept",
+        ("test_writer_schemas.py::test_a_step_of_which_one_info_does_not_fit_leaves_nothing_behind",),
+    ),
+    Mutant(
         "interrupted-operation-believed",
         "src/replaystore/interrupts.py",
         "        ours = kind is None or issubclass(kind, ReplayStoreError)\n",
