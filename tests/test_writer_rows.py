@@ -29,7 +29,7 @@ SCHEMA = rs.Schema(
 )
 OTHER = 9
 """An environment that no writer has."""
-_names = (f"memory:rows-{number}" for number in itertools.count())
+_names = itertools.cycle([f"memory:rows-{number}" for number in range(4)])
 
 Script = list[tuple[str, Any]]
 
@@ -104,7 +104,7 @@ class Playing:
 def recorded(script: Script, envs: int, rhythm: str) -> tuple[Contents, dict[str, Any], Playing]:
     """What a buffer shows of a script, and its tables; `rhythm`: "as it is", "once" or "every call"."""
     name = next(_names)
-    with rs.create(name, SCHEMA, durability="none") as buffer:
+    with rs.create(name, SCHEMA, durability="none", overwrite=True) as buffer:
         playing = Playing(buffer, envs)
         for number, (what, value) in enumerate(script):
             if rhythm != "once" or what not in ("commit", "flush"):
@@ -178,7 +178,7 @@ def test_environments_that_are_reset_in_the_next_step_have_one_part_per_trajecto
     """Gymnasium's next-step autoreset leaves out one environment at a time."""
     name, envs = next(_names), 5
     generator = np.random.default_rng(0)
-    with rs.create(name, SCHEMA, durability="none") as buffer:
+    with rs.create(name, SCHEMA, durability="none", overwrite=True) as buffer:
         writer, ended = buffer.writer(envs), np.zeros(envs, np.bool_)
         observation = {"at": np.zeros((envs, 2), np.float32), "far": np.zeros(envs, np.int16)}
         writer.reset(observation)
@@ -203,7 +203,7 @@ def test_environments_that_are_reset_in_the_next_step_have_one_part_per_trajecto
 
 def test_many_environments_have_one_part_per_trajectory_with_a_commit_at_each_step() -> None:
     name, envs = next(_names), 8
-    with rs.create(name, SCHEMA, durability="none") as buffer:
+    with rs.create(name, SCHEMA, durability="none", overwrite=True) as buffer:
         writer, no = buffer.writer(envs), np.zeros(envs, np.bool_)
         observation = {"at": np.zeros((envs, 2), np.float32), "far": np.zeros(envs, np.int16)}
         writer.reset(observation)
