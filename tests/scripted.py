@@ -98,6 +98,10 @@ class ModelWriter:
                 self.open[env] = Trail(env, -1 if given is None else given, split=self.split)
                 self.buffer.trails.append(self.open[env])
 
+    def offer(self, *_: object) -> bool:
+        """Nothing is quick here: each step is checked."""
+        return False
+
     def step(
         self,
         action: Any,

@@ -4,7 +4,7 @@ that does not fit in its memory gives the batches of one that does."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -24,12 +24,15 @@ SPEC = ArraySpec(np.dtype("f4"), (3,), 4, codec="zstd:1")
 OTHER = ArraySpec(np.dtype("i8"), (), 4, codec="gzip:1")
 
 
-def two(rows: int, limit: int = 6000) -> tuple[Slab, dict[str, Any], dict[str, Coded]]:
-    """A slab of two columns with room for a hundred rows, and what they hold."""
+def two(
+    rows: int, limit: int = 6000, kind: Literal["zarr", "hdf5"] = "hdf5"
+) -> tuple[Slab, dict[str, Any], dict[str, Coded]]:
+    """A slab of two columns with room for a hundred rows, and what they hold. Chunks of the second one are
+    decoded to their places in HDF5 (shuffled), in Zarr to memory of their own."""
     models = {"x": random_rows(SPEC, rows), "y": random_rows(OTHER, rows)}
     stores = {
         "x": Coded(MemoryFiles("x"), "zarr", SPEC, models["x"]),
-        "y": Coded(MemoryFiles("y"), "hdf5", OTHER, models["y"]),
+        "y": Coded(MemoryFiles("y"), kind, OTHER, models["y"]),
     }
     columns = {name: store.column() for name, store in stores.items()}
     return Slab(columns, limit), models, stores
@@ -126,8 +129,9 @@ def test_the_next_rows_are_decoded_as_others_leave_room(monkeypatch: pytest.Monk
     assert same(taken(slab, following[:, 0])["x"], models["x"][following[:, 0]])
 
 
-def test_a_damaged_chunk_is_an_error_where_it_is_taken_alone() -> None:
-    slab, models, stores = two(4 * 20)
+@pytest.mark.parametrize("kind", ["zarr", "hdf5"])
+def test_a_damaged_chunk_is_an_error_where_it_is_taken_alone(kind: Literal["zarr", "hdf5"]) -> None:
+    slab, models, stores = two(4 * 20, kind=kind)
     entry = stores["y"].entries[7]
     stores["y"].files.write(entry.object, entry.offset + 3, b"\xff\x00\xff")
     slab.choose(entries(ints(2, 9, 30, 44)))
@@ -136,8 +140,9 @@ def test_a_damaged_chunk_is_an_error_where_it_is_taken_alone() -> None:
         taken(slab, ints(2, 30))
 
 
-def test_rows_that_moved_are_found_again() -> None:
-    slab, models, stores = two(4 * 20)
+@pytest.mark.parametrize("kind", ["zarr", "hdf5"])
+def test_rows_that_moved_are_found_again(kind: Literal["zarr", "hdf5"]) -> None:
+    slab, models, stores = two(4 * 20, kind=kind)
     slab.choose(entries(ints(0, 40)))
     store = stores["x"]
     old = store.entries[10]

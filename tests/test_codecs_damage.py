@@ -105,6 +105,8 @@ def test_a_decompression_bomb_is_refused_before_it_takes_memory(kind: Kind) -> N
         assert codec.decode_all(stored, checksums, np.zeros((3, 1000), np.uint8), range(len(stored))) == [
             len(stored) // 2
         ]
+        if codec.apart:
+            assert codec.content(data, checksums[0], 1000) is None
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 2 * len(data) + (1 << 20)
@@ -114,10 +116,11 @@ def test_a_decompression_bomb_is_refused_before_it_takes_memory(kind: Kind) -> N
 @pytest.mark.parametrize("name", ["zstd:1", "gzip:1"])
 @pytest.mark.parametrize("chunk_rows", [7, 4000, 50_000])
 @pytest.mark.parametrize("places", [[7, 0, 3, 2, 11, 8], [3, 4, 5, 6, 7, 8]])
+@pytest.mark.parametrize("dtype", ["f4", "u1"])
 def test_of_several_chunks_those_that_are_wrong_are_told(
-    kind: Kind, name: str, chunk_rows: int, places: list[int]
+    kind: Kind, name: str, chunk_rows: int, places: list[int], dtype: str
 ) -> None:
-    spec = spec_of("f4", name, chunk_rows=chunk_rows)
+    spec = spec_of(dtype, name, chunk_rows=chunk_rows)
     codec = codec_for(kind, spec)
     chunks = [rows_of(spec, chunk_rows, seed) for seed in range(6)]
     stored = [codec.encode(chunk) for chunk in chunks]
@@ -140,6 +143,42 @@ def test_of_several_chunks_those_that_are_wrong_are_told(
     wrong, outs = decoded_all()
     assert wrong == [1, 3, 4]
     assert [outs[number] for number in (0, 2, 5)] == [chunks[number].tobytes() for number in (0, 2, 5)]
+    assert codec.apart == (name == "gzip:1" and (kind == "zarr" or dtype == "u1"))
+    if codec.apart:
+        apart = [codec.content(*chunk, spec.chunk_bytes) for chunk in zip(stored, checksums, strict=True)]
+        assert [found is None for found in apart] == [number in wrong for number in range(6)]
+        assert [found.tobytes() for found in apart if found is not None] == [outs[n] for n in (0, 2, 5)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_apart_are_compared_with_their_checksums(kind: Kind) -> None:
+    spec = spec_of("u1", "gzip:1")
+    codec = codec_for(kind, spec)
+    stored = [codec.encode(rows_of(spec, 7, seed)) for seed in range(2)]
+    checksums = [codec.checksum(data) for data in stored]
+    assert codec.content(stored[0], checksums[0], spec.chunk_bytes) is not None
+    assert codec.content(stored[0], checksums[1], spec.chunk_bytes) is None  # a chunk, and another one
+
+
+@pytest.mark.parametrize("dtype", ["f4", "u1"])
+def test_adler_is_looked_at_but_where_rows_are_sampled(dtype: str) -> None:
+    """There the checksum that was committed has been compared; whoever verifies sees what HDF5 refuses."""
+    spec = spec_of(dtype, "gzip:1")
+    codec = codec_for("hdf5", spec)
+    rows = rows_of(spec, 7)
+    payload = bytearray(codec.encode(rows)[:-4])
+    payload[-1] ^= 1
+    data = bytes(payload) + codec.seal(np.frombuffer(payload, np.uint8))
+    out = np.zeros((1, spec.chunk_bytes), np.uint8)
+    assert codec.decode_all([data], [codec.checksum(data)], out, [0]) == []
+    assert out.tobytes() == rows.tobytes()
+    with pytest.raises(CorruptError, match="cannot be read"):
+        codec.decode(data, out[0])
+    for place, change in ((0, 1), (1, 1), (1, 0x20)):  # no header, or one that asks for more
+        header = bytearray(payload)
+        header[place] ^= change
+        data = bytes(header) + codec.seal(np.frombuffer(header, np.uint8))
+        assert codec.decode_all([data], [codec.checksum(data)], out, [0]) == [0]
 
 
 def test_a_zstd_frame_without_its_size_is_refused() -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -119,3 +121,14 @@ def test_what_was_read_stays_readable(tmp_path: Path) -> None:
     batch = rs.open(path).sampler(4, seed=0).sample()
     gc.collect()
     assert np.array_equal(rows[batch["index"]], batch["reward"])
+
+
+def test_a_process_that_has_closed_all_files_ends_in_silence(tmp_path: Path) -> None:
+    """As one that becomes a daemon does."""
+    path = str(tmp_path / "dropped.zarr")
+    written(path).close()
+    code = (
+        f"import os, replaystore as rs; b = rs.open({path!r}); b['reward'][:]; os.closerange(3, 200); del b"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stderr == ""

@@ -76,6 +76,9 @@ def check_rows(growing: Growing, steps: Steps, recipe: dict[str, Any]) -> None:
         earlier = steps.back(drawn.rows, drawn.part, by)
         assert earlier.tolist() == [kept[number][max(0, place - by)] for number, place in lives]
     following, final = steps.after(drawn.rows, drawn.part)
+    known = steps.next_of(drawn.rows, drawn.part, steps.placed(drawn.rows)[2])  # as batches are made
+    unknown = steps.next_of(drawn.rows, drawn.part)
+    assert all(map(np.array_equal, known, unknown))
     for row, (number, place), after, number_of_final in zip(
         drawn.rows.tolist(), lives, following.tolist(), final.tolist(), strict=True
     ):

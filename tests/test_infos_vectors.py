@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from info_tables import Table, columns_of, fields, vector
 
 from replaystore.errors import ReplayStoreWarning
 from replaystore.gymnasium.info_keys import MASK
-from replaystore.gymnasium.infos import InfoColumns, batch_of_one
+from replaystore.gymnasium.infos import batch_of_one
 from replaystore.schema.fields import Field
 
 
@@ -276,11 +275,16 @@ ONE_MORE: list[dict[str, Any]] = [
 def test_infos_that_are_as_usual_are_recorded_as_others_are(
     masks: bool, selected: Any, steps: list[tuple[dict[str, Any], bool, bool]]
 ) -> None:
-    """Each step: something odd, whether its second environment has no `x`, and whether it is a reset's."""
-
-    def recorded() -> tuple[Any, dict[str, int]]:
-        table = Table({"info/x": Field(np.dtype(float), (), "info"), "info/_x": MASK})
-        columns = columns_of(table, 2 if masks else 1, selected, masks=masks)
+    """Each step: something odd, whether its second environment has no `x`, and whether it is a reset's.
+    `BothWays` compares."""
+    table = Table({"info/x": Field(np.dtype(float), (), "info"), "info/_x": MASK})
+    count = 2 if masks else 1
+    columns = columns_of(table, count, selected, masks=masks)
+    for _ in range(2):  # the second of which is as usual
+        table.add(columns.columns({"x": np.full(count, 5.0), "y": np.full(count, 5)}), rows=count)
+    assert columns.quick == (selected is True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ReplayStoreWarning)
         for number, (odd, lacks, resets) in enumerate(steps):
             one = {"x": 1.0 + number, "y": number, **odd}
             other = {key: value for key, value in one.items() if not (lacks and key == "x")}
@@ -290,10 +294,3 @@ def test_infos_that_are_as_usual_are_recorded_as_others_are(
                 else (batch_of_one(other), np.array([resets]))
             )
             table.add(columns.columns(infos, reset if resets else None), rows=len(reset))
-        return {name: table.column(name) for name in table.schema.fields}, columns.left_out
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ReplayStoreWarning)
-        usual = recorded()
-        with patch.object(InfoColumns, "_usual", lambda *_: None):
-            assert recorded() == usual

@@ -200,6 +200,11 @@ def interrupted_in(inside: set[CodeType], at: int) -> Iterator[list[int]]:
         sys.settrace(before)
 
 
+STAGING = {way.__code__ for way in (Writer.step, Writer.offer, Staging.offer, Staging.stage, Staging.rewind)}
+STAGING |= {Staging.pooled.__code__, Pool.put.__code__}
+"""What a step goes through until it is staged."""
+
+
 def test_a_masked_step_that_is_interrupted_is_not_counted(tmp_path: Path) -> None:
     """At each line of staging it: so many steps are staged as are recorded then."""
     no, counts = np.zeros(2, np.bool_), set()
@@ -209,7 +214,7 @@ def test_a_masked_step_that_is_interrupted_is_not_counted(tmp_path: Path) -> Non
             writer.reset(np.zeros((2, 3), "f4"))
             given = np.zeros(2, np.int64), np.zeros(2), no, no, np.zeros((2, 3), "f4")
             writer.step(*given)
-            with interrupted_in({Writer.step.__code__, Staging.stage.__code__}, at) as lines:
+            with interrupted_in(STAGING, at) as lines:
                 writer.step(*given, mask=np.array([True, False]))
             staged = writer.staged
             writer.flush()
@@ -233,8 +238,6 @@ def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(
     if infos:
         shape = (None,) if infos == "tokens" else ()
         schema = rs.Schema({**SCHEMA.fields, f"info/{infos}": rs.Field(np.dtype("f4"), shape, "info")})
-    inside = {Writer.step.__code__, Staging.stage.__code__, Staging.rewind.__code__}
-    inside |= {Staging.pooled.__code__, Pool.put.__code__}
 
     def step(writer: Writer, value: int) -> None:
         given = [[float(value)] * (value + 1)] * 2 if infos == "tokens" else np.full(2, value, "f4")
@@ -246,7 +249,7 @@ def test_a_step_that_is_interrupted_while_it_is_staged_is_recorded_or_not(
             writer = buffer.writer(2)
             writer.reset(np.zeros((2, 3), "f4"))
             step(writer, 0)
-            with interrupted_in(inside, at) as lines:
+            with interrupted_in(STAGING, at) as lines:
                 step(writer, 1)
             if then == "reset":
                 writer.reset(np.full((2, 3), 1, "f4"))

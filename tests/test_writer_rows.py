@@ -29,7 +29,7 @@ SCHEMA = rs.Schema(
 )
 OTHER = 9
 """An environment that no writer has."""
-_names = itertools.cycle(f"memory:rows-{number}" for number in range(4))
+_names = itertools.cycle([f"memory:rows-{number}" for number in range(4)])
 
 Script = list[tuple[str, Any]]
 

@@ -279,19 +279,48 @@ def test_rewards_are_converted_as_a_whole_or_with_a_note(tmp_path: Path) -> None
     assert not (tmp_path / "c.h5").exists()
 
 
-def test_a_writer_keeps_nothing_of_the_arrays_that_it_is_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize("further", [(), ("reward", "terminated", "truncated")])
+def test_a_writer_keeps_nothing_of_the_arrays_that_it_is_given(
+    tmp_path: Path, further: tuple[str, ...]
+) -> None:
     """Environments and agents fill theirs anew."""
     fields = {"observation": rs.Field("f4", (2,), "observation"), "action": rs.Field("i8", (), "action")}
+    fields |= {name: rs.Field("f4" if name == "reward" else "bool", (), name) for name in further}
+    others: dict[str, Any] = {name: np.zeros(2, fields[name].dtype) for name in further}
     observation, action, mask = np.zeros((2, 2), "f4"), np.zeros(2, "i8"), np.zeros(2, bool)
     with rs.create(tmp_path / "a.zarr", rs.Schema(fields)) as buffer:
         writer = buffer.writer(2)
         writer.reset(observation)
         for time in range(6):
             observation[:], action[:], mask[:] = time + 1, time, [time % 2 == 0, time % 2 == 1]
-            writer.step(action=action, observation=observation, mask=mask)
+            writer.step(action=action, observation=observation, mask=mask, **others)
             observation[:], action[:], mask[:] = -1, -1, False
         writer.close()
         buffer.commit()
 
         assert buffer["action"][:].tolist() == [0, 1, 2, 3, 4, 5]
         assert buffer["observation"][:][:, 0].tolist() == [0, 0, 1, 2, 3, 4]
+
+
+def test_a_step_of_which_one_info_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Those before it, which fit, are not half of a step."""
+    plain = {"observation": (2,), "action": (), "reward": (), "info/a": (), "info/b": ()}
+    schema = {name: rs.Field("float32", shape, name.split("/")[0]) for name, shape in plain.items()}
+    flags = {name: rs.Field("bool", (), name) for name in ("terminated", "truncated")}
+    with rs.create(tmp_path / "a.zarr", rs.Schema({**schema, **flags})) as buffer:
+        writer, one, no = buffer.writer(3), np.ones(3, "f4"), np.zeros(3, np.bool_)
+        seen = np.zeros((3, 2), "f4")
+        writer.reset(seen)
+        for value in range(4):
+            given = {"info/a": one * value, "info/b": one * -value}
+            wrong: dict[str, Any] = {"info/a": one * 7, "info/b": one.astype("f8")}
+            with pytest.raises(SchemaError, match="'info/b': expected dtype float32"):
+                writer.step(one, one, no, no, seen, wrong)
+            wrong["info/b"] = np.zeros(2, "f4")
+            with pytest.raises(SchemaError, match="'info/b' has 2 rows"):
+                writer.step(one, one, no, no, seen, wrong)
+            writer.step(one, one, no, no, seen, given)
+        assert writer.staged == 12
+        buffer.commit()
+        assert buffer["info/a"][:].tolist() == np.repeat(np.arange(4.0), 3).tolist()
+        assert (buffer["info/b"][:] == -buffer["info/a"][:]).all()

@@ -88,8 +88,9 @@ def test_large_members_begin_on_pages_and_other_software_reads_all(
     path = str(folder) + ".zip"
     pack(Files(folder, writable=False), path)
 
+    files = ZipFiles(path)
     for name, data in MEMBERS.items():
-        fd, offset, size = ZipFiles(path).place(name)
+        fd, offset, size = files.place(name)
         assert offset % 4096 == 0 or size < aligned
         assert os.pread(fd, size, offset) == data
     with zipfile.ZipFile(path) as file:

@@ -1,5 +1,6 @@
 """Rows appended in blocks, beside writing the same bytes to a file a field, and nothing else; and beside
-what cannot be left out in Python: that, checksums, and where trajectories end with which return."""
+what cannot be left out in Python: that, looking at dtypes and shapes, checksums, and where trajectories end
+with which return."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ __all__ = ["MEASURES", "TITLES"]
 
 SIZE, BLOCKS = 2048, 32
 """Rows of a block, and blocks of a round."""
-WRITE, FLOOR = "a raw write", "a raw write, checksums and returns"
+WRITE, FLOOR = "a raw write", "a raw write, checks, checksums and returns"
 WHAT = f"append {SIZE} rows x 5 fields"
 COMMITTED = f"{WHAT} and commit, durability none"
 TITLES: dict[str, str] = {}
@@ -60,16 +61,20 @@ def _writer(folder: Path, blocks: list[Columns], *, told: bool = False) -> Calla
     """`told`: what a store has to know of the rows is found out, too."""
     files = {name: os.open(folder / f"{name}{told}.bin", os.O_RDWR | os.O_CREAT, 0o600) for name in blocks[0]}
     ends, checksums = dict.fromkeys(files, 0), dict.fromkeys(files, 0)
+    expected = {name: (field.dtype, field.shape) for name, field in schema().fields.items()}
 
     def run() -> float:
         begin = time.perf_counter()
         for number in range(BLOCKS):
-            for name, values in blocks[number % len(blocks)].items():
+            block = blocks[number % len(blocks)]
+            if told:
+                for name, (dtype, shape) in expected.items():
+                    check(block[name].dtype == dtype and block[name].shape[1:] == shape, FLOOR, name)
+            for name, values in block.items():
                 ends[name] += os.pwrite(files[name], values.data, ends[name])
                 if told:
                     checksums[name] = extend(checksums[name], values.reshape(-1).view(np.uint8))
             if told:
-                block = blocks[number % len(blocks)]
                 ended = (block["terminated"] | block["truncated"]).nonzero()[0] + 1
                 for rewards in np.split(block["reward"], ended):
                     np.add.accumulate(rewards, dtype=np.float64)

@@ -1,17 +1,17 @@
 """Batches of raw rows in memory, as `buffer.sampler(256)` gives them by default, and `buffer.read(rows)`,
-beside one `take` per column, the draw included."""
+beside one `take` per column, the draw included; and beside the same of the rows as the store has them mapped,
+which nobody who samples files can do without."""
 
 from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from measuring import Context, Result, check, interleaved, ratio
-from measuring.data import BLOCK, EPISODE, Columns, cheetah_steps, write
+from measuring.data import BLOCK, EPISODE, Columns, cheetah_steps, mapped_rows, warm, write
 from measuring.timing import Lookup, each, results
 
 import replaystore as rs
@@ -22,6 +22,7 @@ SIZE, BATCHES = 256, 64
 FIRST = 500
 """Batches that come first, in which pages are touched for the first time."""
 TAKE = "NumPy take, the draw included"
+MAPPED, OURS = "NumPy take of the mapped rows", "replaystore, Zarr"
 READ = f"buffer.read of {SIZE} given rows x 5 fields"
 FEW, MANY = 10**6, 10**8
 SPARE = 4 << 30
@@ -54,6 +55,7 @@ def default_call(context: Context) -> list[Result]:
         columns = {
             name: np.concatenate([values] * (rows // len(values))) for name, values in recorded.items()
         }
+        warm(place)
         found += _compared(context, place, columns, _what(wanted), target if rows == wanted else None)
     return found
 
@@ -65,34 +67,33 @@ def _compared(
     lookup = Lookup(columns)
     note = f"{rows} steps"
 
-    def take() -> Columns:
-        index = rng.integers(0, rows - 1, SIZE)
-        batch = {name: values.take(index, axis=0) for name, values in columns.items()}
-        batch["next_observation"] = columns["observation"].take(index + 1, axis=0)
-        return batch
+    def taking(source: Columns) -> Callable[[], Columns]:
+        def take() -> Columns:
+            index = rng.integers(0, rows - 1, SIZE)
+            batch = {name: values.take(index, axis=0) for name, values in source.items()}
+            return batch | {"next_observation": source["observation"].take(index + 1, axis=0)}
 
-    sampler = rs.open(place).sampler(SIZE, seed=0)
-    begin = time.perf_counter()
-    for _ in range(FIRST):
-        sampler.sample()
-    first = (time.perf_counter() - begin) / FIRST
+        return take
+
+    sampler, mapped = rs.open(place).sampler(SIZE, seed=0), taking(mapped_rows(rs.open(place)))
+    made = {OURS: sampler.sample, MAPPED: mapped}
+    first = {name: each(make, FIRST)() for name, make in made.items()}
     lookup.check(sampler.sample(), place.name)
-    seconds = interleaved(
-        {TAKE: each(take, BATCHES), "replaystore, Zarr": each(sampler.sample, BATCHES)},
-        context.choose(101, 9),
-    )
-    found = results(what, seconds, TAKE, {} if target is None else {"replaystore, Zarr": target})
-    later = statistics.median(seconds["replaystore, Zarr"])
-    found.append(
-        Result(
-            what,
-            f"replaystore, Zarr: the first {FIRST} batches to later ones",
-            first / later,
-            "x",
-            2.0,
-            detail=f"{first * 1e6:.1f} us a batch, opened anew; {note}",
+    made = {TAKE: taking(columns)} | made
+    seconds = interleaved({name: each(make, BATCHES) for name, make in made.items()}, context.choose(101, 9))
+    found = results(what, seconds, TAKE, {} if target is None else {OURS: target})
+    found.append(Result(what, f"{OURS}, to that of the mapped rows", ratio(seconds, OURS, MAPPED), "x"))
+    for name, taken in first.items():
+        found.append(
+            Result(
+                what,
+                f"{name}: the first {FIRST} batches to later ones",
+                taken / statistics.median(seconds[name]),
+                "x",
+                2.0 if name == OURS else None,
+                detail=f"{taken * 1e6:.1f} us a batch, opened anew; {note}",
+            )
         )
-    )
     return found
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 import statistics
 import time
 from collections.abc import Callable
@@ -14,11 +15,14 @@ from measuring import Context, Result, check, interleaved, ratio, remove, skippe
 from measuring.data import frames
 
 import replaystore as rs
+from live_measures.floors import Blocks
 from replaystore.gymnasium import RecordVector
 
 __all__ = ["MEASURES"]
 
 ENVS, COMMIT = 8, 500
+FLOOR = "written and synced, a bare loop"
+"""What has to be done at the least."""
 
 
 def loops(context: Context) -> list[Result]:
@@ -30,31 +34,48 @@ def loops(context: Context) -> list[Result]:
         except (ImportError, gymnasium.error.Error) as error:
             found.append(skipped(name, "recorded", str(error).splitlines()[0]))
             continue
-        steps = context.choose(2000, 300)
-        what = f"{name} x {ENVS}, a vector step"
-        variants: dict[str, Callable[[], float]] = {
-            "bare": lambda name=name, steps=steps: _bare(name, steps),  # type: ignore[misc]
-            "copied into NumPy": lambda name=name, steps=steps: _copied(name, steps),  # type: ignore[misc]
-            "looked at and kept": lambda name=name, steps=steps: _kept(name, steps),  # type: ignore[misc]
-        }
-        for suffix in (".zarr", ".h5"):
-            variants[f"recorded, {suffix}"] = lambda name=name, steps=steps, suffix=suffix: (  # type: ignore[misc]
-                _recorded(context, name, steps, suffix)
-            )
-        context.say(what)
-        seconds = interleaved(variants, context.choose(7, 2))
-        for variant, each in seconds.items():
-            added = [(one - bare) / steps * 1e6 for one, bare in zip(each, seconds["bare"], strict=True)]
-            detail = f"{statistics.median(each) / steps * 1e6:.1f} µs in all"
-            target = limit if variant.startswith("recorded") else None
-            if variant != "bare":
-                value = round(statistics.median(added), 2)
-                found.append(Result(what, f"{variant}: added", value, "µs", target, detail=detail))
+        found += _recording(context, name, limit)
     return found
 
 
-def _loop(env: Any, steps: int, each: Callable[..., object] = lambda *_: None) -> float:
-    """Seconds of so many vector steps, with actions that were drawn before."""
+def _recording(context: Context, name: str, limit: float | None) -> list[Result]:
+    steps, what = context.choose(2000, 300), f"{name} x {ENVS}, a vector step"
+    first: dict[str, list[float]] = {variant: [] for variant in ("bare", ".zarr", ".h5")}
+    variants: dict[str, Callable[[], float]] = {
+        "bare": lambda: _bare(name, steps, first["bare"]),
+        "copied into NumPy": lambda: _copied(name, steps),
+        "looked at and kept": lambda: _kept(name, steps),
+        "written, a bare loop": lambda: _written(context, name, steps, sync=False),
+        FLOOR: lambda: _written(context, name, steps, sync=True),
+        "recorded, .zarr": lambda: _recorded(context, name, steps, ".zarr", first[".zarr"]),
+        "recorded, .h5": lambda: _recorded(context, name, steps, ".h5", first[".h5"]),
+    }
+    context.say(what)
+    seconds = interleaved(variants, context.choose(7, 2))
+    middle, found = {variant: statistics.median(each) for variant, each in seconds.items()}, list[Result]()
+    added = {
+        variant: statistics.median(map(operator.sub, each, seconds["bare"])) / steps * 1e6
+        for variant, each in seconds.items()
+    }
+    for variant in list(variants)[1:]:
+        ours = variant.startswith("recorded")
+        detail = f"{middle[variant] / steps * 1e6:.1f} µs in all"
+        if ours:
+            detail += f"; {added[variant] / added[FLOOR]:.1f} times '{FLOOR}'"
+        value = round(added[variant], 2)
+        found.append(Result(what, f"{variant}: added", value, "µs", limit if ours else None, detail=detail))
+    for suffix in (".zarr", ".h5"):
+        more = statistics.median(map(operator.sub, first[suffix], first["bare"])) * 1e3
+        found.append(Result(what, f"up to the first commit, {suffix}: added", round(more, 2), "ms"))
+    return found
+
+
+def _loop(
+    env: Any, steps: int, each: Callable[..., object] = lambda *_: None, first: list[float] | None = None
+) -> float:
+    """Seconds of so many vector steps, with actions that were drawn before; behind those up to the first
+    commit, in which the fields of infos are made: what these take is put to `first`."""
+    steps, first = steps + COMMIT, [] if first is None else first
     rng = np.random.default_rng(0)
     space = env.single_action_space
     if hasattr(space, "n"):
@@ -63,14 +84,17 @@ def _loop(env: Any, steps: int, each: Callable[..., object] = lambda *_: None) -
         actions = rng.uniform(-1, 1, (steps, ENVS, *space.shape)).astype(space.dtype)
     env.reset(seed=0)
     begin = time.perf_counter()
-    for action in actions:
+    for number, action in enumerate(actions):
+        if number == COMMIT:
+            first.append(time.perf_counter() - begin)
+            begin = time.perf_counter()
         each(action, *env.step(action))
     return time.perf_counter() - begin
 
 
-def _bare(name: str, steps: int) -> float:
+def _bare(name: str, steps: int, first: list[float]) -> float:
     env = gymnasium.make_vec(name, num_envs=ENVS, vectorization_mode="sync")
-    taken = _loop(env, steps)
+    taken = _loop(env, steps, first=first)
     env.close()
     return taken
 
@@ -84,7 +108,7 @@ def _copied(name: str, steps: int) -> float:
         for key, value in columns.items():
             room = rooms.get(key)
             if room is None:
-                room = rooms[key] = np.zeros((steps, *np.shape(value)), np.asarray(value).dtype)
+                room = rooms[key] = np.zeros((steps + COMMIT, *np.shape(value)), np.asarray(value).dtype)
             room[place] = value
         place += 1
 
@@ -117,11 +141,32 @@ def _by_columns(name: str, steps: int, take: Callable[[dict[str, Any]], None]) -
     return taken
 
 
-def _recorded(context: Context, name: str, steps: int, suffix: str) -> float:
+def _written(context: Context, name: str, steps: int, *, sync: bool) -> float:
+    """As recorded, by a loop that only copies, writes and syncs."""
+    env = gymnasium.make_vec(name, num_envs=ENVS, vectorization_mode="sync")
+    place = context.folder / "written"
+    blocks = Blocks(place, COMMIT, sync=sync)
+    seen = np.zeros(env.observation_space.shape, env.observation_space.dtype)
+
+    def each(action: Any, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
+        nonlocal seen
+        ended = terminated | truncated
+        columns = {"o": seen, "a": action, "r": reward, "t": terminated, "u": truncated, **info}
+        blocks.put(columns, observation, ended)
+        seen = observation
+
+    taken = _loop(env, steps, each)
+    blocks.close()
+    env.close()
+    remove(place)
+    return taken
+
+
+def _recorded(context: Context, name: str, steps: int, suffix: str, first: list[float]) -> float:
     env = gymnasium.make_vec(name, num_envs=ENVS, vectorization_mode="sync")
     place = context.folder / f"recorded{suffix}"
     with rs.create(place, env) as buffer:
-        taken = _loop(RecordVector(env, buffer, commit_every=COMMIT), steps)
+        taken = _loop(RecordVector(env, buffer, commit_every=COMMIT), steps, first=first)
         buffer.commit()
         check(int(buffer.trajectories["length"].sum()) == len(buffer), str(place), "lengths")
     env.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from measuring import Context, Result, interleaved, ratio, remove
-from measuring.data import FIELDS, cheetah_steps, schema, write
+from measuring.data import FIELDS, Columns, cheetah_steps, mapped_rows, schema, write
 from measuring.timing import each
 
 import replaystore as rs
@@ -80,7 +80,8 @@ def weighed(context: Context) -> list[Result]:
 
 
 def fragments(context: Context) -> list[Result]:
-    """Beside a gather of the same strides, and beside a store of one commit, grouped by trajectory."""
+    """Beside a gather of the same strides, of arrays and of the store's own mapped rows, and beside a store
+    of one commit, grouped by trajectory."""
     steps = context.choose(10**5, 10**4) // ENVS
     place, grouped = context.folder / "lanes.zarr", context.folder / "grouped.zarr"
     names = ("action", "reward", "terminated", "truncated", "observation")
@@ -97,10 +98,10 @@ def fragments(context: Context) -> list[Result]:
     settings: dict[str, Any] = {"fragment_length": LENGTH, "seed": 0}
     rng = np.random.default_rng(0)
     with rs.open(place) as mine, rs.open(grouped) as other:
-        columns = {name: mine[name][:] for name in mine.schema.fields}
+        columns, mapped = {name: mine[name][:] for name in mine.schema.fields}, mapped_rows(mine)
         rows = len(mine)
 
-        def gather(stride: int) -> dict[str, Any]:
+        def gather(columns: Columns, stride: int) -> dict[str, Any]:
             first = rng.integers(0, rows - ENVS * (LENGTH + 1), SIZE)
             index = (first[:, None] + stride * np.arange(LENGTH)).reshape(-1)
             batch = {name: values.take(index, axis=0) for name, values in columns.items()}
@@ -108,8 +109,9 @@ def fragments(context: Context) -> list[Result]:
 
         lanes, by_trajectory = mine.sampler(SIZE, **settings), other.sampler(SIZE, **settings)
         variants: dict[str, Callable[[], object]] = {
-            "take": lambda: gather(ENVS),
-            "take side by side": lambda: gather(1),
+            "take": lambda: gather(columns, ENVS),
+            "take side by side": lambda: gather(columns, 1),
+            "take of mapped rows": lambda: gather(mapped, ENVS),
             "lanes": lanes.sample,
             "grouped": by_trajectory.sample,
         }
@@ -122,6 +124,13 @@ def fragments(context: Context) -> list[Result]:
     return [
         Result(
             FRAGMENTS, "to NumPy take of such rows", ratio(seconds, "lanes", "take"), "x", 1.2, detail=detail
+        ),
+        Result(
+            FRAGMENTS,
+            "to NumPy take of the rows as they are mapped",
+            ratio(seconds, "lanes", "take of mapped rows"),
+            "x",
+            detail="what rows there are, and no more, computed by a bare loop",
         ),
         Result(FRAGMENTS, "to one commit, grouped", ratio(seconds, "lanes", "grouped"), "x", 1.1),
         Result(

@@ -15,13 +15,14 @@ from measuring import Context, Result, check, interleaved, remove, skipped
 from measuring.timing import results
 
 import replaystore as rs
+from live_measures.floors import Written
 from replaystore.gymnasium import Record
 
 __all__ = ["MEASURES"]
 
 BATCH, BEGIN, GAMMA, EXPLORED = 64, 500, 0.99, 1_000
 """Steps of a batch, those before the first is drawn; what the next reward is worth; how long is explored."""
-ARRAYS, OURS = "arrays in memory", "replaystore, Zarr"
+ARRAYS, FLOOR, OURS = "arrays in memory", "arrays, written too", "replaystore, Zarr"
 Batch = Mapping[str, Any]
 
 
@@ -102,6 +103,14 @@ def dqn(context: Context) -> list[Result]:
             env, ring = gymnasium.make("CartPole-v1"), Ring(capacity)
             return train(env, steps, ring.add, ring.sample)
 
+        def written(capacity: int = capacity) -> float:
+            env, place = gymnasium.make("CartPole-v1"), context.folder / "written"
+            ring = Written(capacity, BATCH, place)
+            taken = train(env, steps, ring.add, ring.sample)
+            ring.close()
+            remove(place)
+            return taken
+
         def ours(capacity: int = capacity) -> float:
             env, place = gymnasium.make("CartPole-v1"), context.folder / "dqn.zarr"
             with rs.create(place, env, capacity=capacity, durability="none") as buffer:
@@ -114,7 +123,7 @@ def dqn(context: Context) -> list[Result]:
             remove(place)
             return taken
 
-        seconds = interleaved({ARRAYS: arrays, OURS: ours}, context.choose(5, 1))
+        seconds = interleaved({ARRAYS: arrays, FLOOR: written, OURS: ours}, context.choose(5, 1))
         found += results(what, seconds, ARRAYS, {OURS: 1.1})
     return found
 

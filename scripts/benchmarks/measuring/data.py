@@ -20,8 +20,10 @@ __all__ = [
     "Columns",
     "cheetah_steps",
     "frames",
+    "mapped_rows",
     "schema",
     "vector_steps",
+    "warm",
     "write",
 ]
 
@@ -84,6 +86,25 @@ def write(
         for _ in range(steps // count):
             buffer.append(columns, final_observation=finals)
             buffer.commit()
+
+
+def mapped_rows(buffer: rs.Buffer) -> Columns:
+    """The raw fields of a buffer as arrays that no row was copied to."""
+    found: Columns = {}
+    for name, field in buffer.schema.fields.items():
+        items: Any = buffer.stored_column(f"steps/{name}").items
+        found[name] = items.view(field.dtype).reshape(-1, *field.shape)
+    return found
+
+
+def warm(*stores: Path) -> None:
+    """Have stores in memory: a system may have put their pages out, if nobody touched them while something
+    else was made or measured."""
+    for store in stores:
+        for path in [store] if store.is_file() else [path for path in store.rglob("*") if path.is_file()]:
+            with path.open("rb", buffering=0) as file:
+                while file.read(1 << 20):
+                    pass
 
 
 def vector_steps(columns: Columns, num_envs: int) -> list[tuple[NDArray[Any], ...]]:

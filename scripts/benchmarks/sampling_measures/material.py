@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from measuring import Context
-from measuring.data import BLOCK, Columns, cheetah_steps, frames, write
+from measuring.data import BLOCK, Columns, cheetah_steps, frames, warm, write
 from numpy.typing import NDArray
 
 import replaystore as rs
@@ -77,7 +77,7 @@ class Frames:
 def cheetah(context: Context) -> Vectors:
     context.say("steps of HalfCheetah")
     found = _cheetah(context.shared, context.choose(BLOCK, BLOCK // 10), context.choose(10, 20))
-    _warm(found.raw, found.hdf5, found.coded)
+    warm(found.raw, found.hdf5, found.coded)
     return found
 
 
@@ -98,18 +98,8 @@ def _cheetah(folder: Path, recorded: int, times: int) -> Vectors:
 def atari(context: Context) -> Frames:
     context.say("frames of Atari games")
     found = _atari(context.shared, context.choose(15000, 1500), context.choose(4, 2))
-    _warm(found.raw, found.coded, found.small, found.hdf5)
+    warm(found.raw, found.coded, found.small, found.hdf5)
     return found
-
-
-def _warm(*stores: Path) -> None:
-    """Have stores in memory: a system may have put their pages out, if nobody touched them while something
-    else was made or measured."""
-    for store in stores:
-        for path in [store] if store.is_file() else [path for path in store.rglob("*") if path.is_file()]:
-            with path.open("rb", buffering=0) as file:
-                while file.read(1 << 20):
-                    pass
 
 
 @functools.cache

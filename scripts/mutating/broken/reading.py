@@ -30,8 +30,16 @@ MUTANTS: tuple[Mutant, ...] = (
         'payload == b"" or not known\n',
         "sampling never shows a chunk that has changed",
         (
-            "test_codecs_damage.py::test_of_several_chunks_those_that_are_wrong_are_told[places0-4000-gzip:1-zarr]",
+            "test_codecs_damage.py::test_of_several_chunks_those_that_are_wrong_are_told[f4-places0-4000-gzip:1-zarr]",
         ),
+    ),
+    Mutant(
+        "checksum-of-chunk-apart-not-compared",
+        "src/replaystore/containers/codecs.py",
+        "        if not payload.size or google_crc32c.value(payload) != checksum:\n",
+        "        if not payload.size or not checksum:\n",
+        "rows are taken from no chunk that has changed",
+        ("test_codecs_damage.py::test_chunks_apart_are_compared_with_their_checksums",),
     ),
     Mutant(
         "chunk-seal-not-compared",

@@ -35,10 +35,18 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "sampling-beyond-the-last-part",
         "src/replaystore/sampling/steps.py",
-        "        last = (following == behind).nonzero()[0]\n",
-        "        last = (following > behind).nonzero()[0]\n",
+        "            last = (following == length).nonzero()[0]\n",
+        "            last = (following > length).nonzero()[0]\n",
         "the observation after the last step of a part is its trajectory's, not that of the next row",
         ("test_sampling.py::test_any_buffer_is_sampled_as_a_plain_loop_says",),
+    ),
+    Mutant(
+        "sampling-beyond-the-last-part-of-a-drawn-row",
+        "src/replaystore/sampling/steps.py",
+        "            last = (place + 1 == length).nonzero()[0]\n",
+        "            last = (place == length).nonzero()[0]\n",
+        "the observation after the last step of a part is its trajectory's, not that of the next row",
+        ("test_sampling_live.py::test_a_ring_may_be_smaller_than_a_chunk",),
     ),
     Mutant(
         "sampling-one-step-too-many",

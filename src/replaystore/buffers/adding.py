@@ -41,6 +41,8 @@ class Adding:
         """As `Recorder`."""
         kept = store.state.extra
         self.store = store
+        self.rows = store.next_row("steps")
+        """Steps of the store, committed or not, dropped or not."""
         self.assembler = Assembler(
             next_trajectory=kept["next"],
             finals=kept["finals"],
@@ -69,11 +71,6 @@ class Adding:
             self._placing.take_schema(schema)
         elif schema.ragged:
             self._placing = Placing(self.store, schema)
-
-    @property
-    def rows(self) -> int:
-        """Steps of the store, committed or not, dropped or not."""
-        return self.store.next_row("steps")
 
     def plan(
         self,
@@ -193,6 +190,7 @@ class Adding:
             if self.assembler.pending.final_rows * self._final_bytes > FINAL_BYTES:
                 self._store_finals()
             self.store.append({self._stored[name]: rows for name, rows in columns.items()}, count)
+            self.rows += count
             self._changed = True
 
     def _append_planned(self, plan: Plan, count: int) -> None:
@@ -203,6 +201,7 @@ class Adding:
             if self.assembler.pending.final_rows * self._final_bytes > FINAL_BYTES:
                 self._store_finals()
             self.store.append(plan.stored)
+            self.rows += count
             # Values alone, of what follows a reset, are nothing that a commit shows.
             self._changed = self._changed or count > 0
         placing.placed(plan)

@@ -141,12 +141,12 @@ def pieces_of(
     flags = [flat[name] for name in ("terminated", "truncated") if name in flat]
     if given is not None:
         places = np.unique(given.astype(np.int64))
+        if len(places) and not 0 <= places[0] <= places[-1] < count:
+            raise SchemaError(f"ends must lie among the {count} steps, not at {places.tolist()}")
     elif flags:
-        places = np.flatnonzero(flags[0] | flags[1] if len(flags) == 2 else flags[0])
+        places = (flags[0] | flags[1] if len(flags) == 2 else flags[0]).nonzero()[0]
     else:
         places = np.empty(0, np.int64)
-    if len(places) and not 0 <= places[0] <= places[-1] < count:
-        raise SchemaError(f"ends must lie among the {count} steps, not at {places.tolist()}")
     ended = len(places)
     rest = not ended or int(places[-1]) != count - 1
     finals = _final_rows(schema, observed, final_observation, ended + rest)
@@ -178,12 +178,12 @@ def _few(
     """The rows as pieces, of which few end, at these places."""
     count = len(next(iter(flat.values())))
     found, start = list[Piece](), 0
+    terminated, truncated = flat.get("terminated"), flat.get("truncated")
     lasts = [*places] if places and places[-1] == count - 1 else [*places, count - 1]
     for number, last in enumerate(lasts):
         piece = Piece(env, start, last + 1 - start, start * STEP)
-        piece.terminated, piece.truncated = (
-            bool(flat[name][last]) if name in flat else False for name in ("terminated", "truncated")
-        )
+        piece.terminated = terminated is not None and bool(terminated[last])
+        piece.truncated = truncated is not None and bool(truncated[last])
         piece.rewards = None if rewards is None else rewards[start : last + 1]
         final = {name: row_of(rows, number) for name, rows in finals.items()} or None
         if number < len(places):

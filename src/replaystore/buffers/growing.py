@@ -107,8 +107,10 @@ class Growing:
     @property
     def bounds(self) -> tuple[int, int]:
         """The oldest row that counts, and the row behind the newest one."""
-        stop = max(self._recorder.rows, self._staged_stop)
-        return 0 if self._capacity is None else max(0, stop - self._capacity), stop
+        stop, capacity = self._recorder.rows, self._capacity
+        if stop < self._staged_stop:
+            stop = self._staged_stop
+        return (0 if capacity is None or stop < capacity else stop - capacity), stop
 
     @property
     def oldest_part(self) -> int:
@@ -165,11 +167,11 @@ class Growing:
         """Final observations by number: those that no commit has are in memory."""
         first = self._final_base
         committed = numbers < first
-        count = np.count_nonzero(committed)
-        if not self._final_count or 0 < count == len(numbers):
+        told = committed.tobytes()
+        if not self._final_count or (told and 0 not in told):
             return self._final_rows(name, numbers)
         kept = self._finals[name]
-        if not count:
+        if 1 not in told:
             found: NDArray[Any] = kept.take(numbers - first, 0)
             return found
         found = np.empty((len(numbers), *kept.shape[1:]), kept.dtype)

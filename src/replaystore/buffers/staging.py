@@ -30,8 +30,9 @@ STAGE_BYTES = 16 << 20
 STAGE_STEPS = 1024
 """Steps of each environment staged at most."""
 PLAIN = ("observation", "action", "reward", "terminated", "truncated")
-"""The fields of most buffers, whose steps are checked and copied in the fewest operations."""
+"""Fields of most buffers, whose steps are checked and copied in the fewest operations."""
 
+BOOL = np.dtype(np.bool_)
 Observations = dict[str, NDArray[Any]]
 Values = Mapping[str, NDArray[Any] | Ragged]
 
@@ -49,8 +50,13 @@ class Staging:
         }
         self.observations = schema.names("observation")
         self.rewards = schema.names("reward")
-        self.plain = self.expected.keys() == set(PLAIN) and not self.ragged
-        self.names = PLAIN if self.plain else tuple(schema.fields)
+        further = [name for name in self.expected if name not in PLAIN]
+        plain = self.expected.keys() >= set(PLAIN) and not self.ragged
+        self._plain = tuple(part for name in PLAIN for part in self.expected[name]) if plain else None
+        self._like: tuple[Any, ...] | None = None
+        """dtype and shape of each field of PLAIN, while they are all among the fields and steps may be
+        offered."""
+        self.names = (*further, *PLAIN) if plain else tuple(schema.fields)
         self._row_bytes = {
             name: dtype.itemsize * math.prod(shape[1:]) for name, (dtype, shape) in self.expected.items()
         }
@@ -63,10 +69,11 @@ class Staging:
         self._first = self._staged[self.names[0]]
         """The list that a step is put into first: it has one that is not whole."""
         self._ordered_fields = [(name, self.expected[name]) for name in self.names]
-        self.puts: tuple[Callable[[bytes], None], ...] = tuple(
-            staged.append for staged in self._staged.values()
-        )
+        self._puts: list[Callable[[bytes], None]] = [staged.append for staged in self._staged.values()]
         """What puts the bytes of a field behind those of the steps before, in the order of `names`."""
+        self._plain_puts = self._puts[-len(PLAIN) :]
+        self._further = [(name, *self.expected[name], self._staged[name].append) for name in further]
+        """Of each field that is not PLAIN its name, dtype and shape, and what puts its bytes."""
         self.time = self._looked = 0
         """How many steps are staged; of how many it is known that no trajectory ends in them."""
         self.masks: dict[int, NDArray[np.bool_]] = {}
@@ -104,6 +111,74 @@ class Staging:
             for staged in reversed(self._staged.values()):
                 del staged[self.time :]
 
+    def open(self, yes: bool = True) -> None:
+        """From now on steps may be offered, or not."""
+        self._like = self._plain if yes else None
+
+    def is_mask(self, mask: object) -> bool:
+        """Whether it says of each environment whether it records a step."""
+        return type(mask) is np.ndarray and mask.dtype == BOOL and mask.shape == (self.num_envs,)
+
+    def offer(
+        self,
+        action: Any,
+        reward: Any,
+        terminated: Any,
+        truncated: Any,
+        observation: Any,
+        info: Mapping[str, Any] | None,
+        mask: NDArray[np.bool_] | None,
+    ) -> bool:
+        """Stage a step if it is just as it is stored, as nearly every one is: arrays of the fields' dtypes
+        and shapes. Whether it is; else nothing has changed."""
+        like = self._like
+        if not (
+            type(observation)
+            is type(action)
+            is type(reward)
+            is type(terminated)
+            is type(truncated)
+            is np.ndarray
+            and (mask is None or self.is_mask(mask))
+            and len(self._further) == (len(info) if info else 0)
+            # One comparison of tuples: a step of small arrays costs little more than the checks it needs.
+            and like
+            == (
+                observation.dtype,
+                observation.shape,
+                action.dtype,
+                action.shape,
+                reward.dtype,
+                reward.shape,
+                terminated.dtype,
+                terminated.shape,
+                truncated.dtype,
+                truncated.shape,
+            )
+        ):
+            return False
+        # Whatever interrupts this, the next step goes through `stage`, which begins behind the last whole
+        # one.
+        self._like = None
+        for name, dtype, shape, put in self._further:
+            array = info.get(name) if info else None
+            if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
+                self.rewind()
+                self._like = like
+                return False
+            put(array.tobytes())
+        observations, actions, rewards, terminations, truncations = self._plain_puts
+        observations(observation.tobytes())
+        actions(action.tobytes())
+        rewards(reward.tobytes())
+        terminations(terminated.tobytes())
+        truncations(truncated.tobytes())
+        if mask is not None:
+            self.masks[self.time] = mask.copy()
+        self.time += 1
+        self._like = like
+        return True
+
     def bytes_of(self, arrays: Mapping[str, Any]) -> list[bytes] | None:
         """The bytes of a step's arrays as they are staged; None if they are not all that is expected."""
         found = list[bytes]()
@@ -116,14 +191,16 @@ class Staging:
 
     def stage(self, fields: Sequence[bytes], mask: NDArray[np.bool_] | None) -> None:
         """One more step, of which these are the `bytes_of`."""
+        self._like = None
         self.rewind()
-        for put, field in zip(self.puts, fields, strict=True):
+        for put, field in zip(self._puts, fields, strict=True):
             put(field)
         if mask is not None:
             self.masks[self.time] = mask.copy()
         self.time += 1
         if self.pool.bytes >= STAGE_BYTES:
             self.limit = self.time
+        self._like = self._plain
 
     def pooled(self, columns: Mapping[str, Any]) -> Observations:
         """The same columns as they are staged."""

@@ -59,8 +59,6 @@ class Writer(HandingOver):
         super().__init__(recorder, num_envs, split)
         self._writable, self._operations, self._on_closed = writable, operations, closed
         self._started = self._closed = False
-        self._like: tuple[Any, ...] | None = None
-        """dtype and shape of each field of PLAIN, while `step` takes these fields and no others."""
         self._staging = Staging(recorder.schema, num_envs, {})
         self.take_schema(recorder.schema)
 
@@ -73,10 +71,7 @@ class Writer(HandingOver):
         }
         """dtype and shape of what is staged as it comes."""
         self._observed = schema.select(observed) if (observed := schema.names("observation")) else None
-        self._plain = (
-            tuple(part for name in PLAIN for part in self._expected[name]) if self._staging.plain else None
-        )
-        self._like = self._plain if self._started else None
+        self._staging.open(self._started)
 
     def reset(
         self,
@@ -97,7 +92,7 @@ class Writer(HandingOver):
         self._check_open()
         if mask is None:
             envs = self._all
-        elif self._is_mask(mask):
+        elif self._staging.is_mask(mask):
             (envs,) = mask.nonzero()
         else:
             envs = chosen_envs(mask, self.num_envs)
@@ -116,7 +111,8 @@ class Writer(HandingOver):
         begins = {name: value[envs] for name, value in self._staging.pooled(values).items()}
         self._staging.resets.append(Reset(self._staging.time, envs, seeds, begins))
         self._staging.rewind()
-        self._started, self._like = True, self._plain
+        self._started = True
+        self._staging.open()
 
     def step(
         self,
@@ -142,47 +138,7 @@ class Writer(HandingOver):
             SchemaError: a wrong dtype or shape, a missing or unknown field; nothing is recorded then.
             StorageError: the disk refused; nothing is lost, and the step may be repeated.
         """
-        staging = self._staging
-        if staging.time >= staging.limit:
-            self.flush()
-        like = self._like
-        if (
-            type(observation)
-            is type(action)
-            is type(reward)
-            is type(terminated)
-            is type(truncated)
-            is np.ndarray
-            and (mask is None or self._is_mask(mask))
-            and not info
-            # One comparison of tuples: a step of small arrays costs little more than the checks it needs.
-            and like
-            == (
-                observation.dtype,
-                observation.shape,
-                action.dtype,
-                action.shape,
-                reward.dtype,
-                reward.shape,
-                terminated.dtype,
-                terminated.shape,
-                truncated.dtype,
-                truncated.shape,
-            )
-        ):
-            observations, actions, rewards, terminations, truncations = staging.puts
-            # Whatever interrupts this, the next step goes through `stage`, which begins behind the last whole
-            # one.
-            self._like = None
-            observations(observation.tobytes())
-            actions(action.tobytes())
-            rewards(reward.tobytes())
-            terminations(terminated.tobytes())
-            truncations(truncated.tobytes())
-            if mask is not None:
-                staging.masks[staging.time] = mask.copy()
-            staging.time += 1
-            self._like = like
+        if self.offer(action, reward, terminated, truncated, observation, info, mask):
             return
         columns: dict[str, Any] = {}
         for role, value in zip(PLAIN, (observation, action, reward, terminated, truncated), strict=True):
@@ -191,6 +147,23 @@ class Writer(HandingOver):
             else:
                 columns |= self._given(role, value)
         self._stage({**columns, **info} if info else columns, mask)
+
+    def offer(
+        self,
+        action: Any,
+        reward: Any,
+        terminated: Any,
+        truncated: Any,
+        observation: Any,
+        info: Mapping[str, Any] | None = None,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> bool:
+        """As `step`, of what is just as it is stored, such as nearly every step: arrays of the fields' dtypes
+        and shapes. Whether it is: else nothing is recorded, and nothing told."""
+        staging = self._staging
+        if staging.time >= staging.limit:
+            self.flush()
+        return staging.offer(action, reward, terminated, truncated, observation, info, mask)
 
     def _given(self, role: str, value: Any) -> dict[str, Any]:
         """{field name: value} of what is given for a role; nothing of None or an empty dict."""
@@ -202,7 +175,7 @@ class Writer(HandingOver):
         self._check_open()
         if not self._started:
             raise SchemaError("step before reset: call reset with the first observations")
-        if mask is not None and not self._is_mask(mask):
+        if mask is not None and not self._staging.is_mask(mask):
             raise SchemaError(
                 f"mask is a bool array of shape ({self.num_envs},), True where a step is "
                 f"recorded, not {mask!r:.80}"
@@ -212,12 +185,7 @@ class Writer(HandingOver):
             checked = self._checked(columns, self._schema)
             staged = self._staging.bytes_of(self._staging.pooled(checked))
             assert staged is not None
-        self._like = None
         self._staging.stage(staged, mask)
-        self._like = self._plain
-
-    def _is_mask(self, mask: object) -> bool:
-        return type(mask) is np.ndarray and mask.dtype == np.bool_ and mask.shape == (self.num_envs,)
 
     def _checked(self, columns: Mapping[str, Any], of: Schema | None) -> dict[str, Any]:
         return checked_step(self._schema, of, columns, self.num_envs)
@@ -262,7 +230,8 @@ class Writer(HandingOver):
             self.hand_over()
             self._recorder.cut(range(self.num_envs))
             self._recorder.assembler.going.let_go(self._slots)
-            self._closed, self._like = True, None
+            self._closed = True
+            self._staging.open(False)
             self._on_closed(self)
 
     def _check_open(self) -> None:

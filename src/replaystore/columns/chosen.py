@@ -212,19 +212,29 @@ class _Group(Jobs[range]):
 
     def do(self, job: range) -> None:
         """As `Jobs.do`."""
+        bounds = (self._bounds[job.start : job.stop + 1] - self._bounds[job.start]).tolist()
         begin, end = int(self._bounds[job.start]), int(self._bounds[job.stop])
-        counts = np.diff(self._bounds[job.start : job.stop + 1])
-        within = np.repeat(np.arange(len(job)) * self._chunk_rows, counts)
-        places, slots = self.rows[begin:end] % self._chunk_rows + within, self.slots[begin:end]
-        wanted = [(chunk, place) for place, chunk in enumerate(self._chunks[job.start : job.stop].tolist())]
+        within, slots = self.rows[begin:end] % self._chunk_rows, self.slots[begin:end]
+        chunks = self._chunks[job.start : job.stop].tolist()
         for name, column in self._columns.items():
             items = self._items[name]
-            size = len(job) * column.chunk_bytes
-            memory = _scratch(size + items.itemsize * (end - begin))
-            decoded, found = memory[:size].view(items.dtype), memory[size:].view(items.dtype)
-            wrong = column.decode_job(wanted, decoded)
-            self._again.extend((name, job.start + place) for _, place in wrong)
-            items.put(slots, decoded.take(places, None, found, "clip"), "clip")
+            if column.apart:
+                found = _scratch(items.itemsize * len(slots)).view(items.dtype)
+                for place, content in enumerate(column.contents(chunks)):
+                    some = slice(bounds[place], bounds[place + 1])
+                    if content is None:
+                        self._again.append((name, job.start + place))
+                    else:
+                        content.take(within[some], None, found[some], "clip")
+            else:
+                size = len(job) * column.chunk_bytes
+                memory = _scratch(size + items.itemsize * len(slots))
+                decoded, found = memory[:size].view(items.dtype), memory[size:].view(items.dtype)
+                wrong = column.decode_job([(chunk, place) for place, chunk in enumerate(chunks)], decoded)
+                self._again.extend((name, job.start + place) for _, place in wrong)
+                before = np.repeat(np.arange(len(job)) * self._chunk_rows, np.diff(bounds))
+                decoded.take(within + before, None, found, "clip")
+            items.put(slots, found, "clip")
 
     def finish(self, shown: Numbers) -> bool:
         """Decode what is left, as `go_on`; whether all are there. CorruptError: a chunk cannot be had."""

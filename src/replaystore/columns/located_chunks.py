@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from replaystore.columns import decoding_pool
 from replaystore.columns.checked_chunks import Fetching
 from replaystore.columns.chunk_cache import ChunkCache
-from replaystore.columns.protocol import Place
+from replaystore.columns.protocol import Place, Rows
 from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.protocol import ChunkEntry, Codec
 from replaystore.errors import CorruptError, ReplayStoreError
@@ -100,3 +100,17 @@ class Located(Fetching):
             except OSError:
                 read += [b""] * len(lies)
         return read
+
+    @property
+    def apart(self) -> bool:
+        """Of chunks that some rows are wanted of, `contents` are quicker than places for all."""
+        return self.codec.apart and self._kept is None
+
+    def contents(self, chunks: Sequence[int]) -> Iterator[Rows | None]:
+        """Chunks that were found, decoded one after the other, as items that are rows; None for each that
+        could not be. In any thread."""
+        entries = [self._known.get(chunk) for chunk in chunks]
+        read = iter(self._read_chunks([entry for entry in entries if entry is not None]))
+        for entry in entries:
+            found = None if entry is None else self.codec.content(next(read), entry[-1], self.chunk_bytes)
+            yield None if found is None else found.view(self._item)

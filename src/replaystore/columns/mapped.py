@@ -18,8 +18,11 @@ Invariants of the mapping:
    blocks, one entry of its tables maps a whole piece, and random rows find their addresses at once.
 
 Tried and refused: to have pages mapped before they are touched (MADV_POPULATE_READ) takes as long as the
-faults that it saves, and by a thread it comes after most of them. MADV_HUGEPAGE changes nothing for files,
-and MADV_COLLAPSE is refused where the kernel has no huge pages for them.
+faults that it saves, and by a thread it comes after most of them. A thread that touched the rows planned next
+took a third off the processor time of the one that samples its first batches, and 7 % off what they took, on
+two busy cores; on idle ones it was not measured. Touched in the order of rows, they took 1.4 times as long.
+MADV_HUGEPAGE changes nothing for files, and MADV_COLLAPSE is refused where the kernel has no huge pages for
+them.
 """
 
 from __future__ import annotations

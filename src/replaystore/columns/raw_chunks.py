@@ -18,6 +18,8 @@ __all__ = ["RawChunks"]
 class RawChunks:
     """A `Codec`."""
 
+    apart = True
+
     def encode(self, rows: Any) -> bytes:
         return bytes(rows)
 
@@ -37,6 +39,9 @@ class RawChunks:
             else:
                 wrong.append(number)
         return wrong
+
+    def content(self, data: bytes, checksum: int, size: int) -> NDArray[np.uint8] | None:
+        return np.frombuffer(data, np.uint8) if len(data) == size and value(data) == checksum else None
 
     def checksum(self, data: Any) -> int:
         return int(value(bytes(data)))

@@ -61,6 +61,14 @@ class ChunkCodec:
     expand_all: Callable[[Sequence[bytes], Octets, Sequence[int]], bool] | None = None
     """As `expand`, of several payloads to these places of an array, (chunks, bytes of one), where that is
     quicker; False: it did not."""
+    wbits: int = 0
+    """Of what inflates to the bytes of rows: as `deflating.inflate` has it."""
+
+    @property
+    def apart(self) -> bool:
+        """Chunks are decoded into memory of their own first: `content` is quicker, if not all of it is
+        wanted."""
+        return self.wbits != 0
 
     def encode(self, rows: Any) -> bytes:
         """The stored bytes of a chunk, from its C-order bytes (any contiguous buffer)."""
@@ -102,6 +110,17 @@ class ChunkCodec:
                 wrong[number] = True
         return [number for number, is_wrong in enumerate(wrong) if is_wrong]
 
+    def content(self, data: bytes, checksum: int, size: int) -> Octets | None:
+        """The bytes of a chunk, which is `apart`; None: another checksum is theirs, or they do not decode to
+        that size."""
+        payload = _octets(data[:-TRAILER])
+        if not payload.size or google_crc32c.value(payload) != checksum:
+            return None
+        try:
+            return _octets(deflating.inflate(payload, size, self.wbits))
+        except CorruptError:
+            return None
+
     def checksum(self, data: Any) -> int:
         """crc32c of the stored bytes less the trailing checksum."""
         return crc32c(_octets(data)[:-TRAILER])
@@ -128,18 +147,24 @@ def codec_for(kind: Literal["zarr", "hdf5"], spec: ArraySpec) -> ChunkCodec:
     name, level = _parsed(spec)
     compress: Callable[[Octets], bytes]
     expand: Callable[[Octets, Octets], None]
+    expand_all: Callable[[Sequence[bytes], Octets, Sequence[int]], bool] | None = None
+    wbits = 0
     if name == "zstd":
         compress, expand = functools.partial(_compress_zstd, level=level), _expand_zstd
+        expand_all = _expand_all_zstd
     elif kind == "zarr":
         compress, expand = functools.partial(_compress_gzip, level=level), _expand_gzip
+        wbits = 31
     else:
         item = spec.dtype.itemsize
         compress, expand = (
             functools.partial(_compress_deflate, level=level, item=item),
             functools.partial(_expand_deflate, item=item),
         )
+        expand_all = functools.partial(_expand_all_deflate, item=item)
+        wbits = -15 if item == 1 else 0  # others are shuffled
     seal = _seal_crc32c if kind == "zarr" else _seal_fletcher32
-    return ChunkCodec(compress, expand, seal, _expand_all_zstd if name == "zstd" else None)
+    return ChunkCodec(compress, expand, seal, expand_all, wbits)
 
 
 def zarr_codecs(spec: ArraySpec) -> list[dict[str, Any]]:
@@ -307,8 +332,8 @@ def _compress_deflate(plain: Octets, *, level: int, item: int) -> bytes:
     return deflating.deflate_planes(np.ascontiguousarray(plain.reshape(-1, item).T), level)
 
 
-def _expand_deflate(payload: Octets, out: Octets, *, item: int) -> None:
-    planes = np.frombuffer(deflating.inflate(payload, out.size, 15), dtype=np.uint8).reshape(item, -1)
+def _expand_deflate(payload: Octets, out: Octets, *, item: int, wbits: int = 15) -> None:
+    planes = np.frombuffer(deflating.inflate(payload, out.size, wbits), dtype=np.uint8).reshape(item, -1)
     if item == 1:
         out[:] = planes[0]
         return
@@ -316,6 +341,16 @@ def _expand_deflate(payload: Octets, out: Octets, *, item: int) -> None:
     # One plane at a time: three times as fast as assigning the transposed array.
     for number, plane in enumerate(planes):
         items[:, number] = plane
+
+
+def _expand_all_deflate(payloads: Sequence[bytes], out: Octets, places: Sequence[int], *, item: int) -> bool:
+    """One after the other; the Adlers of payloads whose checksums were compared say nothing new."""
+    try:
+        for payload, place in zip(payloads, places, strict=True):
+            _expand_deflate(np.frombuffer(payload, np.uint8), out[place], item=item, wbits=-15)
+    except CorruptError:
+        return False
+    return True
 
 
 # --- checksums

@@ -99,6 +99,11 @@ class Codec(Protocol):
     """How the chunks of one array are encoded in one kind of container. Safe to use from several threads at
     once."""
 
+    @property
+    def apart(self) -> bool:
+        """Chunks are decoded into memory of their own first: `content` is quicker, if not all of it is
+        wanted."""
+
     def encode(self, rows: Any) -> bytes:
         """The stored bytes of a chunk, from its C-order bytes (any contiguous buffer)."""
 
@@ -113,6 +118,10 @@ class Codec(Protocol):
     ) -> list[int]:
         """Decode the stored bytes of several chunks to these places of `out`, of shape (chunks, bytes of
         one), each if its checksum is theirs and they decode to its size; which were not."""
+
+    def content(self, data: bytes, checksum: int, size: int) -> NDArray[np.uint8] | None:
+        """The bytes of a chunk, which is `apart`; None: another checksum is theirs, or they do not decode to
+        that size."""
 
     def checksum(self, data: Any) -> int:
         """crc32c of the stored bytes less the trailing checksum that the container's own format adds."""

@@ -62,17 +62,14 @@ class InfoKeys:
         self._buffer = buffer
         self._num_envs = num_envs
         self._selected = selected if isinstance(selected, bool) else frozenset(selected)
+        self.wanted = self._selected is not False
+        """Whether any key may be recorded."""
         self._masks = masks
         self._reserved = tuple(reserved)
         self.schema = buffer.schema
         self.new: dict[str, tuple[Field, Literal[0, 1]]] = {}
         """Fields that the infos at hand ask for, and what earlier rows have there."""
         self.read_schema()
-
-    @property
-    def wanted(self) -> bool:
-        """Whether any key may be recorded."""
-        return self._selected is not False
 
     def look(self) -> None:
         """Begin anew if another recorder has added a field."""

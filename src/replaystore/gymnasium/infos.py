@@ -41,7 +41,7 @@ _Mask = NDArray[np.bool_]
 def batch_of_one(info: Any, _around: tuple[int, ...] = ()) -> Any:
     """The info of one environment as a vector environment of one would give it, without masks: all of it is
     there."""
-    if not isinstance(info, Mapping):
+    if type(info) is not dict and not isinstance(info, Mapping):
         return info
     batch: dict[Any, Any] = {}
     around = (*_around, id(info))
@@ -90,16 +90,39 @@ class InfoColumns:
     ) -> None:
         self.keys = InfoKeys(buffer, num_envs, selected, masks=masks, reserved=reserved)
         self.left_out = self.keys.left_out
+        self.wanted = self.keys.wanted
+        """Whether any key may be recorded."""
         self._num_envs = num_envs
         self._masks = masks
         self._true = np.ones(num_envs, dtype=bool)
         self._false = np.zeros(num_envs, dtype=bool)
         self._true_bytes = self._true.tobytes()
 
-    @property
-    def wanted(self) -> bool:
-        """Whether any key may be recorded."""
-        return self.keys.wanted
+    def usual(self, infos: Any) -> dict[str, Any] | None:
+        """The columns of infos that have every recorded key, everywhere, and nothing else, as those of nearly
+        all steps; None: others. Whether they are as their fields have them is for the writer to see."""
+        keys, true, masks = self.keys, self._true_bytes, self._masks
+        keys.look()
+        if type(infos) is not dict:
+            return None
+        columns: dict[str, Any] = {**keys.alone}
+        seen, tree = 0, keys.tree
+        if not self.wanted:
+            return None if keys.recorded else columns
+        for key in keys.recorded:
+            last = key.last
+            if tree.get(last) is not key:
+                return None
+            own = infos.get(key.mask_key)
+            if own is not None:
+                if not masks or type(own) is not np.ndarray or own.tobytes() != true:
+                    return None
+                seen += 1
+            seen += 1
+            columns[key.name] = infos.get(last)
+            if key.masked:
+                columns[key.mask_name] = self._true
+        return columns if seen == len(infos) else None
 
     def columns(
         self, infos: Any, resetting: _Mask | None = None, final: Any = None
@@ -111,11 +134,8 @@ class InfoColumns:
         """
         keys = self.keys
         keys.look()
-        if type(infos) is dict and final is None:
-            if not infos and not keys.recorded:
-                return keys.alone.copy()
-            if resetting is None and (columns := self._usual(infos)) is not None:
-                return columns
+        if type(infos) is dict and not infos and final is None and not keys.recorded:
+            return keys.alone.copy()
         step = _Step(None, {}, same_step=final is not None)
         if self.wanted:
             if final is not None:
@@ -136,29 +156,6 @@ class InfoColumns:
         if self.keys.new:
             self.keys.add_fields()
         return columns
-
-    def _usual(self, infos: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
-        """The columns of infos that have every recorded key, everywhere, and nothing else, as those of nearly
-        all steps; None: others."""
-        columns, seen, true, tree = self.keys.alone.copy(), 0, self._true_bytes, self.keys.tree
-        for key in self.keys.recorded:
-            value, own, zeros = infos.get(key.last), infos.get(key.mask_key), key.zeros
-            if (
-                tree.get(key.last) is not key
-                or type(value) is not np.ndarray
-                or value.dtype != zeros.dtype
-                or value.shape != zeros.shape
-            ):
-                return None
-            if own is not None:
-                if not self._masks or type(own) is not np.ndarray or own.tobytes() != true:
-                    return None
-                seen += 1
-            seen += 1
-            columns[key.name] = value
-            if key.masked:
-                columns[key.mask_name] = self._true
-        return columns if seen == len(infos) else None
 
     # --- finding values
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["EnvironmentRecorder"]
 
 _Mask = NDArray[np.bool_]
+BOOL = np.dtype(np.bool_)
+_NUMBERS = (float, int, np.generic)
+_TRUE, _FALSE = np.array([True]), np.array([False])
+_TRUE.flags.writeable = _FALSE.flags.writeable = False
 
 
 class EnvironmentRecorder:
@@ -49,14 +53,6 @@ class EnvironmentRecorder:
         check_fields(env, buffer.schema)
         self._buffer, self._schema = buffer, buffer.schema
         self._names = {role: frozenset(buffer.schema.names(role)) for role in ("observation", "action")}
-        fields = buffer.schema.fields
-        plain = ["observation", "reward", "terminated", "truncated"]
-        self._like: tuple[Any, ...] | None = None
-        """dtype and shape of each of these, if there are such fields, of several environments."""
-        if not single and fields.keys() >= {*plain}:
-            self._like = tuple(
-                part for name in plain for part in (fields[name].dtype, (num_envs, *fields[name].shape))
-            )
         self._single = single  # values come without a first dimension for the environments
         self._lead: tuple[int, ...] = () if single else (num_envs,)
         self._same_step = same_step
@@ -155,27 +151,23 @@ class EnvironmentRecorder:
                 f"the infos came as a {type(infos).__name__}: put the recorder inside of the "
                 "wrapper that makes it of a dict"
             )
-        # One comparison of what nearly every step gives: arrays as they are stored.
-        usual = (
-            type(observation) is type(reward) is type(terminated) is type(truncated) is np.ndarray
-            and (
-                observation.dtype,
-                observation.shape,
-                reward.dtype,
-                reward.shape,
-                terminated.dtype,
-                terminated.shape,
-                truncated.dtype,
-                truncated.shape,
-            )
-            == self._like
-        )
-        if not usual:
-            terminated, truncated = self._flags("terminated", terminated), self._flags("truncated", truncated)
-            observation = self._values("observation", observation)
+        terminated, truncated = self._flags("terminated", terminated), self._flags("truncated", truncated)
         lost, ended = self._lost, terminated | truncated
         any_ended = ended.tobytes() != self._nowhere
-        seen = stored = observation
+        if self._single:
+            reward = self._value("reward", reward)
+        # The one quick way: what nearly every step gives, which the writer alone looks at.
+        if lost is None and not (any_ended and self._same_step):
+            columns = self.infos.usual(infos)
+            if columns is not None:
+                columns |= extra
+                row = self._single and type(observation) is np.ndarray
+                rows = observation[None] if row else observation
+                if self._writer.offer(actions, reward, terminated, truncated, rows, columns):
+                    if not self._same_step:
+                        self._lost = self.ended = ended if any_ended else None
+                    return
+        seen = stored = self._values("observation", observation)
         final = None
         if any_ended and self._same_step:
             stored, final = self._with_final(seen, infos, ended), infos.get("final_info")
@@ -186,9 +178,8 @@ class EnvironmentRecorder:
         mask = None if lost is None else ~lost
         if mask is None or mask.tobytes() != self._nowhere:
             columns = self.infos.columns(infos, ended if final is not None else lost, final)
-            if extra:
-                columns.update(extra)
-            reward = reward if usual else self._value("reward", reward)
+            columns |= extra
+            reward = reward if self._single else self._value("reward", reward)
             self._writer.step(actions, reward, terminated, truncated, stored, columns, mask=mask)
         if not self._same_step:
             self._lost = self.ended = ended if any_ended else None
@@ -233,10 +224,11 @@ class EnvironmentRecorder:
 
     def _flags(self, name: str, values: Any) -> _Mask:
         """Flags as they are stored; what is true in Python is true here."""
-        if type(values) is np.ndarray and values.dtype == np.bool_ and values.shape == self._lead != ():
+        if self._single:
+            if type(values) is bool:
+                return _TRUE if values else _FALSE
+        elif type(values) is np.ndarray and values.dtype == BOOL and values.shape == self._lead:
             return values
-        if type(values) is bool and self._single:
-            return np.array([values])
         given = array_of(name, values)
         flags = given.reshape(1) if self._single and given.size == 1 else given
         if flags.shape != self._everywhere.shape or flags.dtype.kind not in "biufcO":
@@ -253,6 +245,10 @@ class EnvironmentRecorder:
             several = [value] if self._single else value
             ragged = ragged_of(name, declared, several, len(self._everywhere))
             return ragged.map(np.copy) if copy else ragged
+        if self._single and isinstance(value, _NUMBERS):
+            one = np.array([value])
+            if one.dtype == declared.dtype and not declared.shape:
+                return one
         if (
             type(value) is np.ndarray
             and value.dtype == declared.dtype

@@ -143,7 +143,7 @@ class _Region:
             at += lane
         part = self._blocks.take(at, mode="clip")
         place = number - self._begins.values.take(part)
-        if np.count_nonzero(place < 0):
+        if 1 in (place < 0).tobytes():  # in a third of the time of `any`
             self._correct(number, part, place)
         if self._base:
             part += self._base

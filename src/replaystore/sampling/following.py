@@ -69,7 +69,7 @@ class Follower:
     def _lengthen(self, opened: OpenParts) -> None:
         length, told, pending = opened.length, opened.followed.tobytes(), self._pending
         more = length - self._lengths
-        every = 0 < np.count_nonzero(more) == len(more)
+        every = len(more) and 0 not in more.tolist()
         if every and told == self._told and self.steps.grow(self.open, more):  # as nearly always
             self._lengths = length
             return

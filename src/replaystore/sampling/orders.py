@@ -104,16 +104,16 @@ class UniformOrder:
         rows = (uniform * count).astype(np.int64)
         if first:
             rows += first
-        part, there = steps.where(rows)
-        if np.count_nonzero(there) == len(there):  # in a tenth of the time of `all`
-            return Drawn(rows, part)
+        part, there, place = steps.placed(rows)
+        if 0 not in there.tobytes():  # in a tenth of the time of `all`
+            return Drawn(rows, part, None, place)
         wrong, attempt = np.flatnonzero(~there), 1
         while len(wrong):
             again = self._stream.numbers(epoch, start, stop, attempt)[wrong]
             rows[wrong] = (again * count).astype(np.int64) + first
-            part[wrong], there = steps.where(rows[wrong])
+            part[wrong], there, place[wrong] = steps.placed(rows[wrong])
             wrong, attempt = wrong[~there], attempt + 1
-        return Drawn(rows, part)
+        return Drawn(rows, part, None, place)
 
 
 class TrajectoryOrder:

@@ -224,7 +224,7 @@ class Tables:
         known as it was; False if that has to be told by `extend`."""
         lengths, items = self._length.own(), self._items.own()
         had = items.take(parts)
-        if np.count_nonzero(had) < len(had):
+        if 0 in had.tolist():
             return False
         first = self._skipped.values.take(parts)
         stop, count = first + had, sum(more.tolist())

@@ -69,7 +69,7 @@ class Items:
         if recipe.n_step > 1 or not (recipe.frame_stack or following):
             return Planned(drawn, drawn.rows, None)
         if recipe.frame_stack is None:
-            shown, at, number = self.steps.next_of(drawn.rows, drawn.part)
+            shown, at, number = self.steps.next_of(*drawn[:2], drawn.place)
             return Planned(drawn, shown, Ends(self.finals, at, number, count=len(shown), size=size))
         shown, final = self._stacked(drawn.rows, drawn.part, recipe.frame_stack, following=following)
         if not following:
@@ -115,7 +115,7 @@ class Items:
         names, rows = self.recipe.names, planned.drawn.rows[begin:end]
         shown = planned.shown[begin:end]
         if self._have is not None and len(shown):  # it is the row itself, or one behind it
-            self._have(int(shown.max()) + 1)
+            self._have(int(np.maximum.reduce(shown)) + 1)
         if out is not None:
             for name in names:
                 declared = self._schema.fields[name]

@@ -38,6 +38,8 @@ class Drawn(NamedTuple):
     """The part that it lies in."""
     importance: NDArray[np.float64] | None = None
     """Of weighted draws: the share that corrects for how likely they were."""
+    place: Rows | None = None
+    """Which of its part's steps it is; where that is known from drawing it."""
 
 
 class Steps(Tables):
@@ -198,15 +200,19 @@ class Steps(Tables):
 
     def where(self, rows: Rows) -> tuple[Rows, NDArray[np.bool_]]:
         """The part of each row, and whether the row is an item's."""
+        return self.placed(rows)[:2]
+
+    def placed(self, rows: Rows) -> tuple[Rows, NDArray[np.bool_], Rows]:
+        """As `where`, and which of the part's steps each row is, if it is an item's."""
         if not len(self._start):
-            return np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
+            return np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.int64)
         part, place = self.finder.find(rows)
         items = self._items.values.take(part)
         if not self.cut:
-            return part, place < items
-        place -= self._skipped.values.take(part)
+            return part, place < items, place
+        item = place - self._skipped.values.take(part)
         # As unsigned numbers the negative ones are the largest.
-        return part, place.view(UINT64) < items.view(UINT64)
+        return part, item.view(UINT64) < items.view(UINT64), place
 
     def left(self, drawn: Drawn, most: int) -> Rows:
         """How many steps there are from each item's own to the last of its trajectory that can be used, its
@@ -278,14 +284,19 @@ class Steps(Tables):
         final[at] = number
         return following, final
 
-    def next_of(self, rows: Rows, part: Rows) -> tuple[Rows, Rows, Rows]:
-        """As `after`; of which of the rows it is a final observation, and the numbers of those."""
+    def next_of(self, rows: Rows, part: Rows, place: Rows | None = None) -> tuple[Rows, Rows, Rows]:
+        """As `after`; of which of the rows it is a final observation, and the numbers of those.
+
+        `place`: which of their parts' steps the rows are, if that is known."""
         stride = self.finder.stride or self._stride.values.take(part)
         following = rows + stride
-        behind = self._length.values.take(part)
-        behind *= stride
-        behind += self._start.values.take(part)
-        last = (following == behind).nonzero()[0]
+        length = self._length.values.take(part)
+        if place is None:
+            length *= stride
+            length += self._start.values.take(part)
+            last = (following == length).nonzero()[0]
+        else:
+            last = (place + 1 == length).nonzero()[0]
         if not len(last):
             return following, last, last
         here = part[last]

@@ -86,7 +86,10 @@ class Descriptors:
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         """Close what a store that was dropped without `close` has open. Bound early: modules may be gone."""
         for fd in (*self._open.values(), *self._unwanted):
-            close(fd)
+            with contextlib.suppress(OSError):  # of a process that has closed all files, as daemons do
+                close(fd)
+        self._open.clear()
+        self._unwanted.clear()
 
     def _keep(self, name: str, fd: int) -> int:
         if len(self._open) >= OPEN_FILES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from replaystore.storage.local import Files
@@ -28,7 +28,6 @@ class MemoryFiles(Files):
     def __init__(self, label: str) -> None:
         super().__init__(label, writable=True)
         self._small: dict[str, bytearray] = {}
-        self._large: dict[str, int] = {}
 
     def identity(self) -> object:
         """These files have no name that others could take."""
@@ -47,10 +46,10 @@ class MemoryFiles(Files):
                 with tempfile.TemporaryFile(dir=folder) as file:
                     file.write(self._small[name])
                     file.flush()
-                    self._large[name] = os.dup(file.fileno())
+                    self._open[name] = os.dup(file.fileno())
                 del self._small[name]
             try:
-                return self._large[name]
+                return self._open[name]
             except KeyError:
                 raise FileNotFoundError(2, "No such file", self.path(name)) from None
 
@@ -63,7 +62,7 @@ class MemoryFiles(Files):
 
     def walk(self) -> Iterator[str]:
         with self._lock:
-            return iter(sorted([*self._small, *self._large]))
+            return iter(sorted([*self._small, *self._open]))
 
     def _below(self, top: str) -> tuple[builtins.list[str], builtins.list[str]]:
         return [name for name in self.walk() if name.startswith(top + "/")], []
@@ -128,12 +127,12 @@ class MemoryFiles(Files):
             if old in self._small:
                 self._small[new] = self._small.pop(old)
             else:
-                self._large[new] = self._large.pop(old)
+                self._open[new] = self._open.pop(old)
 
     def remove(self, name: str) -> None:
         with self._lock:
             self._small.pop(name, None)
-            found = self._large.pop(name, None)
+            found = self._open.pop(name, None)
             if found is not None:
                 self._close(found)
 
@@ -142,8 +141,3 @@ class MemoryFiles(Files):
 
     def close(self) -> None:
         """Keep the files: the store can be opened again while the process lives."""
-
-    # Bound early: modules may be gone when this runs.
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        for fd in self._large.values():
-            close(fd)

@@ -6,6 +6,7 @@ What is open in a slot is looked at once, as Python's numbers, and put back once
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ def add_few(
     if at is not None:
         at.put_back()
     if len(closed) > 1:
-        closed.sort(key=lambda part: part[:2])
+        closed.sort(key=itemgetter(0, 1))
     return closed, next_trajectory + len(numbers), slots
 
 

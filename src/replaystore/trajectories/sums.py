@@ -28,7 +28,7 @@ def running_total(values: NDArray[Any], before: float) -> float:
     """As `running_sum`, of one component: NumPy adds up a flat array several times as fast."""
     sums = values.reshape(-1).astype(np.float64)
     sums[0] += before
-    return float(np.add.accumulate(sums, out=sums)[-1])
+    return sums.cumsum(out=sums).item(-1)
 
 
 def running_sums(
