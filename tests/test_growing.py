@@ -16,7 +16,7 @@ from replaystore.buffers.growing import Growing
 from replaystore.schema import tree
 
 NAMES = ("observation/at", "observation/far")
-_names = (f"memory:growing-{number}" for number in itertools.count())
+_names = itertools.cycle(f"memory:growing-{number}" for number in range(4))
 
 
 def told(growth: Growing) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def shown(buffer: rs.Buffer) -> dict[str, Any]:
 @given(data=st.data())
 def test_it_tells_what_the_next_commit_shows(envs: int, data: st.DataObject) -> None:
     script, begin = data.draw(scripts(envs)), data.draw(st.integers(0, 10))
-    with rs.create(next(_names), SCHEMA, durability="none") as buffer:
+    with rs.create(next(_names), SCHEMA, durability="none", overwrite=True) as buffer:
         playing = Playing(buffer, envs)
         for number, (what, value) in enumerate(script):
             playing.play(what, value)
@@ -75,7 +75,7 @@ def test_a_rhythm_changes_nothing_that_is_told(envs: int, data: st.DataObject) -
     script: Script = data.draw(scripts(envs))
 
     def play(rhythm: int) -> dict[str, Any]:
-        with rs.create(next(_names), SCHEMA, durability="none") as buffer:
+        with rs.create(next(_names), SCHEMA, durability="none", overwrite=True) as buffer:
             playing, growth = Playing(buffer, envs), buffer.growth
             for number, (what, value) in enumerate(script):
                 if what not in ("commit", "flush"):
