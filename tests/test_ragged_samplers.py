@@ -224,3 +224,38 @@ def test_goals_of_any_length_are_not_relabelled(tmp_path: Path) -> None:
         pytest.raises(ArgumentError, match="of any length, and such goals cannot be relabelled"),
     ):
         buffer.sampler(4, relabel="future", reward=lambda *_: 0)
+
+
+@named("shape", [{}, {"fragment_length": 3, "pad": "end"}, {"frame_stack": 2}], ids=str)
+def test_stores_that_are_sampled_as_one_have_their_values(
+    made: Callable[..., Numbered], shape: dict[str, Any]
+) -> None:
+    worlds = [made(0), made(1)]
+    for world in worlds:
+        world.fill(9)
+    buffers = [world.buffer for world in worlds]
+    for order in ORDERS:
+        sampler = rs.concat(buffers).sampler(24, seed=3, **order, **shape)
+        for batch in islice(sampler, 3):
+            check(batch)
+            assert set(batch["store"].tolist()) == {0, 1}
+            if not shape:
+                for at, (store, row) in enumerate(zip(batch["store"], batch["index"], strict=True)):
+                    assert batch["next_observation/id"][at] == worlds[store].after[row]
+    for buffer in buffers:
+        buffer.close()
+
+
+def test_other_dtypes_are_those_of_the_values(tmp_path: Path) -> None:
+    world = Numbered(tmp_path / "one.zarr")
+    with world.buffer as buffer:
+        world.fill(5)
+        plain = buffer.sampler(9, seed=1).sample()
+        batch = buffer.sampler(9, seed=1, dtype="float64").sample()
+        assert batch["action/moves"].dtype == np.float64
+        assert batch["action/moves"] == plain["action/moves"].astype(np.float64)
+        assert batch["observation/text"] == plain["observation/text"]
+        batch = buffer.sampler(9, seed=1, dtype={"observation/tokens": "int64"}).sample()
+        assert batch["next_observation/tokens"] == plain["next_observation/tokens"].astype(np.int64)
+        with pytest.raises(ArgumentError, match="texts have no other dtype"):
+            buffer.sampler(9, dtype={"observation/text": "float32"})
