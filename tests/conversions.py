@@ -29,11 +29,12 @@ def _nothing_in_memory() -> Any:
         remove(Location("memory", "zarr", name))
 
 
-def record(location: str, *, steps: int = 120, seed: int = 3, **options: Any) -> None:
+def record(location: str, *, steps: int = 120, seed: int = 3, ragged: bool = False, **options: Any) -> None:
     """A recording with all that a buffer can hold: splits, columns of the user's, several parts, open
-    trajectories."""
-    schema = samples.small()
-    options = {"storage": samples.storage("zstd:1"), "metadata": {"note": ["é", 1.5, None]}, **options}
+    trajectories. `ragged`: and fields of any length."""
+    schema = samples.small(ragged=ragged)
+    metadata = {"note": ["é", 1.5, None]}
+    options = {"storage": samples.storage("zstd:1", ragged=ragged), "metadata": metadata, **options}
     with rs.create(location, schema, **options) as buffer:
         writer = buffer.writer(3, split="train")
         for number, step in enumerate(samples.recording(schema, 3, steps, seed)):
@@ -43,7 +44,10 @@ def record(location: str, *, steps: int = 120, seed: int = 3, **options: Any) ->
         buffer.commit()
         writer.close()
         buffer.append(samples.columns(schema, 30, seed), env=5, split="val")
-        last = {"camera": np.full((4, 3), 7, np.uint8), "joints": np.array([1, np.nan, -0.0], np.float32)}
+        last: dict[str, Any] = {"camera": np.full((4, 3), 7, np.uint8)}
+        last["joints"] = np.array([1, np.nan, -0.0], np.float32)
+        if ragged:
+            last["text"] = "後"
         columns = samples.columns(schema, 9, seed + 1, ends=0.0)
         buffer.append(columns, env=6, final_observation=last)
         buffer.commit()

@@ -180,6 +180,22 @@ def test_a_ring_takes_what_its_steps_take(tmp_path: Path, mean: int) -> None:
     assert rs.verify(tmp_path / "a.zarr").problems == []
 
 
+def test_what_values_take_is_told(tmp_path: Path) -> None:
+    schema = SCHEMA.select(["tokens", "at"])
+    given = {"tokens": [np.zeros(500, np.int32)] * 10, "at": np.arange(10)}
+    with rs.create(tmp_path / "a.zarr", schema, capacity=10) as buffer:
+        buffer.append(given)
+        buffer.commit("kept")
+        buffer.append(given)
+        buffer.commit()
+        told, plain = buffer.describe().fields
+        assert (told.shape, told.bytes, told.stored_bytes) == ([None], 10 * (16 + 2000), 10 * (16 + 2000))
+        assert (plain.shape, plain.bytes) == ([], 80)
+        ring = buffer.describe().ring
+        assert ring is not None
+        assert (ring["kept_for_names"], ring["kept_bytes"]) == (10, 10 * (16 + 2000 + 8))
+
+
 def test_a_named_commit_keeps_the_values_of_its_steps(tmp_path: Path) -> None:
     schema = SCHEMA.select(["tokens", "at"])
     given = {"tokens": [np.full(500, n, np.int32) for n in range(100)], "at": np.arange(100)}

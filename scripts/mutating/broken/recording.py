@@ -27,8 +27,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "writer-staged-mask-not-copied",
         "src/replaystore/buffers/staging.py",
-        "self.masks[self.time] = mask.copy()\n        self.time += 1\n        self._like = self._plain\n",
-        "self.masks[self.time] = mask\n        self.time += 1\n        self._like = self._plain\n",
+        "self.masks[self.time] = mask.copy()\n        self.time += 1\n        if self.pool",
+        "self.masks[self.time] = mask\n        self.time += 1\n        if self.pool",
         "a writer keeps nothing of what it is given",
         ("test_writer_schemas.py::test_a_writer_keeps_nothing_of_the_arrays_that_it_is_given",),
     ),

@@ -11,7 +11,7 @@ the checksums they had.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -233,7 +233,12 @@ class CheckedChunks:
         changed."""
         size = self._spec.chunk_rows
         steps = rows[:: max(1, size // rows.step)]
-        for chunk in [row // size for row in steps] + [rows[-1] // size] * bool(rows):
+        self.check_chunks(column, [row // size for row in steps] + [rows[-1] // size] * bool(rows))
+
+    def check_chunks(self, column: Any, chunks: Iterable[int]) -> None:
+        """Compare chunks with these numbers. CorruptError names the first that has changed."""
+        size = self._spec.chunk_rows
+        for chunk in chunks:
             if chunk not in self._done:
                 begin, end = chunk * size, min((chunk + 1) * size, self._rows)
                 self.compare(chunk, column.rows(begin, end))

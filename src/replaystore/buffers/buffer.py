@@ -199,9 +199,7 @@ class Buffer(LaterFields):
                 device=device,
                 goals=Goals.of(recipe, self.schema, reward, terminated),
                 every_field=fields is None,
-                finish=Finish.of(
-                    dtype, transform, {name: self.schema.fields[name].dtype for name in recipe.names}
-                ),
+                finish=Finish.of(dtype, transform, {name: self.schema.fields[name] for name in recipe.names}),
             )
 
     def zarr_store(self) -> ZarrStore:

@@ -143,7 +143,7 @@ def _fields(facts: Facts) -> str:
     rows = []
     for field in facts["fields"]:
         ratio = f"{field['bytes'] / field['stored_bytes']:.2f}" if field["stored_bytes"] else "-"
-        shape = "x".join(map(str, field["shape"])) or "-"
+        shape = "x".join("*" if n is None else str(n) for n in field["shape"]) or "-"
         storage = (
             field["codec"],
             count(field["chunk_rows"]),

@@ -57,6 +57,10 @@ class Values:
         values = self._gathered(begins, ends, lengths, offsets)
         return Ragged(values, offsets, lead, text=self.declared.text)
 
+    def check(self, spans: Spans) -> None:
+        """CorruptError: one of these spans, (n, 2), leads to where no value of the commit can be."""
+        self._checked(spans)
+
     def read(self, begin: int, end: int) -> NDArray[Any]:
         """Rows of the array of values, of which no span is looked at."""
         return self.column.read(begin, end)

@@ -131,8 +131,8 @@ def convert(
                 )
             return bring(_path(source), from_, parse(target), how)
         with _opened_known(source) as buffer:
-            refuse_ragged(buffer.schema, "a conversion")
             if to is not None:
+                refuse_ragged(buffer.schema, "a file of other software")
                 return export(buffer, _path(target), to, selected, how, named=named.target is not None)
             return _store_to_store(buffer, _place(target), selected, how)
 

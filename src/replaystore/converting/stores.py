@@ -26,6 +26,7 @@ from replaystore.converting.excerpt import Excerpt, chosen, selection, whole
 from replaystore.converting.grouping import WINDOW_BYTES, grouped
 from replaystore.converting.options import How, Selected
 from replaystore.converting.transfer import Transfer
+from replaystore.converting.values import mean_bytes, number_of_values
 from replaystore.errors import SchemaError, UnsupportedError
 from replaystore.formats.report import KEPT, Report, lost
 from replaystore.location import Location
@@ -84,7 +85,7 @@ class Conversion:
         ring = state_of(self.buffer.document.extensions) is not None
         if some or not (how.grouped or (how.grouped is None and how.layout == "archive" and not ring)):
             return
-        widest = max(field.row_bytes for field in self.schema.fields.values())
+        widest = max(mean_bytes(self.buffer, name) for name in self.schema.fields)
         found = grouped(self.excerpt, max(1, WINDOW_BYTES // widest))
         self.moved, self.excerpt = found is not self.excerpt, found
 
@@ -140,7 +141,11 @@ class Conversion:
             )
         else:
             specs = self.buffer.store.container.specs()
-        return [name for name in self.schema.fields if specs[tree.steps(name)].codec is not None]
+        return [name for name in self.schema.fields if specs[self._told(name)].codec is not None]
+
+    def _told(self, name: str) -> str:
+        """The array that settings of a field are about."""
+        return tree.values(name) if name in self.schema.ragged else tree.steps(name)
 
     def _source(self) -> dict[str, Any]:
         """What the provenance says of the source."""
@@ -168,24 +173,18 @@ class Conversion:
         }
         if self.as_it_was:
             for name in self.schema.fields:
-                codec = self._codec(known[tree.steps(name)], capabilities, storage.get(name, {}))
+                codec = self._codec(known[self._told(name)], capabilities, storage.get(name, {}))
                 storage[name] = {**storage.get(name, {}), "codec": codec or "raw"}
         chosen = array_specs(self.schema, self.layout, capabilities, capacity=None, storage=storage)
-        if self.as_it_was:
-            final = {
-                name: self._codec(known[name], capabilities, {})
-                for name, spec in chosen.items()
-                if tree.is_final(name) and spec.codec
-            }
-        else:
-            final = {
-                name: self.codec
-                for name, spec in chosen.items()
-                if tree.is_final(name) and spec.codec and self.codec
-            }
+        spans = {tree.steps(name) for name in self.schema.ragged}
+        beside = {
+            name: self._codec(known[name], capabilities, {}) if self.as_it_was else self.codec
+            for name, spec in chosen.items()
+            if spec.codec and (tree.is_final(name) or name in spans)
+        }
         chosen |= {
             name: replace(chosen[name], codec=codec)
-            for name, codec in final.items()
+            for name, codec in beside.items()
             if codec not in (None, "raw")
         }
         # Of a ring, chunks and shards were made small for it; of what was never to grow, too.
@@ -208,7 +207,8 @@ class Conversion:
         }
         if self._grows:
             return chosen
-        return fitted(chosen, {name: self._rows[tree.group_of(name)] for name in chosen})
+        rows = self._rows
+        return fitted(chosen, {name: rows[tree.group_of(name)] for name in chosen})
 
     @property
     def _grows(self) -> bool:
@@ -219,7 +219,10 @@ class Conversion:
     def _rows(self) -> dict[str, int]:
         """How many rows the arrays of each group will have."""
         excerpt = self.excerpt
-        return {
+        values = {
+            tree.values(name): number_of_values(self.buffer, name, excerpt) for name in self.schema.ragged
+        }
+        return values | {
             "steps": excerpt.rows,
             "parts": len(excerpt.parts),
             "final": excerpt.extra["finals"],
@@ -258,7 +261,8 @@ class Conversion:
                 name: column for name, column in excerpt.table.items() if tree.trajectories(name) in specs
             }
             put_tables(store, excerpt.parts, known)
-            attachments = excerpt.attachments(self.schema.names("observation"))
+            opened = self.transfer.opened(self.schema.names("observation"))
+            attachments = replace(excerpt, opened=opened).attachments(self.schema.names("observation"))
             if self.layout == "archive":
                 sealing.commit_sealed(store, excerpt.extra, attachments)
             else:

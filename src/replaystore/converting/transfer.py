@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,9 @@ from replaystore.columns.changed import ChangedColumn
 from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.protocol import Extent
 from replaystore.converting.excerpt import Excerpt
+from replaystore.converting.values import MovedValues, in_order, number_of_values, values_followed
 from replaystore.schema import tree
+from replaystore.trajectories.opened import Open
 from replaystore.trajectories.parts import numbers
 from replaystore.views.reader import BufferReader
 
@@ -89,26 +91,30 @@ class Transfer:
         self.recoded: list[str] = []
         self.notes: list[str] = []
         self._runs = Runs.joined(excerpt.starts, excerpt.lengths, excerpt.strides)
+        self._moved: dict[str, MovedValues] = {}
+        """The values of fields of any length, as soon as their rows are there."""
         self._progress = progress
         self._done = self._total = 0
 
     def rows(self, names: Sequence[str]) -> None:
         """The rows of these fields."""
-        specs = {name: self._spec(tree.steps(name)) for name in names}
-        self._total = sum(spec.row_bytes for spec in specs.values()) * self.excerpt.rows
-        room = {
-            tree.steps(name): self.excerpt.rows
-            for name, spec in specs.items()
-            if self._target(name).codec is None
+        rows = dict.fromkeys([tree.steps(name) for name in names], self.excerpt.rows)
+        rows |= {
+            tree.values(name): number_of_values(self.buffer, name, self.excerpt)
+            for name in names
+            if name in self.buffer.schema.ragged
         }
+        self._total = sum(self._spec(name).row_bytes * count for name, count in rows.items())
+        room = {name: count for name, count in rows.items() if self._target(name).codec is None}
         with self.store.storage("make room"):
             self.store.container.reserve(room)
         changed: dict[str, list[str]] = {}
-        for name, spec in specs.items():
-            stored = tree.steps(name)
-            as_it_is = self._array(stored, self._runs)
+        for name in names:
+            ragged = name in self.buffer.schema.ragged
+            stored = tree.values(name) if ragged else tree.steps(name)
+            as_it_is = self._values(name, rows[stored]) if ragged else self._array(stored, self._runs)
             (self.copied if as_it_is else self.recoded).append(name)
-            before, after = spec.codec or "raw", self._target(name).codec or "raw"
+            before, after = (side(stored).codec or "raw" for side in (self._spec, self._target))
             if before != after:
                 changed.setdefault(f"{before} became {after}", []).append(name)
         self.notes += [f"{change}: {', '.join(several)}" for change, several in changed.items()]
@@ -120,17 +126,53 @@ class Transfer:
         for name in names:
             stored = tree.final(name)
             if self._spec(stored).journaled:
-                append_rows(self.store, stored, self.buffer.final_rows(name, finals))
+                append_rows(self.store, stored, self._placed(name, self.buffer.final_rows(name, finals)))
             else:
                 self._array(stored, runs)
             if self.excerpt.pending:
-                append_rows(self.store, stored, np.stack([row[name] for row in self.excerpt.pending]))
+                pending = np.stack([row[name] for row in self.excerpt.pending])
+                append_rows(self.store, stored, self._placed(name, pending))
+
+    def opened(self, names: Sequence[str]) -> list[Open]:
+        """The trajectories that go on, with what follows their last steps as the target has it, in these
+        fields; to be asked for once."""
+        opened = list(self.excerpt.opened)
+        for name in self._moved.keys() & set(names):
+            opened = values_followed(opened, name, self._moved[name], APART_BYTES)
+        return opened
+
+    def _placed(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
+        """Rows of a field as the target has them."""
+        moved = self._moved.get(name)
+        return rows if moved is None else moved.placed(rows, APART_BYTES)
+
+    def _values(self, name: str, count: int) -> bool:
+        """Append the rows of a field of any length, and so many values; whether these were copied as they
+        are."""
+        whole, stored = in_order(self.buffer, self.excerpt), tree.steps(name)
+        moved = self._moved[name] = MovedValues(self.buffer, self.store, name, whole=whole)
+        spec, kept = self._spec(stored), moved.kept
+        if whole:
+            one = np.array([1])
+            as_it_is = self._array(tree.values(name), Runs(one * kept.start, one * len(kept), one))
+            if not kept.start:
+                self._array(stored, self._runs)
+                return as_it_is
+        else:
+            as_it_is = False
+            self.bytes_read += count * self._spec(tree.values(name)).row_bytes
+        self.bytes_read += self._stored_bytes(stored, spec, self._runs)
+        most = APART_BYTES if self._runs.apart or self.excerpt.window else BLOCK_BYTES
+        for spans in self._read(stored, spec, self._runs):
+            append_rows(self.store, stored, moved.placed(spans, most))
+            self._count(spans.nbytes)
+        return as_it_is
 
     def _spec(self, stored: str) -> ArraySpec:
         return self.buffer.store.container.specs()[stored]
 
-    def _target(self, name: str) -> ArraySpec:
-        return self.store.container.specs()[tree.steps(name)]
+    def _target(self, stored: str) -> ArraySpec:
+        return self.store.container.specs()[stored]
 
     def _count(self, size: int) -> None:
         self._done += size
@@ -141,7 +183,7 @@ class Transfer:
 
     def _array(self, stored: str, runs: Runs) -> bool:
         """Append runs of rows; whether they were copied as they are stored."""
-        spec, target = self._spec(stored), self.store.container.specs()[stored]
+        spec, target = self._spec(stored), self._target(stored)
         self.bytes_read += self._stored_bytes(stored, spec, runs)
         start, length = (int(runs.starts[0]), int(runs.lengths[0])) if len(runs.starts) else (0, 0)
         alike = (
@@ -160,7 +202,9 @@ class Transfer:
             as_it_is = True
         if rest is not None:
             runs = Runs(np.array([rest]), np.array([start + length - rest]), runs.strides)
-        self._blocks(stored, spec, runs)
+        for rows in self._read(stored, spec, runs):
+            append_rows(self.store, stored, rows)
+            self._count(rows.nbytes)
         return as_it_is
 
     @staticmethod
@@ -209,8 +253,8 @@ class Transfer:
             self._count(len(chunks) * spec.chunk_bytes)
         return max(start, last * spec.chunk_rows)
 
-    def _blocks(self, stored: str, spec: ArraySpec, runs: Runs) -> None:
-        """Append runs of rows through memory."""
+    def _read(self, stored: str, spec: ArraySpec, runs: Runs) -> Iterator[NDArray[Any]]:
+        """Runs of rows, checked, in blocks."""
         column = self.buffer.stored_column(stored)
         checks = CheckedChunks(self.buffer.store, stored) if spec.codec is None else None
         window = None if tree.is_final(stored) else self.excerpt.window
@@ -219,11 +263,9 @@ class Transfer:
                 for run in block:
                     checks.check(column.base if isinstance(column, ChangedColumn) else column, run)
             if len(block) == 1 and block[0].step == 1:
-                rows = column.rows(block[0].start, block[0].stop)
+                yield column.rows(block[0].start, block[0].stop)
             else:
-                rows = column.take(np.concatenate([np.arange(r.start, r.stop, r.step) for r in block]))
-            append_rows(self.store, stored, rows)
-            self._count(rows.nbytes)
+                yield column.take(np.concatenate([np.arange(r.start, r.stop, r.step) for r in block]))
 
 
 def _batches(runs: Runs, spec: ArraySpec, window: int | None) -> Iterator[list[range]]:

@@ -24,12 +24,12 @@ from replaystore.sampling.orders import (
     TrajectoryOrder,
     UniformOrder,
 )
+from replaystore.sampling.ragged_batches import Resolver
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.stacks_and_returns import Items, Out, flags_of, observations_of
 from replaystore.sampling.steps import Drawn, Rows, Steps
 from replaystore.sampling.weighted_order import StepWeights, TrajectoryWeights
 from replaystore.sampling.windows import NothingToDrawError, Window, Windows
-from replaystore.schema.fields import refuse_ragged
 from replaystore.trajectories.growth import Growth
 from replaystore.views.reader import BufferReader
 
@@ -71,7 +71,6 @@ class Batches(Windows):
         columns: Columns | None = None,
         goals: Goals | None = None,
     ) -> None:
-        refuse_ragged(buffer.schema, "a sampler")
         self.recipe, self.commit, self.shows = recipe, buffer.commit_id, buffer.shows
         self.where = buffer.where
         following = observations_of(recipe, buffer.schema) if recipe.next_observation else ()
@@ -132,6 +131,8 @@ class Batches(Windows):
             self.gather.until_look = 1 << 62
         have = self._columns.have if isinstance(self._columns, LiveColumns) else None
         self._items = Items(recipe, schema, self.gather, self._finals, self.steps, have)
+        self.ragged = Resolver.of(self._columns, recipe.names)
+        """What brings values of any length; None: no field has such."""
 
     @property
     def goes_on(self) -> bool:
@@ -153,6 +154,8 @@ class Batches(Windows):
         self.commit, self.shows = buffer.commit_id, buffer.shows
         if columns:
             self._open_columns()
+        elif self.ragged is not None:
+            self.ragged.go_on()
         self._window = self._pools = None
         self._later.clear()
         self._singles, self._chosen = 0, 1
@@ -260,7 +263,7 @@ class Batches(Windows):
             lines.append(reads_as(recipe))
         if self._relabel is not None:
             lines += self._relabel.goals.explain()
-        return lines + self.gather.explain()
+        return lines + self.gather.explain() + ([] if self.ragged is None else self.ragged.explain())
 
     # --- batches
 
@@ -294,6 +297,8 @@ class Batches(Windows):
         if self.gather.far and end > window.fetched and alone:
             self._fetch(window, begin)
         batch = self._items.show(window.planned, begin, end, out)
+        if self.ragged is not None:
+            batch = self.ragged.resolve(batch)
         self.gather.used(end - begin)
         drawn, some = window.planned.drawn, slice(begin, end)
         named = self._named(batch, drawn, some)
@@ -310,7 +315,7 @@ class Batches(Windows):
     def take(self, epoch: int, start: int, stop: int) -> Batch:
         """The items of these numbers in the sequence of an epoch, as a batch: for who joins several."""
         drawn = self._drawn(epoch, start, stop)
-        batch = self._items.show(self._items.plan(drawn, stop - start), 0, stop - start)
+        batch = self._batch_of(drawn, stop - start)
         self.gather.used(stop - start)
         some = slice(0, stop - start)
         return batch | self._named(batch, drawn, some) | self._relabelled(batch, drawn, some, epoch, start)
@@ -335,7 +340,11 @@ class Batches(Windows):
         """The items of these numbers, from 0 to `steps.total` - 1 in the order of rows, as a batch."""
         if not len(numbers):
             return {}
-        return self._items.show(self._items.plan(self.steps.at(numbers), len(numbers)), 0, len(numbers))
+        return self._batch_of(self.steps.at(numbers), len(numbers))
+
+    def _batch_of(self, drawn: Drawn, count: int) -> Batch:
+        batch = self._items.show(self._items.plan(drawn, count), 0, count)
+        return batch if self.ragged is None else self.ragged.resolve(batch)
 
 
 def _selected(buffer: BufferReader, recipe: Recipe) -> NDArray[np.bool_] | None:

@@ -161,7 +161,7 @@ class ConcatSampler(Iterating):
         shares = _shared(buffers, weights, settings.get("per", "step"))
         self._cautions, self._live = Cautions(), bool(settings.get("live"))
         self._joined = Joined(buffers, settings, self.seed, shares, every_field=every_field)
-        fields = {name: buffers[0].schema.fields[name].dtype for name in self._joined.there[0].recipe.names}
+        fields = {name: buffers[0].schema.fields[name] for name in self._joined.there[0].recipe.names}
         self.finish = Finish.of(**finish, fields=fields)
         """What is done to batches when they have been gathered."""
         self._place: Place = (0, 0)

@@ -14,6 +14,7 @@ import numpy as np
 from replaystore.errors import ArgumentError
 from replaystore.sampling.ahead import Maker
 from replaystore.sampling.gather import Batch
+from replaystore.schema.field import Field
 
 __all__ = ["Finish", "Finished"]
 
@@ -28,23 +29,26 @@ class Finish:
         dtype: that of all floating-point values, or {field: dtype}, in which what follows an observation
         becomes what it becomes.
         transform: gets a batch and returns what is a batch from there on.
-        fields: the dtypes of those that are sampled.
+        fields: those that are sampled.
 
     Raises:
         ArgumentError: a dtype that cannot hold the values, or a field that there is not.
     """
 
-    def __init__(self, dtype: Any, transform: Any, fields: Mapping[str, np.dtype[Any]]) -> None:
+    def __init__(self, dtype: Any, transform: Any, fields: Mapping[str, Field]) -> None:
         if transform is not None and not callable(transform):
             raise ArgumentError(f"transform is a function of a batch, not {type(transform).__name__}")
         self._transform: Callable[[Batch], Batch] | None = transform
         self._floats: np.dtype[Any] | None = None
         self._dtypes: dict[str, np.dtype[Any]] = {}
         if isinstance(dtype, Mapping):
-            known = dict(fields) | dict.fromkeys(MADE, np.dtype("f8"))
+            known = {name: declared.dtype for name, declared in fields.items()}
+            known |= dict.fromkeys(MADE, np.dtype("f8"))
             for name, wanted in dtype.items():
                 if name not in known:
                     raise ArgumentError(f"dtype of {name!r}: there is no such field in these batches")
+                if name in fields and fields[name].text:
+                    raise ArgumentError(f"dtype of {name!r}: texts have no other dtype; leave it out")
                 kind = self._dtypes[name] = _dtype(wanted)
                 if not _holds(known[name], kind):
                     raise ArgumentError(
@@ -61,7 +65,7 @@ class Finish:
                 )
 
     @staticmethod
-    def of(dtype: Any, transform: Any, fields: Mapping[str, np.dtype[Any]]) -> Finish | None:
+    def of(dtype: Any, transform: Any, fields: Mapping[str, Field]) -> Finish | None:
         """None: nothing is to be done."""
         return None if dtype is None and transform is None else Finish(dtype, transform, fields)
 

@@ -29,6 +29,7 @@ from replaystore.schema.names import escape_path
 if TYPE_CHECKING:
     from replaystore.arrays.columns_of import ArrayColumn
     from replaystore.arrays.reading import StoreReader
+    from replaystore.columns.values import Values
     from replaystore.schema.fields import Schema
 
 __all__ = ["SLAB_BYTES", "Batch", "Columns", "Gather", "Rows", "check_out"]
@@ -84,6 +85,8 @@ class Columns(Protocol):
     def store(self) -> StoreReader: ...
 
     def stored_column(self, stored: str) -> ArrayColumn: ...
+
+    def values_of(self, name: str) -> Values: ...
 
 
 class Gather:

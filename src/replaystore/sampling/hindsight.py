@@ -75,6 +75,11 @@ class Goals:
             found.append(asked[0])
         one, other = found
         achieved, desired = schema.fields[one], schema.fields[other]
+        if achieved.ragged or desired.ragged:
+            raise ArgumentError(
+                f"{one!r} and {other!r} are of any length, and such goals cannot be relabelled: leave out "
+                "relabel"
+            )
         if (achieved.shape, achieved.dtype) != (desired.shape, desired.dtype):
             raise ArgumentError(f"{one!r} and {other!r} are not alike: one cannot stand for the other")
         rewards = [name for name in schema.names("reward") if name in recipe.names]

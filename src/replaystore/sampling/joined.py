@@ -20,6 +20,7 @@ from replaystore.sampling.steps import Rows
 from replaystore.sampling.weighted_order import ALL_ZERO
 from replaystore.sampling.windows import SINGLES, NothingToDrawError
 from replaystore.schema.names import listed
+from replaystore.schema.ragged import Ragged
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Joined"]
@@ -280,9 +281,13 @@ def _mixed(parts: list[Batch], of: Rows) -> Batch:
     order = of.argsort(kind="stable")
     back = np.empty_like(order)
     back[order] = np.arange(len(of))
-    batch: Batch = {}
-    for name, first in parts[0].items():
-        several = [part[name] for part in parts]
+    batch: dict[str, Any] = {}
+    for name in parts[0]:
+        several: list[Any] = [part[name] for part in parts]
+        first = several[0]
+        if isinstance(first, Ragged):
+            batch[name] = Ragged.concatenate(several).take(back)
+            continue
         if first.nbytes <= SHORT * len(first):
             batch[name] = np.concatenate(several).take(back, 0)
             continue

@@ -76,7 +76,7 @@ class Refreshing(Weighed):
     def _look(self) -> None:
         """See that batches can be made, and what has been appended."""
         buffer: Any = self._buffer
-        if self._recipe.transitions:
+        if self._recipe.transitions and self._batches.ragged is None:  # staged values have no place yet
             buffer.look()
         else:
             buffer.flush()

@@ -116,10 +116,10 @@ class Sampler(Refreshing, Iterating):
             self._generation = buffer.store.state.generation
         self._place: Place = (0, 0)
         self._ignored = 0
-        slow = self._batches.gather.coded or self._batches.gather.far
-        usual = (
-            (FAR_AHEAD if self._batches.gather.far else AHEAD) if slow and self._batches.order.ahead else 0
-        )
+        gather, ragged = self._batches.gather, self._batches.ragged
+        far = gather.far or (ragged is not None and ragged.far)
+        slow = gather.coded or far or (ragged is not None and ragged.coded)
+        usual = (FAR_AHEAD if far else AHEAD) if slow and self._batches.order.ahead else 0
         self._depth = 0 if live else usual if prefetch is None else int(prefetch)
         self._process = os.getpid()
         self._cautions = Cautions()
@@ -160,6 +160,11 @@ class Sampler(Refreshing, Iterating):
     def _check_out(self, out: Any) -> None:
         """ArgumentError: it is nothing that batches are put into, or these batches are not."""
         check_filled(out)
+        if self._batches.ragged is not None:
+            raise ArgumentError(
+                "values of any length are new arrays, since those of each batch are others: leave out `out`, "
+                "or name the other fields (fields=...)"
+            )
         if self.prefetch or self._to_device is not None or self.finish is not None:
             what = "made ahead" if self.prefetch else "brought to a device, or changed"
             raise ArgumentError(

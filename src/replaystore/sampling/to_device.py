@@ -6,7 +6,7 @@ from typing import Any
 
 from replaystore.errors import ArgumentError
 from replaystore.extras import require
-from replaystore.sampling.gather import Batch
+from replaystore.schema.ragged import Ragged
 
 __all__ = ["Transfer"]
 
@@ -36,8 +36,11 @@ class Transfer:
             ) from None
         self._torch = torch
 
-    def __call__(self, batch: Batch) -> dict[str, Any]:
-        tensors = {name: self._torch.from_numpy(values) for name, values in batch.items()}
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        tensors: dict[str, Any] = {
+            name: values.to("cpu") if isinstance(values, Ragged) else self._torch.from_numpy(values)
+            for name, values in batch.items()
+        }
         if self._device.type == "cpu":
             return tensors
         if self._device.type == "cuda":

@@ -16,6 +16,7 @@ from replaystore.views.shown import Shown
 
 if TYPE_CHECKING:
     from replaystore.arrays.reading import StoreReader
+    from replaystore.columns.values import Values
     from replaystore.schema.fields import Schema
 
 __all__ = ["CommitColumns"]
@@ -54,6 +55,10 @@ class CommitColumns:
             self._reach, self._drops = reach, drops
         self._reach, self._drops = min(self._reach, reach), min(self._drops, drops)
         return column
+
+    def values_of(self, name: str) -> Values:
+        """The values of a field of any length, as of the commit; to be asked for anew after each."""
+        return self._shown.values_of(name)
 
     def go_on(self) -> bool:
         """The commit has become a newer one, after no rollback; whether columns have to be asked for anew."""

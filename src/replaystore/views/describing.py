@@ -42,15 +42,15 @@ class FieldDescription:
 
     name: str
     dtype: str
-    shape: list[int]
-    """Of one step."""
+    shape: list[int | None]
+    """Of one step; None first: of any length."""
     role: str
     mutable: bool
     """Whether its values can be set later."""
     codec: str
     """ "raw", or "zstd:LEVEL" or "gzip:LEVEL"."""
     chunk_rows: int
-    """Steps of a chunk."""
+    """Steps of a chunk; of a field of any length values."""
     bytes: int
     """What its steps take in memory."""
     stored_bytes: int
@@ -165,10 +165,12 @@ def _kept(buffer: BufferReader) -> dict[str, int]:
     """What a ring keeps for named commits."""
     newest = buffer.store.places
     kept = newest.first.get("steps", 0) - newest.needed("steps")
-    return {
-        "kept_for_names": kept,
-        "kept_bytes": kept * sum(field.row_bytes for field in buffer.schema.fields.values()),
-    }
+    size = kept * sum(field.row_bytes for field in buffer.schema.fields.values())
+    for name in buffer.schema.ragged:
+        values = tree.values(name)
+        rows = newest.first.get(values, 0) - newest.needed(values)
+        size += rows * buffer.store.container.specs()[values].row_bytes
+    return {"kept_for_names": kept, "kept_bytes": size}
 
 
 def describe_commits(store: StoreReader) -> list[CommitDescription]:
@@ -220,6 +222,13 @@ def _field(buffer: BufferReader, name: str) -> FieldDescription:
     store, declared, stored = buffer.store, buffer.schema.fields[name], tree.steps(name)
     spec = store.container.specs()[stored]
     plain = len(buffer) * declared.row_bytes
+    size = plain if spec.codec is None else _coded_bytes(store, stored, spec)
+    if declared.ragged:  # the values, where those of each step lie, and what nobody names any more
+        stored = tree.values(name)
+        spec = store.container.specs()[stored]
+        values = (store.rows(stored) - store.first(stored)) * spec.row_bytes
+        plain += values
+        size += values if spec.codec is None else _coded_bytes(store, stored, spec)
     return FieldDescription(
         name=name,
         dtype=declared.dtype.name,
@@ -229,7 +238,7 @@ def _field(buffer: BufferReader, name: str) -> FieldDescription:
         codec=spec.codec or "raw",
         chunk_rows=spec.chunk_rows,
         bytes=plain,
-        stored_bytes=plain if spec.codec is None else _coded_bytes(store, stored, spec),
+        stored_bytes=size,
     )
 
 

@@ -168,8 +168,10 @@ class BufferReader(Shown):
             raise ArgumentError(f"{self._place}: {_not_a_name(name, self.schema.fields)}")
         if name not in self.schema.fields:
             raise unknown(name, self.schema.fields, where=self.where)
-        declared = self._schema.fields[name]
-        return RaggedColumn(self, name, declared) if declared.ragged else Column(self, name, declared)
+        schema = self._schema
+        if schema.ragged and name in schema.ragged:
+            return RaggedColumn(self, name, schema.fields[name])
+        return Column(self, name, schema.fields[name])
 
     def rows_of_chunk(self, name: str) -> int:
         """How many steps of a field are stored together."""
