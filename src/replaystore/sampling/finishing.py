@@ -93,6 +93,11 @@ class Finish:
             )
         return dict(found)
 
+    @property
+    def padded(self) -> set[str]:
+        """The fields whose values are padded."""
+        return set() if self._padding is None else set(self._padding.names)
+
     def explain(self) -> Iterable[str]:
         """For people: what is done, in which order."""
         if self._padding is not None:

@@ -75,6 +75,11 @@ class Padding:
                 if isinstance(values := batch.get(key), Ragged):
                     batch[key], batch[f"mask/{key}"] = values.to_padded(fill, side)
 
+    @property
+    def names(self) -> Iterable[str]:
+        """The fields whose values are padded."""
+        return self._wanted
+
     def explain(self) -> Iterable[str]:
         """For people."""
         told = (f"{name} with {fill!r} at the {side}" for name, (fill, side) in self._wanted.items())
