@@ -34,7 +34,6 @@ from replaystore.sampling.hindsight import Goals
 from replaystore.sampling.padding import asked
 from replaystore.sampling.recipe import Recipe, check_order
 from replaystore.sampling.sampler import Sampler
-from replaystore.schema.fields import refuse_ragged
 from replaystore.storage.places import places_of
 from replaystore.views.describing import CommitDescription, Description, describe, describe_commits
 
@@ -223,7 +222,6 @@ class Buffer(LaterFields):
         except ImportError as error:
             raise MissingDependencyError(f"zarr_store() needs zarr ({error}): pip install zarr") from error
         self.check_open()
-        refuse_ragged(self.schema, "zarr_store()")
         with self.turn:
             known = self._zarr_stores.get(self.commit_id)
             if known is None:
