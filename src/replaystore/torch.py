@@ -27,6 +27,7 @@ from replaystore.location import parse
 from replaystore.sampling.batches import Batches
 from replaystore.sampling.recipe import Recipe
 from replaystore.sampling.sampler import Sampler
+from replaystore.schema.ragged import Ragged
 from replaystore.storage.places import places_of
 
 require("torch", "replaystore.torch", "torch")
@@ -45,7 +46,8 @@ __all__ = ["BatchDataset", "ItemDataset", "data_loader"]
 WORKERS = 1024
 """The most worker processes that epochs are counted for."""
 
-Tensors = dict[str, torch.Tensor]
+Tensors = dict[str, Any]
+"""Tensors, and of fields of any length a `Ragged` of tensors."""
 
 
 class _Shown:
@@ -96,6 +98,10 @@ class _Shown:
         """What a sampler makes of the settings."""
         sampler: Sampler = buffer.sampler(**settings)
         self._counts = sampler.num_items, sampler.per_epoch
+        padded = set() if sampler.finish is None else sampler.finish.padded
+        names = buffer.schema.ragged.keys() & set(sampler.recipe.names) - padded
+        self.ragged = {*names, *(f"next_{name}" for name in names)}
+        """What items have of any length."""
         self._finish, self._goals = sampler.finish, sampler.goals
         return sampler.recipe, sampler.seed, sampler.commit_id
 
@@ -225,6 +231,15 @@ class ItemDataset(Dataset[Tensors]):
         )
         return [{name: values[at] for name, values in batch.items()} for at in range(len(wanted))]
 
+    def collate(self, items: Sequence[Tensors]) -> Tensors:
+        """Items as a batch, with a `Ragged` of each field of any length: for the `collate_fn` of a
+        DataLoader, whose own one makes tensors alone."""
+        ragged = self._shown.ragged & items[0].keys()
+        batch: Tensors = default_collate(
+            [{k: v for k, v in item.items() if k not in ragged} for item in items]
+        )
+        return batch | {name: _joined([item[name] for item in items]) for name in sorted(ragged)}
+
 
 def _is_batched_again(frame: FrameType | None) -> bool:
     """Whether what calls the function of a frame is a DataLoader that asks for an iterator, and is going to
@@ -245,4 +260,16 @@ def data_loader(dataset: BatchDataset, num_workers: int = 0, **settings: Any) ->
 
 
 def _tensors(batch: dict[str, Any]) -> Tensors:
-    return {name: torch.from_numpy(values) for name, values in batch.items()}
+    return {
+        name: values.to("cpu") if isinstance(values, Ragged) else torch.from_numpy(values)
+        for name, values in batch.items()
+    }
+
+
+def _joined(values: list[Any]) -> Any:
+    """Values of several items as one: of any length each a tensor, a text, or of fragments a `Ragged`."""
+    first = values[0]
+    if isinstance(first, Ragged):
+        parts = Ragged.concatenate([value.to_numpy() for value in values])
+        return parts.reshape(len(values), *first.lead).to("cpu")
+    return Ragged.of(values, text=isinstance(first, str)).to("cpu")

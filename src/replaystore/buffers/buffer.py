@@ -31,9 +31,9 @@ from replaystore.errors import (
 )
 from replaystore.sampling.finishing import Finish
 from replaystore.sampling.hindsight import Goals
+from replaystore.sampling.padding import asked
 from replaystore.sampling.recipe import Recipe, check_order
 from replaystore.sampling.sampler import Sampler
-from replaystore.schema.fields import refuse_ragged
 from replaystore.storage.places import places_of
 from replaystore.views.describing import CommitDescription, Description, describe, describe_commits
 
@@ -74,6 +74,7 @@ class Buffer(LaterFields):
         next_observation: bool = True,
         fragment_length: int | None = None,
         pad: Literal["start", "end"] | None = None,
+        pad_values: str | Mapping[str, Any] | None = None,
         burn_in: int = 0,
         frame_stack: int | None = None,
         n_step: int = 1,
@@ -114,6 +115,10 @@ class Buffer(LaterFields):
                 "start": each step ends one, as decision transformers have it, and zeros come first. `mask`
                 (batch_size, length) is True where there is a step. `index` is the step that the fragment was
                 drawn for: its first, with "start" its last.
+                Without fragments: `pad_values`.
+            pad_values: give the values of fields of any length as arrays (batch_size, longest, ...), with
+                zeros at the "end" or "start" of shorter ones; or of some fields alone, {field: fill} or
+                {field: (fill, side)}. `mask/<field>` (batch_size, longest) is True where there is a value.
             burn_in: so many steps more before each fragment, for the state of a recurrent net; zeros, and not
                 in the mask, before the first step of a trajectory. `index` is the first step behind them.
             frame_stack: so many observations up to each step, oldest first: (batch_size, depth, ...). The
@@ -166,9 +171,12 @@ class Buffer(LaterFields):
                 'open it with mode="r+" to sample live, or leave out live and call refresh()'
             )
         with self.turn:  # the fields may become others
+            names = tuple(self._names(fields))
+            declared = {name: self.schema.fields[name] for name in names}
+            pad, pad_values = asked(pad, pad_values, fragment_length, declared)
             recipe = Recipe(
                 batch_size,
-                tuple(self._names(fields)),
+                names,
                 next_observation,
                 fragment_length,
                 frame_stack,
@@ -199,7 +207,7 @@ class Buffer(LaterFields):
                 device=device,
                 goals=Goals.of(recipe, self.schema, reward, terminated),
                 every_field=fields is None,
-                finish=Finish.of(dtype, transform, {name: self.schema.fields[name] for name in recipe.names}),
+                finish=Finish.of(dtype, transform, declared, pad_values),
             )
 
     def zarr_store(self) -> ZarrStore:
@@ -214,7 +222,6 @@ class Buffer(LaterFields):
         except ImportError as error:
             raise MissingDependencyError(f"zarr_store() needs zarr ({error}): pip install zarr") from error
         self.check_open()
-        refuse_ragged(self.schema, "zarr_store()")
         with self.turn:
             known = self._zarr_stores.get(self.commit_id)
             if known is None:

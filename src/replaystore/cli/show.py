@@ -34,6 +34,8 @@ MOST_ROWS = 100
 """Lines of a table that are printed unasked; as JSON, all are."""
 BLOCK_ROWS = 1000
 """Rows read and aligned at a time."""
+TEXT = 60
+"""Characters of a text that are shown."""
 SHOWN = 4
 """Values of a vector that are shown."""
 PLACES = ("row", "index", "trajectory_index", "step")
@@ -173,8 +175,6 @@ def _show_table(chosen: Trajectories, rows_: slice | None, json_: bool) -> None:
 def _show_trajectory(
     buffer: Buffer, position: int, chosen: slice | None, names: list[str], json_: bool
 ) -> None:
-    import numpy as np
-
     found = buffer.trajectories[position]
     final = buffer.final_observation(found["trajectory"])
     final = {name: value for name, value in (final or {}).items() if name in names} or None
@@ -195,7 +195,7 @@ def _show_trajectory(
     if len(rows) < total:
         _print_count(len(rows), total, "steps")
     if final:
-        click.echo("\n" + pairs({f"final {name}": _cell(np.asarray(value)) for name, value in final.items()}))
+        click.echo("\n" + pairs({f"final {name}": _told(value) for name, value in final.items()}))
 
 
 def _show_rows(
@@ -250,8 +250,16 @@ def _print_steps(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> None:
     if not len(rows):
         click.echo(table([printable(name) for name in headers], [], left=left))
     for block in _blocks(buffer, rows, names):
-        cells = [[_cell(values[at]) for values in block.values()] for at in range(len(block["row"]))]
+        cells = [[_told(values[at]) for values in block.values()] for at in range(len(block["row"]))]
         click.echo(table([printable(name) for name in headers], cells, left=left))
+
+
+def _told(value: Any) -> str:
+    """The value of a field: a text in quotes, of which every character is printed as such, and no more than
+    fit; anything else as in the table of trajectories."""
+    if not isinstance(value, str):
+        return _cell(value)
+    return printable(repr(value if len(value) <= TEXT else value[: TEXT - 1] + "…"))
 
 
 def _cell(value: Any) -> str:

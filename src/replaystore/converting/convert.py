@@ -40,7 +40,6 @@ from replaystore.formats.report import Report, merged
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, parse
 from replaystore.registry import broken, registered
-from replaystore.schema.fields import refuse_ragged
 
 __all__ = ["Progress", "Report", "convert", "opened"]
 
@@ -132,7 +131,6 @@ def convert(
             return bring(_path(source), from_, parse(target), how)
         with _opened_known(source) as buffer:
             if to is not None:
-                refuse_ragged(buffer.schema, "a file of other software")
                 return export(buffer, _path(target), to, selected, how, named=named.target is not None)
             return _store_to_store(buffer, _place(target), selected, how)
 

@@ -15,9 +15,11 @@ from replaystore.converting.foreign import blamed
 from replaystore.converting.options import How, Selected
 from replaystore.errors import AlreadyExistsError, UnsupportedError
 from replaystore.formats import finding
+from replaystore.formats.format import Format
 from replaystore.formats.options import Options
-from replaystore.formats.report import Report
+from replaystore.formats.report import Fate, Report, lost, refuse_losses
 from replaystore.registry import entry
+from replaystore.schema.names import listed
 
 __all__ = ["export"]
 
@@ -47,8 +49,8 @@ def export(
     trajectories = None
     if selected.split is not None or selected.where is not None:
         trajectories = chosen(buffer, selected.where, selected.split)
-    fields = selected.fields
-    names = None if fields is None else tuple([fields] if isinstance(fields, str) else fields)
+    names, left_out = _fields_for(buffer, path, format_, kind.what or name, selected)
+    refuse_losses(left_out, {}, path, strict=how.strict)
     options = Options(trajectories, names, strict=how.strict, overwrite=how.overwrite, progress=how.progress)
     with blamed(name, path, how.progress):
         written = format_.write(buffer, path, options)
@@ -62,14 +64,37 @@ def export(
         remarks.append(f"{waiting} steps that are not committed are not in it")
     return replace(
         written,
+        fields={**written.fields, **left_out},
         source=buffer.where,
         target=path,
         remarks=remarks,
         bytes_read=len(buffer) * sum(declared.row_bytes for declared in buffer.schema.fields.values()),
         bytes_written=sum(_size(file) for file in format_.written(path)),
         seconds=round(time.perf_counter() - begin, 3),
-        recoded=sorted(name for name in buffer.schema.fields if _is_there(written, name)),
+        recoded=sorted(
+            name for name in buffer.schema.fields if name not in left_out and _is_there(written, name)
+        ),
     )
+
+
+def _fields_for(
+    buffer: Buffer, path: str, format_: Format, what: str, selected: Selected
+) -> tuple[tuple[str, ...] | None, dict[str, Fate]]:
+    """The fields that a format is asked to write, and what it cannot hold of those that were chosen.
+    UnsupportedError: it can hold none of them."""
+    fields = selected.fields
+    names = None if fields is None else tuple([fields] if isinstance(fields, str) else fields)
+    if format_.ragged or not buffer.schema.ragged:
+        return names, {}
+    schema = buffer.schema if names is None else buffer.schema.select(names)
+    left_out = {name: lost("values of any length") for name in schema.ragged}
+    names = tuple(name for name in schema.fields if name not in left_out) if left_out else names
+    if names == ():
+        raise UnsupportedError(
+            f"{path}: {what} cannot hold values of any length, as those of {listed(left_out)} are: "
+            "convert it to a store, name.zarr or name.h5"
+        )
+    return names, left_out
 
 
 def _size(path: str) -> int:

@@ -40,7 +40,6 @@ def blocks_of(buffer: BufferReader, options: Options, max_bytes: int = 4 << 20) 
     that was still open is cut off. Rows of no trajectory are not among them."""
     names, table = chosen_fields(buffer, options), _chosen_trajectories(buffer, options)
     finals = _Finals(buffer, names)
-    most = max(1, max_bytes // sum(buffer.schema.fields[name].row_bytes for name in names))
     parts, first = buffer.parts, buffer.first_row
     order = parts.parts_of(table["trajectory"])
     owner = parts.trajectory[order]
@@ -52,10 +51,9 @@ def blocks_of(buffer: BufferReader, options: Options, max_bytes: int = 4 << 20) 
         going = {"begins": False, "env": int(table["env"][row])}
         about = _beginning(table, row) if is_first else going
         rows = range(int(parts.start[part]) - first, int(parts.stop[part]) - first, int(parts.stride[part]))
-        for at in range(0, len(rows), most):
-            wanted = rows[at : at + most]
-            columns = buffer.read(slice(wanted.start, wanted.stop, wanted.step), names)
-            if at + most < len(rows):
+        for start, stop in buffer.rows_of_bytes(names, max_bytes, rows.start, rows.stop, rows.step):
+            columns = buffer.read(slice(start, stop, rows.step), names)
+            if stop < rows.stop:
                 yield Block(columns, ends=False, **about)
             elif not is_last:
                 yield Block(columns, ends=False, final=finals.after(part), **about)
@@ -91,11 +89,19 @@ class _Finals:
         parts = self._buffer.parts
         row = parts.final[part : part + 1]
         if row[0] >= 0:
-            return {name: self._buffer.final_rows(name, row)[0] for name in self._names} or None
+            return self._rows({name: self._buffer.final_rows(name, row)[0] for name in self._names})
         known = self._open.get(int(parts.trajectory[part]))
         if known is None or int(parts.parts_of(parts.trajectory[part])[-1]) != part:
             return None
-        return {name: known[name] for name in self._names} or None
+        return self._rows({name: known[name] for name in self._names})
+
+    def _rows(self, stored: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]] | None:
+        """The observation in rows as they are stored; of any length its values, of a text its bytes."""
+        buffer, ragged = self._buffer, self._buffer.schema.ragged
+        return {
+            name: buffer.values_of(name).take(row[None]).named if name in ragged else row
+            for name, row in stored.items()
+        } or None
 
 
 def beside_fields(

@@ -27,6 +27,9 @@ class Format:
     """What it cannot hold of a buffer, each in a few words."""
     folder: ClassVar[bool] = False
     """Whether it is a folder that is written."""
+    ragged: ClassVar[bool] = False
+    """Whether `write` takes fields of any length. If not, they are not among the fields that it is asked for,
+    and are reported as lost."""
 
     def read(self, path: str) -> AbstractContextManager[Source | RingSource]:
         """The buffer in a file, while that is open. NotFoundError, StorageError; FormatError: it is something

@@ -22,6 +22,7 @@ from replaystore.sampling.cautions import LOOK, Cautions
 from replaystore.sampling.finishing import Finish, Finished
 from replaystore.sampling.iterating import Iterating, check_filled
 from replaystore.sampling.joined import Joined
+from replaystore.sampling.padding import asked
 from replaystore.sampling.sampler import check_numbers
 from replaystore.sampling.to_device import Transfer
 from replaystore.schema.fields import Field
@@ -156,7 +157,11 @@ class ConcatSampler(Iterating):
             )
         self.seed = int(np.random.SeedSequence().entropy if seed is None else seed)  # type: ignore[arg-type]
         """What the batches depend on; drawn by the system if none was given."""
-        finish = {name: settings.pop(name, None) for name in ("dtype", "transform")}
+        finish = {name: settings.pop(name, None) for name in ("dtype", "transform", "pad_values")}
+        declared = {name: buffers[0].schema.fields[name] for name in settings["fields"]}
+        settings["pad"], finish["pad_values"] = asked(
+            settings.get("pad"), finish["pad_values"], settings.get("fragment_length"), declared
+        )
         self._to_device = None if device is None else Transfer(device)
         shares = _shared(buffers, weights, settings.get("per", "step"))
         self._cautions, self._live = Cautions(), bool(settings.get("live"))

@@ -1,5 +1,5 @@
-"""What is done to a batch when it has been gathered: its dtypes, and a function of the user's; in this order,
-and before it is brought to a device.
+"""What is done to a batch when it has been gathered: values of any length are padded; its dtypes, and a
+function of the user's; in this order, and before it is brought to a device.
 
 Invariant: which items a batch has does not depend on it, and the state of a sampler says nothing of it.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from replaystore.errors import ArgumentError
 from replaystore.sampling.ahead import Maker
 from replaystore.sampling.gather import Batch
+from replaystore.sampling.padding import Padding
 from replaystore.schema.field import Field
 
 __all__ = ["Finish", "Finished"]
@@ -30,15 +31,19 @@ class Finish:
         becomes what it becomes.
         transform: gets a batch and returns what is a batch from there on.
         fields: those that are sampled.
+        pad_values: as `Padding` takes it.
 
     Raises:
         ArgumentError: a dtype that cannot hold the values, or a field that there is not.
     """
 
-    def __init__(self, dtype: Any, transform: Any, fields: Mapping[str, Field]) -> None:
+    def __init__(
+        self, dtype: Any, transform: Any, fields: Mapping[str, Field], pad_values: Any = None
+    ) -> None:
         if transform is not None and not callable(transform):
             raise ArgumentError(f"transform is a function of a batch, not {type(transform).__name__}")
         self._transform: Callable[[Batch], Batch] | None = transform
+        self._padding = None if pad_values is None else Padding(pad_values, fields)
         self._floats: np.dtype[Any] | None = None
         self._dtypes: dict[str, np.dtype[Any]] = {}
         if isinstance(dtype, Mapping):
@@ -65,11 +70,15 @@ class Finish:
                 )
 
     @staticmethod
-    def of(dtype: Any, transform: Any, fields: Mapping[str, Field]) -> Finish | None:
+    def of(dtype: Any, transform: Any, fields: Mapping[str, Field], pad_values: Any = None) -> Finish | None:
         """None: nothing is to be done."""
-        return None if dtype is None and transform is None else Finish(dtype, transform, fields)
+        if dtype is None and transform is None and pad_values is None:
+            return None
+        return Finish(dtype, transform, fields, pad_values)
 
     def __call__(self, batch: Batch) -> Batch:
+        if self._padding is not None:
+            self._padding(batch)
         for name, values in batch.items():
             wanted = self._floats if values.dtype.kind == "f" else None
             wanted = self._dtypes.get(name, wanted)
@@ -84,8 +93,15 @@ class Finish:
             )
         return dict(found)
 
+    @property
+    def padded(self) -> set[str]:
+        """The fields whose values are padded."""
+        return set() if self._padding is None else set(self._padding.names)
+
     def explain(self) -> Iterable[str]:
         """For people: what is done, in which order."""
+        if self._padding is not None:
+            yield from self._padding.explain()
         if self._floats is not None:
             yield f"then: floating point as {self._floats}"
         elif self._dtypes:

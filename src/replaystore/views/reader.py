@@ -224,24 +224,25 @@ class BufferReader(Shown):
         return self.rows(name, rows)
 
     def rows_of_bytes(
-        self, names: Iterable[str], most: int, start: int = 0, stop: int | None = None
+        self, names: Iterable[str], most: int, start: int = 0, stop: int | None = None, stride: int = 1
     ) -> Iterator[tuple[int, int]]:
-        """Blocks of steps, from where to where, whose fields of these names take `most` bytes at most, values
-        of any length among them, or are one step."""
+        """Blocks of steps `start, start + stride, …`, from where to where, whose fields of these names take
+        `most` bytes at most, values of any length among them, or are one step."""
         fields = {name: self._schema.fields[name] for name in names}
         fixed = sum(declared.row_bytes for declared in fields.values())
         ragged = {name: f.dtype.itemsize * math.prod(f.inner) for name, f in fields.items() if f.ragged}
         stop = len(self) if stop is None else stop
         known = max(1, min(most // max(1, fixed), SPANS))
         while start < stop:
-            end = min(stop, start + known)
-            sizes = np.full(end - start, fixed, np.int64)
+            end = min(stop, start + known * stride)
+            sizes = np.full(len(range(start, end, stride)), fixed, np.int64)
             for name, width in ragged.items():
-                spans = self.spans(name, slice(start, end))
+                spans = self.spans(name, slice(start, end, stride))
                 sizes += (spans[:, 1] - spans[:, 0]) * width
             count = max(1, int(np.searchsorted(np.cumsum(sizes), most, side="right")))
-            yield start, start + count
-            start += count
+            end = min(stop, start + count * stride)
+            yield start, end
+            start = end
 
     def rows(self, name: str, rows: Rows) -> NDArray[Any]:
         """Steps of one field, as `read` gives them."""

@@ -12,7 +12,8 @@ Invariants:
 1. A chunk that the metadata speak of has bytes, or getting it raises an error: a reader of Zarr takes a chunk
    that is missing for fill values.
 2. Row 0 of `steps/` is the oldest step that is kept. In a ring, the tables of parts and of trajectories are
-   those of the steps that are kept, and the column `start` of parts counts from that row 0.
+   those of the steps that are kept, and the column `start` of parts counts from that row 0; where values of
+   any length lie counts from the first value that is kept.
 3. Nothing is copied that can be shown as it lies: rows that are mapped are views of their files.
 """
 
@@ -68,6 +69,8 @@ class _Shown:
     """Its rows, if they are not those of the stored array."""
     far: bool = False
     """They have to be fetched."""
+    values_first: int = 0
+    """They say where values lie, of which this stored row is row 0 here."""
 
     @cached_property
     def chunk_rows(self) -> int:
@@ -196,6 +199,9 @@ class ZarrTree:
             rows = column.rows(shown.first + start, shown.first + stop)
             if isinstance(column, PlainColumn) and column.mapped:
                 self._mapped.add(shown.name)
+        if shown.values_first:  # what follows steps that have left may have left, too
+            gone = rows[:, :1] < shown.values_first
+            rows = np.where(gone, 0, rows - shown.values_first)
         found = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
         if len(found) == shown.chunk_bytes:
             return found
@@ -231,12 +237,18 @@ class ZarrTree:
 def _arrays(view: BufferReader) -> Iterator[_Shown]:
     store = view.store
     tables = _kept_tables(view) if view.first_row else {}
+    values_first = {
+        stored: store.first(tree.values(name))
+        for name in view.schema.ragged
+        for stored in (tree.steps(name), tree.final(name))
+    }
     for name, spec in sorted(store.specs().items()):
         if tree.is_changes(name):  # the fields are shown as they are with them
             continue
         first, table = store.first(name), tables.get(name)
         rows = store.rows(name) - first if table is None else len(table)
-        yield _Shown(name, spec, first, rows, table, far=store.container.files.far)
+        far = store.container.files.far
+        yield _Shown(name, spec, first, rows, table, far, values_first.get(name, 0))
 
 
 def _kept_tables(view: BufferReader) -> dict[str, NDArray[Any]]:
