@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from replaystore.buffers.staged import Reset
 from replaystore.schema.fields import Schema
+from replaystore.schema.values import BOOL
 
 __all__ = ["PLAIN", "Staging"]
 
@@ -26,7 +27,6 @@ STAGE_STEPS = 1024
 PLAIN = ("observation", "action", "reward", "terminated", "truncated")
 """Fields of most buffers, whose steps are checked and copied in the fewest operations."""
 
-BOOL = np.dtype(np.bool_)
 Observations = dict[str, NDArray[Any]]
 
 

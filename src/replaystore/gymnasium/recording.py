@@ -15,7 +15,7 @@ from replaystore.gymnasium.infos import InfoColumns
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import flatten, listed
 from replaystore.schema.spaces import DTYPES
-from replaystore.schema.values import array_of, fitted
+from replaystore.schema.values import BOOL, array_of, fitted
 
 if TYPE_CHECKING:
     from replaystore.buffers.buffer import Buffer
@@ -24,7 +24,6 @@ __all__ = ["EnvironmentRecorder"]
 
 _Mask = NDArray[np.bool_]
 _MAX_SEED = 2**63 - 1
-BOOL = np.dtype(np.bool_)
 _NUMBERS = (float, int, np.generic)
 _TRUE, _FALSE = np.array([True]), np.array([False])
 _TRUE.flags.writeable = _FALSE.flags.writeable = False
