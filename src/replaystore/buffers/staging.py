@@ -22,6 +22,7 @@ from replaystore.buffers.pool import NUMBER, Pool
 from replaystore.buffers.staged import Reset
 from replaystore.schema.fields import Schema
 from replaystore.schema.ragged import Ragged
+from replaystore.schema.values import BOOL
 
 __all__ = ["PLAIN", "Staging"]
 
@@ -32,7 +33,6 @@ STAGE_STEPS = 1024
 PLAIN = ("observation", "action", "reward", "terminated", "truncated")
 """Fields of most buffers, whose steps are checked and copied in the fewest operations."""
 
-BOOL = np.dtype(np.bool_)
 Observations = dict[str, NDArray[Any]]
 Values = Mapping[str, NDArray[Any] | Ragged]
 

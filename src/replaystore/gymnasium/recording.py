@@ -16,7 +16,7 @@ from replaystore.schema.fields import Schema
 from replaystore.schema.given_ragged import ragged_of
 from replaystore.schema.names import flatten, listed
 from replaystore.schema.ragged import Ragged
-from replaystore.schema.values import array_of, fitted
+from replaystore.schema.values import BOOL, array_of, fitted
 
 if TYPE_CHECKING:
     from replaystore.buffers.buffer import Buffer
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["EnvironmentRecorder"]
 
 _Mask = NDArray[np.bool_]
-BOOL = np.dtype(np.bool_)
 _NUMBERS = (float, int, np.generic)
 _TRUE, _FALSE = np.array([True]), np.array([False])
 _TRUE.flags.writeable = _FALSE.flags.writeable = False
