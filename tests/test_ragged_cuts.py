@@ -78,7 +78,7 @@ def record(place: Path, told: list[Step], every: int, how: str) -> rs.Buffer:
 
 def check_places(buffer: rs.Buffer) -> None:
     for name in SCHEMA.ragged:
-        spans = buffer.spans(name, slice(None))
+        spans = buffer.rows(name, slice(None))
         filled = spans[spans[:, 0] < spans[:, 1]]
         assert (spans[1:, 0] >= spans[:-1, 0]).all()
         assert (filled[1:, 0] >= filled[:-1, 1]).all()

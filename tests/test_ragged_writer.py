@@ -73,7 +73,7 @@ def check(buffer: Buffer) -> list[tuple[list[int], int | None]]:
     columns = buffer.read(slice(None))
     values_are_those_of_their_numbers(columns)
     for name in ("observation/tokens", "observation/text", "action/moves"):
-        begins = buffer.spans(name, slice(None))[:, 0]
+        begins = buffer.rows(name, slice(None))[:, 0]
         assert (np.diff(begins) >= 0).all()
     found = list[tuple[list[int], int | None]]()
     for trajectory in map(buffer.trajectory, range(buffer.num_trajectories)):
@@ -196,7 +196,7 @@ def test_an_observation_is_written_once(num_envs: int) -> None:
             buffer.commit()
         stored = buffer._store
         for name in ("observation/tokens", "observation/text"):
-            rows = int(np.diff(buffer.spans(name, slice(None))).sum())
+            rows = int(np.diff(buffer.rows(name, slice(None))).sum())
             finals = [final_by_field(buffer.trajectory(place)) for place in range(buffer.num_trajectories)]
             kept = sum(len(_bytes(final[name])) for final in finals if final)
             last = sum(len(_bytes(text(one) if "text" in name else tokens(one))) for one in world.seen)

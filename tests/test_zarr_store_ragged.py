@@ -63,5 +63,5 @@ def test_xarray_names_a_dimension_for_the_values_of_each_field(tmp_path: Path) -
         values = xarray.open_zarr(buffer.zarr_store(), group="values/info", consolidated=False)
         assert set(values.variables) == {"tokens", "points"}
         assert values["tokens"].dims != values["points"].dims[:1]
-        begin, end = buffer.spans("info/tokens", slice(7, 8))[0].tolist()
+        begin, end = buffer.rows("info/tokens", slice(7, 8))[0].tolist()
         assert values["tokens"][begin:end].values.tolist() == buffer["info/tokens"][7].tolist()

@@ -95,7 +95,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "                if name == group or name.startswith(prefix):",
         "                if name.startswith(prefix):",
         "values are appended to those that there are",
-        ("test_ragged_buffers.py::test_what_follows_is_written_once_if_it_is_the_next_step",),
+        ("test_ragged_places.py::test_what_follows_is_written_once_if_it_is_the_next_step",),
     ),
     Mutant(
         "no-values-written",
@@ -111,7 +111,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            if known is None or not _equal(known, _value(rows, place)):",
         "            if known is None:",
         "a step has the place of what was said to precede it only if it is that, bit for bit",
-        ("test_ragged_buffers.py::test_a_value_that_differs_by_a_bit_is_not_taken_over",),
+        ("test_ragged_places.py::test_a_value_that_differs_by_a_bit_is_not_taken_over",),
     ),
     Mutant(
         "taken-over-from-behind",
@@ -119,7 +119,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            known = None if begin < before else self.value(name, span)",
         "            known = self.value(name, span)",
         "values lie in the order of steps",
-        ("test_ragged_buffers.py::test_what_follows_is_written_again_if_it_lies_before_the_newest_step",),
+        ("test_ragged_places.py::test_what_follows_is_written_again_if_it_lies_before_the_newest_step",),
     ),
     Mutant(
         "what-follows-forgotten",
@@ -127,7 +127,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "                elif len(inside):",
         "                elif False:",
         "what was said to follow is known until the next step",
-        ("test_ragged_buffers.py::test_what_follows_is_known_however_much_is_appended_meanwhile",),
+        ("test_ragged_places.py::test_what_follows_is_known_however_much_is_appended_meanwhile",),
     ),
     Mutant(
         "a-reset-makes-a-commit",
@@ -143,7 +143,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            places = np.minimum(np.arange(1, len(rows) + 1), last)",
         "            places = np.arange(len(rows))",
         "the next observation is that of the next step",
-        ("test_ragged_buffers.py::test_many_trajectories_in_one_append",),
+        ("test_ragged_places.py::test_many_trajectories_in_one_append",),
     ),
     Mutant(
         "texts-not-looked-at",
@@ -151,7 +151,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if declared.text:",
         "    if False:",
         "verify says which text is none",
-        ("test_ragged_buffers.py::test_a_text_that_is_damaged_is_told",),
+        ("test_ragged_places.py::test_a_text_that_is_damaged_is_told",),
     ),
     Mutant(
         "places-not-looked-at",
@@ -159,7 +159,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if wrong is not None:\n            begin, after",
         "        if False:\n            begin, after",
         "verify says of which step the values cannot be where they are said to be",
-        ("test_ragged_buffers.py::test_places_that_cannot_be_are_told_and_nothing_is_read_there",),
+        ("test_ragged_places.py::test_places_that_cannot_be_are_told_and_nothing_is_read_there",),
     ),
     Mutant(
         "one-id-for-all",

@@ -26,11 +26,11 @@ def values_first(
     store: Store, names: Iterable[str], known: Mapping[str, int], first: Mapping[str, int]
 ) -> dict[str, int]:
     """What a commit keeps of each of these arrays that holds values, if it says from which step on a ring
-    keeps any. `known`: of the commit before."""
+    keeps any, and does not say it himself. `known`: of the commit before."""
     found = dict(first)
     row, rows = first.get("steps"), store.next_row("steps")
     for name in names if row is not None else ():
-        if tree.is_values(name) and row is not None:
+        if tree.is_values(name) and name not in first and row is not None:
             oldest, stop = known.get(name, 0), store.next_row(name)
             if row < rows:
                 begin = int(np.frombuffer(store.read_raw(tree.spans_of(name), row, row + 1), "<i8")[0])

@@ -19,6 +19,7 @@ from replaystore.schema.fields import Field, Schema
 from replaystore.schema.given_ragged import ragged_of
 from replaystore.schema.ragged import Ragged
 from replaystore.schema.values import array_of, exactly, fitted, is_tensor
+from replaystore.views.blocks import rows_of_bytes
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Steps", "blocks_of_steps", "check_late", "filled", "given_values", "values_of"]
@@ -65,7 +66,7 @@ def blocks_of_steps(buffer: BufferReader, declared: Mapping[str, Field]) -> Iter
     for start in range(0, count, rows):
         stop = min(count, start + rows)
         if schema.ragged:
-            yield from buffer.rows_of_bytes(schema.ragged, BLOCK_BYTES, start, stop)
+            yield from rows_of_bytes(buffer, schema.ragged, BLOCK_BYTES, start, stop)
         else:
             yield start, stop
 

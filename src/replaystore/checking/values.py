@@ -17,6 +17,7 @@ from replaystore.schema import tree
 from replaystore.schema.field import Field
 from replaystore.schema.ragged import MOST_BYTES, Ragged
 from replaystore.schema.ragged_forms import not_text
+from replaystore.views.blocks import rows_of_bytes
 from replaystore.views.reader import BufferReader
 
 __all__ = ["check_values"]
@@ -42,7 +43,7 @@ def _check(findings: Findings, view: BufferReader, name: str, declared: Field) -
     first, stop = view.store.first(stored), view.store.rows(stored)
     before = end = 0
     for start in range(0, len(view), BLOCK_ROWS):
-        spans = view.spans(name, slice(start, min(len(view), start + BLOCK_ROWS)))
+        spans = view.rows(name, slice(start, min(len(view), start + BLOCK_ROWS)))
         wrong = _outside(spans, first, stop, MOST_BYTES // width)
         begins = np.concatenate([[before], spans[:, 0]])
         filled = spans[spans[:, 0] < spans[:, 1]]
@@ -88,7 +89,7 @@ def _check_following(findings: Findings, view: BufferReader, name: str, limits: 
     if not len(spans):
         return
     wrong = _outside(spans, *limits)
-    begins = view.spans(name, last - view.first_row)[:, 0]
+    begins = view.rows(name, last - view.first_row)[:, 0]
     late = (spans[:, 0] < spans[:, 1]) & (spans[:, 0] < begins)
     if wrong is None and late.any():
         wrong = int(late.argmax())
@@ -99,9 +100,9 @@ def _check_following(findings: Findings, view: BufferReader, name: str, limits: 
 
 
 def _check_texts(findings: Findings, view: BufferReader, name: str) -> None:
-    for start, stop in view.rows_of_bytes([name], BLOCK_BYTES):
+    for start, stop in rows_of_bytes(view, [name], BLOCK_BYTES):
         try:
-            found = view.values_of(name).take(view.spans(name, slice(start, stop)))
+            found = view.values_of(name).take(view.rows(name, slice(start, stop)))
         except CorruptError as error:  # its checksum is a problem already, perhaps
             findings.problem(tree.values(name), str(error))
             return

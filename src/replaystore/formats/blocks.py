@@ -14,6 +14,7 @@ from replaystore.formats.report import Fate, lost
 from replaystore.trajectories.blocks import Block
 from replaystore.trajectories.columns import TRAJECTORIES
 from replaystore.trajectories.table import Trajectories
+from replaystore.views.blocks import rows_of_bytes
 from replaystore.views.reader import BufferReader
 
 __all__ = ["beside_fields", "blocks_of", "chosen_fields"]
@@ -51,7 +52,7 @@ def blocks_of(buffer: BufferReader, options: Options, max_bytes: int = 4 << 20) 
         going = {"begins": False, "env": int(table["env"][row])}
         about = _beginning(table, row) if is_first else going
         rows = range(int(parts.start[part]) - first, int(parts.stop[part]) - first, int(parts.stride[part]))
-        for start, stop in buffer.rows_of_bytes(names, max_bytes, rows.start, rows.stop, rows.step):
+        for start, stop in rows_of_bytes(buffer, names, max_bytes, rows.start, rows.stop, rows.step):
             columns = buffer.read(slice(start, stop, rows.step), names)
             if stop < rows.stop:
                 yield Block(columns, ends=False, **about)

@@ -1,8 +1,9 @@
-"""The parts of a store, and what a newer commit has after the last step of a trajectory that was open in an
-older one."""
+"""The parts of a store; what was recorded after a step that is not the next one; and what a newer commit has
+after the last step of a trajectory that was open in an older one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from replaystore.trajectories.columns import PARTS
 from replaystore.trajectories.opened import Open
 from replaystore.trajectories.parts import Parts
 
-__all__ = ["followed_by", "stored_parts"]
+__all__ = ["followed_by", "followed_within", "has_values", "stored_parts"]
 
 
 class _View(Protocol):
@@ -26,6 +27,14 @@ class _View(Protocol):
     def column(self, name: str) -> ArrayColumn: ...
     def final_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]: ...
     def open_trajectories(self) -> list[Open]: ...
+
+
+class _Finals(Protocol):
+    """What is asked of the view that shows a trajectory."""
+
+    @property
+    def parts(self) -> Parts: ...
+    def final_values(self, name: str, rows: NDArray[np.int64]) -> Any: ...
 
 
 def stored_parts(store: StoreReader) -> NDArray[np.int64]:
@@ -59,3 +68,22 @@ def followed_by(newer: _View, entry: Open, name: str) -> NDArray[Any] | None:
         ):
             return other.following[name]
     return None
+
+
+def followed_within(view: _Finals, trajectory: int, observations: Iterable[str]) -> dict[int, dict[str, Any]]:
+    """By step of a trajectory, what followed it where the next step was recorded with another
+    observation."""
+    parts = view.parts
+    inner = parts.parts_of(trajectory)[:-1]
+    places = np.cumsum(parts.length[inner]) - 1
+    return {
+        int(step): {name: view.final_values(name, final[None])[0] for name in observations}
+        for step, final in zip(places, parts.final[inner], strict=True)
+        if final >= 0
+    }
+
+
+def has_values(store: StoreReader, name: str, span: NDArray[np.int64]) -> bool:
+    """Whether a commit has these values of a field."""
+    stored, begin, end = tree.values(name), int(span[0]), int(span[1])
+    return begin == end or store.first(stored) <= begin < end <= store.rows(stored)

@@ -22,7 +22,7 @@ class Source(Protocol):
     def __len__(self) -> int:
         """How many steps there are."""
 
-    def spans(self, name: str, rows: Rows) -> NDArray[np.int64]:
+    def rows(self, name: str, rows: Rows) -> NDArray[np.int64]:
         """Where the values of steps lie."""
 
     def values_of(self, name: str) -> Values:
@@ -74,7 +74,7 @@ class RaggedColumn:
 
     def __getitem__(self, key: Any) -> Any:
         row = one_row(self._source, self.name, key)
-        spans = self._source.spans(self.name, key if row is None else slice(row, row + 1))
+        spans = self._source.rows(self.name, key if row is None else slice(row, row + 1))
         found = self._source.values_of(self.name).take(spans)
         return found if row is None else found[0]
 
@@ -109,7 +109,7 @@ class Lengths:
 
     def __getitem__(self, key: Any) -> Any:
         row = one_row(self._source, self._name, key)
-        spans = self._source.spans(self._name, key if row is None else slice(row, row + 1))
+        spans = self._source.rows(self._name, key if row is None else slice(row, row + 1))
         lengths = spans[:, 1] - spans[:, 0]
         return lengths if row is None else int(lengths[0])
 

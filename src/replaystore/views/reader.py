@@ -3,8 +3,7 @@ commit."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from replaystore.schema.names import Named, listed, unknown
 from replaystore.schema.values import array_of
 from replaystore.storage.places import places_of
 from replaystore.views.column import Column, Rows, Trajectory
+from replaystore.views.followed import followed_within
 from replaystore.views.ragged_column import RaggedColumn
 from replaystore.views.shown import Shown
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["BufferReader", "positions_of", "wanted_rows"]
 
 INT64 = np.dtype(np.int64)
-SPANS = 1 << 16
-"""Steps whose values' lengths are looked at together."""
 BLOCK_BYTES, FAR_BLOCK_BYTES = 4 << 20, 16 << 20
 """Of a column, that statistics are made of at once."""
 
@@ -133,27 +131,15 @@ class BufferReader(Shown):
         info = table[int(number)]
         names = self._names(fields)
         runs = self.parts.rows_of(info["trajectory"])
-        found = zip(names, self._runs_of([self.column(name) for name in names], runs), strict=True)
-        columns = self._with_values(dict(found))
+        found = zip(names, _runs_of(self, names, runs), strict=True)
+        columns = _with_values(self, dict(found))
         observations = self.schema.names("observation")
         final = self.final_observation(info["trajectory"])
-        following = self._followed_within(info["trajectory"], observations)
+        following = followed_within(self, info["trajectory"], observations)
         if final is not None and runs:
             following[sum(map(len, runs)) - 1] = final
         shown = final["observation"] if final is not None and observations == ("observation",) else final
         return Trajectory(info, columns, shown, following)
-
-    def _runs_of(self, columns: Sequence[ArrayColumn], runs: Sequence[range]) -> Iterable[NDArray[Any]]:
-        """Rows of some columns, run behind run."""
-        apart = any(run.step > 1 for run in runs)
-        if apart or (len(runs) > 1 and self._store.container.files.far):  # one round for all of them
-            return read_together(columns, np.concatenate([np.arange(r.start, r.stop, r.step) for r in runs]))
-        pieces = [read_together(columns, slice(run.start, run.stop)) for run in runs]
-        return (
-            pieces[0]
-            if len(pieces) == 1
-            else [np.concatenate(several) for several in zip(*pieces, strict=True)]
-        )
 
     def __contains__(self, name: object) -> bool:
         """Whether there is a field of this name, so that `buffer[name]` is its column."""
@@ -203,49 +189,19 @@ class BufferReader(Shown):
         wanted, names = wanted_rows(rows, self._first, len(self)), self._names(fields)
         if not self._store.container.files.far:
             if type(wanted) is slice:
-                return self._with_values(
-                    {name: self.column(name).read(wanted.start, wanted.stop) for name in names}
+                return _with_values(
+                    self, {name: self.column(name).read(wanted.start, wanted.stop) for name in names}
                 )
             first, stop = self._first, self._stop
-            return self._with_values(
-                {name: self.column(name).take_within(wanted, first, stop) for name in names}
+            return _with_values(
+                self, {name: self.column(name).take_within(wanted, first, stop) for name in names}
             )
         found = read_together([self.column(name) for name in names], wanted)
-        return self._with_values(dict(zip(names, found, strict=True)))
-
-    def _with_values(self, found: dict[str, Any]) -> dict[str, Any]:
-        """What was read of fields, with the values of those of any length."""
-        for name in found.keys() & self._schema.ragged.keys() if self._schema.ragged else ():
-            found[name] = self.values_of(name).take(found[name])
-        return found
-
-    def spans(self, name: str, rows: Rows) -> NDArray[np.int64]:
-        """Where the values of steps lie, of a field of any length: begin and end of each."""
-        return self.rows(name, rows)
-
-    def rows_of_bytes(
-        self, names: Iterable[str], most: int, start: int = 0, stop: int | None = None, stride: int = 1
-    ) -> Iterator[tuple[int, int]]:
-        """Blocks of steps `start, start + stride, …`, from where to where, whose fields of these names take
-        `most` bytes at most, values of any length among them, or are one step."""
-        fields = {name: self._schema.fields[name] for name in names}
-        fixed = sum(declared.row_bytes for declared in fields.values())
-        ragged = {name: f.dtype.itemsize * math.prod(f.inner) for name, f in fields.items() if f.ragged}
-        stop = len(self) if stop is None else stop
-        known = max(1, min(most // max(1, fixed), SPANS))
-        while start < stop:
-            end = min(stop, start + known * stride)
-            sizes = np.full(len(range(start, end, stride)), fixed, np.int64)
-            for name, width in ragged.items():
-                spans = self.spans(name, slice(start, end, stride))
-                sizes += (spans[:, 1] - spans[:, 0]) * width
-            count = max(1, int(np.searchsorted(np.cumsum(sizes), most, side="right")))
-            end = min(stop, start + count * stride)
-            yield start, end
-            start = end
+        return _with_values(self, dict(zip(names, found, strict=True)))
 
     def rows(self, name: str, rows: Rows) -> NDArray[Any]:
-        """Steps of one field, as `read` gives them."""
+        """Steps of one field as they are stored: of one of any length, where the values lie, int64 of shape
+        (steps, 2), begin and end of each."""
         self.check_open()
         column, first = self.column(name), self._first
         if not first and type(rows) is np.ndarray and rows.dtype is INT64 and rows.ndim == 1:
@@ -305,6 +261,26 @@ class BufferReader(Shown):
             if self._store.cache is not None:
                 self._store.cache.close()
             self._store.close()
+
+
+def _runs_of(view: BufferReader, names: Iterable[str], runs: Sequence[range]) -> Iterable[NDArray[Any]]:
+    """Rows of some fields, run behind run."""
+    columns = [view.column(name) for name in names]
+    apart = any(run.step > 1 for run in runs)
+    if apart or (len(runs) > 1 and view.store.container.files.far):  # one round for all of them
+        return read_together(columns, np.concatenate([np.arange(r.start, r.stop, r.step) for r in runs]))
+    pieces = [read_together(columns, slice(run.start, run.stop)) for run in runs]
+    return (
+        pieces[0] if len(pieces) == 1 else [np.concatenate(several) for several in zip(*pieces, strict=True)]
+    )
+
+
+def _with_values(view: Shown, found: dict[str, Any]) -> dict[str, Any]:
+    """What was read of fields, with the values of those of any length."""
+    ragged = view.schema.ragged
+    for name in found.keys() & ragged.keys() if ragged else ():
+        found[name] = view.values_of(name).take(found[name])
+    return found
 
 
 def _not_a_name(given: object, fields: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from replaystore.trajectories.columns import TRAJECTORIES
 from replaystore.trajectories.opened import COLUMNS, Open, check_numbers, followed, from_numbers
 from replaystore.trajectories.parts import Parts
 from replaystore.trajectories.table import Trajectories
-from replaystore.views.followed import followed_by, stored_parts
+from replaystore.views.followed import followed_by, has_values, stored_parts
 
 __all__ = ["Shown"]
 
@@ -247,7 +246,7 @@ class Shown:
                     newest = self._store.unpinned()
                     view = None if newest is None else Shown(self._place, newest, self._document)
                     found = None if view is None else followed_by(view, entry, name)
-                if found is not None and declared.ragged and not self._has(name, found):
+                if found is not None and declared.ragged and not has_values(self._store, name, found):
                     found = None  # it has left the ring, or is of steps that this commit has not
                 if found is not None:
                     entry.following = {**(entry.following or {}), name: found}
@@ -255,23 +254,6 @@ class Shown:
             if entry.following is not None and len(entry.following) < len(self.schema.names("observation")):
                 entry.following = None  # a part of an observation is none
         return opened
-
-    def _has(self, name: str, span: NDArray[np.int64]) -> bool:
-        """Whether the commit has these values of a field."""
-        stored, begin, end = tree.values(name), int(span[0]), int(span[1])
-        return begin == end or self._store.first(stored) <= begin < end <= self._store.rows(stored)
-
-    def _followed_within(self, trajectory: int, observations: Iterable[str]) -> dict[int, dict[str, Any]]:
-        """By step of a trajectory, what followed it where the next step was recorded with another
-        observation."""
-        parts = self.parts
-        inner = parts.parts_of(trajectory)[:-1]
-        places = np.cumsum(parts.length[inner]) - 1
-        return {
-            int(step): {name: self.final_values(name, final[None])[0] for name in observations}
-            for step, final in zip(places, parts.final[inner], strict=True)
-            if final >= 0
-        }
 
     def final_observation(self, trajectory: int) -> dict[str, Any] | None:
         """The observation after the last step of a trajectory, named by its number in the table, by field (of
