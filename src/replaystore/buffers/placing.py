@@ -106,8 +106,9 @@ class Placing:
             if count:
                 rows, spans = columns[name], (taken or {}).get(name)
                 known = 0 if spans is None else self._same(name, spans[:count], rows)
-                placed = _spans(rows[known:] if known else rows, at)
-                pieces.append(rows[known:].named)
+                rows = rows[known:] if known else rows
+                placed = _spans(rows, at)
+                pieces.append(rows.named)
                 at += len(pieces[-1])
                 if known and spans is not None:
                     placed = np.concatenate([spans[:known], placed])
@@ -238,8 +239,11 @@ def _value(rows: Ragged, place: int) -> NDArray[Any]:
 
 def _spans(rows: Ragged, at: int) -> Spans:
     """Where values are going to lie, the first of them at `at`."""
-    offsets = rows.offsets + (at - int(rows.offsets[0]))
-    return np.stack([offsets[:-1], offsets[1:]], axis=1)
+    offsets = rows.offsets
+    spans, shift = np.empty((len(offsets) - 1, 2), np.int64), at - int(offsets[0])
+    np.add(offsets[:-1], shift, out=spans[:, 0])
+    np.add(offsets[1:], shift, out=spans[:, 1])
+    return spans
 
 
 def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:

@@ -35,7 +35,7 @@ def ragged_of(name: str, declared: Field, given: Any, count: int | None) -> Ragg
     if count is not None and len(found) != count:
         raise SchemaError(f"{field} has {len(found)} values, not {count}: give one for each step")
     most = MOST_BYTES // (declared.dtype.itemsize * math.prod(declared.inner))
-    if len(found) and int(found.lengths.max()) > most:
+    if len(found.named) > most and int(found.lengths.max()) > most:
         place = int(found.lengths.argmax())
         raise SchemaError(
             f"{field}, value {place}: its length is {found.lengths[place]}, and a value has at most {most} "

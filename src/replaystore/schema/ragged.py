@@ -293,8 +293,8 @@ class Ragged:
         return self._made(cast(dtype, copy=copy), self.offsets, self.lead, False)
 
     def to_numpy(self) -> Ragged:
-        """Of arrays of NumPy."""
-        return self.map(on_host)
+        """Of arrays of NumPy; itself where it is."""
+        return self if type(self.values) is np.ndarray else self.map(on_host)
 
     def to(self, device: Any, *, non_blocking: bool = False) -> Ragged:
         """Of tensors on a device of PyTorch."""
