@@ -188,11 +188,7 @@ def open(  # noqa: A001  # as in other libraries that open files
         sealing.check_metadata(container)
         document = documents.parse(container.document(), str(place))
         sealing.refuse_writing(place, container)
-        for name, word in document.hidden.items():
-            raise UnsupportedError(
-                f"{place}: field {name!r} needs {word!r:.80}, which this replaystore does not know: upgrade "
-                "it to write, or open the store for reading, without this field"
-            )
+        document.check_writable(str(place))
         store = ArrayStore.open(container, durable=document.layout.durability == "commit")
         store.keep(commits=keep_commits, named=keep_named)
         return Buffer(place, store, document, lock=lock, reopen=open_column, open_commit=open_commit)

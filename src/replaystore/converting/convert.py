@@ -130,9 +130,20 @@ def convert(
                 )
             return bring(_path(source), from_, parse(target), how)
         with _opened_known(source) as buffer:
+            _check_hidden(buffer, selected)
             if to is not None:
                 return export(buffer, _path(target), to, selected, how, named=named.target is not None)
             return _store_to_store(buffer, _place(target), selected, how)
+
+
+def _check_hidden(buffer: Buffer, selected: Selected) -> None:
+    """UnsupportedError: a field would be lost, since this version cannot show it."""
+    name, word = next(iter(buffer.document.hidden.items()), (None, None))
+    if name is not None and selected.fields is None:
+        raise UnsupportedError(
+            f"{buffer.where}: field {name!r} needs {word!r:.80}, which this replaystore does not know: "
+            "upgrade it to convert all, or name the fields to convert"
+        )
 
 
 @contextlib.contextmanager

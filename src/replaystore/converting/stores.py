@@ -103,6 +103,11 @@ class Conversion:
                 else ("returns are left out with the reward")
             )
             self.notes.append(kept)
+        unknown = sorted(filter(tree.is_unknown, self.buffer.store.state.arrays))
+        if unknown:
+            self.notes.append(
+                f"arrays that this replaystore does not know are not in it: {', '.join(unknown)}"
+            )
         if isinstance(self.buffer, Buffer) and self.buffer.mode == "r+":
             waiting = self.buffer.rows_recorded - self.buffer.first_row - len(self.buffer)
             if waiting:
@@ -115,7 +120,7 @@ class Conversion:
         known = self.buffer.document
         overrides: dict[str, dict[str, Any]] = {}
         if self.as_it_was:
-            given = documents.to_plain(known.layout.overrides)
+            given = documents.to_plain(known.layout.overrides, whole=False)
             overrides = {
                 name: _given(setting) for name, setting in given.items() if name in self.schema.fields
             }
@@ -127,7 +132,9 @@ class Conversion:
         return documents.new(
             self.schema,
             layout={"name": self.layout, "durability": durability, "overrides": overrides},
-            environment=None if known.environment is None else documents.to_plain(known.environment),
+            environment=None
+            if known.environment is None
+            else documents.to_plain(known.environment, whole=False),
             provenance=documents.provenance(self._source()),
             user=known.user,
             extensions=self.extensions,
@@ -169,7 +176,8 @@ class Conversion:
         """The target's arrays."""
         known, capabilities = self.buffer.store.specs(), container.capabilities
         storage = {
-            name: _given(setting) for name, setting in documents.to_plain(document.layout.overrides).items()
+            name: _given(setting)
+            for name, setting in documents.to_plain(document.layout.overrides, whole=False).items()
         }
         if self.as_it_was:
             for name in self.schema.fields:

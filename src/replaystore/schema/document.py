@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from replaystore.errors import CorruptError, FormatError, FormatVersionError, SchemaError, UnsupportedError
 from replaystore.schema.fields import Schema
-from replaystore.schema.foreign_keys import and_foreign, is_foreign
-from replaystore.schema.needs import hidden, shown
+from replaystore.schema.foreign_keys import and_kept, beside, is_foreign
+from replaystore.schema.needs import check_known, hidden, shown
 from replaystore.schema.roles import ROLES
 from replaystore.schema.spaces import DTYPES, LEAF_SPACES
 from replaystore.schema.strict_json import check_size, decoded, encoded_size, strict
@@ -153,11 +153,13 @@ class Provenance(_Section):
 class Document(_Section):
     """The document. Make one with `new` or `parse`; values inside it are not to be changed."""
 
+    unless: ClassVar[frozenset[str]] = frozenset({"needs"})
     format: Literal["replaystore"] = FORMAT
     format_version: str = Field(pattern=rf"^{_MAJOR}\.(0|[1-9][0-9]*)$")
     id: str = Field(
         pattern=r"^[0-9a-f]{32}$", description="the store's own, which no other has but copies of its files"
     )
+    needs: list[str] = Field([], description="what a writer has to know; one that does not only reads")
     schema_: SchemaSection = Field(alias="schema")
     ring: Ring | None = None
     environment: Environment | None = None
@@ -191,6 +193,10 @@ class Document(_Section):
         """The fields that this version cannot show, and the first thing that each of them needs."""
         return hidden({field.name: field.needs for field in self.schema_.fields_})
 
+    def check_writable(self, where: str) -> None:
+        """UnsupportedError: whoever writes to the store has to know something that this version does not."""
+        check_known(self.needs, self.hidden, where)
+
     def to_json(self) -> dict[str, Any]:
         """Strict JSON, what was not known when it was parsed included."""
         encoded: dict[str, Any] = to_plain(self)
@@ -198,7 +204,7 @@ class Document(_Section):
 
     def replace(self, **sections: Any) -> Document:
         """A document with other sections, given as in `new`; SchemaError if one is not valid."""
-        return _checked(and_foreign(self.to_json(), {**self.to_json(), **_given(sections)}))
+        return _checked(and_kept(beside(self, lambda _: True), {**self.to_json(), **_given(sections)}))
 
 
 def new(
@@ -218,7 +224,7 @@ def new(
     sections = {"schema": schema, "ring": ring, "environment": environment, "provenance": provenance}
     sections |= {"layout": layout or {}, "user": user or {}, "extensions": extensions or {}}
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "id": uuid.uuid4().hex, **_given(sections)}
-    return _checked(content if like is None else and_foreign(like.to_json(), content))
+    return _checked(content if like is None else and_kept(beside(like, is_foreign), content))
 
 
 def _given(sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,9 +273,8 @@ def parse(data: Mapping[str, Any] | bytes | str, where: str) -> Document:
     except UnsupportedError as error:
         raise FormatVersionError(f"{where}: {error}") from error
     except ValueError as error:
-        raise CorruptError(
-            f"{where}: the document is damaged: {_one_line(error)}; restore it from a copy"
-        ) from error
+        what = f"{where}: the document is damaged: {_one_line(error)}; restore it from a copy"
+        raise CorruptError(what) from error
 
 
 def _is_newer(version: object, where: str) -> bool:
@@ -348,19 +353,20 @@ def _one_line(error: ValueError) -> str:
     return " ".join(f"{text}{f' (and {more} more)' if more else ''}".split())
 
 
-def to_plain(value: Any) -> Any:
-    """Models to dicts, with what they were not made for (keys of a newer minor version), which pydantic's own
-    dump leaves out."""
+def to_plain(value: Any, *, whole: bool = True) -> Any:
+    """Models to dicts; if `whole`, with what they were not made for (keys of other software, and of a newer
+    minor version), which pydantic's own dump leaves out."""
     if isinstance(value, _Section):
         known = {
             field.alias or name: getattr(value, name)
             for name, field in type(value).model_fields.items()
             if name not in value.unless or getattr(value, name)
         }
-        return {key: to_plain(item) for key, item in (known | (value.model_extra or {})).items()}
+        more = (value.model_extra or {}) if whole else {}
+        return {key: to_plain(item, whole=whole) for key, item in (known | more).items()}
     if isinstance(value, dict):
-        return {key: to_plain(item) for key, item in value.items()}
-    return [to_plain(item) for item in value] if isinstance(value, list) else value
+        return {key: to_plain(item, whole=whole) for key, item in value.items()}
+    return [to_plain(item, whole=whole) for item in value] if isinstance(value, list) else value
 
 
 # --- the JSON Schema

@@ -1,13 +1,14 @@
-"""What other software keeps in a document, by keys with a dot or a colon in them: it is kept where it stands,
-whoever makes another document of that one. Documents are JSON here.
+"""What a document has beside what is known: other software's keys, which have a dot or a colon in them, are
+kept where they stand by whoever makes another document of it; those of a newer minor version, by whoever
+changes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["and_foreign", "is_foreign"]
+__all__ = ["and_kept", "beside", "is_foreign"]
 
 SECTIONS = ("ring", "environment", "layout")
 
@@ -17,25 +18,34 @@ def is_foreign(key: str) -> bool:
     return "." in key or ":" in key
 
 
-def and_foreign(known: Mapping[str, Any], content: dict[str, Any]) -> dict[str, Any]:
-    """A document, with what another one has of other software where it has the same sections, fields and
+def beside(document: Any, keys: Callable[[str], bool]) -> dict[str, Any]:
+    """What a document has by keys like these that its sections were not made for, where it stands in its
+    JSON."""
+
+    def of(section: Any) -> dict[str, Any]:
+        more = {} if section is None else section.model_extra or {}
+        return {key: value for key, value in more.items() if keys(key)}
+
+    found = of(document) | {name: of(getattr(document, name)) for name in SECTIONS}
+    found["layout"]["overrides"] = {name: of(known) for name, known in document.layout.overrides.items()}
+    fields = [{"name": field.name, **of(field)} for field in document.schema_.fields_]
+    return {**found, "schema": {**of(document.schema_), "fields": fields}}
+
+
+def and_kept(known: Mapping[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a document, with what another one has `beside` where it has the same sections, fields and
     overrides."""
-    found = {**_foreign(known), **content}
+    found = {**known, **content}
     for name in SECTIONS:
-        if isinstance(known.get(name), dict) and isinstance(found.get(name), dict):
-            found[name] = {**_foreign(known[name]), **found[name]}
-    fields = {field["name"]: _foreign(field) for field in known["schema"]["fields"]}
+        if isinstance(found[name], dict):
+            found[name] = {**known[name], **found[name]}
+    overrides, before = content["layout"].get("overrides", {}), known["layout"]["overrides"]
+    if isinstance(overrides, dict):
+        overrides = {name: {**before.get(name, {}), **setting} for name, setting in overrides.items()}
+    found["layout"] = {**found["layout"], "overrides": overrides}
+    fields = {field["name"]: field for field in known["schema"]["fields"]}
     given = found["schema"]
     if isinstance(given, dict) and isinstance(given.get("fields"), list):
         described = [{**fields.get(field.get("name"), {}), **field} for field in given["fields"]]
-        found["schema"] = {**_foreign(known["schema"]), **given, "fields": described}
-    overrides = found["layout"].get("overrides")
-    if isinstance(overrides, dict):
-        before = {name: _foreign(override) for name, override in known["layout"]["overrides"].items()}
-        overrides = {name: {**before.get(name, {}), **given} for name, given in overrides.items()}
-        found["layout"] = {**found["layout"], "overrides": overrides}
+        found["schema"] = {**known["schema"], **given, "fields": described}
     return found
-
-
-def _foreign(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in section.items() if is_foreign(key)}

@@ -1,6 +1,6 @@
-"""What fields of a document need to be shown: words, of which a reader may not know some. It leaves such a
-field out, and shows the others as they are: so newer minor versions can have new kinds of fields. Who does
-not know all of a store's fields does not write to it.
+"""What one has to know of a document, in words, of which an older version may not know some. A reader leaves
+out a field that needs such a word, and shows the others as they are: so newer minor versions can have new
+kinds of fields. Who does not know all that a store and its fields need does not write to it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from replaystore.errors import UnsupportedError
 from replaystore.schema.roles import FLAGS
 
-__all__ = ["hidden", "shown"]
+__all__ = ["check_known", "hidden", "shown"]
 
 KNOWN: frozenset[str] = frozenset()
 """The words that this version knows."""
@@ -22,6 +22,17 @@ def hidden(needs: Mapping[str, Sequence[str]]) -> dict[str, str]:
     know."""
     unknown = {name: [word for word in words if word not in KNOWN] for name, words in needs.items()}
     return {name: words[0] for name, words in unknown.items() if words}
+
+
+def check_known(needs: Sequence[str], unseen: Mapping[str, str], where: str) -> None:
+    """UnsupportedError: a store needs something that is not known, or has hidden fields."""
+    unknown = [("it", word, "") for word in needs if word not in KNOWN]
+    unknown += [(f"field {name!r}", word, ", without this field") for name, word in unseen.items()]
+    for who, word, less in unknown:
+        raise UnsupportedError(
+            f"{where}: {who} needs {word!r:.80}, which this replaystore does not know: upgrade it to write, "
+            f"or open the store for reading{less}"
+        )
 
 
 def shown(schema: dict[str, Any], unseen: Mapping[str, str]) -> dict[str, Any]:

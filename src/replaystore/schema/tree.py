@@ -38,6 +38,7 @@ __all__ = [
     "is_final",
     "is_journal",
     "is_trajectories",
+    "is_unknown",
     "is_values",
     "spans_of",
     "steps",
@@ -49,6 +50,8 @@ __all__ = [
 LOG, TAIL = "journal/log", "journal/tail"
 PARTS = "parts"
 """The table of parts, an array that is its own group."""
+FOLDERS = frozenset({"steps", "parts", "final", "trajectories", "checksums", "changes", "values", "journal"})
+"""What arrays lie in; those of newer minor versions may lie elsewhere, too."""
 DIMENSIONS = {
     "steps": "step",
     "parts": "part",
@@ -162,3 +165,8 @@ def is_checksums(array: str) -> bool:
 def is_journal(array: str) -> bool:
     """Whether it is a part of the commit log, or holds rows of unfinished chunks."""
     return array.startswith("journal/")
+
+
+def is_unknown(array: str) -> bool:
+    """Whether it has rows that are kept, checked and committed, and no meaning to this version."""
+    return checked_by(array).partition("/")[0] not in FOLDERS
