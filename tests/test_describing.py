@@ -195,6 +195,25 @@ def test_dask_computes_on_two_processes_what_statistics_say(place: Path) -> None
         assert np.array_equal(found[2], column[3:20, 1])
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_other_software_computes_on_lengths_and_is_told_where_there_is_no_array(
+    suffix: str, tmp_path: Path
+) -> None:
+    from dask import array
+
+    fields = {"action": rs.Field("int32", (None,), "action"), "info": rs.Field.of_text("info")}
+    with rs.create(tmp_path / f"a.{suffix}", rs.Schema(fields)) as buffer:
+        buffer.append({"action": [[1, 2], [], [3] * 9], "info": ["a", "é", ""]})
+        buffer.commit()
+        lazy = array.from_array(buffer["action"].lengths, chunks=2)
+        assert (lazy.dtype, lazy.shape) == (np.int64, (3,))
+        assert lazy.sum().compute(scheduler="processes", num_workers=2) == 11
+        assert pickle.loads(pickle.dumps(buffer["info"].lengths))[:].tolist() == [1, 2, 0]
+        for name in fields:
+            with pytest.raises(TypeError, match="to_padded"):
+                array.from_array(buffer[name], chunks=2).compute()
+
+
 def test_going_through_a_column_does_not_end_where_a_ring_has_dropped_rows(tmp_path: Path) -> None:
     """An EvictedError is an IndexError, which Python takes for the end of what has no iterator of its own."""
     schema = rs.Schema({"reward": rs.Field("float32", (1024,), "reward")})

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from replaystore.schema.ragged import Ragged
     from replaystore.trajectories.table import Trajectories
     from replaystore.views.column import Column, Trajectory
-    from replaystore.views.statistics import Statistics
+    from replaystore.views.ragged_column import RaggedColumn
+    from replaystore.views.statistics import RaggedStatistics, Statistics
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,8 @@ __all__ = [
     "Column",
     "Field",
     "Ragged",
+    "RaggedColumn",
+    "RaggedStatistics",
     "Report",
     "Sampler",
     "Schema",
@@ -60,6 +63,8 @@ _HOMES = {
     "Column": "replaystore.views.column",
     "Field": "replaystore.schema.fields",
     "Ragged": "replaystore.schema.ragged",
+    "RaggedColumn": "replaystore.views.ragged_column",
+    "RaggedStatistics": "replaystore.views.statistics",
     "Report": "replaystore.converting.convert",
     "Sampler": "replaystore.sampling.sampler",
     "Schema": "replaystore.schema.fields",

@@ -33,6 +33,22 @@ MUTANTS: tuple[Mutant, ...] = (
         ("test_statistics.py",),
     ),
     Mutant(
+        "statistics-lengths-for-values",
+        "src/replaystore/views/statistics.py",
+        "RaggedStatistics(len(spans), Statistics.of(lengths), found)",
+        "RaggedStatistics(len(spans), Statistics.of(spans[:, 1]), found)",
+        "the lengths of values are counted, not where they end",
+        ("test_ragged_statistics.py",),
+    ),
+    Mutant(
+        "statistics-of-a-long-value-without-its-end",
+        "src/replaystore/views/statistics.py",
+        "for start in range(begin, end, rows):",
+        "for start in range(begin, end - rows + 1, rows):",
+        "a value longer than a block counts whole",
+        ("test_ragged_statistics.py",),
+    ),
+    Mutant(
         "sampling-beyond-the-last-part",
         "src/replaystore/sampling/steps.py",
         "            last = (following == length).nonzero()[0]\n",

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import gymnasium
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Field", "Schema", "refuse_ragged"]
+__all__ = ["Field", "Schema"]
 
 GRAPHS = (frozenset(GRAPH), frozenset(GRAPH[:1]))
 """What a graph consists of."""
@@ -329,13 +329,6 @@ class Schema:
 def _told(declared: Field) -> str:
     """The dtype and the shape of a field, for a message."""
     return f"{declared.dtype}[{', '.join('*' if n is None else str(n) for n in declared.shape)}]"
-
-
-def refuse_ragged(schema: Schema, what: str, names: Iterable[str] | None = None) -> None:
-    """UnsupportedError: one of these fields (None: of all) is of any length, which `what` does not take."""
-    for name in schema.ragged if names is None else names:
-        if name in schema.ragged:
-            raise UnsupportedError(f"{what} does not take fields of any length yet, as {name!r} is")
 
 
 def _neither(given: Any) -> str:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from replaystore.schema.fields import Schema
 
-__all__ = ["rows_of_bytes"]
+__all__ = ["View", "rows_of_bytes"]
 
 SPANS = 1 << 16
 """Steps whose values' lengths are looked at together."""
 
 
-class _View(Protocol):
+class View(Protocol):
     """What is asked of the view of a commit."""
 
     def __len__(self) -> int: ...
@@ -27,7 +27,7 @@ class _View(Protocol):
 
 
 def rows_of_bytes(
-    view: _View, names: Iterable[str], most: int, start: int = 0, stop: int | None = None, stride: int = 1
+    view: View, names: Iterable[str], most: int, start: int = 0, stop: int | None = None, stride: int = 1
 ) -> Iterator[tuple[int, int]]:
     """Blocks of steps `start, start + stride, …`, from where to where, whose fields of these names take
     `most` bytes at most, values of any length among them, or are one step."""
@@ -35,14 +35,21 @@ def rows_of_bytes(
     fixed = sum(declared.row_bytes for declared in fields.values())
     ragged = {name: f.dtype.itemsize * math.prod(f.inner) for name, f in fields.items() if f.ragged}
     stop = len(view) if stop is None else stop
-    known = max(1, min(most // max(1, fixed), SPANS))
-    while start < stop:
-        end = min(stop, start + known * stride)
-        sizes = np.full(len(range(start, end, stride)), fixed, np.int64)
+    known = max(1, most // max(1, fixed))
+    if ragged:
+        known = min(known, SPANS)
+    for low in range(start, stop, known * stride):
+        high = min(stop, low + known * stride)
+        if not ragged:
+            yield low, high
+            continue
+        sizes = np.full(len(range(low, high, stride)), fixed, np.int64)
         for name, width in ragged.items():
-            spans = view.rows(name, slice(start, end, stride))
+            spans = view.rows(name, slice(low, high, stride))
             sizes += (spans[:, 1] - spans[:, 0]) * width
-        count = max(1, int(np.searchsorted(np.cumsum(sizes), most, side="right")))
-        end = min(stop, start + count * stride)
-        yield start, end
-        start = end
+        ends, done = np.cumsum(sizes), 0
+        while done < len(ends):
+            before = int(ends[done - 1]) if done else 0
+            until = max(done + 1, int(np.searchsorted(ends, before + most, side="right")))
+            yield low + done * stride, min(high, low + until * stride)
+            done = until

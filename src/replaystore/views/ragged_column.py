@@ -53,6 +53,10 @@ class RaggedColumn:
         return (len(self),)
 
     @property
+    def ndim(self) -> int:
+        return 1
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """That of the values."""
         return self._declared.dtype
@@ -70,13 +74,18 @@ class RaggedColumn:
     @property
     def lengths(self) -> Lengths:
         """How long the values are: `column.lengths[rows]`."""
-        return Lengths(self._source, self.name)
+        return Lengths(self)
 
     def __getitem__(self, key: Any) -> Any:
-        row = one_row(self._source, self.name, key)
-        spans = self._source.rows(self.name, key if row is None else slice(row, row + 1))
+        row, spans = self.spans(key)
         found = self._source.values_of(self.name).take(spans)
         return found if row is None else found[0]
+
+    def spans(self, key: Any) -> tuple[int | None, NDArray[np.int64]]:
+        """The step that is asked for, None if several are, and where their values lie."""
+        key = key[0] if isinstance(key, tuple) and len(key) == 1 else key
+        row = _one_row(self.name, len(self), key)
+        return row, self._source.rows(self.name, key if row is None else slice(row, row + 1))
 
     def __iter__(self) -> Iterator[Any]:
         """Step by step. Python's own way would take an IndexError, and so an EvictedError, for the end."""
@@ -97,19 +106,32 @@ class RaggedColumn:
 
 
 class Lengths:
-    """How long the values of a field are: `lengths[i]`, `lengths[a:b]` and `lengths[rows]`."""
+    """How long the values of a field are: `lengths[i]`, `lengths[a:b]` and `lengths[rows]`; other software
+    takes it for an array of int64."""
 
-    __slots__ = ("_name", "_source")
+    __slots__ = ("_column",)
 
-    def __init__(self, source: Source, name: str) -> None:
-        self._source, self._name = source, name
+    def __init__(self, column: RaggedColumn) -> None:
+        self._column = column
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._column)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """How many values there are."""
+        return self._column.shape
+
+    @property
+    def ndim(self) -> int:
+        return 1
+
+    @property
+    def dtype(self) -> np.dtype[np.int64]:
+        return np.dtype(np.int64)
 
     def __getitem__(self, key: Any) -> Any:
-        row = one_row(self._source, self._name, key)
-        spans = self._source.rows(self._name, key if row is None else slice(row, row + 1))
+        row, spans = self._column.spans(key)
         lengths = spans[:, 1] - spans[:, 0]
         return lengths if row is None else int(lengths[0])
 
@@ -119,8 +141,14 @@ class Lengths:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Lengths, (self._column,)
 
-def one_row(source: Source, name: str, key: Any) -> int | None:
+    def __repr__(self) -> str:
+        return f"<Lengths of {self._column!r}>"
+
+
+def _one_row(name: str, count: int, key: Any) -> int | None:
     """The step that is asked for; None: several are. IndexError: there is no such step."""
     if isinstance(key, tuple) or key is None or key is Ellipsis:
         raise ArgumentError(
@@ -129,7 +157,7 @@ def one_row(source: Source, name: str, key: Any) -> int | None:
         )
     if not isinstance(key, int | np.integer) or isinstance(key, bool):
         return None
-    row = int(key) + (len(source) if key < 0 else 0)
-    if not 0 <= row < len(source):
-        raise IndexError(f"step {key} of {name!r}: there are {len(source)} steps")
+    row = int(key) + (count if key < 0 else 0)
+    if not 0 <= row < count:
+        raise IndexError(f"step {key} of {name!r}: there are {count} steps")
     return row

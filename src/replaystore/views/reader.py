@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from replaystore.errors import ArgumentError, EvictedError, UnsupportedError
 from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
-from replaystore.schema.fields import refuse_ragged
 from replaystore.schema.names import Named, listed, unknown
 from replaystore.schema.values import array_of
 from replaystore.storage.places import places_of
@@ -25,14 +24,9 @@ from replaystore.views.followed import followed_within
 from replaystore.views.ragged_column import RaggedColumn
 from replaystore.views.shown import Shown
 
-if TYPE_CHECKING:
-    from replaystore.views.statistics import Statistics
-
 __all__ = ["BufferReader", "positions_of", "wanted_rows"]
 
 INT64 = np.dtype(np.int64)
-BLOCK_BYTES, FAR_BLOCK_BYTES = 4 << 20, 16 << 20
-"""Of a column, that statistics are made of at once."""
 
 
 class BufferReader(Shown):
@@ -219,22 +213,13 @@ class BufferReader(Shown):
             return [name for name in self.schema.fields if name in wanted]
         return list(self.schema.select(wanted).fields)
 
-    def statistics(self, fields: Iterable[str] | None = None) -> dict[str, Statistics]:
+    def statistics(self, fields: Iterable[str] | None = None) -> dict[str, Any]:
         """Mean, standard deviation, smallest and largest value and count of each field, over all steps,
-        element by element."""
-        from replaystore.views.statistics import Statistics
+        element by element; of a field of any length `RaggedStatistics`, of lengths and of values."""
+        from replaystore.views.statistics import of_field
 
-        names = self._names(fields)
-        refuse_ragged(self.schema, "statistics", names)
-        found = Named[Statistics]()
-        for name in names:
-            total = Statistics.nothing(self.schema.fields[name].shape)
-            block = FAR_BLOCK_BYTES if self._store.container.files.far else BLOCK_BYTES
-            step = max(1, block // max(1, self.schema.fields[name].row_bytes))
-            for start in range(0, len(self), step):
-                total = total.merged(Statistics.of(self[name][start : start + step]))
-            found[name] = total
-        return found
+        far = self._store.container.files.far
+        return Named({name: of_field(self, name, far=far) for name in self._names(fields)})
 
     def refresh(self) -> bool:
         """Go on to the newest commit; whether there was one."""

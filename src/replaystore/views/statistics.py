@@ -1,5 +1,5 @@
 """Mean, spread and range of columns, over blocks of rows that are merged: nothing larger than a block is in
-memory.
+memory, however long a single value may be.
 
 Blocks are merged as Chan, Golub and LeVeque give it (1983, "Algorithms for computing the sample variance"),
 in float64.
@@ -7,13 +7,22 @@ in float64.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Statistics"]
+from replaystore.views.blocks import View, rows_of_bytes
+
+if TYPE_CHECKING:
+    from replaystore.columns.values import Values
+
+__all__ = ["RaggedStatistics", "Statistics", "of_field"]
+
+BLOCK_BYTES, FAR_BLOCK_BYTES = 4 << 20, 16 << 20
+"""Of a column, that statistics are made of at once."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,6 +83,83 @@ class Statistics:
         low = None if self.min is None or other.min is None else np.minimum(self.min, other.min)
         high = None if self.max is None or other.max is None else np.maximum(self.max, other.max)
         return Statistics(count, mean, squares, low, high)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RaggedStatistics:
+    """Of a field of values of any length.
+
+    Attributes:
+        count: how many values, one of each step.
+        lengths: of how long they are, numbers; of texts in bytes of UTF-8.
+        values: of what they are made of, one behind another, as `Statistics` of rows of their inner shape;
+            None of texts.
+    """
+
+    count: int
+    lengths: Statistics
+    values: Statistics | None
+
+    def __repr__(self) -> str:
+        more = "" if self.values is None else f", values {self.values!r}"
+        return f"<RaggedStatistics of {self.count} values: lengths {self.lengths!r}{more}>"
+
+    @classmethod
+    def nothing(cls, inner: tuple[int, ...], *, text: bool) -> RaggedStatistics:
+        return cls(0, Statistics.nothing(()), None if text else Statistics.nothing(inner))
+
+    def merged(self, other: RaggedStatistics) -> RaggedStatistics:
+        """Of both."""
+        values = None if self.values is None or other.values is None else self.values.merged(other.values)
+        return RaggedStatistics(self.count + other.count, self.lengths.merged(other.lengths), values)
+
+
+class _ViewOfValues(View, Protocol):
+    """What is asked of the view of a commit."""
+
+    def values_of(self, name: str) -> Values: ...
+
+
+def of_field(view: _ViewOfValues, name: str, *, far: bool) -> Statistics | RaggedStatistics:
+    """Of all steps of a field. `far`: they are on a server, and more is asked for at once."""
+    declared = view.schema.fields[name]
+    block = FAR_BLOCK_BYTES if far else BLOCK_BYTES
+    if declared.ragged:
+        return _of_ragged(view, name, block)
+    total = Statistics.nothing(declared.shape)
+    for start, stop in rows_of_bytes(view, [name], block):
+        total = total.merged(Statistics.of(view.rows(name, slice(start, stop))))
+    return total
+
+
+def _of_ragged(view: _ViewOfValues, name: str, block: int) -> RaggedStatistics:
+    """Of texts no more than where they lie is read."""
+    declared, values = view.schema.fields[name], view.values_of(name)
+    total = RaggedStatistics.nothing(declared.inner, text=declared.text)
+    for start, stop in rows_of_bytes(view, [name], block):
+        spans = view.rows(name, slice(start, stop))
+        values.check(spans)
+        lengths = spans[:, 1] - spans[:, 0]
+        found = None if declared.text else _of_values(values, spans, block)
+        total = total.merged(RaggedStatistics(len(spans), Statistics.of(lengths), found))
+    return total
+
+
+def _of_values(values: Values, spans: NDArray[np.int64], block: int) -> Statistics:
+    total = Statistics.nothing(values.declared.inner)
+    for piece in _pieces(values, spans, block):
+        total = total.merged(Statistics.of(piece))
+    return total
+
+
+def _pieces(values: Values, spans: NDArray[np.int64], block: int) -> Iterator[NDArray[Any]]:
+    """What lies in spans that were looked at: at once, or of one value as much as a block has."""
+    if len(spans) > 1:
+        yield values.take(spans).values
+        return
+    (begin, end), rows = spans[0].tolist(), max(1, block // values.column.row_bytes)
+    for start in range(begin, end, rows):
+        yield values.read(start, min(end, start + rows))
 
 
 def _short(values: NDArray[Any]) -> str:
