@@ -7,10 +7,12 @@ Invariants:
 2. Where much is read, values that lie in each other are refused: nobody's store makes a gigabyte stand for
    hundreds.
 3. A value lies where its span says, across the borders of chunks and files.
+4. What `Values` show stays what it is, while the column that they were made of goes on in another thread.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -45,7 +47,7 @@ class Values:
 
     def __init__(self, column: StoredColumn, declared: Field, *, first: int = 0) -> None:
         """`first`: the first row of the array that the commit has; the column ends where it does."""
-        self.column, self.declared, self.first = column, declared, first
+        self.column, self.declared, self.first = copy.copy(column), declared, first
 
     def take(self, spans: Spans, *, lead: tuple[int, ...] | None = None) -> Ragged:
         """The values of these spans, (…, 2), in new memory, arranged as `lead` says, or else as they are.

@@ -2,14 +2,13 @@
 the values when a batch has been gathered, in whatever shape that is.
 
 Invariants:
-1. The values are those of the commit, or of the rows, that the batch is of: their columns are copies, which
-   stay as they are whatever the buffer goes on to in another thread.
+1. The values are those of the commit, or of the rows, that the batch is of, whatever the buffer goes on to in
+   another thread.
 2. A step that is padding has an empty value, as all that is padded is zero.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -37,11 +36,7 @@ class Resolver:
 
     def go_on(self) -> None:
         """There are the values of what the columns show now."""
-        found = {name: self._columns.values_of(name) for name in self._names}
-        self._values = {
-            name: Values(copy.copy(values.column), values.declared, first=values.first)
-            for name, values in found.items()
-        }
+        self._values = {name: self._columns.values_of(name) for name in self._names}
 
     def resolve(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch as it was gathered, with the values; what was said to follow steps among them."""

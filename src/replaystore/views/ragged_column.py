@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from replaystore.columns.values import Values
 from replaystore.errors import ArgumentError
 from replaystore.schema.fields import Field
+from replaystore.schema.ragged import Ragged
 from replaystore.views.column import Rows
+from replaystore.views.settled import Turning, settled
 
 __all__ = ["Lengths", "RaggedColumn"]
 
 
-class Source(Protocol):
+class Source(Turning, Protocol):
     """Where the steps of a column are read."""
 
     def __len__(self) -> int:
@@ -77,8 +79,11 @@ class RaggedColumn:
         return Lengths(self)
 
     def __getitem__(self, key: Any) -> Any:
-        row, spans = self.spans(key)
-        found = self._source.values_of(self.name).take(spans)
+        def read() -> tuple[int | None, Ragged]:
+            row, spans = self.spans(key)
+            return row, self._source.values_of(self.name).take(spans)
+
+        row, found = settled(self._source, read)
         return found if row is None else found[0]
 
     def spans(self, key: Any) -> tuple[int | None, NDArray[np.int64]]:

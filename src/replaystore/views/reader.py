@@ -22,6 +22,7 @@ from replaystore.storage.places import places_of
 from replaystore.views.column import Column, Rows, Trajectory
 from replaystore.views.followed import followed_within
 from replaystore.views.ragged_column import RaggedColumn
+from replaystore.views.settled import settled
 from replaystore.views.shown import Shown
 
 __all__ = ["BufferReader", "positions_of", "wanted_rows"]
@@ -117,23 +118,7 @@ class BufferReader(Shown):
 
     def trajectory(self, number: int, fields: Iterable[str] | None = None) -> Trajectory:
         """The steps of row `number` of `trajectories`."""
-        table = self.trajectories
-        if not -len(table) <= number < len(table):
-            raise IndexError(
-                f"trajectory {number}: there are {len(table)} trajectories, and the first is number 0"
-            )
-        info = table[int(number)]
-        names = self._names(fields)
-        runs = self.parts.rows_of(info["trajectory"])
-        found = zip(names, _runs_of(self, names, runs), strict=True)
-        columns = _with_values(self, dict(found))
-        observations = self.schema.names("observation")
-        final = self.final_observation(info["trajectory"])
-        following = followed_within(self, info["trajectory"], observations)
-        if final is not None and runs:
-            following[sum(map(len, runs)) - 1] = final
-        shown = final["observation"] if final is not None and observations == ("observation",) else final
-        return Trajectory(info, columns, shown, following)
+        return settled(self, lambda: _trajectory(self, number, self._names(fields)))
 
     def __contains__(self, name: object) -> bool:
         """Whether there is a field of this name, so that `buffer[name]` is its column."""
@@ -174,24 +159,7 @@ class BufferReader(Shown):
                 EvictedError: one of them has left the ring.
         """
         self.check_open()
-        if index is not None and rows is None:
-            rows, gone = positions_of(index, self._first, self._stop)
-            if gone.any():
-                raise EvictedError(f"{self.where}: steps before {self._first} have left the ring")
-        elif rows is None or index is not None:
-            raise ArgumentError("read takes rows, or index=: one of the two")
-        wanted, names = wanted_rows(rows, self._first, len(self)), self._names(fields)
-        if not self._store.container.files.far:
-            if type(wanted) is slice:
-                return _with_values(
-                    self, {name: self.column(name).read(wanted.start, wanted.stop) for name in names}
-                )
-            first, stop = self._first, self._stop
-            return _with_values(
-                self, {name: self.column(name).take_within(wanted, first, stop) for name in names}
-            )
-        found = read_together([self.column(name) for name in names], wanted)
-        return _with_values(self, dict(zip(names, found, strict=True)))
+        return settled(self, lambda: _read(self, rows, self._names(fields), index))
 
     def rows(self, name: str, rows: Rows) -> NDArray[Any]:
         """Steps of one field as they are stored: of one of any length, where the values lie, int64 of shape
@@ -258,6 +226,46 @@ def _runs_of(view: BufferReader, names: Iterable[str], runs: Sequence[range]) ->
     return (
         pieces[0] if len(pieces) == 1 else [np.concatenate(several) for several in zip(*pieces, strict=True)]
     )
+
+
+def _trajectory(view: BufferReader, number: int, names: Sequence[str]) -> Trajectory:
+    table = view.trajectories
+    if not -len(table) <= number < len(table):
+        raise IndexError(
+            f"trajectory {number}: there are {len(table)} trajectories, and the first is number 0"
+        )
+    info = table[int(number)]
+    runs = view.parts.rows_of(info["trajectory"])
+    found = zip(names, _runs_of(view, names, runs), strict=True)
+    columns = _with_values(view, dict(found))
+    observations = view.schema.names("observation")
+    final = view.final_observation(info["trajectory"])
+    following = followed_within(view, info["trajectory"], observations)
+    if final is not None and runs:
+        following[sum(map(len, runs)) - 1] = final
+    shown = final["observation"] if final is not None and observations == ("observation",) else final
+    return Trajectory(info, columns, shown, following)
+
+
+def _read(view: BufferReader, rows: Any, names: Sequence[str], index: Any) -> dict[str, Any]:
+    first, stop = view.first_row, view.first_row + len(view)  # whatever another thread goes on to meanwhile
+    if index is not None and rows is None:
+        rows, gone = positions_of(index, first, stop)
+        if gone.any():
+            raise EvictedError(f"{view.where}: steps before {first} have left the ring")
+    elif rows is None or index is not None:
+        raise ArgumentError("read takes rows, or index=: one of the two")
+    wanted = wanted_rows(rows, first, stop - first)
+    if not view.store.container.files.far:
+        if type(wanted) is slice:
+            return _with_values(
+                view, {name: view.column(name).read(wanted.start, wanted.stop) for name in names}
+            )
+        return _with_values(
+            view, {name: view.column(name).take_within(wanted, first, stop) for name in names}
+        )
+    found = read_together([view.column(name) for name in names], wanted)
+    return _with_values(view, dict(zip(names, found, strict=True)))
 
 
 def _with_values(view: Shown, found: dict[str, Any]) -> dict[str, Any]:

@@ -119,29 +119,21 @@ class Shown:
     def parts(self) -> Parts:
         """Which rows belong to which trajectory; rows count from the first step ever written. Rows that were
         dropped are left out."""
-        if self._parts is None:
-            self._parts = self.whole_parts().since(self._first)
+        found = self._parts
+        if found is None:
+            with self.turn:
+                found = self._parts = self.whole_parts().since(self._first)
         self.check_open()
-        return self._parts
+        return found
 
     def whole_parts(self) -> Parts:
         """As `parts`, with the rows of parts that a ring has dropped, as long as the tables tell of them."""
         self.check_open()
-        if self._whole is None:
-            stored = stored_parts(self._store)
-            opened = [entry for entry in self.opened() if entry.part_length]
-            rows = [[e.part_start, e.part_length, e.stride, e.trajectory, e.offset, -1] for e in opened]
-            if opened:
-                stored = np.concatenate([stored, np.array(rows, np.int64)])
-            if not (stored[1:, 0] > stored[:-1, 0]).all():
-                stored = stored[np.argsort(stored[:, 0], kind="stable")]
-            self._whole = check_parts(
-                list(np.ascontiguousarray(stored.T)),
-                rows=self._stop,
-                finals=self._store.state.lengths.get("final", 0),
-                where=self.where,
-            )
-        return self._whole
+        found = self._whole
+        if found is None:
+            with self.turn:
+                found = self._whole = _parts_of(self)
+        return found
 
     @property
     def trajectories(self) -> Trajectories:
@@ -150,20 +142,11 @@ class Shown:
         `buffer.trajectories.where("return > 100 and length >= 50")` selects; `buffer.trajectory(i)` reads the
         steps of row i."""
         self.check_open()
-        if self._trajectories is None:
-            columns = self._table()
-            parts = self.parts
-            kept = np.isin(columns["trajectory"], parts.trajectory)
-            known = int(np.count_nonzero(np.diff(parts.trajectory[parts.order]))) + (len(parts) > 0)
-            if int(kept.sum()) != known:  # each of them once
-                what = (
-                    f"{known} trajectories have parts, and {int(kept.sum())} rows of the table are about them"
-                )
-                raise CorruptError(f"{self._place}: {what}; run `replaystore verify`")
-            if not kept.all():
-                columns = {name: values[kept] for name, values in columns.items()}
-            self._trajectories = Trajectories(columns)
-        return self._trajectories
+        found = self._trajectories
+        if found is None:
+            with self.turn:
+                found = self._trajectories = _table_of(self._table(), self.parts, self.where)
+        return found
 
     def _table(self) -> dict[str, NDArray[Any]]:
         """All columns, of ended trajectories and then of open ones."""
@@ -343,3 +326,30 @@ class Shown:
         for column in self._columns.values():
             column.close()
         self._columns, self._fields, self._values = {}, {}, {}
+
+
+def _parts_of(view: Shown) -> Parts:
+    stored = stored_parts(view.store)
+    opened = [entry for entry in view.opened() if entry.part_length]
+    rows = [[e.part_start, e.part_length, e.stride, e.trajectory, e.offset, -1] for e in opened]
+    if opened:
+        stored = np.concatenate([stored, np.array(rows, np.int64)])
+    if not (stored[1:, 0] > stored[:-1, 0]).all():
+        stored = stored[np.argsort(stored[:, 0], kind="stable")]
+    return check_parts(
+        list(np.ascontiguousarray(stored.T)),
+        rows=view._stop,
+        finals=view.store.state.lengths.get("final", 0),
+        where=view.where,
+    )
+
+
+def _table_of(columns: dict[str, NDArray[Any]], parts: Parts, where: str) -> Trajectories:
+    kept = np.isin(columns["trajectory"], parts.trajectory)
+    known = int(np.count_nonzero(np.diff(parts.trajectory[parts.order]))) + (len(parts) > 0)
+    if int(kept.sum()) != known:  # each of them once
+        what = f"{known} trajectories have parts, and {int(kept.sum())} rows of the table are about them"
+        raise CorruptError(f"{where}: {what}; run `replaystore verify`")
+    if not kept.all():
+        columns = {name: values[kept] for name, values in columns.items()}
+    return Trajectories(columns)
