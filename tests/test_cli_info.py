@@ -39,10 +39,13 @@ def test_info_tells_everything(recorded: Path, facts: Callable[..., Any]) -> Non
         "name": "observation",
         "dtype": "float32",
         "shape": [4],
+        "ragged": False,
+        "text": False,
         "role": "observation",
         "mutable": False,
         "codec": "raw",
         "chunk_rows": 0,
+        "values": None,
         "bytes": 9600,
         "stored_bytes": 9600,
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Run
 from newer_stores import FOREIGN, MORE, NOTES, TOMORROW, change_document, strange_document, with_strange_rows
 
 import replaystore as rs
@@ -16,6 +17,8 @@ from replaystore.errors import FormatVersionError, UnsupportedError
 from replaystore.testing import samples
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import tiny
+
+pytest_plugins = ["commands"]
 
 
 def recorded(place: Path, rows: int = 30) -> rs.Buffer:
@@ -152,7 +155,9 @@ def test_what_a_writer_has_to_know_is_said_and_readers_need_not(suffix: str, tmp
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
-def test_a_field_that_needs_an_unknown_word_is_hidden_and_not_lost(suffix: str, tmp_path: Path) -> None:
+def test_a_field_that_needs_an_unknown_word_is_hidden_and_not_lost(
+    suffix: str, tmp_path: Path, run: Run
+) -> None:
     place = tmp_path / f"a{suffix}"
     with recorded(place) as buffer:
         before = Contents.of(buffer)
@@ -166,17 +171,25 @@ def test_a_field_that_needs_an_unknown_word_is_hidden_and_not_lost(suffix: str, 
     change_document(rs.open(place, "r+"), change)
     with rs.open(place) as buffer:
         assert set(before.columns) - set(buffer.schema.fields) == {"info/points"}
+        assert buffer.describe().hidden == {"info/points": "any-length-twice"}
         shown = Contents.of(buffer)
         kept = Contents(
             {name: before.columns[name] for name in shown.columns}, before.table, [], before.following
         )
         assert Contents(shown.columns, shown.table, [], shown.following).difference(kept) == ""
     assert rs.verify(place).problems == []
+    assert "info/points (needs 'any-length-twice'" in run("info", place)[1]
     with pytest.raises(UnsupportedError, match=r"field 'info/points' needs 'any-length-twice'.*without this"):
         rs.open(place, "r+")
     with pytest.raises(UnsupportedError, match=r"'info/points' needs 'any-length-twice'.*name the fields"):
         rs.convert(place, tmp_path / "b.zarr")
-    rs.convert(place, tmp_path / "b.zarr", fields=list(buffer.schema.fields))
+    report = rs.convert(place, tmp_path / "b.zarr", fields=list(buffer.schema.fields))
+    assert report.fields["info/points"].kind == "lost"
+    assert "fields left out (it needs 'any-length-twice', which this replaystore does not know)" in str(
+        report.notes
+    )
+    foreign = rs.convert(place, tmp_path / "b.pkl", fields=["observation", "action", "reward"])
+    assert foreign.fields["info/points"] == report.fields["info/points"]
     assert rs.verify(tmp_path / "b.zarr").problems == []
 
 

@@ -72,6 +72,7 @@ def _heading(facts: Facts) -> Facts:
     made_by = facts["provenance"].get("created_by", {})
     return {
         "location": facts["location"],
+        "id": facts["id"],
         "stored as": (
             f"{facts['backend']}, {facts['storage']}, format {facts['format_version']}"
             + (
@@ -106,6 +107,11 @@ def _heading(facts: Facts) -> Facts:
         + ", ".join(f"{name} {version}" for name, version in made_by.items()),
         "source": _source(facts["provenance"].get("source")),
         "metadata": ", ".join(facts["metadata"]) or None,
+        "not shown": ", ".join(
+            f"{name} (needs {word!r}, which this version does not know)"
+            for name, word in facts["hidden"].items()
+        )
+        or None,
     }
 
 
@@ -140,21 +146,16 @@ def _source(source: Mapping[str, Any] | None) -> str | None:
 
 
 def _fields(facts: Facts) -> str:
+    """A field a line; how many values there are is a column of its own, if one is of any length."""
+    any_ragged = any(field["ragged"] for field in facts["fields"])
     rows = []
     for field in facts["fields"]:
         ratio = f"{field['bytes'] / field['stored_bytes']:.2f}" if field["stored_bytes"] else "-"
         shape = "x".join("*" if n is None else str(n) for n in field["shape"]) or "-"
-        storage = (
-            field["codec"],
-            count(field["chunk_rows"]),
-            size(field["bytes"]),
-            size(field["stored_bytes"]),
-            ratio,
-        )
+        values = ["-" if field["values"] is None else count(field["values"])] if any_ragged else []
+        storage = (count(field["chunk_rows"]), size(field["bytes"]), size(field["stored_bytes"]), ratio)
+        dtype = "text" if field["text"] else field["dtype"]
         note = "mutable" if field["mutable"] else ""
-        rows.append((printable(field["name"]), field["dtype"], shape, *storage, note))
-    return table(
-        ["field", "dtype", "shape", "codec", "chunk rows", "bytes", "stored", "ratio", ""],
-        rows,
-        left=(0, 1, 2, 3, 8),
-    )
+        rows.append((printable(field["name"]), dtype, shape, field["codec"], *values, *storage, note))
+    headers = ["field", "dtype", "shape", "codec", *["values"] * any_ragged, "chunk rows", "bytes", "stored"]
+    return table([*headers, "ratio", ""], rows, left=(0, 1, 2, 3, len(headers) + 1))

@@ -17,7 +17,7 @@ from replaystore.errors import AlreadyExistsError, UnsupportedError
 from replaystore.formats import finding
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
-from replaystore.formats.report import Fate, Report, lost, refuse_losses
+from replaystore.formats.report import Fate, Report, lost, refuse_losses, unseen
 from replaystore.registry import entry
 from replaystore.schema.names import listed
 
@@ -64,7 +64,7 @@ def export(
         remarks.append(f"{waiting} steps that are not committed are not in it")
     return replace(
         written,
-        fields={**written.fields, **left_out},
+        fields={**written.fields, **left_out, **unseen(buffer.document.hidden)},
         source=buffer.where,
         target=path,
         remarks=remarks,

@@ -28,7 +28,7 @@ from replaystore.converting.options import How, Selected
 from replaystore.converting.transfer import Transfer
 from replaystore.converting.values import mean_bytes, number_of_values
 from replaystore.errors import SchemaError, UnsupportedError
-from replaystore.formats.report import KEPT, Report, lost
+from replaystore.formats.report import KEPT, Report, lost, unseen
 from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
@@ -285,6 +285,7 @@ class Conversion:
         assert self.transfer is not None
         transfer = self.transfer
         fields = {name: KEPT if name in self.schema.fields else lost() for name in self.buffer.schema.fields}
+        fields |= unseen(self.buffer.document.hidden)
         return Report(
             steps=self.excerpt.rows,
             trajectories=self.excerpt.trajectories,

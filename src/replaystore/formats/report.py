@@ -25,6 +25,7 @@ __all__ = [
     "merged",
     "refuse_losses",
     "sentences",
+    "unseen",
 ]
 
 
@@ -67,6 +68,14 @@ def made_up(what: str) -> Fate:
 def lost(why: str = "") -> Fate:
     """It is not there."""
     return Fate("lost", why)
+
+
+def unseen(hidden: Mapping[str, str]) -> dict[str, Fate]:
+    """What becomes of fields that this version cannot show, each with a word that it does not know."""
+    return {
+        name: lost(f"it needs {word!r:.80}, which this replaystore does not know")
+        for name, word in hidden.items()
+    }
 
 
 @dataclass(frozen=True)

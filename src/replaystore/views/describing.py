@@ -44,6 +44,10 @@ class FieldDescription:
     dtype: str
     shape: list[int | None]
     """Of one step; None first: of any length."""
+    ragged: bool
+    """Whether its values are of any length."""
+    text: bool
+    """Whether they are texts, which are stored in UTF-8."""
     role: str
     mutable: bool
     """Whether its values can be set later."""
@@ -51,8 +55,12 @@ class FieldDescription:
     """ "raw", or "zstd:LEVEL" or "gzip:LEVEL"."""
     chunk_rows: int
     """Steps of a chunk; of a field of any length values."""
+    values: int | None
+    """Of a field of any length: what is stored of values (rows of the inner shape), those of observations
+    after the last steps among them, and such that nothing names any more: what those are would be known only
+    after reading where the values of all steps lie. None: each step has one."""
     bytes: int
-    """What its steps take in memory."""
+    """What its steps, and these values, take in memory."""
     stored_bytes: int
     """What they take where they are stored."""
 
@@ -108,6 +116,8 @@ class Description:
     """The "capacity" of a ring, its "dropped_steps", and the "kept_for_names": steps that it has dropped and
     keeps for the newest named commits, and their "kept_bytes"."""
     fields: list[FieldDescription]
+    hidden: dict[str, str]
+    """Fields that this version cannot show, and a word of what each needs that it does not know."""
     environment: dict[str, Any] | None
     provenance: dict[str, Any]
     metadata: list[str]
@@ -155,6 +165,7 @@ def describe(buffer: BufferReader) -> Description:
         if buffer.capacity is None
         else {"capacity": buffer.capacity, "dropped_steps": store.first("steps")} | _kept(buffer),
         fields=[_field(buffer, name) for name in buffer.schema.fields],
+        hidden=document.hidden,
         environment=buffer.environment,
         provenance=buffer.provenance,
         metadata=sorted(document.user),
@@ -222,21 +233,23 @@ def _field(buffer: BufferReader, name: str) -> FieldDescription:
     store, declared, stored = buffer.store, buffer.schema.fields[name], tree.steps(name)
     spec = store.container.specs()[stored]
     plain = len(buffer) * declared.row_bytes
-    size = plain if spec.codec is None else _coded_bytes(store, stored, spec)
-    if declared.ragged:  # the values, where those of each step lie, and what nobody names any more
+    size, values = plain if spec.codec is None else _coded_bytes(store, stored, spec), None
+    if declared.ragged:  # the values, and where those of each step lie
         stored = tree.values(name)
-        spec = store.container.specs()[stored]
-        values = (store.rows(stored) - store.first(stored)) * spec.row_bytes
-        plain += values
-        size += values if spec.codec is None else _coded_bytes(store, stored, spec)
+        spec, values = store.container.specs()[stored], store.rows(stored) - store.first(stored)
+        plain += values * spec.row_bytes
+        size += values * spec.row_bytes if spec.codec is None else _coded_bytes(store, stored, spec)
     return FieldDescription(
         name=name,
         dtype=declared.dtype.name,
         shape=list(declared.shape),
+        ragged=declared.ragged,
+        text=declared.text,
         role=declared.role,
         mutable=declared.mutable,
         codec=spec.codec or "raw",
         chunk_rows=spec.chunk_rows,
+        values=values,
         bytes=plain,
         stored_bytes=size,
     )
