@@ -10,7 +10,7 @@ import pytest
 from stranger import installed
 
 from replaystore.testing import FormatSuite
-from replaystore.testing.formats import NESTED, PLAIN
+from replaystore.testing.formats import NESTED, PLAIN, RAGGED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -43,7 +43,7 @@ class TestActiveRlhf(FormatSuite):
     """A ring, in which episodes' last observations are rows."""
 
     name, filename = "active_rlhf", "replay_buffer.pkl"
-    schemas: ClassVar = {"plain": PLAIN, "nested": NESTED}
+    schemas: ClassVar = {"plain": PLAIN, "nested": NESTED, "ragged": RAGGED}
     keeps, keeps_fields = {"split"}, False
 
 
@@ -51,5 +51,5 @@ class TestVelora(FormatSuite):
     """A ring of transitions."""
 
     name, filename = "velora", "buffer_state.safetensors"
-    schemas: ClassVar = {"plain": PLAIN, "nested": NESTED}
+    schemas: ClassVar = {"plain": PLAIN, "nested": NESTED, "ragged": RAGGED}
     keeps, keeps_fields = (), False

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
-from replaystore import errors, formats
+from replaystore import Ragged, errors, formats
 from replaystore.registry import Entry
-from replaystore.schema import Schema
+from replaystore.schema import Field, Schema
 
 ENTRY = Entry("toy", "toy_format:Toy", "a file of the toy", suffixes=(".toy",), magic=(b'{"toy"',))
 HELD = ("env", "seed", "split", "final_observation", "metadata", "terminated", "truncated")
@@ -18,6 +20,7 @@ HELD = ("env", "seed", "split", "final_observation", "metadata", "terminated", "
 
 class Toy(formats.Format):
     example, limits = "buffer.toy", ("rows of no trajectory", "the environment")
+    ragged = True
 
     @contextmanager
     def read(self, path: str) -> Iterator[formats.Source]:
@@ -35,10 +38,20 @@ class Toy(formats.Format):
                         seen = {name: take(name, 1)[0] for name in names} or None
                         yield formats.Block(columns, final=seen, **said)
 
-                def take(name: str, count: int) -> np.ndarray:
+                def take(name: str, count: int) -> Any:
                     declared = schema.fields[name]
-                    data = file.read(count * declared.row_bytes)
-                    return np.frombuffer(data, declared.dtype).reshape(count, *declared.shape)
+                    shape = (count, *declared.shape)
+                    if declared.ragged:
+                        offsets = np.append(0, np.cumsum(numbers(count, np.dtype("i8"), (count,))))
+                        values = numbers(int(offsets[-1]), declared.dtype, (-1, *declared.inner))
+                        return Ragged(values, offsets, text=declared.text)
+                    return numbers(count, declared.dtype, shape)
+
+                def numbers(count: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+                    size = count * dtype.itemsize * math.prod(shape[1:])
+                    if not 0 <= size < 1 << 30:
+                        raise ValueError(f"{size} bytes")
+                    return np.frombuffer(file.read(size), dtype).reshape(shape)
 
                 yield formats.Source(schema, blocks, metadata=head["metadata"], steps=head["steps"])
         except FileNotFoundError:
@@ -61,10 +74,25 @@ class Toy(formats.Format):
                 if "terminated" not in schema.fields:
                     said |= {"terminated": block.terminated, "truncated": block.truncated}
                 said |= {"steps": len(block), "final": block.final is not None}
-                arrays = [*(block.columns[name] for name in names), *(block.final or {}).values()]
-                data = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+                arrays = [block.columns[name] for name in names]
+                arrays += [one(schema.fields[name], value) for name, value in (block.final or {}).items()]
+                data = b"".join(as_bytes(array) for array in arrays)
                 new.files[0].write(json.dumps(said).encode() + b"\n" + data)
                 steps, trajectories = steps + len(block), trajectories + block.ends
                 if options.progress is not None:
                     options.progress(steps * width, len(buffer) * width)
         return formats.Report(steps, trajectories, dict.fromkeys(names, formats.KEPT), rest)
+
+
+def one(declared: Field, value: Any) -> Any:
+    """A final observation as rows of its field."""
+    if declared.ragged:
+        return Ragged(value, np.array([0, len(value)]), text=declared.text)
+    return value
+
+
+def as_bytes(rows: Any) -> bytes:
+    """Of values of any length, their lengths before them."""
+    if isinstance(rows, Ragged):
+        return rows.lengths.tobytes() + rows.compact().values.tobytes()
+    return np.ascontiguousarray(rows).tobytes()

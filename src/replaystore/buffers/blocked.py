@@ -14,11 +14,14 @@ from replaystore.schema import tree
 from replaystore.schema.fields import Schema
 from replaystore.schema.given_ragged import stacked
 from replaystore.schema.ragged import Ragged
+from replaystore.schema.values import of_any_length
 from replaystore.trajectories.blocks import Block
 from replaystore.trajectories.columns import TRAJECTORIES
 from replaystore.trajectories.pieces import STEP, Following, Pieces
 
 __all__ = ["check_block", "pieces_of"]
+
+TEXT = np.dtype(np.uint8)
 
 
 def check_block(
@@ -118,7 +121,7 @@ def _stacked(observed: Schema | None, finals: Sequence[Mapping[str, NDArray[Any]
     if not known or observed is None:
         return {}
     return {
-        name: stacked(declared, [final[name] for final in known])
+        name: stacked(declared, [_value(name, final[name]) for final in known])
         for name, declared in observed.fields.items()
     }
 
@@ -126,10 +129,15 @@ def _stacked(observed: Schema | None, finals: Sequence[Mapping[str, NDArray[Any]
 def _one_row(observed: Schema, final: Mapping[str, Any]) -> None:
     """SchemaError: a single observation is not of these fields."""
     rows: dict[str, Any] = {}
-    for name, row in final.items():
-        declared = observed.ragged.get(name)
+    for name, given in final.items():
+        declared, row = observed.ragged.get(name), _value(name, given)
         if declared is not None and np.ndim(row):
             rows[name] = Ragged(row, np.array([0, len(row)]), text=declared.text)
         else:
             rows[name] = row[None]
     observed.check(rows)
+
+
+def _value(name: str, given: Any) -> Any:
+    """A value of a final observation as it is stored: of a text its bytes."""
+    return of_any_length(f"field {name!r}", given, TEXT, (), True) if isinstance(given, str) else given

@@ -31,19 +31,20 @@ class CommitSuite:
         assert len(buffer) == len(store.open()) == 10
         assert buffer.commit() == 1, "nothing is new"
 
-    def test_what_is_not_committed_is_gone_after_a_crash(self, store: Store) -> None:
-        buffer, plain = store.create(), PlainBuffer(small())
+    @pytest.mark.parametrize("ragged", [False, True])
+    def test_what_is_not_committed_is_gone_after_a_crash(self, store: Store, ragged: bool) -> None:
+        buffer, plain = store.create(ragged=ragged), PlainBuffer(small(ragged=ragged))
         for recorder in (buffer, plain):
-            recorder.append(columns(small(), 10, seed=1))
+            recorder.append(columns(buffer.schema, 10, seed=1))
             recorder.commit()
-        buffer.append(columns(small(), 30, seed=2))
+        buffer.append(columns(buffer.schema, 30, seed=2))
         buffer.abandon()
         assert plain.contents().difference(Contents.of(store.open())) == ""
 
         buffer = store.open("r+")
         assert plain.contents().difference(Contents.of(buffer)) == ""
         for recorder in (buffer, plain):
-            recorder.append(columns(small(), 30, seed=3))
+            recorder.append(columns(buffer.schema, 30, seed=3))
             recorder.close()
         assert plain.contents().difference(Contents.of(store.open())) == ""
 
@@ -114,12 +115,13 @@ class CommitSuite:
             store.open("r+")
         store.open("r+").close()
 
-    def test_readers_follow_a_writer_when_they_refresh(self, store: Store) -> None:
-        buffer, plain = store.create(), PlainBuffer(small())
+    @pytest.mark.parametrize("ragged", [False, True])
+    def test_readers_follow_a_writer_when_they_refresh(self, store: Store, ragged: bool) -> None:
+        buffer, plain = store.create(ragged=ragged), PlainBuffer(small(ragged=ragged))
         reader, late = store.open(), store.open()
         for turn in range(12):
             for recorder in (buffer, plain):
-                recorder.append(columns(small(), turn, seed=turn), env=turn % 2)
+                recorder.append(columns(buffer.schema, turn, seed=turn), env=turn % 2)
             before = reader.commit_id
             assert plain.contents(before).difference(Contents.of(reader)) == ""
             buffer.commit()
@@ -136,20 +138,23 @@ class CommitSuite:
         assert plain.contents().difference(Contents.of(late)) == ""
         assert not buffer.refresh()
 
-    def test_every_commit_can_be_opened(self, store: Store) -> None:
-        buffer, plain = store.create(), PlainBuffer(small())
+    @pytest.mark.parametrize("ragged", [False, True])
+    def test_every_commit_can_be_opened(self, store: Store, ragged: bool) -> None:
+        buffer, plain = store.create(ragged=ragged), PlainBuffer(small(ragged=ragged))
         for turn in range(10):
             for recorder in (buffer, plain):
                 recorder.append(
-                    columns(small(), 1 + turn * 3 % 8, seed=turn), env=turn % 2, final_observation=None
+                    columns(buffer.schema, 1 + turn * 3 % 8, seed=turn),
+                    env=turn % 2,
+                    final_observation=None,
                 )
                 recorder.commit()
         for _ in range(2):
             for commit in plain.commits():
-                view = store.open(commit=commit)
-                assert view.commit_id == commit
-                assert plain.contents(commit).difference(Contents.of(view)) == "", f"commit {commit}"
-                assert not view.refresh()
+                with store.open(commit=commit) as view:
+                    assert view.commit_id == commit
+                    assert plain.contents(commit).difference(Contents.of(view)) == "", f"commit {commit}"
+                    assert not view.refresh()
             buffer.close()
         for commit in (11, -1):
             with pytest.raises(NotFoundError, match=f"commit {commit}"):
@@ -157,12 +162,14 @@ class CommitSuite:
         with pytest.raises(SchemaError, match="rollback"):
             store.open("r+", commit=1)
 
-    @pytest.mark.parametrize("target", [0, 3, 6])
-    def test_going_back_to_a_commit_gives_exactly_what_it_was(self, store: Store, target: int) -> None:
-        buffer, plain = store.create(), PlainBuffer(small())
+    @pytest.mark.parametrize(("target", "ragged"), [(0, False), (3, False), (3, True), (6, True)])
+    def test_going_back_to_a_commit_gives_exactly_what_it_was(
+        self, store: Store, target: int, ragged: bool
+    ) -> None:
+        buffer, plain = store.create(ragged=ragged), PlainBuffer(small(ragged=ragged))
         for turn in range(6):
             for recorder in (buffer, plain):
-                recorder.append(columns(small(), 5 + turn, seed=turn))
+                recorder.append(columns(buffer.schema, 5 + turn, seed=turn))
                 recorder.commit()
         reader, old = store.open(), store.open(commit=4)
         expected, older = plain.contents(), plain.contents(4)
@@ -170,13 +177,13 @@ class CommitSuite:
         before, unread = reader[raw][:], store.open()
         assert expected.difference(Contents.of(reader)) == older.difference(Contents.of(old)) == ""
         for recorder in (buffer, plain):
-            recorder.append(columns(small(), 50, seed=20))
+            recorder.append(columns(buffer.schema, 50, seed=20))
             recorder.rollback(target)
             recorder.commit()
         assert plain.commit_id == buffer.commit_id == 7
         assert plain.contents().difference(Contents.of(buffer)) == ""
         for recorder in (buffer, plain):
-            recorder.append(columns(small(), 70, seed=21))
+            recorder.append(columns(buffer.schema, 70, seed=21))
             recorder.commit()
 
         assert reader[raw][:].tobytes() == before.tobytes(), (
@@ -258,16 +265,19 @@ class CommitSuite:
 
     # --- rings
 
-    def test_a_ring_keeps_the_newest_steps(self, store: Store) -> None:
+    @pytest.mark.parametrize("ragged", [False, True])
+    def test_a_ring_keeps_the_newest_steps(self, store: Store, ragged: bool) -> None:
         _need_rings(store)
-        buffer, plain = store.create(capacity=40), PlainBuffer(small(), capacity=40)
+        buffer = store.create(ragged=ragged, capacity=40)
+        plain = PlainBuffer(buffer.schema, capacity=40)
         reader = store.open()
         for turn in range(30):
             for recorder in (buffer, plain):
-                recorder.append(columns(small(), 11, seed=turn), env=turn % 2)
+                recorder.append(columns(buffer.schema, 11, seed=turn), env=turn % 2)
                 recorder.commit()
-            assert plain.contents().difference(Contents.of(buffer)) == ""
-            assert plain.contents().difference(Contents.of(store.open())) == ""
+            with store.open() as other:
+                for view in (buffer, other):
+                    assert plain.contents().difference(Contents.of(view)) == ""
             if turn % 3 == 0:
                 reader.refresh()
                 assert plain.contents().difference(Contents.of(reader)) == ""

@@ -36,6 +36,7 @@ from replaystore.formats.finding import find, find_target, named
 from replaystore.formats.report import Report
 from replaystore.formats.source import Source
 from replaystore.schema.fields import Field, Schema
+from replaystore.testing import samples
 from replaystore.testing.trajectories import Told, told, trajectories
 
 __all__ = ["FormatSuite"]
@@ -66,6 +67,8 @@ NESTED = Schema(
         "info/speed": Field("float16", (2,), "info"),
     }
 )
+RAGGED = Schema({**NESTED.fields, **samples.RAGGED})
+"""With fields of any length, which a format that is not `ragged` loses."""
 UNFLAGGED = Schema(
     {"observation": Field("int16", (2,), "observation"), "action": Field("bool", (3,), "action")}
 )
@@ -78,8 +81,13 @@ class FormatSuite:
     """As it is registered."""
     filename: ClassVar[str] = ""
     """What such a file is called."""
-    schemas: ClassVar[Mapping[str, Schema]] = {"plain": PLAIN, "nested": NESTED, "unflagged": UNFLAGGED}
-    """What it can hold."""
+    schemas: ClassVar[Mapping[str, Schema]] = {
+        "plain": PLAIN,
+        "nested": NESTED,
+        "unflagged": UNFLAGGED,
+        "ragged": RAGGED,
+    }
+    """What it can hold, but for fields of any length if it is not `Format.ragged`."""
     keeps: ClassVar[Collection[str]] = EVERYTHING
     """What it must keep beside the fields."""
     keeps_fields: ClassVar[bool] = True
@@ -176,8 +184,10 @@ class FormatSuite:
         assert not self.keeps & report.rest.keys(), "it keeps these, says the suite"
         unsaid = schema.fields.keys() - report.fields.keys()
         assert not unsaid, f"the report says nothing of these fields: {sorted(unsaid)}"
+        lost = set() if named(self.name).ragged else schema.ragged.keys()
+        assert all(report.fields[name].kind == "lost" for name in lost), "it does not take these"
         if self.keeps_fields:
-            assert {name for name, fate in report.fields.items() if fate.kind != "kept"} == set()
+            assert {name for name, fate in report.fields.items() if fate.kind != "kept"} == lost
 
     def test_strict_refuses_what_would_not_be_exact(self, tmp_path: Path, path: str, schema: Schema) -> None:
         """And only that; then nothing is left of it."""

@@ -17,6 +17,7 @@ import itertools
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,16 @@ from replaystore.schema.fields import Field
 from replaystore.testing.contents import Contents
 from replaystore.testing.crashes import tiny
 from replaystore.testing.plain import PlainBuffer, PlainWriter
-from replaystore.testing.samples import beginning_with, columns, observations, play, recording, small, storage
+from replaystore.testing.samples import (
+    RAGGED,
+    beginning_with,
+    columns,
+    observations,
+    play,
+    recording,
+    small,
+    storage,
+)
 from replaystore.testing.setting import mutable_fields, recorded, set_some
 
 __all__ = ["BufferMachine"]
@@ -76,6 +86,7 @@ class BufferMachine(RuleBasedStateMachine):
     )
     def create(self, ring: bool, coded: str, ragged: bool) -> None:
         """A new buffer."""
+        self.ragged = ragged
         schema, capacity = small(ragged=ragged), 45 if ring and self.rings else None
         chosen: dict[str, Any] = {} if coded == "nothing" else storage(self.codec, ragged=ragged)
         if coded == "everything":
@@ -147,21 +158,22 @@ class BufferMachine(RuleBasedStateMachine):
             writer.close()
         self._writers = None
 
-    @precondition(lambda self: len(self.plain.schema.fields) < 11 + len(self.plain.schema.ragged))
+    @precondition(lambda self: len(self.plain.schema.fields) < 11 + len(RAGGED) * self.ragged)
     @rule(
-        dtype=st.sampled_from(["bool", "int16", "float64", "complex64"]),
+        like=st.sampled_from(["bool", "int16", "float64", "complex64", *RAGGED]),
         shape=st.sampled_from([(), (2,)]),
         fill=st.integers(0, 1),
         mutable=st.booleans(),
     )
-    def add_field(self, dtype: str, shape: tuple[int, ...], fill: Any, mutable: bool) -> None:
-        """A late field."""
+    def add_field(self, like: str, shape: tuple[int, ...], fill: Any, mutable: bool) -> None:
+        """A late field; one of any length is empty in the rows that there are."""
+        if like in RAGGED and self.ragged:
+            declared, fill = replace(RAGGED[like], role="info"), 0
+        else:
+            dtype = np.dtype("bool" if like in RAGGED else like)
+            declared = Field(dtype, shape, "info", mutable=mutable)
         for recorder in (self.buffer, self.plain):
-            recorder.add_field(
-                f"info/__{len(recorder.schema.fields)}.late",
-                Field(np.dtype(dtype), shape, "info", mutable=mutable),
-                fill=fill,
-            )
+            recorder.add_field(f"info/__{len(recorder.schema.fields)}.late", declared, fill=fill)
 
     @precondition(lambda self: bool(mutable_fields(self.plain)) and recorded(self.plain) > 0)
     @rule(seed=SEEDS)

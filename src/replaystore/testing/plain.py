@@ -148,7 +148,8 @@ class PlainBuffer:
         if self._writer is not None:
             self._writer.flush()
         self.state.schema = self.schema.with_field(name, declared)
-        value = np.full(declared.shape, fill, declared.dtype)
+        empty = "" if declared.text else np.empty((0, *declared.inner), declared.dtype)
+        value = empty if declared.ragged else np.full(declared.shape, fill, declared.dtype)
         self.state.rows = {number: {**row, name: value} for number, row in self.state.rows.items()}
         self._dirty = True
 

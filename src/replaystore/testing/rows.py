@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from replaystore.errors import (
     UnsupportedError,
 )
 from replaystore.schema.fields import Field, Schema
-from replaystore.testing.contents import Contents
+from replaystore.schema.ragged import Ragged
+from replaystore.testing.contents import Contents, bits
 from replaystore.testing.plain import PlainBuffer
-from replaystore.testing.samples import columns, every_dtype, small
+from replaystore.testing.samples import RAGGED, TOKENS, columns, every_dtype, small
 from replaystore.testing.stores import Store
 
 __all__ = ["RowSuite"]
@@ -37,22 +39,23 @@ class RowSuite:
         assert buffer["observation/camera"].shape == (0, 4, 3)
         assert buffer.schema == small()
 
-    @pytest.mark.parametrize("steps", [1, 3, 4, 5, 33])
-    def test_rows_written_are_rows_read(self, store: Store, steps: int) -> None:
-        rows = columns(small(), steps, seed=steps)
-        buffer = store.create()
+    @pytest.mark.parametrize(("steps", "ragged"), [(1, False), (3, False), (4, True), (5, False), (33, True)])
+    def test_rows_written_are_rows_read(self, store: Store, steps: int, ragged: bool) -> None:
+        rows = columns(small(ragged=ragged), steps, seed=steps)
+        buffer = store.create(ragged=ragged)
         buffer.append(rows)
         buffer.commit()
 
         for view in (buffer, store.open()):
             for name, values in rows.items():
                 assert view[name].dtype == values.dtype
-                assert view[name].shape == values.shape
-                assert view[name][:].tobytes() == values.tobytes()
+                assert len(view[name]) == len(values)
+                assert _same(view[name][:], values)
 
-    def test_rows_may_repeat_and_come_in_any_order(self, store: Store) -> None:
-        rows = columns(small(), 70, seed=1)
-        buffer = store.create()
+    @pytest.mark.parametrize("ragged", [False, True])
+    def test_rows_may_repeat_and_come_in_any_order(self, store: Store, ragged: bool) -> None:
+        rows = columns(small(ragged=ragged), 70, seed=1)
+        buffer = store.create(ragged=ragged)
         for start in range(0, 70, 9):
             buffer.append({name: values[start : start + 9] for name, values in rows.items()})
         buffer.commit()
@@ -78,8 +81,7 @@ class RowSuite:
 
         for name, values in rows.items():
             for key in keys:
-                assert reader[name][key].tobytes() == values[key].tobytes(), f"{name}[{key}]"
-                assert np.shape(reader[name][key]) == values[key].shape
+                assert _same(reader[name][key], values[key]), f"{name}[{key}]"
 
     def test_rows_that_are_not_there_are_an_index_error(self, store: Store) -> None:
         buffer = store.create()
@@ -131,10 +133,12 @@ class RowSuite:
         for name, values in rows.items():
             assert reader[name][:].tobytes() == values.tobytes()
 
-    def test_both_layouts_hold_the_same(self, store: Store) -> None:
-        rows = columns(small(), 40, seed=5)
-        plain = PlainBuffer(small())
-        with store.create(small(), layout="archive") as buffer:
+    @pytest.mark.parametrize("ragged", [False, True])
+    def test_both_layouts_hold_the_same(self, store: Store, ragged: bool) -> None:
+        schema = small(ragged=ragged)
+        rows = columns(schema, 40, seed=5)
+        plain = PlainBuffer(schema)
+        with store.create(schema, layout="archive") as buffer:
             for recorder in (buffer, plain):
                 recorder.append(rows)
                 recorder.commit()
@@ -158,6 +162,40 @@ class RowSuite:
 
         assert plain.contents().difference(Contents.of(reader)) == ""
         assert reader["info/late.one"][:30].all() == bool(fill)
+
+    def test_a_late_field_of_any_length_is_empty_for_earlier_rows(self, store: Store) -> None:
+        buffer, plain = store.create(), PlainBuffer(small())
+        for recorder in (buffer, plain):
+            recorder.append(columns(small(), 30, seed=6))
+            recorder.commit()
+            for name, declared in RAGGED.items():
+                recorder.add_field(f"info/late.{name}", replace(declared, role="info"))
+            recorder.append(columns(recorder.schema, 30, seed=7))
+            recorder.close()
+
+        reader = store.open()
+
+        assert plain.contents().difference(Contents.of(reader)) == ""
+        assert not any(reader[f"info/late.{name}"].lengths[:30].any() for name in RAGGED)
+
+    def test_values_of_any_length_lie_across_chunks(self, store: Store) -> None:
+        """Of no length, of that of a chunk, one less and more, of three chunks; recorded at once and one by
+        one."""
+        lengths = [0, TOKENS, 1, TOKENS - 1, 0, TOKENS + 1, 3 * TOKENS, 2, 0]
+        tokens = [np.arange(length, dtype=np.int32) + 7 * length for length in lengths]
+        schema = Schema({"action": Field("int32", (None,), "action"), "info/text": Field.of_text("info")})
+        texts = ["é" * (length // 2) for length in lengths]
+        setting = {"action": {"codec": "raw", "chunk_rows": TOKENS}, "info/text": {"chunk_rows": 4 * TOKENS}}
+        buffer = store.create(schema, storage=setting)
+        buffer.append({"action": tokens, "info/text": texts})
+        for one, text in zip(tokens, texts, strict=True):
+            buffer.append({"action": [one], "info/text": [text]})
+            buffer.commit()
+
+        for view in (buffer, store.open()):
+            assert [one.tolist() for one in view["action"][:]] == [one.tolist() for one in 2 * tokens]
+            assert view["info/text"][:].tolist() == 2 * texts
+            assert view["action"].lengths[:].tolist() == 2 * lengths
 
     def test_a_reader_sees_a_late_field_when_it_refreshes(self, store: Store) -> None:
         buffer = store.create()
@@ -256,3 +294,10 @@ class RowSuite:
 
         with pytest.raises(NotFoundError):
             store.open()
+
+
+def _same(found: Any, expected: Any) -> bool:
+    """Whether rows of a field, or one of them, are these, bit for bit."""
+    if isinstance(expected, Ragged):
+        return bool(found == expected)
+    return np.shape(found) == np.shape(expected) and bits(found) == bits(expected)

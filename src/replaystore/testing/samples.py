@@ -17,6 +17,8 @@ from replaystore.schema.spaces import DTYPES
 from replaystore.views import layout
 
 __all__ = [
+    "RAGGED",
+    "TOKENS",
     "Step",
     "beginning_with",
     "columns",
@@ -71,7 +73,7 @@ def storage(codec: str, *, ragged: bool = False) -> dict[str, dict[str, Any]]:
     }
     more = {
         "info/tokens": {"codec": "raw", "chunk_rows": TOKENS},
-        "info/points": {"codec": codec, "chunk_rows": 5},
+        "info/points": {"codec": codec, "chunk_rows": 48},
     }
     return found | more if ragged else found
 

@@ -23,11 +23,12 @@ class Store:
         self.capabilities = container_type(parse(location)).capabilities
         self._opened: list[Buffer] = []
 
-    def create(self, schema: Schema | None = None, **settings: Any) -> Buffer:
-        """A new buffer: of `small` with a coded field, unless told otherwise."""
+    def create(self, schema: Schema | None = None, *, ragged: bool = False, **settings: Any) -> Buffer:
+        """A new buffer: of `small` with a coded field, unless told otherwise; `ragged`: with fields of any
+        length, too."""
         if schema is None:
-            schema = small()
-            settings.setdefault("storage", storage(self.capabilities.default_codec))
+            schema = small(ragged=ragged)
+            settings.setdefault("storage", storage(self.capabilities.default_codec, ragged=ragged))
         return self._noted(buffers.create(self.location, schema, **settings))
 
     def open(self, mode: Literal["r", "r+"] = "r", *, commit: int | None = None) -> Buffer:

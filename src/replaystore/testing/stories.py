@@ -19,10 +19,15 @@ __all__ = ["TrajectorySuite"]
 
 
 def steps(
-    count: int, seed: int, *, terminated: tuple[int, ...] = (), truncated: tuple[int, ...] = ()
+    count: int,
+    seed: int,
+    *,
+    terminated: tuple[int, ...] = (),
+    truncated: tuple[int, ...] = (),
+    ragged: bool = False,
 ) -> Columns:
     """Rows that end where it is said."""
-    rows = columns(small(), count, seed)
+    rows = columns(small(ragged=ragged), count, seed)
     for name, places in (("terminated", terminated), ("truncated", truncated)):
         rows[name][:] = False
         rows[name][list(places)] = True
@@ -75,21 +80,22 @@ class TrajectorySuite:
             n: v.tobytes() for n, v in final.items()
         }
 
-    def test_a_final_observation_belongs_to_each_trajectory_touched(self, store: Store) -> None:
-        buffer, plain = store.create(), PlainBuffer(small())
-        finals = observations(small(), 3, 5)
+    @pytest.mark.parametrize("ragged", [False, True])
+    def test_a_final_observation_belongs_to_each_trajectory_touched(self, store: Store, ragged: bool) -> None:
+        buffer, plain = store.create(ragged=ragged), PlainBuffer(small(ragged=ragged))
+        finals = observations(small(ragged=ragged), 3, 5)
         for recorder in (buffer, plain):
-            recorder.append(steps(6, 4, terminated=(1, 3)), final_observation=_nested(finals))
+            recorder.append(steps(6, 4, terminated=(1, 3), ragged=ragged), final_observation=_nested(finals))
             recorder.commit()
         assert plain.contents().difference(Contents.of(store.open())) == ""
 
         for recorder in (buffer, plain):  # does not begin with what was said to follow
-            recorder.append(steps(2, 6, terminated=(1,)))
+            recorder.append(steps(2, 6, terminated=(1,), ragged=ragged))
             recorder.commit()
         assert plain.contents().difference(Contents.of(store.open())) == ""
         assert buffer.trajectory(2).final_observation is None
         with pytest.raises(SchemaError, match="3 rows, but these steps touch 2"):
-            buffer.append(steps(6, 7, terminated=(1,)), final_observation=_nested(finals))
+            buffer.append(steps(6, 7, terminated=(1,), ragged=ragged), final_observation=_nested(finals))
 
     def test_the_source_may_say_where_trajectories_end(self, store: Store) -> None:
         buffer, plain = store.create(), PlainBuffer(small())
@@ -105,11 +111,12 @@ class TrajectorySuite:
         assert reader.trajectories["length"].tolist() == [4, 4, 6]
         assert reader.trajectories["split"].tolist() == ["", "", "test"]
 
-    def test_environments_take_turns(self, store: Store) -> None:
-        buffer, plain = store.create(), PlainBuffer(small())
+    @pytest.mark.parametrize("ragged", [False, True])
+    def test_environments_take_turns(self, store: Store, ragged: bool) -> None:
+        buffer, plain = store.create(ragged=ragged), PlainBuffer(small(ragged=ragged))
         for turn in range(12):
             for recorder in (buffer, plain):
-                recorder.append(columns(small(), turn % 5, seed=turn), env=turn * 7 % 3)
+                recorder.append(columns(small(ragged=ragged), turn % 5, seed=turn), env=turn * 7 % 3)
                 if turn % 4 == 0:
                     recorder.commit()
         for recorder in (buffer, plain):
@@ -117,13 +124,15 @@ class TrajectorySuite:
 
         assert plain.contents().difference(Contents.of(store.open())) == ""
 
+    @pytest.mark.parametrize("ragged", [False, True])
     @pytest.mark.parametrize("masks", [False, True])
-    def test_a_writer_keeps_environments_apart(self, store: Store, masks: bool) -> None:
-        buffer, plain = store.create(), PlainBuffer(small())
+    def test_a_writer_keeps_environments_apart(self, store: Store, masks: bool, ragged: bool) -> None:
+        schema = small(ragged=ragged)
+        buffer, plain = store.create(ragged=ragged), PlainBuffer(schema)
         writers = [recorder.writer(4, split="train") for recorder in (buffer, plain)]
-        for step in recording(small(), 4, 40, seed=11, masks=masks):
+        for step in recording(schema, 4, 40, seed=11, masks=masks):
             for writer in writers:
-                play(writer, step, small())
+                play(writer, step, schema)
         for recorder in (buffer, plain):
             recorder.close()
 
@@ -135,17 +144,19 @@ class TrajectorySuite:
         num_envs=st.integers(1, 4),
         seed=st.integers(0, 10**6),
         masks=st.booleans(),
+        ragged=st.booleans(),
     )
     def test_how_often_one_commits_changes_nothing(
-        self, store: Store, every: int | None, num_envs: int, seed: int, masks: bool
+        self, store: Store, every: int | None, num_envs: int, seed: int, masks: bool, ragged: bool
     ) -> None:
-        calls = list(recording(small(), num_envs, 25, seed, masks=masks))
-        plain = PlainBuffer(small())
-        with store.create(overwrite=True) as buffer:
+        schema = small(ragged=ragged)
+        calls = list(recording(schema, num_envs, 25, seed, masks=masks))
+        plain = PlainBuffer(schema)
+        with store.create(ragged=ragged, overwrite=True) as buffer:
             for recorder, chosen in ((buffer, every), (plain, None)):
                 writer = recorder.writer(num_envs)
                 for number, call in enumerate(calls):
-                    play(writer, call, small())
+                    play(writer, call, schema)
                     if chosen is not None and number % chosen == 0:
                         recorder.commit()
                 recorder.commit()
@@ -184,16 +195,21 @@ class TrajectorySuite:
 
         assert store.open().trajectories["env"].tolist() == [2, 1]
 
-    def test_reopening_continues_an_open_trajectory(self, store: Store) -> None:
-        plain = PlainBuffer(small())
-        plain.append(steps(7, 13))
-        plain.append(steps(6, 14, terminated=(4,)), final_observation=_nested(observations(small(), 2, 15)))
+    @pytest.mark.parametrize("ragged", [False, True])
+    def test_reopening_continues_an_open_trajectory(self, store: Store, ragged: bool) -> None:
+        plain = PlainBuffer(small(ragged=ragged))
+        plain.append(steps(7, 13, ragged=ragged))
+        plain.append(
+            steps(6, 14, terminated=(4,), ragged=ragged),
+            final_observation=_nested(observations(small(ragged=ragged), 2, 15)),
+        )
         plain.commit()
-        with store.create() as buffer:
-            buffer.append(steps(7, 13))
+        with store.create(ragged=ragged) as buffer:
+            buffer.append(steps(7, 13, ragged=ragged))
         with store.open("r+") as buffer:
             buffer.append(
-                steps(6, 14, terminated=(4,)), final_observation=_nested(observations(small(), 2, 15))
+                steps(6, 14, terminated=(4,), ragged=ragged),
+                final_observation=_nested(observations(small(ragged=ragged), 2, 15)),
             )
 
         reader = store.open()

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from replaystore.buffers.buffer import Buffer
 from replaystore.formats.report import Fate
-from replaystore.schema.fields import Schema
+from replaystore.schema.fields import Field, Schema
+from replaystore.schema.ragged import Ragged
 from replaystore.testing.contents import final_by_field
 from replaystore.testing.samples import columns, observations
 
 __all__ = ["Told", "told", "trajectories"]
 
-Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, Any]
+"""Arrays by field, and a Ragged of each field of any length; of a single text a `str`."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ class Told:
         mask = np.arange(self.env + 1) == self.env
         names = schema.names("observation")
 
-        def row(values: Arrays, at: int) -> dict[str, NDArray[Any]]:
-            return {name: np.repeat(values[name][at : at + 1], self.env + 1, axis=0) for name in values}
+        def row(values: Arrays, at: int) -> dict[str, Any]:
+            return {name: rows[[at] * (self.env + 1)] for name, rows in values.items()}
 
         def nested(values: Arrays) -> Any:
             return schema.unflatten(dict(values), "observation")
 
-        ends = {name: value[None] for name, value in self.final_observation.items()}
+        ends = {name: _one(schema.fields[name], value) for name, value in self.final_observation.items()}
         writer.reset(nested(row({name: self.columns[name] for name in names}, 0)), seed=self.seed, mask=mask)
         for step in range(len(self)):
             last = step == len(self) - 1
@@ -108,11 +109,22 @@ def _difference(mine: Arrays, theirs: Arrays, fields: Mapping[str, Fate], what: 
             continue
         if name not in mine:
             return f"{what}{name} is not there"
+        if isinstance(values, Ragged | str):
+            if mine[name] != values:
+                return f"{what}{name} differs"
+            continue
         if mine[name].dtype != values.dtype or mine[name].shape != values.shape:
             return f"{what}{name} is {mine[name].dtype} of shape {mine[name].shape}"
         if mine[name].tobytes() != values.tobytes():
             return f"{what}{name} differs"
     return ""
+
+
+def _one(declared: Field, value: Any) -> Any:
+    """Rows of a field, of which there is one."""
+    if declared.ragged:
+        return Ragged.of([value], declared.dtype, declared.inner, text=declared.text)
+    return value[None]
 
 
 def told(buffer: Buffer, number: int) -> Told:

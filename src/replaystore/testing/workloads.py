@@ -4,6 +4,7 @@ commit."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from replaystore.buffers.buffer import Buffer
 from replaystore.schema.fields import Field
 from replaystore.testing.plain import PlainBuffer
-from replaystore.testing.samples import columns, observations, play, recording, small
+from replaystore.testing.samples import RAGGED, columns, observations, play, recording, small
 from replaystore.testing.setting import mutable_fields, recorded, set_some
 
 __all__ = ["Action", "Workload", "act"]
@@ -87,6 +88,8 @@ class Workload:
             commits = self.plain.commits()
             return Action(kind, (commits[int(generator.integers(len(commits)))],))
         if kind == "field":
+            if self.plain.schema.ragged and generator.random() < 0.5:
+                return Action(kind, (f"info/late{number}", str(generator.choice(list(RAGGED))), 0, False))
             dtype = str(generator.choice(["bool", "int16", "float64"]))
             return Action(kind, (f"info/late{number}", dtype, number % 2, bool(generator.random() < 0.7)))
         if kind == "values":
@@ -122,8 +125,13 @@ def act(
         case "rollback":
             recorder.rollback(arguments[0])
         case "field":
-            name, dtype, fill, mutable = arguments
-            recorder.add_field(name, Field(np.dtype(dtype), (), "info", mutable=mutable), fill=fill)
+            name, like, fill, mutable = arguments
+            declared = (
+                replace(RAGGED[like], role="info")
+                if like in RAGGED
+                else Field(np.dtype(like), (), "info", mutable=mutable)
+            )
+            recorder.add_field(name, declared, fill=fill)
         case "values":
             _set_values(recorder, arguments[0])
         case "column":

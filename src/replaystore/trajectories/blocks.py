@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from numpy.typing import NDArray
-
 __all__ = ["Block"]
 
 
@@ -21,8 +19,9 @@ class Block:
     off. Whether a trajectory ends is what `ends` says, whatever the flags among its steps say.
     """
 
-    columns: Mapping[str, NDArray[Any]]
-    """{field: array of shape (steps, *field shape)}, of every field of the schema."""
+    columns: Mapping[str, Any]
+    """{field: array of shape (steps, *field shape)}, of every field of the schema; of a field of any length a
+    Ragged."""
     env: int = 0
     begins: bool = True
     """A trajectory begins with the first step."""
@@ -38,8 +37,9 @@ class Block:
     """How it ended; None: as the flags of the last step say. It is given where the schema has no such
     field."""
     truncated: bool | None = None
-    final: Mapping[str, NDArray[Any]] | None = None
-    """The observation after the last step, by field, if known; of a block that does not end too."""
+    final: Mapping[str, Any] | None = None
+    """The observation after the last step, by field, if known; of a block that does not end too. A text is a
+    str, or its bytes as an array, which is what `formats.blocks_of` gives."""
 
     def __len__(self) -> int:
         """How many steps."""
