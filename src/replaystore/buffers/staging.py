@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,7 +209,10 @@ class Staging:
 
     def handed_over(self, start: Values) -> None:
         """All that was staged is rows; the next step starts from these observations."""
-        self._begin(start)
+        if self.ragged:
+            self._begin(start)
+        else:  # at each step, where each is sampled
+            self.start = cast("Observations", start)
         self.time, self._looked, self.resets, self.masks = 0, 0, [], {}
         for staged in self._staged.values():
             staged.clear()

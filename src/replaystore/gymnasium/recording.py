@@ -240,10 +240,6 @@ class EnvironmentRecorder:
 
     def _value(self, name: str, value: Any, copy: bool = False) -> NDArray[Any] | Ragged:
         declared = (self._schema_of_agent or self._schema).fields[name]
-        if declared.ragged:
-            several = [value] if self._single else value
-            ragged = ragged_of(name, declared, several, len(self._everywhere))
-            return ragged.map(np.copy) if copy else ragged
         if self._single and isinstance(value, _NUMBERS):
             one = np.array([value])
             if one.dtype == declared.dtype and not declared.shape:
@@ -254,6 +250,10 @@ class EnvironmentRecorder:
             and value.shape == self._lead + declared.shape
         ):
             stored = value.copy() if copy else value
+        elif declared.ragged:
+            several = [value] if self._single else value
+            ragged = ragged_of(name, declared, several, len(self._everywhere))
+            return ragged.map(np.copy) if copy else ragged
         else:
             stored = fitted(
                 name, value, declared.dtype, self._lead + declared.shape, partial(remedy, name, declared)
