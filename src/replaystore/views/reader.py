@@ -159,7 +159,10 @@ class BufferReader(Shown):
                 EvictedError: one of them has left the ring.
         """
         self.check_open()
-        return settled(self, lambda: _read(self, rows, self._names(fields), index))
+        names = self._names(fields)
+        if not self.schema.ragged:
+            return _read(self, rows, names, index)
+        return settled(self, lambda: _with_values(self, _read(self, rows, names, index)))
 
     def rows(self, name: str, rows: Rows) -> NDArray[Any]:
         """Steps of one field as they are stored: of one of any length, where the values lie, int64 of shape
@@ -248,7 +251,9 @@ def _trajectory(view: BufferReader, number: int, names: Sequence[str]) -> Trajec
 
 
 def _read(view: BufferReader, rows: Any, names: Sequence[str], index: Any) -> dict[str, Any]:
-    first, stop = view.first_row, view.first_row + len(view)  # whatever another thread goes on to meanwhile
+    """Rows as they are stored."""
+    first = view.first_row
+    stop = first + len(view)  # whatever another thread goes on to meanwhile
     if index is not None and rows is None:
         rows, gone = positions_of(index, first, stop)
         if gone.any():
@@ -258,20 +263,15 @@ def _read(view: BufferReader, rows: Any, names: Sequence[str], index: Any) -> di
     wanted = wanted_rows(rows, first, stop - first)
     if not view.store.container.files.far:
         if type(wanted) is slice:
-            return _with_values(
-                view, {name: view.column(name).read(wanted.start, wanted.stop) for name in names}
-            )
-        return _with_values(
-            view, {name: view.column(name).take_within(wanted, first, stop) for name in names}
-        )
+            return {name: view.column(name).read(wanted.start, wanted.stop) for name in names}
+        return {name: view.column(name).take_within(wanted, first, stop) for name in names}
     found = read_together([view.column(name) for name in names], wanted)
-    return _with_values(view, dict(zip(names, found, strict=True)))
+    return dict(zip(names, found, strict=True))
 
 
 def _with_values(view: Shown, found: dict[str, Any]) -> dict[str, Any]:
     """What was read of fields, with the values of those of any length."""
-    ragged = view.schema.ragged
-    for name in found.keys() & ragged.keys() if ragged else ():
+    for name in found.keys() & view.schema.ragged.keys():
         found[name] = view.values_of(name).take(found[name])
     return found
 
