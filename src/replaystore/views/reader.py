@@ -160,9 +160,11 @@ class BufferReader(Shown):
         """
         self.check_open()
         names = self._names(fields)
-        if not self.schema.ragged:
-            return _read(self, rows, names, index)
-        return settled(self, lambda: _with_values(self, _read(self, rows, names, index)))
+        if not self._schema.ragged:
+            return _read(self, rows, names, index, self._first, self._stop)
+        return settled(
+            self, lambda: _with_values(self, _read(self, rows, names, index, self._first, self._stop))
+        )
 
     def rows(self, name: str, rows: Rows) -> NDArray[Any]:
         """Steps of one field as they are stored: of one of any length, where the values lie, int64 of shape
@@ -250,10 +252,11 @@ def _trajectory(view: BufferReader, number: int, names: Sequence[str]) -> Trajec
     return Trajectory(info, columns, shown, following)
 
 
-def _read(view: BufferReader, rows: Any, names: Sequence[str], index: Any) -> dict[str, Any]:
-    """Rows as they are stored."""
-    first = view.first_row
-    stop = first + len(view)  # whatever another thread goes on to meanwhile
+def _read(
+    view: BufferReader, rows: Any, names: Sequence[str], index: Any, first: int, stop: int
+) -> dict[str, Any]:
+    """Steps as they are stored, of those from `first` to before `stop`, whatever another thread goes on to
+    meanwhile."""
     if index is not None and rows is None:
         rows, gone = positions_of(index, first, stop)
         if gone.any():
