@@ -48,6 +48,14 @@ def test_all_forms_are_the_same(form: str, lists: list[list[int]]) -> None:
     assert found.lead == (len(lists),)
 
 
+def test_an_array_of_objects_may_have_two_dimensions() -> None:
+    """NumPy makes one of lists of one length, and one of one dimension of others."""
+    for lists in ([[1, 2], [3, 4]], [[1, 2], [3]]):
+        assert ragged_of("tokens", TOKENS, np.array(lists, object), 2).tolist() == lists
+    with pytest.raises(SchemaError, match="decode them"):
+        ragged_of("text", Field.of_text("extra"), np.array([b"a", b"b"]), 2)
+
+
 @given(st.integers(0, 3), st.integers(0, 3))
 def test_an_array_is_values_of_one_length(count: int, length: int) -> None:
     array = np.arange(count * length * 3, dtype=np.float32).reshape(count, length, 3)

@@ -58,10 +58,13 @@ def _items(field: str, declared: Field, given: Any) -> Sequence[Any] | Ragged:
         )
     array = array_of(field, given)
     if array.dtype == object or (declared.text and array.dtype.kind in "UT"):
-        if array.ndim == 1:
-            return list(array.tolist())
+        if array.ndim == 1 or (array.ndim and array.dtype == object):
+            return list(array.tolist())  # NumPy makes an array of two dimensions of lists of one length
     elif declared.text:
-        raise SchemaError(f"{field}: expected a list of texts, came {array.dtype} of shape {array.shape}")
+        remedy = ": decode them" if array.dtype.kind == "S" else ""
+        raise SchemaError(
+            f"{field}: expected a list of texts, came {array.dtype} of shape {array.shape}{remedy}"
+        )
     elif array.ndim >= 2 and array.shape[2:] == declared.inner:
         return Ragged(array.reshape(-1, *declared.inner), np.arange(len(array) + 1) * array.shape[1])
     inner = "".join(f", {length}" for length in declared.inner)

@@ -14,7 +14,7 @@ More than 25 methods because it is taken for a list, for an array and for a batc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 from replaystore.errors import ArgumentError, CorruptError
 from replaystore.schema.ragged_forms import (
     arrow_of,
+    cast,
     check_parts,
     jagged_of,
+    joined_parts,
+    lead_of,
     offsets_of,
     on_host,
     padded,
@@ -58,6 +61,7 @@ class Ragged:
     """
 
     __hash__ = None  # type: ignore[assignment]  # as arrays
+    __array_ufunc__ = None  # what compares an array with it asks this class
 
     values: Any
     offsets: Any
@@ -67,16 +71,15 @@ class Ragged:
     def __init__(
         self, values: Any, offsets: Any, lead: tuple[int, ...] | None = None, *, text: bool = False
     ) -> None:
-        if not is_tensor(values):
-            values, offsets = np.asarray(values), on_host(offsets)
-            if offsets.dtype.kind in "iu":
-                offsets = offsets.astype(np.int64, copy=False)
-            check_parts(values, offsets, text)
-        count = len(offsets) - 1
-        lead = (count,) if lead is None else tuple(lead)
-        if math.prod(lead) != count or not lead:
-            raise ArgumentError(f"{count} values cannot be arranged as {lead}: give a lead of that product")
-        self.values, self.offsets, self.lead, self.text = values, offsets, lead, text
+        known = on_host(offsets)
+        if known.dtype.kind in "iu":
+            known = known.astype(np.int64, copy=False)
+        values = values if is_tensor(values) else np.asarray(values)
+        check_parts(values, known, text)
+        if is_tensor(values):
+            known = tensor_of(known).to(values.device)
+        self.values, self.offsets, self.text = values, known, text
+        self.lead = lead_of(lead, len(known) - 1)
 
     @classmethod
     def _made(cls, values: Any, offsets: Any, lead: tuple[int, ...], text: bool) -> Ragged:
@@ -90,7 +93,7 @@ class Ragged:
     @classmethod
     def of(
         cls,
-        values: Sequence[Any],
+        values: Iterable[Any],
         dtype: DTypeLike | None = None,
         inner: tuple[int, ...] | None = None,
         *,
@@ -98,13 +101,17 @@ class Ragged:
     ) -> Ragged:
         """Of a list of arrays, or of texts (`text=True`).
 
-        `dtype` and `inner` are those of the first value if they are not said. SchemaError: a value has
-        others, and would have to be changed."""
-        known: np.dtype[Any]
+        `dtype` and `inner` are those of the first value that is not empty if they are not said. SchemaError:
+        a value has others, and would have to be changed."""
+        if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+            raise ArgumentError(f"values are a list, not a {type(values).__name__}: of a single one [value]")
+        values = list(values)
+        known: np.dtype[Any] = np.dtype(np.uint8)
         if text:
-            known, inner = np.dtype(np.uint8), ()
-        elif len(values):
-            first = on_host(values[0])
+            inner = ()
+        elif values:
+            # An empty list has no dtype of its own.
+            first = on_host(next((value for value in values if not _is_empty(value)), values[0]))
             known = first.dtype if dtype is None else np.dtype(dtype)
             inner = first.shape[1:] if inner is None else tuple(inner)
         elif dtype is not None and inner is not None:
@@ -132,10 +139,11 @@ class Ragged:
         return cls(np.empty((0, *inner), dtype), offsets, lead, text=text)
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:
+    def concatenate(cls, parts: Iterable[Ragged]) -> Ragged:
         """One behind another, along the first dimension."""
-        if not parts:
-            raise ArgumentError("there is nothing to concatenate: give at least one Ragged")
+        parts = list(parts)
+        if not parts or not all(isinstance(part, Ragged) for part in parts):
+            raise ArgumentError("concatenate takes a list of Ragged, at least one")
         first = parts[0]
         if len(parts) == 1:
             return first
@@ -143,9 +151,9 @@ class Ragged:
         for part in parts:
             if (part.dtype, part.inner, part.text, part.lead[1:]) != kind:
                 raise ArgumentError(f"{first!r} and {part!r} do not fit: dtype, text and shape must agree")
-        offsets = offsets_of(np.concatenate([part.lengths.reshape(-1) for part in parts]))
-        values = np.concatenate([part.named for part in parts])
-        return cls._made(values, offsets, (sum(map(len, parts)), *first.lead[1:]), first.text)
+        offsets = offsets_of(np.concatenate([on_host(part.lengths).reshape(-1) for part in parts]))
+        values, after = joined_parts([part.named for part in parts], offsets)
+        return cls._made(values, after, (sum(map(len, parts)), *first.lead[1:]), first.text)
 
     # --- what it is
 
@@ -237,8 +245,9 @@ class Ragged:
         chosen = on_host(rows)
         return self._taken(self._places[chosen if chosen.size else chosen.astype(np.int64)])
 
-    def reshape(self, *lead: int) -> Ragged:
+    def reshape(self, *lead: Any) -> Ragged:
         """The same values, arranged otherwise; -1 once, for what is left."""
+        lead = tuple(lead[0]) if len(lead) == 1 and isinstance(lead[0], Iterable) else lead
         try:
             arranged = np.broadcast_to(np.int8(0), (math.prod(self.lead),)).reshape(lead).shape
         except (TypeError, ValueError) as error:
@@ -289,8 +298,7 @@ class Ragged:
         """The values in another dtype, as NumPy or PyTorch casts."""
         if self.text:
             raise ArgumentError("texts have no other dtype: .values has their bytes")
-        cast = self.values.to if is_tensor(self.values) else self.values.astype
-        return self._made(cast(dtype, copy=copy), self.offsets, self.lead, False)
+        return self._made(cast(self.values, dtype, copy), self.offsets, self.lead, False)
 
     def to_numpy(self) -> Ragged:
         """Of arrays of NumPy; itself where it is."""
@@ -328,6 +336,10 @@ class Ragged:
 def _again(values: Any, offsets: Any, lead: tuple[int, ...], text: bool) -> Ragged:
     """For pickles."""
     return Ragged(values, offsets, lead, text=text)
+
+
+def _is_empty(value: Any) -> bool:
+    return getattr(value, "ndim", 1) > 0 and hasattr(value, "__len__") and not len(value)
 
 
 def _bits(part: NDArray[Any]) -> NDArray[np.uint8]:

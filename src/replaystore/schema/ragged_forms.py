@@ -8,6 +8,9 @@ said.
 from __future__ import annotations
 
 import math
+import operator
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,8 +22,11 @@ from replaystore.schema.values import array_of, fitted, is_tensor
 
 __all__ = [
     "arrow_of",
+    "cast",
     "check_parts",
     "jagged_of",
+    "joined_parts",
+    "lead_of",
     "not_text",
     "offsets_of",
     "on_host",
@@ -29,6 +35,7 @@ __all__ = [
     "tensor_of",
 ]
 
+_SIGNED = {"uint16": "int16", "uint32": "int32", "uint64": "int64"}
 _LONG = 512
 """Bytes of a value from which on each is copied by itself; of shorter ones all numbers by their places."""
 
@@ -40,15 +47,30 @@ def offsets_of(lengths: Any) -> NDArray[np.int64]:
     return offsets
 
 
-def check_parts(values: NDArray[Any], offsets: NDArray[Any], text: bool) -> None:
-    """ArgumentError: these are no values and their offsets."""
+def lead_of(given: Any, count: int) -> tuple[int, ...]:
+    """How so many values are arranged, one behind the other if it is not said. ArgumentError: they are not
+    as many."""
+    try:
+        several = given if isinstance(given, Iterable) else [count if given is None else given]
+        lead = tuple(map(operator.index, several))
+    except TypeError:
+        lead = ()
+    if not lead or min(lead) < 0 or math.prod(lead) != count:
+        raise ArgumentError(
+            f"{count} values cannot be arranged as {given!r:.80}: give a lead of that product"
+        )
+    return lead
+
+
+def check_parts(values: Any, offsets: NDArray[Any], text: bool) -> None:
+    """ArgumentError: these are no values, an array or a tensor, and their offsets."""
     if values.ndim == 0 or values.dtype == object:
         raise ArgumentError("values are one array, (total, *inner): Ragged.of takes a list of arrays")
     if offsets.ndim != 1 or not len(offsets) or offsets.dtype != np.int64:
         raise ArgumentError(
             f"offsets are integers of shape (count + 1,), not {offsets.dtype} of shape {offsets.shape}"
         )
-    if text and (values.dtype != np.uint8 or values.ndim > 1):
+    if text and (numpy_dtype(values.dtype) != np.uint8 or values.ndim > 1):
         raise ArgumentError(
             f"texts are bytes of UTF-8, uint8 of shape (total,), not {values.dtype} of shape {values.shape}: "
             "Ragged.of(texts, text=True) makes them"
@@ -72,6 +94,38 @@ def not_text(values: NDArray[np.uint8], offsets: NDArray[np.int64]) -> int | Non
     (filled,) = ((offsets[1:] > offsets[:-1]) & (offsets[:-1] < end)).nonzero()
     (rests,) = (values[offsets[filled]] & 0xC0 == 0x80).nonzero()
     return int(filled[rests[0] - 1]) if len(rests) else bad
+
+
+def joined_parts(values: list[Any], offsets: NDArray[np.int64]) -> tuple[Any, Any]:
+    """Arrays one behind the other, with their offsets. Tensors of tensors."""
+    if not is_tensor(values[0]):
+        return np.concatenate(values), offsets
+    whole = sys.modules["torch"].cat(values)
+    return whole, tensor_of(offsets).to(whole.device)
+
+
+def cast(values: Any, dtype: Any, copy: bool) -> Any:
+    """An array or a tensor in another dtype, which may be one of NumPy's or of PyTorch's. ArgumentError: it
+    is none."""
+    name = str(dtype)
+    try:
+        if not is_tensor(values):
+            return values.astype(
+                name.removeprefix("torch.") if name.startswith("torch.") else dtype, copy=copy
+            )
+        if not name.startswith("torch."):
+            dtype = getattr(sys.modules["torch"], np.dtype(dtype).name)
+    except (TypeError, AttributeError):
+        raise ArgumentError(f"dtype {dtype!r:.80} is none that {type(values).__name__} has") from None
+    return values.to(dtype, copy=copy)
+
+
+def numpy_dtype(dtype: Any) -> np.dtype[Any]:
+    """That of NumPy for one of PyTorch; of a float that NumPy does not have float32, which holds it."""
+    try:
+        return np.dtype(str(dtype).removeprefix("torch."))
+    except TypeError:
+        return np.dtype(np.float32)
 
 
 def taken(values: Any, offsets: Any, places: NDArray[np.int64]) -> tuple[Any, Any]:
@@ -109,13 +163,18 @@ def padded(named: Any, lengths: Any, fill: Any, side: str) -> tuple[Any, Any]:
     longest = int(lengths.max()) if math.prod(lengths.shape) else 0
     shape = (*lengths.shape, longest, *named.shape[1:])
     if is_tensor(named):
-        places, array = lengths.new_ones(longest).cumsum(0) - 1, named.new_full(shape, fill)
+        places = lengths.new_ones(longest).cumsum(0) - 1
+        array = named.new_full(shape, _fill(fill, numpy_dtype(named.dtype)).item())
     else:
         narrow = np.min_scalar_type(longest)  # three times as quick to compare as eight bytes
         places, lengths = np.arange(longest, dtype=narrow), lengths.astype(narrow)
         array = np.full(shape, _fill(fill, named.dtype), named.dtype)
     mask = places < lengths[..., None] if side == "end" else places >= longest - lengths[..., None]
-    array[mask] = named
+    whole = array
+    if is_tensor(named) and (signed := _SIGNED.get(numpy_dtype(named.dtype).name)):
+        dtype = getattr(sys.modules["torch"], signed)  # PyTorch puts no unsigned numbers into places
+        whole, named = array.view(dtype), named.view(dtype)
+    whole[mask] = named
     return array, mask
 
 
@@ -138,7 +197,9 @@ def tensor_of(part: Any) -> Any:
     if is_tensor(part):
         return part
     torch = require("torch", "a Ragged of tensors", "torch")
-    return torch.from_numpy(part if part.flags.writeable else part.copy())
+    native = part.astype(part.dtype.newbyteorder("="), copy=False)
+    backwards = any(stride < 0 for stride in native.strides)
+    return torch.from_numpy(native.copy() if backwards or not native.flags.writeable else native)
 
 
 def jagged_of(values: Any, offsets: Any) -> Any:
@@ -154,7 +215,9 @@ def jagged_of(values: Any, offsets: Any) -> Any:
 def arrow_of(values: NDArray[Any], offsets: NDArray[np.int64], lead: tuple[int, ...], text: bool) -> Any:
     """Lists of Arrow, of offsets that begin at 0."""
     arrow = require("pyarrow", "to_arrow", "arrow")
-    values = np.ascontiguousarray(values)
+    values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    if 0 in (*values.shape[1:], *lead[1:]):
+        raise UnsupportedError("Arrow has no lists that all have the length 0: leave out that dimension")
     if values.dtype.kind == "c":
         raise UnsupportedError("Arrow has no complex numbers: make a Ragged of .values.real and one of .imag")
     made: Any
