@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -30,13 +31,19 @@ class Reverter(Resumer):
     """A store that can be taken back to an older commit."""
 
     def rollback(
-        self, commit: int, *, attachments: Mapping[str, bytes] | None = None, whole: bool = True
+        self,
+        commit: int,
+        *,
+        attachments: Mapping[str, bytes] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        whole: bool = True,
     ) -> None:
         """Go back to an older commit, with these attachments; those after it are given up. What readers have
         open stays as it is.
 
-        `attachments`: None for those of the commit, as far as they are still there. `whole`: refuse if
-        rows of it may be gone, as newer commits say."""
+        `attachments`: None for those of the commit, as far as they are still there. `extra`: what is kept in
+        place of what the commit keeps under these keys. `whole`: refuse if rows of it may be gone, as newer
+        commits say."""
         with self.lock:
             newest, old = self.state, self.pin(commit, whole=whole)
             with self.storage("roll back"):
@@ -56,7 +63,7 @@ class Reverter(Resumer):
                     now(),
                     dict(old.state.lengths),
                     dict(old.state.first),
-                    extra=old.state.extra,
+                    extra={**old.state.extra, **(extra or {})},
                     shows=old.state.shows,
                     names=self._names_until(old.state),
                     keep_named=newest.keep_named,

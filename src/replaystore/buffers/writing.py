@@ -32,7 +32,7 @@ from replaystore.schema import tree
 from replaystore.schema.values import array_of
 from replaystore.storage.locks import Lock
 from replaystore.storage.places import places_of
-from replaystore.trajectories.opened import attachments_of
+from replaystore.trajectories.opened import attachments_of, to_numbers
 from replaystore.trajectories.pieces import NOTHING_FOLLOWS, Pieces
 from replaystore.views.column import Column
 from replaystore.views.foreign_ring import counts_appends
@@ -314,12 +314,14 @@ class Recording(BufferReader):
         assert isinstance(self._store, ArrayStore)
         self._lock.check()
         commit = self._store.number_of(commit)
-        opened = BufferReader(self._place, self._store.pin(commit), self._document).open_trajectories()
-        attachments = attachments_of(opened, self.schema.names("observation"))
+        older = BufferReader(self._place, self._store.pin(commit), self._document)
+        opened = older.open_trajectories()
+        attachments = attachments_of(opened, older.schema.names("observation"))
+        told = {"open": to_numbers(opened)}  # of what follows that has left a ring nothing is told any more
         before = self._store.state
         with self._operations("rollback"), self.turn:
             try:
-                self._store.rollback(commit, attachments=attachments)
+                self._store.rollback(commit, attachments=attachments, extra=told)
             finally:
                 # It is done, even if the disk refuses what tidies up after it.
                 if self._store.state is not before:

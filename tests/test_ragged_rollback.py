@@ -1,0 +1,79 @@
+"""Going back where what follows a step is not there any more, or was not yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import replaystore as rs
+
+FIELDS = {
+    "plain": rs.Field("int32", (2,), "observation"),
+    "ragged": rs.Field("int32", (None,), "observation"),
+    "text": rs.Field.of_text("observation"),
+}
+
+
+def values(kind: str, numbers: range) -> Any:
+    if kind == "text":
+        return [str(number) for number in numbers]
+    return np.stack([np.array([number, 1], np.int32) for number in numbers])
+
+
+def check(place: Path) -> None:
+    assert not list(rs.verify(place).problems)
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_what_follows_an_idle_environment_has_left_the_ring(tmp_path: Path, kind: str) -> None:
+    """Its last step has, too: the trajectory goes on, of which nobody knows what it has seen."""
+    place = tmp_path / "a.zarr"
+    schema = rs.Schema({"observation": FIELDS[kind], "number": rs.Field("int64", (), "extra")})
+    with rs.create(place, schema, capacity=10) as buffer:
+
+        def append(env: int, count: int) -> None:
+            steps = {"observation": values(kind, range(count)), "number": np.arange(count)}
+            buffer.append(steps, env=env, final_observation=values(kind, range(99, 100)))
+
+        append(0, 3)
+        buffer.commit()
+        append(1, 12)
+        buffer.commit("here")
+        append(1, 2)
+        buffer.commit()
+        buffer.rollback("here")
+        append(1, 1)
+        append(0, 1)
+        buffer.commit()
+    check(place)
+    with rs.open(place, "r+") as buffer:
+        assert buffer["number"][:].tolist() == [4, 5, 6, 7, 8, 9, 10, 11, 0, 0]
+        batch = buffer.sampler(30, seed=0).sample()
+        assert set(batch["number"].tolist()) <= {*range(4, 12), 0}
+        assert buffer.trajectories["length"].tolist() == [4, 13]
+        buffer.rollback("here")
+        assert len(buffer) == 10
+    check(place)
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+def test_to_before_an_observation_was_added(tmp_path: Path, kind: str, suffix: str) -> None:
+    place = tmp_path / f"a.{suffix}"
+    schema = rs.Schema({"observation/a": FIELDS["plain"], "number": rs.Field("int64", (), "extra")})
+    with rs.create(place, schema) as buffer:
+        steps = {"observation/a": values("plain", range(3)), "number": np.arange(3)}
+        buffer.append(steps, final_observation={"observation/a": values("plain", range(9, 10))})
+        before = buffer.commit()
+        buffer.add_field("observation/b", FIELDS[kind])
+        buffer.commit()
+        buffer.rollback(before)
+        known = buffer.trajectory(0).final_observation
+        assert known is not None
+        assert {name: row.tolist() for name, row in known.items()} == {"observation/a": [9, 1]}
+        buffer.append(steps, final_observation={"observation/a": values("plain", range(9, 10))})
+        buffer.commit()
+    check(place)
