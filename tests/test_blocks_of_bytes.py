@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import replaystore as rs
 from replaystore.views import blocks
-from replaystore.views.blocks import rows_of_bytes
+from replaystore.views.blocks import chosen_of_bytes, rows_of_bytes
 
 SCHEMA = rs.Schema(
     {
@@ -60,6 +60,22 @@ def test_they_are_bounded_and_hold_all_steps(
     assert [row for block in steps for row in block] == list(range(start, len(lengths), stride))
     assert all(high <= len(lengths) for _, high in found)
     assert all(int(sizes[block].sum()) <= most or len(block) == 1 for block in steps)
+
+
+@given(
+    lengths=st.lists(st.sampled_from([0, 1, 2, 5, 100, 10_000]), min_size=1, max_size=20),
+    most=st.integers(1, 2000),
+    count=st.integers(1, 9),
+    data=st.data(),
+)
+def test_of_chosen_steps_too(lengths: list[int], most: int, count: int, data: st.DataObject) -> None:
+    rows = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1))), np.int64)
+    found = list(chosen_of_bytes(View(lengths), ["action", "reward"], most, rows, count))
+
+    sizes = 20 + 6 * np.array(lengths, np.int64)
+    assert [row for block in found for row in block] == rows.tolist()
+    assert all(len(block) <= count for block in found)
+    assert all(int(sizes[block].sum()) <= most or len(block) == 1 for block in found)
 
 
 def test_as_many_as_fit() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -93,22 +94,31 @@ def number(value: float) -> str:
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, left: Sequence[int] = (0,)) -> str:
     """Aligned columns: to the left those numbered in `left`, the others to the right."""
     grid = [list(headers), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(*grid, strict=True)]
     lines = []
     for line in grid:
-        cells = (
-            cell.ljust(width) if at in left else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
+        filled = ((cell, " " * (width - _width(cell))) for cell, width in zip(line, widths, strict=True))
+        cells = (cell + fill if at in left else fill + cell for at, (cell, fill) in enumerate(filled))
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _width(text: str) -> int:
+    """The columns of a terminal that a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.category(c) in ("Mn", "Me") else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
 
 
 def pairs(facts: Mapping[str, object]) -> str:
     """One fact a line, the names aligned; facts that are None are left out."""
     known = {name: value for name, value in facts.items() if value is not None}
-    width = max(map(len, known), default=0)
-    return "\n".join(f"{name.ljust(width)}  {printable(value)}".rstrip() for name, value in known.items())
+    width = max(map(_width, known), default=0)
+    lines = (f"{name}{' ' * (width - _width(name))}  {printable(value)}" for name, value in known.items())
+    return "\n".join(line.rstrip() for line in lines)
 
 
 # --- JSON

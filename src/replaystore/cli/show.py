@@ -32,8 +32,8 @@ __all__ = ["show"]
 DEFAULT_ROWS = 10
 MOST_ROWS = 100
 """Lines of a table that are printed unasked; as JSON, all are."""
-BLOCK_ROWS = 1000
-"""Rows read and aligned at a time."""
+BLOCK_ROWS, BLOCK_BYTES = 1000, 32 << 20
+"""Rows that are aligned at a time, and bytes of them that are read at once."""
 TEXT = 60
 """Characters of a text that are shown."""
 SHOWN = 4
@@ -195,7 +195,15 @@ def _show_trajectory(
     if len(rows) < total:
         _print_count(len(rows), total, "steps")
     if final:
-        click.echo("\n" + pairs({f"final {name}": _told(value) for name, value in final.items()}))
+        click.echo(
+            "\n"
+            + pairs(
+                {
+                    f"final {name}": _told(value, ragged=buffer.schema.fields[name].ragged)
+                    for name, value in final.items()
+                }
+            )
+        )
 
 
 def _show_rows(
@@ -217,16 +225,15 @@ def _show_rows(
 
 
 def _blocks(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> Iterator[dict[str, NDArray[Any]]]:
-    """Columns of at most BLOCK_ROWS rows: the row, its number for ever as in `batch["index"]`, the index of
-    its trajectory in the table (-1: none), its place there, and the fields."""
+    """Columns of at most BLOCK_ROWS rows, of bounded bytes: the row, its number for ever as in
+    `batch["index"]`, the index of its trajectory in the table (-1: none), its place there, and the fields."""
     import numpy as np
+
+    from replaystore.views.blocks import chosen_of_bytes
 
     parts, ids = buffer.parts, buffer.trajectories["trajectory"]
     order = np.argsort(ids)
-    widest = max(buffer.schema.fields[name].row_bytes for name in names)
-    size = max(1, min(BLOCK_ROWS, (32 << 20) // widest))
-    for start in range(0, len(rows), size):
-        block = rows[start : start + size]
+    for block in chosen_of_bytes(buffer, names, BLOCK_BYTES, rows, BLOCK_ROWS):
         part = parts.part_of(block + buffer.first_row)
         inside = part >= 0
         index, step = np.full(len(block), -1), np.full(len(block), -1)
@@ -245,21 +252,33 @@ def _objects(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> Iterator[d
 
 
 def _print_steps(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> None:
-    headers = [*PLACES, *names]
-    left = [at for at, name in enumerate(headers) if at >= len(PLACES) and buffer.schema.fields[name].shape]
-    if not len(rows):
-        click.echo(table([printable(name) for name in headers], [], left=left))
+    fields = buffer.schema.fields
+    headers = [printable(name) for name in (*PLACES, *names)]
+    left = [at for at, name in enumerate(names, len(PLACES)) if fields[name].shape]
+    cells = list[list[str]]()
     for block in _blocks(buffer, rows, names):
-        cells = [[_told(values[at]) for values in block.values()] for at in range(len(block["row"]))]
-        click.echo(table([printable(name) for name in headers], cells, left=left))
+        ragged = [name in fields and fields[name].ragged for name in block]
+        cells += [
+            [_told(values[at], ragged=any_) for values, any_ in zip(block.values(), ragged, strict=True)]
+            for at in range(len(block["row"]))
+        ]
+        if len(cells) >= BLOCK_ROWS:
+            click.echo(table(headers, cells, left=left))
+            cells = []
+    if cells or not len(rows):
+        click.echo(table(headers, cells, left=left))
 
 
-def _told(value: Any) -> str:
-    """The value of a field: a text in quotes, of which every character is printed as such, and no more than
-    fit; anything else as in the table of trajectories."""
-    if not isinstance(value, str):
-        return _cell(value)
-    return printable(repr(value if len(value) <= TEXT else value[: TEXT - 1] + "…"))
+def _told(value: Any, *, ragged: bool) -> str:
+    """The value of a field. Of texts, in quotes, every character is printed as such, and no more than fit;
+    of these and of other values of any length that are cut, how long they are."""
+    if isinstance(value, str):
+        cut = len(value) > TEXT
+        text = printable(repr(value[: TEXT - 1] + "…" if cut else value))
+    else:
+        cut = ragged and value.ndim == 1 and len(value) > SHOWN
+        text = _cell(value)
+    return f"{text} of {count(len(value))}" if cut else text
 
 
 def _cell(value: Any) -> str:
@@ -268,18 +287,21 @@ def _cell(value: Any) -> str:
 
     array = np.asarray(value)
     if array.ndim == 0:
-        return number(array.item()) if array.dtype.kind == "f" else str(array.item())
-    if array.ndim == 1 or array.size <= SHOWN:
-        texts = [
-            f"{item:.4g}" if array.dtype.kind == "f" else str(item)
-            for item in array.reshape(-1)[: SHOWN + 1].tolist()
-        ]
-        if array.size > SHOWN:
-            last = array.reshape(-1)[-1].item()
-            texts = [*texts[: SHOWN - 1], "…", f"{last:.4g}" if array.dtype.kind == "f" else str(last)]
+        return number(array.item()) if array.dtype.kind == "f" else _item(array.item())
+    if array.ndim == 1:
+        texts = [_item(item) for item in array[: SHOWN + 1].tolist()]
+        if len(array) > SHOWN:
+            texts = [*texts[: SHOWN - 1], "…", _item(array[-1].item())]
         return "[" + " ".join(texts) + "]"
+    if array.size <= SHOWN:
+        return "[" + " ".join(map(_cell, array)) + "]"
     shape = "x".join(map(str, array.shape))
     return shape if array.dtype.kind == "c" else f"{shape} {_cell(array.min())}…{_cell(array.max())}"
+
+
+def _item(value: Any) -> str:
+    """A number among others, or a text of the table of trajectories."""
+    return f"{value:.4g}" if isinstance(value, float | complex) else str(value)
 
 
 # --- JSON
