@@ -54,6 +54,28 @@ def test_what_a_format_cannot_hold_is_lost_and_said(tmp_path: Path, name: str) -
     assert Path(third).read_bytes() == written
 
 
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("role", ["observation", "action"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_nothing_is_written_without_any_observations_or_actions(
+    tmp_path: Path, name: str, role: str, strict: bool
+) -> None:
+    """What is advised works."""
+    kept = {key: field for key, field in PLAIN.fields.items() if field.role != role}
+    first, target = str(tmp_path / "a.zarr"), str(tmp_path / FORMATS[name])
+    text = rs.Schema({**kept, role: rs.Field.of_text(role)})  # type: ignore[arg-type]
+    with rs.create(first, text) as buffer:
+        buffer.append(samples.columns(text, 40, 3))
+
+    for fields in (None, [*kept, role]):
+        with pytest.raises(
+            errors.UnsupportedError, match=rf"as those of '{role}' are: convert it to a store"
+        ):
+            rs.convert(first, target, format=name, fields=fields, strict=strict)
+    assert not os.path.exists(target)
+    assert rs.convert(first, tmp_path / "b.h5", strict=strict).exact
+
+
 @pytest.mark.parametrize("most", [1, 5000, 1 << 22])
 def test_blocks_hold_values_and_are_of_bounded_bytes(tmp_path: Path, most: int) -> None:
     first = str(tmp_path / "a.zarr")

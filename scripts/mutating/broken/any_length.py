@@ -9,6 +9,38 @@ __all__ = ["MUTANTS"]
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
+        "blocks-of-so-many-steps",
+        "src/replaystore/views/blocks.py",
+        "        for begin, end in _cut(widths.of(block), most):\n            yield block[begin:end]",
+        "        yield block",
+        "values of any length are shown in blocks of bytes",
+        ("test_cli_show_texts.py", "test_blocks_of_bytes.py"),
+    ),
+    Mutant(
+        "ragged-rows-for-tensors",
+        "src/replaystore/compat/stored.py",
+        "        check_flat(self.buffer)\n",
+        "",
+        "where values lie is no observation",
+        ("test_compat_ragged.py::test_a_store_of_them_is_refused",),
+    ),
+    Mutant(
+        "ragged-files-without-observations",
+        "src/replaystore/converting/exports.py",
+        "if bare or names == ():",
+        "if names == ():",
+        "no file is written without all observations",
+        ("test_formats_ragged.py::test_nothing_is_written_without_any_observations_or_actions",),
+    ),
+    Mutant(
+        "values-of-a-field-uncounted",
+        "src/replaystore/views/describing.py",
+        "        plain += values * spec.row_bytes\n",
+        "",
+        "what a field takes counts its values",
+        ("test_ragged_described.py::test_values_are_counted",),
+    ),
+    Mutant(
         "text-decoded-with-replacements",
         "src/replaystore/schema/ragged.py",
         'return str(on_host(value).tobytes(), "utf-8")',

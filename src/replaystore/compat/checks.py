@@ -13,16 +13,20 @@ import torch
 
 from replaystore.errors import ArgumentError, SchemaError, UnsupportedError
 from replaystore.schema.environment import environment_of
+from replaystore.schema.ragged import Ragged
 from replaystore.schema.spaces import space_from_json, space_to_json
+from replaystore.views.reader import BufferReader
 
 __all__ = [
     "check_environment",
+    "check_flat",
     "check_spaces",
     "checked_device",
     "checked_path",
     "checked_rows",
     "length_of",
     "positive",
+    "refuse_any_length",
     "spaces_of",
     "width_of",
     "zeros",
@@ -92,6 +96,10 @@ def checked_rows(name: str, values: Any, count: int, width: int, dtype: torch.dt
     width is 1.
 
     SchemaError: another shape, or not numbers."""
+    if isinstance(values, Ragged):
+        raise SchemaError(
+            f"{name}: values of different lengths are no tensor {(count, width)}: pad them (.to_padded())"
+        )
     if isinstance(values, np.ndarray):
         # Which torch wants: in order, and to be written to.
         values = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])
@@ -131,12 +139,33 @@ def width_of(envs: Any, role: str) -> int:
             "gym.vector.SyncVectorEnv([...])"
         ) from None
     shape = getattr(space, "shape", None)
+    if shape is None:
+        refuse_any_length(space, role)
     if shape is None or len(shape) != 1 or shape[0] < 1:
         raise SchemaError(
             f"the {role} space {space} has not one dimension: flatten it "
             "(gymnasium.wrappers.FlattenObservation)"
         )
     return int(shape[0])
+
+
+def refuse_any_length(space: Any, role: str) -> None:
+    """SchemaError: values of this space have different lengths, and cannot be made flat."""
+    if not getattr(space, "is_np_flattenable", True):
+        raise SchemaError(
+            f"the {role} space {space} has values of any length, which are no rows of a tensor: record them "
+            "in a store (replaystore.gymnasium.RecordVector), and train with its samplers"
+        )
+
+
+def check_flat(buffer: BufferReader) -> None:
+    """UnsupportedError: the observations or actions in a store are of any length."""
+    for name, declared in buffer.schema.ragged.items():
+        if declared.role in ROLES:
+            raise UnsupportedError(
+                f"{buffer.where}: the values of {name!r} have different lengths, and are no rows of a "
+                "tensor: open it with replaystore.open, whose samplers give them"
+            )
 
 
 def check_spaces(envs: Any, widths: tuple[int, int], path: object) -> None:

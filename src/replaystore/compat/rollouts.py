@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from replaystore.compat.checks import checked_device, positive
+from replaystore.compat.checks import checked_device, positive, refuse_any_length
 from replaystore.errors import SchemaError
 
 __all__ = ["RolloutBuffer", "RolloutBufferBatch"]
@@ -80,8 +80,10 @@ class RolloutBuffer:
 
 
 def _shape_of(envs: Any, role: str) -> tuple[int, ...]:
-    shape = getattr(getattr(envs, f"single_{role}_space", None), "shape", None)
+    space: Any = getattr(envs, f"single_{role}_space", None)
+    shape = getattr(space, "shape", None)
     if shape is None:
+        refuse_any_length(space, role)
         raise SchemaError(
             f"envs must be a vector environment whose {role} space has a shape: pass "
             "gym.vector.SyncVectorEnv([...])"

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.create_open import open as open_buffer
+from replaystore.compat.checks import check_flat
 from replaystore.compat.lazy import LazyTensor, Rows
 from replaystore.compat.ring_slots import NONE, Arrays, Edits, Layout, Located, sorted_out
 from replaystore.errors import ConflictError, UnsupportedError
@@ -77,6 +78,7 @@ class StoredRing:
 
     def look(self) -> None:
         """Show the store's commit."""
+        check_flat(self.buffer)
         view = self._layout.view(self.buffer)
         self._gather: tuple[Gather, dict[str, str], int] | None = None
         self.view = view if self._shown is None else view.resized(self._shown)

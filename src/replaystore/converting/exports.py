@@ -68,7 +68,7 @@ def export(
         source=buffer.where,
         target=path,
         remarks=remarks,
-        bytes_read=len(buffer) * sum(declared.row_bytes for declared in buffer.schema.fields.values()),
+        bytes_read=sum(_bytes_of(buffer, name) for name in buffer.schema.fields if name not in left_out),
         bytes_written=sum(_size(file) for file in format_.written(path)),
         seconds=round(time.perf_counter() - begin, 3),
         recoded=sorted(
@@ -81,7 +81,7 @@ def _fields_for(
     buffer: Buffer, path: str, format_: Format, what: str, selected: Selected
 ) -> tuple[tuple[str, ...] | None, dict[str, Fate]]:
     """The fields that a format is asked to write, and what it cannot hold of those that were chosen.
-    UnsupportedError: it can hold none of them."""
+    UnsupportedError: it can hold none of them, or nothing of the observations or actions."""
     fields = selected.fields
     names = None if fields is None else tuple([fields] if isinstance(fields, str) else fields)
     if format_.ragged or not buffer.schema.ragged:
@@ -89,12 +89,27 @@ def _fields_for(
     schema = buffer.schema if names is None else buffer.schema.select(names)
     left_out = {name: lost("values of any length") for name in schema.ragged}
     names = tuple(name for name in schema.fields if name not in left_out) if left_out else names
-    if names == ():
+    bare = [
+        name
+        for role in ("observation", "action")
+        if (of_role := schema.names(role)) and left_out.keys() >= set(of_role)
+        for name in of_role
+    ]
+    if bare or names == ():
         raise UnsupportedError(
-            f"{path}: {what} cannot hold values of any length, as those of {listed(left_out)} are: "
+            f"{path}: {what} cannot hold values of any length, as those of {listed(bare or left_out)} are: "
             "convert it to a store, name.zarr or name.h5"
         )
     return names, left_out
+
+
+def _bytes_of(buffer: Buffer, name: str) -> int:
+    """What the steps of a field take, and their values."""
+    size = len(buffer) * buffer.schema.fields[name].row_bytes
+    if name in buffer.schema.ragged:
+        values = buffer.values_of(name)
+        size += (values.column.stop - values.first) * values.column.row_bytes
+    return size
 
 
 def _size(path: str) -> int:

@@ -29,7 +29,8 @@ class Format:
     """Whether it is a folder that is written."""
     ragged: ClassVar[bool] = False
     """Whether `write` takes fields of any length. If not, they are not among the fields that it is asked for,
-    and are reported as lost."""
+    and are reported as lost; it is not asked if nothing would be left of the observations, or of the
+    actions."""
 
     def read(self, path: str) -> AbstractContextManager[Source | RingSource]:
         """The buffer in a file, while that is open. NotFoundError, StorageError; FormatError: it is something

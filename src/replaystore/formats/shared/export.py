@@ -189,7 +189,8 @@ class Outgoing:
         """An extra field that is kept as it was in the foreign file; None if it is not there, or is something
         else."""
         declared = self.fields.get(name)
-        if declared is None or len(declared.shape) > 1 or declared.dtype not in map(np.dtype, kinds):
+        flat = declared is not None and len(declared.shape) <= 1 and not declared.ragged
+        if declared is None or not flat or declared.dtype not in map(np.dtype, kinds):
             return None
         self.became[name] = KEPT
         width = declared.shape[0] if declared.shape else 1
