@@ -56,7 +56,10 @@ def checked_columns(schema: Schema, columns: Mapping[str, Any]) -> tuple[dict[st
     """The columns by field name, and how many rows they have. SchemaError: they are not the schema's."""
     flat: dict[str, Any] = {}
     for name, value in columns.items():
-        if type(value) is np.ndarray and name not in schema.ragged:
+        if name in schema.ragged:
+            flat[name] = ragged_of(name, schema.ragged[name], value, None)
+            continue
+        if type(value) is np.ndarray:
             flat[name] = value
             continue
         nested = isinstance(value, (Mapping, tuple)) or name in schema.graphs

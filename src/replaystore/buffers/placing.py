@@ -96,12 +96,13 @@ class Placing:
     ) -> Plan:
         """The plan of so many rows, and of what follows them. `taken`: the spans of what was said to follow,
         and the leading rows may be."""
+        ragged = self._schema.ragged
         plan = Plan(
-            {tree.steps(name): columns[name] for name in columns if name not in self._schema.ragged},
-            {name: rows for name, rows in finals.items() if isinstance(rows, np.ndarray)},
-            {name: rows for name, rows in following.items() if isinstance(rows, np.ndarray)},
+            {tree.steps(name): columns[name] for name in columns if name not in ragged},
+            {name: rows for name, rows in finals.items() if name not in ragged},
+            {name: rows for name, rows in following.items() if name not in ragged},
         )
-        for name in self._schema.ragged:
+        for name in ragged:
             at, pieces = self._next(name), list[NDArray[Any]]()
             if count:
                 rows, spans = columns[name], (taken or {}).get(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import numpy as np
@@ -76,16 +77,16 @@ def _items(field: str, declared: Field, given: Any) -> Sequence[Any] | Ragged:
 
 def _of_items(field: str, declared: Field, items: Sequence[Any]) -> Ragged:
     dtype, inner = declared.dtype, declared.inner
-    as_stored = not declared.text and all(
-        type(item) is np.ndarray and item.dtype == dtype and item.ndim and item.shape[1:] == inner
-        for item in items
-    )
-    if not as_stored:  # what else there is takes longer to look at than to copy
-        items = [
-            of_any_length(f"{field}, value {place}", item, dtype, inner, declared.text)
-            for place, item in enumerate(items)
-        ]
-    return _of_arrays(declared, items)
+    if not declared.text and set(map(type, items)) == {np.ndarray}:
+        with suppress(TypeError, ValueError):  # one is not as it is stored, as below is told
+            values = np.concatenate(items, dtype=dtype, casting="no")
+            if values.shape[1:] == inner:
+                return Ragged(values, offsets_of(list(map(len, items))))
+    arrays = [
+        of_any_length(f"{field}, value {place}", item, dtype, inner, declared.text)
+        for place, item in enumerate(items)
+    ]
+    return _of_arrays(declared, arrays)
 
 
 def _of_arrays(declared: Field, arrays: Sequence[NDArray[Any]]) -> Ragged:
