@@ -85,8 +85,9 @@ def test_a_picture_that_cannot_be_drawn_is_told_before_anything_is_measured(
     assert done.stderr.splitlines()[-1].startswith("Error: matplotlib is not installed")
 
 
-def test_it_measures(live: ModuleType, tmp_path: Path) -> None:
-    done = CliRunner().invoke(live.main, ["--quick", "--only", "read", "--folder", str(tmp_path)])
+@pytest.mark.parametrize("name", ["read", "ragged-append", "ragged-open", "ragged-texts"])
+def test_it_measures(name: str, live: ModuleType, tmp_path: Path) -> None:
+    done = CliRunner().invoke(live.main, ["--quick", "--only", name, "--folder", str(tmp_path)])
 
     assert done.exit_code == 0, done.output
     assert "replaystore, Zarr" in done.stdout

@@ -184,10 +184,10 @@ def opening(context: Context) -> list[Result]:
     middle = {name: statistics.median(values) * 1e3 for name, values in seconds.items()}
     detail = f"to that of a hundredth of them {ratio(seconds, 'many', 'few'):.2f}"
     return [
-        Result(OPENED, "rs.open", middle["many"], "ms", 50, detail=detail),
+        Result(OPENED, "replaystore, Zarr: rs.open", middle["many"], "ms", 50, detail=detail),
         Result(
             OPENED,
-            "rs.open, and the first batch of a sampler",
+            "replaystore, Zarr: rs.open, a sampler and its first batch",
             middle["many, batch"],
             "ms",
             50,

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from measuring import Context, Result, check, clean, interleaved
@@ -28,7 +28,7 @@ SCHEMA = rs.Schema({"tokens": rs.Field("int32", (None,), "extra")})
 ROUND = 2048
 """Sequences that are appended in a round: 8 MB."""
 WRITE, FLOOR = "a raw write", "a raw write, spans and checksums"
-ZARR, HDF5 = "replaystore, Zarr", "replaystore, HDF5"
+ZARR, HDF5, LISTED = "replaystore, Zarr", "replaystore, HDF5", "replaystore, Zarr: a list of arrays"
 
 
 class Writer(Protocol):
@@ -85,7 +85,7 @@ class Store:
         self._place, self._commits = place, commits
         self._buffer = rs.create(place, SCHEMA, durability="none")
 
-    def add(self, block: rs.Ragged) -> None:
+    def add(self, block: Any) -> None:
         self._buffer.append({"tokens": block})
         if self._commits:
             self._buffer.commit()
@@ -116,8 +116,10 @@ def appending(context: Context) -> list[Result]:
             ZARR: lambda folder, commits=commits: Store(folder / "a.zarr", commits=commits),
             HDF5: lambda folder, commits=commits: Store(folder / "a.h5", commits=commits),
         }
+        makers[LISTED] = makers[ZARR]
         writers: dict[str, Writer] = {}
-        variants = {name: _timed(writers, name, blocks) for name in makers}
+        given_as = dict.fromkeys(makers, blocks) | {LISTED: [list(block) for block in blocks]}
+        variants = {name: _timed(writers, name, given_as[name]) for name in makers}
         seconds = interleaved(
             variants,
             context.choose(41, 3),
@@ -146,7 +148,7 @@ def _anew(
         writers[name].add(first)
 
 
-def _timed(writers: dict[str, Writer], name: str, blocks: list[rs.Ragged]) -> Callable[[], float]:
+def _timed(writers: dict[str, Writer], name: str, blocks: Sequence[Any]) -> Callable[[], float]:
     def run() -> float:
         add = writers[name].add
         begin = time.perf_counter()
