@@ -170,8 +170,10 @@ class Appender(Writing):
         with self.lock, self.storage("append"):
             if self._encoder.encoded_bytes > BATCH_BYTES:
                 self._store_chunks()
-            raw, coded = list[tuple[str, RawArray, Flat, int]](), list[tuple[str, Flat, int]]()
-            room, unsummed = dict[str, int](), list[str]()
+            raw: list[tuple[str, RawArray, Flat, int]] = []
+            coded: list[tuple[str, Flat, int]] = []
+            room: dict[str, int] = {}
+            unsummed: list[str] = []
             data: Flat
             for name, rows in columns.items():
                 if isinstance(rows, bytes):
@@ -303,9 +305,8 @@ class Appender(Writing):
         full."""
         array = self._coded[name]
         spec = array.spec
-        return (
-            array.chunk.reshape(-1).view(spec.dtype.newbyteorder("<")).reshape(spec.chunk_rows, *spec.shape)
-        )
+        values = array.chunk.reshape(-1).view(spec.dtype.newbyteorder("<"))
+        return values.reshape(spec.chunk_rows, *spec.shape)
 
     def _write_tails(
         self, attachments: Mapping[str, bytes], *, inside: bool = False
@@ -353,9 +354,8 @@ class Appender(Writing):
         target = tree.tail(self._tail_slot)
         self.container.reserve({target: self._tail_used + len(data)})
         self.container.write_rows(target, self._tail_used, data)
-        piece = Piece(start, rows, self._tail_slot, self._tail_used, value(data))
         self._tail_used += len(data)
-        return piece
+        return Piece(start, rows, self._tail_slot, self._tail_used - len(data), value(data))
 
     def _forget_pending(self) -> None:
         """What was waiting for a commit is in it, or given up."""

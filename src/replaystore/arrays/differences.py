@@ -92,7 +92,8 @@ def shorten(meta: Mapping[str, Any], blobs: Blobs, before: Known) -> tuple[dict[
         more = {group: rows - was.get(group, 0) for group, rows in now.items() if was.get(group) != rows}
         if more:
             short[key] = more
-    numbers, extra = dict[str, bytes](), dict[str, Any]()
+    numbers: dict[str, bytes] = {}
+    extra: dict[str, Any] = {}
     for key, value in meta["extra"].items():
         known = before.extra.get(key)
         if isinstance(value, np.ndarray):

@@ -180,7 +180,8 @@ def _few(
 ) -> list[Piece]:
     """The rows as pieces, of which few end, at these places."""
     count = len(next(iter(flat.values())))
-    found, start = list[Piece](), 0
+    found: list[Piece] = []
+    start = 0
     terminated, truncated = flat.get("terminated"), flat.get("truncated")
     lasts = [*places] if places and places[-1] == count - 1 else [*places, count - 1]
     for number, last in enumerate(lasts):

@@ -103,7 +103,8 @@ class Placing:
             {name: rows for name, rows in following.items() if name not in ragged},
         )
         for name in ragged:
-            at, pieces = self._next(name), list[NDArray[Any]]()
+            at = self._next(name)
+            pieces: list[NDArray[Any]] = []
             if count:
                 rows, spans = columns[name], (taken or {}).get(name)
                 known = 0 if spans is None else self._same(name, spans[:count], rows)

@@ -131,7 +131,8 @@ def one_step(
         expected: the rows with which their parts go on.
         flags: by row.
     """
-    count, reset = len(rows), dict[int, list[tuple[int, int, int]]]()
+    count = len(rows)
+    reset: dict[int, list[tuple[int, int, int]]] = {}
     for number, one in enumerate(resets):
         for place, env in enumerate(one.envs.tolist()):
             seed = -1 if one.seeds is None else one.seeds[place]
@@ -141,7 +142,7 @@ def one_step(
         done[there] |= known[rows[there]]
     quiet = (rows == expected) & there & ~done
     quiet[list(reset)] = False
-    pieces = list[Piece]()
+    pieces: list[Piece] = []
     for env in np.flatnonzero(~quiet).tolist():
         before = [one for one in reset.get(env, ()) if one[0] == 0 or rows[env] < 0]
         after = [one for one in reset.get(env, ()) if one[0] == 1 and rows[env] >= 0]

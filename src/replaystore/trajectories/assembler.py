@@ -190,7 +190,9 @@ class Assembler:
 
     def _close_few(self, closed: Sequence[Closed]) -> None:
         """As `_close`, of few parts, in their order."""
-        parts, finals, ended = list[tuple[int, ...]](), list[Finals](), list[tuple[Any, ...]]()
+        parts: list[tuple[int, ...]] = []
+        finals: list[Finals] = []
+        ended: list[tuple[Any, ...]] = []
         for _, env, part, final, row in closed:
             start, length, stride, trajectory, offset = part
             number = -1

@@ -57,7 +57,8 @@ def add_few(
 
 def _numbers(going: Going, pieces: Sequence[Piece], number: int) -> dict[int, int]:
     """The numbers of the trajectories that have their first step, by piece."""
-    begun, opened = list[tuple[int, int, int]](), dict[int, tuple[bool, bool]]()
+    begun: list[tuple[int, int, int]] = []
+    opened: dict[int, tuple[bool, bool]] = {}
     for at, piece in enumerate(pieces):
         env = piece.env
         if env not in opened:
