@@ -13,6 +13,7 @@ from commands import Run
 import replaystore as rs
 from replaystore.cli import show
 from replaystore.columns.values import Values
+from replaystore.errors import CorruptError
 
 pytest_plugins = ["commands", "ragged_kinds"]
 
@@ -126,3 +127,33 @@ def test_small_arrays_show_their_shape_and_complex_numbers_few_digits(tmp_path: 
     assert "0.3333+0.6667j" in lines[1]
     assert " [] " in lines[2]
     assert "2x3 1…1" in lines[3]
+
+
+def test_a_text_that_is_none_is_named(tmp_path: Path, run: Run) -> None:
+    place = tmp_path / "a.zarr"
+    fields = {
+        "observation": rs.Field.of_text("observation"),
+        "terminated": rs.Field("bool", (), "terminated"),
+    }
+    with rs.create(place, rs.Schema(fields)) as buffer:
+        ended = {"terminated": np.array([False, True])}
+        buffer.append({"observation": ["zero", "ONE"]} | ended, final_observation="two")
+        buffer.append({"observation": ["three", "four"]} | ended, final_observation="END")
+    for file in place.glob("values/observation/c*"):
+        written = file.read_bytes()
+        assert b"ONE" in written
+        file.write_bytes(written.replace(b"ONE", b"\xffNE").replace(b"END", b"\xffND"))
+
+    said = {
+        ("--rows", "1"): "observation of step 1: ",
+        ("--trajectory", "0", "--json"): "observation of step 1: ",
+        ("--trajectory", "1"): "the observation after trajectory 1, observation: ",
+    }
+    for asked, what in said.items():
+        code, _, err = run("show", place, *asked)
+        assert code == 1
+        assert err.startswith(f"replaystore: error: {place}: {what}text ")
+        assert "of 3 bytes, is not UTF-8" in err
+    assert run("show", place, "--rows", "2:")[0] == 0
+    with rs.open(place) as buffer, pytest.raises(CorruptError, match="observation of step 1: text 0"):
+        buffer["observation"][1]

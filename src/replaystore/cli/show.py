@@ -248,7 +248,17 @@ def _blocks(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> Iterator[di
 def _objects(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> Iterator[dict[str, Any]]:
     for block in _blocks(buffer, rows, names):
         for at in range(len(block["row"])):
-            yield {name: values[at] for name, values in block.items()}
+            yield _step(buffer, block, at)
+
+
+def _step(buffer: Buffer, block: Mapping[str, Any], at: int) -> dict[str, Any]:
+    """One row of a block. CorruptError: a text is none."""
+    from replaystore.columns.values import value_at
+
+    row = block["row"][at]
+    return {
+        name: value_at(values, at, f"{buffer.where}: {name} of step {row}") for name, values in block.items()
+    }
 
 
 def _print_steps(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> None:
@@ -258,10 +268,9 @@ def _print_steps(buffer: Buffer, rows: NDArray[Any], names: list[str]) -> None:
     cells = list[list[str]]()
     for block in _blocks(buffer, rows, names):
         ragged = [name in fields and fields[name].ragged for name in block]
-        cells += [
-            [_told(values[at], ragged=any_) for values, any_ in zip(block.values(), ragged, strict=True)]
-            for at in range(len(block["row"]))
-        ]
+        for at in range(len(block["row"])):
+            values = _step(buffer, block, at).values()
+            cells.append([_told(value, ragged=any_) for value, any_ in zip(values, ragged, strict=True)])
         if len(cells) >= BLOCK_ROWS:
             click.echo(table(headers, cells, left=left))
             cells = []

@@ -27,7 +27,7 @@ from replaystore.schema.field import Field
 from replaystore.schema.ragged import MOST_BYTES, Ragged
 from replaystore.schema.ragged_forms import offsets_of
 
-__all__ = ["Values"]
+__all__ = ["Values", "value_at"]
 
 Spans = NDArray[np.int64]
 LONG = 256
@@ -174,6 +174,14 @@ class Values:
             for _, confirm in unchecked:
                 confirm()
         return out
+
+
+def value_at(found: Any, place: int, whose: str) -> Any:
+    """One of the values that were read, a `str` of a text. CorruptError: it is none, and `whose` it is."""
+    try:
+        return found[place]
+    except CorruptError as error:
+        raise CorruptError(f"{whose}: {error}") from None
 
 
 def _cut(

@@ -41,7 +41,8 @@ WARM_CALLS, COLD_CALLS = 4096, 64
 """Rows are gathered so many times before it is looked again what is in memory."""
 
 Rows = NDArray[np.int64]
-Batch = dict[str, NDArray[Any]]
+Batch = dict[str, Any]
+"""Arrays by field; of one of any length a `Ragged`, once its values take the place of where they lie."""
 _Way = list[tuple[str, int, Callable[..., NDArray[Any]] | None]]
 """Of each field the first row that is mapped, and what takes rows that count from there; None: not mapped."""
 

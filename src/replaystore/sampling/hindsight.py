@@ -141,7 +141,7 @@ def _observed(
     gather: Gather, finals: Finals | GrownFinals, name: str, rows: Rows, final: Rows
 ) -> NDArray[Any]:
     """A field of observations at rows, or the final observations of numbers that are not -1."""
-    found = gather.take((name,), rows)[name]
+    found: NDArray[Any] = gather.take((name,), rows)[name]
     at = np.flatnonzero(final >= 0)
     if len(at):
         found[at] = finals.read(final[at])[name]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.columns.values import Values
+from replaystore.columns.values import Values, value_at
 from replaystore.errors import ArgumentError
 from replaystore.schema.fields import Field
 from replaystore.schema.ragged import Ragged
@@ -20,6 +20,10 @@ __all__ = ["Lengths", "RaggedColumn"]
 
 class Source(Turning, Protocol):
     """Where the steps of a column are read."""
+
+    @property
+    def where(self) -> str:
+        """Where it is, for messages."""
 
     def __len__(self) -> int:
         """How many steps there are."""
@@ -84,7 +88,9 @@ class RaggedColumn:
             return row, self._source.values_of(self.name).take(spans)
 
         row, found = settled(self._source, read)
-        return found if row is None else found[0]
+        if row is None:
+            return found
+        return value_at(found, 0, f"{self._source.where}: {self.name} of step {row}")
 
     def spans(self, key: Any) -> tuple[int | None, NDArray[np.int64]]:
         """The step that is asked for, None if several are, and where their values lie."""

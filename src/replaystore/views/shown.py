@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.arrays.reading import ArrayColumn, StoreReader
-from replaystore.columns.values import Values
+from replaystore.columns.values import Values, value_at
 from replaystore.errors import ConflictError, CorruptError, EvictedError
 from replaystore.forks import renew_in_children
 from replaystore.interrupts import as_storage_errors
@@ -243,16 +243,19 @@ class Shown:
         a text a `str`); None: it is not known."""
         last = int(self.parts.parts_of(trajectory)[-1])
         final = int(self.parts.final[last])
+        whose = f"{self._place}: the observation after trajectory {trajectory}"
         if final >= 0:
             return {
-                name: self.final_values(name, np.array([final]))[0]
+                name: value_at(self.final_values(name, np.array([final])), 0, f"{whose}, {name}")
                 for name in self.schema.names("observation")
             }
         for entry in self.open_trajectories():
             if entry.trajectory == trajectory and entry.following is not None:
                 ragged = self.schema.ragged
                 return {
-                    name: self.values_of(name).take(row[None])[0] if name in ragged else row
+                    name: value_at(self.values_of(name).take(row[None]), 0, f"{whose}, {name}")
+                    if name in ragged
+                    else row
                     for name, row in entry.following.items()
                 }
         return None
