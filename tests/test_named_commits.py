@@ -347,3 +347,39 @@ def test_commands_take_a_name_or_a_number(
         main(["info", str(place), "--commit", "nobody"])
     assert ended.value.code == 1
     assert "no commit has the name 'nobody'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("newest", [True, False])
+def test_a_named_commit_is_read_while_its_ring_goes_on(
+    tmp_path: Path, newest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reader has read nothing yet when the tables of trajectories go to another segment of the log."""
+    monkeypatch.setattr("replaystore.arrays.committing.SEGMENT_BYTES", 8 << 10)
+
+    def answer(count: int = 64) -> None:
+        start = buffer.rows_recorded
+        buffer.append(
+            rows(start, count), ends=range(count), final_observation=np.zeros((count, 4), "float32")
+        )
+
+    went = 0
+    with rs.create(tmp_path / "a.zarr", SCHEMA, capacity=256, keep_named=2) as buffer:
+        for number in range(25):
+            answer()
+            buffer.commit(f"round-{number}")
+            stop = buffer.rows_recorded
+            if not newest:
+                answer()
+                buffer.commit(f"round-{number}-and-more")
+            with rs.open(buffer.location, commit=f"round-{number}") as old:
+                base = buffer.store.state.base
+                answer()
+                buffer.commit("newest") if newest else buffer.commit()
+                went += buffer.store.state.base != base
+                begin = max(0, stop - 256)
+                assert old["reward"][:].tolist() == list(range(begin, stop))
+                assert len(old.trajectories) == stop - begin
+                assert old.trajectory(0)["reward"].tolist() == [begin]
+                batch = old.sampler(64, order="epoch", seed=0).sample()
+                np.testing.assert_array_equal(batch["observation"][:, 0], batch["reward"])
+    assert went > 10

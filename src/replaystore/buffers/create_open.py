@@ -263,6 +263,10 @@ def _look_at(place: Location, container: Container, commit: int | str | None, *,
             store, _ = newest_synced(store)
     if commit is not None:
         store = store.pin(commit, whole=whole)
+        # A ring keeps the rows of a named commit, and moves those of tables to another segment of the log.
+        for name in store.places.tables if whole and store.state.first else ():
+            if name in store.state.arrays:
+                store.table(name)
     store.keep_tails(look=not fits)
     if not (far and fits):  # then the manifest speaks for all that was read
         store.check_generation()
