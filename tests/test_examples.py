@@ -33,6 +33,7 @@ def test_every_example_is_tested() -> None:
         "my_format.py",
         "record_and_convert.py",
         "resume_dqn.py",
+        "token_replay.py",
     ]
 
 
@@ -94,3 +95,28 @@ def test_a_writer_is_told_the_right_thing_in_every_autoreset_mode(
             assert np.abs(trajectory["observation"][0]).max() <= 0.05  # what CartPole resets to
             assert bool(trajectory.info["terminated"]) == (position > 2.4 or angle > np.radians(12))
             assert (trajectory["reward"] == 1).all()
+
+
+@pytest.mark.parametrize("example", ["token_replay.py"], indirect=True)
+def test_a_learner_learns_what_two_actors_answer(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All in one process: each does the round that the other one waits for."""
+    for turn in range(1, 31):
+        example.ROUNDS = turn
+        example.act(tmp_path, 0)
+        example.act(tmp_path, 1)
+        example.learn(tmp_path)
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in told] == [str(number) for number in range(30)]
+    shares = [int(line.split()[1].rstrip("%")) for line in told]
+    assert shares[0] < 40
+    assert shares[-1] > 70
+    with rs.open(tmp_path / "actor-1.zarr") as buffer:
+        steps = buffer.read(slice(None))
+        assert buffer.trajectories["length"].tolist() == [1] * example.WINDOW
+        assert len(set(map(len, steps["prompt"]))) == 6
+        for prompt, tokens, logprob, reward in zip(*steps.values(), strict=True):
+            assert len(prompt) == len(tokens) == len(logprob)
+            assert reward == np.float32(np.mean([chr(96 + token) for token in tokens] == np.array([*prompt])))
+            assert (logprob <= 0).all()

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from resumed import train
+from resumed import take_part, train
 
 import replaystore as rs
 
@@ -19,10 +19,17 @@ SETTINGS = {"STEPS": 480, "CAPACITY": 120, "EVERY": 60, "BATCH": 16}
 KILLS = 3
 
 
-def start(folder: Path) -> Any:
+ANSWERS = {"ROUNDS": 10, "ANSWERS": 16, "WINDOW": 64}
+PARTS = ("0", "1", "learner")
+
+
+def start(folder: Path, who: str | None = None) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "gymnasium", "replaystore.gymnasium", "resumed"])
-    process = context.Process(target=train, args=(str(folder), SETTINGS))
+    if who is None:
+        process = context.Process(target=train, args=(str(folder), SETTINGS))
+    else:
+        process = context.Process(target=take_part, args=(str(folder), ANSWERS, who))
     process.start()
     return process
 
@@ -89,6 +96,40 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_
         np.testing.assert_array_equal(rows, other[1][name])
     assert names == other[2]
     assert names[0] == "step-0"
+
+
+def test_actors_and_a_learner_that_are_killed_end_with_the_same_policy_and_answers(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng()
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    unhurt = [start(whole, who) for who in PARTS]
+    there, kills = {who: start(killed, who) for who in PARTS}, dict.fromkeys(PARTS, 0)
+    while any(process.exitcode is None for process in there.values()):
+        time.sleep(rng.uniform(0, 0.05))
+        done = len(list(killed.glob("*.pt")))
+        for who in PARTS:
+            if kills[who] < KILLS and done > 2 * kills[who] and there[who].exitcode is None:
+                there[who].kill()
+                there[who].join()
+                there[who], kills[who] = start(killed, who), kills[who] + 1
+    for process in (*unhurt, *there.values()):
+        process.join()
+        assert process.exitcode == 0
+    assert all(kills.values())
+
+    saved = [sorted(folder.glob("*.pt")) for folder in (whole, killed)]
+    assert [file.name for file in saved[0]] == [file.name for file in saved[1]]
+    for one, other in zip(*saved, strict=True):
+        assert all(values.equal(torch.load(other)[name]) for name, values in torch.load(one).items())
+    for actor in (0, 1):
+        with rs.open(whole / f"actor-{actor}.zarr") as one, rs.open(killed / f"actor-{actor}.zarr") as other:
+            assert one.names == other.names == [f"round-{number}" for number in range(ANSWERS["ROUNDS"])]
+            expected, found = one.read(slice(None)), other.read(slice(None))
+            assert expected["prompt"] == found["prompt"]
+            assert expected["tokens"] == found["tokens"]
+            assert expected["logprob"] == found["logprob"]
+            assert expected["reward"].tobytes() == found["reward"].tobytes()
+            assert rs.verify(other.location).problems == []
 
 
 @pytest.mark.parametrize(
