@@ -180,7 +180,7 @@ class BufferReader(Shown):
 
     def _names(self, fields: Iterable[str] | None) -> list[str]:
         if fields is None:
-            return list(self.schema.fields)
+            return list(self._schema.fields)
         wanted = {fields} if isinstance(fields, str) else set(fields)
         if wanted and wanted <= self.schema.fields.keys():  # a schema of them takes longer than reading them
             return [name for name in self.schema.fields if name in wanted]
@@ -264,11 +264,12 @@ def _read(
     elif rows is None or index is not None:
         raise ArgumentError("read takes rows, or index=: one of the two")
     wanted = wanted_rows(rows, first, stop - first)
+    column = view.column
     if not view.store.container.files.far:
         if type(wanted) is slice:
-            return {name: view.column(name).read(wanted.start, wanted.stop) for name in names}
-        return {name: view.column(name).take_within(wanted, first, stop) for name in names}
-    found = read_together([view.column(name) for name in names], wanted)
+            return {name: column(name).read(wanted.start, wanted.stop) for name in names}
+        return {name: column(name).take_within(wanted, first, stop) for name in names}
+    found = read_together([column(name) for name in names], wanted)
     return dict(zip(names, found, strict=True))
 
 
