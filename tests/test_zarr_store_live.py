@@ -88,6 +88,7 @@ class Watcher:
         way = READERS[str(self.generator.choice(list(READERS)))]
         try:
             found = way(store, tree.steps(name) if name else tree.trajectories("length"))
+            held = way(store, tree.values(name)) if name in SCHEMA.ragged else None
         except ConflictError:
             self.refused += 1
             return
@@ -96,6 +97,10 @@ class Watcher:
         else:
             begins, ends, gone = shown.trajectories()
             expected = (ends - begins + 1)[gone:]
+        if held is not None:
+            assert [held[begin:end].tolist() for begin, end in found] == expected.tolist()
+            self.read += 1
+            return
         assert found.dtype == expected.dtype
         assert found.shape == expected.shape, f"{name} of commit {shown.commit}"
         assert np.array_equal(found, expected), f"{name} of commit {shown.commit} by {way.__name__}"
@@ -129,7 +134,7 @@ def test_every_reader_is_shown_one_commit(tmp_path: Path, kind: str) -> None:
     rs.convert(watcher.ground.live, archive, layout="archive")
     with rs.open(archive) as buffer:
         for read in READERS.values():
-            for name in buffer.schema.fields:
+            for name in buffer.schema.fields.keys() - buffer.schema.ragged.keys():
                 assert np.array_equal(read(buffer.zarr_store(), tree.steps(name)), buffer[name][:])
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.schema.fields import Field, Schema
+from replaystore.schema.ragged import Ragged
 
 __all__ = ["LATE", "SCHEMA", "Book", "Rows", "Shown", "few_rows", "values"]
 
@@ -26,6 +27,7 @@ SCHEMA = Schema(
     {
         "observation/place": Field(np.dtype(np.float32), (3,), "observation"),
         "observation/frame": Field(np.dtype(np.uint8), (64,), "observation"),
+        "observation/tokens": Field(np.dtype(np.int64), (None,), "observation"),
         "action": Field(np.dtype(np.int64), (), "action"),
         "reward": Field(np.dtype(np.float64), (), "reward"),
         "terminated": Field(np.dtype(np.bool_), (), "terminated"),
@@ -38,11 +40,20 @@ LATE = Field(np.dtype(np.int32), (), "info")
 
 def few_rows(codec: str) -> dict[str, dict[str, Any]]:
     """Settings for chunks of few rows."""
-    return {"observation/frame": {"codec": codec, "chunk_rows": 32}, "action": {"chunk_rows": 512}}
+    return {
+        "observation/frame": {"codec": codec, "chunk_rows": 32},
+        "observation/tokens": {"chunk_rows": 512},
+        "action": {"chunk_rows": 512},
+    }
 
 
-def values(name: str, history: Rows, row: Rows) -> NDArray[Any]:
-    """The values of a field in these rows of these histories."""
+def values(name: str, history: Rows, row: Rows) -> Any:
+    """The values of a field in these rows of these histories: an array, or a Ragged."""
+    if name == "observation/tokens":
+        lengths = (row * 5 + history) % 7
+        offsets = np.append(0, np.cumsum(lengths))
+        own = np.repeat(history << 40 | row << 4, lengths)  # and which of them it is
+        return Ragged(own + np.arange(len(own)) - np.repeat(offsets[:-1], lengths), offsets)
     if name == "observation/place":
         return np.stack([history, row >> 12, row & 4095], axis=1).astype(np.float32)
     if name == "observation/frame":
@@ -78,20 +89,26 @@ class Shown:
         starts = np.array([start for start, _ in self.segments])
         return np.array([history for _, history in self.segments])[np.searchsorted(starts, rows, "right") - 1]
 
-    def column(self, name: str, rows: Rows) -> NDArray[Any]:
+    def column(self, name: str, rows: Rows) -> Any:
         """What a field holds in these rows, which count from the first ever written."""
         found = values(name, self.histories(rows), rows)
         if name in self.late:
             found[rows < self.late[name]] = 0
         return found
 
-    def wrong(self, rows: Rows, columns: Mapping[str, NDArray[Any]]) -> str:
+    def wrong(self, rows: Rows, columns: Mapping[str, Any]) -> str:
         """What is wrong with what was read of these rows; empty if nothing is."""
         for name, found in columns.items():
             expected = self.column(name, rows)
             if found.dtype != expected.dtype or found.shape != expected.shape:
                 return f"commit {self.commit}: {name} is {found.dtype}{list(found.shape)}"
-            if not np.array_equal(found, expected):
+            if isinstance(expected, Ragged):
+                if found != expected:
+                    pairs = zip(rows.tolist(), found.tolist(), expected.tolist(), strict=True)
+                    row, one, other = next(pair for pair in pairs if pair[1] != pair[2])
+                    what = f"{name} of row {row} is {one} instead of {other}"
+                    return f"commit {self.commit}: {what}; histories {self.segments}"
+            elif not np.array_equal(found, expected):
                 differs = (found != expected).reshape(len(rows), -1).any(axis=1)
                 at = int(np.flatnonzero(differs)[0])
                 both = [column[at].ravel()[:3].tolist() for column in (found, expected)]
@@ -99,14 +116,14 @@ class Shown:
                 return f"{many}; row {rows[at]} is {both[0]} instead of {both[1]}; histories {self.segments}"
         return ""
 
-    def wrong_batch(self, batch: Mapping[str, NDArray[Any]]) -> str:
+    def wrong_batch(self, batch: Mapping[str, Any]) -> str:
         """What is wrong with a batch of single steps: each says in its action which row it is."""
         rows = batch["action"] & 0xFFFFFFFF
         if rows.min() < self.first or rows.max() >= self.rows:
             return f"commit {self.commit} gives rows {rows.min()} to {rows.max()}"
         if not np.array_equal(batch["index"], rows):
             return f"commit {self.commit}: the index of its rows is wrong"
-        columns, following = dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
+        columns, following = dict[str, Any](), dict[str, Any]()
         for name, column in batch.items():
             if name != "index":
                 (following if name.startswith("next_") else columns)[name.removeprefix("next_")] = column

@@ -120,6 +120,8 @@ PUBLISH = Operation("publish", lambda recorder, _: recorder.publish(), durable=T
 CLOSE = Operation("close", lambda recorder, _: recorder.close(), durable=True)
 LATE = Field(np.dtype(np.int16), (), "info")
 ADD_FIELD = Operation("add_field", lambda recorder, _: recorder.add_field("info/late", LATE, fill=1))
+TEXT = Field.of_text("info")
+ADD_TEXT = Operation("add_field", lambda recorder, _: recorder.add_field("info/text.late", TEXT))
 SCORE = Field(np.dtype(np.float64), (), "extra", mutable=True)
 MUTABLE = Operation("add_field", lambda recorder, _: recorder.add_field("score", SCORE))
 WRITER = Operation("writer", _make_writer)
@@ -135,7 +137,17 @@ SCRIPTS: dict[str, list[Operation]] = {
     "appends": [_append(11, 17), COMMIT, _append(13, 12, 1), _append(12, 6, finals=True), CLOSE],
     "steps": [WRITER, *_steps(0, 5), FLUSH, COMMIT, *_steps(5, 8), COMMIT, CLOSE_WRITER, CLOSE],
     "an open writer": [_append(16, 5), COMMIT, WRITER, *_steps(0, 6), CLOSE],
-    "changes": [_append(21, 5), ADD_FIELD, _append(22, 14), COLUMN, METADATA, _append(23, 4), PUBLISH, CLOSE],
+    "changes": [
+        _append(21, 5),
+        ADD_FIELD,
+        ADD_TEXT,
+        _append(22, 14),
+        COLUMN,
+        METADATA,
+        _append(23, 4),
+        PUBLISH,
+        CLOSE,
+    ],
     "values": [
         MUTABLE,
         _append(41, 6),
@@ -162,6 +174,8 @@ class Session:
     backend: str
     script: Sequence[Operation]
     layout: str = "live"
+    ragged: bool = False
+    """Whether there are fields of any length."""
     states: list[tuple[PlainBuffer, Bag]] = field(default_factory=list)
     """The plain buffer before the script, and after each of its operations."""
     seen: list[list[Seen]] = field(default_factory=list)
@@ -178,7 +192,7 @@ class Session:
     def prepare(self, folder: str) -> None:
         """Make the store that the script finds, and know what may be seen."""
         capacity = CAPACITY if self.backend == "ring" else None
-        plain: Any = PlainBuffer(small(), capacity=capacity)
+        plain: Any = PlainBuffer(small(ragged=self.ragged), capacity=capacity)
         plain.metadata = {}
         bag: Bag = {}
         for operation in BEFORE:
@@ -201,14 +215,14 @@ class Session:
 
     def _record(self, folder: str, capacity: int | None) -> None:
         codec = SUFFIXES[self.backend][1]
-        settings = storage(codec)
+        settings = storage(codec, ragged=self.ragged)
         if self.layout == "archive":
             settings["info/wide"]["codec"] = codec
         place = self.location(folder)
         with tiny():
             buffer = buffers.create(
                 place,
-                small(),
+                small(ragged=self.ragged),
                 storage=settings,
                 capacity=capacity,
                 layout=self.layout,  # type: ignore[arg-type]
@@ -325,14 +339,18 @@ def verified(place: str) -> str:
     return f"verify: {problems[0]}" if problems else ""
 
 
-def sessions() -> list[Session]:
-    """Each script in each container, and archives."""
+def sessions(seed: int = 0) -> list[Session]:
+    """Each script in each container, and archives; every second one with fields of any length, and with the
+    next seed the others."""
     found = [
-        Session(f"{name} in {backend}", backend, script)
-        for backend in SUFFIXES
-        for name, script in SCRIPTS.items()
+        Session(f"{name} in {backend}", backend, script, ragged=(number + place + seed) % 2 == 1)
+        for place, backend in enumerate(SUFFIXES)
+        for number, (name, script) in enumerate(SCRIPTS.items())
         if not (name == "going back" and backend == "ring")  # whose older commits are evicted
     ]
     sealing = [_append(11, 17), COMMIT, _append(12, 6), CLOSE]
-    found += [Session(f"sealing in {name}", name, sealing, "archive") for name in ("zarr", "hdf5")]
+    found += [
+        Session(f"sealing in {name}", name, sealing, "archive", ragged=(place + seed) % 2 == 1)
+        for place, name in enumerate(("zarr", "hdf5"))
+    ]
     return found

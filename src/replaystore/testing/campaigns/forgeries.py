@@ -66,15 +66,23 @@ class Mode:
     layout: Literal["live", "archive"] = "live"
     capacity: int | None = None
     zipped: bool = False
+    ragged: bool = False
+    """Whether there are fields of any length."""
 
 
 MODES = (
     Mode("zarr", ".zarr"),
+    Mode("ragged zarr", ".zarr", ragged=True),
     Mode("ring", ".zarr", capacity=40),
+    Mode("ragged ring", ".zarr", capacity=40, ragged=True),
     Mode("hdf5", ".h5"),
+    Mode("ragged hdf5", ".h5", ragged=True),
     Mode("archive", ".zarr", "archive"),
+    Mode("ragged archive", ".zarr", "archive", ragged=True),
     Mode("hdf5 archive", ".h5", "archive"),
+    Mode("ragged hdf5 archive", ".h5", "archive", ragged=True),
     Mode("zip", ".zarr", "archive", zipped=True),
+    Mode("ragged zip", ".zarr", "archive", zipped=True, ragged=True),
 )
 
 
@@ -157,7 +165,7 @@ def _record_both(mode: Mode, path: Path, other: Path, seed: int) -> None:
 def _record(mode: Mode, path: Path, seed: int) -> None:
     """A closed store of some commits, with open trajectories, and chunks and shards that are not full."""
     codec = "gzip:1" if mode.suffix == ".h5" else "zstd:1"
-    settings = storage(codec)
+    settings, schema = storage(codec, ragged=mode.ragged), small(ragged=mode.ragged)
     if mode.layout == "archive":
         settings["info/wide"]["codec"] = codec
     origin = {"seed": seed}
@@ -165,7 +173,7 @@ def _record(mode: Mode, path: Path, seed: int) -> None:
         tiny(),
         buffers.create(
             path,
-            small(),
+            schema,
             storage=settings,
             layout=mode.layout,
             capacity=mode.capacity,
@@ -174,12 +182,12 @@ def _record(mode: Mode, path: Path, seed: int) -> None:
         ) as buffer,
     ):
         for number in range(5):
-            rows = columns(small(), 11 + number, 100 * seed + number, ends=0.3)
+            rows = columns(schema, 11 + number, 100 * seed + number, ends=0.3)
             buffer.append(rows, env=number % 2, split=f"split{number % 2}")
             buffer.commit()
         ended = int((~buffer.trajectories["open"]).sum())
         buffer.set_trajectory_column("score", np.arange(ended) / 3)
-        buffer.append(columns(small(), 5, seed + 7, ends=0), env=2)
+        buffer.append(columns(schema, 5, seed + 7, ends=0), env=2)
 
 
 # --- in a child

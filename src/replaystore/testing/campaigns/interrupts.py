@@ -84,7 +84,7 @@ def run(folder: str, *, count: int, seed: int) -> Tally:
     """Interrupt so many times."""
     for name in LOADED:
         importlib.import_module(name)
-    return _campaign(folder, [*sessions(), *replacements(), *saves()], count, seed)
+    return _campaign(folder, [*sessions(seed), *replacements(), *saves()], count, seed)
 
 
 def control(folder: str, *, seed: int) -> Tally:

@@ -28,6 +28,7 @@ from replaystore.buffers.create_open import open as open_buffer
 from replaystore.checking.verify import verify
 from replaystore.converting.convert import convert
 from replaystore.errors import ReplayStoreError, ReplayStoreWarning
+from replaystore.schema.ragged import Ragged
 from replaystore.storage.http.asking import Patience
 from replaystore.storage.http.places import HttpPlaces, HttpZipPlaces
 from replaystore.testing import samples
@@ -87,7 +88,10 @@ class _Try:
 
     def _compare(self, what: str, found: Any, right: Any) -> None:
         for name, values in right.items():
-            if np.asarray(found[name]).tobytes() != np.asarray(values).tobytes():
+            same = (
+                found[name] == values if isinstance(values, Ragged) else _bytes(found[name]) == _bytes(values)
+            )
+            if not same:
                 self.wrong = self.wrong or f"other values in {what} {name}"
 
     def perform(self) -> None:
@@ -100,6 +104,10 @@ class _Try:
                 self.wrong = f"a message of other than one line: {error!r}"
         except Exception as error:  # noqa: BLE001  # whatever it is, it is told
             self.wrong = f"{type(error).__name__} escaped: {error}"
+
+
+def _bytes(values: Any) -> bytes:
+    return np.asarray(values).tobytes()
 
 
 def _table(buffer: Buffer) -> Shown:
@@ -123,15 +131,14 @@ def _faults(draw: random.Random) -> Faults:
 
 @contextmanager
 def _stores(folder: str, seed: int) -> Iterator[Server]:
-    """A server of a store of each kind; those that are live have two commits."""
+    """A server of a store of each kind; those that are live have two commits. Of every second seed they have
+    fields of any length."""
     source = os.path.join(folder, "source.zarr")
-    settings = samples.storage("zstd:1")
+    settings, schema = samples.storage("zstd:1", ragged=seed % 2 == 1), samples.small(ragged=seed % 2 == 1)
     with samples.shards_of(4), warnings.catch_warnings(), ExitStack() as held:
         warnings.simplefilter("ignore", ReplayStoreWarning)
         for name in ("source.zarr", *(name for name, layout in STORES.items() if layout == "live")):
-            with create(
-                os.path.join(folder, name), samples.small(), storage=_fitting(name, settings)
-            ) as buffer:
+            with create(os.path.join(folder, name), schema, storage=_fitting(name, settings)) as buffer:
                 for number in range(2):
                     buffer.append(samples.columns(buffer.schema, ROWS // 2, seed=seed + number))
                     buffer.commit()

@@ -25,9 +25,10 @@ SUFFIXES = {"hdf5": ".h5", "zip": ".zarr.zip"}
 
 
 def recorded(path: str, seed: int, *, close: bool = True) -> None:
-    """A store with some commits; `close`: as a writer leaves it, else as one that was killed."""
-    codec = "gzip:1" if path.endswith(".h5") else "zstd:1"
-    buffer = buffers.create(path, small(), storage=storage(codec))
+    """A store with some commits; `close`: as a writer leaves it, else as one that was killed. Of every second
+    seed with fields of any length."""
+    codec, ragged = "gzip:1" if path.endswith(".h5") else "zstd:1", seed % 2 == 1
+    buffer = buffers.create(path, small(ragged=ragged), storage=storage(codec, ragged=ragged))
     for number in range(2):
         buffer = act(buffer, Action("append", (seed + number, 7 + seed % 11, number, 1)))
         buffer.commit()
@@ -44,7 +45,7 @@ class Converting(Replacing):
 
     def prepare(self, folder: str) -> None:
         with tiny():
-            recorded(os.path.join(folder, self._source), self.seed, close=self.seed % 2 == 0)
+            recorded(os.path.join(folder, self._source), self.seed, close=self.seed % 3 > 0)
             if not self._over:
                 return
             if not self._target.endswith(".zip"):

@@ -36,9 +36,8 @@ class Mending:
     def prepare(self, folder: str) -> None:
         path = os.path.join(folder, self._file)
         with tiny():
-            buffer = buffers.create(
-                path, small(), storage=storage("gzip:1" if path.endswith(".h5") else "zstd:1")
-            )
+            codec, ragged = "gzip:1" if path.endswith(".h5") else "zstd:1", self._seed % 2 == 1
+            buffer = buffers.create(path, small(ragged=ragged), storage=storage(codec, ragged=ragged))
             for number in range(COMMITS):
                 act(buffer, Action("append", (self._seed + number, 17, 0, 1)))
                 buffer.commit()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from replaystore.errors import NotFoundError
+from replaystore.schema.ragged import Ragged
 from replaystore.testing.contents import Contents
 from replaystore.testing.scenarios import Floor, Tell
 
@@ -122,6 +123,11 @@ def digest(contents: Contents | Mapping[str, Any]) -> str:
     else:
         parts = dict(contents)
     for name, values in parts.items():
+        if isinstance(values, Ragged):
+            compact = values.compact()
+            found.update(f"{name} {compact.shape} ".encode() + compact.lengths.tobytes())
+            found.update(compact.values.tobytes())
+            continue
         array = np.ascontiguousarray(values)
         text = array.tolist() if array.dtype.kind == "U" else array.tobytes()
         found.update(f"{name} {array.dtype.kind} {array.shape} ".encode() + repr(text).encode())
