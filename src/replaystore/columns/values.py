@@ -61,7 +61,7 @@ class Values:
 
     def check(self, spans: Spans) -> None:
         """CorruptError: one of these spans, (n, 2), leads to where no value of the commit can be."""
-        self._checked(spans)
+        self._inside(spans)
 
     def read(self, begin: int, end: int) -> NDArray[Any]:
         """Rows of the array of values, of which no span is looked at."""
@@ -76,6 +76,17 @@ class Values:
     # --- what is believed
 
     def _checked(self, spans: Spans) -> tuple[Spans, Spans]:
+        """Begins and ends, of values that may be read together."""
+        begins, ends = self._inside(spans)
+        width, longest = self.column.row_bytes, int((ends - begins).max(initial=0))
+        if longest * width * len(spans) > WIDE and int((ends - begins).sum()) * width > WIDE:
+            several = np.unique(np.stack([begins, ends], axis=1)[begins < ends], axis=0)
+            if (several[1:, 0] < several[:-1, 1]).any():
+                self._refuse("values that lie in each other")
+        return begins, ends
+
+    def _inside(self, spans: Spans) -> tuple[Spans, Spans]:
+        """Begins and ends, of values that the commit has."""
         begins, ends = spans[:, 0], spans[:, 1]
         first, stop = self.first, self.column.stop
         if not len(spans):
@@ -90,10 +101,6 @@ class Values:
         longest, width = int((ends - begins).max()), self.column.row_bytes
         if longest * width > MOST_BYTES:
             self._refuse(f"a value of {longest * width} bytes, which has at most {MOST_BYTES}")
-        if longest * width * len(spans) > WIDE and int((ends - begins).sum()) * width > WIDE:
-            several = np.unique(np.stack([begins, ends], axis=1)[begins < ends], axis=0)
-            if (several[1:, 0] < several[:-1, 1]).any():
-                self._refuse("values that lie in each other")
         return begins, ends
 
     def _refuse(self, what: str) -> None:

@@ -156,6 +156,7 @@ class Transfer:
             one = np.array([1])
             as_it_is = self._array(tree.values(name), Runs(one * kept.start, one * len(kept), one))
             if not kept.start:
+                moved.check(self.buffer.first_row, self.buffer.first_row + self.excerpt.rows)
                 self._array(stored, self._runs)
                 return as_it_is
         else:

@@ -86,7 +86,7 @@ class MovedValues:
     def __init__(self, buffer: BufferReader, store: ArrayStore, name: str, *, whole: bool) -> None:
         """`whole`: the array of values comes as it is."""
         self._store, self._stored, self.whole = store, tree.values(name), whole
-        self._values = buffer.values_of(name)
+        self._values, self._spans = buffer.values_of(name), buffer.stored_column(tree.steps(name))
         spec = buffer.store.container.specs()[self._stored]
         self._chunk_rows = spec.chunk_rows
         self._checks = CheckedChunks(buffer.store, self._stored) if spec.codec is None else None
@@ -95,6 +95,11 @@ class MovedValues:
     def kept(self) -> range:
         """The rows of values that the source has."""
         return range(self._values.first, self._values.column.stop)
+
+    def check(self, first: int, stop: int) -> None:
+        """CorruptError: of rows that are copied as they are, one has values where there are none."""
+        for start in range(first, stop, SPANS):
+            self._values.check(self._spans.read(start, min(stop, start + SPANS)))
 
     def placed(self, spans: Spans, most: int) -> Spans:
         """Where the values of these spans lie in the target: all of them are there then, `most` bytes being

@@ -98,6 +98,12 @@ class RaggedColumn:
         row = _one_row(self.name, len(self), key)
         return row, self._source.rows(self.name, key if row is None else slice(row, row + 1))
 
+    def checked(self, key: Any) -> tuple[int | None, NDArray[np.int64]]:
+        """The same, of values that there are. CorruptError: there are none."""
+        row, spans = self.spans(key)
+        self._source.values_of(self.name).check(spans)
+        return row, spans
+
     def __iter__(self) -> Iterator[Any]:
         """Step by step. Python's own way would take an IndexError, and so an EvictedError, for the end."""
         return (self[row] for row in range(len(self)))
@@ -142,7 +148,7 @@ class Lengths:
         return np.dtype(np.int64)
 
     def __getitem__(self, key: Any) -> Any:
-        row, spans = self._column.spans(key)
+        row, spans = settled(self._column._source, lambda: self._column.checked(key))
         lengths = spans[:, 1] - spans[:, 0]
         return lengths if row is None else int(lengths[0])
 

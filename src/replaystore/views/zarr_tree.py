@@ -69,8 +69,8 @@ class _Shown:
     """Its rows, if they are not those of the stored array."""
     far: bool = False
     """They have to be fetched."""
-    values_first: int = 0
-    """They say where values lie, of which this stored row is row 0 here."""
+    spans_of: str = ""
+    """The field of which they say where values lie; those that are kept are the first here."""
 
     @cached_property
     def chunk_rows(self) -> int:
@@ -199,9 +199,14 @@ class ZarrTree:
             rows = column.rows(shown.first + start, shown.first + stop)
             if isinstance(column, PlainColumn) and column.mapped:
                 self._mapped.add(shown.name)
-        if shown.values_first:  # what follows steps that have left may have left, too
-            gone = rows[:, :1] < shown.values_first
-            rows = np.where(gone, 0, rows - shown.values_first)
+        if shown.spans_of:
+            values = self.view.values_of(shown.spans_of)
+            if values.first:  # what follows steps that have left may have left, too
+                final = tree.is_final(shown.name)
+                gone = rows[:, 0] < values.first if final else rows[:, 0] == rows[:, 1]
+                rows = np.where(gone[:, None], values.first, rows)
+            values.check(rows)
+            rows = rows - values.first if values.first else rows
         found = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
         if len(found) == shown.chunk_bytes:
             return found
@@ -237,10 +242,8 @@ class ZarrTree:
 def _arrays(view: BufferReader) -> Iterator[_Shown]:
     store = view.store
     tables = _kept_tables(view) if view.first_row else {}
-    values_first = {
-        stored: store.first(tree.values(name))
-        for name in view.schema.ragged
-        for stored in (tree.steps(name), tree.final(name))
+    spans_of = {
+        stored: name for name in view.schema.ragged for stored in (tree.steps(name), tree.final(name))
     }
     for name, spec in sorted(store.specs().items()):
         if tree.is_changes(name):  # the fields are shown as they are with them
@@ -248,7 +251,7 @@ def _arrays(view: BufferReader) -> Iterator[_Shown]:
         first, table = store.first(name), tables.get(name)
         rows = store.rows(name) - first if table is None else len(table)
         far = store.container.files.far
-        yield _Shown(name, spec, first, rows, table, far, values_first.get(name, 0))
+        yield _Shown(name, spec, first, rows, table, far, spans_of.get(name, ""))
 
 
 def _kept_tables(view: BufferReader) -> dict[str, NDArray[Any]]:
