@@ -24,6 +24,7 @@ from replaystore.cli import cli
 from replaystore.errors import CorruptError
 from replaystore.formats import Options, blocks_of
 from replaystore.schema import tree
+from replaystore.schema.ragged import Ragged
 from replaystore.storage.local import Files
 from replaystore.storage.zip import pack
 from replaystore.testing.samples import columns, observations, small, storage
@@ -92,7 +93,8 @@ def recorded(folder: Path, kind: str, name: str, where: str, way: str) -> str:
     finals = schema.unflatten(observations(schema, 2, 5), "observation")
     if "layout" not in options:
         options = {**options, "storage": storage("gzip:1" if suffix == "a.h5" else "zstd:1", ragged=True)}
-    with lying(name, where, way), rs.create(path, schema, **options) as buffer:
+    lie = lying(name, where, way) if name else contextlib.nullcontext()
+    with lie, rs.create(path, schema, **options) as buffer:
         buffer.append(rows, final_observation=finals)
     if kind != "zip":
         return str(path)
@@ -202,6 +204,47 @@ def test_values_that_follow_a_trajectory_and_lie_elsewhere(tmp_path: Path, kind:
         assert any("what follows step 29 " in str(problem) for problem in rs.verify(path).problems), way
 
 
+LIES: dict[str, tuple[str, Callable[[Any], Any], str]] = {
+    "the order of steps": (
+        TOKENS,
+        lambda rows: rows[[1, 0, *range(2, len(rows))]],
+        "before those of earlier",
+    ),
+    "the value of another step": (
+        TOKENS,
+        lambda rows: np.concatenate([rows[:40], rows[39:40], rows[41:]]),
+        "share values",
+    ),
+    "half a character": (
+        TEXT,
+        lambda rows: rows + np.where(np.arange(len(rows)) == WRONG, 1, 0)[:, None] * [1, 0],
+        f"the text of step {WRONG} is not UTF-8",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["zarr", "hdf5", "archive"])
+@pytest.mark.parametrize("lie", LIES)
+def test_values_that_lie_elsewhere_among_the_others(tmp_path: Path, kind: str, lie: str) -> None:
+    """They can be read, or are no text; and are told by `verify`."""
+    name, change, what = LIES[lie]
+    whole = Placing.plan
+
+    def plan(self: Placing, columns: Any, *arguments: Any, **named: Any) -> Plan:
+        if columns:
+            tokens = Ragged.of([[row, 7] for row in range(STEPS)], np.int32)
+            columns = {**columns, TOKENS: tokens, TEXT: Ragged.of(["é"] * STEPS, text=True)}
+        found = whole(self, columns, *arguments, **named)
+        stored = tree.steps(name)
+        if stored in found.stored:
+            found.stored[stored] = change(found.stored[stored])
+        return found
+
+    with patch.object(Placing, "plan", plan):
+        path = recorded(tmp_path, kind, "", "nowhere", "far behind")
+    assert what in "; ".join(map(str, rs.verify(path).problems))
+
+
 @pytest.mark.parametrize("kind", ["zarr", "ring", "hdf5"])
 def test_values_that_follow_an_open_trajectory_and_lie_elsewhere(tmp_path: Path, kind: str) -> None:
     """They are not known, as those that have left a ring are."""
@@ -211,6 +254,8 @@ def test_values_that_follow_an_open_trajectory_and_lie_elsewhere(tmp_path: Path,
             assert buffer.trajectory(1).final_observation is None
             with contextlib.closing(buffer.sampler(256, seed=1)) as sampler:
                 assert (sampler.sample()["index"] < STEPS - 1).all()
-        assert any("what follows step 59 " in str(problem) for problem in rs.verify(path).problems), way
+        assert any(
+            "what follows an open trajectory" in str(problem) for problem in rs.verify(path).problems
+        ), way
         rs.convert(path, folder / "b.zarr")
         assert rs.verify(folder / "b.zarr").problems == []

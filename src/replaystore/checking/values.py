@@ -86,6 +86,13 @@ def _check_following(findings: Findings, view: BufferReader, name: str, limits: 
             if row >= view.first_row:
                 last = np.append(last, row)
                 spans = np.concatenate([spans, entry.following[name][None]])
+    # Readers take what is not there for what has left a ring.
+    kept = np.frombuffer(view.store.attachment(name) or b"", np.int64).reshape(-1, 2)
+    _, stop, most = limits
+    if (lost := _outside(kept, 0, stop, most)) is not None:
+        begin, end = kept[lost].tolist()
+        what = f"what follows an open trajectory is said to lie from {begin} to {end}, where it cannot"
+        findings.problem(tree.final(name), what)
     if not len(spans):
         return
     wrong = _outside(spans, *limits)
