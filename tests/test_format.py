@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -86,6 +87,26 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", specimens.KINDS)
 def test_the_independent_reader_reads_what_ours_does(kinds: Path, kind: str) -> None:
     assert differences(kinds / kind) == []
+
+
+@pytest.mark.parametrize("kind", ["ragged.zarr", "ragged.h5"])
+@pytest.mark.parametrize("array", ["steps/info/wide", "steps/observation/camera", "values/info/tokens"])
+def test_it_notices_what_has_changed(kinds: Path, tmp_path: Path, kind: str, array: str) -> None:
+    """So that what it reads is what was committed."""
+    store = Store(kinds / kind)
+    told = store.state.arrays[array]
+    if told["codec"]:
+        data = store.files.coded(array, told, 1, store.state)
+    else:
+        data = store.files.raw(array, told, 0, 8)
+    path = tmp_path / kind
+    (shutil.copytree if kind.endswith("zarr") else shutil.copyfile)(kinds / kind, path)
+    (file,) = [f for f in [path, *path.glob(array + "/c.*")] if f.is_file() and data in f.read_bytes()]
+    changed = bytearray(file.read_bytes())
+    changed[changed.index(data) + len(data) // 2] ^= 4
+    file.write_bytes(changed)
+    with pytest.raises((AssertionError, RuntimeError, OSError)):
+        Store(path).check()
 
 
 def write(location: Path) -> rs.Buffer:

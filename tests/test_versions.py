@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import Run
 from newer_stores import FOREIGN, MORE, NOTES, TOMORROW, change_document, strange_document, with_strange_rows
@@ -85,6 +86,16 @@ def test_a_newer_minor_version_is_read_written_and_kept(strange: Path) -> None:
     sections = (found, found["schema"]["fields"][0], found["layout"]["overrides"]["info/wide"])
     for section in sections:
         assert (FOREIGN | TOMORROW).items() <= section.items()
+
+
+def test_damage_in_what_nobody_knows_of_is_seen(strange: Path) -> None:
+    name = "notes/mark/c.0.0" if strange.suffix == ".zarr" else ""
+    file, row = strange / name if name else strange, np.arange(1, 513, dtype="<i4").tobytes()
+    data = bytearray(file.read_bytes())
+    data[data.index(row) + 7] ^= 1
+    file.write_bytes(data)
+    problems = rs.verify(strange).problems
+    assert [problem.where for problem in problems] == ["notes/mark, chunk 0"], problems
 
 
 def test_who_goes_back_behind_what_nobody_knows_of_has_none_of_it(strange: Path) -> None:

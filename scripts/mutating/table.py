@@ -24,6 +24,7 @@ from broken import (
     recording,
     sampling,
     servers,
+    versions,
     zarr,
 )
 from mutant import Mutant
@@ -48,6 +49,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         changing,
         drop_ins,
         servers,
+        versions,
         any_length,
     )
     for mutant in group.MUTANTS
