@@ -54,6 +54,37 @@ def test_a_seed_makes_the_same_recording(run: Run, tmp_path: Path) -> None:
         assert set(a.trajectories["seed"].tolist()) == {5, 6, -1}
 
 
+@pytest.mark.parametrize("capacity", [None, 30])
+def test_texts_are_recorded_and_counted(
+    capacity: int | None, facts: Callable[..., Any], tmp_path: Path
+) -> None:
+    def talk() -> Any:
+        class Talk(gymnasium.Env[Any, Any]):
+            observation_space = gymnasium.spaces.Text(90, min_length=90)
+            action_space = gymnasium.spaces.Discrete(2)
+
+            def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+                return "é" * 90, {}
+
+            def step(self, action: Any) -> Any:
+                return "é" * 90, 1.0, False, False, {}
+
+        return Talk()
+
+    gymnasium.register("Talk-v0", talk, disable_env_checker=True)
+    ring = [] if capacity is None else ["--capacity", capacity]
+    try:
+        found = facts("record", "Talk-v0", tmp_path / "a.zarr", "--steps", 70, "--num-envs", 2, *ring)
+    finally:
+        gymnasium.registry.pop("Talk-v0")
+
+    assert found["steps"] == 70
+    assert 70 * 180 <= found["bytes"] <= 72 * 180 + 70 * 50
+    with rs.open(tmp_path / "a.zarr") as buffer:
+        assert len(buffer) == (capacity or 70)
+        assert set(buffer["observation"]) == {"é" * 90}
+
+
 def test_recording_prints_a_table(run: Run, tmp_path: Path) -> None:
     code, out, err = run("record", "CartPole-v1", tmp_path / "a.h5", "--steps", 1000)
 

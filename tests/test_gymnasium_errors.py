@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
@@ -21,6 +22,7 @@ from scripted import (
     trails_of,
 )
 
+from replaystore.errors import ArgumentError
 from replaystore.gymnasium import Record, RecordVector
 
 
@@ -37,6 +39,16 @@ class Failing(Scripted):
         if self.calls == self.fails:
             raise RuntimeError("a failure of the environment")
         return result
+
+
+def test_a_path_instead_of_a_buffer_says_what_makes_one() -> None:
+    given: Any = "runs/a.zarr"
+    for record in (
+        lambda: Record(gymnasium.make("CartPole-v1"), given),
+        lambda: RecordVector(gymnasium.make_vec("CartPole-v1", 2), given),
+    ):
+        with pytest.raises(ArgumentError, match=r"replaystore\.create\(path, env\).*not 'runs/a.zarr'"):
+            record()
 
 
 @given(

@@ -31,6 +31,7 @@ from replaystore.errors import AlreadyExistsError, MissingDependencyError, NotFo
 from replaystore.extras import install
 
 if TYPE_CHECKING:
+    from replaystore.buffers.buffer import Buffer
     from replaystore.gymnasium.wrappers import RecordVector
 
 __all__ = ["record"]
@@ -225,18 +226,27 @@ def _record(env_id: str, target: str, **options: Any) -> tuple[dict[str, Any], b
             raise
         seconds = time.perf_counter() - begin
         trajectories = buffer.num_trajectories
-        width = sum(declared.row_bytes for declared in buffer.schema.fields.values())
+        size = _bytes_recorded(buffer, steps)
     facts = {
         "steps": steps,
         "trajectories": trajectories,
-        "bytes": steps * width,
+        "bytes": size,
         "disk_bytes": _bytes_on_disk(target),
         "seconds": seconds,
     }
     return facts | {
-        "bytes_per_second": steps * width / seconds,
+        "bytes_per_second": size / seconds,
         "steps_per_second": steps / seconds,
     }, stop.requested
+
+
+def _bytes_recorded(buffer: Buffer, steps: int) -> int:
+    """What the steps take, and their values of any length."""
+    size: int = steps * sum(declared.row_bytes for declared in buffer.schema.fields.values())
+    for name in buffer.schema.ragged:
+        column = buffer.values_of(name).column
+        size += column.stop * column.row_bytes
+    return size
 
 
 def _run(env: RecordVector, steps: int, seed: int, stop: _Stop, progress: Progress) -> int:

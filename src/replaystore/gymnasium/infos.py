@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.errors import ArgumentError
 from replaystore.gymnasium.info_keys import TOO_MANY, InfoKeys, Key, named
 from replaystore.schema.names import MAX_PARTS
 from replaystore.schema.spaces import DTYPES
@@ -88,6 +89,11 @@ class InfoColumns:
         masks: bool,
         reserved: Sequence[str] = (),
     ) -> None:
+        if not hasattr(buffer, "rows_recorded"):  # such as a path, which no annotation keeps out
+            raise ArgumentError(
+                f"buffer is what replaystore.create(path, env) returns, or replaystore.open(path, 'r+'), not "
+                f"{buffer!r:.80}"
+            )
         self.keys = InfoKeys(buffer, num_envs, selected, masks=masks, reserved=reserved)
         self.left_out = self.keys.left_out
         self.wanted = self.keys.wanted
