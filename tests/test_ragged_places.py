@@ -13,7 +13,7 @@ from test_ragged_buffers import OBSERVED, SCHEMA, check_places
 
 import replaystore as rs
 from replaystore.arrays.array_store import ArrayStore
-from replaystore.errors import ArgumentError, CorruptError, SchemaError, StorageError
+from replaystore.errors import ArgumentError, CorruptError, SchemaError, StorageError, UnsupportedError
 from replaystore.schema import tree
 from replaystore.views.blocks import rows_of_bytes
 
@@ -174,6 +174,21 @@ def test_a_column(tmp_path: Path) -> None:
         assert buffer["action"][2].tolist() == [0, 1, 2]
         assert [*rows_of_bytes(buffer, ["action", "reward"], 52)] == [(0, 2), (2, 3), (3, 4)]
         assert [*rows_of_bytes(buffer, ["action"], 1 << 20)] == [(0, 4)]
+
+
+def test_no_value_is_set_again_and_what_is_advised_works(tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
+        buffer.append(steps(["a", "bcd"]))
+        buffer.commit()
+        with pytest.raises(UnsupportedError, match="'action' is of any length, and is not set again: add"):
+            buffer["action"][1] = [1, 2]
+        with pytest.raises(UnsupportedError, match="'observation/text' is of any length"):
+            buffer.set_values("observation/text", [0], ["x"])
+        later = [np.ones(3, np.float32), np.ones(0, np.float32)]
+        buffer.add_field("later", rs.Field("float32", (None,), "extra"), values=later)
+        buffer.commit()
+        assert buffer["later"].lengths[:].tolist() == [3, 0]
+        assert buffer["action"].lengths[:].tolist() == [1, 3]
 
 
 # --- damage

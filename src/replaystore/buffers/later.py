@@ -25,6 +25,7 @@ from replaystore.schema.fields import Field
 from replaystore.schema.names import listed
 from replaystore.schema.ragged import Ragged
 from replaystore.views.layout import late_specs
+from replaystore.views.ragged_column import not_set
 from replaystore.views.reader import positions_of, wanted_rows
 
 __all__ = ["LaterFields"]
@@ -76,6 +77,8 @@ class LaterFields(Recording):
         if name not in self.schema.fields:
             self.schema.select([name])  # which says what there is
         declared = self.schema.fields[name]
+        if declared.ragged:
+            raise not_set(self.where, name)
         if not declared.mutable:
             raise UnsupportedError(
                 f"{self._place}: {name!r} is what was recorded, and is not set again: declare a field with "

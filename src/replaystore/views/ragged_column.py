@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.columns.values import Values, value_at
-from replaystore.errors import ArgumentError
+from replaystore.errors import ArgumentError, UnsupportedError
 from replaystore.schema.fields import Field
 from replaystore.schema.ragged import Ragged
 from replaystore.views.column import Rows
 from replaystore.views.settled import Turning, settled
 
-__all__ = ["Lengths", "RaggedColumn"]
+__all__ = ["Lengths", "RaggedColumn", "not_set"]
 
 
 class Source(Turning, Protocol):
@@ -104,6 +104,9 @@ class RaggedColumn:
         self._source.values_of(self.name).check(spans)
         return row, spans
 
+    def __setitem__(self, key: Any, values: Any) -> None:
+        raise not_set(self._source.where, self.name)
+
     def __iter__(self) -> Iterator[Any]:
         """Step by step. Python's own way would take an IndexError, and so an EvictedError, for the end."""
         return (self[row] for row in range(len(self)))
@@ -163,6 +166,14 @@ class Lengths:
 
     def __repr__(self) -> str:
         return f"<Lengths of {self._column!r}>"
+
+
+def not_set(where: str, name: str) -> UnsupportedError:
+    """Why no step gets another value of a field of any length."""
+    return UnsupportedError(
+        f"{where}: {name!r} is of any length, and is not set again: add what is known later as a field of "
+        "its own, buffer.add_field(name, field, values=...), or append it with the steps"
+    )
 
 
 def _one_row(name: str, count: int, key: Any) -> int | None:
