@@ -15,6 +15,8 @@ RING = ("test_ragged_values.py::test_a_ring_takes_what_its_steps_take",)
 INSIDE = ("test_ragged_values.py::test_values_that_lie_in_each_other_are_refused_where_they_are_much",)
 GROUPS = ("test_values_groups.py::test_values_go_with_rows",)
 LATE = ("test_values_groups.py::test_values_of_a_late_field_leave_though_a_name_is_older",)
+FORGED = "test_ragged_forged.py::test_values_of_a_step_that_lie_elsewhere"
+AMONG = "test_ragged_forged.py::test_values_that_lie_elsewhere_among_the_others"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
@@ -192,5 +194,85 @@ MUTANTS: tuple[Mutant, ...] = (
         " for name, word in ()]",
         "who does not know all fields of a store does not write to it",
         ("test_ragged_fields.py::test_who_does_not_know_all_fields_reads_the_others_and_does_not_write",),
+    ),
+    Mutant(
+        "next-values-not-brought",
+        "src/replaystore/sampling/ragged_batches.py",
+        'for key in (name, f"next_{name}"):',
+        "for key in (name,):",
+        "what follows a step is its values in batches, too",
+        ("test_ragged_samplers.py::test_transitions_have_their_values",),
+    ),
+    Mutant(
+        "batches-padded-at-the-end",
+        "src/replaystore/sampling/padding.py",
+        "= values.to_padded(fill, side)",
+        '= values.to_padded(fill, "end")',
+        "batches are padded at the side that is asked for",
+        ("test_ragged_padding.py::test_padded_values_are_the_values_where_the_mask_says_so",),
+    ),
+    Mutant(
+        "places-not-moved-with-the-window",
+        "src/replaystore/converting/values.py",
+        "np.maximum(spans - self._values.first, 0)",
+        "np.maximum(spans, 0)",
+        "the values of a ring's window are found in its copy",
+        ("test_conversion_ragged.py::test_the_window_of_a_ring_has_its_values",),
+    ),
+    Mutant(
+        "places-not-moved-for-other-software",
+        "src/replaystore/views/zarr_tree.py",
+        "rows = rows - values.first if values.first else rows",
+        "rows = rows + 0 if values.first else rows",
+        "other software finds the values of a ring",
+        ("test_zarr_store_ragged.py::test_values_lie_where_their_steps_say",),
+    ),
+    Mutant(
+        "places-copied-as-they-are",
+        "src/replaystore/converting/values.py",
+        "        for start in range(first, stop, SPANS):",
+        "        for start in range(first, first, SPANS):",
+        "no conversion copies places that cannot be",
+        (f"{FORGED}[zarr]",),
+    ),
+    Mutant(
+        "lengths-of-no-values",
+        "src/replaystore/views/ragged_column.py",
+        "        self._source.values_of(self.name).check(spans)",
+        "        _ = spans",
+        "no length is told of a value that cannot be",
+        (f"{FORGED}[zarr]",),
+    ),
+    Mutant(
+        "places-shown-to-other-software",
+        "src/replaystore/views/zarr_tree.py",
+        "            values.check(rows)",
+        "            values.check(rows[:0])",
+        "other software is shown no place that cannot be",
+        (f"{FORGED}[zarr]",),
+    ),
+    Mutant(
+        "order-of-places-not-looked-at",
+        CHECKING,
+        "        elif (begins[1:] < begins[:-1]).any():",
+        "        elif False:",
+        "verify says that values do not lie in the order of steps",
+        (f"{AMONG}[the order of steps-zarr]",),
+    ),
+    Mutant(
+        "places-of-what-follows-not-looked-at",
+        CHECKING,
+        "    if (lost := _outside(kept, 0, stop, most)) is not None:",
+        "    if (lost := _outside(kept[:0], 0, stop, most)) is not None:",
+        "verify says that what follows an open trajectory cannot be where it is said to be",
+        ("test_ragged_forged.py::test_values_that_follow_an_open_trajectory_and_lie_elsewhere[zarr]",),
+    ),
+    Mutant(
+        "text-that-follows-not-taken",
+        "src/replaystore/buffers/blocked.py",
+        "(), True) if isinstance(given, str) else given",
+        "(), True) if isinstance(given, bytes) else given",
+        "a format gives texts as it reads them",
+        ("test_formats.py::TestToy::test_no_steps_and_a_single_one",),
     ),
 )
