@@ -13,7 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from replaystore.columns.far import announce_first
 from replaystore.columns.plain import PlainColumn
-from replaystore.columns.protocol import Place, StoredColumn
+from replaystore.columns.protocol import StoredColumn, Unchecked
 from replaystore.errors import CorruptError
 from replaystore.schema.field import Field
 from replaystore.schema.ragged import MOST_BYTES, Ragged
@@ -49,14 +49,17 @@ class Values:
         """`first`: the first row of the array that the commit has; the column ends where it does."""
         self.column, self.declared, self.first = copy.copy(column), declared, first
 
-    def take(self, spans: Spans, *, lead: tuple[int, ...] | None = None) -> Ragged:
+    def take(
+        self, spans: Spans, *, lead: tuple[int, ...] | None = None, unchecked: Unchecked = None
+    ) -> Ragged:
         """The values of these spans, (…, 2), in new memory, arranged as `lead` says, or else as they are.
-        CorruptError: a span leads to where no value of the commit can be."""
+        `unchecked` as for `StoredColumn.read`. CorruptError: a span leads to where no value of the commit can
+        be."""
         lead = spans.shape[:-1] if lead is None else lead
         begins, ends = self._checked(spans.reshape(-1, 2))
         lengths = ends - begins
         offsets = offsets_of(lengths)
-        values = self._gathered(begins, ends, lengths, offsets)
+        values = self._gathered(begins, ends, lengths, offsets, unchecked)
         return Ragged(values, offsets, lead, text=self.declared.text)
 
     def check(self, spans: Spans) -> None:
@@ -67,11 +70,13 @@ class Values:
         """Rows of the array of values, of which no span is looked at."""
         return self.column.read(begin, end)
 
-    def places(self, spans: Spans) -> Iterable[Place]:
-        """What `take` is going to ask of files that are far."""
+    def wanted(self, spans: Spans) -> list[slice]:
+        """The rows that `take` is going to read of files that are far."""
         begins, ends = self._checked(spans.reshape(-1, 2))
-        for low, high, _ in self._blocks(begins, ends):
-            yield from self.column.places(slice(low, high))
+        begins, ends = begins[begins < ends], ends[begins < ends]
+        if len(begins) and (begins[1:] == ends[:-1]).all():
+            return [slice(int(begins[0]), int(ends[-1]))]
+        return [slice(low, high) for low, high, _ in self._blocks(begins, ends)]
 
     # --- what is believed
 
@@ -109,7 +114,9 @@ class Values:
 
     # --- bringing them
 
-    def _gathered(self, begins: Spans, ends: Spans, lengths: Spans, offsets: Spans) -> NDArray[Any]:
+    def _gathered(
+        self, begins: Spans, ends: Spans, lengths: Spans, offsets: Spans, unchecked: Unchecked
+    ) -> NDArray[Any]:
         column, total = self.column, int(offsets[-1])
         if not total:
             return np.empty((0, *column.shape), column.dtype)
@@ -125,9 +132,9 @@ class Values:
             offsets = offsets[:-1]
         shift = begins - offsets
         if shift.min() == shift.max():  # one behind the other
-            return column.read(int(begins[0]), int(ends[-1]))
+            return column.read(int(begins[0]), int(ends[-1]), unchecked)
         if not (isinstance(column, PlainColumn) and column.mapped):
-            return self._read(begins, ends, offsets, total)
+            return self._read(begins, ends, offsets, total, unchecked)
         first = column.first
         rows = column.rows(first, column.stop)  # a view
         if total * column.row_bytes < LONG * len(begins):
@@ -157,7 +164,7 @@ class Values:
         if inside:
             yield low, high, np.array(inside)
 
-    def _read(self, begins: Spans, ends: Spans, offsets: Spans, total: int) -> NDArray[Any]:
+    def _read(self, begins: Spans, ends: Spans, offsets: Spans, total: int, later: Unchecked) -> NDArray[Any]:
         column = self.column
         out = np.empty((total, *column.shape), column.dtype)
         blocks = list(self._blocks(begins, ends))
@@ -167,16 +174,17 @@ class Values:
             announce_first(column.files, [column.places(one) for one in wanted])
         wide = sum(high - low for low, high, _ in blocks) > MOST_ROWS
         if column.files.far and len(blocks) > 1 and not wide:  # nothing is read ahead, as behind slices
-            rows = column.take(np.concatenate([np.arange(low, high) for low, high, _ in blocks]))
+            numbers = np.concatenate([np.arange(low, high) for low, high, _ in blocks])
+            rows = column.take(numbers, None, later)
             at = 0
             for low, high, inside in blocks:
                 _cut(out, offsets, rows[at : at + high - low], low, begins, ends, inside)
                 at += high - low
             return out
-        unchecked = list[tuple[Callable[[], None], Callable[[], None]]]()
+        unchecked = list[tuple[Callable[[], None], Callable[[], None]]]() if later is None else later
         for low, high, inside in blocks:
             _cut(out, offsets, column.read(low, high, unchecked), low, begins, ends, inside)
-        if unchecked:
+        if unchecked and later is None:
             unchecked[0][0]()
             for _, confirm in unchecked:
                 confirm()

@@ -9,10 +9,11 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from replaystore.columns.coded import CodedColumn
+from replaystore.columns.far import announce_first, drop
 from replaystore.columns.plain import PlainColumn
 from replaystore.columns.values import Values
 from replaystore.sampling.gather import Columns
@@ -40,11 +41,39 @@ class Resolver:
 
     def resolve(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch as it was gathered, with the values; what was said to follow steps among them."""
-        for name, values in self._values.items():
-            for key in (name, f"next_{name}"):
-                if key in batch:
-                    batch[key] = values.take(batch[key])
+        there = [
+            (values, key)
+            for name, values in self._values.items()
+            for key in (name, f"next_{name}")
+            if key in batch
+        ]
+        if self.far and len(there) > 1:
+            self._together(batch, there)
+            return batch
+        for values, key in there:
+            batch[key] = values.take(batch[key])
         return batch
+
+    def _together(self, batch: dict[str, Any], there: list[tuple[Values, str]]) -> None:
+        """As `resolve`, of values that are far: all of them are asked for side by side, and it is asked once
+        whether the store has gone back."""
+        wanted = [(values.column, values.wanted(batch[key])) for values, key in there]
+        files = wanted[0][0].files
+        announce_first(files, [column.lookups(rows) for column, several in wanted for rows in several])
+        announce_first(files, [column.places(rows) for column, several in wanted for rows in several])
+        unchecked = list[tuple[Callable[[], None], Callable[[], None]]]()
+        try:
+            for values, key in there:
+                batch[key] = values.take(batch[key], unchecked=unchecked)
+        except BaseException:
+            for column, several in wanted:
+                for rows in several:
+                    drop(files, column.places(rows))
+            raise
+        if unchecked:
+            unchecked[0][0]()  # they are of one store
+            for _, confirm in unchecked:
+                confirm()
 
     @property
     def coded(self) -> bool:
