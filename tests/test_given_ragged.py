@@ -52,6 +52,7 @@ def test_an_array_of_objects_may_have_two_dimensions() -> None:
     """NumPy makes one of lists of one length, and one of one dimension of others."""
     for lists in ([[1, 2], [3, 4]], [[1, 2], [3]]):
         assert ragged_of("tokens", TOKENS, np.array(lists, object), 2).tolist() == lists
+    assert len(ragged_of("tokens", TOKENS, np.array([]), 0)) == 0
     with pytest.raises(SchemaError, match="decode them"):
         ragged_of("text", Field.of_text("extra"), np.array([b"a", b"b"]), 2)
 

@@ -1,4 +1,4 @@
-"""Going back where what follows a step is not there any more, or was not yet."""
+"""Older commits, where what follows a step is not there any more, was not yet, or lies in a newer one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 
 import replaystore as rs
+from replaystore.arrays.reading import StoreReader
+from replaystore.errors import UnsupportedError
+from replaystore.views import shown
+from replaystore.views.followed import stored_parts
 
 FIELDS = {
     "plain": rs.Field("int32", (2,), "observation"),
@@ -77,3 +81,43 @@ def test_to_before_an_observation_was_added(tmp_path: Path, kind: str, suffix: s
         buffer.append(steps, final_observation={"observation/a": values("plain", range(9, 10))})
         buffer.commit()
     check(place)
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_what_follows_is_looked_for_in_one_view_of_the_newest_commit(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in one for each environment, of which there are thousands: what they keep is then overwritten."""
+    monkeypatch.setattr(StoreReader, "attachment", lambda *_: None)
+    schema = rs.Schema({"observation": FIELDS[kind], "number": rs.Field("int64", (), "extra")})
+    with rs.create(tmp_path / "a.zarr", schema) as buffer:
+        writer = buffer.writer(20)
+        writer.reset(values(kind, range(20)))
+        for step in (100, 200):
+            writer.step(observation=values(kind, range(step, step + 20)), info={"number": np.arange(20)})
+            buffer.commit()
+        looked = list[str]()
+        monkeypatch.setattr(shown, "stored_parts", lambda store: looked.append("") or stored_parts(store))
+        with rs.open(tmp_path / "a.zarr", commit=1) as older:
+            found = older.open_trajectories()
+            spans = [entry.following["observation"] for entry in found if entry.following is not None]
+            told = (
+                [one.tolist() for one in older.values_of("observation").take(np.stack(spans))]
+                if kind == "ragged"
+                else spans
+            )
+            assert len(told) == 20
+            if kind != "text":
+                assert [int(row[0]) for row in told] == list(range(100, 120))
+            assert len(looked) == 1
+
+
+@pytest.mark.parametrize("kind", ["ragged", "text"])
+def test_values_of_any_length_are_not_set_again(kind: str) -> None:
+    with rs.create("memory:set-again", rs.Schema({"observation": FIELDS[kind]})) as buffer:
+        buffer.append({"observation": values(kind, range(2))})
+        buffer.commit()
+        with pytest.raises(UnsupportedError, match="add_field"):
+            buffer["observation"][0] = values(kind, range(1))
+        with pytest.raises(UnsupportedError, match="any length never are"):
+            buffer.set_values("observation", [0], values(kind, range(1)))

@@ -66,6 +66,8 @@ def _items(field: str, declared: Field, given: Any) -> Sequence[Any] | Ragged:
         raise SchemaError(
             f"{field}: expected a list of texts, came {array.dtype} of shape {array.shape}{remedy}"
         )
+    elif array.shape == (0,):
+        return []  # as NumPy makes it of no values
     elif array.ndim >= 2 and array.shape[2:] == declared.inner:
         return Ragged(array.reshape(-1, *declared.inner), np.arange(len(array) + 1) * array.shape[1])
     inner = "".join(f", {length}" for length in declared.inner)

@@ -210,9 +210,14 @@ class Shown:
         opened = self.opened()
         told = followed(self._extra["open"])
         known = [entry for entry, kept in zip(opened, told, strict=True) if kept]
-        for name in self.schema.names("observation") if known else ():
+        names = self.schema.names("observation") if known else ()
+        kept_here = {name: self._store.attachment(name) for name in names}
+        # The place is a newer commit's by now, which has a row or final observation for it.
+        newest = self._store.unpinned() if None in kept_here.values() else None
+        view = None if newest is None else Shown(self._place, newest, self._document)
+        for name, data in kept_here.items():
             declared = self.schema.fields[name]
-            (dtype, shape), data = declared.stored, self._store.attachment(name)
+            dtype, shape = declared.stored
             for at, entry in enumerate(known):
                 if data is not None:
                     if len(data) != len(known) * declared.row_bytes:
@@ -225,9 +230,7 @@ class Shown:
                         )
                     row = np.frombuffer(data, dtype, math.prod(shape), at * declared.row_bytes)
                     found: NDArray[Any] | None = row.reshape(shape)
-                else:  # the place is a newer commit's by now, which has a row or final observation for it
-                    newest = self._store.unpinned()
-                    view = None if newest is None else Shown(self._place, newest, self._document)
+                else:
                     found = None if view is None else followed_by(view, entry, name)
                 if found is not None and declared.ragged and not has_values(self._store, name, found):
                     found = None  # it has left the ring, or is of steps that this commit has not
