@@ -12,11 +12,15 @@ from conversions import contents, record
 
 import replaystore as rs
 from replaystore import errors
+from replaystore.buffers.blocked import check_block
+from replaystore.errors import SchemaError
 from replaystore.formats import Options, blocks_of
 from replaystore.schema.given_ragged import joined
+from replaystore.schema.ragged import Ragged
 from replaystore.testing import samples
 from replaystore.testing.contents import bits
 from replaystore.testing.formats import PLAIN
+from replaystore.trajectories.blocks import Block
 
 pytest_plugins = ["conversions"]
 
@@ -103,3 +107,15 @@ def test_blocks_hold_values_and_are_of_bounded_bytes(tmp_path: Path, most: int) 
             assert bits(final["observation/text"]) == bits(story.final_observation["observation/text"])
             assert final["observation/text"].dtype == np.uint8
     assert at == len(blocks)
+
+
+@pytest.mark.parametrize("where", ["steps", "final"])
+def test_a_block_of_what_is_no_text_is_refused(where: str) -> None:
+    """What a format has read has not been looked at by anybody."""
+    schema = rs.Schema({"observation": rs.Field.of_text("observation")})
+    half = np.array([0xC3], np.uint8)
+    given = Ragged(half, [0, 1], text=True) if where == "steps" else Ragged.of(["a"], text=True)
+    final = {"observation": half} if where == "final" else None
+
+    with pytest.raises(SchemaError, match="value 0: its bytes are not UTF-8"):
+        check_block(Block({"observation": given}, final=final), schema, schema, {})

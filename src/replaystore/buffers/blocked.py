@@ -12,7 +12,7 @@ from replaystore.containers.array_spec import ArraySpec
 from replaystore.errors import SchemaError
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
-from replaystore.schema.given_ragged import stacked
+from replaystore.schema.given_ragged import ragged_of, stacked
 from replaystore.schema.ragged import Ragged
 from replaystore.schema.values import of_any_length
 from replaystore.trajectories.blocks import Block
@@ -31,6 +31,7 @@ def check_block(
     of observations, as a schema of their own; `specs`: the arrays that there are."""
     if not schema.check(block.columns):
         raise SchemaError("a block has no steps: leave out trajectories without steps")
+    _check_values(schema, block.columns)
     for name in ("terminated", "truncated"):
         said, flags = getattr(block, name), block.columns.get(name)
         if block.ends and said is not None and flags is not None and bool(flags[-1]) is not bool(said):
@@ -136,6 +137,13 @@ def _one_row(observed: Schema, final: Mapping[str, Any]) -> None:
         else:
             rows[name] = row[None]
     observed.check(rows)
+    _check_values(observed, rows)
+
+
+def _check_values(schema: Schema, columns: Mapping[str, Any]) -> None:
+    """SchemaError: a text is none, or a value is larger than any may be."""
+    for name, declared in schema.ragged.items():
+        ragged_of(name, declared, columns[name], None)
 
 
 def _value(name: str, given: Any) -> Any:
