@@ -116,7 +116,8 @@ class Reverter(Resumer):
                     kept = {name: old.attachment(name) for name in old.state.attached}
                     attachments = {name: data for name, data in kept.items() if data is not None}
                 state.attached = self._write_tails(attachments)
-                state.tails = self._new_pieces
+                # Of a field that came later rows may wait that no commit has, and it goes with them.
+                state.tails = {name: some for name, some in self._new_pieces.items() if name in tails}
                 self._sync(always=True)
                 self._start_log(state)
                 with self.state_lock:

@@ -81,14 +81,9 @@ class LaterFields(Recording):
             raise not_set(self.where, name)
         if not declared.mutable:
             raise UnsupportedError(
-                f"{self._place}: {name!r} is what was recorded, and is not set again: "
-                + (
-                    "values of any length never are; append what is known later as a field of its own, "
-                    "buffer.add_field(name, field, values=...)"
-                    if declared.ragged
-                    else "declare a field with mutable=True, or add one for it with buffer.add_field(name, "
-                    "replaystore.Field(dtype, shape, 'extra', mutable=True), values=...)"
-                )
+                f"{self._place}: {name!r} is what was recorded, and is not set again: declare a field with "
+                "mutable=True, or add one for it with buffer.add_field(name, "
+                "replaystore.Field(dtype, shape, 'extra', mutable=True), values=...)"
             )
         if self.layout == "archive":
             raise UnsupportedError(

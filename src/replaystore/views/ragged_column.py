@@ -92,12 +92,6 @@ class RaggedColumn:
             return found
         return value_at(found, 0, f"{self._source.where}: {self.name} of step {row}")
 
-    def __setitem__(self, key: Any, values: Any) -> None:
-        raise UnsupportedError(
-            f"{self.name!r} is of any length, and is not set again: append what is known later as a field of "
-            "its own, buffer.add_field(name, field, values=...)"
-        )
-
     def spans(self, key: Any) -> tuple[int | None, NDArray[np.int64]]:
         """The step that is asked for, None if several are, and where their values lie."""
         key = key[0] if isinstance(key, tuple) and len(key) == 1 else key
