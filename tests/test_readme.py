@@ -45,5 +45,5 @@ def test_no_block_is_of_a_kind_that_is_not_run() -> None:
 
 
 def test_files_that_it_names_exist() -> None:
-    for name in re.findall(r"\b(?:src|scripts|tests|examples)/[\w./]+\w", README):
+    for name in re.findall(r"\b(?:src|scripts|tests|examples)/[\w./-]+\w", README):
         assert (ROOT / name).exists(), name
