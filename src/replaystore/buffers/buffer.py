@@ -105,7 +105,7 @@ class Buffer(LaterFields):
         gives rows of steps that are no more to others: what was drawn before is not to be used then.
 
         Args:
-            fields: names, or beginnings of paths; None for all.
+            fields: names, or beginnings of paths; None for all that there are when the sampler is made.
             next_observation: add `next_observation` (and its nested fields). Steps that no observation is
             known to follow are left out.
             fragment_length: so many consecutive steps of one trajectory from each step on: arrays of shape
