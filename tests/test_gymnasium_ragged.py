@@ -28,6 +28,9 @@ SPACES: dict[str, spaces.Space[Any]] = {
 }
 SPACES["dict"] = spaces.Dict({**SPACES, "plain": BOX})
 SPACES["tuple"] = spaces.Tuple([spaces.Tuple([SPACES["text"], SPACES["text"]]), SPACES["graph"], BOX])
+SPACES["nested"] = spaces.Dict(
+    {"deep": spaces.Tuple([spaces.Dict({"nodes": SPACES["nodes"]}), SPACES["text"]])}
+)
 SCRIPTS: list[Script] = [[(1, "end"), (3, "cut")], [(2, "both"), (1, "cut")], [(5, "end")]]
 
 
@@ -124,7 +127,7 @@ def test_a_vector_of_environments(name: str, mode: AutoresetMode, kind: str) -> 
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
-@pytest.mark.parametrize("name", ["text", "dict"])
+@pytest.mark.parametrize("name", ["text", "dict", "nested"])
 def test_a_vector_of_processes(name: str, mode: AutoresetMode) -> None:
     twins = SyncVectorEnv(makers(name), autoreset_mode=mode)
     with warnings.catch_warnings():
