@@ -321,7 +321,7 @@ def test_members_of_a_larger_file_are_mapped_where_they_are_aligned(tmp_path: Pa
     rows = random_rows(ROW, 128)
 
     class Members(Files):
-        def place(self, name: str) -> tuple[int, int, int]:
+        def _place(self, name: str) -> tuple[int, int, int]:
             return self.descriptor("whole"), int(name), rows.nbytes
 
         def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -338,6 +338,35 @@ def test_members_of_a_larger_file_are_mapped_where_they_are_aligned(tmp_path: Pa
         assert same(column.read(0, 128), rows)
     with pytest.raises(CorruptError, match="it was cut"):
         column.extend([Extent(str(PAGE), rows.nbytes, 64)], 129)
+    files.close()
+
+
+@needs_maps
+def test_a_file_that_is_being_mapped_is_not_closed_by_another_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, others = random_rows(ROW, 64), random_rows(ROW, 64, 1)
+    files, looked = Files(tmp_path, writable=True), mapped._identity
+    for name, data in (("a", rows), ("b", others)):
+        files.create(name)
+        files.write(name, 0, data.tobytes())
+    files.forget("b")
+    status = files.status("a")
+
+    def beside(fd: int) -> Any:
+        """Between looking at a file and mapping it, which is not one operation."""
+        found = looked(fd)
+        thread = threading.Thread(target=lambda: (files.forget("a"), files.descriptor("b")))
+        thread.start()
+        thread.join()
+        return found
+
+    column = raw_column(files, ROW)
+    monkeypatch.setattr(mapped, "_identity", beside)
+    column.extend([Extent("a", 0, rows.nbytes)], 64)
+    assert column.mapped
+    assert same(column.read(0, 64), rows)
+    assert files.status("a") == status
     files.close()
 
 

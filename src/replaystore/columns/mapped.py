@@ -33,6 +33,7 @@ import mmap
 import os
 import sys
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,8 +102,8 @@ class MappedColumn(PlainColumn):
         return end <= size and identity == last.identity
 
     def _status(self, name: str) -> tuple[int, Hashable, int]:
-        fd, base, size = self._maps.place(name)
-        return size, _identity(fd), base
+        with self._maps.place(name) as (fd, base, size):
+            return size, _identity(fd), base
 
     def _assemble(self, first: int, stop: int, runs: tuple[Run, ...], old: State | None = None) -> State:
         if not runs or not self.row_bytes or first == stop or not _mappable(runs):
@@ -128,22 +129,23 @@ class MappedColumn(PlainColumn):
         inside = ready - start
         if inside >= run.length:
             return ready
-        with self._looking_at(run.object):  # its descriptor may have been closed, and the file dropped since
-            fd, base, size = self._maps.place(run.object)
-        if (run.identity, run.base) != (_identity(fd), base) or run.offset + run.length > size:
-            raise CorruptError(
-                f"{self.files.path(run.object)}: replaced or cut while it was being mapped; "
-                "open the store again"
-            )
-        at, place = window.ctypes.data + ready, run.base + run.offset + inside
         # What follows in the file is mapped, too; a next run, which lies elsewhere, takes its place.
         length = _pages(min(run.length - inside + MAP_AHEAD, len(window) - ready))
-        if _mmap()(at, length, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, place) != at:
-            reason = os.strerror(ctypes.get_errno())
-            raise StorageError(
-                f"{self.files.path(run.object)}: cannot be mapped ({reason}); close stores, "
-                "or raise vm.max_map_count"
-            )
+        at, place = window.ctypes.data + ready, run.base + run.offset + inside
+        with ExitStack() as stack:
+            with self._looking_at(run.object):  # the file may have been dropped since
+                fd, base, size = stack.enter_context(self._maps.place(run.object))
+            if (run.identity, run.base) != (_identity(fd), base) or run.offset + run.length > size:
+                raise CorruptError(
+                    f"{self.files.path(run.object)}: replaced or cut while it was being mapped; "
+                    "open the store again"
+                )
+            if _mmap()(at, length, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, place) != at:
+                reason = os.strerror(ctypes.get_errno())
+                raise StorageError(
+                    f"{self.files.path(run.object)}: cannot be mapped ({reason}); close stores, "
+                    "or raise vm.max_map_count"
+                )
         return ready + length
 
 

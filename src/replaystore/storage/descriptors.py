@@ -57,19 +57,26 @@ class Descriptors:
     def borrowed(self, name: str) -> Iterator[int]:
         """A descriptor that no other thread closes meanwhile."""
         with self._lock:
-            fd = self.descriptor(name)
-            # A duplicate would cost two system calls more, and each of them lets other threads go first.
-            self._users[fd] = self._users.get(fd, 0) + 1
+            fd = self._lent(self.descriptor(name))
         try:
             yield fd
         finally:
-            with self._lock:
-                self._users[fd] -= 1
-                if not self._users[fd]:
-                    del self._users[fd]
-                    if fd in self._unwanted:
-                        self._unwanted.remove(fd)
-                        os.close(fd)
+            self._give_back(fd)
+
+    def _lent(self, fd: int) -> int:
+        """A descriptor that is not closed before it is given back; the lock is held."""
+        # A duplicate would cost two system calls more, and each of them lets other threads go first.
+        self._users[fd] = self._users.get(fd, 0) + 1
+        return fd
+
+    def _give_back(self, fd: int) -> None:
+        with self._lock:
+            self._users[fd] -= 1
+            if not self._users[fd]:
+                del self._users[fd]
+                if fd in self._unwanted:
+                    self._unwanted.remove(fd)
+                    os.close(fd)
 
     def forget(self, name: str) -> None:
         """Close the descriptor kept for a file; the next use opens what then has the name."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import os
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from replaystore.errors import CorruptError, ReplayStoreError, StorageError
@@ -100,9 +101,19 @@ class FolderReader(Descriptors, Reads):
             opened = open_regular(path, os.O_RDONLY, follow=follow)
         return self._keep(name, opened)
 
-    def place(self, name: str) -> tuple[int, int, int]:
+    @contextmanager
+    def place(self, name: str) -> Iterator[tuple[int, int, int]]:
         """Where a file's bytes lie: (descriptor, offset, size). The offset is 0 unless the files are members
-        of a larger one."""
+        of a larger one. No other thread closes the descriptor meanwhile."""
+        with self._lock:
+            fd, base, size = self._place(name)
+            self._lent(fd)
+        try:
+            yield fd, base, size
+        finally:
+            self._give_back(fd)
+
+    def _place(self, name: str) -> tuple[int, int, int]:
         fd = self.descriptor(name)
         return fd, 0, os.fstat(fd).st_size
 
@@ -147,15 +158,10 @@ class FolderReader(Descriptors, Reads):
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         try:
-            with self.borrowed(name) as fd:
-                base = self._beginning(name)
+            with self.place(name) as (fd, base, _):
                 return [read_all(fd, base + offset, length) for offset, length in ranges]
         except OSError as error:
             raise self._unreadable(name, error) from error
-
-    def _beginning(self, name: str) -> int:
-        """Where in its descriptor a file's bytes begin."""
-        return 0
 
     def read_into(self, name: str, offset: int, target: memoryview) -> int:
         """Fill a buffer with the bytes of a file from `offset` on; how many there were.
@@ -163,8 +169,7 @@ class FolderReader(Descriptors, Reads):
         Memory that is used again is read into several times as fast as new memory, which the system has to
         clear."""
         try:
-            with self.borrowed(name) as fd:
-                _, base, size = self.place(name)
+            with self.place(name) as (fd, base, size):
                 target, done = target[: max(0, size - offset)], 0
                 while done < len(target):
                     count = os.preadv(fd, [target[done:]], base + offset + done)
@@ -186,8 +191,8 @@ class FolderReader(Descriptors, Reads):
     def status(self, name: str) -> tuple[int, Hashable]:
         try:
             with self._lock:
-                _, base, size = self.place(name)
-                found = os.fstat(self.descriptor(name))
+                fd, base, size = self._place(name)
+                found = os.fstat(fd)
         except OSError as error:
             raise self._unreadable(name, error) from error
         return size, (found.st_dev, found.st_ino, base)

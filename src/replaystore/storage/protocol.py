@@ -17,6 +17,7 @@ import builtins
 import os
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 from replaystore.errors import CorruptError
@@ -214,10 +215,10 @@ class Maps(Protocol):
     """Files whose bytes can be mapped into memory."""
 
     @abstractmethod
-    def place(self, name: str) -> tuple[int, int, int]:
+    def place(self, name: str) -> AbstractContextManager[tuple[int, int, int]]:
         """Where a file's bytes lie: (descriptor of a file of the system, offset in it, size).
 
-        The descriptor is valid until the next call, in any thread."""
+        The descriptor is that file's as long as the context lasts, whatever other threads open and close."""
 
 
 class MapsReads(Reads, Maps, Protocol):

@@ -64,9 +64,9 @@ class ZipFiles(FolderReader):
 
     def descriptor(self, name: str) -> int:
         """The zip file's descriptor, if it has such a member. `place` says where in it the member lies."""
-        return self.place(name)[0]
+        return self._place(name)[0]
 
-    def place(self, name: str) -> tuple[int, int, int]:
+    def _place(self, name: str) -> tuple[int, int, int]:
         """(the zip file's descriptor, where the member's bytes begin, their number)."""
         with self._lock:
             member = self._member(name)
@@ -104,15 +104,11 @@ class ZipFiles(FolderReader):
         header = read_all(self._zip, member.header, LOCAL_HEADER.size + len(name.encode()))
         return directory.data(name, member, header)
 
-    def _beginning(self, name: str) -> int:
-        return self.place(name)[1]
-
     def _read(self, name: str, offset: int, length: int | None) -> bytes:
         whole = self._whole(name)
         if whole is not None:
             return whole[offset : None if length is None else offset + max(0, length)]
-        with self.borrowed(name) as fd:
-            _, begin, size = self.place(name)
+        with self.place(name) as (fd, begin, size):
             return read_all(
                 fd, begin + offset, max(0, size - offset if length is None else min(size - offset, length))
             )
