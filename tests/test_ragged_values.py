@@ -116,7 +116,7 @@ def test_what_is_not_there_is_not_read(tmp_path: Path, span: tuple[int, int]) ->
         with pytest.raises(CorruptError, match="tokens has steps with values"):
             found.take(np.array(spans, np.int64))
         with pytest.raises(CorruptError):
-            [*found.places(np.array(spans, np.int64))]
+            found.wanted(np.array(spans, np.int64))
     buffer.close()
 
 

@@ -198,8 +198,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "next-values-not-brought",
         "src/replaystore/sampling/ragged_batches.py",
-        'for key in (name, f"next_{name}"):',
-        "for key in (name,):",
+        'for key in (name, f"next_{name}")\n            if key',
+        "for key in (name,)\n            if key",
         "what follows a step is its values in batches, too",
         ("test_ragged_samplers.py::test_transitions_have_their_values",),
     ),
