@@ -97,6 +97,7 @@ def test_a_writer_is_told_the_right_thing_in_every_autoreset_mode(
             assert (trajectory["reward"] == 1).all()
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("example", ["token_replay.py"], indirect=True)
 def test_a_learner_learns_what_two_actors_answer(
     example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
