@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
+import numbered_values
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,18 +22,7 @@ from replaystore.errors import SchemaError
 from replaystore.schema import tree
 from replaystore.testing.contents import final_by_field
 
-SCHEMA = rs.Schema(
-    {
-        "observation/id": rs.Field("int64", (), "observation"),
-        "observation/text": rs.Field.of_text("observation"),
-        "observation/tokens": rs.Field("int32", (None,), "observation"),
-        "action/id": rs.Field("int64", (), "action"),
-        "action/moves": rs.Field("float32", (None, 2), "action"),
-        "reward": rs.Field("float64", (), "reward"),
-        "terminated": rs.Field("bool", (), "terminated"),
-        "truncated": rs.Field("bool", (), "truncated"),
-    }
-)
+SCHEMA = numbered_values.SCHEMA.select(["observation", "action", "reward", "terminated", "truncated"])
 places = count()
 
 
