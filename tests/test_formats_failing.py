@@ -107,3 +107,16 @@ def test_what_progress_raises_ends_the_conversion_as_it_is(store: str, tmp_path:
         rs.convert(tmp_path / "a.toy", tmp_path / "b.zarr", progress=stop)
     with pytest.raises(ValueError, match=r"^enough$"):
         rs.convert(store, tmp_path / target, progress=stop)
+
+
+def test_progress_of_values_of_any_length_ends_with_the_last_of_them(toy: Any, tmp_path: Path) -> None:
+    tokens, told = rs.Schema({"tokens": rs.Field("int32", (None,), "extra")}), list[tuple[int, int]]()
+    with rs.create("memory:a", tokens, overwrite=True) as buffer:
+        for _ in range(4):
+            buffer.append({"tokens": [np.arange(5000, dtype=np.int32)] * 3}, ends=[2])
+    rs.convert("memory:a", tmp_path / "b.toy")
+
+    rs.convert(tmp_path / "b.toy", "memory:c", overwrite=True, progress=lambda *now: told.append(now))
+
+    assert [done == total for done, total in told] == [False, False, False, True]
+    assert len({total for _, total in told}) == 1

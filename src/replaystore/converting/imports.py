@@ -177,10 +177,10 @@ class SourceImport(_Making):
         if recorder.assembler.pending.ended >= TRAJECTORIES:
             recorder.hand_over()
         self.done += sum(rows.nbytes for rows in block.columns.values())
-        if self.progress is not None:
-            known = self.source.steps or 0
-            width = sum(declared.row_bytes for declared in self.schema.fields.values())
-            self.progress(self.done, max(self.done, known * width))
+        self.steps += len(block)
+        if self.progress is not None:  # of values of any length it is supposed that the rest are as long
+            known = max(self.steps, self.source.steps or 0)
+            self.progress(self.done, self.done * known // max(1, self.steps))
 
     def _with_flags(self, block: Block) -> Block:
         """With rows of the flags that only the end tells of."""
