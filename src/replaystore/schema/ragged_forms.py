@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from replaystore.errors import ArgumentError, UnsupportedError
 from replaystore.extras import require
+from replaystore.schema.spaces import DTYPES
 from replaystore.schema.values import array_of, fitted, is_tensor
 
 __all__ = [
@@ -106,26 +107,24 @@ def joined_parts(values: list[Any], offsets: NDArray[np.int64]) -> tuple[Any, An
 
 def cast(values: Any, dtype: Any, copy: bool) -> Any:
     """An array or a tensor in another dtype, which may be one of NumPy's or of PyTorch's. ArgumentError: it
-    is none."""
+    is none. An array is cast to NumPy's own alone: libraries add theirs to NumPy when they are imported."""
     name = str(dtype)
+    ours = name.startswith("torch.")
     try:
         if not is_tensor(values):
             return values.astype(
-                name.removeprefix("torch.") if name.startswith("torch.") else dtype, copy=copy
+                DTYPES[name.removeprefix("torch.") if ours else np.dtype(dtype).name], copy=copy
             )
-        if not name.startswith("torch."):
+        if not ours:
             dtype = getattr(sys.modules["torch"], np.dtype(dtype).name)
-    except (TypeError, AttributeError):
+    except (TypeError, AttributeError, KeyError):
         raise ArgumentError(f"dtype {dtype!r:.80} is none that {type(values).__name__} has") from None
     return values.to(dtype, copy=copy)
 
 
 def numpy_dtype(dtype: Any) -> np.dtype[Any]:
     """That of NumPy for one of PyTorch; of a float that NumPy does not have float32, which holds it."""
-    try:
-        return np.dtype(str(dtype).removeprefix("torch."))
-    except TypeError:
-        return np.dtype(np.float32)
+    return DTYPES.get(str(dtype).removeprefix("torch."), np.dtype(np.float32))
 
 
 def taken(values: Any, offsets: Any, places: NDArray[np.int64]) -> tuple[Any, Any]:
