@@ -109,13 +109,13 @@ def cast(values: Any, dtype: Any, copy: bool) -> Any:
     """An array or a tensor in another dtype, which may be one of NumPy's or of PyTorch's. ArgumentError: it
     is none. An array is cast to NumPy's own alone: libraries add theirs to NumPy when they are imported."""
     name = str(dtype)
-    ours = name.startswith("torch.")
+    of_torch = name.startswith("torch.")
     try:
         if not is_tensor(values):
             return values.astype(
-                DTYPES[name.removeprefix("torch.") if ours else np.dtype(dtype).name], copy=copy
+                DTYPES[name.removeprefix("torch.") if of_torch else np.dtype(dtype).name], copy=copy
             )
-        if not ours:
+        if not of_torch:
             dtype = getattr(sys.modules["torch"], np.dtype(dtype).name)
     except (TypeError, AttributeError, KeyError):
         raise ArgumentError(f"dtype {dtype!r:.80} is none that {type(values).__name__} has") from None
