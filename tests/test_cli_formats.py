@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from commands import Run
+from readme_formats import BEGIN, END, REWRITE, lines_now, listed_lines, rewritten
 from stranger import installed
 
 import replaystore as rs
+from replaystore import registry
 
 pytest_plugins = ["commands"]
 
@@ -37,8 +39,10 @@ def test_it_is_listed_for_programs_too(facts: Callable[..., Any]) -> None:
     found = facts("formats")
 
     names = [known["name"] for known in found["formats"]]
-    assert names == ["active_rlhf", "velora", "toy"]
-    assert found["formats"][2]["package"] == "stranger"
+    assert names == [*registry.registered("formats")]
+    assert names[-1] == "toy"
+    assert {"active_rlhf", "velora"} < set(names)
+    assert found["formats"][-1]["package"] == "stranger"
     assert len(found["problems"]) == 1
 
 
@@ -64,4 +68,34 @@ def test_an_unknown_format_is_one_line_that_lists_the_known_ones(run: Run, tmp_p
     code, _, err = run("convert", tmp_path / "a.bin", tmp_path / "b.zarr", "--from", "nonsense")
 
     assert code == 1
-    assert "there is no format 'nonsense'; there are active_rlhf, velora, toy" in err
+    assert f"there is no format 'nonsense'; there are {', '.join(registry.registered('formats'))}" in err
+
+
+def test_a_page_has_them_in_a_table(run: Run) -> None:
+    code, out, err = run("formats", "--markdown")
+
+    assert (code, err) == (0, "")
+    head, rule, *lines = out.splitlines()
+    assert head == "| format | files | read | write | what it cannot hold | streams | extra |"
+    assert rule == "|---|---|---|---|---|---|---|"
+    assert len(lines) == len(registry.registered("formats"))
+    assert "| `velora` | a velora buffer (`.safetensors`) | yes | yes |" in out
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 8 for line in lines)
+
+
+def test_the_readme_lists_the_formats_as_they_are() -> None:
+    listed, known = set(listed_lines()), lines_now()
+
+    missing = [line for line in known if line not in listed and "not known without" not in line]
+    names = {line.split("`")[1] for line in known}
+    beyond = sorted({line.split("`")[1] for line in listed} - names)
+
+    assert (missing, beyond) == ([], []), f"the README's table of formats is an older one: {REWRITE}"
+
+
+def test_a_readme_with_a_conflict_in_its_table_is_rewritten() -> None:
+    text = f"before\n{BEGIN}\n| a |\n<<<<<<< HEAD\n{END}\n=======\n{BEGIN}\n>>>>>>>\n{END}\nafter\n"
+
+    found = rewritten(text, "| new |")
+
+    assert found == f"before\n{BEGIN}\n| new |\n{END}\nafter\n"

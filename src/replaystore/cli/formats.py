@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from replaystore.cli.output import json_option, one_line, print_json, table
 
-__all__ = ["formats"]
+__all__ = ["facts_of", "formats", "in_markdown"]
 
 
 @click.command(short_help="List the files of other software that are known.")
+@click.option("--markdown", is_flag=True, help="Print a table for a page, with all that is known.")
 @json_option
-def formats(json_: bool) -> None:
+def formats(markdown: bool, json_: bool) -> None:
     """List the formats that `convert` reads and writes beside stores, those of other packages among them.
 
     What a format cannot hold of a buffer is listed below its line; a conversion reports what was lost.
@@ -21,14 +23,18 @@ def formats(json_: bool) -> None:
     \b
     Examples:
       replaystore formats --json
+      replaystore formats --markdown > formats.md
       replaystore convert data.bin buffer.zarr --from NAME
     """
     from replaystore import registry
 
-    facts = [_facts(name) for name in registry.registered("formats")]
+    facts = [facts_of(name) for name in registry.registered("formats")]
     problems = registry.broken("formats")
     if json_:
         print_json({"formats": facts, "problems": list(problems.values())})
+        return
+    if markdown:
+        click.echo(in_markdown(facts))
         return
     rows = [
         (
@@ -49,7 +55,7 @@ def formats(json_: bool) -> None:
         click.echo(one_line(f"problem: {problem}"))
 
 
-def _facts(name: str) -> dict[str, Any]:
+def facts_of(name: str) -> dict[str, Any]:
     """What is known of a format; of one that lacks a package, what its entry says."""
     from replaystore import registry
     from replaystore.errors import MissingDependencyError, PluginError
@@ -57,11 +63,34 @@ def _facts(name: str) -> dict[str, Any]:
 
     entry = registry.entry("formats", name)
     facts: dict[str, Any] = {"name": name, "what": entry.what, "suffixes": list(entry.suffixes)}
-    facts["package"] = entry.package
+    facts |= {"package": entry.package, "extra": entry.extra or None}
     try:
         format_ = named(name)
     except (MissingDependencyError, PluginError) as error:
         needs = f"{entry.package}[{entry.extra}]" if entry.extra else str(error)
-        return {**facts, "reads": False, "writes": False, "cannot_hold": [], "needs": needs}
+        unknown: dict[str, Any] = {"cannot_hold": [], "streams": None, "whole_because": None}
+        return {**facts, "reads": False, "writes": False, **unknown, "needs": needs}
     able = {"reads": format_.reads(), "writes": format_.writes()}
-    return {**facts, **able, "cannot_hold": list(format_.limits), "needs": None}
+    held = {"cannot_hold": list(format_.limits), "streams": not format_.whole}
+    return {**facts, **able, **held, "whole_because": format_.whole or None, "needs": None}
+
+
+def in_markdown(known: Sequence[Mapping[str, Any]]) -> str:
+    """A table of formats, as `formats` knows them."""
+    lines = ["| format | files | read | write | what it cannot hold | streams | extra |", "|---" * 7 + "|"]
+    lines += [_line(facts) for facts in known]
+    return "\n".join(lines)
+
+
+def _line(facts: Mapping[str, Any]) -> str:
+    suffixes = ", ".join(f"`{suffix}`" for suffix in facts["suffixes"])
+    if facts["needs"] is not None:
+        seen = [f"not known without what {facts['needs']} installs"] + [""] * 3
+    else:
+        streams = "yes" if facts["streams"] else f"no: {facts['whole_because']}"
+        able = ["yes" if facts[which] else "no" for which in ("reads", "writes")]
+        seen = [*able, "; ".join(facts["cannot_hold"]), streams]
+    what = facts["what"] + (f" ({suffixes})" if suffixes else "")
+    extra = f"`[{facts['extra']}]`" if facts["extra"] else ""
+    cells = [f"`{facts['name']}`", what, *seen, extra]
+    return "| " + " | ".join(one_line(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -25,6 +25,8 @@ class Format:
     """What such a file is usually called."""
     limits: ClassVar[tuple[str, ...]] = ()
     """What it cannot hold of a buffer, each in a few words."""
+    whole: ClassVar[str] = ""
+    """Why a file of it is in memory as a whole while it is read or written; "": a few blocks of it are."""
     folder: ClassVar[bool] = False
     """Whether it is a folder that is written."""
     ragged: ClassVar[bool] = False
