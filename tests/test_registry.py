@@ -25,7 +25,7 @@ STORE = Entry("store", "json", schemes=("toy",))
 @pytest.fixture(autouse=True)
 def table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        registry, "_OWN", {"storage": (STORE,), "containers": (), "formats": (ONE, LATER, FOLDER)}
+        registry, "_own", {"storage": (STORE,), "containers": (), "formats": (ONE, LATER, FOLDER)}
     )
     registry._plugins.cache_clear()
 
@@ -174,7 +174,7 @@ def test_a_plug_in_cannot_take_the_name_of_ours(install: Any) -> None:
 
 def test_a_missing_package_names_the_extra_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     needs = Entry("needs", "no_such_package", extra="remote")
-    monkeypatch.setitem(registry._OWN, "formats", (needs,))
+    monkeypatch.setitem(registry._own, "formats", (needs,))
 
     with pytest.raises(
         MissingDependencyError, match=r"needs no_such_package.*pip install 'replaystore\[remote\]'"

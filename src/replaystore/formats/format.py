@@ -1,6 +1,6 @@
 """What a format is: files of other software, read and written.
 
-To add one: a folder beside this file and an `Entry` in registry.py, or both in a package of one's own.
+To add one: a folder beside this file and an `Entry` in registry/own.py, or both in a package of one's own.
 """
 
 from __future__ import annotations

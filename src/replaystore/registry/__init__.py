@@ -3,7 +3,7 @@ people's files: formats/__init__.py says how to write one). Everybody who needs 
 knows their names.
 
 1. An `Entry` says what it takes to recognise a thing, and where its code is; the code is imported on use.
-2. Our own entries stand in a table. Those of other packages are entry points of the groups
+2. Our own entries stand in a table (own.py). Those of other packages are entry points of the groups
    `replaystore.storage`, `replaystore.containers` and `replaystore.formats`, each naming an `Entry` in a
    module that is quick to import. They are read when one is first needed: no earlier than something is asked
    for that the table does not know.
@@ -22,11 +22,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 from replaystore.errors import ArgumentError, MissingDependencyError, PluginError
+from replaystore.registry.entry import Entry, Kind
+from replaystore.registry.own import OWN, PLAIN
 
 __all__ = [
     "FIRST_BYTES",
@@ -45,132 +46,10 @@ __all__ = [
     "using",
 ]
 
-Kind = Literal["storage", "containers", "formats"]
-
 _SHOWN = {"storage": "storage", "containers": "container", "formats": "format"}
 FIRST_BYTES = 4096
 """So much of a file is read to recognise it."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One thing that can be plugged in."""
-
-    name: str
-    target: str
-    """"module:object", or a module that is the thing itself; imported on use."""
-    what: str = ""
-    """What it is, with its article, for messages and lists: "an HDF5 file"."""
-    suffixes: tuple[str, ...] = ()
-    """Of names, with the dot; upper and lower case alike."""
-    schemes: tuple[str, ...] = ()
-    """Of storage: "memory" for what is written as `memory:name`."""
-    magic: tuple[bytes, ...] = ()
-    """What a file of it begins with: one of these."""
-    magic_later: bool = False
-    """It may begin at byte 512, 1024, 2048, … too, as HDF5 lets it."""
-    members: tuple[str, ...] = ()
-    """What a folder of it holds: one of these files or folders."""
-    container: str = ""
-    """Of storage: the container that lies in it, whatever its name and content are."""
-    urls: bool = False
-    """Of storage: its paths are addresses ("https://server/a.zarr"), with the scheme, and no names behind
-    one."""
-    packed: str = ""
-    """Of storage with `urls`: the storage that the zip files there are."""
-    extra: str = ""
-    """The extra of the package that brings it, which installs what it needs."""
-    package: str = field(default="replaystore", compare=False)
-    """Who brings it; filled in for plug-ins."""
-
-    def __post_init__(self) -> None:
-        """TypeError: a part of it is of another type, such as a string where a tuple of them is meant, whose
-        letters would be taken for suffixes."""
-        for part, kind in _PARTS.items():
-            given = getattr(self, part)
-            if not isinstance(given, tuple) or any(not one or not isinstance(one, kind) for one in given):
-                raise TypeError(
-                    f"{part} of the entry {self.name!r} is a tuple of {kind.__name__}, none of them empty, "
-                    f"not {given!r}"
-                )
-
-
-_PARTS = {"suffixes": str, "schemes": str, "magic": bytes, "members": str}
-"""What is given as tuples, and of what."""
-
-
-PLAIN = "local"
-"""The storage of paths that name no other."""
-_OWN: dict[Kind, tuple[Entry, ...]] = {
-    "storage": (
-        Entry(PLAIN, "replaystore.storage.places:LOCAL", "a folder or file"),
-        Entry(
-            "zip",
-            "replaystore.storage.places:ZIP",
-            "a zip file",
-            suffixes=(".zarr.zip", ".zip"),
-            magic=(b"PK\x03\x04", b"PK\x05\x06"),
-            container="zarr",
-        ),
-        Entry(
-            "memory",
-            "replaystore.storage.places:MEMORY",
-            "memory of the process",
-            schemes=("memory",),
-            container="zarr",
-        ),
-        Entry(
-            "http",
-            "replaystore.storage.http.places:HTTP",
-            "files on a server",
-            schemes=("http", "https"),
-            urls=True,
-            packed="http-zip",
-        ),
-        Entry(
-            "http-zip",
-            "replaystore.storage.http.places:HTTP_ZIP",
-            "a zip file on a server",
-            container="zarr",
-            urls=True,
-        ),
-    ),
-    "containers": (
-        Entry(
-            "zarr",
-            "replaystore.containers.zarr.container:ZarrContainer",
-            "a folder of Zarr",
-            suffixes=(".zarr",),
-            members=("zarr.json",),
-        ),
-        Entry(
-            "hdf5",
-            "replaystore.containers.hdf5.container:Hdf5Container",
-            "an HDF5 file",
-            suffixes=(".hdf5", ".h5"),
-            magic=(b"\x89HDF\r\n\x1a\n", b"REPLAYSTORE HDF5"),
-            magic_later=True,
-        ),
-    ),
-    "formats": (
-        Entry(
-            "active_rlhf",
-            "replaystore.formats.active_rlhf.pickles:ActiveRlhf",
-            what="a pickle of active_rlhf",
-            suffixes=(".pkl", ".pickle"),
-            magic=(b"\x80",),
-        ),
-        Entry(
-            "velora",
-            "replaystore.formats.velora.files:Velora",
-            what="a velora buffer",
-            suffixes=(".safetensors",),
-            members=("buffer_state.safetensors",),
-        ),
-    ),
-}
-"""Where several fit, the first decides."""
-
+_own = OWN
 _instead: dict[tuple[Kind, str], Any] = {}
 
 
@@ -314,7 +193,7 @@ def _later(file: Any, size: int, magic: tuple[bytes, ...]) -> bool:
 def _by_origin(*kinds: Kind) -> Iterator[tuple[Entry, ...]]:
     """Ours, and then the plug-ins, which are not read before somebody gets so far: it takes milliseconds."""
     for kind in kinds:
-        yield _OWN[kind]
+        yield _own[kind]
     for kind in kinds:
         yield _plugins(kind, tuple(sys.path))[0]
 
@@ -329,7 +208,7 @@ def _plugins(kind: Kind, _path: tuple[str, ...]) -> tuple[tuple[Entry, ...], dic
     """The entries that other packages on `sys.path` bring, and why others cannot be used."""
     from importlib.metadata import entry_points
 
-    names = {known.name for known in _OWN[kind]}
+    names = {known.name for known in _own[kind]}
     found: list[Entry] = []
     problems: dict[str, str] = {}
     for point in sorted(entry_points(group=f"replaystore.{kind}"), key=lambda point: point.name):

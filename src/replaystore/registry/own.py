@@ -1,0 +1,83 @@
+"""What comes with replaystore: its storage, its containers, and the formats that it knows.
+
+The order counts: where several fit, the first decides. Formats whose files are recognised by little come
+after those whose files say what they are.
+"""
+
+from __future__ import annotations
+
+from replaystore.registry.entry import Entry, Kind
+
+__all__ = ["OWN", "PLAIN"]
+
+PLAIN = "local"
+"""The storage of paths that name no other."""
+OWN: dict[Kind, tuple[Entry, ...]] = {
+    "storage": (
+        Entry(PLAIN, "replaystore.storage.places:LOCAL", "a folder or file"),
+        Entry(
+            "zip",
+            "replaystore.storage.places:ZIP",
+            "a zip file",
+            suffixes=(".zarr.zip", ".zip"),
+            magic=(b"PK\x03\x04", b"PK\x05\x06"),
+            container="zarr",
+        ),
+        Entry(
+            "memory",
+            "replaystore.storage.places:MEMORY",
+            "memory of the process",
+            schemes=("memory",),
+            container="zarr",
+        ),
+        Entry(
+            "http",
+            "replaystore.storage.http.places:HTTP",
+            "files on a server",
+            schemes=("http", "https"),
+            urls=True,
+            packed="http-zip",
+        ),
+        Entry(
+            "http-zip",
+            "replaystore.storage.http.places:HTTP_ZIP",
+            "a zip file on a server",
+            container="zarr",
+            urls=True,
+        ),
+    ),
+    "containers": (
+        Entry(
+            "zarr",
+            "replaystore.containers.zarr.container:ZarrContainer",
+            "a folder of Zarr",
+            suffixes=(".zarr",),
+            members=("zarr.json",),
+        ),
+        Entry(
+            "hdf5",
+            "replaystore.containers.hdf5.container:Hdf5Container",
+            "an HDF5 file",
+            suffixes=(".hdf5", ".h5"),
+            magic=(b"\x89HDF\r\n\x1a\n", b"REPLAYSTORE HDF5"),
+            magic_later=True,
+        ),
+    ),
+    "formats": (
+        Entry(
+            "active_rlhf",
+            "replaystore.formats.active_rlhf.pickles:ActiveRlhf",
+            what="a pickle of active_rlhf",
+            suffixes=(".pkl", ".pickle"),
+            magic=(b"\x80",),
+        ),
+        Entry(
+            "velora",
+            "replaystore.formats.velora.files:Velora",
+            what="a velora buffer",
+            suffixes=(".safetensors",),
+            members=("buffer_state.safetensors",),
+        ),
+    ),
+}
+"""Where several fit, the first decides."""
