@@ -50,8 +50,8 @@ class Flat(formats.Format):
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise errors.FormatError(f"{path} is no flat HDF5 file, or damaged: {error}") from error
 
-    def write(self, buffer: formats.BufferReader, path: str, options: formats.Options) -> formats.Report:
-        """All trajectories, one behind the other."""
+    def plan(self, buffer: formats.BufferReader, path: str, options: formats.Options) -> formats.Report:
+        """What would become of a buffer: `replaystore convert --dry-run` prints it."""
         chosen = formats.chosen_fields(buffer, options)
         if missing := {*NAMES, *FLAGS} - set(chosen):
             raise errors.UnsupportedError(f"{path}: a flat file needs {', '.join(sorted(missing))}")
@@ -60,17 +60,23 @@ class Flat(formats.Format):
         cut = ~(buffer.trajectories.terminated | buffer.trajectories.truncated)
         if cut.any():
             fields["truncated"] = formats.changed("so are those that were only cut off")
-        formats.refuse_losses(fields, rest, path, strict=options.strict)
+        steps, trajectories = formats.planned_counts(buffer, options)
+        return formats.Report(steps, trajectories, fields, rest)
+
+    def write(self, buffer: formats.BufferReader, path: str, options: formats.Options) -> formats.Report:
+        """All trajectories, one behind the other."""
+        report = self.plan(buffer, path, options)
+        formats.refuse_losses(report.fields, report.rest, path, strict=options.strict)
         with (
             formats.NewFiles([path], overwrite=options.overwrite) as new,
             h5py.File(new.files[0], "w") as file,
         ):
-            steps, trajectories = fill(file, buffer, options)
-        return formats.Report(steps, trajectories, fields, rest)
+            fill(file, buffer, options)
+        return report
 
 
-def fill(file: h5py.File, buffer: formats.BufferReader, options: formats.Options) -> tuple[int, int]:
-    """Write the datasets; how many steps and trajectories there are."""
+def fill(file: h5py.File, buffer: formats.BufferReader, options: formats.Options) -> None:
+    """Write the datasets."""
     data = {}
     for mine, theirs in {**NAMES, **FLAGS}.items():
         declared = buffer.schema.fields[mine]
@@ -78,7 +84,7 @@ def fill(file: h5py.File, buffer: formats.BufferReader, options: formats.Options
         data[mine] = file.create_dataset(
             theirs, shape, declared.dtype, maxshape=(None, *shape[1:]), chunks=True
         )
-    row_bytes, steps, trajectories = width(buffer.schema.fields), 0, 0
+    row_bytes, steps = width(buffer.schema.fields), 0
     for block in formats.blocks_of(buffer, options):
         columns = dict(block.columns)
         if block.ends and not (block.terminated or block.truncated):
@@ -86,10 +92,9 @@ def fill(file: h5py.File, buffer: formats.BufferReader, options: formats.Options
         for name, values in data.items():
             values.resize(steps + len(block), 0)
             values[steps:] = columns[name]
-        steps, trajectories = steps + len(block), trajectories + block.ends
+        steps += len(block)
         if options.progress is not None:
             options.progress(steps * row_bytes, len(buffer) * row_bytes)
-    return steps, trajectories
 
 
 def blocks(data: dict[str, h5py.Dataset], most: int) -> Iterator[formats.Block]:

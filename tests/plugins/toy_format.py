@@ -59,14 +59,20 @@ class Toy(formats.Format):
         except (ValueError, KeyError, TypeError) as error:
             raise errors.FormatError(f"{path} is no file of the toy, or damaged: {error}") from error
 
+    def plan(self, buffer: formats.BufferReader, path: str, options: formats.Options) -> formats.Report:
+        names = formats.chosen_fields(buffer, options)
+        rest = formats.beside_fields(buffer, options, holds=HELD, fields=names)
+        counts = formats.planned_counts(buffer, options)
+        return formats.Report(*counts, dict.fromkeys(names, formats.KEPT), rest)
+
     def write(self, buffer: formats.BufferReader, path: str, options: formats.Options) -> formats.Report:
+        report = self.plan(buffer, path, options)
+        formats.refuse_losses(report.fields, report.rest, path, strict=options.strict)
         names = formats.chosen_fields(buffer, options)
         schema = buffer.schema.select(names)
-        rest = formats.beside_fields(buffer, options, holds=HELD, fields=names)
-        formats.refuse_losses({}, rest, path, strict=options.strict)
         width = sum(declared.row_bytes for declared in schema.fields.values())
         head = {"toy": schema.to_json(), "metadata": dict(buffer.metadata), "steps": len(buffer)}
-        steps = trajectories = 0
+        steps = 0
         with formats.NewFiles([path], overwrite=options.overwrite) as new:
             new.files[0].write(json.dumps(head).encode() + b"\n")
             for block in formats.blocks_of(buffer, options, 1 << 16):
@@ -78,10 +84,10 @@ class Toy(formats.Format):
                 arrays += [one(schema.fields[name], value) for name, value in (block.final or {}).items()]
                 data = b"".join(as_bytes(array) for array in arrays)
                 new.files[0].write(json.dumps(said).encode() + b"\n" + data)
-                steps, trajectories = steps + len(block), trajectories + block.ends
+                steps += len(block)
                 if options.progress is not None:
                     options.progress(steps * width, len(buffer) * width)
-        return formats.Report(steps, trajectories, dict.fromkeys(names, formats.KEPT), rest)
+        return report
 
 
 def one(declared: Field, value: Any) -> Any:

@@ -34,7 +34,7 @@ class Replacement:
     writes to it, or makes one too, for which `wait` waits; StorageError."""
 
     def __init__(self, place: Location, *, overwrite: bool, wait: bool = False) -> None:
-        self._check_new(place, overwrite)
+        self.check(place, overwrite=overwrite)
         self.place = place = resolved(place)
         self.partial = replace(place, path=place.path + PARTIAL)
         self._overwrite = overwrite
@@ -49,7 +49,7 @@ class Replacement:
         try:
             with refused(f"{place} cannot be made"):
                 put_back(place)
-                self._check_new(place, overwrite)
+                self.check(place, overwrite=overwrite)
                 self._hold()
                 self._clear()
         except BaseException:
@@ -57,7 +57,9 @@ class Replacement:
             raise
 
     @staticmethod
-    def _check_new(place: Location, overwrite: bool) -> None:
+    def check(place: Location, *, overwrite: bool) -> None:
+        """AlreadyExistsError: something is there, and is not to be replaced. UnsupportedError: nothing can be
+        made there."""
         if places_of(place).only_read:
             places_of(place).refuse_writing(place)
         if exists(place) and not overwrite:
@@ -84,7 +86,7 @@ class Replacement:
         if self._replaced is not None:
             self._replaced.check()
         else:
-            self._check_new(place, self._overwrite)  # somebody else may have put something there meanwhile
+            self.check(place, overwrite=self._overwrite)  # somebody may have put something there
             self._hold()
         with refused(f"{place} cannot be made"):
             with sealing.without_sidecar(place):

@@ -23,6 +23,7 @@ from replaystore.cli.output import (
 
 if TYPE_CHECKING:
     from replaystore.buffers.buffer import Buffer
+    from replaystore.formats.report import Report
 
 __all__ = ["convert"]
 
@@ -55,6 +56,7 @@ __all__ = ["convert"]
     "[default: grouped in an archive]",
 )
 @click.option("--strict", is_flag=True, help="Refuse what a file of other software cannot hold exactly.")
+@click.option("--dry-run", is_flag=True, help="Say what would be kept, changed and lost, and make nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
 @commit_option
 @json_option
@@ -87,20 +89,28 @@ def convert(
     if json_:
         print_json(report.to_json())
         return
+    if report.dry_run:
+        click.echo("dry run: nothing was made")
     facts = {
         "location": report.target,
-        "steps": count(report.steps),
-        "trajectories": count(report.trajectories),
-        "read": size(report.bytes_read),
-        "written": size(report.bytes_written),
-        "seconds": f"{report.seconds:.1f}",
-        "MB/s": number(round(report.bytes_read / max(report.seconds, 1e-9) / 1e6, 1)),
+        "steps": "not known before it is read" if report.steps is None else count(report.steps),
+        "trajectories": None if report.trajectories is None else count(report.trajectories),
+        **({} if report.dry_run else _measured(report)),
         "copied as they are": ", ".join(report.copied) or None,
         "coded anew": ", ".join(report.recoded) or None,
     }
     click.echo(pairs(facts))
     for note in report.notes:
         click.echo(one_line(f"note: {note}"))
+
+
+def _measured(report: Report) -> dict[str, str]:
+    return {
+        "read": size(report.bytes_read),
+        "written": size(report.bytes_written),
+        "seconds": f"{report.seconds:.1f}",
+        "MB/s": number(round(report.bytes_read / max(report.seconds, 1e-9) / 1e6, 1)),
+    }
 
 
 def _as_of(location: str, commit: int | str) -> Buffer:

@@ -19,6 +19,7 @@ from typing import Literal
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.create_open import open as open_buffer
 from replaystore.buffers.making import make
+from replaystore.buffers.replacing import Replacement
 from replaystore.containers.codecs import parse_codec
 from replaystore.containers.located import same
 from replaystore.converting.exports import export
@@ -62,6 +63,7 @@ def convert(
     overwrite: bool = False,
     strict: bool = False,
     progress: Progress | None = None,
+    dry_run: bool = False,
 ) -> Report:
     """Write a buffer, or a part of it, to a new place; or a file of other software to a new store, or a store
     to such a file.
@@ -95,6 +97,9 @@ def convert(
         strict: refuse what would not be exact. Without it, the report says what was changed, lost or made up.
         progress: called with (bytes done, bytes in all) after each block; an exception from it ends the
         conversion.
+        dry_run: make nothing, and report what a conversion would do: what it would keep, derive, change, lose
+            and make up. Errors of casts are not measured, and how many steps a file has is only known where
+            it says so. From one file to another there is a store in a temporary folder meanwhile.
 
     Raises:
         NotFoundError, FormatError, CorruptError: the source cannot be read, or its rows have changed since
@@ -108,7 +113,9 @@ def convert(
         from_, to = named.source_of(source), named.target_of(target)
         selected = Selected(fields, split, where)
         told = None if progress is None else Told(progress)
-        how = How(codec, layout, overwrite=overwrite, strict=strict, progress=told, grouped=grouped)
+        how = How(
+            codec, layout, overwrite=overwrite, strict=strict, progress=told, grouped=grouped, dry_run=dry_run
+        )
         if to is not None and (codec is not None or layout is not None):
             raise SchemaError(
                 f"{target} is a file of {to}, which has neither codecs nor layouts: leave them out"
@@ -181,6 +188,9 @@ def _store_to_store(buffer: Buffer, place: Location, selected: Selected, how: Ho
     if same(buffer.whereabouts, place):
         raise SchemaError(f"{place} is the source itself: choose another target")
     job = Conversion(buffer, place, selected, how)
+    if how.dry_run:
+        Replacement.check(place, overwrite=how.overwrite)
+        return job.planned(time.perf_counter() - begin)
     make(place, job, overwrite=how.overwrite)
     return job.report(time.perf_counter() - begin)
 
@@ -189,7 +199,7 @@ def _through_a_store(
     source: str, from_: str, target: str, to: str, selected: Selected, how: How, named: _Named
 ) -> Report:
     """A file becomes a store, which becomes the other file."""
-    with _between(os.path.dirname(target) or ".") as folder:
+    with _between(tempfile.gettempdir() if how.dry_run else os.path.dirname(target) or ".") as folder:
         place = parse(os.path.join(folder, "buffer.zarr"))
         first = bring(source, from_, place, How(strict=how.strict))
         with opened(place) as buffer:

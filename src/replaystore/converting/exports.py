@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from replaystore.buffers.buffer import Buffer
@@ -52,8 +53,10 @@ def export(
     names, left_out = _fields_for(buffer, path, format_, kind.what or name, selected)
     refuse_losses(left_out, {}, path, strict=how.strict)
     options = Options(trajectories, names, strict=how.strict, overwrite=how.overwrite, progress=how.progress)
+    if how.dry_run and not how.overwrite:
+        refuse_what_is_there(format_.written(path))
     with blamed(name, path, how.progress):
-        written = format_.write(buffer, path, options)
+        written = (format_.plan if how.dry_run else format_.write)(buffer, path, options)
         if not isinstance(written, Report):
             raise TypeError(f"what became of the buffer is a Report, not {written!r:.80}")
     remarks = list(written.remarks)
@@ -62,19 +65,35 @@ def export(
     waiting = buffer.rows_recorded - buffer.first_row - len(buffer) if buffer.mode == "r+" else 0
     if waiting:
         remarks.append(f"{waiting} steps that are not committed are not in it")
-    return replace(
+    report = replace(
         written,
         fields={**written.fields, **left_out, **unseen(buffer.document.hidden)},
         source=buffer.where,
         target=path,
         remarks=remarks,
+        seconds=round(time.perf_counter() - begin, 3),
+        dry_run=how.dry_run,
+    )
+    if how.dry_run:
+        refuse_losses(report.fields, report.rest, path, strict=how.strict)
+        return report
+    return replace(
+        report,
         bytes_read=sum(_bytes_of(buffer, name) for name in buffer.schema.fields if name not in left_out),
         bytes_written=sum(_size(file) for file in format_.written(path)),
-        seconds=round(time.perf_counter() - begin, 3),
         recoded=sorted(
             name for name in buffer.schema.fields if name not in left_out and _is_there(written, name)
         ),
     )
+
+
+def refuse_what_is_there(paths: Iterable[str]) -> None:
+    """AlreadyExistsError: one of these is there."""
+    for path in paths:
+        if os.path.lexists(path):
+            raise AlreadyExistsError(
+                f"{path} exists: choose another name, or pass overwrite=True (--overwrite)"
+            )
 
 
 def _fields_for(

@@ -19,6 +19,7 @@ from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.copying import append_rows
 from replaystore.buffers.making import make, size_of
 from replaystore.buffers.recorder import NOTHING, Recorder
+from replaystore.buffers.replacing import Replacement
 from replaystore.buffers.tables import put_tables
 from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.located import container_type
@@ -62,6 +63,8 @@ def bring(path: str, name: str, place: Location, how: How) -> Report:
             job = RingImport(source, place, how)
         else:
             job = SourceImport(source, path, place, how)
+        if how.dry_run:
+            return _planned(source, job, path, place, begin, how)
         make(place, job, overwrite=how.overwrite)
         return Report(
             steps=job.steps,
@@ -76,6 +79,31 @@ def bring(path: str, name: str, place: Location, how: How) -> Report:
             seconds=round(time.perf_counter() - begin, 3),
             recoded=list(source.schema.fields),
         )
+
+
+def _planned(
+    source: Source | RingSource,
+    job: RingImport | SourceImport,
+    path: str,
+    place: Location,
+    begin: float,
+    how: How,
+) -> Report:
+    """What would be made of a file, of which no steps are read."""
+    Replacement.check(place, overwrite=how.overwrite)
+    job.document()
+    counted: Source | RingImport | SourceImport = source if isinstance(source, Source) else job
+    return Report(
+        steps=counted.steps,
+        trajectories=counted.trajectories,
+        fields={**dict.fromkeys(source.schema.fields, KEPT), **source.fields},
+        rest=source.rest,
+        remarks=source.remarks,
+        source=path,
+        target=str(place),
+        seconds=round(time.perf_counter() - begin, 3),
+        dry_run=True,
+    )
 
 
 class _Making:

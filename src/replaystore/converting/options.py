@@ -21,6 +21,7 @@ class How:
     strict: bool = False
     grouped: bool | None = None
     progress: Progress | None = None
+    dry_run: bool = False
 
 
 class Selected(NamedTuple):

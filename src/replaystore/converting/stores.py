@@ -280,24 +280,35 @@ class Conversion:
         finally:
             store.close()
 
+    def planned(self, seconds: float) -> Report:
+        """What would be done. SchemaError, UnsupportedError: it cannot be."""
+        self.document()
+        return replace(self._report(seconds), dry_run=True)
+
     def report(self, seconds: float) -> Report:
         """What was done."""
         assert self.transfer is not None
         transfer = self.transfer
+        return replace(
+            self._report(seconds),
+            remarks=self.notes + transfer.notes,
+            bytes_read=transfer.bytes_read,
+            bytes_written=size_of(self.place),
+            copied=transfer.copied,
+            recoded=transfer.recoded,
+        )
+
+    def _report(self, seconds: float) -> Report:
         fields = {name: KEPT if name in self.schema.fields else lost() for name in self.buffer.schema.fields}
         fields |= unseen(self.buffer.document.hidden)
         return Report(
             steps=self.excerpt.rows,
             trajectories=self.excerpt.trajectories,
             fields=fields,
-            remarks=self.notes + transfer.notes,
+            remarks=self.notes,
             source=self.buffer.where,
             target=str(self.place),
-            bytes_read=transfer.bytes_read,
-            bytes_written=size_of(self.place),
             seconds=round(seconds, 3),
-            copied=transfer.copied,
-            recoded=transfer.recoded,
         )
 
 

@@ -8,6 +8,7 @@ buffers nor containers. Nobody else knows a format by name.
   fields together, with what is known of its beginning and its end. They are recorded as those of an
   environment are, so that nothing a format gives can make a store that is not sound.
 * Or it gives a `RingSource`: a ring of rows with a position that is to come out again exactly as it was.
+* `plan` gets the view of a buffer, and says what would become of each field and of all else: a dry run.
 * `write` gets the view of a buffer and makes a file, from `blocks` of it or as it likes, and answers with a
   `Report`: what became of each field and of all else. What is not in the report was kept.
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from replaystore.formats.blocks import beside_fields, blocks_of, chosen_fields
+    from replaystore.formats.blocks import beside_fields, blocks_of, chosen_fields, planned_counts
     from replaystore.formats.finding import find, find_target, named
     from replaystore.formats.format import Format
     from replaystore.formats.options import Options
@@ -60,6 +61,7 @@ __all__ = [
     "lost",
     "made_up",
     "named",
+    "planned_counts",
     "refuse_losses",
 ]
 
@@ -84,6 +86,7 @@ _HOMES = {
     "lost": "formats.report",
     "made_up": "formats.report",
     "named": "formats.finding",
+    "planned_counts": "formats.blocks",
     "refuse_losses": "formats.report",
 }
 

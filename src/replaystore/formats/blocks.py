@@ -17,7 +17,7 @@ from replaystore.trajectories.table import Trajectories
 from replaystore.views.blocks import rows_of_bytes
 from replaystore.views.reader import BufferReader
 
-__all__ = ["beside_fields", "blocks_of", "chosen_fields"]
+__all__ = ["beside_fields", "blocks_of", "chosen_fields", "planned_counts"]
 
 BLANK = {"env": 0, "seed": -1, "split": ""}
 """Columns of the table that do not follow from the steps, and what is there if nothing was said."""
@@ -31,6 +31,13 @@ def chosen_fields(buffer: BufferReader, options: Options) -> list[str]:
 
 def _chosen_trajectories(buffer: BufferReader, options: Options) -> Trajectories:
     return buffer.trajectories if options.trajectories is None else options.trajectories
+
+
+def planned_counts(buffer: BufferReader, options: Options) -> tuple[int, int]:
+    """(steps, trajectories) that `blocks_of` is going to give."""
+    parts = buffer.parts
+    taken = parts.parts_of(_chosen_trajectories(buffer, options)["trajectory"])
+    return int(parts.length[taken].sum()), len(np.unique(parts.trajectory[taken]))
 
 
 def blocks_of(buffer: BufferReader, options: Options, max_bytes: int = 4 << 20) -> Iterator[Block]:

@@ -19,7 +19,8 @@ __all__ = ["Format"]
 
 
 class Format:
-    """A layout of files of other software. Subclass it, and give it `read`, `write`, or both."""
+    """A layout of files of other software. Subclass it, and give it `read`, or `plan` and `write`, or all of
+    them."""
 
     example: ClassVar[str] = ""
     """What such a file is usually called."""
@@ -39,6 +40,23 @@ class Format:
         else, or damaged. What is raised while it is open comes through it: errors of replaystore come out as
         they were, whatever it makes of them; others of a plug-in are told as a PluginError."""
         raise UnsupportedError(f"{path}: files of this kind are only written: choose another source")
+
+    def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
+        """What `write` would make of a buffer, found before a byte is written: the same `fields`, `rest`,
+        `steps` and `trajectories`, but for errors (`max_error`) that are only measured on the way. Nothing is
+        made, and little is read: tables and what is beside steps, not the steps themselves where that can be
+        helped. What lies at `path` is no business of it.
+
+        Whoever overrides `write` overrides this too, and begins `write` with it:
+
+            report = self.plan(buffer, path, options)
+            refuse_losses(report.fields, report.rest, path, strict=options.strict)
+
+        so that both cannot say different things. SchemaError, UnsupportedError: the buffer cannot be one."""
+        raise UnsupportedError(
+            f"{path}: this format cannot say beforehand what it would keep: convert without a dry run, and "
+            "read the report"
+        )
 
     def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
         """Write a buffer to a new file, which appears when it is complete. What lies there is such a file, if

@@ -82,9 +82,9 @@ def unseen(hidden: Mapping[str, str]) -> dict[str, Fate]:
 class Report:
     """What became of a buffer. A format that writes one gives the first five; `convert` fills in the rest."""
 
-    steps: int
-    """How many the target has."""
-    trajectories: int
+    steps: int | None
+    """How many the target has; None: of a dry run, that is only known when the file is read."""
+    trajectories: int | None
     fields: Mapping[str, Fate] = field(default_factory=dict)
     rest: Mapping[str, Fate] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
@@ -100,6 +100,8 @@ class Report:
     """Fields whose bytes were copied as they were."""
     recoded: list[str] = field(default_factory=list)
     """Fields that were decoded, or encoded, or both."""
+    dry_run: bool = False
+    """Whether nothing was made: it is what a conversion would do."""
 
     @property
     def exact(self) -> bool:

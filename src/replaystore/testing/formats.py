@@ -33,7 +33,7 @@ from replaystore.errors import (
     UnsupportedError,
 )
 from replaystore.formats.finding import find, find_target, named
-from replaystore.formats.report import Report
+from replaystore.formats.report import Fate, Report
 from replaystore.formats.source import Source
 from replaystore.schema.fields import Field, Schema
 from replaystore.testing import samples
@@ -203,6 +203,28 @@ class FormatSuite:
                 convert(store, again, format=self.name, strict=True)
             assert not os.path.lexists(again)
 
+    # --- what a dry run says
+
+    def test_a_dry_run_tells_what_is_going_to_be_done(
+        self, tmp_path: Path, path: str, schema: Schema
+    ) -> None:
+        """Both ways, but for errors that are measured while it is done; and nothing is made."""
+        store = str(tmp_path / "store.zarr")
+        self.record(store, schema, trajectories(schema, 5, 3))
+        for source, target in ((store, path), (path, str(tmp_path / "a.zarr"))):
+            before = sorted(tmp_path.rglob("*"))
+            told = convert(source, target, format=self.name, dry_run=True)
+            assert sorted(tmp_path.rglob("*")) == before
+            assert told.dry_run
+
+            done = convert(source, target, format=self.name)
+            assert not done.dry_run
+            assert told.steps in (None, done.steps)
+            assert told.trajectories in (None, done.trajectories)
+            for things in ("fields", "rest"):
+                assert _unmeasured(getattr(told, things)) == _unmeasured(getattr(done, things)), things
+            assert told.remarks == done.remarks
+
     # --- which files are of it
 
     def test_its_files_are_recognised_and_others_are_not(self, tmp_path: Path, path: str) -> None:
@@ -332,6 +354,11 @@ class FormatSuite:
 
 class _StoppedError(Exception):
     """The user has stopped it."""
+
+
+def _unmeasured(fates: Mapping[str, Fate]) -> dict[str, Fate]:
+    """Without the errors that casts have made."""
+    return {name: replace(fate, max_error=None) for name, fate in fates.items()}
 
 
 def _order(given: list[Told]) -> list[int]:

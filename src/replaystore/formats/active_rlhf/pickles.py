@@ -339,6 +339,10 @@ class ActiveRlhf(Format):
     def read(self, path: str) -> AbstractContextManager[RingSource]:
         return read(path)
 
+    def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
+        made = Plan(buffer, options, path)
+        return made.out.report(made.numbers["size"], len(made.infos))
+
     def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
         return write(buffer, path, options)
 

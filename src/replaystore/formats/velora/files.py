@@ -284,6 +284,10 @@ class Velora(Format):
     def read(self, path: str) -> AbstractContextManager[RingSource]:
         return read(path)
 
+    def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
+        made = Plan(buffer, options, path)
+        return made.out.report(made.metadata["size"], len(made.out.table))
+
     def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
         return write(buffer, path, options)
 
