@@ -1,0 +1,197 @@
+"""New tables in files of Parquet and of Arrow, group of rows by group of rows.
+
+About `group_bytes` of rows are in memory at a time, and become a group of Parquet, or a batch of Arrow. What
+is known only in the end may be said in the end: the metadata of a file of Parquet are behind its rows. Those
+of Arrow are before them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.errors import UnsupportedError
+from replaystore.extras import require
+from replaystore.formats.shared.arrow import Kind, pyarrow
+from replaystore.schema.fields import Field
+from replaystore.schema.ragged import Ragged
+
+__all__ = ["GROUP_BYTES", "TableWriter", "arrow_array", "arrow_type"]
+
+GROUP_BYTES = 16 << 20
+"""Of the rows that are written together."""
+
+
+def arrow_type(dtype: np.dtype[Any], shape: tuple[int | None, ...], *, text: bool = False) -> Any:
+    """The type of a column of such values: lists of a fixed size, or of any (large ones: `large_list`), in
+    lists; texts (`large_string`). Of complex numbers two floats each."""
+    arrow = pyarrow("writing a file of Parquet or Arrow")
+    if text:
+        return arrow.large_string()
+    if 0 in shape:
+        raise UnsupportedError("Arrow has no lists that all have the length 0: leave out that dimension")
+    if dtype.kind == "c":
+        type_ = arrow.list_(arrow.from_numpy_dtype(np.dtype(f"f{dtype.itemsize // 2}")), 2)
+    else:
+        type_ = arrow.from_numpy_dtype(dtype.newbyteorder("="))
+    for length in reversed(shape):
+        type_ = arrow.large_list(type_) if length is None else arrow.list_(type_, length)
+    return type_
+
+
+def type_of_field(declared: Field) -> Any:
+    """The type of the column of a field."""
+    return arrow_type(declared.dtype, declared.shape, text=declared.text)
+
+
+def arrow_array(values: NDArray[Any] | Ragged | Mapping[str, Any], type_: Any = None) -> Any:
+    """A column of these values: rows first. A dict is a struct. `type_`: one that differs from `arrow_type`
+    in how lists are called, or in how large they may be."""
+    arrow = pyarrow("writing a file of Parquet or Arrow")
+    if isinstance(values, Mapping):
+        parts = {
+            name: arrow_array(part, None if type_ is None else type_.field(name).type)
+            for name, part in values.items()
+        }
+        made = arrow.StructArray.from_arrays(list(parts.values()), list(parts))
+    elif isinstance(values, Ragged):
+        made = _of_ragged(values)
+    else:
+        made = _of_array(values)
+    return made if type_ is None or made.type == type_ else made.cast(type_)
+
+
+def _of_ragged(values: Ragged) -> Any:
+    if values.dtype.kind != "c":
+        return values.to_arrow()
+    arrow = pyarrow("writing a file of Parquet or Arrow")
+    parts = values.to_numpy().compact()
+    return arrow.LargeListArray.from_arrays(arrow.array(parts.offsets), _of_array(parts.values))
+
+
+def _of_array(values: NDArray[Any]) -> Any:
+    arrow = pyarrow("writing a file of Parquet or Arrow")
+    values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    if values.dtype.kind == "c":
+        values = values.view(f"f{values.itemsize // 2}").reshape(*values.shape, 2)
+    if sys.byteorder == "big":  # what the format has is little-endian, and pyarrow turns it
+        values = values.astype(values.dtype.newbyteorder("="))
+    made = arrow.array(values.reshape(-1))
+    for length in reversed(values.shape[1:]):
+        made = arrow.FixedSizeListArray.from_arrays(made, length)
+    return made
+
+
+class TableWriter:
+    """A table that is written to an open file. `with` it: leaving without an exception completes it.
+
+    Args:
+        file: takes bytes.
+        types: the type of each column, as `arrow_type` gives them; a dict of them is a struct.
+        kind: Parquet, Arrow's file, or Arrow's stream.
+        metadata: of the schema, as texts.
+        compression: what both know: "zstd", "lz4", or None; of Parquet "snappy" too.
+        group_bytes: how many bytes of rows are written together.
+        statistics: whether Parquet has the smallest and largest value of each group of rows.
+    """
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        types: Mapping[str, Any],
+        *,
+        kind: Kind = "parquet",
+        metadata: Mapping[str, str] | None = None,
+        compression: str | None = "zstd",
+        group_bytes: int = GROUP_BYTES,
+        statistics: bool = False,
+    ) -> None:
+        arrow = pyarrow("writing a file of Parquet or Arrow")
+        self.schema = arrow.schema(
+            [arrow.field(name, _struct(type_), nullable=False) for name, type_ in types.items()],
+            metadata=dict(metadata or {}) or None,
+        )
+        self.rows = 0
+        self._kind, self._group_bytes = kind, group_bytes
+        self._waiting: list[Any] = []
+        self._waiting_bytes = 0
+        if kind == "parquet":
+            parquet = require("pyarrow.parquet", "writing a file of Parquet", "arrow")
+            self._writer = parquet.ParquetWriter(
+                file,
+                self.schema,
+                compression=compression or "none",
+                write_statistics=statistics,
+                write_page_checksum=True,
+            )
+        else:
+            ipc = require("pyarrow.ipc", "writing a file of Arrow", "arrow")
+            options = ipc.IpcWriteOptions(compression=compression)
+            new = ipc.new_file if kind == "file" else ipc.new_stream
+            self._writer = new(file, self.schema, options=options)
+
+    def write(self, columns: Mapping[str, Any]) -> None:
+        """Rows: arrays of NumPy and Ragged, dicts of them for structs; or arrays of pyarrow."""
+        arrow = pyarrow("writing a file of Parquet or Arrow")
+        arrays = [
+            columns[one.name]
+            if isinstance(columns[one.name], arrow.Array)
+            else arrow_array(columns[one.name], one.type)
+            for one in self.schema
+        ]
+        batch = arrow.RecordBatch.from_arrays(arrays, schema=self.schema)
+        self._waiting.append(batch)
+        self._waiting_bytes += batch.nbytes
+        self.rows += batch.num_rows
+        if self._waiting_bytes >= self._group_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Have what waits written, as a group of its own."""
+        if not self._waiting:
+            return
+        arrow = pyarrow("writing a file of Parquet or Arrow")
+        table = arrow.Table.from_batches(self._waiting, self.schema).combine_chunks()
+        self._waiting, self._waiting_bytes = [], 0
+        if not table.num_rows:
+            return
+        if self._kind == "parquet":
+            self._writer.write_table(table, row_group_size=table.num_rows)
+        else:
+            self._writer.write_table(table)
+
+    def say(self, metadata: Mapping[str, Any]) -> None:
+        """Metadata of a file of Parquet that are known only now; what is no text becomes JSON."""
+        texts = {
+            key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            for key, value in metadata.items()
+        }
+        self._writer.add_key_value_metadata(texts)
+
+    def close(self) -> None:
+        """Complete the file."""
+        self.flush()
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+
+
+def _struct(type_: Any) -> Any:
+    """A type; a dict of types as a struct."""
+    if not isinstance(type_, Mapping):
+        return type_
+    arrow = pyarrow("writing a file of Parquet or Arrow")
+    return arrow.struct([arrow.field(name, _struct(inner)) for name, inner in type_.items()])
