@@ -60,7 +60,7 @@ def test_without_last_observations_no_row_is_made_up(tmp_path: Path) -> None:
     content = load(tmp_path / "b.pkl")
     assert (content["size"], content["capacity"], content["pos"]) == (9, 50, 9)
     assert not any(content["dones"][2])
-    assert "of 2 episodes that ended" in " ".join(report.notes)
+    assert "2 episodes that ended" in " ".join(report.notes)
 
 
 def test_some_trajectories_are_written(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from replaystore.errors import UnsupportedError
 from replaystore.formats.active_rlhf.pickling import Info
 from replaystore.formats.options import Options
-from replaystore.formats.report import changed, lost, made_up
+from replaystore.formats.report import changed, derived, lost, made_up
 from replaystore.formats.shared.export import Outgoing, Output
 from replaystore.views.foreign_ring import LAST_STEP, Placement, Ring, ring_of, survives
 from replaystore.views.reader import BufferReader
@@ -47,7 +47,7 @@ class Plan:
                     f"{where}: a buffer of active_rlhf has one reward a step, not {reward.width}"
                 )
             reward = _zeros(np.dtype("<f4"))
-            out.became["rews"] = made_up("0")
+            out.became["reward"] = made_up("0")
         if ring is None:
             self._in_a_new_ring()
         else:
@@ -57,14 +57,17 @@ class Plan:
         if ring is not None:
             self.shapes |= {key: tuple(self.known[key]) for key in self.shapes if key in self.known}
         flags = changed("told apart no more in dones") if ring is None else lost()
-        holds = {"split", "open", "steps", *_COLUMNS, *(() if ring else ("final_observation",))}
+        holds = {"split", "steps", *_COLUMNS, *(("open",) if ring else ("final_observation",))}
         out.note_losses(holds=holds, flags=flags)
 
     def _dones(self) -> Output:
         out = self.out
         kept = out.kept("dones", ("?",)) if self.known else None
-        if kept is None and self.known:
+        flagged = "terminated" in out.fields or "truncated" in out.fields
+        if kept is None and (self.known or not flagged):
             out.became["dones"] = made_up("no episode ends")
+        elif kept is None:
+            out.became.setdefault("dones", derived("rows of last observations are flagged"))
         return kept or Output(np.dtype(np.bool_), 1, lambda rows: (rows >= out.count)[:, None])
 
     # --- a buffer that was such a file
@@ -117,8 +120,7 @@ class Plan:
         table = self.out.table
         scores, updates = np.zeros(len(numbers)), begun.copy()
         if not all(name in table.columns for name in _COLUMNS):
-            if len(numbers):
-                self.out.rest |= dict.fromkeys(_COLUMNS, made_up("0, and when they began"))
+            self.out.rest |= dict.fromkeys(_COLUMNS, made_up("0, and when they began"))
             return scores, updates
         order = np.argsort(table["trajectory"])
         at = order[np.searchsorted(table["trajectory"], numbers, sorter=order)]
@@ -206,7 +208,9 @@ class Plan:
         if left:
             rest["final_observation"] = lost(f"those of {left} trajectories that were cut off")
         if unknown:
-            rest["dones"] = lost(f"of {unknown} episodes that ended, whose last observation is not known")
+            self.out.became["dones"] = changed(
+                f"{unknown} episodes that ended, whose last observation is not known, are not flagged"
+            )
         if (start[1:] < (start + length)[:-1]).any():
             rest["order"] = changed("one trajectory after another")
 

@@ -163,6 +163,8 @@ class Outgoing:
                 how.append(f"its shape {declared.shape} became flat")
             if len(names) > 1:
                 how.append("they became one tensor")
+            elif name != role:
+                how.append(f"it became {role}")
             self.became[name] = changed("; ".join(how)) if how else KEPT
         width = sum(declared.row_bytes // declared.dtype.itemsize for declared in fields)
 

@@ -44,7 +44,7 @@ class Plan:
                 raise UnsupportedError(
                     f"{where}: a buffer of velora has one reward a step, not {rewards.width}"
                 )
-            rewards = self._made_up("rewards", 1, "0")
+            rewards = self._made_up("reward", 1, "0")
         self.states = states
         self.stored = out.kept("next_states", ("<f4",)) if self.known else None
         if self.stored is not None and self.stored.width != states.width:

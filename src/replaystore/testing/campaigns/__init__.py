@@ -32,6 +32,7 @@ CAMPAIGNS: dict[str, str] = {
     "fuzz": "replaystore.testing.campaigns.fuzz",
     "forgeries": "replaystore.testing.campaigns.forgeries",
     "servers": "replaystore.testing.campaigns.servers",
+    "matrix": "replaystore.testing.campaigns.matrix",
 }
 """By name, the module of a campaign."""
 

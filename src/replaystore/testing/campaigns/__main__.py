@@ -1,6 +1,6 @@
 """Try every promise for some minutes, and print how often each was tried and what failed.
 
-    python -m replaystore.testing.campaigns --minutes 30 --only kills,errno --seed 7 --coverage
+    python -m replaystore.testing.campaigns kills errno --minutes 30 --seed 7 --coverage
 
 Campaigns take turns in a few processes: each turn is a number of tries that takes most of a minute, with a
 seed of its own, so that a failure can be found again with that turn's seed and count. Every campaign's
@@ -170,8 +170,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="campaign", description=("Try every promise of the store, and say what failed.")
     )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(CAMPAIGNS)}")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--only", metavar="NAME,...", help=f"some of {', '.join(CAMPAIGNS)}")
+    parser.add_argument("--only", metavar="NAME,...", help="the same, in one word")
     parser.add_argument("--seed", type=int, default=0, help="another seed tries other things")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
     parser.add_argument(
@@ -180,7 +181,7 @@ def main() -> int:
         help=("print what of the log, commit and recovery code was reached"),
     )
     options = parser.parse_args()
-    names = options.only.split(",") if options.only else list(CAMPAIGNS)
+    names = [*options.names, *(options.only.split(",") if options.only else ())] or list(CAMPAIGNS)
     unknown = [name for name in names if name not in CAMPAIGNS]
     if unknown:
         parser.error(f"there is no campaign {unknown[0]!r}: there are {', '.join(CAMPAIGNS)}")
