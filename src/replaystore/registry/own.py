@@ -65,6 +65,13 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
     ),
     "formats": (
         Entry(
+            "sb3",
+            "replaystore.formats.stable_baselines3.pickles:StableBaselines3",
+            what="a pickle of Stable-Baselines3",
+            suffixes=(".sb3.pkl",),
+            magic=(b"\x80",),
+        ),
+        Entry(
             "active_rlhf",
             "replaystore.formats.active_rlhf.pickles:ActiveRlhf",
             what="a pickle of active_rlhf",

@@ -30,8 +30,12 @@ _WINDOW = 1 << 18
 class Stream:
     """Bytes [start, stop) of a file, taken in order."""
 
-    def __init__(self, descriptor: int, start: int, stop: int, where: str) -> None:
+    def __init__(
+        self, descriptor: int, start: int, stop: int, where: str, maker: str = "active_rlhf"
+    ) -> None:
+        """`maker`: who writes such files, for messages."""
         self.descriptor, self.at, self.stop, self.where = descriptor, start, stop, where
+        self.maker = maker
         self._window, self._base = b"", start
 
     def take(self, count: int) -> bytes:
@@ -53,7 +57,6 @@ class Stream:
         if count > self.stop - self.at:
             raise self.error("it ends in the middle")
         self.at += count
-        self._window, self._base = b"", self.at
 
     def line(self) -> str:
         text = bytearray()
@@ -70,7 +73,7 @@ class Stream:
             raise self.error("text in it is not valid Unicode") from None
 
     def error(self, what: str) -> FormatError:
-        remedy = "it is damaged, or was not written by active_rlhf; nothing in it was run"
+        remedy = f"it is damaged, or was not written by {self.maker}; nothing in it was run"
         return FormatError(f"{self.where}: at byte {self.at}: {what}: {remedy}")
 
 

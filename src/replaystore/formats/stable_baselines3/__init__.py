@@ -1,0 +1,1 @@
+"""The pickles of Stable-Baselines3."""
