@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"views"},
     {"formats", "sampling"},
     {"buffers"},
-    {"analysis", "checking", "converting", "gymnasium", "torch"},
+    {"analysis", "checking", "comparing", "converting", "gymnasium", "torch"},
     {"__main__", "cli", "compat", "testing"},
 ]
 """What may import what: a folder imports from its own layer and from those before it."""

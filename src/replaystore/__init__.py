@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from replaystore.buffers.writer import Writer
     from replaystore.checking.repair import repair
     from replaystore.checking.verify import verify
+    from replaystore.comparing.digest import Digest, digest
     from replaystore.converting.convert import Report, convert
     from replaystore.sampling.concat import concat
     from replaystore.sampling.sampler import Sampler
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Buffer",
     "Column",
+    "Digest",
     "Field",
     "Ragged",
     "RaggedColumn",
@@ -52,6 +54,7 @@ __all__ = [
     "concat",
     "convert",
     "create",
+    "digest",
     "errors",
     "open",
     "repair",
@@ -61,6 +64,7 @@ __all__ = [
 _HOMES = {
     "Buffer": "replaystore.buffers.buffer",
     "Column": "replaystore.views.column",
+    "Digest": "replaystore.comparing.digest",
     "Field": "replaystore.schema.fields",
     "Ragged": "replaystore.schema.ragged",
     "RaggedColumn": "replaystore.views.ragged_column",
@@ -75,6 +79,7 @@ _HOMES = {
     "concat": "replaystore.sampling.concat",
     "convert": "replaystore.converting.convert",
     "create": "replaystore.buffers.create_open",
+    "digest": "replaystore.comparing.digest",
     "open": "replaystore.buffers.create_open",
     "repair": "replaystore.checking.repair",
     "verify": "replaystore.checking.verify",
