@@ -79,6 +79,13 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
             magic=(b"\x80",),
         ),
         Entry(
+            "diffusion_policy",
+            "replaystore.formats.diffusion_policy:DiffusionPolicy",
+            what="a replay buffer of diffusion_policy",
+            magic=(b"PK\x03\x04",),
+            members=("meta/episode_ends",),
+        ),
+        Entry(
             "velora",
             "replaystore.formats.velora.files:Velora",
             what="a velora buffer",

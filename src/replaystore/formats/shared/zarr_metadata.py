@@ -16,7 +16,7 @@ from replaystore.schema.spaces import DTYPES
 
 __all__ = ["Layout", "check_sizes", "layout_of"]
 
-_PLAIN = re.compile(r"[<>|][biuf][0-9]{1,2}")
+_PLAIN = re.compile(r"[<>|][biufc][0-9]{1,2}")
 """The dtypes of numbers as version 2 spells them."""
 _ORDERS: Mapping[str, Literal["<", ">"]] = {"little": "<", "big": ">"}
 
@@ -52,8 +52,8 @@ def _version2(node: Mapping[str, Any], where: str) -> Layout:
     compressor = node["compressor"]
     return Layout(
         dtype,
-        _lengths(node["shape"], 0),
-        _lengths(node["chunks"], 1),
+        _lengths(node["shape"]),
+        _chunks(node["chunks"], node["shape"]),
         _fill(node.get("fill_value"), dtype),
         _one_of(node.get("order", "C"), ("C", "F")),
         [] if compressor is None else [dict(compressor)],
@@ -87,8 +87,8 @@ def _version3(node: Mapping[str, Any], where: str) -> Layout:
     separator = (keys.get("configuration") or {}).get("separator", "." if plain else "/")
     return Layout(
         dtype,
-        _lengths(node["shape"], 0),
-        _lengths(grid["configuration"]["chunk_shape"], 1),
+        _lengths(node["shape"]),
+        _chunks(grid["configuration"]["chunk_shape"], node["shape"]),
         _fill(node.get("fill_value"), dtype),
         "C",
         [dict(one) for one in codecs],
@@ -103,10 +103,18 @@ def _one_of(value: Any, known: tuple[str, ...]) -> str:
     return str(value)
 
 
-def _lengths(given: Any, least: int) -> tuple[int, ...]:
-    if not isinstance(given, list) or any(type(n) is not int or n < least for n in given) or len(given) > 32:
+def _lengths(given: Any) -> tuple[int, ...]:
+    if not isinstance(given, list) or any(type(n) is not int or n < 0 for n in given) or len(given) > 32:
         raise ValueError(f"{given!r:.80} are no lengths of axes")
     return tuple(given)
+
+
+def _chunks(given: Any, shape: Any) -> tuple[int, ...]:
+    """The lengths of chunks; where there is nothing they may have none."""
+    lengths = _lengths(given)
+    if any(not chunk and length for chunk, length in zip(lengths, shape, strict=False)):
+        raise ValueError(f"{given!r:.80} are no lengths of chunks")
+    return tuple(max(1, length) for length in lengths)
 
 
 def _dtype(given: Any, where: str) -> np.dtype[Any]:
@@ -126,17 +134,26 @@ def _fill(given: Any, dtype: np.dtype[Any]) -> Any:
     """The value of what was never written."""
     if given is None:
         return np.zeros((), dtype)
-    if isinstance(given, str) and given.startswith("0x"):
+    if dtype.kind == "c" and isinstance(given, list):
+        real, imaginary = map(_number, given)
+        given = complex(real, imaginary)
+    elif isinstance(given, str) and given.startswith("0x"):
         return np.frombuffer(bytes.fromhex(given[2:]), dtype.newbyteorder(">"))[0].astype(dtype)
-    if isinstance(given, str):
-        given = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}[given]
-    if not isinstance(given, int | float):
-        raise ValueError(f"the fill value {given!r:.80}")
+    else:
+        given = _number(given)
     with np.errstate(all="raise"):
         try:
             return np.array(given).astype(dtype)
         except (FloatingPointError, OverflowError):
             raise ValueError(f"the fill value {given!r:.80}") from None
+
+
+def _number(given: Any) -> int | float:
+    if isinstance(given, str):
+        return {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}[given]
+    if not isinstance(given, int | float):
+        raise ValueError(f"the fill value {given!r:.80}")
+    return given
 
 
 def check_sizes(layout: Layout, where: str, most: int) -> None:
