@@ -1,4 +1,4 @@
-"""A format of one's own: HDF5 files with `observations`, `actions`, `rewards`, `terminals` and `timeouts`.
+"""A format of one's own: HDF5 files with `x`, `u`, `r`, `end` and `cut`, as people of control call them.
 
 A package that brings it says in its pyproject.toml
 
@@ -22,8 +22,8 @@ from replaystore import errors, formats
 from replaystore.registry import Entry
 
 ENTRY = Entry("flat", "my_format:Flat", "a flat HDF5 file", suffixes=(".flat",), magic=(b"\x89HDF",))
-NAMES = {"observation": "observations", "action": "actions", "reward": "rewards"}
-FLAGS = {"terminated": "terminals", "truncated": "timeouts"}
+NAMES = {"observation": "x", "action": "u", "reward": "r"}
+FLAGS = {"terminated": "end", "truncated": "cut"}
 
 
 class Flat(formats.Format):
@@ -34,7 +34,7 @@ class Flat(formats.Format):
 
     @contextmanager
     def read(self, path: str) -> Iterator[formats.Source]:
-        """The trajectories of a file: they end where `terminals` or `timeouts` say so."""
+        """The trajectories of a file: they end where `end` or `cut` say so."""
         try:
             with open(path, "rb") as raw, h5py.File(raw, "r") as file:
                 data = {mine: file[theirs] for mine, theirs in {**NAMES, **FLAGS}.items()}

@@ -59,19 +59,19 @@ def test_a_damaged_source_is_not_taken_for_a_target(tmp_path: Path) -> None:
 def test_formats_that_contradict_each_other_are_refused(store: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give either"):
         rs.convert(store, tmp_path / "b", format="toy", target_format="toy")
-    with pytest.raises(ValueError, match="there is no format 'x'; there are active_rlhf, velora, toy"):
+    with pytest.raises(ValueError, match=r"there is no format 'x'; there are .*velora.*, toy"):
         rs.convert(store, tmp_path / "b", format="x")
 
 
 def test_an_unknown_file_is_told_what_is_known(tmp_path: Path) -> None:
     (tmp_path / "b.bin").write_bytes(b"nonsense")
 
-    with pytest.raises(errors.ReplayStoreError, match=r"--from\): active_rlhf, velora, toy"):
+    with pytest.raises(errors.ReplayStoreError, match=r"--from\): .*velora.*, toy"):
         rs.convert(tmp_path / "b.bin", tmp_path / "c.zarr")
 
 
 def test_a_new_file_that_no_suffix_names_is_told_what_is_known(store: str, tmp_path: Path) -> None:
-    with pytest.raises(errors.ArgumentError, match=r"target_format=, --to\): active_rlhf, velora, toy"):
+    with pytest.raises(errors.ArgumentError, match=r"target_format=, --to\): .*velora.*, toy"):
         rs.convert(store, tmp_path / "b.bin")
 
 

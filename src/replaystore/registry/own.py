@@ -92,6 +92,12 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
             suffixes=(".safetensors",),
             members=("buffer_state.safetensors",),
         ),
+        Entry(
+            "d4rl",
+            "replaystore.formats.d4rl:D4rl",
+            what="a flat HDF5 file as D4RL has them",
+            magic=(b"\x89HDF\r\n\x1a\n",),
+        ),
     ),
 }
 """Where several fit, the first decides."""

@@ -1,0 +1,263 @@
+"""D4RL's layout of HDF5 files: one array a name, one row a step, one trajectory behind the other.
+
+| in the file                | in a buffer                                                                   |
+|----------------------------|-------------------------------------------------------------------------------|
+| observations, actions      | `observation`, `action`; a group of them is a Dict                            |
+| rewards                    | `reward`                                                                      |
+| terminals, timeouts        | `terminated`, `truncated`, which are where trajectories end                   |
+| next_observations          | the next row, and at ends the final observation; if it is neither, a field    |
+| infos/qpos                 | `info/qpos`                                                                   |
+| metadata/…, attributes     | the metadata, where they are texts, numbers, or short lists of them           |
+
+Without `timeouts` trajectories end where the next observation is not the next row, if there are next
+observations; if there are none, nobody can know, and the report says so. Other spellings (obs, acts, dones,
+…) are read too.
+
+What D4RL has no place for lies in `metadata/replaystore`: its own functions leave `metadata` alone. A
+trajectory that was only cut off has a timeout there, so that no reader takes the next one for its going on;
+here it is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.errors import FormatError, NotFoundError, UnsupportedError
+from replaystore.formats.format import Format
+from replaystore.formats.options import Options
+from replaystore.formats.report import Fate, Report, lost, refuse_losses
+from replaystore.formats.shared.flat import Column, Flat
+from replaystore.formats.shared.hdf5 import Dataset, Group, is_hdf5, opened_hdf5
+from replaystore.formats.shared.hdf5_kept import as_json, column_of, kept_in, path_of, put_kept, small_values
+from replaystore.formats.shared.hdf5_new import NewGroup, NewRows, new_hdf5
+from replaystore.formats.shared.kept import Chosen, Kept
+from replaystore.formats.shared.spelling import flat_of, spelled
+from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.source import Block, Source
+from replaystore.views.reader import BufferReader
+
+__all__ = ["D4rl"]
+
+KEPT_IN = "metadata/replaystore"
+NAMES = {
+    "observation": "observations",
+    "action": "actions",
+    "reward": "rewards",
+    "terminated": "terminals",
+    "truncated": "timeouts",
+    "info": "infos",
+}
+NEXT = "next_observations"
+FOREIGN = ("num_episodes", "ep_offset", "_meta", "data", "mask")
+"""What other layouts have at their root."""
+
+
+class D4rl(Format):
+    """The format, as `replaystore.formats` knows it."""
+
+    example = "halfcheetah_medium-v2.hdf5"
+    limits = ("trajectories that go on", "fields of any length")
+
+    @contextmanager
+    def read(self, path: str) -> Iterator[Source]:
+        with opened_hdf5(path) as root:
+            yield _source(root, path)
+
+    def recognizes(self, path: str) -> bool:
+        try:
+            if not is_hdf5(path):
+                return False
+            with opened_hdf5(path) as root:
+                found = spelled([name for name in root if name not in FOREIGN])
+                wanted = {"observation", "action"}
+                return wanted <= found.fields.keys() and not any(name in root for name in FOREIGN)
+        except (FormatError, NotFoundError, UnsupportedError):
+            return False
+
+    def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
+        chosen = Chosen(buffer, options)
+        report = chosen.report({})
+        if "observation" not in chosen.fields:
+            report.remarks.append("D4RL's own functions want one array of observations")
+        return report
+
+    def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
+        report, chosen = self.plan(buffer, path, options), Chosen(buffer, options)
+        refuse_losses(report.fields, report.rest, path, strict=options.strict)
+        with NewFiles([path], overwrite=options.overwrite) as new, new_hdf5(new.files[0]) as root:
+            _fill(root, chosen)
+        return report
+
+
+# --- reading
+
+
+def _source(root: Group, path: str) -> Source:
+    kept = kept_in(root, KEPT_IN)
+    datasets = {
+        name: rows
+        for name, rows in root.walk()
+        if not name.startswith(KEPT_IN + "/") and rows.kind != "empty"
+    }
+    if kept is not None:
+        flat = _as_kept(datasets, kept)
+        if flat is not None:
+            return _kept_source(flat, kept)
+    arrays = {
+        name: column_of(rows) for name, rows in datasets.items() if rows.kind == "numbers" and rows.shape
+    }
+    flat, left = flat_of(arrays, path)
+    if kept is not None:
+        flat.remarks.append(
+            "its arrays were changed by other software: what was kept beside them is left out"
+        )
+    metadata, fates = _metadata(root, datasets, {*left, *(datasets.keys() - arrays.keys())})
+    return Source(
+        flat.schema(),
+        flat.blocks,
+        metadata=metadata or None,
+        steps=flat.count,
+        fields=fates,
+        remarks=flat.remarks,
+    )
+
+
+def _metadata(
+    root: Group, datasets: dict[str, Dataset], names: set[str]
+) -> tuple[dict[str, Any], dict[str, Fate]]:
+    found: dict[str, Any] = {name: as_json(value) for name, value in root.attributes.items()}
+    fates = {}
+    for name in sorted(names):
+        value = small_values(datasets[name])
+        if value is None:
+            fates[name] = lost("it has no row for each step")
+        else:
+            found[name] = value
+    return {name: value for name, value in found.items() if value is not None}, fates
+
+
+def _as_kept(datasets: dict[str, Dataset], kept: Kept) -> Flat | None:
+    """The arrays that were kept; None: they are not what they were."""
+    columns: dict[str, Column] = {}
+    following: dict[str, Column] = {}
+    for name, declared in kept.schema.fields.items():
+        rows = datasets.get(kept.places[name])
+        if not _fits(rows, kept.steps, declared.dtype, declared.shape):
+            return None
+        assert rows is not None
+        columns[name] = column_of(rows)
+        if declared.role == "observation" and (after := datasets.get(_next(kept.places[name]))) is not None:
+            if not _fits(after, kept.steps, declared.dtype, declared.shape):
+                return None
+            following[name] = column_of(after)
+    stops = np.cumsum(kept.length)
+    if "truncated" in columns:
+        columns["truncated"] = _without_timeouts(columns["truncated"], stops[(kept.how & 3) == 0] - 1)
+    return Flat(columns, following=following, stops=stops, kept=kept)
+
+
+def _fits(rows: Dataset | None, count: int, dtype: np.dtype[Any], shape: tuple[Any, ...]) -> bool:
+    return (
+        rows is not None and rows.kind == "numbers" and (rows.dtype, rows.shape) == (dtype, (count, *shape))
+    )
+
+
+def _without_timeouts(column: Column, rows: NDArray[np.int64]) -> Column:
+    """A column of flags that are false in these rows, in which they were only set for other readers."""
+
+    def read(start: int, stop: int) -> NDArray[Any]:
+        found = column.read(start, stop)
+        first, last = np.searchsorted(rows, [start, stop])
+        found[rows[first:last] - start] = False
+        return found
+
+    return Column(column.dtype, column.shape, column.count, read, column.where)
+
+
+def _kept_source(flat: Flat, kept: Kept) -> Source:
+    return Source(
+        kept.schema,
+        flat.blocks,
+        environment=kept.environment,
+        metadata=kept.metadata,
+        splits=[name for name in kept.splits if name],
+        columns={name: values.dtype for name, values in kept.columns.items()},
+        steps=kept.steps,
+        trajectories=len(kept),
+        remarks=flat.remarks,
+    )
+
+
+# --- writing
+
+
+def _next(path: str) -> str:
+    """The dataset of what follows that of an observation."""
+    first, slash, rest = path.partition("/")
+    return NEXT + first.removeprefix(NAMES["observation"]) + slash + rest
+
+
+def _places(chosen: Chosen) -> dict[str, str]:
+    """The dataset of each field."""
+    taken = {NAMES["terminated"], NAMES["truncated"], "metadata", NEXT}
+    places = {}
+    for name in chosen.names:
+        if name in ("terminated", "truncated"):
+            places[name] = NAMES[name]
+            continue
+        places[name] = path_of(name, taken, NAMES)
+        taken.add(places[name])
+        if chosen.fields[name].role == "observation":
+            taken.add(_next(places[name]))
+    return places
+
+
+def _fill(root: NewGroup, chosen: Chosen) -> None:
+    """All datasets."""
+    places, count = _places(chosen), chosen.steps
+    flags = {name: np.dtype(np.bool_) for name in ("terminated", "truncated")}
+    rows: dict[str, NewRows] = {}
+    following: dict[str, NewRows] = {}
+    for name, declared in chosen.fields.items():
+        rows[name] = root.rows(places[name], declared.dtype, declared.shape, count, compressed=True)
+        if declared.role == "observation":
+            path = _next(places[name])
+            following[name] = root.rows(path, declared.dtype, declared.shape, count, compressed=True)
+    for name, dtype in flags.items():
+        if name not in rows:
+            rows[name] = root.rows(NAMES[name], dtype, (), count, compressed=True)
+    after = _Following(following)
+    for _, block in chosen.blocks():
+        columns = {**{name: np.zeros(len(block), np.bool_) for name in flags}, **block.columns}
+        if block.ends:
+            for name in flags:
+                columns[name] = np.append(columns[name][:-1], bool(getattr(block, name)))
+            if not (block.terminated or block.truncated):
+                columns["truncated"][-1] = True
+        for name, target in rows.items():
+            target.append(columns[name])
+        after.add(block)
+    put_kept(root.group(KEPT_IN), chosen.to_keep(places))
+
+
+class _Following:
+    """Writes what was observed after each step: the next row, and at the end the final observation, or the
+    last one again where nobody knows."""
+
+    def __init__(self, rows: dict[str, NewRows]) -> None:
+        self._rows = rows
+
+    def add(self, block: Block) -> None:
+        for name, target in self._rows.items():
+            values = block.columns[name]
+            if not block.begins:
+                target.append(values[:1])
+            target.append(values[1:])
+            if block.ends:
+                final = values[-1] if not block.final else block.final[name]
+                target.append(np.asarray(final, values.dtype)[None])

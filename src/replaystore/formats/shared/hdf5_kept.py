@@ -1,0 +1,83 @@
+"""What was kept beside the arrays (kept.py), in a group of an HDF5 file; names of datasets for fields; and
+datasets as columns of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.formats.shared.flat import Column
+from replaystore.formats.shared.hdf5 import Dataset, Group
+from replaystore.formats.shared.hdf5_new import NewGroup
+from replaystore.formats.shared.kept import Kept, kept_of
+from replaystore.schema.names import escape, split_path
+
+__all__ = ["as_json", "column_of", "kept_in", "path_of", "put_kept", "small_values"]
+
+MOST_VALUES = 1024
+"""Numbers of an array that is kept as metadata."""
+
+
+def kept_in(root: Group, group: str) -> Kept | None:
+    """What was kept in a group; None: nothing. FormatError: it is damaged."""
+    found = root.get(group)
+    if not isinstance(found, Group):
+        return None
+
+    def read(name: str) -> NDArray[Any] | None:
+        inside = found.get(name)
+        return inside.read() if isinstance(inside, Dataset) and inside.shape else None
+
+    return kept_of(read, found.where)
+
+
+def put_kept(group: NewGroup, kept: Mapping[str, NDArray[Any]]) -> None:
+    """Put it there."""
+    for name, values in kept.items():
+        group.values(name, values)
+
+
+def path_of(name: str, taken: Collection[str], names: Mapping[str, str]) -> str:
+    """The path of the dataset for a field: its own name, with another one for the first part where `names`
+    says so, and none that is `taken`."""
+    first, *rest = split_path(name)
+    parts = [names.get(first, _part(first)), *map(_part, rest)]
+    while any(_clash("/".join(parts), other) for other in taken):
+        parts[0] += "_"
+    return "/".join(parts)
+
+
+def _clash(path: str, other: str) -> bool:
+    return path == other or path.startswith(other + "/") or other.startswith(path + "/")
+
+
+def _part(key: str) -> str:
+    return key if key.isprintable() and key not in ("", ".", "..") and "/" not in key else escape(key)
+
+
+def column_of(rows: Dataset) -> Column:
+    """A dataset as a column of steps."""
+    return Column(rows.dtype, rows.shape[1:], rows.rows, rows.read, rows.where)
+
+
+def small_values(rows: Dataset) -> Any:
+    """A text, a number, or a short list of them, as JSON; None: it is something else."""
+    if rows.kind == "texts" and len(rows.shape) <= 1:
+        if int(rows.lengths().sum()) > 1 << 20:
+            return None
+        texts = rows.texts()
+        return texts if rows.shape else texts[0]
+    if rows.kind != "numbers" or int(np.prod(rows.shape, dtype=np.float64)) > MOST_VALUES:
+        return None
+    return as_json(rows.read())
+
+
+def as_json(value: Any) -> Any:
+    """The value of an attribute, as JSON; None: that cannot be."""
+    values = np.asarray(value)
+    if values.dtype.kind == "c" or (values.dtype.kind == "f" and not np.isfinite(values).all()):
+        return None
+    return values.tolist() if isinstance(value, np.ndarray) else value

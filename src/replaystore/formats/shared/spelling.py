@@ -1,0 +1,214 @@
+"""What people call the arrays of their steps, and which fields these are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore.errors import FormatError, SchemaError
+from replaystore.formats.shared.flat import Column, Flat, as_flags, squeezed
+from replaystore.schema.names import check_name, join_path
+from replaystore.schema.roles import check_role
+
+__all__ = ["NEXT", "Spelled", "flat_of", "own_name", "spelled"]
+
+NEXT, DONE, STARTS, STOPS, LENGTHS, NUMBER = "next", "done", "starts", "stops", "lengths", "number"
+SPELLINGS: Mapping[str, tuple[str, ...]] = {
+    "observation": ("observations", "observation", "obs", "states", "state"),
+    "action": ("actions", "action", "acts", "act"),
+    "reward": ("rewards", "reward", "rews", "rew"),
+    "terminated": ("terminals", "terminated", "terminations", "terminal"),
+    "truncated": ("timeouts", "truncated", "truncations", "timeout"),
+    "info": ("infos", "info", "env_infos"),
+    NEXT: (
+        "next_observations",
+        "next_observation",
+        "next_obs",
+        "obs_next",
+        "next_states",
+        "next_state",
+        "new_obs",
+    ),
+    DONE: ("dones", "done", "episode_terminals"),
+    STARTS: ("episode_starts", "is_first"),
+    STOPS: ("episode_ends",),
+    LENGTHS: ("episode_lengths", "ep_len", "ep_lens"),
+    NUMBER: ("episode_index", "episode_id", "episode_ids", "episode", "traj_ids", "trajectory_id"),
+}
+"""Of several that are there, the first counts; the others keep their own names."""
+_KNOWN = {name: meaning for meaning, names in SPELLINGS.items() for name in names}
+
+
+class Spelled:
+    """Names of a file, by what they mean."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.fields: dict[str, str] = {}
+        """Field → name."""
+        self.following: dict[str, str] = {}
+        """Field of the observation → name of what follows."""
+        self.others: dict[str, str] = {}
+        """DONE, STARTS, … → name."""
+        chosen: dict[str, str] = {}
+        split = {name: parts_of(name) for name in names}
+        for meaning, spellings in SPELLINGS.items():
+            there = [one for one in spellings if any(parts[0] == one for parts in split.values())]
+            if there:
+                chosen[there[0]] = meaning
+        self.own: list[str] = []
+        """Names of what is something else."""
+        for name, (first, *rest) in split.items():
+            meaning = chosen.get(first, "")
+            if not meaning or (rest and meaning not in ("observation", "action", "info", NEXT)):
+                self.own.append(name)
+            elif meaning == NEXT:
+                self.following[join_path("observation", *rest)] = name
+            elif meaning in (DONE, STARTS, STOPS, LENGTHS, NUMBER):
+                self.others[meaning] = name
+            elif meaning == "info" and not rest:
+                self.own.append(name)
+            else:
+                self.fields[join_path(meaning, *rest)] = name
+
+
+def parts_of(name: str) -> list[str]:
+    """The parts of a name; "obs.time" is taken for one of two."""
+    parts = [part for part in name.split("/") if part] or [name]
+    first, dot, rest = parts[0].partition(".")
+    return [first, rest, *parts[1:]] if dot and rest and first in _KNOWN else parts
+
+
+def spelled(names: list[str]) -> Spelled:
+    """The meanings of names."""
+    return Spelled(names)
+
+
+def own_name(name: str) -> str:
+    """A field's name that is as near as can be to that of an array."""
+    found = join_path(*[part for part in name.split("/") if part] or ["%"])
+    try:
+        check_name(found)
+        check_role(found, "extra")
+    except SchemaError:
+        return f"file/{found}"
+    return found
+
+
+def flat_of(columns: Mapping[str, Column], where: str) -> tuple[Flat, list[str]]:
+    """The arrays of a file as fields, and the names of those that are no steps. FormatError: there are
+    none."""
+    found = spelled(list(columns))
+    count = _count(found, columns, where)
+    flat, left = Flat({}), []
+    for name, path in found.fields.items():
+        column = columns[path]
+        if column.count != count:
+            raise FormatError(
+                f"{column.where} has {column.count} rows, and other arrays have {count}: they are not the "
+                "steps "
+                "of the same trajectories"
+            )
+        if name in ("terminated", "truncated"):
+            column = as_flags(column)
+        flat.columns[name] = squeezed(column) if name == "reward" else column
+    for name, path in found.following.items():
+        if columns[path].count == count:
+            flat.following[name] = columns[path]
+        else:
+            left.append(path)
+    for path in found.own:
+        if columns[path].count == count and columns[path].dtype.kind in "biufc":
+            flat.columns[own_name(path)] = columns[path]
+        else:
+            left.append(path)
+    left += _boundaries(flat, found, columns, count)
+    flat.settle_following(lambda name: own_name(found.following[name]))
+    if not flat.columns:
+        raise FormatError(f"{where} has no arrays of steps")
+    return flat, left
+
+
+def _count(found: Spelled, columns: Mapping[str, Column], where: str) -> int:
+    for name in ("action", "observation", "reward"):
+        for field, path in found.fields.items():
+            if field.partition("/")[0] == name:
+                return columns[path].count
+    raise FormatError(
+        f"{where} has neither observations nor actions, under no name that is known "
+        f"({', '.join(list(columns)[:8])}"
+        "): name its arrays observations, actions, rewards, terminals, timeouts"
+    )
+
+
+def _boundaries(flat: Flat, found: Spelled, columns: Mapping[str, Column], count: int) -> list[str]:
+    """Where trajectories end; the names of what does not tell that, and has no rows of steps either."""
+    left = []
+    for meaning, path in found.others.items():
+        column = columns[path]
+        if meaning in (STOPS, LENGTHS):
+            stops = _stops(column, count, lengths=meaning == LENGTHS)
+            if stops is not None and flat.stops is None:
+                flat.stops = stops
+                continue
+        if column.count != count:
+            left.append(path)
+            continue
+        flat.columns[own_name(path)] = column
+        if meaning == DONE:
+            flat.ends.append(as_flags(column))
+            if "terminated" not in flat.columns:
+                flat.remarks.append(
+                    f"{path!r} does not say whether a trajectory was terminated or truncated: it is a "
+                    "field, and "
+                    "trajectories have neither flag"
+                )
+        elif meaning == STARTS:
+            flat.ends.append(_before(as_flags(column)))
+        elif meaning == NUMBER:
+            flat.ends.append(_changing(column))
+    told = flat.stops is not None or flat.ends or flat.following
+    if not told and "truncated" not in flat.columns:
+        flat.remarks.append(
+            "nothing says where trajectories were cut off by a time limit: some may be several in one"
+            if "terminated" in flat.columns
+            else "nothing says where trajectories end: all steps are taken for one"
+        )
+    return left
+
+
+def _stops(column: Column, count: int, *, lengths: bool) -> NDArray[np.int64] | None:
+    """The rows after which trajectories end; None: it is something else."""
+    if column.shape or column.dtype.kind not in "iu" or column.count > count:
+        return None
+    values = column.read(0, column.count).astype(np.int64)
+    stops = np.cumsum(values) if lengths else values
+    sound = len(stops) and stops[0] > 0 and stops[-1] == count and (np.diff(stops) > 0).all()
+    return stops if sound else None
+
+
+def _before(column: Column) -> Column:
+    """Flags, each a row earlier."""
+
+    def read(start: int, stop: int) -> NDArray[Any]:
+        found = np.ones(stop - start, np.bool_)
+        values = column.read(start, min(stop + 1, column.count))
+        found[: len(values) - 1] = values[1:]
+        return found
+
+    return Column(column.dtype, (), column.count, read, column.where)
+
+
+def _changing(column: Column) -> Column:
+    """Which rows have another number than the next."""
+
+    def read(start: int, stop: int) -> NDArray[Any]:
+        found = np.ones(stop - start, np.bool_)
+        values = column.read(start, min(stop + 1, column.count)).reshape(-1, max(1, math.prod(column.shape)))
+        found[: len(values) - 1] = (values[1:] != values[:-1]).any(axis=1)
+        return found
+
+    return Column(np.dtype(np.bool_), (), column.count, read, column.where)
