@@ -19,7 +19,7 @@ from replaystore.errors import FormatError
 from replaystore.extras import require
 from replaystore.schema.ragged import Ragged
 
-__all__ = ["Leaf", "decoded", "leaf_of", "leaves_of", "lists", "members", "numbers", "ragged"]
+__all__ = ["Leaf", "decoded", "leaf_of", "leaves_of", "lists", "members", "numbers", "ragged", "there"]
 
 MOST_LEVELS = 32
 """Of types in types."""
@@ -152,9 +152,11 @@ def lists(array: Any, where: str) -> tuple[NDArray[np.int64], Any]:
     return offsets - begin, array.values.slice(begin, end - begin)
 
 
-def numbers(array: Any, where: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+def numbers(
+    array: Any, where: str, shape: tuple[int, ...] | None = None, *, nan: bool = False
+) -> NDArray[Any]:
     """Values of one shape, (rows, *shape), of exactly the dtype that they have. FormatError: they have
-    several, or another, or are no numbers."""
+    several, or another, or are no numbers. `nan`: a float that is not there (null) is NaN."""
     arrow = _arrow()
     types, tensor = arrow.types, arrow.FixedShapeTensorType
     found: list[int] = []
@@ -175,7 +177,8 @@ def numbers(array: Any, where: str, shape: tuple[int, ...] | None = None) -> NDA
                 "at how it was written"
             )
         found += [length] if of_tensor is None else of_tensor
-    _check_nulls(child, where)
+    if not (nan and types.is_floating(child.type)):
+        _check_nulls(child, where)
     flat = _flat(child, where, found)
     if shape is not None and tuple(found) != shape and math.prod(found) != math.prod(shape):
         raise FormatError(f"{where}: has the shape {tuple(found)} instead of {shape}: it is damaged")
@@ -235,6 +238,14 @@ def ragged(array: Any, where: str, shape: tuple[int, ...] | None = None) -> Ragg
         return _bytes(array, text=False)
     offsets, child = lists(array, where)
     return Ragged(numbers(child, where, shape), offsets)
+
+
+def there(array: Any) -> NDArray[np.int64]:
+    """The rows of a column that have a value."""
+    if not array.null_count:
+        return np.arange(len(array))
+    found: NDArray[np.int64] = np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False))
+    return found
 
 
 def _bytes(array: Any, *, text: bool) -> Ragged:

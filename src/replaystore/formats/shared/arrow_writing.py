@@ -7,9 +7,11 @@ of Arrow are before them.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -19,10 +21,18 @@ from numpy.typing import NDArray
 from replaystore.errors import UnsupportedError
 from replaystore.extras import require
 from replaystore.formats.shared.arrow import Kind, pyarrow
-from replaystore.schema.fields import Field
 from replaystore.schema.ragged import Ragged
+from replaystore.schema.ragged_forms import offsets_of
 
-__all__ = ["GROUP_BYTES", "TableWriter", "arrow_array", "arrow_type"]
+__all__ = [
+    "GROUP_BYTES",
+    "TableWriter",
+    "arrow_array",
+    "arrow_type",
+    "bytes_type",
+    "sparse_array",
+    "sparse_type",
+]
 
 GROUP_BYTES = 16 << 20
 """Of the rows that are written together."""
@@ -45,9 +55,10 @@ def arrow_type(dtype: np.dtype[Any], shape: tuple[int | None, ...], *, text: boo
     return type_
 
 
-def type_of_field(declared: Field) -> Any:
-    """The type of the column of a field."""
-    return arrow_type(declared.dtype, declared.shape, text=declared.text)
+def bytes_type(count: int | None) -> Any:
+    """The type of bytes: so many in each row, or any number of them (`large_binary`)."""
+    arrow = pyarrow("writing a file of Parquet or Arrow")
+    return arrow.large_binary() if count is None else arrow.binary(count)
 
 
 def arrow_array(values: NDArray[Any] | Ragged | Mapping[str, Any], type_: Any = None) -> Any:
@@ -60,11 +71,29 @@ def arrow_array(values: NDArray[Any] | Ragged | Mapping[str, Any], type_: Any = 
             for name, part in values.items()
         }
         made = arrow.StructArray.from_arrays(list(parts.values()), list(parts))
+    elif type_ is not None and _of_bytes(type_):
+        made = _as_bytes(values, type_)
     elif isinstance(values, Ragged):
         made = _of_ragged(values)
     else:
         made = _of_array(values)
     return made if type_ is None or made.type == type_ else made.cast(type_)
+
+
+def _of_bytes(type_: Any) -> bool:
+    types = pyarrow("writing a file of Parquet or Arrow").types
+    return bool(types.is_fixed_size_binary(type_) or types.is_large_binary(type_))
+
+
+def _as_bytes(values: NDArray[Any] | Ragged, type_: Any) -> Any:
+    """Rows of uint8 as bytes."""
+    arrow = pyarrow("writing a file of Parquet or Arrow")
+    if isinstance(values, Ragged):
+        parts = values.to_numpy().compact()
+        buffers = [np.ascontiguousarray(part) for part in (parts.offsets, parts.values)]
+        return arrow.Array.from_buffers(type_, len(parts), [None, *map(arrow.py_buffer, buffers)])
+    data = arrow.py_buffer(np.ascontiguousarray(values))
+    return arrow.Array.from_buffers(type_, len(values), [None, data])
 
 
 def _of_ragged(values: Ragged) -> Any:
@@ -88,6 +117,63 @@ def _of_array(values: NDArray[Any]) -> Any:
     return made
 
 
+def sparse_type(dtype: np.dtype[Any], shape: tuple[int | None, ...], *, text: bool = False) -> Any:
+    """The type of a column that has such values in some rows only, and takes no room in the others: an array
+    is a list of all its numbers."""
+    if text or None in shape:
+        return arrow_type(dtype, shape, text=text)
+    return arrow_type(dtype, (None,) if shape or dtype.kind == "c" else ())
+
+
+def sparse_array(
+    values: NDArray[Any] | Ragged, rows: NDArray[np.int64], count: int, type_: Any = None
+) -> Any:
+    """A column of `count` rows that has these values in these rows, and none (null) in the others, of the
+    type that `sparse_type` gives, or of bytes."""
+    arrow = pyarrow("writing a file of Parquet or Arrow")
+    there = np.zeros(count, np.bool_)
+    there[rows] = True
+    if not isinstance(values, Ragged):
+        if values.ndim == 1 and values.dtype.kind != "c":
+            whole = np.zeros(count, values.dtype)
+            whole[rows] = values
+            return arrow.array(whole, mask=~there)
+        width = math.prod(values.shape[1:])
+        values = Ragged(values.reshape(-1), np.arange(len(values) + 1) * width)
+    compact = arrow_array(values, type_)
+    lengths = np.zeros(count, np.int64)
+    lengths[rows] = values.lengths
+    valid = arrow.py_buffer(np.packbits(there, bitorder="little"))
+    buffers = [valid, arrow.py_buffer(offsets_of(lengths))]
+    if compact.type.num_fields == 0:
+        return arrow.Array.from_buffers(compact.type, count, [*buffers, compact.buffers()[2]])
+    return arrow.Array.from_buffers(compact.type, count, buffers, children=[compact.values])
+
+
+class _Sink:
+    """An open file, until it is given up; it stays open."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.given_up = False
+
+    def write(self, data: Any) -> int:
+        """Take bytes."""
+        return len(data) if self.given_up else self.file.write(data)
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def tell(self) -> int:
+        """Where the next byte goes."""
+        return self.file.tell()
+
+    def close(self) -> None:
+        """Whoever opened the file closes it."""
+
+
 class TableWriter:
     """A table that is written to an open file. `with` it: leaving without an exception completes it.
 
@@ -99,6 +185,7 @@ class TableWriter:
         compression: what both know: "zstd", "lz4", or None; of Parquet "snappy" too.
         group_bytes: how many bytes of rows are written together.
         statistics: whether Parquet has the smallest and largest value of each group of rows.
+        nullable: columns that have no value (null) in some rows.
     """
 
     def __init__(
@@ -111,20 +198,22 @@ class TableWriter:
         compression: str | None = "zstd",
         group_bytes: int = GROUP_BYTES,
         statistics: bool = False,
+        nullable: Collection[str] = (),
     ) -> None:
         arrow = pyarrow("writing a file of Parquet or Arrow")
         self.schema = arrow.schema(
-            [arrow.field(name, _struct(type_), nullable=False) for name, type_ in types.items()],
+            [arrow.field(name, _struct(type_), nullable=name in nullable) for name, type_ in types.items()],
             metadata=dict(metadata or {}) or None,
         )
         self.rows = 0
+        self._sink = _Sink(file)
         self._kind, self._group_bytes = kind, group_bytes
         self._waiting: list[Any] = []
         self._waiting_bytes = 0
         if kind == "parquet":
             parquet = require("pyarrow.parquet", "writing a file of Parquet", "arrow")
             self._writer = parquet.ParquetWriter(
-                file,
+                arrow.PythonFile(self._sink, "w"),
                 self.schema,
                 compression=compression or "none",
                 write_statistics=statistics,
@@ -134,7 +223,7 @@ class TableWriter:
             ipc = require("pyarrow.ipc", "writing a file of Arrow", "arrow")
             options = ipc.IpcWriteOptions(compression=compression)
             new = ipc.new_file if kind == "file" else ipc.new_stream
-            self._writer = new(file, self.schema, options=options)
+            self._writer = new(arrow.PythonFile(self._sink, "w"), self.schema, options=options)
 
     def write(self, columns: Mapping[str, Any]) -> None:
         """Rows: arrays of NumPy and Ragged, dicts of them for structs; or arrays of pyarrow."""
@@ -187,6 +276,10 @@ class TableWriter:
     ) -> None:
         if error is None:
             self.close()
+            return
+        self._sink.given_up = True
+        with contextlib.suppress(Exception):  # what is written now goes nowhere
+            self._writer.close()
 
 
 def _struct(type_: Any) -> Any:
