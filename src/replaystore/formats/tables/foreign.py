@@ -69,7 +69,8 @@ class Foreign:
             elif 0 in shape:
                 self.fields[name] = lost("its values are empty")
             else:
-                found[name] = _column(keys, name, leaf, shape)
+                column = _column(keys, name, leaf, shape, set(names.values()))
+                found[column.name] = column
         self.next = {
             "observation" + name.removeprefix(NEXT): column
             for name, column in found.items()
@@ -261,13 +262,17 @@ def _is_list(array: Any) -> bool:
     return hasattr(array.type, "value_type") and not hasattr(array.type, "index_type")
 
 
-def _column(keys: tuple[str, ...], name: str, leaf: Leaf, shape: tuple[int | None, ...]) -> _Column:
+def _column(
+    keys: tuple[str, ...], name: str, leaf: Leaf, shape: tuple[int | None, ...], taken: set[str]
+) -> _Column:
     stored = _field(leaf, shape, "extra")
     if name in FLAGS and not shape and leaf.dtype.kind in "biuf":
         return _Column(keys, name, stored, Field("bool", (), role(name)))
     called = role(name)
     if called in FLAGS or (stored.ragged and called == "reward"):
-        return _Column(keys, f"{name}_", stored, stored)
+        while name in taken:
+            name += "_"
+        return _Column(keys, name, stored, stored)
     return _Column(keys, name, stored, _field(leaf, shape, called))
 
 
