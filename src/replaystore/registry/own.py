@@ -12,6 +12,25 @@ __all__ = ["OWN", "PLAIN"]
 
 PLAIN = "local"
 """The storage of paths that name no other."""
+GENERAL: tuple[Entry, ...] = (
+    Entry(
+        "parquet",
+        "replaystore.formats.tables.files:Parquet",
+        what="a table of steps in Parquet",
+        suffixes=(".parquet", ".pq"),
+        magic=(b"PAR1",),
+        extra="arrow",
+    ),
+    Entry(
+        "arrow",
+        "replaystore.formats.tables.files:Arrow",
+        what="a table of steps of Arrow",
+        suffixes=(".arrow", ".feather", ".ipc", ".arrows"),
+        magic=(b"ARROW1",),
+        extra="arrow",
+    ),
+)
+"""Formats of files that may be anything, which come after those that know what theirs are."""
 OWN: dict[Kind, tuple[Entry, ...]] = {
     "storage": (
         Entry(PLAIN, "replaystore.storage.places:LOCAL", "a folder or file"),
@@ -97,21 +116,8 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
             "replaystore.formats.d4rl:D4rl",
             what="a flat HDF5 file as D4RL has them",
             magic=(b"\x89HDF\r\n\x1a\n",),
-            "parquet",
-            "replaystore.formats.tables.files:Parquet",
-            what="a table of steps in Parquet",
-            suffixes=(".parquet", ".pq"),
-            magic=(b"PAR1",),
-            extra="arrow",
         ),
-        Entry(
-            "arrow",
-            "replaystore.formats.tables.files:Arrow",
-            what="a table of steps of Arrow",
-            suffixes=(".arrow", ".feather", ".ipc", ".arrows"),
-            magic=(b"ARROW1",),
-            extra="arrow",
-        ),
+        *GENERAL,
     ),
 }
 """Where several fit, the first decides."""
