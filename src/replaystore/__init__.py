@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from replaystore.checking.repair import repair
     from replaystore.checking.verify import verify
     from replaystore.comparing.digest import Digest, digest
+    from replaystore.comparing.merge import merge
     from replaystore.converting.convert import Report, convert
+    from replaystore.converting.splitting import split_trajectories
     from replaystore.sampling.concat import concat
     from replaystore.sampling.sampler import Sampler
     from replaystore.schema.fields import Field, Schema
@@ -56,8 +58,10 @@ __all__ = [
     "create",
     "digest",
     "errors",
+    "merge",
     "open",
     "repair",
+    "split_trajectories",
     "verify",
 ]
 
@@ -80,8 +84,10 @@ _HOMES = {
     "convert": "replaystore.converting.convert",
     "create": "replaystore.buffers.create_open",
     "digest": "replaystore.comparing.digest",
+    "merge": "replaystore.comparing.merge",
     "open": "replaystore.buffers.create_open",
     "repair": "replaystore.checking.repair",
+    "split_trajectories": "replaystore.converting.splitting",
     "verify": "replaystore.checking.verify",
 }
 

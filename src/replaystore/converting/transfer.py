@@ -76,7 +76,7 @@ class Runs(NamedTuple):
 
 
 class Transfer:
-    """Brings rows from a buffer to the arrays of a new store."""
+    """Brings rows from a buffer to the arrays of a new store, behind those that are there."""
 
     def __init__(
         self,
@@ -105,7 +105,11 @@ class Transfer:
             if name in self.buffer.schema.ragged
         }
         self._total = sum(self._spec(name).row_bytes * count for name, count in rows.items())
-        room = {name: count for name, count in rows.items() if self._target(name).codec is None}
+        room = {
+            name: self.store.next_row(name) + count
+            for name, count in rows.items()
+            if self._target(name).codec is None
+        }
         with self.store.storage("make room"):
             self.store.container.reserve(room)
         changed: dict[str, list[str]] = {}
@@ -149,7 +153,8 @@ class Transfer:
     def _values(self, name: str, count: int) -> bool:
         """Append the rows of a field of any length, and so many values; whether these were copied as they
         are."""
-        whole, stored = in_order(self.buffer, self.excerpt), tree.steps(name)
+        first = not self.store.next_row(tree.values(name))  # those of another buffer may be there
+        whole, stored = first and in_order(self.buffer, self.excerpt), tree.steps(name)
         moved = self._moved[name] = MovedValues(self.buffer, self.store, name, whole=whole)
         spec, kept = self._spec(stored), moved.kept
         if whole:
@@ -192,6 +197,7 @@ class Transfer:
             and len(runs.starts) == 1
             and not runs.apart
             and start % spec.chunk_rows == 0
+            and self.store.next_row(stored) % spec.chunk_rows == 0
             and not self.buffer.store.changes(stored)
         )
         as_it_is = spec.codec is None and target.codec is None
