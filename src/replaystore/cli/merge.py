@@ -48,8 +48,8 @@ def merge(locations: Sequence[str], json_: bool, **options: Any) -> None:
     facts = {
         "location": report.target,
         "sources": count(len(sources)),
-        "steps": count(report.steps),
-        "trajectories": count(report.trajectories),
+        "steps": count(report.steps or 0),
+        "trajectories": count(report.trajectories or 0),
         "written": size(report.bytes_written),
         "seconds": f"{report.seconds:.1f}",
     }

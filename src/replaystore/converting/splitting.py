@@ -158,7 +158,8 @@ def _of_column(
 
 
 def _named(names: Sequence[str] | None, usual: Sequence[str]) -> list[str]:
-    called = list(usual) if names is None else [names] if isinstance(names, str) else list(names)
+    given: Any = names  # what the annotation says is what is checked
+    called = list(usual) if given is None else [given] if isinstance(given, str) else list(given)
     if len(called) != len(usual):
         raise ArgumentError(f"there are {len(usual)} parts ({', '.join(usual)}), and {len(called)} names")
     if any(not isinstance(name, str) or not name for name in called) or len(set(called)) != len(called):
