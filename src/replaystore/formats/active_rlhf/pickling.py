@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from typing import IO, Any
+from typing import IO
 
 from replaystore.formats.shared.export import Output
+from replaystore.formats.shared.pickling import PickleWriter, integer_code
 from replaystore.views.foreign_ring import Placement
 
 __all__ = ["Info", "write_pickle"]
@@ -17,7 +18,6 @@ __all__ = ["Info", "write_pickle"]
 Info = tuple[int, int, str, float, int]
 """start_pos, length, split, on_policiness_score, last_updated_step"""
 
-_FRAME_BYTES = 1 << 16
 _BATCH = 1000
 _KEYS = ("start_pos", "length", "split", "on_policiness_score", "last_updated_step")
 _STORAGES = {"<f4": b"FloatStorage", "<f8": b"DoubleStorage", "<f2": b"HalfStorage", "|b1": b"BoolStorage"}
@@ -54,59 +54,11 @@ def write_pickle(
     for key, shape in shapes.items():
         out.text(key)
         out.shape(shape)
-    out.code(b"u.")
-    out.end_frame()
+    out.code(b"u")
+    out.end()
 
 
-class _Writer:
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._frame = bytearray()
-        self._memo: dict[Any, int] = {}
-        self._memoized = 0
-        file.write(b"\x80\x04")
-
-    def code(self, data: bytes) -> None:
-        self._frame += data
-
-    def end_frame(self) -> None:
-        if self._frame:
-            self._file.write(b"\x95" + len(self._frame).to_bytes(8, "little") + self._frame)
-            self._frame = bytearray()
-
-    def memoize(self, key: Any = None) -> None:
-        if key is not None:
-            self._memo[key] = self._memoized
-        self._memoized += 1
-        self._frame += b"\x94"
-
-    def known(self, key: Any) -> bool:
-        """Whether it was written before; then it is referred to."""
-        place = self._memo.get(key)
-        if place is None:
-            return False
-        self._frame += b"h" + bytes([place]) if place < 256 else b"j" + place.to_bytes(4, "little")
-        return True
-
-    def text(self, text: str) -> None:
-        if not self.known(text):
-            data = text.encode()
-            short = len(data) < 256
-            self._frame += (
-                b"\x8c" + bytes([len(data)]) if short else b"X" + len(data).to_bytes(4, "little")
-            ) + data
-            self.memoize(text)
-
-    def integer(self, number: Any) -> None:
-        self._frame += _integer(number)
-
-    def name(self, module: str, name: str) -> None:
-        if not self.known((module, name)):
-            self.text(module)
-            self.text(name)
-            self.code(b"\x93")
-            self.memoize((module, name))
-
+class _Writer(PickleWriter):
     def shape(self, shape: tuple[int, ...]) -> None:
         if len(shape) > 3:
             self.code(b"(")
@@ -126,9 +78,9 @@ class _Writer:
         self.name("torch.storage", "_load_from_bytes")
         self.end_frame()
         code, length = (b"C", 1) if size < 256 else (b"B", 4) if size < 1 << 32 else (b"\x8e", 8)
-        self._file.write(code + size.to_bytes(length, "little"))
-        self._file.write(header)
-        tensor.write(self._file, placement, done)
+        self.file.write(code + size.to_bytes(length, "little"))
+        self.file.write(header)
+        tensor.write(self.file, placement, done)
         self.memoize()
         self.code(b"\x85")
         self.memoize()
@@ -171,22 +123,10 @@ class _Writer:
                 self.text(value)
             elif isinstance(value, float):
                 self.code(b"G" + struct.pack(">d", value))
-            else:
+            elif isinstance(value, int):
                 self.integer(value)
         self.code(b"ub")
-        if len(self._frame) >= _FRAME_BYTES:
-            self.end_frame()
-
-
-def _integer(number: int) -> bytes:
-    if 0 <= number < 1 << 8:
-        return b"K" + bytes([number])
-    if 0 <= number < 1 << 16:
-        return b"M" + number.to_bytes(2, "little")
-    if -(1 << 31) <= number < 1 << 31:
-        return b"J" + number.to_bytes(4, "little", signed=True)
-    size = number.bit_length() // 8 + 1
-    return b"\x8a" + bytes([size]) + number.to_bytes(size, "little", signed=True)
+        self.end_long_frame()
 
 
 def _stream_header(kind: bytes, count: int) -> bytes:
@@ -195,7 +135,7 @@ def _stream_header(kind: bytes, count: int) -> bytes:
         b"(X\x07\x00\x00\x00storageq\x00ctorch\n"
         + kind
         + b"\nq\x01X\x01\x00\x00\x000q\x02X\x03\x00\x00\x00cpuq\x03"
-        + _integer(count)
+        + integer_code(count)
     )
     return (
         _SYSTEM

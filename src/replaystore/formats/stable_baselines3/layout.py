@@ -12,11 +12,11 @@ from replaystore.formats.report import Fate, derived, lost
 from replaystore.formats.stable_baselines3.contents import Contents, Steps
 from replaystore.formats.stable_baselines3.notes import Notes
 from replaystore.schema.fields import Field
-from replaystore.schema.names import check_name, join_path
+from replaystore.schema.names import check_name, join_path, split_path
 from replaystore.schema.roles import FLAGS
 from replaystore.schema.spaces import space_to_json
 
-__all__ = ["fields_of", "noted_steps", "steps_after"]
+__all__ = ["fields_of", "key_of", "noted_steps", "steps_after"]
 
 _OWN = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 _DERIVED = {"ep_start": "from where trajectories begin", "ep_length": "from where trajectories end"}
@@ -76,9 +76,7 @@ def noted_steps(found: Contents, notes: Notes) -> dict[str, Any]:
     for name, declared in notes.schema.fields.items():
         if name in steps or (declared.role in FLAGS and name not in steps):
             continue
-        top, _, inner = name.partition("/")
-        place = {"observation": "observations", "action": "actions", "reward": "rewards"}.get(top, name)
-        numbers = found.steps.get(f"{place}/{inner}" if inner and top == "observation" else place)
+        numbers = found.steps.get(_place_of(name, declared.role))
         count = -1 if numbers is None else int(np.prod(numbers.shape, dtype=np.int64))
         if (
             numbers is None
@@ -95,8 +93,7 @@ def steps_after(found: Contents, steps: Mapping[str, Steps], names: list[str]) -
         return {}
     after = {}
     for name in names:
-        inner = name.partition("/")[2]
-        numbers = found.steps.get(_next_name(found, inner))
+        numbers = found.steps.get("next_" + _place_of(name, "observation"))
         mine = steps[name]
         if numbers is None or numbers.dtype != mine.dtype or numbers.row_bytes != mine.row_bytes:
             raise FormatError(
@@ -106,10 +103,13 @@ def steps_after(found: Contents, steps: Mapping[str, Steps], names: list[str]) -
     return after
 
 
-def _next_name(found: Contents, inner: str) -> str:
-    """Of an observation of one array, or of one in a Dict, whose key was escaped in the field's name."""
-    if not inner:
-        return "next_observations"
-    keys = [name.partition("/")[2] for name in found.steps if name.startswith("next_observations/")]
-    fitting = (key for key in keys if inner in (key, join_path(key)))
-    return f"next_observations/{next(fitting, inner)}"
+def _place_of(name: str, role: str) -> str:
+    """The array that a field is in."""
+    if role == "observation" and (key := key_of(name)):
+        return f"observations/{key}"
+    return {"observation": "observations", "action": "actions", "reward": "rewards"}.get(role, name)
+
+
+def key_of(name: str) -> str:
+    """The key of a field in a Dict of observations; "" for the one that has none."""
+    return "/".join(split_path(name)[1:])

@@ -32,10 +32,20 @@ from replaystore.formats.shared.tensors import BLOCK_BYTES
 from replaystore.formats.stable_baselines3.contents import Contents, Steps, read_array, steps_of
 from replaystore.schema.fields import Schema
 
-__all__ = ["ATTRIBUTE", "COLUMNS", "FINAL", "MAX_TRAJECTORIES", "STAMPED", "Notes", "notes_of"]
+__all__ = [
+    "ATTRIBUTE",
+    "COLUMNS",
+    "FINAL",
+    "MAX_TRAJECTORIES",
+    "STAMPED",
+    "TERMINATED",
+    "TRUNCATED",
+    "Notes",
+    "notes_of",
+]
 
 ATTRIBUTE = "replaystore"
-MAX_TRAJECTORIES = 1 << 21
+MAX_TRAJECTORIES = 1 << 24
 MAX_DOCUMENT = 1 << 26
 COLUMNS = ("length", "lane", "env", "seed", "split", "flags")
 TERMINATED, TRUNCATED, FINAL = 1, 2, 4

@@ -1,5 +1,5 @@
 """Gymnasium spaces in a pickle, as the spaces that they describe: made anew from what the file says of them,
-never by it."""
+never by it; and on their way into one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.formats.shared.inert import Array, Thing
+from replaystore.formats.shared.pickling import Instance
+from replaystore.schema.field import Field
+from replaystore.schema.spaces import space_from_json
 
 if TYPE_CHECKING:
     import gymnasium
 
-__all__ = ["space_of"]
+__all__ = ["instance_of", "space_for", "space_of"]
 
 Read = Callable[[Array], NDArray[Any]]
 MAX_SPACES = 256
@@ -69,3 +72,46 @@ def _space(thing: Any, read: Read, left: list[int], depth: int) -> gymnasium.Spa
 
 def _numbers(value: Any, read: Read) -> NDArray[Any]:
     return read(value) if type(value) is Array else np.asarray(value)
+
+
+def space_for(declared: Field, largest: int | None = None) -> gymnasium.Space[Any]:
+    """The space of a field; of one that has none a space that holds all values of its dtype and shape, of
+    integers up to `largest` if that is given."""
+    from gymnasium import spaces
+
+    shape, dtype = declared.shape or (1,), declared.dtype
+    if declared.space is not None:
+        space = space_from_json(declared.space)
+        if isinstance(space, spaces.Box) and not space.shape:
+            return spaces.Box(space.low.reshape(1), space.high.reshape(1), dtype=space.dtype.type)
+        return space
+    if largest is not None:
+        return spaces.Discrete(largest + 1)
+    if dtype == np.bool_:
+        return spaces.MultiBinary(shape)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        low, high = (np.full(shape, limit, dtype) for limit in (limits.min, limits.max))
+        return spaces.Box(low, high, dtype=dtype.type)
+    kind = dtype.type if dtype.kind == "f" else np.float32
+    return spaces.Box(-np.inf, np.inf, shape, kind)
+
+
+def instance_of(space: gymnasium.Space[Any]) -> Instance:
+    """A space, to be written."""
+    kind = type(space)
+    return Instance(kind.__module__, kind.__qualname__, {k: _value(v) for k, v in vars(space).items()})
+
+
+def _value(value: Any) -> Any:
+    from gymnasium import spaces
+
+    if isinstance(value, spaces.Space):
+        return instance_of(value)
+    if isinstance(value, np.random.Generator):
+        return None
+    if isinstance(value, dict):
+        return {key: _value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_value(item) for item in value)
+    return value
