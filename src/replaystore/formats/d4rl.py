@@ -33,12 +33,20 @@ from replaystore.formats.options import Options
 from replaystore.formats.report import Fate, Report, lost, refuse_losses
 from replaystore.formats.shared.flat import Column, Flat
 from replaystore.formats.shared.hdf5 import Dataset, Group, is_hdf5, opened_hdf5
-from replaystore.formats.shared.hdf5_kept import as_json, column_of, kept_in, path_of, put_kept, small_values
+from replaystore.formats.shared.hdf5_kept import (
+    Following,
+    as_json,
+    column_of,
+    kept_in,
+    path_of,
+    put_kept,
+    small_values,
+)
 from replaystore.formats.shared.hdf5_new import NewGroup, NewRows, new_hdf5
 from replaystore.formats.shared.kept import Chosen, Kept
 from replaystore.formats.shared.spelling import flat_of, spelled
 from replaystore.formats.shared.writing import NewFiles
-from replaystore.formats.source import Block, Source
+from replaystore.formats.source import Source
 from replaystore.views.reader import BufferReader
 
 __all__ = ["D4rl"]
@@ -231,7 +239,7 @@ def _fill(root: NewGroup, chosen: Chosen) -> None:
     for name, dtype in flags.items():
         if name not in rows:
             rows[name] = root.rows(NAMES[name], dtype, (), count, compressed=True)
-    after = _Following(following)
+    after = Following(following)
     for _, block in chosen.blocks():
         columns = {**{name: np.zeros(len(block), np.bool_) for name in flags}, **block.columns}
         if block.ends:
@@ -243,21 +251,3 @@ def _fill(root: NewGroup, chosen: Chosen) -> None:
             target.append(columns[name])
         after.add(block)
     put_kept(root.group(KEPT_IN), chosen.to_keep(places))
-
-
-class _Following:
-    """Writes what was observed after each step: the next row, and at the end the final observation, or the
-    last one again where nobody knows."""
-
-    def __init__(self, rows: dict[str, NewRows]) -> None:
-        self._rows = rows
-
-    def add(self, block: Block) -> None:
-        for name, target in self._rows.items():
-            values = block.columns[name]
-            if not block.begins:
-                target.append(values[:1])
-            target.append(values[1:])
-            if block.ends:
-                final = values[-1] if not block.final else block.final[name]
-                target.append(np.asarray(final, values.dtype)[None])

@@ -112,6 +112,12 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
             members=("buffer_state.safetensors",),
         ),
         Entry(
+            "robomimic",
+            "replaystore.formats.robomimic.demos:Robomimic",
+            what="an HDF5 file of robomimic",
+            magic=(b"\x89HDF\r\n\x1a\n",),
+        ),
+        Entry(
             "d4rl",
             "replaystore.formats.d4rl:D4rl",
             what="a flat HDF5 file as D4RL has them",

@@ -192,10 +192,11 @@ class Flat:
                 ended = (high == len(ends) and bool(ends[-1])) or high < len(ends)
                 yield self._block(rows, finals, low, high, begins=begins, ends=ended, number=number)
                 number, begins = number + ended, ended
-        if strange > 1:  # the last row has none after it
+        if strange:
             self.remarks.append(
-                f"{strange} trajectories have no flag where they end: there the next observation is not that "
-                "of the next row"
+                f"no flag says so where {strange} trajectories end: there the next observation is not "
+                "that of "
+                "the next row"
             )
 
     def _block(
