@@ -84,6 +84,13 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
     ),
     "formats": (
         Entry(
+            "rlds",
+            "replaystore.formats.rlds.datasets:Rlds",
+            what="a dataset of TFDS (RLDS)",
+            suffixes=(".rlds",),
+            members=("features.json",),
+        ),
+        Entry(
             "sb3",
             "replaystore.formats.stable_baselines3.pickles:StableBaselines3",
             what="a pickle of Stable-Baselines3",
