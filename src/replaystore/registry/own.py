@@ -84,6 +84,13 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
     ),
     "formats": (
         Entry(
+            "minari",
+            "replaystore.formats.minari.dataset:Minari",
+            what="a dataset of Minari",
+            members=("metadata.json", "data"),
+            magic=(b"\x89HDF\r\n\x1a\n",),
+        ),
+        Entry(
             "rlds",
             "replaystore.formats.rlds.datasets:Rlds",
             what="a dataset of TFDS (RLDS)",

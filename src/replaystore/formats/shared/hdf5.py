@@ -130,6 +130,21 @@ class Group:
             raise CorruptError(f"{self.where}: it has more links than there is room for: the file is damaged")
         return found
 
+    def addresses(self) -> dict[str, int] | None:
+        """Where in the file the heads of the objects in it begin, by name, but for those behind soft links.
+        None: HDF5 does not begin at byte 0."""
+        if not self._file.plain:
+            return None
+        found: dict[str, int] = {}
+        self._known()  # which looks at how many there are
+
+        def add(name: bytes, info: Any) -> None:
+            if info.type == _HARD:
+                found[name.decode()] = info.u
+
+        called(self.where, lambda: self._links.iterate(add, info=True))
+        return found
+
     # --- objects
 
     def get(self, name: str) -> Group | Dataset | None:
