@@ -10,6 +10,8 @@
     ├ FormatError                                     the file is not what it should be
     │ ├ FormatVersionError                            written by a newer replaystore: upgrade
     │ └ CorruptError                                  damaged: `replaystore verify`, `replaystore repair`
+    │   └ ProofError                                  what was written is not what was to be kept: nothing is
+                                                      left of it; `--no-proof`
     ├ UnsupportedError (also a NotImplementedError)   cannot be done in this way; the message names one that
                                                       can
     ├ ConflictError                                   another writer, or the store changed under a reader:
@@ -36,6 +38,7 @@ __all__ = [
     "MissingDependencyError",
     "NotFoundError",
     "PluginError",
+    "ProofError",
     "ReplayStoreError",
     "ReplayStoreWarning",
     "SchemaError",
@@ -85,6 +88,10 @@ class FormatVersionError(FormatError):
 
 class CorruptError(FormatError):
     """Stored bytes are missing or changed."""
+
+
+class ProofError(CorruptError):
+    """What a conversion has made does not hold what its report says."""
 
 
 class UnsupportedError(ReplayStoreError, NotImplementedError):

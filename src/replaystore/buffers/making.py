@@ -18,7 +18,7 @@ from replaystore.schema.document import Document
 from replaystore.storage.places import places_of
 from replaystore.storage.zip_directory import MOST_DEFLATED
 
-__all__ = ["Contents", "make", "size_of"]
+__all__ = ["Contents", "Proving", "make", "size_of"]
 
 SHORT = 64 << 10
 """Bytes of coded rows that are read whole for the sake of one."""
@@ -34,25 +34,42 @@ class Contents(Protocol):
         """Bring everything else to it, and make it durable."""
 
 
-def make(place: Location, contents: Contents, *, overwrite: bool, wait: bool = False) -> None:
-    """Make the store. If anything goes wrong, there is none, and what was there is there still.
+Proving = Callable[[Location], object]
+"""Looks at a store that is complete and has no name yet, at the place that is given. If it raises, there is
+none."""
+
+
+def make(
+    place: Location,
+    contents: Contents,
+    *,
+    overwrite: bool,
+    wait: bool = False,
+    prove: Proving | None = None,
+) -> None:
+    """Make the store, and have it looked at before it gets its name. If anything goes wrong, there is none,
+    and what was there is there still.
 
     AlreadyExistsError: something is there, and is not to be replaced; ConflictError: somebody writes to it,
     or makes one too, for which `wait` waits."""
     if places_of(place).packed_from:
-        _make_packed(place, contents, overwrite=overwrite, wait=wait)
+        _make_packed(place, contents, overwrite=overwrite, wait=wait, prove=prove)
         return
     document = contents.document()
     new = NewStore(place, document.to_json(), overwrite=overwrite, wait=wait)
     try:
         contents.fill(new.container, document)
+        if prove is not None:
+            prove(new.partial)
         new.finish(sealed=document.layout.name == "archive")
     except BaseException:
         new.discard()
         raise
 
 
-def _make_packed(place: Location, contents: Contents, *, overwrite: bool, wait: bool) -> None:
+def _make_packed(
+    place: Location, contents: Contents, *, overwrite: bool, wait: bool, prove: Proving | None
+) -> None:
     """Make a folder beside the file and pack it."""
     document = contents.document()
     replacement = Replacement(place, overwrite=overwrite, wait=wait)
@@ -71,6 +88,8 @@ def _make_packed(place: Location, contents: Contents, *, overwrite: bool, wait: 
             )
         finally:
             container.close()
+        if prove is not None:
+            prove(replacement.partial)
         replacement.swap(sealed=document.layout.name == "archive")
     finally:
         replacement.end()

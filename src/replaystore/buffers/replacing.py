@@ -131,6 +131,11 @@ class NewStore:
             self._replacement.end()
             raise
 
+    @property
+    def partial(self) -> Location:
+        """Where it is until it gets its name."""
+        return self._replacement.partial
+
     def finish(self, *, sealed: bool = False) -> None:
         """Give the store its name. Everything in it must be durable by now. `sealed`: if it lies in one file,
         with a manifest beside it."""

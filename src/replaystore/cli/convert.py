@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,12 @@ from replaystore.cli.output import (
     progress_bar,
     size,
     split_names,
+    table,
 )
 
 if TYPE_CHECKING:
     from replaystore.buffers.buffer import Buffer
-    from replaystore.formats.report import Report
+    from replaystore.formats.report import Proof, Report
 
 __all__ = ["convert"]
 
@@ -57,6 +58,7 @@ __all__ = ["convert"]
 )
 @click.option("--strict", is_flag=True, help="Refuse what a file of other software cannot hold exactly.")
 @click.option("--dry-run", is_flag=True, help="Say what would be kept, changed and lost, and make nothing.")
+@click.option("--proof/--no-proof", default=True, help="Compare digests of what is kept on both sides.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
 @commit_option
 @json_option
@@ -100,8 +102,42 @@ def convert(
         "coded anew": ", ".join(report.recoded) or None,
     }
     click.echo(pairs(facts))
-    for note in report.notes:
+    if report.fields or report.rest:
+        click.echo()
+        click.echo(_fates(report))
+        click.echo()
+    for note in report.remarks:
         click.echo(one_line(f"note: {note}"))
+    for line in _proved(report.proof):
+        click.echo(one_line(line))
+
+
+def _fates(report: Report) -> str:
+    """What became of each field, and of what else is not as it was."""
+    rows = []
+    for where, things in (("field", report.fields), ("beside", report.rest)):
+        for name, fate in things.items():
+            error = "" if fate.max_error is None else f"by at most {number(fate.max_error)}"
+            rows.append((name, where, fate.kind, "; ".join(filter(None, (fate.how, error)))))
+    return table(("thing", "", "becomes", "how"), rows, left=(0, 1, 2, 3))
+
+
+def _proved(proof: Proof | None) -> Iterator[str]:
+    """What was compared in the end."""
+    if proof is None:
+        return
+    same = [
+        f"{count(len(things))} {name}{'s' * (len(things) != 1)}"
+        for name, things in (("field", proof.fields), ("thing", proof.rest))
+        if things
+    ]
+    if same:
+        beside = " beside them" if proof.rest else ""
+        yield f"proof: {' and '.join(same)}{beside} are the same on both sides ({proof.seconds:.1f} s)"
+    for name, error in proof.within.items():
+        yield f"proof: {name} differs by at most {number(error)}"
+    for name, why in proof.not_proved.items():
+        yield f"not proved: {name}: {why}"
 
 
 def _measured(report: Report) -> dict[str, str]:

@@ -23,7 +23,7 @@ from replaystore.location import Location
 from replaystore.trajectories.table import Trajectories
 from replaystore.views.reader import BufferReader
 
-__all__ = ["Digest", "digest", "digest_of", "digest_of_source"]
+__all__ = ["Digest", "digest", "digest_of", "digest_of_blocks", "digest_of_source"]
 
 BLOCK_BYTES = 16 << 20
 """About how much of a file is read at a time."""
@@ -123,19 +123,29 @@ def digest_of(
         return made(rows.tally, *rows.run(), view.document.user, view.environment)
 
 
-def digest_of_source(source: Source | RingSource, *, fields: Iterable[str] | None = None) -> Digest:
-    """Of a file of other software, while it is open."""
+def digest_of_source(
+    source: Source | RingSource,
+    *,
+    fields: Iterable[str] | None = None,
+    each: Collection[str] | None = None,
+) -> Digest:
+    """Of a file of other software, while it is open; `each` as for a view."""
     schema = source.schema if fields is None else source.schema.select(fields)
     with Crew() as crew:
         if isinstance(source, RingSource):
-            rows = RowTally(LaidRing(source, schema.fields), crew)
+            rows = RowTally(LaidRing(source, schema.fields), crew, each=each)
             return made(rows.tally, *rows.run(), None, source.environment)
-        blocks = BlockTally(schema.fields, source.columns, crew)
+        blocks = BlockTally(schema.fields, source.columns, crew, each=each)
         for block in source.blocks(BLOCK_BYTES):
             whole = with_flags(block, source.schema)
             source.schema.check(whole.columns)
             blocks.add(whole)
-        return made(blocks.tally, *blocks.finish(), source.metadata, source.environment)
+        return digest_of_blocks(blocks, source)
+
+
+def digest_of_blocks(blocks: BlockTally, source: Source) -> Digest:
+    """Of all blocks of a source, which were counted."""
+    return made(blocks.tally, *blocks.finish(), source.metadata, source.environment)
 
 
 def made(

@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAF", "Crew", "Run", "bytes_of"]
+__all__ = ["LEAF", "Crew", "Run", "bytes_of", "turn_bytes"]
 
 LEAF = 1 << 20
 """Bytes of a leaf, but for a row that has more."""
@@ -58,6 +58,11 @@ class Crew:
         for future in self._before:
             future.result()
         self._before, self._now = self._now, []
+
+
+def turn_bytes() -> int:
+    """How much to give a crew in a turn, so that all of it is busy."""
+    return max(8, _processors()) * LEAF
 
 
 def _processors() -> int:

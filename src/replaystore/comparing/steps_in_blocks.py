@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.comparing.leaves import Crew
+from replaystore.comparing.leaves import Crew, turn_bytes
 from replaystore.comparing.tally import Story, Tally, one_row, texts
 from replaystore.schema.field import Field
 from replaystore.schema.fields import Schema
@@ -20,7 +20,6 @@ from replaystore.trajectories.blocks import Block
 
 __all__ = ["BlockTally", "with_flags"]
 
-TURN_BYTES = 32 << 20
 LABELS = 1024
 """Trajectories that are waiting to be told of."""
 
@@ -72,6 +71,7 @@ class BlockTally:
         self._open: dict[int, _Going] = {}
         self._ended: list[_Going] = []
         self._count = self._bytes = 0
+        self._most = turn_bytes()
 
     def add(self, block: Block) -> None:
         """The next block."""
@@ -91,7 +91,7 @@ class BlockTally:
         if block.ends:
             self._end(self._open.pop(block.env))
         self._bytes += sum(rows.nbytes for rows in block.columns.values())
-        if self._bytes >= TURN_BYTES:
+        if self._bytes >= self._most:
             self.tally.turn()
             self._bytes = 0
 

@@ -5,12 +5,13 @@ order of rows, whatever trajectory it is of.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.comparing.leaves import Crew
+from replaystore.comparing.leaves import Crew, turn_bytes
 from replaystore.comparing.tally import Story, Tally, one_row, texts
 from replaystore.formats.source import RingSource
 from replaystore.schema.field import Field
@@ -21,9 +22,6 @@ from replaystore.views.blocks import rows_of_bytes
 from replaystore.views.reader import BufferReader
 
 __all__ = ["LaidRing", "LaidStore", "RowTally"]
-
-WINDOW_BYTES = 32 << 20
-"""Of all fields together, in memory at a time."""
 
 Rows = NDArray[np.int64]
 
@@ -76,7 +74,7 @@ class LaidStore:
         return len(self._view)
 
     def windows(self) -> Iterator[tuple[int, int]]:
-        return rows_of_bytes(self._view, self.fields, WINDOW_BYTES)
+        return rows_of_bytes(self._view, self.fields, turn_bytes())
 
     def read(self, start: int, stop: int) -> Mapping[str, Any]:
         view = self._view
@@ -129,7 +127,7 @@ class LaidRing:
         return self._source.rows
 
     def windows(self) -> Iterator[tuple[int, int]]:
-        step = max(1, WINDOW_BYTES // sum(declared.row_bytes for declared in self.fields.values()))
+        step = max(1, turn_bytes() // sum(declared.row_bytes for declared in self.fields.values()))
         for start in range(0, len(self), step):
             yield start, min(start + step, len(self))
 
@@ -252,7 +250,7 @@ class RowTally:
         story.labels = tally.named(told)
         tally.close(story, place)
 
-    @property
+    @cached_property
     def _named(self) -> list[str]:
         """Columns that are part of a trajectory's own digest."""
         every = set(self.tally.each)

@@ -64,6 +64,7 @@ def convert(
     strict: bool = False,
     progress: Progress | None = None,
     dry_run: bool = False,
+    proof: bool = True,
 ) -> Report:
     """Write a buffer, or a part of it, to a new place; or a file of other software to a new store, or a store
     to such a file.
@@ -100,6 +101,8 @@ def convert(
         dry_run: make nothing, and report what a conversion would do: what it would keep, derive, change, lose
             and make up. Errors of casts are not measured, and how many steps a file has is only known where
             it says so. From one file to another there is a store in a temporary folder meanwhile.
+        proof: read both sides again in the end, and compare the digests of what is kept; the report has what
+            was compared, and what could not be.
 
     Raises:
         NotFoundError, FormatError, CorruptError: the source cannot be read, or its rows have changed since
@@ -114,7 +117,14 @@ def convert(
         selected = Selected(fields, split, where)
         told = None if progress is None else Told(progress)
         how = How(
-            codec, layout, overwrite=overwrite, strict=strict, progress=told, grouped=grouped, dry_run=dry_run
+            codec,
+            layout,
+            overwrite=overwrite,
+            strict=strict,
+            progress=told,
+            grouped=grouped,
+            dry_run=dry_run,
+            proof=proof,
         )
         if to is not None and (codec is not None or layout is not None):
             raise SchemaError(
@@ -191,7 +201,7 @@ def _store_to_store(buffer: Buffer, place: Location, selected: Selected, how: Ho
     if how.dry_run:
         Replacement.check(place, overwrite=how.overwrite)
         return job.planned(time.perf_counter() - begin)
-    make(place, job, overwrite=how.overwrite)
+    make(place, job, overwrite=how.overwrite, prove=job.prove if how.proof else None)
     return job.report(time.perf_counter() - begin)
 
 
@@ -201,7 +211,7 @@ def _through_a_store(
     """A file becomes a store, which becomes the other file."""
     with _between(tempfile.gettempdir() if how.dry_run else os.path.dirname(target) or ".") as folder:
         place = parse(os.path.join(folder, "buffer.zarr"))
-        first = bring(source, from_, place, How(strict=how.strict))
+        first = bring(source, from_, place, How(strict=how.strict, proof=how.proof))
         with opened(place) as buffer:
             second = export(buffer, target, to, selected, how, named=named.target is not None)
     return replace(

@@ -5,6 +5,7 @@ What the file holds is decided before it is begun, and so is whether that is exa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from replaystore.buffers.buffer import Buffer
 from replaystore.converting.excerpt import chosen
 from replaystore.converting.foreign import blamed
 from replaystore.converting.options import How, Selected
+from replaystore.converting.proof import kept_aside, prove_file
 from replaystore.errors import AlreadyExistsError, UnsupportedError
 from replaystore.formats import finding
 from replaystore.formats.format import Format
@@ -55,10 +57,15 @@ def export(
     options = Options(trajectories, names, strict=how.strict, overwrite=how.overwrite, progress=how.progress)
     if how.dry_run and not how.overwrite:
         refuse_what_is_there(format_.written(path))
-    with blamed(name, path, how.progress):
-        written = (format_.plan if how.dry_run else format_.write)(buffer, path, options)
-        if not isinstance(written, Report):
-            raise TypeError(f"what became of the buffer is a Report, not {written!r:.80}")
+    with contextlib.ExitStack() as stack:
+        if how.proof and not how.dry_run:
+            stack.enter_context(kept_aside(format_.written(path), overwrite=how.overwrite))
+        with blamed(name, path, how.progress):
+            written = (format_.plan if how.dry_run else format_.write)(buffer, path, options)
+            if not isinstance(written, Report):
+                raise TypeError(f"what became of the buffer is a Report, not {written!r:.80}")
+        if how.proof and not how.dry_run:
+            written = replace(written, proof=prove_file(buffer, format_, name, path, options, written))
     remarks = list(written.remarks)
     if not named and os.path.basename(path) != format_.example:
         remarks.insert(0, f"written as {kind.what or name}, because of the suffix; name a store .zarr or .h5")

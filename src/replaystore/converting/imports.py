@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,18 @@ from replaystore.buffers.making import make, size_of
 from replaystore.buffers.recorder import NOTHING, Recorder
 from replaystore.buffers.replacing import Replacement
 from replaystore.buffers.tables import put_tables
+from replaystore.comparing.digest import Digest, digest_of_blocks, digest_of_source
+from replaystore.comparing.leaves import Crew
+from replaystore.comparing.steps_in_blocks import BlockTally, with_flags
 from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.located import container_type
 from replaystore.containers.protocol import Container
 from replaystore.converting.foreign import reading
 from replaystore.converting.options import How
+from replaystore.converting.proof import prove_store
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
 from replaystore.formats import finding
-from replaystore.formats.report import KEPT, Report, refuse_losses
+from replaystore.formats.report import KEPT, Proof, Report, refuse_losses
 from replaystore.formats.source import Block, RingSource, Source
 from replaystore.location import Location
 from replaystore.registry import entry
@@ -65,7 +68,7 @@ def bring(path: str, name: str, place: Location, how: How) -> Report:
             job = SourceImport(source, path, place, how)
         if how.dry_run:
             return _planned(source, job, path, place, begin, how)
-        make(place, job, overwrite=how.overwrite)
+        make(place, job, overwrite=how.overwrite, prove=job.prove if how.proof else None)
         return Report(
             steps=job.steps,
             trajectories=job.trajectories,
@@ -78,6 +81,7 @@ def bring(path: str, name: str, place: Location, how: How) -> Report:
             bytes_written=size_of(place),
             seconds=round(time.perf_counter() - begin, 3),
             recoded=list(source.schema.fields),
+            proof=job.proof,
         )
 
 
@@ -120,6 +124,7 @@ class _Making:
             raise SchemaError("all fields of an archive are coded: choose another codec, or layout='live'")
         self.schema, self.capacity, self._columns = schema, capacity, columns
         self.layout, self.codec, self.progress = how.layout or "live", how.codec, how.progress
+        self.proof: Proof | None = None
 
     def _document(self, source: Source | RingSource, **sections: Any) -> documents.Document:
         return documents.new(
@@ -170,6 +175,10 @@ class SourceImport(_Making):
         super().__init__(source.schema, how, None, source.columns)
         self.source, self.path, self.place = source, path, place
         self.done = self.steps = self.trajectories = 0
+        self.proving = how.proof
+        self.tally: BlockTally | None = None
+        self.given: Digest | None = None
+        """What the source has given, while it was recorded."""
 
     def document(self) -> documents.Document:
         """The store's document."""
@@ -177,6 +186,19 @@ class SourceImport(_Making):
 
     def fill(self, container: Container, document: documents.Document) -> None:
         """All trajectories. FormatError: what the source gives fits neither its schema nor itself."""
+        with Crew() as crew:
+            if self.proving:
+                self.tally = BlockTally(self.schema.fields, self.source.columns, crew)
+            self._fill(container)
+            if self.tally is not None:
+                self.given = digest_of_blocks(self.tally, self.source)
+
+    def prove(self, place: Location) -> None:
+        """ProofError: what was made does not hold what was given."""
+        assert self.given is not None
+        self.proof = prove_store(self.given, place, self.place)
+
+    def _fill(self, container: Container) -> None:
         specs, source = self.specs(container), self.source
         store = ArrayStore.create(container, specs, NOTHING, durable=True)
         try:
@@ -196,12 +218,15 @@ class SourceImport(_Making):
 
     def _record(self, recorder: Recorder, block: Block) -> None:
         try:
-            recorder.record(self._with_flags(block))
+            block = with_flags(block, self.schema)
+            recorder.record(block)
         except SchemaError as error:
             number = recorder.assembler.next_trajectory
             raise FormatError(
                 f"{self.path}, at trajectory {number}: {error}; what reads it is wrong, or it is damaged"
             ) from error
+        if self.tally is not None:
+            self.tally.add(block)
         if recorder.assembler.pending.ended >= TRAJECTORIES:
             recorder.hand_over()
         self.done += sum(rows.nbytes for rows in block.columns.values())
@@ -209,22 +234,6 @@ class SourceImport(_Making):
         if self.progress is not None:  # of values of any length it is supposed that the rest are as long
             known = max(self.steps, self.source.steps or 0)
             self.progress(self.done, self.done * known // max(1, self.steps))
-
-    def _with_flags(self, block: Block) -> Block:
-        """With rows of the flags that only the end tells of."""
-        missing = [
-            name
-            for name in ("terminated", "truncated")
-            if name in self.schema.fields and name not in block.columns
-        ]
-        if not missing:
-            return block
-        columns = dict(block.columns)
-        count = len(next(iter(columns.values()), ()))
-        for name in missing:
-            columns[name] = np.zeros(count, np.bool_)
-            columns[name][-1:] = block.ends and bool(getattr(block, name))
-        return replace(block, columns=columns)
 
 
 class RingImport(_Making):
@@ -273,6 +282,10 @@ class RingImport(_Making):
             self._finish(store, extra, {})
         finally:
             store.close()
+
+    def prove(self, place: Location) -> None:
+        """ProofError: what was made does not hold what the ring does."""
+        self.proof = prove_store(digest_of_source(self.source), place, self.place)
 
     def _rows(self, store: ArrayStore, specs: Mapping[str, ArraySpec]) -> NDArray[np.float64]:
         """All rows; the return of each trajectory."""

@@ -22,6 +22,7 @@ class How:
     grouped: bool | None = None
     progress: Progress | None = None
     dry_run: bool = False
+    proof: bool = True
 
 
 class Selected(NamedTuple):

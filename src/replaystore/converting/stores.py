@@ -19,21 +19,24 @@ from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.making import size_of
 from replaystore.buffers.recorder import NOTHING
 from replaystore.buffers.tables import put_tables
+from replaystore.comparing.digest import digest_of
 from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.located import container_type
 from replaystore.containers.protocol import Capabilities, Container
 from replaystore.converting.excerpt import Excerpt, chosen, selection, whole
 from replaystore.converting.grouping import WINDOW_BYTES, grouped
 from replaystore.converting.options import How, Selected
+from replaystore.converting.proof import prove_store
 from replaystore.converting.transfer import Transfer
 from replaystore.converting.values import mean_bytes, number_of_values
-from replaystore.errors import SchemaError, UnsupportedError
-from replaystore.formats.report import KEPT, Report, lost, unseen
+from replaystore.errors import EvictedError, SchemaError, UnsupportedError
+from replaystore.formats.report import KEPT, Proof, Report, lost, unseen
 from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
 from replaystore.storage.places import places_of
+from replaystore.trajectories.table import Trajectories
 from replaystore.views.foreign_ring import carried, state_of
 from replaystore.views.layout import LAYOUTS, array_specs, field_specs, fitted, table_spec
 from replaystore.views.reader import BufferReader
@@ -63,10 +66,14 @@ class Conversion:
         if self.layout == "archive" and how.codec == "raw":
             raise SchemaError("all fields of an archive are coded: choose another codec, or layout='live'")
         observations = self.schema.names("observation")
+        self.trajectories: Trajectories | None = None
+        """Those that are taken; None: all."""
+        self.proof: Proof | None = None
         if split is None and where is None:
             self.excerpt: Excerpt = whole(buffer, observations)
         else:
-            self.excerpt = selection(buffer, chosen(buffer, where, split), observations)
+            self.trajectories = chosen(buffer, where, split)
+            self.excerpt = selection(buffer, self.trajectories, observations)
         self._group(how, some=split is not None or where is not None)
         self.selected = {
             "fields": None if fields is None else list(self.schema.fields),
@@ -285,6 +292,21 @@ class Conversion:
         self.document()
         return replace(self._report(seconds), dry_run=True)
 
+    def prove(self, place: Location) -> None:
+        """ProofError: what was made does not hold what the source does."""
+        selected = any(self.selected[key] is not None for key in ("split", "where"))
+        try:
+            given = digest_of(
+                self.buffer,
+                fields=self.schema.fields,
+                trajectories=self.trajectories,
+                cut=selected,
+            )
+        except EvictedError:
+            self.proof = Proof(not_proved={"everything": "rows of the source have left its ring meanwhile"})
+            return
+        self.proof = prove_store(given, place, self.place)
+
     def report(self, seconds: float) -> Report:
         """What was done."""
         assert self.transfer is not None
@@ -296,6 +318,7 @@ class Conversion:
             bytes_written=size_of(self.place),
             copied=transfer.copied,
             recoded=transfer.recoded,
+            proof=self.proof,
         )
 
     def _report(self, seconds: float) -> Report:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from replaystore.formats.report import (
         KEPT,
         Fate,
+        Proof,
         Report,
         changed,
         derived,
@@ -48,6 +49,7 @@ __all__ = [
     "Format",
     "NewFiles",
     "Options",
+    "Proof",
     "Report",
     "RingSource",
     "Source",
@@ -73,6 +75,7 @@ _HOMES = {
     "Format": "formats.format",
     "NewFiles": "formats.shared.writing",
     "Options": "formats.options",
+    "Proof": "formats.report",
     "Report": "formats.report",
     "RingSource": "formats.source",
     "Source": "formats.source",

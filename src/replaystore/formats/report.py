@@ -17,6 +17,7 @@ from replaystore.errors import UnsupportedError
 __all__ = [
     "KEPT",
     "Fate",
+    "Proof",
     "Report",
     "changed",
     "derived",
@@ -79,6 +80,28 @@ def unseen(hidden: Mapping[str, str]) -> dict[str, Fate]:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """What was compared after a conversion, by the digests of both sides (`replaystore.digest`); things are
+    named as in a report. What is not the same is an error."""
+
+    fields: list[str] = field(default_factory=list)
+    """Those that are the same, bit for bit."""
+    rest: list[str] = field(default_factory=list)
+    """What else is the same."""
+    within: Mapping[str, float] = field(default_factory=dict)
+    """Fields that were changed, by at most this."""
+    not_proved: Mapping[str, str] = field(default_factory=dict)
+    """What could not be compared, and why."""
+    content: str = ""
+    """The digest of the target's content, where that was compared as a whole."""
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
+
+
+@dataclass(frozen=True)
 class Report:
     """What became of a buffer. A format that writes one gives the first five; `convert` fills in the rest."""
 
@@ -102,6 +125,8 @@ class Report:
     """Fields that were decoded, or encoded, or both."""
     dry_run: bool = False
     """Whether nothing was made: it is what a conversion would do."""
+    proof: Proof | None = None
+    """That it is so; None: that was not wanted."""
 
     @property
     def exact(self) -> bool:
@@ -118,6 +143,7 @@ class Report:
         plain = {part.name: getattr(self, part.name) for part in fields(self)}
         for part in ("fields", "rest"):
             plain[part] = {name: _to_json(fate) for name, fate in plain[part].items()}
+        plain["proof"] = None if self.proof is None else self.proof.to_json()
         return {**plain, "notes": self.notes}
 
 
