@@ -17,7 +17,7 @@ from replaystore.testing.matrix import Cell, Matrix, foreign, ways
 from replaystore.testing.promises import after
 
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
-TRIED = ("active_rlhf", "diffusion_policy", "rlds", "velora")
+TRIED = ("active_rlhf", "diffusion_policy", "rlds", "torchrl", "velora")
 STORES = ("plain", "nested", "wide", "images", "integers", "texts", "unflagged", "loose", "empty")
 
 

@@ -119,6 +119,13 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
             members=("meta/episode_ends",),
         ),
         Entry(
+            "torchrl",
+            "replaystore.formats.torchrl.buffers:TorchRL",
+            what="a replay buffer of TorchRL",
+            magic=(b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"),
+            members=("storage", "meta.json", "storage_metadata.json", "checkpoint.h5", "zarr.json"),
+        ),
+        Entry(
             "velora",
             "replaystore.formats.velora.files:Velora",
             what="a velora buffer",

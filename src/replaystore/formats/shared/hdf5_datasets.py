@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,6 +123,11 @@ class Dataset:
             found = _number_type(inner)
             if found is not None:
                 self.kind, self.dtype = "arrays", found.newbyteorder("<")
+            return
+        if isinstance(kind, h5py.h5t.TypeOpaqueID):
+            tagged = _tagged_type(kind)
+            if tagged is not None:
+                self.kind, self.dtype, self._stored, self._native = "numbers", tagged, tagged, True
             return
         if isinstance(kind, h5py.h5t.TypeArrayID):
             kind, inner_shape = kind.get_super(), tuple(map(int, kind.get_array_dims()))
@@ -330,6 +336,19 @@ def _number_type(kind: Any) -> np.dtype[Any] | None:
         dtype = kind.dtype
         return dtype if dtype.kind in "iuf" and dtype.itemsize <= np.dtype(np.float64).itemsize else None
     return None
+
+
+def _tagged_type(kind: Any) -> np.dtype[Any] | None:
+    """The dtype of numbers that h5py wrote as bytes, with NumPy's name of it; None: they are something
+    else."""
+    tag = kind.get_tag().decode("ascii", "replace")
+    if not re.fullmatch(r"NUMPY:[<|][biufc][0-9]{1,2}", tag):
+        return None
+    try:
+        found = np.dtype(tag.partition(":")[2])
+    except TypeError:
+        return None
+    return found if found.itemsize == kind.get_size() else None
 
 
 def _told(kind: str) -> str:
