@@ -1,0 +1,1 @@
+"""What conversions cost: reading other software's files, digests, memory."""
