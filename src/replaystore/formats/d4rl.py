@@ -25,18 +25,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from replaystore.errors import FormatError, NotFoundError, UnsupportedError
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Fate, Report, lost, refuse_losses
-from replaystore.formats.shared.flat import Column, Flat
+from replaystore.formats.shared.flat import Column, Flat, without_cuts
+from replaystore.formats.shared.flat_writing import FLAGS, fill_flat
 from replaystore.formats.shared.hdf5 import Dataset, Group, is_hdf5, opened_hdf5
 from replaystore.formats.shared.hdf5_kept import (
-    Following,
     as_json,
     column_of,
+    fits,
     kept_in,
     path_of,
     put_kept,
@@ -115,7 +115,7 @@ def _source(root: Group, path: str) -> Source:
     if kept is not None:
         flat = _as_kept(datasets, kept)
         if flat is not None:
-            return _kept_source(flat, kept)
+            return flat.kept_source()
     arrays = {
         name: column_of(rows) for name, rows in datasets.items() if rows.kind == "numbers" and rows.shape
     }
@@ -155,50 +155,18 @@ def _as_kept(datasets: dict[str, Dataset], kept: Kept) -> Flat | None:
     following: dict[str, Column] = {}
     for name, declared in kept.schema.fields.items():
         rows = datasets.get(kept.places[name])
-        if not _fits(rows, kept.steps, declared.dtype, declared.shape):
+        if not fits(rows, kept.steps, declared.dtype, declared.shape):
             return None
         assert rows is not None
         columns[name] = column_of(rows)
         if declared.role == "observation" and (after := datasets.get(_next(kept.places[name]))) is not None:
-            if not _fits(after, kept.steps, declared.dtype, declared.shape):
+            if not fits(after, kept.steps, declared.dtype, declared.shape):
                 return None
             following[name] = column_of(after)
     stops = np.cumsum(kept.length)
     if "truncated" in columns:
-        columns["truncated"] = _without_timeouts(columns["truncated"], stops[(kept.how & 3) == 0] - 1)
+        columns["truncated"] = without_cuts(columns["truncated"], stops[(kept.how & 3) == 0] - 1)
     return Flat(columns, following=following, stops=stops, kept=kept)
-
-
-def _fits(rows: Dataset | None, count: int, dtype: np.dtype[Any], shape: tuple[Any, ...]) -> bool:
-    return (
-        rows is not None and rows.kind == "numbers" and (rows.dtype, rows.shape) == (dtype, (count, *shape))
-    )
-
-
-def _without_timeouts(column: Column, rows: NDArray[np.int64]) -> Column:
-    """A column of flags that are false in these rows, in which they were only set for other readers."""
-
-    def read(start: int, stop: int) -> NDArray[Any]:
-        found = column.read(start, stop)
-        first, last = np.searchsorted(rows, [start, stop])
-        found[rows[first:last] - start] = False
-        return found
-
-    return Column(column.dtype, column.shape, column.count, read, column.where)
-
-
-def _kept_source(flat: Flat, kept: Kept) -> Source:
-    return Source(
-        kept.schema,
-        flat.blocks,
-        environment=kept.environment,
-        metadata=kept.metadata,
-        splits=[name for name in kept.splits if name],
-        columns={name: values.dtype for name, values in kept.columns.items()},
-        steps=kept.steps,
-        trajectories=len(kept),
-        remarks=flat.remarks,
-    )
 
 
 # --- writing
@@ -228,7 +196,6 @@ def _places(chosen: Chosen) -> dict[str, str]:
 def _fill(root: NewGroup, chosen: Chosen) -> None:
     """All datasets."""
     places, count = _places(chosen), chosen.steps
-    flags = {name: np.dtype(np.bool_) for name in ("terminated", "truncated")}
     rows: dict[str, NewRows] = {}
     following: dict[str, NewRows] = {}
     for name, declared in chosen.fields.items():
@@ -236,18 +203,8 @@ def _fill(root: NewGroup, chosen: Chosen) -> None:
         if declared.role == "observation":
             path = _next(places[name])
             following[name] = root.rows(path, declared.dtype, declared.shape, count, compressed=True)
-    for name, dtype in flags.items():
+    for name in FLAGS:
         if name not in rows:
-            rows[name] = root.rows(NAMES[name], dtype, (), count, compressed=True)
-    after = Following(following)
-    for _, block in chosen.blocks():
-        columns = {**{name: np.zeros(len(block), np.bool_) for name in flags}, **block.columns}
-        if block.ends:
-            for name in flags:
-                columns[name] = np.append(columns[name][:-1], bool(getattr(block, name)))
-            if not (block.terminated or block.truncated):
-                columns["truncated"][-1] = True
-        for name, target in rows.items():
-            target.append(columns[name])
-        after.add(block)
+            rows[name] = root.rows(NAMES[name], np.dtype(np.bool_), (), count, compressed=True)
+    fill_flat(chosen, rows, following)
     put_kept(root.group(KEPT_IN), chosen.to_keep(places))

@@ -133,6 +133,18 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
             members=("buffer_state.safetensors",),
         ),
         Entry(
+            "d3rlpy",
+            "replaystore.formats.d3rlpy:D3rlpy",
+            what="an HDF5 file of d3rlpy",
+            magic=(b"\x89HDF\r\n\x1a\n",),
+        ),
+        Entry(
+            "tianshou",
+            "replaystore.formats.tianshou:Tianshou",
+            what="an HDF5 file of Tianshou",
+            magic=(b"\x89HDF\r\n\x1a\n",),
+        ),
+        Entry(
             "robomimic",
             "replaystore.formats.robomimic.demos:Robomimic",
             what="an HDF5 file of robomimic",

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from replaystore.errors import FormatError
 from replaystore.formats.shared.kept import Kept
-from replaystore.formats.source import Block
+from replaystore.formats.source import Block, Source
 from replaystore.schema.fields import Field, Schema
 
-__all__ = ["Column", "Flat", "Rows", "as_flags", "squeezed"]
+__all__ = ["Column", "Flat", "Rows", "as_flags", "squeezed", "without_cuts"]
 
 MOST_ROWS = 1 << 17
 """Of small rows no more are read at once: what is known of each takes memory too."""
@@ -90,6 +90,18 @@ def as_flags(column: Column) -> Column:
     return replace(column, dtype=np.dtype(np.bool_), read=read)
 
 
+def without_cuts(column: Column, rows: NDArray[np.int64]) -> Column:
+    """A column of flags that are false in these rows, in which they were only set for other readers."""
+
+    def read(start: int, stop: int) -> NDArray[Any]:
+        found = column.read(start, stop)
+        first, last = np.searchsorted(rows, [start, stop])
+        found[rows[first:last] - start] = False
+        return found
+
+    return Column(column.dtype, column.shape, column.count, read, column.where)
+
+
 @dataclass
 class Flat:
     """The arrays of a file, by the names of the fields that they are."""
@@ -122,6 +134,22 @@ class Flat:
             role = self.roles.get(name) or _role(name)
             fields[name] = Field(column.dtype, column.shape, role)
         return Schema(fields, self.tuples)
+
+    def kept_source(self) -> Source:
+        """What was kept, as a source."""
+        kept = self.kept
+        assert kept is not None
+        return Source(
+            kept.schema,
+            self.blocks,
+            environment=kept.environment,
+            metadata=kept.metadata,
+            splits=[name for name in kept.splits if name],
+            columns={name: values.dtype for name, values in kept.columns.items()},
+            steps=kept.steps,
+            trajectories=len(kept),
+            remarks=self.remarks,
+        )
 
     # --- next observations
 

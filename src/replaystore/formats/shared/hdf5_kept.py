@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from replaystore.formats.shared.flat import Column
 from replaystore.formats.shared.hdf5 import Dataset, Group
-from replaystore.formats.shared.hdf5_new import NewGroup, NewRows
+from replaystore.formats.shared.hdf5_new import NewGroup
 from replaystore.formats.shared.kept import Kept, kept_of
-from replaystore.formats.source import Block
 from replaystore.schema.names import escape, split_path
 
-__all__ = ["Following", "as_json", "column_of", "kept_in", "path_of", "put_kept", "small_values"]
+__all__ = ["as_json", "column_of", "fits", "kept_in", "path_of", "put_kept", "small_values"]
 
 MOST_VALUES = 1024
 """Numbers of an array that is kept as metadata."""
@@ -35,10 +34,17 @@ def kept_in(root: Group, group: str) -> Kept | None:
     return kept_of(read, found.where)
 
 
-def put_kept(group: NewGroup, kept: Mapping[str, NDArray[Any]]) -> None:
-    """Put it there."""
+def put_kept(group: NewGroup, kept: Mapping[str, NDArray[Any]], **attributes: Any) -> None:
+    """Put it there, with these attributes of each dataset."""
     for name, values in kept.items():
-        group.values(name, values)
+        group.values(name, values, **attributes)
+
+
+def fits(rows: Dataset | None, count: int, dtype: np.dtype[Any], shape: tuple[Any, ...]) -> bool:
+    """Whether a dataset has so many rows of this kind."""
+    return (
+        rows is not None and rows.kind == "numbers" and (rows.dtype, rows.shape) == (dtype, (count, *shape))
+    )
 
 
 def path_of(name: str, taken: Collection[str], names: Mapping[str, str]) -> str:
@@ -82,22 +88,3 @@ def as_json(value: Any) -> Any:
     if values.dtype.kind == "c" or (values.dtype.kind == "f" and not np.isfinite(values).all()):
         return None
     return values.tolist() if isinstance(value, np.ndarray) else value
-
-
-class Following:
-    """Writes what was observed after each step: the next row, and at the end the final observation, or the
-    last one again where nobody knows."""
-
-    def __init__(self, rows: dict[str, NewRows]) -> None:
-        self._rows = rows
-
-    def add(self, block: Block) -> None:
-        """The next steps."""
-        for name, target in self._rows.items():
-            values = block.columns[name]
-            if not block.begins:
-                target.append(values[:1])
-            target.append(values[1:])
-            if block.ends:
-                final = values[-1] if not block.final else block.final[name]
-                target.append(np.asarray(final, values.dtype)[None])

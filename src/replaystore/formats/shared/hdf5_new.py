@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -132,11 +132,12 @@ class NewGroup:
         self._open.append(found)
         return found
 
-    def finish(self) -> None:
-        """Write what waits for more rows."""
-        for rows in self._open:
+    def finish(self, some: Collection[NewRows] | None = None) -> None:
+        """Write what waits for more rows; of `some` alone, which are complete."""
+        for rows in self._open if some is None else some:
             rows.finish()
-        self._open.clear()
+        left = [] if some is None else [rows for rows in self._open if rows not in set(some)]
+        self._open[:] = left
 
     def _objects(
         self, name: str, shape: tuple[int, ...], values: Sequence[Any], dtype: Any, attributes: dict[str, Any]
