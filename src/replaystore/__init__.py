@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from replaystore.buffers.writer import Writer
     from replaystore.checking.repair import repair
     from replaystore.checking.verify import verify
+    from replaystore.comparing.diff import diff
     from replaystore.comparing.digest import Digest, digest
+    from replaystore.comparing.found import Diff
     from replaystore.comparing.merge import merge
     from replaystore.converting.convert import Report, convert
     from replaystore.converting.splitting import split_trajectories
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Buffer",
     "Column",
+    "Diff",
     "Digest",
     "Field",
     "Ragged",
@@ -56,6 +59,7 @@ __all__ = [
     "concat",
     "convert",
     "create",
+    "diff",
     "digest",
     "errors",
     "merge",
@@ -68,6 +72,7 @@ __all__ = [
 _HOMES = {
     "Buffer": "replaystore.buffers.buffer",
     "Column": "replaystore.views.column",
+    "Diff": "replaystore.comparing.found",
     "Digest": "replaystore.comparing.digest",
     "Field": "replaystore.schema.fields",
     "Ragged": "replaystore.schema.ragged",
@@ -83,6 +88,7 @@ _HOMES = {
     "concat": "replaystore.sampling.concat",
     "convert": "replaystore.converting.convert",
     "create": "replaystore.buffers.create_open",
+    "diff": "replaystore.comparing.diff",
     "digest": "replaystore.comparing.digest",
     "merge": "replaystore.comparing.merge",
     "open": "replaystore.buffers.create_open",

@@ -6,7 +6,8 @@ its own, which is imported when the command is named, and which imports at its t
 What scripts can rely on:
 1. Facts go to stdout; progress, warnings and errors to stderr, progress only if that is a terminal.
 2. An error of ours is one line, `replaystore: error: …`. A traceback is a bug.
-3. Exit codes: 0 done; 1 an error, or `verify` found problems; 2 wrong usage; 130 interrupted by Ctrl-C.
+3. Exit codes: 0 done; 1 an error, or `verify` found problems, or `diff` differences; 2 wrong usage; 130
+   interrupted by Ctrl-C.
 4. Whoever reads stdout may stop (`| head`): that is no error.
 """
 
@@ -38,6 +39,7 @@ COMMANDS = {
     "split": "replaystore.cli.split:split",
     "formats": "replaystore.cli.formats:formats",
     "digest": "replaystore.cli.digest:digest",
+    "diff": "replaystore.cli.diff:diff",
     "verify": "replaystore.cli.verify:verify",
     "repair": "replaystore.cli.repair:repair",
     "publish": "replaystore.cli.publish:publish",
@@ -54,6 +56,7 @@ _MEANT = {
     "merge": ("join", "combine", "concat", "concatenate", "union"),
     "split": ("partition", "divide", "holdout"),
     "verify": ("check", "validate", "test", "fsck"),
+    "diff": ("compare", "cmp", "equal"),
     "digest": ("hash", "checksum", "sha256", "fingerprint"),
     "repair": ("fix", "recover", "rollback"),
     "record": ("run", "collect", "create", "new"),

@@ -21,7 +21,7 @@ from replaystore.trajectories.table import Trajectories
 from replaystore.views.blocks import rows_of_bytes
 from replaystore.views.reader import BufferReader
 
-__all__ = ["LaidRing", "LaidStore", "RowTally"]
+__all__ = ["LaidRing", "LaidStore", "RowTally", "in_order"]
 
 Rows = NDArray[np.int64]
 
@@ -163,13 +163,10 @@ class RowTally:
     ) -> None:
         """`loose`: whether rows of no trajectory count; `each` as a Tally takes it."""
         self._laid, table = laid, laid.table
-        going = np.zeros(len(table["open"]), np.bool_) if cut else np.asarray(table["open"], np.bool_)
-        order = np.lexsort((np.where(going, table["env"], 0), going))
         self._user = [name for name in table if name not in TRAJECTORIES and name != "open"]
         columns = {name: Field(table[name].dtype, table[name].shape[1:], "extra") for name in self._user}
         self.tally = Tally(laid.fields, columns, crew, each=each)
-        self._table = {name: column[order] for name, column in table.items()}
-        self._table["open"] = going[order]
+        self._table = in_order(table, cut=cut)
         self._place = _places_of(laid.parts, self._table["trajectory"])
         """For each part the place of its trajectory; -1: it does not count."""
         self._last = _last_parts(laid.parts)
@@ -264,6 +261,14 @@ class RowTally:
         self.tally.label("split", texts(table["split"].tolist()))
         for name in self._user:
             self.tally.label(name, table[name])
+
+
+def in_order(table: Mapping[str, NDArray[Any]], *, cut: bool = False) -> dict[str, NDArray[Any]]:
+    """A table of trajectories in the order in which they count: open ones come after those that have ended,
+    in the order of their environments. `cut`: they have ended, where they are."""
+    going = np.zeros(len(table["open"]), np.bool_) if cut else np.asarray(table["open"], np.bool_)
+    order = np.lexsort((np.where(going, table["env"], 0), going))
+    return {name: column[order] for name, column in {**table, "open": going}.items()}
 
 
 def _places_of(parts: Parts, trajectories: Rows) -> Rows:
