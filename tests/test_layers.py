@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"formats", "sampling"},
     {"buffers"},
     {"analysis", "checking", "comparing", "converting", "gymnasium", "torch"},
-    {"__main__", "cli", "compat", "testing"},
+    {"__main__", "cli", "compat", "sb3", "testing"},
 ]
 """What may import what: a folder imports from its own layer and from those before it."""
 
