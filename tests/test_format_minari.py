@@ -37,3 +37,17 @@ class TestMinariWithoutRewards(FormatSuite):
     keeps = EVERYTHING - MADE_UP
     keeps_fields = False
     schemas: ClassVar[dict[str, Any]] = {"unflagged": UNFLAGGED}
+
+
+class TestMinariArrow(TestMinari):
+    """In files of Arrow."""
+
+    name = "minari_arrow"
+    schemas: ClassVar[dict[str, Any]] = {"nested": NESTED, "ragged": RAGGED}
+    memory = 24 * 8  # a trajectory is in memory as a whole
+
+
+class TestMinariParquet(TestMinariArrow):
+    """In files of Parquet."""
+
+    name = "minari_parquet"

@@ -49,8 +49,9 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", KEYS)
-@pytest.mark.parametrize("container", ["hdf5"])
-@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize(
+    ("container", "quick"), [("hdf5", True), ("hdf5", False), ("arrow", True), ("parquet", True)]
+)
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the samples of other libraries' files are not here")
 def test_samples_are_what_was_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, container: str, quick: bool

@@ -19,7 +19,7 @@ from replaystore.testing.samples import columns
 
 minari = pytest.importorskip("minari", reason="Minari is not installed")
 
-CONTAINERS = {"hdf5": "minari"}
+CONTAINERS = {"hdf5": "minari", "arrow": "minari_arrow", "parquet": "minari_parquet"}
 SPACE = spaces.Dict(
     {
         "camera": spaces.Box(0, 255, (33, 40, 3), np.uint8),

@@ -84,6 +84,20 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
     ),
     "formats": (
         Entry(
+            "minari_arrow",
+            "replaystore.formats.minari.dataset:MinariArrow",
+            what="a dataset of Minari in Arrow",
+            members=("metadata.json", "data"),
+            extra="arrow",
+        ),
+        Entry(
+            "minari_parquet",
+            "replaystore.formats.minari.dataset:MinariParquet",
+            what="a dataset of Minari in Parquet",
+            members=("metadata.json", "data"),
+            extra="arrow",
+        ),
+        Entry(
             "minari",
             "replaystore.formats.minari.dataset:Minari",
             what="a dataset of Minari",

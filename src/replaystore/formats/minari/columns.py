@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from dataclasses import field as made
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,12 @@ from replaystore.schema.names import check_name, join_path, split_path
 from replaystore.schema.roles import FLAGS
 from replaystore.schema.spaces import DTYPES
 
-__all__ = ["Column", "Columns", "columns_of"]
+__all__ = ["Column", "Columns", "columns_of", "known_shapes"]
 
 ROLES = {"observation": "observations", "action": "actions"}
 PLAIN = {"reward": "rewards", "terminated": "terminations", "truncated": "truncations"}
-ITEM = "_index_"
+ITEM = {"hdf5": "_index_", "arrow": "", "parquet": ""}
+"""What comes before the number of an item of a tuple."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,43 @@ class Columns:
     """How many steps each episode has."""
     flags: dict[str, str]
     """Where the flags lie that are no fields."""
-    resets: dict[str, str] = field(default_factory=dict)
+    resets: dict[str, str] = made(default_factory=dict)
     """Columns of trajectories that are the first rows of infos: where they lie."""
-    fields: dict[str, Fate] = field(default_factory=dict)
-    rest: dict[str, Fate] = field(default_factory=dict)
+    fields: dict[str, Fate] = made(default_factory=dict)
+    rest: dict[str, Fate] = made(default_factory=dict)
+
+
+def path_of(name: str, tuples: Collection[str], container: str) -> str:
+    """Where a field of observations or actions lies, as its name says."""
+    first, *parts = name.split("/")
+    found = [ROLES[first]]
+    for place, part in enumerate(parts):
+        above = "/".join([first, *parts[:place]])
+        key = split_path(part)[0]
+        if container != "hdf5":
+            key = key.replace("/", "%2F")
+        found.append(f"{ITEM[container]}{part}" if above in tuples else key)
+    return "/".join(found)
+
+
+def known_shapes(metadata: Metadata, beside: Beside | None) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """The shapes of values that are told of, by where they lie; and what has a row more than there are
+    steps."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    longer: set[str] = set()
+    if beside is not None:
+        for name, field in beside.schema.fields.items():
+            if not field.ragged:
+                shapes[beside.places[name].path] = field.shape
+            if field.role == "observation":
+                longer.add(beside.places[name].path)
+        return shapes, longer
+    for role, space in (("observation", metadata.observation), ("action", metadata.action)):
+        fields, tuples = ({}, frozenset[str]()) if space is None else declared(space, role)
+        for name, field in fields.items():
+            if not field.ragged:
+                shapes[path_of(name, tuples, metadata.container)] = field.shape
+    return shapes, longer
 
 
 def columns_of(metadata: Metadata, beside: Beside | None, episodes: Episodes, where: str) -> Columns:
@@ -68,7 +103,7 @@ def columns_of(metadata: Metadata, beside: Beside | None, episodes: Episodes, wh
         return _without_episodes(metadata, beside)
     leaves = episodes.leaves
     lengths = _steps(leaves, where)
-    builder = _Builder(metadata, leaves, lengths, where)
+    builder = _Builder(metadata, beside, leaves, lengths, where)
     if beside is not None:
         builder.add_told(beside)
     else:
@@ -121,7 +156,12 @@ def _steps(leaves: Mapping[str, Leaf], where: str) -> NDArray[np.int64]:
 
 class _Builder:
     def __init__(
-        self, metadata: Metadata, leaves: Mapping[str, Leaf], lengths: NDArray[np.int64], where: str
+        self,
+        metadata: Metadata,
+        beside: Beside | None,
+        leaves: Mapping[str, Leaf],
+        lengths: NDArray[np.int64],
+        where: str,
     ) -> None:
         self.metadata, self.leaves, self.lengths, self.where = metadata, leaves, lengths, where
         self.columns: list[Column] = []
@@ -131,7 +171,8 @@ class _Builder:
         self.resets: dict[str, str] = {}
         self.fields: dict[str, Fate] = {}
         self.rest: dict[str, Fate] = {}
-        self.order: list[str] | None = None
+        self.known = [] if beside is None else [GROUP]
+        """Groups of which nothing more is to be said."""
 
     # --- as Minari has them
 
@@ -143,16 +184,7 @@ class _Builder:
         fields, tuples = declared(space, role)
         self.tuples |= tuples
         for name, known in fields.items():
-            self._add_leaf(role, name, known, self._path(name))
-
-    def _path(self, name: str) -> str:
-        """Where a field lies, as its name says."""
-        parts = name.split("/")
-        found = [ROLES[parts[0]]]
-        for place, part in enumerate(parts[1:], 1):
-            above = "/".join(parts[:place])
-            found.append(f"{ITEM}{part}" if above in self.tuples else split_path(part)[0])
-        return "/".join(found)
+            self._add_leaf(role, name, known, path_of(name, self.tuples, self.metadata.container))
 
     def _add_leaf(self, role: str, name: str, known: Field, path: str) -> None:
         leaf = self._leaf(path)
@@ -187,9 +219,10 @@ class _Builder:
         for place, part in enumerate(parts[1:], 1):
             above = "/".join(parts[:place]) + "/"
             beside = {other[len(above) :].split("/")[0] for other in self.leaves if other.startswith(above)}
-            if beside == {f"{ITEM}{item}" for item in range(len(beside))}:
+            item = ITEM[self.metadata.container]
+            if beside == {f"{item}{at}" for at in range(len(beside))}:
                 self.tuples.add(name)
-                name = f"{name}/{part.removeprefix(ITEM)}"
+                name = f"{name}/{part.removeprefix(item)}"
             else:
                 name = f"{name}/{join_path(part)}"
         return name
@@ -320,7 +353,7 @@ class _Builder:
             path
             for path in self.leaves
             if path not in {c.path for c in self.columns}
-            and path.split("/")[0] not in ("infos", GROUP, *PLAIN.values())
+            and path.split("/")[0] not in ("infos", *self.known, *PLAIN.values())
         ]
         for path in unread:
             self.rest[path] = lost("Minari has no such values")

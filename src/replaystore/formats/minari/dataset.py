@@ -1,4 +1,4 @@
-"""Datasets of Minari as a format."""
+"""Datasets of Minari as formats: one name for each of the three that their data may be in."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from replaystore.formats.report import Report
 from replaystore.formats.source import RingSource, Source
 from replaystore.views.reader import BufferReader
 
-__all__ = ["Minari"]
+__all__ = ["Minari", "MinariArrow", "MinariParquet"]
 
 
 class Minari(Format):
-    """A folder with the data of a dataset; written in HDF5."""
+    """A folder with the data of a dataset, whatever they are in; written in HDF5."""
 
-    limits = (
+    limits: ClassVar[tuple[str, ...]] = (
         "open trajectories, which are cut off",
         "steps of no trajectory",
         "observations without actions",
@@ -54,3 +54,21 @@ class Minari(Format):
         from replaystore.formats.minari.writing import write
 
         return write(buffer, path, options, self.container)
+
+
+class MinariArrow(Minari):
+    """A dataset in files of Arrow, one for each episode."""
+
+    container = "arrow"
+    limits = (*Minari.limits, "trajectories of 131,072 steps or more")
+    whole = "Minari reads an episode as one batch, which is in memory as a whole"
+
+    def recognizes(self, path: str) -> bool:
+        """Whether a dataset is in such files."""
+        return super().recognizes(path) and metadata.Metadata.read(path).container == self.container
+
+
+class MinariParquet(MinariArrow):
+    """A dataset in files of Parquet, one for each episode."""
+
+    container = "parquet"

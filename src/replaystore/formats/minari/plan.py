@@ -30,6 +30,8 @@ __all__ = ["Placed", "Plan", "planned"]
 
 ROLES = {"observation": "observations", "action": "actions"}
 PLAIN = {"reward": "rewards", "terminated": "terminations", "truncated": "truncations"}
+MOST_STEPS = 1 << 17
+"""As many rows pyarrow has in a batch, which Minari takes for an episode."""
 HOLDS = ("env", "seed", "split", "final_observation", "metadata", "environment", "terminated", "truncated")
 
 
@@ -78,6 +80,8 @@ class Plan:
     resets: dict[str, str]
     """Columns of the table that are infos of resets: where these lie."""
     id: str
+    missing: tuple[str, ...]
+    """What Minari needs and no field is: of "reward", "terminated", "truncated"."""
 
     def user_columns(self) -> dict[str, NDArray[Any]]:
         """Columns of the table that are the user's, and no infos of resets."""
@@ -99,6 +103,12 @@ def planned(buffer: BufferReader, path: str, options: Options, container: str) -
     user = [name for name in table.columns if name not in TRAJECTORIES and name != "open"]
     rest = beside_fields(buffer, options, holds=(*HOLDS, *user), fields=fields)
     remarks: list[str] = []
+    if container != "hdf5" and len(lengths) and int(lengths.max()) >= MOST_STEPS:
+        raise UnsupportedError(
+            f"{path}: Minari reads at most {MOST_STEPS - 1} steps of a trajectory from {container}, and one "
+            f"has {int(lengths.max())}: write HDF5 (format='minari')"
+        )
+    missing = tuple(name for name in PLAIN if all(one.path != PLAIN[name] for one in placed))
     if "reward" not in schema.fields:
         fields["reward"] = made_up("zeros, since there are no rewards")
     unknown = int((~known).sum())
@@ -114,7 +124,7 @@ def planned(buffer: BufferReader, path: str, options: Options, container: str) -
         remarks.append(f"Minari finds it as {id_!r} when it lies there in its folder of datasets")
     steps, trajectories = planned_counts(buffer, options)
     report = Report(steps, trajectories, fields, rest, remarks)
-    return Plan(report, schema, placed, spaces, table, lengths, known, _resets(table, placed), id_)
+    return Plan(report, schema, placed, spaces, table, lengths, known, _resets(table, placed), id_, missing)
 
 
 def _placed(schema: Schema, path: str, container: str) -> list[Placed]:
@@ -131,7 +141,7 @@ def _placed(schema: Schema, path: str, container: str) -> list[Placed]:
         beside = f"{GROUP}/{escape_path(name)}"
         if name in native:
             also = beside if field.text and container == "hdf5" else ""
-            placed.append(Placed(name, field, _path(name, tuples), also=also))
+            placed.append(Placed(name, field, _path(name, tuples, container), also=also))
         else:
             encoded = field.ragged or (field.dtype.kind == "c" and container != "hdf5")
             placed.append(Placed(name, field, beside, encoded=encoded))
@@ -142,7 +152,7 @@ def _is_native(name: str, field: Field, container: str) -> bool:
     """Whether Minari has a place for a field."""
     parts = name.split("/")
     if name in PLAIN:
-        return True
+        return field.dtype.kind != "c" or container == "hdf5"
     if any(part in (".", "..") or "\0" in part for part in parts):
         return False
     if field.role in ROLES and parts[0] == field.role:
@@ -152,14 +162,15 @@ def _is_native(name: str, field: Field, container: str) -> bool:
     return field.dtype.kind != "c" or container == "hdf5"
 
 
-def _path(name: str, tuples: frozenset[str]) -> str:
+def _path(name: str, tuples: frozenset[str], container: str) -> str:
     if name in PLAIN:
         return PLAIN[name]
     first, *parts = name.split("/")
     found = [ROLES.get(first, "infos")]
     for place, part in enumerate(parts):
         above = "/".join([first, *parts[:place]])
-        found.append(f"_index_{part}" if above in tuples else part)
+        item = "_index_" if container == "hdf5" else ""
+        found.append(f"{item}{part}" if above in tuples else part)
     return "/".join(found)
 
 

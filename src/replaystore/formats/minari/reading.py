@@ -4,6 +4,7 @@ slices.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import FormatError, UnsupportedError
+from replaystore.errors import FormatError
 from replaystore.formats.minari.beside import FILE as BESIDE
 from replaystore.formats.minari.beside import Beside
-from replaystore.formats.minari.columns import Column, Columns, columns_of
+from replaystore.formats.minari.columns import Column, Columns, columns_of, known_shapes
 from replaystore.formats.minari.episodes import Episodes
 from replaystore.formats.minari.images import decoded
 from replaystore.formats.minari.metadata import MAIN, Metadata
@@ -44,12 +45,12 @@ def read(path: str) -> Iterator[Source]:
     damaged."""
     metadata = Metadata.read(path)
     beside = Beside.read(metadata.folder)
-    with _opened(metadata) as episodes:
+    with _opened(metadata, beside) as episodes:
         yield _source(metadata, beside, episodes)
 
 
 @contextmanager
-def _opened(metadata: Metadata) -> Iterator[Episodes]:
+def _opened(metadata: Metadata, beside: Beside | None) -> Iterator[Episodes]:
     if metadata.container == "hdf5":
         from replaystore.formats.minari.hdf5_reading import opened_episodes
 
@@ -60,10 +61,10 @@ def _opened(metadata: Metadata) -> Iterator[Episodes]:
         with opened_episodes(main) as episodes:
             yield episodes
         return
-    raise UnsupportedError(
-        f"{metadata.folder}: its data are in files of {metadata.container}, which are not read: have Minari "
-        "write it in HDF5 (data_format='hdf5')"
-    )
+    from replaystore.formats.minari.arrow_reading import ArrowEpisodes
+
+    shapes, longer = known_shapes(metadata, beside)
+    yield ArrowEpisodes(metadata.folder, metadata.container, shapes, longer)
 
 
 class _NoEpisodes:
@@ -346,14 +347,15 @@ class _Reader:
         return _typed(column, rows, column.path) if column.encoded else rows
 
 
-def _typed(column: Column, rows: Ragged, path: str) -> Ragged:
-    """Values of any length of their bytes."""
+def _typed(column: Column, rows: Ragged, path: str) -> Any:
+    """Values of their bytes. FormatError: they are of other lengths."""
     known = column.field
-    width = known.dtype.itemsize
-    for length in known.inner:
-        width *= length
-    offsets = np.asarray(rows.offsets)
-    if (offsets % width).any():
+    shape = known.inner if known.ragged else known.shape
+    width, offsets = known.dtype.itemsize * math.prod(shape), np.asarray(rows.offsets)
+    lengths = np.diff(offsets)
+    if (lengths % width).any() or (not known.ragged and (lengths != width).any()):
         raise FormatError(f"{path}: values of {width} bytes have other lengths: it is damaged")
-    data = np.ascontiguousarray(rows.values).view(known.dtype).reshape(-1, *known.inner)
-    return Ragged(data, offsets // width, text=known.text)
+    data = np.ascontiguousarray(rows.named).view(known.dtype).reshape(-1, *shape)
+    if not known.ragged:
+        return data
+    return Ragged(data, (offsets - offsets[0]) // width, text=known.text)

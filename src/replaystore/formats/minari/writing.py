@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from replaystore.errors import AlreadyExistsError
 from replaystore.formats.blocks import blocks_of
+from replaystore.formats.minari.arrow_writing import ArrowWriter
 from replaystore.formats.minari.beside import Beside
 from replaystore.formats.minari.hdf5_writing import hdf5_writer
 from replaystore.formats.minari.metadata import FILE, VERSION, data_folder
@@ -52,11 +54,17 @@ def write(buffer: BufferReader, path: str, options: Options, container: str) -> 
     with NewFolder(path, overwrite=options.overwrite) as new:
         folder = os.path.join(new.root, "data")
         os.mkdir(folder)
-        with hdf5_writer(folder) as writer:
+        with _writer(folder, container) as writer:
             _fill(writer, buffer, options, plan)
         _beside(buffer, plan).write(folder)
         _write_metadata(buffer, plan, folder, container)
     return plan.report
+
+
+def _writer(folder: str, container: str) -> AbstractContextManager[Writer]:
+    if container == "hdf5":
+        return hdf5_writer(folder)
+    return nullcontext(ArrowWriter(folder, container))
 
 
 # --- steps
@@ -90,12 +98,11 @@ def _put(writer: Writer, block: Block, plan: Plan, steps: int) -> None:
             if block.ends:
                 values = joined([values, _final(one, block)])
         writer.rows(one, values, count, whole=whole)
-    for name, path in PLAIN.items():
-        if name not in plan.schema.fields:
-            made: NDArray[Any] = np.zeros(len(block), np.float64 if name == "reward" else np.bool_)
-            if name != "reward" and block.ends:
-                made[-1:] = bool(getattr(block, name))
-            writer.plain(path, made, steps, whole=whole)
+    for name in plan.missing:
+        made: NDArray[Any] = np.zeros(len(block), np.float64 if name == "reward" else np.bool_)
+        if name != "reward" and block.ends:
+            made[-1:] = bool(getattr(block, name))
+        writer.plain(PLAIN[name], made, steps, whole=whole)
 
 
 def _reset(one: Placed, block: Block) -> Any:
