@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from measuring import Context, Result, interleaved, ratio
-from measuring.data import cheetah_steps, write
 
 import replaystore as rs
 from convert_measures.material import episodes
@@ -23,13 +22,7 @@ PIECE = 1 << 20
 
 def digests(context: Context) -> list[Result]:
     """Stores whose files are in the page cache."""
-    recorded, _ = cheetah_steps(10_000)
-    steps = context.choose(4_000_000, 200_000)
-    long = context.shared / "long.zarr"
-    if not long.exists():
-        recorded["truncated"][:] = False
-        recorded["truncated"][-1] = True
-        write(long, steps, recorded)
+    long = episodes(context.shared / "long", 4, context.choose(4_000_000, 200_000))
     short = episodes(context.shared / "short", context.choose(5000, 500), 200)
     found = []
     for what, store, target in (("long trajectories", long, 70.0), ("5,000 of 200 steps", short, None)):

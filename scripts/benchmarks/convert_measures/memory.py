@@ -11,6 +11,7 @@ from measuring.memory import no_memory, peak_of
 import replaystore as rs
 from convert_measures.material import READERS
 from replaystore.errors import ReplayStoreError
+from replaystore.formats import named
 
 __all__ = ["memory"]
 
@@ -30,6 +31,7 @@ def memory(context: Context) -> list[Result]:
         path, back = context.folder / called, context.folder / "back.zarr"
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            named(name)
             found.append(
                 peak_of(context, "peak memory, writing", name, WORKER, (store, path, "--to", name), 300.0)
             )
@@ -39,9 +41,9 @@ def memory(context: Context) -> list[Result]:
         except ReplayStoreError as error:
             found.append(skipped("peak memory", name, str(error)[:120]))
         finally:
-            remove(path)
-            if back.exists():
-                remove(back)
+            for left in (path, back):
+                if left.exists():
+                    remove(left)
     return found
 
 
