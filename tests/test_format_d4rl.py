@@ -158,7 +158,7 @@ def test_what_others_changed_is_read_as_theirs(tmp_path: Path) -> None:
     [
         ({"terminals": np.full(40, 0.5)}, "not 0 or 1"),
         ({"rewards": np.zeros(39)}, "39 rows"),
-        ({"observations": np.array(["a"] * 40, object)}, "neither observations"),
+        ({"observations": np.array(["a"] * 40, object)}, "has no observations"),
     ],
 )
 def test_what_cannot_be_steps_is_one_clear_error(tmp_path: Path, change: dict[str, Any], says: str) -> None:

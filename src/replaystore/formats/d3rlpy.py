@@ -28,8 +28,9 @@ from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Report, refuse_losses
 from replaystore.formats.shared.flat import Flat
+from replaystore.formats.shared.flat_writing import path_of
 from replaystore.formats.shared.hdf5 import Dataset, Group, is_hdf5, opened_hdf5
-from replaystore.formats.shared.hdf5_kept import fits, kept_in, path_of, put_kept
+from replaystore.formats.shared.hdf5_kept import fits, kept_in, put_kept
 from replaystore.formats.shared.hdf5_new import NewGroup, NewRows, new_hdf5
 from replaystore.formats.shared.kept import Chosen, Kept
 from replaystore.formats.shared.spelling import own_name

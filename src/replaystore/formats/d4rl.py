@@ -30,21 +30,18 @@ from replaystore.errors import FormatError, NotFoundError, UnsupportedError
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Fate, Report, lost, refuse_losses
-from replaystore.formats.shared.flat import Column, Flat, without_cuts
-from replaystore.formats.shared.flat_writing import FLAGS, fill_flat
+from replaystore.formats.shared.flat_writing import FLAGS, PLURALS, fill_flat, flat_places, next_of
 from replaystore.formats.shared.hdf5 import Dataset, Group, is_hdf5, opened_hdf5
 from replaystore.formats.shared.hdf5_kept import (
     as_json,
     column_of,
-    fits,
     kept_in,
-    path_of,
     put_kept,
     small_values,
 )
 from replaystore.formats.shared.hdf5_new import NewGroup, NewRows, new_hdf5
-from replaystore.formats.shared.kept import Chosen, Kept
-from replaystore.formats.shared.spelling import flat_of, spelled
+from replaystore.formats.shared.kept import Chosen
+from replaystore.formats.shared.spelling import flat_as_kept, flat_of, has_steps
 from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import Source
 from replaystore.views.reader import BufferReader
@@ -52,15 +49,6 @@ from replaystore.views.reader import BufferReader
 __all__ = ["D4rl"]
 
 KEPT_IN = "metadata/replaystore"
-NAMES = {
-    "observation": "observations",
-    "action": "actions",
-    "reward": "rewards",
-    "terminated": "terminals",
-    "truncated": "timeouts",
-    "info": "infos",
-}
-NEXT = "next_observations"
 FOREIGN = ("num_episodes", "ep_offset", "_meta", "data", "mask")
 """What other layouts have at their root."""
 
@@ -81,9 +69,9 @@ class D4rl(Format):
             if not is_hdf5(path):
                 return False
             with opened_hdf5(path) as root:
-                found = spelled([name for name in root if name not in FOREIGN])
-                wanted = {"observation", "action"}
-                return wanted <= found.fields.keys() and not any(name in root for name in FOREIGN)
+                if isinstance(root.get(KEPT_IN), Group):
+                    return True
+                return has_steps(list(root)) and not any(name in root for name in FOREIGN)
         except (FormatError, NotFoundError, UnsupportedError):
             return False
 
@@ -113,7 +101,10 @@ def _source(root: Group, path: str) -> Source:
         if not name.startswith(KEPT_IN + "/") and rows.kind != "empty"
     }
     if kept is not None:
-        flat = _as_kept(datasets, kept)
+        arrays = {
+            name: column_of(rows) for name, rows in datasets.items() if rows.kind == "numbers" and rows.shape
+        }
+        flat = flat_as_kept(arrays, kept)
         if flat is not None:
             return flat.kept_source()
     arrays = {
@@ -149,62 +140,21 @@ def _metadata(
     return {name: value for name, value in found.items() if value is not None}, fates
 
 
-def _as_kept(datasets: dict[str, Dataset], kept: Kept) -> Flat | None:
-    """The arrays that were kept; None: they are not what they were."""
-    columns: dict[str, Column] = {}
-    following: dict[str, Column] = {}
-    for name, declared in kept.schema.fields.items():
-        rows = datasets.get(kept.places[name])
-        if not fits(rows, kept.steps, declared.dtype, declared.shape):
-            return None
-        assert rows is not None
-        columns[name] = column_of(rows)
-        if declared.role == "observation" and (after := datasets.get(_next(kept.places[name]))) is not None:
-            if not fits(after, kept.steps, declared.dtype, declared.shape):
-                return None
-            following[name] = column_of(after)
-    stops = np.cumsum(kept.length)
-    if "truncated" in columns:
-        columns["truncated"] = without_cuts(columns["truncated"], stops[(kept.how & 3) == 0] - 1)
-    return Flat(columns, following=following, stops=stops, kept=kept)
-
-
 # --- writing
-
-
-def _next(path: str) -> str:
-    """The dataset of what follows that of an observation."""
-    first, slash, rest = path.partition("/")
-    return NEXT + first.removeprefix(NAMES["observation"]) + slash + rest
-
-
-def _places(chosen: Chosen) -> dict[str, str]:
-    """The dataset of each field."""
-    taken = {NAMES["terminated"], NAMES["truncated"], "metadata", NEXT}
-    places = {}
-    for name in chosen.names:
-        if name in ("terminated", "truncated"):
-            places[name] = NAMES[name]
-            continue
-        places[name] = path_of(name, taken, NAMES)
-        taken.add(places[name])
-        if chosen.fields[name].role == "observation":
-            taken.add(_next(places[name]))
-    return places
 
 
 def _fill(root: NewGroup, chosen: Chosen) -> None:
     """All datasets."""
-    places, count = _places(chosen), chosen.steps
+    places, count = flat_places(chosen), chosen.steps
     rows: dict[str, NewRows] = {}
     following: dict[str, NewRows] = {}
     for name, declared in chosen.fields.items():
         rows[name] = root.rows(places[name], declared.dtype, declared.shape, count, compressed=True)
         if declared.role == "observation":
-            path = _next(places[name])
+            path = next_of(places[name])
             following[name] = root.rows(path, declared.dtype, declared.shape, count, compressed=True)
     for name in FLAGS:
         if name not in rows:
-            rows[name] = root.rows(NAMES[name], np.dtype(np.bool_), (), count, compressed=True)
+            rows[name] = root.rows(PLURALS[name], np.dtype(np.bool_), (), count, compressed=True)
     fill_flat(chosen, rows, following)
     put_kept(root.group(KEPT_IN), chosen.to_keep(places))

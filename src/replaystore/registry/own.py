@@ -171,6 +171,20 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
             magic=(b"\x89HDF\r\n\x1a\n",),
         ),
         *GENERAL,
+        Entry(
+            "npz",
+            "replaystore.formats.npz.arrays:Npz",
+            what="an .npz file of flat arrays",
+            suffixes=(".npz",),
+            magic=(b"PK\x03\x04",),
+        ),
+        Entry(
+            "pickled_dict",
+            "replaystore.formats.pickled_dict.dicts:PickledDict",
+            what="a pickle of a dict of arrays",
+            suffixes=(".dict.pkl",),
+            magic=(b"\x80",),
+        ),
     ),
 }
 """Where several fit, the first decides."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.formats.shared.flat_writing import Following
-from replaystore.formats.shared.hdf5_kept import path_of, put_kept
+from replaystore.formats.shared.flat_writing import Following, path_of
+from replaystore.formats.shared.hdf5_kept import put_kept
 from replaystore.formats.shared.hdf5_new import NewGroup
 from replaystore.formats.shared.kept import Chosen
 from replaystore.formats.source import Block

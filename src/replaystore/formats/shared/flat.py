@@ -116,6 +116,8 @@ class Flat:
     stops: NDArray[np.int64] | None = None
     """After which rows trajectories end, if that is told as such."""
     kept: Kept | None = None
+    whole: bool = False
+    """It is one trajectory, whatever flags say."""
     tuples: frozenset[str] = frozenset()
     remarks: list[str] = field(default_factory=list)
     """Told to whoever reads the file: some only when all rows were read."""
@@ -265,10 +267,10 @@ class Flat:
 
     def _flags(self, start: int, stop: int, rows: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
         found = np.zeros(stop - start, np.bool_)
-        for name in FLAGS:
+        for name in FLAGS if not self.whole else ():
             if name in self.columns:
                 found |= rows[name] if name in rows else self.columns[name].read(start, stop)
-        for column in self.ends:
+        for column in self.ends if not self.whole else ():
             found |= column.read(start, stop)
         if stop == self.count:
             found[-1:] = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,8 +10,20 @@ from numpy.typing import NDArray
 
 from replaystore.formats.shared.kept import Chosen
 from replaystore.formats.source import Block
+from replaystore.schema.names import escape, split_path
 
-__all__ = ["FLAGS", "Following", "Target", "fill_flat", "with_flags"]
+__all__ = [
+    "FLAGS",
+    "PLURALS",
+    "Following",
+    "Target",
+    "fill_flat",
+    "flat_arrays",
+    "flat_places",
+    "next_of",
+    "path_of",
+    "with_flags",
+]
 
 FLAGS = ("terminated", "truncated")
 
@@ -66,3 +78,90 @@ class Following:
             if block.ends:
                 final = values[-1] if not block.final else block.final[name]
                 target.append(np.asarray(final, values.dtype)[None])
+
+
+# --- one array after the other
+
+
+def path_of(name: str, taken: Collection[str], names: Mapping[str, str]) -> str:
+    """The path of the dataset for a field: its own name, with another one for the first part where `names`
+    says so, and none that is `taken`."""
+    first, *rest = split_path(name)
+    parts = [names.get(first, _part(first)), *map(_part, rest)]
+    while any(_clash("/".join(parts), other) for other in taken):
+        parts[0] += "_"
+    return "/".join(parts)
+
+
+def _clash(path: str, other: str) -> bool:
+    return path == other or path.startswith(other + "/") or other.startswith(path + "/")
+
+
+def _part(key: str) -> str:
+    return key if key.isprintable() and key not in ("", ".", "..") and "/" not in key else escape(key)
+
+
+PLURALS = {
+    "observation": "observations",
+    "action": "actions",
+    "reward": "rewards",
+    "terminated": "terminals",
+    "truncated": "timeouts",
+    "info": "infos",
+}
+"""What D4RL, and most others, call them."""
+NEXT = "next_observations"
+
+
+def next_of(path: str) -> str:
+    """Of the array of an observation, that of what follows."""
+    first, slash, rest = path.partition("/")
+    return NEXT + first.removeprefix(PLURALS["observation"]) + slash + rest
+
+
+def flat_places(chosen: Chosen) -> dict[str, str]:
+    """What the array of each field is called."""
+    taken = {PLURALS["terminated"], PLURALS["truncated"], "metadata", "replaystore", NEXT}
+    places = {}
+    for name in chosen.names:
+        if name in FLAGS:
+            places[name] = PLURALS[name]
+            continue
+        places[name] = path_of(name, taken, PLURALS)
+        taken.add(places[name])
+        if chosen.fields[name].role == "observation":
+            taken.add(next_of(places[name]))
+    return places
+
+
+def flat_arrays(
+    chosen: Chosen, places: Mapping[str, str]
+) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...], Iterator[NDArray[Any]]]]:
+    """All arrays: (what it is called, dtype, shape of a row, its rows in blocks), each to be read to its end
+    before the next. The buffer is read once for each."""
+    for name, declared in chosen.fields.items():
+        if name not in FLAGS:
+            rows = (block.columns[name] for _, block in chosen.blocks([name]))
+            yield places[name], declared.dtype, declared.shape, rows
+        if declared.role == "observation":
+            yield next_of(places[name]), declared.dtype, declared.shape, _followed(chosen, name)
+    for name in FLAGS:
+        one = [name] if name in chosen.fields else chosen.smallest()
+        flags = (with_flags(block)[name] for _, block in chosen.blocks(one, counted=name in chosen.fields))
+        yield PLURALS[name], np.dtype(np.bool_), (), flags
+
+
+def _followed(chosen: Chosen, name: str) -> Iterator[NDArray[Any]]:
+    for _, block in chosen.blocks([name], counted=False):
+        collected = _Collected()
+        Following({name: collected}).add(block)
+        yield from collected.rows
+
+
+class _Collected:
+    def __init__(self) -> None:
+        self.rows: list[NDArray[Any]] = []
+
+    def append(self, values: NDArray[Any]) -> None:
+        """The next rows."""
+        self.rows.append(values)

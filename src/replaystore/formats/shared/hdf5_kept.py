@@ -3,7 +3,7 @@ datasets as columns of steps."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,8 @@ from replaystore.formats.shared.flat import Column
 from replaystore.formats.shared.hdf5 import Dataset, Group
 from replaystore.formats.shared.hdf5_new import NewGroup
 from replaystore.formats.shared.kept import Kept, kept_of
-from replaystore.schema.names import escape, split_path
 
-__all__ = ["as_json", "column_of", "fits", "kept_in", "path_of", "put_kept", "small_values"]
+__all__ = ["as_json", "column_of", "fits", "kept_in", "put_kept", "small_values"]
 
 MOST_VALUES = 1024
 """Numbers of an array that is kept as metadata."""
@@ -45,24 +44,6 @@ def fits(rows: Dataset | None, count: int, dtype: np.dtype[Any], shape: tuple[An
     return (
         rows is not None and rows.kind == "numbers" and (rows.dtype, rows.shape) == (dtype, (count, *shape))
     )
-
-
-def path_of(name: str, taken: Collection[str], names: Mapping[str, str]) -> str:
-    """The path of the dataset for a field: its own name, with another one for the first part where `names`
-    says so, and none that is `taken`."""
-    first, *rest = split_path(name)
-    parts = [names.get(first, _part(first)), *map(_part, rest)]
-    while any(_clash("/".join(parts), other) for other in taken):
-        parts[0] += "_"
-    return "/".join(parts)
-
-
-def _clash(path: str, other: str) -> bool:
-    return path == other or path.startswith(other + "/") or other.startswith(path + "/")
-
-
-def _part(key: str) -> str:
-    return key if key.isprintable() and key not in ("", ".", "..") and "/" not in key else escape(key)
 
 
 def column_of(rows: Dataset) -> Column:

@@ -16,8 +16,8 @@ A file whose rows are not those that this tells of any more was changed by other
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -106,8 +106,8 @@ class Chosen:
         """Steps of each trajectory."""
         self.user = [name for name in self.table.columns if name not in TRAJECTORIES and name != "open"]
         self.row_bytes = sum(declared.row_bytes for declared in self.fields.values())
-        self._number, self._done = -1, 0
-        self._finals: list[bool] = []
+        self._done = 0
+        self._finals = [False] * len(self.table)
 
     @property
     def steps(self) -> int:
@@ -143,16 +143,28 @@ class Chosen:
         became = {**dict.fromkeys(self.names, KEPT), **fields}
         return Report(self.steps, len(self.table), became, rest)
 
-    def blocks(self) -> Iterator[tuple[int, Block]]:
-        """All steps in order, in blocks with the numbers of their trajectories."""
-        for block in blocks_of(self.buffer, self.options):
-            self._number += block.begins
+    def smallest(self) -> list[str]:
+        """The field whose rows take least."""
+        return [min(self.names, key=lambda name: self.fields[name].row_bytes)]
+
+    def blocks(
+        self, names: Sequence[str] | None = None, *, counted: bool = True
+    ) -> Iterator[tuple[int, Block]]:
+        """All steps in order, in blocks with the numbers of their trajectories; of these fields alone.
+        `counted`: that is progress."""
+        number, finals = -1, list[bool]()
+        options = self.options if names is None else replace(self.options, fields=tuple(names))
+        width = sum(self.fields[name].row_bytes for name in names or self.names) * counted
+        for block in blocks_of(self.buffer, options):
+            number += block.begins
             if block.ends:
-                self._finals.append(bool(block.final))
-            yield self._number, block
-            self._done += len(block)
+                finals.append(bool(block.final))
+            yield number, block
+            self._done += len(block) * width
             if self.options.progress is not None:
-                self.options.progress(self._done * self.row_bytes, self.steps * self.row_bytes)
+                self.options.progress(self._done, self.steps * self.row_bytes)
+        if names is None or set(self.observations()) & set(names):
+            self._finals = finals
 
     def to_keep(self, places: Mapping[str, str], **more: Any) -> dict[str, NDArray[Any]]:
         """What is kept beside the arrays, when all blocks were asked for. `more`: strict JSON of the format's

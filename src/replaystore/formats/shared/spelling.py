@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import FormatError, SchemaError
-from replaystore.formats.shared.flat import Column, Flat, as_flags, squeezed
+from replaystore.formats.shared.flat import Column, Flat, as_flags, squeezed, without_cuts
+from replaystore.formats.shared.flat_writing import next_of
+from replaystore.formats.shared.kept import Kept
 from replaystore.schema.names import check_name, join_path
 from replaystore.schema.roles import check_role
 
-__all__ = ["NEXT", "Spelled", "flat_of", "own_name", "spelled"]
+__all__ = ["NEXT", "Spelled", "flat_as_kept", "flat_of", "has_steps", "own_name", "spelled"]
 
 NEXT, DONE, STARTS, STOPS, LENGTHS, NUMBER = "next", "done", "starts", "stops", "lengths", "number"
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
@@ -98,12 +100,12 @@ def own_name(name: str) -> str:
     return found
 
 
-def flat_of(columns: Mapping[str, Column], where: str) -> tuple[Flat, list[str]]:
+def flat_of(columns: Mapping[str, Column], where: str, *, whole: bool = False) -> tuple[Flat, list[str]]:
     """The arrays of a file as fields, and the names of those that are no steps. FormatError: there are
     none."""
     found = spelled(list(columns))
     count = _count(found, columns, where)
-    flat, left = Flat({}), []
+    flat, left = Flat({}, whole=whole), []
     for name, path in found.fields.items():
         column = columns[path]
         if column.count != count:
@@ -132,16 +134,45 @@ def flat_of(columns: Mapping[str, Column], where: str) -> tuple[Flat, list[str]]
     return flat, left
 
 
+def has_steps(names: list[str]) -> bool:
+    """Whether there are observations and actions among these names."""
+    tops = {name.partition("/")[0] for name in spelled(names).fields}
+    return {"observation", "action"} <= tops
+
+
+def flat_as_kept(columns: Mapping[str, Column], kept: Kept) -> Flat | None:
+    """The arrays that were kept; None: they are not what they were."""
+    found: dict[str, Column] = {}
+    following: dict[str, Column] = {}
+    for name, declared in kept.schema.fields.items():
+        place = kept.places[name]
+        for path, into in ((place, found), (next_of(place), following)):
+            if into is following and declared.role != "observation":
+                continue
+            column = columns.get(path)
+            if column is None or (column.dtype, column.shape, column.count) != (
+                declared.dtype,
+                declared.shape,
+                kept.steps,
+            ):
+                return None
+            into[name] = column
+    stops = np.cumsum(kept.length)
+    if "truncated" in found:
+        found["truncated"] = without_cuts(found["truncated"], stops[(kept.how & 3) == 0] - 1)
+    return Flat(found, following=following, stops=stops, kept=kept)
+
+
 def _count(found: Spelled, columns: Mapping[str, Column], where: str) -> int:
-    for name in ("action", "observation", "reward"):
-        for field, path in found.fields.items():
-            if field.partition("/")[0] == name:
-                return columns[path].count
-    raise FormatError(
-        f"{where} has neither observations nor actions, under no name that is known "
-        f"({', '.join(list(columns)[:8])}"
-        "): name its arrays observations, actions, rewards, terminals, timeouts"
-    )
+    tops = {name.partition("/")[0]: columns[path].count for name, path in found.fields.items()}
+    missing = [name for name in ("observation", "action") if name not in tops]
+    if missing:
+        known = ", ".join(list(columns)[:8]) or "none"
+        raise FormatError(
+            f"{where} has no {missing[0]}s, under no name that is known (it has {known}): name its arrays "
+            "observations, actions, rewards, terminals, timeouts"
+        )
+    return tops["action"]
 
 
 def _boundaries(flat: Flat, found: Spelled, columns: Mapping[str, Column], count: int) -> list[str]:
@@ -171,7 +202,7 @@ def _boundaries(flat: Flat, found: Spelled, columns: Mapping[str, Column], count
         elif meaning == NUMBER:
             flat.ends.append(_changing(column))
     told = flat.stops is not None or flat.ends or flat.following
-    if not told and "truncated" not in flat.columns:
+    if not (told or flat.whole) and "truncated" not in flat.columns:
         flat.remarks.append(
             "nothing says where trajectories were cut off by a time limit: some may be several in one"
             if "terminated" in flat.columns

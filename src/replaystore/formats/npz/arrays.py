@@ -1,0 +1,161 @@
+"""Flat arrays in an .npz file, as `numpy.savez` and `savez_compressed` make it: one row a step, under the
+names that people give them (`replaystore.formats.shared.spelling`); trajectories end as in a file of D4RL.
+
+What has no name of its own lies in members `replaystore/…`, which nobody looks at who does not look for
+them. What is written is not compressed, so that its rows can be read in slices.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaystore import not_stores
+from replaystore.errors import FormatError, NotFoundError, StorageError, UnsupportedError
+from replaystore.formats.format import Format
+from replaystore.formats.npz.members import Member, opened_npz
+from replaystore.formats.options import Options
+from replaystore.formats.report import Fate, Report, lost, refuse_losses
+from replaystore.formats.shared.flat_writing import flat_arrays, flat_places
+from replaystore.formats.shared.hdf5_kept import as_json
+from replaystore.formats.shared.kept import Chosen, kept_of
+from replaystore.formats.shared.spelling import flat_as_kept, flat_of, has_steps
+from replaystore.formats.shared.tensors import opened
+from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.source import Source
+from replaystore.storage.local import read_all
+from replaystore.views.reader import BufferReader
+
+__all__ = ["Npz"]
+
+KEPT_IN = "replaystore/"
+ZIP = b"PK\x03\x04"
+LONG_AGO = (1980, 1, 1, 0, 0, 0)
+"""The time of all members, so that equal content gives equal bytes."""
+SMALL = 1024
+
+
+class Npz(Format):
+    """The format, as `replaystore.formats` knows it."""
+
+    example = "data.npz"
+    limits = ("trajectories that go on", "fields of any length")
+
+    @contextmanager
+    def read(self, path: str) -> Iterator[Source]:
+        with opened_npz(path) as members:
+            yield _source(members, path)
+
+    def recognizes(self, path: str) -> bool:
+        try:
+            with opened(path) as (descriptor, _):
+                if read_all(descriptor, 0, 4) != ZIP:
+                    return False
+            with opened_npz(path) as members:
+                return KEPT_IN + "about" in members or has_steps(list(members))
+        except (FormatError, NotFoundError, UnsupportedError, StorageError):
+            return False
+
+    def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
+        return Chosen(buffer, options).report({})
+
+    def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
+        report, chosen = self.plan(buffer, path, options), Chosen(buffer, options)
+        refuse_losses(report.fields, report.rest, path, strict=options.strict)
+        with NewFiles([path], overwrite=options.overwrite) as new:
+            _fill(new.files[0], chosen)
+        return report
+
+
+# --- reading
+
+
+def _source(members: Mapping[str, Member], path: str) -> Source:
+    columns = {
+        name: member.column()
+        for name, member in members.items()
+        if member.numbers and member.shape and not name.startswith(KEPT_IN)
+    }
+    kept = kept_of(lambda name: _whole(members.get(KEPT_IN + name)), path)
+    if kept is not None:
+        flat = flat_as_kept(columns, kept)
+        if flat is not None:
+            return flat.kept_source()
+    try:
+        flat, left = flat_of(columns, path)
+    except FormatError as error:
+        raise FormatError(f"{error}{not_stores.addition(path)}") from error
+    if kept is not None:
+        flat.remarks.append(
+            "its arrays were changed by other software: what was kept beside them is left out"
+        )
+    fates: dict[str, Fate] = {}
+    metadata: dict[str, Any] = {}
+    for name, member in members.items():
+        if name.startswith(KEPT_IN) or (name in columns and name not in left):
+            continue
+        value = _small(member)
+        if value is not None:
+            metadata[name] = value
+        elif member.dtype.hasobject:
+            fates[name] = lost("it is pickled, and nothing is unpickled here")
+        else:
+            fates[name] = lost("it has no row for each step")
+    return Source(
+        flat.schema(),
+        flat.blocks,
+        metadata=metadata or None,
+        steps=flat.count,
+        fields=fates,
+        remarks=flat.remarks,
+    )
+
+
+def _whole(member: Member | None) -> NDArray[Any] | None:
+    if member is None or not member.numbers:
+        return None
+    values = member.whole()
+    return values.astype(values.dtype.newbyteorder("<"), copy=False)
+
+
+def _small(member: Member) -> Any:
+    """A text, a number, or a few of them, as JSON; None: it is something else."""
+    if member.dtype.hasobject or member.dtype.names is not None or np.prod(member.shape, dtype=float) > SMALL:
+        return None
+    if member.dtype.kind not in "biufU":
+        return None
+    try:
+        return as_json(member.whole())
+    except UnicodeDecodeError:
+        return None
+
+
+# --- writing
+
+
+def _fill(file: IO[bytes], chosen: Chosen) -> None:
+    places = flat_places(chosen)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, dtype, shape, blocks in flat_arrays(chosen, places):
+            _put(archive, name, dtype, (chosen.steps, *shape), blocks)
+        for name, values in chosen.to_keep(places).items():
+            _put(archive, KEPT_IN + name, values.dtype, values.shape, iter([values]))
+
+
+def _put(
+    archive: zipfile.ZipFile,
+    name: str,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    blocks: Iterator[NDArray[Any]],
+) -> None:
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with archive.open(zipfile.ZipInfo(f"{name}.npy", LONG_AGO), "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, about)
+        for rows in blocks:
+            member.write(np.ascontiguousarray(rows).data)
