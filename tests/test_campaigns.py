@@ -32,6 +32,7 @@ SHARES = {
     "fuzz": 60,
     "forgeries": 180,
     "servers": 300,  # faults
+    "digests": 2000,
 }
 """Tries of a campaign."""
 ELSEWHERE = {"matrix"}

@@ -31,7 +31,7 @@ from replaystore.converting.options import How
 from replaystore.converting.proof import prove_store
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
 from replaystore.formats import finding
-from replaystore.formats.report import KEPT, Proof, Report, refuse_losses
+from replaystore.formats.report import KEPT, Proof, Report, as_provenance, refuse_losses
 from replaystore.formats.source import Block, RingSource, Source
 from replaystore.location import Location
 from replaystore.registry import entry
@@ -131,7 +131,9 @@ class _Making:
             self.schema,
             layout={"name": self.layout, "durability": "commit", "overrides": {}},
             environment=source.environment,
-            provenance=documents.provenance(source.details),
+            provenance=documents.provenance(
+                {**source.details, **as_provenance(source.fields, source.rest, source.remarks)}
+            ),
             **sections,
         )
 

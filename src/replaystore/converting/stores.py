@@ -30,7 +30,7 @@ from replaystore.converting.proof import prove_store
 from replaystore.converting.transfer import Transfer
 from replaystore.converting.values import mean_bytes, number_of_values
 from replaystore.errors import EvictedError, SchemaError, UnsupportedError
-from replaystore.formats.report import KEPT, Proof, Report, lost, unseen
+from replaystore.formats.report import KEPT, Fate, Proof, Report, as_provenance, lost, unseen
 from replaystore.location import Location
 from replaystore.schema import document as documents
 from replaystore.schema import tree
@@ -176,6 +176,7 @@ class Conversion:
             "selection": {key: value for key, value in self.selected.items() if value is not None},
             "grouped": self.moved,
             "ring": None if self.buffer.capacity is None else {"capacity": self.buffer.capacity},
+            **as_provenance(self._fates(), {}, self.notes),
             "history": [earlier, *history][:HISTORY],
         }
 
@@ -321,13 +322,15 @@ class Conversion:
             proof=self.proof,
         )
 
-    def _report(self, seconds: float) -> Report:
+    def _fates(self) -> dict[str, Fate]:
         fields = {name: KEPT if name in self.schema.fields else lost() for name in self.buffer.schema.fields}
-        fields |= unseen(self.buffer.document.hidden)
+        return fields | unseen(self.buffer.document.hidden)
+
+    def _report(self, seconds: float) -> Report:
         return Report(
             steps=self.excerpt.rows,
             trajectories=self.excerpt.trajectories,
-            fields=fields,
+            fields=self._fates(),
             remarks=self.notes,
             source=self.buffer.where,
             target=str(self.place),

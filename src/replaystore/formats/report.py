@@ -8,7 +8,8 @@ beside them), and what a buffer holds beside them (`rest`): "final_observation",
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ __all__ = [
     "Fate",
     "Proof",
     "Report",
+    "as_provenance",
     "changed",
     "derived",
     "lost",
@@ -145,6 +147,23 @@ class Report:
             plain[part] = {name: _to_json(fate) for name, fate in plain[part].items()}
         plain["proof"] = None if self.proof is None else self.proof.to_json()
         return {**plain, "notes": self.notes}
+
+
+def as_provenance(
+    fields: Mapping[str, Fate], rest: Mapping[str, Fate], remarks: Sequence[str]
+) -> dict[str, Any]:
+    """What a store says for ever of how it was made: {"report": what is not as it was in the source}, or
+    nothing, if all of it is."""
+    told: dict[str, Any] = {
+        part: {name: _to_json(fate) for name, fate in things.items() if fate.kind != "kept"}
+        for part, things in (("fields", fields), ("rest", rest))
+    }
+    told["remarks"] = list(remarks)
+    for fate in (*told["fields"].values(), *told["rest"].values()):
+        if "max_error" in fate and not math.isfinite(fate["max_error"]):  # JSON has no such number
+            fate["max_error"] = str(fate["max_error"])
+    found = {part: known for part, known in told.items() if known}
+    return {"report": found} if found else {}
 
 
 def _to_json(fate: Fate) -> dict[str, Any]:

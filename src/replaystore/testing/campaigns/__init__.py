@@ -33,6 +33,7 @@ CAMPAIGNS: dict[str, str] = {
     "forgeries": "replaystore.testing.campaigns.forgeries",
     "servers": "replaystore.testing.campaigns.servers",
     "matrix": "replaystore.testing.campaigns.matrix",
+    "digests": "replaystore.testing.campaigns.digests",
 }
 """By name, the module of a campaign."""
 
