@@ -129,7 +129,9 @@ class _File:
         planned, _ = planned_counts(self.view, self.options)
         inexact = {name for name in STRUCTURE if not self.beside.get(name, KEPT).exact}
         if self.report.steps != planned:
-            return self._nothing("steps are left out")
+            return self._nothing(
+                f"it has {self.report.steps} steps, and what was written of the source {planned}"
+            )
         if "trajectories" in inexact:
             return self._flat(ordered="order" not in inexact)
         if "order" in inexact:

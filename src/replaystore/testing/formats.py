@@ -184,6 +184,9 @@ class FormatSuite:
         assert not self.keeps & report.rest.keys(), "it keeps these, says the suite"
         unsaid = schema.fields.keys() - report.fields.keys()
         assert not unsaid, f"the report says nothing of these fields: {sorted(unsaid)}"
+        assert report.proof is not None
+        kept = {name for name in schema.fields if report.fields[name].kind == "kept"}
+        assert kept <= {*report.proof.fields, *report.proof.not_proved}, "the proof says nothing of some"
         lost = set() if named(self.name).ragged else schema.ragged.keys()
         assert all(report.fields[name].kind == "lost" for name in lost), "it does not take these"
         if self.keeps_fields:
