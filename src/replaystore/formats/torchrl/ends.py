@@ -92,7 +92,7 @@ def look(held: Held, naming: Naming, *, by_number: bool = False) -> Looked:
                 )
         alone = len(held.grids) == 1 and grid.lanes == 1
         runs.append([_runs(grid, lane, pieces, before, alone=alone) for lane, pieces in enumerate(found)])
-    return Looked(runs, keep, _shifted(held, runs))
+    return Looked(runs, keep, _shifted(held, naming, runs))
 
 
 def _flagged(
@@ -196,7 +196,7 @@ def _lanes(
     return env, begins, ~continues
 
 
-def _shifted(held: Held, runs: list[list[Runs]]) -> bool:
+def _shifted(held: Held, naming: Naming, runs: list[list[Runs]]) -> bool:
     """Whether what follows steps is, mostly, the observation of the next one. It is not where a step of the
     buffer stands for several of the environment."""
     if held.compact:
@@ -205,7 +205,7 @@ def _shifted(held: Held, runs: list[list[Runs]]) -> bool:
     for grid, start, stops in _windows(held, runs):
         stop = min(grid.count, start + TRIED)
         inner = ~np.isin(np.arange(start + 1, stop), stops)
-        for key in held.pairs:
+        for key in naming.observed.values():
             before, after = held.pair(grid, key, start, stop)
             differ = different(after[:-1, 0], before[1:, 0]) & inner
             tried, apart = tried + int(inner.sum()), apart + int(differ.sum())
