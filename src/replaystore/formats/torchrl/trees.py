@@ -154,11 +154,21 @@ def _memmaps(tree: Tree, files: Reads, folder: str, meta: Mapping[str, Any], abo
     for name, said in meta.items():
         if not isinstance(said, dict):
             continue
+        if not name.isprintable() or not _is_text(name):
+            raise FormatError(f"{tree.where}: {name!r:.80} is no key: do not trust it")
         key = (*above, name)
         if "type" in said:
             _inner(tree, files, folder, key)
         elif "dtype" in said and "shape" in said:
             _memmap(tree, files, folder, key, said)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _inner(tree: Tree, files: Reads, folder: str, key: Key) -> None:
@@ -185,7 +195,7 @@ def _is_folder(files: Reads, folder: str, name: str) -> bool:
 def _spellings(key: str) -> Iterator[str]:
     """What a key is called in a folder; older versions wrote it as it is."""
     yield encoded(key)
-    if not {"/", "\\"} & set(key) and key not in ("", ".", ".."):
+    if not {"/", "\\", "\0"} & set(key) and key not in ("", ".", ".."):
         yield key
 
 
