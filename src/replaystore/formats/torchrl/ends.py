@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from replaystore.formats.torchrl.grids import BLOCK, FLAGS, Grid, Held, flags_of
 from replaystore.formats.torchrl.naming import Naming
 from replaystore.formats.torchrl.trees import Key
 
-__all__ = ["Looked", "Runs", "look"]
+__all__ = ["Looked", "Runs", "different", "look"]
 
 TRIED = 256
 """So many steps are compared with what follows them, to see whether that is the observation of the next."""
@@ -219,13 +220,15 @@ def _windows(held: Held, runs: list[list[Runs]]) -> Iterator[tuple[Grid, int, ND
                 yield grid, start, lanes[0].stop
 
 
-def different(one: NDArray[np.generic], two: NDArray[np.generic]) -> NDArray[np.bool_]:
+def different(one: NDArray[Any], two: NDArray[Any]) -> NDArray[np.bool_]:
     """Which rows differ in a bit."""
-    count = len(one)
-    if not count:
-        return np.zeros(0, np.bool_)
-    left, right = (np.ascontiguousarray(rows).view(np.uint8).reshape(count, -1) for rows in (one, two))
-    if left.shape != right.shape:
+    if one.shape != two.shape or one.dtype != two.dtype:
         raise FormatError("what follows steps is of another shape than what they begin with")
-    found: NDArray[np.bool_] = (left != right).any(axis=1)
+    if not one.size:
+        return np.zeros(len(one), np.bool_)
+    width = one.nbytes // len(one)
+    word = next(kind for kind in ("u8", "u4", "u2", "u1") if width % int(kind[1]) == 0)
+    left, right = (np.ascontiguousarray(rows).reshape(len(one), -1).view(word) for rows in (one, two))
+    apart = left != right
+    found: NDArray[np.bool_] = apart[:, 0] if apart.shape[1] == 1 else apart.any(axis=1)
     return found

@@ -114,18 +114,14 @@ class Steps:
         """After which steps something else followed than the next row has."""
         first = next(iter(columns.values()))
         found = np.zeros(first.shape[:2], np.bool_)
-        if self._held.compact or not self._looked.shifted:
+        if self._held.compact or not self._looked.shifted or self._noted is not None:
             return found
         for name, key in self._naming.observed.items():
             before, following = columns[name], after[name]
+            found[:-1] |= _different(following[:-1], before[1:])
             if stop < grid.count:
                 ahead = self._held.pair(grid, key, stop, stop + 1)[0].reshape(1, *before.shape[1:])
-                before = np.concatenate([before[1:], ahead])
-            else:
-                before, following = before[1:], following[:-1]
-            flat = (math.prod(before.shape[:2]), *before.shape[2:])
-            differ = different(following.reshape(flat), before.reshape(flat)).reshape(before.shape[:2])
-            found[: len(differ)] |= differ
+                found[-1:] |= _different(following[-1:], ahead)
         return found
 
     # --- one lane
@@ -216,3 +212,9 @@ class Steps:
         if before is None:
             return True
         return any(different(before[name][None], rows[None])[0] for name, rows in first.items())
+
+
+def _different(one: NDArray[Any], two: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows of which lanes differ."""
+    flat = (math.prod(one.shape[:2]), *one.shape[2:])
+    return different(one.reshape(flat), two.reshape(flat)).reshape(one.shape[:2])
