@@ -18,6 +18,7 @@ from replaystore.formats.report import Fate, lost
 from replaystore.formats.shared.hdf5 import SIGNATURE, Group, opened_hdf5
 from replaystore.formats.shared.zarr import ZIP, ZarrTree
 from replaystore.formats.torchrl import trees
+from replaystore.formats.torchrl.consolidated import consolidated_tree, is_consolidated
 from replaystore.formats.torchrl.grids import Held, compact, transitions
 from replaystore.formats.torchrl.leaves import JoinedRows, MemberRows, Rows, dtype_of
 from replaystore.formats.torchrl.trees import Key, Tree, json_of
@@ -63,7 +64,7 @@ def opened_buffer(path: str) -> Iterator[Opened]:
         elif begin == SIGNATURE:
             yield Opened(_hdf5(stack.enter_context(opened_hdf5(path)), None))
         else:
-            tree = stack.enter_context(trees.consolidated_tree(path))
+            tree = stack.enter_context(consolidated_tree(path))
             yield Opened(transitions(tree, None, None, storage=False))
 
 
@@ -94,7 +95,7 @@ def is_buffer(path: str) -> bool:
     if begin == SIGNATURE:
         with opened_hdf5(path) as root:
             return "_storage_shape" in root or ("next" in root and root.get("next/done") is not None)
-    return trees.is_consolidated(path)
+    return is_consolidated(path)
 
 
 def _in(folder: str, name: str) -> str:

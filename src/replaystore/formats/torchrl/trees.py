@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +19,6 @@ import numpy as np
 
 from replaystore.errors import FormatError, ReplayStoreError
 from replaystore.formats.shared.hdf5 import Dataset, Group
-from replaystore.formats.shared.tensors import FileRows, opened
 from replaystore.formats.shared.zarr import ZarrTree
 from replaystore.formats.torchrl.leaves import (
     BFLOAT16,
@@ -33,17 +31,20 @@ from replaystore.formats.torchrl.leaves import (
 from replaystore.storage.protocol import Reads
 
 __all__ = [
+    "DEEPEST",
+    "MOST_JSON",
     "DatasetRows",
     "Key",
     "Leaf",
     "Tree",
-    "consolidated_tree",
     "encoded",
     "hdf5_tree",
-    "is_consolidated",
     "is_tensordict",
     "json_of",
+    "lengths_of",
     "memmap_tree",
+    "names_of",
+    "parsed",
     "pytree",
     "zarr_tree",
 ]
@@ -107,17 +108,17 @@ def json_of(files: Reads, name: str) -> Any:
         data = files.read_whole(name, MOST_JSON)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
-    return _parsed(data, files.path(name))
+    return parsed(data, files.path(name))
 
 
-def _parsed(data: bytes, where: str) -> Any:
+def parsed(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where} is no JSON ({error}): it is damaged") from error
 
 
-def _lengths(given: object, where: str) -> tuple[int, ...]:
+def lengths_of(given: object, where: str) -> tuple[int, ...]:
     if (
         not isinstance(given, list)
         or len(given) > DEEPEST
@@ -137,7 +138,7 @@ def memmap_tree(files: Reads, folder: str = "") -> Tree:
     meta = json_of(files, _in(folder, META))
     if not isinstance(meta, dict) or "_type" not in meta:
         raise FormatError(f"{tree.where} is no tensordict: it has no {META} that says so")
-    tree.batch = _lengths(meta.get("shape", []), tree.where)
+    tree.batch = lengths_of(meta.get("shape", []), tree.where)
     _memmaps(tree, files, folder, meta, ())
     return tree
 
@@ -204,7 +205,7 @@ def _memmap(tree: Tree, files: Reads, folder: str, key: Key, said: Mapping[str, 
     if dtype is None:
         tree.lost[shown] = f"its dtype is {said['dtype']!r:.40}"
         return
-    shape = _lengths(said["shape"], f"{tree.where}: {shown}")
+    shape = lengths_of(said["shape"], f"{tree.where}: {shown}")
     names = [_in(folder, f"{name}.memmap") for name in _spellings(key[-1])]
     name = next((one for one in names if files.exists(one)), names[0])
     if said.get("is_nested"):
@@ -229,7 +230,7 @@ def _nested(files: Reads, name: str, shape: tuple[int, ...], dtype: np.dtype[Any
         files, name.removesuffix(".memmap") + ".shape.memmap", np.dtype("<i8"), shape[1:], shape[0]
     )
     shapes.check()
-    inner = _lengths(shapes.read(0, 1)[0, 1:].tolist(), where)
+    inner = lengths_of(shapes.read(0, 1)[0, 1:].tolist(), where)
     row = math.prod(inner) * dtype.itemsize
     size = files.size(name)
     return (size // row if row else 0, *inner)
@@ -249,92 +250,11 @@ def pytree(files: Reads, folder: str, metadata: Mapping[str, Any]) -> Tree:
     return tree
 
 
-# --- one file
-
-
-def is_consolidated(path: str) -> bool:
-    """Whether a file is a consolidated tensordict: it ends with what it holds. StorageError."""
-    try:
-        with opened(path) as (descriptor, size):
-            return _ending(descriptor, size, path)[1].startswith(b'{"cls":')
-    except FormatError:
-        return False
-
-
-def _ending(descriptor: int, size: int, path: str) -> tuple[int, bytes]:
-    """Where the metadata begin, and what they are."""
-    octets = np.dtype("u1")
-    length = -1
-    if size > 8:
-        length = int(FileRows(descriptor, path, np.dtype("<u8"), (), 1, size - 8).read(0, 1)[0])
-    if not 0 < length <= min(size - 8, MOST_JSON):
-        raise FormatError(f"{path} is no consolidated tensordict")
-    begin = size - 8 - length
-    return begin, FileRows(descriptor, path, octets, (), length, begin).read(0, length).tobytes()
-
-
-@contextmanager
-def consolidated_tree(path: str) -> Iterator[Tree]:
-    """The tensordict in a file, which is open meanwhile. The errors of `opened`; FormatError: there is
-    none."""
-    with opened(path) as (descriptor, size):
-        begin, text = _ending(descriptor, size, path)
-        said = _parsed(text, path)
-        tree = Tree(path)
-        if not isinstance(said, dict) or "cls" not in said:
-            raise FormatError(f"{path} is no consolidated tensordict")
-        about = said.get("cls_metadata")
-        if isinstance(about, dict):
-            tree.batch = _lengths(about.get("batch_size", []), path)
-            tree.names = _names(about.get("names"))
-        _consolidated(tree, (descriptor, begin, path), said, ())
-        yield tree
-
-
-def _names(given: object) -> tuple[str | None, ...]:
-    return tuple(given) if isinstance(given, list) and all(isinstance(n, str | None) for n in given) else ()
-
-
-def _consolidated(tree: Tree, file: tuple[int, int, str], said: Mapping[str, Any], above: Key) -> None:
-    if len(above) > DEEPEST:
-        raise FormatError(f"{tree.where}: tensordicts lie more than {DEEPEST} deep in each other")
-    leaves, others = said.get("leaves", {}), said.get("non_tensors", {})
-    if not isinstance(leaves, dict) or not isinstance(others, dict):
-        raise FormatError(f"{tree.where}: its metadata are damaged")
-    for name, one in leaves.items():
-        _slice(tree, file, (*above, name), one)
-    for name in others:
-        tree.lost["/".join((*above, name))] = "it is no tensor"
-    for name, inner in said.items():
-        if name in ("cls", "non_tensors", "leaves", "cls_metadata") or not isinstance(inner, dict):
-            continue
-        if inner.get("cls") == "TensorDict":
-            _consolidated(tree, file, inner, (*above, name))
-        else:
-            tree.lost["/".join((*above, name))] = f"a {inner.get('cls')!s:.80}, which is not read"
-
-
-def _slice(tree: Tree, file: tuple[int, int, str], key: Key, said: Any) -> None:
-    descriptor, end, path = file
-    where = f"{path}, {'/'.join(key)!r}"
-    if not isinstance(said, list) or len(said) < 4 or any(type(at) is not int for at in said[2:4]):
-        raise FormatError(f"{where}: its metadata are damaged")
-    dtype, shape, offset = dtype_of(said[0]), _lengths(said[1], where), said[2]
-    if dtype is None:
-        tree.lost["/".join(key)] = f"its dtype is {said[0]!r:.40}"
-        return
-    if not 0 <= offset <= offset + math.prod(shape) * dtype.itemsize <= end:
-        raise FormatError(f"{where} is said to lie behind the end of the file: it was cut short")
-    bfloat16 = said[0] == BFLOAT16
-
-    def flat(axes: int) -> Rows:
-        rows = FileRows(descriptor, where, dtype, shape[axes:], math.prod(shape[:axes]), offset)
-        return WidenedRows(rows) if bfloat16 else rows
-
-    tree.add(key, Leaf(np.dtype("<f4") if bfloat16 else dtype, shape, flat))
-
-
 # --- HDF5 and Zarr
+
+
+def names_of(given: object) -> tuple[str | None, ...]:
+    return tuple(given) if isinstance(given, list) and all(isinstance(n, str | None) for n in given) else ()
 
 
 @dataclass(frozen=True)
@@ -377,7 +297,7 @@ def zarr_tree(found: ZarrTree) -> Tree:
     about = found.attributes().get(MARK)
     if not isinstance(about, dict):
         raise FormatError(f"{tree.where} is no tensordict: its root does not say so")
-    tree.batch, tree.names = _lengths(about.get("batch_size", []), tree.where), _names(about.get("names"))
+    tree.batch, tree.names = lengths_of(about.get("batch_size", []), tree.where), names_of(about.get("names"))
     for path in found.arrays():
         if OBJECT in found.attributes(path):
             tree.lost[path] = "it is no tensor"
