@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tried_formats import SAMPLES, TRIED
 
 from replaystore.formats.report import KEPT, Fate, changed, derived, lost, made_up
 from replaystore.testing import difficult

@@ -79,7 +79,7 @@ def foreign(samples: str) -> Iterator[tuple[str, str]]:
         for name in sorted(folders + files):
             path = os.path.join(folder, name)
             known = finding.find(path)
-            if known is not None:
+            if known is not None and finding.recognizes(known, path):
                 yield known, path
                 if name in folders:
                     folders.remove(name)

@@ -126,6 +126,8 @@ def _kept(fate: Fate) -> bool:
 
 def after(first: Fates, second: Fates) -> dict[str, Fate]:
     """What became of things that went through two conversions."""
+    if first.get("steps", KEPT).kind in ("changed", "made up"):  # whatever becomes of those of no trajectory
+        first = {**first, "trajectories": changed("other steps are in them")}
     return {name: _then(first.get(name, KEPT), second.get(name, KEPT)) for name in {**first, **second}}
 
 

@@ -34,6 +34,7 @@ CAMPAIGNS: dict[str, str] = {
     "servers": "replaystore.testing.campaigns.servers",
     "matrix": "replaystore.testing.campaigns.matrix",
     "digests": "replaystore.testing.campaigns.digests",
+    "foreign": "replaystore.testing.campaigns.foreign",
 }
 """By name, the module of a campaign."""
 
