@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tried_formats import SAMPLES, TRIED
+from tried_formats import MEMORY, SAMPLES, TRIED
 
 from replaystore.formats.report import KEPT, Fate, changed, derived, lost, made_up
 from replaystore.testing import difficult
@@ -17,15 +17,13 @@ from replaystore.testing.campaigns import matrix as campaign
 from replaystore.testing.matrix import Cell, Matrix, foreign, ways
 from replaystore.testing.promises import after
 
-SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
-TRIED = ("active_rlhf", "diffusion_policy", "rlds", "torchrl", "velora")
 STORES = ("plain", "nested", "wide", "images", "integers", "texts", "unflagged", "loose", "empty")
 
 
 @pytest.fixture(scope="module")
 def matrix() -> Iterator[Matrix]:
     """What one test has made is there for the others."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         yield Matrix(folder)
 
 
@@ -93,8 +91,9 @@ def test_difficult_stores_are_sound_and_the_same_for_a_seed(tmp_path: Path, stor
         assert len(np.unique(first.table["env"])) > 2
 
 
-def test_a_lie_is_caught_and_what_is_no_lie_is_not(tmp_path: Path) -> None:
-    tally = campaign.control(str(tmp_path), seed=0)
+def test_a_lie_is_caught_and_what_is_no_lie_is_not() -> None:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        tally = campaign.control(folder, seed=0)
 
     assert len(tally.failures) == 7, tally
 

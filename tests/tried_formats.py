@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""Where files are made most quickly; None: where temporary ones are."""
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
 """Files that other software wrote, where they are at hand."""
-TRIED = ("active_rlhf", "velora", "diffusion_policy", "d4rl", "parquet", "arrow")
+TRIED = (
+    "sb3",
+    "active_rlhf",
+    "minari",
+    "robomimic",
+    "diffusion_policy",
+    "rlds",
+    "torchrl",
+    "velora",
+    "d4rl",
+    "parquet",
+    "arrow",
+)
 """Those that are written and read."""
-READ = (*TRIED, "sb3")
+READ = TRIED
 """Those that are read."""

@@ -8,6 +8,7 @@ import json
 import random
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import google_crc32c
@@ -30,7 +31,7 @@ from replaystore.testing.crafting_log import changed_log
 from replaystore.testing.odd_values import NUMBERS, mutated
 from replaystore.testing.specimens import Change, Specimen
 
-__all__ = ["HDF5_CRAFTS", "HDF5_LOOSE", "log_of", "with_log"]
+__all__ = ["HDF5_CRAFTS", "HDF5_LOOSE", "log_of", "other_objects", "with_log"]
 
 
 def log_of(store: Specimen) -> bytes:
@@ -244,3 +245,40 @@ HDF5_CRAFTS: dict[str, tuple[tuple[str, ...], Craft]] = {
 """By name: the kinds of stores, and the craft."""
 HDF5_LOOSE = frozenset({"HDF5 record", "HDF5 document", "front"})
 """Those that may make another store that is as good."""
+
+
+def other_objects(path: str, draw: random.Random) -> None:
+    """An object of an HDF5 file becomes another one, as HDF5 itself writes it."""
+    with suppress(OSError, RuntimeError, KeyError, ValueError, TypeError), h5py.File(path, "r+") as file:
+        names: list[str] = []
+        file.visit(names.append)
+        if not names:
+            return
+        name = draw.choice(names)
+        known = file[name]
+        way = draw.randrange(8)
+        if way == 0:
+            del file[name]
+        elif way == 1:
+            del file[name]
+            file[name] = h5py.ExternalLink("/etc/passwd", "/")
+        elif way == 2:
+            del file[name]
+            file[name] = h5py.SoftLink("/" + draw.choice(names))
+        elif way == 3:
+            del file[name]
+            file.create_group(name)
+        elif way == 4:
+            target = draw.choice([known, file])
+            for key in list(target.attrs)[:1]:
+                target.attrs[key] = draw.choice([1, -1, "x", np.zeros(3), np.float64(np.nan), b"\x00" * 9])
+        elif isinstance(known, h5py.Dataset):
+            shape = known.shape or ()
+            del file[name]
+            other = draw.choice(["S3", "f8", "u1", "i8", "?", "c8", "f2", h5py.string_dtype()])
+            if way == 5:
+                file.create_dataset(name, (1 << 40, *shape[1:]), other, chunks=(1 << 10, *shape[1:]))
+            elif way == 6:
+                file.create_dataset(name, shape, other)
+            else:
+                file.create_dataset(name, (max(0, (shape or (1,))[0] - 1), *shape[1:], 2), "f4")

@@ -20,6 +20,8 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
+from replaystore.testing.crafting_hdf5 import other_objects
+
 __all__ = ["HARM", "MARKER", "mangled"]
 
 MARKER = "REPLAYSTORE_WAS_HERE"
@@ -124,7 +126,7 @@ def _in_json(value: Any, draw: Draw) -> Any:
 
 def _json(data: bytearray, draw: Draw) -> None:
     """Of a file of JSON, or one that begins with how long its JSON is."""
-    begin = 0 if data[:1] in (b"{", b"[") else 8
+    begin = 0 if bytes(data[:1]) in (b"{", b"[") else 8
     stop = len(data) if not begin else begin + int.from_bytes(data[:8], "little")
     try:
         lines = bytes(data[begin:stop]).decode().splitlines() or [""]
@@ -200,10 +202,10 @@ def _zip(data: bytearray, draw: Draw) -> None:
                 spoil(inner, draw)
                 if draw.random() < 0.05:
                     continue
-                with suppress(ValueError, UserWarning):
+                with suppress(ValueError, UserWarning, IndexError):
                     fresh.writestr(name, bytes(inner), info.compress_type)
                 continue
-            with suppress(ValueError, UserWarning):
+            with suppress(ValueError, UserWarning, IndexError):
                 fresh.writestr(name, content, info.compress_type)
     data[:] = out.getvalue()
 
@@ -216,7 +218,7 @@ def _message(data: bytearray, draw: Draw) -> None:
         crc = crc32c(part)
         return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
-    records, at = [], 0
+    records, at = list[tuple[int, int]](), 0
     while at + 16 <= len(data) and len(records) < 10_000:
         (size,) = struct.unpack_from("<Q", data, at)
         if at + 16 + size > len(data):
@@ -240,7 +242,7 @@ ANY: tuple[Callable[[bytearray, Draw], None], ...] = (
 
 def _kind(data: bytearray) -> Callable[[bytearray, Draw], None] | None:
     """How what has a shape is spoilt in it."""
-    if data[:1] in (b"{", b"[") or (len(data) > 9 and data[8:9] == b"{"):
+    if bytes(data[:1]) in (b"{", b"[") or (len(data) > 9 and data[8:9] == b"{"):
         return _json
     if data[:1] == b"\x80":
         return _pickle
@@ -261,46 +263,6 @@ def spoil(data: bytearray, draw: Draw) -> None:
 
 
 # --- files
-
-
-def _hdf5(path: str, draw: Draw) -> None:
-    """An object of an HDF5 file becomes another one, as HDF5 itself writes it."""
-    import h5py
-    import numpy as np
-
-    with suppress(OSError, RuntimeError, KeyError, ValueError, TypeError), h5py.File(path, "r+") as file:
-        names: list[str] = []
-        file.visit(names.append)
-        if not names:
-            return
-        name = draw.choice(names)
-        known = file[name]
-        way = draw.randrange(8)
-        if way == 0:
-            del file[name]
-        elif way == 1:
-            del file[name]
-            file[name] = h5py.ExternalLink("/etc/passwd", "/")
-        elif way == 2:
-            del file[name]
-            file[name] = h5py.SoftLink("/" + draw.choice(names))
-        elif way == 3:
-            del file[name]
-            file.create_group(name)
-        elif way == 4:
-            target = draw.choice([known, file])
-            for key in list(target.attrs)[:1]:
-                target.attrs[key] = draw.choice([1, -1, "x", np.zeros(3), np.float64(np.nan), b"\x00" * 9])
-        elif isinstance(known, h5py.Dataset):
-            shape = known.shape or ()
-            del file[name]
-            other = draw.choice(["S3", "f8", "u1", "i8", "?", "c8", "f2", h5py.string_dtype()])
-            if way == 5:
-                file.create_dataset(name, (1 << 40, *shape[1:]), other, chunks=(1 << 10, *shape[1:]))
-            elif way == 6:
-                file.create_dataset(name, shape, other)
-            else:
-                file.create_dataset(name, (max(0, (shape or (1,))[0] - 1), *shape[1:], 2), "f4")
 
 
 def _place(path: str, draw: Draw) -> None:
@@ -348,7 +310,7 @@ def mangled(source: str, target: str, draw: Draw) -> str:
         if draw.random() < 0.06:
             _place(chosen, draw)
         elif data[:4] == b"\x89HDF" and draw.random() < 0.4:
-            _hdf5(chosen, draw)
+            other_objects(chosen, draw)
         else:
             spoil(data, draw)
             with open(chosen, "wb") as file:

@@ -1,5 +1,6 @@
 """Whether a report tells the truth: of each thing in a buffer, what it says became of it, held against what
-came back. Both ways: what it does not name is the same bit for bit, and what it names is not.
+came back. Both ways: what it does not name is the same bit for bit, what it says is lost or changed is that.
+What is made up for other software may be known as such where it is read again.
 
 A thing is what `replaystore.formats.report` names: a field, by its rows in all trajectories, or something
 beside the fields. What several conversions have made of it is `after`, one behind the other. Where a report
@@ -194,7 +195,7 @@ def _values(what: str, mine: list[Any], theirs: list[Any], fate: Fate, said: str
         if differing:
             at = differing[0]
             yield f"{what} of trajectory {at}: {_first(mine[at], theirs[at])}, and the report says {said}"
-    elif not differing and any(map(_length, mine)):
+    elif fate.kind == "changed" and not differing and any(map(_length, mine)):
         yield f"{what} is the same, and the report says {said}"
     elif fate.kind == "changed" and fate.max_error is not None:
         worst = max((_error(mine[at], theirs[at]) for at in differing), default=0.0)

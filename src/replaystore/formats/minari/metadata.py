@@ -81,6 +81,8 @@ def _is_data(folder: str) -> bool:
 
 def read_json(path: str) -> Any:
     """A file of JSON, strict or not. NotFoundError, StorageError, FormatError."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise FormatError(f"{path} is no regular file: put the dataset's own file there")
     try:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)

@@ -71,6 +71,8 @@ class Robomimic(Format):
                 data = root.get("data")
                 if not isinstance(data, Group):
                     return False
+                if next(_first(data.groups()), None) is None:
+                    return "env_args" in data.attributes
                 return any(
                     isinstance(one.get("actions") or one.get("obs"), Dataset | Group)
                     for _, one in _first(data.groups())
