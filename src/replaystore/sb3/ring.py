@@ -5,7 +5,7 @@ written round and round, each of one step of every environment.
   writing, and made if there is none.
 * Step t of environment e is row `t * envs + e` of the store; the place of step t is `t % rows`.
 * The observation after a step is that of the next row, and is there once; where a trajectory ends it is in
-  `final/`, and that of the newest step in memory.
+  `final/`, and that of the newest steps in memory (fresh.py).
 * Steps can be read at once; a commit makes them safe, now and then, when the ring is pickled, and at the end.
 """
 
@@ -29,6 +29,7 @@ from replaystore.errors import ConflictError, NotFoundError, SchemaError
 from replaystore.location import parse
 from replaystore.sampling.gather import Gather
 from replaystore.sampling.live import live_of
+from replaystore.sb3.fresh import Fresh
 from replaystore.schema.fields import Schema
 from replaystore.trajectories.growth import Growth
 from replaystore.views.followed import stored_parts
@@ -75,9 +76,9 @@ class Ring:
         """By place and environment where the observation after a step is: its number in `final/`, or
         GOES_ON."""
         self._after: dict[str, NDArray[Any]] = {}
-        """The observations after the newest step, once they were added or are known."""
+        """The observations after the newest step of a store that is only looked at."""
         self._told: list[bytes] = []
-        """The same, as bytes."""
+        """Those after the newest step that was added, as bytes."""
         self._ended: NDArray[np.bool_] | None = None
         """Which environments ended a trajectory with the newest step; None: none of them goes on."""
         self._buffer: Buffer | None = None
@@ -88,6 +89,8 @@ class Ring:
         self._seen = 0
         """Parts that have closed and are known of."""
         self._commit = commit
+        self._fresh: Fresh | None = None
+        """The newest steps, while they are added."""
         self._released = False
         self._due = 0.0
         self._look()
@@ -205,9 +208,14 @@ class Ring:
             following if single is None else single,
         )
         self._final[self.steps % self.rows] = GOES_ON
+        fresh = self._fresh
+        assert fresh is not None
+        fresh.add(self.steps, columns, following)
         self.steps += 1
+        if fresh.full(self.steps):
+            writer.flush()
+            fresh.handed_over(self.steps)
         self._told = [following[name].tobytes() for name in self._observed]
-        self._after = {}
         self._ended = terminated | truncated
         if time.monotonic() >= self._due:
             self.commit()
@@ -265,6 +273,7 @@ class Ring:
         self._live, self._growth = live_of(buffer, self._names)
         self._gather, self._seen, self._ended = None, 0, None
         self._after, self._told = {}, []
+        self._fresh = Fresh(self.schema, self.envs, self.steps)
         self._due = time.monotonic() + settings.commit_seconds
         _writing[self.where] = weakref.ref(self)
         return writer
@@ -277,7 +286,10 @@ class Ring:
         self._due = time.monotonic() + self.settings.commit_seconds
         if self._writer is None:
             return buffer.commit_id
-        return buffer.commit(name)
+        number = buffer.commit(name)
+        if self._fresh is not None:
+            self._fresh.handed_over(self.steps)
+        return number
 
     # --- reading
 
@@ -291,20 +303,32 @@ class Ring:
         times = places + (steps - position)
         if self.full:
             times -= (places >= position) * self.rows
-        rows = times * self.envs + envs
-        newest = steps * self.envs
-        final = self._final[places, envs]
+        fresh = self._fresh
+        if fresh is None:
+            return self._stored(names, places, times, envs)
+        late = np.flatnonzero(times >= fresh.first)
+        if not len(late):
+            return self._stored(names, places, times, envs)
+        if len(late) == len(times):
+            return fresh.taken(names, times, envs)
+        at = times[late], envs[late]
+        other = int(np.argmax(times < fresh.first))
+        places, times, envs = places.copy(), times.copy(), envs.copy()
+        places[late], times[late], envs[late] = places[other], times[other], envs[other]
+        found, after = self._stored(names, places, times, envs)
+        fresh.put(names, found, after, late, *at)
+        return found, after
+
+    def _stored(
+        self, names: Sequence[str], places: Rows, times: Rows, envs: Rows
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """As `take`, of steps that the store has."""
+        gather = self._gathering()
+        rows, final = times * self.envs + envs, self._final[places, envs]
         behind = np.where(final == GOES_ON, rows + self.envs, rows)
-        late = np.flatnonzero(behind >= newest)
-        if len(late):
-            behind[late] = rows[late]
-        gather = self._gathering(behind, newest)
-        if self._growth is not None and self._growth.closed_parts != self._seen:
-            self._follow()
-            final = self._final[places, envs]
-            behind = np.where(final == GOES_ON, rows + self.envs, rows)
-            late = np.flatnonzero(behind >= newest)
-            behind[late] = rows[late]
+        newest = np.flatnonzero(behind >= self.steps * self.envs)
+        if len(newest):
+            behind[newest] = rows[newest]
         count, observed = len(rows), tuple(self._observed)
         both = gather.take(observed, np.concatenate([rows, behind]))
         found = gather.take(tuple([name for name in names if name not in observed]), rows)
@@ -314,21 +338,20 @@ class Ring:
         if len(ends):
             for name, values in after.items():
                 values[ends] = self._final_rows(name, final[ends])
-        if len(late):
-            self._put_newest(after, late, envs[late])
+        if len(newest):
+            for name, values in self._after.items():
+                after[name][newest] = values[envs[newest]]
         return found, after
 
-    def _gathering(self, behind: Rows, newest: int) -> Gather:
-        """What gathers rows, with those that are staged in the store if they are asked for."""
+    def _gathering(self) -> Gather:
+        """What gathers rows, with what is known of their trajectories."""
         live, growth = self._live, self._growth
         if live is None or growth is None:
             assert self._gather is not None, "there is nothing to draw from"
             return self._gather
-        assert self._buffer is not None
-        self._buffer.look()
-        again = live.go_on(*growth.bounds)
-        live.have(int(behind.max(initial=-1)) + 1)
-        if self._gather is None or again:
+        if growth.closed_parts != self._seen:
+            self._follow()
+        if live.go_on(*growth.bounds) or self._gather is None:
             self._gather = Gather(live, self._names)
             self._gather.until_look = 1 << 62  # rows of one's own are in memory
         return self._gather
@@ -348,16 +371,6 @@ class Ring:
         assert self._buffer is not None
         return self._buffer.final_rows(name, numbers)
 
-    def _put_newest(self, after: Mapping[str, NDArray[Any]], late: Rows, envs: Rows) -> None:
-        """The observations after the newest steps, where these are known: from memory."""
-        if not self._after and self._told:
-            for name, told in zip(self._observed, self._told, strict=True):
-                declared = self.schema.fields[name]
-                rows = np.frombuffer(told, declared.dtype).reshape(self.envs, *declared.shape)
-                self._after[name] = rows
-        for name, rows in self._after.items():
-            after[name][late] = rows[envs]
-
     # --- the end
 
     def release(self) -> None:
@@ -370,7 +383,7 @@ class Ring:
 
     def _let_go(self) -> None:
         buffer = self._buffer
-        self._buffer = self._writer = self._live = self._growth = self._gather = None
+        self._buffer = self._writer = self._live = self._growth = self._gather = self._fresh = None
         known = _writing.get(self.where)
         if known is not None and known() is self:
             del _writing[self.where]
