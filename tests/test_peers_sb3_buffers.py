@@ -315,6 +315,36 @@ def test_a_run_is_converted_to_a_pickle_of_its_own(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(found, name)[:30], getattr(own.replay_buffer, name)[:30])
 
 
+def test_a_pickle_that_names_a_store_says_so(tmp_path: Path) -> None:
+    buffer = mine(tmp_path / "a.zarr")
+    Steps().play(3, buffer)
+    sb3.common.save_util.save_to_pkl(tmp_path / "a.pkl", buffer)
+    with pytest.raises(errors.FormatError, match=r"names the store that has them: convert '.*a\.zarr'"):
+        rs.convert(tmp_path / "a.pkl", tmp_path / "b.zarr")
+
+
+def test_a_closed_one_is_not_used_any_more(tmp_path: Path) -> None:
+    buffer = mine(tmp_path / "a.zarr")
+    Steps().play(3, buffer)
+    buffer.close()
+    for use in (lambda: buffer.sample(2), lambda: Steps().play(1, buffer)):
+        with pytest.raises(errors.ConflictError, match="closed"):
+            use()
+
+
+def test_a_program_that_just_ends_has_lost_nothing(tmp_path: Path) -> None:
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        from test_peers_sb3_buffers import Steps, mine
+        buffer = mine(Path({str(tmp_path / "a.zarr")!r}))
+        Steps().play(33, buffer)
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)], check=True)
+    assert len(rs.open(tmp_path / "a.zarr")) == 33
+
+
 def test_environments_of_gymnasium_need_no_more(tmp_path: Path) -> None:
     gymnasium.make("CartPole-v1")
     agent = sb3.DQN("MlpPolicy", "CartPole-v1", buffer_size=100, **stored(tmp_path / "a.zarr"))

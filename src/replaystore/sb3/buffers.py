@@ -12,6 +12,7 @@ is otherwise:
 * `optimize_memory_usage` is refused: observations are there once anyway, and time limits are told apart. So
   are hindsight (`HerReplayBuffer`) and `n_steps`: a sampler of the store has both, `relabel="future"` and
   `n_step=`.
+* What ends by a time limit and otherwise at once is terminated, as Stable-Baselines3 tells it.
 * `reset()` is refused, and there are no arrays `observations`, `dones`, …: open the store to read them.
 """
 

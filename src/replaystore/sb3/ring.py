@@ -25,10 +25,11 @@ from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.create_open import create
 from replaystore.buffers.create_open import open as open_buffer
 from replaystore.buffers.writer import Writer
-from replaystore.errors import ConflictError, NotFoundError, SchemaError
+from replaystore.errors import ConflictError, NotFoundError
 from replaystore.location import parse
 from replaystore.sampling.gather import Gather
 from replaystore.sampling.live import live_of
+from replaystore.sb3.fitting import check_fits
 from replaystore.sb3.fresh import Fresh
 from replaystore.schema.fields import Schema
 from replaystore.trajectories.growth import Growth
@@ -91,7 +92,7 @@ class Ring:
         self._commit = commit
         self._fresh: Fresh | None = None
         """The newest steps, while they are added."""
-        self._released = False
+        self._released = self._closed = False
         self._due = 0.0
         self._look()
 
@@ -115,7 +116,7 @@ class Ring:
 
     def _show(self, buffer: Buffer) -> None:
         """Know the steps of a store. SchemaError: they are not those of such a ring."""
-        self._check(buffer)
+        check_fits(buffer, self.schema, self.rows, self.envs)
         stop = buffer.first_row + len(buffer)
         self.steps = stop // self.envs
         self._final[:] = UNKNOWN
@@ -138,37 +139,6 @@ class Ring:
             for name in self._observed:
                 row = entry.following[name]
                 self._after.setdefault(name, np.zeros((self.envs, *row.shape), row.dtype))[env] = row
-
-    def _check(self, buffer: Buffer) -> None:
-        mine, theirs = self.schema.fields, buffer.schema.fields
-        for name in mine.keys() | theirs.keys():
-            one, other = mine.get(name), theirs.get(name)
-            if one is None or other is None or (one.dtype, one.shape) != (other.dtype, other.shape):
-                raise SchemaError(
-                    f"{self.where} has other steps: {name} is {_told(other)} there, and {_told(one)} here; "
-                    "choose another location, or the environment that it was recorded with"
-                )
-            if None not in (one.space, other.space) and one.space != other.space:
-                raise SchemaError(
-                    f"{self.where}: the space of {name} is another there: choose another location, or the "
-                    "environment that it was recorded with"
-                )
-        wanted, stop = self.rows * self.envs, buffer.first_row + len(buffer)
-        if buffer.capacity is not None and buffer.capacity < wanted:
-            raise SchemaError(
-                f"{self.where} keeps {buffer.capacity} steps, and {wanted} are wanted: give "
-                f"buffer_size={buffer.capacity}, or choose another location"
-            )
-        parts = buffer.parts
-        first = max(0, stop - wanted)
-        inside = parts.last >= first
-        strides = parts.stride[inside & (parts.length > 1)]
-        in_turn = bool((strides == self.envs).all()) and stop % self.envs == 0
-        if not in_turn or buffer.first_row > first or len(buffer) != int(parts.length.sum()):
-            raise SchemaError(
-                f"{self.where}: its steps are not those of {self.envs} environments in turn, one behind the "
-                "other: choose another location, or as many environments as it was recorded with"
-            )
 
     def _learn(self, parts: NDArray[np.int64], first: int, stop: int) -> None:
         """Know where trajectories have ended, of these parts."""
@@ -236,6 +206,8 @@ class Ring:
 
     def _begin(self) -> Writer:
         """Open the store for writing; make it, if there is none."""
+        if self._closed:
+            raise ConflictError(f"{self.where} is closed: make the buffer anew, or load it")
         if self._released:
             raise ConflictError(
                 f"{self.where}: another buffer of this process goes on with it: use that one, or load this "
@@ -347,7 +319,8 @@ class Ring:
         """What gathers rows, with what is known of their trajectories."""
         live, growth = self._live, self._growth
         if live is None or growth is None:
-            assert self._gather is not None, "there is nothing to draw from"
+            if self._gather is None:
+                raise ConflictError(f"{self.where} is closed: make the buffer anew, or load it")
             return self._gather
         if growth.closed_parts != self._seen:
             self._follow()
@@ -396,9 +369,6 @@ class Ring:
             self._buffer = self._gather = None
 
     def close(self) -> None:
-        """Commit, and give the store free."""
+        """Commit, and give the store free, for good."""
+        self._closed = True
         self._let_go()
-
-
-def _told(declared: Any) -> str:
-    return "not" if declared is None else f"{declared.dtype}{list(declared.shape)}"

@@ -29,11 +29,13 @@ MAX_ROWS = 1 << 48
 MAX_ENVS = 1 << 16
 MAX_BOUNDS = 1 << 25
 """Bytes of an array that is read whole."""
+OURS = "replaystore"
+"""The package whose buffers are in a store, which their pickles only name."""
 KINDS = "biufc"
 """Of dtypes whose arrays are fields."""
 REPLAY = ("observations", "actions", "rewards", "dones")
 ROLLOUT = ("observations", "actions", "rewards", "episode_starts")
-_ROOTS = ("stable_baselines3", "sb3_contrib", "gymnasium", "gym")
+_ROOTS = ("stable_baselines3", "sb3_contrib", "gymnasium", "gym", OURS)
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,12 @@ def contents(path: str) -> Iterator[Contents]:
             raise
         if type(found) is not Thing or not found.attributes:
             raise FormatError(f"{path} holds no buffer of {MAKER}: check which file it is")
+        if found.name.module.partition(".")[0] == OURS:
+            settings = found.attributes.get("_settings")
+            place = settings.attributes.get("location") if type(settings) is Thing else None
+            raise FormatError(
+                f"{path} holds no steps, and names the store that has them: convert {place!r:.300}"
+            )
         yield _contents(found, path, descriptor, size)
 
 

@@ -145,7 +145,7 @@ class Plan:
     def _scaled(self) -> bool:
         space = self.out.fields[self.actions[0]].space
         known = self.buffer.provenance.get("source") or {}
-        if space is None or space["type"] != "Box" or known.get("format") == "sb3":
+        if space is None or space["type"] != "Box" or known.get("format") in ("sb3", "replaystore.sb3"):
             return False
         return (space["low"], space["high"]) != (-1.0, 1.0)
 

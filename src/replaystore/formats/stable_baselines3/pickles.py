@@ -24,7 +24,8 @@ __all__ = ["StableBaselines3"]
 
 _BEGIN = 256
 _CLASS = re.compile(
-    rb"\x80[\x02-\x05].{0,16}?(stable_baselines3|sb3_contrib)\.[a-z_.0-9]+.{1,8}?[A-Za-z]*Buffer", re.DOTALL
+    rb"\x80[\x02-\x05].{0,16}?(stable_baselines3|sb3_contrib|replaystore)\.[a-z_.0-9]+.{1,8}?[A-Za-z]*Buffer",
+    re.DOTALL,
 )
 
 
