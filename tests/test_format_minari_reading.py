@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from minari_files import box, episode, write_dataset
 import replaystore as rs
 from replaystore.converting.convert import convert
 from replaystore.errors import CorruptError, FormatError, NotFoundError, ReplayStoreError
-from replaystore.formats.minari import hdf5_reading, heads
+from replaystore.formats.minari import hdf5_reading, heads, reading
 from replaystore.formats.report import Report
 from replaystore.formats.source import Source
 from replaystore.testing.contents import final_by_field
@@ -339,7 +340,6 @@ def test_bytes_turned_over_anywhere_give_an_error_or_what_the_library_reads(tmp_
 
 
 def _all(folder: Path) -> Any:
-    from replaystore.formats.minari import reading
 
     with reading.read(str(folder)) as source:
         assert isinstance(source, Source)
@@ -357,3 +357,41 @@ def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     with pytest.raises(NotFoundError):
         convert(folder, tmp_path / "a.zarr", source_format="minari")
+
+
+def test_long_episodes_are_read_in_slices(tmp_path: Path) -> None:
+    wide = np.zeros((60_000, 40))
+    folder = write_dataset(tmp_path / "a-v0", [episode(0, 60_000, actions=wide)], action=box("float64", [40]))
+    with reading.read(str(folder)) as source:
+        assert isinstance(source, Source)
+        tracemalloc.start()
+        try:
+            sizes = [sum(rows.nbytes for rows in block.columns.values()) for block in source.blocks(1 << 20)]
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert sum(sizes) > 19 << 20
+    assert max(sizes) <= 1 << 20
+    assert peak < 8 << 20
+
+
+def test_chunks_that_lie_in_one_place_are_left_to_the_library(tmp_path: Path) -> None:
+    """What heads say is not believed where rows would have no bytes."""
+    wide = np.random.default_rng(0).normal(size=(500, 17))
+    folder = write_dataset(tmp_path / "a-v0", [episode(0, 500, actions=wide)], action=box("float64", [17]))
+    path = folder / "data" / "main_data.hdf5"
+    data = bytearray(path.read_bytes())
+    at = data.index(b"TREE\x01\x00", data.index(wide[0, :2].tobytes()) - 20000)
+    while int.from_bytes(data[at + 6 : at + 8], "little") < 2:
+        at = data.index(b"TREE\x01\x00", at + 1)
+    entry = 8 * 5  # a key of size, mask and three offsets, and its child: the second is where the first is
+    data[at + 24 + entry + 8 : at + 24 + entry + 24] = bytes(16)
+    path.write_bytes(bytes(data))
+
+    with hdf5_reading.opened_episodes(str(path)) as episodes:
+        try:
+            found = episodes.whole("actions", 0, 1)
+        except ReplayStoreError:
+            return
+    with h5py.File(path) as file:
+        assert found.tobytes() == file["episode_0/actions"][()].tobytes()

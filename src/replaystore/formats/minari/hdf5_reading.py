@@ -93,7 +93,10 @@ class Hdf5Episodes:
             raise heads.OddError
         places = [known.get(self.name(episode), -1) for episode in range(self.count)]
         looked = heads.Heads(self._descriptor, size)
-        looked.look(np.array(places, np.int64))
+        try:
+            looked.look(np.array(places, np.int64))
+        except OSError as error:
+            raise self._unreadable("", error) from error
         self.attributes = {
             name: _joined(self.count, [(one.which, one.values) for one in several])
             for name, several in looked.attributes.items()
@@ -248,7 +251,8 @@ class Hdf5Episodes:
         return values
 
     def _unreadable(self, path: str, error: OSError) -> StorageError:
-        return StorageError(f"{self.path}, {path!r} cannot be read: {error.strerror or error}", error.errno)
+        where = f"{self.path}, {path!r}" if path else self.path
+        return StorageError(f"{where} cannot be read: {error.strerror or error}", error.errno)
 
     def _shorter(self) -> FormatError:
         return CorruptError(f"{self.path}: the file became shorter while it was read: copy it again")

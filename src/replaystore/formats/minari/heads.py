@@ -42,6 +42,9 @@ Bytes = NDArray[np.uint8]
 MOST_KINDS = 48
 """So many different heads are told apart among objects of the same name."""
 MOST_BLOCKS = 16
+TOGETHER = 1 << 13
+"""So many groups are looked at together."""
+SLACK = 1 << 20
 MOST_DEPTH = 16
 MOST_NAMES = 1 << 20
 
@@ -68,13 +71,17 @@ class Heads:
     def look(self, places: Places) -> None:
         """Find the datasets of all these groups, their subgroups included, and their own attributes. `which`
         are positions in `places`. OddError."""
-        self._walk(places, np.arange(len(places)), "", 0)
+        for start in range(0, len(places), TOGETHER):
+            some = places[start : start + TOGETHER]
+            self._walk(some, np.arange(start, start + len(some)), "", 0)
 
     # --- bytes
 
     def _gather(self, places: Places, length: int) -> Bytes:
         """So many bytes from each place."""
         if len(places) and (int(places.min()) < 0 or int(places.max()) + length > self.size):
+            raise OddError
+        if not 0 <= length * len(places) <= self.size + SLACK:  # heads do not lie in each other
             raise OddError
         fd, read = self.descriptor, os.pread
         data = b"".join([read(fd, length, at) for at in places.tolist()])

@@ -29,6 +29,8 @@ Gather = Callable[[Places, int], Bytes]
 
 MOST_HEAD = 1 << 16
 MOST_NODES = 64
+MOST_NUMBER = 1 << 60
+"""The sum of a few such numbers is one of 64 bits, too."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Kind:
         """A number of each head. OddError: it is beyond any file."""
         width = np.dtype(dtype).itemsize
         found = np.ascontiguousarray(self.data[:, at : at + width]).view(dtype)[:, 0]
-        if found.size and int(found.max()) > 1 << 62:
+        if found.size and int(found.max()) > MOST_NUMBER:
             raise OddError
         return found.astype(np.int64)
 
@@ -91,7 +93,7 @@ def dataset_of(gather: Gather, size: int, kind: Kind, ids: Places) -> Dataset:
         shape[:, axis] = kind.numbers(begin + 8 * axis)
     dtype = None if kind.odd else dtype_of(bytes(kind.data[0, type_[0] : type_[0] + type_[1]]))
     nothing = np.zeros(0, np.int64)
-    if dtype is not None and rank and shape.size and int(shape.max()) < 1 << 40:
+    if dtype is not None and rank and _bytes(shape, dtype) <= MOST_NODES * size:
         said = bytes(kind.data[0, layout[0] : layout[0] + 3])
         pieces = None
         if layout[1] >= 15 + 4 * rank and said == bytes((3, CHUNKED, rank + 1)):
@@ -123,6 +125,8 @@ def _chunks(
     chunk = np.stack(lengths[:-1], axis=1)
     if (chunk < 1).any() or (lengths[-1] != dtype.itemsize).any():
         raise OddError
+    if _bytes(chunk, dtype) > size:
+        raise OddError
     trees = np.ascontiguousarray(kind.data[:, at : at + 8]).view("<u8")[:, 0]
     if (trees == np.iinfo(np.uint64).max).any():
         return None  # nothing was ever written
@@ -152,22 +156,44 @@ def _chunks(
             return None
         offset[to] = rows[:, :, 1 : rank + 1].reshape(-1, rank)
         address[to] = rows[:, :, -1].reshape(-1)
-    owner = np.repeat(np.arange(len(shape)), entries)
-    if (offset % chunk[owner]).any() or (offset >= shape[owner]).any() or (address < 0).any():
-        raise OddError
-    if _twice(owner, offset, chunk[owner], shape[owner]) or (address + takes[owner] > size).any():
-        raise OddError
+    _check_pieces(size, shape, chunk, entries, address, offset, takes)
     return chunk, begins, address, offset
 
 
+def _check_pieces(
+    size: int,
+    shape: NDArray[np.int64],
+    chunk: NDArray[np.int64],
+    entries: Places,
+    address: Places,
+    offset: NDArray[np.int64],
+    takes: Places,
+) -> None:
+    """OddError: pieces do not lie in the file, or not side by side in their datasets."""
+    owner = np.repeat(np.arange(len(shape)), entries)
+    if (offset % chunk[owner]).any() or (offset < 0).any() or (offset >= shape[owner]).any():
+        raise OddError
+    if (address < 0).any() or (address > size - takes[owner]).any():
+        raise OddError
+    if _twice(owner, offset, chunk[owner], shape[owner]):
+        raise OddError
+
+
+def _bytes(shape: NDArray[np.int64], dtype: np.dtype[Any]) -> float:
+    """How many bytes the largest of these takes, which may be more than a number of 64 bits is."""
+    return float(shape.astype(np.float64).prod(1).max(initial=0.0)) * dtype.itemsize
+
+
 def _twice(owner: Places, offset: Places, chunk: Places, shape: Places) -> bool:
-    """Whether two pieces have the same place."""
+    """Whether two pieces of one dataset have the same place."""
+    if not (owner[1:] == owner[:-1]).any():
+        return False
     across = -(-shape // chunk)
     place = np.zeros(len(owner), np.int64)
     for axis in range(offset.shape[1]):
         place = place * across[:, axis] + offset[:, axis] // chunk[:, axis]
     pairs = np.stack([owner, place], axis=1)
-    return len(np.unique(pairs, axis=0)) < len(pairs) if len(pairs) and place.any() else False
+    return len(np.unique(pairs, axis=0)) < len(pairs)
 
 
 def words(data: Bytes) -> NDArray[np.int64]:
