@@ -22,6 +22,7 @@ from replaystore.errors import FormatError, ReplayStoreError
 from replaystore.formats.minari.metadata import read_json
 from replaystore.schema.dtypes import field_dtype
 from replaystore.schema.fields import Schema
+from replaystore.trajectories.columns import TRAJECTORIES
 
 __all__ = ["FILE", "GROUP", "Beside", "Place"]
 
@@ -111,6 +112,8 @@ def _looked_at(told: Any) -> Beside:
     for name, kind in (("env", "i"), ("split", "i"), ("known", "b")):
         if columns[name].dtype.kind != kind:
             raise FormatError(f"{name!r} is of dtype {columns[name].dtype}")
+    if any(name.removeprefix("user/") in (*TRAJECTORIES, "open") for name in columns if "/" in name):
+        raise FormatError("a column of every buffer has the name of one of its own")
     if any(len(values) != len(lengths) for values in columns.values()):
         raise FormatError("its columns have different lengths")
     if len(lengths) and not -1 < columns["split"].min() <= columns["split"].max() < len(splits):

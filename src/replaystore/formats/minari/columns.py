@@ -269,10 +269,15 @@ class _Builder:
 
     def _add_reset(self, name: str, path: str, leaf: Leaf) -> None:
         column = f"reset_{name}"
-        if leaf.kind == "numbers" and not leaf.row and leaf.dtype.kind in "biuf":
+        if self._is_number(leaf):
             self.resets[column] = path
         else:
             self.rest[column] = lost("infos of resets are kept if they are one number")
+
+    @staticmethod
+    def _is_number(leaf: Leaf) -> bool:
+        """Whether each row is one number, as columns of trajectories have them."""
+        return leaf.kind == "numbers" and not leaf.mixed and not leaf.row and leaf.dtype.kind in "biuf"
 
     # --- as they were written here
 
@@ -295,9 +300,13 @@ class _Builder:
                 column = replace(column, shift=1)
             self.add(column)
         for column_name in beside.resets:
-            name = column_name.removeprefix("reset_")
-            if name in beside.places and name in schema.fields:
-                self.resets[column_name] = beside.places[name].path
+            known_place = beside.places.get(column_name.removeprefix("reset_"))
+            path = "" if known_place is None else known_place.path
+            leaf = self.leaves.get(path)
+            if leaf is None or not path.startswith("infos/") or not self._is_number(leaf):
+                continue
+            if (leaf.rows == self.lengths + 1).all():
+                self.resets[column_name] = path
 
     # --- all
 

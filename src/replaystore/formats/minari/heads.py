@@ -158,6 +158,8 @@ class Heads:
             if not depth:
                 self._look_at_attributes(kind, ids)
             if kind.one(SYMBOLS) is None and kind.one(LINKS) is None:
+                if not depth:
+                    raise OddError  # episodes are groups
                 self.datasets.setdefault(name, []).append(dataset_of(self._gather, self.size, kind, ids))
                 continue
             if kind.odd:
@@ -165,6 +167,8 @@ class Heads:
             self.groups.add(name)
             for some, members in self._members(kind):
                 for part, at in members.items():
+                    if not part or "/" in part:
+                        raise OddError
                     self._walk(at, ids[some], f"{name}/{part}" if name else part, depth + 1)
 
     # --- groups
