@@ -3,6 +3,8 @@ change."""
 
 from __future__ import annotations
 
+import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from conversions import record
 from independent_digest import digest as again
 
 import replaystore as rs
-from replaystore.errors import NotFoundError, UnsupportedError
+from replaystore.errors import NotFoundError, SchemaError, UnsupportedError
 
 pytest_plugins = ["commands", "conversions"]
 
@@ -178,7 +180,9 @@ def test_of_an_older_commit(tmp_path: Path) -> None:
 def test_a_store_without_steps_has_one(tmp_path: Path) -> None:
     with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
         assert told(rs.digest(buffer)) == again(buffer)
-        assert rs.digest(buffer, where="length > 3").steps == 0
+        assert rs.digest(buffer).steps == 0
+        with pytest.raises(SchemaError, match="nothing is selected"):
+            rs.digest(buffer, where="length > 3")
 
 
 @pytest.mark.parametrize("name", ["b_state.safetensors", "b.pkl"])
@@ -216,3 +220,22 @@ def test_the_command_line_prints_it(
     assert (code, err.count("\n")) == (1, 1)
     with pytest.raises(NotFoundError):
         rs.digest(tmp_path / "nothing.zarr")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc")
+def test_a_trajectory_takes_a_hundred_bytes_at_most(tmp_path: Path) -> None:
+    """Of 40,000 trajectories of a step each."""
+    count, found = 40_000, []
+    schema = SCHEMA.select(["observation", "terminated", "truncated"])
+    for name, steps_ in (("a.zarr", count // 10), ("b.zarr", count)):
+        with rs.create(tmp_path / name, schema) as buffer:
+            ends = np.ones(steps_, bool)
+            observation = np.zeros((steps_, 3), np.float32)
+            buffer.append({"observation": observation, "terminated": ends, "truncated": ~ends})
+            buffer.commit()
+            _ = buffer.trajectories, buffer.parts
+            tracemalloc.start()
+            rs.digest(buffer)
+            found.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert found[1] - found[0] < 100 * count * 0.9 + (2 << 20)

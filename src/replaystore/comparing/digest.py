@@ -15,8 +15,9 @@ from replaystore.comparing.leaves import Crew
 from replaystore.comparing.steps_in_blocks import BlockTally, with_flags
 from replaystore.comparing.steps_in_rows import LaidRing, LaidStore, RowTally
 from replaystore.comparing.tally import Tally, hash_of_json
+from replaystore.converting.excerpt import chosen
 from replaystore.converting.foreign import reading
-from replaystore.errors import UnsupportedError
+from replaystore.errors import FormatError, SchemaError, UnsupportedError
 from replaystore.formats import finding
 from replaystore.formats.source import RingSource, Source
 from replaystore.location import Location
@@ -97,13 +98,11 @@ def digest(
             f"{path} is a file of {name}, of which all trajectories are digested: convert it to a store first"
         )
     with reading(name, finding.named(name), path, None) as found:
-        return digest_of_source(found, fields=fields)
+        return digest_of_source(found, path, fields=fields)
 
 
 def _chosen(buffer: BufferReader, split: str | None, where: str | None) -> Trajectories | None:
-    if split is None and where is None:
-        return None
-    return buffer.trajectories.where(where, **({} if split is None else {"split": split}))
+    return None if split is None and where is None else chosen(buffer, where, split)
 
 
 def digest_of(
@@ -125,11 +124,13 @@ def digest_of(
 
 def digest_of_source(
     source: Source | RingSource,
+    path: str,
     *,
     fields: Iterable[str] | None = None,
     each: Collection[str] | None = None,
 ) -> Digest:
-    """Of a file of other software, while it is open; `each` as for a view."""
+    """Of a file of other software, while it is open; `each` as for a view. FormatError: what is read of it
+    does not fit its schema."""
     schema = source.schema if fields is None else source.schema.select(fields)
     with Crew() as crew:
         if isinstance(source, RingSource):
@@ -138,7 +139,10 @@ def digest_of_source(
         blocks = BlockTally(schema.fields, source.columns, crew, each=each)
         for block in source.blocks(BLOCK_BYTES):
             whole = with_flags(block, source.schema)
-            source.schema.check(whole.columns)
+            try:
+                source.schema.check(whole.columns)
+            except SchemaError as error:
+                raise FormatError(f"{path}: {error}; what reads it is wrong, or it is damaged") from error
             blocks.add(whole)
         return digest_of_blocks(blocks, source)
 

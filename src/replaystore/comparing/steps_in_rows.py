@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.comparing.leaves import Crew, turn_bytes
-from replaystore.comparing.tally import Story, Tally, one_row, texts
+from replaystore.comparing.tally import Story, Tally, Window, one_row, texts
 from replaystore.formats.source import RingSource
 from replaystore.schema.field import Field
 from replaystore.trajectories.columns import TRAJECTORIES
@@ -24,6 +24,8 @@ from replaystore.views.reader import BufferReader
 __all__ = ["LaidRing", "LaidStore", "RowTally", "in_order"]
 
 Rows = NDArray[np.int64]
+SOME = 4096
+"""Parts, or trajectories, that are looked at one by one at a time."""
 
 
 class Laid(Protocol):
@@ -191,7 +193,10 @@ class RowTally:
             if not len(pieces[0]) and not free:
                 continue
             windows = tally.windows(laid.read(start, stop))
-            self._take(pieces, windows)
+            part, first, after, done = pieces
+            for at in range(0, len(part), SOME):
+                some = slice(at, at + SOME)
+                self._take(part[some], first[some], after[some], done[some], windows)
             for gap, length in free:
                 begin, end = max(gap, start), min(gap + length, stop)
                 tally.add(loose, windows, begin - start, end - start)
@@ -215,8 +220,9 @@ class RowTally:
         first, after = begin + low * stride - start, begin + (high - 1) * stride + 1 - start
         return part[kept], first[kept], after[kept], done[kept]
 
-    def _take(self, pieces: tuple[Rows, Rows, Rows, NDArray[np.bool_]], windows: list[Any]) -> None:
-        part, first, after, done = pieces
+    def _take(
+        self, part: Rows, first: Rows, after: Rows, done: NDArray[np.bool_], windows: list[Window]
+    ) -> None:
         parts, tally = self._laid.parts, self.tally
         final = parts.final[part]
         ends = done & (final >= 0)
@@ -258,7 +264,8 @@ class RowTally:
         for name in ("seed", "env", "terminated", "truncated", "open"):
             dtype = np.int64 if name in ("seed", "env") else np.bool_
             self.tally.label(name, np.asarray(table[name], dtype))
-        self.tally.label("split", texts(table["split"].tolist()))
+        for at in range(0, len(table["split"]), SOME):
+            self.tally.label("split", texts(table["split"][at : at + SOME].tolist()))
         for name in self._user:
             self.tally.label(name, table[name])
 
@@ -268,7 +275,10 @@ def in_order(table: Mapping[str, NDArray[Any]], *, cut: bool = False) -> dict[st
     in the order of their environments. `cut`: they have ended, where they are."""
     going = np.zeros(len(table["open"]), np.bool_) if cut else np.asarray(table["open"], np.bool_)
     order = np.lexsort((np.where(going, table["env"], 0), going))
-    return {name: column[order] for name, column in {**table, "open": going}.items()}
+    columns = {**table, "open": going}
+    if (order[1:] > order[:-1]).all():
+        return columns
+    return {name: column[order] for name, column in columns.items()}
 
 
 def _places_of(parts: Parts, trajectories: Rows) -> Rows:

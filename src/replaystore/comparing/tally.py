@@ -38,6 +38,8 @@ EVENTS = ("final_observation", "terminated", "truncated")
 """What of that is part of a trajectory's own digest: what happened, and not what it was called."""
 THINGS = frozenset({*BESIDE, "final_observation", "steps", "metadata", "environment", "order", "ring"})
 """Names that a column of the user's has with "column " before it."""
+STORIES = 2048
+"""Trajectories that are complete and not counted: each takes a few hundred bytes a field."""
 NOTHING_SEEN = bytes(32)
 """Stands for what followed a trajectory's steps where nobody knows."""
 
@@ -185,6 +187,8 @@ class Tally:
     def close(self, story: Story, position: int) -> None:
         """It is complete, and has this place among all."""
         self._complete.append((position, story))
+        if len(self._complete) >= STORIES:
+            self._count()
 
     def turn(self) -> None:
         """What was added before the last turn is not in memory any more; what was complete then is

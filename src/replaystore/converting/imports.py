@@ -287,7 +287,7 @@ class RingImport(_Making):
 
     def prove(self, place: Location) -> None:
         """ProofError: what was made does not hold what the ring does."""
-        self.proof = prove_store(digest_of_source(self.source), place, self.place)
+        self.proof = prove_store(digest_of_source(self.source, str(self.place)), place, self.place)
 
     def _rows(self, store: ArrayStore, specs: Mapping[str, ArraySpec]) -> NDArray[np.float64]:
         """All rows; the return of each trajectory."""

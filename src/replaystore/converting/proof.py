@@ -146,7 +146,7 @@ class _File:
 
     def _thing_by_thing(self) -> Proof:
         mine = self._of_view()
-        theirs = digest_of_source(self.source, fields=self.kept or None)
+        theirs = digest_of_source(self.source, self.path, fields=self.kept or None)
         rest = self._beside(mine)
         compare(mine, theirs, self.kept, rest, self.path)
         within = self._within()
@@ -203,7 +203,7 @@ class _File:
         every = self._beside(self._of_view())
         rest = [name for name in every if name not in (*OF_ALL, "steps")]
         mine = self._of_view(rest)
-        theirs = digest_of_source(self.source, fields=self.kept or None, each=rest)
+        theirs = digest_of_source(self.source, self.path, fields=self.kept or None, each=rest)
         if sorted(mine.trajectories) != sorted(theirs.trajectories):
             raise _wrong(self.path, [*self.kept, *rest], "taken together, in any order")
         of_all = [name for name in OF_ALL if name in every]
@@ -266,7 +266,7 @@ def _identity(path: str) -> Any:
         status = os.stat(path)
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _link(path: str, place: str) -> None:
