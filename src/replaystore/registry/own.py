@@ -84,6 +84,19 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
     ),
     "formats": (
         Entry(
+            "imitation",
+            "replaystore.formats.imitation.trajectories:Imitation",
+            what="trajectories of imitation",
+            members=("state.json",),
+            extra="arrow",
+        ),
+        Entry(
+            "cpprb",
+            "replaystore.formats.cpprb.transitions:Cpprb",
+            what="transitions of cpprb",
+            magic=(b"PK\x03\x04",),
+        ),
+        Entry(
             "minari_arrow",
             "replaystore.formats.minari.dataset:MinariArrow",
             what="a dataset of Minari in Arrow",

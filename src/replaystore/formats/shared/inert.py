@@ -327,7 +327,8 @@ class _Inert(Machine):
         dtype, payload = args[0].numpy(), args[1]
         if dtype.hasobject or payload.stop - payload.start != dtype.itemsize or dtype.itemsize > 4096:
             raise self.stream.error("a number of NumPy has not as many bytes as its dtype")
-        return np.frombuffer(read_all(self.stream.descriptor, payload.start, dtype.itemsize), dtype)[0]
+        found = np.frombuffer(read_all(self.stream.descriptor, payload.start, dtype.itemsize), dtype)[0]
+        return str(found) if dtype.kind == "U" else found
 
     def run(self) -> Any:
         return _settled(super().run(), self.stream)
@@ -338,9 +339,9 @@ _ORDERED = Name("collections", "OrderedDict")
 
 def _settled(value: Any, stream: Stream) -> Any:
     """What a pickle holds, with arrays in place of what they were while they came."""
-    seen, waiting = set[int](), [value]
     if type(value) is _Coming:
-        return _arrived(value, stream)
+        value = _arrived(value, stream)
+    seen, waiting = set[int](), [value]
     while waiting:
         at = waiting.pop()
         if id(at) in seen:

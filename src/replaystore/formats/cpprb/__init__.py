@@ -1,0 +1,1 @@
+"""Transitions that cpprb saved."""
