@@ -118,6 +118,13 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
             magic=(b"\x89HDF\r\n\x1a\n",),
         ),
         Entry(
+            "imitation",
+            "replaystore.formats.imitation.trajectories:Imitation",
+            what="trajectories of imitation",
+            members=("state.json",),
+            extra="arrow",
+        ),
+        Entry(
             "rlds",
             "replaystore.formats.rlds.datasets:Rlds",
             what="a dataset of TFDS (RLDS)",
