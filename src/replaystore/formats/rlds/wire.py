@@ -115,9 +115,9 @@ def varint(record: Record, data: bytes, at: int) -> tuple[int, int]:
 
 def varints_in(record: Record, data: NDArray[np.uint8]) -> NDArray[np.int64]:
     """All numbers in these bytes, of which the last one ends there."""
-    ends = np.flatnonzero(data < 0x80)
-    if len(ends) == len(data):
+    if not len(data) or int(data.max()) < 0x80:  # most lists are of flags, or of small numbers
         return data.astype(np.int64)
+    ends = np.flatnonzero(data < 0x80)
     begins = np.empty_like(ends)
     begins[:1], begins[1:] = 0, ends[:-1] + 1
     sizes = ends - begins + 1
