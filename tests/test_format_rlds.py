@@ -200,6 +200,7 @@ def test_features_of_every_kind(tmp_path: Path) -> None:
     assert buffer.trajectories["seed"].tolist() == [12]
     assert buffer.trajectories["success"].tolist() == [True]
     assert report.fields["strange"].kind == "lost"
+    assert "is left out: language_instruction" in report.remarks[0]
     assert report.rest["file_path"].kind == "lost"
 
 

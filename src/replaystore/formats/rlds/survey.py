@@ -88,6 +88,14 @@ class Survey:
             )
         if self._several:
             found.append(f"{self._several} records hold several trajectories, which are told apart by flags")
+        unseen = [
+            name
+            for name, feature in plan.fields.items()
+            if name not in plan.observations and feature.encoding in ("text", "image", "zlib")
+        ]
+        if unseen and self._cut < self.trajectories:
+            names = ", ".join(unseen)
+            found.append(f"the step that has the last observation has more, which is left out: {names:.200}")
         if "is_terminal" not in plan.marks and "is_last" in plan.marks:
             found.append("there is no is_terminal: all that have ended are taken for truncated")
         if any(feature.encoding == "image" for feature in plan.fields.values()):
