@@ -14,6 +14,25 @@ PLAIN = "local"
 """The storage of paths that name no other."""
 GENERAL: tuple[Entry, ...] = (
     Entry(
+        "lerobot",
+        "replaystore.formats.lerobot.format:LeRobot",
+        what="a dataset of LeRobot",
+        members=("meta/info.json",),
+        extra="arrow",
+    ),
+    Entry(
+        "safetensors",
+        "replaystore.formats.safetensors.format:Safetensors",
+        what="steps as plain tensors of safetensors",
+        suffixes=(".safetensors",),
+    ),
+    Entry(
+        "csv",
+        "replaystore.formats.tables.trajectories:Csv",
+        what="the table of trajectories as CSV",
+        suffixes=(".csv",),
+    ),
+    Entry(
         "parquet",
         "replaystore.formats.tables.files:Parquet",
         what="a table of steps in Parquet",

@@ -11,7 +11,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -61,6 +61,22 @@ def bytes_type(count: int | None) -> Any:
     return arrow.large_binary() if count is None else arrow.binary(count)
 
 
+def alias_type(name: str | Mapping[str, str], levels: int = 0) -> Any:
+    """A type by the name that Arrow has for it ("string"), in so many levels of lists; a dict is a struct."""
+    arrow = pyarrow("writing a file of Parquet or Arrow")
+    if isinstance(name, Mapping):
+        return arrow.struct([arrow.field(key, alias_type(inner)) for key, inner in name.items()])
+    type_ = arrow.type_for_alias(name)
+    for _ in range(levels):
+        type_ = arrow.list_(type_)
+    return type_
+
+
+def listed(values: Sequence[Any], type_: Any) -> Any:
+    """A column of Python's own numbers, texts, and lists of them."""
+    return pyarrow("writing a file of Parquet or Arrow").array(values, type_)
+
+
 def arrow_array(values: NDArray[Any] | Ragged | Mapping[str, Any], type_: Any = None) -> Any:
     """A column of these values: rows first. A dict is a struct. `type_`: one that differs from `arrow_type`
     in how lists are called, or in how large they may be."""
@@ -82,7 +98,7 @@ def arrow_array(values: NDArray[Any] | Ragged | Mapping[str, Any], type_: Any = 
 
 def _of_bytes(type_: Any) -> bool:
     types = pyarrow("writing a file of Parquet or Arrow").types
-    return bool(types.is_fixed_size_binary(type_) or types.is_large_binary(type_))
+    return bool(types.is_fixed_size_binary(type_) or types.is_large_binary(type_) or types.is_binary(type_))
 
 
 def _as_bytes(values: NDArray[Any] | Ragged, type_: Any) -> Any:
@@ -91,7 +107,9 @@ def _as_bytes(values: NDArray[Any] | Ragged, type_: Any) -> Any:
     if isinstance(values, Ragged):
         parts = values.to_numpy().compact()
         buffers = [np.ascontiguousarray(part) for part in (parts.offsets, parts.values)]
-        return arrow.Array.from_buffers(type_, len(parts), [None, *map(arrow.py_buffer, buffers)])
+        large = arrow.large_binary()
+        made = arrow.Array.from_buffers(large, len(parts), [None, *map(arrow.py_buffer, buffers)])
+        return made if type_ == large else made.cast(type_)
     data = arrow.py_buffer(np.ascontiguousarray(values))
     return arrow.Array.from_buffers(type_, len(values), [None, data])
 

@@ -16,7 +16,6 @@ under its own name, `observation/camera`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,18 +24,17 @@ import numpy as np
 
 from replaystore.errors import FormatError
 from replaystore.formats.shared.arrow import Kind
-from replaystore.formats.shared.arrow_writing import arrow_type, bytes_type, sparse_type
-from replaystore.schema.field import Field
+from replaystore.formats.shared.arrow_fields import BYTES, column_type, sparse_column_type
+from replaystore.formats.shared.arrow_writing import arrow_type
 from replaystore.schema.fields import Schema
 from replaystore.schema.spaces import DTYPES
 
-__all__ = ["FLAGS", "KEY", "Layout", "is_image"]
+__all__ = ["FLAGS", "KEY", "Layout"]
 
 KEY = "replaystore"
 VERSION = 1
 FLAGS = ("terminated", "truncated")
 TOLD = ("seed", "split", "env")
-BYTES = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Layout:
         found |= {name: arrow_type(np.dtype(np.bool_), ()) for name in self.flags}
         for name in self.observed:
             declared = self.schema.fields[name]
-            found[self.after(name)] = _sparse(declared)
+            found[self.after(name)] = sparse_column_type(declared)
         found[self.number] = arrow_type(np.dtype(np.int64), ())
         told: dict[str, np.dtype[Any]] = {"seed": np.dtype("i8"), "env": np.dtype("i8"), "split": BYTES}
         found |= {self.about(name): arrow_type(told[name], (), text=name == "split") for name in self.told}
@@ -172,29 +170,3 @@ def _texts(given: Any, count: int | None = None, within: Iterable[str] | None = 
         and (count is None or len(given) == count)
         and (within is None or set(given) <= set(within))
     )
-
-
-def is_image(declared: Field) -> bool:
-    """Whether its values are bytes of a fixed size in a file of Parquet, where lists of them take four times
-    the room and a hundred times the time."""
-    return declared.dtype == BYTES and len(declared.shape) > 1 and not declared.ragged
-
-
-def column_type(declared: Field, kind: Kind) -> Any:
-    """The type of the column of a field."""
-    if kind == "parquet" and is_image(declared):
-        return bytes_type(math.prod(declared.shape))
-    if _is_bytes(declared):
-        return bytes_type(None)
-    return arrow_type(declared.dtype, declared.shape, text=declared.text)
-
-
-def _sparse(declared: Field) -> Any:
-    """The type of the column of what followed."""
-    if is_image(declared) or _is_bytes(declared):
-        return bytes_type(None)
-    return sparse_type(declared.dtype, declared.shape, text=declared.text)
-
-
-def _is_bytes(declared: Field) -> bool:
-    return declared.dtype == BYTES and declared.shape == (None,) and not declared.text

@@ -11,13 +11,13 @@ import numpy as np
 from replaystore.errors import FormatError, SchemaError
 from replaystore.formats.report import Fate, lost
 from replaystore.formats.shared.arrow import Table, json_in
-from replaystore.formats.shared.arrow_values import Leaf, leaf_of, numbers, ragged, there
+from replaystore.formats.shared.arrow_fields import check_column, complex_of, values_of
+from replaystore.formats.shared.arrow_values import numbers, ragged, there
 from replaystore.formats.shared.cutting import Run, begins_of_numbers
 from replaystore.formats.tables.layout import KEY, Layout
 from replaystore.schema.field import Field
-from replaystore.schema.ragged import Ragged
 
-__all__ = ["Own", "own_layout", "values_of"]
+__all__ = ["Own", "own_layout"]
 
 
 def own_layout(table: Table) -> Layout | None:
@@ -44,7 +44,7 @@ class Own:
             layout = _with_schema(layout, kept)
         self.layout = layout
         for name, declared in layout.schema.fields.items():
-            _check_leaf(declared, leaf_of(table.types[name]), f"{self.path}, column {name!r}")
+            check_column(declared, table.types[name], f"{self.path}, column {name!r}")
         self.columns = [name for name in layout.types("file") if name in table.types]
         if layout.number not in table.types:
             raise FormatError(
@@ -113,40 +113,6 @@ def _with_schema(layout: Layout, names: Sequence[str]) -> Layout:
     return replace(layout, schema=layout.schema.select(names))
 
 
-def _check_leaf(declared: Field, leaf: Leaf | None, where: str) -> None:
-    """FormatError: a column cannot hold this field."""
-    complex_ = declared.dtype.kind == "c"
-    wanted = np.dtype(f"f{declared.dtype.itemsize // 2}") if complex_ else declared.dtype
-    fits = (
-        leaf is not None
-        and leaf.dtype == wanted.newbyteorder("=")
-        and leaf.text == declared.text
-        and (leaf.shape[:1] == (None,)) == declared.ragged
-        and leaf.plain
-    )
-    if not fits:
-        raise FormatError(
-            f"{where}: is not what its metadata say, {declared!r}: write the file again, or remove the "
-            "metadata 'replaystore'"
-        )
-
-
-def values_of(array: Any, declared: Field, where: str, *, nan: bool = False) -> Any:
-    """The values of a field. FormatError: they are not of it. `nan`: a float that is not there is NaN."""
-    pair = (2,) if declared.dtype.kind == "c" else ()
-    if declared.ragged:
-        rows = ragged(array, where, None if declared.text else (*declared.inner, *pair))
-        if not pair:
-            return rows
-        return Ragged(_complex(rows.values, declared.dtype), rows.offsets)
-    values = numbers(array, where, (*declared.shape, *pair), nan=nan)
-    return _complex(values, declared.dtype) if pair else values
-
-
-def _complex(values: Any, dtype: np.dtype[Any]) -> Any:
-    return np.ascontiguousarray(values).view(dtype)[..., 0]
-
-
 def _sparse_of(array: Any, declared: Field, where: str) -> Any:
     """The values of a column that has some, one row each."""
     array = array.drop_null()
@@ -160,7 +126,7 @@ def _sparse_of(array: Any, declared: Field, where: str) -> Any:
         flat = ragged(array, where)
         values = flat.named
         if declared.dtype.kind == "c":
-            values = _complex(values, declared.dtype)
+            values = complex_of(values, declared.dtype)
         return values.reshape(len(array), *declared.shape).astype(declared.dtype, copy=False)
     except (ValueError, SchemaError) as error:
         raise FormatError(f"{where}: has no values of shape {declared.shape}: it is damaged") from error

@@ -1,0 +1,1 @@
+"""Files of safetensors that hold steps as plain tensors, one for each field."""
