@@ -71,13 +71,17 @@ class ArrowEpisodes:
             )
         return steps
 
+    def _named(self, episode: int) -> str:
+        """The file of an episode."""
+        return f"{self.folder}{os.sep}{episode}{os.sep}{PART}.{self._container}"
+
     def _path(self, episode: int) -> str:
-        folder = os.path.join(self.folder, str(episode))
-        name = f"{PART}.{self._container}"
+        """The file of an episode. FormatError: there are others beside it."""
+        folder, name = os.path.split(self._named(episode))
         others = [one for one in os.listdir(folder) if one not in (name, FILE) and one[0] not in "._"]
         if others:
             raise FormatError(f"{folder} has {others[0]!r:.80} beside {name}: one file is an episode")
-        return os.path.join(folder, name)
+        return self._named(episode)
 
     # --- what there is
 
@@ -138,7 +142,7 @@ class ArrowEpisodes:
             raise FormatError(f"{self._path(episode)} has no column {path!r}, as other episodes have")
         if isinstance(found, Ragged | np.ndarray):
             return found
-        where = f"{self._path(episode)}, {path!r}"
+        where = f"{self._named(episode)}, {path!r}"
         found = found.slice(0, int(leaf.rows[episode]))
         if leaf.kind == "numbers":
             flat = numbers(found, where)
