@@ -124,6 +124,7 @@ class ReplayBuffer(theirs.ReplayBuffer):  # type: ignore[misc]  # it is not know
         self._columns = {
             name: (declared.dtype, (self.n_envs, *declared.shape)) for name, declared in fields.items()
         }
+        self._none = np.zeros(self.n_envs, np.bool_)
         self._flags = ("terminated",) if self.handle_timeout_termination else ("terminated", "truncated")
         self._names = (*schema.names("observation"), "action", "reward", *self._flags)
 
@@ -154,11 +155,14 @@ class ReplayBuffer(theirs.ReplayBuffer):  # type: ignore[misc]  # it is not know
         infos: list[dict[str, Any]],
     ) -> None:
         """A step of each environment, as Stable-Baselines3 has it."""
-        ended = np.asarray(done) != 0
-        late = np.array([bool(info.get(_LATE, False)) for info in infos])
+        ended, late = self._row("terminated", done), [bool(info.get(_LATE, False)) for info in infos]
         columns = self._observed(obs)
         columns["action"], columns["reward"] = self._row("action", action), self._row("reward", reward)
-        columns["terminated"], columns["truncated"] = ended & ~late, ended & late
+        if True in late:
+            columns["terminated"] = ended & ~np.array(late)
+            columns["truncated"] = ended & np.array(late)
+        else:
+            columns["terminated"], columns["truncated"] = ended, self._none
         ring = self._ring
         ring.add(columns, self._observed(next_obs))
         self.pos, self.full = ring.position, ring.full
@@ -215,7 +219,7 @@ class ReplayBuffer(theirs.ReplayBuffer):  # type: ignore[misc]  # it is not know
     def __getstate__(self) -> dict[str, Any]:
         ring = self._ring
         commit = ring.commit(f"saved-{ring.steps * ring.envs}")
-        gone = ("_ring", "_finish", "_columns", "_schema", "_flags", "_names")
+        gone = ("_ring", "_finish", "_columns", "_schema", "_flags", "_names", "_none")
         return {k: v for k, v in self.__dict__.items() if k not in gone} | {"_saved": commit}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -80,8 +80,12 @@ class Ring:
         """The observations after the newest step of a store that is only looked at."""
         self._told: list[bytes] = []
         """Those after the newest step that was added, as bytes."""
-        self._ended: NDArray[np.bool_] | None = None
-        """Which environments ended a trajectory with the newest step; None: none of them goes on."""
+        self._ended: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
+        """In which environments a trajectory ended with the newest step, in the two ways; None: none of them
+        goes on."""
+        self._nobody = np.zeros(envs, np.bool_), np.zeros(envs, np.bool_)
+        self._again = True
+        """Whether any trajectory is to begin with the next step, whatever is observed then."""
         self._buffer: Buffer | None = None
         self._gather: Gather | None = None
         self._writer: Writer | None = None
@@ -166,7 +170,7 @@ class Ring:
         if writer is None:
             writer = self._begin()
         observed = [columns[name] for name in self._observed]
-        if self._ended is None or self._ended.any() or self._told != [rows.tobytes() for rows in observed]:
+        if self._again or self._told != [rows.tobytes() for rows in observed]:
             self._reset(writer, dict(zip(self._observed, observed, strict=True)))
         terminated, truncated = columns["terminated"], columns["truncated"]
         single = following.get("observation")
@@ -186,7 +190,8 @@ class Ring:
             writer.flush()
             fresh.handed_over(self.steps)
         self._told = [following[name].tobytes() for name in self._observed]
-        self._ended = terminated | truncated
+        self._again = 1 in terminated.tobytes() or 1 in truncated.tobytes()
+        self._ended = (terminated.copy(), truncated.copy()) if self._again else self._nobody
         if time.monotonic() >= self._due:
             self.commit()
 
@@ -196,7 +201,7 @@ class Ring:
         if ended is None:
             again = np.ones(self.envs, np.bool_)
         else:
-            again = ended.copy()
+            again = ended[0] | ended[1]
             for told, rows in zip(self._told, observed.values(), strict=True):
                 bits = np.ascontiguousarray(rows).view(np.uint8).reshape(self.envs, -1)
                 again |= (np.frombuffer(told, np.uint8).reshape(self.envs, -1) != bits).any(axis=1)
@@ -243,7 +248,7 @@ class Ring:
             raise
         self._buffer, self._commit = buffer, None
         self._live, self._growth = live_of(buffer, self._names)
-        self._gather, self._seen, self._ended = None, 0, None
+        self._gather, self._seen, self._ended, self._again = None, 0, None, True
         self._after, self._told = {}, []
         self._fresh = Fresh(self.schema, self.envs, self.steps)
         self._due = time.monotonic() + settings.commit_seconds
