@@ -16,6 +16,7 @@ import pytest
 import replaystore as rs
 from replaystore.errors import FormatError, ReplayStoreError, UnsupportedError
 from replaystore.formats.finding import find
+from replaystore.testing import samples
 
 Rows = dict[str, Any]
 
@@ -188,6 +189,33 @@ def test_storages_of_something_else_than_tensordicts(tmp_path: Path) -> None:
     )
     assert find(str(path)) == "torchrl"
     assert converted(path, tmp_path).steps == 8
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("version", 2),
+        ("schema", {"fields": 7}),
+        ("splits", [1]),
+        ("splits", []),
+        ("environment", {"id": 7}),
+        ("keys", {"action": [[]]}),
+        ("keys", 3),
+    ],
+)
+def test_notes_that_are_damaged_are_left_out_or_one_error(key: str, value: Any, tmp_path: Path) -> None:
+    with rs.create(tmp_path / "a.zarr", samples.small()) as buffer:
+        buffer.append(samples.columns(samples.small(), 5, 0))
+    rs.convert(tmp_path / "a.zarr", tmp_path / "b", target_format="torchrl")
+    where = tmp_path / "b" / "replaystore" / ".zattrs"
+    noted = json.loads(where.read_text())
+    if isinstance(value, dict) and key == "keys":
+        value = {**noted["keys"], **value}
+    where.write_text(json.dumps({**noted, key: value}))
+    try:
+        converted(tmp_path / "b", tmp_path)
+    except ReplayStoreError:
+        assert not (tmp_path / "out.zarr").exists()
 
 
 # --- what must not be believed

@@ -188,7 +188,8 @@ def _as_noted(held: Held, plain: Naming, noted: Noted) -> Naming | None:
         return None
     naming = replace(plain, fields=dict(noted.schema.fields), taken={}, observed={}, flags={})
     for name, declared in noted.schema.fields.items():
-        key = tuple(keys[name]) if isinstance(keys[name], list) else ()
+        told = keys[name]
+        key = tuple(map(str, told)) if isinstance(told, list) else ()
         rows = held.pairs[key][0] if key in held.pairs else held.columns.get(key)
         if rows is None or rows.dtype != declared.dtype or rows.shape not in (declared.shape, (1,)):
             return None
