@@ -212,6 +212,36 @@ def test_what_is_no_file_of_hdf5_or_cut_short_is_told(tmp_path: Path) -> None:
         pass
 
 
+def test_heaps_whose_pieces_take_no_bytes_end(tmp_path: Path) -> None:
+    """In which the library would go round for ever."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["text"] = "something"
+        file["texts"] = np.array(["a", "bb"], object)
+    data = bytearray(path.read_bytes())
+    heap = data.index(b"GCOL")
+    at, size = heap + 16, int.from_bytes(data[heap + 8 : heap + 16], "little")
+    while int.from_bytes(data[at : at + 2], "little"):
+        at += 16 + -(-int.from_bytes(data[at + 8 : at + 16], "little") // 8) * 8
+    assert at < heap + size
+    data[at + 8 : at + 16] = bytes(8)
+    path.write_bytes(data)
+
+    with opened_hdf5(str(path)) as root:
+        with pytest.raises(errors.CorruptError, match="heap"):
+            root.dataset("texts").texts()
+        with pytest.raises(errors.CorruptError, match="heap"):
+            _ = root.attributes
+
+
+def test_a_file_that_is_being_written_is_told(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.h5")
+    with h5py.File(path, "w") as file:
+        file["a"] = np.zeros(3)
+        with pytest.raises(errors.StorageError, match="being written"), opened_hdf5(path):
+            pass
+
+
 def test_a_new_file_is_what_h5py_reads(tmp_path: Path) -> None:
     path, given = str(tmp_path / "a.h5"), np.random.default_rng(0).normal(size=(30_000, 3)).astype("<f4")
     for _ in range(2):

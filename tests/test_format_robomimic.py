@@ -79,6 +79,14 @@ def test_demonstrations_come_in_the_order_of_their_numbers(tmp_path: Path) -> No
     assert report.remarks == []
 
 
+def test_a_file_of_no_demonstrations_is_known(tmp_path: Path) -> None:
+    schema = rs.Schema({"observation": rs.Field("float32", (2,), "observation")})
+    rs.create(tmp_path / "a.zarr", schema).close()
+    rs.convert(tmp_path / "a.zarr", tmp_path / "b.hdf5", format="robomimic")
+
+    assert find(str(tmp_path / "b.hdf5")) == "robomimic"
+
+
 def test_next_observations_that_are_something_else_are_a_field(tmp_path: Path) -> None:
     buffer, report = imported(written(tmp_path, next=2), tmp_path)
 

@@ -295,12 +295,10 @@ def _fill(root: NewGroup, chosen: Chosen) -> None:
         for name, place in places.items()
         if place.startswith(KEPT_IN + "/")
     }
-    finals = {
-        name: root.rows(
-            f"{KEPT_IN}/final/{number}", chosen.fields[name].dtype, chosen.fields[name].shape, None
-        )
-        for number, name in enumerate(chosen.observations())
-    }
+    finals = {}
+    for number, name in enumerate(chosen.observations()):
+        place, declared = f"{KEPT_IN}/final/{number}", chosen.fields[name]
+        finals[name] = root.rows(place, declared.dtype, declared.shape, None, about=len(chosen.table))
     episode: _NewEpisode | None = None
     for number, block in chosen.blocks():
         if block.begins or episode is None:

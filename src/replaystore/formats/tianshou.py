@@ -302,16 +302,18 @@ def _flags(flat: Flat) -> list[Column]:
     return [flat.columns[name] for name in FLAGS if name in flat.columns] + flat.ends
 
 
-def _summed(datasets: Mapping[str, Dataset], count: int) -> int | None:
-    """A checksum of what changes when anything is added; None: something is missing."""
-    found = 0
+def _summed(datasets: Mapping[str, Dataset], count: int) -> list[int] | None:
+    """Checksums of what changes when anything is added; None: something is missing."""
+    sums = []
     for name in FLAGS:
+        found = 0
         rows = datasets.get(name)
         if rows is None or rows.kind != "numbers" or rows.shape != (count,):
             return None
         for start in range(0, count, 1 << 20):
             found = zlib.crc32(rows.read(start, start + (1 << 20)).tobytes(), found)
-    return found
+        sums.append(found)
+    return sums
 
 
 # --- writing
@@ -332,15 +334,15 @@ def _places(chosen: Chosen) -> dict[str, str]:
 
 
 class _Sum:
-    """The checksum of flags as they are written."""
+    """A checksum of rows as they are written."""
 
     def __init__(self, target: NewRows) -> None:
-        self._target, self.flags = target, list[NDArray[Any]]()
+        self._target, self.found = target, 0
 
     def append(self, values: NDArray[Any]) -> None:
         """The next rows."""
         self._target.append(values)
-        self.flags.append(values)
+        self.found = zlib.crc32(values.tobytes(), self.found)
 
 
 def _fill(root: NewGroup, chosen: Chosen) -> None:
@@ -364,12 +366,8 @@ def _fill(root: NewGroup, chosen: Chosen) -> None:
         meta.values("rew", np.zeros(count), **ARRAY)
     if not any(name.partition("/")[0] == "info" for name in places):
         meta.group("info")
-    total = 0
-    for name in FLAGS:
-        for values in sums[name].flags:
-            total = zlib.crc32(values.tobytes(), total)
     _state(root, chosen)
-    put_kept(root.group(KEPT_IN), chosen.to_keep(places, sum=total), **ARRAY)
+    put_kept(root.group(KEPT_IN), chosen.to_keep(places, sum=[sums[name].found for name in FLAGS]), **ARRAY)
 
 
 def _state(root: NewGroup, chosen: Chosen) -> None:

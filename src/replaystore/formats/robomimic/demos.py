@@ -49,6 +49,7 @@ __all__ = ["Robomimic"]
 NUMBERED = re.compile(r"(.*?)(\d{1,18})")
 LOOKED_AT = 16
 """Demonstrations that tell whether next observations are the next rows."""
+LONG_TEXT = 256
 FIRST_MASKS = ("train", "valid", "test")
 
 
@@ -112,7 +113,7 @@ class _Demos:
         self._fates: dict[str, Fate] = {}
         self._remarks: list[str] = []
         self._columns: dict[str, NDArray[Any]] = {}
-        self._attributes = [self._data.group(name).attributes for name in self._names]
+        self._attributes = list(self._found_attributes())
         self._paths = {
             where: rows
             for name in self._names[:1]
@@ -122,6 +123,18 @@ class _Demos:
         self._lengths = [self._length(number) for number in range(len(self._names))]
         self._kept = self._usable(kept_in(root, KEPT_IN))
         self._splits = self._masks()
+
+    def _found_attributes(self) -> Iterator[dict[str, Any]]:
+        """Those of each demonstration; of long texts, such as models of MuJoCo, the first one, and None for
+        what differs from it."""
+        first: dict[str, Any] = {}
+        for name in self._names:
+            given = self._data.group(name).attributes
+            first = first or given
+            for key, value in given.items():
+                if isinstance(value, str) and len(value) > LONG_TEXT:
+                    given[key] = first[key] if first.get(key) == value else None
+            yield given
 
     def _length(self, number: int) -> int:
         """Steps of a demonstration."""

@@ -73,11 +73,11 @@ class Following:
         """The next steps."""
         for name, target in self._targets.items():
             values = block.columns[name]
-            target.append(values[:0] if block.begins else values[:1])
-            target.append(values[1:])
+            rows = values[1:] if block.begins else values
             if block.ends:
                 final = values[-1] if not block.final else block.final[name]
-                target.append(np.asarray(final, values.dtype)[None])
+                rows = np.concatenate([rows, np.asarray(final, values.dtype)[None]])
+            target.append(rows)
 
 
 # --- one array after the other

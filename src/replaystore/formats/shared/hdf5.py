@@ -19,6 +19,8 @@ Invariants:
 
 from __future__ import annotations
 
+import fcntl
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,8 +28,9 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]
 
 from replaystore import not_stores
-from replaystore.errors import CorruptError, FormatError
+from replaystore.errors import CorruptError, FormatError, StorageError
 from replaystore.formats.shared.hdf5_datasets import Dataset
+from replaystore.formats.shared.hdf5_reads import Reads
 from replaystore.formats.shared.hdf5_values import OpenFile, attributes_of, called
 from replaystore.formats.shared.tensors import opened
 from replaystore.storage.local import read_all
@@ -69,18 +72,44 @@ def opened_hdf5(path: str) -> Iterator[Group]:
         begin = _begin(descriptor, size)
         if begin < 0:
             raise FormatError(f"{path} is no HDF5 file{not_stores.addition(path)}")
+        _check_lock(path, descriptor)
+        reads = Reads(descriptor, size, begin)
         file = OpenFile(path, descriptor, size, plain=begin == 0)
-        handle = called(path, lambda: h5py.File(path, "r"))
+        try:
+            handle = called(path, lambda: h5py.File(reads, "r"))
+        except BaseException as error:
+            # A frame that is kept with the error would keep what the library reads through beyond its end.
+            traceback.clear_frames(error.__traceback__)
+            raise
         try:
             yield Group(file, handle.id, "", 0)
         finally:
             called(path, handle.close)
+        if reads.failure is not None:
+            raise _failed(path, reads.failure)
+
+
+def _check_lock(path: str, descriptor: int) -> None:
+    """StorageError: the library locks it for writing, in another process."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except BlockingIOError:
+        raise StorageError(f"{path} is being written by another program: wait until it has ended") from None
+    except OSError:  # a file system without locks
+        return
+
+
+def _failed(path: str, error: BaseException) -> BaseException:
+    if isinstance(error, OSError):
+        return StorageError(f"{path} cannot be read: {error.strerror or error}", error.errno)
+    return error
 
 
 class Group:
     """A group of a file, as a mapping from names to groups and datasets."""
 
-    __slots__ = ("_file", "_handle", "_kinds", "_links", "depth", "name")
+    __slots__ = ("_file", "_handle", "_kinds", "_last", "_links", "depth", "name")
 
     def __init__(self, file: OpenFile, handle: Any, name: str, depth: int) -> None:
         self._file, self.name, self.depth = file, name, depth
@@ -88,6 +117,8 @@ class Group:
             handle = called(file.path, lambda: h5py.h5g.open(handle, b"/"))
         self._handle, self._links = handle, handle.links
         self._kinds: dict[str, int] | None = None
+        self._last: tuple[str, Group] | None = None
+        """The group in it that was asked for last: paths have it in common."""
 
     # --- what is in it
 
@@ -201,6 +232,8 @@ class Group:
 
     def child(self, name: str, hops: int) -> Group | Dataset | None:
         """What one name leads to, over at most so many soft links."""
+        if self._last is not None and self._last[0] == name:
+            return self._last[1]
         kind = self._kind(name)
         if kind is None:
             return None
@@ -236,7 +269,9 @@ class Group:
             return None  # a type that has a name
         if self.depth >= MAX_DEPTH:
             raise CorruptError(f"{self.where}: groups are nested deeper than {MAX_DEPTH}: it is damaged")
-        return Group(self._file, handle, path, self.depth + 1)
+        found = Group(self._file, handle, path, self.depth + 1)
+        self._last = name, found
+        return found
 
     def _followed(self, name: str, hops: int) -> Group | Dataset | None:
         """What a soft link leads to."""

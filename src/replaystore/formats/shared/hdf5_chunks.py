@@ -94,7 +94,8 @@ class FileChunks:
         info = called(self._where, lambda: self._handle.get_chunk_info_by_coord(origin))
         if info.byte_offset is None:
             return self._filled()
-        if info.size > self._bytes + self._bytes // 64 + 4096 or info.size > self._file.size:
+        most = self._bytes + self._bytes // 64 + 4096
+        if info.size > most or info.byte_offset + info.size > self._file.size:
             raise CorruptError(
                 f"{self._where}: a chunk of {self._bytes} bytes takes {info.size}: it is damaged"
             )

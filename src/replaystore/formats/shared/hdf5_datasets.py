@@ -38,6 +38,8 @@ SLACK = 1 << 20
 """Bytes that a dataset may have without any in the file: values that were never written."""
 COMPACT_TEXTS = 64
 """Texts in the head of an object, whose lengths are not looked at before."""
+MANY_TYPES = 16
+"""Of numbers, that are remembered of a file."""
 REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 """What a file has in place of a value of any length."""
 _CONTIGUOUS, _CHUNKED, _COMPACT = h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED, h5py.h5d.COMPACT
@@ -132,13 +134,27 @@ class Dataset:
         if isinstance(kind, h5py.h5t.TypeArrayID):
             kind, inner_shape = kind.get_super(), tuple(map(int, kind.get_array_dims()))
             self.shape += inner_shape
+        for seen, dtype, native in self._file.types:
+            if kind.equal(seen):
+                self.kind, self.dtype, self._stored = "numbers", dtype.newbyteorder("<"), dtype
+                self._native = native
+                return
         found = _number_type(kind)
         if found is not None:
             self.kind, self.dtype, self._stored = "numbers", found.newbyteorder("<"), found
             self._native = bool(kind.equal(standard_type(found)))
+            if len(self._file.types) < MANY_TYPES:
+                self._file.types.append((kind, found, self._native))
 
     def _look_at_layout(self, item_bytes: int) -> None:
-        plist, layout = self._handle.get_create_plist(), None
+        whole = math.prod(self.shape) * (self.dtype.itemsize if self.kind == "numbers" else item_bytes)
+        if self.kind == "numbers" and whole and self.row_bytes > MAX_ROW:
+            raise UnsupportedError(f"{self.where} has rows of {self.row_bytes} bytes, more than {MAX_ROW}")
+        at = self._handle.get_offset()
+        if at is not None:  # one behind the other, in this file
+            self._look_at_address(int(at), whole)
+            return
+        plist = self._handle.get_create_plist()
         layout = plist.get_layout()
         if layout not in (_CONTIGUOUS, _CHUNKED, _COMPACT):
             raise FormatError(
@@ -149,12 +165,9 @@ class Dataset:
             raise FormatError(
                 f"{self.where} has its values in another file, which is not read: make one file"
             )
-        whole = math.prod(self.shape) * (self.dtype.itemsize if self.kind == "numbers" else item_bytes)
-        if self.kind == "numbers" and self.row_bytes > MAX_ROW and whole:
-            raise UnsupportedError(f"{self.where} has rows of {self.row_bytes} bytes, more than {MAX_ROW}")
-        if layout == _CONTIGUOUS:
-            self._look_at_address(whole)
-        elif layout == _CHUNKED:
+        if layout == _CONTIGUOUS and whole > SLACK:
+            raise CorruptError(f"{self.where}: the {whole} bytes that it says it has are not there")
+        if layout == _CHUNKED:
             stored = self._handle.get_storage_size()
             if whole > LARGEST_RATIO * stored + SLACK:
                 raise CorruptError(
@@ -163,18 +176,14 @@ class Dataset:
                 )
             self._look_at_chunks(plist, item_bytes)
 
-    def _look_at_address(self, whole: int) -> None:
-        at = self._handle.get_offset()
-        if at is None:
-            if whole > SLACK:
-                raise CorruptError(f"{self.where}: the {whole} bytes that it says it has are not there")
-        elif at + whole > self._file.size:
+    def _look_at_address(self, at: int, whole: int) -> None:
+        if at + whole > self._file.size:
             raise CorruptError(
                 f"{self.where} has {whole} bytes at byte {at}, and the file has {self._file.size}: it is not "
                 "whole; copy it again"
             )
-        elif self._file.plain:
-            self._direct = int(at)
+        if self._file.plain:
+            self._direct = at
 
     def _look_at_chunks(self, plist: Any, item_bytes: int) -> None:
         chunk = tuple(map(int, plist.get_chunk()))

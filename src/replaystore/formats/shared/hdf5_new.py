@@ -14,6 +14,7 @@ StorageError.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -109,10 +110,11 @@ class NewGroup:
         count: int | None,
         *,
         compressed: bool = False,
+        about: int = 1 << 16,
         **attributes: Any,
     ) -> NewRows:
         """A dataset of rows of numbers, which are appended in order: `count` of them, or (None) as many
-        as there will be.
+        as there will be, `about` so many.
 
         Of a known count, and not `compressed` (by gzip), they lie one behind the other."""
         kind = standard_type(dtype)
@@ -120,7 +122,7 @@ class NewGroup:
             made, chunk = self._dataset(name, kind, (count, *shape)), 0
         else:
             row = max(1, dtype.itemsize * math.prod(shape))
-            chunk = max(1, min(CHUNK_BYTES // row, 1 << 16 if count is None else max(1, count)))
+            chunk = max(1, min(CHUNK_BYTES // row, max(1, about if count is None else count)))
             plist = _creation()
             plist.set_chunk((chunk, *(max(1, n) for n in shape)))
             if compressed:
@@ -161,7 +163,7 @@ class NewGroup:
     ) -> Any:
         above, _, last = name.rpartition("/")
         owner = self.group(above) if above else self
-        plist = _creation() if plist is None else plist
+        plist = _contiguous() if plist is None else plist
 
         def make() -> Any:
             space = h5py.h5s.create(h5py.h5s.SCALAR) if not shape else h5py.h5s.create_simple(shape, most)
@@ -239,6 +241,9 @@ class NewRows:
     def _put(self, values: NDArray[Any], start: int) -> None:
         if not values.size:
             return
+        if len(values) == self._count:
+            self.handle.write(h5py.h5s.ALL, h5py.h5s.ALL, values, standard_type(self.dtype))
+            return
         there, here = self.handle.get_space(), h5py.h5s.create_simple(values.shape)
         there.select_hyperslab((start, *(0,) * len(self.shape)), values.shape)
         self.handle.write(here, there, values, standard_type(self.dtype))
@@ -261,6 +266,11 @@ class _Owner:
 
     def __init__(self, handle: Any) -> None:
         self.id = handle
+
+
+@functools.cache
+def _contiguous() -> Any:
+    return _creation()
 
 
 def _creation() -> Any:

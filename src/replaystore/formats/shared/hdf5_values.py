@@ -6,7 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import h5py  # type: ignore[import-untyped]
@@ -34,6 +34,9 @@ class OpenFile:
     size: int
     plain: bool
     """Whether HDF5 begins at byte 0, so that the library's addresses count from there."""
+    types: list[tuple[Any, np.dtype[Any], bool]] = field(default_factory=list)
+    """Types of numbers that were seen in it: the library's, NumPy's, and whether they lie in the file as in
+    memory."""
 
     def where(self, name: str) -> str:
         """For messages."""
