@@ -104,6 +104,26 @@ def test_several_environments_are_rings_of_their_own(tmp_path: Path) -> None:
     assert report.rest["buffers"].kind == "lost"
 
 
+def test_numbers_that_were_pickled_are_read_without_unpickling(tmp_path: Path) -> None:
+    """As they are in what Tianshou saves after it has loaded it."""
+    path = written(tmp_path)
+    with h5py.File(path, "a") as file:
+        for name in ("maxsize", "stack_num"):
+            value = np.int64(file.attrs[name])
+            del file.attrs[name]
+            file[name] = np.frombuffer(pickle.dumps(value), np.int8)
+            file[name].attrs["__data_type__"] = "int64"
+
+    buffer, _ = imported(path, tmp_path)
+
+    assert buffer["action"][:].tolist() == [11, 12, 13, 14, 15, 20, 21, 22]
+    with h5py.File(path, "a") as file:
+        del file["maxsize"]
+        file["maxsize"] = np.frombuffer(pickle.dumps(_Harmful()), np.int8)
+    with pytest.raises(errors.FormatError, match="nothing in it was run"):
+        rs.convert(path, tmp_path / "b.zarr", format="tianshou")
+
+
 def test_a_done_that_is_something_else_is_a_field(tmp_path: Path) -> None:
     buffer, _ = imported(written(tmp_path, **{"_meta/done": np.ones(10, bool)}), tmp_path)
 

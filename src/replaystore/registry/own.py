@@ -193,7 +193,7 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
         ),
         Entry(
             "tianshou",
-            "replaystore.formats.tianshou:Tianshou",
+            "replaystore.formats.tianshou.buffers:Tianshou",
             what="an HDF5 file of Tianshou",
             magic=(b"\x89HDF\r\n\x1a\n",),
         ),

@@ -18,6 +18,7 @@ not go on with the next one.
 
 from __future__ import annotations
 
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,25 +33,23 @@ from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Fate, Report, derived, lost, refuse_losses
 from replaystore.formats.shared.flat import Column, Flat, as_flags, without_cuts
-from replaystore.formats.shared.flat_writing import FLAGS, fill_flat, path_of
+from replaystore.formats.shared.flat_writing import FLAGS
 from replaystore.formats.shared.hdf5 import Dataset, Group, is_hdf5, opened_hdf5
-from replaystore.formats.shared.hdf5_kept import column_of, fits, kept_in, put_kept
-from replaystore.formats.shared.hdf5_new import NewGroup, NewRows, new_hdf5
+from replaystore.formats.shared.hdf5_kept import column_of, fits, kept_in
+from replaystore.formats.shared.hdf5_new import new_hdf5
+from replaystore.formats.shared.inert import scan
 from replaystore.formats.shared.kept import Chosen, Kept
 from replaystore.formats.shared.spelling import own_name
 from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import Block, Source
+from replaystore.formats.tianshou.writing import KEPT_IN, NAMES, NEXT, fill
 from replaystore.schema.names import join_path
 from replaystore.views.reader import BufferReader
 
 __all__ = ["Tianshou"]
 
-KEPT_IN = "replaystore"
-NAMES = {"observation": "obs", "action": "act", "reward": "rew"}
-NEXT = "obs_next"
-ARRAY: dict[str, Any] = {"__data_type__": "ndarray"}
-"""What Tianshou asks each dataset for."""
 MOST_RINGS = 1 << 16
+SMALL = 4096
 
 
 class Tianshou(Format):
@@ -84,7 +83,7 @@ class Tianshou(Format):
         report, chosen = self.plan(buffer, path, options), Chosen(buffer, options)
         refuse_losses(report.fields, report.rest, path, strict=options.strict)
         with NewFiles([path], overwrite=options.overwrite) as new, new_hdf5(new.files[0]) as root:
-            _fill(root, chosen)
+            fill(root, chosen)
         return report
 
 
@@ -128,6 +127,8 @@ class _Saved:
 
     def _number(self, name: str, low: int, high: int) -> int:
         value = self._known.get(name)
+        if value is None:
+            value = self._known[name] = self._pickled(name)
         if type(value) is not int or not low <= value <= high:
             raise FormatError(
                 f"{self._path}: {name} is {value!r:.40}, not an integer from {low} to {high}: the file is "
@@ -135,6 +136,23 @@ class _Saved:
                 "or no buffer of Tianshou"
             )
         return value
+
+    def _pickled(self, name: str) -> Any:
+        """A number of NumPy, which is what numbers are that Tianshou has loaded once, and which it pickles;
+        None: there is none."""
+        rows = self._root.get(name)
+        if (
+            not isinstance(rows, Dataset)
+            or rows.kind != "numbers"
+            or len(rows.shape) != 1
+            or rows.rows > SMALL
+        ):
+            return None
+        with tempfile.TemporaryFile() as file:
+            file.write(rows.read().tobytes())
+            file.flush()
+            found = scan(file.fileno(), file.tell(), rows.where, "Tianshou", lambda _: False)
+        return found.item() if isinstance(found, np.generic) else found
 
     def _found_rings(self) -> list[_Ring]:
         room = self._number("maxsize", 0, 1 << 48)
@@ -258,7 +276,7 @@ class _Saved:
         self._remarks += list(dict.fromkeys(remark for flat in flats for remark in flat.remarks))
         if any(ring.begin for ring in self._rings):
             self._remarks.append("the ring went round: the beginning of its oldest trajectory may be gone")
-        if int(self._known.get("stack_num", 1)) > 1:
+        if self._number("stack_num", 1, 1 << 20) > 1:
             self._remarks.append("Tianshou stacks frames when it samples: here they are as they were stored")
         for flat, ring in zip(flats, self._rings, strict=True):
             if ring.used and not any(bool(flags.read(ring.used - 1, ring.used)[0]) for flags in _flags(flat)):
@@ -314,82 +332,3 @@ def _summed(datasets: Mapping[str, Dataset], count: int) -> list[int] | None:
             found = zlib.crc32(rows.read(start, start + (1 << 20)).tobytes(), found)
         sums.append(found)
     return sums
-
-
-# --- writing
-
-
-def _places(chosen: Chosen) -> dict[str, str]:
-    """The dataset of each field in `_meta`."""
-    taken = {*FLAGS, NEXT, "done", *(NAMES.values() - chosen.fields.keys())}
-    places = {}
-    for name, declared in chosen.fields.items():
-        if name in FLAGS:
-            places[name] = name
-            continue
-        own = declared.role in (*NAMES, "info")
-        places[name] = path_of(name, taken - set(NAMES.values()) if own else taken, NAMES)
-        taken.add(places[name])
-    return places
-
-
-class _Sum:
-    """A checksum of rows as they are written."""
-
-    def __init__(self, target: NewRows) -> None:
-        self._target, self.found = target, 0
-
-    def append(self, values: NDArray[Any]) -> None:
-        """The next rows."""
-        self._target.append(values)
-        self.found = zlib.crc32(values.tobytes(), self.found)
-
-
-def _fill(root: NewGroup, chosen: Chosen) -> None:
-    places, count = _places(chosen), chosen.steps
-    meta = root.group("_meta")
-    meta.attribute("__data_type__", "Batch")
-    rows: dict[str, Any] = {}
-    following: dict[str, NewRows] = {}
-    for name, declared in chosen.fields.items():
-        rows[name] = meta.rows(places[name], declared.dtype, declared.shape, count, **ARRAY)
-        if declared.role == "observation":
-            path = NEXT + places[name].removeprefix(NAMES["observation"])
-            following[name] = meta.rows(path, declared.dtype, declared.shape, count, **ARRAY)
-    sums = {}
-    for name in FLAGS:
-        if name not in rows:
-            rows[name] = meta.rows(name, np.dtype(np.bool_), (), count, **ARRAY)
-        sums[name] = rows[name] = _Sum(rows[name])
-    fill_flat(chosen, rows, following, meta.rows("done", np.dtype(np.bool_), (), count, **ARRAY))
-    if not chosen.schema.names("reward"):
-        meta.values("rew", np.zeros(count), **ARRAY)
-    if not any(name.partition("/")[0] == "info" for name in places):
-        meta.group("info")
-    _state(root, chosen)
-    put_kept(root.group(KEPT_IN), chosen.to_keep(places, sum=[sums[name].found for name in FLAGS]), **ARRAY)
-
-
-def _state(root: NewGroup, chosen: Chosen) -> None:
-    """The rest of a ReplayBuffer: one that is full, and goes on at its beginning."""
-    count = chosen.steps
-    room = max(1, count)
-    root.values("_indices", np.arange(room), **ARRAY)
-    root.values("last_index", np.array([max(0, count - 1)]), **ARRAY)
-    options = {"ignore_obs_next": False, "sample_avail": False, "save_only_last_obs": False, "stack_num": 1}
-    for option, chosen_value in options.items():
-        root.group("options").attribute(option, chosen_value)
-    known: dict[str, int | float] = {
-        "maxsize": room,
-        "stack_num": 1,
-        "_size": count,
-        "_insertion_idx": count % room,
-        "_ep_len": 0,
-        "_ep_return": 0.0,
-        "_ep_start_idx": count % room,
-        "_save_obs_next": True,
-        "_save_only_last_obs": False,
-        "_sample_avail": False,
-    }
-    for name, value in known.items():
-        root.attribute(name, value)
