@@ -244,6 +244,20 @@ def test_something_else_is_no_table(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("error", [MemoryError("of another"), OSError(5, "of another"), KeyError("another")])
+def test_what_goes_wrong_elsewhere_is_not_the_fault_of_the_file(tmp_path: Path, error: Exception) -> None:
+    path = written(tmp_path / "table", "parquet")
+
+    def use() -> None:
+        with opened_table(path) as table:
+            next(table.batches(1000))
+            raise error
+
+    with pytest.raises(type(error)) as told:
+        use()
+    assert told.value is error
+
+
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
     pq.write_table(table, tmp_path / "a.parquet")

@@ -14,11 +14,11 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from replaystore.errors import FormatError, StorageError
+from replaystore.errors import FormatError, ReplayStoreError, StorageError
 from replaystore.extras import require
 from replaystore.formats.shared.arrow_values import decoded, leaf_of, leaves_of
 from replaystore.formats.shared.tensors import opened
@@ -54,7 +54,7 @@ def damaged(path: str) -> Iterator[None]:
     arrow = pyarrow(f"a file of Parquet or Arrow ({path})")
     try:
         yield
-    except (FormatError, StorageError):
+    except ReplayStoreError:
         raise
     except (arrow.ArrowException, MemoryError, EOFError, OSError, UnicodeDecodeError) as error:
         number = getattr(error, "errno", None)
@@ -176,34 +176,42 @@ def opened_table(path: str) -> Iterator[Table]:
     if kind is None:
         raise FormatError(f"{path} is neither a file of Parquet nor one of Arrow: check which file it is")
     arrow = pyarrow("reading a file of Parquet" if kind == "parquet" else "reading a file of Arrow")
-    with damaged(path), arrow.OSFile(path) as source:
-        if kind == "parquet":
-            parquet = require("pyarrow.parquet", "reading a file of Parquet", "arrow")
-            file = parquet.ParquetFile(
-                source,
-                buffer_size=BUFFER_BYTES,
-                pre_buffer=False,
-                thrift_string_size_limit=MOST_METADATA,
-                thrift_container_size_limit=MOST_METADATA,
-                page_checksum_verification=True,
-            )
-            schema, rows = file.schema_arrow, file.metadata.num_rows
-            said = {**(file.metadata.metadata or {}), **(schema.metadata or {})}
-        else:
-            file = None
-            with _arrow_file(path, kind) as reader:
-                schema = reader.schema
-            rows, said = None, schema.metadata or {}
-        _check_names(schema, path)
-        yield Table(
-            path,
-            kind,
-            {name: schema.field(name).type for name in schema.names},
-            {key.decode("utf-8", "replace"): value for key, value in said.items()},
-            rows,
-            schema,
-            file,
+    with ExitStack() as stack:
+        with damaged(path):
+            source = stack.enter_context(arrow.OSFile(path))
+            table = _table(path, kind, source)
+        yield table  # what goes wrong in there is nothing that the file did
+
+
+def _table(path: str, kind: Kind, source: Any) -> Table:
+    """What an open file holds."""
+    file = None
+    if kind == "parquet":
+        parquet = require("pyarrow.parquet", "reading a file of Parquet", "arrow")
+        file = parquet.ParquetFile(
+            source,
+            buffer_size=BUFFER_BYTES,
+            pre_buffer=False,
+            thrift_string_size_limit=MOST_METADATA,
+            thrift_container_size_limit=MOST_METADATA,
+            page_checksum_verification=True,
         )
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        said = {**(file.metadata.metadata or {}), **(schema.metadata or {})}
+    else:
+        with _arrow_file(path, kind) as reader:
+            schema = reader.schema
+        rows, said = None, schema.metadata or {}
+    _check_names(schema, path)
+    return Table(
+        path,
+        kind,
+        {name: schema.field(name).type for name in schema.names},
+        {key.decode("utf-8", "replace"): value for key, value in said.items()},
+        rows,
+        schema,
+        file,
+    )
 
 
 @contextmanager
