@@ -169,7 +169,7 @@ NOT_CONVERTED: dict[tuple[str, str], tuple[type[ReplayStoreError], str]] = {
         StorageError,
         "noise.txt/b.zarr cannot be made: Not a directory \\(noise.txt\\); choose another place",
     ),
-    ("a.zarr", "b.csv"): (SchemaError, "to make a store, use one of the suffixes"),
+    ("a.zarr", "b.tsv"): (SchemaError, "to make a store, use one of the suffixes"),
 }
 
 
