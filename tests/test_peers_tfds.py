@@ -24,7 +24,11 @@ EVERYTHING = Schema(
         **{name: NESTED.fields[name] for name in ("action", "reward", "terminated", "truncated")},
         **{f"info/{name}": Field(dtype, (2,), "info") for name, dtype in DTYPES.items()},
         **{f"info/one/{name}": Field(dtype, (), "info") for name, dtype in DTYPES.items()},
-        **{f"info/any/{name}": Field(dtype, (None, 2), "info") for name, dtype in DTYPES.items()},
+        **{  # of any bits, which a bool has not
+            f"info/any/{name}": Field(dtype, (None, 2), "info")
+            for name, dtype in DTYPES.items()
+            if name != "bool"
+        },
         "info/text": Field.of_text("info"),
     },
     frozenset({"observation"}),
