@@ -93,6 +93,26 @@ def test_benchmarks_have_an_environment_of_their_own_and_do_without_what_is_not_
     assert not (checkout / ".venv").exists()
 
 
+def test_the_libraries_of_others_come_each_by_itself(checkout: Path) -> None:
+    program = python(checkout.parent / "bin" / "python3.11", "3.11")
+    text = program.read_text()
+    program.write_text(text.replace('case "$*" in', 'case "$*" in\n  *lerobot*) exit 1 ;;'))
+
+    code, installed, said = setup(checkout, "peers")
+
+    assert code == 0
+    assert installed[:2] == [
+        ".venv-peers/bin/python torch==2.13.0",
+        ".venv-peers/bin/python --editable .[dev]",
+    ]
+    assert not [line for line in installed[2:] if " torch==" in line or line.endswith(" torch")]
+    assert [line for line in installed if line.endswith("minari[hdf5,arrow]==0.5.4")]
+    assert ".venv-peers/bin/python --no-deps d3rlpy==2.8.1" in installed
+    assert [line for line in said.splitlines() if "lerobot==0.4.4 cannot be installed" in line]
+    assert setup(checkout, "peers")[:2] == (0, [])
+    assert not (checkout / ".venv").exists()
+
+
 def test_an_environment_that_was_moved_is_made_anew(checkout: Path) -> None:
     python(checkout.parent / "bin" / "python3.11", "3.11")
     setup(checkout)
