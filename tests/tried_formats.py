@@ -13,14 +13,20 @@ TRIED = (
     "sb3",
     "active_rlhf",
     "minari",
+    "minari_arrow",
+    "minari_parquet",
     "robomimic",
     "diffusion_policy",
     "rlds",
     "torchrl",
     "velora",
+    "tianshou",
+    "d3rlpy",
     "d4rl",
     "parquet",
     "arrow",
+    "npz",
+    "pickled_dict",
 )
 """Those that are written and read."""
 READ = TRIED

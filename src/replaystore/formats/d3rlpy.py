@@ -363,12 +363,15 @@ class _NewEpisode:
             target.append(block.columns[name].reshape(-1, *target.shape))
         if self._joined is not None:
             parts = [block.columns[name].reshape(len(block), -1) for name in self._acted]
-            self._joined.append(np.concatenate(parts, axis=1).astype(self._joined.dtype, copy=False))
+            with np.errstate(invalid="ignore"):  # a NaN that signals becomes one that does not
+                joined = np.concatenate(parts, axis=1).astype(self._joined.dtype, copy=False)
+            self._joined.append(joined)
         if self._rewards is not None:
             values = np.zeros((len(block), 1), np.float32)
             if self._rewarded:
                 first = block.columns[self._rewarded[0]].reshape(len(block), -1)
-                values = first[:, :1].astype(np.float32)
+                with np.errstate(all="ignore"):  # what is beyond float32 becomes infinite
+                    values = first[:, :1].astype(np.float32)
             self._rewards.append(values)
 
     def finish(self, *, terminated: bool) -> None:
