@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -81,12 +82,9 @@ def _robomimic(path: Path) -> int:
 
 
 def _tianshou(path: Path) -> int:
-    import h5py
-    from tianshou.data import VectorReplayBuffer
+    from tianshou.data import ReplayBuffer
 
-    with h5py.File(path):
-        pass
-    return len(VectorReplayBuffer.load_hdf5(str(path)))
+    return len(ReplayBuffer.load_hdf5(str(path)))
 
 
 def _d3rlpy(path: Path) -> int:
@@ -106,7 +104,8 @@ def _sb3(path: Path) -> int:
 def _torchrl(path: Path) -> int:
     from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
-    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(1 << 24))
+    (capacity, *_) = json.loads((path / "storage" / "meta.json").read_text())["shape"]
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(capacity))
     buffer.loads(path)
     return len(buffer[:])
 
