@@ -14,8 +14,11 @@ StorageError.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import math
+import os
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
@@ -34,27 +37,43 @@ __all__ = ["NewGroup", "NewRows", "new_hdf5"]
 CHUNK_BYTES = 1 << 18
 LEVEL = 1
 """Of gzip: ISA-L's first is as small as zlib's third or fourth."""
-LIBVER = ("v108", "v110")
+LIBVER = (h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V110)
+
+_ERRNO = re.compile(r"errno = ([1-9]\d*)")
 
 
 @contextmanager
 def new_hdf5(file: IO[bytes]) -> Iterator[NewGroup]:
     """The root of what becomes the content of an empty file. StorageError."""
     path = str(file.name)
-    handle = called(path, lambda: h5py.File(path, "w", libver=LIBVER, locking=False))
+    handle = called(path, lambda: h5py.File(_created(path)))
     root = NewGroup(path, handle.id, "", [])
     try:
         yield root
         root.finish()
+        root.flush()
     except BaseException:
-        with contextlib.suppress(Exception):  # it is given up
-            handle.close()
+        _give_up(handle)
         raise
     try:
         with signals_wait():
             handle.close()
     except Exception as error:
         raise _storage(path, error) from error
+
+
+def _give_up(handle: h5py.File) -> None:
+    """Close a file that is given up. What the library could not write it writes when it closes the file, or
+    the process dies: so the rest goes to memory, and is forgotten."""
+    with contextlib.suppress(Exception):
+        if memory := getattr(os, "memfd_create", None):  # of Linux
+            elsewhere = memory("given up")
+            try:
+                os.dup2(elsewhere, handle.id.get_vfd_handle(), inheritable=False)
+            finally:
+                os.close(elsewhere)
+    with contextlib.suppress(Exception):
+        handle.close()
 
 
 class NewGroup:
@@ -140,6 +159,11 @@ class NewGroup:
             rows.finish()
         left = [] if some is None else [rows for rows in self._open if rows not in set(some)]
         self._open[:] = left
+
+    def flush(self) -> None:
+        """Have all of the file written, but for what only closing it writes."""
+        with signals_wait():
+            self._made(lambda: h5py.h5f.flush(self.handle))
 
     def _objects(
         self, name: str, shape: tuple[int, ...], values: Sequence[Any], dtype: Any, attributes: dict[str, Any]
@@ -273,6 +297,18 @@ def _contiguous() -> Any:
     return _creation()
 
 
+def _created(path: str) -> Any:
+    """A new file, whose rows are written when they are given: what the library puts off it writes when their
+    dataset is closed, where nobody hears of a full disk."""
+    access, creation = h5py.h5p.create(h5py.h5p.FILE_ACCESS), h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    access.set_libver_bounds(*LIBVER)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_file_locking(False, False)
+    access.set_sieve_buf_size(0)
+    creation.set_obj_track_times(False)
+    return h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, creation, access)
+
+
 def _creation() -> Any:
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_obj_track_times(False)
@@ -282,7 +318,14 @@ def _creation() -> Any:
 def _storage(where: str, error: Exception) -> Exception:
     """What goes wrong in writing is the disk, or ours."""
     found = from_library(where, error)
-    if isinstance(found, StorageError) or not isinstance(error, OSError):
-        return found if isinstance(found, StorageError) else error
+    if isinstance(found, StorageError):
+        return found
+    told = _ERRNO.search(str(error))  # in the library's words, whatever the kind of the error is
+    if code := int(told[1]) if told else getattr(error, "errno", None):
+        full = code in (errno.ENOSPC, errno.EDQUOT)
+        advice = "make room, or choose another disk" if full else "choose a place that can be written to"
+        return StorageError(f"{where} cannot be written: {os.strerror(code)}; {advice}", code)
+    if not isinstance(error, OSError):
+        return error
     reason = (str(error).splitlines() or [""])[0]
     return StorageError(f"{where} cannot be written ({reason:.200})", error.errno)
