@@ -47,6 +47,29 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path: Pat
     assert sorted(os.listdir(tmp_path)) == ["a.zarr", "b.zarr"]
 
 
+def test_no_target_lies_in_its_source_nor_replaces_what_that_lies_in(tmp_path: Path) -> None:
+    store, dataset = tmp_path / "a.zarr", tmp_path / "tensors"
+    record(str(store))
+    rs.convert(store, dataset, target_format="torchrl")
+    (tmp_path / "link").symlink_to(store)
+
+    for source, target in (
+        (store, store / "b.zarr"),
+        (store, tmp_path / "link" / "b.npz"),
+        (dataset, dataset / "b.zarr"),
+        (dataset, dataset / "b.npz"),
+    ):
+        known = sorted(tmp_path.rglob("*"))
+        with pytest.raises(errors.SchemaError, match="lies in the source"):
+            rs.convert(source, target)
+        assert sorted(tmp_path.rglob("*")) == known
+    store.rename(dataset / "a.zarr")
+    with rs.open(dataset / "a.zarr") as buffer:
+        for inside in (dataset / "a.zarr", buffer):
+            with pytest.raises(errors.SchemaError, match=r"the source lies in .*tensors"):
+                rs.convert(inside, dataset, target_format="torchrl", overwrite=True)
+
+
 @pytest.mark.parametrize("name", ["b.zarr", "b.h5", "b.zarr.zip", "memory:b"])
 def test_a_target_is_replaced_when_that_was_asked_for(tmp_path: Path, name: str) -> None:
     first, second, third = str(tmp_path / "a.zarr"), str(tmp_path / "c.zarr"), at(tmp_path, name)

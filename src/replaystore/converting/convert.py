@@ -137,6 +137,7 @@ def convert(
                 "grouped says how the rows of whole stores lie; those of files of other software lie as they "
                 "are given, and chosen trajectories always side by side: leave it out"
             )
+        _check_apart(source, from_, target, overwrite=overwrite)
         if from_ is not None and to is not None:
             return _through_a_store(_path(source), from_, _path(target), to, selected, how, named)
         if from_ is not None:
@@ -151,6 +152,20 @@ def convert(
             if to is not None:
                 return export(buffer, _path(target), to, selected, how, named=named.target is not None)
             return _store_to_store(buffer, _place(target), selected, how)
+
+
+def _check_apart(source: Place | Buffer, from_: str | None, target: Place, *, overwrite: bool) -> None:
+    """SchemaError: the target would lie in the folder of the source, and go when that is replaced; or it
+    would replace a folder that the source lies in."""
+    one = source.whereabouts.path if isinstance(source, Buffer) else source
+    if not isinstance(one, str | os.PathLike) or not isinstance(target, str | os.PathLike):
+        return
+    one, other = os.path.realpath(one), os.path.realpath(target)
+    whole = from_ is None or finding.named(from_).folder
+    if whole and os.path.isdir(one) and other.startswith(os.path.join(one, "")):
+        raise SchemaError(f"{target} lies in the source: choose a target outside of it")
+    if overwrite and os.path.isdir(other) and one.startswith(os.path.join(other, "")):
+        raise SchemaError(f"the source lies in {target}, which would be replaced: choose another target")
 
 
 def _check_hidden(buffer: Buffer, selected: Selected) -> None:
