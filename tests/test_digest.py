@@ -185,6 +185,20 @@ def test_a_store_without_steps_has_one(tmp_path: Path) -> None:
             rs.digest(buffer, where="length > 3")
 
 
+def test_steps_of_no_trajectory_are_counted(tmp_path: Path) -> None:
+    fields, random = SCHEMA.fields.items(), np.random.default_rng(0)
+    with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
+        for row in range(18):  # in turns: the state after a row is not that of the next one
+            columns = {name: np.zeros((1, *field.shape), field.dtype) for name, field in fields}
+            observation = random.random((1, 3), np.float32)
+            buffer.append({**columns, "observation": observation}, env=row % 2)
+    rs.convert(tmp_path / "a.zarr", tmp_path / "b_state.safetensors")
+    rs.convert(tmp_path / "b_state.safetensors", tmp_path / "c.zarr")
+    with rs.open(tmp_path / "c.zarr") as buffer:
+        assert len(buffer.trajectories) == 0
+        assert rs.digest(buffer).steps == rs.digest(tmp_path / "b_state.safetensors").steps == len(buffer) > 0
+
+
 @pytest.mark.parametrize("name", ["b_state.safetensors", "b.pkl"])
 def test_a_file_of_other_software_has_that_of_the_store_it_becomes(tmp_path: Path, name: str) -> None:
     with rs.create(tmp_path / "a.zarr", SCHEMA.select(["observation", "terminated", "truncated"])) as buffer:

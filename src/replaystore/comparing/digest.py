@@ -42,7 +42,7 @@ class Digest:
     """Of what is beside them: "final_observation", "terminated", "truncated", "seed", "split", "env", "open",
     "steps" (of no trajectory), "metadata", "environment", and columns of trajectories by their names."""
     steps: int
-    """In trajectories."""
+    """Those of no trajectory too, unless trajectories were chosen."""
     each: bytes = b""
     """Of each trajectory 32 bytes, in their order."""
 

@@ -244,6 +244,7 @@ class Tally:
             rest["steps"] = _hash(
                 b"".join(name + digest for name, digest in zip(self._names, made, strict=True))
             )
+            self.steps += loose.steps
         fields = {kind.name: thing.hexdigest() for kind, thing in zip(self.kinds, self._fields, strict=True)}
         return fields, {name: digest.hex() for name, digest in rest.items()}
 
