@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import random
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tried_formats import MEMORY, READ, SAMPLES
 
+from replaystore.checking.verify import verify
+from replaystore.converting.convert import convert
+from replaystore.errors import ReplayStoreError
+from replaystore.formats.shared.hdf5_reads import Reads
+from replaystore.testing import difficult
 from replaystore.testing.campaigns import foreign
 from replaystore.testing.mangling import mangled
 from replaystore.testing.matrix import ways
@@ -49,6 +56,58 @@ def test_a_careless_reader_is_seen(folder: str, monkeypatch: pytest.MonkeyPatch)
     tally = foreign.control(folder, seed=0)
 
     assert len(tally.failures) == len(foreign.CARELESS), tally
+
+
+def test_an_array_whose_head_is_no_python_is_damaged(tmp_path: Path) -> None:
+    """NumPy tries to read it as one of a very old version."""
+    location, path = tmp_path / "a.zarr", tmp_path / "data.npz"
+    difficult.made(str(location), "plain")
+    convert(location, path, target_format="npz")
+    with zipfile.ZipFile(path) as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    name = next(name for name in members if b"descr" in members[name])
+    members[name] = members[name].replace(b"}", b"(", 1)
+    with zipfile.ZipFile(path, "w") as spoilt:
+        for member, content in members.items():
+            spoilt.writestr(member, content)
+
+    with pytest.raises(ReplayStoreError, match="damaged") as raised:
+        convert(path, tmp_path / "b.zarr", source_format="npz")
+    assert "\n" not in str(raised.value)
+
+
+def test_what_lies_beyond_every_file_is_nothing(tmp_path: Path) -> None:
+    """HDF5 asks for the places that a file names."""
+    path = tmp_path / "a.hdf5"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))
+    with path.open("rb") as file:
+        reads = Reads(file.fileno(), 107, 0)
+        for place in (107, 1 << 62, (1 << 63) - 1, 1 << 63, 1 << 64):
+            reads.seek(place)
+            assert reads.read(8) == bytes(8)
+    assert reads.failure is None
+
+
+def test_keys_that_are_no_texts_are_taken_for_none(tmp_path: Path) -> None:
+    location, path = tmp_path / "a.zarr", tmp_path / "replay_buffer.zarr"
+    difficult.made(str(location), "plain")
+    convert(location, path, target_format="diffusion_policy")
+    beside = path / "replaystore" / ".zattrs"
+    text = beside.read_text()
+    assert '"keys"' in text
+    (tmp_path / "plain").mkdir()
+
+    def spoilt(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: {key: [1] for key in v} if k == "keys" else spoilt(v) for k, v in value.items()}
+        return value
+
+    beside.write_text(json.dumps(spoilt(json.loads(text))))
+
+    report = convert(path, tmp_path / "b.zarr", source_format="diffusion_policy")
+
+    assert report.steps
+    assert verify(tmp_path / "b.zarr").problems == []
 
 
 def test_files_are_spoilt_in_what_they_mean(tmp_path: Path) -> None:

@@ -263,6 +263,7 @@ class _Contents:
             keys, fields = self.noted.notes.get("keys"), self.noted.schema.fields
             if (
                 isinstance(keys, dict)
+                and all(isinstance(key, str) for key in keys.values())
                 and keys.keys() == fields.keys()
                 and set(keys.values()) == arrays.keys()
             ):

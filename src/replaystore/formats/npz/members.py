@@ -11,6 +11,7 @@ import io
 import math
 import os
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -123,7 +124,10 @@ def _header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"an array of version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    try:
+        shape, fortran, dtype = read(file)
+    except tokenize.TokenError as error:  # NumPy takes one that is no Python for a very old one
+        raise ValueError(f"its head is none ({error.args[0]})") from error
     if not all(type(length) is int and 0 <= length < 1 << 62 for length in shape):
         raise ValueError(f"an array of the shape {shape}")
     return shape, bool(fortran), dtype

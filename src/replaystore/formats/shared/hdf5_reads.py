@@ -14,6 +14,8 @@ __all__ = ["Reads"]
 
 HEAP, HEAP_HEADER, PIECE_HEADER = b"GCOL", 16, 16
 SIGNATURE_BYTES = 8
+FURTHEST = 1 << 62
+"""No file has a byte there, and the system takes no place beyond."""
 
 
 class Reads:
@@ -50,7 +52,7 @@ class Reads:
         view = memoryview(buffer).cast("B")
         filled = 0
         try:
-            while filled < len(view):
+            while filled < len(view) and self._at + filled < FURTHEST:
                 got = os.preadv(self._descriptor, [view[filled:]], self._at + filled)
                 if not got:
                     break

@@ -165,7 +165,8 @@ def _told(event: str, arguments: tuple[Any, ...]) -> None:
         path, writes = arguments[0], arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         inside = os.path.realpath(path).startswith(os.path.realpath(room))
         cache = path.endswith(".pyc") or "__pycache__" in path
-        if writes and not inside and not cache and path not in HARMLESS:
+        nameless = arguments[2] & os.O_TMPFILE == os.O_TMPFILE
+        if writes and not (inside or cache or nameless or path in HARMLESS):
             found.append(f"{path} outside is opened to be written to")
 
 
