@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -37,3 +37,23 @@ def test_an_error_is_raised_when_all_have_had_their_turn() -> None:
     with pytest.raises(OSError, match="No space left"):
         side_by_side(sync, [str(number) for number in range(100)])
     assert len(synced) == 100
+
+
+@pytest.mark.timeout(60)
+def test_what_closes_a_buffer_while_jobs_are_handed_over_waits_for_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Memory is collected at any time, also where the pool holds a lock that cannot be taken twice."""
+    synced, inside = list[str](), list[str]()
+
+    class Collecting(Future[Any]):
+        def __init__(self) -> None:
+            super().__init__()
+            if not inside:
+                side_by_side(inside.append, ["x", "y"])
+
+    monkeypatch.setattr("concurrent.futures._base.Future", Collecting)
+    side_by_side(synced.append, ["a", "b", "c"])
+
+    assert inside == ["x", "y"]
+    assert sorted(synced) == ["a", "b", "c"]

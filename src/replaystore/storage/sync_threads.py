@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 __all__ = ["side_by_side"]
 
@@ -24,9 +24,25 @@ class _Syncing:
         """As in a forked child, where threads and held locks did not come along."""
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        self._here = threading.local()
+        """`submitting`: this thread hands jobs over, and holds locks that cannot be taken twice."""
 
     def run(self, sync: Callable[[str], None], names: Sequence[str]) -> None:
         """Call `sync` with each name, and return when all calls have; raise what one of them raised."""
+        if getattr(self._here, "submitting", False):  # memory was collected there, which closed a buffer
+            for name in names:
+                sync(name)
+            return
+        self._here.submitting = True
+        try:
+            jobs = self._submitted(sync, names)
+        finally:
+            self._here.submitting = False
+        wait(jobs)
+        for job in jobs:
+            job.result()
+
+    def _submitted(self, sync: Callable[[str], None], names: Sequence[str]) -> list[Future[None]]:
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(SYNCING, thread_name_prefix="replaystore-sync")
@@ -45,14 +61,11 @@ class _Syncing:
                 raise failure
 
         try:
-            jobs = [pool.submit(take_turns) for _ in range(min(SYNCING, len(names)))]
+            return [pool.submit(take_turns) for _ in range(min(SYNCING, len(names)))]
         except RuntimeError:  # the interpreter is ending (a finalizer closes a buffer): no more threads start
             for name in names:
                 sync(name)
-            return
-        wait(jobs)
-        for job in jobs:
-            job.result()
+            return []
 
 
 _syncing = _Syncing()
