@@ -165,7 +165,7 @@ def _told(event: str, arguments: tuple[Any, ...]) -> None:
         path, writes = arguments[0], arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         inside = os.path.realpath(path).startswith(os.path.realpath(room))
         cache = path.endswith(".pyc") or "__pycache__" in path
-        nameless = arguments[2] & os.O_TMPFILE == os.O_TMPFILE
+        nameless = os.path.isdir(path)  # it holds a temporary file that has no name
         if writes and not (inside or cache or nameless or path in HARMLESS):
             found.append(f"{path} outside is opened to be written to")
 
