@@ -112,7 +112,8 @@ def _in_json(value: Any, draw: Draw) -> Any:
         return {**value, key: _in_json(value[key], draw)}
     if isinstance(value, list) and value and draw.random() < 0.8:
         at = draw.randrange(len(value))
-        changed = draw.choice(([], [value[at]] * 2, [_in_json(value[at], draw)], [_in_json(value[at], draw)]))
+        ways = draw.choice((0, 2, 1, 1))
+        changed = [_in_json(value[at], draw)] if ways == 1 else [value[at]] * ways
         return [*value[:at], *changed, *value[at + 1 :]]
     if isinstance(value, str) and value[:1] in ("{", "["):
         with suppress(ValueError):
