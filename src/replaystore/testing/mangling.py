@@ -185,7 +185,7 @@ def _zip(data: bytearray, draw: Draw) -> None:
     try:
         with zipfile.ZipFile(BytesIO(bytes(data))) as held:
             members = [(info, held.read(info)) for info in held.infolist()[:400]]
-    except (zipfile.BadZipFile, ValueError, zlib.error, NotImplementedError, RuntimeError, OSError):
+    except (zipfile.BadZipFile, ValueError, zlib.error, NotImplementedError, RuntimeError, OSError, EOFError):
         _mark(data, draw)
         return
     if not members or draw.random() < 0.35:
