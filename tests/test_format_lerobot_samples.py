@@ -176,6 +176,13 @@ def test_information_that_cannot_be_is_one_clear_line(
     assert not (tmp_path / "a.zarr").exists()
 
 
+def test_a_dataset_without_its_data_is_no_empty_one(copied: Path, tmp_path: Path) -> None:
+    shutil.rmtree(copied / "data")
+    with pytest.raises(FormatError, match="there are no rows of data"):
+        convert(copied, tmp_path / "a.zarr", source_format="lerobot")
+    assert not (tmp_path / "a.zarr").exists()
+
+
 def test_data_that_do_not_fit_are_one_clear_line(copied: Path, tmp_path: Path) -> None:
     data = copied / "data/chunk-000/file-000.parquet"
     whole = data.read_bytes()

@@ -99,11 +99,11 @@ def test_splits_are_files(tmp_path: Path) -> None:
 
 
 def test_the_folder_above_a_version_will_do(tmp_path: Path) -> None:
-    dataset(tmp_path / "made/config/1.0.0", {"train": [episode(4)]})
+    dataset(tmp_path / "all/made/config/1.0.0", {"train": [episode(4)]})
 
-    assert rs.convert(tmp_path / "made", tmp_path / "a.zarr", format="rlds").steps == 3
+    assert rs.convert(tmp_path / "all/made", tmp_path / "a.zarr", format="rlds").steps == 3
     with pytest.raises(errors.FormatError, match=r"holds no features\.json"):
-        rs.convert(tmp_path, tmp_path / "b.zarr", source_format="rlds")
+        rs.convert(tmp_path / "all", tmp_path / "b.zarr", source_format="rlds")
 
 
 def test_what_is_not_flagged_was_cut_off(tmp_path: Path) -> None:

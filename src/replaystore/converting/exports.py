@@ -6,6 +6,7 @@ What the file holds is decided before it is begun, and so is whether that is exa
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import time
 from collections.abc import Iterable
@@ -44,11 +45,8 @@ def export(
     example = f", such as {os.path.join(path, format_.example)}" if format_.example else ""
     if os.path.isdir(path) and not format_.folder:
         raise AlreadyExistsError(f"{path} is a folder: name the file{example}")
-    if how.overwrite and os.path.lexists(path) and not finding.recognizes(name, path):
-        raise AlreadyExistsError(
-            f"{path} is something else than {kind.what or f'a file of {name}'}, and is not replaced: move it "
-            "away, or choose another name"
-        )
+    if how.overwrite and os.path.lexists(path):
+        _check_replaced(path, name, format_)
     trajectories = None
     if selected.split is not None or selected.where is not None:
         trajectories = chosen(buffer, selected.where, selected.split)
@@ -92,6 +90,27 @@ def export(
             name for name in buffer.schema.fields if name not in left_out and _is_there(written, name)
         ),
     )
+
+
+def _check_replaced(path: str, name: str, format_: Format) -> None:
+    """AlreadyExistsError: what is to be replaced is no such file, or a folder in which more lies."""
+    if not finding.recognizes(name, path):
+        raise AlreadyExistsError(
+            f"{path} is something else than {entry('formats', name).what or f'a file of {name}'}, and is not "
+            "replaced: move it away, or choose another name"
+        )
+    if not os.path.isdir(path) or not format_.holds:
+        return
+    others = sorted(
+        name
+        for name in os.listdir(path)
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in format_.holds)
+    )
+    if others:
+        raise AlreadyExistsError(
+            f"{path} is not replaced, because more than the data lies in it, and would be gone "
+            f"({listed(others)}): move that away, or choose another name"
+        )
 
 
 def refuse_what_is_there(paths: Iterable[str]) -> None:

@@ -76,6 +76,7 @@ class DiffusionPolicy(Format):
         "values of any length",
     )
     folder = True
+    holds = (".z*", "data", "meta", "replaystore")
 
     def recognizes(self, path: str) -> bool:
         """By its groups, and where episodes end."""

@@ -30,6 +30,9 @@ class Format:
     """Why a file of it is in memory as a whole while it is read or written; "": a few blocks of it are."""
     folder: ClassVar[bool] = False
     """Whether it is a folder that is written."""
+    holds: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the names in such a folder ("*.tfrecord"): one in which something else lies, too, is not
+    replaced, for that would be gone. Without any, all of a folder is taken to be of the format."""
     ragged: ClassVar[bool] = False
     """Whether `write` takes fields of any length. If not, they are not among the fields that it is asked for,
     and are reported as lost; it is not asked if nothing would be left of the observations, or of the

@@ -26,12 +26,7 @@ from replaystore.buffers.create_open import create
 from replaystore.buffers.create_open import open as open_buffer
 from replaystore.checking.verify import verify
 from replaystore.converting.convert import convert
-from replaystore.errors import (
-    AlreadyExistsError,
-    NotFoundError,
-    ReplayStoreError,
-    UnsupportedError,
-)
+from replaystore.errors import AlreadyExistsError, NotFoundError, ReplayStoreError, UnsupportedError
 from replaystore.formats.finding import find, find_target, named
 from replaystore.formats.report import Fate, Report
 from replaystore.formats.source import Source
@@ -346,6 +341,17 @@ class FormatSuite:
         assert total >= 20 * self.block_bytes
         assert largest <= 2 * self.block_bytes
         assert peak <= self.memory * self.block_bytes + self.overhead
+
+    def test_what_else_lies_in_its_folder_is_not_removed(self, tmp_path: Path, path: str) -> None:
+        """A folder of it in which somebody keeps something else is not replaced."""
+        store, mine = self._written(tmp_path, path), Path(path, "notes of mine")
+        if not os.path.isdir(path) or not named(self.name).holds:
+            pytest.skip("it is no folder that says what it holds")
+        mine.write_text("kept")
+        with pytest.raises(AlreadyExistsError, match="notes of mine"):
+            convert(store, path, format=self.name, overwrite=True)
+        mine.unlink()
+        convert(store, path, format=self.name, overwrite=True)
 
     def _written(self, folder: Path, path: str) -> str:
         """A store, and its file at `path`."""

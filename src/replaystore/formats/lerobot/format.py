@@ -28,6 +28,7 @@ class LeRobot(Format):
     example = "dataset"
     limits = ("that trajectories were still open", "steps of no trajectory")
     folder = True
+    holds = ("data", "images", "meta", "videos", "README.md", ".cache", ".gitattributes")
     ragged = True
 
     @contextmanager

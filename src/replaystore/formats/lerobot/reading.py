@@ -148,6 +148,11 @@ def _doubts(dataset: Dataset, episodes: Episodes) -> list[str]:
     found = []
     for key, count in (("total_episodes", len(episodes.lengths)), ("total_frames", episodes.steps)):
         said = dataset.info.get(key)
+        if said and not count:
+            raise FormatError(
+                f"{dataset.path}: meta/info.json says that {key} is {said!r:.40}, and there are no rows of "
+                "data: their files are missing, or of another kind than Parquet; copy all of the dataset"
+            )
         if said != count:
             found.append(f"meta/info.json says {key} is {said!r:.40}, and the files of data hold {count}")
     if not os.path.isdir(os.path.join(dataset.path, "meta", "episodes")) and dataset.version[0] == 3:

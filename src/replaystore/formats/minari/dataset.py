@@ -25,6 +25,7 @@ class Minari(Format):
         "observations without actions",
     )
     folder = True
+    holds = ("data",)
     ragged = True
     container: ClassVar[str] = "hdf5"
     """What data are written in."""

@@ -39,6 +39,7 @@ class Rlds(Format):
     example = "cartpole/1.0.0"
     limits = ("trajectories that are still open", "trajectories of more than 2 GB")
     folder = True
+    holds = ("*.json", "*.tfrecord*", "*.txt")
     ragged = True
 
     def read(self, path: str) -> AbstractContextManager[Source]:

@@ -43,6 +43,7 @@ class TorchRL(Format):
         "values of any length",
     )
     folder = True
+    holds = ("*.json", "*.pkl", "*.t", "replaystore", "rng_state", "sampler", "storage", "writer")
 
     def recognizes(self, path: str) -> bool:
         """By what its metadata say."""
