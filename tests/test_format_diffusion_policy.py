@@ -90,7 +90,9 @@ def made(path: Path, ends: list[int], **arrays: Any) -> str:
     root = zarr.create_group(str(path), zarr_format=2)
     for name, rows in {**arrays, "meta/episode_ends": np.array(ends, np.int64)}.items():
         key = name if "/" in name else f"data/{name}"
-        array = root.create_array(key, shape=rows.shape, chunks=rows.shape or (), dtype=rows.dtype)
+        array = root.create_array(
+            key, shape=rows.shape, chunks=tuple(max(1, size) for size in rows.shape), dtype=rows.dtype
+        )
         array[...] = rows
     return str(path)
 
