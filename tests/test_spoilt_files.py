@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import tempfile
 import zipfile
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 from tried_formats import MEMORY, READ, SAMPLES
 
@@ -108,6 +111,40 @@ def test_keys_that_are_no_texts_are_taken_for_none(tmp_path: Path) -> None:
 
     assert report.steps
     assert verify(tmp_path / "b.zarr").problems == []
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", READ)
+def test_a_pipe_is_no_file_that_is_waited_for(tmp_path: Path, name: str) -> None:
+    if name not in ways()[0]:
+        pytest.skip(f"what {name} needs is not installed")
+    os.mkfifo(tmp_path / "data.tdz")
+
+    with pytest.raises(ReplayStoreError):
+        convert(tmp_path / "data.tdz", tmp_path / "b.zarr", source_format=name)
+
+
+def test_the_type_of_an_array_that_is_no_text_is_none(tmp_path: Path) -> None:
+    location, path = tmp_path / "a.zarr", tmp_path / "buffer.hdf5"
+    difficult.made(str(location), "plain")
+    convert(location, path, target_format="tianshou")
+    with h5py.File(path, "r+") as file:
+        file["_meta/rew"].attrs["__data_type__"] = np.zeros(3)
+        del file["replaystore"]
+
+    report = convert(path, tmp_path / "b.zarr", source_format="tianshou")
+
+    assert {name for name, fate in report.fields.items() if fate.kind == "lost"} == {"rew"}
+
+
+def test_rows_of_which_none_is_there_may_not_be_large(tmp_path: Path) -> None:
+    """A store of them would take memory for some."""
+    path = tmp_path / "data.npz"
+    np.savez(path, observations=np.zeros((0, 1 << 27), np.float32), actions=np.zeros((0, 2), np.float32))
+
+    with pytest.raises(ReplayStoreError, match="none of them is there"):
+        convert(path, tmp_path / "b.zarr", source_format="npz")
+    assert not (tmp_path / "b.zarr").exists()
 
 
 def test_files_are_spoilt_in_what_they_mean(tmp_path: Path) -> None:

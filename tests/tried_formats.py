@@ -12,6 +12,7 @@ SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
 TRIED = (
     "sb3",
     "active_rlhf",
+    "lerobot",
     "minari",
     "minari_arrow",
     "minari_parquet",
@@ -26,8 +27,9 @@ TRIED = (
     "parquet",
     "arrow",
     "npz",
+    "safetensors",
     "pickled_dict",
 )
 """Those that are written and read."""
-READ = TRIED
+READ = (*TRIED, "cpprb", "imitation")
 """Those that are read."""

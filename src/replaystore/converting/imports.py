@@ -47,6 +47,8 @@ __all__ = ["RingImport", "SourceImport", "bring"]
 
 BLOCK_BYTES = 4 << 20
 """About how much of a file is in memory at a time."""
+MOST_OF_NONE = 16 << 20
+"""So many bytes a step may have of which none is there."""
 TRAJECTORIES = 16384
 """So many that have ended are handed to the store at once."""
 
@@ -60,6 +62,7 @@ def bring(path: str, name: str, place: Location, how: How) -> Report:
         )
     with reading(name, format_, path, how.progress) as source:
         refuse_losses(source.fields, source.rest, str(place), strict=how.strict)
+        _check_rows(path, source)
         source.details = {"format": name, "location": path, **source.details}
         job: RingImport | SourceImport
         if isinstance(source, RingSource):
@@ -108,6 +111,18 @@ def _planned(
         seconds=round(time.perf_counter() - begin, 3),
         dry_run=True,
     )
+
+
+def _check_rows(path: str, source: Source | RingSource) -> None:
+    """FormatError: it says that it has large rows, and has none: a store of them would take as much memory as
+    anybody says."""
+    steps = source.rows if isinstance(source, RingSource) else source.steps
+    for name, declared in source.schema.fields.items():
+        if steps == 0 and declared.row_bytes > MOST_OF_NONE:
+            raise FormatError(
+                f"{path}: field {name!r} has steps of {declared.row_bytes} bytes, and none of them is there: "
+                "it is damaged"
+            )
 
 
 class _Making:

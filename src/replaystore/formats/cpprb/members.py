@@ -147,7 +147,10 @@ class Members:
 
     @contextmanager
     def _read(self, name: str) -> Iterator[IO[bytes]]:
-        info = self._zipped.getinfo(f"{name}.npy")
+        try:
+            info = self._zipped.getinfo(f"{name}.npy")
+        except KeyError:
+            raise self._error(name, "it is not there") from None
         if info.file_size > MOST_RATIO * (info.compress_size + 1):
             raise self._error(name, f"it is said to make {info.file_size} bytes of {info.compress_size}")
         try:

@@ -199,17 +199,13 @@ class _Saved:
         room = self._rings[-1].offset + self._rings[-1].room
         arrays: dict[str, Dataset] = {}
         for name, rows in datasets.items():
-            if (
-                rows.kind != "numbers"
-                or not rows.shape
-                or rows.attributes.get("__data_type__") == "pickled_ndarray"
-            ):
+            if rows.kind != "numbers" or not rows.shape or _type_of(rows) == "pickled_ndarray":
                 self._fates[name] = lost("it is pickled, and nothing is unpickled here")
             elif rows.rows != room:
                 raise FormatError(
                     f"{rows.where} has {rows.rows} rows, and the buffer {room}: the file is damaged"
                 )
-            elif rows.attributes.get("__data_type__", "ndarray") in ("ndarray", "Tensor"):
+            elif _type_of(rows) in ("ndarray", "Tensor"):
                 arrays[name] = rows
             else:
                 self._fates[name] = lost("it is pickled, and nothing is unpickled here")
@@ -314,6 +310,12 @@ class _Saved:
         if "truncated" in columns:
             columns["truncated"] = without_cuts(columns["truncated"], stops[(kept.how & 3) == 0] - 1)
         return Flat(columns, following=following, stops=stops, kept=kept)
+
+
+def _type_of(rows: Dataset) -> str:
+    """What Tianshou calls the type of an array."""
+    told = rows.attributes.get("__data_type__", "ndarray")
+    return told if isinstance(told, str) else ""
 
 
 def _flags(flat: Flat) -> list[Column]:

@@ -55,6 +55,8 @@ def opened_buffer(path: str) -> Iterator[Opened]:
             stack.callback(files.close)
             yield _folder(files, path, stack)
             return
+        if not os.path.isfile(path):
+            raise FormatError(f"{path} is neither a file nor a folder: check the path")
         with open(path, "rb") as file:
             begin = file.read(len(SIGNATURE))
         if begin.startswith(ZIP):
