@@ -137,6 +137,27 @@ def test_the_type_of_an_array_that_is_no_text_is_none(tmp_path: Path) -> None:
     assert {name for name, fate in report.fields.items() if fate.kind == "lost"} == {"rew"}
 
 
+@pytest.mark.parametrize("spoil", ["columns", "environment"])
+def test_what_is_said_of_tensors_is_believed_as_far_as_it_can_be(tmp_path: Path, spoil: str) -> None:
+    location, path = tmp_path / "a.zarr", tmp_path / "steps.safetensors"
+    difficult.made(str(location), "plain")
+    convert(location, path, target_format="safetensors")
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    head = json.loads(data[8 : 8 + size])
+    said = json.loads(head["__metadata__"]["replaystore"])
+    if spoil == "columns":
+        said["columns"] = {name: [] for name in said["columns"]}
+    else:
+        del said["environment"]
+    head["__metadata__"]["replaystore"] = json.dumps(said)
+    fresh = json.dumps(head).encode()
+    path.write_bytes(len(fresh).to_bytes(8, "little") + fresh + data[8 + size :])
+
+    with pytest.raises(ReplayStoreError, match="nothing that replaystore writes"):
+        convert(path, tmp_path / "b.zarr", source_format="safetensors")
+
+
 def test_rows_of_which_none_is_there_may_not_be_large(tmp_path: Path) -> None:
     """A store of them would take memory for some."""
     path = tmp_path / "data.npz"

@@ -46,10 +46,10 @@ def said_in(metadata: Mapping[str, str], path: str) -> dict[str, Any] | None:
         and said.get("version") == VERSION
         and isinstance(said.get("schema"), dict)
         and isinstance(said.get("columns"), dict)
-        and all(dtype in numbers for dtype in said["columns"].values())
+        and all(isinstance(dtype, str) and dtype in numbers for dtype in said["columns"].values())
         and isinstance(said.get("splits"), list)
         and all(isinstance(split, str) for split in said["splits"])
-        and isinstance(said.get("environment"), dict | None)
+        and isinstance(said.get("environment", 0), dict | None)
         and isinstance(said.get("metadata"), dict)
         and all(type(said.get(key)) is int for key in ("steps", "trajectories"))
     )
