@@ -18,7 +18,8 @@ from tried_formats import MEMORY, READ, SAMPLES
 
 from replaystore.checking.verify import verify
 from replaystore.converting.convert import convert
-from replaystore.errors import ReplayStoreError
+from replaystore.errors import FormatError, ReplayStoreError
+from replaystore.formats.shared.arrow_values import members
 from replaystore.formats.shared.hdf5_reads import Reads
 from replaystore.testing import difficult
 from replaystore.testing.campaigns import foreign
@@ -156,6 +157,19 @@ def test_what_is_said_of_tensors_is_believed_as_far_as_it_can_be(tmp_path: Path,
 
     with pytest.raises(ReplayStoreError, match="nothing that replaystore writes"):
         convert(path, tmp_path / "b.zarr", source_format="safetensors")
+
+
+def test_a_name_in_a_struct_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    name = "abcdefgh"
+    told = pa.table({"outer": pa.array([{name: 1.0}])})
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_file(sink, told.schema) as writer:
+        writer.write_table(told)
+    data = (tmp_path / "a.arrow").read_bytes().replace(name.encode(), b"a\xff\xfedefgh")
+    struct = pa.ipc.open_file(pa.py_buffer(data)).read_all()["outer"].combine_chunks()
+
+    with pytest.raises(FormatError, match="a name in it is no text"):
+        members(struct, "a.arrow")
 
 
 def test_rows_of_which_none_is_there_may_not_be_large(tmp_path: Path) -> None:

@@ -129,7 +129,10 @@ def decoded(batch: Any) -> Any:
 def members(array: Any, where: str) -> dict[str, Any]:
     """The columns of a struct, by name. FormatError: it has no value somewhere."""
     _check_nulls(array, where)
-    names = [array.type.field(at).name for at in range(array.type.num_fields)]
+    try:
+        names = [array.type.field(at).name for at in range(array.type.num_fields)]
+    except UnicodeDecodeError:
+        raise FormatError(f"{where}: a name in it is no text: the file is damaged") from None
     return dict(zip(names, array.flatten(), strict=True))
 
 
