@@ -17,6 +17,9 @@ from replaystore.testing.stores import Store
 
 __all__ = ["TrajectorySuite"]
 
+INHERITED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+"""Several classes of one process have the tests of a suite."""
+
 
 def steps(
     count: int,
@@ -138,7 +141,7 @@ class TrajectorySuite:
 
         assert plain.contents().difference(Contents.of(store.open())) == ""
 
-    @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+    @settings(max_examples=12, suppress_health_check=INHERITED, derandomize=True)
     @given(
         every=st.sampled_from([1, 2, 3, 7, None]),
         num_envs=st.integers(1, 4),
