@@ -47,6 +47,19 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path: Pat
     assert sorted(os.listdir(tmp_path)) == ["a.zarr", "b.zarr"]
 
 
+def test_no_file_of_other_software_is_written_over_itself(tmp_path: Path) -> None:
+    record(str(tmp_path / "a.zarr"))
+    rs.convert(tmp_path / "a.zarr", tmp_path / "x.npz")
+    before = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "link.npz").symlink_to("x.npz")
+    os.link(tmp_path / "x.npz", tmp_path / "same.npz")
+
+    for target in ("x.npz", "link.npz", "same.npz"):
+        with pytest.raises(errors.SchemaError, match="is the source itself"):
+            rs.convert(tmp_path / "x.npz", tmp_path / target, overwrite=True)
+    assert (tmp_path / "x.npz").read_bytes() == before
+
+
 def test_no_target_lies_in_its_source_nor_replaces_what_that_lies_in(tmp_path: Path) -> None:
     store, dataset = tmp_path / "a.zarr", tmp_path / "tensors"
     record(str(store))

@@ -161,6 +161,9 @@ def _check_apart(source: Place | Buffer, from_: str | None, target: Place, *, ov
     if not isinstance(one, str | os.PathLike) or not isinstance(target, str | os.PathLike):
         return
     one, other = os.path.realpath(one), os.path.realpath(target)
+    there = os.path.exists(one) and os.path.exists(other)
+    if overwrite and from_ is not None and there and os.path.samefile(one, other):
+        raise SchemaError(f"{target} is the source itself: choose another target")
     whole = from_ is None or finding.named(from_).folder
     if whole and os.path.isdir(one) and other.startswith(os.path.join(one, "")):
         raise SchemaError(f"{target} lies in the source: choose a target outside of it")
