@@ -16,29 +16,25 @@ d3rlpy does not look: further fields, row by row, and final observations.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import FormatError, NotFoundError, UnsupportedError
-from replaystore.formats.format import Format
-from replaystore.formats.options import Options
-from replaystore.formats.report import Report, refuse_losses
+from replaystore.errors import FormatError, UnsupportedError
+from replaystore.formats.report import Report
 from replaystore.formats.shared.flat import Flat
 from replaystore.formats.shared.flat_writing import path_of
-from replaystore.formats.shared.hdf5 import Dataset, Group, is_hdf5, opened_hdf5
+from replaystore.formats.shared.hdf5 import Dataset, Group
+from replaystore.formats.shared.hdf5_format import Hdf5Format
 from replaystore.formats.shared.hdf5_kept import fits, kept_in, put_kept
-from replaystore.formats.shared.hdf5_new import NewGroup, NewRows, new_hdf5
+from replaystore.formats.shared.hdf5_new import NewGroup, NewRows
 from replaystore.formats.shared.kept import Chosen, Kept
 from replaystore.formats.shared.spelling import own_name
-from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import Block, Source
 from replaystore.schema.field import Field
 from replaystore.schema.fields import Schema
-from replaystore.views.reader import BufferReader
 
 __all__ = ["D3rlpy"]
 
@@ -50,28 +46,19 @@ MOST_ITEMS = 256
 """Of a Tuple."""
 
 
-class D3rlpy(Format):
+class D3rlpy(Hdf5Format):
     """The format, as `replaystore.formats` knows it."""
 
     example = "dataset.h5"
-    limits = ("trajectories that go on", "fields of any length", "buffers without actions")
+    limits = (*Hdf5Format.limits, "buffers without actions")
 
-    @contextmanager
-    def read(self, path: str) -> Iterator[Source]:
-        with opened_hdf5(path) as root:
-            yield _Episodes(root, path).source()
+    def source(self, root: Group, path: str) -> Source:
+        return _Episodes(root, path).source()
 
-    def recognizes(self, path: str) -> bool:
-        try:
-            if not is_hdf5(path):
-                return False
-            with opened_hdf5(path) as root:
-                return all(root.may_have(name) for name in ("columns", "num_episodes", "version"))
-        except (FormatError, NotFoundError, UnsupportedError):
-            return False
+    def is_one(self, root: Group) -> bool:
+        return all(root.may_have(name) for name in ("columns", "num_episodes", "version"))
 
-    def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        chosen = Chosen(buffer, options)
+    def told(self, chosen: Chosen, path: str) -> Report:
         if not chosen.schema.names("action") or not chosen.observations():
             raise UnsupportedError(
                 f"{path}: d3rlpy's episodes have observations and actions: choose another format"
@@ -87,12 +74,8 @@ class D3rlpy(Format):
             report.remarks.append("d3rlpy sees the arrays of an observation as a tuple of them")
         return report
 
-    def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        report, chosen = self.plan(buffer, path, options), Chosen(buffer, options)
-        refuse_losses(report.fields, report.rest, path, strict=options.strict)
-        with NewFiles([path], overwrite=options.overwrite) as new, new_hdf5(new.files[0]) as root:
-            _fill(root, chosen)
-        return report
+    def fill(self, root: NewGroup, chosen: Chosen) -> None:
+        _fill(root, chosen)
 
 
 # --- reading

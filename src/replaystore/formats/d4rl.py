@@ -20,18 +20,14 @@ here it is none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from replaystore.errors import FormatError, NotFoundError, UnsupportedError
-from replaystore.formats.format import Format
-from replaystore.formats.options import Options
-from replaystore.formats.report import Fate, Report, lost, refuse_losses
+from replaystore.formats.report import Fate, Report, lost
 from replaystore.formats.shared.flat_writing import FLAGS, PLURALS, fill_flat, flat_places, next_of
-from replaystore.formats.shared.hdf5 import Dataset, Group, is_hdf5, opened_hdf5
+from replaystore.formats.shared.hdf5 import Dataset, Group
+from replaystore.formats.shared.hdf5_format import Hdf5Format
 from replaystore.formats.shared.hdf5_kept import (
     as_json,
     column_of,
@@ -39,12 +35,10 @@ from replaystore.formats.shared.hdf5_kept import (
     put_kept,
     small_values,
 )
-from replaystore.formats.shared.hdf5_new import NewGroup, NewRows, new_hdf5
+from replaystore.formats.shared.hdf5_new import NewGroup, NewRows
 from replaystore.formats.shared.kept import Chosen
 from replaystore.formats.shared.spelling import flat_as_kept, flat_of, has_steps
-from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import Source
-from replaystore.views.reader import BufferReader
 
 __all__ = ["D4rl"]
 
@@ -53,41 +47,27 @@ FOREIGN = ("num_episodes", "ep_offset", "_meta", "data", "mask")
 """What other layouts have at their root."""
 
 
-class D4rl(Format):
+class D4rl(Hdf5Format):
     """The format, as `replaystore.formats` knows it."""
 
     example = "halfcheetah_medium-v2.hdf5"
-    limits = ("trajectories that go on", "fields of any length")
 
-    @contextmanager
-    def read(self, path: str) -> Iterator[Source]:
-        with opened_hdf5(path) as root:
-            yield _source(root, path)
+    def source(self, root: Group, path: str) -> Source:
+        return _source(root, path)
 
-    def recognizes(self, path: str) -> bool:
-        try:
-            if not is_hdf5(path):
-                return False
-            with opened_hdf5(path) as root:
-                if isinstance(root.get(KEPT_IN), Group):
-                    return True
-                return has_steps(list(root)) and not any(name in root for name in FOREIGN)
-        except (FormatError, NotFoundError, UnsupportedError):
-            return False
+    def is_one(self, root: Group) -> bool:
+        if isinstance(root.get(KEPT_IN), Group):
+            return True
+        return has_steps(list(root)) and not any(name in root for name in FOREIGN)
 
-    def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        chosen = Chosen(buffer, options)
+    def told(self, chosen: Chosen, path: str) -> Report:
         report = chosen.report({})
         if "observation" not in chosen.fields:
             report.remarks.append("D4RL's own functions want one array of observations")
         return report
 
-    def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        report, chosen = self.plan(buffer, path, options), Chosen(buffer, options)
-        refuse_losses(report.fields, report.rest, path, strict=options.strict)
-        with NewFiles([path], overwrite=options.overwrite) as new, new_hdf5(new.files[0]) as root:
-            _fill(root, chosen)
-        return report
+    def fill(self, root: NewGroup, chosen: Chosen) -> None:
+        _fill(root, chosen)
 
 
 # --- reading

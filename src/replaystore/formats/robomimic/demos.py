@@ -18,31 +18,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import FormatError, NotFoundError, UnsupportedError
-from replaystore.formats.format import Format
-from replaystore.formats.options import Options
-from replaystore.formats.report import Fate, Report, lost, refuse_losses
+from replaystore.errors import FormatError
+from replaystore.formats.report import Fate, Report, lost
 from replaystore.formats.robomimic.writing import KEPT_IN, fill, next_of
 from replaystore.formats.shared.flat import Column, Flat
-from replaystore.formats.shared.hdf5 import Dataset, Group, is_hdf5, opened_hdf5
+from replaystore.formats.shared.hdf5 import Dataset, Group
+from replaystore.formats.shared.hdf5_format import Hdf5Format
 from replaystore.formats.shared.hdf5_kept import as_json, column_of, kept_in
-from replaystore.formats.shared.hdf5_new import new_hdf5
+from replaystore.formats.shared.hdf5_new import NewGroup
 from replaystore.formats.shared.kept import Chosen, Kept
 from replaystore.formats.shared.spelling import own_name
-from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import Block, Source
 from replaystore.schema.field import Field
 from replaystore.schema.fields import Schema
 from replaystore.schema.names import join_path
 from replaystore.schema.strict_json import decoded, strict
-from replaystore.views.reader import BufferReader
 
 __all__ = ["Robomimic"]
 
@@ -53,47 +49,33 @@ LONG_TEXT = 256
 FIRST_MASKS = ("train", "valid", "test")
 
 
-class Robomimic(Format):
+class Robomimic(Hdf5Format):
     """The format, as `replaystore.formats` knows it."""
 
     example = "demo.hdf5"
-    limits = ("trajectories that go on", "fields of any length")
 
-    @contextmanager
-    def read(self, path: str) -> Iterator[Source]:
-        with opened_hdf5(path) as root:
-            yield _Demos(root, path).source()
+    def source(self, root: Group, path: str) -> Source:
+        return _Demos(root, path).source()
 
-    def recognizes(self, path: str) -> bool:
-        try:
-            if not is_hdf5(path):
-                return False
-            with opened_hdf5(path) as root:
-                data = root.get("data")
-                if not isinstance(data, Group):
-                    return False
-                if next(_first(data.groups()), None) is None:
-                    return "env_args" in data.attributes
-                return any(
-                    isinstance(one.get("actions") or one.get("obs"), Dataset | Group)
-                    for _, one in _first(data.groups())
-                )
-        except (FormatError, NotFoundError, UnsupportedError):
+    def is_one(self, root: Group) -> bool:
+        data = root.get("data")
+        if not isinstance(data, Group):
             return False
+        if next(_first(data.groups()), None) is None:
+            return "env_args" in data.attributes
+        return any(
+            isinstance(one.get("actions") or one.get("obs"), Dataset | Group)
+            for _, one in _first(data.groups())
+        )
 
-    def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        chosen = Chosen(buffer, options)
+    def told(self, chosen: Chosen, path: str) -> Report:
         report = chosen.report({})
         if "action" not in chosen.fields:
             report.remarks.append("robomimic's own reader wants one array of actions")
         return report
 
-    def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        report, chosen = self.plan(buffer, path, options), Chosen(buffer, options)
-        refuse_losses(report.fields, report.rest, path, strict=options.strict)
-        with NewFiles([path], overwrite=options.overwrite) as new, new_hdf5(new.files[0]) as root:
-            fill(root, chosen)
-        return report
+    def fill(self, root: NewGroup, chosen: Chosen) -> None:
+        fill(root, chosen)
 
 
 def _first(groups: Iterator[tuple[str, Group]]) -> Iterator[tuple[str, Group]]:

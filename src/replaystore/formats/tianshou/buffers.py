@@ -21,30 +21,26 @@ from __future__ import annotations
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import FormatError, NotFoundError, UnsupportedError
-from replaystore.formats.format import Format
-from replaystore.formats.options import Options
-from replaystore.formats.report import Fate, Report, derived, lost, refuse_losses
+from replaystore.errors import FormatError
+from replaystore.formats.report import Fate, Report, derived, lost
 from replaystore.formats.shared.flat import Column, Flat, as_flags, without_cuts
 from replaystore.formats.shared.flat_writing import FLAGS
-from replaystore.formats.shared.hdf5 import Dataset, Group, is_hdf5, opened_hdf5
+from replaystore.formats.shared.hdf5 import Dataset, Group
+from replaystore.formats.shared.hdf5_format import Hdf5Format
 from replaystore.formats.shared.hdf5_kept import column_of, fits, kept_in
-from replaystore.formats.shared.hdf5_new import new_hdf5
+from replaystore.formats.shared.hdf5_new import NewGroup
 from replaystore.formats.shared.inert import scan
 from replaystore.formats.shared.kept import Chosen, Kept
 from replaystore.formats.shared.spelling import own_name
-from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import Block, Source
 from replaystore.formats.tianshou.writing import KEPT_IN, NAMES, NEXT, fill
 from replaystore.schema.names import join_path
-from replaystore.views.reader import BufferReader
 
 __all__ = ["Tianshou"]
 
@@ -52,39 +48,25 @@ MOST_RINGS = 1 << 16
 SMALL = 4096
 
 
-class Tianshou(Format):
+class Tianshou(Hdf5Format):
     """The format, as `replaystore.formats` knows it."""
 
     example = "buffer.hdf5"
-    limits = ("trajectories that go on", "fields of any length")
 
-    @contextmanager
-    def read(self, path: str) -> Iterator[Source]:
-        with opened_hdf5(path) as root:
-            yield _Saved(root, path).source()
+    def source(self, root: Group, path: str) -> Source:
+        return _Saved(root, path).source()
 
-    def recognizes(self, path: str) -> bool:
-        try:
-            if not is_hdf5(path):
-                return False
-            with opened_hdf5(path) as root:
-                return root.may_have("_meta") and root.may_have("_indices")
-        except (FormatError, NotFoundError, UnsupportedError):
-            return False
+    def is_one(self, root: Group) -> bool:
+        return root.may_have("_meta") and root.may_have("_indices")
 
-    def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        chosen = Chosen(buffer, options)
+    def told(self, chosen: Chosen, path: str) -> Report:
         report = chosen.report({})
         if not chosen.schema.names("reward"):
             report.remarks.append("there are no rewards: Tianshou sees zeros")
         return report
 
-    def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        report, chosen = self.plan(buffer, path, options), Chosen(buffer, options)
-        refuse_losses(report.fields, report.rest, path, strict=options.strict)
-        with NewFiles([path], overwrite=options.overwrite) as new, new_hdf5(new.files[0]) as root:
-            fill(root, chosen)
-        return report
+    def fill(self, root: NewGroup, chosen: Chosen) -> None:
+        fill(root, chosen)
 
 
 # --- reading
