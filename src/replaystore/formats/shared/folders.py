@@ -10,13 +10,13 @@ replaced, and not the link.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from replaystore.errors import AlreadyExistsError, ReplayStoreError, StorageError
+from replaystore.errors import AlreadyExistsError, ReplayStoreError
+from replaystore.formats.shared.writing import unwritten
 from replaystore.location import Location
 from replaystore.registry import PLAIN
 from replaystore.storage.locks import Lock
@@ -90,12 +90,7 @@ class NewFolder:
         """Leave nothing behind. StorageError: it is one of the system."""
         self._end()
         if isinstance(error, OSError) and not isinstance(error, ReplayStoreError):
-            reason = error.strerror or error
-            if isinstance(error, FileExistsError | NotADirectoryError):
-                reason = "a folder in its path is a file"
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            advice = "make room, or choose another disk" if full else "choose a place that can be written to"
-            raise StorageError(f"{self.path} cannot be written: {reason}; {advice}", error.errno) from error
+            raise unwritten(self.path, error) from error
 
     def _end(self) -> None:
         """Remove what is beside the place, and let others have it."""

@@ -28,7 +28,7 @@ from replaystore.registry import PLAIN
 from replaystore.storage.places import LocalPlaces
 from replaystore.storage.temporary import NewFile, sync_folder
 
-__all__ = ["NewFiles", "held", "listed", "replacing", "settle"]
+__all__ = ["NewFiles", "held", "listed", "replacing", "settle", "unwritten"]
 
 NEW, OLD = ".replaystore-new", ".replaystore-old"
 
@@ -124,18 +124,17 @@ class NewFiles:
         for new in self._new:
             new.discard()
         if isinstance(error, OSError) and not isinstance(error, ReplayStoreError):
-            raise self._error(error) from error
+            raise unwritten(" and ".join(self.paths), error) from error
 
-    def _error(self, error: OSError) -> StorageError:
-        reason = error.strerror or error
-        if isinstance(error, FileExistsError | NotADirectoryError):
-            reason = "a folder in its path is a file"
-        advice = (
-            "make room, or choose another disk"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else ("choose a place that can be written to")
-        )
-        return StorageError(f"{' and '.join(self.paths)} cannot be written: {reason}; {advice}", error.errno)
+
+def unwritten(where: str, error: OSError) -> StorageError:
+    """That something cannot be written, why, and what to do."""
+    reason = error.strerror or error
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        reason = "a folder in its path is a file"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "make room, or choose another disk" if full else "choose a place that can be written to"
+    return StorageError(f"{where} cannot be written: {reason}; {advice}", error.errno)
 
 
 def replacing(last: str) -> bool:
