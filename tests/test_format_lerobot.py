@@ -100,3 +100,24 @@ def test_files_beside_it_that_are_missing_or_damaged_are_one_clear_line(tmp_path
         with pytest.raises(FormatError):
             convert(tmp_path / "d", tmp_path / "b.zarr")
     assert not (tmp_path / "b.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("names", {}),
+        ("names", {"observation": ["a"]}),
+        ("columns", {"score": ["float64"]}),
+        ("ways", {"observation": {"values": 1}}),
+        ("flags", [["truncated"]]),
+    ],
+)
+def test_what_lies_beside_and_is_spoilt_is_damage(tmp_path: Path, key: str, value: object) -> None:
+    path = recorded(tmp_path / "store.zarr")
+    convert(path, tmp_path / "dataset", target_format="lerobot")
+    own = tmp_path / "dataset" / "meta" / "replaystore.json"
+    own.write_text(json.dumps({**json.loads(own.read_text()), key: value}))
+
+    with pytest.raises(FormatError, match=r"replaystore\.json is damaged"):
+        convert(tmp_path / "dataset", tmp_path / "again.zarr", source_format="lerobot")
+    assert not (tmp_path / "again.zarr").exists()

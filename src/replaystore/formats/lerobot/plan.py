@@ -43,6 +43,7 @@ MOST_DIMENSIONS = 5
 FPS = 30
 Way = Literal["values", "text", "image", "task", "beside"]
 WAYS = ("values", "text", "image", "task", "beside")
+NO_FEATURE = ("task", "beside")
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ class Plan:
             and isinstance(ways, dict)
             and isinstance(names, dict)
             and isinstance(columns, dict)
+            and all(isinstance(word, str) for said_of in (ways, names, columns) for word in said_of.values())
             and all(way in WAYS for way in ways.values())
-            and all(isinstance(name, str) for name in names.values())
             and all(dtype in numbers for dtype in columns.values())
             and isinstance(said.get("flags"), list)
             and all(flag in FLAGS for flag in said["flags"])
@@ -122,7 +123,8 @@ class Plan:
             and all(type(said.get(key)) is int for key in ("steps", "trajectories"))
         )
         schema = Schema.from_json(said["schema"]) if sound else None
-        if schema is None or ways.keys() != schema.fields.keys() or not names.keys() <= ways.keys():
+        features = {name for name, way in ways.items() if way not in NO_FEATURE} if sound else set()
+        if schema is None or ways.keys() != schema.fields.keys() or names.keys() != features:
             raise FormatError(f"{path} is damaged: restore it from a copy, or remove it to do without")
         return cls(
             schema,
@@ -243,7 +245,7 @@ def _names(schema: Schema, ways: Mapping[str, Way]) -> dict[str, str]:
     reserved = {*INDICES, *results.values()}
     for name, declared in schema.fields.items():
         way = ways[name]
-        if way in ("task", "beside"):
+        if way in NO_FEATURE:
             continue
         if name in results:
             found[name] = results[name]
