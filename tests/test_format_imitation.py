@@ -244,4 +244,5 @@ def test_other_folders_are_none(tmp_path: Path) -> None:
     assert not named("imitation").recognizes(str(tmp_path / "nothing"))
     refused(tmp_path / "b", tmp_path, "names no tables")
     refused(tmp_path / "nothing", tmp_path, "does not exist")
-    refused(tmp_path, tmp_path, r"holds no state\.json")
+    (tmp_path / "c").mkdir()
+    refused(tmp_path / "c", tmp_path, r"holds no state\.json")
