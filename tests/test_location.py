@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from replaystore.errors import ArgumentError, FormatError, StorageError, UnsupportedError
-from replaystore.location import Location, parse
+from replaystore.location import Location, expanded, parse
 from replaystore.testing.servers import serving
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -34,11 +34,23 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
         ("https://host/runs/a.zarr", "http zarr", "https://host/runs/a.zarr"),
         ("HTTP://host:81/a.H5/?key=a%2Fb.zip", "http hdf5", "http://host:81/a.H5?key=a%2Fb.zip"),
         ("http://host/a%2Ezip", "http-zip zarr", "http://host/a%2Ezip"),
-        ("~/a.zarr", "local zarr", "~/a.zarr"),
+        ("./~/a.zarr", "local zarr", "./~/a.zarr"),
+        ("runs/~/a.zarr", "local zarr", "runs/~/a.zarr"),
+        ("memory:~/a", "memory zarr", "~/a"),
     ],
 )
 def test_the_suffix_or_the_prefix_names_the_backend(text: str, backend: str, path: str) -> None:
     assert parse(text) == Location(*backend.split(), path)
+
+
+@pytest.mark.parametrize("place", ["~/a.zarr", Path("~") / "a.zarr"])
+def test_the_users_folder_is_what_it_is_for_a_shell(
+    place: str | Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse(place) == Location("local", "zarr", "/home/me/a.zarr")
+    assert expanded(7) == 7
+    assert expanded("~nobody-of-this-name/a.zarr") == "~nobody-of-this-name/a.zarr"
 
 
 def test_a_path_and_a_location_are_locations_too() -> None:

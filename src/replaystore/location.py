@@ -3,7 +3,9 @@ container and path. It knows no name itself: the registry does.
 
 A suffix that is known decides, so that a name means the same before and after the store exists; what exists
 and is of another kind is refused. Where there is no suffix that we know, the content of what exists is asked.
-Nothing is opened for writing, and paths are kept as given (relative ones stay relative, `~` is a name).
+Nothing is opened for writing, and paths are kept as given (relative ones stay relative), but for `~` at their
+beginning, which is the user's folder: a shell does not see to it where a path stands in quotes, or in a
+program. `./~` is a folder of that name.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from replaystore import not_stores, registry, urls
 from replaystore.errors import ArgumentError, FormatError, StorageError, UnsupportedError
 from replaystore.registry import PLAIN, Entry
 
-__all__ = ["Location", "names_store", "parse", "shown"]
+__all__ = ["Location", "expanded", "names_store", "parse", "shown"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://?")  # at least two characters: one is a Windows drive
 # Path("s3://a") is s3:/a.
@@ -68,6 +71,7 @@ def parse(location: str | os.PathLike[str] | Location) -> Location:
     if storage is not None:
         return _at_address(text, storage) if storage.urls else _in_scheme(text, storage)
     _refuse_url(text)
+    text = expanded(text)
     path = text.rstrip("/" + os.sep) or text
     found = _by_suffix(path)
     if found is None:
@@ -75,6 +79,12 @@ def parse(location: str | os.PathLike[str] | Location) -> Location:
     else:
         _check_kind(path, found)
     return _located(found, path)
+
+
+def expanded(path: Any) -> Any:
+    """A local path that begins with `~` or `~name`, as the path that it means; anything else as it is."""
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    return os.path.expanduser(text) if isinstance(text, str) and text.startswith("~") else path
 
 
 def shown(location: str) -> str:

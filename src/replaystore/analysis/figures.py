@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from replaystore.extras import require
 from replaystore.formats.shared.writing import NewFiles
+from replaystore.location import expanded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +62,7 @@ def figure(
 def save(made: Figure, path: str | os.PathLike[str]) -> None:
     """Write a PNG, which appears whole or not at all. StorageError; AlreadyExistsError: a folder has its
     name."""
-    with NewFiles([os.fspath(path)], overwrite=True) as new:
+    with NewFiles([os.fspath(expanded(path))], overwrite=True) as new:
         made.savefig(new.files[0], format="png", dpi=DPI, bbox_inches="tight")
 
 

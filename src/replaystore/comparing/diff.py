@@ -24,7 +24,7 @@ from replaystore.converting.imports import bring
 from replaystore.converting.options import How
 from replaystore.errors import UnsupportedError
 from replaystore.formats import finding
-from replaystore.location import Location, parse
+from replaystore.location import Location, expanded, parse
 from replaystore.schema.field import Field
 from replaystore.schema.ragged import Ragged
 from replaystore.trajectories.parts import numbers
@@ -81,7 +81,7 @@ def _opened(place: Place, commit: int | str | None) -> Iterator[Buffer]:
         with open_buffer(place, commit=commit) as buffer:
             yield buffer
         return
-    path = os.fspath(place)  # type: ignore[arg-type]  # what is no path has no format
+    path = os.fspath(expanded(place))
     if commit is not None:
         raise UnsupportedError(f"{path} is a file of {name}, which has no commits")
     with tempfile.TemporaryDirectory(prefix="replaystore-diff-") as folder:

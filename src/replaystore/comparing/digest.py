@@ -20,7 +20,7 @@ from replaystore.converting.foreign import reading
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
 from replaystore.formats import finding
 from replaystore.formats.source import RingSource, Source
-from replaystore.location import Location
+from replaystore.location import Location, expanded
 from replaystore.trajectories.table import Trajectories
 from replaystore.views.reader import BufferReader
 
@@ -92,7 +92,7 @@ def digest(
     if name is None:
         with open_buffer(source, commit=commit) as buffer:
             return digest_of(buffer, fields=fields, trajectories=_chosen(buffer, split, where))
-    path = os.fspath(source)  # type: ignore[arg-type]  # what is no path has no format
+    path = os.fspath(expanded(source))
     if split is not None or where is not None or commit is not None:
         raise UnsupportedError(
             f"{path} is a file of {name}, of which all trajectories are digested: convert it to a store first"

@@ -52,7 +52,7 @@ from replaystore.formats import finding
 from replaystore.formats.options import Progress
 from replaystore.formats.report import KEPT, Fate, Report, changed, merged
 from replaystore.interrupts import as_storage_errors
-from replaystore.location import Location, parse
+from replaystore.location import Location, expanded, parse
 from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.storage.places import places_of
@@ -96,6 +96,7 @@ def merge(
     """
     begin, place = time.perf_counter(), parse(target)
     replaced = _check(sources, place, layout, overwrite=overwrite)
+    sources = [expanded(source) for source in sources]
     with as_storage_errors(f"{place} cannot be made"), ExitStack() as stack:
         buffers, reports = [], list[Report]()
         for source in sources:

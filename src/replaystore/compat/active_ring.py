@@ -32,6 +32,7 @@ from replaystore.errors import ArgumentError, FormatError, SchemaError
 from replaystore.formats.active_rlhf.pickles import environment_of_folder
 from replaystore.formats.finding import find
 from replaystore.formats.source import RingSource
+from replaystore.location import expanded
 from replaystore.schema.environment import environment_of
 
 __all__ = ["DEVICE", "FRAGMENT_LENGTH", "NAMES", "BufferBase", "TrajectoryInfo"]
@@ -156,6 +157,7 @@ class BufferBase(RingBuffer):
         What was there stays until the new file is complete. StorageError; AlreadyExistsError: something else
         than a store is there; ConflictError: the store is open for writing elsewhere, or this buffer was
         loaded from it for reading. SchemaError: a path of a file that this class does not write."""
+        filepath = expanded(filepath)
         place = store_of(filepath)
         if place is None:
             if os.fspath(filepath).lower().endswith(".safetensors"):
@@ -196,6 +198,7 @@ class BufferBase(RingBuffer):
             UnsupportedError: a store of something else, or one that cannot be added to, or not with another
             capacity; or no such device. SchemaError: another environment. ConflictError: another writer.
         """
+        filepath = expanded(filepath)
         where, place = checked_device(device), store_of(filepath)
         capacity = None if capacity is None else positive("capacity", capacity)
         if place is None:

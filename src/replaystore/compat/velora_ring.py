@@ -23,7 +23,7 @@ from replaystore.compat.velora_layout import VELORA, state_file
 from replaystore.errors import ArgumentError, SchemaError
 from replaystore.formats.source import RingSource
 from replaystore.formats.velora.pair import KEYS
-from replaystore.location import Location
+from replaystore.location import Location, expanded
 
 __all__ = ["FIELDS", "BufferBase"]
 
@@ -246,6 +246,7 @@ class BufferBase(RingBuffer):
         Nothing is half-written. StorageError; AlreadyExistsError: something else than a store is there;
         ConflictError: the store is open for writing elsewhere, or this buffer was loaded from it for
         reading."""
+        dirpath = expanded(dirpath)
         place = store_of("." if dirpath == "" else dirpath)
         if place is not None:
             self._saved.save(place, self._subject())
@@ -281,6 +282,7 @@ class BufferBase(RingBuffer):
             device, or a store of something else, or one that cannot be added to, or not with another
             capacity. ConflictError: another writer.
         """
+        state_path = expanded(state_path)
         place = store_of(state_path)
         if metadata is not None and not isinstance(metadata, Mapping):
             raise ArgumentError(

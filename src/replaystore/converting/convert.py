@@ -39,7 +39,7 @@ from replaystore.formats import finding
 from replaystore.formats.options import Progress
 from replaystore.formats.report import Proof, Report, merged
 from replaystore.interrupts import as_storage_errors
-from replaystore.location import Location, parse
+from replaystore.location import Location, expanded, parse
 from replaystore.registry import broken, registered
 
 __all__ = ["Progress", "Report", "convert", "opened"]
@@ -109,6 +109,7 @@ def convert(
         they were committed. AlreadyExistsError, SchemaError, UnsupportedError, StorageError: the target
         cannot be made. There is none then.
     """
+    source, target = expanded(source), expanded(target)
     with as_storage_errors(f"{source} cannot be converted to {target}"):
         if codec is not None and codec != "raw":
             codec = ":".join(map(str, parse_codec(codec)))

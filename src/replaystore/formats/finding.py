@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from replaystore import registry
 from replaystore.errors import PluginError, ReplayStoreError
 from replaystore.formats.format import Format
-from replaystore.location import names_store
+from replaystore.location import expanded, names_store
 
 __all__ = ["find", "find_target", "named", "recognizes"]
 
@@ -65,7 +65,7 @@ def _path(location: object) -> str | None:
     """A path to something that may be a file of other software."""
     if not isinstance(location, str | os.PathLike):
         return None
-    path = os.fspath(location)
+    path = os.fspath(expanded(location))
     if not isinstance(path, str) or "\0" in path or registry.by_scheme(path) is not None:
         return None
     return path

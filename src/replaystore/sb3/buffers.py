@@ -31,7 +31,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from replaystore.errors import ArgumentError, UnsupportedError
-from replaystore.location import parse
+from replaystore.location import expanded, parse
 from replaystore.registry import PLAIN
 from replaystore.sb3.ring import Ring, Settings
 from replaystore.schema.field import Field
@@ -257,4 +257,4 @@ class DictReplayBuffer(ReplayBuffer, theirs.DictReplayBuffer):  # type: ignore[m
 def _absolute(location: str) -> str:
     """The same place, by a name that means it from any folder."""
     plain = parse(location).storage == PLAIN
-    return os.path.abspath(location) if plain else location
+    return os.path.abspath(expanded(location)) if plain else location
