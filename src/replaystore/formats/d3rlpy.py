@@ -16,7 +16,6 @@ d3rlpy does not look: further fields, row by row, and final observations.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,13 @@ from numpy.typing import NDArray
 
 from replaystore.errors import FormatError, UnsupportedError
 from replaystore.formats.report import Report
-from replaystore.formats.shared.flat import Flat
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat_writing import path_of
 from replaystore.formats.shared.hdf5 import Dataset, Group
 from replaystore.formats.shared.hdf5_format import Hdf5Format
 from replaystore.formats.shared.hdf5_kept import fits, kept_in, put_kept
 from replaystore.formats.shared.hdf5_new import NewGroup, NewRows
-from replaystore.formats.shared.kept import Chosen, Kept
+from replaystore.formats.shared.kept import Kept
 from replaystore.formats.shared.spelling import own_name
 from replaystore.formats.source import Block, Source
 from replaystore.schema.field import Field
@@ -63,7 +62,7 @@ class D3rlpy(Hdf5Format):
             raise UnsupportedError(
                 f"{path}: d3rlpy's episodes have observations and actions: choose another format"
             )
-        report = chosen.report({})
+        report = chosen.report()
         if not chosen.schema.names("reward"):
             report.remarks.append("there are no rewards: d3rlpy sees zeros")
         if len(chosen.schema.names("action")) > 1:
@@ -191,7 +190,7 @@ class _Episodes:
             return None
         flat: dict[str, Dataset] = {}
         finals: dict[str, Dataset] = {}
-        ended = int((kept.how & 4 != 0).sum())
+        ended = int((kept.final >= 0).sum())
         for name, declared in kept.schema.fields.items():
             place = kept.places[name]
             if place.startswith(KEPT_IN + "/"):
@@ -206,17 +205,14 @@ class _Episodes:
                 if not isinstance(rows, Dataset) or not fits(rows, ended, declared.dtype, declared.shape):
                     return None
                 finals[name] = rows
-        source = Flat({}, kept=kept).kept_source()
-        return replace(source, blocks=lambda most: self._kept_blocks(most, kept, flat, finals))
+        kept.finals = finals
+        return kept.source(lambda most: self._kept_blocks(most, kept, flat))
 
-    def _kept_blocks(
-        self, max_bytes: int, kept: Kept, flat: Mapping[str, Dataset], finals: Mapping[str, Dataset]
-    ) -> Iterator[Block]:
+    def _kept_blocks(self, max_bytes: int, kept: Kept, flat: Mapping[str, Dataset]) -> Iterator[Block]:
         fields = kept.schema.fields
         width = sum(declared.row_bytes for declared in fields.values())
         step = max(1, max_bytes // max(1, width))
-        beside, final = _Ahead(flat, step), 0
-        row = 0
+        beside, row = _Ahead(flat, step), 0
         for number, count in enumerate(kept.length.tolist()):
             own: dict[str, Dataset] = {}
             for name in fields.keys() - flat.keys():
@@ -232,13 +228,7 @@ class _Episodes:
                     else self._refuse(rows)
                     for name, rows in own.items()
                 } | beside.rows(row + start, row + stop)
-                begins, ends = not start, stop == count
-                about: dict[str, Any] = kept.begins(number) if begins else {"env": int(kept.env[number])}
-                about |= kept.ends(number) if ends else {}
-                if ends and kept.has_final(number):
-                    about["final"] = {name: rows.read(final, final + 1)[0] for name, rows in finals.items()}
-                    final += 1
-                yield Block(columns, begins=begins, ends=ends, **about)
+                yield kept.told(Block(columns, begins=not start, ends=stop == count), number)
             row += count
 
 
@@ -295,7 +285,7 @@ def _fill(root: NewGroup, chosen: Chosen) -> None:
                 if block.final:
                     target.append(np.asarray(block.final[name], target.dtype)[None])
     root.text("version", VERSION)
-    put_kept(root.group(KEPT_IN), chosen.to_keep(places))
+    put_kept(root.group(KEPT_IN), chosen.kept(places))
 
 
 def _places(chosen: Chosen) -> dict[str, str]:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from replaystore.formats.report import Fate, Report, lost
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat_writing import FLAGS, PLURALS, fill_flat, flat_places, next_of
 from replaystore.formats.shared.hdf5 import Dataset, Group
 from replaystore.formats.shared.hdf5_format import Hdf5Format
@@ -36,7 +37,6 @@ from replaystore.formats.shared.hdf5_kept import (
     small_values,
 )
 from replaystore.formats.shared.hdf5_new import NewGroup, NewRows
-from replaystore.formats.shared.kept import Chosen
 from replaystore.formats.shared.spelling import flat_as_kept, flat_of, has_steps
 from replaystore.formats.source import Source
 
@@ -61,7 +61,7 @@ class D4rl(Hdf5Format):
         return has_steps(list(root)) and not any(name in root for name in FOREIGN)
 
     def told(self, chosen: Chosen, path: str) -> Report:
-        report = chosen.report({})
+        report = chosen.report()
         if "observation" not in chosen.fields:
             report.remarks.append("D4RL's own functions want one array of observations")
         return report
@@ -86,7 +86,7 @@ def _source(root: Group, path: str) -> Source:
         }
         flat = flat_as_kept(arrays, kept)
         if flat is not None:
-            return flat.kept_source()
+            return kept.source(flat.blocks, flat.remarks)
     arrays = {
         name: column_of(rows) for name, rows in datasets.items() if rows.kind == "numbers" and rows.shape
     }
@@ -137,4 +137,4 @@ def _fill(root: NewGroup, chosen: Chosen) -> None:
         if name not in rows:
             rows[name] = root.rows(PLURALS[name], np.dtype(np.bool_), (), count, compressed=True)
     fill_flat(chosen, rows, following)
-    put_kept(root.group(KEPT_IN), chosen.to_keep(places))
+    put_kept(root.group(KEPT_IN), chosen.kept(places))

@@ -8,7 +8,7 @@
 |                     | observations (done, timestamp, …) keeps its name                                    |
 | meta/episode_ends   | where trajectories end, neither terminated nor truncated: nobody knows              |
 | meta/<other>        | a column of the table, if it has a number for each episode                          |
-| replaystore         | what the format has no place for, if we wrote it (shared/beside.py)                 |
+| replaystore         | what the format has no place for, if we wrote it (shared/zarr_kept.py)              |
 
 A recording that was killed has made its arrays longer, but not said where the episode ends: what episode_ends
 does not tell of is left out, and the report says so. Pictures in JPEG 2000 or JPEG XL are not read.
@@ -18,20 +18,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import FormatError, ReplayStoreError, SchemaError
-from replaystore.formats.blocks import beside_fields, blocks_of, chosen_fields, planned_counts
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
-from replaystore.formats.report import KEPT, Fate, Report, lost, refuse_losses
-from replaystore.formats.shared.beside import HELD, Beside, Noted, read_beside
+from replaystore.formats.report import Fate, Report, lost, refuse_losses
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.folders import NewFolder
+from replaystore.formats.shared.kept import Kept
 from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.shared.zarr import ZarrArray, ZarrTree, opened
+from replaystore.formats.shared.zarr_kept import NewKept, kept_beside
 from replaystore.formats.shared.zarr_writing import FolderSink, NewArray, Sink, ZipSink, put_group
 from replaystore.formats.source import Block, Source
 from replaystore.schema.fields import Field, Schema
@@ -92,56 +94,47 @@ class DiffusionPolicy(Format):
 
     def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
         """All fields are kept; what there is beside them lies beside them."""
-        chosen = chosen_fields(buffer, options)
-        user = [name for name in buffer.trajectories.columns if name not in TRAJECTORIES and name != "open"]
-        rest = beside_fields(buffer, options, holds=(*HELD, *user), fields=chosen)
-        steps, trajectories = planned_counts(buffer, options)
-        remarks = [] if trajectories else ["diffusion_policy itself opens no buffer without episodes"]
-        return Report(steps, trajectories, dict.fromkeys(chosen, KEPT), rest, remarks)
+        report = Chosen(buffer, options).report()
+        if not report.trajectories:
+            report.remarks.append("diffusion_policy itself opens no buffer without episodes")
+        return report
 
     def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
         """A zip file if it is called one, otherwise a folder."""
-        report = self.plan(buffer, path, options)
+        report, chosen = self.plan(buffer, path, options), Chosen(buffer, options)
         refuse_losses(report.fields, report.rest, path, strict=options.strict)
         if not path.rstrip("/").endswith(".zip"):
             with NewFolder(path, overwrite=options.overwrite) as folder:
-                _fill(FolderSink(folder.root), buffer, options)
+                _fill(FolderSink(folder.root), chosen)
             return report
         with NewFiles([path], overwrite=options.overwrite) as new, closing(ZipSink(new.files[0])) as sink:
-            _fill(sink, buffer, options)
+            _fill(sink, chosen)
         return report
 
 
 # --- writing
 
 
-def _fill(sink: Sink, buffer: BufferReader, options: Options) -> None:
-    keys = _keys(chosen_fields(buffer, options))
+def _fill(sink: Sink, chosen: Chosen) -> None:
+    keys = _keys(chosen.names)
     most = MOST_ARRAYS_BYTES // (2 * len(keys))
     arrays = {}
     for name, key in keys.items():
-        declared = buffer.schema.fields[name]
+        declared = chosen.fields[name]
         arrays[name] = NewArray(sink, f"{DATA}/{key}", declared.dtype, declared.shape, chunk_bytes=most)
     put_group(sink, "")
     put_group(sink, DATA)
     put_group(sink, META)
-    beside = Beside(sink, buffer, options, {"keys": keys})
-    row_bytes = sum(array.row_bytes for array in arrays.values())
-    total, steps, ends = planned_counts(buffer, options)[0] * row_bytes, 0, list[int]()
-    for block in blocks_of(buffer, options):
+    kept = NewKept(sink, chosen)
+    for _, block in chosen.blocks():
         for name, array in arrays.items():
             array.append(block.columns[name])
-        beside.add(block)
-        steps += len(block)
-        if block.ends:
-            ends.append(steps)
-        if options.progress is not None:
-            options.progress(steps * row_bytes, total)
+        kept.add(block)
     last = NewArray(sink, ENDS, np.dtype("<i8"), (), compress=False)
-    last.append(np.array(ends, np.int64))
+    last.append(np.cumsum(chosen.lengths))
     for array in (*arrays.values(), last):
         array.close()
-    beside.close()
+    kept.close(keys)
 
 
 def _keys(names: list[str]) -> dict[str, str]:
@@ -192,7 +185,7 @@ class _Contents:
             self.rest[f"{DATA}/{key}"] = lost("it has no row for each step")
             del arrays[key]
         self.stops = self._stops(arrays)
-        self.noted: Noted | None = self._noted()
+        self.kept: Kept | None = self._found_kept()
         self.arrays = self._named(arrays)
 
     # --- episodes
@@ -250,9 +243,8 @@ class _Contents:
 
     # --- fields
 
-    def _noted(self) -> Noted | None:
-        lengths = np.diff(self.stops, prepend=0)
-        found = read_beside(self.tree, lengths)
+    def _found_kept(self) -> Kept | None:
+        found = kept_beside(self.tree, np.diff(self.stops, prepend=0))
         if isinstance(found, str):
             self.remarks.append(found)
             return None
@@ -260,8 +252,8 @@ class _Contents:
 
     def _named(self, arrays: dict[str, ZarrArray]) -> dict[str, tuple[Field, ZarrArray]]:
         """{field: (what it is, its array)}"""
-        if self.noted is not None:
-            keys, fields = self.noted.notes.get("keys"), self.noted.schema.fields
+        if self.kept is not None:
+            keys, fields = self.kept.places, self.kept.schema.fields
             if (
                 isinstance(keys, dict)
                 and all(isinstance(key, str) for key in keys.values())
@@ -272,7 +264,7 @@ class _Contents:
                 if all((one.dtype, one.shape) == (two.dtype, two.shape) for one, two in found.values()):
                     return found
             self.remarks.append("the arrays are not those that replaystore wrote: they are taken as they are")
-            self.noted = None
+            self.kept = None
         found = {}
         seen = [key for key in arrays if key not in OWN and key not in BESIDE and "." not in key]
         for key, array in arrays.items():
@@ -284,28 +276,29 @@ class _Contents:
 
     def source(self) -> Source:
         """All of it."""
-        noted = self.noted
         if not self.arrays:
             raise FormatError(f"{self.path}: there is nothing in {DATA!r}")
-        fields = {name: declared for name, (declared, _) in self.arrays.items()}
-        if noted is None:
-            keys = {name: array.path[len(DATA) + 1 :] for name, (_, array) in self.arrays.items()}
-            columns, details = self._columns(), {"keys": keys}
-        else:
-            columns, details = dict(noted.columns), {}
-        lengths = np.diff(self.stops, prepend=0)
+        kept, lengths = self.kept, np.diff(self.stops, prepend=0)
+        if kept is not None:
+            source = kept.source(lambda most: (kept.told(*one) for one in self._blocks(most)), self.remarks)
+            return replace(source, fields=self.fields, rest=self.rest)
+        columns = self._columns()
         if not lengths.all():
             self.remarks.append(f"{int((lengths == 0).sum())} episodes have no steps, and were left out")
+
+        def blocks(most: int) -> Iterator[Block]:
+            for block, episode in self._blocks(most):
+                row = {name: values[episode] for name, values in columns.items()} if block.begins else {}
+                yield replace(block, row=row)
+
         return Source(
-            Schema(fields) if noted is None else noted.schema,
-            lambda most: self._blocks(most, columns),
-            environment=None if noted is None else noted.environment,
-            metadata=self._metadata() if noted is None else noted.metadata,
-            splits=() if noted is None else noted.splits,
+            Schema({name: declared for name, (declared, _) in self.arrays.items()}),
+            blocks,
+            metadata=self._metadata(),
             columns={name: values.dtype for name, values in columns.items()},
             steps=int(lengths.sum()),
             trajectories=int((lengths > 0).sum()),
-            details=details,
+            details={"keys": {name: array.path[len(DATA) + 1 :] for name, (_, array) in self.arrays.items()}},
             fields=self.fields,
             rest=self.rest,
             remarks=self.remarks,
@@ -335,7 +328,8 @@ class _Contents:
 
     # --- steps
 
-    def _blocks(self, most: int, columns: Mapping[str, NDArray[Any]]) -> Iterator[Block]:
+    def _blocks(self, most: int) -> Iterator[tuple[Block, int]]:
+        """All steps, and of which episodes they are."""
         arrays = {name: array for name, (_, array) in self.arrays.items()}
         step = max(1, most // max(1, sum(array.row_bytes for array in arrays.values())))
         total = int(self.stops[-1]) if len(self.stops) else 0
@@ -351,25 +345,7 @@ class _Contents:
                     continue
                 low, high = max(begin, start), min(end, stop)
                 block = {name: values[low - start : high - start] for name, values in rows.items()}
-                yield self._block(block, episode, columns, begins=low == begin, ends=high == end)
-
-    def _block(
-        self,
-        rows: Mapping[str, NDArray[Any]],
-        episode: int,
-        columns: Mapping[str, NDArray[Any]],
-        *,
-        begins: bool,
-        ends: bool,
-    ) -> Block:
-        noted = self.noted
-        if noted is None:
-            row = {name: values[episode] for name, values in columns.items()} if begins else {}
-            return Block(rows, begins=begins, ends=ends, row=row)
-        about = noted.beginning(episode) if begins else {"env": int(noted.table["env"][episode])}
-        if ends:
-            about |= {"final": noted.final(episode), **noted.ending(episode)}
-        return Block(rows, begins=begins, ends=ends, **about)
+                yield Block(block, begins=low == begin, ends=high == end), episode
 
 
 def _whole(stops: NDArray[np.int64], rows: int) -> int:

@@ -21,9 +21,10 @@ from replaystore.formats.format import Format
 from replaystore.formats.npz.members import Member, opened_npz
 from replaystore.formats.options import Options
 from replaystore.formats.report import Fate, Report, lost, refuse_losses
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat_writing import flat_arrays, flat_places
 from replaystore.formats.shared.hdf5_kept import as_json
-from replaystore.formats.shared.kept import Chosen, kept_of
+from replaystore.formats.shared.kept_arrays import arrays_of, kept_of
 from replaystore.formats.shared.spelling import flat_as_kept, flat_of, has_steps
 from replaystore.formats.shared.tensors import opened
 from replaystore.formats.shared.writing import NewFiles
@@ -62,7 +63,7 @@ class Npz(Format):
             return False
 
     def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        return Chosen(buffer, options).report({})
+        return Chosen(buffer, options).report()
 
     def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
         report, chosen = self.plan(buffer, path, options), Chosen(buffer, options)
@@ -85,7 +86,7 @@ def _source(members: Mapping[str, Member], path: str) -> Source:
     if kept is not None:
         flat = flat_as_kept(columns, kept)
         if flat is not None:
-            return flat.kept_source()
+            return kept.source(flat.blocks, flat.remarks)
     try:
         flat, left = flat_of(columns, path)
     except FormatError as error:
@@ -143,7 +144,7 @@ def _fill(file: IO[bytes], chosen: Chosen) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         for name, dtype, shape, blocks in flat_arrays(chosen, places):
             _put(archive, name, dtype, (chosen.steps, *shape), blocks)
-        for name, values in chosen.to_keep(places).items():
+        for name, values in arrays_of(chosen.kept(places)).items():
             _put(archive, KEPT_IN + name, values.dtype, values.shape, iter([values]))
 
 

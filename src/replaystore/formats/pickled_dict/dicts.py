@@ -26,10 +26,11 @@ from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.pickled_dict.writing import fill
 from replaystore.formats.report import Fate, Report, lost, refuse_losses
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat import Column, Flat
 from replaystore.formats.shared.hdf5_kept import as_json
 from replaystore.formats.shared.inert import Array, scan
-from replaystore.formats.shared.kept import Chosen, kept_of
+from replaystore.formats.shared.kept_arrays import kept_of
 from replaystore.formats.shared.spelling import flat_as_kept, flat_of, has_steps, spelled
 from replaystore.formats.shared.tensors import FileRows, opened
 from replaystore.formats.shared.writing import NewFiles
@@ -70,7 +71,7 @@ class PickledDict(Format):
             return False
 
     def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        return Chosen(buffer, options).report({})
+        return Chosen(buffer, options).report()
 
     def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
         report, chosen = self.plan(buffer, path, options), Chosen(buffer, options)
@@ -132,7 +133,7 @@ class _Pickled:
         if kept is not None:
             flat = flat_as_kept(columns, kept)
             if flat is not None:
-                return flat.kept_source()
+                return kept.source(flat.blocks, flat.remarks)
             self._remarks.append(
                 "its arrays were changed by other software: what was kept beside them is left out"
             )

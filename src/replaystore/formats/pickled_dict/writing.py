@@ -10,8 +10,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat_writing import flat_arrays, flat_places
-from replaystore.formats.shared.kept import Chosen
+from replaystore.formats.shared.kept_arrays import arrays_of
 
 __all__ = ["fill"]
 
@@ -32,7 +33,7 @@ def fill(file: IO[bytes], chosen: Chosen, kept_in: str) -> None:
         file.write(_text(name))
         _put(file, dtype, (chosen.steps, *shape), blocks)
     file.write(_text(kept_in) + EMPTY_DICT + MARK)
-    for name, values in chosen.to_keep(places).items():
+    for name, values in arrays_of(chosen.kept(places)).items():
         file.write(_text(name))
         _put(file, values.dtype, values.shape, iter([values]))
     file.write(SET_ITEMS + SET_ITEMS + STOP)

@@ -27,12 +27,13 @@ from numpy.typing import NDArray
 from replaystore.errors import FormatError
 from replaystore.formats.report import Fate, Report, lost
 from replaystore.formats.robomimic.writing import KEPT_IN, fill, next_of
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat import Column, Flat
 from replaystore.formats.shared.hdf5 import Dataset, Group
 from replaystore.formats.shared.hdf5_format import Hdf5Format
 from replaystore.formats.shared.hdf5_kept import as_json, column_of, kept_in
 from replaystore.formats.shared.hdf5_new import NewGroup
-from replaystore.formats.shared.kept import Chosen, Kept
+from replaystore.formats.shared.kept import Kept
 from replaystore.formats.shared.spelling import own_name
 from replaystore.formats.source import Block, Source
 from replaystore.schema.field import Field
@@ -69,7 +70,7 @@ class Robomimic(Hdf5Format):
         )
 
     def told(self, chosen: Chosen, path: str) -> Report:
-        report = chosen.report({})
+        report = chosen.report()
         if "action" not in chosen.fields:
             report.remarks.append("robomimic's own reader wants one array of actions")
         return report
@@ -283,19 +284,12 @@ class _Demos:
 
     def _told(self, block: Block, number: int) -> Block:
         """A block with what is known of its trajectory."""
-        about: dict[str, Any] = {}
-        if block.begins:
-            about = {"split": self._splits[number]}
-            about["row"] = {name: values[number] for name, values in self._columns.items()}
-        kept = self._kept
-        if kept is not None:
-            about |= {"env": int(kept.env[number])}
-            if block.begins:
-                about["seed"] = int(kept.seed[number])
-            if block.ends:
-                about |= kept.ends(number)
-                about["final"] = block.final if kept.has_final(number) else None
-        return replace(block, **about)
+        if self._kept is not None:
+            block = self._kept.told(block, number)
+        if not block.begins:
+            return block
+        row = {name: values[number] for name, values in self._columns.items()}
+        return replace(block, split=self._splits[number], row=row)
 
     def _flat(self, number: int) -> Flat:
         demo, count = self._demo(number), self._lengths[number]

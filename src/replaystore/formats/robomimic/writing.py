@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat_writing import Following, path_of
 from replaystore.formats.shared.hdf5_kept import put_kept
 from replaystore.formats.shared.hdf5_new import NewGroup
-from replaystore.formats.shared.kept import Chosen
 from replaystore.formats.source import Block
 from replaystore.schema.names import escape
 
@@ -67,7 +67,7 @@ def fill(root: NewGroup, chosen: Chosen) -> None:
             masks.setdefault(name, []).append(f"demo_{number}".encode())
     for name, members in masks.items():
         root.group("mask").values(name, np.array(members, np.bytes_))
-    put_kept(root.group(KEPT_IN), chosen.to_keep(places, masks=called))
+    put_kept(root.group(KEPT_IN), chosen.kept(places, masks=called))
 
 
 def _env_args(chosen: Chosen) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from replaystore.errors import FormatError
 from replaystore.formats.shared.kept import Kept
-from replaystore.formats.source import Block, Source
+from replaystore.formats.source import Block
 from replaystore.schema.fields import Field, Schema
 
 __all__ = ["Column", "Flat", "Rows", "as_flags", "squeezed", "without_cuts"]
@@ -130,29 +130,11 @@ class Flat:
 
     def schema(self) -> Schema:
         """The fields."""
-        if self.kept is not None:
-            return self.kept.schema
         fields = {}
         for name, column in self.columns.items():
             role = self.roles.get(name) or _role(name)
             fields[name] = Field(column.dtype, column.shape, role)
         return Schema(fields, self.tuples)
-
-    def kept_source(self) -> Source:
-        """What was kept, as a source."""
-        kept = self.kept
-        assert kept is not None
-        return Source(
-            kept.schema,
-            self.blocks,
-            environment=kept.environment,
-            metadata=kept.metadata,
-            splits=[name for name in kept.splits if name],
-            columns={name: values.dtype for name, values in kept.columns.items()},
-            steps=kept.steps,
-            trajectories=len(kept),
-            remarks=self.remarks,
-        )
 
     # --- next observations
 
@@ -248,12 +230,7 @@ class Flat:
                 {} if not ends else {name: bool(columns[name][-1]) for name in FLAGS if name in columns}
             )
             return Block(columns, begins=begins, ends=ends, final=final, **flags)
-        about = self.kept.begins(number) if begins else {"env": int(self.kept.env[number])}
-        if ends:
-            about |= self.kept.ends(number)
-        if not (ends and self.kept.has_final(number)):
-            final = None
-        return Block(columns, begins=begins, ends=ends, final=final, **about)
+        return self.kept.told(Block(columns, begins=begins, ends=ends, final=final), number)
 
     def _ends(self, start: int, stop: int, rows: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
         """After which of these rows a trajectory ends."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.formats.shared.kept import Chosen
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.source import Block
 from replaystore.schema.names import escape, split_path
 

@@ -10,9 +10,9 @@ from replaystore.errors import FormatError, NotFoundError, UnsupportedError
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Report, refuse_losses
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.hdf5 import Group, is_hdf5, opened_hdf5
 from replaystore.formats.shared.hdf5_new import NewGroup, new_hdf5
-from replaystore.formats.shared.kept import Chosen
 from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import Source
 from replaystore.views.reader import BufferReader
@@ -35,7 +35,7 @@ class Hdf5Format(Format):
 
     def told(self, chosen: Chosen, path: str) -> Report:
         """What becomes of a buffer. UnsupportedError: it cannot be such a file."""
-        return chosen.report({})
+        return chosen.report()
 
     def fill(self, root: NewGroup, chosen: Chosen) -> None:
         """Write all of it."""

@@ -1,9 +1,8 @@
-"""What was kept beside the arrays (kept.py), in a group of an HDF5 file; names of datasets for fields; and
-datasets as columns of steps."""
+"""What is kept beside what other software reads (kept.py), in a group of an HDF5 file; and datasets as
+columns of steps, or as metadata."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 from replaystore.formats.shared.flat import Column
 from replaystore.formats.shared.hdf5 import Dataset, Group
 from replaystore.formats.shared.hdf5_new import NewGroup
-from replaystore.formats.shared.kept import Kept, kept_of
+from replaystore.formats.shared.kept import Kept
+from replaystore.formats.shared.kept_arrays import arrays_of, kept_of
 
 __all__ = ["as_json", "column_of", "fits", "kept_in", "put_kept", "small_values"]
 
@@ -33,9 +33,9 @@ def kept_in(root: Group, group: str) -> Kept | None:
     return kept_of(read, found.where)
 
 
-def put_kept(group: NewGroup, kept: Mapping[str, NDArray[Any]], **attributes: Any) -> None:
+def put_kept(group: NewGroup, kept: Kept, **attributes: Any) -> None:
     """Put it there, with these attributes of each dataset."""
-    for name, values in kept.items():
+    for name, values in arrays_of(kept).items():
         group.values(name, values, **attributes)
 
 

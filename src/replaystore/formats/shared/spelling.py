@@ -157,10 +157,9 @@ def flat_as_kept(columns: Mapping[str, Column], kept: Kept) -> Flat | None:
             ):
                 return None
             into[name] = column
-    stops = np.cumsum(kept.length)
     if "truncated" in found:
-        found["truncated"] = without_cuts(found["truncated"], stops[(kept.how & 3) == 0] - 1)
-    return Flat(found, following=following, stops=stops, kept=kept)
+        found["truncated"] = without_cuts(found["truncated"], kept.cut)
+    return Flat(found, following=following, stops=np.cumsum(kept.length), kept=kept)
 
 
 def _count(found: Spelled, columns: Mapping[str, Column], where: str) -> int:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from replaystore.errors import FormatError
 from replaystore.formats.report import Fate, Report, derived, lost
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat import Column, Flat, as_flags, without_cuts
 from replaystore.formats.shared.flat_writing import FLAGS
 from replaystore.formats.shared.hdf5 import Dataset, Group
@@ -36,7 +37,7 @@ from replaystore.formats.shared.hdf5_format import Hdf5Format
 from replaystore.formats.shared.hdf5_kept import column_of, fits, kept_in
 from replaystore.formats.shared.hdf5_new import NewGroup
 from replaystore.formats.shared.inert import scan
-from replaystore.formats.shared.kept import Chosen, Kept
+from replaystore.formats.shared.kept import Kept
 from replaystore.formats.shared.spelling import own_name
 from replaystore.formats.source import Block, Source
 from replaystore.formats.tianshou.writing import KEPT_IN, NAMES, NEXT, fill
@@ -60,7 +61,7 @@ class Tianshou(Hdf5Format):
         return root.may_have("_meta") and root.may_have("_indices")
 
     def told(self, chosen: Chosen, path: str) -> Report:
-        report = chosen.report({})
+        report = chosen.report()
         if not chosen.schema.names("reward"):
             report.remarks.append("there are no rewards: Tianshou sees zeros")
         return report
@@ -176,7 +177,7 @@ class _Saved:
         if kept is not None:
             flat = self._as_kept(datasets, kept)
             if flat is not None:
-                return flat.kept_source()
+                return kept.source(flat.blocks, flat.remarks)
             self._remarks.append("it was changed since replaystore wrote it: what was kept in it is left out")
         room = self._rings[-1].offset + self._rings[-1].room
         arrays: dict[str, Dataset] = {}
@@ -288,10 +289,9 @@ class _Saved:
                 following[name] = column_of(after)
         if _summed(datasets, kept.steps) != kept.more.get("sum"):
             return None
-        stops = np.cumsum(kept.length)
         if "truncated" in columns:
-            columns["truncated"] = without_cuts(columns["truncated"], stops[(kept.how & 3) == 0] - 1)
-        return Flat(columns, following=following, stops=stops, kept=kept)
+            columns["truncated"] = without_cuts(columns["truncated"], kept.cut)
+        return Flat(columns, following=following, stops=np.cumsum(kept.length), kept=kept)
 
 
 def _type_of(rows: Dataset) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat_writing import FLAGS, fill_flat, path_of
 from replaystore.formats.shared.hdf5_kept import put_kept
 from replaystore.formats.shared.hdf5_new import NewGroup, NewRows
-from replaystore.formats.shared.kept import Chosen
 
 __all__ = ["KEPT_IN", "NAMES", "NEXT", "fill"]
 
@@ -71,7 +71,7 @@ def fill(root: NewGroup, chosen: Chosen) -> None:
     if not any(name.partition("/")[0] == "info" for name in places):
         meta.group("info")
     _state(root, chosen)
-    put_kept(root.group(KEPT_IN), chosen.to_keep(places, sum=[sums[name].found for name in FLAGS]), **ARRAY)
+    put_kept(root.group(KEPT_IN), chosen.kept(places, sum=[sums[name].found for name in FLAGS]), **ARRAY)
 
 
 def _state(root: NewGroup, chosen: Chosen) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from replaystore.errors import FormatError, ReplayStoreError, SchemaError
-from replaystore.formats.blocks import beside_fields, chosen_fields, planned_counts
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
-from replaystore.formats.report import KEPT, Fate, Report, lost, made_up, refuse_losses
-from replaystore.formats.shared.beside import HELD, Noted, read_beside
+from replaystore.formats.report import Fate, Report, lost, made_up, refuse_losses
+from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.folders import NewFolder
+from replaystore.formats.shared.kept import Kept
+from replaystore.formats.shared.zarr_kept import kept_beside
 from replaystore.formats.source import Block, Source
 from replaystore.formats.torchrl import export
 from replaystore.formats.torchrl.ends import Looked, look
@@ -27,7 +28,6 @@ from replaystore.formats.torchrl.grids import Held
 from replaystore.formats.torchrl.naming import Naming, Taken, named
 from replaystore.formats.torchrl.opening import Opened, is_buffer, opened_buffer
 from replaystore.formats.torchrl.steps import Steps
-from replaystore.trajectories.columns import TRAJECTORIES
 from replaystore.views.reader import BufferReader
 
 __all__ = ["TorchRL"]
@@ -58,18 +58,16 @@ class TorchRL(Format):
 
     def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
         """All fields are kept; what TorchRL has no place for lies beside them."""
-        chosen = chosen_fields(buffer, options)
-        user = [name for name in buffer.trajectories.columns if name not in TRAJECTORIES and name != "open"]
-        rest = beside_fields(buffer, options, holds=(*HELD, *user), fields=chosen)
-        fields = dict.fromkeys(chosen, KEPT)
-        observed = [name for name in chosen if buffer.schema.fields[name].role == "observation"]
+        chosen = Chosen(buffer, options)
+        report, observed = chosen.report(), chosen.observations()
         if observed and (unknown := export.unknown_finals(buffer, options)):
             what = f"0 after {unknown} trajectories, of which nobody knows what was observed then"
-            fields |= {f"next/{name}": made_up(what) for name in observed}
-        steps, trajectories = planned_counts(buffer, options)
+            after = {f"next/{name}": made_up(what) for name in observed}
+            report = replace(report, fields={**report.fields, **after})
         capacity = export.capacity_of(buffer, options)
         opens = f"ReplayBuffer(storage=LazyMemmapStorage({capacity})).loads(path) opens it"
-        return Report(steps, trajectories, fields, rest, [f"{opens}, with batches of {export.BATCH_SIZE}"])
+        report.remarks.append(f"{opens}, with batches of {export.BATCH_SIZE}")
+        return report
 
     def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
         """The folder that `ReplayBuffer.dumps` makes."""
@@ -95,22 +93,10 @@ def _source(opened: Opened) -> Source:
         raise FormatError(f"{held.where}: there are no tensors of transitions in it")
     remarks, rest = held.remarks, dict(opened.rest)
     rest |= {name: lost(why) for name, why in held.lost.items()}
-    noted = _noted(opened)
-    if noted is not None:
-        naming, looked, found = noted
-        steps = Steps(held, naming, looked, found)
-        return Source(
-            found.schema,
-            steps.blocks,
-            environment=found.environment,
-            metadata=found.metadata,
-            splits=found.splits,
-            columns=found.dtypes,
-            steps=held.steps,
-            trajectories=len(found.table["length"]),
-            rest={},
-            remarks=remarks,
-        )
+    found = _kept(opened)
+    if found is not None:
+        naming, looked, kept = found
+        return kept.source(Steps(held, naming, looked, kept).blocks, remarks)
     naming = named(held)
     looked = look(held, naming)
     if looked.keep or not looked.shifted:
@@ -161,7 +147,7 @@ def _width(held: Held, taken: Taken) -> tuple[int, ...]:
     return rows.shape
 
 
-def _noted(opened: Opened) -> tuple[Naming, Looked, Noted] | None:
+def _kept(opened: Opened) -> tuple[Naming, Looked, Kept] | None:
     """What we wrote beside it, if it is there, and of these rows."""
     held, beside = opened.held, opened.beside
     if beside is None or held.compact or len(held.grids) != 1 or held.grids[0].lanes != 1:
@@ -170,25 +156,25 @@ def _noted(opened: Opened) -> tuple[Naming, Looked, Noted] | None:
     if plain.ids is None:
         return None
     looked = look(held, plain, by_number=True)
-    found = read_beside(beside, looked.runs[0][0].lengths)
+    found = kept_beside(beside, looked.runs[0][0].lengths)
     if isinstance(found, str):
         held.remarks.append(found)
-    if not isinstance(found, Noted):
+    if not isinstance(found, Kept):
         return None
-    naming = _as_noted(held, plain, found)
+    naming = _as_kept(held, plain, found)
     if naming is None:
         held.remarks.append("the tensors are not those that replaystore wrote: they are taken as they are")
         return None
     return naming, looked, found
 
 
-def _as_noted(held: Held, plain: Naming, noted: Noted) -> Naming | None:
+def _as_kept(held: Held, plain: Naming, kept: Kept) -> Naming | None:
     """Where the fields come from that we wrote; None: the tensors are others."""
-    keys: Any = noted.notes.get("keys")
-    if not isinstance(keys, dict) or keys.keys() != noted.schema.fields.keys():
+    keys: Any = kept.places
+    if not isinstance(keys, dict) or keys.keys() != kept.schema.fields.keys():
         return None
-    naming = replace(plain, fields=dict(noted.schema.fields), taken={}, observed={}, flags={})
-    for name, declared in noted.schema.fields.items():
+    naming = replace(plain, fields=dict(kept.schema.fields), taken={}, observed={}, flags={})
+    for name, declared in kept.schema.fields.items():
         told = keys[name]
         key = tuple(map(str, told)) if isinstance(told, list) else ()
         rows = held.pairs[key][0] if key in held.pairs else held.columns.get(key)

@@ -7,7 +7,7 @@ transitions, without its pickles.
 | storage/next/{reward,done,terminated…} | (steps, 1), as TorchRL has them                               |
 | storage/collector/traj_ids             | the number of the trajectory                                  |
 | storage/storage_metadata.json, writer/ | how many rows are used, and which is written next             |
-| replaystore/                           | what TorchRL has no place for (formats/shared/beside.py)      |
+| replaystore/                           | what TorchRL has no place for (formats/shared/zarr_kept.py)   |
 
 Files are written one block after another; one of each tensor is open.
 """
@@ -23,9 +23,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.formats.blocks import blocks_of, chosen_fields, planned_counts
+from replaystore.formats.blocks import planned_counts
 from replaystore.formats.options import Options
-from replaystore.formats.shared.beside import Beside
+from replaystore.formats.shared.chosen import Chosen
+from replaystore.formats.shared.zarr_kept import NewKept
 from replaystore.formats.shared.zarr_writing import FolderSink
 from replaystore.formats.source import Block
 from replaystore.formats.torchrl.trees import Key, encoded
@@ -83,23 +84,13 @@ def unknown_finals(buffer: BufferReader, options: Options) -> int:
 
 def fill(root: str, buffer: BufferReader, options: Options) -> None:
     """Write all files below a folder, which is there."""
-    names = chosen_fields(buffer, options)
-    fields = {name: buffer.schema.fields[name] for name in names}
-    keys, capacity = keys_of(fields), capacity_of(buffer, options)
-    beside = Beside(
-        FolderSink(root), buffer, options, {"keys": {n: list(key) for n, key in keys.items()}}, finals=False
-    )
-    row_bytes = sum(declared.row_bytes for declared in fields.values())
-    total, steps = planned_counts(buffer, options)[0] * row_bytes, 0
+    chosen, capacity = Chosen(buffer, options), capacity_of(buffer, options)
+    keys, steps = keys_of(chosen.fields), chosen.steps
     with _Tensors(os.path.join(root, "storage"), capacity).opened() as tensors:
-        rows = _Rows(tensors, fields, keys)
-        for block in blocks_of(buffer, options):
+        rows = _Rows(tensors, chosen.fields, keys)
+        for _, block in chosen.blocks():
             rows.add(block)
-            beside.add(block)
-            steps += len(block)
-            if options.progress is not None:
-                options.progress(steps * row_bytes, total)
-    beside.close()
+    NewKept(FolderSink(root), chosen, finals=False).close({name: list(key) for name, key in keys.items()})
     state = {"metadata": {}, "is_pytree": False, "len": steps}
     _json(root, "storage/storage_metadata.json", state)
     _json(root, "writer/metadata.json", {"cursor": steps % capacity, "write_count": steps})

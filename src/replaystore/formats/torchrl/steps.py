@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.formats.shared.beside import Noted
+from replaystore.formats.shared.kept import Kept
 from replaystore.formats.source import Block
 from replaystore.formats.torchrl.ends import Looked, Runs, different
 from replaystore.formats.torchrl.grids import Grid, Held, flags_of
@@ -41,9 +41,9 @@ class _Lane:
 class Steps:
     """What `Source.blocks` gives."""
 
-    def __init__(self, held: Held, naming: Naming, looked: Looked, noted: Noted | None) -> None:
-        self._held, self._naming, self._looked, self._noted = held, naming, looked, noted
-        self._fields = naming.fields if noted is None else noted.schema.fields
+    def __init__(self, held: Held, naming: Naming, looked: Looked, kept: Kept | None) -> None:
+        self._held, self._naming, self._looked, self._kept = held, naming, looked, kept
+        self._fields = naming.fields if kept is None else kept.schema.fields
         self._known = set(naming.observed) >= {
             name for name, declared in self._fields.items() if declared.role == "observation"
         }
@@ -114,7 +114,7 @@ class Steps:
         """After which steps something else followed than the next row has."""
         first = next(iter(columns.values()))
         found = np.zeros(first.shape[:2], np.bool_)
-        if self._held.compact or not self._looked.shifted or self._noted is not None:
+        if self._held.compact or not self._looked.shifted or self._kept is not None:
             return found
         for name, key in self._naming.observed.items():
             before, following = columns[name], after[name]
@@ -139,7 +139,7 @@ class Steps:
         runs, cuts = lane.runs, set[int]()
         last = int(np.searchsorted(runs.stop, stop, side="right"))
         inner = runs.stop[lane.run : last]
-        if self._noted is None:
+        if self._kept is None:
             cuts = set((start + 1 + np.flatnonzero(apart)).tolist()) - set(inner.tolist())
         places = sorted({*inner.tolist(), *(cut for cut in cuts if cut < grid.count), stop})
         at = start
@@ -177,8 +177,8 @@ class Steps:
         ends = cut or (ended and bool(runs.ends[run]))
         final = following if self._is_known(grid, place, run) and (ended or cut) else None
         about: dict[str, Any] = {"env": env}
-        if self._noted is not None:
-            about = self._noted.beginning(run) if begins else {"env": int(self._noted.table["env"][run])}
+        if self._kept is not None:
+            about = self._kept.begins(run) if begins else {"env": int(self._kept.env[run])}
             if ends:
                 about |= self._flags(run)
         elif begins and runs.ids is not None:
@@ -192,15 +192,15 @@ class Steps:
 
     def _flags(self, run: int) -> dict[str, bool]:
         """How a trajectory ended, where that is said beside it."""
-        assert self._noted is not None
-        return {name: flag for name, flag in self._noted.ending(run).items() if name not in self._fields}
+        assert self._kept is not None
+        return {name: flag for name, flag in self._kept.ends(run).items() if name not in self._fields}
 
     def _is_known(self, grid: Grid, place: int, run: int) -> bool:
         """Whether what followed the step before a place is known."""
         if not self._known or not self._naming.observed:
             return False
-        if self._noted is not None:
-            return int(self._noted.table["final"][run]) >= 0
+        if self._kept is not None:
+            return int(self._kept.final[run]) >= 0
         if self._held.compact:
             at = int(np.searchsorted(grid.ends, place - 1))
             return at < len(grid.ends) and int(grid.ends[at]) == place - 1
