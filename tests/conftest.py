@@ -12,6 +12,7 @@ import gc
 import importlib.util
 import os
 import resource
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,23 @@ settings.register_profile("thorough", deadline=None, max_examples=5000)
 settings.register_profile("quick", deadline=None, max_examples=20)
 settings.load_profile("replaystore")
 
+
+ROOM = 2 << 30  # what all tests need at once takes less
+"""So many bytes have to be free in memory for files of tests to lie there."""
+
+
+def is_roomy(folder: str) -> bool:
+    """Whether files of tests can lie in a folder, and programs among them."""
+    if not os.path.isdir(folder):
+        return False
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize >= ROOM and not found.f_flag & os.ST_NOEXEC
+
+
+DISK = tempfile.gettempdir()
+# There syncs take no time: on a disk, tests wait for them most of the time.
+if is_roomy("/dev/shm"):
+    tempfile.tempdir = "/dev/shm"
 
 TORCH = importlib.util.find_spec("torch") is not None
 WITH_TORCH = (
@@ -97,6 +115,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not TORCH and item.get_closest_marker("torch"):
             item.add_marker(pytest.mark.skip(reason="PyTorch is not installed"))
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """As that of pytest; on a disk for tests marked so."""
+    if request.node.get_closest_marker("disk"):
+        with tempfile.TemporaryDirectory(dir=DISK) as folder:
+            yield Path(folder)
+    else:
+        yield tmp_path
 
 
 @pytest.fixture(autouse=True)

@@ -278,8 +278,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         path, other = (Path(folder) / name / ("store" + options.suffix) for name in ("one", "other"))
         for seed, place in enumerate((path, other)):
             status, told = forked(lambda _, place=place, seed=seed: make(place, options.layout, seed))  # type: ignore[misc]

@@ -36,8 +36,7 @@ Doing = Callable[[Any], Any]
 
 @pytest.fixture(params=CODECS)
 def location(request: pytest.FixtureRequest) -> Iterator[str]:
-    """In memory where there is a folder for that: syncing takes no time there."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         yield os.path.join(folder, f"store{request.param}")
 
 

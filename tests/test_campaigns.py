@@ -45,8 +45,7 @@ pytestmark = pytest.mark.torch  # they also kill, cut and interrupt what saves t
 
 @pytest.fixture
 def folder() -> Iterator[str]:
-    """In memory, where files are made most quickly."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as made:
+    with tempfile.TemporaryDirectory() as made:
         yield made
 
 

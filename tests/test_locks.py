@@ -19,6 +19,8 @@ from replaystore.containers import located
 from replaystore.errors import ConflictError, StorageError
 from replaystore.location import Location
 
+pytestmark = pytest.mark.disk
+
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_second_writer_is_refused_whatever_the_name(tmp_path: Path, suffix: str) -> None:

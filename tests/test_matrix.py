@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tried_formats import MEMORY, SAMPLES, TRIED
+from tried_formats import SAMPLES, TRIED
 
 from replaystore.formats.report import KEPT, Fate, changed, derived, lost, made_up
 from replaystore.testing import difficult
@@ -23,7 +23,7 @@ STORES = ("plain", "nested", "wide", "images", "integers", "texts", "unflagged",
 @pytest.fixture(scope="module")
 def matrix() -> Iterator[Matrix]:
     """What one test has made is there for the others."""
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         yield Matrix(folder)
 
 
@@ -92,7 +92,7 @@ def test_difficult_stores_are_sound_and_the_same_for_a_seed(tmp_path: Path, stor
 
 
 def test_a_lie_is_caught_and_what_is_no_lie_is_not() -> None:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         tally = campaign.control(folder, seed=0)
 
     assert len(tally.failures) == 7, tally

@@ -31,9 +31,9 @@ WORKLOADS = {
 
 @pytest.fixture(scope="module", params=WORKLOADS)
 def cuts(request: pytest.FixtureRequest) -> Iterator[PowerCuts]:
-    """A workload that has been recorded; in memory, where files are made most quickly."""
+    """A workload that has been recorded."""
     backend, capacity, ragged = WORKLOADS[request.param]
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         yield PowerCuts(backend, folder, capacity=capacity, ragged=ragged)
 
 

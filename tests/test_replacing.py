@@ -85,6 +85,7 @@ def test_interrupted_at_any_call_there_is_the_old_or_the_new(kind: Kind, system:
 # --- symbolic links
 
 
+@pytest.mark.disk
 def test_what_a_link_names_is_replaced_and_the_link_stays(kind: Kind, tmp_path: Path) -> None:
     folder, link = tmp_path / "there", tmp_path / kind.name
     folder.mkdir()

@@ -143,7 +143,7 @@ def rows_of_tables(path: Path) -> dict[str, int]:
         return {name: store.rows(name) - store.first(name) for name in store.specs() if name[:5] != "steps"}
 
 
-@pytest.mark.parametrize("every", [1, 16, 5000])
+@pytest.mark.parametrize("every", [1, pytest.param(16, marks=pytest.mark.disk), 5000])
 def test_tables_of_a_ring_are_as_long_as_its_window(
     ring: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:

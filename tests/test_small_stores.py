@@ -40,6 +40,7 @@ def short(tmp_path: Path) -> Path:
     return tmp_path / "live.zarr"
 
 
+@pytest.mark.disk
 def test_a_live_store_of_few_steps_has_few_files_in_few_folders(short: Path) -> None:
     entries = list(short.rglob("*"))
     folders = sorted(str(entry.relative_to(short)) for entry in entries if entry.is_dir())

@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from tried_formats import MEMORY, READ, SAMPLES
+from tried_formats import READ, SAMPLES
 
 from replaystore.checking.verify import verify
 from replaystore.converting.convert import convert
@@ -31,7 +31,7 @@ from replaystore.testing.matrix import ways
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if SAMPLES.is_dir():
         monkeypatch.setenv("REPLAYSTORE_SAMPLES", str(SAMPLES))
-    with tempfile.TemporaryDirectory(dir=MEMORY) as made:
+    with tempfile.TemporaryDirectory() as made:
         yield made
 
 

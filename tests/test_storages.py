@@ -14,6 +14,8 @@ import replaystore as rs
 from replaystore.errors import SchemaError
 from replaystore.testing import BackendSuite, StorageSuite
 
+pytestmark = pytest.mark.disk
+
 numbers = itertools.count()
 
 

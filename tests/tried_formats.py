@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
-"""Where files are made most quickly; None: where temporary ones are."""
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
 """Files that other software wrote, where they are at hand."""
 TRIED = (
