@@ -88,7 +88,10 @@ def test_each_value_of_a_column_is_a_split(place: str) -> None:
     [
         ({}, "one of fractions=, returns= and column="),
         ({"fractions": (0.5, 0.5), "column": "env"}, "one of fractions=, returns= and column="),
-        ({"fractions": (0.9, 0.001)}, "the part 0.001 would have none"),
+        ({"fractions": (0.999, 0.001)}, "the part 0.001 would have none"),
+        ({"fractions": (0.8, 0.1)}, "fractions sum to 1, and 0.8, 0.1 to 0.9: .* give the rest a part too"),
+        ({"fractions": (0.8, 0.4)}, "fractions sum to 1, and 0.8, 0.4 to 1.2"),
+        ({"fractions": (0.8, 8)}, "or shares such as 8, 1, 1"),
         ({"fractions": (0.5, -0.5)}, "two positive numbers or more"),
         ({"fractions": "0.5,0.5"}, "fractions are numbers"),
         ({"fractions": (0.5, np.nan)}, "fractions are numbers"),

@@ -10,7 +10,7 @@ __all__ = ["split"]
 
 
 @click.command(short_help="Give trajectories their splits.")
-@click.argument("target", type=click.Path())
+@click.argument("location", type=click.Path())
 @click.option(
     "--by",
     required=True,
@@ -21,11 +21,12 @@ __all__ = ["split"]
 @click.option("--names", metavar="A,B", help="Of the splits, in their order.")
 @click.option("--seed", type=int, default=0, help="Of what is drawn by fraction.")
 @json_option
-def split(target: str, by: tuple[str, str], names: str | None, seed: int, json_: bool) -> None:
-    """Set the split of all trajectories of TARGET that have ended, in one commit.
+def split(location: str, by: tuple[str, str], names: str | None, seed: int, json_: bool) -> None:
+    """Set the split of all trajectories of LOCATION that have ended, in one commit.
 
-    By fraction they are drawn at random; by return the bounds go from low to high, and a return that is one
-    of them belongs above it; by column each of its values is a split.
+    By fraction they are drawn at random; fractions sum to 1, or are shares such as 8,1,1. By return the
+    bounds go from low to high, and a return that is one of them belongs above it. By column each of its
+    values is a split.
 
     \b
     Examples:
@@ -38,15 +39,15 @@ def split(target: str, by: tuple[str, str], names: str | None, seed: int, json_:
     rule, value = by
     called = None if names is None else [name.strip() for name in names.split(",")]
     if rule == "column":
-        found = split_trajectories(target, column=value, names=called)
+        found = split_trajectories(location, column=value, names=called)
     else:
         numbers = [_number(text, value) for text in value.split(",")]
         if rule == "return":
-            found = split_trajectories(target, returns=numbers, names=called)
+            found = split_trajectories(location, returns=numbers, names=called)
         else:
-            found = split_trajectories(target, fractions=numbers, names=called, seed=seed)
+            found = split_trajectories(location, fractions=numbers, names=called, seed=seed)
     if json_:
-        print_json({"location": target, "splits": found})
+        print_json({"location": location, "splits": found})
         return
     click.echo(pairs({printable(name): f"{count(several)} trajectories" for name, several in found.items()}))
 

@@ -21,6 +21,8 @@ __all__ = ["split_trajectories"]
 
 USUAL = {2: ("train", "test"), 3: ("train", "val", "test")}
 """What so many parts are called, where nobody says."""
+ROUNDED = 1e-4
+"""So far from 1 may be what fractions with a few decimals sum to."""
 MOST = 64
 """So many values of a column may become splits."""
 
@@ -38,8 +40,8 @@ def split_trajectories(
 
     Args:
         target: a store, or a buffer that is open for writing.
-        fractions: so large a part of the trajectories, drawn at random: `(0.8, 0.1, 0.1)`. They need not sum
-            to 1.
+        fractions: so large a part of the trajectories, drawn at random: `(0.8, 0.1, 0.1)`, which sum to 1; or
+            shares of at least 1 each: `(8, 1, 1)`.
         returns: bounds, from low to high: below the first, from there to below the next, …, from the last on.
         column: a column of the table of trajectories: each of its values is a split.
         names: of the parts, in their order. By default of fractions train and test, or train, val and test;
@@ -103,8 +105,16 @@ def _numbers(what: str, given: Any) -> list[float]:
 def _drawn(count: int, parts: Sequence[float], seed: int) -> NDArray[np.int64]:
     """A part for each of so many, at random, with sizes that are rounded so that they sum up."""
     if len(parts) < 2 or min(parts) <= 0:
-        raise ArgumentError(f"fractions are two positive numbers or more, not {', '.join(map(str, parts))}")
-    edges = np.round(np.cumsum(parts) / math.fsum(parts) * count).astype(np.int64)
+        raise ArgumentError(
+            f"fractions are two positive numbers or more, not {', '.join(f'{part:g}' for part in parts)}"
+        )
+    total, said = math.fsum(parts), ", ".join(f"{part:g}" for part in parts)
+    if min(parts) < 1 and abs(total - 1) > ROUNDED:
+        raise ArgumentError(
+            f"fractions sum to 1, and {said} to {total:g}: every trajectory gets a split, so give the rest a "
+            "part too, or shares such as 8, 1, 1"
+        )
+    edges = np.round(np.cumsum(parts) / total * count).astype(np.int64)
     sizes = np.diff(edges, prepend=0)
     if not sizes.all():
         empty = int(np.flatnonzero(sizes == 0)[0])
