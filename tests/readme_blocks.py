@@ -37,30 +37,34 @@ BLOCKS = [
 ]
 
 
-def run_command(line: str) -> None:
+def run_command(line: str) -> str:
     """A line of a bash block: a command of replaystore, or a script that must be there (other tests, and
-    people, run it)."""
+    people, run it). What it prints."""
     program, *arguments = shlex.split(line, comments=True)
     if program.startswith("./scripts/"):
         assert os.access(ROOT / program, os.X_OK), f"{program} is not there"
-        return
+        return ""
     assert program == "replaystore", f"not a command that this test can run: {line}"
     done = subprocess.run(
         [sys.executable, "-m", "replaystore.cli", *arguments], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, ""), line
     assert done.stdout, line
+    return done.stdout
 
 
 def run(blocks: Iterable[Block]) -> None:
     """Run blocks in this process and this folder."""
     namespace: dict[str, Any] = {}
+    printed, end = "", 0
     for block in blocks:
         if block.language == "python":
             exec(compile(block.text, "README.md", "exec"), namespace)
         elif block.language == "bash":
-            for line in block.text.splitlines():
-                run_command(line)
+            printed = "".join(map(run_command, block.text.splitlines()))
+            end = README.index(block.text, block.place) + len(block.text)
+        elif block.language == "text" and README[end : block.place].strip("`\n") == "":
+            assert block.text in printed, f"that is not what is printed:\n{block.text}"
     namespace["buffer"].close()
 
 
