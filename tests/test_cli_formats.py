@@ -29,10 +29,11 @@ def test_what_is_known_is_listed_with_its_limits(run: Run) -> None:
     code, out, err = run("formats")
 
     assert (code, err) == (0, "")
-    assert re.search(r"^velora +a velora buffer +\.safetensors +yes +yes +nothing$", out, re.MULTILINE)
-    assert re.search(r"^toy +a file of the toy +\.toy +yes +yes", out, re.MULTILINE)
+    assert re.search(r"^velora +yes +yes +a velora buffer \.safetensors$", out, re.MULTILINE)
+    assert re.search(r"^toy +yes +yes +a file of the toy \.toy$", out, re.MULTILINE)
     assert "toy cannot hold: rows of no trajectory; the environment" in out
     assert re.search(r"^problem: the format 'gone' of the package stranger cannot be used", out, re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_it_is_listed_for_programs_too(facts: Callable[..., Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -10,6 +11,9 @@ import click
 from replaystore.cli.output import json_option, one_line, print_json, table
 
 __all__ = ["facts_of", "formats", "in_markdown"]
+
+WIDTH = 80
+"""Columns of a terminal that lines for people fit into."""
 
 
 @click.command(short_help="List the files of other software that are known.")
@@ -36,23 +40,36 @@ def formats(markdown: bool, json_: bool) -> None:
     if markdown:
         click.echo(in_markdown(facts))
         return
-    rows = [
-        (
-            known["name"],
-            known["what"],
-            " ".join(known["suffixes"]),
-            *("yes" if known[able] else "no" for able in ("reads", "writes")),
-            known["needs"] or "nothing",
-        )
-        for known in facts
-    ]
-    headers = ("format", "what it is", "suffixes", "reads", "writes", "to be installed")
-    click.echo(table(headers, rows, left=range(len(headers))))
+    for line in _lines(facts, list(problems.values())):
+        click.echo(line)
+
+
+def _lines(facts: Sequence[Mapping[str, Any]], problems: Sequence[str]) -> Iterator[str]:
+    """For people: a table, and below it what did not fit into it."""
+    headers = ("format", "reads", "writes", "what it is")
+    before = max(map(len, ["format", *(known["name"] for known in facts)])) + len("  reads  writes  ")
+    rows: list[tuple[str, ...]] = []
     for known in facts:
+        able = ["?" if known["needs"] else "yes" if known[way] else "no" for way in ("reads", "writes")]
+        first, *more = _wrapped(" ".join([known["what"], *known["suffixes"]]), WIDTH - before)
+        rows += [(known["name"], *able, first), *(("", "", "", other) for other in more)]
+    yield table(headers, rows, left=range(len(headers)))
+    yield ""
+    for known in facts:
+        if known["needs"]:
+            yield from _wrapped(f"{known['name']} needs what {known['needs']} installs", WIDTH)
         if known["cannot_hold"]:
-            click.echo(f"{known['name']} cannot hold: {'; '.join(known['cannot_hold'])}")
-    for problem in problems.values():
-        click.echo(one_line(f"problem: {problem}"))
+            yield from _wrapped(f"{known['name']} cannot hold: {'; '.join(known['cannot_hold'])}", WIDTH)
+    for problem in problems:
+        yield from _wrapped(f"problem: {problem}", WIDTH)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of it, further ones indented; a word that is longer stays whole."""
+    lines = textwrap.wrap(
+        one_line(text), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return lines or [""]
 
 
 def facts_of(name: str) -> dict[str, Any]:
