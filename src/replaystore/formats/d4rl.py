@@ -26,7 +26,7 @@ import numpy as np
 
 from replaystore.formats.report import Fate, Report, lost
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat_writing import FLAGS, PLURALS, fill_flat, flat_places, next_of
+from replaystore.formats.shared.flat_writing import PLURALS, fill_flat, flat_places, next_of
 from replaystore.formats.shared.hdf5 import Dataset, Group
 from replaystore.formats.shared.hdf5_format import Hdf5Format
 from replaystore.formats.shared.hdf5_kept import (
@@ -39,6 +39,7 @@ from replaystore.formats.shared.hdf5_kept import (
 from replaystore.formats.shared.hdf5_new import NewGroup, NewRows
 from replaystore.formats.shared.spelling import flat_as_kept, flat_of, has_steps
 from replaystore.formats.source import Source
+from replaystore.schema.roles import FLAGS
 
 __all__ = ["D4rl"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from replaystore.errors import FormatError
 from replaystore.formats.lerobot.dataset import OWN, Dataset, json_file
-from replaystore.formats.lerobot.plan import FLAGS, Plan
+from replaystore.formats.lerobot.plan import Plan
 from replaystore.formats.lerobot.reading import Foreign
 from replaystore.formats.lerobot.writing import FINALS, STEPS, TRAJECTORIES
 from replaystore.formats.shared.arrow import Table, opened_table
@@ -21,6 +21,7 @@ from replaystore.formats.shared.cutting import Run
 from replaystore.formats.source import Source
 from replaystore.schema.field import Field
 from replaystore.schema.ragged import Ragged
+from replaystore.schema.roles import FLAGS
 
 __all__ = ["Own", "own_plan"]
 

@@ -25,14 +25,14 @@ from replaystore.formats.report import KEPT, Report
 from replaystore.schema.field import Field
 from replaystore.schema.fields import Schema
 from replaystore.schema.names import split_path
+from replaystore.schema.roles import FLAGS
 from replaystore.schema.spaces import DTYPES
 from replaystore.trajectories.columns import TRAJECTORIES
 from replaystore.views.reader import BufferReader
 
-__all__ = ["FLAGS", "TOLD", "Plan", "Way", "plan_of"]
+__all__ = ["TOLD", "Plan", "Way", "plan_of"]
 
 VERSION = 1
-FLAGS = ("terminated", "truncated")
 TOLD = ("seed", "split", "env")
 TASKS = ("task", "language_instruction", "instruction")
 HELD = frozenset(

@@ -17,13 +17,14 @@ import numpy as np
 from replaystore.formats.blocks import blocks_of
 from replaystore.formats.lerobot.episodes import CHUNK_FILES, EpisodesWriter, named, new_table
 from replaystore.formats.lerobot.pictures import to_png
-from replaystore.formats.lerobot.plan import FLAGS, Plan, has_done, info_of, task_of
+from replaystore.formats.lerobot.plan import Plan, has_done, info_of, task_of
 from replaystore.formats.options import Options
 from replaystore.formats.shared.arrow_fields import column_type, joined, stacked
 from replaystore.formats.shared.arrow_writing import TableWriter, alias_type, arrow_array, arrow_type
 from replaystore.formats.shared.together import Told, together
 from replaystore.schema.field import Field
 from replaystore.schema.ragged import Ragged
+from replaystore.schema.roles import FLAGS
 from replaystore.views.reader import BufferReader
 
 __all__ = ["BESIDE", "FINALS", "STEPS", "TRAJECTORIES", "fill"]
@@ -178,9 +179,7 @@ class _Dataset:
             self._beside[FINALS].write({"row": np.array([at for at, _ in known], np.int64), **columns})
         ended = [one for one in told if one.block.ends]
         columns = {name: np.array([one.about[name] for one in ended], np.int64) for name in ("seed", "env")}
-        for name in FLAGS:
-            flags = [_flag(one, name) for one in ended]
-            columns[name] = np.array(flags, np.bool_)
+        columns |= {flag: np.array([_flag(one, flag) for one in ended], np.bool_) for flag in FLAGS}
         columns["split"] = Ragged.of([one.about["split"] for one in ended], text=True)
         for name, dtype in plan.columns.items():
             columns[f"column/{name}"] = np.array([one.about[name] for one in ended], dtype)

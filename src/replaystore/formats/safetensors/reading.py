@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from replaystore.errors import FormatError
 from replaystore.formats.report import Fate, changed, derived, lost
 from replaystore.formats.safetensors.header import Tensor, rows_of
-from replaystore.formats.safetensors.writing import FLAGS, KEY, VERSION, stored
+from replaystore.formats.safetensors.writing import KEY, VERSION, stored
 from replaystore.formats.shared.cutting import Run, begins_of_ends, begins_of_numbers, cut
 from replaystore.formats.shared.named import ENDS, NEXT, NUMBERS, named, role
 from replaystore.formats.shared.tensors import FileRows
@@ -21,6 +21,7 @@ from replaystore.schema import strict_json
 from replaystore.schema.field import Field
 from replaystore.schema.fields import Schema
 from replaystore.schema.ragged import Ragged
+from replaystore.schema.roles import FLAGS
 from replaystore.schema.spaces import DTYPES
 from replaystore.trajectories.columns import TRAJECTORIES
 

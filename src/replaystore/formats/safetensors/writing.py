@@ -29,13 +29,13 @@ from replaystore.formats.safetensors.header import NAMES, encoded
 from replaystore.schema.field import Field
 from replaystore.schema.fields import Schema
 from replaystore.schema.ragged import Ragged
+from replaystore.schema.roles import FLAGS
 from replaystore.trajectories.columns import TRAJECTORIES
 from replaystore.views.reader import BufferReader
 
-__all__ = ["FLAGS", "KEY", "fill", "planned", "stored"]
+__all__ = ["KEY", "fill", "planned", "stored"]
 
 KEY, VERSION = "replaystore", 1
-FLAGS = ("terminated", "truncated")
 COPIED = 1 << 20
 I64 = np.dtype("<i8")
 

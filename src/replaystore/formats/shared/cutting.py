@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.schema.ragged import Ragged
+from replaystore.schema.roles import FLAGS
 from replaystore.trajectories.blocks import Block
 
-__all__ = ["Run", "begins_of_ends", "begins_of_numbers", "cut"]
+__all__ = ["Run", "begins_of_ends", "begins_of_numbers", "cut", "unlike"]
 
 Arrays = Mapping[str, Any]
 """Arrays by field, and a Ragged of each field of any length."""
@@ -82,42 +83,41 @@ def cut(runs: Iterable[Run]) -> Iterator[Block]:
             if maybe is not None and (begins or not _same_row(maybe, run.columns)):
                 waiting = replace(waiting, final=maybe)
             yield _settled(waiting, ends=begins)
-        *done, waiting = _pieces(run, begins=begins)
-        yield from done
+        waiting = None
+        for piece in _pieces(run, begins=begins):
+            if waiting is not None:
+                yield waiting
+            waiting = piece
         maybe = None if run.following is None else _row(run.following, len(run) - 1)
     if waiting is not None:
         yield _settled(waiting if maybe is None else replace(waiting, final=maybe), ends=True)
 
 
-def _pieces(run: Run, *, begins: bool) -> list[Block]:
+def _pieces(run: Run, *, begins: bool) -> Iterator[Block]:
     """The blocks of a run. Of the last one it is not known whether it ends."""
-    count = len(run)
-    finals = _finals(run)
-    at = np.flatnonzero(run.begins[1:]) + 1
-    starts = np.union1d(np.concatenate([[0], at]), np.array([row + 1 for row in finals if row + 1 < count]))
-    bounds = [*starts.astype(np.int64).tolist(), count]
-    fresh = run.begins.tolist()
+    count, starts = len(run), run.begins.copy()
+    differing = _differing(run)
+    known = dict(zip(run.final_rows.tolist(), range(count), strict=False))
+    starts[[0, *(row + 1 for row in (*known, *differing) if row + 1 < count)]] = True
+    bounds, fresh = [*np.flatnonzero(starts).tolist(), count], [*run.begins.tolist(), False]
     fresh[0] = begins
-    ended = {name: run.told[name] for name in ("terminated", "truncated") if name in run.told}
-    known = {name: run.told[name] for name in ("seed", "split") if name in run.told}
+    flags = {name: run.told[name] for name in FLAGS if name in run.told}
+    about = {name: run.told[name] for name in ("seed", "split") if name in run.told}
     env = run.told.get("env")
-    found = []
     for start, stop in pairwise(bounds):
-        more: dict[str, Any] = {name: bool(flags[stop - 1]) for name, flags in ended.items()}
-        if fresh[start]:
-            more |= {name: _plain(values[start]) for name, values in known.items()}
+        more: dict[str, Any] = {}
+        if fresh[stop] or stop == count:
+            more = {name: bool(values[stop - 1]) for name, values in flags.items()}
+        if fresh[start] and about:
+            more |= {name: _plain(values[start]) for name, values in about.items()}
+        if fresh[start] and run.table:
             more["row"] = {name: values[start] for name, values in run.table.items()}
-        found.append(
-            Block(
-                {name: rows[start:stop] for name, rows in run.columns.items()},
-                env=0 if env is None else int(env[start]),
-                begins=fresh[start],
-                ends=stop < count and fresh[stop],
-                final=finals.get(stop - 1),
-                **more,
-            )
-        )
-    return [*(_settled(block, ends=block.ends) for block in found[:-1]), found[-1]]
+        if stop - 1 in known:
+            more["final"] = _row(run.finals, known[stop - 1])
+        elif stop - 1 in differing and run.following is not None:
+            more["final"] = _row(run.following, stop - 1)
+        columns = {name: rows[start:stop] for name, rows in run.columns.items()}
+        yield Block(columns, 0 if env is None else int(env[start]), fresh[start], fresh[stop], **more)
 
 
 def _settled(block: Block, *, ends: bool) -> Block:
@@ -129,15 +129,14 @@ def _settled(block: Block, *, ends: bool) -> Block:
     return replace(block, ends=False, terminated=None, truncated=None)
 
 
-def _finals(run: Run) -> dict[int, dict[str, Any]]:
-    """What was observed after rows, where the next row does not say it; but for the last row."""
-    found = {int(row): _row(run.finals, place) for place, row in enumerate(run.final_rows)}
+def _differing(run: Run) -> set[int]:
+    """The rows after which something else was observed than the next row says; but for the last row."""
     if run.following is None:
-        return found
+        return set()
     differs = run.begins[1:].copy()
     for name, rows in run.following.items():
-        differs |= ~_equal(rows[:-1], run.columns[name][1:])
-    return found | {int(row): _row(run.following, int(row)) for row in np.flatnonzero(differs)}
+        differs |= unlike(rows[:-1], run.columns[name][1:])
+    return set(np.flatnonzero(differs).tolist())
 
 
 def _row(rows: Arrays, at: int) -> dict[str, Any]:
@@ -155,21 +154,27 @@ def _same_row(row: Mapping[str, Any], columns: Arrays) -> bool:
     )
 
 
-def _equal(one: Any, other: Any) -> NDArray[np.bool_]:
-    """Which rows have the same bits."""
+def unlike(one: Any, other: Any) -> NDArray[np.bool_]:
+    """Which rows are not the same, bit for bit."""
     if isinstance(one, Ragged):
-        lengths = one.lengths == other.lengths
-        found = np.zeros(len(one), np.bool_)
-        for at in np.flatnonzero(lengths):
-            found[at] = one[at : at + 1].named.tobytes() == other[at : at + 1].named.tobytes()
+        found: NDArray[np.bool_] = one.lengths != other.lengths
+        for at in np.flatnonzero(~found).tolist():
+            found[at] = one[at : at + 1].named.tobytes() != other[at : at + 1].named.tobytes()
         return found
-    count = len(one)
-    if not count:
-        return np.zeros(0, np.bool_)
-    mine = np.ascontiguousarray(one).reshape(count, -1).view(np.uint8)
-    theirs = np.ascontiguousarray(other).reshape(count, -1).view(np.uint8)
-    same: NDArray[np.bool_] = (mine == theirs).all(axis=1)
-    return same
+    if not one.size:
+        return np.zeros(len(one), np.bool_)
+    width = one.nbytes // len(one)
+    word = next(size for size in (8, 4, 2, 1) if width % size == 0)
+    a, b = (
+        np.ascontiguousarray(rows).reshape(-1).view(np.uint8).view(f"u{word}").reshape(len(rows), -1)
+        for rows in (one, other)
+    )
+    if a.shape[1] > 32:
+        return np.asarray((a != b).any(axis=1))
+    found = a[:, 0] != b[:, 0]
+    for at in range(1, a.shape[1]):
+        found |= a[:, at] != b[:, at]
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Flat arrays, one row a step, one trajectory behind the other, with flags where these end: as blocks.
+"""Flat arrays, one row a step, one trajectory behind the other, with flags where these end: read in runs,
+which cutting.py makes blocks of.
 
 Where trajectories end is told by what was kept beside the arrays (kept.py), else by `stops`, else by flags,
 and by observations: where the array of next observations has another one than the next row, a trajectory has
@@ -6,9 +7,8 @@ ended, and that is its final observation. Next observations that are no more tha
 their own; where most of them are something else, they are one.
 
 Invariants:
-1. Rows are read forwards, each once (those at the beginning of a file twice), in runs that are cut into
-   blocks: many short trajectories cost little more than one long one. `Column.read` is asked for slices in
-   order.
+1. Rows are read forwards, each once (those at the beginning of a file, and the first of a run, twice):
+   `Column.read` is asked for slices in order.
 2. No next observation is dropped that is neither the next row, bit for bit, nor a final observation.
 3. A flag is a bool: numbers are taken for one if they are 0 or 1, and for damage otherwise.
 """
@@ -24,9 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import FormatError
+from replaystore.formats.shared.cutting import Run, begins_of_ends, cut, unlike
 from replaystore.formats.shared.kept import Kept
 from replaystore.formats.source import Block
 from replaystore.schema.fields import Field, Schema
+from replaystore.schema.roles import FLAGS
 
 __all__ = ["Column", "Flat", "Rows", "as_flags", "squeezed", "without_cuts"]
 
@@ -108,8 +110,6 @@ class Flat:
     """The arrays of a file, by the names of the fields that they are."""
 
     columns: dict[str, Column]
-    roles: Mapping[str, Any] = field(default_factory=dict)
-    """Of fields, where their names do not tell."""
     following: dict[str, Column] = field(default_factory=dict)
     """Next observations, by field of the observation."""
     ends: list[Column] = field(default_factory=list)
@@ -119,7 +119,6 @@ class Flat:
     kept: Kept | None = None
     whole: bool = False
     """It is one trajectory, whatever flags say."""
-    tuples: frozenset[str] = frozenset()
     remarks: list[str] = field(default_factory=list)
     """Told to whoever reads the file: some only when all rows were read."""
 
@@ -130,11 +129,9 @@ class Flat:
 
     def schema(self) -> Schema:
         """The fields."""
-        fields = {}
-        for name, column in self.columns.items():
-            role = self.roles.get(name) or _role(name)
-            fields[name] = Field(column.dtype, column.shape, role)
-        return Schema(fields, self.tuples)
+        return Schema(
+            {name: Field(column.dtype, column.shape, _role(name)) for name, column in self.columns.items()}
+        )
 
     # --- next observations
 
@@ -162,75 +159,55 @@ class Flat:
         if count < 2:
             return True
         flags = self._flags(0, count, {})
-        other = self._other(0, count, {name: self.columns[name].read(0, count) for name in self.following})
+        rows = {name: self.columns[name].read(0, count) for name in self.following}
+        after = {name: column.read(0, count) for name, column in self.following.items()}
+        other = self._other(0, count, rows, after)
         return int((other & ~flags)[:-1].sum()) * SELDOM <= count
 
-    def _other(self, start: int, stop: int, rows: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-        """Which rows have a next observation that is not the next row; of the last one of all that is
+    def _other(
+        self, start: int, stop: int, rows: Mapping[str, NDArray[Any]], after: Mapping[str, NDArray[Any]]
+    ) -> NDArray[np.bool_]:
+        """After which rows another observation follows than the next row has; of the last one of all that is
         True."""
         found = np.zeros(stop - start, np.bool_)
-        for name, column in self.following.items():
-            found |= self._differs(name, column.read(start, stop), start, stop, rows[name])
+        for name, values in after.items():
+            found[:-1] |= unlike(values[:-1], rows[name][1:])
+            if stop < self.count:
+                found[-1:] |= unlike(values[-1:], self.columns[name].read(stop, stop + 1))
+        found[-1:] |= stop == self.count
         return found
-
-    def _differs(
-        self, name: str, following: NDArray[Any], start: int, stop: int, rows: NDArray[Any]
-    ) -> NDArray[np.bool_]:
-        differs = np.ones(stop - start, np.bool_)
-        differs[:-1] = unlike(following[:-1], rows[1:])
-        if stop < self.count:
-            differs[-1:] = unlike(following[-1:], self.columns[name].read(stop, stop + 1))
-        return differs
 
     # --- blocks
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """All rows."""
+        number = -1
+        for block in cut(self._runs(max_bytes)):
+            number += block.begins
+            yield block if self.kept is None else self.kept.told(block, number)
+
+    def _runs(self, max_bytes: int) -> Iterator[Run]:
         width = sum(column.row_bytes for column in (*self.columns.values(), *self.following.values()))
         step = min(MOST_ROWS, max(1, max_bytes // max(1, width)))
-        begins, number, strange = True, 0, 0
+        ended, strange = True, 0
         for start in range(0, self.count, step):
             stop = min(start + step, self.count)
             rows = {name: column.read(start, stop) for name, column in self.columns.items()}
-            finals = {name: column.read(start, stop) for name, column in self.following.items()}
+            after = {name: column.read(start, stop) for name, column in self.following.items()}
             ends = self._ends(start, stop, rows)
-            if finals and self.kept is None and self.stops is None:
-                other = np.zeros(stop - start, np.bool_)
-                for name, values in finals.items():
-                    other |= self._differs(name, values, start, stop, rows[name])
+            if after and self.kept is None and self.stops is None:
+                other = self._other(start, stop, rows, after)
                 strange += int((other & ~ends).sum())
                 ends |= other
-            cuts = np.flatnonzero(ends) + 1
-            for low, high in _pieces(stop - start, cuts.tolist()):
-                ended = (high == len(ends) and bool(ends[-1])) or high < len(ends)
-                yield self._block(rows, finals, low, high, begins=begins, ends=ended, number=number)
-                number, begins = number + ended, ended
+            last = np.flatnonzero(ends) if after else np.zeros(0, np.int64)
+            finals = {name: values[last] for name, values in after.items()}
+            yield Run(rows, begins_of_ends(ends, before=ended), last, finals)
+            ended = bool(ends[-1])
         if strange:
             self.remarks.append(
                 f"no flag says so where {strange} trajectories end: there the next observation is not "
-                "that of "
-                "the next row"
+                "that of the next row"
             )
-
-    def _block(
-        self,
-        rows: Mapping[str, NDArray[Any]],
-        finals: Mapping[str, NDArray[Any]],
-        low: int,
-        high: int,
-        *,
-        begins: bool,
-        ends: bool,
-        number: int,
-    ) -> Block:
-        columns = {name: values[low:high] for name, values in rows.items()}
-        final = {name: values[high - 1] for name, values in finals.items()} if ends and finals else None
-        if self.kept is None:
-            flags: dict[str, Any] = (
-                {} if not ends else {name: bool(columns[name][-1]) for name in FLAGS if name in columns}
-            )
-            return Block(columns, begins=begins, ends=ends, final=final, **flags)
-        return self.kept.told(Block(columns, begins=begins, ends=ends, final=final), number)
 
     def _ends(self, start: int, stop: int, rows: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
         """After which of these rows a trajectory ends."""
@@ -253,34 +230,6 @@ class Flat:
         if stop == self.count:
             found[-1:] = True
         return found
-
-
-FLAGS = ("terminated", "truncated")
-
-
-def _pieces(count: int, cuts: list[int]) -> Iterator[tuple[int, int]]:
-    begin = 0
-    for cut in cuts:
-        yield begin, cut
-        begin = cut
-    if begin < count:
-        yield begin, count
-
-
-def unlike(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows are not the same, bit for bit."""
-    if not left.size:
-        return np.zeros(len(left), np.bool_)
-    width = left.nbytes // len(left)
-    word = next(size for size in (8, 4, 2, 1) if width % size == 0)
-    a, b = (
-        np.ascontiguousarray(rows).reshape(-1).view(np.uint8).view(f"u{word}").reshape(len(rows), -1)
-        for rows in (left, right)
-    )
-    found = a[:, 0] != b[:, 0]
-    for at in range(1, a.shape[1]) if a.shape[1] <= 32 else ():
-        found |= a[:, at] != b[:, at]
-    return found if a.shape[1] <= 32 else np.asarray((a != b).any(axis=1))
 
 
 def _role(name: str) -> Any:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.source import Block
 from replaystore.schema.names import escape, split_path
+from replaystore.schema.roles import FLAGS
 
 __all__ = [
-    "FLAGS",
     "PLURALS",
     "Following",
     "Target",
@@ -24,8 +24,6 @@ __all__ = [
     "path_of",
     "with_flags",
 ]
-
-FLAGS = ("terminated", "truncated")
 
 
 class Target(Protocol):
@@ -38,7 +36,7 @@ class Target(Protocol):
 def with_flags(block: Block) -> dict[str, NDArray[Any]]:
     """The rows of a block, and of both flags. A trajectory that was only cut off is truncated there: readers
     that know nothing but flags would take the next one for its going on."""
-    columns = {**{name: np.zeros(len(block), np.bool_) for name in FLAGS}, **block.columns}
+    columns: dict[str, Any] = {name: np.zeros(len(block), np.bool_) for name in FLAGS} | dict(block.columns)
     if block.ends:
         for name in FLAGS:
             columns[name] = np.append(columns[name][:-1], bool(getattr(block, name)))
@@ -122,7 +120,7 @@ def next_of(path: str) -> str:
 def flat_places(chosen: Chosen) -> dict[str, str]:
     """What the array of each field is called."""
     taken = {PLURALS["terminated"], PLURALS["truncated"], "metadata", "replaystore", NEXT}
-    places = {}
+    places: dict[str, str] = {}
     for name in chosen.names:
         if name in FLAGS:
             places[name] = PLURALS[name]

@@ -27,13 +27,13 @@ from replaystore.formats.shared.arrow import Kind
 from replaystore.formats.shared.arrow_fields import BYTES, column_type, sparse_column_type
 from replaystore.formats.shared.arrow_writing import arrow_type
 from replaystore.schema.fields import Schema
+from replaystore.schema.roles import FLAGS
 from replaystore.schema.spaces import DTYPES
 
-__all__ = ["FLAGS", "KEY", "Layout"]
+__all__ = ["KEY", "Layout"]
 
 KEY = "replaystore"
 VERSION = 1
-FLAGS = ("terminated", "truncated")
 TOLD = ("seed", "split", "env")
 
 

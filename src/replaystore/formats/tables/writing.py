@@ -16,8 +16,9 @@ from replaystore.formats.shared.arrow_fields import joined, stacked
 from replaystore.formats.shared.arrow_writing import TableWriter, arrow_array, sparse_array
 from replaystore.formats.shared.together import TOGETHER, Told, together
 from replaystore.formats.shared.writing import NewFiles
-from replaystore.formats.tables.layout import FLAGS, KEY, TOLD, Layout
+from replaystore.formats.tables.layout import KEY, TOLD, Layout
 from replaystore.schema.ragged import Ragged
+from replaystore.schema.roles import FLAGS
 from replaystore.trajectories.blocks import Block
 from replaystore.trajectories.columns import TRAJECTORIES
 from replaystore.views.reader import BufferReader

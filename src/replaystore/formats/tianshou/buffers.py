@@ -31,7 +31,6 @@ from replaystore.errors import FormatError
 from replaystore.formats.report import Fate, Report, derived, lost
 from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat import Column, Flat, as_flags, without_cuts
-from replaystore.formats.shared.flat_writing import FLAGS
 from replaystore.formats.shared.hdf5 import Dataset, Group
 from replaystore.formats.shared.hdf5_format import Hdf5Format
 from replaystore.formats.shared.hdf5_kept import column_of, fits, kept_in
@@ -42,6 +41,7 @@ from replaystore.formats.shared.spelling import own_name
 from replaystore.formats.source import Block, Source
 from replaystore.formats.tianshou.writing import KEPT_IN, NAMES, NEXT, fill
 from replaystore.schema.names import join_path
+from replaystore.schema.roles import FLAGS
 
 __all__ = ["Tianshou"]
 

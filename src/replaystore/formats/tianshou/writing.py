@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat_writing import FLAGS, fill_flat, path_of
+from replaystore.formats.shared.flat_writing import fill_flat, path_of
 from replaystore.formats.shared.hdf5_kept import put_kept
 from replaystore.formats.shared.hdf5_new import NewGroup, NewRows
+from replaystore.schema.roles import FLAGS
 
 __all__ = ["KEPT_IN", "NAMES", "NEXT", "fill"]
 
@@ -25,7 +26,7 @@ ARRAY: dict[str, Any] = {"__data_type__": "ndarray"}
 def _places(chosen: Chosen) -> dict[str, str]:
     """The dataset of each field in `_meta`."""
     taken = {*FLAGS, NEXT, "done", *(NAMES.values() - chosen.fields.keys())}
-    places = {}
+    places: dict[str, str] = {}
     for name, declared in chosen.fields.items():
         if name in FLAGS:
             places[name] = name

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import FormatError
+from replaystore.formats.shared.cutting import unlike
 from replaystore.formats.torchrl.grids import BLOCK, FLAGS, Grid, Held, flags_of
 from replaystore.formats.torchrl.naming import Naming
 from replaystore.formats.torchrl.trees import Key
@@ -224,11 +225,4 @@ def different(one: NDArray[Any], two: NDArray[Any]) -> NDArray[np.bool_]:
     """Which rows differ in a bit."""
     if one.shape != two.shape or one.dtype != two.dtype:
         raise FormatError("what follows steps is of another shape than what they begin with")
-    if not one.size:
-        return np.zeros(len(one), np.bool_)
-    width = one.nbytes // len(one)
-    word = next(kind for kind in ("u8", "u4", "u2", "u1") if width % int(kind[1]) == 0)
-    left, right = (np.ascontiguousarray(rows).reshape(len(one), -1).view(word) for rows in (one, two))
-    apart = left != right
-    found: NDArray[np.bool_] = apart[:, 0] if apart.shape[1] == 1 else apart.any(axis=1)
-    return found
+    return unlike(one, two)
