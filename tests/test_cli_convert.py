@@ -85,3 +85,26 @@ def test_ctrl_c_in_a_conversion_leaves_nothing(
 
     assert (code, out, err.strip()) == (130, "", "replaystore: error: interrupted")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a.parquet", "--as-recorded"], "--grouped or --as-recorded says how"),
+        (["a.parquet", "--codec", "raw"], "leave --codec and --layout out"),
+        (["b.zarr", "--codec", "raw", "--layout", "archive"], "choose another --codec, or --layout live"),
+        (["a.bin"], "or say with --to which format"),
+        (["a.zarr"], "pass --overwrite"),
+    ],
+)
+def test_messages_name_what_was_typed(
+    recorded: Path, run: Run, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "a.zarr").mkdir()
+    target, *options = arguments
+
+    code, _, err = run("convert", recorded, tmp_path / target, *options)
+
+    assert code == 1
+    assert said in err
+    assert "=" not in err.replace(str(tmp_path), "")

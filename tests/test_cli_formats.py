@@ -69,7 +69,8 @@ def test_an_unknown_format_is_one_line_that_lists_the_known_ones(run: Run, tmp_p
     code, _, err = run("convert", tmp_path / "a.bin", tmp_path / "b.zarr", "--from", "nonsense")
 
     assert code == 1
-    assert f"there is no format 'nonsense'; there are {', '.join(registry.registered('formats'))}" in err
+    known = [name for name in registry.registered("formats") if name != "csv"]  # which is only written
+    assert f"there is no format 'nonsense'; there are {', '.join(known)}" in err
 
 
 def test_a_page_has_them_in_a_table(run: Run) -> None:

@@ -66,12 +66,12 @@ def test_formats_that_contradict_each_other_are_refused(store: str, tmp_path: Pa
 def test_an_unknown_file_is_told_what_is_known(tmp_path: Path) -> None:
     (tmp_path / "b.bin").write_bytes(b"nonsense")
 
-    with pytest.raises(errors.ReplayStoreError, match=r"--from\): .*velora.*, toy"):
+    with pytest.raises(errors.ReplayStoreError, match=r"source_format= \(--from\) .*: .*velora.*, toy"):
         rs.convert(tmp_path / "b.bin", tmp_path / "c.zarr")
 
 
 def test_a_new_file_that_no_suffix_names_is_told_what_is_known(store: str, tmp_path: Path) -> None:
-    with pytest.raises(errors.ArgumentError, match=r"target_format=, --to\): .*velora.*, toy"):
+    with pytest.raises(errors.ArgumentError, match=r"target_format= \(--to\) .*: .*velora.*, toy"):
         rs.convert(store, tmp_path / "b.bin")
 
 
@@ -79,6 +79,27 @@ def test_a_new_file_that_no_suffix_names_is_told_what_is_known(store: str, tmp_p
 def test_a_container_is_no_format(store: str, tmp_path: Path, name: str) -> None:
     with pytest.raises(errors.ArgumentError, match=rf"'{name}' is no format .* a name that ends in \.{name}"):
         rs.convert(store, tmp_path / "b", target_format=name)
+
+
+def test_a_name_that_is_nearly_one_is_told(store: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        errors.ArgumentError, match=r"no format 'minary' \(did you mean 'minari'\?\); there are"
+    ):
+        rs.convert(store, tmp_path / "b", target_format="minary")
+    with pytest.raises(errors.ArgumentError, match=r"'Parkuet' \(did you mean 'parquet'\?\)"):
+        rs.digest(store, source_format="Parkuet")
+
+
+def test_what_only_reads_is_no_name_to_write_and_the_other_way_round(store: str, tmp_path: Path) -> None:
+    for wanted, only in (("target_format", "csv"), ("source_format", "cpprb")):
+        with pytest.raises(errors.ArgumentError) as caught:
+            rs.convert(store, tmp_path / "b.bin", **{wanted: "nonsense"})
+        names = str(caught.value).rpartition("there are ")[2].split(", ")
+        assert {"csv", "cpprb", "velora", "toy"} & set(names) == {only, "velora", "toy"}
+    with pytest.raises(
+        errors.UnsupportedError, match="can only be read: choose another target, of minari_arrow"
+    ):
+        rs.convert(store, tmp_path / "b.bin", target_format="cpprb")
 
 
 def test_a_format_is_given_by_its_name(store: str, tmp_path: Path) -> None:

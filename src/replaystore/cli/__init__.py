@@ -8,7 +8,8 @@ What scripts can rely on:
 2. An error of ours is one line, `replaystore: error: …`. A traceback is a bug.
 3. Exit codes: 0 done; 1 an error, or `verify` found problems, or `diff` differences; 2 wrong usage; 130
    interrupted by Ctrl-C.
-4. Whoever reads stdout may stop (`| head`): that is no error.
+4. A message names what was typed: of "overwrite=True (--overwrite)" the option alone.
+5. Whoever reads stdout may stop (`| head`): that is no error.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -63,6 +65,11 @@ _MEANT = {
     "forget": ("delete", "remove", "rm", "prune", "untag"),
 }
 """Command → what it is called elsewhere."""
+
+
+_ARGUMENT = re.compile(r"\b\w+=(?:\w+|'\w+')? \((--[a-z][^()]*)\)")
+"""An argument as messages name it, for whoever calls the library and for whoever types a command: what was
+typed is shown."""
 
 
 class _ReaderGoneError(Exception):
@@ -139,7 +146,7 @@ def _run(args: Sequence[str] | None) -> int:
         _close_stdout()
         return 0
     except ReplayStoreError as error:
-        _complain("error", str(error).replace("pass overwrite=True (--overwrite)", "pass --overwrite"))
+        _complain("error", error)
         return 1
     except click.UsageError as error:
         if isinstance(error, click.NoSuchOption):
@@ -207,7 +214,8 @@ def _options_meant(error: click.NoSuchOption) -> list[str]:
 
 
 def _complain(kind: str, message: object) -> None:
-    click.echo(f"{PROGRAM}: {kind}: {one_line(str(message))}", err=True)
+    said = _ARGUMENT.sub(r"\1", str(message))
+    click.echo(f"{PROGRAM}: {kind}: {one_line(said)}", err=True)
 
 
 def _show_warnings_in_one_line() -> None:

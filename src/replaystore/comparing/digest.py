@@ -97,7 +97,7 @@ def digest(
         raise UnsupportedError(
             f"{path} is a file of {name}, of which all trajectories are digested: convert it to a store first"
         )
-    with reading(name, finding.named(name), path, None) as found:
+    with reading(name, finding.named(name, "reads"), path, None) as found:
         return digest_of_source(found, path, fields=fields)
 
 

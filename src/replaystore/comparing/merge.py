@@ -46,6 +46,7 @@ from replaystore.containers.located import container_type, exists, same
 from replaystore.containers.protocol import Container
 from replaystore.converting.convert import convert, opened
 from replaystore.converting.excerpt import Excerpt
+from replaystore.converting.options import check_coded
 from replaystore.converting.transfer import Transfer
 from replaystore.errors import AlreadyExistsError, ArgumentError, SchemaError
 from replaystore.formats import finding
@@ -167,8 +168,7 @@ class _Merge:
         self.schema = common_schema(sides, self.remarks)
         self.columns = user_columns(sides, self.remarks)
         self.codec = codec if codec in (None, "raw") else ":".join(map(str, parse_codec(codec)))
-        if layout == "archive" and codec == "raw":
-            raise SchemaError("all fields of an archive are coded: choose another codec, or layout='live'")
+        check_coded(layout, codec)
         common = Common(sides)
         self.common, self.rest = common, dict(common.rest)
         self.remarks += common.remarks

@@ -129,14 +129,15 @@ def convert(
         )
         if to is not None and (codec is not None or layout is not None):
             raise SchemaError(
-                f"{target} is a file of {to}, which has neither codecs nor layouts: leave them out"
+                f"{target} is a file of {to}, which has neither codecs nor layouts: leave codec= (--codec) "
+                "and layout= (--layout) out"
             )
         if grouped is not None and (
             from_ is not None or to is not None or split is not None or where is not None
         ):
             raise SchemaError(
-                "grouped says how the rows of whole stores lie; those of files of other software lie as they "
-                "are given, and chosen trajectories always side by side: leave it out"
+                "grouped= (--grouped or --as-recorded) says how rows of whole stores lie; those of files of "
+                "other software lie as they are given, and chosen trajectories side by side: leave it out"
             )
         _check_apart(source, from_, target, overwrite=overwrite)
         if from_ is not None and to is not None:
@@ -190,7 +191,7 @@ def _opened_known(source: Place | Buffer) -> Iterator[Buffer]:
             parse(source)
         except (SchemaError, FormatError) as error:
             raise type(error)(
-                f"{error}; or say of which format it is (source_format=, --from): {_formats()}"
+                f"{error}; or say with source_format= (--from) of which format it is: {_formats('reads')}"
             ) from None
     with opened(source) as buffer:
         yield buffer
@@ -204,12 +205,13 @@ def _place(target: Place) -> Location:
         if not isinstance(target, str | os.PathLike) or not str(target).strip() or os.path.lexists(target):
             raise
         raise ArgumentError(
-            f"{error}; or say which format the file is to have (target_format=, --to): {_formats()}"
+            f"{error}; or say with target_format= (--to) which format the file is to have: "
+            f"{_formats('writes')}"
         ) from None
 
 
-def _formats() -> str:
-    return "; ".join([", ".join(registered("formats")), *broken("formats").values()])
+def _formats(way: finding.Way) -> str:
+    return "; ".join([", ".join(finding.able(way)), *broken("formats").values()])
 
 
 def _store_to_store(buffer: Buffer, place: Location, selected: Selected, how: How) -> Report:
@@ -264,10 +266,11 @@ class _Named:
             raise SchemaError(
                 "format is that of one side, source_format and target_format of each: give either"
             )
-        for name in (either, source, target):
+        ways: tuple[finding.Way | None, ...] = (None, "reads", "writes")
+        for name, way in zip((either, source, target), ways, strict=True):
             if name is not None:
                 _check_name(name)
-                finding.named(name)
+                finding.named(name, way)
         self.either, self.source, self.target = either, source, target
 
     def source_of(self, source: Place | Buffer) -> str | None:

@@ -41,7 +41,8 @@ def export(
     it, and not only the suffix."""
     begin, kind, format_ = time.perf_counter(), entry("formats", name), finding.named(name)
     if not format_.writes():
-        raise UnsupportedError(f"{path}: {kind.what or name} can only be read: choose another target")
+        others = f", of {', '.join(finding.able('writes'))}" if named else ""
+        raise UnsupportedError(f"{path}: {kind.what or name} can only be read: choose another target{others}")
     example = f", such as {os.path.join(path, format_.example)}" if format_.example else ""
     if os.path.isdir(path) and not format_.folder:
         raise AlreadyExistsError(f"{path} is a folder: name the file{example}")

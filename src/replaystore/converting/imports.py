@@ -27,7 +27,7 @@ from replaystore.containers.array_spec import ArraySpec
 from replaystore.containers.located import container_type
 from replaystore.containers.protocol import Container
 from replaystore.converting.foreign import reading
-from replaystore.converting.options import How
+from replaystore.converting.options import How, check_coded
 from replaystore.converting.proof import prove_store
 from replaystore.errors import FormatError, SchemaError, UnsupportedError
 from replaystore.formats import finding
@@ -135,8 +135,7 @@ class _Making:
         capacity: int | None,
         columns: Mapping[str, Any],
     ) -> None:
-        if how.layout == "archive" and how.codec == "raw":
-            raise SchemaError("all fields of an archive are coded: choose another codec, or layout='live'")
+        check_coded(how.layout, how.codec)
         self.schema, self.capacity, self._columns = schema, capacity, columns
         self.layout, self.codec, self.progress = how.layout or "live", how.codec, how.progress
         self.proof: Proof | None = None

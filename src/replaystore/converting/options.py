@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from replaystore.errors import SchemaError
 from replaystore.formats.options import Progress
 
-__all__ = ["How", "Selected"]
+__all__ = ["How", "Selected", "check_coded"]
 
 
 @dataclass(frozen=True)
@@ -34,3 +35,12 @@ class Selected(NamedTuple):
 
     def __bool__(self) -> bool:
         return any(wanted is not None for wanted in self)
+
+
+def check_coded(layout: str | None, codec: str | None) -> None:
+    """SchemaError: fields of an archive are to have no codec."""
+    if layout == "archive" and codec == "raw":
+        raise SchemaError(
+            "all fields of an archive are coded: choose another codec= (--codec), or layout='live' (--layout "
+            "live)"
+        )

@@ -25,7 +25,7 @@ from replaystore.containers.located import container_type
 from replaystore.containers.protocol import Capabilities, Container
 from replaystore.converting.excerpt import Excerpt, chosen, selection, whole
 from replaystore.converting.grouping import WINDOW_BYTES, grouped
-from replaystore.converting.options import How, Selected
+from replaystore.converting.options import How, Selected, check_coded
 from replaystore.converting.proof import prove_store
 from replaystore.converting.transfer import Transfer
 from replaystore.converting.values import mean_bytes, number_of_values
@@ -63,8 +63,7 @@ class Conversion:
         self.layout, self.as_it_was = how.layout or buffer.layout, how.layout is None
         if self.layout not in LAYOUTS:
             raise SchemaError(f"there is no layout {self.layout!r}: choose one of {', '.join(LAYOUTS)}")
-        if self.layout == "archive" and how.codec == "raw":
-            raise SchemaError("all fields of an archive are coded: choose another codec, or layout='live'")
+        check_coded(self.layout, how.codec)
         observations = self.schema.names("observation")
         self.trajectories: Trajectories | None = None
         """Those that are taken; None: all."""

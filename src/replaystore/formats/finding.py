@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Literal
 
 from replaystore import registry
 from replaystore.errors import PluginError, ReplayStoreError
 from replaystore.formats.format import Format
 from replaystore.location import expanded, names_store
 
-__all__ = ["find", "find_target", "named", "recognizes"]
+__all__ = ["Way", "able", "find", "find_target", "named", "recognizes"]
+
+Way = Literal["reads", "writes"]
+"""What a format can do, as `Format` calls it."""
 
 
-def named(name: str) -> Format:
-    """The format of this name. SchemaError: there is none, and the message lists those there are."""
+def named(name: str, way: Way | None = None) -> Format:
+    """The format of this name. SchemaError: there is none, and the message lists those there are; if it is
+    known what it is wanted for, those that can do that."""
+    if way is not None and name not in {**registry.registered("formats"), **registry.broken("formats")}:
+        raise registry.unknown("formats", name, able(way))
     found = registry.load("formats", name)
     if isinstance(found, type) and issubclass(found, Format):
         found = found()
@@ -23,6 +30,19 @@ def named(name: str) -> Format:
             f"the format {name!r} is no replaystore.formats.Format: upgrade the package it is of"
         )
     return found
+
+
+def able(way: Way) -> list[str]:
+    """The names of the formats that can be read, or written; of one that lacks something that is not known,
+    and it is among them."""
+    return [name for name in registry.registered("formats") if _is_able(name, way)]
+
+
+def _is_able(name: str, way: Way) -> bool:
+    try:
+        return bool(getattr(named(name), way)())
+    except ReplayStoreError:
+        return True
 
 
 def find(location: object) -> str | None:

@@ -16,11 +16,12 @@ knows their names.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -43,6 +44,7 @@ __all__ = [
     "find",
     "load",
     "registered",
+    "unknown",
     "using",
 ]
 
@@ -74,8 +76,17 @@ def entry(kind: Kind, name: str) -> Entry:
             return known
     if (problem := broken(kind).get(name)) is not None:
         raise PluginError(problem)
-    raise ArgumentError(
-        f"there is no {_SHOWN[kind]} {name!r:.80}; there are {', '.join(registered(kind)) or 'none'}"
+    raise unknown(kind, name)
+
+
+def unknown(kind: Kind, name: str, known: Sequence[str] | None = None) -> ArgumentError:
+    """The error of a name that nothing has; the message lists those there are, or of them those that can be
+    meant."""
+    known = list(registered(kind)) if known is None else known
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    return ArgumentError(
+        f"there is no {_SHOWN[kind]} {name!r:.80}{meant}; there are {', '.join(known) or 'none'}"
         f"{_and_broken(kind)}"
     )
 

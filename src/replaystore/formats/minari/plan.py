@@ -106,7 +106,7 @@ def planned(buffer: BufferReader, path: str, options: Options, container: str) -
     if container != "hdf5" and len(lengths) and int(lengths.max()) >= MOST_STEPS:
         raise UnsupportedError(
             f"{path}: Minari reads at most {MOST_STEPS - 1} steps of a trajectory from {container}, and one "
-            f"has {int(lengths.max())}: write HDF5 (format='minari')"
+            f"has {int(lengths.max())}: write HDF5, with target_format='minari' (--to minari)"
         )
     missing = tuple(name for name in PLAIN if all(one.path != PLAIN[name] for one in placed))
     if "reward" not in schema.fields:

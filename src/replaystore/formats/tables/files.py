@@ -41,7 +41,9 @@ class _Steps(Format):
             tables = [stack.enter_context(opened_table(name)) for name in self._files(path)]
             wrong = next((table for table in tables if table.kind not in self.kinds), None)
             if wrong is not None:
-                raise FormatError(f"{wrong.path} is no such file: say which format it has (source_format=)")
+                raise FormatError(
+                    f"{wrong.path} is no such file: say with source_format= (--from) which format it has"
+                )
             yield _source(tables, path)
 
     def recognizes(self, path: str) -> bool:
