@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from replaystore import errors
-from replaystore.formats.shared.hdf5 import Group, is_hdf5, opened_hdf5
+from replaystore.formats.shared.hdf5 import Group, opened_hdf5
 from replaystore.formats.shared.hdf5_new import new_hdf5
 from replaystore.formats.shared.writing import NewFiles
 
@@ -205,7 +205,6 @@ def test_what_is_no_file_of_hdf5_or_cut_short_is_told(tmp_path: Path) -> None:
         except errors.ReplayStoreError:
             pass
     path.write_bytes(b"something else")
-    assert not is_hdf5(str(path))
     with pytest.raises(errors.FormatError, match="no HDF5 file"), opened_hdf5(str(path)):
         pass
     with pytest.raises(errors.NotFoundError), opened_hdf5(str(tmp_path / "nothing")):

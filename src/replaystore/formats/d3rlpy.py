@@ -51,11 +51,11 @@ class D3rlpy(Hdf5Format):
     example = "dataset.h5"
     limits = (*Hdf5Format.limits, "buffers without actions")
 
-    def source(self, root: Group, path: str) -> Source:
-        return _Episodes(root, path).source()
+    def source(self, held: Group, path: str) -> Source:
+        return _Episodes(held, path).source()
 
-    def is_one(self, root: Group) -> bool:
-        return all(root.may_have(name) for name in ("columns", "num_episodes", "version"))
+    def is_one(self, held: Group) -> bool:
+        return all(held.may_have(name) for name in ("columns", "num_episodes", "version"))
 
     def told(self, chosen: Chosen, path: str) -> Report:
         if not chosen.schema.names("action") or not chosen.observations():
@@ -73,7 +73,7 @@ class D3rlpy(Hdf5Format):
             report.remarks.append("d3rlpy sees the arrays of an observation as a tuple of them")
         return report
 
-    def fill(self, root: NewGroup, chosen: Chosen) -> None:
+    def put(self, root: NewGroup, chosen: Chosen) -> None:
         _fill(root, chosen)
 
 

@@ -30,14 +30,13 @@ from replaystore.formats.shared.flat_writing import PLURALS, fill_flat, flat_pla
 from replaystore.formats.shared.hdf5 import Dataset, Group
 from replaystore.formats.shared.hdf5_format import Hdf5Format
 from replaystore.formats.shared.hdf5_kept import (
-    as_json,
     column_of,
     kept_in,
     put_kept,
     small_values,
 )
 from replaystore.formats.shared.hdf5_new import NewGroup, NewRows
-from replaystore.formats.shared.spelling import flat_as_kept, flat_of, has_steps
+from replaystore.formats.shared.spelling import as_json, flat_source, has_steps
 from replaystore.formats.source import Source
 from replaystore.schema.roles import FLAGS
 
@@ -53,13 +52,13 @@ class D4rl(Hdf5Format):
 
     example = "halfcheetah_medium-v2.hdf5"
 
-    def source(self, root: Group, path: str) -> Source:
-        return _source(root, path)
+    def source(self, held: Group, path: str) -> Source:
+        return _source(held, path)
 
-    def is_one(self, root: Group) -> bool:
-        if isinstance(root.get(KEPT_IN), Group):
+    def is_one(self, held: Group) -> bool:
+        if isinstance(held.get(KEPT_IN), Group):
             return True
-        return has_steps(list(root)) and not any(name in root for name in FOREIGN)
+        return has_steps(list(held)) and not any(name in held for name in FOREIGN)
 
     def told(self, chosen: Chosen, path: str) -> Report:
         report = chosen.report()
@@ -67,7 +66,7 @@ class D4rl(Hdf5Format):
             report.remarks.append("D4RL's own functions want one array of observations")
         return report
 
-    def fill(self, root: NewGroup, chosen: Chosen) -> None:
+    def put(self, root: NewGroup, chosen: Chosen) -> None:
         _fill(root, chosen)
 
 
@@ -81,30 +80,14 @@ def _source(root: Group, path: str) -> Source:
         for name, rows in root.walk()
         if not name.startswith(KEPT_IN + "/") and rows.kind != "empty"
     }
-    if kept is not None:
-        arrays = {
-            name: column_of(rows) for name, rows in datasets.items() if rows.kind == "numbers" and rows.shape
-        }
-        flat = flat_as_kept(arrays, kept)
-        if flat is not None:
-            return kept.source(flat.blocks, flat.remarks)
     arrays = {
         name: column_of(rows) for name, rows in datasets.items() if rows.kind == "numbers" and rows.shape
     }
-    flat, left = flat_of(arrays, path)
-    if kept is not None:
-        flat.remarks.append(
-            "its arrays were changed by other software: what was kept beside them is left out"
-        )
-    metadata, fates = _metadata(root, datasets, {*left, *(datasets.keys() - arrays.keys())})
-    return Source(
-        flat.schema(),
-        flat.blocks,
-        metadata=metadata or None,
-        steps=flat.count,
-        fields=fates,
-        remarks=flat.remarks,
-    )
+    source, left = flat_source(arrays, kept, path)
+    if left is not None:
+        metadata, fates = _metadata(root, datasets, {*left, *(datasets.keys() - arrays.keys())})
+        source.metadata, source.fields = metadata or None, fates
+    return source
 
 
 def _metadata(

@@ -9,68 +9,47 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore import not_stores
-from replaystore.errors import FormatError, NotFoundError, StorageError, UnsupportedError
-from replaystore.formats.format import Format
+from replaystore.errors import FormatError
 from replaystore.formats.npz.members import Member, opened_npz
-from replaystore.formats.options import Options
-from replaystore.formats.report import Fate, Report, lost, refuse_losses
+from replaystore.formats.report import Fate, lost
 from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat_writing import flat_arrays, flat_places
-from replaystore.formats.shared.hdf5_kept import as_json
 from replaystore.formats.shared.kept_arrays import arrays_of, kept_of
-from replaystore.formats.shared.spelling import flat_as_kept, flat_of, has_steps
-from replaystore.formats.shared.tensors import opened
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.one_file import OneFile
+from replaystore.formats.shared.spelling import as_json, flat_source, has_steps
 from replaystore.formats.source import Source
-from replaystore.storage.local import read_all
-from replaystore.views.reader import BufferReader
 
 __all__ = ["Npz"]
 
 KEPT_IN = "replaystore/"
-ZIP = b"PK\x03\x04"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 """The time of all members, so that equal content gives equal bytes."""
 SMALL = 1024
 
 
-class Npz(Format):
+class Npz(OneFile[dict[str, Member]]):
     """The format, as `replaystore.formats` knows it."""
 
     example = "data.npz"
-    limits = ("trajectories that go on", "fields of any length")
 
-    @contextmanager
-    def read(self, path: str) -> Iterator[Source]:
-        with opened_npz(path) as members:
-            yield _source(members, path)
+    def opened(self, path: str) -> AbstractContextManager[dict[str, Member]]:
+        return opened_npz(path)
 
-    def recognizes(self, path: str) -> bool:
-        try:
-            with opened(path) as (descriptor, _):
-                if read_all(descriptor, 0, 4) != ZIP:
-                    return False
-            with opened_npz(path) as members:
-                return KEPT_IN + "about" in members or has_steps(list(members))
-        except (FormatError, NotFoundError, UnsupportedError, StorageError):
-            return False
+    def is_one(self, held: dict[str, Member]) -> bool:
+        return KEPT_IN + "about" in held or has_steps(list(held))
 
-    def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        return Chosen(buffer, options).report()
+    def source(self, held: dict[str, Member], path: str) -> Source:
+        return _source(held, path)
 
-    def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        report, chosen = self.plan(buffer, path, options), Chosen(buffer, options)
-        refuse_losses(report.fields, report.rest, path, strict=options.strict)
-        with NewFiles([path], overwrite=options.overwrite) as new:
-            _fill(new.files[0], chosen)
-        return report
+    def fill(self, file: IO[bytes], chosen: Chosen) -> None:
+        _fill(file, chosen)
 
 
 # --- reading
@@ -83,18 +62,12 @@ def _source(members: Mapping[str, Member], path: str) -> Source:
         if member.numbers and member.shape and not name.startswith(KEPT_IN)
     }
     kept = kept_of(lambda name: _whole(members.get(KEPT_IN + name)), path)
-    if kept is not None:
-        flat = flat_as_kept(columns, kept)
-        if flat is not None:
-            return kept.source(flat.blocks, flat.remarks)
     try:
-        flat, left = flat_of(columns, path)
+        source, left = flat_source(columns, kept, path)
     except FormatError as error:
         raise FormatError(f"{error}{not_stores.addition(path)}") from error
-    if kept is not None:
-        flat.remarks.append(
-            "its arrays were changed by other software: what was kept beside them is left out"
-        )
+    if left is None:
+        return source
     fates: dict[str, Fate] = {}
     metadata: dict[str, Any] = {}
     for name, member in members.items():
@@ -107,14 +80,8 @@ def _source(members: Mapping[str, Member], path: str) -> Source:
             fates[name] = lost("it is pickled, and nothing is unpickled here")
         else:
             fates[name] = lost("it has no row for each step")
-    return Source(
-        flat.schema(),
-        flat.blocks,
-        metadata=metadata or None,
-        steps=flat.count,
-        fields=fates,
-        remarks=flat.remarks,
-    )
+    source.metadata, source.fields = metadata or None, fates
+    return source
 
 
 def _whole(member: Member | None) -> NDArray[Any] | None:

@@ -16,27 +16,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.errors import FormatError, NotFoundError, StorageError, UnsupportedError
-from replaystore.formats.format import Format
-from replaystore.formats.options import Options
+from replaystore.errors import FormatError
 from replaystore.formats.pickled_dict.writing import fill
-from replaystore.formats.report import Fate, Report, lost, refuse_losses
+from replaystore.formats.report import Fate, lost
 from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat import Column, Flat
-from replaystore.formats.shared.hdf5_kept import as_json
 from replaystore.formats.shared.inert import Array, scan
 from replaystore.formats.shared.kept_arrays import kept_of
-from replaystore.formats.shared.spelling import flat_as_kept, flat_of, has_steps, spelled
+from replaystore.formats.shared.one_file import OneFile
+from replaystore.formats.shared.spelling import Spelled, as_json, flat_of, flat_source, has_steps
 from replaystore.formats.shared.tensors import FileRows, opened
-from replaystore.formats.shared.writing import NewFiles
 from replaystore.formats.source import Block, Source
 from replaystore.storage.local import read_all
-from replaystore.views.reader import BufferReader
 
 __all__ = ["PickledDict"]
 
@@ -47,38 +43,24 @@ MOST_DEPTH = 8
 SMALL = 1024
 
 
-class PickledDict(Format):
+class PickledDict(OneFile["_Pickled"]):
     """The format, as `replaystore.formats` knows it."""
 
     example = "data.dict.pkl"
-    limits = ("trajectories that go on", "fields of any length")
 
     @contextmanager
-    def read(self, path: str) -> Iterator[Source]:
+    def opened(self, path: str) -> Iterator[_Pickled]:
         with opened(path) as (descriptor, size):
-            found = scan(descriptor, size, path, MAKER, lambda _: False)
-            yield _Pickled(descriptor, path).source(found)
+            yield _Pickled(descriptor, path, scan(descriptor, size, path, MAKER, lambda _: False))
 
-    def recognizes(self, path: str) -> bool:
-        try:
-            with opened(path) as (descriptor, size):
-                if read_all(descriptor, 0, 1) != b"\x80" or b"capacity" in read_all(descriptor, 0, 64):
-                    return False
-                found = scan(descriptor, size, path, MAKER, lambda _: False)
-                one = found[0] if type(found) is list and found else found
-                return type(one) is dict and (KEPT_IN in one or has_steps(list(_flattened(one, path))))
-        except (FormatError, NotFoundError, UnsupportedError, StorageError):
-            return False
+    def is_one(self, held: _Pickled) -> bool:
+        return held.has_steps()
 
-    def plan(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        return Chosen(buffer, options).report()
+    def source(self, held: _Pickled, path: str) -> Source:
+        return held.source()
 
-    def write(self, buffer: BufferReader, path: str, options: Options) -> Report:
-        report, chosen = self.plan(buffer, path, options), Chosen(buffer, options)
-        refuse_losses(report.fields, report.rest, path, strict=options.strict)
-        with NewFiles([path], overwrite=options.overwrite) as new:
-            fill(new.files[0], chosen, KEPT_IN)
-        return report
+    def fill(self, file: IO[bytes], chosen: Chosen) -> None:
+        fill(file, chosen, KEPT_IN)
 
 
 def _flattened(
@@ -105,11 +87,20 @@ def _flattened(
 class _Pickled:
     """What a pickle holds."""
 
-    def __init__(self, descriptor: int, path: str) -> None:
-        self._descriptor, self._path = descriptor, path
+    def __init__(self, descriptor: int, path: str, found: Any) -> None:
+        self._descriptor, self._path, self._found = descriptor, path, found
         self._remarks: list[str] = []
 
-    def source(self, found: Any) -> Source:
+    def has_steps(self) -> bool:
+        """Whether there are observations and actions in it."""
+        found = self._found
+        one = found[0] if type(found) is list and found else found
+        if type(one) is not dict or b"capacity" in read_all(self._descriptor, 0, 64):
+            return False
+        return KEPT_IN in one or has_steps(list(_flattened(one, self._path)))
+
+    def source(self) -> Source:
+        found = self._found
         if type(found) is dict:
             return self._flat_source(found)
         if type(found) is list and found and all(type(one) is dict for one in found):
@@ -130,24 +121,11 @@ class _Pickled:
         if type(beside) is dict:
             arrays = _flattened(beside, self._path)
             kept = kept_of(lambda name: self._whole(arrays.get(name)), self._path)
-        if kept is not None:
-            flat = flat_as_kept(columns, kept)
-            if flat is not None:
-                return kept.source(flat.blocks, flat.remarks)
-            self._remarks.append(
-                "its arrays were changed by other software: what was kept beside them is left out"
-            )
-        flat, left = flat_of(columns, self._path)
-        flat.remarks += self._remarks
-        metadata, fates = self._others(values, columns, left)
-        return Source(
-            flat.schema(),
-            flat.blocks,
-            metadata=metadata or None,
-            steps=flat.count,
-            fields=fates,
-            remarks=flat.remarks,
-        )
+        source, left = flat_source(columns, kept, self._path)
+        if left is not None:
+            metadata, source.fields = self._others(values, columns, left)
+            source.metadata = metadata or None
+        return source
 
     def _others(
         self, values: Mapping[str, Any], columns: Mapping[str, Column], left: Sequence[str]
@@ -289,7 +267,7 @@ def _numbers(dtype: np.dtype[Any]) -> bool:
 
 def _ended(columns: dict[str, Column]) -> dict[str, Column]:
     """Observations of one row more than actions, as observations and what follows them."""
-    names = spelled(list(columns))
+    names = Spelled(list(columns))
     acted = [columns[path].count for name, path in names.fields.items() if name.partition("/")[0] == "action"]
     longer = {
         name: path

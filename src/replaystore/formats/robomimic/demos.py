@@ -31,10 +31,10 @@ from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat import Column, Flat
 from replaystore.formats.shared.hdf5 import Dataset, Group
 from replaystore.formats.shared.hdf5_format import Hdf5Format
-from replaystore.formats.shared.hdf5_kept import as_json, column_of, kept_in
+from replaystore.formats.shared.hdf5_kept import column_of, kept_in
 from replaystore.formats.shared.hdf5_new import NewGroup
 from replaystore.formats.shared.kept import Kept
-from replaystore.formats.shared.spelling import own_name
+from replaystore.formats.shared.spelling import as_json, own_name
 from replaystore.formats.source import Block, Source
 from replaystore.schema.field import Field
 from replaystore.schema.fields import Schema
@@ -55,11 +55,11 @@ class Robomimic(Hdf5Format):
 
     example = "demo.hdf5"
 
-    def source(self, root: Group, path: str) -> Source:
-        return _Demos(root, path).source()
+    def source(self, held: Group, path: str) -> Source:
+        return _Demos(held, path).source()
 
-    def is_one(self, root: Group) -> bool:
-        data = root.get("data")
+    def is_one(self, held: Group) -> bool:
+        data = held.get("data")
         if not isinstance(data, Group):
             return False
         if next(_first(data.groups()), None) is None:
@@ -75,7 +75,7 @@ class Robomimic(Hdf5Format):
             report.remarks.append("robomimic's own reader wants one array of actions")
         return report
 
-    def fill(self, root: NewGroup, chosen: Chosen) -> None:
+    def put(self, root: NewGroup, chosen: Chosen) -> None:
         fill(root, chosen)
 
 

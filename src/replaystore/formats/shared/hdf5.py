@@ -35,7 +35,7 @@ from replaystore.formats.shared.hdf5_values import OpenFile, attributes_of, call
 from replaystore.formats.shared.tensors import opened
 from replaystore.storage.local import read_all
 
-__all__ = ["SIGNATURE", "Dataset", "Group", "is_hdf5", "opened_hdf5"]
+__all__ = ["SIGNATURE", "Dataset", "Group", "opened_hdf5"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_DEPTH = 32
@@ -45,13 +45,6 @@ MAX_HOPS = 8
 LINK_BYTES = 16
 """No link takes fewer in a file."""
 _HARD, _SOFT, _EXTERNAL = h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT, h5py.h5l.TYPE_EXTERNAL
-
-
-def is_hdf5(path: str) -> bool:
-    """Whether a file has the signature of HDF5, at its beginning or where else it may be. The errors of
-    `opened`."""
-    with opened(path) as (descriptor, size):
-        return _begin(descriptor, size) >= 0
 
 
 def _begin(descriptor: int, size: int) -> int:

@@ -13,8 +13,9 @@ from replaystore.formats.shared.hdf5 import Dataset, Group
 from replaystore.formats.shared.hdf5_new import NewGroup
 from replaystore.formats.shared.kept import Kept
 from replaystore.formats.shared.kept_arrays import arrays_of, kept_of
+from replaystore.formats.shared.spelling import as_json
 
-__all__ = ["as_json", "column_of", "fits", "kept_in", "put_kept", "small_values"]
+__all__ = ["column_of", "fits", "kept_in", "put_kept", "small_values"]
 
 MOST_VALUES = 1024
 """Numbers of an array that is kept as metadata."""
@@ -61,11 +62,3 @@ def small_values(rows: Dataset) -> Any:
     if rows.kind != "numbers" or int(np.prod(rows.shape, dtype=np.float64)) > MOST_VALUES:
         return None
     return as_json(rows.read())
-
-
-def as_json(value: Any) -> Any:
-    """The value of an attribute, as JSON; None: that cannot be."""
-    values = np.asarray(value)
-    if values.dtype.kind == "c" or (values.dtype.kind == "f" and not np.isfinite(values).all()):
-        return None
-    return values.tolist() if isinstance(value, np.ndarray) else value

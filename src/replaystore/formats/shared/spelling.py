@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from replaystore.errors import FormatError, SchemaError
 from replaystore.formats.shared.flat import Column, Flat, as_flags, squeezed, without_cuts
 from replaystore.formats.shared.flat_writing import next_of
 from replaystore.formats.shared.kept import Kept
+from replaystore.formats.source import Source
 from replaystore.schema.names import check_name, join_path
 from replaystore.schema.roles import check_role
 
-__all__ = ["NEXT", "Spelled", "flat_as_kept", "flat_of", "has_steps", "own_name", "spelled"]
+__all__ = ["Spelled", "as_json", "flat_as_kept", "flat_of", "flat_source", "has_steps", "own_name"]
 
 NEXT, DONE, STARTS, STOPS, LENGTHS, NUMBER = "next", "done", "starts", "stops", "lengths", "number"
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
@@ -84,11 +85,6 @@ def parts_of(name: str) -> list[str]:
     return [first, rest, *parts[1:]] if dot and rest and first in _KNOWN else parts
 
 
-def spelled(names: list[str]) -> Spelled:
-    """The meanings of names."""
-    return Spelled(names)
-
-
 def own_name(name: str) -> str:
     """A field's name that is as near as can be to that of an array."""
     found = join_path(*[part for part in name.split("/") if part] or ["%"])
@@ -100,10 +96,26 @@ def own_name(name: str) -> str:
     return found
 
 
+def flat_source(
+    columns: Mapping[str, Column], kept: Kept | None, where: str
+) -> tuple[Source, list[str] | None]:
+    """The arrays of a file as a source, and the names of those that are no steps; None: all of them are as
+    they were kept. FormatError: there are no steps."""
+    flat = None if kept is None else flat_as_kept(columns, kept)
+    if kept is not None and flat is not None:
+        return kept.source(flat.blocks, flat.remarks), None
+    flat, left = flat_of(columns, where)
+    if kept is not None:
+        flat.remarks.append(
+            "its arrays were changed by other software: what was kept beside them is left out"
+        )
+    return Source(flat.schema(), flat.blocks, steps=flat.count, remarks=flat.remarks), left
+
+
 def flat_of(columns: Mapping[str, Column], where: str, *, whole: bool = False) -> tuple[Flat, list[str]]:
     """The arrays of a file as fields, and the names of those that are no steps. FormatError: there are
     none."""
-    found = spelled(list(columns))
+    found = Spelled(list(columns))
     count = _count(found, columns, where)
     flat, left = Flat({}, whole=whole), []
     for name, path in found.fields.items():
@@ -134,19 +146,30 @@ def flat_of(columns: Mapping[str, Column], where: str, *, whole: bool = False) -
     return flat, left
 
 
+def as_json(value: Any) -> Any:
+    """The value of an attribute, as JSON; None: that cannot be."""
+    values = np.asarray(value)
+    if values.dtype.kind == "c" or (values.dtype.kind == "f" and not np.isfinite(values).all()):
+        return None
+    return values.tolist() if isinstance(value, np.ndarray) else value
+
+
 def has_steps(names: list[str]) -> bool:
     """Whether there are observations and actions among these names."""
-    tops = {name.partition("/")[0] for name in spelled(names).fields}
+    tops = {name.partition("/")[0] for name in Spelled(names).fields}
     return {"observation", "action"} <= tops
 
 
-def flat_as_kept(columns: Mapping[str, Column], kept: Kept) -> Flat | None:
-    """The arrays that were kept; None: they are not what they were."""
+def flat_as_kept(
+    columns: Mapping[str, Column], kept: Kept, after: Callable[[str], str] = next_of
+) -> Flat | None:
+    """The arrays that were kept; None: they are not what they were. `after`: of the array of an observation
+    that of what follows."""
     found: dict[str, Column] = {}
     following: dict[str, Column] = {}
     for name, declared in kept.schema.fields.items():
         place = kept.places[name]
-        for path, into in ((place, found), (next_of(place), following)):
+        for path, into in ((place, found), (after(place), following)):
             if into is following and declared.role != "observation":
                 continue
             column = columns.get(path)

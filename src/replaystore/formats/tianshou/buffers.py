@@ -30,14 +30,14 @@ from numpy.typing import NDArray
 from replaystore.errors import FormatError
 from replaystore.formats.report import Fate, Report, derived, lost
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat import Column, Flat, as_flags, without_cuts
+from replaystore.formats.shared.flat import Column, Flat, as_flags
 from replaystore.formats.shared.hdf5 import Dataset, Group
 from replaystore.formats.shared.hdf5_format import Hdf5Format
-from replaystore.formats.shared.hdf5_kept import column_of, fits, kept_in
+from replaystore.formats.shared.hdf5_kept import column_of, kept_in
 from replaystore.formats.shared.hdf5_new import NewGroup
 from replaystore.formats.shared.inert import scan
 from replaystore.formats.shared.kept import Kept
-from replaystore.formats.shared.spelling import own_name
+from replaystore.formats.shared.spelling import flat_as_kept, own_name
 from replaystore.formats.source import Block, Source
 from replaystore.formats.tianshou.writing import KEPT_IN, NAMES, NEXT, fill
 from replaystore.schema.names import join_path
@@ -54,11 +54,11 @@ class Tianshou(Hdf5Format):
 
     example = "buffer.hdf5"
 
-    def source(self, root: Group, path: str) -> Source:
-        return _Saved(root, path).source()
+    def source(self, held: Group, path: str) -> Source:
+        return _Saved(held, path).source()
 
-    def is_one(self, root: Group) -> bool:
-        return root.may_have("_meta") and root.may_have("_indices")
+    def is_one(self, held: Group) -> bool:
+        return held.may_have("_meta") and held.may_have("_indices")
 
     def told(self, chosen: Chosen, path: str) -> Report:
         report = chosen.report()
@@ -66,7 +66,7 @@ class Tianshou(Hdf5Format):
             report.remarks.append("there are no rewards: Tianshou sees zeros")
         return report
 
-    def fill(self, root: NewGroup, chosen: Chosen) -> None:
+    def put(self, root: NewGroup, chosen: Chosen) -> None:
         fill(root, chosen)
 
 
@@ -274,24 +274,12 @@ class _Saved:
         """The arrays that were kept; None: they are not what they were."""
         if self._known.get("_size") != kept.steps or len(self._rings) != 1 or self._rings[0].begin:
             return None
-        columns: dict[str, Column] = {}
-        following: dict[str, Column] = {}
-        for name, declared in kept.schema.fields.items():
-            place = kept.places[name]
-            rows = datasets.get(place)
-            if rows is None or not fits(rows, kept.steps, declared.dtype, declared.shape):
-                return None
-            columns[name] = column_of(rows)
-            if declared.role == "observation":
-                after = datasets.get(NEXT + place.removeprefix(NAMES["observation"]))
-                if after is None or not fits(after, kept.steps, declared.dtype, declared.shape):
-                    return None
-                following[name] = column_of(after)
         if _summed(datasets, kept.steps) != kept.more.get("sum"):
             return None
-        if "truncated" in columns:
-            columns["truncated"] = without_cuts(columns["truncated"], kept.cut)
-        return Flat(columns, following=following, stops=np.cumsum(kept.length), kept=kept)
+        columns = {
+            name: column_of(rows) for name, rows in datasets.items() if rows.kind == "numbers" and rows.shape
+        }
+        return flat_as_kept(columns, kept, lambda place: NEXT + place.removeprefix(NAMES["observation"]))
 
 
 def _type_of(rows: Dataset) -> str:
